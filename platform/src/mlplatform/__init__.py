@@ -1,0 +1,1 @@
+"""The platform that keeps a bank's scoring models right."""

@@ -1,0 +1,32 @@
+"""One byte string for one value: the form in which everything that is signed or compared is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+
+def canonical_json(value: Any) -> bytes:
+    """The value as JSON with sorted keys, no spaces and no NaN, in UTF-8.
+
+    Source: RFC 8785 in spirit; numbers are written as Python's shortest round-trip form.
+
+    Raises:
+        ValueError: for NaN and infinities, which JSON cannot hold.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest(value: bytes | Any) -> str:
+    """SHA-256, hexadecimal, of bytes as they are or of anything else in canonical form."""
+    data = value if isinstance(value, bytes) else canonical_json(value)
+    return hashlib.sha256(data).hexdigest()
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """The number, or None where it is missing, NaN or infinite: JSON has no word for those."""
+    return None if value is None or not math.isfinite(value) else value

@@ -1,0 +1,65 @@
+"""What can go wrong, one class for each thing that a caller can do something about.
+
+PlatformError
+├── ConfigInvalid        a setting or a model folder says something that can't be
+├── InputInvalid         data from outside is refused; nothing of it was taken in
+├── NotFound             a name that nothing here has
+├── Unavailable          a system did not answer; trying again later may help
+├── Busy                 somebody else holds what is needed (a lease, a port, a claim)
+├── Refused              the platform's rules forbid what was asked
+│   ├── StaleFence       the caller's lease was taken over: it must stop
+│   └── GateFailed       a candidate did not pass validation
+└── Corrupt              stored bytes are not what their digest says
+"""
+
+from __future__ import annotations
+
+
+class PlatformError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigInvalid(PlatformError):
+    """A setting or a model folder is wrong: names the key, the value and what is wanted."""
+
+    def __init__(self, key: str, value: object, wanted: str) -> None:
+        super().__init__(f"{key} is {value!r}; wanted: {wanted}")
+        self.key = key
+
+
+class InputInvalid(PlatformError):
+    """Data from outside was refused as a whole: names the file and the row."""
+
+    def __init__(self, source: str, row: int | None, problem: str) -> None:
+        where = source if row is None else f"{source}, row {row}"
+        super().__init__(f"{where}: {problem}")
+        self.source = source
+        self.row = row
+
+
+class NotFound(PlatformError):
+    """Nothing of that name exists here."""
+
+
+class Unavailable(PlatformError):
+    """A system that was needed did not answer."""
+
+
+class Busy(PlatformError):
+    """Somebody else holds it now."""
+
+
+class Refused(PlatformError):
+    """The platform's rules forbid it."""
+
+
+class StaleFence(Refused):
+    """The lease behind this fence was taken over; whoever holds it must stop at once."""
+
+
+class GateFailed(Refused):
+    """A candidate did not pass validation."""
+
+
+class Corrupt(PlatformError):
+    """Stored bytes do not match their digest."""

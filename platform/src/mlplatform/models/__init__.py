@@ -1,0 +1,1 @@
+"""What a model folder says, and the folders themselves, one per model."""

@@ -1,0 +1,1 @@
+"""Card payment fraud: the first model of the platform."""

@@ -1,0 +1,151 @@
+"""Where things are and which ports they take: environment variables, read once by `wiring`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlplatform.errors import ConfigInvalid
+
+PREFIX = "MLPLATFORM_"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The one folder that holds all state (0700), and the names of what lies in it."""
+
+    root: Path
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def decisions(self) -> Path:
+        return self.root / "decisions"
+
+    @property
+    def rollouts_db(self) -> Path:
+        return self.root / "rollouts.db"
+
+    @property
+    def online_db(self) -> Path:
+        return self.root / "online.db"
+
+    @property
+    def bundles(self) -> Path:
+        return self.root / "bundles"
+
+    @property
+    def serving(self) -> Path:
+        return self.root / "serving"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def prefect(self) -> Path:
+        return self.root / "prefect"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def demo(self) -> Path:
+        return self.root / "demo"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        return self.secrets / "pseudonym.key"
+
+    @property
+    def api_key(self) -> Path:
+        return self.secrets / "api.key"
+
+    @property
+    def predictor_token(self) -> Path:
+        return self.run / "predictor.token"
+
+    @property
+    def mlflow_token(self) -> Path:
+        return self.run / "mlflow.token"
+
+    def offline(self, model: str) -> Path:
+        return self.root / "offline" / model
+
+    def create(self) -> None:
+        """Make the folder, readable by its owner alone."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o700)
+        for folder in (self.secrets, self.run, self.logs, self.bundles):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that may differ between two installations."""
+
+    home: Home
+    clock: Literal["system", "replay"]
+    gateway_port: int
+    prefect_port: int
+    mlflow_port: int
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process these same settings."""
+        return {
+            f"{PREFIX}HOME": str(self.home.root),
+            f"{PREFIX}CLOCK": self.clock,
+            f"{PREFIX}GATEWAY_PORT": str(self.gateway_port),
+            f"{PREFIX}PREFECT_PORT": str(self.prefect_port),
+            f"{PREFIX}MLFLOW_PORT": str(self.mlflow_port),
+        }
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """Settings from MLPLATFORM_* variables; every one has a default.
+
+    Raises:
+        ConfigInvalid: names the variable, its value and what is wanted.
+    """
+    clock = environment.get(f"{PREFIX}CLOCK", "system")
+    if clock not in ("system", "replay"):
+        raise ConfigInvalid(f"{PREFIX}CLOCK", clock, "system or replay")
+    return Settings(
+        home=Home(Path(environment.get(f"{PREFIX}HOME", "var")).absolute()),
+        clock="replay" if clock == "replay" else "system",
+        gateway_port=_port(environment, "GATEWAY_PORT", 8080),
+        prefect_port=_port(environment, "PREFECT_PORT", 4200),
+        mlflow_port=_port(environment, "MLFLOW_PORT", 5000),
+    )
+
+
+def _port(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(PREFIX + name, str(default))
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise ConfigInvalid(PREFIX + name, text, "a port, 1 to 65535")
+    return int(text)

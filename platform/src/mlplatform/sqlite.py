@@ -1,0 +1,50 @@
+"""SQLite as this platform uses it: write-ahead log, short waits for locks, files that only we can read."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+def connect(
+    path: Path, *, schema: str = "", durable: bool = False, threads: bool = False
+) -> sqlite3.Connection:
+    """A connection in autocommit mode; transactions are opened by `transaction`.
+
+    Args:
+        schema: DDL, idempotent, run once per connection.
+        durable: fsync at every commit (survives power loss, not only a killed process).
+        threads: the caller guards the connection by a lock of its own.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(mode=0o600)
+    db = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=not threads
+    )
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    db.execute("PRAGMA foreign_keys=ON")
+    if schema:
+        db.executescript(schema)
+    return db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A write transaction that takes its lock at once: no read can go stale under it.
+
+    BEGIN DEFERRED followed by a write fails with "database is locked" whatever the timeout is.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
