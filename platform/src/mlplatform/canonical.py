@@ -1,4 +1,4 @@
-"""One byte string for one value: the form in which everything that is signed or compared is hashed."""
+"""One byte string for one value: the form in which everything signed or compared is hashed."""
 
 from __future__ import annotations
 

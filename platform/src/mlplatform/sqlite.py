@@ -1,4 +1,4 @@
-"""SQLite as this platform uses it: write-ahead log, short waits for locks, files that only we can read."""
+"""SQLite as this platform uses it: write-ahead log, short lock waits, files only we can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model folder declares: the one home of a model's numbers, read and checked from model.yaml."""
+"""What a model folder declares: the one home of a model's numbers, checked from model.yaml."""
 
 from __future__ import annotations
 
