@@ -1,0 +1,64 @@
+"""Which version answers whom: the one value that rollouts write and gateways read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["none", "steady", "shadow", "canary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One deployed bundle: its registry version, content digest and InferenceService name."""
+
+    version: int
+    bundle: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Where a model's traffic goes.
+
+    Args:
+        generation: grows by one with every change; records of other generations are not counted.
+        champion: None only before the first version is promoted (phase "none").
+        challenger: set in "shadow" (gets copies) and "canary" (answers a share of the units).
+        previous: the champion's predecessor, kept warm as its first fallback.
+        rollout_id: the ramping rollout, or in "steady" the one that promoted the champion.
+        challenger_percent: 0 to 100; 0 outside "canary".
+    """
+
+    model: str
+    generation: int
+    champion: Arm | None
+    challenger: Arm | None
+    previous: Arm | None
+    rollout_id: str | None
+    phase: Phase
+    challenger_percent: float
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Everything that must keep running while these routes may be applied."""
+        listed = (self.champion, self.challenger, self.previous)
+        return tuple(arm for arm in listed if arm is not None)
+
+    @property
+    def services(self) -> frozenset[str]:
+        return frozenset(arm.service for arm in self.arms)
+
+
+def no_routes(model: str) -> Routes:
+    """The routes of a model that has never had a champion."""
+    return Routes(
+        model=model,
+        generation=0,
+        champion=None,
+        challenger=None,
+        previous=None,
+        rollout_id=None,
+        phase="none",
+        challenger_percent=0.0,
+    )
