@@ -1,0 +1,63 @@
+# CI and people call these and nothing else. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
+export PYTHONPATH :=
+
+.PHONY: help setup up down status demo test check generate verify lock drill-kill screenshots clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# The locks are complete, so pip need not resolve anything: --no-deps, every file checked by hash.
+.venv/.flows: requirements/flows.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
+	@test -x $(BIN)/python || { echo "set-up: making .venv"; $(PYTHON) -m venv .venv; }
+	@echo "set-up: installing requirements/flows.txt (a few minutes the first time)"
+	@$(PIP) --require-hashes -r requirements/flows.txt
+	@$(PIP) --quiet --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.flows
+	@echo "set-up: installing requirements/dev.txt"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+setup: .venv/.flows ## make .venv from the hashed locks
+
+up: setup ## start the platform and stay up (Ctrl-C stops it)
+	@$(BIN)/mlplatform up
+
+down: setup ## stop the platform that `make up` started
+	@$(BIN)/mlplatform down
+
+status: setup ## processes, memory, models, routes, rollouts
+	@$(BIN)/mlplatform status
+
+demo: setup ## the whole loop, from transactions to a promoted challenger and back (TRANSACTIONS=folder for your own)
+	@$(BIN)/mlplatform demo $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
+
+test: .venv/.dev ## unit, contract, artifact and end-to-end tests
+	@$(BIN)/python -m pytest $(TEST_FLAGS)
+
+check: .venv/.dev ## lint, format, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+generate: .venv/.dev ## render features.json, the OpenAPI document and the example manifests
+	@$(BIN)/python -m mlplatform.generate
+
+verify: generate ## generated files are what their sources say, locks name no host
+	@git diff --exit-code -- kserve docs platform
+	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
+
+drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report in build/drills/kill.json
+	@$(BIN)/python -m tests.e2e.kill_drill $(DRILL_FLAGS)
+
+lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
+	@$(BIN)/python requirements/lock.py
+
+clean: ## remove the virtual environment and build outputs (never var/)
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""How flow runs are asked for, answered and followed, without importing Prefect."""
