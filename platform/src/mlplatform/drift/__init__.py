@@ -1,0 +1,1 @@
+"""Whether the payments of today still look like those that the champion learned from."""

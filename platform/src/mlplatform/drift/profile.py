@@ -1,0 +1,227 @@
+"""What a model saw when it was made, small enough to travel inside its bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.errors import InputInvalid
+
+BINS = 10
+LEVELS = 100  # of the stored quantiles: the midpoints 0.005, 0.015, … 0.995
+
+# Served and trained values of one number may differ in the last digits of a float32. An edge a
+# little above its decile keeps both on one side of it.
+EDGE_TOLERANCE = 1e-5
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The distribution of one number.
+
+    Bin i holds the values in (edges[i-1], edges[i]]; the first and last bins are open. A value that
+    fills a decile on its own has a bin of its own. Shares are of the present values and sum to 1.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    mean: float
+    std: float
+    missing_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Inputs, calibrated score and alerts of a model on the payments that it was made from.
+
+    `rows` counts the payments behind the inputs; `score_rows` and `units` count those behind the
+    score and the alert share.
+    """
+
+    rows: int
+    score_rows: int
+    units: int
+    alert_share: float
+    inputs: Mapping[str, Column]
+    score: Column
+
+
+def profile(
+    matrix: Floats,
+    names: Sequence[str],
+    scores: Floats,
+    alerts: npt.NDArray[np.bool_],
+    units: npt.NDArray[np.int64],
+) -> Profile:
+    """The profile of a model.
+
+    Args:
+        matrix: rows by inputs, missing values as NaN.
+        names: of the matrix's columns.
+        scores: calibrated, 0 to 1, of payments that the model was *not* fitted on: on its own
+            training rows a model is surer than it will ever be again. They may be fewer rows than
+            the matrix has.
+        alerts: for each score, whether the decision was review or decline.
+        units: for each score, the assignment unit.
+
+    Raises:
+        InputInvalid: shapes that do not fit, no rows, or a column without a single value.
+    """
+    _check(matrix, names, scores, alerts, units)
+    return Profile(
+        rows=len(matrix),
+        score_rows=len(scores),
+        units=len(np.unique(units)),
+        alert_share=float(np.mean(alerts)),
+        inputs={name: column(matrix[:, i], name) for i, name in enumerate(names)},
+        score=column(scores, "score"),
+    )
+
+
+def column(values: Floats, name: str) -> Column:
+    """The distribution of one column.
+
+    Raises:
+        InputInvalid: there is no finite value in it.
+    """
+    present = finite(values)
+    if len(present) == 0:
+        raise InputInvalid("training profile", None, f"{name} has no value at all")
+    edges = _edges(present)
+    return Column(
+        edges=tuple(edges.tolist()),
+        shares=tuple((bin_counts(present, edges) / len(present)).tolist()),
+        quantiles=tuple(_short(q) for q in np.quantile(present, levels())),
+        mean=_short(present.mean()),
+        std=_short(present.std()),
+        missing_share=1.0 - len(present) / len(values),
+    )
+
+
+def finite(values: Floats) -> npt.NDArray[np.float64]:
+    """The values that are there, as the model sees them: rounded to float32, held as float64."""
+    as_seen = np.asarray(values).astype(np.float32).astype(np.float64)
+    return as_seen[np.isfinite(as_seen)]
+
+
+def bin_counts(
+    values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """How many values fall into each of the len(edges) + 1 bins."""
+    return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
+
+
+def levels() -> npt.NDArray[np.float64]:
+    """The levels of `Column.quantiles`."""
+    return (np.arange(LEVELS) + 0.5) / LEVELS
+
+
+def to_plain(value: Profile) -> dict[str, Any]:
+    """The profile as JSON can hold it: the form in which a bundle carries it.
+
+    Keys: rows, score_rows, units, alert_share, inputs (by name) and score; each column has edges,
+    shares, quantiles, mean, std and missing_share.
+    """
+    return {
+        "rows": value.rows,
+        "score_rows": value.score_rows,
+        "units": value.units,
+        "alert_share": value.alert_share,
+        "inputs": {name: _column_to_plain(c) for name, c in value.inputs.items()},
+        "score": _column_to_plain(value.score),
+    }
+
+
+def from_plain(plain: Mapping[str, Any]) -> Profile:
+    """The profile that `to_plain` wrote.
+
+    Raises:
+        InputInvalid: a key is missing, has the wrong type, or holds a number that is not finite.
+    """
+    try:
+        return Profile(
+            rows=int(plain["rows"]),
+            score_rows=int(plain["score_rows"]),
+            units=int(plain["units"]),
+            alert_share=_number(plain["alert_share"]),
+            inputs={name: _column_from_plain(c) for name, c in plain["inputs"].items()},
+            score=_column_from_plain(plain["score"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputInvalid("training profile", None, f"not a profile: {error!r}") from error
+
+
+def _edges(present: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    levels = np.arange(1, BINS) / BINS
+    deciles = np.unique(np.quantile(present, levels, method="inverted_cdf"))
+    spread = float(present.std())
+    above = [v + _tolerance(v, spread) for v in deciles]
+    below = [v - _tolerance(v, spread) for v in deciles if np.mean(present == v) >= 1 / BINS]
+    return np.unique(np.array([*above, *below], dtype=np.float64))
+
+
+def _tolerance(value: float, spread: float) -> float:
+    return EDGE_TOLERANCE * max(abs(value), spread) or EDGE_TOLERANCE
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.8g}")  # float32 has no more to say; JSON stays readable
+
+
+def _column_to_plain(value: Column) -> dict[str, Any]:
+    return {
+        "edges": list(value.edges),
+        "shares": list(value.shares),
+        "quantiles": list(value.quantiles),
+        "mean": value.mean,
+        "std": value.std,
+        "missing_share": value.missing_share,
+    }
+
+
+def _column_from_plain(plain: Mapping[str, Any]) -> Column:
+    edges = tuple(_number(v) for v in plain["edges"])
+    shares = tuple(_number(v) for v in plain["shares"])
+    quantiles = tuple(_number(v) for v in plain["quantiles"])
+    if len(shares) != len(edges) + 1 or len(quantiles) != LEVELS or list(edges) != sorted(edges):
+        raise ValueError("edges, shares and quantiles do not fit together")
+    return Column(
+        edges=edges,
+        shares=shares,
+        quantiles=quantiles,
+        mean=_number(plain["mean"]),
+        std=_number(plain["std"]),
+        missing_share=_number(plain["missing_share"]),
+    )
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _check(
+    matrix: Floats,
+    names: Sequence[str],
+    scores: Floats,
+    alerts: npt.NDArray[np.bool_],
+    units: npt.NDArray[np.int64],
+) -> None:
+    if matrix.ndim != 2 or matrix.shape[1] != len(names):
+        problem = f"matrix is {matrix.shape}, names are {len(names)}"
+    elif not len(scores) == len(alerts) == len(units):
+        problem = f"{len(scores)} scores, {len(alerts)} alerts, {len(units)} units"
+    elif len(matrix) == 0 or len(scores) == 0:
+        problem = "no rows"
+    else:
+        return
+    raise InputInvalid("training profile", None, problem)
