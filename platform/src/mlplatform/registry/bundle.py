@@ -1,0 +1,340 @@
+"""What rolls out: a model and everything needed to decide with it, under one content hash.
+
+A bundle is a folder of `bundle.json` (canonical JSON, which names every other file with its
+SHA-256) and `model.onnx`. Nothing in it is code. The gateway and the predictor read bundles, so
+this module needs neither scikit-learn nor pandas.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mlplatform.canonical import canonical_json, digest
+from mlplatform.errors import ConfigInvalid, Corrupt
+from mlplatform.models.definition import InputSpec
+from mlplatform.registry.rules import Decision, Rule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BUNDLE_FILE = "bundle.json"
+MODEL_FILE = "model.onnx"
+INPUT_NAME = "inputs"
+OUTPUT_NAME = "scores"
+MAX_MODEL_BYTES = 256 * 1024 * 1024
+
+
+class BundleCorrupt(Corrupt):
+    """A bundle folder is incomplete, not a bundle, or not what its digests say."""
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class Calibration(_Part, frozen=True):
+    """Raw score to probability, linear between knots and flat beyond them; both rise."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+class Thresholds(_Part, frozen=True):
+    """On the calibrated score: review from `review` on, decline from `decline` on."""
+
+    review: float
+    decline: float
+
+
+class Reason(_Part, frozen=True):
+    """How an input is named when it drove a decision, to a customer and to an analyst."""
+
+    code: str
+    customer: str
+    analyst: str
+
+
+class Golden(_Part, frozen=True):
+    """Rows and the raw scores that the model gave them; a predictor must repeat these."""
+
+    rows: tuple[tuple[float | None, ...], ...]
+    scores: tuple[float, ...]
+    tolerance: float
+
+
+class View(_Part, frozen=True):
+    """A feature view that the model reads, and how old its values may be."""
+
+    name: str
+    ttl_ms: int
+
+
+class Distribution(_Part, frozen=True):
+    """How one number was distributed at training.
+
+    `edges` are the inner bin edges: bin i holds edges[i-1] < value <= edges[i], so there is one
+    share more than edges; shares are of the present values. `quantiles` are at (i + 0.5) / n.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    mean: float
+    std: float
+    missing_share: float
+
+
+class Profile(_Part, frozen=True):
+    """What drift is measured against: the held-out days, scored by this bundle."""
+
+    rows: int
+    units: int
+    inputs: dict[str, Distribution]
+    score: Distribution
+    alert_share: float
+    decline_share: float
+
+
+class AlertBand(_Part, frozen=True):
+    """Where the share of alerts is expected to stay, and how that was found."""
+
+    low: float
+    high: float
+    share: float
+    how: str
+
+
+class DataWindow(_Part, frozen=True):
+    """The payments behind the bundle: fitted on [from, holdout_from), held out up to `to`."""
+
+    from_ms: int
+    holdout_from_ms: int
+    gates_from_ms: int
+    to_ms: int
+    as_of_ms: int
+    rows: int
+    digest: str
+
+
+class Bundle(_Part, frozen=True, dict=True):
+    """Everything that one version decides with."""
+
+    model: str
+    inputs: tuple[InputSpec, ...]
+    calibration: Calibration
+    thresholds: Thresholds
+    reasons: dict[str, Reason]
+    rules: tuple[Rule, ...]
+    reference: dict[str, float | None]
+    golden: Golden
+    views: tuple[View, ...]
+    profile: Profile
+    alert_band: AlertBand
+    data: DataWindow
+    seed: int
+    origin: str
+    files: dict[str, str]
+
+    @functools.cached_property
+    def content(self) -> bytes:
+        """The bytes of `bundle.json`, the same whether built here or read back."""
+        plain = msgspec.convert(msgspec.to_builtins(self), Bundle)
+        return canonical_json(msgspec.to_builtins(plain))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of `content`, hexadecimal: the bundle's identity."""
+        return digest(self.content)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(i.name for i in self.inputs)
+
+    def calibrate(self, raw: float) -> float:
+        """The probability of fraud, 0-1, for one raw score of the model.
+
+        Raises:
+            ValueError: the raw score is NaN or infinite.
+        """
+        if not math.isfinite(raw):
+            raise ValueError(f"raw score is {raw}")
+        x, y = self.calibration.x, self.calibration.y
+        i = bisect_right(x, raw)
+        if i == 0:
+            return y[0]
+        if i == len(x):
+            return y[-1]
+        left = y[i - 1]
+        return left + (y[i] - left) * (raw - x[i - 1]) / (x[i] - x[i - 1])
+
+    def calibrate_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
+        import numpy as np
+
+        raw = np.asarray(raw, np.float64)
+        table = self.calibration
+        return np.where(np.isfinite(raw), np.interp(raw, table.x, table.y), np.nan)
+
+    def decide(self, score: float) -> Decision:
+        """The decision for a calibrated score."""
+        if score >= self.thresholds.decline:
+            return "decline"
+        return "review" if score >= self.thresholds.review else "approve"
+
+    def decide_many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Decisions as strength: 0 approve, 1 review, 2 decline, in int8."""
+        import numpy as np
+
+        return (scores >= self.thresholds.review).astype(np.int8) + (
+            scores >= self.thresholds.decline
+        )
+
+
+def problems(bundle: Bundle) -> list[str]:
+    """What in a bundle contradicts itself; empty for one that can decide."""
+    names = set(bundle.input_names)
+    x, y, width = bundle.calibration.x, bundle.calibration.y, len(bundle.inputs)
+    golden, band = bundle.golden, bundle.alert_band
+    rule_inputs = {c.input for rule in bundle.rules for c in rule.when}
+    found = {
+        "calibration.x does not rise": not (len(x) >= 2 and _rises(x, strictly=True)),
+        "calibration.y does not rise within 0 to 1": not (
+            len(y) == len(x) and _rises(y, strictly=False) and y[0] >= 0 and y[-1] <= 1
+        ),
+        "thresholds: review is above decline": not (
+            0 <= bundle.thresholds.review <= bundle.thresholds.decline
+        ),
+        "reasons do not cover the inputs": set(bundle.reasons) != names,
+        "reference values do not cover the inputs": set(bundle.reference) != names,
+        "golden rows and scores do not match the inputs": not (
+            golden.rows
+            and len(golden.rows) == len(golden.scores)
+            and all(len(row) == width for row in golden.rows)
+        ),
+        "rules use inputs that the model does not have": not rule_inputs <= names,
+        "profile has inputs that the model does not have": not set(bundle.profile.inputs) <= names,
+        "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
+        f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
+        "files name a path outside the bundle": any(
+            Path(name).name != name or name in (BUNDLE_FILE, "..") for name in bundle.files
+        ),
+    }
+    return [problem for problem, present in found.items() if present]
+
+
+def write_bundle(bundle: Bundle, onnx_bytes: bytes, folder: Path) -> str:
+    """Write a bundle into a folder that appears whole or not at all; returns its digest.
+
+    The model's hash in `bundle.files` must be that of `onnx_bytes`. A folder that already holds
+    this bundle is left alone.
+
+    Raises:
+        BundleCorrupt: the bundle contradicts itself, or the folder holds something else.
+    """
+    if bundle.files != {MODEL_FILE: digest(onnx_bytes)}:
+        raise BundleCorrupt(f"{MODEL_FILE} is not what the bundle says of it")
+    if wrong := problems(bundle):
+        raise BundleCorrupt("; ".join(wrong))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(draft / MODEL_FILE, onnx_bytes)
+        _write(draft / BUNDLE_FILE, bundle.content)
+        appear(draft, folder, bundle.digest)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return bundle.digest
+
+
+def load_bundle(folder: Path, expected: str | None = None) -> Bundle:
+    """The bundle in a folder, every file of it checked against its digest.
+
+    Args:
+        expected: the digest that the bundle must have.
+
+    Raises:
+        BundleCorrupt: names the file that is missing, changed or not understood.
+    """
+    text = _read(folder / BUNDLE_FILE)
+    found = digest(text)
+    if expected is not None and found != expected:
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE} has digest {found}, not {expected}")
+    try:
+        bundle = msgspec.json.decode(text, type=Bundle)
+    except msgspec.DecodeError as error:
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE}: {error}") from error
+    if bundle.content != text:
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE} is not in canonical form")
+    if wrong := problems(bundle):
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE}: {'; '.join(wrong)}")
+    for name, sha256 in bundle.files.items():
+        if digest(_read(folder / name)) != sha256:
+            raise BundleCorrupt(f"{folder / name} was changed: its digest is not {sha256}")
+    return bundle
+
+
+def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
+    """Rename a complete draft to its place; somebody else's equal bundle there is as good.
+
+    Raises:
+        BundleCorrupt: the folder holds another bundle or something broken.
+    """
+    try:
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        load_bundle(folder, bundle_digest)
+
+
+def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[str, Reason]:
+    """The reason codes in a reasons.yaml: one for every input, codes that differ.
+
+    Raises:
+        ConfigInvalid: an unknown key, an input without a code, a code used twice.
+    """
+    import yaml
+
+    try:
+        reasons = msgspec.convert(yaml.safe_load(text), dict[str, Reason])
+    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        raise ConfigInvalid(source, str(error), "input: {code, customer, analyst}") from error
+    if set(reasons) != set(inputs):
+        differing = sorted(set(reasons) ^ set(inputs))
+        raise ConfigInvalid(f"{source}: inputs", differing, "exactly the model's inputs")
+    codes = [reason.code for reason in reasons.values()]
+    if len(set(codes)) != len(codes):
+        raise ConfigInvalid(f"{source}: code", codes, "codes that differ")
+    return reasons
+
+
+def _rises(values: Sequence[float], *, strictly: bool) -> bool:
+    return all(a < b if strictly else a <= b for a, b in itertools.pairwise(values))
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise BundleCorrupt(f"{path} is larger than {MAX_MODEL_BYTES} bytes")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleCorrupt(f"{path} is missing") from error

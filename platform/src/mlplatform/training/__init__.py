@@ -1,0 +1,1 @@
+"""From the offline table to a candidate: training sets, fits, calibration and the bundle."""
