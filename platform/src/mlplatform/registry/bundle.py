@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlplatform.canonical import canonical_json, digest
+from mlplatform.drift.profile import Profile
 from mlplatform.errors import ConfigInvalid, Corrupt
 from mlplatform.models.definition import InputSpec
 from mlplatform.registry.rules import Decision, Rule
@@ -78,32 +79,6 @@ class View(_Part, frozen=True):
 
     name: str
     ttl_ms: int
-
-
-class Distribution(_Part, frozen=True):
-    """How one number was distributed at training.
-
-    `edges` are the inner bin edges: bin i holds edges[i-1] < value <= edges[i], so there is one
-    share more than edges; shares are of the present values. `quantiles` are at (i + 0.5) / n.
-    """
-
-    edges: tuple[float, ...]
-    shares: tuple[float, ...]
-    quantiles: tuple[float, ...]
-    mean: float
-    std: float
-    missing_share: float
-
-
-class Profile(_Part, frozen=True):
-    """What drift is measured against: the held-out days, scored by this bundle."""
-
-    rows: int
-    units: int
-    inputs: dict[str, Distribution]
-    score: Distribution
-    alert_share: float
-    decline_share: float
 
 
 class AlertBand(_Part, frozen=True):
