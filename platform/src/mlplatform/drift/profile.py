@@ -40,14 +40,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Inputs, calibrated score and alerts of a model on the payments that it was made from.
-
-    `rows` counts the payments behind the inputs; `score_rows` and `units` count those behind the
-    score and the alert share.
-    """
+    """Inputs, calibrated score and alerts of a model on its held-out days."""
 
     rows: int
-    score_rows: int
     units: int
     alert_share: float
     inputs: Mapping[str, Column]
@@ -61,16 +56,16 @@ def profile(
     alerts: npt.NDArray[np.bool_],
     units: npt.NDArray[np.int64],
 ) -> Profile:
-    """The profile of a model.
+    """The profile of a model, from payments that it was *not* fitted on.
+
+    On its own training rows a model is surer than it will ever be again.
 
     Args:
         matrix: rows by inputs, missing values as NaN.
         names: of the matrix's columns.
-        scores: calibrated, 0 to 1, of payments that the model was *not* fitted on: on its own
-            training rows a model is surer than it will ever be again. They may be fewer rows than
-            the matrix has.
-        alerts: for each score, whether the decision was review or decline.
-        units: for each score, the assignment unit.
+        scores: calibrated, 0 to 1, one for each row.
+        alerts: for each row, whether the decision was review or decline.
+        units: for each row, the assignment unit.
 
     Raises:
         InputInvalid: shapes that do not fit, no rows, or a column without a single value.
@@ -78,7 +73,6 @@ def profile(
     _check(matrix, names, scores, alerts, units)
     return Profile(
         rows=len(matrix),
-        score_rows=len(scores),
         units=len(np.unique(units)),
         alert_share=float(np.mean(alerts)),
         inputs={name: column(matrix[:, i], name) for i, name in enumerate(names)},
@@ -119,20 +113,19 @@ def bin_counts(
     return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
 
 
-def levels() -> npt.NDArray[np.float64]:
-    """The levels of `Column.quantiles`."""
-    return (np.arange(LEVELS) + 0.5) / LEVELS
+def levels(count: int = LEVELS) -> npt.NDArray[np.float64]:
+    """The levels of a column's quantiles: the midpoints of `count` equal parts of 0 to 1."""
+    return (np.arange(count) + 0.5) / count
 
 
 def to_plain(value: Profile) -> dict[str, Any]:
     """The profile as JSON can hold it: the form in which a bundle carries it.
 
-    Keys: rows, score_rows, units, alert_share, inputs (by name) and score; each column has edges,
-    shares, quantiles, mean, std and missing_share.
+    Keys: rows, units, alert_share, inputs (by name) and score; each column has edges, shares,
+    quantiles, mean, std and missing_share.
     """
     return {
         "rows": value.rows,
-        "score_rows": value.score_rows,
         "units": value.units,
         "alert_share": value.alert_share,
         "inputs": {name: _column_to_plain(c) for name, c in value.inputs.items()},
@@ -141,7 +134,7 @@ def to_plain(value: Profile) -> dict[str, Any]:
 
 
 def from_plain(plain: Mapping[str, Any]) -> Profile:
-    """The profile that `to_plain` wrote.
+    """The profile that `to_plain` wrote; keys that it does not know are a bundle's own.
 
     Raises:
         InputInvalid: a key is missing, has the wrong type, or holds a number that is not finite.
@@ -149,7 +142,6 @@ def from_plain(plain: Mapping[str, Any]) -> Profile:
     try:
         return Profile(
             rows=int(plain["rows"]),
-            score_rows=int(plain["score_rows"]),
             units=int(plain["units"]),
             alert_share=_number(plain["alert_share"]),
             inputs={name: _column_from_plain(c) for name, c in plain["inputs"].items()},
@@ -191,7 +183,7 @@ def _column_from_plain(plain: Mapping[str, Any]) -> Column:
     edges = tuple(_number(v) for v in plain["edges"])
     shares = tuple(_number(v) for v in plain["shares"])
     quantiles = tuple(_number(v) for v in plain["quantiles"])
-    if len(shares) != len(edges) + 1 or len(quantiles) != LEVELS or list(edges) != sorted(edges):
+    if len(shares) != len(edges) + 1 or not quantiles or list(edges) != sorted(edges):
         raise ValueError("edges, shares and quantiles do not fit together")
     return Column(
         edges=edges,
@@ -218,9 +210,10 @@ def _check(
 ) -> None:
     if matrix.ndim != 2 or matrix.shape[1] != len(names):
         problem = f"matrix is {matrix.shape}, names are {len(names)}"
-    elif not len(scores) == len(alerts) == len(units):
-        problem = f"{len(scores)} scores, {len(alerts)} alerts, {len(units)} units"
-    elif len(matrix) == 0 or len(scores) == 0:
+    elif not len(matrix) == len(scores) == len(alerts) == len(units):
+        counts = len(scores), len(alerts), len(units)
+        problem = f"{len(matrix)} rows; scores, alerts and units are {counts}"
+    elif len(matrix) == 0:
         problem = "no rows"
     else:
         return
