@@ -1,0 +1,94 @@
+"""What a feature is: an aggregate over a window of an entity's past, read from features.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mlplatform.errors import ConfigInvalid
+
+FILE = "features.json"
+Aggregate = Literal["count", "mean", "label_share"]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class FeatureField(_Strict, frozen=True):
+    """One feature: the aggregate of a column over `window_days` that end `delay_days` ago.
+
+    Args:
+        aggregate: payments counted, the mean of `column`, or the share labelled 1.
+        column: a request field for `mean`, otherwise None.
+        delay_days: how long labels need; a label_share never looks at newer payments.
+    """
+
+    name: str
+    dtype: Literal["float64"]
+    aggregate: Aggregate
+    column: str | None
+    window_days: int
+    delay_days: int
+
+
+class FeatureView(_Strict, frozen=True):
+    """The features of one entity, written together and valid for `ttl_ms`."""
+
+    name: str
+    entity: str
+    join_key: str
+    ttl_ms: int
+    fields: tuple[FeatureField, ...]
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.fields)
+
+
+class FeatureFile(_Strict, frozen=True):
+    """A features.json: rendered from a model's Feast definitions, which are the source of truth."""
+
+    generated: str
+    model: str
+    views: tuple[FeatureView, ...]
+
+
+def load_views(folder: Path) -> tuple[FeatureView, ...]:
+    """The feature views of a model folder, in the order of its definitions.
+
+    Raises:
+        ConfigInvalid: names the file, the key and what is wanted.
+    """
+    path = folder / FILE
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=FeatureFile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigInvalid(
+            f"{folder.name}/{FILE}",
+            str(error),
+            "the output of python -m mlplatform.features.feast_repo",
+        ) from error
+    check(content.views)
+    return content.views
+
+
+def check(views: tuple[FeatureView, ...]) -> None:
+    """Refuse definitions that cannot be compiled.
+
+    Raises:
+        ConfigInvalid: names the feature and what is wanted.
+    """
+    names = [f.name for v in views for f in v.fields]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        raise ConfigInvalid(f"feature {name}", name, "a name that no other view uses")
+    for field in (f for v in views for f in v.fields):
+        key = f"feature {field.name}"
+        if field.window_days <= 0:
+            raise ConfigInvalid(f"{key}: window_days", field.window_days, "1 or more")
+        if field.delay_days < 0:
+            raise ConfigInvalid(f"{key}: delay_days", field.delay_days, "0 or more")
+        if (field.column is not None) != (field.aggregate == "mean"):
+            raise ConfigInvalid(f"{key}: column", field.column, "a request field, for mean alone")

@@ -1,0 +1,152 @@
+"""Online features in the SQLite layout of the Feast SDK, read and written without importing it.
+
+The layout is one row per entity and feature, keyed by Feast's entity key (version 3), the value as
+a `feast.types.Value` message. The Feast SDK reads what is written here and the other way round; a
+contract test holds both.
+
+Source: https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md and
+feast/infra/online_stores/sqlite.py (0.67).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from mlplatform.errors import ConfigInvalid, Corrupt, NotFound
+from mlplatform.features.definitions import FeatureView
+from mlplatform.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
+from mlplatform.sqlite import connect, transaction
+
+STRING, INT64 = 2, 4  # feast.types.ValueType
+DOUBLE_TAG = 0x29  # field 5, 64-bit
+DOUBLE_BYTES = 9
+_read_double = struct.Struct("<xd").unpack
+_write_double = struct.Struct("<Bd").pack
+_key_value = struct.Struct("<q").pack
+
+
+def project_name(model: str) -> str:
+    """The Feast project of a model: Feast allows no hyphen."""
+    return model.replace("-", "_")
+
+
+def entity_key_prefix(join_key: str) -> bytes:
+    """An entity key of one INT64 join key (version 3) without its last eight bytes, the value."""
+    name = join_key.encode()
+    head = struct.pack("<III", 1, STRING, len(name))
+    return head + name + struct.pack("<II", INT64, 8)
+
+
+class FeastSqlite:
+    """OnlineFeatures in one SQLite file; readers never wait for the writer (WAL).
+
+    Event times are whole seconds, which is all that Feast's layout keeps.
+
+    Args:
+        path: the file, shared with other models; made if need be.
+        project: Feast's project, the prefix of table names.
+    """
+
+    def __init__(self, path: Path, project: str, views: Sequence[FeatureView]) -> None:
+        self._views = {v.name: v for v in views}
+        self._project = project
+        self._db = connect(path, schema="".join(map(self._ddl, views)), threads=True)
+        self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
+        self._times: dict[str, int | None] = {v.name: None for v in views}
+        self._ttl_ms = [v.ttl_ms for v in views]
+        self._names = [v.name for v in views]
+        self._keys = [(v.entity, entity_key_prefix(v.join_key)) for v in views]
+        one_view = "SELECT {}, feature_name, value, event_ts FROM {} WHERE entity_key=?"
+        self._select = " UNION ALL ".join(
+            one_view.format(n, self._table(v)) for n, v in enumerate(views)
+        )
+
+    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+        values, times = self._missing.copy(), self._times.copy()
+        parameters = [
+            prefix + _key_value(keys[entity]) if entity in keys else None
+            for entity, prefix in self._keys
+        ]
+        rows = self._db.execute(self._select, parameters) if self._select else ()
+        for position, name, value, event_s in rows:
+            row_ms = event_s * 1000
+            if event_ms - row_ms <= self._ttl_ms[position] and name in values:
+                values[name] = _decode(value, name)
+                times[self._names[position]] = row_ms
+        return OnlineRow(values, times)
+
+    def write(self, view: str, rows: pa.Table) -> int:
+        if view not in self._views:
+            raise NotFound(f"no view {view!r}; there are: {', '.join(self._views)}")
+        definition = self._views[view]
+        with transaction(self._db):
+            changed = self._db.executemany(self._upsert(definition), _cells(definition, rows))
+        return changed.rowcount // len(definition.fields)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _table(self, view: FeatureView) -> str:
+        return f'"{self._project}_{view.name}"'
+
+    def _ddl(self, view: FeatureView) -> str:
+        table = self._table(view)
+        return (
+            f"CREATE TABLE IF NOT EXISTS {table} (entity_key BLOB, feature_name TEXT, value BLOB,"
+            " value_text TEXT, vector_value BLOB, event_ts timestamp, created_ts timestamp,"
+            " PRIMARY KEY(entity_key, feature_name));"
+        )
+
+    def _upsert(self, view: FeatureView) -> str:
+        return (
+            f"INSERT INTO {self._table(view)} AS old"
+            " (entity_key, feature_name, value, value_text, event_ts, created_ts)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(entity_key, feature_name) DO UPDATE SET"
+            " value=excluded.value, value_text=excluded.value_text, event_ts=excluded.event_ts,"
+            " created_ts=excluded.created_ts WHERE excluded.event_ts > old.event_ts OR"
+            " (excluded.event_ts = old.event_ts"
+            " AND excluded.created_ts >= ifnull(old.created_ts, excluded.created_ts))"
+        )
+
+
+Cell = tuple[bytes, str, bytes, str | None, int, int]
+
+
+def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
+    missing = {view.join_key, EVENT_TIMESTAMP, CREATED, *view.feature_names} - set(
+        rows.column_names
+    )
+    if missing:
+        raise ConfigInvalid(f"rows of {view.name}", sorted(rows.column_names), f"also {missing}")
+    prefix = entity_key_prefix(view.join_key)
+    keys = [prefix + _key_value(k) for k in rows.column(view.join_key).to_pylist()]
+    event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _seconds(rows, CREATED)
+    for name in view.feature_names:
+        values = rows.column(name).cast(pa.float64()).to_pylist()
+        for key, value, event, created in zip(keys, values, event_s, created_s, strict=True):
+            yield key, name, *_encode(value), event, created
+
+
+def _seconds(rows: pa.Table, name: str) -> list[int]:
+    seconds = rows.column(name).cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+    return [s for s in seconds.to_pylist() if s is not None]
+
+
+def _encode(value: float | None) -> tuple[bytes, str | None]:
+    if value is None or math.isnan(value):
+        return b"", None
+    return _write_double(DOUBLE_TAG, value), str(value)
+
+
+def _decode(value: bytes, name: str) -> float | None:
+    if not value:
+        return None
+    if len(value) != DOUBLE_BYTES or value[0] != DOUBLE_TAG:
+        raise Corrupt(f"feature {name}: {value!r} is no double of Feast's")
+    number: float = _read_double(value)[0]
+    return None if number != number else number

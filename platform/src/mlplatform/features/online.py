@@ -1,0 +1,45 @@
+"""The online store's port: the newest features of the entities of one request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+EVENT_TIMESTAMP = "event_timestamp"
+CREATED = "created"
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineRow:
+    """Features by name and the event time of each view's row, None where there is no valid row."""
+
+    values: dict[str, float | None]
+    times: dict[str, int | None]
+
+
+class OnlineFeatures(Protocol):
+    """One model's features by entity key."""
+
+    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+        """Features of the entities (entity name → key) that are valid at `event_ms`.
+
+        Every feature of every view is in the answer. A row is valid for the view's ttl, bound
+        included, as in the training join; so is a row newer than the event, which a late request
+        meets: `times` tells.
+        """
+        ...
+
+    def write(self, view: str, rows: pa.Table) -> int:
+        """Store rows of a view and return how many are now the newest of their entity.
+
+        A row never replaces one with a later event time, or an equal one made later.
+
+        Args:
+            rows: join key, `event_timestamp`, `created` (timestamps, UTC) and every feature.
+        """
+        ...
+
+    def close(self) -> None: ...

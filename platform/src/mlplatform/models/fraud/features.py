@@ -1,0 +1,66 @@
+"""Feast definitions of the fraud model's features; `make generate` renders features.json from them.
+
+Tags say how each feature is computed: `aggregate` (count, mean, label_share), `column`,
+`window_days` and `delay_days`. Imported by the generator and by tests only: Feast is no part of
+any process that serves or trains.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64
+
+WINDOWS_DAYS = (1, 7, 30)
+LABEL_DELAY_DAYS = 3  # label.maturity_days of model.yaml: risk looks at matured payments alone
+VALID_FOR = timedelta(days=3)  # snapshots are daily; two may fail before a feature goes missing
+
+
+def _window(name: str, days: int, aggregate: str, column: str = "", delay: int = 0) -> Field:
+    tags = {"aggregate": aggregate, "window_days": str(days), "delay_days": str(delay)}
+    if column:
+        tags["column"] = column
+    return Field(name=f"{name}_{days}d", dtype=Float64, tags=tags)
+
+
+def _snapshots(view: str) -> FileSource:
+    return FileSource(
+        name=f"{view}_snapshots",
+        path=f"offline/fraud/snapshots/{view}/*.parquet",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+    )
+
+
+customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+terminal = Entity(name="terminal", join_keys=["terminal_id"], value_type=ValueType.INT64)
+
+customer_stats = FeatureView(
+    name="customer_stats",
+    description="How often and how much a customer paid.",
+    entities=[customer],
+    ttl=VALID_FOR,
+    schema=[
+        *(_window("customer_count", days, "count") for days in WINDOWS_DAYS),
+        *(_window("customer_mean", days, "mean", "amount") for days in WINDOWS_DAYS),
+    ],
+    source=_snapshots("customer_stats"),
+)
+
+terminal_stats = FeatureView(
+    name="terminal_stats",
+    description="How busy a terminal was, and what share of its matured payments was fraud.",
+    entities=[terminal],
+    ttl=VALID_FOR,
+    schema=[
+        *(_window("terminal_count", days, "count") for days in WINDOWS_DAYS),
+        *(
+            _window("terminal_risk", days, "label_share", delay=LABEL_DELAY_DAYS)
+            for days in WINDOWS_DAYS
+        ),
+    ],
+    source=_snapshots("terminal_stats"),
+)
+
+FEATURE_VIEWS = (customer_stats, terminal_stats)
