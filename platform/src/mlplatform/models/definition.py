@@ -105,6 +105,7 @@ class DriftPolicy(_Strict, frozen=True):
     windows: int
     drifted_windows: int
     minimum_rows: int
+    false_alarm_share: float
     psi: float
     wasserstein: float
     inputs: tuple[str, ...]

@@ -1,0 +1,382 @@
+"""Has the traffic drifted away from what the champion learned from? Pure answers, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from mlplatform.drift.profile import Column, Floats, Profile, bin_counts, finite, levels
+from mlplatform.models.definition import DriftPolicy
+
+EMPTY_BIN_SHARE = 1e-4  # PSI has no value for an empty bin
+
+
+class Health(StrEnum):
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Where validation expects the share of alerts to stay."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """The logged decisions of a stretch of event time, one model, as columns.
+
+    Args:
+        inputs: by name, one value for each payment, NaN where it was missing.
+        units: the assignment unit of each payment.
+        scores, alerts, scored_units: only of payments that the champion scored, not degraded.
+        gaps: why records may be missing; empty for a complete window.
+    """
+
+    start_ms: int
+    end_ms: int
+    inputs: Mapping[str, Floats]
+    units: npt.NDArray[np.int64]
+    scores: Floats
+    alerts: npt.NDArray[np.bool_]
+    scored_units: npt.NDArray[np.int64]
+    gaps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How far one number has moved.
+
+    `distance` is in standard deviations of the profile. The limits are the policy's, raised where
+    so few independent payments could reach it by chance.
+    """
+
+    name: str
+    rows: int
+    psi: float
+    psi_limit: float
+    distance: float
+    distance_limit: float
+    missing_share: float
+
+    @property
+    def drifted(self) -> bool:
+        return self.psi > self.psi_limit or self.distance > self.distance_limit
+
+
+@dataclass(frozen=True, slots=True)
+class AlertShare:
+    """The share of alerts, its interval, and the band that it belongs in."""
+
+    rows: int
+    alerts: int
+    low: float
+    high: float
+    band: Band
+
+    @property
+    def share(self) -> float:
+        return self.alerts / self.rows
+
+    @property
+    def outside(self) -> bool:
+        return self.low > self.band.high or self.high < self.band.low
+
+
+@dataclass(frozen=True, slots=True)
+class WindowVerdict:
+    """What one window says; UNHEALTHY means drifted."""
+
+    start_ms: int
+    end_ms: int
+    rows: int
+    health: Health
+    reasons: tuple[str, ...]
+    shifts: tuple[Shift, ...] = ()
+    alert_share: AlertShare | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """Enough windows drifted; the change is dated to the start of the first of them."""
+
+    since_ms: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Too few windows drifted, whatever the undecided ones would say."""
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """The undecided windows could make it drift: no data is not health."""
+
+    reasons: tuple[str, ...]
+
+
+DriftVerdict = Drifted | Steady | Undecided
+
+
+def drift_verdict(windows: Sequence[WindowVerdict], policy: DriftPolicy) -> DriftVerdict:
+    """Whether `drifted_windows` of the last `windows` windows drifted.
+
+    Windows that do not exist yet count as undecided.
+    """
+    last = sorted(windows, key=lambda w: w.start_ms)[-policy.windows :]
+    drifted = [w for w in last if w.health is Health.UNHEALTHY]
+    healthy = [w for w in last if w.health is Health.HEALTHY]
+    undecided = policy.windows - len(drifted) - len(healthy)
+    count = f"{len(drifted)} of {policy.windows} windows drifted, {undecided} undecided"
+    reasons = (f"{count}; {policy.drifted_windows} make an incident", *_reasons(last))
+    if len(drifted) >= policy.drifted_windows:
+        return Drifted(since_ms=drifted[0].start_ms, reasons=reasons)
+    if len(drifted) + undecided >= policy.drifted_windows:
+        return Undecided(reasons)
+    return Steady(reasons)
+
+
+def window_verdict(
+    profile: Profile, window: Window, policy: DriftPolicy, band: Band
+) -> WindowVerdict:
+    """Whether one window of decisions looks like the champion's profile.
+
+    One drifted input, score or alert share makes it UNHEALTHY. A window that is not complete or
+    too small is INCONCLUSIVE whatever it holds; one where something could not be measured is
+    INCONCLUSIVE unless something else drifted.
+    """
+    if window.gaps or len(window.units) < policy.minimum_rows:
+        few = f"{len(window.units)} payments; at least {policy.minimum_rows} are needed"
+        return _judged(window, Health.INCONCLUSIVE, window.gaps or (few,))
+    eye = _Eye(profile.rows, policy)
+    for name in policy.inputs:
+        eye.look(name, profile.inputs.get(name), window.inputs.get(name), window.units)
+    eye.look("score", profile.score, window.scores, window.scored_units)
+    alerts = eye.look_at_alerts(window, band)
+    if eye.drifted:
+        return _judged(window, Health.UNHEALTHY, tuple(eye.drifted), eye.shifts, alerts)
+    if eye.unknown:
+        return _judged(window, Health.INCONCLUSIVE, tuple(eye.unknown), eye.shifts, alerts)
+    return _judged(window, Health.HEALTHY, ("nothing moved",), eye.shifts, alerts)
+
+
+def shift(
+    name: str,
+    column: Column,
+    values: Floats,
+    units: npt.NDArray[np.int64],
+    policy: DriftPolicy,
+    *,
+    profile_rows: int,
+    error_share: float,
+) -> Shift:
+    """How far the values have moved from a column of the profile.
+
+    PSI has a bin for missing values. The limits grow where the policy's could be reached by chance:
+    PSI of undrifted data is about a chi-square over n, and the distance about a normal over the
+    root of n, n being the number of independent payments: rows over their design effect by unit,
+    which counts a customer's similar payments for less.
+
+    Source: B. Yurdakul, J. Naranjo, "Statistical properties of the population stability index",
+    Journal of Risk Model Validation 14 (2020); L. Kish, "Survey Sampling" (1965), design effect.
+    """
+    independent = 1 / (design_effect(values, units) / len(values) + 1 / profile_rows)
+    psi_chance = special.chdtri(len(column.shares), error_share) / independent
+    distance_chance = special.ndtri(1 - error_share / 2) / np.sqrt(independent)
+    present = finite(values)
+    return Shift(
+        name=name,
+        rows=len(values),
+        psi=psi(column, values),
+        psi_limit=max(policy.psi, float(psi_chance)),
+        distance=distance(column, present),
+        distance_limit=max(policy.wasserstein, float(distance_chance)),
+        missing_share=1 - len(present) / len(values),
+    )
+
+
+def psi(column: Column, values: Floats) -> float:
+    """Population stability index over the column's bins and one bin for missing values."""
+    present = finite(values)
+    counts = bin_counts(present, np.array(column.edges))
+    now = np.append(counts, len(values) - len(present)) / len(values)
+    there = 1 - column.missing_share
+    then = np.append(np.array(column.shares) * there, column.missing_share)
+    now, then = np.maximum(now, EMPTY_BIN_SHARE), np.maximum(then, EMPTY_BIN_SHARE)
+    return float(np.sum((now - then) * np.log(now / then)))
+
+
+def distance(column: Column, present: npt.NDArray[np.float64]) -> float:
+    """1-Wasserstein distance over the profile's standard deviation.
+
+    W1 is the integral of |F⁻¹(u) - G⁻¹(u)| over u in 0 to 1. Here it is the mean of that difference
+    at the levels of the stored quantiles (the midpoint rule, 100 levels), so what moves only within
+    the outermost half percent is not seen. A constant column is measured in its own units.
+    """
+    now = np.quantile(present, levels(len(column.quantiles)))
+    return float(np.mean(np.abs(now - np.array(column.quantiles)))) / (column.std or 1.0)
+
+
+def design_effect(values: Floats, units: npt.NDArray[np.int64]) -> float:
+    """Variance of the mean of clustered values over that of independent ones; at least 1."""
+    there = np.isfinite(values)
+    centred = np.where(there, values, 0.0) - np.mean(values[there]) * there
+    total = float(np.sum(centred**2))
+    if total == 0.0:
+        return 1.0
+    _, cluster = np.unique(units, return_inverse=True)
+    return max(1.0, float(np.sum(np.bincount(cluster, weights=centred) ** 2)) / total)
+
+
+def share_interval(
+    hits: npt.NDArray[np.bool_], units: npt.NDArray[np.int64], error_share: float
+) -> tuple[float, float]:
+    """An exact interval for a share in clustered data: Clopper-Pearson at the effective size.
+
+    Source: E. Korn, B. Graubard, Survey Methodology 24 (1998), "Confidence intervals for
+    proportions with small expected number of positive counts estimated from survey data".
+    """
+    effect = design_effect(hits.astype(np.float64), units)
+    n, x = len(hits) / effect, float(np.sum(hits)) / effect
+    low = special.betaincinv(x, n - x + 1, error_share / 2) if x > 0 else 0.0
+    high = special.betaincinv(x + 1, n - x, 1 - error_share / 2) if x < n else 1.0
+    return float(low), float(high)
+
+
+def plain(verdict: WindowVerdict) -> dict[str, Any]:
+    """The verdict as evidence: plain JSON, no NaN."""
+    alerts = verdict.alert_share
+    return {
+        "start_ms": verdict.start_ms,
+        "end_ms": verdict.end_ms,
+        "rows": verdict.rows,
+        "health": str(verdict.health),
+        "reasons": list(verdict.reasons),
+        "shifts": {
+            s.name: {
+                "psi": s.psi,
+                "psi_limit": s.psi_limit,
+                "distance": s.distance,
+                "distance_limit": s.distance_limit,
+                "missing_share": s.missing_share,
+                "drifted": s.drifted,
+            }
+            for s in verdict.shifts
+        },
+        "alert_share": None
+        if alerts is None
+        else {
+            "share": alerts.share,
+            "low": alerts.low,
+            "high": alerts.high,
+            "band": [alerts.band.low, alerts.band.high],
+            "outside": alerts.outside,
+        },
+    }
+
+
+class _Eye:
+    """Looks at one number after another and sorts what it finds."""
+
+    def __init__(self, profile_rows: int, policy: DriftPolicy) -> None:
+        self.shifts: list[Shift] = []
+        self.drifted: list[str] = []
+        self.unknown: list[str] = []
+        self._profile_rows = profile_rows
+        self._policy = policy
+        looks = 2 * (len(policy.inputs) + 1) + 1  # two statistics a number, and the alert share
+        self._error_share = policy.false_alarm_share / looks  # Bonferroni
+
+    def look(
+        self,
+        name: str,
+        column: Column | None,
+        values: Floats | None,
+        units: npt.NDArray[np.int64],
+    ) -> None:
+        if column is None or values is None:
+            where = "profile" if column is None else "window"
+            self.unknown.append(f"{name} is not in the {where}")
+            return
+        needed, present = self._policy.minimum_rows, int(np.sum(np.isfinite(values)))
+        if present < needed:
+            self.unknown.append(f"{name} has {present} values; at least {needed} are needed")
+            return
+        seen = shift(
+            name,
+            column,
+            values,
+            units,
+            self._policy,
+            profile_rows=self._profile_rows,
+            error_share=self._error_share,
+        )
+        self.shifts.append(seen)
+        if seen.drifted:
+            self.drifted.append(_shift_reason(seen, column))
+
+    def look_at_alerts(self, window: Window, band: Band) -> AlertShare | None:
+        if len(window.alerts) < self._policy.minimum_rows:
+            return None  # then the score is unknown as well
+        low, high = share_interval(window.alerts, window.scored_units, self._error_share)
+        seen = AlertShare(len(window.alerts), int(np.sum(window.alerts)), low, high, band)
+        if seen.outside:
+            self.drifted.append(_alert_reason(seen))
+        return seen
+
+
+def _shift_reason(seen: Shift, column: Column) -> str:
+    text = (
+        f"{seen.name} moved: PSI {seen.psi:.3f} (limit {seen.psi_limit:.2g}), "
+        f"distance {seen.distance:.2f} sd (limit {seen.distance_limit:.2g})"
+    )
+    if abs(seen.missing_share - column.missing_share) > 0.01:
+        return f"{text}, missing {column.missing_share:.1%} before, {seen.missing_share:.1%} now"
+    return text
+
+
+def _alert_reason(seen: AlertShare) -> str:
+    return (
+        f"alerts are {seen.share:.2%} of {seen.rows} payments (interval {seen.low:.2%} to "
+        f"{seen.high:.2%}), outside their band of {seen.band.low:.2%} to {seen.band.high:.2%}"
+    )
+
+
+def _judged(
+    window: Window,
+    health: Health,
+    reasons: tuple[str, ...],
+    shifts: Sequence[Shift] = (),
+    alert_share: AlertShare | None = None,
+) -> WindowVerdict:
+    return WindowVerdict(
+        start_ms=window.start_ms,
+        end_ms=window.end_ms,
+        rows=len(window.units),
+        health=health,
+        reasons=reasons,
+        shifts=tuple(shifts),
+        alert_share=alert_share,
+    )
+
+
+def _reasons(windows: Sequence[WindowVerdict]) -> list[str]:
+    return [
+        f"{datetime.fromtimestamp(w.start_ms / 1000, UTC):%Y-%m-%d %H:%M} {w.health}: "
+        + "; ".join(w.reasons)
+        for w in windows
+        if w.health is not Health.HEALTHY
+    ]
