@@ -16,6 +16,7 @@ from mlplatform.drift.profile import Column, Floats, Profile, bin_counts, finite
 from mlplatform.models.definition import DriftPolicy
 
 EMPTY_BIN_SHARE = 1e-4  # PSI has no value for an empty bin
+PRESENT_SHARE = 0.5  # of the values to be expected: with fewer, the source is broken, not drifted
 
 
 class Health(StrEnum):
@@ -187,16 +188,17 @@ def shift(
 
     PSI has a bin for missing values. The limits grow where the policy's could be reached by chance:
     PSI of undrifted data is about a chi-square over n, and the distance about a normal over the
-    root of n, n being the number of independent payments: rows over their design effect by unit,
-    which counts a customer's similar payments for less.
+    root of n, n being the number of independent values: those present over their design effect by
+    unit, which counts a customer's similar payments for less.
 
     Source: B. Yurdakul, J. Naranjo, "Statistical properties of the population stability index",
     Journal of Risk Model Validation 14 (2020); L. Kish, "Survey Sampling" (1965), design effect.
     """
-    independent = 1 / (design_effect(values, units) / len(values) + 1 / profile_rows)
+    present = finite(values)
+    effect = design_effect(values, units)
+    independent = 1 / (effect / len(present) + 1 / (profile_rows * (1 - column.missing_share)))
     psi_chance = special.chdtri(len(column.shares), error_share) / independent
     distance_chance = special.ndtri(1 - error_share / 2) / np.sqrt(independent)
-    present = finite(values)
     return Shift(
         name=name,
         rows=len(values),
@@ -311,9 +313,10 @@ class _Eye:
             where = "profile" if column is None else "window"
             self.unknown.append(f"{name} is not in the {where}")
             return
-        needed, present = self._policy.minimum_rows, int(np.sum(np.isfinite(values)))
-        if present < needed:
-            self.unknown.append(f"{name} has {present} values; at least {needed} are needed")
+        expected = self._policy.minimum_rows * (1 - column.missing_share)
+        present = int(np.sum(np.isfinite(values)))
+        if len(values) < self._policy.minimum_rows or present < expected * PRESENT_SHARE:
+            self.unknown.append(f"{name} has {present} values of {len(values)}: too few to judge")
             return
         seen = shift(
             name,
