@@ -96,6 +96,7 @@ class RolloutPolicy(_Strict, frozen=True):
     shadow: ShadowStep
     canary: tuple[CanaryStep, ...]
     approval_deadline_h: float
+    deploy_wall_deadline_s: float
     step_wall_deadline_s: float
     confirm_after_days: int
 
