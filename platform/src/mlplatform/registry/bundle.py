@@ -50,12 +50,48 @@ class Calibration(_Part, frozen=True):
     x: tuple[float, ...]
     y: tuple[float, ...]
 
+    def one(self, raw: float) -> float:
+        """The probability for one raw score.
+
+        Raises:
+            ValueError: the raw score is NaN or infinite.
+        """
+        if not math.isfinite(raw):
+            raise ValueError(f"raw score is {raw}")
+        x, y = self.x, self.y
+        i = bisect_right(x, raw)
+        if i == 0:
+            return y[0]
+        if i == len(x):
+            return y[-1]
+        left = y[i - 1]
+        return left + (y[i] - left) * (raw - x[i - 1]) / (x[i] - x[i - 1])
+
+    def many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
+        import numpy as np
+
+        raw = np.asarray(raw, np.float64)
+        return np.where(np.isfinite(raw), np.interp(raw, self.x, self.y), np.nan)
+
 
 class Thresholds(_Part, frozen=True):
     """On the calibrated score: review from `review` on, decline from `decline` on."""
 
     review: float
     decline: float
+
+    def one(self, score: float) -> Decision:
+        """The decision for one score."""
+        if score >= self.decline:
+            return "decline"
+        return "review" if score >= self.review else "approve"
+
+    def many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Decisions as their strength: 0 approve, 1 review, 2 decline, in int8."""
+        import numpy as np
+
+        return (scores >= self.review).astype(np.int8) + (scores >= self.decline)
 
 
 class Reason(_Part, frozen=True):
@@ -137,43 +173,24 @@ class Bundle(_Part, frozen=True, dict=True):
         return tuple(i.name for i in self.inputs)
 
     def calibrate(self, raw: float) -> float:
-        """The probability of fraud, 0-1, for one raw score of the model.
+        """The probability, 0-1, for one raw score of the model.
 
         Raises:
             ValueError: the raw score is NaN or infinite.
         """
-        if not math.isfinite(raw):
-            raise ValueError(f"raw score is {raw}")
-        x, y = self.calibration.x, self.calibration.y
-        i = bisect_right(x, raw)
-        if i == 0:
-            return y[0]
-        if i == len(x):
-            return y[-1]
-        left = y[i - 1]
-        return left + (y[i] - left) * (raw - x[i - 1]) / (x[i] - x[i - 1])
+        return self.calibration.one(raw)
 
     def calibrate_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
-        import numpy as np
-
-        raw = np.asarray(raw, np.float64)
-        table = self.calibration
-        return np.where(np.isfinite(raw), np.interp(raw, table.x, table.y), np.nan)
+        return self.calibration.many(raw)
 
     def decide(self, score: float) -> Decision:
         """The decision for a calibrated score."""
-        if score >= self.thresholds.decline:
-            return "decline"
-        return "review" if score >= self.thresholds.review else "approve"
+        return self.thresholds.one(score)
 
     def decide_many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Decisions as strength: 0 approve, 1 review, 2 decline, in int8."""
-        import numpy as np
-
-        return (scores >= self.thresholds.review).astype(np.int8) + (
-            scores >= self.thresholds.decline
-        )
+        """Decisions as their strength: 0 approve, 1 review, 2 decline, in int8."""
+        return self.thresholds.many(scores)
 
 
 def problems(bundle: Bundle) -> list[str]:
