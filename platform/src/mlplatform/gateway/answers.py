@@ -1,0 +1,89 @@
+"""What an application gets back, and how it is told that somebody else had to decide."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from mlplatform.gateway.problems import ProblemDetails
+
+AnsweredBy = Literal["champion", "challenger", "previous", "rules", "default"]
+
+
+class ReasonGiven(msgspec.Struct, frozen=True):
+    """One thing that drove a review or decline, strongest first."""
+
+    code: str
+    text: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision.
+
+    `score` is a probability, null where no model answered. `route` is the arm that the request
+    belongs to, `answered_by` who answered in the end; where they differ, `degraded` is true.
+    """
+
+    decision: Literal["approve", "review", "decline"]
+    score: float | None
+    reasons: list[ReasonGiven]
+    model_version: int | None
+    bundle: str | None
+    route: Literal["champion", "challenger"]
+    answered_by: AnsweredBy
+    generation: int
+    decision_id: str
+    degraded: bool
+    degraded_reason: str | None
+
+
+class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item of a batch: an answer, or the problem that kept it from one."""
+
+    answer: msgspec.Raw | None = None
+    problem: ProblemDetails | None = None
+    replayed: bool = False
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """Results in the order of the requests."""
+
+    results: list[BatchResult]
+
+
+class LabelsAnswer(msgspec.Struct, frozen=True):
+    """How many labels are records now, and how many were before."""
+
+    stored: int
+    repeated: int
+
+
+class ArmState(msgspec.Struct, frozen=True):
+    """A version that the routes name, as this gateway sees it."""
+
+    version: int
+    bundle: str
+    service: str
+    breaker: str
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """A model as this gateway applies it now."""
+
+    model: str
+    purpose: str
+    generation: int
+    phase: str
+    rollout_id: str | None
+    challenger_percent: float
+    champion: ArmState | None
+    challenger: ArmState | None
+    previous: ArmState | None
+
+
+class ModelsAnswer(msgspec.Struct, frozen=True):
+    models: list[ModelState]
+
+
+encode: Any = msgspec.json.Encoder().encode

@@ -1,0 +1,129 @@
+"""What this gateway applies right now: routes, and what it takes to ask each of their arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlplatform.features.definitions import FeatureView
+from mlplatform.features.inputs import InputPlan
+from mlplatform.gateway.answers import ArmState, ModelState
+from mlplatform.gateway.breaker import Breaker
+from mlplatform.gateway.predictor import Limits, Predictor
+from mlplatform.models.definition import ModelDefinition
+from mlplatform.registry.bundle import Bundle, load_bundle
+from mlplatform.rollout.routes import Arm, Routes, no_routes
+
+SHADOW_LIMITS = Limits(calls=2, rows=32, waiting=64)
+LINGER_S = 15.0
+"""How long the connections of an arm outlive its routes: requests under way still use them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An arm, ready to be asked.
+
+    Args:
+        reference: the ordinary value of each input, in order; NaN where missing is ordinary.
+        shadow: a client of its own, so that copies share no queue with answers.
+    """
+
+    arm: Arm
+    bundle: Bundle
+    plan: InputPlan
+    reference: tuple[float, ...]
+    predictor: Predictor
+    shadow: Predictor
+    breaker: Breaker
+
+    def close(self) -> None:
+        self.predictor.close()
+        self.shadow.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """One generation of routes with its arms; a request uses one of these from start to end."""
+
+    routes: Routes
+    targets: Mapping[str, Target]
+
+    @property
+    def champion(self) -> Target | None:
+        arm = self.routes.champion
+        return None if arm is None else self.targets[arm.service]
+
+
+class LiveModel:
+    """A model's current generation, replaced as a whole."""
+
+    def __init__(
+        self,
+        definition: ModelDefinition,
+        views: tuple[FeatureView, ...],
+        bundles: Path,
+        new_predictor: Callable[[str, Limits], Predictor],
+    ) -> None:
+        self.definition = definition
+        self.current = Live(no_routes(definition.name), {})
+        self._views = views
+        self._bundles = bundles
+        self._new_predictor = new_predictor
+
+    def prepared(self, routes: Routes) -> Live:
+        """A generation with every bundle loaded; arms that are live already keep their state.
+
+        Reads files: not for the event loop.
+
+        Raises:
+            BundleCorrupt: a bundle is missing or not what the routes say.
+        """
+        known = self.current.targets
+        targets = {}
+        for arm in routes.arms:
+            target = known.get(arm.service)
+            same = target is not None and target.arm == arm
+            targets[arm.service] = target if target and same else self._target(arm)
+        return Live(routes, targets)
+
+    def apply(self, live: Live) -> tuple[Target, ...]:
+        """Use a prepared generation from the next request on; returns the arms that left."""
+        gone = [t for name, t in self.current.targets.items() if live.targets.get(name) is not t]
+        self.current = live
+        return tuple(gone)
+
+    def state(self) -> ModelState:
+        live = self.current
+        return ModelState(
+            model=self.definition.name,
+            purpose=self.definition.purpose,
+            generation=live.routes.generation,
+            phase=live.routes.phase,
+            rollout_id=live.routes.rollout_id,
+            challenger_percent=live.routes.challenger_percent,
+            champion=_state(live, live.routes.champion),
+            challenger=_state(live, live.routes.challenger),
+            previous=_state(live, live.routes.previous),
+        )
+
+    def _target(self, arm: Arm) -> Target:
+        bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
+        values = [bundle.reference[name] for name in bundle.input_names]
+        return Target(
+            arm=arm,
+            bundle=bundle,
+            plan=InputPlan(self.definition, self._views, bundle.inputs),
+            reference=tuple(math.nan if value is None else value for value in values),
+            predictor=self._new_predictor(arm.service, Limits()),
+            shadow=self._new_predictor(arm.service, SHADOW_LIMITS),
+            breaker=Breaker(self.definition.breaker),
+        )
+
+
+def _state(live: Live, arm: Arm | None) -> ArmState | None:
+    if arm is None:
+        return None
+    breaker = live.targets[arm.service].breaker.state
+    return ArmState(arm.version, arm.bundle, arm.service, breaker)

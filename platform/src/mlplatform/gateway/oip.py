@@ -1,0 +1,124 @@
+"""Rows to a predictor and scores back, in the binary form of the Open Inference Protocol v2.
+
+Source: KServe, Open Inference Protocol v2, binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+INPUT, OUTPUT = "inputs", "scores"
+FLOAT32_MAX = 3.4028234e38
+HEADER_LENGTH = b"inference-header-content-length"
+FailureReason = Literal["deadline", "unavailable", "invalid_output", "queue_full"]
+
+
+class PredictionFailed(Exception):
+    """A predictor gave no usable scores; `reason` is the word that goes into the record."""
+
+    def __init__(self, reason: FailureReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: FailureReason = reason
+
+
+class _Parameters(msgspec.Struct, frozen=True):
+    binary_data_size: int | None = None
+
+
+class _Output(msgspec.Struct, frozen=True):
+    name: str
+    datatype: str
+    data: list[float] | None = None
+    parameters: _Parameters = _Parameters()
+
+
+class _Body(msgspec.Struct, frozen=True):
+    outputs: list[_Output]
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP answer of a predictor, header names in lower case."""
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+def infer_request(
+    service: str, authority: str, token: str, rows: Sequence[Sequence[float]]
+) -> bytes:
+    """A whole HTTP/1.1 request that asks for one score a row.
+
+    Args:
+        rows: of one width; NaN is a missing value.
+    """
+    count, width = len(rows), len(rows[0])
+    size = count * width * 4
+    header = (
+        f'{{"inputs":[{{"name":"{INPUT}","shape":[{count},{width}],"datatype":"FP32",'
+        f'"parameters":{{"binary_data_size":{size}}}}}],'
+        f'"outputs":[{{"name":"{OUTPUT}","parameters":{{"binary_data":true}}}}]}}'
+    ).encode()
+    head = (
+        f"POST /v2/models/{service}/infer HTTP/1.1\r\nHost: {authority}\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Type: application/octet-stream\r\n"
+        f"Inference-Header-Content-Length: {len(header)}\r\n"
+        f"Content-Length: {len(header) + size}\r\n\r\n"
+    ).encode()
+    return b"".join((head, header, _packed([value for row in rows for value in row])))
+
+
+def scores(reply: Reply, count: int) -> list[float]:
+    """The scores in an answer.
+
+    Raises:
+        PredictionFailed: unavailable for any status but 200 and 400, invalid_output for anything
+            that is not exactly `count` numbers; they may be NaN, row by row.
+    """
+    if reply.status != 200:
+        reason: FailureReason = "invalid_output" if reply.status == 400 else "unavailable"
+        raise PredictionFailed(reason, f"status {reply.status}: {reply.body[:200]!r}")
+    try:
+        values = _values(reply)
+    except (msgspec.DecodeError, ValueError, struct.error) as error:
+        raise PredictionFailed("invalid_output", str(error)) from error
+    if len(values) != count:
+        raise PredictionFailed("invalid_output", f"{len(values)} scores for {count} rows")
+    return values
+
+
+def _packed(values: list[float]) -> bytes:
+    try:
+        return struct.pack(f"<{len(values)}f", *values)
+    except OverflowError:  # beyond float32: infinite, as in the training matrix
+        return struct.pack(f"<{len(values)}f", *map(_narrow, values))
+
+
+def _narrow(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) > FLOAT32_MAX else value
+
+
+def _values(reply: Reply) -> list[float]:
+    length = int(reply.headers.get(HEADER_LENGTH, len(reply.body)))
+    output = next(
+        (o for o in _decoder.decode(reply.body[:length]).outputs if o.name == OUTPUT), None
+    )
+    if output is None:
+        raise ValueError(f"no output named {OUTPUT!r}")
+    if output.data is not None:
+        return output.data
+    raw = reply.body[length : length + (output.parameters.binary_data_size or 0)]
+    form = {"FP32": "f", "FP64": "d"}.get(output.datatype)
+    if form is None:
+        raise ValueError(f"output has datatype {output.datatype}")
+    return list(struct.unpack(f"<{len(raw) // struct.calcsize(form)}{form}", raw))

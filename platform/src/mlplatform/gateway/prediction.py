@@ -1,0 +1,143 @@
+"""A score from the first predictor that gives one in time, and what to say when none does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlplatform.features.online import OnlineRow
+from mlplatform.gateway.answers import AnsweredBy, ReasonGiven
+from mlplatform.gateway.fallback import ModelStep, Step, step_until
+from mlplatform.gateway.live import Live, Target
+from mlplatform.gateway.oip import FailureReason, PredictionFailed
+from mlplatform.gateway.reasons import MOST, strongest, without_each
+from mlplatform.registry.rules import Decision, evaluate
+
+SAFE_DEFAULT: Decision = "review"
+DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
+MINIMUM_BUDGET_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known about one request.
+
+    Args:
+        fields: the request, pseudonymised.
+        features: what the online store said.
+    """
+
+    fields: Mapping[str, Any]
+    event_ms: int
+    features: OnlineRow
+
+    def row(self, target: Target) -> list[float]:
+        return target.plan.row(self.fields, self.event_ms, self.features.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The raw score of the step that answered."""
+
+    step: ModelStep
+    target: Target
+    row: Sequence[float]
+    raw: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that gave no score, and why."""
+
+    step: ModelStep
+    reason: FailureReason
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision, who made it and why.
+
+    Args:
+        target: the arm whose bundle decided; None for the safe default.
+        omitted: why reasons are missing that should be there.
+    """
+
+    decision: Decision
+    answered_by: AnsweredBy
+    target: Target | None
+    raw: float | None = None
+    score: float | None = None
+    reasons: tuple[ReasonGiven, ...] = ()
+    omitted: str | None = None
+
+
+async def predicted(
+    live: Live, order: Sequence[Step], facts: Facts, until_s: float
+) -> tuple[Prediction | None, list[Failure]]:
+    """The score of the first step that gives one, and the failures of those before it."""
+    clock = asyncio.get_running_loop().time
+    failures: list[Failure] = []
+    for position, step in enumerate(order):
+        target = live.targets[step.arm.service]
+        now_s = clock()
+        if not target.breaker.allows(now_s):
+            failures.append(Failure(step.name, "unavailable"))
+            continue
+        row = facts.row(target)
+        deadline_s = step_until(now_s, until_s, len(order) - position)
+        try:
+            (raw,) = await target.predictor.predict((row,), deadline_s)
+        except PredictionFailed as failure:
+            target.breaker.failed(clock())
+            failures.append(Failure(step.name, failure.reason))
+            continue
+        target.breaker.succeeded()
+        return Prediction(step.name, target, row, raw), failures
+    return None, failures
+
+
+async def judged(prediction: Prediction, until_s: float) -> Verdict:
+    """The decision for a score; a review or decline comes with reasons if the time allows."""
+    bundle = prediction.target.bundle
+    score = bundle.calibrate(prediction.raw)
+    decision = bundle.decide(score)
+    reasons: tuple[ReasonGiven, ...] = ()
+    omitted: str | None = None
+    if decision != "approve":
+        reasons, omitted = await _reasons(prediction, until_s)
+    return Verdict(
+        decision, prediction.step, prediction.target, prediction.raw, score, reasons, omitted
+    )
+
+
+def without_model(live: Live, facts: Facts) -> Verdict:
+    """What the rules of the champion's bundle say; where they abstain, the safe default."""
+    champion = live.champion
+    if champion is not None:
+        names = champion.bundle.input_names
+        inputs = dict(zip(names, facts.row(champion), strict=True))
+        outcome = evaluate(champion.bundle.rules, inputs)
+        if outcome is not None:
+            texts = {rule.code: rule.text for rule in champion.bundle.rules}
+            reasons = tuple(ReasonGiven(code, texts[code]) for code in outcome.codes[:MOST])
+            shown = reasons if outcome.decision != "approve" else ()
+            return Verdict(outcome.decision, "rules", champion, reasons=shown)
+    return Verdict(SAFE_DEFAULT, "default", None, reasons=(DEFAULT_REASON,))
+
+
+async def _reasons(
+    prediction: Prediction, until_s: float
+) -> tuple[tuple[ReasonGiven, ...], str | None]:
+    target = prediction.target
+    if until_s - asyncio.get_running_loop().time() < MINIMUM_BUDGET_S:
+        return (), "deadline"
+    rows = without_each(prediction.row, target.reference)
+    try:
+        raw_without = await target.predictor.predict(rows, until_s)
+    except PredictionFailed as failure:
+        return (), failure.reason
+    inputs = strongest(target.plan.names, prediction.raw, raw_without, MOST)
+    named = (target.bundle.reasons[name] for name in inputs)
+    return tuple(ReasonGiven(reason.code, reason.customer) for reason in named), None
