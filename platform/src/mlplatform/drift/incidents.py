@@ -1,0 +1,134 @@
+"""A drift incident: opened once, claimed by one retrain at a time, answered, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+State = Literal["open", "claimed", "answered", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What opens an incident.
+
+    Args:
+        kind: "drift" for now.
+        opened_ms: event time of the verdict.
+        changed_ms: event time from which the new pattern counts.
+        champion: the version that the finding is about.
+        evidence: plain JSON, no NaN.
+    """
+
+    model: str
+    kind: str
+    opened_ms: int
+    changed_ms: int
+    champion: int
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of an incident's journal; `at_ms` is wall time."""
+
+    number: int
+    at_ms: int
+    state: State
+    claim: int
+    holder: str | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """An incident as it stands, with its journal, oldest change first.
+
+    Args:
+        claim: how often it was claimed; the last claim's number.
+        until_ms: wall time at which the last claim expires; 0 before the first.
+        answer: the version that a retrain registered for it.
+    """
+
+    id: str
+    found: Finding
+    state: State
+    claim: int
+    holder: str | None
+    until_ms: int
+    answer: int | None
+    changes: tuple[Change, ...]
+
+    @property
+    def note(self) -> str:
+        """Why it is in this state."""
+        return self.changes[-1].note
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The incident is the caller's until `until_ms`, under this claim number."""
+
+    claim: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody else's claim has not expired."""
+
+    claim: int
+    holder: str
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """There is nothing to claim: the incident is answered or closed."""
+
+    state: State
+
+
+ClaimOutcome = Claimed | Held | Over
+
+
+class Incidents(Protocol):
+    """Incidents of all models; every change is journaled in the transaction that makes it."""
+
+    def open(self, found: Finding, *, now_ms: int) -> Incident:
+        """The model's incident: a new one, or the one that is not closed yet."""
+        ...
+
+    def claim(self, incident: str, holder: str, *, until_ms: int, now_ms: int) -> ClaimOutcome:
+        """Take an incident that is open, or whose claim expired: one of all who try gets it.
+
+        Raises:
+            NotFound: there is no such incident.
+        """
+        ...
+
+    def answer(
+        self, incident: str, claim: int, *, version: int | None, note: str, now_ms: int
+    ) -> None:
+        """Record what the claimed retrain came to: a version, or None where there is none.
+
+        The same answer twice is one.
+
+        Raises:
+            StaleFence: the claim was taken over, or the incident is closed.
+            NotFound: there is no such incident.
+        """
+        ...
+
+    def close(self, incident: str, resolution: str, *, now_ms: int) -> None:
+        """Close it, whatever its state; closing twice keeps the first resolution.
+
+        Raises:
+            NotFound: there is no such incident.
+        """
+        ...
+
+    def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
+        """Incidents in the order of their opening; without the closed ones on request."""
+        ...

@@ -1,0 +1,176 @@
+"""What every backend of the incidents port promises."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlplatform.drift.incidents import Claimed, Finding, Held, Incidents, Over
+from mlplatform.drift.sqlite import SqliteIncidents
+from mlplatform.errors import NotFound, StaleFence
+
+FOUND = Finding("fraud", "drift", 5000, 3000, 1, {"reasons": ["amount moved"], "psi": 0.4})
+Opener = Callable[[], Incidents]
+
+
+@pytest.fixture(params=["sqlite"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Each call is another connection to the same incidents, as another process would have."""
+    made = []
+
+    def connect() -> Incidents:
+        made.append(SqliteIncidents(tmp_path / "rollouts.db"))
+        return made[-1]
+
+    yield connect
+    for incidents in made:
+        incidents.shut()
+
+
+def test_an_incident_reads_back_as_it_was_opened(opener: Opener) -> None:
+    opened = opener().open(FOUND, now_ms=1)
+    assert opened.found == FOUND
+    assert (opened.state, opened.claim, opened.answer) == ("open", 0, None)
+    assert opener().list() == [opened]
+
+
+def test_a_model_has_one_open_incident(opener: Opener) -> None:
+    first = opener().open(FOUND, now_ms=1)
+    again = opener().open(replace(FOUND, changed_ms=4000, evidence={}), now_ms=2)
+    assert again == first
+    other = opener().open(replace(FOUND, model="other"), now_ms=3)
+    assert [i.id for i in opener().list()] == [first.id, other.id]
+    assert opener().list("other") == [other]
+
+
+def test_after_closing_the_next_one_is_another(opener: Opener) -> None:
+    incidents = opener()
+    first = incidents.open(FOUND, now_ms=1)
+    incidents.close(first.id, "version 2 took over", now_ms=2)
+    second = incidents.open(FOUND, now_ms=3)
+    assert second.id != first.id
+    assert [i.id for i in incidents.list(closed=False)] == [second.id]
+    assert [i.state for i in incidents.list()] == ["closed", "open"]
+
+
+def test_one_of_two_gets_the_claim(opener: Opener) -> None:
+    incident = opener().open(FOUND, now_ms=1).id
+    assert opener().claim(incident, "a", until_ms=100, now_ms=10) == Claimed(1, 100)
+    assert opener().claim(incident, "b", until_ms=200, now_ms=99) == Held(1, "a", 100)
+
+
+def test_a_claim_that_expired_can_be_taken_over(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1).id
+    incidents.claim(incident, "a", until_ms=100, now_ms=10)
+    assert incidents.claim(incident, "b", until_ms=200, now_ms=100) == Claimed(2, 200)
+    with pytest.raises(StaleFence, match="its last claim is 2"):
+        incidents.answer(incident, 1, version=2, note="", now_ms=101)
+
+
+def test_an_expired_claim_that_nobody_took_may_still_answer(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1).id
+    incidents.claim(incident, "a", until_ms=100, now_ms=10)
+    incidents.answer(incident, 1, version=2, note="registered", now_ms=500)
+    assert incidents.list()[0].answer == 2
+
+
+def test_what_is_answered_or_closed_cannot_be_claimed(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1).id
+    incidents.claim(incident, "a", until_ms=100, now_ms=10)
+    incidents.answer(incident, 1, version=None, note="a gate failed", now_ms=20)
+    assert incidents.claim(incident, "b", until_ms=900, now_ms=800) == Over("answered")
+    incidents.close(incident, "by hand", now_ms=30)
+    assert incidents.claim(incident, "b", until_ms=900, now_ms=800) == Over("closed")
+    with pytest.raises(StaleFence, match="it is closed"):
+        incidents.answer(incident, 1, version=3, note="", now_ms=40)
+
+
+def test_an_answer_needs_a_claim(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1).id
+    with pytest.raises(StaleFence, match="it is open"):
+        incidents.answer(incident, 0, version=3, note="", now_ms=2)
+
+
+def test_answering_or_closing_twice_changes_nothing(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1).id
+    incidents.claim(incident, "a", until_ms=100, now_ms=10)
+    for now_ms in (20, 21):
+        incidents.answer(incident, 1, version=2, note="registered", now_ms=now_ms)
+    answered = incidents.list()
+    assert len(answered[0].changes) == 3
+    for resolution in ("first", "second"):
+        incidents.close(incident, resolution, now_ms=30)
+    assert incidents.list()[0].note == "first"
+
+
+def test_the_journal_tells_every_change_in_order(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1).id
+    incidents.claim(incident, "a", until_ms=100, now_ms=10)
+    incidents.claim(incident, "b", until_ms=300, now_ms=200)
+    incidents.answer(incident, 2, version=7, note="version 7", now_ms=210)
+    incidents.close(incident, "promoted", now_ms=220)
+    changes = incidents.list()[0].changes
+    assert [(c.number, c.at_ms, c.state, c.claim) for c in changes] == [
+        (1, 1, "open", 0),
+        (2, 10, "claimed", 1),
+        (3, 200, "claimed", 2),
+        (4, 210, "answered", 2),
+        (5, 220, "closed", 2),
+    ]
+    assert [c.note for c in changes[-2:]] == ["version 7", "promoted"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda i: i.claim("fraud-drift-9", "a", until_ms=2, now_ms=1),
+        lambda i: i.answer("fraud-drift-9", 1, version=None, note="", now_ms=1),
+        lambda i: i.close("fraud-drift-9", "", now_ms=1),
+    ],
+    ids=["claim", "answer", "close"],
+)
+def test_an_unknown_incident_is_not_found(
+    opener: Opener, act: Callable[[Incidents], object]
+) -> None:
+    with pytest.raises(NotFound, match="fraud-drift-9"):
+        act(opener())
+
+
+def test_the_sqlite_journal_refuses_to_be_rewritten(tmp_path: Path) -> None:
+    SqliteIncidents(tmp_path / "rollouts.db").open(FOUND, now_ms=1)
+    db = sqlite3.connect(tmp_path / "rollouts.db")
+    for statement in ("UPDATE incident_changes SET note = ''", "DELETE FROM incident_changes"):
+        with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+            db.execute(statement)
+
+
+def _race(path: Path, name: str, start: object, results: object) -> None:
+    incidents = SqliteIncidents(path)
+    start.wait()  # type: ignore[attr-defined]
+    outcome = incidents.claim("fraud-drift-1", name, until_ms=100, now_ms=10)
+    results.put(isinstance(outcome, Claimed))  # type: ignore[attr-defined]
+
+
+def test_of_processes_that_race_one_wins(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.db"
+    SqliteIncidents(path).open(FOUND, now_ms=1)
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=_race, args=(path, str(i), start, results)) for i in range(4)]
+    for racer in racers:
+        racer.start()
+    won = [results.get(timeout=60) for _ in racers]
+    for racer in racers:
+        racer.join()
+    assert won.count(True) == 1
