@@ -62,6 +62,7 @@ class GatePolicy(_Strict, frozen=True):
     calibration_error: float
     latency_p99_ms: float
     onnx_difference: float
+    missing_share: float
     alert_share_minimum: float
     alert_share_maximum: float
     decision_flip_share: float
@@ -203,10 +204,10 @@ def _check(model: ModelDefinition, source: str) -> None:
             "more than 0 and at most review_share",
         ),
         (
-            model.training.holdout_days < model.training.window_days,
+            2 <= model.training.holdout_days < model.training.window_days,
             "training.holdout_days",
             model.training.holdout_days,
-            "less than window_days",
+            "2 or more (calibration and gates take half each) and less than window_days",
         ),
         (
             _rising([s.percent for s in model.rollout.canary]),

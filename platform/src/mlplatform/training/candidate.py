@@ -1,0 +1,249 @@
+"""A candidate: a model, fitted here or given, made into a complete bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.canonical import digest
+from mlplatform.drift.profile import Profile, profile
+from mlplatform.models.definition import InputSpec, ModelDefinition
+from mlplatform.registry.bundle import (
+    MODEL_FILE,
+    Bundle,
+    Calibration,
+    Golden,
+    Reason,
+    Thresholds,
+    View,
+    write_bundle,
+)
+from mlplatform.registry.rules import Rule
+from mlplatform.training.calibration import fit_calibration, fit_thresholds
+from mlplatform.training.dataset import Dataset, Matrix
+from mlplatform.training.folder import ModelFolder, load_training
+from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.validation.replay import Recent, predicted_band
+
+GOLDEN_ROWS = 32
+GOLDEN_TOLERANCE = 1e-5
+PARITY_ROWS = 4096
+ALONE_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The largest gap between the scores of the ONNX file and of what it should equal."""
+
+    difference: float
+    rows: int
+    against: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A written bundle that no gate has seen yet."""
+
+    folder: Path
+    bundle: Bundle
+    parity: Parity
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A model, and what of its bundle is not learned from the data."""
+
+    content: bytes
+    inputs: tuple[InputSpec, ...]
+    views: tuple[View, ...]
+    rules: tuple[Rule, ...]
+    reasons: Mapping[str, Reason]
+    parity: Parity
+    origin: str
+
+    @property
+    def names(self) -> list[str]:
+        return [i.name for i in self.inputs]
+
+
+def train(
+    folder: ModelFolder, dataset: Dataset, *, bundles: Path, seed: int, recent: Recent | None = None
+) -> Candidate:
+    """Fit the model's own training on the dataset; returns a bundle under `bundles`/<digest>.
+
+    Args:
+        recent: what the alert band is predicted from; the held-out days where it is None.
+
+    Raises:
+        InputInvalid: too little data to calibrate, or to predict a band from.
+    """
+    definition, fitting = folder.definition, dataset.fitting
+    names = [i.name for i in definition.inputs]
+    fitted = load_training(definition.name).fit(fitting.matrix.columns(names), fitting.y, seed=seed)
+    content = fitted.onnx()
+    rows = parity_rows(dataset.holdout.matrix.columns(names), seed)
+    gap = np.abs(OnnxFile(content, inputs=len(names)).scores(rows) - fitted.scores(rows))
+    made = Made(
+        content=content,
+        inputs=definition.inputs,
+        views=_views(folder),
+        rules=folder.rules,
+        reasons=folder.reasons,
+        parity=Parity(float(gap.max()), len(rows), "the fitted model"),
+        origin="trained here",
+    )
+    return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+
+
+def candidate_from_onnx(
+    content: bytes,
+    base: Bundle,
+    definition: ModelDefinition,
+    dataset: Dataset,
+    *,
+    bundles: Path,
+    origin: str,
+    seed: int,
+    recent: Recent | None = None,
+) -> Candidate:
+    """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle.
+
+    Calibration, thresholds, golden rows, profile and band are measured anew on the dataset; inputs,
+    views, rules and reasons are the base's. The model must take "inputs" float32 [n, F] and give
+    "scores" float32 [n] of 0-1. There is no fitted model to compare it with, so parity is measured
+    between rows scored alone and the same rows scored together.
+
+    Args:
+        origin: where the model is from, for the record.
+
+    Raises:
+        InputInvalid: not such a model, or too little data.
+    """
+    model = OnnxFile(content, inputs=len(base.inputs))
+    x = parity_rows(dataset.holdout.matrix.columns(base.input_names), seed)[:ALONE_ROWS]
+    alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
+    made = Made(
+        content=content,
+        inputs=base.inputs,
+        views=base.views,
+        rules=base.rules,
+        reasons=base.reasons,
+        parity=Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone"),
+        origin=origin,
+    )
+    return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+
+
+def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Rows to compare scores on: some as they are, the same with holes, one that is all holes."""
+    rng = np.random.default_rng(seed)
+    some = x[np.sort(rng.permutation(len(x))[:PARITY_ROWS])]
+    holes = np.where(rng.random(some.shape) < 0.2, np.float32(np.nan), some)
+    mixed = np.empty((2 * len(some), x.shape[1]), np.float32)
+    mixed[0::2], mixed[1::2] = some, holes
+    return np.concatenate([np.full((1, x.shape[1]), np.nan, np.float32), mixed])
+
+
+def golden_rows(x: NDArray[np.float32], raw: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rows over the whole range of scores, half of them among the highest 5 %; one all missing."""
+    order = np.argsort(raw, kind="stable")
+    half = (GOLDEN_ROWS - 1) // 2
+    top = len(order) - max(1, len(order) // 20)
+    spread = np.linspace(0, top - 1, half).astype(int)
+    high = np.linspace(top, len(order) - 1, GOLDEN_ROWS - 1 - half).astype(int)
+    chosen = x[order[np.concatenate([spread, high])]]
+    return np.concatenate([np.full((1, x.shape[1]), np.nan, np.float32), chosen])
+
+
+def reference_values(x: NDArray[np.float32], names: Sequence[str]) -> dict[str, float | None]:
+    """The median of each input, None for one without values: what "usual" means in reasons."""
+    present = [column[np.isfinite(column)] for column in x.T]
+    return {
+        name: float(np.median(values)) if len(values) else None
+        for name, values in zip(names, present, strict=True)
+    }
+
+
+def _candidate(
+    made: Made,
+    definition: ModelDefinition,
+    dataset: Dataset,
+    recent: Recent | None,
+    *,
+    bundles: Path,
+    seed: int,
+) -> Candidate:
+    model = OnnxFile(made.content, inputs=len(made.inputs))
+    calibrating = dataset.calibrating
+    x = calibrating.matrix.columns(made.names)
+    raw = model.scores(x)
+    calibration = fit_calibration(raw, calibrating.y)
+    thresholds = fit_thresholds(
+        calibration.many(raw),
+        review_share=definition.decision.review_share,
+        decline_share=definition.decision.decline_share,
+    )
+    replayed = recent or Recent(dataset.holdout.matrix, "held-out days")
+    scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
+    bundle = Bundle(
+        model=definition.name,
+        inputs=made.inputs,
+        calibration=calibration,
+        thresholds=thresholds,
+        reasons=dict(made.reasons),
+        rules=made.rules,
+        reference=reference_values(dataset.fitting.matrix.columns(made.names), made.names),
+        golden=_golden(model, golden_rows(x, raw)),
+        views=made.views,
+        profile=_profile(
+            definition, dataset.holdout.matrix, made.names, model, calibration, thresholds
+        ),
+        alert_band=predicted_band(
+            thresholds.many(scores), replayed, factor=definition.gates.alert_band_factor
+        ),
+        data=dataset.data_window(),
+        seed=seed,
+        origin=made.origin,
+        files={MODEL_FILE: digest(made.content)},
+    )
+    folder = bundles / bundle.digest
+    write_bundle(bundle, made.content, folder)
+    return Candidate(folder, bundle, made.parity)
+
+
+def _golden(model: OnnxFile, rows: NDArray[np.float32]) -> Golden:
+    return Golden(
+        rows=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in rows),
+        scores=tuple(model.scores(rows).tolist()),
+        tolerance=GOLDEN_TOLERANCE,
+    )
+
+
+def _profile(
+    definition: ModelDefinition,
+    rows: Matrix,
+    names: Sequence[str],
+    model: OnnxFile,
+    calibration: Calibration,
+    thresholds: Thresholds,
+) -> Profile:
+    """The held-out days, which no model has seen: drift's inputs, scores and alerts."""
+    scores = calibration.many(model.scores(rows.columns(names)))
+    watched = [name for name in definition.drift.inputs if name in names]
+    alerts = thresholds.many(scores) > 0
+    return profile(rows.columns(watched), watched, scores, alerts, rows.unit)
+
+
+def _views(folder: ModelFolder) -> tuple[View, ...]:
+    """The views that the model's inputs read, directly or through a ratio."""
+    specs = folder.definition.inputs
+    read = {name for i in specs for name in (i.name, i.to)}
+    return tuple(
+        View(name=v.name, ttl_ms=v.ttl_ms)
+        for v in folder.views
+        if read.intersection(v.feature_names)
+    )

@@ -1,0 +1,100 @@
+"""An ONNX file run on one thread: what training, gates and replays score with."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.errors import InputInvalid
+from mlplatform.registry.bundle import INPUT_NAME, MAX_MODEL_BYTES, OUTPUT_NAME
+
+BATCH_ROWS = 8192
+
+
+class OnnxFile:
+    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n].
+
+    Raises:
+        InputInvalid: not an ONNX model that this machine can run, or another signature.
+    """
+
+    def __init__(self, content: bytes, *, inputs: int) -> None:
+        import onnxruntime as ort
+
+        if len(content) > MAX_MODEL_BYTES:
+            raise InputInvalid("ONNX model", None, f"more than {MAX_MODEL_BYTES} bytes")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        try:
+            self._session = ort.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+        except _runtime_errors() as error:
+            raise InputInvalid("ONNX model", None, str(error)) from error
+        self._check_signature(inputs)
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One raw score a row.
+
+        Raises:
+            InputInvalid: the model failed on these rows, or answered with another shape.
+        """
+        parts = [self._run(x[i : i + BATCH_ROWS]) for i in range(0, len(x), BATCH_ROWS)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def latencies_ms(
+        self, rows: NDArray[np.float32], *, calls: int, budget_s: float
+    ) -> NDArray[np.float64]:
+        """Milliseconds of single-row calls, after a warm-up; fewer than asked when time is up."""
+        for i in range(min(20, len(rows))):
+            self._run(rows[i : i + 1])
+        times: list[float] = []
+        stop = time.perf_counter() + budget_s
+        for i in range(calls):
+            row = rows[i % len(rows)][None, :]
+            began = time.perf_counter()
+            self._run(row)
+            ended = time.perf_counter()
+            times.append((ended - began) * 1000)
+            if ended > stop:
+                break
+        return np.array(times)
+
+    def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        try:
+            scores = self._session.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
+        except _runtime_errors() as error:
+            raise InputInvalid("ONNX model", None, str(error)) from error
+        if scores.shape != (len(x),):
+            raise InputInvalid("ONNX model", None, f"{len(x)} rows gave scores {scores.shape}")
+        result: NDArray[np.float64] = scores.astype(np.float64)
+        return result
+
+    def _check_signature(self, inputs: int) -> None:
+        found = [_signature(v) for v in self._session.get_inputs()]
+        given = [_signature(v) for v in self._session.get_outputs()]
+        wanted_in = (INPUT_NAME, "tensor(float)", 2, inputs)
+        if len(found) != 1 or found[0] != wanted_in:
+            problem = f"takes {found}; wanted: {INPUT_NAME!r} float32 [n, {inputs}]"
+            raise InputInvalid("ONNX model", None, problem)
+        if len(given) != 1 or given[0][:3] != (OUTPUT_NAME, "tensor(float)", 1):
+            problem = f"gives {given}; wanted: {OUTPUT_NAME!r} float32 [n]"
+            raise InputInvalid("ONNX model", None, problem)
+
+
+def _signature(value: Any) -> tuple[str, str, int, Any]:
+    shape = value.shape
+    return value.name, value.type, len(shape), shape[-1] if shape else None
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions have no common base but RuntimeError and Exception itself."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
+    runtime = ("RuntimeException", "NoSuchFile", "NoModel", "EPFail")
+    return tuple(getattr(state, name) for name in names + runtime)

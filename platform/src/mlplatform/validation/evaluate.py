@@ -1,0 +1,168 @@
+"""Gathers what the gates look at: runs the candidate and the champion on the same rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.errors import InputInvalid
+from mlplatform.models.definition import ModelDefinition
+from mlplatform.registry.bundle import MODEL_FILE, Bundle, load_bundle
+from mlplatform.training.calibration import calibration_error
+from mlplatform.training.candidate import Candidate
+from mlplatform.training.dataset import DAY_MS, Dataset, Labelled
+from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.validation.gates import (
+    DataEvidence,
+    Evidence,
+    ModelEvidence,
+    QualityEvidence,
+    ReplayEvidence,
+    SchemaEvidence,
+)
+from mlplatform.validation.replay import Recent, flip_share, strengths
+from mlplatform.validation.statistics import (
+    Interval,
+    average_precision,
+    average_precision_interval,
+)
+
+LATENCY_CALLS = 1000
+LATENCY_BUDGET_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A bundle on disk, checked, with its model loaded."""
+
+    bundle: Bundle
+    model: OnnxFile
+
+    def raw(self, rows: Labelled) -> NDArray[np.float64]:
+        return self.model.scores(rows.matrix.columns(self.bundle.input_names))
+
+
+def load_runnable(folder: Path) -> Runnable:
+    """The bundle of a folder, ready to score.
+
+    Raises:
+        BundleCorrupt: a file is not what its digest says.
+        InputInvalid: the model cannot be run.
+    """
+    bundle = load_bundle(folder)
+    content = (folder / MODEL_FILE).read_bytes()
+    return Runnable(bundle, OnnxFile(content, inputs=len(bundle.inputs)))
+
+
+def gather(
+    definition: ModelDefinition,
+    candidate: Candidate,
+    dataset: Dataset,
+    *,
+    champion: Runnable | None,
+    recent: Recent | None,
+    seed: int,
+) -> Evidence:
+    """What running both bundles showed; the candidate is read back from its folder.
+
+    Args:
+        recent: payments to replay; the held-out days where it is None.
+    """
+    challenger = load_runnable(candidate.folder)
+    replayed = recent or Recent(dataset.holdout.matrix, "held-out days")
+    return Evidence(
+        model=definition.name,
+        bundle=challenger.bundle.digest,
+        champion=champion.bundle.digest if champion else None,
+        data=data_evidence(definition, dataset),
+        schema=SchemaEvidence(
+            candidate=challenger.bundle.inputs,
+            champion=champion.bundle.inputs if champion else None,
+            declared=definition.inputs,
+        ),
+        quality=_quality(challenger, champion, dataset.judging, seed),
+        running=_running(challenger, candidate, dataset.judging),
+        replay=_replay(challenger, champion, replayed),
+    )
+
+
+def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence:
+    """What the training set holds, before anything is fitted to it."""
+    x = dataset.rows.matrix.columns([i.name for i in definition.inputs])
+    shares = np.isnan(x).mean(axis=0) if len(x) else np.full(x.shape[1], np.nan)
+    return DataEvidence(
+        rows=len(dataset.rows),
+        positives=int(dataset.rows.y.sum()),
+        missing_shares={
+            i.name: float(share) for i, share in zip(definition.inputs, shares, strict=True)
+        },
+        window_to_ms=dataset.window.to_ms,
+        matured_until_ms=dataset.as_of_ms - definition.label.maturity_days * DAY_MS,
+        labels_until_ms=dataset.labels_until_ms,
+    )
+
+
+def _quality(
+    challenger: Runnable, champion: Runnable | None, days: Labelled, seed: int
+) -> QualityEvidence:
+    own = challenger.raw(days)
+    unit, positives = days.matrix.unit, int(days.y.sum())
+    candidate = average_precision_interval(own, days.y, unit, seed=seed)
+    if champion is None:
+        return QualityEvidence(candidate, None, None, positives)
+    try:
+        other = champion.raw(days)
+    except InputInvalid:  # an input of the champion that nobody computes any more
+        nothing = Interval(math.nan, math.nan, math.nan)
+        return QualityEvidence(candidate, math.nan, nothing, positives)
+    seen = days.matrix.event_ms[days.matrix.event_ms < champion.bundle.data.to_ms]
+    return QualityEvidence(
+        candidate=candidate,
+        champion=average_precision(other, days.y),
+        difference=average_precision_interval(own, days.y, unit, seed=seed, baseline=other),
+        positives=positives,
+        champion_saw_days=len(np.unique(seen // DAY_MS)),
+    )
+
+
+def _running(challenger: Runnable, candidate: Candidate, days: Labelled) -> ModelEvidence:
+    bundle, model = challenger.bundle, challenger.model
+    golden = np.array(bundle.golden.rows, dtype=np.float32)
+    alone = np.concatenate([model.scores(row[None, :]) for row in golden])
+    together = model.scores(golden)
+    expected = np.array(bundle.golden.scores)
+    x = days.matrix.columns(bundle.input_names)
+    times = model.latencies_ms(
+        x if len(x) else golden, calls=LATENCY_CALLS, budget_s=LATENCY_BUDGET_S
+    )
+    return ModelEvidence(
+        calibration_error=calibration_error(bundle.calibrate_many(model.scores(x)), days.y),
+        positives=int(days.y.sum()),
+        parity_difference=candidate.parity.difference,
+        parity_against=candidate.parity.against,
+        golden_difference=float(np.max(np.abs([alone - expected, together - expected]))),
+        golden_tolerance=bundle.golden.tolerance,
+        latency_p99_ms=float(np.quantile(times, 0.99)) if len(times) else math.nan,
+        latency_calls=len(times),
+    )
+
+
+def _replay(challenger: Runnable, champion: Runnable | None, recent: Recent) -> ReplayEvidence:
+    decisions = strengths(challenger.bundle, challenger.model, recent.matrix)
+    flips = None
+    if champion is not None:
+        try:
+            flips = flip_share(decisions, strengths(champion.bundle, champion.model, recent.matrix))
+        except InputInvalid:  # as in _quality
+            flips = math.nan
+    return ReplayEvidence(
+        rows=len(recent.matrix),
+        source=recent.source,
+        band=challenger.bundle.alert_band,
+        alert_share=float(np.mean(decisions > 0)) if len(decisions) else math.nan,
+        flip_share=flips,
+    )

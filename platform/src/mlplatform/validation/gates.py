@@ -1,0 +1,311 @@
+"""Whether a candidate may serve: pure gates over measured evidence, each with its reason.
+
+A missing or NaN number is inconclusive, and an inconclusive gate does not pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlplatform.models.definition import GatePolicy, InputSpec, TrainingPolicy
+from mlplatform.registry.bundle import AlertBand
+from mlplatform.validation.statistics import Interval
+
+Verdict = Literal["passed", "failed", "inconclusive"]
+
+MINIMUM_POSITIVES = 10
+MINIMUM_CALLS = 100
+MINIMUM_REPLAYED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What one gate saw, what it allows, and why it decided so."""
+
+    name: str
+    verdict: Verdict
+    observed: float | None
+    limit: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataEvidence:
+    """What the training set holds; `labels_until_ms` is the latest arrival of any label."""
+
+    rows: int
+    positives: int
+    missing_shares: Mapping[str, float]
+    window_to_ms: int
+    matured_until_ms: int
+    labels_until_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaEvidence:
+    """Inputs of the candidate, of the champion if there is one, and as model.yaml declares them."""
+
+    candidate: Sequence[InputSpec]
+    champion: Sequence[InputSpec] | None
+    declared: Sequence[InputSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class QualityEvidence:
+    """Average precision on the days kept for the gates; differences are candidate less champion.
+
+    `champion` and `difference` are None for a first version. `champion_saw_days` counts those of
+    the days that the champion had itself been made from: they flatter it.
+    """
+
+    candidate: Interval
+    champion: float | None
+    difference: Interval | None
+    positives: int
+    champion_saw_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvidence:
+    """What running the candidate's own file showed."""
+
+    calibration_error: float
+    positives: int
+    parity_difference: float
+    parity_against: str
+    golden_difference: float
+    golden_tolerance: float
+    latency_p99_ms: float
+    latency_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayEvidence:
+    """What replaying recent payments showed; `flip_share` is None for a first version."""
+
+    rows: int
+    source: str
+    band: AlertBand
+    alert_share: float
+    flip_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that the gates look at."""
+
+    model: str
+    bundle: str
+    champion: str | None
+    data: DataEvidence
+    schema: SchemaEvidence
+    quality: QualityEvidence
+    running: ModelEvidence
+    replay: ReplayEvidence
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """All gates of one candidate."""
+
+    model: str
+    bundle: str
+    champion: str | None
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every gate passed; a report without gates has not."""
+        return bool(self.gates) and all(g.verdict == "passed" for g in self.gates)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it did not pass."""
+        return tuple(f"{g.name}: {g.reason}" for g in self.gates if g.verdict != "passed")
+
+
+def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> GateReport:
+    """Every gate's result on the evidence."""
+    results = (
+        *judge_data(evidence.data, gates, training),
+        judge_schema(evidence.schema),
+        judge_quality(evidence.quality, gates),
+        judge_calibration(evidence.running, gates),
+        judge_parity(evidence.running, gates),
+        judge_golden(evidence.running),
+        judge_latency(evidence.running, gates),
+        judge_alerts(evidence.replay, gates),
+        judge_flips(evidence.replay, gates),
+    )
+    return GateReport(evidence.model, evidence.bundle, evidence.champion, results)
+
+
+def judge_data(
+    data: DataEvidence, gates: GatePolicy, training: TrainingPolicy
+) -> tuple[GateResult, ...]:
+    """Enough rows and frauds, no input nearly always missing, no label from before its time."""
+    shares = data.missing_shares
+    unknown = [name for name, share in shares.items() if math.isnan(share)]
+    worst = max(shares, key=lambda name: shares[name], default=None)
+    if worst is None or unknown:
+        missing = GateResult(
+            "missing_values", "inconclusive", None, gates.missing_share, "no rows to count"
+        )
+    else:
+        missing = _at_most(
+            "missing_values", shares[worst], gates.missing_share, f"{worst} is missing most often"
+        )
+    return (
+        _at_least("rows", data.rows, training.minimum_rows, "payments in the window"),
+        _at_least("positives", data.positives, training.minimum_positives, "frauds in the window"),
+        missing,
+        _judge_maturity(data),
+    )
+
+
+def judge_schema(schema: SchemaEvidence) -> GateResult:
+    """The champion's inputs, or else exactly those that model.yaml declares."""
+    found = {_signature(i) for i in schema.candidate}
+    wanted = {_signature(i) for i in schema.champion or schema.declared}
+    differing = sorted(name for name, *_ in found ^ wanted)
+    count = float(len(differing))
+    if list(schema.candidate) == list(schema.champion or schema.declared):
+        whose = "the champion's" if schema.champion else "as declared in model.yaml"
+        return GateResult("schema", "passed", count, 0.0, f"the inputs are {whose}")
+    if list(schema.candidate) == list(schema.declared):
+        reason = f"a change declared in model.yaml: {', '.join(differing) or 'the order'}"
+        return GateResult("schema", "passed", count, None, reason)
+    reason = f"inputs differ undeclared: {', '.join(differing) or 'their order'}"
+    return GateResult("schema", "failed", count, 0.0, reason)
+
+
+def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
+    """Not worse than the champion by more than is tolerated; a first version, good enough.
+
+    The whole interval must be on the good side. Where the limit lies within it, the data cannot
+    say: inconclusive.
+    """
+    name = "quality"
+    if quality.positives < MINIMUM_POSITIVES:
+        reason = f"{quality.positives} frauds on the days to judge; wanted: {MINIMUM_POSITIVES}"
+        return GateResult(name, "inconclusive", None, None, reason)
+    if quality.champion is None or quality.difference is None:
+        text = "average precision {value:.3f} ({low:.3f} to {high:.3f})"
+        return _above(name, quality.candidate, gates.minimum_average_precision, text)
+    text = (
+        f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f}; "
+        "difference {value:+.3f} ({low:+.3f} to {high:+.3f})"
+    )
+    if quality.champion_saw_days:
+        text += f"; the champion was made from {quality.champion_saw_days} of these days"
+    return _above(name, quality.difference, -gates.average_precision_drop, text)
+
+
+def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
+    """Probabilities mean what they say on days that the calibration did not see."""
+    name, limit = "calibration", gates.calibration_error
+    if running.positives < MINIMUM_POSITIVES:
+        reason = f"{running.positives} frauds on the days to judge; wanted: {MINIMUM_POSITIVES}"
+        return GateResult(name, "inconclusive", None, limit, reason)
+    return _at_most(name, running.calibration_error, limit, "expected calibration error")
+
+
+def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
+    """The ONNX file gives the scores that it should."""
+    what = f"largest difference to {running.parity_against}"
+    return _at_most("onnx_parity", running.parity_difference, gates.onnx_difference, what)
+
+
+def judge_golden(running: ModelEvidence) -> GateResult:
+    """The written bundle repeats its own examples."""
+    what = "largest difference on the golden rows"
+    return _at_most("golden", running.golden_difference, running.golden_tolerance, what)
+
+
+def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
+    """One row on one thread is fast enough."""
+    name, limit = "latency", gates.latency_p99_ms
+    if running.latency_calls < MINIMUM_CALLS:
+        reason = f"{running.latency_calls} calls measured; wanted: {MINIMUM_CALLS}"
+        if running.latency_p99_ms > limit:
+            return GateResult(name, "failed", running.latency_p99_ms, limit, reason)
+        return GateResult(name, "inconclusive", _number(running.latency_p99_ms), limit, reason)
+    return _at_most(name, running.latency_p99_ms, limit, "ms at the 99th percentile")
+
+
+def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
+    """The predicted share of alerts is one that people can work with, and has a band."""
+    name, share = "alert_share", replay.alert_share
+    low, high = gates.alert_share_minimum, gates.alert_share_maximum
+    if replay.rows < MINIMUM_REPLAYED or math.isnan(share):
+        reason = f"{replay.rows} payments replayed; wanted: {MINIMUM_REPLAYED}"
+        return GateResult(name, "inconclusive", None, high, reason)
+    band = replay.band
+    reason = (
+        f"{share:.4f} of {replay.rows} payments ({replay.source}) would raise an alert; "
+        f"wanted: {low:g} to {high:g}; expected live: {band.low:.4f} to {band.high:.4f}"
+    )
+    inside = low <= share <= high and band.low <= share <= band.high
+    limit = low if share < low else high
+    return GateResult(name, "passed" if inside else "failed", share, limit, reason)
+
+
+def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
+    """Not too many recent payments would be decided otherwise than by the champion."""
+    name, limit = "decision_flips", gates.decision_flip_share
+    if replay.flip_share is None:
+        return GateResult(name, "passed", None, limit, "a first version has nothing to differ from")
+    if replay.rows < MINIMUM_REPLAYED:
+        reason = f"{replay.rows} payments replayed; wanted: {MINIMUM_REPLAYED}"
+        return GateResult(name, "inconclusive", _number(replay.flip_share), limit, reason)
+    return _at_most(name, replay.flip_share, limit, "of replayed payments decided differently")
+
+
+def _judge_maturity(data: DataEvidence) -> GateResult:
+    name = "label_maturity"
+    early_days = (data.window_to_ms - data.matured_until_ms) / 86_400_000
+    if early_days > 0:
+        reason = "the window holds payments whose labels have not matured"
+        return GateResult(name, "failed", early_days, 0.0, reason)
+    if data.labels_until_ms is None:
+        return GateResult(name, "inconclusive", None, 0.0, "no label has ever arrived")
+    silent_days = (data.window_to_ms - data.labels_until_ms) / 86_400_000
+    reason = "days between the last label that arrived and the window's end"
+    verdict: Verdict = "passed" if silent_days <= 0 else "failed"
+    if verdict == "failed":
+        reason += ": labels have stopped coming"
+    return GateResult(name, verdict, silent_days, 0.0, reason)
+
+
+def _above(name: str, interval: Interval, limit: float, text: str) -> GateResult:
+    value, low, high = interval.value, interval.low, interval.high
+    if any(math.isnan(v) for v in (value, low, high)):
+        return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
+    reason = f"{text.format(value=value, low=low, high=high)}; wanted: above {limit:g}"
+    if low >= limit:
+        return GateResult(name, "passed", low, limit, reason)
+    verdict: Verdict = "failed" if high < limit else "inconclusive"
+    return GateResult(name, verdict, low, limit, reason)
+
+
+def _at_most(name: str, value: float, limit: float, what: str) -> GateResult:
+    if math.isnan(value):
+        return GateResult(name, "inconclusive", None, limit, f"{what}: not a number")
+    reason = f"{what}: {value:.4g}; allowed: {limit:g}"
+    return GateResult(name, "passed" if value <= limit else "failed", value, limit, reason)
+
+
+def _at_least(name: str, value: int, limit: int, what: str) -> GateResult:
+    reason = f"{value} {what}; wanted: {limit} or more"
+    return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _signature(spec: InputSpec) -> tuple[str, str, str, str]:
+    return spec.name, spec.kind, spec.of or "", spec.to or ""
