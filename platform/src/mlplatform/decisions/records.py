@@ -90,6 +90,22 @@ def arrow_schema(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([(name, pa.type_for_alias(COLUMNS[name])) for name in columns])
 
 
+def arrow_table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as SQLite gives them, as a table of this schema."""
+    import pyarrow as pa
+
+    if not rows:
+        return schema.empty_table()
+    columns = [
+        # SQLite has no type for truth: it gives 0 and 1
+        pa.array(values, pa.int8()).cast(pa.bool_())
+        if field.type == pa.bool_()
+        else pa.array(values, field.type)
+        for values, field in zip(zip(*rows, strict=True), schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
 _encode = msgspec.json.Encoder().encode
 _sha256 = hashlib.sha256
 _SCORE = SCALARS.index("score") - 2

@@ -1,0 +1,255 @@
+"""Many requests, one transaction: a thread that appends whatever came in since it last did."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Final, Protocol
+
+import msgspec
+
+from mlplatform.decisions.log import Entry, Outcome
+from mlplatform.errors import Busy, PlatformError, Refused, StaleFence, Unavailable
+
+HEARTBEAT_S: Final = 1.0
+QUEUED_ENTRIES: Final = 4_096
+_logger = logging.getLogger(__name__)
+
+
+class WriterLog(Protocol):
+    """What group commit needs of a log."""
+
+    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]: ...
+
+    def heartbeat(self, writer: str, event_ms: int | None = None) -> None: ...
+
+    def close_writer(self, writer: str) -> None: ...
+
+    def checkpoint(self) -> None: ...
+
+
+class GroupCommit:
+    """Durable appends for threads.
+
+    Args:
+        writer: the name under which this process numbers its records.
+        max_batch: entries of one transaction; a larger submission still goes as one.
+        max_wait_ms: how long a batch waits for company while there is some; the first submission
+            after a pause does not wait.
+        reached_ms: the event time before which the owner has nothing left to submit, asked each
+            second: it moves the watermark of an idle writer. Without it only records move it.
+    """
+
+    def __init__(
+        self,
+        log: WriterLog,
+        writer: str,
+        max_batch: int = 64,
+        max_wait_ms: float = 2.0,
+        *,
+        reached_ms: Callable[[], int | None] | None = None,
+    ) -> None:
+        self._committer = _Committer(log, writer, max_batch, max_wait_ms, reached_ms, _settle)
+
+    def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]:
+        """Queue entries for one of the next transactions; all of them go in the same one.
+
+        Raises:
+            Busy: too much is queued.
+            Refused: this was closed.
+        """
+        answer: Future[list[Outcome]] = Future()
+        answer.set_running_or_notify_cancel()
+        self._committer.put(_Ticket(entries, answer))
+        return answer
+
+    def close(self) -> None:
+        """Append what is queued, then say that this writer is done."""
+        self._committer.close()
+
+
+class AsyncGroupCommit:
+    """Durable appends for an event loop, which is woken once a batch and not once a request.
+
+    Args: as for GroupCommit; made in the loop's thread.
+    """
+
+    def __init__(
+        self,
+        log: WriterLog,
+        writer: str,
+        max_batch: int = 64,
+        max_wait_ms: float = 2.0,
+        *,
+        reached_ms: Callable[[], int | None] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._committer = _Committer(log, writer, max_batch, max_wait_ms, reached_ms, self._deliver)
+
+    def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
+        """Queue entries for one of the next transactions; all of them go in the same one.
+
+        Cancelling the future does not take the entries back.
+
+        Raises:
+            Busy: too much is queued.
+            Refused: this was closed.
+        """
+        answer: asyncio.Future[list[Outcome]] = self._loop.create_future()
+        self._committer.put(_Ticket(entries, answer))
+        return answer
+
+    async def close(self) -> None:
+        """Append what is queued, then say that this writer is done."""
+        await self._loop.run_in_executor(None, self._committer.close)
+
+    def _deliver(self, tickets: list[_Ticket]) -> None:
+        self._loop.call_soon_threadsafe(_settle, tickets)
+
+
+class _Ticket(msgspec.Struct, eq=False):
+    entries: Sequence[Entry]
+    answer: Future[list[Outcome]] | asyncio.Future[list[Outcome]]
+    outcomes: list[Outcome] = []
+    error: Exception | None = None
+
+
+def _settle(tickets: list[_Ticket]) -> None:
+    for ticket in tickets:
+        if ticket.answer.done():
+            continue
+        if ticket.error is not None:
+            ticket.answer.set_exception(ticket.error)
+        else:
+            ticket.answer.set_result(ticket.outcomes)
+
+
+class _Committer:
+    def __init__(
+        self,
+        log: WriterLog,
+        writer: str,
+        max_batch: int,
+        max_wait_ms: float,
+        reached_ms: Callable[[], int | None] | None,
+        deliver: Callable[[list[_Ticket]], None],
+    ) -> None:
+        self._log = log
+        self._writer = writer
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_ms / 1000
+        self._reached_ms = reached_ms or (lambda: None)
+        self._deliver = deliver
+        self._tickets: list[_Ticket] = []
+        self._queued = 0
+        self._company = False
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._failure: Exception | None = None
+        log.heartbeat(writer)
+        self._threads = [
+            threading.Thread(target=self._commit, name=f"commit {writer}", daemon=True),
+            threading.Thread(target=self._checkpoint, name=f"checkpoint {writer}", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, ticket: _Ticket) -> None:
+        with self._changed:
+            if self._failure is not None:
+                raise Unavailable(f"nothing commits for {self._writer}") from self._failure
+            if self._closed.is_set():
+                raise Refused(f"the commit queue of {self._writer} is closed")
+            if self._queued >= QUEUED_ENTRIES:
+                raise Busy(f"{self._queued} records of {self._writer} wait to be committed")
+            self._tickets.append(ticket)
+            self._queued += len(ticket.entries)
+            if len(self._tickets) == 1 or self._queued >= self._max_batch:
+                self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed.set()
+            self._changed.notify()
+        for thread in self._threads:
+            thread.join()
+        self._log.close_writer(self._writer)
+
+    def _commit(self) -> None:
+        try:
+            self._commit_until_closed()
+        except Exception as error:
+            _logger.exception("nothing commits for %s any more", self._writer)
+            with self._changed:
+                self._failure, left, self._tickets = error, self._tickets, []
+            self._fail(left, error)
+
+    def _commit_until_closed(self) -> None:
+        beat_s = time.monotonic() + HEARTBEAT_S
+        while not self._closed.is_set() or self._tickets:
+            self._append(self._take(beat_s - time.monotonic()))
+            if time.monotonic() >= beat_s:
+                self._heartbeat()
+                beat_s = time.monotonic() + HEARTBEAT_S
+
+    def _take(self, wait_s: float) -> list[_Ticket]:
+        with self._changed:
+            if not self._tickets and not self._closed.is_set() and wait_s > 0:
+                self._changed.wait(wait_s)
+            if self._company and self._queued < self._max_batch and self._max_wait_s > 0:
+                self._changed.wait(self._max_wait_s)
+            size = count = 0
+            while count < len(self._tickets) and (count == 0 or size < self._max_batch):
+                size += len(self._tickets[count].entries)
+                count += 1
+            taken, self._tickets = self._tickets[:count], self._tickets[count:]
+            self._queued -= size
+            self._company = count > 1
+            return taken
+
+    def _append(self, tickets: list[_Ticket]) -> None:
+        if not tickets:
+            return
+        try:
+            outcomes = iter(
+                self._log.append(self._writer, [e for ticket in tickets for e in ticket.entries])
+            )
+        except (Unavailable, StaleFence) as error:
+            self._fail(tickets, error)
+        except Exception as error:  # noqa: BLE001 -- it goes to whoever waits for the answer
+            if len(tickets) == 1:
+                self._fail(tickets, error)
+                return
+            for ticket in tickets:  # one bad record must not fail its neighbours
+                self._append([ticket])
+        else:
+            for ticket in tickets:
+                ticket.outcomes = [next(outcomes) for _ in ticket.entries]
+            self._deliver(tickets)
+
+    def _fail(self, tickets: list[_Ticket], error: Exception) -> None:
+        for ticket in tickets:
+            ticket.error = error
+        self._deliver(tickets)
+
+    def _heartbeat(self) -> None:
+        reached_ms = self._reached_ms()
+        for _ in range(QUEUED_ENTRIES):  # what was submitted before it was asked is appended first
+            if not self._tickets:
+                break
+            self._append(self._take(0))
+        try:
+            self._log.heartbeat(self._writer, reached_ms)
+        except PlatformError as error:
+            _logger.warning("no heartbeat for %s: %s", self._writer, error)
+
+    def _checkpoint(self) -> None:
+        while not self._closed.wait(HEARTBEAT_S):
+            try:
+                self._log.checkpoint()
+            except PlatformError as error:
+                _logger.warning("no checkpoint of the decision log: %s", error)

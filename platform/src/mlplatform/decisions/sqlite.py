@@ -1,0 +1,298 @@
+"""The decision log in one folder: SQLite takes the appends, Parquet segments keep the rest."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mlplatform import sqlite
+from mlplatform.clock import SystemClock
+from mlplatform.decisions import reader, seal, tables, verify
+from mlplatform.decisions.log import (
+    Appended,
+    Entry,
+    Idempotency,
+    ManifestHead,
+    Outcome,
+    Repeated,
+    Span,
+    Stored,
+    VerifyReport,
+    Watermark,
+)
+from mlplatform.decisions.records import GENESIS, Record, Sealable, link, record_digest, stored_form
+from mlplatform.errors import InputInvalid, StaleFence, Unavailable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KEY_LIFE_MS: Final = 7 * 86_400_000
+LIVE_WITHIN_MS: Final = 10_000
+_AUTOCHECKPOINT_PAGES = 20_000
+_WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SYSTEM = SystemClock()
+_EVENT_MS = tuple(Record.__struct_fields__).index("event_ms")
+_ADVANCE = """
+UPDATE writers SET seq = ?, chain = ?, heartbeat_at_ms = ?, closed = 0,
+    event_ms = max(coalesce(event_ms, ?), coalesce(?, event_ms))
+WHERE writer = ? AND session = ? AND seq = ? AND chain = ?
+"""
+_CLAIM = """
+INSERT INTO writers VALUES (?, 0, ?, NULL, ?, 0, 1)
+ON CONFLICT (writer) DO UPDATE SET session = session + 1
+RETURNING session, seq, chain
+"""
+_FIND = """
+SELECT answer, body_digest, decision_id FROM idempotency
+WHERE client = ? AND model = ? AND key = ?
+"""
+
+
+class _Head(msgspec.Struct, frozen=True):
+    session: int
+    seq: int
+    chain: bytes
+
+
+class _KeyTaken(Exception):
+    """At least one key of the batch was answered before."""
+
+
+class SqliteDecisionLog:
+    """Any number of processes may read; a writer's name belongs to whoever claimed it last.
+
+    Args:
+        folder: holds decisions.db and segments/; made at first use.
+        wall_ms: wall time, for heartbeats and the life of idempotency keys.
+        durable: fsync each append (`durability: disk`), not only survive killed processes.
+        segment_rows: the least and the most records that a segment holds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        wall_ms: Callable[[], int] = _SYSTEM.wall_ms,
+        *,
+        durable: bool = False,
+        segment_rows: tuple[int, int] = (1_000, 50_000),
+    ) -> None:
+        self._folder = folder
+        self._path = folder / tables.DATABASE
+        self._wall_ms = wall_ms
+        self._segment_rows = segment_rows
+        self._db = sqlite.connect(self._path, schema=tables.SCHEMA, durable=durable, threads=True)
+        self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+        self._lookups = sqlite.connect(self._path, threads=True)
+        self._heads: dict[str, _Head] = {}
+        self._lock = threading.Lock()
+        self._lookups_lock = threading.Lock()
+
+    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
+        """Make all entries durable in one transaction; outcomes in the order of the entries."""
+        forms = [stored_form(entry.record) for entry in entries]
+        with self._lock:
+            try:
+                with self._transaction():
+                    head, outcomes = self._write(writer, entries, forms, {})
+            except _KeyTaken:
+                with self._transaction():
+                    repeats = self._repeats(entries)
+                    head, outcomes = self._write(writer, entries, forms, repeats)
+            self._heads[writer] = head
+        return outcomes
+
+    def find(self, client: str, model: str, key: str) -> Stored | None:
+        """The answer given under a key, while it is kept: seven days or a little longer."""
+        with self._lookups_lock, self._translated():
+            row = self._lookups.execute(_FIND, (client, model, key)).fetchone()
+        return None if row is None else Stored(*row)
+
+    def read(self, span: Span) -> pa.Table:
+        """The records of the span, by writer and number, with the span's columns."""
+        with self._snapshot() as db:
+            return reader.read(db, self._folder, span)
+
+    def seal(self) -> ManifestHead:
+        """Move what has piled up into immutable segments; the head is for anchoring elsewhere."""
+        with self._translated(), seal.lock(self._folder), closing(self._connection()) as db:
+            limits = seal.Limits(*self._segment_rows)
+            for _ in seal.steps(db, self._folder, limits, now_ms=self._wall_ms()):
+                pass
+            return tables.head(db)
+
+    def verify(self, anchor: ManifestHead | None = None) -> VerifyReport:
+        """Check every digest, every chain, every segment, and the anchor if there is one."""
+        with self._snapshot() as db:
+            return verify.verify(db, self._folder, anchor)
+
+    def watermarks(self) -> list[Watermark]:
+        """One per writer, by name."""
+        with self._lookups_lock, self._translated():
+            rows = tables.writers(self._lookups)
+        oldest = self._wall_ms() - LIVE_WITHIN_MS
+        return [
+            Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, _live(w, oldest))
+            for w in rows
+        ]
+
+    def latest_event_ms(self) -> int | None:
+        """The largest event time that any writer has reached."""
+        with self._lookups_lock, self._translated():
+            row = self._lookups.execute("SELECT max(event_ms) FROM writers").fetchone()
+        latest: int | None = row[0]
+        return latest
+
+    def heartbeat(self, writer: str, event_ms: int | None = None) -> None:
+        """Say that the writer lives, and that it has nothing left to append before `event_ms`.
+
+        Raises:
+            StaleFence: another process has claimed the writer's name.
+        """
+        with self._lock:
+            with self._transaction():
+                head = self._head(writer)
+                self._advance(writer, head, head, event_ms)
+            self._heads[writer] = head
+
+    def close_writer(self, writer: str) -> None:
+        """Say that the writer will append nothing more: nobody waits for its watermark."""
+        with self._lock:
+            head = self._heads.pop(writer, None)
+            if head is not None:
+                with self._transaction():
+                    self._db.execute(
+                        "UPDATE writers SET closed = 1 WHERE writer = ? AND session = ?",
+                        (writer, head.session),
+                    )
+
+    def checkpoint(self) -> None:
+        """Move what can be moved from the write-ahead log into the database, blocking nobody."""
+        with self._translated(), closing(self._connection()) as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """Close the connections; writers that are open stay live until their heartbeat is old."""
+        with self._lock, self._lookups_lock:
+            self._db.close()
+            self._lookups.close()
+
+    def _write(
+        self,
+        writer: str,
+        entries: Sequence[Entry],
+        forms: Sequence[Sealable],
+        repeats: dict[int, Repeated],
+    ) -> tuple[_Head, list[Outcome]]:
+        before = self._head(writer)
+        seq, chain = before.seq, before.chain
+        expires_at_ms = self._wall_ms() + KEY_LIFE_MS
+        outcomes: list[Outcome] = []
+        rows: list[tuple[object, ...]] = []
+        keys: list[tuple[object, ...]] = []
+        for index, (entry, form) in enumerate(zip(entries, forms, strict=True)):
+            if index in repeats:
+                outcomes.append(repeats[index])
+                continue
+            seq += 1
+            digest = record_digest(writer, seq, form.scalars, form.payload_digest)
+            chain = link(chain, digest)
+            outcomes.append(Appended(seq))
+            rows.append(
+                (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
+            )
+            if entry.idempotency is not None:
+                keys.append(_key_row(entry, entry.idempotency, expires_at_ms))
+        after = _Head(before.session, seq, chain)
+        latest_ms = max((form.scalars[_EVENT_MS] for form in forms), default=None)
+        self._advance(writer, before, after, latest_ms)
+        if tables.insert_keys(self._db, keys) < len(keys):
+            raise _KeyTaken
+        tables.insert_records(self._db, rows)
+        return after, outcomes
+
+    def _repeats(self, entries: Sequence[Entry]) -> dict[int, Repeated]:
+        first: dict[tuple[str, str, str], tuple[bytes, str]] = {}
+        repeats: dict[int, Repeated] = {}
+        for index, entry in enumerate(entries):
+            given = entry.idempotency
+            if given is None:
+                continue
+            key = (given.client, entry.record.model, given.key)
+            row = self._db.execute(_FIND, key).fetchone()
+            known = first.get(key) if row is None else (row[0], row[1])
+            if known is None:
+                first[key] = (given.answer, given.body_digest)
+            else:
+                repeats[index] = Repeated(known[0], known[1] == given.body_digest)
+        return repeats
+
+    def _head(self, writer: str) -> _Head:
+        known = self._heads.get(writer)
+        if known is not None:
+            return known
+        if not _WRITER_NAME.fullmatch(writer):
+            raise InputInvalid(f"writer {writer!r}", None, f"wanted: {_WRITER_NAME.pattern}")
+        row = self._db.execute(_CLAIM, (writer, GENESIS, self._wall_ms())).fetchone()
+        return _Head(*row)
+
+    def _advance(self, writer: str, before: _Head, after: _Head, event_ms: int | None) -> None:
+        now_ms = self._wall_ms()
+        head = (writer, before.session, before.seq, before.chain)
+        values = (after.seq, after.chain, now_ms, event_ms, event_ms, *head)
+        if self._db.execute(_ADVANCE, values).rowcount != 1:
+            raise StaleFence(
+                f"another process writes to the decision log as {writer!r};"
+                f" this one stopped at record {before.seq}"
+            )
+
+    def _connection(self) -> sqlite3.Connection:
+        return sqlite.connect(self._path)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translated():
+            try:
+                with sqlite.transaction(self._db):
+                    yield
+            finally:
+                # a commit that failed, on a full disk say, may leave its transaction open
+                if self._db.in_transaction:
+                    self._db.rollback()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        with self._translated(), closing(self._connection()) as db:
+            db.execute("BEGIN")
+            yield db
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise Unavailable(f"decision log {self._path}") from error
+
+
+def _live(writer: tables.Writer, oldest_ms: int) -> bool:
+    return not writer.closed and writer.heartbeat_at_ms >= oldest_ms
+
+
+def _key_row(entry: Entry, key: Idempotency, expires_at_ms: int) -> tuple[object, ...]:
+    record = entry.record
+    return (
+        key.client,
+        record.model,
+        key.key,
+        key.body_digest,
+        key.answer,
+        record.decision_id,
+        expires_at_ms,
+    )

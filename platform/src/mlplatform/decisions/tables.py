@@ -1,0 +1,159 @@
+"""The tables of decisions.db: records not yet sealed, idempotency keys, writer heads, manifest."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from mlplatform.decisions.log import ManifestHead, WriterHead
+from mlplatform.decisions.records import COLUMNS, GENESIS, SCALARS
+
+DATABASE: Final = "decisions.db"
+STORED: Final = (*SCALARS, "payload_digest", "digest", "chain", "payload")
+"""Columns of a stored record; the payload is last, so that reading the others skips its pages."""
+
+_SQL_TYPES = {
+    "string": "TEXT",
+    "int64": "INTEGER",
+    "int8": "INTEGER",
+    "float64": "REAL",
+    "bool": "INTEGER",
+}
+_SCALAR_COLUMNS = ",\n".join(f"    {name} {_SQL_TYPES[COLUMNS[name]]}" for name in SCALARS)
+
+SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS records (
+{_SCALAR_COLUMNS},
+    payload_digest BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    chain BLOB NOT NULL,
+    payload TEXT,
+    PRIMARY KEY (writer, seq)
+) STRICT;
+CREATE TABLE IF NOT EXISTS idempotency (
+    client TEXT NOT NULL,
+    model TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body_digest TEXT NOT NULL,
+    answer BLOB NOT NULL,
+    decision_id TEXT NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (client, model, key)
+) STRICT;
+CREATE TABLE IF NOT EXISTS writers (
+    writer TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    chain BLOB NOT NULL,
+    event_ms INTEGER,
+    heartbeat_at_ms INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    session INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS segments (
+    number INTEGER PRIMARY KEY,
+    writer TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    from_ms INTEGER NOT NULL,
+    to_ms INTEGER NOT NULL,
+    chain BLOB NOT NULL,
+    sha256 TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    UNIQUE (writer, first)
+) STRICT;
+"""
+
+_CHUNKS = (64, 32, 16, 8, 4, 2, 1)
+
+
+class Writer(NamedTuple):
+    """A row of the table of writers."""
+
+    writer: str
+    seq: int
+    chain: bytes
+    event_ms: int | None
+    heartbeat_at_ms: int
+    closed: int
+    session: int
+
+
+def insert_records(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+    """Write stored records; the number written."""
+    return _insert(db, "INSERT INTO records", len(STORED), rows)
+
+
+def insert_keys(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+    """Write idempotency keys, skipping those that are there; the number written."""
+    return _insert(db, "INSERT OR IGNORE INTO idempotency", 7, rows)
+
+
+def writers(db: sqlite3.Connection) -> list[Writer]:
+    """Every writer that this log has seen, by name."""
+    query = f"SELECT {', '.join(Writer._fields)} FROM writers ORDER BY writer"
+    return [Writer(*row) for row in db.execute(query)]
+
+
+def sealed(db: sqlite3.Connection) -> dict[str, int]:
+    """Per writer, the last number that a segment holds; rows up to it no longer count."""
+    return dict(db.execute("SELECT writer, max(last) FROM segments GROUP BY writer"))
+
+
+def head(db: sqlite3.Connection) -> ManifestHead:
+    """The manifest's head and every writer's, as of this transaction."""
+    last = db.execute("SELECT number, digest FROM segments ORDER BY number DESC LIMIT 1").fetchone()
+    count, digest = last or (0, GENESIS.hex())
+    heads: Mapping[str, WriterHead] = {
+        w.writer: WriterHead(w.seq, w.chain.hex()) for w in writers(db)
+    }
+    return ManifestHead(count, digest, heads)
+
+
+def unsealed(
+    db: sqlite3.Connection, writer: str, *, after: int, limit: int = -1
+) -> list[tuple[Any, ...]]:
+    """Stored records of a writer with larger numbers, in order."""
+    query = (
+        f"SELECT {', '.join(STORED)} FROM records WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?"
+    )
+    return db.execute(query, (writer, after, limit)).fetchall()
+
+
+def delete_keys(db: sqlite3.Connection, *, now_ms: int, limit: int) -> int:
+    """Drop the oldest keys whose time has passed, at most `limit`; the number dropped.
+
+    Keys expire in the order in which they came, so the first that lives ends the search.
+    """
+    oldest: Iterable[tuple[int, int]] = db.execute(
+        "SELECT rowid, expires_at_ms FROM idempotency ORDER BY rowid LIMIT ?", (limit,)
+    )
+    expired = [rowid for rowid, expires_at_ms in oldest if expires_at_ms <= now_ms]
+    if expired:
+        db.execute("DELETE FROM idempotency WHERE rowid <= ?", (expired[-1],))
+    return len(expired)
+
+
+def _insert(
+    db: sqlite3.Connection, statement: str, width: int, rows: Sequence[Sequence[Any]]
+) -> int:
+    # One statement for many rows: the interpreter lock is released and taken again per step of a
+    # statement, and next to a busy event loop each time costs up to a switch interval (5 ms).
+    one = f"({','.join('?' * width)})"
+    written = 0
+    for chunk in _chunks(rows):
+        values = ",".join([one] * len(chunk))
+        flat = [value for row in chunk for value in row]
+        written += db.execute(f"{statement} VALUES {values}", flat).rowcount
+    return written
+
+
+def _chunks(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    # few sizes, so that the statements stay prepared
+    start = 0
+    while start < len(rows):
+        size = next(size for size in _CHUNKS if size <= len(rows) - start)
+        yield rows[start : start + size]
+        start += size
