@@ -1,0 +1,321 @@
+"""One pass over a model's rollouts: read the journal, take the steps that are due, exit.
+
+A pass may die between any two writes: each is idempotent or refused a second time, and the next
+pass reads the journal and goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from mlplatform.errors import Busy, Refused, StaleFence, Unavailable
+from mlplatform.models.definition import ModelDefinition
+from mlplatform.rollout.journal import Fence
+from mlplatform.rollout.observe import observe
+from mlplatform.rollout.plan import (
+    Advance,
+    AskApproval,
+    Confirm,
+    Deploy,
+    Hold,
+    Move,
+    Now,
+    Promote,
+    Retire,
+    RollBack,
+    Supersede,
+    next_step,
+    upkeep,
+)
+from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.rollout.state import RolloutState
+from mlplatform.rollout.transitions import (
+    ApprovalAsked,
+    CanaryStepped,
+    Confirmed,
+    Promoted,
+    RolledBack,
+    ShadowStarted,
+    Superseded,
+    Transition,
+)
+from mlplatform.serving.manifest import render
+
+MAX_STEPS = 20
+LEASE_TTL_S = 60.0
+CHAMPION_ALIAS = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """What a pass did and what it left waiting.
+
+    Args:
+        ran: false where another pass holds the lease.
+        steps: what was carried out (in a dry run: what would be next), in words.
+        waits: why nothing more was done, in words.
+    """
+
+    model: str
+    ran: bool
+    dry_run: bool
+    generation: int
+    steps: tuple[str, ...]
+    waits: tuple[str, ...]
+
+
+def run_pass(
+    definition: ModelDefinition,
+    ports: Ports,
+    *,
+    holder: str,
+    dry_run: bool = False,
+    ttl_s: float = LEASE_TTL_S,
+) -> PassReport:
+    """Take every step that is due for a model, under its lease, and say what is waited for.
+
+    Args:
+        holder: names the pass; a name that is used again takes its own lease over at once.
+        dry_run: only say which step would be next.
+
+    Raises:
+        Unavailable, Corrupt: a system that a step needs; nothing is half-done, pass again later.
+    """
+    if dry_run:
+        return _dry_run(definition, ports)
+    fence = ports.passes.acquire(definition.name, holder, ttl_s)
+    if fence is None:
+        return _report(definition, ports, [], ["another pass holds the lease"], ran=False)
+    steps: list[str] = []
+    try:
+        waits = _steps(definition, ports, fence, steps)
+        waits += _upkeep(definition, ports, steps)
+        waits += _project(definition, ports)
+    except StaleFence as stale:
+        waits = [str(stale)]
+    finally:
+        ports.passes.release(fence)
+    return _report(definition, ports, steps, waits)
+
+
+def retire(ports: Ports, model: str, service: str) -> None:
+    """Stop a service.
+
+    Raises:
+        Refused: the routes list it, or a rollout is about to.
+    """
+    ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
+    if service in ports.rollouts.routes(model).services | ramping:
+        raise Refused(f"{service} is in use: take it out of the routes first")
+    ports.plane.remove(service)
+
+
+def transition_of(
+    step: Advance | AskApproval | Promote | Confirm | Supersede | RollBack,
+    state: RolloutState,
+    routes: Routes,
+    *,
+    now: Now,
+    actor: str,
+) -> Transition:
+    """The journal's form of a step, taken from these routes."""
+    facts: dict[str, Any] = {
+        "rollout_id": state.rollout_id,
+        "model": state.model,
+        "event_ms": now.event_ms,
+        "wall_ms": now.wall_ms,
+        "actor": actor,
+        "reason": step.reason,
+        "evidence": {} if isinstance(step, Supersede) else step.evidence,
+    }
+    match step:
+        case Advance(to="shadow"):
+            return ShadowStarted(**facts, displaced=routes.rollout_id)
+        case Advance():
+            percent = step.routes.challenger_percent
+            return CanaryStepped(**facts, step=step.step or 0, percent=percent)
+        case AskApproval():
+            return ApprovalAsked(**facts)
+        case Promote():
+            return Promoted(**facts, predecessor=routes.champion)
+        case Confirm():
+            return Confirmed(**facts)
+        case Supersede():
+            return Superseded(**facts)
+        case RollBack():
+            return RolledBack(**facts)
+        case _:
+            assert_never(step)
+
+
+def _steps(definition: ModelDefinition, ports: Ports, fence: Fence, steps: list[str]) -> list[str]:
+    for _ in range(MAX_STEPS):
+        due, waits = _due(definition, ports)
+        if due is None:
+            return waits
+        state, step, routes = due
+        _carry_out(definition, ports, fence, state, step, routes)
+        steps.append(f"{state.rollout_id}: {_words(step)}")
+    return [f"{MAX_STEPS} steps in one pass are enough"]
+
+
+def _due(
+    definition: ModelDefinition, ports: Ports
+) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
+    """The first rollout with a step to take, or why each one waits."""
+    waits = []
+    for state in ports.rollouts.active(definition.name):
+        routes = ports.rollouts.routes(definition.name)
+        seen = observe(definition, ports, state, routes)
+        step = next_step(state, seen, definition.rollout, ports.now())
+        if not isinstance(step, Hold):
+            return (state, step, routes), []
+        waits.append(f"{state.rollout_id}: {step.reason}")
+    return None, waits
+
+
+def _carry_out(
+    definition: ModelDefinition,
+    ports: Ports,
+    fence: Fence,
+    state: RolloutState,
+    step: Move,
+    routes: Routes,
+) -> None:
+    match step:
+        case Deploy():
+            _deploy(definition, ports, step.arm)
+        case Hold():
+            pass
+        case Advance() | Promote() | Confirm() | RollBack() | AskApproval() | Supersede():
+            transition = transition_of(step, state, routes, now=ports.now(), actor=fence.holder)
+            following = None if isinstance(step, AskApproval | Supersede) else step.routes
+            ports.rollouts.commit(transition, fence, following)
+        case _:
+            assert_never(step)
+
+
+def _deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
+    folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
+    ports.plane.apply(render(definition, arm.version, arm.bundle, folder.absolute().as_uri()))
+
+
+def _upkeep(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:
+    waits = []
+    for step in _upkeep_plan(definition, ports):
+        match step:
+            case Deploy():
+                _deploy(definition, ports, step.arm)
+            case Retire():
+                retire(ports, definition.name, step.service)
+            case Hold():
+                waits.append(step.reason)
+                continue
+            case _:
+                assert_never(step)
+        steps.append(_words(step))
+    return waits
+
+
+def _upkeep_plan(definition: ModelDefinition, ports: Ports) -> tuple[Deploy | Retire | Hold, ...]:
+    return upkeep(
+        ports.rollouts.routes(definition.name),
+        ports.rollouts.active(definition.name),
+        ports.plane.names(),
+        ports.passes.gateways(definition.name),
+    )
+
+
+def _project(definition: ModelDefinition, ports: Ports) -> list[str]:
+    """Bring to others what the journal says; whoever can't be reached is told by a later pass."""
+    projections = (_project_alias, _project_approvals, _anchor)
+    refusals = [_attempt(projection, definition, ports) for projection in projections]
+    return [refusal for refusal in refusals if refusal is not None]
+
+
+def _attempt(
+    projection: Callable[[ModelDefinition, Ports], None], definition: ModelDefinition, ports: Ports
+) -> str | None:
+    try:
+        projection(definition, ports)
+    except (Unavailable, Busy) as error:
+        return f"for a later pass: {error}"
+    return None
+
+
+def _project_alias(definition: ModelDefinition, ports: Ports) -> None:
+    champion = ports.rollouts.routes(definition.name).champion
+    if champion is not None:
+        ports.versions.set_alias(definition.name, CHAMPION_ALIAS, champion.version)
+
+
+def _project_approvals(definition: ModelDefinition, ports: Ports) -> None:
+    for state in ports.rollouts.active(definition.name):
+        if state.phase != "awaiting_approval" or state.answer is not None:
+            continue
+        for fact in ports.rollouts.read(state.rollout_id):
+            if isinstance(fact, ApprovalAsked):
+                digest = fact.evidence_digest
+                ports.approvals.ensure_requested(state.rollout_id, fact.evidence, digest)
+
+
+def _anchor(definition: ModelDefinition, ports: Ports) -> None:
+    ports.anchors.anchor(ports.log.seal())
+
+
+def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
+    due, waits = _due(definition, ports)
+    chores = _upkeep_plan(definition, ports)
+    steps = [] if due is None else [f"{due[0].rollout_id}: {_words(due[1])}"]
+    steps += [_words(step) for step in chores if not isinstance(step, Hold)]
+    waits += [step.reason for step in chores if isinstance(step, Hold)]
+    return dataclasses.replace(_report(definition, ports, steps, waits), dry_run=True)
+
+
+def _report(
+    definition: ModelDefinition,
+    ports: Ports,
+    steps: list[str],
+    waits: list[str],
+    *,
+    ran: bool = True,
+) -> PassReport:
+    generation = ports.rollouts.routes(definition.name).generation
+    return PassReport(
+        definition.name,
+        ran=ran,
+        dry_run=False,
+        generation=generation,
+        steps=tuple(steps),
+        waits=tuple(waits),
+    )
+
+
+def _words(step: Move | Retire) -> str:
+    match step:
+        case Deploy():
+            return f"deploy {step.arm.service}: {step.reason}"
+        case Retire():
+            return f"retire {step.service}: {step.reason}"
+        case Advance(to="shadow"):
+            return f"start the shadow: {step.reason}"
+        case Advance():
+            return f"canary {step.routes.challenger_percent:g} %: {step.reason}"
+        case AskApproval():
+            return f"ask for approval: {step.reason}"
+        case Promote():
+            return f"promote: {step.reason}"
+        case Confirm():
+            return f"confirm: {step.reason}"
+        case Supersede():
+            return f"close: {step.reason}"
+        case RollBack():
+            return f"roll back: {step.reason}"
+        case Hold():
+            return f"hold: {step.reason}"
+        case _:
+            assert_never(step)

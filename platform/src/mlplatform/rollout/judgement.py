@@ -1,0 +1,248 @@
+"""Is the challenger good enough? A verdict with its reasons, from windows of the decision log.
+
+Hard guardrails count failures and act at once: they are read when the arm has failed m, 2m, 4m, ...
+times, each time with half the error share that was left, so that looking often does not cost.
+Every other gate is read once, at its minimum sample of customers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mlplatform.decisions.log import Watermark
+from mlplatform.rollout.journal import GatewayLease
+from mlplatform.rollout.statistics import (
+    Share,
+    clustered_share,
+    sample_ratio_p_value,
+)
+from mlplatform.rollout.window import (
+    ArmWindow,
+    Traffic,
+    arm_windows,
+    behind,
+    cut_at_failure,
+    cut_at_sample,
+    first_appearances,
+    log_ranges,
+)
+
+Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
+
+SAMPLE_RATIO_ERROR_PART = 0.1
+"""A broken split is a fault of the platform, not of a challenger: it takes ten times the proof."""
+
+MAX_GUARDRAIL_LOOKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a challenger is held to: from model.yaml, and the band that validation predicted.
+
+    Args:
+        error_share: chance that one gate stops a challenger that is as good.
+        percent: the share of customers asked for, 0 to 100; None outside canary.
+        units, requests: the minimum sample; None where only guardrails are read.
+    """
+
+    error_share: float
+    failure_share: float
+    guardrail_failures: int
+    flip_share: float
+    alert_low: float
+    alert_high: float
+    percent: float | None
+    units: int | None
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Who writes the log and who applies the routes, when the records were read."""
+
+    watermarks: tuple[Watermark, ...]
+    gateways: tuple[GatewayLease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One question and its answer, with the numbers behind it."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    values: dict[str, float | int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on a step, and canonical evidence for the journal."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    evidence: dict[str, Any]
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(self.reasons)
+
+
+def judge(traffic: Traffic, limits: Limits, sources: Sources) -> Judgement:
+    """The verdict on the arm in the challenger's place.
+
+    UNHEALTHY by a guardrail needs no complete log: harm that was seen stays seen.
+    """
+    tripped = _guardrail(traffic, limits)
+    if tripped is not None:
+        gate, cut = tripped
+        return _judgement([gate], traffic, cut, sources)
+    if limits.units is None:
+        calm = Gate("guardrail", "HEALTHY", "no guardrail was tripped", {})
+        return _when_complete([calm], traffic, len(traffic), sources)
+    cut_or_none = cut_at_sample(traffic, units=limits.units, requests=limits.requests)
+    if cut_or_none is None:
+        return _judgement([_too_few(traffic, limits)], traffic, len(traffic), sources)
+    challenger, _ = arm_windows(traffic, cut_or_none)
+    gates = [
+        _failure_gate(challenger, limits),
+        _alert_gate(challenger, limits),
+        *_split_gate(traffic, cut_or_none, limits),
+        *_flip_gate(challenger, limits),
+    ]
+    return _when_complete(gates, traffic, cut_or_none, sources)
+
+
+def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
+    """The first look at which failures prove too many, and the number of records it read."""
+    for look in range(MAX_GUARDRAIL_LOOKS):
+        cut = cut_at_failure(traffic, failures=limits.guardrail_failures * 2**look)
+        if cut is None:
+            return None
+        window, _ = arm_windows(traffic, cut)
+        # one-sided at error_share / 2^(look + 1); an interval spends half on either side
+        share = _share(window.failures, window.requests, limits.error_share / 2**look)
+        if share.low > limits.failure_share:
+            reason = (
+                f"the challenger failed {sum(window.failures)} of {sum(window.requests)} requests "
+                f"({window.units} customers): at least {share.low:.2%}, "
+                f"allowed {limits.failure_share:.2%}"
+            )
+            return Gate("guardrail", "UNHEALTHY", reason, _values(share)), cut
+    return None
+
+
+def _failure_gate(window: ArmWindow, limits: Limits) -> Gate:
+    share = _share(window.failures, window.requests, 2 * limits.error_share)
+    return _at_most("failures", share, limits.failure_share, "requests that it failed")
+
+
+def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:
+    if not sum(window.pairs) and limits.percent is not None:
+        return []
+    share = _share(window.flips, window.pairs, 2 * limits.error_share)
+    return [_at_most("flips", share, limits.flip_share, "decisions unlike the champion's")]
+
+
+def _alert_gate(window: ArmWindow, limits: Limits) -> Gate:
+    share = _share(window.alerts, window.answers, limits.error_share)
+    values = _values(share) | {"band_low": limits.alert_low, "band_high": limits.alert_high}
+    band = f"predicted {limits.alert_low:.2%} to {limits.alert_high:.2%}"
+    if not (math.isfinite(share.low) and math.isfinite(share.high)):
+        return Gate("alerts", "INCONCLUSIVE", "no answer of the challenger can be counted", values)
+    seen = f"alert share {share.value:.2%} ({share.low:.2%} to {share.high:.2%}), {band}"
+    inside = share.low <= limits.alert_high and share.high >= limits.alert_low
+    return Gate("alerts", "HEALTHY" if inside else "UNHEALTHY", seen, values)
+
+
+def _split_gate(traffic: Traffic, cut: int, limits: Limits) -> list[Gate]:
+    if limits.percent is None:
+        return []
+    mine, everyone = first_appearances(traffic, cut)
+    p_value = sample_ratio_p_value(mine, everyone, share=limits.percent / 100)
+    values: dict[str, float | int | None] = {
+        "challenger_units": mine,
+        "units": everyone,
+        "p_value": _number(p_value),
+    }
+    seen = f"{mine} of {everyone} customers, asked for {limits.percent:g} % (p = {p_value:.2g})"
+    if not math.isfinite(p_value):
+        return [Gate("split", "INCONCLUSIVE", seen, values)]
+    broken = p_value < limits.error_share * SAMPLE_RATIO_ERROR_PART
+    return [Gate("split", "UNHEALTHY" if broken else "HEALTHY", seen, values)]
+
+
+def _too_few(traffic: Traffic, limits: Limits) -> Gate:
+    window, _ = arm_windows(traffic, len(traffic))
+    requests = sum(window.requests)
+    reason = f"{window.units} of {limits.units} customers"
+    if limits.requests:
+        reason += f", {requests} of {limits.requests} requests"
+    return Gate("sample", "INCONCLUSIVE", reason, {"units": window.units, "requests": requests})
+
+
+def _at_most(name: str, share: Share, limit: float, what: str) -> Gate:
+    values = _values(share) | {"limit": limit}
+    if not math.isfinite(share.low):
+        return Gate(name, "INCONCLUSIVE", f"nothing to count of {what}", values)
+    seen = f"{what}: {share.value:.2%}, at least {share.low:.2%}, allowed {limit:.2%}"
+    return Gate(name, "HEALTHY" if share.low <= limit else "UNHEALTHY", seen, values)
+
+
+def _when_complete(gates: list[Gate], traffic: Traffic, cut: int, sources: Sources) -> Judgement:
+    event_ms = int(traffic.event_ms[cut - 1]) if cut else 0
+    late = behind(
+        sources.watermarks, sources.gateways, event_ms=event_ms, generation=traffic.generation
+    )
+    incomplete = [Gate("log", "INCONCLUSIVE", "; ".join(late), {})] if late else []
+    return _judgement(incomplete or gates, traffic, cut, sources)
+
+
+def _judgement(gates: list[Gate], traffic: Traffic, cut: int, sources: Sources) -> Judgement:
+    verdict = _worst(gates)
+    telling = [g for g in gates if g.verdict == verdict]
+    challenger, champion = arm_windows(traffic, cut)
+    evidence: dict[str, Any] = {
+        "verdict": verdict,
+        "generation": traffic.generation,
+        "records": cut,
+        "until_event_ms": int(traffic.event_ms[cut - 1]) if cut else None,
+        "arms": {window.arm: window.evidence() for window in (challenger, champion)},
+        "dropped": dict(traffic.dropped),
+        "gates": {
+            g.name: {"verdict": g.verdict, "reason": g.reason, "values": g.values} for g in gates
+        },
+        "log": log_ranges(traffic, cut),
+        "watermarks": {w.writer: [w.seq, w.event_ms] for w in sources.watermarks},
+    }
+    return Judgement(verdict, tuple(g.reason for g in telling), evidence)
+
+
+def _worst(gates: list[Gate]) -> Verdict:
+    verdicts = {gate.verdict for gate in gates}
+    if "UNHEALTHY" in verdicts:
+        return "UNHEALTHY"
+    return "HEALTHY" if verdicts == {"HEALTHY"} else "INCONCLUSIVE"
+
+
+def _share(hits: Sequence[int], trials: Sequence[int], error_share: float) -> Share:
+    return clustered_share(
+        np.array(hits, dtype=np.int64), np.array(trials, dtype=np.int64), error_share=error_share
+    )
+
+
+def _values(share: Share) -> dict[str, float | int | None]:
+    return {
+        "share": _number(share.value),
+        "low": _number(share.low),
+        "high": _number(share.high),
+        "effective_trials": _number(share.effective),
+    }
+
+
+def _number(value: float) -> float | None:
+    return round(value, 9) if math.isfinite(value) else None

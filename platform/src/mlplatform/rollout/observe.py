@@ -1,0 +1,110 @@
+"""What a pass sees before it decides: services, and a verdict on the traffic in the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from mlplatform.decisions.log import DecisionLog, Span
+from mlplatform.errors import NotFound
+from mlplatform.models.definition import ModelDefinition
+from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
+from mlplatform.rollout.plan import Observation, Service
+from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.routes import Routes
+from mlplatform.rollout.state import RolloutState
+from mlplatform.rollout.window import Traffic, canary_traffic, champion_traffic, shadow_traffic
+from mlplatform.serving.plane import ServingPlane
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def observe(
+    definition: ModelDefinition, ports: Ports, state: RolloutState, routes: Routes
+) -> Observation:
+    """Everything that the next step of this rollout depends on."""
+    states = ports.rollouts.active(definition.name, finished=True)
+    confirmed = [
+        s.challenger for s in states if s.phase == "confirmed" and s.rollout_id != state.rollout_id
+    ]
+    provisional = any(s.phase == "promoted" and s.challenger == routes.champion for s in states)
+    return Observation(
+        routes=routes,
+        challenger=_service(ports.plane, state.challenger.service),
+        judgement=_judgement(definition, ports, state, routes),
+        champion_is_provisional=provisional,
+        last_confirmed=confirmed[-1] if confirmed else None,
+    )
+
+
+def _judgement(
+    definition: ModelDefinition, ports: Ports, state: RolloutState, routes: Routes
+) -> Judgement | None:
+    """The verdict on the traffic of the present generation; None where there is none to judge."""
+    role = _role(state, routes)
+    if role is None:
+        return None
+    # watermarks first: whatever they promise is in the log when it is read
+    watermarks = tuple(ports.log.watermarks())
+    gateways = tuple(ports.passes.gateways(definition.name))
+    table = _records(ports.log, definition.name, routes.generation)
+    traffic = _traffic(role, table, state, routes)
+    return judge(traffic, limits_of(definition, state), Sources(watermarks, gateways))
+
+
+Role = Literal["shadow", "canary", "champion"]
+
+
+def _role(state: RolloutState, routes: Routes) -> Role | None:
+    if state.phase == "promoted":
+        return "champion" if routes.champion == state.challenger else None
+    if routes.challenger != state.challenger:
+        return None
+    return "canary" if routes.phase == "canary" else "shadow"
+
+
+def _traffic(role: Role, table: pa.Table, state: RolloutState, routes: Routes) -> Traffic:
+    version, generation = state.challenger.version, routes.generation
+    match role:
+        case "shadow":
+            return shadow_traffic(table, generation=generation, version=version)
+        case "canary":
+            return canary_traffic(table, generation=generation)
+        case "champion":
+            return champion_traffic(table, generation=generation, version=version)
+
+
+def _records(log: DecisionLog, model: str, generation: int) -> pa.Table:
+    import pyarrow as pa
+
+    records = log.read(Span(model=model, kinds=("decision", "shadow"), generation=generation))
+    voids = log.read(Span(model=model, kinds=("void",)))
+    return pa.concat_tables([records, voids])
+
+
+def limits_of(definition: ModelDefinition, state: RolloutState) -> Limits:
+    """What this rollout's version is held to in its present phase."""
+    policy = definition.rollout
+    canary = policy.canary[state.step or 0] if state.phase == "canary" else None
+    units: int | None = None
+    if state.phase in ("shadow", "canary"):
+        units = policy.shadow.minimum_units if canary is None else canary.minimum_units
+    return Limits(
+        error_share=policy.false_alarm_share,
+        failure_share=policy.failure_share_limit,
+        guardrail_failures=policy.guardrail_minimum_failures,
+        flip_share=definition.gates.decision_flip_share,
+        alert_low=state.alert_low,
+        alert_high=state.alert_high,
+        percent=None if canary is None else canary.percent,
+        units=units,
+        requests=policy.shadow.minimum_requests if canary is None else 0,
+    )
+
+
+def _service(plane: ServingPlane, name: str) -> Service:
+    try:
+        status = plane.status(name)
+    except NotFound:
+        return Service(deployed=False, ready=False, reason="not deployed")
+    return Service(deployed=True, ready=status.ready, reason=status.reason)

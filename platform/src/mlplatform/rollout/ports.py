@@ -1,0 +1,56 @@
+"""Everything that a pass touches outside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlplatform.clock import Clock
+from mlplatform.decisions.log import DecisionLog
+from mlplatform.rollout.journal import Anchors, Passes, Rollouts
+from mlplatform.rollout.plan import Now
+from mlplatform.serving.plane import ServingPlane
+
+
+class Versions(Protocol):
+    """What a pass needs of the registry."""
+
+    def fetch(self, model: str, version: int, into: Path) -> Path:
+        """The folder of a version's bundle, every digest checked."""
+        ...
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """Point an alias at a version; the same again changes nothing."""
+        ...
+
+
+class Approvals(Protocol):
+    """Where people are asked."""
+
+    def ensure_requested(self, rollout_id: str, evidence: Mapping[str, Any], digest: str) -> None:
+        """Ask once for a digest, however often this is called.
+
+        Raises:
+            Unavailable: nobody can be asked now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything that a pass touches."""
+
+    rollouts: Rollouts
+    passes: Passes
+    anchors: Anchors
+    plane: ServingPlane
+    versions: Versions
+    log: DecisionLog
+    approvals: Approvals
+    clock: Clock
+    bundles: Path
+
+    def now(self) -> Now:
+        return Now(event_ms=self.clock.event_ms(), wall_ms=self.clock.wall_ms())

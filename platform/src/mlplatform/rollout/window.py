@@ -1,0 +1,341 @@
+"""What the decision log says about each arm in one generation of the routes, customer by customer.
+
+Records are ordered by (event_ms, writer, seq) and cut at a fixed sample, so that a window holds the
+same records whenever somebody looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.decisions.log import Watermark
+from mlplatform.rollout.journal import GatewayLease
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ALERTS = ("review", "decline")
+ARM_FAILURES = ("deadline", "unavailable", "invalid_output")
+SHADOW_FAILURES = ("unavailable", "invalid_output")
+
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Traffic:
+    """Everything of one generation, in order; one array element per record.
+
+    Args:
+        challenger: the record belongs to the arm that is judged.
+        failed: the arm did not give its answer.
+        scored: the answer counts for score and decision statistics (not degraded).
+        alert: the decision was to review or decline.
+        paired: the same request was decided by the other arm too.
+        flipped: that decision differs.
+        dropped: copies that never were answers (queue full, too late); they are no records here.
+    """
+
+    generation: int
+    event_ms: Integers
+    writer: tuple[str, ...]
+    seq: Integers
+    unit: Integers
+    challenger: Flags
+    failed: Flags
+    scored: Flags
+    alert: Flags
+    paired: Flags
+    flipped: Flags
+    dropped: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmWindow:
+    """One arm's records up to a cut; the tuples hold one number per customer, in one order."""
+
+    arm: str
+    generation: int
+    requests: tuple[int, ...]
+    failures: tuple[int, ...]
+    answers: tuple[int, ...]
+    alerts: tuple[int, ...]
+    pairs: tuple[int, ...]
+    flips: tuple[int, ...]
+
+    @property
+    def units(self) -> int:
+        return len(self.requests)
+
+    def evidence(self) -> dict[str, int]:
+        """Counts alone: what goes into the journal."""
+        return {
+            "units": self.units,
+            "requests": sum(self.requests),
+            "failures": sum(self.failures),
+            "answers": sum(self.answers),
+            "alerts": sum(self.alerts),
+            "pairs": sum(self.pairs),
+            "flips": sum(self.flips),
+        }
+
+
+def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
+    """Copies that the challenger answered beside the champion's decisions of the same requests.
+
+    A copy that the gateway dropped or gave up waiting for says nothing about the challenger: it is
+    counted as dropped. A champion's decision with a counterpart lends it its customer and decision.
+
+    Args:
+        table: decision and shadow records, with the columns of `records.SCALARS`.
+    """
+    columns = _ordered(table, generation)
+    kind, arm = columns["kind"], columns["arm"]
+    is_copy = (kind == "shadow") & (columns["version"] == version)
+    reason = columns["degraded_reason"]
+    failed_copy = np.isin(reason, SHADOW_FAILURES) | (is_copy & ~_finite(columns["score"]))
+    lost = is_copy & ~np.isin(reason, SHADOW_FAILURES) & _present(reason)
+    decided = (kind == "decision") & (arm == "champion")
+    champion_decision = dict(
+        zip(columns["decision_id"][decided], columns["decision"][decided], strict=True)
+    )
+    champion_scored = decided & _scored(columns)
+    comparable = set(columns["decision_id"][champion_scored])
+    kept = (is_copy & ~lost) | decided
+    failed = np.where(is_copy, failed_copy, _failed(columns))
+    scored = np.where(is_copy, ~failed_copy & _finite(columns["score"]), champion_scored)
+    ids, decision = columns["decision_id"], columns["decision"]
+    paired = np.array(
+        [c and s and i in comparable for c, s, i in zip(is_copy, scored, ids, strict=True)],
+        dtype=bool,
+    )
+    flipped = np.array(
+        [p and d != champion_decision[i] for p, d, i in zip(paired, decision, ids, strict=True)],
+        dtype=bool,
+    )
+    dropped = {str(r): int((reason[lost] == r).sum()) for r in sorted(set(reason[lost]))}
+    return _traffic(
+        columns, kept, is_copy, failed, scored, generation, paired, flipped, dropped=dropped
+    )
+
+
+def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
+    """Decisions of both arms; whatever answered in an arm's place is that arm's failure."""
+    columns = _ordered(table, generation)
+    decided = (columns["kind"] == "decision") & _present(columns["arm"])
+    challenger = columns["arm"] == "challenger"
+    nothing = np.zeros(len(decided), dtype=bool)
+    return _traffic(
+        columns,
+        decided,
+        challenger,
+        _failed(columns),
+        _scored(columns),
+        generation,
+        nothing,
+        nothing,
+        dropped={},
+    )
+
+
+def champion_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
+    """Decisions of a provisional champion, which is the arm that is judged."""
+    columns = _ordered(table, generation)
+    decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
+    mine = decided & ((columns["version"] == version) | _failed(columns))
+    nothing = np.zeros(len(decided), dtype=bool)
+    return _traffic(
+        columns,
+        mine,
+        mine,
+        _failed(columns),
+        _scored(columns),
+        generation,
+        nothing,
+        nothing,
+        dropped={},
+    )
+
+
+def cut_at_sample(traffic: Traffic, *, units: int, requests: int = 0) -> int | None:
+    """How many records it takes until the judged arm has had this many customers and requests."""
+    mine = traffic.challenger
+    appearances = _first_appearances(traffic) & mine
+    enough = (np.cumsum(appearances) >= units) & (np.cumsum(mine) >= requests)
+    return int(enough.argmax()) + 1 if enough.any() else None
+
+
+def cut_at_failure(traffic: Traffic, *, failures: int) -> int | None:
+    """How many records it takes until the judged arm has failed this often."""
+    reached = np.cumsum(traffic.challenger & traffic.failed) >= failures
+    return int(reached.argmax()) + 1 if reached.any() else None
+
+
+def arm_windows(traffic: Traffic, cut: int) -> tuple[ArmWindow, ArmWindow]:
+    """Challenger's and champion's windows over the first `cut` records."""
+    return (
+        _window(traffic, cut, traffic.challenger[:cut], "challenger"),
+        _window(traffic, cut, ~traffic.challenger[:cut], "champion"),
+    )
+
+
+def first_appearances(traffic: Traffic, cut: int) -> tuple[int, int]:
+    """Customers by their first appearance in an arm: (challenger's, both arms')."""
+    first = _first_appearances(traffic)[:cut]
+    return int((first & traffic.challenger[:cut]).sum()), int(first.sum())
+
+
+def log_ranges(traffic: Traffic, cut: int) -> dict[str, list[int]]:
+    """First and last record number of each writer among the first `cut` records."""
+    ranges: dict[str, list[int]] = {}
+    for writer, seq in zip(traffic.writer[:cut], traffic.seq[:cut].tolist(), strict=True):
+        low, high = ranges.get(writer, [seq, seq])
+        ranges[writer] = [min(low, seq), max(high, seq)]
+    return dict(sorted(ranges.items()))
+
+
+def behind(
+    watermarks: Sequence[Watermark],
+    gateways: Sequence[GatewayLease],
+    *,
+    event_ms: int,
+    generation: int,
+) -> tuple[str, ...]:
+    """Who may still write into a range that ends at this event time; empty: it is complete."""
+    writers = [
+        f"writer {w.writer} is at {w.event_ms}, before {event_ms}"
+        for w in watermarks
+        if w.live and (w.event_ms is None or w.event_ms < event_ms)
+    ]
+    leases = [
+        f"gateway {g.gateway} applies generation {g.generation}, not {generation}"
+        for g in gateways
+        if g.generation is None or g.generation < generation
+    ]
+    return tuple(writers + leases)
+
+
+Columns = dict[str, npt.NDArray[Any]]
+
+_COLUMNS = (
+    "writer",
+    "seq",
+    "kind",
+    "decision_id",
+    "event_ms",
+    "generation",
+    "arm",
+    "answered_by",
+    "unit",
+    "version",
+    "score",
+    "decision",
+    "degraded",
+    "degraded_reason",
+)
+
+
+def _ordered(table: pa.Table, generation: int) -> Columns:
+    columns = {name: _column(table, name) for name in _COLUMNS}
+    voided = set(columns["decision_id"][columns["kind"] == "void"])
+    kept = columns["generation"] == generation
+    if voided:
+        kept &= np.array([i not in voided for i in columns["decision_id"]], dtype=bool)
+    columns = {name: values[kept] for name, values in columns.items()}
+    order = np.lexsort((columns["seq"], columns["writer"].astype(str), columns["event_ms"]))
+    return {name: values[order] for name, values in columns.items()}
+
+
+def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    values = table.column(name)
+    if name in ("seq", "event_ms", "generation"):
+        return np.asarray(values.to_numpy(), dtype=np.int64)
+    return np.array([*values.to_pylist(), None], dtype=object)[:-1]
+
+
+def _present(values: npt.NDArray[Any]) -> Flags:
+    return np.array([v is not None for v in values], dtype=bool)
+
+
+def _finite(values: npt.NDArray[Any]) -> Flags:
+    return np.array([v is not None and math.isfinite(v) for v in values], dtype=bool)
+
+
+def _failed(columns: Columns) -> Flags:
+    elsewhere = columns["answered_by"] != columns["arm"]
+    failed: Flags = elsewhere | np.isin(columns["degraded_reason"], ARM_FAILURES)
+    return failed
+
+
+def _scored(columns: Columns) -> Flags:
+    degraded = columns["degraded"].astype(bool)
+    scored: Flags = ~_failed(columns) & ~degraded & _finite(columns["score"])
+    return scored
+
+
+def _traffic(
+    columns: Columns,
+    kept: Flags,
+    challenger: Flags,
+    failed: Flags,
+    scored: Flags,
+    generation: int,
+    paired: Flags,
+    flipped: Flags,
+    *,
+    dropped: Mapping[str, int],
+) -> Traffic:
+    kept = kept & _present(columns["unit"])
+    alert = np.isin(columns["decision"], ALERTS) & scored
+    return Traffic(
+        generation=generation,
+        event_ms=columns["event_ms"][kept],
+        writer=tuple(columns["writer"][kept]),
+        seq=columns["seq"][kept],
+        unit=columns["unit"][kept].astype(np.int64),
+        challenger=challenger[kept].astype(bool),
+        failed=failed[kept].astype(bool),
+        scored=scored[kept].astype(bool),
+        alert=alert[kept],
+        paired=paired[kept],
+        flipped=flipped[kept],
+        dropped=dropped,
+    )
+
+
+def _first_appearances(traffic: Traffic) -> Flags:
+    """Flags of records in which a customer appears in an arm for the first time."""
+    first = np.zeros(len(traffic), dtype=bool)
+    for mine in (traffic.challenger, ~traffic.challenger):
+        places = np.flatnonzero(mine)
+        first[places[np.unique(traffic.unit[places], return_index=True)[1]]] = True
+    return first
+
+
+def _window(traffic: Traffic, cut: int, mine: Flags, arm: str) -> ArmWindow:
+    units, inverse = np.unique(traffic.unit[:cut][mine], return_inverse=True)
+
+    def per_unit(flags: Flags) -> tuple[int, ...]:
+        counts = np.bincount(inverse, weights=flags[:cut][mine], minlength=len(units))
+        return tuple(counts.astype(np.int64).tolist())
+
+    everything = np.ones(len(traffic), dtype=bool)
+    return ArmWindow(
+        arm=arm,
+        generation=traffic.generation,
+        requests=per_unit(everything),
+        failures=per_unit(traffic.failed),
+        answers=per_unit(traffic.scored),
+        alerts=per_unit(traffic.alert),
+        pairs=per_unit(traffic.paired),
+        flips=per_unit(traffic.flipped),
+    )

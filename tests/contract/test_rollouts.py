@@ -1,0 +1,233 @@
+"""The contract of a rollout journal: one transaction, fenced, chained, cheap to poll."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rollout_world import StoppedClock, arm
+
+from mlplatform.decisions.log import ManifestHead, WriterHead
+from mlplatform.errors import NotFound, Refused, StaleFence
+from mlplatform.rollout.journal import Fence, GatewayLease
+from mlplatform.rollout.routes import Routes, no_routes
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.rollout.transitions import Opened, RolledBack, ShadowStarted, Transition
+
+FACTS = {"model": "fraud", "event_ms": 1, "wall_ms": 2, "actor": "pass", "reason": "because"}
+
+
+@pytest.fixture
+def clock() -> StoppedClock:
+    return StoppedClock()
+
+
+@pytest.fixture
+def rollouts(tmp_path: Path, clock: StoppedClock) -> Iterator[SqliteRollouts]:
+    made = SqliteRollouts(tmp_path / "rollouts.db", clock)
+    yield made
+    made.close()
+
+
+def opened(version: int = 2, rollout_id: str = "") -> Opened:
+    return Opened(
+        **FACTS,
+        rollout_id=rollout_id or f"fraud-v{version}-1",
+        challenger=arm(version),
+        author="ann",
+        alert_low=0.0,
+        alert_high=0.1,
+        bootstrap=False,
+    )
+
+
+def shadow(version: int = 2) -> ShadowStarted:
+    return ShadowStarted(**FACTS, rollout_id=f"fraud-v{version}-1", displaced=None)
+
+
+def shadow_routes(generation: int = 1) -> Routes:
+    return Routes("fraud", generation, arm(1), arm(2), None, "fraud-v2-1", "shadow", 0.0)
+
+
+def acquired(rollouts: SqliteRollouts, holder: str = "pass", *, steal: bool = False) -> Fence:
+    fence = rollouts.acquire("fraud", holder, 60, steal=steal)
+    assert fence is not None
+    return fence
+
+
+def test_a_journal_gives_back_what_was_committed(rollouts: SqliteRollouts) -> None:
+    rollouts.commit(opened(), None)
+    state = rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
+    assert rollouts.read("fraud-v2-1") == (opened(), shadow())
+    assert state.phase == "shadow"
+    assert rollouts.active() == rollouts.active("fraud") == [state]
+    assert rollouts.active("other") == []
+    assert rollouts.routes("fraud") == shadow_routes()
+
+
+def test_a_model_without_routes_is_at_generation_zero(rollouts: SqliteRollouts) -> None:
+    assert rollouts.routes("fraud") == no_routes("fraud")
+
+
+def test_an_unknown_rollout_is_named(rollouts: SqliteRollouts) -> None:
+    with pytest.raises(NotFound, match="fraud-v9-1"):
+        rollouts.read("fraud-v9-1")
+
+
+def test_another_process_sees_new_routes_at_once(
+    rollouts: SqliteRollouts, tmp_path: Path, clock: StoppedClock
+) -> None:
+    gateway = SqliteRollouts(tmp_path / "rollouts.db", clock)
+    assert gateway.routes("fraud").generation == 0
+    rollouts.commit(opened(), None)
+    rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
+    assert gateway.routes("fraud") == shadow_routes()
+    gateway.close()
+
+
+@pytest.mark.parametrize("transition", [shadow(), RolledBack(**FACTS, rollout_id="fraud-v2-1")])
+def test_only_facts_from_outside_need_no_fence(
+    rollouts: SqliteRollouts, transition: Transition
+) -> None:
+    rollouts.commit(opened(), None)
+    with pytest.raises(StaleFence):
+        rollouts.commit(transition, None)
+
+
+def test_whoever_lost_the_lease_changes_nothing(rollouts: SqliteRollouts) -> None:
+    rollouts.commit(opened(), None)
+    old = acquired(rollouts)
+    acquired(rollouts, "person", steal=True)
+    with pytest.raises(StaleFence, match="taken over"):
+        rollouts.commit(shadow(), old, shadow_routes())
+    assert rollouts.read("fraud-v2-1") == (opened(),)
+    assert rollouts.routes("fraud").generation == 0
+
+
+def test_a_fence_of_another_model_is_stale(rollouts: SqliteRollouts) -> None:
+    rollouts.commit(opened(), None)
+    other = rollouts.acquire("other", "pass", 60)
+    with pytest.raises(StaleFence, match="other"):
+        rollouts.commit(shadow(), other)
+
+
+def test_tokens_only_grow(rollouts: SqliteRollouts, clock: StoppedClock) -> None:
+    first = acquired(rollouts)
+    assert rollouts.acquire("fraud", "second", 60) is None
+    rollouts.release(first)
+    second = acquired(rollouts, "second")
+    clock.wall += 61_000
+    third = acquired(rollouts, "third")
+    again = acquired(rollouts, "third")
+    assert first.token < second.token < third.token < again.token
+    rollouts.release(second)
+    assert rollouts.acquire("fraud", "fourth", 60) is None
+
+
+def test_a_commit_renews_its_lease(rollouts: SqliteRollouts, clock: StoppedClock) -> None:
+    rollouts.commit(opened(), None)
+    fence = acquired(rollouts)
+    clock.wall += 59_000
+    rollouts.commit(shadow(), fence, shadow_routes())
+    clock.wall += 59_000
+    assert rollouts.acquire("fraud", "other", 60) is None
+
+
+def test_journal_and_routes_change_together_or_not_at_all(rollouts: SqliteRollouts) -> None:
+    rollouts.commit(opened(), None)
+    with pytest.raises(StaleFence, match="generation 0; 2 refused"):
+        rollouts.commit(shadow(), acquired(rollouts), shadow_routes(generation=2))
+    assert rollouts.read("fraud-v2-1") == (opened(),)
+    assert rollouts.active()[0].phase == "deploying"
+
+
+def test_a_transition_that_cannot_follow_is_refused(rollouts: SqliteRollouts) -> None:
+    rollouts.commit(opened(), None)
+    fence = acquired(rollouts)
+    rollouts.commit(shadow(), fence, shadow_routes())
+    with pytest.raises(Refused, match="is shadow"):
+        rollouts.commit(shadow(), fence, shadow_routes(2))
+    with pytest.raises(Refused, match="opened before"):
+        rollouts.commit(opened(), None)
+
+
+def test_one_rollout_of_a_model_ramps(rollouts: SqliteRollouts) -> None:
+    rollouts.commit(opened(), None)
+    with pytest.raises(Refused, match="fraud-v2-1"):
+        rollouts.commit(opened(3), None)
+    rollouts.commit(RolledBack(**FACTS, rollout_id="fraud-v2-1"), acquired(rollouts))
+    assert rollouts.commit(opened(3), None).phase == "deploying"
+    assert [s.rollout_id for s in rollouts.active()] == ["fraud-v3-1"]
+    assert len(rollouts.active(finished=True)) == 2
+
+
+def test_of_two_passes_at_once_one_gets_the_lease(tmp_path: Path) -> None:
+    fences: list[Fence | None] = []
+
+    def take(holder: str) -> None:
+        mine = SqliteRollouts(tmp_path / "rollouts.db")
+        fences.append(mine.acquire("fraud", holder, 60))
+        mine.close()
+
+    SqliteRollouts(tmp_path / "rollouts.db").close()
+    threads = [threading.Thread(target=take, args=(f"pass-{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(fence is not None for fence in fences) == 1
+
+
+def test_gateways_count_while_they_live(rollouts: SqliteRollouts, clock: StoppedClock) -> None:
+    rollouts.lease("b", {"fraud": 3}, 10)
+    rollouts.lease("a", {"other": 1}, 20)
+    assert rollouts.gateways("fraud") == [GatewayLease("a", None), GatewayLease("b", 3)]
+    rollouts.lease("b", {"fraud": 4}, 10)
+    assert GatewayLease("b", 4) in rollouts.gateways("fraud")
+    clock.wall += 10_000
+    assert rollouts.gateways("fraud") == [GatewayLease("a", None)]
+
+
+def test_the_last_anchor_is_kept(rollouts: SqliteRollouts) -> None:
+    assert rollouts.anchored() is None
+    head = ManifestHead(1, "aa", {"gateway-1": WriterHead(9, "bb")})
+    for _ in range(2):
+        rollouts.anchor(head)
+    later = dataclasses.replace(head, count=2)
+    rollouts.anchor(later)
+    assert rollouts.anchored() == later
+    assert rollouts.verify() == ()
+
+
+@pytest.fixture
+def written(rollouts: SqliteRollouts, tmp_path: Path) -> sqlite3.Connection:
+    rollouts.commit(opened(), None)
+    rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
+    rollouts.anchor(ManifestHead(1, "aa", {}))
+    assert rollouts.verify() == ()
+    return sqlite3.connect(tmp_path / "rollouts.db", isolation_level=None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        ("UPDATE journal SET body = replace(body, 'because', 'BECAUSE') WHERE seq = 1", "row 1"),
+        ("UPDATE journal SET routes = NULL WHERE seq = 2", "row 2 was changed"),
+        ("DELETE FROM journal WHERE seq = 2", "row 2 is missing"),
+        ("DELETE FROM journal WHERE seq >= 2", "is shadow, its journal says deploying"),
+        ("UPDATE routes SET body = replace(body, 'shadow', 'canary')", "routes of fraud"),
+    ],
+)
+def test_damage_to_the_journal_is_named(
+    rollouts: SqliteRollouts, written: sqlite3.Connection, damage: str, finding: str
+) -> None:
+    written.execute(damage)
+    assert finding in " ".join(rollouts.verify())
+
+
+def test_the_file_is_readable_by_its_owner_alone(rollouts: SqliteRollouts, tmp_path: Path) -> None:
+    assert (tmp_path / "rollouts.db").stat().st_mode & 0o077 == 0

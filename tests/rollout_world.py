@@ -1,0 +1,199 @@
+"""A small world for rollouts: records made by hand, fakes for planes and registries, a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from mlplatform.canonical import digest
+from mlplatform.decisions.log import ManifestHead, Span, Watermark
+from mlplatform.decisions.records import SCALARS, arrow_schema
+from mlplatform.errors import NotFound
+from mlplatform.models.definition import ModelDefinition, load_definition
+from mlplatform.rollout.routes import Arm
+from mlplatform.serving.plane import Manifest, ServiceStatus
+
+WRITER = "gateway-1"
+
+
+def arm(version: int) -> Arm:
+    bundle = digest({"version": version})
+    return Arm(version, bundle, f"fraud-v{version}-{bundle[:8]}")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Records as the log's reader gives them; what a row leaves out has a plain default."""
+    full = []
+    for seq, row in enumerate(rows, start=1):
+        defaults: dict[str, Any] = dict.fromkeys(SCALARS)
+        defaults |= {
+            "writer": WRITER,
+            "seq": seq,
+            "kind": "decision",
+            "decision_id": f"d{seq}",
+            "model": "fraud",
+            "event_ms": seq,
+            "recorded_ms": seq,
+            "generation": 1,
+            "arm": "champion",
+            "answered_by": row.get("arm", "champion"),
+            "unit": seq,
+            "version": 1,
+            "score": 0.1,
+            "decision": "approve",
+            "degraded": False,
+        }
+        full.append(defaults | dict(row))
+    return pa.Table.from_pylist(full, schema=arrow_schema(SCALARS))
+
+
+def shadow_rows(
+    units: int,
+    per_unit: int,
+    *,
+    generation: int,
+    version: int,
+    alert_share: float = 0.01,
+    seed: int = 7,
+) -> list[dict[str, Any]]:
+    """Each request decided by the champion and copied to the challenger, who agrees."""
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    for number in range(units * per_unit):
+        decision = "review" if rng.random() < alert_share else "approve"
+        shared = {
+            "decision_id": f"g{generation}-{number}",
+            "unit": number % units,
+            "generation": generation,
+            "event_ms": 1000 + number,
+        }
+        rows.append(shared | {"decision": "approve"})
+        copy = {"kind": "shadow", "arm": "challenger", "version": version, "decision": decision}
+        rows.append(shared | copy)
+    return rows
+
+
+def canary_rows(
+    units: int, percent: float, *, generation: int, version: int, alert_share: float = 0.01
+) -> list[dict[str, Any]]:
+    """Exactly the asked share of customers in the challenger's arm, evenly mixed, one request."""
+    rng = np.random.default_rng(generation)
+    rows: list[dict[str, Any]] = []
+    for unit in range(units):
+        mine = int((unit + 1) * percent / 100) > int(unit * percent / 100)
+        rows.append(
+            {
+                "unit": unit,
+                "generation": generation,
+                "event_ms": 1000 + unit,
+                "arm": "challenger" if mine else "champion",
+                "version": version if mine else 1,
+                "decision": "review" if rng.random() < alert_share else "approve",
+            }
+        )
+    return rows
+
+
+def fraud() -> ModelDefinition:
+    return load_definition("fraud")
+
+
+@dataclass
+class StoppedClock:
+    """Both times stand where they are put."""
+
+    event: int = 1_000_000
+    wall: int = 5_000_000
+
+    def event_ms(self) -> int:
+        return self.event
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+
+@dataclass
+class FakePlane:
+    """Services that are ready as soon as they are applied, unless told otherwise."""
+
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+    def apply(self, manifest: Manifest) -> None:
+        self.manifests[manifest["metadata"]["name"]] = manifest
+
+    def status(self, name: str) -> ServiceStatus:
+        if name not in self.manifests:
+            raise NotFound(name)
+        return ServiceStatus(name, ready=name not in self.broken, reason="self-test failed")
+
+    def endpoint(self, name: str) -> str | None:
+        return None
+
+    def remove(self, name: str) -> None:
+        self.manifests.pop(name, None)
+
+    def names(self) -> list[str]:
+        return sorted(self.manifests)
+
+
+@dataclass
+class FakeVersions:
+    """A registry with every version in it."""
+
+    aliases: dict[str, int] = field(default_factory=dict)
+    fetched: list[int] = field(default_factory=list)
+
+    def fetch(self, model: str, version: int, into: Path) -> Path:
+        self.fetched.append(version)
+        return into
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        self.aliases[alias] = version
+
+
+@dataclass
+class FakeApprovals:
+    """Questions by digest."""
+
+    asked: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def ensure_requested(self, rollout_id: str, evidence: Mapping[str, Any], digest: str) -> None:
+        self.asked[digest] = evidence
+
+
+@dataclass
+class FakeLog:
+    """A log that holds the rows that it was given, by generation."""
+
+    rows: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    live: bool = True
+    reached_ms: int = 10**12
+
+    def append(self, writer: str, entries: Sequence[Any]) -> list[Any]:
+        raise NotImplementedError
+
+    def read(self, span: Span) -> pa.Table:
+        if "decision" not in span.kinds:
+            return table([])
+        return table(self.rows.get(span.generation or 0, []))
+
+    def seal(self) -> ManifestHead:
+        return ManifestHead(len(self.rows), digest(sorted(self.rows)), {})
+
+    def verify(self, anchor: ManifestHead | None = None) -> Any:
+        raise NotImplementedError
+
+    def watermarks(self) -> list[Watermark]:
+        return [Watermark(WRITER, 10**6, self.reached_ms, 0, self.live)]
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON types, for comparing two worlds."""
+    return msgspec.to_builtins(value)
