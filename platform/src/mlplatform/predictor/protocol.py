@@ -1,0 +1,203 @@
+"""What an inference request says and what its answer looks like: Open Inference Protocol v2.
+
+Source: KServe, "Open Inference Protocol (V2)", REST, and its binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.errors import PlatformError
+
+INPUT: Final = "inputs"
+OUTPUT: Final = "scores"
+DATATYPE: Final = "FP32"
+HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+
+Floats = npt.NDArray[np.float32]
+
+
+class RequestRefused(PlatformError):
+    """A request that can't be answered, with the HTTP status that says whose fault it is."""
+
+    def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """One request: its id, its rows [n, width] and whether the scores go back as bytes."""
+
+    request_id: str | None
+    rows: Floats
+    binary: bool
+
+
+# JSON has no NaN: null is a missing value.
+_Number = float | None
+
+
+class _InputTensor(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[_Number | list[_Number]] | None = None
+
+
+class _OutputTensor(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_InputTensor]
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    outputs: list[_OutputTensor] = []
+
+
+class _AnswerTensor(msgspec.Struct, omit_defaults=True):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, int] = {}
+    data: list[float] | None = None
+
+
+class _Answer(msgspec.Struct, omit_defaults=True):
+    model_name: str
+    model_version: str
+    outputs: list[_AnswerTensor]
+    id: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Request)
+_encoder = msgspec.json.Encoder()
+
+
+def parse(body: bytes, header_length: str | None, width: int) -> Inference:
+    """The inference that a request body asks for.
+
+    Args:
+        body: the JSON, followed by the tensors' bytes where they are sent as binary data.
+        header_length: the value of Inference-Header-Content-Length, None where it is absent.
+        width: number of inputs of the model.
+
+    Raises:
+        RequestRefused: 400, naming what is wrong.
+    """
+    head, tail = _split(body, header_length)
+    try:
+        request = _decoder.decode(head)
+    except msgspec.MsgspecError as error:
+        raise RequestRefused(400, f"the request is not an inference request: {error}") from error
+    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
+        names = [tensor.name for tensor in request.inputs]
+        raise RequestRefused(400, f"inputs are {names}; the model takes one tensor, {INPUT!r}")
+    return Inference(request.id, _rows(request.inputs[0], tail, width), _wants_binary(request))
+
+
+def answer(
+    scores: Floats, *, model: str, version: str, request_id: str | None, binary: bool
+) -> tuple[bytes, int | None]:
+    """The answer's body, and the length of its JSON where bytes follow it.
+
+    A score that is not a number is null in JSON.
+    """
+    tensor = _AnswerTensor(OUTPUT, DATATYPE, [len(scores)])
+    if not binary:
+        tensor.data = scores.tolist()
+        return _encoder.encode(_Answer(model, version, [tensor], request_id)), None
+    data = scores.astype("<f4", copy=False).tobytes()
+    tensor.parameters = {"binary_data_size": len(data)}
+    head = _encoder.encode(_Answer(model, version, [tensor], request_id))
+    return head + data, len(head)
+
+
+def error_body(message: str) -> bytes:
+    """The protocol's error object."""
+    return _encoder.encode({"error": message})
+
+
+def encode(value: Any) -> bytes:
+    """Any other answer of the protocol as JSON."""
+    return _encoder.encode(value)
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
+    if header_length is None:
+        return body, memoryview(b"")
+    if not header_length.isdigit() or not 0 < int(header_length) <= len(body):
+        raise RequestRefused(
+            400,
+            f"{HEADER_LENGTH} is {header_length!r}; wanted: a length within the {len(body)} bytes",
+        )
+    view = memoryview(body)
+    return view[: int(header_length)], view[int(header_length) :]
+
+
+def _rows(tensor: _InputTensor, tail: memoryview, width: int) -> Floats:
+    if tensor.datatype != DATATYPE:
+        raise RequestRefused(
+            400, f"{INPUT!r} has datatype {tensor.datatype!r}; the model takes {DATATYPE}"
+        )
+    if len(tensor.shape) != 2 or tensor.shape[0] < 1 or tensor.shape[1] != width:
+        raise RequestRefused(
+            400, f"{INPUT!r} has shape {tensor.shape}; the model takes [n, {width}] with n >= 1"
+        )
+    count = tensor.shape[0] * width
+    size = tensor.parameters.get("binary_data_size")
+    values = _from_json(tensor, tail) if size is None else _from_bytes(tensor, tail, size)
+    if values.size != count:
+        raise RequestRefused(
+            400, f"{INPUT!r} holds {values.size} values; shape {tensor.shape} needs {count}"
+        )
+    return values.reshape(tensor.shape)
+
+
+def _from_bytes(tensor: _InputTensor, tail: memoryview, size: Any) -> Floats:
+    if tensor.data is not None:
+        raise RequestRefused(400, f"{INPUT!r} has both data and binary_data_size")
+    if type(size) is not int or size != len(tail) or size % 4:
+        raise RequestRefused(
+            400,
+            f"binary_data_size is {size!r}; {len(tail)} bytes follow the JSON, 4 to a value",
+        )
+    return np.frombuffer(tail, dtype="<f4")
+
+
+def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
+    if tensor.data is None:
+        raise RequestRefused(400, f"{INPUT!r} has no data")
+    if len(tail):
+        raise RequestRefused(400, f"{len(tail)} bytes follow the JSON, but no tensor is binary")
+    try:
+        wide = np.array(tensor.data, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise RequestRefused(400, f"{INPUT!r} has rows of different lengths") from error
+    if wide.ndim == 2 and list(wide.shape) != tensor.shape:
+        raise RequestRefused(
+            400, f"{INPUT!r} is nested as {list(wide.shape)}, but its shape says {tensor.shape}"
+        )
+    with np.errstate(over="ignore"):
+        values = wide.astype(np.float32)
+    if np.isinf(values).any():
+        raise RequestRefused(400, f"{INPUT!r} has a value too large for {DATATYPE}")
+    return values
+
+
+def _wants_binary(request: _Request) -> bool:
+    everything = bool(request.parameters.get("binary_data_output", False))
+    for output in request.outputs:
+        if output.name != OUTPUT:
+            raise RequestRefused(400, f"no output {output.name!r}; the model gives {OUTPUT!r}")
+        everything = bool(output.parameters.get("binary_data", everything))
+    return everything

@@ -1,0 +1,1 @@
+"""Which bundle versions are served, and whether they are ready: one service per version."""

@@ -1,0 +1,123 @@
+"""The embedded serving plane: manifests in a folder, predictor processes kept by the supervisor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from mlplatform.canonical import canonical_json
+from mlplatform.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.files import create_atomically
+from mlplatform.serving.manifest import read
+from mlplatform.serving.names import ServiceName
+from mlplatform.serving.plane import Manifest, ServiceStatus
+
+STALE_MS: Final = 10_000
+"""The supervisor repeats every status within seconds; an older one says nothing any more."""
+
+
+class StatusFile(msgspec.Struct, frozen=True):
+    """`serving/status/<name>.json`, as the supervisor writes it."""
+
+    name: str
+    ready: bool
+    reason: str
+    restarts: int
+    pid: int | None
+    port: int | None
+    checked_at_ms: int
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class LocalPlane:
+    """A `ServingPlane` whose services are processes of this machine.
+
+    Args:
+        folder: `<home>/serving`.
+    """
+
+    def __init__(self, folder: Path, now_ms: Callable[[], int] = _wall_ms) -> None:
+        self._desired = folder / "desired"
+        self._status = folder / "status"
+        self._now_ms = now_ms
+
+    def apply(self, manifest: Manifest) -> None:
+        service = read(manifest)
+        bundle_folder(service.storage_uri)
+        path = self._desired / f"{service.name}.json"
+        data = canonical_json(manifest)
+        if not create_atomically(path, data) and path.read_bytes() != data:
+            raise Refused(
+                f"{service.name} runs from another manifest, and services are immutable; "
+                "register a new version"
+            )
+
+    def status(self, name: str) -> ServiceStatus:
+        if not self._path(name).is_file():
+            raise NotFound(f"no service {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        found = self._read_status(name)
+        if found is None:
+            return ServiceStatus(name, False, "waits for the supervisor to start it")
+        age_ms = self._now_ms() - found.checked_at_ms
+        if age_ms > STALE_MS:
+            reason = f"the supervisor has said nothing about it for {age_ms // 1000} s"
+            return ServiceStatus(name, False, reason, found.restarts, None)
+        return ServiceStatus(name, found.ready, found.reason, found.restarts, found.pid)
+
+    def endpoint(self, name: str) -> str | None:
+        found = self._read_status(name) if self._path(name).is_file() else None
+        if found is None or found.port is None:
+            return None
+        return f"http://127.0.0.1:{found.port}"
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self._desired.glob("[!.]*.json"))
+
+    def _path(self, name: str) -> Path:
+        if ServiceName.parse(name) is None:
+            raise NotFound(f"{name!r} is no name of a service")
+        return self._desired / f"{name}.json"
+
+    def _read_status(self, name: str) -> StatusFile | None:
+        try:
+            data = (self._status / f"{name}.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=StatusFile)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a file of the desired folder.
+
+    Raises:
+        ConfigInvalid: the file does not hold a JSON object.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ConfigInvalid(path.name, str(error), "a manifest in JSON") from error
+
+
+def bundle_folder(storage_uri: str) -> Path:
+    """The folder behind a file:// URI.
+
+    Raises:
+        ConfigInvalid: another scheme or host.
+    """
+    parts = urlsplit(storage_uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+        raise ConfigInvalid(
+            "spec.predictor.model.storageUri", storage_uri, "file:///... on this machine"
+        )
+    return Path(unquote(parts.path))

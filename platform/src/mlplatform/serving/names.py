@@ -1,0 +1,41 @@
+"""How a service is named for the one bundle version that it serves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+DIGEST_CHARACTERS: Final = 8
+_PATTERN: Final = re.compile(
+    rf"(?P<model>[a-z][a-z0-9-]*)-v(?P<version>[1-9][0-9]*)-(?P<digest>[0-9a-f]{{{DIGEST_CHARACTERS}}})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceName:
+    """`<model>-v<version>-<the first eight characters of the bundle's digest>`."""
+
+    model: str
+    version: int
+    digest8: str
+
+    def __str__(self) -> str:
+        return f"{self.model}-v{self.version}-{self.digest8}"
+
+    @classmethod
+    def of(cls, model: str, version: int, digest: str) -> ServiceName:
+        """The name of the service for a version, from its full bundle digest."""
+        return cls(model, version, digest[:DIGEST_CHARACTERS])
+
+    @classmethod
+    def parse(cls, text: str) -> ServiceName | None:
+        """The parts of a name, or None for a name of another form."""
+        match = _PATTERN.fullmatch(text)
+        if match is None:
+            return None
+        return cls(match["model"], int(match["version"]), match["digest"])
+
+    def names(self, model: str, digest: str) -> bool:
+        """Whether this is a name for that bundle."""
+        return self.model == model and digest.startswith(self.digest8)

@@ -1,0 +1,1 @@
+"""The one process that starts, watches, restarts and stops all the others."""

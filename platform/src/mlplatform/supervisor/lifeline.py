@@ -1,0 +1,50 @@
+"""How a child learns that its supervisor is gone, even by SIGKILL: the end of an inherited pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+VARIABLE = "MLPLATFORM_LIFELINE_FD"
+
+
+class Lifeline:
+    """The supervisor's end of the pipe: it closes when the process does, however it ends."""
+
+    def __init__(self) -> None:
+        self.read_fd, self._write_fd = os.pipe()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a child must have in its environment, besides the inherited `read_fd`."""
+        return {VARIABLE: str(self.read_fd)}
+
+    def close(self) -> None:
+        """Lets go of the pipe: every child that still runs is killed by its own thread."""
+        os.close(self._write_fd)
+        os.close(self.read_fd)
+
+
+def follow_parent() -> bool:
+    """Ends this process and its group as soon as the supervisor is gone; False without one.
+
+    Called once, first thing, by the entry point of every child. The group is killed outright:
+    whatever must survive is on disk by then, and half a platform must not live on.
+    """
+    text = os.environ.pop(VARIABLE, "")
+    if not text.isdigit():
+        return False
+    fd = int(text)
+    os.set_inheritable(fd, False)
+    threading.Thread(target=_wait_for_end, args=(fd,), name="lifeline", daemon=True).start()
+    return True
+
+
+def _wait_for_end(fd: int) -> None:
+    while os.read(fd, 1):
+        pass
+    # Started by hand inside another group, only this process may go.
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,125 @@
+"""`python -m mlplatform.supervisor.mlflow_server`: MLflow in one process, behind a token."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import logging
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from mlplatform.settings import Home, Settings, load
+from mlplatform.supervisor.lifeline import follow_parent
+
+OPEN_PATHS: Final = ("/health",)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def main() -> None:
+    """Serves tracking and registry until told to stop."""
+    follow_parent()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = load(os.environ)
+    os.environ.update(environment(settings.home))
+    settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _serve(settings)
+
+
+def environment(home: Home) -> dict[str, str]:
+    """How MLflow is told to keep everything in the home folder and to do nothing else.
+
+    The names with an underscore are private to MLflow, which is therefore pinned.
+    """
+    database = f"sqlite:///{home.mlflow / 'mlflow.db'}"
+    return {
+        "_MLFLOW_SERVER_FILE_STORE": database,
+        "_MLFLOW_SERVER_REGISTRY_STORE": database,
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(home.mlflow / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+
+
+def _serve(settings: Settings) -> None:
+    import uvicorn
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    variables = environment(settings.home)
+    # Makes or migrates the database before the first answer, not during the first request.
+    initialize_backend_stores(
+        variables["_MLFLOW_SERVER_FILE_STORE"],
+        variables["_MLFLOW_SERVER_REGISTRY_STORE"],
+        variables["_MLFLOW_SERVER_ARTIFACT_ROOT"],
+    )
+    token = settings.home.mlflow_token.read_text().strip()
+    uvicorn.run(
+        TokenGate(app, token),
+        host="127.0.0.1",
+        port=settings.mlflow_port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+class TokenGate:
+    """Lets through who knows the token: as a bearer token, or as the password of any user.
+
+    MLflow's client sends the first (MLFLOW_TRACKING_TOKEN), a browser asks a person for the second.
+    """
+
+    def __init__(self, application: Application, token: str) -> None:
+        self._application = application
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS or self._admits(scope):
+            await self._application(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await _refuse(send)
+
+    def _admits(self, scope: Scope) -> bool:
+        for key, value in scope["headers"]:
+            if key == b"authorization":
+                return hmac.compare_digest(_secret(value), self._token)
+        return False
+
+
+def _secret(authorization: bytes) -> bytes:
+    scheme, _, value = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
+
+
+async def _refuse(send: Send) -> None:
+    body = b'{"error_code": "UNAUTHENTICATED", "message": "the token of this MLflow is needed"}'
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"www-authenticate", b'Basic realm="MLflow: any name, the token as password"'),
+    ]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What the supervisor is told about a child, and how long it waits before starting it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+FIRST_DELAY_S: Final = 0.2
+LONGEST_DELAY_S: Final = 15.0
+STABLE_S: Final = 30.0
+"""A child that ran this long starts again without a delay from earlier failures."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCheck:
+    """Where a child says that it is ready, and that it lives.
+
+    Args:
+        ready: path that answers 2xx once the child is ready.
+        live: path that answers 2xx while the child is alive; None where `ready` says that too.
+        port: on which it listens, where that is fixed.
+        address_file: JSON with "port" that the child writes, where it takes any free port.
+        token_file: bearer token to send.
+    """
+
+    ready: str
+    live: str | None = None
+    port: int | None = None
+    address_file: Path | None = None
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """One process to keep running.
+
+    Args:
+        argv: the command; the child calls `follow_parent` first thing.
+        env: on top of the supervisor's own environment.
+        check: an `HttpCheck`, a file that is there once the child is ready, or None: running
+            is ready.
+        stop_order: lower stops earlier; equal ones stop together.
+        stop_grace_s: between SIGTERM and SIGKILL.
+        start_deadline_s: within which the child must answer its check at all.
+        live_failure_s: after so long without an answer the child is killed and started again.
+        port_setting: the variable that moves `check.port`, for the message that it is taken.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    check: HttpCheck | Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    stop_order: int = 0
+    stop_grace_s: float = 5.0
+    start_deadline_s: float = 90.0
+    live_failure_s: float = 6.0
+    port_setting: str | None = None
+
+
+def next_failures(failures: int, ran_s: float) -> int:
+    """Failures in a row, after one more that came when the child had run for `ran_s`."""
+    return 1 if ran_s >= STABLE_S else failures + 1
+
+
+def restart_delay_s(failures: int) -> float:
+    """How long to wait before the next start: doubles with each failure in a row, up to a limit."""
+    doublings = min(failures - 1, 16)
+    return min(FIRST_DELAY_S * 2.0**doublings, LONGEST_DELAY_S)

@@ -1,0 +1,101 @@
+"""Which of the platform's processes run now: read from records and the process table."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from mlplatform.settings import Home
+from mlplatform.supervisor.records import (
+    ProcessId,
+    ProcessRecord,
+    read_processes,
+    read_supervisor,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process of the platform.
+
+    Args:
+        state: starting, ready, not ready, restarting, stopping, stopped, or gone where the record
+            names a process that no longer runs.
+        rss_mb: resident memory of it and all its descendants.
+    """
+
+    name: str
+    pid: int | None
+    state: str
+    reason: str
+    restarts: int
+    rss_mb: float
+    uptime_s: float
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformStatus:
+    """The supervisor first, then its children.
+
+    Args:
+        state: stopped, starting, ready or stopping.
+    """
+
+    state: str
+    processes: tuple[ProcessStatus, ...]
+
+    @property
+    def running(self) -> bool:
+        return self.state != "stopped"
+
+    @property
+    def rss_mb(self) -> float:
+        return sum(process.rss_mb for process in self.processes)
+
+
+def status(home: Home) -> PlatformStatus:
+    """How the platform of a home folder does; nothing is started or changed."""
+    supervisor = read_supervisor(home)
+    if supervisor is None or not supervisor.process.alive():
+        left = [r for r in read_processes(home) if r.process is not None and r.process.alive()]
+        return PlatformStatus("stopped", tuple(map(_status, left)))
+    own = ProcessStatus(
+        "supervisor",
+        supervisor.process.pid,
+        supervisor.state,
+        "",
+        0,
+        _rss_mb([supervisor.process]),
+        time.time() - supervisor.process.started_s,
+        None,
+    )
+    return PlatformStatus(supervisor.state, (own, *map(_status, read_processes(home))))
+
+
+def _status(record: ProcessRecord) -> ProcessStatus:
+    process = record.process
+    alive = process is not None and process.alive()
+    state = "gone" if process is not None and not alive else record.state
+    return ProcessStatus(
+        name=record.name,
+        pid=process.pid if process is not None and alive else None,
+        state=state,
+        reason=record.reason,
+        restarts=record.restarts,
+        rss_mb=_rss_mb([process, *record.descendants]) if process is not None else 0.0,
+        uptime_s=time.time() - process.started_s if process is not None and alive else 0.0,
+        port=record.port,
+    )
+
+
+def _rss_mb(processes: list[ProcessId]) -> float:
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.alive():
+                total += psutil.Process(process.pid).memory_info().rss
+    return total / 1e6
