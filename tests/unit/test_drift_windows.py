@@ -13,7 +13,9 @@ import pytest
 
 from mlplatform.decisions.log import Span, Watermark
 from mlplatform.decisions.records import Record, arrow_schema
-from mlplatform.drift import windows
+from mlplatform.drift import job, windows
+from mlplatform.drift import profile as profiles
+from mlplatform.drift.verdict import Band, Drifted, Steady
 from mlplatform.drift.windows import Reign
 from mlplatform.errors import Corrupt
 from mlplatform.features.definitions import load_views
@@ -144,6 +146,40 @@ def test_a_day_without_decisions_is_an_empty_window() -> None:
     found = read([decision(5)], now_ms=3 * DAY_MS)
     assert [len(w.units) for w in found] == [1, 0, 0]
     assert set(found[1].inputs) == set(PLAN.names)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, Steady), (1.4, Drifted)])
+def test_from_log_to_verdict(factor: float, expected: type) -> None:
+    """Three days of 1 100 decisions; on all of them amounts are as they were, or 1.4 times that."""
+    rng = np.random.default_rng(4)
+
+    def amounts(rows: int) -> np.ndarray[Any, Any]:
+        return rng.lognormal(3.5, 0.6, rows)
+
+    def day(number: int) -> list[Record]:
+        return [
+            decision(
+                number * DAY_MS + i,
+                score=float(score),
+                decision="review" if score > 0.07 else "approve",
+                payload={"request": {"amount": float(amount)}, "features": FEATURES},
+            )
+            for i, (amount, score) in enumerate(
+                zip(amounts(1100) * factor, rng.beta(1, 60, 1100), strict=True)
+            )
+        ]
+
+    rows = 20_000
+    matrix = np.column_stack([amounts(rows), *(np.full(rows, v) for v in FEATURES.values())])
+    scores = rng.beta(1, 60, rows)
+    profile = profiles.profile(
+        matrix, ["amount", *FEATURES], scores, scores > 0.07, np.arange(rows)
+    )
+    champion = job.Champion(Reign(1, 0), FRAUD.inputs, profile, Band(0.005, 0.03))
+    log = ListLog([*day(0), *day(1), *day(2)])
+    views = load_views(model_folder("fraud"))
+    seen = job.observe(log, FRAUD, views, champion, 3 * DAY_MS)  # type: ignore[arg-type]
+    assert isinstance(seen.verdict, expected), seen.verdict.reasons
 
 
 @pytest.mark.parametrize("reached_ms", [None, DAY_MS - 1])
