@@ -1,0 +1,104 @@
+"""The port of the registry: versions that may serve, and the record of those that may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+CHAMPION_ALIAS = "champion"
+
+
+class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the registry remembers of a candidate beside its bundle.
+
+    `report` is the gate report as JSON can hold it, `validated` whether it passed. `seed` is the
+    one that fitting and intervals were drawn with.
+    """
+
+    bundle: str
+    data_from_ms: int
+    data_to_ms: int
+    data_digest: str
+    code_version: str
+    metrics: dict[str, float]
+    report: dict[str, Any]
+    author: str
+    validated: bool
+    alert_low: float
+    alert_high: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A registered version: validated, and so deployable."""
+
+    model: str
+    version: int
+    digest: str
+    run_id: str
+    created_at_ms: int
+    facts: VersionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A candidate that did not pass: kept as a record, never deployable."""
+
+    model: str
+    digest: str
+    run_id: str
+    reasons: tuple[str, ...]
+
+
+class Registry(Protocol):
+    """Versions of models; every method may be repeated.
+
+    Raises:
+        Unavailable: the registry did not answer; from any method.
+    """
+
+    def register(self, folder: Path, facts: VersionFacts) -> Version | Rejection:
+        """Keep the bundle in a folder, as a version if it was validated and as a record if not.
+
+        The same bundle again gives the version that it has.
+
+        Raises:
+            BundleCorrupt: the folder is not the bundle that the facts are about.
+        """
+        ...
+
+    def get(self, model: str, version: int) -> Version:
+        """One version.
+
+        Raises:
+            NotFound: there is no such version, or it was not registered through here.
+        """
+        ...
+
+    def versions(self, model: str) -> Sequence[Version]:
+        """All versions of a model, the newest first; none for a model never registered."""
+        ...
+
+    def fetch(self, model: str, version: int, into: Path) -> Path:
+        """The folder `into`/<digest> with the version's bundle, fetched and checked if need be.
+
+        Raises:
+            NotFound: there is no such version.
+            BundleCorrupt: what was kept is not what the version's digest says.
+        """
+        ...
+
+    def set_alias(self, model: str, aliases: Mapping[str, int | None]) -> None:
+        """Show the journal's routes as aliases: name to version, None removes.
+
+        Nothing is decided from an alias.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        ...

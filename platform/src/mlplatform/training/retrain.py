@@ -1,0 +1,137 @@
+"""The retraining job as the few plain steps that a flow's tasks wrap."""
+
+from __future__ import annotations
+
+import logging
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlplatform.registry.versions import Registry, Rejection, Version, VersionFacts
+
+if TYPE_CHECKING:
+    from mlplatform.decisions.log import DecisionLog
+    from mlplatform.features.offline import OfflineTable
+    from mlplatform.training.candidate import Candidate
+    from mlplatform.training.dataset import Dataset
+    from mlplatform.training.folder import ModelFolder
+    from mlplatform.validation.evaluate import Runnable
+    from mlplatform.validation.gates import GateReport
+    from mlplatform.validation.replay import Recent
+
+SEED = 20180401
+
+log = logging.getLogger(__name__)
+
+
+def build_dataset(
+    folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
+) -> Dataset:
+    """The training set as it was known at `as_of_ms`, with the champion's inputs beside its own.
+
+    Raises:
+        InputInvalid: no payment has matured, or late rows would falsify the features.
+    """
+    from mlplatform.training import dataset
+
+    also = champion.bundle.inputs if champion else ()
+    built = dataset.build_dataset(
+        folder.definition, folder.views, offline, as_of_ms=as_of_ms, also=also
+    )
+    log.info(
+        "training set of %s: %d payments, %d frauds, digest %s",
+        built.model,
+        len(built.rows),
+        int(built.rows.y.sum()),
+        built.digest[:8],
+    )
+    return built
+
+
+def recent_requests(
+    folder: ModelFolder, decisions: DecisionLog, *, now_ms: int, champion: Runnable | None
+) -> Recent | None:
+    """Recent logged payments to replay; None while the log holds fewer than two whole days.
+
+    The held-out days of the training set then take their place.
+    """
+    from mlplatform.training.dataset import DAY_MS, input_plan
+    from mlplatform.validation.replay import recent_from_log
+
+    plan = input_plan(folder.definition, folder.views, champion.bundle.inputs if champion else ())
+    recent = recent_from_log(decisions, plan, model=folder.definition.name, to_ms=now_ms)
+    if recent is None or len(set((recent.matrix.event_ms // DAY_MS).tolist())) < 2:
+        log.info("the log holds fewer than two whole days: replaying the held-out days instead")
+        return None
+    return recent
+
+
+def fit(
+    folder: ModelFolder,
+    dataset: Dataset,
+    *,
+    bundles: Path,
+    recent: Recent | None = None,
+    seed: int = SEED,
+) -> Candidate:
+    """A candidate bundle under `bundles`/<digest>; the same data and seed give the same digest."""
+    from mlplatform.training.candidate import train
+
+    candidate = train(folder, dataset, bundles=bundles, seed=seed, recent=recent)
+    log.info("candidate %s of %s", candidate.bundle.digest[:8], dataset.model)
+    return candidate
+
+
+def validate(
+    folder: ModelFolder,
+    candidate: Candidate,
+    dataset: Dataset,
+    *,
+    champion: Runnable | None,
+    recent: Recent | None = None,
+    seed: int = SEED,
+) -> GateReport:
+    """Every gate's result for the candidate."""
+    from mlplatform.validation.evaluate import gather
+    from mlplatform.validation.gates import judge
+
+    definition = folder.definition
+    evidence = gather(definition, candidate, dataset, champion=champion, recent=recent, seed=seed)
+    report = judge(evidence, definition.gates, definition.training)
+    for gate in report.gates:
+        log.info("gate %s %s: %s", gate.name, gate.verdict, gate.reason)
+    return report
+
+
+def register(
+    candidate: Candidate, report: GateReport, registry: Registry, *, author: str
+) -> Version | Rejection:
+    """Keep the candidate: as a version if every gate passed, as a record of the run if not."""
+    outcome = registry.register(candidate.folder, version_facts(candidate, report, author=author))
+    match outcome:
+        case Version(model=model, version=number):
+            log.info("registered %s version %d", model, number)
+        case Rejection(model=model, reasons=reasons):
+            log.warning("%s is not deployable: %s", model, "; ".join(reasons))
+    return outcome
+
+
+def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> VersionFacts:
+    """What the registry remembers of a candidate."""
+    from mlplatform.validation.report import to_dict
+
+    bundle = candidate.bundle
+    return VersionFacts(
+        bundle=bundle.digest,
+        data_from_ms=bundle.data.from_ms,
+        data_to_ms=bundle.data.to_ms,
+        data_digest=bundle.data.digest,
+        code_version=metadata.version("mlplatform"),
+        metrics={g.name: g.observed for g in report.gates if g.observed is not None},
+        report=to_dict(report),
+        author=author,
+        validated=report.passed and report.bundle == bundle.digest,
+        alert_low=bundle.alert_band.low,
+        alert_high=bundle.alert_band.high,
+        seed=bundle.seed,
+    )

@@ -1,0 +1,279 @@
+"""What every registry promises, held against a real MLflow tracking server."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mlplatform.canonical import digest
+from mlplatform.drift.profile import Column, Profile
+from mlplatform.errors import NotFound, Refused, Unavailable
+from mlplatform.models.definition import InputSpec
+from mlplatform.registry.bundle import (
+    MODEL_FILE,
+    AlertBand,
+    Bundle,
+    BundleCorrupt,
+    Calibration,
+    DataWindow,
+    Golden,
+    Reason,
+    Thresholds,
+    load_bundle,
+    write_bundle,
+)
+from mlplatform.registry.mlflow import MlflowRegistry
+from mlplatform.registry.versions import CHAMPION_ALIAS, Rejection, Version, VersionFacts
+
+pytestmark = pytest.mark.slow
+
+START_LIMIT_S = 60
+COLUMN = Column(
+    edges=(1.0,), shares=(0.5, 0.5), quantiles=(1.0,) * 100, mean=1.0, std=1.0, missing_share=0.0
+)
+
+
+def bundle_of(seed: int, model: str = "fraud") -> tuple[Bundle, bytes]:
+    content = f"model {seed}".encode()
+    made = Bundle(
+        model=model,
+        inputs=(InputSpec(name="amount", kind="field", of="amount"),),
+        calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
+        thresholds=Thresholds(review=0.5, decline=0.9),
+        reasons={"amount": Reason(code="AMOUNT", customer="The amount", analyst="Amount")},
+        rules=(),
+        reference={"amount": 50.0},
+        golden=Golden(rows=((None,),), scores=(0.5,), tolerance=1e-5),
+        views=(),
+        profile=Profile(rows=1, units=1, alert_share=0.1, inputs={"amount": COLUMN}, score=COLUMN),
+        alert_band=AlertBand(low=0.01, high=0.2, share=0.1, how="by hand"),
+        data=DataWindow(
+            from_ms=0,
+            holdout_from_ms=1,
+            gates_from_ms=2,
+            to_ms=3,
+            as_of_ms=4,
+            rows=5,
+            digest="data",
+        ),
+        seed=seed,
+        origin="a test",
+        files={MODEL_FILE: digest(content)},
+    )
+    return made, content
+
+
+def facts_of(bundle: Bundle, *, passed: bool = True) -> VersionFacts:
+    verdict = "passed" if passed else "failed"
+    gate = {"name": "latency", "verdict": verdict, "observed": 1, "limit": 2, "reason": "measured"}
+    return VersionFacts(
+        bundle=bundle.digest,
+        data_from_ms=bundle.data.from_ms,
+        data_to_ms=bundle.data.to_ms,
+        data_digest=bundle.data.digest,
+        code_version="1",
+        metrics={"latency": 1.0},
+        report={"passed": passed, "gates": [gate]},
+        author="somebody",
+        validated=passed,
+        alert_low=0.01,
+        alert_high=0.2,
+        seed=bundle.seed,
+    )
+
+
+def written(folder: Path, seed: int, model: str = "fraud") -> tuple[Path, Bundle]:
+    bundle, content = bundle_of(seed, model)
+    write_bundle(bundle, content, folder / bundle.digest)
+    return folder / bundle.digest, bundle
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
+        "_MLFLOW_SERVER_REGISTRY_STORE": f"sqlite:///{folder}/mlflow.db",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.log").open("w") as output:
+        server = subprocess.Popen(
+            [*command, "mlflow.server.fastapi_app:app"],
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            wait_until_healthy(f"http://127.0.0.1:{port}/health", server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def wait_until_healthy(url: str, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1)
+            return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.1)
+    pytest.fail("MLflow did not start")
+
+
+@pytest.fixture
+def registry(uri, monkeypatch):
+    for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"):
+        monkeypatch.delenv(name, raising=False)
+    return MlflowRegistry(uri)
+
+
+def test_a_validated_bundle_becomes_a_version_with_its_facts(registry, tmp_path):
+    folder, bundle = written(tmp_path, 1, "facts")
+    facts = facts_of(bundle)
+    version = registry.register(folder, facts)
+    assert isinstance(version, Version)
+    assert (version.model, version.version, version.digest) == ("facts", 1, bundle.digest)
+    assert version.facts == facts
+    assert registry.get("facts", 1) == version
+
+
+def test_registering_a_bundle_again_gives_the_version_that_it_has(registry, tmp_path):
+    folder, bundle = written(tmp_path, 1, "again")
+    first = registry.register(folder, facts_of(bundle))
+    assert registry.register(folder, facts_of(bundle)) == first
+    assert registry.versions("again") == [first]
+
+
+def test_two_registrations_at_once_leave_one_version(registry, tmp_path):
+    folder, bundle = written(tmp_path, 1, "twice")
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(registry.register, folder, facts_of(bundle)) for _ in range(4)]
+        versions = {job.result().version for job in jobs}
+    assert len(versions) == 1
+    assert [v.version for v in registry.versions("twice")] == list(versions)
+
+
+def test_versions_are_listed_newest_first(registry, tmp_path):
+    for seed in (1, 2):
+        folder, bundle = written(tmp_path, seed, "listed")
+        registry.register(folder, facts_of(bundle))
+    assert [v.version for v in registry.versions("listed")] == [2, 1]
+    assert registry.versions("never-registered") == []
+
+
+def test_a_rejected_candidate_is_recorded_but_never_a_version(registry, tmp_path):
+    folder, bundle = written(tmp_path, 1, "rejected")
+    outcome = registry.register(folder, facts_of(bundle, passed=False))
+    assert isinstance(outcome, Rejection)
+    assert outcome.reasons == ("latency: measured",)
+    assert registry.versions("rejected") == []
+    with pytest.raises(NotFound):
+        registry.get("rejected", 1)
+    assert registry.register(folder, facts_of(bundle, passed=False)) == outcome
+
+
+def test_a_report_that_did_not_pass_outweighs_the_word_validated(registry, tmp_path):
+    folder, bundle = written(tmp_path, 1, "word")
+    facts = msgspec.structs.replace(facts_of(bundle, passed=False), validated=True)
+    assert isinstance(registry.register(folder, facts), Rejection)
+
+
+def test_a_fetched_bundle_is_the_one_registered(registry, tmp_path):
+    folder, bundle = written(tmp_path / "made", 1, "fetched")
+    version = registry.register(folder, facts_of(bundle)).version
+    into = tmp_path / "bundles"
+    fetched = registry.fetch("fetched", version, into)
+    assert fetched == into / bundle.digest
+    assert load_bundle(fetched, bundle.digest) == bundle
+    assert registry.fetch("fetched", version, into) == fetched
+    assert [f.name for f in into.iterdir()] == [bundle.digest]
+
+
+def test_a_bundle_changed_in_the_store_is_not_fetched(registry, uri, tmp_path):
+    folder, bundle = written(tmp_path / "made", 1, "changed")
+    version = registry.register(folder, facts_of(bundle))
+    broken = tmp_path / MODEL_FILE
+    broken.write_bytes(b"another model")
+    registry._client.log_artifact(version.run_id, str(broken), "bundle")
+    with pytest.raises(BundleCorrupt, match=MODEL_FILE):
+        registry.fetch("changed", version.version, tmp_path / "bundles")
+    assert list((tmp_path / "bundles").iterdir()) == []
+
+
+def test_a_folder_that_is_not_the_bundle_of_the_facts_is_refused(registry, tmp_path):
+    folder, _ = written(tmp_path, 1, "other")
+    other, _ = bundle_of(2, "other")
+    with pytest.raises(BundleCorrupt):
+        registry.register(folder, facts_of(other))
+    assert registry.versions("other") == []
+
+
+def test_an_alias_follows_the_routes(registry, tmp_path):
+    for seed in (1, 2):
+        folder, bundle = written(tmp_path, seed, "alias")
+        registry.register(folder, facts_of(bundle))
+    by_alias = registry._client.get_model_version_by_alias
+    for version in (2, 2, 1):
+        registry.set_alias("alias", {CHAMPION_ALIAS: version})
+        assert int(by_alias("alias", CHAMPION_ALIAS).version) == version
+    registry.set_alias("alias", {CHAMPION_ALIAS: None})
+    registry.set_alias("alias", {CHAMPION_ALIAS: None})
+    with pytest.raises((NotFound, Refused)):
+        registry.set_alias("alias", {CHAMPION_ALIAS: 99})
+
+
+def test_what_does_not_exist_is_not_found(registry):
+    with pytest.raises(NotFound):
+        registry.get("no-such-model", 1)
+    with pytest.raises(NotFound):
+        registry.fetch("no-such-model", 1, Path("nowhere"))
+
+
+def test_a_version_made_by_hand_is_not_deployable(registry, tmp_path):
+    folder, bundle = written(tmp_path, 1, "byhand")
+    made = registry.register(folder, facts_of(bundle))
+    registry._client.create_model_version(
+        "byhand", source=f"runs:/{made.run_id}/bundle", run_id=made.run_id, await_creation_for=0
+    )
+    assert [v.version for v in registry.versions("byhand")] == [1]
+    with pytest.raises(NotFound):
+        registry.get("byhand", 2)
+
+
+def test_a_registry_that_does_not_answer_is_unavailable(tmp_path):
+    folder, bundle = written(tmp_path, 1)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        registry = MlflowRegistry(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        for call in (
+            lambda: registry.versions("fraud"),
+            lambda: registry.get("fraud", 1),
+            lambda: registry.register(folder, facts_of(bundle)),
+            lambda: registry.set_alias("fraud", {CHAMPION_ALIAS: 1}),
+        ):
+            with pytest.raises(Unavailable):
+                call()
+
+
+def test_no_client_reads_pickles_or_reports_usage(registry):
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
