@@ -188,15 +188,16 @@ def shift(
 
     PSI has a bin for missing values. The limits grow where the policy's could be reached by chance:
     PSI of undrifted data is about a chi-square over n, and the distance about a normal over the
-    root of n, n being the number of independent values: those present over their design effect by
-    unit, which counts a customer's similar payments for less.
+    root of n, n being the number of independent values: those of the window and those of the
+    profile, over the design effect by unit, which counts a customer's similar payments for less.
 
     Source: B. Yurdakul, J. Naranjo, "Statistical properties of the population stability index",
     Journal of Risk Model Validation 14 (2020); L. Kish, "Survey Sampling" (1965), design effect.
     """
     present = finite(values)
     effect = design_effect(values, units)
-    independent = 1 / (effect / len(present) + 1 / (profile_rows * (1 - column.missing_share)))
+    profiled = profile_rows * (1 - column.missing_share)
+    independent = 1 / (effect * (1 / len(present) + 1 / profiled))
     psi_chance = special.chdtri(len(column.shares), error_share) / independent
     distance_chance = special.ndtri(1 - error_share / 2) / np.sqrt(independent)
     return Shift(
