@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rollout_world import StoppedClock, arm
 
 from mlplatform.decisions.log import ManifestHead, WriterHead
 from mlplatform.errors import NotFound, Refused, StaleFence
@@ -17,6 +16,7 @@ from mlplatform.rollout.journal import Fence, GatewayLease
 from mlplatform.rollout.routes import Routes, no_routes
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.rollout.transitions import Opened, RolledBack, ShadowStarted, Transition
+from rollout_world import StoppedClock, arm
 
 FACTS = {"model": "fraud", "event_ms": 1, "wall_ms": 2, "actor": "pass", "reason": "because"}
 
