@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.errors import ConfigInvalid
@@ -24,6 +24,7 @@ times = st.integers(-(10**12), 4 * 10**12)
 values = st.none() | st.floats(allow_nan=True, allow_infinity=True)
 
 
+@settings(deadline=None)
 @given(st.lists(times, min_size=1))
 @pytest.mark.parametrize("kind", sorted(transforms.TIME_SCALAR))
 def test_a_transform_of_time_gives_the_same_alone_and_in_a_column(
@@ -34,6 +35,7 @@ def test_a_transform_of_time_gives_the_same_alone_and_in_a_column(
     np.testing.assert_array_equal(alone, column)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(values, values), min_size=1))
 def test_a_ratio_gives_the_same_alone_and_in_a_column(pairs: list[tuple[object, object]]) -> None:
     numerators = [transforms.number(n) for n, _ in pairs]
@@ -44,6 +46,7 @@ def test_a_ratio_gives_the_same_alone_and_in_a_column(pairs: list[tuple[object, 
     assert not np.isinf(column).any()
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 4 * 10**12),
     st.none() | st.floats(0, 1e6),

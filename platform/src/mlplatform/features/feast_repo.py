@@ -55,7 +55,11 @@ def render(model: str) -> str:
 
 
 def repo_config(home: Path, model: str) -> feast.RepoConfig:
-    """Feast's configuration over the platform's own files, for the SDK's tools and tests."""
+    """Feast's configuration over the platform's own files, for the SDK's tools and tests.
+
+    Feast's DuckDB store looks for the sources' relative paths in the working directory: be in
+    `home` when it reads them.
+    """
     return feast.RepoConfig(
         project=project_name(model),
         provider="local",

@@ -31,6 +31,7 @@ from mlplatform.models.definition import ModelDefinition
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
 LOG_COLUMNS = ("writer", "seq", "kind", "decision_id", "event_ms", "label", "payload")
 BUILDING = ".building"
+NO_POSITION = b"{}"  # of history, which no record of the log stands behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,15 @@ class OfflineTable:
             return {}
         content = (self._parts / _name(numbers[-1]) / "position.json").read_bytes()
         return msgspec.json.decode(content, type=dict[str, int])
+
+    def history_end_ms(self) -> int | None:
+        """The event time of the last payment of the imported history; None where none was."""
+        history = self._parts / _name(0)
+        files = sorted((history / "requests").glob("*.parquet"))
+        if not files or (history / "position.json").read_bytes() != NO_POSITION:
+            return None
+        last = pq.read_table(files[-1], columns=["event_time"]).column(0).cast(pa.int64())
+        return int(last.to_numpy().max()) // 1000
 
     @property
     def db(self) -> duckdb.DuckDBPyConnection:

@@ -42,7 +42,7 @@ HOURS = np.array(
 WEEK = np.array([0.98, 0.98, 0.99, 1.0, 1.03, 1.04, 0.98])
 
 PRICE_LEVEL = 1.4  # after the change
-FADED = 0.35  # what is left of the first three patterns after it
+FADED = 0.25  # what is left of the first three patterns after it
 
 
 @dataclass(frozen=True, slots=True)

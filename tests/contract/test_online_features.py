@@ -1,0 +1,234 @@
+"""What every online store of features keeps to, and that Feast and we read each other's rows."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlplatform.errors import ConfigInvalid, Corrupt, NotFound
+from mlplatform.features.definitions import FeatureView, load_views
+from mlplatform.features.feast_sqlite import FeastSqlite
+from mlplatform.features.online import OnlineFeatures
+from mlplatform.models.definition import model_folder
+from support import feast_sdk
+
+CUSTOMERS, TERMINALS = VIEWS = load_views(model_folder("fraud"))
+DAY_MS = 86_400_000
+T_MS = 20_000 * DAY_MS
+TIME = pa.timestamp("us")
+
+
+@pytest.fixture(params=["sqlite"])
+def online(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineFeatures]:
+    store = FeastSqlite(tmp_path / "online.db", "fraud", VIEWS)
+    yield store
+    store.close()
+
+
+def rows(
+    view: FeatureView,
+    values: dict[int, float | None],
+    *,
+    at_ms: int = T_MS,
+    created_ms: int | None = None,
+) -> pa.Table:
+    count = len(values)
+    created = at_ms if created_ms is None else created_ms
+    return pa.table(
+        {
+            view.join_key: pa.array(list(values), pa.int64()),
+            "event_timestamp": pa.array([at_ms * 1000] * count, TIME),
+            "created": pa.array([created * 1000] * count, TIME),
+            **{n: pa.array(list(values.values()), pa.float64()) for n in view.feature_names},
+        }
+    )
+
+
+def one(online: OnlineFeatures, key: int, event_ms: int = T_MS) -> float | None:
+    return online.read({"customer": key}, event_ms).values["customer_count_1d"]
+
+
+def test_what_is_written_is_read(online: OnlineFeatures) -> None:
+    assert online.write("customer_stats", rows(CUSTOMERS, {1: 1.5, -(2**63): -0.0, 3: None})) == 3
+    assert one(online, 1) == 1.5
+    assert one(online, -(2**63)) == 0.0
+    assert one(online, 3) is None
+    assert online.read({"customer": 3}, T_MS).times["customer_stats"] == T_MS
+
+
+def test_every_feature_of_every_view_is_in_the_answer(online: OnlineFeatures) -> None:
+    online.write("terminal_stats", rows(TERMINALS, {1: 2.0}))
+    read = online.read({"customer": 1, "terminal": 1}, T_MS)
+    assert list(read.values) == [f for v in VIEWS for f in v.feature_names]
+    assert read.times == {"customer_stats": None, "terminal_stats": T_MS}
+    assert read.values["terminal_risk_7d"] == 2.0
+    assert read.values["customer_mean_7d"] is None
+
+
+def test_a_key_that_is_not_asked_for_has_missing_features(online: OnlineFeatures) -> None:
+    online.write("customer_stats", rows(CUSTOMERS, {1: 2.0}))
+    assert set(online.read({}, T_MS).values.values()) == {None}
+
+
+def test_nan_is_missing(online: OnlineFeatures) -> None:
+    online.write("customer_stats", rows(CUSTOMERS, {1: math.nan}))
+    assert one(online, 1) is None
+
+
+def test_a_row_is_valid_for_its_ttl_the_bound_included(online: OnlineFeatures) -> None:
+    online.write("customer_stats", rows(CUSTOMERS, {1: 2.0}))
+    assert one(online, 1, T_MS + CUSTOMERS.ttl_ms) == 2.0
+    assert one(online, 1, T_MS + CUSTOMERS.ttl_ms + 1) is None
+    read = online.read({"customer": 1}, T_MS + CUSTOMERS.ttl_ms + 1)
+    assert read.times["customer_stats"] is None
+
+
+def test_an_older_row_never_replaces_a_newer_one(online: OnlineFeatures) -> None:
+    online.write("customer_stats", rows(CUSTOMERS, {1: 2.0}))
+    assert online.write("customer_stats", rows(CUSTOMERS, {1: 1.0}, at_ms=T_MS - 1000)) == 0
+    assert one(online, 1) == 2.0
+
+
+def test_of_rows_of_one_time_the_one_made_last_counts(online: OnlineFeatures) -> None:
+    later = T_MS + DAY_MS
+    online.write("customer_stats", rows(CUSTOMERS, {1: 2.0}, created_ms=later))
+    assert online.write("customer_stats", rows(CUSTOMERS, {1: 1.0}, created_ms=T_MS)) == 0
+    assert online.write("customer_stats", rows(CUSTOMERS, {1: 3.0}, created_ms=later)) == 1
+    assert one(online, 1) == 3.0
+
+
+def test_a_view_or_column_that_is_not_defined_is_refused(online: OnlineFeatures) -> None:
+    with pytest.raises(NotFound, match="nobody"):
+        online.write("nobody", rows(CUSTOMERS, {1: 2.0}))
+    with pytest.raises(ConfigInvalid, match="customer_mean_7d"):
+        online.write("customer_stats", rows(CUSTOMERS, {1: 2.0}).drop(["customer_mean_7d"]))
+
+
+def test_a_batch_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = FeastSqlite(tmp_path / "online.db", "fraud", VIEWS)
+    broken = rows(CUSTOMERS, {1: 2.0, 2: 3.0})
+    keys = pa.array([1, None], pa.int64())
+    with pytest.raises(Exception, match="required argument is not an integer"):
+        store.write("customer_stats", broken.set_column(0, "customer_id", keys))
+    assert one(store, 1) is None
+    store.close()
+
+
+def test_a_reader_is_not_held_up_by_a_writer(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    store = FeastSqlite(path, "fraud", VIEWS)
+    store.write("customer_stats", rows(CUSTOMERS, {1: 2.0}))
+    with sqlite3.connect(path) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM fraud_customer_stats")
+        assert one(store, 1) == 2.0
+        writer.rollback()
+    store.close()
+
+
+def test_a_value_that_is_no_double_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    store = FeastSqlite(path, "fraud", VIEWS)
+    store.write("customer_stats", rows(CUSTOMERS, {1: 2.0}))
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE fraud_customer_stats SET value = x'0801'")
+    with pytest.raises(Corrupt, match="customer_count_1d"):
+        one(store, 1)
+    store.close()
+
+
+# --- Feast's own SDK over the same file
+
+
+def random_rows(view: FeatureView, count: int, seed: int) -> pa.Table:
+    draw = random.Random(seed)
+    table = rows(view, dict.fromkeys((draw.randrange(-(2**63), 2**63) for _ in range(count)), 0.0))
+    for name in view.feature_names:
+        values = [draw.choice([None, 0.0, draw.gauss(0, 1e6)]) for _ in range(count)]
+        position = table.schema.get_field_index(name)
+        table = table.set_column(position, name, pa.array(values, pa.float64()))
+    return table
+
+
+def sdk_read(store: Any, view: FeatureView, keys: list[int]) -> list[dict[str, float | None]]:
+    answer = store.get_online_features(
+        features=[f"{view.name}:{name}" for name in view.feature_names],
+        entity_rows=[{view.join_key: key} for key in keys],
+    ).to_dict()
+    return [{n: answer[n][row] for n in view.feature_names} for row in range(len(keys))]
+
+
+def our_read(store: FeastSqlite, view: FeatureView, keys: list[int]) -> list[dict[str, Any]]:
+    reads = [store.read({view.entity: key}, T_MS) for key in keys]
+    return [{n: r.values[n] for n in view.feature_names} for r in reads]
+
+
+@pytest.fixture(scope="module")
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    home = tmp_path_factory.mktemp("feast")
+    for view in VIEWS:
+        folder = home / "offline" / "fraud" / "snapshots" / view.name
+        folder.mkdir(parents=True)
+        pq.write_table(random_rows(view, 300, seed=1), folder / "2024-10-04.parquet")
+    with contextlib.chdir(home):
+        yield home, feast_sdk.store(home, "fraud")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", VIEWS, ids=[v.name for v in VIEWS])
+def test_feast_reads_what_we_write(sdk: tuple[Path, Any], view: FeatureView) -> None:
+    home, store = sdk
+    ours = FeastSqlite(home / "online.db", "fraud", VIEWS)
+    table = random_rows(view, 200, seed=2)
+    ours.write(view.name, table)
+    keys = table.column(view.join_key).to_pylist()
+    expected = [{n: row[n] for n in view.feature_names} for row in table.to_pylist()]
+    assert sdk_read(store, view, keys) == expected == our_read(ours, view, keys)
+    ours.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", VIEWS, ids=[v.name for v in VIEWS])
+def test_we_read_what_feast_pushes(sdk: tuple[Path, Any], view: FeatureView) -> None:
+    home, store = sdk
+    table = random_rows(view, 200, seed=3)
+    store.write_to_online_store(view.name, table.to_pandas())
+    ours = FeastSqlite(home / "online.db", "fraud", VIEWS)
+    keys = table.column(view.join_key).to_pylist()
+    expected = [{n: row[n] for n in view.feature_names} for row in table.to_pylist()]
+    assert our_read(ours, view, keys) == expected
+    ours.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", VIEWS, ids=[v.name for v in VIEWS])
+def test_we_read_what_feast_materializes(sdk: tuple[Path, Any], view: FeatureView) -> None:
+    home, store = sdk
+    table = random_rows(view, 300, seed=1)
+    at = datetime.fromtimestamp(T_MS / 1000, UTC)
+    store.materialize(at.replace(year=at.year - 1), at, feature_views=[view.name])
+    ours = FeastSqlite(home / "online.db", "fraud", VIEWS)
+    keys = table.column(view.join_key).to_pylist()
+    expected = [{n: row[n] for n in view.feature_names} for row in table.to_pylist()]
+    assert our_read(ours, view, keys) == expected
+    read = ours.read({view.entity: keys[0]}, T_MS)
+    assert read.times[view.name] == T_MS
+    ours.close()
+
+
+@pytest.mark.slow
+def test_the_generated_definitions_are_those_of_feast(sdk: tuple[Path, Any]) -> None:
+    from mlplatform.features.feast_repo import render, views
+
+    assert views("fraud") == VIEWS
+    assert render("fraud") == (model_folder("fraud") / "features.json").read_text()
