@@ -7,12 +7,13 @@ import logging
 import os
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
 from mlplatform import settings as settings_module
 from mlplatform.clock import ReplayClock, SystemClock
-from mlplatform.decisions.commit import GroupCommit
+from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy
 from mlplatform.features.definitions import FeatureView, load_views
@@ -24,7 +25,7 @@ from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import Metrics, ModelMetrics
 from mlplatform.gateway.predictor import Limits, Predictor
-from mlplatform.gateway.recording import Recorder
+from mlplatform.gateway.recording import ObservedLog, Recorder
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.shadow import ShadowCopies
 from mlplatform.gateway.times import EventTimes, Watermark
@@ -36,7 +37,8 @@ from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
 
 WRITER = "gateway-0"
-MAX_COMMIT = 512
+MAX_COMMIT = 256
+COMMIT_WAIT_MS = 0.0
 DRAIN_S = 10
 SWITCH_INTERVAL_S = 0.0005
 """The commit thread and the event loop share the interpreter lock: 5 ms would be a deadline's
@@ -51,11 +53,16 @@ def compose(settings: Settings) -> Gateway:
     log = SqliteDecisionLog(home.decisions)
     watermark = Watermark(log.latest_event_ms())
     clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
-    commit = GroupCommit(log, WRITER, max_batch=MAX_COMMIT, max_wait_ms=0)
     metrics = Metrics()
-    recorder = Recorder(commit, watermark.advance, metrics.commit_records.observe)
-    shadow = ShadowCopies(recorder, clock, lambda m: metrics.shadow_dropped.labels(m).inc())
+    observed = ObservedLog(log, metrics.commit_records.observe)
     times = EventTimes(settings.clock, clock.event_ms)
+    recorder = Recorder(
+        lambda: AsyncGroupCommit(
+            observed, WRITER, MAX_COMMIT, COMMIT_WAIT_MS, reached_ms=times.passed_ms
+        ),
+        watermark.advance,
+    )
+    shadow = ShadowCopies(recorder, clock, lambda m: metrics.shadow_dropped.labels(m).inc())
     plane = LocalPlane(home.serving)
 
     def new_predictor(service: str, limits: Limits) -> Predictor:
@@ -84,14 +91,14 @@ def compose(settings: Settings) -> Gateway:
     )
 
     async def start() -> None:
+        recorder.start()
         shadow.start()
         follower.start()
 
     async def stop() -> None:
         await follower.stop()
         await shadow.stop(within_s=2.0)
-        await recorder.flushed(within_s=5.0)
-        commit.close()
+        await recorder.stop()
 
     return Gateway(
         keys.load_or_create(home.secrets / "api-keys.json", home.api_key),
@@ -115,6 +122,14 @@ def listener(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port), backlog=512)
     except OSError as error:
         raise Busy(f"port {port} is taken (MLPLATFORM_GATEWAY_PORT)") from error
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which ends with status 0 when told to end; a second signal ends it at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def main() -> None:
@@ -145,7 +160,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    uvicorn.Server(config).run(sockets=[sock])
+    _Server(config).run(sockets=[sock])
 
 
 if __name__ == "__main__":

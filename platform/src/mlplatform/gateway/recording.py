@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol
 
+from mlplatform.decisions.commit import WriterLog
 from mlplatform.decisions.log import Appended, Entry, Outcome
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.gateway.problems import Problem
 
-MAX_WAITING = 8192
 WAIT_S = 2.0
-"""How long an answer waits for its record before it is refused; normally under a millisecond."""
+"""How long an answer waits for its record before it is refused; normally a few milliseconds."""
 
 
 class Commit(Protocol):
-    """The part of decisions.commit.GroupCommit that is used here."""
+    """The part of decisions.commit.AsyncGroupCommit that is used here."""
 
-    def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]: ...
+    def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]: ...
+
+    async def close(self) -> None: ...
 
 
 class LogUnavailable(Unavailable):
@@ -34,24 +35,25 @@ def log_unavailable() -> Problem:
 
 
 class Recorder:
-    """Collects entries while a commit is under way, so that commits grow with the load.
+    """Appends records one by one; the commit behind it makes them few transactions.
 
     Args:
+        open_commit: called when the server starts, in the event loop.
         advanced: told the event time of every record that was written.
-        committed: told the size of every commit.
     """
 
-    def __init__(
-        self,
-        commit: Commit,
-        advanced: Callable[[int], None],
-        committed: Callable[[int], None],
-    ) -> None:
-        self._commit = commit
+    def __init__(self, open_commit: Callable[[], Commit], advanced: Callable[[int], None]) -> None:
+        self._open_commit = open_commit
         self._advanced = advanced
-        self._committed = committed
-        self._waiting: list[tuple[Entry, asyncio.Future[Outcome]]] = []
-        self._busy = False
+        self._commit: Commit | None = None
+
+    def start(self) -> None:
+        self._commit = self._open_commit()
+
+    async def stop(self) -> None:
+        """Everything that was handed in is durable afterwards."""
+        if self._commit is not None:
+            await self._commit.close()
 
     async def append(self, entry: Entry) -> Outcome:
         """The outcome, once the record is durable.
@@ -59,75 +61,34 @@ class Recorder:
         Raises:
             LogUnavailable: the log is full, failing or too slow.
         """
-        if len(self._waiting) >= MAX_WAITING:
-            raise LogUnavailable(f"{MAX_WAITING} records wait already")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        self._waiting.append((entry, future))
-        if not self._busy:
-            self._busy = True
-            loop.call_soon(self._submit, loop)
+        if self._commit is None:
+            raise LogUnavailable("the log is not open yet")
         try:
             async with asyncio.timeout(WAIT_S):
-                return await future
+                (outcome,) = await self._commit.submit((entry,))
         except TimeoutError as error:
             raise LogUnavailable(f"no confirmation within {WAIT_S} s") from error
         except PlatformError as error:
             raise LogUnavailable(str(error)) from error
+        if isinstance(outcome, Appended):
+            self._advanced(entry.record.event_ms)
+        return outcome
 
-    async def flushed(self, within_s: float) -> bool:
-        """Whether everything that was handed in got written within a time."""
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + within_s
-        while self._busy and loop.time() < end_s:
-            await asyncio.sleep(0.01)
-        return not self._busy
 
-    def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
-        batch, self._waiting = self._waiting, []
-        try:
-            done = self._commit.submit([entry for entry, _ in batch])
-        except (PlatformError, RuntimeError) as error:  # closed, or full
-            self._failed(loop, batch, LogUnavailable(str(error)))
-            return
-        done.add_done_callback(
-            lambda result: loop.call_soon_threadsafe(self._finished, loop, batch, result)
-        )
+class ObservedLog:
+    """A log whose commits are counted."""
 
-    def _finished(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[tuple[Entry, asyncio.Future[Outcome]]],
-        result: Future[list[Outcome]],
-    ) -> None:
-        error = result.exception()
-        if error is not None:
-            self._failed(loop, batch, LogUnavailable(str(error)))
-            return
-        self._committed(len(batch))
-        for (entry, future), outcome in zip(batch, result.result(), strict=True):
-            if isinstance(outcome, Appended):
-                self._advanced(entry.record.event_ms)
-            if not future.done():
-                future.set_result(outcome)
-        self._next(loop)
+    def __init__(self, log: WriterLog, committed: Callable[[int], None]) -> None:
+        self._log = log
+        self._committed = committed
+        self.heartbeat = log.heartbeat
+        self.close_writer = log.close_writer
+        self.checkpoint = log.checkpoint
 
-    def _failed(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[tuple[Entry, asyncio.Future[Outcome]]],
-        error: LogUnavailable,
-    ) -> None:
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(error)
-        self._next(loop)
-
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._waiting:
-            loop.call_soon(self._submit, loop)
-        else:
-            self._busy = False
+    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
+        outcomes = self._log.append(writer, entries)
+        self._committed(len(entries))
+        return outcomes
 
 
 class InFlight:

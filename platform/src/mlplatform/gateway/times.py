@@ -10,6 +10,7 @@ from mlplatform.gateway.problems import Problem
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 SYSTEM_TOLERANCE_MS = 5 * MINUTE_MS
+IN_FLIGHT_MS = 15_000
 REPLAY_BEHIND_MS = HOUR_MS
 REPLAY_AHEAD_MS = 48 * HOUR_MS
 REPLAY_ARRIVAL_BEHIND_MS = 7 * 24 * HOUR_MS
@@ -40,6 +41,13 @@ class EventTimes:
     def __init__(self, mode: ClockMode, now_ms: Callable[[], int]) -> None:
         self._mode = mode
         self.now_ms = now_ms
+
+    def passed_ms(self) -> int | None:
+        """The event time before which no request is accepted any more; None in a replay, whose
+        watermark is moved by its records alone."""
+        if self._mode == "replay":
+            return None
+        return self.now_ms() - SYSTEM_TOLERANCE_MS - IN_FLIGHT_MS
 
     def check(self, event_ms: int) -> None:
         """Raises Problem 422 for the event time of a request that is refused."""

@@ -1,0 +1,386 @@
+"""A gateway process over real predictors, log and journal; routes are moved as a pass would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+from onnx import TensorProto, helper, numpy_helper
+
+from mlplatform.canonical import digest
+from mlplatform.decisions.log import Span
+from mlplatform.decisions.records import COLUMNS, Kind
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.drift.profile import Column, Profile
+from mlplatform.features.definitions import load_views
+from mlplatform.files import write_atomically
+from mlplatform.models.definition import load_definition, model_folder
+from mlplatform.registry.bundle import (
+    MODEL_FILE,
+    AlertBand,
+    Bundle,
+    Calibration,
+    DataWindow,
+    Golden,
+    Thresholds,
+    View,
+    load_bundle,
+    parse_reasons,
+    write_bundle,
+)
+from mlplatform.registry.rules import parse_rules
+from mlplatform.rollout.journal import Fence
+from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.rollout.transitions import (
+    CanaryStepped,
+    Opened,
+    Promoted,
+    RolledBack,
+    ShadowStarted,
+)
+from mlplatform.serving.local import LocalPlane, StatusFile
+from mlplatform.serving.manifest import render
+from mlplatform.settings import Home
+
+MODEL = "fraud"
+GATEWAY = "gateway-0"
+START_S = 20.0
+SOURCE = Path(__file__).parents[2] / "platform" / "src"
+
+
+def amount_model(offset: float) -> bytes:
+    """scores = amount / 1000 + offset, within 0 and 1: whatever else is missing."""
+    width = len(load_definition(MODEL).inputs)
+    weights = [
+        numpy_helper.from_array(np.array(0, dtype=np.int64), "first"),
+        numpy_helper.from_array(np.array(0.001, dtype=np.float32), "scale"),
+        numpy_helper.from_array(np.array(offset, dtype=np.float32), "offset"),
+        numpy_helper.from_array(np.array(0, dtype=np.float32), "low"),
+        numpy_helper.from_array(np.array(1, dtype=np.float32), "high"),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["inputs", "first"], ["amount"], axis=1),
+        helper.make_node("Mul", ["amount", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "offset"], ["shifted"]),
+        helper.make_node("Clip", ["shifted", "low", "high"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "amount",
+        [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, [None, width])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def write_amount_bundle(folder: Path, offset: float = 0.0) -> str:
+    """A bundle that reviews from 500 on and declines from 900 on; returns its digest."""
+    definition = load_definition(MODEL)
+    names = [i.name for i in definition.inputs]
+    data = amount_model(offset)
+    row = (300.0, *([0.0] * (len(names) - 1)))
+    flat = Column((1.0,), (0.5, 0.5), (0.5,), 0.5, 0.2, 0.0)
+    source = model_folder(MODEL)
+    bundle = Bundle(
+        model=MODEL,
+        inputs=definition.inputs,
+        calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
+        thresholds=Thresholds(review=0.5, decline=0.9),
+        reasons=dict(
+            parse_reasons((source / "reasons.yaml").read_text(), source="reasons", inputs=names)
+        ),
+        rules=parse_rules((source / "rules.yaml").read_text(), source="rules", inputs=names),
+        reference=dict.fromkeys(names, 0.0),
+        golden=Golden(rows=(row,), scores=(0.3 + offset,), tolerance=1e-4),
+        views=tuple(View(name=v.name, ttl_ms=v.ttl_ms) for v in load_views(source)),
+        profile=Profile(
+            rows=100,
+            units=50,
+            inputs=dict.fromkeys(names, flat),
+            score=flat,
+            alert_share=0.01,
+        ),
+        alert_band=AlertBand(low=0.0, high=0.1, share=0.01, how="by hand"),
+        data=DataWindow(
+            from_ms=0, holdout_from_ms=1, gates_from_ms=2, to_ms=3, as_of_ms=4, rows=100, digest="0"
+        ),
+        seed=0,
+        origin="test",
+        files={MODEL_FILE: digest(data)},
+    )
+    return write_bundle(bundle, data, folder)
+
+
+@dataclass
+class Running:
+    """A predictor process and where it listens."""
+
+    arm: Arm
+    process: subprocess.Popen[bytes]
+
+
+class ScoringWorld:
+    """Home folder, predictors and one gateway; everything ends with `close`."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root / "var")
+        self.home.create()
+        write_atomically(self.home.predictor_token, secrets.token_hex(16).encode())
+        self.rollouts = SqliteRollouts(self.home.rollouts_db)
+        self.plane = LocalPlane(self.home.serving)
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.predictors: dict[str, Running] = {}
+        self._gateway: subprocess.Popen[bytes] | None = None
+        self._rollout = 0
+        self._challenger: Arm | None = None
+
+    def deploy(self, version: int, offset: float = 0.0) -> Arm:
+        """A bundle version with a predictor that is ready."""
+        draft = self.home.bundles / f"draft-{version}"
+        bundle = write_amount_bundle(draft, offset)
+        draft.rename(self.home.bundles / bundle)
+        folder = self.home.bundles / bundle
+        assert load_bundle(folder).digest == bundle
+        manifest = render(load_definition(MODEL), version, bundle, folder.as_uri())
+        self.plane.apply(manifest)
+        arm = Arm(version, bundle, manifest["metadata"]["name"])
+        self.start_predictor(arm)
+        return arm
+
+    def start_predictor(self, arm: Arm) -> None:
+        address = self.home.run / f"{arm.service}.address.json"
+        address.unlink(missing_ok=True)
+        process = self._start(
+            "mlplatform.predictor",
+            "--model-dir", str(self.home.bundles / arm.bundle),
+            "--model-name", arm.service,
+            "--address-file", str(address),
+            "--token-file", str(self.home.predictor_token),
+        )  # fmt: skip
+        self.predictors[arm.service] = Running(arm, process)
+        port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
+        headers = {"Authorization": f"Bearer {self.home.predictor_token.read_text()}"}
+        ready_url = f"http://127.0.0.1:{port}/v2/models/{arm.service}/ready"
+        wait_for(lambda: _status(ready_url, headers) == 200)
+        status = StatusFile(arm.service, True, "", 0, process.pid, port, int(time.time() * 1000))
+        write_atomically(
+            self.home.serving / "status" / f"{arm.service}.json",
+            json.dumps({f: getattr(status, f) for f in status.__struct_fields__}).encode(),
+        )
+
+    def kill_predictor(self, arm: Arm) -> None:
+        process = self.predictors[arm.service].process
+        process.kill()
+        process.wait()
+
+    @contextlib.contextmanager
+    def frozen_predictor(self, arm: Arm) -> Iterator[None]:
+        """It takes connections, and answers nothing."""
+        process = self.predictors[arm.service].process
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def promote(self, arm: Arm) -> Routes:
+        """The arm becomes champion at once."""
+        rollout_id = self._opened(arm, bootstrap=True)
+        before = self.rollouts.routes(MODEL)
+        routes = Routes(
+            MODEL, before.generation + 1, arm, None, before.champion, rollout_id, "steady", 0.0
+        )
+        self._commit(Promoted(**self._fact(rollout_id), predecessor=before.champion), routes)
+        return self.applied(routes)
+
+    def shadow(self, arm: Arm) -> Routes:
+        rollout_id = self._opened(arm, bootstrap=False)
+        self._challenger, self._rollout_id, self._step = arm, rollout_id, -1
+        routes = self._ramped("shadow", 0.0)
+        self._commit(ShadowStarted(**self._fact(rollout_id), displaced=None), routes)
+        return self.applied(routes)
+
+    def canary(self, percent: float, *, wait: bool = True) -> Routes:
+        """A share for the arm that is in shadow or canary."""
+        self._step += 1
+        routes = self._ramped("canary", percent)
+        fact = self._fact(self._rollout_id)
+        self._commit(CanaryStepped(**fact, step=self._step, percent=percent), routes)
+        return self.applied(routes) if wait else routes
+
+    def roll_back(self) -> Routes:
+        before = self.rollouts.routes(MODEL)
+        routes = Routes(
+            MODEL,
+            before.generation + 1,
+            before.champion,
+            None,
+            before.previous,
+            None,
+            "steady",
+            0.0,
+        )
+        self._commit(RolledBack(**self._fact(self._rollout_id)), routes)
+        return self.applied(routes)
+
+    def applied(self, routes: Routes) -> Routes:
+        """These routes, once a running gateway reports them."""
+        if self._gateway is not None:
+            wait_for(
+                lambda: any(
+                    lease.gateway == GATEWAY and lease.generation == routes.generation
+                    for lease in self.rollouts.gateways(MODEL)
+                )
+            )
+        return routes
+
+    def _ramped(self, phase: Any, percent: float) -> Routes:
+        before = self.rollouts.routes(MODEL)
+        return Routes(
+            MODEL,
+            before.generation + 1,
+            before.champion,
+            self._challenger,
+            before.previous,
+            self._rollout_id,
+            phase,
+            percent,
+        )
+
+    def _opened(self, arm: Arm, *, bootstrap: bool) -> str:
+        self._rollout += 1
+        rollout_id = f"{MODEL}-r{self._rollout}"
+        opened = Opened(
+            **self._fact(rollout_id),
+            challenger=arm,
+            author="test",
+            alert_low=0.0,
+            alert_high=1.0,
+            bootstrap=bootstrap,
+        )
+        self.rollouts.commit(opened, None)
+        return rollout_id
+
+    def _fact(self, rollout_id: str) -> dict[str, Any]:
+        return {
+            "rollout_id": rollout_id,
+            "model": MODEL,
+            "event_ms": 0,
+            "wall_ms": 0,
+            "actor": "test",
+            "reason": "test",
+        }
+
+    def _commit(self, fact: Any, routes: Routes) -> None:
+        fence: Fence | None = self.rollouts.acquire(MODEL, "test", 60.0)
+        assert fence is not None
+        self.rollouts.commit(fact, fence, routes)
+
+    def start_gateway(self, **environment: str) -> None:
+        self._gateway = self._start("mlplatform.gateway", **environment)
+        wait_for(lambda: _status(f"{self.url}/readyz", {}) == 200)
+
+    def kill_gateway(self) -> None:
+        assert self._gateway is not None
+        self._gateway.kill()
+        self._gateway.wait()
+
+    def stop_gateway(self) -> int:
+        """SIGTERM; its exit status."""
+        assert self._gateway is not None
+        self._gateway.terminate()
+        return self._gateway.wait(20)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.home.api_key.read_text()}"}
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(
+            base_url=f"{self.url}/api/v1/models/{MODEL}", headers=self.headers, timeout=10.0
+        )
+
+    def records(self, *kinds: Kind) -> list[dict[str, Any]]:
+        """All records of these kinds, payload decoded."""
+        log = SqliteDecisionLog(self.home.decisions)
+        try:
+            table: pa.Table = log.read(Span(model=MODEL, kinds=kinds, columns=tuple(COLUMNS)))
+        finally:
+            log.close()
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return [row | {"payload": json.loads(row["payload"])} for row in rows]
+
+    def close(self) -> None:
+        processes = [running.process for running in self.predictors.values()]
+        processes += [self._gateway] if self._gateway else []
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+        self.rollouts.close()
+
+    def _start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        log = (self.home.logs / f"{module}.log").open("ab")
+        variables: Mapping[str, str] = {
+            **os.environ,
+            "PYTHONPATH": str(SOURCE),
+            "MLPLATFORM_HOME": str(self.home.root),
+            "MLPLATFORM_GATEWAY_PORT": str(self.port),
+            **environment,
+        }
+        with log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments], env=variables, stdout=log, stderr=log
+            )
+
+
+def wait_for(condition: Callable[[], Any], within_s: float = START_S) -> Any:
+    """The first true value of a condition."""
+    end_s = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+def payment(amount: float = 40.0, customer: int = 7, **changes: Any) -> dict[str, Any]:
+    """A request body, now."""
+    body = {
+        "customer_id": customer,
+        "terminal_id": 3,
+        "amount": amount,
+        "event_time": int(time.time() * 1000),
+    }
+    return body | changes
+
+
+def _status(url: str, headers: Mapping[str, str]) -> int:
+    try:
+        return httpx.get(url, headers=headers, timeout=2.0).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

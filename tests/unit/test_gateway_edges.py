@@ -1,0 +1,113 @@
+"""Keys, times, decision ids and problems: the small things that decide who gets in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlplatform.errors import ConfigInvalid
+from mlplatform.gateway import keys, openapi
+from mlplatform.gateway.decision_ids import is_known, new_decision_id
+from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.times import HOUR_MS, EventTimes, Watermark
+from mlplatform.models.definition import load_definition, model_names
+
+NOW_MS = 1_767_225_600_000
+SECRET = b"k" * 32
+
+
+def test_the_first_start_makes_one_key_and_stores_only_its_digest(tmp_path: Path) -> None:
+    stored, clear = tmp_path / "api-keys.json", tmp_path / "api.key"
+    made = keys.load_or_create(stored, clear)
+    key = clear.read_bytes()
+    assert made.client(b"Bearer " + key) == "default"
+    assert key not in stored.read_bytes()
+    assert stored.stat().st_mode & 0o077 == clear.stat().st_mode & 0o077 == 0
+    assert keys.load_or_create(stored, clear).client(b"bearer " + key) == "default"
+    assert clear.read_bytes() == key
+
+
+@pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Bearer ", b"Basic abc", b"Bearer abd"])
+def test_no_other_header_lets_anybody_in(header: bytes | None) -> None:
+    known = keys.ApiKeys({"shop": hashlib.sha256(b"abc").hexdigest()})
+    assert known.client(header) is None
+    assert known.client(b"Bearer abc") == "shop"
+
+
+def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "api-keys.json").write_text("[]")
+    with pytest.raises(ConfigInvalid, match=r"api-keys\.json"):
+        keys.load_or_create(tmp_path / "api-keys.json", tmp_path / "api.key")
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "accepted"),
+    [(0, True), (-300_000, True), (300_000, True), (-300_001, False), (600_000, False)],
+)
+def test_live_requests_are_within_five_minutes(offset_ms: int, accepted: bool) -> None:
+    times = EventTimes("system", lambda: NOW_MS)
+    if accepted:
+        times.check(NOW_MS + offset_ms)
+        return
+    with pytest.raises(Problem) as caught:
+        times.check(NOW_MS + offset_ms)
+    assert (caught.value.status, caught.value.details.field) == (422, "event_time")
+
+
+def test_a_replay_begins_anywhere_and_then_stays_near_its_watermark() -> None:
+    mark = Watermark()
+    times = EventTimes("replay", lambda: mark.event_ms or 0)
+    times.check(5)
+    mark.advance(NOW_MS)
+    mark.advance(NOW_MS - 1)
+    times.check(NOW_MS - HOUR_MS)
+    times.check(NOW_MS + 48 * HOUR_MS)
+    times.check_arrival(NOW_MS - 24 * HOUR_MS)
+    for refused_ms in (5, NOW_MS - HOUR_MS - 1, NOW_MS + 48 * HOUR_MS + 1):
+        with pytest.raises(Problem):
+            times.check(refused_ms)
+
+
+@given(st.integers(0, 2**47), st.text(max_size=40))
+def test_only_ids_given_out_here_are_known(wall_ms: int, other: str) -> None:
+    given_id = new_decision_id("fraud", wall_ms, SECRET)
+    assert is_known("fraud", given_id, SECRET)
+    assert not is_known("credit", given_id, SECRET)
+    assert not is_known("fraud", given_id, b"j" * 32)
+    assert not is_known("fraud", other, SECRET)
+
+
+def test_ids_rise_with_time_and_never_repeat() -> None:
+    ids = [new_decision_id("fraud", NOW_MS + i, SECRET) for i in range(100)]
+    assert ids == sorted(ids)
+    assert len({new_decision_id("fraud", NOW_MS, SECRET) for _ in range(1000)}) == 1000
+
+
+def test_a_problem_says_what_rfc_9457_wants() -> None:
+    problem = Problem(409, "in-flight", "wait", field="Idempotency-Key", retry_after_s=1)
+    assert json.loads(problem.body) == {
+        "type": "urn:mlplatform:problem:in-flight",
+        "title": "Conflict",
+        "status": 409,
+        "detail": "wait",
+        "field": "Idempotency-Key",
+    }
+    assert (b"retry-after", b"1") in problem.headers
+    assert problem.within("labels[2]").details.field == "labels[2].Idempotency-Key"
+
+
+def test_the_document_describes_every_model_and_refers_to_nothing_missing() -> None:
+    text = openapi.render([load_definition(name) for name in model_names()])
+    document = json.loads(text)
+    schemas = document["components"]["schemas"]
+    for name in model_names():
+        assert f"/api/v1/models/{name}/score" in document["paths"]
+    references = {line.split('"')[3] for line in text.splitlines() if '"$ref"' in line}
+    assert references
+    assert {reference.rsplit("/", 1)[1] for reference in references} <= set(schemas)
+    assert text == openapi.render([load_definition(name) for name in model_names()])
