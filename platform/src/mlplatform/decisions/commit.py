@@ -38,8 +38,9 @@ class GroupCommit:
     Args:
         writer: the name under which this process numbers its records.
         max_batch: entries of one transaction; a larger submission still goes as one.
-        max_wait_ms: how long a batch waits for company while there is some; the first submission
-            after a pause does not wait.
+        max_wait_ms: how long a batch waits for company while there is some. None by default: what
+            comes in during one transaction goes into the next, and measured with 8 and with 32
+            clients any wait only cost throughput and median latency.
         reached_ms: the event time before which the owner has nothing left to submit, asked each
             second: it moves the watermark of an idle writer. Without it only records move it.
     """
@@ -49,7 +50,7 @@ class GroupCommit:
         log: WriterLog,
         writer: str,
         max_batch: int = 64,
-        max_wait_ms: float = 2.0,
+        max_wait_ms: float = 0.0,
         *,
         reached_ms: Callable[[], int | None] | None = None,
     ) -> None:
@@ -83,7 +84,7 @@ class AsyncGroupCommit:
         log: WriterLog,
         writer: str,
         max_batch: int = 64,
-        max_wait_ms: float = 2.0,
+        max_wait_ms: float = 0.0,
         *,
         reached_ms: Callable[[], int | None] | None = None,
     ) -> None:
@@ -108,7 +109,10 @@ class AsyncGroupCommit:
         await self._loop.run_in_executor(None, self._committer.close)
 
     def _deliver(self, tickets: list[_Ticket]) -> None:
-        self._loop.call_soon_threadsafe(_settle, tickets)
+        try:
+            self._loop.call_soon_threadsafe(_settle, tickets)
+        except RuntimeError:
+            _logger.warning("the event loop was closed with %d answers to come", len(tickets))
 
 
 class _Ticket(msgspec.Struct, eq=False):

@@ -98,7 +98,7 @@ def arrow_table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
         return schema.empty_table()
     columns = [
         # SQLite has no type for truth: it gives 0 and 1
-        pa.array(values, pa.int8()).cast(pa.bool_())
+        pa.array(list(map(bool, values)), pa.bool_())
         if field.type == pa.bool_()
         else pa.array(values, field.type)
         for values, field in zip(zip(*rows, strict=True), schema, strict=True)

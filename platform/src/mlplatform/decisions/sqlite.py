@@ -28,7 +28,7 @@ from mlplatform.decisions.log import (
     Watermark,
 )
 from mlplatform.decisions.records import GENESIS, Record, Sealable, link, record_digest, stored_form
-from mlplatform.errors import InputInvalid, StaleFence, Unavailable
+from mlplatform.errors import Corrupt, InputInvalid, StaleFence, Unavailable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,9 +87,12 @@ class SqliteDecisionLog:
         self._path = folder / tables.DATABASE
         self._wall_ms = wall_ms
         self._segment_rows = segment_rows
-        self._db = sqlite.connect(self._path, schema=tables.SCHEMA, durable=durable, threads=True)
-        self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
-        self._lookups = sqlite.connect(self._path, threads=True)
+        with self._translated():
+            self._db = sqlite.connect(
+                self._path, schema=tables.SCHEMA, durable=durable, threads=True
+            )
+            self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+            self._lookups = sqlite.connect(self._path, threads=True)
         self._heads: dict[str, _Head] = {}
         self._lock = threading.Lock()
         self._lookups_lock = threading.Lock()
@@ -97,7 +100,7 @@ class SqliteDecisionLog:
     def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
         """Make all entries durable in one transaction; outcomes in the order of the entries."""
         forms = [stored_form(entry.record) for entry in entries]
-        with self._lock:
+        with self._lock, _refusing_what_cannot_be_stored():
             try:
                 with self._transaction():
                     head, outcomes = self._write(writer, entries, forms, {})
@@ -277,8 +280,22 @@ class SqliteDecisionLog:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise Unavailable(f"decision log {self._path}") from error
+        except sqlite3.IntegrityError as error:
+            raise Corrupt(f"decision log {self._path}: rows and heads disagree") from error
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.ProgrammingError):
+                raise
+            raise Corrupt(f"decision log {self._path} is damaged") from error
+
+
+@contextmanager
+def _refusing_what_cannot_be_stored() -> Iterator[None]:
+    try:
+        yield
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise InputInvalid("a record", None, str(error)) from error
 
 
 def _live(writer: tables.Writer, oldest_ms: int) -> bool:

@@ -1,0 +1,113 @@
+"""Look into the decision log: is it whole, and what does it say about one decision."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from mlplatform import settings
+from mlplatform.cli.output import ERR, FAILED, OUT, AsJson, exit_code, print_fields, print_json
+from mlplatform.decisions.log import ManifestHead, Span, VerifyReport
+from mlplatform.decisions.records import COLUMNS
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.decisions.tables import DATABASE
+from mlplatform.errors import NotFound, PlatformError
+from mlplatform.settings import Settings
+
+AnchorOf = Callable[[Settings], ManifestHead | None]
+
+_EXAMPLES = """Examples: mlplatform log verify; mlplatform log show 0198c2f0a4 --json.
+Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log or decision."""
+
+
+def unanchored(_: Settings) -> ManifestHead | None:
+    """No anchor: the log is checked against itself alone."""
+    return None
+
+
+def commands(anchor_of: AnchorOf = unanchored) -> typer.Typer:
+    """The commands of `mlplatform log`.
+
+    Args:
+        anchor_of: finds the manifest head that was anchored last outside the log.
+    """
+    app = typer.Typer(name="log", help=__doc__, epilog=_EXAMPLES, no_args_is_help=True)
+
+    @app.command(epilog="Example: mlplatform log verify --json")
+    def verify(json: AsJson = False) -> None:
+        """Check every record, chain and segment, and name whatever is wrong (exit code 1)."""
+        given = settings.load(os.environ)
+        with _errors_as_exit_codes(), closing(_open(given)) as log:
+            report = log.verify(anchor_of(given))
+        _print_report(report, as_json=json)
+        raise typer.Exit(0 if report.ok else FAILED)
+
+    @app.command(epilog="Example: mlplatform log show 0198c2f0a4 --json")
+    def show(
+        decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+        json: AsJson = False,
+    ) -> None:
+        """Print every record of a decision: the decision, its shadow, its labels."""
+        with _errors_as_exit_codes(), closing(_open(settings.load(os.environ))) as log:
+            records = _records(log, decision_id)
+        if json:
+            print_json(records)
+        else:
+            _print_records(records)
+
+    return app
+
+
+app = commands()
+
+
+def _open(given: Settings) -> SqliteDecisionLog:
+    if not (given.home.decisions / DATABASE).is_file():
+        raise NotFound(f"no decision log in {given.home.decisions}; MLPLATFORM_HOME says where")
+    return SqliteDecisionLog(given.home.decisions)
+
+
+def _records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
+    table = log.read(Span(decision_id=decision_id, columns=tuple(COLUMNS)))
+    if table.num_rows == 0:
+        raise NotFound(f"the decision log has no decision {decision_id}")
+    records: list[dict[str, Any]] = table.to_pylist()
+    for record in records:
+        record["payload"] = jsonlib.loads(record["payload"] or "null")
+    return records
+
+
+def _print_report(report: VerifyReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(report), "ok": report.ok})
+        return
+    for finding in report.findings:
+        OUT.print(finding, soft_wrap=True, markup=False)
+    verdict = "whole" if report.ok else "NOT whole"
+    OUT.print(
+        f"The log is {verdict}: {report.records} records of {report.writers} writers,"
+        f" {report.segments} segments, {len(report.findings)} findings.",
+        soft_wrap=True,
+    )
+
+
+def _print_records(records: list[dict[str, Any]]) -> None:
+    for record in records:
+        OUT.print(f"[bold underline]{record['kind']}[/]")
+        print_fields({k: v for k, v in record.items() if v is not None and k != "payload"})
+        OUT.print_json(data=record["payload"])
+
+
+@contextmanager
+def _errors_as_exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except PlatformError as error:
+        ERR.print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(exit_code(error)) from error

@@ -1,0 +1,95 @@
+"""`mlplatform log`: what it prints and what the shell sees."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mlplatform.cli import log as log_commands
+from mlplatform.decisions.log import Entry, ManifestHead, WriterHead
+from mlplatform.decisions.records import Record
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.settings import Settings
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def decisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path))
+    with closing(SqliteDecisionLog(tmp_path / "decisions")) as log:
+        records = [
+            Record(kind=kind, decision_id=name, model="fraud", event_ms=1, recorded_ms=1)
+            for kind, name in (("decision", "d1"), ("decision", "d2"), ("label", "d1"))
+        ]
+        log.append("gw", [Entry(record) for record in records])
+    return tmp_path / "decisions"
+
+
+def test_a_whole_log_is_exit_code_0(decisions: Path) -> None:
+    """With the counts of what was checked."""
+    result = RUNNER.invoke(log_commands.app, ["verify"])
+    assert result.exit_code == 0
+    assert "The log is whole: 3 records of 1 writers" in result.output
+
+
+def test_a_changed_record_is_named_with_exit_code_1(decisions: Path) -> None:
+    """In words and in JSON."""
+    with closing(sqlite3.connect(decisions / "decisions.db", isolation_level=None)) as db:
+        db.execute("UPDATE records SET score = 0.5 WHERE seq = 2")
+    result = RUNNER.invoke(log_commands.app, ["verify"])
+    assert result.exit_code == 1
+    assert "record 2 of writer gw (decision d2) was changed" in result.output
+    result = RUNNER.invoke(log_commands.app, ["verify", "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.output)
+    assert (report["ok"], report["records"], len(report["findings"])) == (False, 3, 1)
+
+
+def test_the_anchor_comes_from_whoever_builds_the_commands(decisions: Path) -> None:
+    """A log that is behind its anchor is not whole."""
+
+    def anchor_of(_: Settings) -> ManifestHead:
+        return ManifestHead(0, "", {"gw": WriterHead(9, "00" * 32)})
+
+    result = RUNNER.invoke(log_commands.commands(anchor_of), ["verify"])
+    assert result.exit_code == 1
+    assert "writer gw ends at record 3, the anchor at 9" in result.output
+
+
+def test_show_prints_every_record_of_a_decision(decisions: Path) -> None:
+    """The decision and the label that came later."""
+    result = RUNNER.invoke(log_commands.app, ["show", "d1", "--json"])
+    assert result.exit_code == 0
+    assert [(r["kind"], r["seq"]) for r in json.loads(result.output)] == [
+        ("decision", 1),
+        ("label", 3),
+    ]
+    result = RUNNER.invoke(log_commands.app, ["show", "d1"])
+    assert result.exit_code == 0
+    assert "label" in result.output
+
+
+def test_what_is_not_there_is_exit_code_2(
+    decisions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown decision, and a home without a log, which is not created by looking."""
+    result = RUNNER.invoke(log_commands.app, ["show", "nobody"])
+    assert result.exit_code == 2
+    assert "nobody" in result.stderr
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "elsewhere"))
+    result = RUNNER.invoke(log_commands.app, ["verify"])
+    assert result.exit_code == 2
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_help_has_examples() -> None:
+    """Each command shows how it is called."""
+    for command in ([], ["verify"], ["show"]):
+        result = RUNNER.invoke(log_commands.app, [*command, "--help"])
+        assert "mlplatform log" in result.output

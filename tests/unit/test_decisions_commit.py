@@ -1,0 +1,208 @@
+"""Group commit: order, one transaction for many, nobody fails for a neighbour."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from mlplatform.decisions import commit
+from mlplatform.decisions.commit import AsyncGroupCommit, GroupCommit
+from mlplatform.decisions.log import Appended, Entry, Outcome
+from mlplatform.decisions.records import Record
+from mlplatform.errors import Busy, InputInvalid, Refused, StaleFence
+
+
+def entry(name: str) -> Entry:
+    return Entry(
+        Record(kind="decision", decision_id=name, model="fraud", event_ms=1, recorded_ms=1)
+    )
+
+
+class MemoryLog:
+    """A log in memory; `gate` holds appends back, "bad" is refused, `stale` refuses all."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.beats: list[int | None] = []
+        self.closed = False
+        self.stale = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.beaten = threading.Event()
+
+    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
+        self.entered.set()
+        assert self.gate.wait(10)
+        names = [e.record.decision_id for e in entries]
+        if self.stale:
+            raise StaleFence(writer)
+        if "bad" in names:
+            raise InputInvalid("record bad", None, "is bad")
+        self.batches.append(names)
+        first = sum(map(len, self.batches)) - len(names)
+        return [Appended(first + i + 1) for i in range(len(names))]
+
+    def heartbeat(self, writer: str, event_ms: int | None = None) -> None:
+        self.beats.append(event_ms)
+        if event_ms is not None:
+            self.beaten.set()
+
+    def close_writer(self, writer: str) -> None:
+        self.closed = True
+
+    def checkpoint(self) -> None:
+        pass
+
+
+def test_what_comes_in_during_a_commit_goes_into_the_next_one() -> None:
+    """One transaction for all that waited, in the order in which they came."""
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    log.gate.clear()
+    first = committer.submit([entry("a")])
+    assert log.entered.wait(10)
+    rest = [committer.submit([entry(name)]) for name in "bcd"]
+    log.gate.set()
+    assert first.result(10) == [Appended(1)]
+    assert [f.result(10) for f in rest] == [[Appended(2)], [Appended(3)], [Appended(4)]]
+    assert log.batches == [["a"], ["b", "c", "d"]]
+    committer.close()
+
+
+def test_a_submission_is_never_torn_apart() -> None:
+    """The entries of one submission share a transaction even beyond the batch size."""
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw", max_batch=2)
+    assert len(committer.submit([entry(n) for n in "abc"]).result(10)) == 3
+    assert log.batches == [["a", "b", "c"]]
+    committer.close()
+
+
+def test_a_bad_record_fails_alone() -> None:
+    """Its neighbours in the batch are appended all the same."""
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    log.gate.clear()
+    committer.submit([entry("a")])
+    assert log.entered.wait(10)
+    before, bad, after = (committer.submit([entry(name)]) for name in ("b", "bad", "c"))
+    log.gate.set()
+    assert before.result(10)
+    with pytest.raises(InputInvalid):
+        bad.result(10)
+    assert after.result(10)
+    assert log.batches == [["a"], ["b"], ["c"]]
+    committer.close()
+
+
+def test_a_writer_that_was_taken_over_fails_everybody() -> None:
+    """No record is tried one by one against a log that is lost."""
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    log.stale = True
+    with pytest.raises(StaleFence):
+        committer.submit([entry("a")]).result(10)
+    committer.close()
+
+
+def test_close_appends_what_is_queued_and_says_so() -> None:
+    """After close, everything submitted is in the log, and nothing more is taken."""
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    answers = [committer.submit([entry(str(i))]) for i in range(500)]
+    committer.close()
+    assert sum(map(len, log.batches)) == 500
+    assert all(a.done() for a in answers)
+    assert log.closed
+    with pytest.raises(Refused):
+        committer.submit([entry("late")])
+
+
+def test_a_full_queue_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is bounded by entries; the caller sheds load."""
+    monkeypatch.setattr(commit, "QUEUED_ENTRIES", 3)
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    log.gate.clear()
+    committer.submit([entry("a")])
+    assert log.entered.wait(10)
+    for name in "bcd":
+        committer.submit([entry(name)])
+    with pytest.raises(Busy):
+        committer.submit([entry("e")])
+    log.gate.set()
+    committer.close()
+
+
+def test_an_idle_writer_beats_with_the_time_its_owner_has_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A quiet gateway must not hold a verdict back."""
+    monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw", reached_ms=lambda: 42)
+    assert log.beaten.wait(10)
+    committer.close()
+    assert log.beats[0] is None
+    assert log.beats[1] == 42
+
+
+def test_what_was_submitted_before_a_heartbeat_is_appended_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The watermark says that nothing older is still to come: so nothing older may be queued."""
+    monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
+    log = MemoryLog()
+    submitted: list[str] = []
+    seen: list[bool] = []
+
+    def reached_ms() -> int:
+        if not submitted:
+            submitted.append("old")
+            committer.submit([entry("old")])
+        return 42
+
+    beat = log.heartbeat
+
+    def heartbeat(writer: str, event_ms: int | None = None) -> None:
+        if event_ms is not None:
+            seen.append(["old"] in log.batches)
+        beat(writer, event_ms)
+
+    log.heartbeat = heartbeat  # type: ignore[method-assign]
+    committer = GroupCommit(log, "gw", reached_ms=reached_ms)
+    assert log.beaten.wait(10)
+    committer.close()
+    assert seen
+    assert all(seen)
+
+
+async def test_an_event_loop_gets_its_outcomes_and_errors() -> None:
+    """The asyncio form keeps the same promises."""
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw")
+    answers = await asyncio.gather(
+        *(committer.submit([entry(n)]) for n in ("a", "bad", "b")), return_exceptions=True
+    )
+    assert isinstance(answers[1], InputInvalid)
+    assert [o for a in (answers[0], answers[2]) for o in a]  # type: ignore[union-attr]
+    await committer.close()
+    assert sum(map(len, log.batches)) == 2
+    assert log.closed
+
+
+async def test_a_waiter_that_gave_up_does_not_disturb_the_others() -> None:
+    """A client that hangs up cancels its future; its record is written all the same."""
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw")
+    log.gate.clear()
+    gone, stays = committer.submit([entry("a")]), committer.submit([entry("b")])
+    gone.cancel()
+    log.gate.set()
+    assert await stays
+    await committer.close()
+    assert sum(map(len, log.batches)) == 2
