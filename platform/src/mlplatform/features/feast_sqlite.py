@@ -14,13 +14,15 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from mlplatform.errors import ConfigInvalid, Corrupt, NotFound
 from mlplatform.features.definitions import FeatureView
 from mlplatform.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
 from mlplatform.sqlite import connect, transaction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 STRING, INT64 = 2, 4  # feast.types.ValueType
 DOUBLE_TAG = 0x29  # field 5, 64-bit
@@ -118,6 +120,8 @@ Cell = tuple[bytes, str, bytes, str | None, int, int]
 
 
 def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
+    import pyarrow as pa  # only writers need it; the gateway reads
+
     missing = {view.join_key, EVENT_TIMESTAMP, CREATED, *view.feature_names} - set(
         rows.column_names
     )
@@ -133,6 +137,8 @@ def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
 
 
 def _seconds(rows: pa.Table, name: str) -> list[int]:
+    import pyarrow as pa
+
     seconds = rows.column(name).cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     return [s for s in seconds.to_pylist() if s is not None]
 

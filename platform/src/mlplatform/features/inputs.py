@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.errors import ConfigInvalid
 from mlplatform.features import request as transforms
 from mlplatform.features.definitions import FeatureView
 from mlplatform.models.definition import InputSpec, ModelDefinition
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 EVENT_TIME = "event_time"
 Request = Mapping[str, Any]
@@ -69,6 +71,8 @@ class InputPlan:
 
     def matrix(self, table: pa.Table) -> NDArray[np.float32]:
         """The inputs of a table with `event_time`, the request fields and the features."""
+        import pyarrow as pa  # only training needs it; the gateway fills rows
+
         times = table.column(EVENT_TIME).cast(pa.timestamp("ms"), safe=False)
         event_ms = times.cast(pa.int64()).to_numpy()
         result = np.empty((table.num_rows, len(self.inputs)), dtype=np.float32)
@@ -131,5 +135,7 @@ def _values(spec: ModelInput, table: pa.Table, event_ms: transforms.Times) -> tr
 
 
 def _column(table: pa.Table, name: str) -> transforms.Column:
+    import pyarrow as pa
+
     values = table.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
     return transforms.numbers(values.astype(np.float64))

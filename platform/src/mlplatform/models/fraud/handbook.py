@@ -70,8 +70,9 @@ def with_pattern_change(
     """The payments with every amount from `change_ms` on multiplied by `factor`.
 
     The handbook's five months have no change of pattern. This brings one about: a new price level
-    (a currency is exchanged, prices jump). At a factor of 1.4 a model of the time before sees its
-    average precision fall by two thirds and its alerts rise fourfold, and labels stay as they are.
+    (a currency is exchanged, prices jump). At a factor of 1.4 a gradient boosting of the time
+    before loses almost half its average precision (0.79 to 0.46) and its alerts rise more than
+    fivefold; labels stay as they are.
     """
     after = table.column("event_time").cast(pa.int64()).to_numpy() >= change_ms * 1000
     amounts = table.column("amount").to_numpy()
