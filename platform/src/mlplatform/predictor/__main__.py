@@ -28,7 +28,7 @@ def main() -> None:
     """Serves one bundle until told to stop."""
     options = parser().parse_args()
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     from mlplatform.predictor.server import Arguments, run
 
     run(Arguments(**vars(options)))

@@ -124,4 +124,4 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         self._predictor.serve(model)
-        log.warning("%s is ready: up to %d rows at once", name, model.inline_rows)
+        log.info("%s is ready; up to %d rows are scored at once", name, model.inline_rows)

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.errors import PlatformError
+from mlplatform.errors import ConfigInvalid, PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.serving.local import StatusFile, bundle_folder, read_manifest
 from mlplatform.serving.manifest import Service, read
@@ -71,7 +71,10 @@ class Fleet:
     def _start(self, path: Path) -> None:
         name = path.stem
         try:
-            spec = predictor_spec(self._home, read(read_manifest(path)))
+            service = read(read_manifest(path))
+            if service.name != name:
+                raise ConfigInvalid(f"{path.name}: metadata.name", service.name, name)
+            spec = predictor_spec(self._home, service)
         except FileNotFoundError:
             return
         except PlatformError as error:

@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ class Supervisor:
     def run(self) -> None:
         """Runs until SIGINT, SIGTERM, SIGHUP or `stop`, and then stops the children in order.
 
-        A second signal kills them.
+        A second signal kills them. Outside the main thread only `stop` ends it.
 
         Raises:
             Busy: another supervisor holds the home folder, or a port is taken. Nothing was started.
@@ -103,8 +104,9 @@ class Supervisor:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            self._loop.add_signal_handler(number, self._ask_to_stop)
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._loop.add_signal_handler(number, self._ask_to_stop)
         lifeline = Lifeline()
         fleet = Fleet(self._home, lifeline, self._changed)
         children = [Child(spec, self._home, lifeline, self._changed) for spec in self._specs]

@@ -1,0 +1,304 @@
+"""A predictor process as its callers see it: Open Inference Protocol v2 over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from mlplatform.gateway.oip import Reply, infer_request, scores
+from support.onnx_bundles import INPUTS, sigmoid_bundle
+
+DEADLINE_S = 30
+TOKEN = "a-token"
+ROWS = [[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]]
+SCORES = [0.5, 1 / (1 + np.exp(0.5))]
+
+
+class Process:
+    """A predictor process, and a client that knows its token."""
+
+    def __init__(self, folder: Path, *, heaviness: int = 0, shift: float = 0.0) -> None:
+        self.digest = sigmoid_bundle(folder / "bundle", heaviness=heaviness, shift=shift)
+        self.name = f"fraud-v1-{self.digest[:8]}"
+        self.address = folder / "address.json"
+        self.log = folder / "predictor.log"
+        (folder / "token").write_text(TOKEN)
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "mlplatform.predictor"),
+                    f"--model-dir={folder / 'bundle'}",
+                    f"--model-name={self.name}",
+                    f"--address-file={self.address}",
+                    f"--token-file={folder / 'token'}",
+                    "--drain-s=2",
+                ],
+                stderr=log,
+            )
+        wait(self.address.exists)
+        port = json.loads(self.address.read_text())["port"]
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=DEADLINE_S,
+        )
+
+    @property
+    def path(self) -> str:
+        return f"/v2/models/{self.name}"
+
+    def ready(self) -> bool:
+        return self.client.get(f"{self.path}/ready").status_code == 200
+
+    def infer(self, rows: list[list[float]], **request: object) -> httpx.Response:
+        tensor = {"name": "inputs", "shape": [len(rows), 3], "datatype": "FP32", "data": rows}
+        return self.client.post(f"{self.path}/infer", json={"inputs": [tensor], **request})
+
+    def close(self) -> None:
+        self.client.close()
+        self.popen.kill()
+        self.popen.wait()
+
+
+def wait(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    process = Process(tmp_path_factory.mktemp("fast"))
+    wait(process.ready)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path, heaviness=60)
+    wait(process.ready)
+    yield process
+    process.close()
+
+
+def test_metadata_names_the_bundle_its_inputs_and_its_output(fast: Process) -> None:
+    assert fast.client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert fast.client.get(fast.path).json() == {
+        "name": fast.name,
+        "versions": [fast.digest],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "inputs", "datatype": "FP32", "shape": [-1, 3]}],
+        "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1]}],
+        "properties": {"input_names": list(INPUTS)},
+    }
+
+
+def test_json_rows_get_json_scores(fast: Process) -> None:
+    answer = fast.infer(ROWS, id="a").json()
+
+    assert answer["id"] == "a"
+    assert answer["model_name"] == fast.name
+    assert answer["model_version"] == fast.digest
+    assert answer["outputs"][0]["data"] == pytest.approx(SCORES, abs=1e-6)
+
+
+def test_binary_rows_get_binary_scores_as_the_gateway_sends_and_reads_them(fast: Process) -> None:
+    head, _, body = infer_request(fast.name, "localhost", TOKEN, ROWS).partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    del headers["Host"]
+
+    response = fast.client.post(f"{fast.path}/infer", content=body, headers=headers)
+
+    reply = Reply(
+        response.status_code,
+        {key.lower(): value for key, value in response.headers.raw},
+        response.content,
+    )
+    assert scores(reply, len(ROWS)) == pytest.approx(SCORES, abs=1e-6)
+
+
+def test_a_large_batch_is_answered_in_its_order(fast: Process) -> None:
+    rows = [[float(i % 7), 0.0, 0.0] for i in range(2000)]
+
+    found = fast.infer(rows).json()["outputs"][0]["data"]
+
+    assert found == pytest.approx([1 / (1 + np.exp(-r[0])) for r in rows], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/models/other", 404),
+        ("/v2/models/other/infer", 404),
+        ("/v2/models/", 404),
+        ("/v2/models", 404),
+        ("/", 404),
+    ],
+)
+def test_what_is_not_here_is_404_with_the_protocols_error(
+    fast: Process, path: str, status: int
+) -> None:
+    response = fast.client.get(path)
+
+    assert response.status_code == status
+    assert list(response.json()) == ["error"]
+
+
+def test_a_wrong_request_is_the_callers_fault_and_says_what_is_wrong(fast: Process) -> None:
+    broken = fast.client.post(f"{fast.path}/infer", content=b"{")
+    narrow = fast.client.post(
+        f"{fast.path}/infer",
+        json={"inputs": [{"name": "inputs", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]},
+    )
+
+    assert (broken.status_code, narrow.status_code) == (400, 400)
+    assert "shape [1, 2]; the model takes [n, 3]" in narrow.json()["error"]
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("GET", "/infer"), ("POST", "/ready")])
+def test_another_method_is_405(fast: Process, method: str, suffix: str) -> None:
+    assert fast.client.request(method, fast.path + suffix).status_code == 405
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_of_2_mb_is_413(fast: Process, declared: bool) -> None:
+    part = b"0" * 65536
+
+    def parts() -> Iterator[bytes]:
+        for _ in range(32):
+            yield part
+
+    content = part * 32 if declared else parts()
+    with httpx.Client(base_url=fast.client.base_url, headers=fast.client.headers) as client:
+        try:
+            status = client.post(f"{fast.path}/infer", content=content).status_code
+        except httpx.WriteError:
+            status = 413  # the connection was closed while the rest was being sent
+    assert status == 413
+    assert fast.ready()
+
+
+@pytest.mark.parametrize(
+    "header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}]
+)
+def test_only_liveness_is_open_to_all(fast: Process, header: dict[str, str]) -> None:
+    base = str(fast.client.base_url)
+
+    assert httpx.get(f"{base}/v2/health/live", headers=header).status_code == 200
+    for path in ("/v2", "/v2/health/ready", "/metrics", fast.path, f"{fast.path}/ready"):
+        assert httpx.get(base + path, headers=header).status_code == 401
+    assert httpx.post(f"{base}{fast.path}/infer", headers=header).status_code == 401
+
+
+def test_metrics_count_requests_errors_and_rows(fast: Process) -> None:
+    def value(line: str) -> float:
+        text = fast.client.get("/metrics").text
+        return sum(float(row.split()[-1]) for row in text.splitlines() if row.startswith(line))
+
+    service = f'{{service="{fast.name}"'
+    before = [
+        value(f"mlplatform_predictor_requests_total{service}"),
+        value(f"mlplatform_predictor_errors_total{service}"),
+        value(f"mlplatform_predictor_batch_rows_sum{service}"),
+        value(f"mlplatform_predictor_latency_seconds_count{service}"),
+    ]
+
+    fast.infer(ROWS)
+    fast.client.post(f"{fast.path}/infer", content=b"{")
+
+    after = [
+        value(f"mlplatform_predictor_requests_total{service}"),
+        value(f"mlplatform_predictor_errors_total{service}"),
+        value(f"mlplatform_predictor_batch_rows_sum{service}"),
+        value(f"mlplatform_predictor_latency_seconds_count{service}"),
+    ]
+    assert np.subtract(after, before).tolist() == [2, 1, 2, 1]
+    assert 'le="0.0001"' in fast.client.get("/metrics").text
+
+
+def test_it_says_why_it_is_never_ready_and_lives_on(tmp_path: Path) -> None:
+    process = Process(tmp_path, shift=0.1)
+    try:
+        wait(lambda: "golden row" in process.client.get(f"{process.path}/ready").text)
+
+        assert not process.ready()
+        assert process.infer(ROWS).status_code == 503
+        assert process.client.get("/v2/health/ready").status_code == 503
+        assert process.client.get("/v2/health/live").status_code == 200
+    finally:
+        process.close()
+
+
+def test_a_slow_model_leaves_the_health_checks_live(slow: Process) -> None:
+    asked = [threading.Thread(target=slow.infer, args=(ROWS,)) for _ in range(8)]
+    for thread in asked:
+        thread.start()
+    times = []
+    while any(thread.is_alive() for thread in asked):
+        start = time.monotonic()
+        assert slow.client.get("/v2/health/live").status_code == 200
+        times.append(time.monotonic() - start)
+    for thread in asked:
+        thread.join()
+
+    assert np.median(times) < 0.05
+
+
+def test_sigterm_loses_no_request_and_withdraws_readiness_first(slow: Process) -> None:
+    statuses: list[int] = []
+    stopped = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(
+            base_url=slow.client.base_url, headers=slow.client.headers, timeout=DEADLINE_S
+        ) as client:
+            tensor = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
+            while not stopped.is_set():
+                response = client.post(f"{slow.path}/infer", json={"inputs": [tensor]})
+                statuses.append(response.status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait(lambda: len(statuses) >= 8)
+    slow.popen.send_signal(signal.SIGTERM)
+    wait(lambda: not slow.ready())
+    answered_before = len(statuses)
+    wait(lambda: len(statuses) > answered_before)  # still takes requests while callers turn away
+    stopped.set()
+    for thread in threads:
+        thread.join()
+
+    assert set(statuses) == {200}
+    assert slow.popen.wait(DEADLINE_S) == 0
+
+
+def test_it_finds_its_former_port_again(tmp_path: Path) -> None:
+    first = Process(tmp_path)
+    address = json.loads(first.address.read_text())
+    os.kill(first.popen.pid, signal.SIGKILL)
+    first.close()
+
+    first.address.write_text(json.dumps(address))
+    with first.log.open("ab") as log:
+        argv = [os.fsdecode(a) for a in first.popen.args]  # type: ignore[union-attr]
+        again = subprocess.Popen(argv, stderr=log)
+    try:
+        wait(lambda: json.loads(first.address.read_text())["pid"] == again.pid)
+        assert json.loads(first.address.read_text())["port"] == address["port"]
+    finally:
+        again.kill()
+        again.wait()

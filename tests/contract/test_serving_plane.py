@@ -1,0 +1,214 @@
+"""What every serving plane does with a service, from applying it to removing it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mlplatform.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.files import write_atomically
+from mlplatform.models.definition import load_definition
+from mlplatform.serving.local import STALE_MS, LocalPlane, StatusFile
+from mlplatform.serving.manifest import render
+from mlplatform.serving.plane import ServingPlane
+from mlplatform.settings import Home
+from support.onnx_bundles import sigmoid_bundle
+from support.platform_process import PlatformProcess, wait
+
+FRAUD = load_definition("fraud")
+TENSOR = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
+
+
+class Local:
+    """The embedded plane with its supervisor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = Home(folder / "home")
+        self.process = PlatformProcess(self.home)
+        wait(self.process.started)
+        self.plane: ServingPlane = LocalPlane(self.home.serving)
+
+    def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
+        folder = self.folder / f"bundle {version}"
+        digest = sigmoid_bundle(folder, **bundle)
+        return render(FRAUD, version, digest, folder.as_uri())
+
+    def score(self, name: str) -> float:
+        response = httpx.post(
+            f"{self.plane.endpoint(name)}/v2/models/{name}/infer",
+            json={"inputs": [TENSOR]},
+            headers={"Authorization": f"Bearer {self.home.predictor_token.read_text()}"},
+            timeout=30,
+        )
+        response.raise_for_status()
+        score: float = response.json()["outputs"][0]["data"][0]
+        return score
+
+    def close(self) -> None:
+        self.process.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    local = Local(tmp_path_factory.mktemp("local"))
+    yield local
+    local.close()
+
+
+def served(world: Local, version: int, **bundle: Any) -> str:
+    manifest = world.manifest(version, **bundle)
+    world.plane.apply(manifest)
+    return str(manifest["metadata"]["name"])
+
+
+def ready(world: Local, version: int, **bundle: Any) -> str:
+    name = served(world, version, **bundle)
+    wait(lambda: world.plane.status(name).ready, f"{name} is not ready")
+    return name
+
+
+def test_a_service_becomes_ready_and_scores_where_its_endpoint_says(world: Local) -> None:
+    name = ready(world, 1)
+
+    assert world.score(name) == 0.5
+    assert world.plane.status(name).reason == ""
+    assert name in world.plane.names()
+
+
+def test_applying_the_same_manifest_again_changes_nothing(world: Local) -> None:
+    manifest = world.manifest(2)
+    name = ready(world, 2)
+    before = world.plane.status(name)
+
+    world.plane.apply(manifest)
+
+    assert world.plane.status(name) == before
+
+
+def test_another_manifest_under_the_same_name_is_refused(world: Local) -> None:
+    manifest = world.manifest(3)
+    name = served(world, 3)
+    manifest["spec"]["predictor"]["minReplicas"] = 5
+
+    with pytest.raises(Refused, match="immutable"):
+        world.plane.apply(manifest)
+    world.plane.remove(name)
+
+
+def test_a_manifest_that_splits_traffic_is_refused_and_nothing_is_applied(world: Local) -> None:
+    manifest = world.manifest(4)
+    manifest["spec"]["predictor"]["canaryTrafficPercent"] = 10
+
+    with pytest.raises(Refused, match="canaryTrafficPercent"):
+        world.plane.apply(manifest)
+
+    assert manifest["metadata"]["name"] not in world.plane.names()
+
+
+def test_a_removed_service_ends_and_an_unknown_one_is_removed_already(world: Local) -> None:
+    name = ready(world, 5)
+    endpoint = world.plane.endpoint(name)
+
+    world.plane.remove(name)
+    world.plane.remove(name)
+
+    def gone() -> bool:
+        try:
+            httpx.get(f"{endpoint}/v2/health/live")
+        except httpx.TransportError:
+            return True
+        return False
+
+    wait(gone)
+    assert name not in world.plane.names()
+    assert world.plane.endpoint(name) is None
+    with pytest.raises(NotFound):
+        world.plane.status(name)
+
+
+def test_a_service_that_fails_its_self_test_is_never_ready_and_says_why(world: Local) -> None:
+    name = served(world, 6, shift=0.1)
+
+    wait(lambda: "golden row" in world.plane.status(name).reason)
+
+    assert not world.plane.status(name).ready
+    world.plane.remove(name)
+
+
+def test_a_service_without_its_bundle_says_what_is_missing(world: Local) -> None:
+    manifest = world.manifest(7)
+    (world.folder / "bundle 7" / "model.onnx").unlink()
+    world.plane.apply(manifest)
+    name = manifest["metadata"]["name"]
+
+    wait(lambda: "model.onnx" in world.plane.status(name).reason)
+
+    assert not world.plane.status(name).ready
+    world.plane.remove(name)
+
+
+def test_a_killed_service_comes_back_at_the_same_endpoint(world: Local) -> None:
+    name = ready(world, 8)
+    endpoint, pid = world.plane.endpoint(name), world.plane.status(name).pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    wait(lambda: world.plane.status(name).restarts == 1)
+    wait(lambda: world.plane.status(name).ready)
+
+    assert world.plane.status(name).pid != pid
+    assert world.plane.endpoint(name) == endpoint
+    assert world.score(name) == 0.5
+
+
+def test_a_frozen_service_is_reported_and_replaced(world: Local) -> None:
+    name = ready(world, 9)
+    pid = world.plane.status(name).pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGSTOP)
+    wait(lambda: not world.plane.status(name).ready)
+    assert "no answer" in world.plane.status(name).reason
+    wait(lambda: world.plane.status(name).ready)
+
+    assert world.plane.status(name).pid != pid
+
+
+def test_a_status_that_nobody_renews_is_not_ready(tmp_path: Path) -> None:
+    import msgspec
+
+    manifest = render(FRAUD, 1, "0" * 64, "file:///nowhere")
+    name = manifest["metadata"]["name"]
+    now_ms = time.time_ns() // 1_000_000
+    at_ms = [now_ms]
+    plane = LocalPlane(tmp_path, now_ms=lambda: at_ms[0])
+    plane.apply(manifest)
+    assert plane.status(name).reason == "waits for the supervisor to start it"
+    write_atomically(
+        tmp_path / "status" / f"{name}.json",
+        msgspec.json.encode(StatusFile(name, True, "", 0, 1, 2, now_ms)),
+    )
+    assert plane.status(name).ready
+
+    at_ms[0] += STALE_MS + 1
+
+    assert not plane.status(name).ready
+    assert "said nothing" in plane.status(name).reason
+
+
+def test_a_bundle_elsewhere_is_not_served_here(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="storageUri"):
+        LocalPlane(tmp_path).apply(render(FRAUD, 1, "0" * 64, "s3://bucket/x"))
+
+
+def test_a_name_is_never_taken_for_a_path(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        LocalPlane(tmp_path).remove("../../secrets/api")
