@@ -82,6 +82,21 @@ COLUMNS: Final[dict[str, ArrowName]] = {
 SCALARS: Final = tuple(name for name in COLUMNS if name != "payload")
 """The columns of a reader that does not ask for any: all but the payload."""
 
+REQUIRED: Final = frozenset(
+    (
+        "writer",
+        "seq",
+        "kind",
+        "decision_id",
+        "model",
+        "event_ms",
+        "recorded_ms",
+        "generation",
+        "degraded",
+    )
+)
+"""The columns that are never null."""
+
 
 def arrow_schema(columns: Sequence[str]) -> pa.Schema:
     """The Arrow schema of these columns of the log."""
@@ -112,9 +127,6 @@ _SCORE = SCALARS.index("score") - 2
 _TYPES: Final = tuple(
     {"string": str, "int64": int, "int8": int, "float64": float, "bool": bool}[COLUMNS[name]]
     for name in SCALARS[2:]
-)
-_REQUIRED: Final = frozenset(
-    ("kind", "decision_id", "model", "event_ms", "recorded_ms", "generation", "degraded")
 )
 _seen_shapes: set[tuple[type, ...]] = set()
 
@@ -171,7 +183,7 @@ def link(chain: bytes, digest: bytes) -> bytes:
 
 def _check_shape(record: Record, shape: tuple[type, ...]) -> None:
     for name, wanted, found in zip(SCALARS[2:], _TYPES, shape, strict=True):
-        missing = found is type(None) and name not in _REQUIRED
+        missing = found is type(None) and name not in REQUIRED
         if found is not wanted and not missing:
             problem = f"{name} is of type {found.__name__}; wanted: {wanted.__name__}"
             raise InputInvalid(f"record {record.decision_id}", None, problem)

@@ -284,7 +284,7 @@ class SqliteDecisionLog:
             raise Unavailable(f"decision log {self._path}") from error
         except sqlite3.IntegrityError as error:
             raise Corrupt(f"decision log {self._path}: rows and heads disagree") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.ProgrammingError):
                 raise
             raise Corrupt(f"decision log {self._path} is damaged") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.log import ManifestHead, WriterHead
-from mlplatform.decisions.records import COLUMNS, GENESIS, SCALARS
+from mlplatform.decisions.records import COLUMNS, GENESIS, REQUIRED, SCALARS
 
 DATABASE: Final = "decisions.db"
 STORED: Final = (*SCALARS, "payload_digest", "digest", "chain", "payload")
@@ -20,7 +20,10 @@ _SQL_TYPES = {
     "float64": "REAL",
     "bool": "INTEGER",
 }
-_SCALAR_COLUMNS = ",\n".join(f"    {name} {_SQL_TYPES[COLUMNS[name]]}" for name in SCALARS)
+_SCALAR_COLUMNS = ",\n".join(
+    f"    {name} {_SQL_TYPES[COLUMNS[name]]}{' NOT NULL' if name in REQUIRED else ''}"
+    for name in SCALARS
+)
 
 SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS records (

@@ -125,10 +125,9 @@ def _manifest(manifest: list[Segment]) -> Iterator[str]:
 
 
 def _named_elsewhere(db: sqlite3.Connection, manifest: list[Segment]) -> set[str]:
-    return {
-        *(segment.writer for segment in manifest),
-        *(name for (name,) in db.execute("SELECT DISTINCT writer FROM records")),
-    }
+    names = [name for (name,) in db.execute("SELECT DISTINCT writer FROM records")]
+    names += [segment.writer for segment in manifest]
+    return {name for name in names if isinstance(name, str)}
 
 
 def _anchored(
