@@ -81,8 +81,15 @@ def check(views: tuple[FeatureView, ...]) -> None:
     Raises:
         ConfigInvalid: names the feature and what is wanted.
     """
-    names = [f.name for v in views for f in v.fields]
-    for name in sorted({n for n in names if names.count(n) > 1}):
+    for view in views:
+        if not view.fields:
+            raise ConfigInvalid(f"view {view.name}: fields", (), "one or more")
+    features = [f.name for v in views for f in v.fields]
+    columns = [f.column for v in views for f in v.fields if f.column is not None]
+    for name in (*features, *columns, *(n for v in views for n in (v.name, v.join_key))):
+        if not name.isidentifier():
+            raise ConfigInvalid("name", name, "letters, digits and _: it is put into SQL")
+    for name in sorted({n for n in features if features.count(n) > 1}):
         raise ConfigInvalid(f"feature {name}", name, "a name that no other view uses")
     for field in (f for v in views for f in v.fields):
         key = f"feature {field.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,4 +151,6 @@ def _write(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: i
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     pq.write_table(_computed(offline, view, at_ms, available_ms), temporary)
-    os.replace(temporary, path)
+    with contextlib.suppress(FileExistsError):  # another run was first; its rows are served
+        os.link(temporary, path)
+    temporary.unlink()
