@@ -89,6 +89,7 @@ def canary_rows(
         mine = int((unit + 1) * percent / 100) > int(unit * percent / 100)
         rows.append(
             {
+                "decision_id": f"g{generation}-{unit}",
                 "unit": unit,
                 "generation": generation,
                 "event_ms": 1000 + unit,
@@ -173,6 +174,7 @@ class FakeLog:
     """A log that holds the rows that it was given, by generation."""
 
     rows: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    labels: list[dict[str, Any]] = field(default_factory=list)
     live: bool = True
     reached_ms: int = 10**12
 
@@ -180,6 +182,8 @@ class FakeLog:
         raise NotImplementedError
 
     def read(self, span: Span) -> pa.Table:
+        if span.kinds == ("label",):
+            return table(self.labels)
         if "decision" not in span.kinds:
             return table([])
         return table(self.rows.get(span.generation or 0, []))

@@ -13,6 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlplatform.decisions.log import Entry
+from mlplatform.decisions.records import Record
+from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, Refused, Unavailable
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
@@ -32,6 +35,7 @@ from rollout_world import (
     fraud,
     plain,
     shadow_rows,
+    table,
 )
 
 WRITES = {
@@ -113,7 +117,7 @@ class World:
     fuse: Fuse = field(default_factory=Fuse)
 
     def __post_init__(self) -> None:
-        self.rollouts = SqliteRollouts(self.folder / "rollouts.db", self.clock)
+        self.rollouts = SqliteRollouts(self.folder / "rollouts.db", self.clock, durable=False)
 
     def ports(self, fuse: Fuse) -> Ports:
         def fused(port: Any) -> Any:
@@ -525,6 +529,64 @@ def test_a_champion_that_is_replaced_before_it_stands_is_superseded(tmp_path: Pa
     assert world.state(third).phase == "confirmed"
     world.settle()
     assert world.state(second).phase == "superseded"
+
+
+def test_a_pass_reads_the_real_decision_log_and_anchors_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    second = world.open(2)
+    world.settle()
+    generation = world.generation()
+    rows = shadow_rows(70, 2, generation=generation, version=2)
+    columns = set(Record.__struct_fields__)
+    plain_rows = table(rows).to_pylist()
+    with contextlib.closing(SqliteDecisionLog(tmp_path / "decisions")) as log:
+        entries = [
+            Entry(Record(**{k: v for k, v in r.items() if k in columns})) for r in plain_rows
+        ]
+        log.append("gateway-1", entries)
+        world.log = log  # type: ignore[assignment]
+        world.settle()
+        assert world.state(second).phase == "awaiting_approval"
+        anchor = world.rollouts.anchored()
+        assert anchor is not None
+        assert log.verify(anchor).ok
+
+
+def missed(world: World, generation: int, share: float) -> None:
+    """Label every third payment fraud, let through by the challenger as often as asked."""
+    for number, row in enumerate(world.log.rows[generation]):
+        if number % 3 == 0:
+            caught = row["arm"] == "champion" or number % 100 >= share * 100
+            row["decision"] = "decline" if caught else "approve"
+            label = {"kind": "label", "decision_id": row["decision_id"], "label": 1}
+            world.log.labels.append(label | {"event_ms": world.clock.event})
+
+
+def test_a_promotion_whose_labels_turn_out_worse_is_taken_back(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    second = to_promoted(world)
+    generation = world.state(second).canary_generation
+    assert generation == world.rollouts.routes("fraud").generation - 1
+    world.log.rows[generation] = canary_rows(600, 50, generation=generation, version=2)
+    missed(world, generation, share=0.9)
+    world.clock.event += 8 * DAY_MS
+    world.settle()
+    assert world.state(second).phase == "rolled_back"
+    assert world.state(second).reason.startswith("frauds let through")
+    assert world.rollouts.routes("fraud").champion == arm(1)
+
+
+def test_a_promotion_waits_for_its_canary_to_be_in_the_log(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    second = to_promoted(world)
+    world.log.rows.clear()
+    world.clock.event += 8 * DAY_MS
+    report = world.settle()
+    assert world.state(second).phase == "promoted"
+    assert any("not in the log" in wait for wait in report.waits)
 
 
 def test_an_unreachable_registry_delays_only_its_alias(tmp_path: Path) -> None:

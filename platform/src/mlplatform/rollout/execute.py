@@ -46,7 +46,7 @@ from mlplatform.rollout.transitions import (
 from mlplatform.serving.manifest import render
 
 MAX_STEPS = 20
-LEASE_TTL_S = 60.0
+LEASE_TTL_S = 20.0
 CHAMPION_ALIAS = "champion"
 
 

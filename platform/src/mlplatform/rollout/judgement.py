@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from mlplatform.rollout.statistics import (
     clustered_share,
     sample_ratio_p_value,
 )
+from mlplatform.rollout.verdicts import Gate, Verdict, number_of, values_of
 from mlplatform.rollout.window import (
     ArmWindow,
     Traffic,
@@ -31,8 +32,6 @@ from mlplatform.rollout.window import (
     first_appearances,
     log_ranges,
 )
-
-Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
 
 SAMPLE_RATIO_ERROR_PART = 0.1
 """A broken split is a fault of the platform, not of a challenger: it takes ten times the proof."""
@@ -70,16 +69,6 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """One question and its answer, with the numbers behind it."""
-
-    name: str
-    verdict: Verdict
-    reason: str
-    values: dict[str, float | int | None]
-
-
-@dataclass(frozen=True, slots=True)
 class Judgement:
     """The verdict on a step, and canonical evidence for the journal."""
 
@@ -92,10 +81,15 @@ class Judgement:
         return "; ".join(self.reasons)
 
 
-def judge(traffic: Traffic, limits: Limits, sources: Sources) -> Judgement:
+def judge(
+    traffic: Traffic, limits: Limits, sources: Sources, slow_gates: Sequence[Gate] = ()
+) -> Judgement:
     """The verdict on the arm in the challenger's place.
 
     UNHEALTHY by a guardrail needs no complete log: harm that was seen stays seen.
+
+    Args:
+        slow_gates: what matured labels say, where there are any to ask.
     """
     tripped = _guardrail(traffic, limits)
     if tripped is not None:
@@ -103,7 +97,7 @@ def judge(traffic: Traffic, limits: Limits, sources: Sources) -> Judgement:
         return _judgement([gate], traffic, cut, sources)
     if limits.units is None:
         calm = Gate("guardrail", "HEALTHY", "no guardrail was tripped", {})
-        return _when_complete([calm], traffic, len(traffic), sources)
+        return _when_complete([calm, *slow_gates], traffic, len(traffic), sources)
     cut_or_none = cut_at_sample(traffic, units=limits.units, requests=limits.requests)
     if cut_or_none is None:
         return _judgement([_too_few(traffic, limits)], traffic, len(traffic), sources)
@@ -132,7 +126,7 @@ def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
                 f"({window.units} customers): at least {share.low:.2%}, "
                 f"allowed {limits.failure_share:.2%}"
             )
-            return Gate("guardrail", "UNHEALTHY", reason, _values(share)), cut
+            return Gate("guardrail", "UNHEALTHY", reason, values_of(share)), cut
     return None
 
 
@@ -150,7 +144,7 @@ def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:
 
 def _alert_gate(window: ArmWindow, limits: Limits) -> Gate:
     share = _share(window.alerts, window.answers, limits.error_share)
-    values = _values(share) | {"band_low": limits.alert_low, "band_high": limits.alert_high}
+    values = values_of(share) | {"band_low": limits.alert_low, "band_high": limits.alert_high}
     band = f"predicted {limits.alert_low:.2%} to {limits.alert_high:.2%}"
     if not (math.isfinite(share.low) and math.isfinite(share.high)):
         return Gate("alerts", "INCONCLUSIVE", "no answer of the challenger can be counted", values)
@@ -167,7 +161,7 @@ def _split_gate(traffic: Traffic, cut: int, limits: Limits) -> list[Gate]:
     values: dict[str, float | int | None] = {
         "challenger_units": mine,
         "units": everyone,
-        "p_value": _number(p_value),
+        "p_value": number_of(p_value),
     }
     seen = f"{mine} of {everyone} customers, asked for {limits.percent:g} % (p = {p_value:.2g})"
     if not math.isfinite(p_value):
@@ -186,7 +180,7 @@ def _too_few(traffic: Traffic, limits: Limits) -> Gate:
 
 
 def _at_most(name: str, share: Share, limit: float, what: str) -> Gate:
-    values = _values(share) | {"limit": limit}
+    values = values_of(share) | {"limit": limit}
     if not math.isfinite(share.low):
         return Gate(name, "INCONCLUSIVE", f"nothing to count of {what}", values)
     seen = f"{what}: {share.value:.2%}, at least {share.low:.2%}, allowed {limit:.2%}"
@@ -233,16 +227,3 @@ def _share(hits: Sequence[int], trials: Sequence[int], error_share: float) -> Sh
     return clustered_share(
         np.array(hits, dtype=np.int64), np.array(trials, dtype=np.int64), error_share=error_share
     )
-
-
-def _values(share: Share) -> dict[str, float | int | None]:
-    return {
-        "share": _number(share.value),
-        "low": _number(share.low),
-        "high": _number(share.high),
-        "effective_trials": _number(share.effective),
-    }
-
-
-def _number(value: float) -> float | None:
-    return round(value, 9) if math.isfinite(value) else None

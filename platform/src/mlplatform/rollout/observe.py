@@ -8,10 +8,12 @@ from mlplatform.decisions.log import DecisionLog, Span
 from mlplatform.errors import NotFound
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollout.plan import Observation, Service
+from mlplatform.rollout.outcomes import outcome_gates, outcomes
+from mlplatform.rollout.plan import DAY_MS, Observation, Service, confirmation_due_ms
 from mlplatform.rollout.ports import Ports
 from mlplatform.rollout.routes import Routes
 from mlplatform.rollout.state import RolloutState
+from mlplatform.rollout.verdicts import Gate
 from mlplatform.rollout.window import Traffic, canary_traffic, champion_traffic, shadow_traffic
 from mlplatform.serving.plane import ServingPlane
 
@@ -49,7 +51,8 @@ def _judgement(
     gateways = tuple(ports.passes.gateways(definition.name))
     table = _records(ports.log, definition.name, routes.generation)
     traffic = _traffic(role, table, state, routes)
-    return judge(traffic, limits_of(definition, state), Sources(watermarks, gateways))
+    slow = _slow_gates(definition, ports, state) if role == "champion" else []
+    return judge(traffic, limits_of(definition, state), Sources(watermarks, gateways), slow)
 
 
 Role = Literal["shadow", "canary", "champion"]
@@ -80,6 +83,26 @@ def _records(log: DecisionLog, model: str, generation: int) -> pa.Table:
     records = log.read(Span(model=model, kinds=("decision", "shadow"), generation=generation))
     voids = log.read(Span(model=model, kinds=("void",)))
     return pa.concat_tables([records, voids])
+
+
+def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) -> list[Gate]:
+    """The last canary step judged by its labels, once the promotion could be confirmed."""
+    import pyarrow.compute as pc
+
+    generation, now = state.canary_generation, ports.now()
+    if generation is None or now.event_ms < confirmation_due_ms(state, definition.rollout):
+        return []
+    decisions = _records(ports.log, definition.name, generation)
+    first_ms = pc.min(decisions.column("event_ms")).as_py()
+    labels = ports.log.read(Span(model=definition.name, kinds=("label",), from_ms=first_ms))
+    seen = outcomes(
+        decisions,
+        labels,
+        generation=generation,
+        maturity_ms=definition.label.maturity_days * DAY_MS,
+        now_event_ms=now.event_ms,
+    )
+    return outcome_gates(seen, error_share=definition.rollout.false_alarm_share)
 
 
 def limits_of(definition: ModelDefinition, state: RolloutState) -> Limits:

@@ -179,6 +179,11 @@ def upkeep(
     return (*starts, *(Retire(name, why) for name in spare))
 
 
+def confirmation_due_ms(state: RolloutState, policy: RolloutPolicy) -> int:
+    """When a promotion may be confirmed, in event time."""
+    return state.since_event_ms + policy.confirm_after_days * DAY_MS
+
+
 def rolled_back_routes(state: RolloutState, seen: Observation) -> Routes | None:
     """The routes without this rollout's version; None where they never had it."""
     routes = seen.routes
@@ -273,7 +278,7 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
         if routes.previous is None:
             return Hold(f"no predecessor to go back to, though {judgement.reason}")
         return _back(state, seen, judgement.reason, judgement.evidence)
-    due_ms = state.since_event_ms + policy.confirm_after_days * DAY_MS
+    due_ms = confirmation_due_ms(state, policy)
     if now.event_ms < due_ms:
         return Hold(f"provisional until event time {due_ms}")
     if judgement is None or judgement.verdict == "INCONCLUSIVE":

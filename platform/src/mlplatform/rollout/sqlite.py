@@ -42,10 +42,15 @@ CREATE TABLE IF NOT EXISTS gateways (
 
 
 class SqliteRollouts:
-    """`Rollouts`, `Passes` and `Anchors` in one file; safe for threads and processes."""
+    """`Rollouts`, `Passes` and `Anchors` in one file; safe for threads and processes.
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
-        self._db = connect(path, schema=_SCHEMA, durable=True, threads=True)
+    Args:
+        clock: whose wall time leases run by.
+        durable: a commit survives power loss, not only a killed process.
+    """
+
+    def __init__(self, path: Path, clock: Clock | None = None, *, durable: bool = True) -> None:
+        self._db = connect(path, schema=_SCHEMA, durable=durable, threads=True)
         self._lock = threading.Lock()
         self._clock = clock or SystemClock()
         self._cached: dict[str, Routes] = {}

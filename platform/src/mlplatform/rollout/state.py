@@ -47,6 +47,7 @@ class RolloutState:
         asked: digest of the evidence that a person was asked about.
         answer: that person's answer.
         predecessor: the champion that this rollout's promotion replaced.
+        canary_generation: of the routes in the last canary step, set at promotion.
         reason: of the last transition.
     """
 
@@ -65,6 +66,7 @@ class RolloutState:
     asked: str | None
     answer: Answered | None
     predecessor: Arm | None
+    canary_generation: int | None
     reason: str
 
     @property
@@ -121,7 +123,11 @@ def follow(state: RolloutState | None, fact: Transition) -> RolloutState:
         case CanaryStepped():
             return dataclasses.replace(moved, step=fact.step)
         case Promoted():
-            return dataclasses.replace(moved, predecessor=fact.predecessor)
+            return dataclasses.replace(
+                moved,
+                predecessor=fact.predecessor,
+                canary_generation=fact.evidence.get("generation"),
+            )
         case Confirmed() | Superseded() | RolledBack():
             return moved
         case _:
@@ -145,6 +151,7 @@ def _opened(fact: Opened) -> RolloutState:
         asked=None,
         answer=None,
         predecessor=None,
+        canary_generation=None,
         reason=fact.reason,
     )
 

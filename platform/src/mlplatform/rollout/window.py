@@ -98,24 +98,24 @@ def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic
     Args:
         table: decision and shadow records, with the columns of `records.SCALARS`.
     """
-    columns = _ordered(table, generation)
+    columns = ordered(table, generation)
     kind, arm = columns["kind"], columns["arm"]
     is_copy = (kind == "shadow") & (columns["version"] == version)
     reason = columns["degraded_reason"]
     failed_copy = np.isin(reason, SHADOW_FAILURES) | (is_copy & ~_finite(columns["score"]))
-    lost = is_copy & ~np.isin(reason, SHADOW_FAILURES) & _present(reason)
+    lost = is_copy & ~np.isin(reason, SHADOW_FAILURES) & present(reason)
     decided = (kind == "decision") & (arm == "champion")
     champion_decision = dict(
         zip(columns["decision_id"][decided], columns["decision"][decided], strict=True)
     )
-    champion_scored = decided & _scored(columns)
+    champion_scored = decided & scored_flags(columns)
     comparable = set(columns["decision_id"][champion_scored])
     kept = (is_copy & ~lost) | decided
-    failed = np.where(is_copy, failed_copy, _failed(columns))
-    scored = np.where(is_copy, ~failed_copy & _finite(columns["score"]), champion_scored)
+    failed = np.where(is_copy, failed_copy, failed_flags(columns))
+    answered = np.where(is_copy, ~failed_copy & _finite(columns["score"]), champion_scored)
     ids, decision = columns["decision_id"], columns["decision"]
     paired = np.array(
-        [c and s and i in comparable for c, s, i in zip(is_copy, scored, ids, strict=True)],
+        [c and s and i in comparable for c, s, i in zip(is_copy, answered, ids, strict=True)],
         dtype=bool,
     )
     flipped = np.array(
@@ -124,22 +124,22 @@ def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic
     )
     dropped = {str(r): int((reason[lost] == r).sum()) for r in sorted(set(reason[lost]))}
     return _traffic(
-        columns, kept, is_copy, failed, scored, generation, paired, flipped, dropped=dropped
+        columns, kept, is_copy, failed, answered, generation, paired, flipped, dropped=dropped
     )
 
 
 def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
     """Decisions of both arms; whatever answered in an arm's place is that arm's failure."""
-    columns = _ordered(table, generation)
-    decided = (columns["kind"] == "decision") & _present(columns["arm"])
+    columns = ordered(table, generation)
+    decided = (columns["kind"] == "decision") & present(columns["arm"])
     challenger = columns["arm"] == "challenger"
     nothing = np.zeros(len(decided), dtype=bool)
     return _traffic(
         columns,
         decided,
         challenger,
-        _failed(columns),
-        _scored(columns),
+        failed_flags(columns),
+        scored_flags(columns),
         generation,
         nothing,
         nothing,
@@ -149,16 +149,16 @@ def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
 
 def champion_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
     """Decisions of a provisional champion, which is the arm that is judged."""
-    columns = _ordered(table, generation)
+    columns = ordered(table, generation)
     decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
-    mine = decided & ((columns["version"] == version) | _failed(columns))
+    mine = decided & ((columns["version"] == version) | failed_flags(columns))
     nothing = np.zeros(len(decided), dtype=bool)
     return _traffic(
         columns,
         mine,
         mine,
-        _failed(columns),
-        _scored(columns),
+        failed_flags(columns),
+        scored_flags(columns),
         generation,
         nothing,
         nothing,
@@ -244,7 +244,7 @@ _COLUMNS = (
 )
 
 
-def _ordered(table: pa.Table, generation: int) -> Columns:
+def ordered(table: pa.Table, generation: int) -> Columns:
     columns = {name: _column(table, name) for name in _COLUMNS}
     voided = set(columns["decision_id"][columns["kind"] == "void"])
     kept = columns["generation"] == generation
@@ -262,7 +262,7 @@ def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     return np.array([*values.to_pylist(), None], dtype=object)[:-1]
 
 
-def _present(values: npt.NDArray[Any]) -> Flags:
+def present(values: npt.NDArray[Any]) -> Flags:
     return np.array([v is not None for v in values], dtype=bool)
 
 
@@ -270,15 +270,15 @@ def _finite(values: npt.NDArray[Any]) -> Flags:
     return np.array([v is not None and math.isfinite(v) for v in values], dtype=bool)
 
 
-def _failed(columns: Columns) -> Flags:
+def failed_flags(columns: Columns) -> Flags:
     elsewhere = columns["answered_by"] != columns["arm"]
     failed: Flags = elsewhere | np.isin(columns["degraded_reason"], ARM_FAILURES)
     return failed
 
 
-def _scored(columns: Columns) -> Flags:
+def scored_flags(columns: Columns) -> Flags:
     degraded = columns["degraded"].astype(bool)
-    scored: Flags = ~_failed(columns) & ~degraded & _finite(columns["score"])
+    scored: Flags = ~failed_flags(columns) & ~degraded & _finite(columns["score"])
     return scored
 
 
@@ -294,7 +294,7 @@ def _traffic(
     *,
     dropped: Mapping[str, int],
 ) -> Traffic:
-    kept = kept & _present(columns["unit"])
+    kept = kept & present(columns["unit"])
     alert = np.isin(columns["decision"], ALERTS) & scored
     return Traffic(
         generation=generation,
