@@ -110,4 +110,6 @@ def _errors_as_exit_codes() -> Iterator[None]:
         yield
     except PlatformError as error:
         ERR.print(str(error), soft_wrap=True, markup=False)
+        if error.__cause__ is not None:
+            ERR.print(f"  cause: {error.__cause__}", soft_wrap=True, markup=False)
         raise typer.Exit(exit_code(error)) from error
