@@ -10,7 +10,8 @@ import pytest
 
 from mlplatform.drift import profile as profiles
 from mlplatform.drift import report
-from mlplatform.drift.verdict import AlertShare, Band, Health, Shift, Window, WindowVerdict
+from mlplatform.drift.measures import Shift
+from mlplatform.drift.verdict import AlertShare, Band, Health, Window, WindowVerdict
 from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import load_definition
 

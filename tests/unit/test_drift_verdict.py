@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mlplatform.canonical import canonical_json
+from mlplatform.drift import measures
 from mlplatform.drift import profile as profiles
 from mlplatform.drift import verdict as verdicts
 from mlplatform.drift.verdict import Band, Drifted, Health, Steady, Undecided, Window, WindowVerdict
@@ -222,19 +223,19 @@ def test_the_distance_agrees_with_scipy() -> None:
     rng = np.random.default_rng(0)
     then, now = rng.normal(0, 1, 50_000), rng.normal(0.3, 1.2, 5000)
     exact = stats.wasserstein_distance(then, now) / then.std()
-    assert verdicts.distance(profiles.column(then, "x"), now) == pytest.approx(exact, abs=0.01)
+    assert measures.distance(profiles.column(then, "x"), now) == pytest.approx(exact, abs=0.01)
 
 
 def test_the_interval_is_clopper_pearsons_where_units_do_not_repeat() -> None:
     hits = np.arange(1000) < 12
-    low, high = verdicts.share_interval(hits, np.arange(1000), 0.01)
+    low, high = measures.share_interval(hits, np.arange(1000), 0.01)
     exact = stats.binomtest(12, 1000).proportion_ci(0.99, "exact")
     assert (low, high) == pytest.approx((exact.low, exact.high))
 
 
 @pytest.mark.parametrize("hits", [0, 1000])
 def test_the_interval_holds_at_its_ends(hits: int) -> None:
-    low, high = verdicts.share_interval(np.arange(1000) < hits, np.arange(1000), 0.01)
+    low, high = measures.share_interval(np.arange(1000) < hits, np.arange(1000), 0.01)
     assert low <= hits / 1000 <= high
 
 
@@ -245,7 +246,7 @@ def test_the_interval_covers_the_share_of_clustered_alerts() -> None:
     for _ in range(300):
         prone = rng.beta(0.5, 49.5, 1500)  # a mean of 1 %, very unequal customers
         units = rng.integers(0, 1500, 5000)
-        low, high = verdicts.share_interval(rng.random(5000) < prone[units], units, 0.01)
+        low, high = measures.share_interval(rng.random(5000) < prone[units], units, 0.01)
         missed += not low <= 0.01 <= high
     assert missed <= 9
 
