@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mlplatform.drift import job
@@ -13,8 +14,11 @@ from mlplatform.drift.job import Observation
 from mlplatform.drift.retrain import Page, Retrain, Wait
 from mlplatform.drift.sqlite import SqliteIncidents
 from mlplatform.drift.verdict import Drifted, Health, Steady, Undecided, WindowVerdict
+from mlplatform.models.definition import load_definition
+from mlplatform.training.dataset import window
 
 DAY_MS = 86_400_000
+FRAUD = load_definition("fraud")
 
 
 @pytest.fixture
@@ -138,6 +142,29 @@ def test_waiting_makes_no_event_and_paging_the_same_one(incidents: SqliteInciden
     assert isinstance(again, dict)
     assert first["id"] == again["id"]
     assert first["event"] == job.PAGE_EVENT
+
+
+class Offline:
+    """As many frauds as one asks for, and what one asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
+    def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
+        self.asked.append((from_ms, to_ms, as_of_ms))
+        return pa.table({"label": pa.array([1] * 1000, pa.int8())})
+
+
+@pytest.mark.parametrize("extra_ms", [0, DAY_MS - 1])
+def test_what_counts_is_what_a_retrain_as_of_now_would_fit_on(
+    incidents: SqliteIncidents, extra_ms: int
+) -> None:
+    offline, now_ms = Offline(), 20 * DAY_MS + extra_ms
+    found = job.decide(
+        opened(incidents), offline, FRAUD, now_ms=now_ms, wall_ms=1, answer_lives=True
+    )
+    assert offline.asked == [(0, window(FRAUD, now_ms).holdout_from_ms, now_ms)]
+    assert found == Retrain(now_ms, found.reason)
 
 
 def test_evidence_holds_numbers_only(incidents: SqliteIncidents) -> None:

@@ -54,19 +54,20 @@ def decision(
         now_ms=int(day * DAY_MS),
         wall_ms=wall_ms,
         policy=POLICY,
-        maturity_days=3,
+        lag_days=7,
         **more,
     )
 
 
-def test_before_labels_can_have_matured_it_waits_for_that_day() -> None:
-    assert decision(incident(), 0, day=12) == Wait(
-        f"0 of {NEEDED} positives among 1000 payments of the new pattern have matured", 13 * DAY_MS
-    )
+def test_before_the_new_pattern_can_be_learned_it_waits_for_that_day() -> None:
+    found = decision(incident(), 0, day=12)
+    assert isinstance(found, Wait)
+    assert found.until_ms == 17 * DAY_MS
+    assert found.reason.startswith(f"0 of {NEEDED} positives among 1000 matured payments")
 
 
 def test_with_too_few_positives_it_waits_without_a_date() -> None:
-    found = decision(incident(), NEEDED - 1)
+    found = decision(incident(), NEEDED - 1, day=17)
     assert isinstance(found, Wait)
     assert found.until_ms is None
 
@@ -125,18 +126,21 @@ class Offline:
 
 
 @pytest.mark.parametrize(
-    ("now_day", "expected"),
+    ("fitted_until_day", "expected"),
     [
-        (12, Matured(0, 0)),
-        (13, Matured(0, 0)),
-        (14, Matured(2, 1)),
-        (15, Matured(3, 2)),
+        (9, Matured(0, 0)),
+        (10, Matured(0, 0)),
+        (11, Matured(2, 1)),
+        (12, Matured(3, 2)),
     ],
 )
-def test_only_matured_payments_since_the_change_count(now_day: int, expected: Matured) -> None:
+def test_only_payments_that_a_retrain_would_fit_on_count(
+    fitted_until_day: int, expected: Matured
+) -> None:
     offline = Offline((9, 10, 1), (10.2, 11, 1), (10.4, 99, None), (11.5, 12, 1), (12.5, 13, 1))
-    changed, now = 10 * DAY_MS, now_day * DAY_MS
-    assert matured_since(offline, changed, now_ms=now, maturity_days=3) == expected
+    until, now = fitted_until_day * DAY_MS, (fitted_until_day + 7) * DAY_MS
+    found = matured_since(offline, 10 * DAY_MS, fitted_until_ms=until, now_ms=now)
+    assert found == expected
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.floats(12, 60))

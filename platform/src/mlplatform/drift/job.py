@@ -38,6 +38,7 @@ from mlplatform.drift.verdict import (
 from mlplatform.drift.windows import Reign, drift_plan, read_windows
 from mlplatform.features.definitions import FeatureView
 from mlplatform.models.definition import InputSpec, ModelDefinition
+from mlplatform.training.dataset import window
 
 KIND = "drift"
 RETRAIN_EVENT = "mlplatform.drift.retrain"
@@ -122,9 +123,9 @@ def decide(
 
     The table must have been projected from the log in this pass.
     """
-    maturity_days = definition.label.maturity_days
+    fitted_until_ms = window(definition, now_ms).holdout_from_ms
     matured = matured_since(
-        offline, incident.found.changed_ms, now_ms=now_ms, maturity_days=maturity_days
+        offline, incident.found.changed_ms, fitted_until_ms=fitted_until_ms, now_ms=now_ms
     )
     return retrain_when(
         incident,
@@ -132,7 +133,7 @@ def decide(
         now_ms=now_ms,
         wall_ms=wall_ms,
         policy=definition.drift,
-        maturity_days=maturity_days,
+        lag_days=definition.label.maturity_days + definition.training.holdout_days,
         answer_lives=answer_lives,
     )
 

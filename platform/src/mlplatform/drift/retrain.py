@@ -1,4 +1,4 @@
-"""When an incident may be answered by a retrain: not before the new pattern's labels matured."""
+"""When an incident may be answered by a retrain: not before it would learn the new pattern."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
 
 @dataclass(frozen=True, slots=True)
 class Matured:
-    """Payments since the change whose label is final, and how many of them were positive."""
+    """Payments since the change that a retrain would learn from, and how many are positive."""
 
     rows: int
     positives: int
@@ -64,13 +64,17 @@ def retrain_when(
     now_ms: int,
     wall_ms: int,
     policy: DriftPolicy,
-    maturity_days: int,
+    lag_days: int,
     answer_lives: bool = True,
 ) -> RetrainDecision:
     """Whether to retrain for an incident.
 
+    A retrain fits on matured payments, and holds the last days of them out. While the new pattern
+    is only in the held-out days, a retrain would learn the old one and be measured on the new.
+
     Args:
         matured: since the incident's `changed_ms`, by `matured_since`.
+        lag_days: the age at which a payment can be learned from: label maturity and held-out days.
         now_ms, wall_ms: event time and wall time; claims expire in wall time.
         answer_lives: for an answered incident, whether the version that answers it is still on its
             way: in a rollout, or about to get one. Rolled back, it answers nothing.
@@ -87,22 +91,23 @@ def retrain_when(
         case "claimed" if incident.claim >= MAX_CLAIMS and incident.until_ms <= wall_ms:
             return Page(f"{incident.claim} retrains were started and none came to an end")
         case "open" | "claimed":
-            return _labels_decide(incident, matured, now_ms, policy, maturity_days)
+            return _labels_decide(incident, matured, now_ms, policy, lag_days)
 
 
 def matured_since(
-    offline: LabelledRequests, changed_ms: int, *, now_ms: int, maturity_days: int
+    offline: LabelledRequests, changed_ms: int, *, fitted_until_ms: int, now_ms: int
 ) -> Matured:
-    """How many payments since the change have a final label, by what is known now.
+    """How many payments since the change a retrain would fit on, by what is known now.
 
-    A payment older than the label's maturity and without a report is final, and negative.
+    Args:
+        fitted_until_ms: where the held-out days of a training set as of now begin; all before has
+            matured, so that a payment without a report counts as negative.
     """
-    final_before_ms = now_ms - maturity_days * DAY_MS
-    if final_before_ms <= changed_ms:
+    if fitted_until_ms <= changed_ms:
         return Matured(0, 0)
     import pyarrow.compute as pc
 
-    labels = offline.labelled_requests(changed_ms, final_before_ms, now_ms)["label"]
+    labels = offline.labelled_requests(changed_ms, fitted_until_ms, now_ms)["label"]
     return Matured(rows=len(labels), positives=pc.sum(labels).as_py() or 0)
 
 
@@ -111,17 +116,17 @@ def _labels_decide(
     matured: Matured,
     now_ms: int,
     policy: DriftPolicy,
-    maturity_days: int,
+    lag_days: int,
 ) -> RetrainDecision:
     found = incident.found
     count = (
         f"{matured.positives} of {policy.matured_positives} positives among {matured.rows} "
-        "payments of the new pattern have matured"
+        "matured payments of the new pattern to learn from"
     )
     if matured.positives >= policy.matured_positives:
         return Retrain(now_ms, count)
     waited_days = (now_ms - found.opened_ms) / DAY_MS
     if waited_days >= policy.page_after_days:
         return Page(f"after {waited_days:.0f} days only {count}")
-    first_ms = found.changed_ms + maturity_days * DAY_MS
+    first_ms = found.changed_ms + lag_days * DAY_MS
     return Wait(count, first_ms if first_ms > now_ms else None)
