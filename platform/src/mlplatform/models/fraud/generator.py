@@ -39,7 +39,7 @@ HOURS = np.array(
     [2, 1, 1, 1, 1, 2, 4, 8, 12, 14, 15, 17, 19, 17, 15, 15, 16, 19, 20, 16, 12, 8, 5, 3]
 )
 # By day of the week, from Monday. Small on purpose: a week's rhythm is no drift.
-WEEK = np.array([0.98, 0.98, 0.99, 1.0, 1.03, 1.04, 0.98])
+WEEK = np.array([0.985, 0.985, 0.99, 1.0, 1.02, 1.03, 0.99])
 
 PRICE_LEVEL = 1.4  # after the change
 FADED = 0.25  # what is left of the first three patterns after it
@@ -121,7 +121,7 @@ def _world(
     _, near = KDTree(places).query(homes, k=min(NEAR, population.terminals))
     near = near.reshape(population.customers, -1).astype(np.int64)
     popularity = random.lognormal(0.0, 0.9, population.terminals)[near]
-    weight = random.gamma(1.5, 1.0, population.customers) + 0.1
+    weight = random.gamma(1.1, 1.0, population.customers) + 0.1
     start_us = start_ms * 1000
     return _World(
         population=population,
@@ -130,7 +130,7 @@ def _world(
         days=days,
         change_us=start_us + days * DAY_US if change_ms is None else change_ms * 1000,
         rate=population.payments_per_day * weight / weight.sum(),
-        mean_amount=random.lognormal(np.log(45.0), 0.45, population.customers),
+        mean_amount=random.lognormal(np.log(42.0), 0.55, population.customers),
         near=near,
         near_share=np.cumsum(popularity, axis=1) / popularity.sum(axis=1, keepdims=True),
     )
