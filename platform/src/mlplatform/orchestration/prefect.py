@@ -22,7 +22,11 @@ APPROVAL_FLOW = "approval"
 
 @dataclass(frozen=True, slots=True)
 class FlowRun:
-    """One run of a flow, as its server knows it (which is not the truth about a rollout)."""
+    """One run of a flow, as its server knows it (which is not the truth about a rollout).
+
+    Args:
+        state_ms: since when it is in its state, wall time.
+    """
 
     id: str
     name: str
@@ -30,7 +34,7 @@ class FlowRun:
     state_name: str
     message: str
     parameters: Mapping[str, Any]
-    idempotency_key: str | None = None
+    state_ms: int
 
     @property
     def final(self) -> bool:
@@ -126,5 +130,11 @@ def _flow_run(data: Mapping[str, Any]) -> FlowRun:
         state_name=state.get("name", ""),
         message=state.get("message") or "",
         parameters=data.get("parameters") or {},
-        idempotency_key=data.get("idempotency_key"),
+        state_ms=_milliseconds(state.get("timestamp")),
     )
+
+
+def _milliseconds(timestamp: str | None) -> int:
+    if timestamp is None:
+        return 0
+    return int(datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp() * 1000)

@@ -17,12 +17,15 @@ ARM_COUNTS = (
 def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     """The evidence of a transition in Markdown: the version, each gate, the counts by arm."""
     band = evidence.get("alert_band", ["?", "?"])
+    made = (
+        f"Rollout `{rollout_id}`, bundle `{str(evidence.get('bundle'))[:16]}`, made by "
+        f"{evidence.get('author')}. Predicted alert share: {_percent(band[0])} to "
+        f"{_percent(band[1])}."
+    )
     lines = [
         f"## May version {evidence.get('version')} answer customers?",
         "",
-        f"Rollout `{rollout_id}`, bundle `{str(evidence.get('bundle'))[:16]}`, made by "
-        f"{evidence.get('author')}. Predicted alert share: {_percent(band[0])} to "
-        f"{_percent(band[1])}.",
+        made,
         "",
     ]
     if evidence.get("bootstrap"):

@@ -1,0 +1,58 @@
+"""Ask a person whether a challenger may answer customers, and write the answer into the journal."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow, suspend_flow_run
+from prefect.artifacts import create_markdown_artifact
+from prefect.input import RunInput
+from pydantic import Field
+
+from mlplatform import wiring
+from mlplatform.errors import Refused
+from mlplatform.jobs import rollouts as job
+
+ATTEMPTS = 5
+WAIT_S = 7 * 24 * 3600
+
+
+class Approval(RunInput):
+    """The form: a decision has no default, so that nobody approves by pressing Enter."""
+
+    decision: Literal["approve", "reject"]
+    approver: str = Field(min_length=2, max_length=80, description="Your name (self-declared)")
+    reason: str = Field(min_length=5, max_length=500, description="What you looked at, and why")
+
+
+@flow(name="approval", persist_result=True)
+def approval(model: str, rollout_id: str, evidence_digest: str, summary: str) -> str:
+    """Suspend until somebody answers; the answer is appended to the journal before anything else.
+
+    Args:
+        model: a model folder's name.
+        rollout_id: the rollout that waits.
+        evidence_digest: what the answer is bound to; an answer to other evidence is refused.
+        summary: the evidence in Markdown, shown in the form.
+    """
+    key = f"evidence-{evidence_digest[:16]}"
+    create_markdown_artifact(summary, key=key, description=f"Evidence of rollout {rollout_id}")
+    platform, note = wiring.platform(), ""
+    for attempt in range(ATTEMPTS):
+        form = Approval.with_initial_data(description=note + summary)
+        answer = suspend_flow_run(form, timeout=WAIT_S, key=f"{key}-{attempt}")
+        try:
+            outcome = job.record_approval(
+                platform,
+                rollout_id,
+                evidence_digest,
+                answer.decision,
+                approver=answer.approver,
+                reason=answer.reason,
+            )
+        except Refused as refusal:
+            note = f"**The last answer was refused: {refusal}**\n\n"
+            continue
+        job.rollout_pass(platform, model)
+        return outcome
+    raise Refused(f"{ATTEMPTS} answers in a row were refused; {note}")

@@ -1,0 +1,46 @@
+"""Compare the last windows of decisions with the champion's profile; ask for a retrain when due."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mlplatform import wiring
+from mlplatform.jobs import drift as job
+
+
+@task(retries=2, retry_delay_seconds=2, persist_result=False, cache_policy=NO_CACHE)
+def watch(model: str) -> job.DriftCheck:
+    return job.watch(wiring.platform(), model, holder="drift-watch")
+
+
+@task(retries=3, retry_delay_seconds=1)
+def emit(event: dict[str, Any]) -> None:
+    wiring.platform().prefect.emit(event)
+
+
+@task(timeout_seconds=300, persist_result=False, cache_policy=NO_CACHE)
+def write_report(model: str, check: job.DriftCheck) -> Path:
+    return job.write_report(wiring.platform(), model, check)
+
+
+@flow(name="drift", persist_result=False)
+def drift(model: str, report: bool | None = None) -> str:
+    """Judge the last windows of a model; open or follow its incident; emit the event to retrain.
+
+    Args:
+        model: a model folder's name.
+        report: write Evidently's report; default: only when an incident was opened just now.
+    """
+    check = watch(model)
+    if check.event is not None:
+        emit(dict(check.event))
+    create_markdown_artifact(job.page(model, check), key=f"drift-{model}")
+    if report or (report is None and check.opened):
+        path = write_report(model, check)
+        create_link_artifact(path.as_uri(), key=f"drift-report-{model}", link_text=path.name)
+    return check.words

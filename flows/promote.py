@@ -1,0 +1,32 @@
+"""Open a rollout for a validated version; passes carry it from there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from mlplatform import wiring
+from mlplatform.jobs import rollouts as job
+
+
+@flow(name="promote")
+def promote(
+    model: str,
+    version: Annotated[int, Field(ge=1, description="A validated version in the registry")],
+    actor: Annotated[str, Field(min_length=2, max_length=80)],
+    reason: Annotated[str, Field(min_length=5, max_length=500)],
+) -> str:
+    """Start to promote a version: deploy, shadow, ask for approval, canary, promote.
+
+    Args:
+        model: a model folder's name.
+        version: the registry's number of a validated version.
+        actor: who asks (self-declared).
+        reason: why; it stands in the journal.
+    """
+    platform = wiring.platform()
+    rollout_id = job.open_rollout(platform, model, version, actor=actor, reason=reason)
+    job.rollout_pass(platform, model)
+    return rollout_id

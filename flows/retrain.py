@@ -1,0 +1,84 @@
+"""Build a training set, fit, judge, register; with a rollout opened on request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from mlplatform import wiring
+from mlplatform.jobs import rollouts
+from mlplatform.jobs import training as job
+from mlplatform.orchestration.retries import unavailable
+
+# What a task returns here stays in this process: training sets and models are not Prefect results.
+if TYPE_CHECKING:
+    from mlplatform.registry.versions import Version
+    from mlplatform.training.candidate import Candidate
+    from mlplatform.validation.gates import GateReport
+
+# What a task returns here stays in this process: training sets and models are not Prefect results.
+LIMIT_S = 1200
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
+def prepare(model: str, as_of_ms: int | None) -> job.Prepared:
+    return job.prepare_training(wiring.platform(), model, as_of_ms)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
+def fit(model: str, prepared: job.Prepared) -> Candidate:
+    return job.fit(wiring.platform(), model, prepared)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
+def validate(model: str, candidate: Candidate, prepared: job.Prepared) -> GateReport:
+    return job.validate(model, candidate, prepared)
+
+
+@task(
+    retries=3,
+    retry_delay_seconds=3,
+    retry_condition_fn=unavailable,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+    timeout_seconds=LIMIT_S,
+)
+def register(candidate: Candidate, report: GateReport, author: str) -> Version:
+    return job.register(wiring.platform(), candidate, report, author=author)
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(
+    model: str,
+    author: Annotated[str, Field(min_length=2, max_length=80)],
+    reason: Annotated[str, Field(min_length=3, max_length=500)],
+    as_of: datetime | None = None,
+    open_rollout: bool = False,
+    incident: str | None = None,
+    claim: int = 0,
+) -> int:
+    """Train a version on what had matured by a moment; fails with a report if a gate does.
+
+    Args:
+        model: a model folder's name.
+        author: who asks (self-declared); may not approve the version.
+        reason: why.
+        as_of: train as if it were this moment of event time; default: now.
+        open_rollout: open a rollout if every gate passes.
+        incident: the drift incident that this answers, and its claim.
+    """
+    prepared = prepare(model, job.milliseconds(as_of))
+    candidate = fit(model, prepared)
+    report = validate(model, candidate, prepared)
+    create_markdown_artifact(job.report_page(report), key=f"gates-{model}")
+    with job.answering(wiring.platform(), incident, claim) as answer:
+        version = register(candidate, report, author).version
+        answer(version)
+    if open_rollout:
+        rollouts.open_rollout(wiring.platform(), model, version, actor=author, reason=reason)
+    return int(version)

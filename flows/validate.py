@@ -1,0 +1,72 @@
+"""Judge and register an ONNX model made elsewhere, with the champion's inputs and rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from mlplatform import wiring
+from mlplatform.jobs import training as job
+from mlplatform.orchestration.retries import unavailable
+
+if TYPE_CHECKING:
+    from mlplatform.registry.versions import Version
+    from mlplatform.training.candidate import Candidate
+    from mlplatform.validation.gates import GateReport
+
+# What a task returns here stays in this process: training sets and models are not Prefect results.
+LIMIT_S = 1200
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
+def prepare(model: str) -> job.Prepared:
+    return job.prepare_training(wiring.platform(), model, None)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
+def bring(model: str, onnx_path: str, author: str, prepared: job.Prepared) -> Candidate:
+    content = job.onnx_content(Path(onnx_path))
+    origin = f"{Path(onnx_path).name}, brought by {author}"
+    return job.bring(wiring.platform(), model, content, origin, prepared)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
+def judge(model: str, candidate: Candidate, prepared: job.Prepared) -> GateReport:
+    return job.validate(model, candidate, prepared)
+
+
+@task(
+    retries=3,
+    retry_delay_seconds=3,
+    retry_condition_fn=unavailable,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+    timeout_seconds=LIMIT_S,
+)
+def register(candidate: Candidate, report: GateReport, author: str) -> Version:
+    return job.register(wiring.platform(), candidate, report, author=author)
+
+
+@flow(name="validate", persist_result=False)
+def validate(
+    model: str,
+    onnx_path: Annotated[str, Field(description="An ONNX file on the machine of the flows")],
+    author: Annotated[str, Field(min_length=2, max_length=80)],
+) -> int:
+    """Register a given ONNX model as a version if it passes every gate; fails with a report if not.
+
+    Args:
+        model: a model folder's name.
+        onnx_path: input "inputs" float32 [n, F] in the champion's order, output "scores" [n].
+        author: who brings it (self-declared); may not approve the version.
+    """
+    prepared = prepare(model)
+    candidate = bring(model, onnx_path, author, prepared)
+    report = judge(model, candidate, prepared)
+    create_markdown_artifact(job.report_page(report), key=f"gates-{model}")
+    return int(register(candidate, report, author).version)

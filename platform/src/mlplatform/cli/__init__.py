@@ -1,0 +1,48 @@
+"""The `mlplatform` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mlplatform.cli import demo, history, log, models, platform, rollouts, runs, score
+from mlplatform.cli.output import ERR, exit_code
+from mlplatform.decisions.log import ManifestHead
+from mlplatform.errors import PlatformError
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.settings import Settings
+
+HELP = """Train, check, roll out, watch and take back the models that score payments.
+
+Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
+3 a part of the platform does not answer, 4 the platform's rules refuse it.
+"""
+
+
+
+def _anchor(settings: Settings) -> ManifestHead | None:
+    """The log's last head as the rollout journal holds it."""
+    return SqliteRollouts(settings.home.rollouts_db).anchored() if settings.home.rollouts_db.exists() else None
+
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+platform.add_to(app)
+runs.add_to(app)
+demo.add_to(app)
+score.add_to(app)
+app.add_typer(models.app, name="models")
+app.add_typer(rollouts.app, name="rollouts")
+app.add_typer(history.app, name="history")
+app.add_typer(log.commands(_anchor), name="log")
+
+
+def main() -> None:
+    """Entry point: errors that we raise on purpose become one clear line and an exit code."""
+    try:
+        app()
+    except PlatformError as error:
+        ERR.print(f"[red]error:[/] {error}", soft_wrap=True)
+        if error.__cause__ is not None:
+            ERR.print(f"  cause: {error.__cause__}", soft_wrap=True)
+        sys.exit(exit_code(error))

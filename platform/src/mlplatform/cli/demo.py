@@ -1,0 +1,50 @@
+"""The command that shows the whole loop."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlplatform import wiring
+from mlplatform.errors import Busy
+from mlplatform.supervisor.records import read_supervisor
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    transactions: Annotated[
+        Path | None,
+        typer.Option(help="Parquet files in the handbook's schema; default: generated payments."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the generated payments.")] = 1,
+    keep: Annotated[bool, typer.Option(help="Leave the platform up at the end.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a demo that was stopped.")] = False,
+    fresh: Annotated[
+        bool, typer.Option(help="Delete what an earlier demo left in the home folder.")
+    ] = False,
+    rate: Annotated[float, typer.Option(help="Requests a second at the most.", min=10)] = 900.0,
+) -> None:
+    """Close the loop on recorded time: train, promote, drift, retrain, shadow, canary, roll back.
+
+    Exit codes: 0 the loop closed, 1 it did not, 75 it was stopped and --resume goes on.
+
+    Example: mlplatform demo --transactions payments/ --keep
+    """
+    from mlplatform.demo.run import Options, run
+
+    settings = wiring.settings()
+    if fresh:
+        record = read_supervisor(settings.home)
+        if record is not None and record.process.alive():
+            raise Busy("a platform runs in this home folder: `mlplatform down` stops it")
+        if (settings.home.demo / "state.json").exists():
+            shutil.rmtree(settings.home.root)
+    options = Options(transactions, seed, keep, resume, rate)
+    raise typer.Exit(asyncio.run(run(settings, options)))

@@ -1,0 +1,39 @@
+"""The command that takes history in, once."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlplatform import wiring
+from mlplatform.cli.output import AsJson, print_fields, print_json, progress
+from mlplatform.jobs import features as job
+from mlplatform.models.definition import load_definition
+
+app = typer.Typer(help="What happened before there was a decision log.", no_args_is_help=True)
+
+
+@app.command("import")
+def import_history(
+    model: Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")],
+    path: Annotated[Path, typer.Argument(help="A Parquet file, or a folder of them.")],
+    json: AsJson = False,
+) -> None:
+    """Check the files, take them in whole or not at all, and snapshot the features of their days.
+
+    Example: mlplatform history import fraud payments/
+    """
+    load_definition(model)
+    sources = importlib.import_module(f"mlplatform.models.{model}.sources")
+    with progress("reading and checking"):
+        table = sources.read_transactions(path)
+    with progress("taking in"):
+        rows = job.import_history(wiring.platform(), model, table, path.name)
+    facts = {"model": model, "rows": rows}
+    if json:
+        print_json(facts)
+    else:
+        print_fields(facts)

@@ -1,0 +1,64 @@
+"""How the command line speaks: tables or JSON on standard output, errors and progress beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mlplatform import errors
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+# What the shell sees; 0 is success. Documented in `mlplatform --help`.
+FAILED = 1
+USAGE = 2
+UNAVAILABLE = 3
+REFUSED = 4
+EXIT_CODES: tuple[tuple[type[errors.PlatformError], int], ...] = (
+    (errors.Unavailable, UNAVAILABLE),
+    (errors.Busy, UNAVAILABLE),
+    (errors.Refused, REFUSED),
+    (errors.ConfigInvalid, USAGE),
+    (errors.InputInvalid, USAGE),
+    (errors.NotFound, USAGE),
+)
+
+
+def exit_code(error: errors.PlatformError) -> int:
+    """The process's exit code for an error."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, sort_keys=True, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    OUT.print(table)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    width = max((len(name) for name in fields), default=0)
+    for name, value in fields.items():
+        OUT.print(f"[bold]{name:<{width}}[/]  {value}", soft_wrap=True)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """A moving sign beside standard output while something takes time."""
+    with ERR.status(text):
+        yield

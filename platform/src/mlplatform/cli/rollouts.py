@@ -1,0 +1,116 @@
+"""Commands for rollouts: list, show, open, approve, roll back."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from mlplatform import wiring
+from mlplatform.cli.output import OUT, AsJson, print_fields, print_json, print_table
+from mlplatform.cli.runs import follow
+from mlplatform.errors import NotFound
+from mlplatform.jobs import rollouts as job
+from mlplatform.rollout.summary import to_markdown
+
+app = typer.Typer(help="Who answers whom: open, follow, approve, take back.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")]
+RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
+Actor = Annotated[str, typer.Option(help="Who you are (self-declared).")]
+Reason = Annotated[str, typer.Option(help="Why; it stands in the journal.")]
+
+
+@app.command("list")
+def list_rollouts(
+    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Finished ones too.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Rollouts that are under way.
+
+    Example: mlplatform rollouts list fraud --all
+    """
+    states = wiring.platform().rollouts.active(model, finished=everything)
+    if json:
+        print_json([dataclasses.asdict(s) for s in states])
+        return
+    rows = [
+        (s.rollout_id, s.challenger.version, s.phase, s.step, _time(s.since_event_ms), s.reason)
+        for s in states
+    ]
+    print_table(("rollout", "version", "phase", "step", "since (event time)", "reason"), rows)
+
+
+@app.command()
+def show(rollout_id: RolloutId, json: AsJson = False) -> None:
+    """Everything that happened to a rollout, with the evidence of its last question.
+
+    Example: mlplatform rollouts show fraud-v2-1
+    """
+    state, facts = job.history(wiring.platform(), rollout_id)
+    if json:
+        print_json({"state": dataclasses.asdict(state), "journal": msgspec.to_builtins(facts)})
+        return
+    print_fields({"rollout": state.rollout_id, "phase": state.phase, "author": state.author})
+    rows = [(_time(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
+    print_table(("event time", "transition", "actor", "reason"), rows)
+    with_evidence = [f for f in facts if f.evidence]
+    if with_evidence:
+        OUT.print(to_markdown(rollout_id, with_evidence[-1].evidence))
+
+
+@app.command("open")
+def open_rollout(
+    model: Model,
+    version: Annotated[int, typer.Argument(help="A validated version.")],
+    actor: Actor,
+    reason: Reason,
+    json: AsJson = False,
+) -> None:
+    """Start to promote a version (the Prefect deployment `promote`).
+
+    Example: mlplatform rollouts open fraud 3 --actor ana --reason "beats v2 on new terminals"
+    """
+    parameters = {"model": model, "version": version, "actor": actor, "reason": reason}
+    follow("promote", parameters, json)
+
+
+@app.command()
+def approve(
+    rollout_id: RolloutId,
+    approver: Annotated[str, typer.Option(help="Who you are (self-declared); not the author.")],
+    reason: Reason,
+    decision: Annotated[Literal["approve", "reject"], typer.Option(help="Your answer.")],
+    json: AsJson = False,
+) -> None:
+    """Answer the question that a rollout waits for, as the form in Prefect's UI would.
+
+    Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo --reason "ok"
+    """
+    prefect = wiring.platform().prefect
+    waiting = [r for r in prefect.suspended() if r.parameters.get("rollout_id") == rollout_id]
+    if not waiting:
+        raise NotFound(f"no approval of {rollout_id} is waiting; see `mlplatform rollouts list`")
+    run = waiting[-1]
+    prefect.answer(run.id, {"decision": decision, "approver": approver, "reason": reason})
+    if json:
+        print_json({"rollout": rollout_id, "decision": decision, "flow_run": run.id})
+    else:
+        OUT.print(f"{rollout_id}: {decision} by {approver}; the next pass carries it out")
+
+
+@app.command()
+def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
+    """Take a model's traffic back at once (the Prefect deployment `rollback`).
+
+    Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
+    """
+    follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

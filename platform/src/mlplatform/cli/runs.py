@@ -1,0 +1,101 @@
+"""Commands that start a flow run and follow it to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from mlplatform import wiring
+from mlplatform.cli.output import FAILED, OUT, AsJson, print_json, progress
+from mlplatform.orchestration.prefect import FlowRun, PrefectApi
+
+POLL_S = 0.5
+GIVE_UP_S = 1800.0
+
+Model = Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(retrain)
+    app.command()(drift)
+    app.command()(materialize)
+
+
+def retrain(
+    model: Model,
+    as_of: Annotated[
+        datetime | None, typer.Option(help="Train as if it were this moment (UTC).")
+    ] = None,
+    author: Annotated[str, typer.Option(help="Who asks (self-declared).")] = "cli",
+    reason: Annotated[str, typer.Option(help="Why; it stands in the registry.")] = "asked for",
+    rollout: Annotated[bool, typer.Option(help="Open a rollout if the gates pass.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Build a training set, fit, validate and register a version.
+
+    Example: mlplatform retrain fraud --author ana --reason "new terminals" --rollout
+    """
+    parameters = {
+        "model": model,
+        "as_of": _iso(as_of),
+        "author": author,
+        "reason": reason,
+        "open_rollout": rollout,
+    }
+    follow("retrain", parameters, json)
+
+
+def drift(model: Model, json: AsJson = False) -> None:
+    """Compare the last windows of decisions with the champion's training profile, now.
+
+    Example: mlplatform drift fraud --json
+    """
+    follow("drift", {"model": model}, json)
+
+
+def materialize(
+    model: Model,
+    at: Annotated[
+        datetime | None, typer.Option(help="A midnight (UTC); default: the last one.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Take the end-of-day snapshot of the features and put it online.
+
+    Example: mlplatform materialize fraud --at 2026-03-01
+    """
+    follow("materialize", {"model": model, "at": _iso(at)}, json)
+
+
+def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
+    """Start a run, wait for its end, print how it ended; exit 1 unless it completed."""
+    settings = wiring.settings()
+    api = PrefectApi(settings.prefect_url)
+    given = {k: v for k, v in parameters.items() if v is not None}
+    run = api.start(flow, given)
+    with progress(f"{flow} {run.name}"):
+        run = wait(api, run)
+    if as_json:
+        print_json({"flow": flow, "run": run.id, "state": run.state, "message": run.message})
+    else:
+        OUT.print(f"{flow} {run.name}: {run.state_name}. {run.message}", soft_wrap=True)
+        OUT.print(f"  {settings.prefect_url}/runs/flow-run/{run.id}", soft_wrap=True)
+    if run.state != "COMPLETED":
+        raise typer.Exit(FAILED)
+
+
+def wait(api: PrefectApi, run: FlowRun) -> FlowRun:
+    """The run at its end, or as it is after half an hour."""
+    give_up_at = time.monotonic() + GIVE_UP_S
+    while not run.final and time.monotonic() < give_up_at:
+        time.sleep(POLL_S)
+        run = api.run(run.id)
+    return run
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment.isoformat()}Z"

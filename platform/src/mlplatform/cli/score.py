@@ -1,0 +1,50 @@
+"""Ask the gateway for one score, as an application would."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import Annotated
+
+import httpx
+import typer
+
+from mlplatform import wiring
+from mlplatform.cli.output import FAILED, AsJson, print_fields, print_json
+from mlplatform.errors import InputInvalid, Unavailable
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(score)
+
+
+def score(
+    model: Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")],
+    request: Annotated[str, typer.Argument(help="The request as JSON.")],
+    key: Annotated[str | None, typer.Option(help="Idempotency key.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Score one request through the gateway with this installation's first API key.
+
+    Example: mlplatform score fraud '{"customer_id": 7, "terminal_id": 9, "amount": 31.5,
+    "event_time": "2026-11-24T10:00:00Z"}'
+    """
+    settings = wiring.settings()
+    try:
+        body = jsonlib.loads(request)
+    except jsonlib.JSONDecodeError as error:
+        raise InputInvalid("the request", None, str(error)) from error
+    headers = {"Authorization": f"Bearer {wiring.api_key(settings)}"}
+    if key is not None:
+        headers["Idempotency-Key"] = key
+    url = f"{settings.gateway_url}/api/v1/models/{model}/score"
+    try:
+        response = httpx.post(url, json=body, headers=headers, timeout=10.0)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the gateway at {settings.gateway_url}") from error
+    answer = response.json()
+    if json:
+        print_json(answer)
+    else:
+        print_fields(answer)
+    if response.is_error:
+        raise typer.Exit(FAILED)

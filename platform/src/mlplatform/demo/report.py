@@ -1,0 +1,300 @@
+"""What the demo did, from the journal and the decision log: report.json, report.html, a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from mlplatform.canonical import canonical_json
+from mlplatform.decisions.log import Span
+from mlplatform.demo import charts, page
+from mlplatform.demo.source import DAY_MS, MODEL
+from mlplatform.demo.state import DemoState, Diary
+from mlplatform.demo.traffic import Counts, Recording
+from mlplatform.files import write_atomically
+from mlplatform.rollout.state import RolloutState, follow
+from mlplatform.rollout.transitions import Transition
+from mlplatform.wiring import Platform
+
+HOUR_MS = 3_600_000
+COLUMNS = (
+    *("decision_id", "event_ms", "generation", "rollout_id", "arm", "answered_by", "unit"),
+    *("version", "score", "decision", "degraded", "payload"),
+)
+NOTES = (
+    "Event time is that of the payments; it passes some thousand times faster than wall time.",
+    "An alert is a review or a decline. Precision is the share of frauds among the alerts of a "
+    "day, by the labels of the recording, matured or not.",
+    "A request that the champion answered because the challenger did not in time counts as the "
+    "challenger's failure.",
+    "Approvers are self-declared: nothing here checks who somebody is.",
+    "Labels exist even for payments that were declined, which a bank would not have: precision "
+    "and average precision are flattered by that.",
+)
+
+
+def write(
+    platform: Platform,
+    diary: Diary,
+    recording: Recording,
+    counts: Counts,
+    problem: str | None,
+) -> dict[str, Any]:
+    """Write report.json and report.html into the demo's folder; returns the former's content."""
+    state, folder = diary.state, platform.settings.home.demo
+    decisions = platform.log.read(Span(model=MODEL, kinds=("decision",), columns=COLUMNS))
+    totals = _totals(decisions, recording, counts)
+    rollouts = [_rollout(platform, s) for s in platform.rollouts.active(MODEL, finished=True)]
+    problems = _problems(totals, problem)
+    found = {
+        "closed": not problems,
+        "problems": problems,
+        "source": state.source,
+        "seed": state.seed,
+        "go_live": event_time(state.go_live_ms),
+        "pattern_change": event_time(state.change_ms),
+        "wall_s": round(diary.elapsed_s, 1),
+        "totals": totals,
+        "rollouts": rollouts,
+        "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
+        "log": _verified(platform),
+    }
+    write_atomically(folder / "report.json", canonical_json(found))
+    html = page.render(
+        title="The loop, closed on one machine",
+        lead=f"{state.source}. {diary.elapsed_s:.0f} s of wall time.",
+        totals=totals,
+        closed=not problems,
+        problems=problems,
+        rollouts=rollouts,
+        timeline=[(event_time(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.moments],
+        figures=_figures(decisions, recording, state, rollouts),
+        notes=NOTES,
+    )
+    write_atomically(folder / "report.html", html.encode())
+    return found
+
+
+def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
+    """The closing table."""
+    table = Table(title="rollouts", title_justify="left", header_style="bold")
+    for column in ("version", "phases", "challenger requests", "customers", "verdict", "why"):
+        table.add_column(column)
+    for rollout in found["rollouts"]:
+        own = rollout["arms"].get("challenger", {"requests": 0, "customers": 0})
+        table.add_row(
+            f"v{rollout['version']}",
+            " → ".join(dict.fromkeys(p["phase"] for p in rollout["phases"])),
+            f"{own['requests']:,}",
+            f"{own['customers']:,}",
+            rollout["verdict"],
+            rollout["reason"],
+        )
+    console.print(table)
+    console.print("  ".join(f"{name} {value:,}" for name, value in found["totals"].items()))
+    console.print(f"log: {found['log']['records']:,} records, {found['log']['verdict']}")
+    if found["closed"]:
+        console.print(f"[green]the loop closed[/] in {found['wall_s']:.0f} s")
+    for problem in found["problems"]:
+        console.print(f"[red]the loop did not close:[/] {problem}", soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def event_time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _totals(decisions: pa.Table, recording: Recording, counts: Counts) -> dict[str, int]:
+    keys = _keys(decisions)
+    distinct = len(set(keys))
+    sent = set(recording.keys[: counts.requests])
+    return {
+        "requests": counts.requests,
+        "answers": counts.answers,
+        "records": decisions.num_rows,
+        "degraded": counts.degraded,
+        "lost": len(sent.difference(keys)) + counts.requests - counts.answers,
+        "doubled": decisions.num_rows - distinct,
+        "labels": counts.labels,
+        "retries": counts.retries,
+    }
+
+
+def _keys(decisions: pa.Table) -> list[str]:
+    import msgspec
+
+    class Payload(msgspec.Struct):
+        idempotency_key: str
+
+    decoder = msgspec.json.Decoder(Payload)
+    return [decoder.decode(text).idempotency_key for text in decisions["payload"].to_pylist()]
+
+
+def _problems(totals: Mapping[str, int], problem: str | None) -> list[str]:
+    problems = [] if problem is None else [problem]
+    if totals["lost"] or totals["doubled"]:
+        problems.append(f"{totals['lost']} requests lost, {totals['doubled']} doubled")
+    if not totals["requests"] == totals["answers"] == totals["records"]:
+        problems.append("requests, answers and records differ")
+    return problems
+
+
+def _verified(platform: Platform) -> dict[str, Any]:
+    checked = platform.log.verify(platform.rollouts.anchored())
+    findings = [*checked.findings, *platform.rollouts.verify()]
+    verdict = "; ".join(findings) or "whole: every digest and chain holds"
+    return {"records": checked.records, "verdict": verdict}
+
+
+def _rollout(platform: Platform, state: RolloutState) -> dict[str, Any]:
+    facts = platform.rollouts.read(state.rollout_id)
+    with_evidence = [f for f in facts if f.evidence]
+    return {
+        "id": state.rollout_id,
+        "version": state.challenger.version,
+        "bundle": state.challenger.bundle,
+        "author": state.author,
+        "against": state.predecessor.version if state.predecessor else None,
+        "phases": _phases(facts),
+        "arms": _arms(platform, state.rollout_id),
+        "verdict": state.phase,
+        "reason": state.reason,
+        "evidence_digest": with_evidence[-1].evidence_digest if with_evidence else None,
+    }
+
+
+def _phases(facts: tuple[Transition, ...]) -> list[dict[str, Any]]:
+    phases: list[dict[str, Any]] = []
+    state: RolloutState | None = None
+    for fact in facts:
+        state = follow(state, fact)
+        step = "" if state.step is None else f" {state.step + 1}"
+        if phases and phases[-1]["phase"] == state.phase + step:
+            continue
+        phases.append(
+            {
+                "phase": state.phase + step,
+                "event_ms": fact.event_ms,
+                "event_time": event_time(fact.event_ms),
+                "wall_ms": fact.wall_ms,
+                "wall_time": datetime.fromtimestamp(fact.wall_ms / 1000, UTC).isoformat(),
+                "reason": fact.reason,
+                "actor": fact.actor,
+            }
+        )
+    return phases
+
+
+def _arms(platform: Platform, rollout_id: str) -> dict[str, dict[str, int]]:
+    """Requests and customers by assigned arm while the rollout was shadowed or ramping."""
+    span = Span(
+        model=MODEL,
+        kinds=("decision", "shadow"),
+        rollout_id=rollout_id,
+        columns=("kind", "arm", "unit", "decision_id"),
+    )
+    rows = platform.log.read(span)
+    arms = {}
+    for arm in ("champion", "challenger"):
+        own = rows.filter(pc.equal(rows["arm"], arm))
+        answered = own.filter(pc.equal(own["kind"], "decision"))
+        copies = own.num_rows - answered.num_rows
+        units = pc.count_distinct(answered["unit"]).as_py()
+        arms[arm] = {"requests": answered.num_rows, "customers": units, "shadow_copies": copies}
+    return arms
+
+
+def _incident(incident: Any) -> dict[str, Any]:
+    return {
+        "id": incident.id,
+        "opened": event_time(incident.found.opened_ms),
+        "changed": event_time(incident.found.changed_ms),
+        "state": incident.state,
+        "answer": incident.answer,
+        "reasons": incident.found.evidence.get("reasons", []),
+    }
+
+
+def _figures(
+    decisions: pa.Table, recording: Recording, state: DemoState, rollouts: list[dict[str, Any]]
+) -> list[str]:
+    if decisions.num_rows == 0:
+        return []
+    event_ms = decisions["event_ms"].to_numpy()
+    version = np.nan_to_num(decisions["version"].to_numpy().astype(np.float64)).astype(int)
+    alert = np.asarray(pc.not_equal(decisions["decision"], "approve"))
+    label_of = dict(zip(recording.keys, recording.labels.tolist(), strict=True))
+    label = np.array([label_of[key] for key in _keys(decisions)])
+    marks = [charts.Mark(state.change_ms, "pattern changes")]
+    names = {v: f"v{v}" for v in sorted(set(version.tolist()))}
+    hours = np.arange(event_ms.min() // HOUR_MS, event_ms.max() // HOUR_MS + 1)
+    per_hour = {
+        name: np.bincount(event_ms[version == v] // HOUR_MS - hours[0], minlength=len(hours))
+        for v, name in names.items()
+    }
+    days = np.arange(event_ms.min() // DAY_MS, event_ms.max() // DAY_MS + 1)
+    return [
+        charts.phases(_spans(rollouts, int(event_ms.max())), marks),
+        charts.traffic_shares(hours * HOUR_MS, per_hour, marks),
+        charts.daily_lines(
+            days * DAY_MS,
+            {
+                "precision of alerts": _daily(days, event_ms, label, alert),
+                "share of frauds alerted": _daily(days, event_ms, alert, label == 1),
+            },
+            marks,
+            "Precision and recall by day (each payment by the version that answered it)",
+            "share",
+        ),
+        charts.daily_lines(
+            days * DAY_MS,
+            {
+                "alert share": _daily(days, event_ms, alert, np.ones(len(alert), bool)),
+                "fraud share": _daily(days, event_ms, label, np.ones(len(alert), bool)),
+            },
+            marks,
+            "Alerts and frauds by day",
+            "share of payments",
+        ),
+        charts.score_histograms(_scores(decisions, version, names)),
+    ]
+
+
+def _daily(
+    days: np.ndarray, event_ms: np.ndarray, hit: np.ndarray, among: np.ndarray
+) -> np.ndarray:
+    """Share of hits among the chosen rows, by day; NaN on a day without any."""
+    day = event_ms[among] // DAY_MS - days[0]
+    counts = np.bincount(day, minlength=len(days)).astype(np.float64)
+    hits = np.bincount(day, weights=hit[among].astype(np.float64), minlength=len(days))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(counts > 0, hits / counts, np.nan)
+
+
+def _scores(
+    decisions: pa.Table, version: np.ndarray, names: Mapping[int, str]
+) -> dict[str, np.ndarray]:
+    score = decisions["score"].to_numpy().astype(np.float64)
+    return {name: score[(version == v) & np.isfinite(score)] for v, name in names.items() if v != 0}
+
+
+def _spans(rollouts: list[dict[str, Any]], last_ms: int) -> list[charts.PhaseSpan]:
+    spans = []
+    for rollout in rollouts:
+        phases = rollout["phases"]
+        ends = [p["event_ms"] for p in phases[1:]] + [last_ms]
+        for phase, end in zip(phases, ends, strict=True):
+            begun = phase["event_ms"]
+            if phase["phase"] == "rolled_back":
+                end = begun + 3 * HOUR_MS
+            label = f"v{rollout['version']} ({rollout['id']})"
+            spans.append(charts.PhaseSpan(label, phase["phase"], begun, max(end, begun)))
+    return spans

@@ -1,0 +1,205 @@
+"""Runs the demo: the platform, the traffic and the story side by side, then the report."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mlplatform.demo import report
+from mlplatform.demo.process import PlatformProcess
+from mlplatform.demo.source import DAY_MS, MODEL, Source, prepare
+from mlplatform.demo.state import DemoState, Diary, Moment, load_state
+from mlplatform.demo.story import LoopNotClosed, Story
+from mlplatform.demo.traffic import Player, Recording
+from mlplatform.errors import Refused, Unavailable
+from mlplatform.jobs import features
+from mlplatform.settings import Settings
+from mlplatform.wiring import Platform, api_key
+
+RATE = 900.0  # requests a second at the most
+STALE_AFTER_DAYS = 1.0
+CONTINUE_EXIT = 75  # EX_TEMPFAIL: `mlplatform demo --resume` goes on
+
+CONSOLE = Console(highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the demo was asked for."""
+
+    transactions: Path | None
+    seed: int
+    keep: bool
+    resume: bool
+    rate: float = RATE
+
+
+async def run(settings: Settings, options: Options) -> int:
+    """The demo's exit code: 0 where the loop closed, 1 where not, 75 where it can be resumed.
+
+    Raises:
+        Refused: the home folder holds an earlier demo, or there is none to resume.
+    """
+    settings = replace(settings, clock="replay")
+    os.environ.update(settings.environment())
+    folder = settings.home.demo
+    state = _state(folder, options)
+    settings.home.create()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    CONSOLE.print("preparing the payments")
+    source = await asyncio.to_thread(prepare, options.transactions, options.seed, folder)
+    if state is None:
+        state = DemoState(
+            model=MODEL,
+            source=source.description,
+            seed=options.seed,
+            go_live_ms=source.go_live_ms,
+            change_ms=source.change_ms,
+            next_midnight_ms=source.go_live_ms + DAY_MS,
+        )
+    diary = Diary(folder / "state.json", state, _shown)
+    process = PlatformProcess(settings)
+    try:
+        return await _play(Platform(settings), process, diary, source, options)
+    except Unavailable as gone:
+        if process.alive():
+            raise
+        diary.save()
+        CONSOLE.print(f"[red]the platform is gone[/]: {gone}", soft_wrap=True)
+        CONSOLE.print("nothing that was answered is lost; go on with: mlplatform demo --resume")
+        return CONTINUE_EXIT
+    finally:
+        if not options.keep:
+            await process.stop()
+
+
+async def _play(
+    platform: Platform, process: PlatformProcess, diary: Diary, source: Source, options: Options
+) -> int:
+    state = diary.state
+    CONSOLE.print("starting the platform; its processes and logs are in", soft_wrap=True, end=" ")
+    CONSOLE.print(str(platform.settings.home.root), soft_wrap=True)
+    started = asyncio.create_task(process.start())
+    if platform.offline(MODEL).history_end_ms() is None:
+        await asyncio.to_thread(
+            features.import_history, platform, MODEL, source.history, "the demo's history"
+        )
+    await started
+    definition = platform.definition(MODEL)
+    recording = Recording(source.live, tuple(definition.request))
+    key = api_key(platform.settings)
+    async with Player(
+        recording, platform.settings.gateway_url, MODEL, key, rate=options.rate
+    ) as player:
+        player.go_on_from(state.position, state.labelled, state.degraded, state.retries)
+        story = Story(
+            platform, process, diary, lambda: player.event_ms, platform.settings.home.demo
+        )
+        problem = await _tell(story, player, diary, process)
+        _save_counts(player, diary)
+    found = report.write(platform, diary, recording, player.counts, problem)
+    report.show(CONSOLE, found, platform.settings.home.demo)
+    if options.keep:
+        CONSOLE.print(f"the platform stays up: {platform.settings.prefect_url}; stop it with")
+        CONSOLE.print("  mlplatform down")
+    return 0 if found["closed"] else 1
+
+
+async def _tell(story: Story, player: Player, diary: Diary, process: PlatformProcess) -> str | None:
+    """Play the story to its end; returns what went otherwise, if anything did."""
+    running = [asyncio.create_task(story.passes())]
+    try:
+        await _beside(running, story.bootstrap())
+        running.append(asyncio.create_task(_days(story, player, diary, process)))
+        await _beside(running, _reached(player, diary, STALE_AFTER_DAYS))
+        await _beside(running, story.stale_candidate())
+        await _beside(running, story.learned_challenger())
+        await _beside(running, story.stale_challenger())
+        await _beside(running, story.slow_challenger())
+    except LoopNotClosed as problem:
+        return str(problem)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return None
+
+
+async def _days(story: Story, player: Player, diary: Diary, process: PlatformProcess) -> None:
+    """Traffic, day by day: payments, the labels that arrived, the snapshot, the drift check."""
+    state = diary.state
+    checks: asyncio.Task[None] | None = None
+    while player.position < len(player.recording):
+        midnight = state.next_midnight_ms
+        if midnight - DAY_MS == state.change_ms:
+            diary.tell(state.change_ms, "the pattern changes (nobody tells the platform)")
+        end = player.recording.first_row_at(midnight)
+        while player.position < end:
+            await player.play(min(player.position + 500, end), process.alive)
+            _save_counts(player, diary)
+        await player.send_labels(midnight, process.alive)
+        if checks is not None:
+            await checks
+        await story.midnight(midnight)
+        state.next_midnight_ms = midnight + DAY_MS
+        _save_counts(player, diary)
+        checks = asyncio.create_task(_check(story, player, midnight))
+    raise LoopNotClosed("the recording ended before the story did")
+
+
+async def _check(story: Story, player: Player, midnight: int) -> None:
+    """Tonight's drift check, once the log has passed midnight."""
+    while player.event_ms < midnight:
+        await asyncio.sleep(0.05)
+    await story.watch_drift()
+
+
+async def _reached(player: Player, diary: Diary, days: float) -> None:
+    """Returns once traffic has come so many days beyond going live."""
+    while player.event_ms < diary.state.go_live_ms + days * DAY_MS:
+        await asyncio.sleep(0.2)
+
+
+async def _beside(running: Sequence[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+    """Do the work; a failure of what runs beside it is a failure of the work."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            done, _ = await asyncio.wait([task, *running], return_when=asyncio.FIRST_COMPLETED)
+            for other in done - {task}:
+                other.result()
+                raise LoopNotClosed("what runs beside the story ended early")
+        task.result()
+    finally:
+        task.cancel()
+
+
+def _state(folder: Path, options: Options) -> DemoState | None:
+    state = load_state(folder / "state.json")
+    if options.resume and state is None:
+        raise Refused(f"there is no demo to resume in {folder}")
+    if not options.resume and state is not None:
+        raise Refused(
+            f"{folder} holds an earlier demo: go on with --resume, or begin anew with --fresh"
+        )
+    return state
+
+
+def _save_counts(player: Player, diary: Diary) -> None:
+    state = diary.state
+    state.position, state.labelled = player.position, player.labelled
+    state.degraded, state.retries = player.counts.degraded, player.counts.retries
+    diary.save()
+
+
+def _shown(moment: Moment) -> None:
+    CONSOLE.print(
+        f"{report.event_time(moment.event_ms)}  {moment.elapsed_s:6.1f} s  {moment.text}",
+        soft_wrap=True,
+    )

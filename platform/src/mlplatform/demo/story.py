@@ -1,0 +1,315 @@
+"""The demo's chapters: what is done, what must come of it, and how it goes on after a stop.
+
+Every step first looks whether it was done, so that a resumed demo does nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlplatform.demo.process import PlatformProcess
+from mlplatform.demo.slow_model import slow_twin
+from mlplatform.demo.source import DAY_MS, MODEL
+from mlplatform.demo.state import Diary
+from mlplatform.errors import InputInvalid, NotFound, PlatformError, Unavailable
+from mlplatform.jobs.training import onnx_content
+from mlplatform.orchestration.prefect import FlowRun
+from mlplatform.rollout.state import RolloutState
+from mlplatform.wiring import Platform
+
+ENGINEER, APPROVER, TRAINER = "demo.engineer", "demo.approver", "drift-watch"
+POLL_S = 0.3
+PASS_PAUSE_S = 0.5
+RUN_LIMIT_S = 300.0
+LOST_RUN_S = 90.0
+SLOW_SHARE_OF_GATE = 0.6
+
+
+class LoopNotClosed(PlatformError):
+    """Something that had to happen did not, or something happened that must not."""
+
+
+class Story:
+    """Drives flows and answers forms, as a scheduler and two people would.
+
+    Args:
+        event_ms: event time that traffic has reached.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        process: PlatformProcess,
+        diary: Diary,
+        event_ms: Callable[[], int],
+        folder: Path,
+    ) -> None:
+        self._platform = platform
+        self._process = process
+        self._diary = diary
+        self._event_ms = event_ms
+        self._folder = folder
+
+    # What the scheduler does
+
+    async def midnight(self, at_ms: int) -> None:
+        """The snapshot of the day's end; traffic waits for it, as a bank's day does."""
+        moment = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+        await self.run_flow("materialize", {"model": MODEL, "at": moment})
+
+    async def watch_drift(self) -> None:
+        """The nightly drift check."""
+        before = {i.id: i.state for i in self._platform.incidents.list(MODEL)}
+        await self.run_flow("drift", {"model": MODEL})
+        for incident in self._platform.incidents.list(MODEL):
+            if before.get(incident.id) != incident.state:
+                self._diary.tell(self._event_ms(), _incident_words(incident))
+
+    async def passes(self) -> None:
+        """Passes over the rollouts for as long as one is under way."""
+        seen: dict[str, str] = {}
+        while True:
+            active = self._platform.rollouts.active(MODEL)
+            if any(state.ramping for state in active):
+                await self.run_flow("rollout", {"model": MODEL})
+            self._tell_phases(seen)
+            await asyncio.sleep(PASS_PAUSE_S)
+
+    async def run_flow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
+        """A run of a flow that completed; one that was lost with its process is started again.
+
+        Raises:
+            LoopNotClosed: it failed.
+        """
+        while True:
+            run = await self._follow(flow, parameters)
+            if run is not None and run.state == "COMPLETED":
+                return run
+            if run is not None and run.state == "FAILED":
+                raise LoopNotClosed(f"{flow} {run.name} failed: {run.message}")
+
+    async def _follow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun | None:
+        """The run at its end; None where Prefect went away under it."""
+        prefect, restarts = self._platform.prefect, self._process.restarts("prefect")
+        waited_s = 0.0
+        try:
+            run = await asyncio.to_thread(prefect.start, flow, parameters)
+            while not run.final:
+                await asyncio.sleep(POLL_S)
+                waited_s += POLL_S
+                run = await asyncio.to_thread(prefect.run, run.id)
+                lost = self._process.restarts("prefect") != restarts
+                if waited_s > RUN_LIMIT_S or (lost and run.state == "RUNNING"):
+                    return None
+        except Unavailable:
+            if not self._process.alive():
+                raise
+            await asyncio.sleep(1.0)
+            return None
+        return run
+
+    # Chapters
+
+    async def bootstrap(self) -> None:
+        """The first version: trained on history, approved, champion."""
+        state = self._diary.state
+        if self._platform.rollouts.routes(MODEL).champion is not None:
+            return
+        if not self._platform.rollouts.active(MODEL, finished=True):
+            self._diary.tell(state.go_live_ms, "history is in; the first version is trained on it")
+            await self.run_flow(
+                "retrain",
+                {
+                    "model": MODEL,
+                    "author": ENGINEER,
+                    "reason": "first version",
+                    "open_rollout": True,
+                },
+            )
+        await self.approve(await self._rollout_of(lambda s: s.bootstrap))
+        promoted = await self._until("promoted", lambda s: s.bootstrap and s.phase == "promoted")
+        state.first_version = promoted.challenger.version
+        self._diary.save()
+
+    async def stale_candidate(self) -> None:
+        """A version validated before the pattern changes, which nobody rolls out yet."""
+        state = self._diary.state
+        if state.stale_version is not None:
+            return
+        run = await self.run_flow(
+            "retrain",
+            {"model": MODEL, "author": ENGINEER, "reason": "a candidate for later"},
+        )
+        state.stale_version = await self._version_of(run, ENGINEER)
+        text = f"version {state.stale_version} is validated and put aside"
+        self._diary.tell(self._event_ms(), text)
+
+    async def learned_challenger(self) -> None:
+        """Drift leads to a retrain by itself; its version goes through to promotion."""
+        rollout = await self._rollout_of(lambda s: s.author == TRAINER)
+        self._diary.state.learned_version = rollout.challenger.version
+        self._diary.save()
+        await self._to_the_end(rollout, "promoted")
+
+    async def stale_challenger(self) -> None:
+        """The version of before the change: its alert rate leaves the predicted band in shadow."""
+        version = self._diary.state.stale_version
+        if version is None:
+            raise LoopNotClosed("there is no version of before the change")
+        rollout = await self._open(version, "it was validated, was it not")
+        ended = await self._to_the_end(rollout, "rolled_back")
+        self._expect_in_history(ended, never="CanaryStepped")
+
+    async def slow_challenger(self) -> None:
+        """A version that takes too long under load: rolled back in canary."""
+        state = self._diary.state
+        if state.slow_version is None:
+            path = await asyncio.to_thread(self._write_slow_model)
+            run = await self.run_flow(
+                "validate", {"model": MODEL, "onnx_path": str(path), "author": ENGINEER}
+            )
+            state.slow_version = await self._version_of(run, ENGINEER)
+            self._diary.tell(self._event_ms(), f"version {state.slow_version} brings a slow model")
+        rollout = await self._open(state.slow_version, "an ensemble with a neural network")
+        ended = await self._to_the_end(rollout, "rolled_back")
+        self._expect_in_history(ended, wanted="CanaryStepped")
+
+    async def approve(self, rollout: RolloutState) -> None:
+        """Answer the question of a rollout as a second person, once it is asked."""
+        await self._until(
+            f"{rollout.rollout_id} asks for approval or ends",
+            lambda s: (
+                s.rollout_id == rollout.rollout_id
+                and s.phase in ("awaiting_approval", "promoted", "confirmed", "rolled_back")
+            ),
+        )
+        while not self._answered(rollout.rollout_id):
+            for run in await self._waiting():
+                if run.parameters.get("rollout_id") == rollout.rollout_id:
+                    await self._answer(run)
+            await asyncio.sleep(POLL_S)
+
+    async def _to_the_end(self, rollout: RolloutState, phase: str) -> RolloutState:
+        ends = ("promoted", "confirmed", "superseded", "rolled_back")
+        approving = asyncio.create_task(self.approve(rollout))
+        try:
+            ended = await self._until(
+                f"{rollout.rollout_id} ends",
+                lambda s: s.rollout_id == rollout.rollout_id and s.phase in ends,
+            )
+        finally:
+            approving.cancel()
+        good = ended.phase == phase or (phase == "promoted" and ended.phase == "confirmed")
+        if not good:
+            raise LoopNotClosed(
+                f"{rollout.rollout_id} was to end {phase}, is {ended.phase}: {ended.reason}"
+            )
+        return ended
+
+    async def _open(self, version: int, reason: str) -> RolloutState:
+        known = [s for s in self._all() if s.challenger.version == version]
+        if not known:
+            await self.run_flow(
+                "promote",
+                {"model": MODEL, "version": version, "actor": ENGINEER, "reason": reason},
+            )
+        return await self._rollout_of(lambda s: s.challenger.version == version)
+
+    async def _version_of(self, run: FlowRun, author: str) -> int:
+        """The version that a run registered: the newest of its author."""
+        versions = await asyncio.to_thread(self._platform.registry.versions, MODEL)
+        own = [v.version for v in versions if v.facts.author == author]
+        if not own:
+            raise LoopNotClosed(f"{run.name} completed and registered nothing")
+        return max(own)
+
+    def _write_slow_model(self) -> Path:
+        champion = self._platform.rollouts.routes(MODEL).champion
+        if champion is None:
+            raise LoopNotClosed("there is no champion to make a slow twin of")
+        bundle = self._platform.bundle(MODEL, champion)
+        gate_ms = self._platform.definition(MODEL).gates.latency_p99_ms
+        path = self._folder / "slow.onnx"
+        path.write_bytes(slow_twin(onnx_content(bundle), gate_ms * SLOW_SHARE_OF_GATE))
+        return path
+
+    # What the journal says
+
+    def _all(self) -> list[RolloutState]:
+        return self._platform.rollouts.active(MODEL, finished=True)
+
+    async def _rollout_of(self, wanted: Callable[[RolloutState], bool]) -> RolloutState:
+        return await self._until("a rollout", wanted)
+
+    async def _until(self, what: str, wanted: Callable[[RolloutState], bool]) -> RolloutState:
+        """The newest rollout of which this is true, as soon as there is one.
+
+        Raises:
+            Unavailable: the platform is gone.
+        """
+        while True:
+            for state in reversed(self._all()):
+                if wanted(state):
+                    return state
+            if not self._process.alive():
+                raise Unavailable(f"the platform is gone; the demo waited for: {what}")
+            await asyncio.sleep(POLL_S)
+
+    def _answered(self, rollout_id: str) -> bool:
+        state = next(s for s in self._all() if s.rollout_id == rollout_id)
+        return state.answer is not None or state.finished
+
+    async def _waiting(self) -> list[FlowRun]:
+        try:
+            return await asyncio.to_thread(self._platform.prefect.suspended)
+        except Unavailable:
+            return []
+
+    async def _answer(self, run: FlowRun) -> None:
+        form = {
+            "decision": "approve",
+            "approver": APPROVER,
+            "reason": "the demo's second person read the evidence",
+        }
+        try:
+            await asyncio.to_thread(self._platform.prefect.answer, run.id, form)
+        except (Unavailable, InputInvalid, NotFound):
+            return  # asked again, or answered by now: the journal tells
+        for _ in range(60):
+            if self._answered(str(run.parameters["rollout_id"])):
+                return
+            await asyncio.sleep(POLL_S)
+
+    def _expect_in_history(
+        self, state: RolloutState, *, wanted: str | None = None, never: str | None = None
+    ) -> None:
+        names = [type(f).__name__ for f in self._platform.rollouts.read(state.rollout_id)]
+        if (wanted and wanted not in names) or (never and never in names):
+            raise LoopNotClosed(f"{state.rollout_id} went another way: {', '.join(names)}")
+
+    def _tell_phases(self, seen: dict[str, str]) -> None:
+        for state in self._all():
+            phase = state.phase if state.step is None else f"canary step {state.step + 1}"
+            known = any(
+                m.text.startswith(f"{state.rollout_id}: {phase}") for m in self._diary.state.moments
+            )
+            if seen.get(state.rollout_id) != phase and not known:
+                text = f"{state.rollout_id}: {phase} ({state.reason})"
+                self._diary.tell(state.since_event_ms, text)
+            seen[state.rollout_id] = phase
+
+
+def _incident_words(incident: Any) -> str:
+    changed = datetime.fromtimestamp(incident.found.changed_ms / 1000, UTC).strftime("%d %b")
+    if incident.state == "open":
+        reasons = "; ".join(incident.found.evidence.get("reasons", [])[:2])
+        return f"drift since {changed}: incident {incident.id} opened ({reasons})"
+    return f"incident {incident.id}: {incident.state}, {incident.note}"
+
+
+def days_between(first_ms: int, last_ms: int) -> float:
+    return (last_ms - first_ms) / DAY_MS

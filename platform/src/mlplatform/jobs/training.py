@@ -1,0 +1,166 @@
+"""From matured payments to a registered version, or to a report that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlplatform.errors import GateFailed, NotFound
+from mlplatform.registry.bundle import MODEL_FILE
+from mlplatform.registry.versions import Rejection, Version
+from mlplatform.training import retrain
+from mlplatform.training.folder import load_folder
+
+if TYPE_CHECKING:
+    from mlplatform.training.candidate import Candidate
+    from mlplatform.training.dataset import Dataset
+    from mlplatform.validation.evaluate import Runnable
+    from mlplatform.validation.gates import GateReport
+    from mlplatform.validation.replay import Recent
+    from mlplatform.wiring import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a candidate is made from and held against."""
+
+    dataset: Dataset
+    champion: Runnable | None
+    recent: Recent | None
+
+
+def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Prepared:
+    """The training set as of a moment (now where it is None), the champion, recent payments."""
+    now_ms = platform.clock.event_ms() if as_of_ms is None else as_of_ms
+    folder, offline = load_folder(model), platform.offline(model)
+    offline.project(platform.log)
+    champion = _champion(platform, model)
+    dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
+    recent = retrain.recent_requests(folder, platform.log, now_ms=now_ms, champion=champion)
+    return Prepared(dataset, champion, recent)
+
+
+def fit(platform: Platform, model: str, prepared: Prepared) -> Candidate:
+    """A candidate trained by the model's own folder."""
+    return retrain.fit(
+        load_folder(model),
+        prepared.dataset,
+        bundles=platform.settings.home.bundles,
+        recent=prepared.recent,
+    )
+
+
+def bring(
+    platform: Platform, model: str, content: bytes, origin: str, prepared: Prepared
+) -> Candidate:
+    """A candidate around an ONNX model that was made elsewhere.
+
+    Raises:
+        NotFound: there is no champion whose inputs, views, rules and reasons it could take.
+    """
+    from mlplatform.training.candidate import candidate_from_onnx
+
+    if prepared.champion is None:
+        raise NotFound(f"{model} has no champion: the first version is trained from its folder")
+    return candidate_from_onnx(
+        content,
+        prepared.champion.bundle,
+        platform.definition(model),
+        prepared.dataset,
+        bundles=platform.settings.home.bundles,
+        origin=origin,
+        seed=retrain.SEED,
+        recent=prepared.recent,
+    )
+
+
+def validate(model: str, candidate: Candidate, prepared: Prepared) -> GateReport:
+    """Every gate's result for a candidate."""
+    return retrain.validate(
+        load_folder(model),
+        candidate,
+        prepared.dataset,
+        champion=prepared.champion,
+        recent=prepared.recent,
+    )
+
+
+def register(
+    platform: Platform, candidate: Candidate, report: GateReport, *, author: str
+) -> Version:
+    """The candidate as a version.
+
+    Raises:
+        GateFailed: names the gates; the report is kept in the registry, nothing is deployable.
+    """
+    outcome = retrain.register(candidate, report, platform.registry, author=author)
+    if isinstance(outcome, Rejection):
+        raise GateFailed("; ".join(outcome.reasons))
+    return outcome
+
+
+@contextmanager
+def answering(
+    platform: Platform, incident: str | None, claim: int
+) -> Iterator[Callable[[int], None]]:
+    """Records in a drift incident what the retrain inside came to: call with the version.
+
+    A failed gate is recorded as no version. Any other error leaves the claim to expire, so that
+    the incident is claimed again.
+    """
+    made: list[int] = []
+    try:
+        yield made.append
+    except GateFailed as failed:
+        _answer(platform, incident, claim, None, str(failed))
+        raise
+    if made:
+        _answer(platform, incident, claim, made[0], f"version {made[0]} was registered")
+
+
+def _answer(
+    platform: Platform, incident: str | None, claim: int, version: int | None, note: str
+) -> None:
+    if incident is not None:
+        wall_ms = platform.clock.wall_ms()
+        platform.incidents.answer(incident, claim, version=version, note=note, now_ms=wall_ms)
+
+
+def report_page(report: GateReport) -> str:
+    """The gate report in Markdown."""
+    from mlplatform.validation.report import to_markdown
+
+    return to_markdown(report)
+
+
+def milliseconds(moment: datetime | None) -> int | None:
+    """Epoch milliseconds of a moment; without a time zone it is UTC."""
+    if moment is None:
+        return None
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return int(aware.timestamp() * 1000)
+
+
+def onnx_content(path: Path) -> bytes:
+    """An ONNX file, or the one of a bundle folder.
+
+    Raises:
+        NotFound: there is no such file.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise NotFound(f"no ONNX file at {file}")
+    return file.read_bytes()
+
+
+def _champion(platform: Platform, model: str) -> Runnable | None:
+    from mlplatform.validation.evaluate import load_runnable
+
+    arm = platform.rollouts.routes(model).champion
+    if arm is None:
+        return None
+    return load_runnable(platform.bundle(model, arm))

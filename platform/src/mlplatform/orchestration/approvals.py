@@ -1,0 +1,43 @@
+"""Approvals are suspended flow runs: one for each digest of evidence, asked again if one died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlplatform.clock import Clock
+from mlplatform.errors import Unavailable
+from mlplatform.orchestration.prefect import APPROVAL_FLOW, FlowRun, PrefectApi
+from mlplatform.rollout.summary import to_markdown
+
+ATTEMPTS = 20
+DEAD_AFTER_MS = 90_000
+"""A run that has been on its way to its suspension for this long was killed on the way."""
+
+
+class PrefectApprovals:
+    """`rollout.ports.Approvals` over Prefect's API."""
+
+    def __init__(self, api: PrefectApi, model: str, clock: Clock) -> None:
+        self._api = api
+        self._model = model
+        self._clock = clock
+
+    def ensure_requested(self, rollout_id: str, evidence: Mapping[str, Any], digest: str) -> None:
+        parameters = {
+            "model": self._model,
+            "rollout_id": rollout_id,
+            "evidence_digest": digest,
+            "summary": to_markdown(rollout_id, evidence),
+        }
+        for attempt in range(ATTEMPTS):
+            run = self._api.start(APPROVAL_FLOW, parameters, f"approval-{digest}-{attempt}")
+            if self._waits(run):
+                return
+        raise Unavailable(f"{ATTEMPTS} approval runs for {rollout_id} ended without an answer")
+
+    def _waits(self, run: FlowRun) -> bool:
+        if run.final:
+            return False
+        on_its_way = run.state in ("RUNNING", "PENDING")
+        return not (on_its_way and self._clock.wall_ms() - run.state_ms > DEAD_AFTER_MS)

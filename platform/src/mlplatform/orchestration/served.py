@@ -1,0 +1,142 @@
+"""`python -m mlplatform.orchestration.served`: Prefect's server with this platform's flows.
+
+Every flow has one deployment, called "default". Schedules give the model as a parameter, so that
+no flow knows a model by name.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlplatform import wiring
+from mlplatform.drift.job import RETRAIN_EVENT
+from mlplatform.models.definition import model_names
+from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT, PrefectApi
+from mlplatform.settings import Settings
+from mlplatform.supervisor import prefect_server
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.flows import Flow
+    from prefect.schedules import Schedule
+
+FLOWS = Path(__file__).parents[4] / "flows"
+NAMES = (
+    "materialize",
+    "drift",
+    "retrain",
+    "validate",
+    "promote",
+    "rollout",
+    "rollback",
+    APPROVAL_FLOW,
+)
+DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
+PASS_INTERVAL = timedelta(seconds=60)
+RUNS_AT_A_TIME = 3
+AUTOMATION = "drift-retrain"
+
+
+def deployments(settings: Settings) -> list[RunnerDeployment]:
+    """One deployment a flow. Recorded traffic has no daily schedules: who plays it starts the runs
+    at its own midnights."""
+    return [_deployment(name, settings) for name in NAMES]
+
+
+def _deployment(name: str, settings: Settings) -> RunnerDeployment:
+    from prefect.flows import load_flow_from_entrypoint
+
+    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{FLOWS / name}.py:{name}")
+    return flow.to_deployment(
+        DEPLOYMENT,
+        schedules=_schedules(name, settings),
+        description=flow.description,
+        tags=["mlplatform"],
+    )  # type: ignore[return-value]
+
+
+def _schedules(name: str, settings: Settings) -> list[Schedule]:
+    from prefect.schedules import Cron, Interval
+
+    if name == "rollout":
+        return [
+            Interval(PASS_INTERVAL, parameters={"model": model}, slug=model)
+            for model in model_names()
+        ]
+    if name in DAILY and settings.clock == "system":
+        return [
+            Cron(DAILY[name], timezone="UTC", parameters={"model": model}, slug=model)
+            for model in model_names()
+        ]
+    return []
+
+
+def on_ready(settings: Settings) -> None:
+    """Keep the automation that starts retrains, and pass once over every model's rollouts."""
+    _keep_automation()
+    api = PrefectApi(settings.prefect_url)
+    for model in model_names():
+        api.start("rollout", {"model": model})
+    api.close()
+
+
+def _keep_automation() -> None:
+    from prefect.automations import Automation
+    from prefect.client.orchestration import get_client
+    from prefect.events.actions import RunDeployment
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
+    with get_client(sync_client=True) as client:
+        retrain = client.read_deployment_by_name(f"retrain/{DEPLOYMENT}")
+    automation = Automation(
+        name=AUTOMATION,
+        description="A drift incident whose new pattern has matured starts a retrain.",
+        trigger=EventTrigger(
+            expect={RETRAIN_EVENT},
+            match={"prefect.resource.id": "mlplatform.model.*"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=retrain.id,
+                parameters={
+                    "model": "{{ event.payload.model }}",
+                    "as_of": "{{ event.payload.as_of }}",
+                    "incident": "{{ event.payload.incident }}",
+                    "claim": "{{ event.payload.claim }}",
+                    "reason": "{{ event.payload.reason }}",
+                    "author": "drift-watch",
+                    "open_rollout": True,
+                },
+            )
+        ],
+    )
+    try:
+        present = Automation.read(name=AUTOMATION)
+    except ValueError:
+        automation.create()
+        return
+    automation.id = present.id
+    automation.update()
+
+
+def main() -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    settings = wiring.settings()
+    prefect_server.run(
+        settings,
+        lambda: deployments(settings),
+        lambda: on_ready(settings),
+        limit=RUNS_AT_A_TIME,
+    )
+
+
+if __name__ == "__main__":
+    main()

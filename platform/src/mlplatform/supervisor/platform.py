@@ -1,0 +1,56 @@
+"""The processes that always run on one machine; predictors come and go beside them."""
+
+from __future__ import annotations
+
+import sys
+
+from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT
+from mlplatform.settings import Settings
+from mlplatform.supervisor.prefect_server import environment as prefect_environment
+from mlplatform.supervisor.spec import ChildSpec, HttpCheck
+
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def children(settings: Settings) -> list[ChildSpec]:
+    """MLflow, the gateway and Prefect; traffic stops first, the registry last."""
+    common = settings.environment()
+    return [
+        ChildSpec(
+            name="mlflow",
+            argv=_module("mlplatform.supervisor.mlflow_server"),
+            check=HttpCheck(ready="/health", port=settings.mlflow_port),
+            env={**common, **THREADS},
+            stop_order=2,
+            port_setting="MLPLATFORM_MLFLOW_PORT",
+            start_deadline_s=180.0,
+            live_failure_s=30.0,
+        ),
+        ChildSpec(
+            name="gateway",
+            argv=_module("mlplatform.gateway"),
+            check=HttpCheck(ready="/readyz", live="/healthz", port=settings.gateway_port),
+            env={**common, **THREADS},
+            stop_order=0,
+            port_setting="MLPLATFORM_GATEWAY_PORT",
+        ),
+        ChildSpec(
+            name="prefect",
+            argv=_module("mlplatform.orchestration.served"),
+            # The approval flow is registered last: before it, runs can't be asked for.
+            check=HttpCheck(
+                ready=f"/api/deployments/name/{APPROVAL_FLOW}/{DEPLOYMENT}",
+                live="/api/health",
+                port=settings.prefect_port,
+            ),
+            env={**common, **prefect_environment(settings)},
+            stop_order=1,
+            port_setting="MLPLATFORM_PREFECT_PORT",
+            start_deadline_s=240.0,
+            live_failure_s=60.0,
+        ),
+    ]
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", name)

@@ -1,0 +1,179 @@
+"""Which adapter stands behind each port: the one place that reads settings and builds things."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlplatform import settings as settings_module
+from mlplatform.clock import Clock, ReplayClock, SystemClock
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.drift.sqlite import SqliteIncidents
+from mlplatform.errors import NotFound, Unavailable
+from mlplatform.features.definitions import FeatureView, load_views
+from mlplatform.features.feast_sqlite import FeastSqlite, project_name
+from mlplatform.features.offline import OfflineTable
+from mlplatform.models.definition import (
+    ModelDefinition,
+    load_definition,
+    model_folder,
+    model_names,
+)
+from mlplatform.orchestration.approvals import PrefectApprovals
+from mlplatform.orchestration.prefect import PrefectApi
+from mlplatform.pseudonym import load_or_create_key
+from mlplatform.registry.aliases import MlflowAliases
+from mlplatform.registry.bundle import load_bundle
+from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.routes import Arm
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.serving.local import LocalPlane
+from mlplatform.settings import Settings
+
+if TYPE_CHECKING:
+    from mlplatform.registry.mlflow import MlflowRegistry
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this process, from its environment."""
+    return settings_module.load(os.environ)
+
+
+@functools.cache
+def platform() -> Platform:
+    """The platform that this process's settings describe."""
+    # Prefect sends our records to its API; the level is ours to set.
+    logging.getLogger("mlplatform").setLevel(logging.INFO)
+    return Platform(settings())
+
+
+def api_key(given: Settings) -> str:
+    """The first API key of this installation.
+
+    Raises:
+        NotFound: the gateway has never started here.
+    """
+    if not given.home.api_key.exists():
+        raise NotFound(f"{given.home.api_key} is not there yet: start the platform first")
+    return given.home.api_key.read_text().strip()
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Every port with its embedded adapter; each is built when it is first asked for."""
+
+    settings: Settings
+
+    def definition(self, model: str) -> ModelDefinition:
+        return load_definition(model)
+
+    def views(self, model: str) -> tuple[FeatureView, ...]:
+        return load_views(model_folder(model))
+
+    def offline(self, model: str) -> OfflineTable:
+        return OfflineTable(self.settings.home.offline(model), load_definition(model))
+
+    def online(self, model: str) -> FeastSqlite:
+        return FeastSqlite(self.settings.home.online_db, project_name(model), self.views(model))
+
+    def pseudonym_key(self) -> bytes:
+        return load_or_create_key(self.settings.home.pseudonym_key)
+
+    @functools.cached_property
+    def clock(self) -> Clock:
+        if self.settings.clock == "system":
+            return SystemClock()
+        return ReplayClock(self._recorded_until, self._history_end())
+
+    @functools.cached_property
+    def log(self) -> SqliteDecisionLog:
+        return SqliteDecisionLog(self.settings.home.decisions)
+
+    @functools.cached_property
+    def rollouts(self) -> SqliteRollouts:
+        return SqliteRollouts(self.settings.home.rollouts_db)
+
+    @functools.cached_property
+    def incidents(self) -> SqliteIncidents:
+        return SqliteIncidents(self.settings.home.rollouts_db)
+
+    @functools.cached_property
+    def plane(self) -> LocalPlane:
+        return LocalPlane(self.settings.home.serving)
+
+    @functools.cached_property
+    def prefect(self) -> PrefectApi:
+        return PrefectApi(self.settings.prefect_url)
+
+    @functools.cached_property
+    def registry(self) -> MlflowRegistry:
+        from mlplatform.registry.mlflow import MlflowRegistry  # imports mlflow: 3 s
+
+        return MlflowRegistry(self.settings.mlflow_url, self.mlflow_token())
+
+    def bundle(self, model: str, arm: Arm) -> Path:
+        """The folder of an arm's bundle, here and checked; fetched from the registry if need be.
+
+        Raises:
+            Unavailable: it is not here, and the registry does not answer.
+            BundleCorrupt: what is here is not what its digest says.
+        """
+        folder = self.settings.home.bundles / arm.bundle
+        if not folder.is_dir():
+            self.registry.fetch(model, arm.version, self.settings.home.bundles)
+        load_bundle(folder, arm.bundle)
+        return folder
+
+    def ports(self, model: str) -> Ports:
+        """Everything that a pass over the rollouts of a model touches."""
+        return Ports(
+            rollouts=self.rollouts,
+            passes=self.rollouts,
+            anchors=self.rollouts,
+            plane=self.plane,
+            versions=_Versions(self),
+            log=self.log,
+            approvals=PrefectApprovals(self.prefect, model, self.clock),
+            clock=self.clock,
+            bundles=self.settings.home.bundles,
+        )
+
+    def mlflow_token(self) -> str:
+        """This start's token.
+
+        Raises:
+            Unavailable: the platform is not running.
+        """
+        try:
+            return self.settings.home.mlflow_token.read_text().strip()
+        except FileNotFoundError as error:
+            raise Unavailable("the platform has not started MLflow: `mlplatform up`") from error
+
+    def _recorded_until(self) -> int | None:
+        times = [mark.event_ms for mark in self.log.watermarks() if mark.event_ms is not None]
+        return max(times, default=None)
+
+    def _history_end(self) -> int:
+        ends = (self.offline(name).history_end_ms() for name in model_names())
+        return max((end for end in ends if end is not None), default=0)
+
+
+class _Versions:
+    """`rollout.ports.Versions`: bundles from this machine first, aliases by REST."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def fetch(self, model: str, version: int, into: Path) -> Path:
+        return self._platform.bundle(model, Arm(version, into.name, into.name))
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        settings = self._platform.settings
+        MlflowAliases(settings.mlflow_url, self._platform.mlflow_token()).show(
+            model, alias, version
+        )
