@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlplatform.settings import Home
@@ -33,6 +34,13 @@ def platform(home: Home) -> Iterator[PlatformProcess]:
 
 def gone(processes: list[ProcessId]) -> bool:
     return not any(process.alive() for process in processes)
+
+
+def freeze(processes: list[ProcessId]) -> None:
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    for process in processes:
+        wait(lambda pid=process.pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
 
 def test_status_names_every_process_with_its_memory(platform: PlatformProcess, home: Home) -> None:
@@ -93,9 +101,9 @@ def test_sigterm_stops_all_in_order(platform: PlatformProcess) -> None:
 def test_a_second_signal_kills_at_once(home: Home, tmp_path: Path) -> None:
     stubborn = PlatformProcess(home)
     wait(lambda: stubborn.started() and status(home).state == "ready")
+    wait(lambda: len(stubborn.tree()) == 4)
     everything = stubborn.tree()
-    for process in everything:
-        os.kill(process.pid, signal.SIGSTOP)  # SIGTERM will find nobody listening
+    freeze(everything)  # SIGTERM will find nobody listening
 
     stubborn.popen.send_signal(signal.SIGINT)
     wait(lambda: "first is stopping" in stubborn.log.read_text())
@@ -133,8 +141,7 @@ def test_a_new_supervisor_sweeps_what_no_lifeline_ended(
     platform: PlatformProcess, home: Home
 ) -> None:
     everything = platform.tree()
-    for process in everything:
-        os.kill(process.pid, signal.SIGSTOP)  # a stopped process does not see the lifeline end
+    freeze(everything)  # nobody sees the lifeline end
     platform.kill()
     assert not gone(everything)
 
