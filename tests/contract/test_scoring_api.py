@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import itertools
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -397,6 +399,44 @@ def test_shadow_copies_become_records_and_never_hold_an_answer_up(fresh: Scoring
         )
     failed = shadows[lost["decision_id"]]
     assert (failed["score"], failed["degraded_reason"]) == (None, "unavailable")
+
+
+def test_while_the_log_takes_nothing_nobody_is_answered(fresh: ScoringWorld) -> None:
+    fresh.promote(fresh.deploy(1))
+    fresh.start_gateway()
+    sent, headers = payment(), {"Idempotency-Key": "held"}
+    with fresh.client() as client:
+        with contextlib.closing(sqlite3.connect(fresh.home.decisions / "decisions.db")) as db:
+            db.execute("BEGIN IMMEDIATE")
+            refused = client.post("/score", json=sent, headers=headers)
+            labels = client.post("/labels", json={"labels": [{"idempotency_key": "x", "label": 1}]})
+        assert (refused.status_code, labels.status_code) == (503, 422)
+        assert refused.json()["type"].endswith(":log-unavailable")
+        again = wait_for(lambda: _answered(client.post("/score", json=sent, headers=headers)))
+    assert [r["decision_id"] for r in fresh.records("decision")] == [again["decision_id"]]
+
+
+def test_a_replay_sets_the_clock_by_its_own_records(fresh: ScoringWorld) -> None:
+    fresh.promote(fresh.deploy(1))
+    fresh.start_gateway(MLPLATFORM_CLOCK="replay")
+    first_ms, hour_ms = 1_600_000_000_000, 3_600_000
+    with fresh.client() as client:
+
+        def status(event_ms: int) -> int:
+            return client.post("/score", json=payment(event_time=event_ms)).status_code
+
+        assert status(first_ms) == 200
+        assert status(first_ms - 2 * hour_ms) == 422
+        assert status(first_ms + 47 * hour_ms) == 200
+        assert status(first_ms) == 422
+        fresh.kill_gateway()
+        fresh.start_gateway(MLPLATFORM_CLOCK="replay")
+        assert status(first_ms) == 422
+        assert status(first_ms + 47 * hour_ms) == 200
+
+
+def _answered(response: httpx.Response) -> dict[str, Any] | None:
+    return response.json() if response.status_code == 200 else None
 
 
 async def _load(

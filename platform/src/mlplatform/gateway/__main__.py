@@ -15,7 +15,7 @@ from mlplatform import settings as settings_module
 from mlplatform.clock import ReplayClock, SystemClock
 from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import Busy
+from mlplatform.errors import Busy, PlatformError
 from mlplatform.features.definitions import FeatureView, load_views
 from mlplatform.features.feast_sqlite import FeastSqlite, project_name
 from mlplatform.gateway import keys, openapi
@@ -136,12 +136,12 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT; requests under way are finished and recorded."""
     follow_parent()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
-    settings = settings_module.load(os.environ)
     try:
+        settings = settings_module.load(os.environ)
         sock = listener(settings.gateway_port)
-    except Busy as error:
-        sys.exit(str(error))
-    app = compose(settings)
+        app = compose(settings)
+    except PlatformError as error:
+        sys.exit(f"the gateway cannot start: {error}")
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -150,6 +150,7 @@ def main() -> None:
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,

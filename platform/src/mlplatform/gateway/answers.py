@@ -23,6 +23,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     `score` is a probability, null where no model answered. `route` is the arm that the request
     belongs to, `answered_by` who answered in the end; where they differ, `degraded` is true.
+    `reasons_omitted` says why a review or decline comes without the reasons it should have.
     """
 
     decision: Literal["approve", "review", "decline"]
@@ -36,6 +37,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     decision_id: str
     degraded: bool
     degraded_reason: str | None
+    reasons_omitted: str | None
 
 
 class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,17 @@ from mlplatform.gateway.answers import (
     ModelsAnswer,
     encode,
 )
+from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.keys import ApiKeys
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import CONTENT_TYPE, Metrics
 from mlplatform.gateway.payloads import BatchBody, LabelsBody, decoded, idempotency_key
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.scoring import Caller, Given, Scoring
+from mlplatform.gateway.scoring import Given, Scoring
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
+MIN_TIMEOUT_MS = 5
 MAX_TIMEOUT_MS = 10_000
 MAX_CONCURRENT = 1024
 BATCH_CONCURRENCY = 64
@@ -97,7 +100,7 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         request = Request(scope["method"], scope["path"], dict(scope["headers"]), receive, now_s)
         self._concurrent += 1
         try:
@@ -107,6 +110,10 @@ class Gateway:
             if not request.is_body_read:
                 await _discard(receive)
             status, headers, body = problem.status, problem.headers, problem.body
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
+            status, headers, body = fault.status, fault.headers, fault.body
         finally:
             self._concurrent -= 1
         self._metrics.answered(request.operation, status)
@@ -274,7 +281,7 @@ class Gateway:
 async def _batch_result(
     scoring: Scoring, raw: bytes, terms: Caller, budget_s: float
 ) -> BatchResult:
-    now_s = asyncio.get_running_loop().time()
+    now_s = time.monotonic()
     try:
         request = scoring.payloads.batch_item(raw)
         caller = Caller(terms.client, now_s, now_s + budget_s, request.key, terms.trace_id)
@@ -301,8 +308,12 @@ def _too_large() -> Problem:
 def _timeout_ms(header: bytes | None, default_ms: float) -> float:
     if header is None:
         return default_ms
-    if not header.isdigit() or len(header) > 5 or not 1 <= int(header) <= MAX_TIMEOUT_MS:
-        detail = f"X-Request-Timeout-Ms must be 1 to {MAX_TIMEOUT_MS}"
+    if (
+        not header.isdigit()
+        or len(header) > 5
+        or not MIN_TIMEOUT_MS <= int(header) <= MAX_TIMEOUT_MS
+    ):
+        detail = f"X-Request-Timeout-Ms must be {MIN_TIMEOUT_MS} to {MAX_TIMEOUT_MS}"
         raise Problem(422, "invalid-header", detail, field="X-Request-Timeout-Ms")
     return float(header)
 

@@ -69,13 +69,15 @@ class RouteFollower:
             await asyncio.to_thread(self._thread.join, 5.0)
 
     def _follow(self) -> None:
-        source = self._open_source()
-        while not self._stopping.is_set():
+        source: RouteSource | None = None
+        while not self._stopping.wait(POLL_S):
             try:
+                source = source or self._open_source()
                 self._pass(source)
             except (PlatformError, sqlite3.Error) as error:
                 log.warning("routes were not followed: %s", error)
-            self._stopping.wait(POLL_S)
+            except Exception:
+                log.exception("routes were not followed")
 
     def _pass(self, source: RouteSource) -> None:
         changed = [live for model in self._models if (live := self._newer(model, source))]

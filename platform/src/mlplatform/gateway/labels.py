@@ -11,7 +11,7 @@ import msgspec
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Appended, Entry, Idempotency
 from mlplatform.decisions.records import Record
-from mlplatform.errors import Unavailable
+from mlplatform.errors import PlatformError
 from mlplatform.gateway.answers import LabelsAnswer
 from mlplatform.gateway.decision_ids import is_known
 from mlplatform.gateway.payloads import LabelItem, decoded, epoch_ms
@@ -83,7 +83,7 @@ class Labels:
             return item.decision_id
         try:
             stored = self._answers.find(client, model, item.idempotency_key or "")
-        except Unavailable as error:
+        except PlatformError as error:
             raise log_unavailable() from error
         if stored is None:
             detail = f"no decision is kept under the key {item.idempotency_key!r}"

@@ -14,7 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from mlplatform.decisions.records import Record
+from mlplatform.gateway.decided import Decided
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS_S: Final = (
@@ -100,18 +100,12 @@ class ModelMetrics:
         self._model = model
         self._latency = metrics.latency.labels(model)
         self._late = metrics.late.labels(model)
-        self._decisions: dict[tuple[str | None, str | None], Any] = {}
+        self._decisions: dict[tuple[str, str], Any] = {}
 
-    def decided(
-        self,
-        record: Record,
-        failures: Iterable[tuple[str, str]],
-        *,
-        latency_s: float,
-        late: bool,
-    ) -> None:
+    def decided(self, decided: Decided, *, latency_s: float, late: bool) -> None:
         """Count a decision that was recorded."""
-        key = (record.answered_by, record.decision)
+        verdict = decided.verdict
+        key = (verdict.answered_by, verdict.decision)
         counter = self._decisions.get(key)
         if counter is None:
             counter = self._metrics.decisions.labels(self._model, *key)
@@ -120,7 +114,7 @@ class ModelMetrics:
         self._latency.observe(latency_s)
         if late:
             self._late.inc()
-        if record.degraded_reason is not None:
-            self._metrics.degraded.labels(self._model, record.degraded_reason).inc()
-        for step, reason in failures:
-            self._metrics.step_failures.labels(self._model, step, reason).inc()
+        if decided.degraded_reason is not None:
+            self._metrics.degraded.labels(self._model, decided.degraded_reason).inc()
+        for failure in decided.failures:
+            self._metrics.step_failures.labels(self._model, failure.step, failure.reason).inc()

@@ -16,7 +16,10 @@ import msgspec
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
 HEADER_LENGTH = b"inference-header-content-length"
-FailureReason = Literal["deadline", "unavailable", "invalid_output", "queue_full"]
+FailureReason = Literal["deadline", "unavailable", "invalid_output", "queue_full", "stalled"]
+"""The last two are this gateway's own failures: no evidence against the predictor."""
+
+OWN_FAILURES = ("queue_full", "stalled")
 
 
 class PredictionFailed(Exception):

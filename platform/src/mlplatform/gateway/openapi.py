@@ -15,7 +15,7 @@ from mlplatform.gateway.answers import (
     ModelsAnswer,
     ModelState,
 )
-from mlplatform.gateway.app import API, MAX_BODY_BYTES, MAX_TIMEOUT_MS
+from mlplatform.gateway.app import API, MAX_BODY_BYTES, MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
 from mlplatform.gateway.payloads import MAX_ITEMS, MAX_KEY, LabelItem, Payloads
 from mlplatform.gateway.problems import ProblemDetails
 from mlplatform.models.definition import ModelDefinition, load_definition, model_names
@@ -50,17 +50,19 @@ def render(definitions: Sequence[ModelDefinition]) -> str:
     types: list[Any] = [Answer, BatchResult, LabelItem, LabelsAnswer, ModelsAnswer, ModelState]
     types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schemas["BatchResult"]["properties"]["answer"] = _ref("Answer")
     paths = _common_paths()
     for definition in definitions:
         paths.update(_model_paths(definition, payloads[definition.name]))
     document = {
+        "x-generated": GENERATED,
         "openapi": "3.1.0",
         "info": {
             "title": "Scoring API",
             "version": "1",
-            "description": f"{GENERATED}\n\nEvery decision is durable before it is answered, and "
-            "every answer comes by its deadline: `degraded` says that somebody else had to "
-            "decide. Errors are problem details (RFC 9457).",
+            "description": "Every request is decided by its deadline: `degraded` "
+            "says that somebody else than the assigned arm had to decide. A decision is durable "
+            "before it is answered. Errors are problem details (RFC 9457).",
         },
         "security": [{"apiKey": []}],
         "paths": dict(sorted(paths.items())),
@@ -229,5 +231,5 @@ def _key_header() -> dict[str, Any]:
 def _timeout_header(definition: ModelDefinition) -> dict[str, Any]:
     text = f"When the answer must be decided; {definition.deadline_ms:g} ms if left out."
     parameter = _header("X-Request-Timeout-Ms", text)
-    parameter["schema"] = {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS}
+    parameter["schema"] = {"type": "integer", "minimum": MIN_TIMEOUT_MS, "maximum": MAX_TIMEOUT_MS}
     return parameter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from mlplatform.features.online import OnlineRow
 from mlplatform.gateway.answers import AnsweredBy, ReasonGiven
 from mlplatform.gateway.fallback import ModelStep, Step, step_until
 from mlplatform.gateway.live import Live, Target
-from mlplatform.gateway.oip import FailureReason, PredictionFailed
+from mlplatform.gateway.oip import OWN_FAILURES, FailureReason, PredictionFailed
 from mlplatform.gateway.reasons import MOST, strongest, without_each
 from mlplatform.registry.rules import Decision, evaluate
 
@@ -77,11 +77,15 @@ async def predicted(
     live: Live, order: Sequence[Step], facts: Facts, until_s: float
 ) -> tuple[Prediction | None, list[Failure]]:
     """The score of the first step that gives one, and the failures of those before it."""
-    clock = asyncio.get_running_loop().time
+    clock = time.monotonic
     failures: list[Failure] = []
     for position, step in enumerate(order):
         target = live.targets[step.arm.service]
         now_s = clock()
+        if until_s - now_s < MINIMUM_BUDGET_S:
+            # With time used up before anybody was asked, nobody but this gateway was slow.
+            failures.append(Failure(step.name, "deadline" if failures else "stalled"))
+            break
         if not target.breaker.allows(now_s):
             failures.append(Failure(step.name, "unavailable"))
             continue
@@ -90,7 +94,8 @@ async def predicted(
         try:
             (raw,) = await target.predictor.predict((row,), deadline_s)
         except PredictionFailed as failure:
-            target.breaker.failed(clock())
+            if failure.reason not in OWN_FAILURES:
+                target.breaker.failed(clock())
             failures.append(Failure(step.name, failure.reason))
             continue
         target.breaker.succeeded()
@@ -131,7 +136,7 @@ async def _reasons(
     prediction: Prediction, until_s: float
 ) -> tuple[tuple[ReasonGiven, ...], str | None]:
     target = prediction.target
-    if until_s - asyncio.get_running_loop().time() < MINIMUM_BUDGET_S:
+    if until_s - time.monotonic() < MINIMUM_BUDGET_S:
         return (), "deadline"
     rows = without_each(prediction.row, target.reference)
     try:

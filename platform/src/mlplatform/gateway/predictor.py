@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from mlplatform.gateway.connection import Connection
-from mlplatform.gateway.oip import PredictionFailed, Reply, infer_request, scores
+from mlplatform.gateway.oip import FailureReason, PredictionFailed, Reply, infer_request, scores
 
 Row = Sequence[float]
 
@@ -36,11 +39,19 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
+STALL_S = 0.005
+"""A deadline that is noticed this much too late says that this process was held up, not the
+predictor: its answer may be here, unread."""
+
+STALL_GRACE_S = 0.001
+CALL_GRACE_S = 0.01
+"""How long a call outlives the rows in it before its connection is given up."""
+
 
 class _Waiting:
     """Rows of one caller that leave together, and who waits for them."""
 
-    __slots__ = ("deadline_s", "future", "rows", "timer")
+    __slots__ = ("deadline_s", "future", "is_stalled", "rows", "timer")
 
     def __init__(
         self, rows: Sequence[Row], deadline_s: float, future: asyncio.Future[list[float]]
@@ -49,10 +60,19 @@ class _Waiting:
         self.deadline_s = deadline_s
         self.future = future
         self.timer: asyncio.TimerHandle | None = None
+        self.is_stalled = False
 
-    def expire(self) -> None:
-        if not self.future.done():
-            self.future.set_exception(PredictionFailed("deadline", "no answer in time"))
+    def expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up at the deadline; if this process itself is late, read first what has come."""
+        if self.future.done():
+            return
+        late_s = time.monotonic() - self.deadline_s
+        if late_s > STALL_S and not self.is_stalled:
+            self.is_stalled = True
+            self.timer = loop.call_later(STALL_GRACE_S, self.expire, loop)
+            return
+        reason: FailureReason = "stalled" if self.is_stalled else "deadline"
+        self.future.set_exception(PredictionFailed(reason, f"no answer, {late_s:.3f} s late"))
 
     def fail(self, failure: PredictionFailed) -> None:
         if not self.future.done():
@@ -96,21 +116,22 @@ class Predictor:
         self._calls: set[asyncio.Task[None]] = set()
         self._flush_due = False
         self._address: tuple[str, int] | None = None
+        self._bearer = ""
 
     def predict(self, rows: Sequence[Row], deadline_s: float) -> asyncio.Future[list[float]]:
         """A future of one raw score a row.
 
-        It raises PredictionFailed: deadline, unavailable, invalid_output or queue_full.
+        It raises PredictionFailed.
 
         Args:
-            deadline_s: on the event loop's clock.
+            deadline_s: on the monotonic clock, which is also the event loop's.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(rows, deadline_s, loop.create_future())
         if len(self._queue) >= self._limits.waiting:
             waiting.fail(PredictionFailed("queue_full", f"{self._limits.waiting} wait already"))
             return waiting.future
-        waiting.timer = loop.call_at(deadline_s, waiting.expire)
+        waiting.timer = loop.call_at(deadline_s, waiting.expire, loop)
         self._queue.append(waiting)
         if not self._flush_due:
             self._flush_due = True
@@ -129,11 +150,24 @@ class Predictor:
             batch = self._next_batch()
             if not batch:
                 return
-            call = asyncio.get_running_loop().create_task(self._send(batch))
+            loop = asyncio.get_running_loop()
+            call = loop.create_task(self._send(batch))
             self._calls.add(call)
-            call.add_done_callback(self._sent)
+            until_s = max(waiting.deadline_s for waiting in batch) + CALL_GRACE_S
+            timer = loop.call_at(until_s, self._give_up, loop, call, batch)
+            call.add_done_callback(partial(self._sent, timer))
 
-    def _sent(self, call: asyncio.Task[None]) -> None:
+    def _give_up(
+        self, loop: asyncio.AbstractEventLoop, call: asyncio.Task[None], batch: list[_Waiting]
+    ) -> None:
+        """End a call, and its connection, when nobody waits for it any more."""
+        if all(waiting.future.done() for waiting in batch):
+            call.cancel()
+        else:
+            loop.call_later(CALL_GRACE_S, self._give_up, loop, call, batch)
+
+    def _sent(self, timer: asyncio.TimerHandle, call: asyncio.Task[None]) -> None:
+        timer.cancel()
         self._calls.discard(call)
         self._flush()
 
@@ -152,10 +186,7 @@ class Predictor:
     async def _send(self, batch: list[_Waiting]) -> None:
         rows = [row for waiting in batch for row in waiting.rows]
         try:
-            async with asyncio.timeout_at(max(waiting.deadline_s for waiting in batch)):
-                values = scores(await self._call(rows), len(rows))
-        except TimeoutError:
-            failure = PredictionFailed("deadline", "no answer in time")
+            values = scores(await self._call(rows), len(rows))
         except OSError as error:
             failure = PredictionFailed("unavailable", str(error))
         except PredictionFailed as error:
@@ -169,19 +200,23 @@ class Predictor:
             waiting.fail(failure)
 
     async def _call(self, rows: Sequence[Row]) -> Reply:
-        """One call; a connection that broke is tried again once, where the service is now."""
+        """One call; a connection that broke, or a token that is out of date, is tried again once
+        with what the plane says now."""
         try:
-            return await self._ask(rows)
+            reply = await self._ask(rows)
+            if reply.status != HTTPStatus.UNAUTHORIZED:
+                return reply
         except ConnectionError:
-            self.close()
-            self._address = None
-            return await self._ask(rows)
+            pass
+        self.close()
+        self._address = None
+        return await self._ask(rows)
 
     async def _ask(self, rows: Sequence[Row]) -> Reply:
         connection = await self._connection()
         assert self._address is not None
         authority = f"{self._address[0]}:{self._address[1]}"
-        reply = await connection.call(infer_request(self.service, authority, self._token(), rows))
+        reply = await connection.call(infer_request(self.service, authority, self._bearer, rows))
         if connection.usable:
             self._idle.append(connection)
         return reply
@@ -201,4 +236,5 @@ class Predictor:
         url = urlsplit(self._endpoint(self.service) or "")
         if url.hostname is None or url.port is None:
             raise PredictionFailed("unavailable", f"{self.service} has no endpoint")
+        self._bearer = self._token()
         return url.hostname, url.port

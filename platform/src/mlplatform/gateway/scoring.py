@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Appended, Entry, Idempotency, Stored
-from mlplatform.decisions.records import Record
-from mlplatform.errors import PlatformError, Unavailable
+from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
-from mlplatform.gateway.answers import Answer, encode
+from mlplatform.gateway.answers import encode
+from mlplatform.gateway.decided import Caller, Case, Decided, answer, record
 from mlplatform.gateway.decision_ids import new_decision_id
 from mlplatform.gateway.fallback import predict_until, steps
-from mlplatform.gateway.live import Live, LiveModel
+from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import ModelMetrics
 from mlplatform.gateway.payloads import Payloads, ScoreRequest
-from mlplatform.gateway.prediction import Facts, Failure, Verdict, judged, predicted, without_model
+from mlplatform.gateway.prediction import Facts, judged, predicted, without_model
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import InFlight, LogUnavailable, Recorder, log_unavailable
-from mlplatform.gateway.routing import Assignment, assign
+from mlplatform.gateway.routing import assign
 from mlplatform.gateway.shadow import Copy, ShadowCopies
 from mlplatform.gateway.times import EventTimes
 from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
@@ -37,22 +37,6 @@ class Answers(Protocol):
     """Answers given earlier; the part of the decision log that is read while answering."""
 
     def find(self, client: str, model: str, key: str) -> Stored | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and on what terms.
-
-    Args:
-        started_s: when the request arrived, on the event loop's clock.
-        deadline_s: when it must be decided, on the same clock.
-    """
-
-    client: str
-    started_s: float
-    deadline_s: float
-    key: str | None = None
-    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,57 +83,86 @@ class Scoring:
             Problem: 409, 422 or 503, as the OpenAPI document says.
         """
         if caller.key is None:
-            return await self._decided(request, caller, None)
+            return await self._answered(request, caller, None)
         body_digest = hashlib.blake2b(request.body, key=self._key, digest_size=32).hexdigest()
         with self._in_flight.claim(caller.client, caller.key):
             stored = self._stored(caller.client, caller.key)
             if stored is not None:
                 return _replayed(stored.answer, same_body=stored.body_digest == body_digest)
-            return await self._decided(request, caller, body_digest)
+            return await self._answered(request, caller, body_digest)
 
-    async def _decided(
+    async def _answered(
         self, request: ScoreRequest, caller: Caller, body_digest: str | None
     ) -> Given:
+        decided = await self._decided(self._case(request), caller)
+        given = await self._recorded(decided, caller, body_digest)
+        if not given.replayed:
+            self._count(decided, caller)
+            self._copy(decided.case)
+        return given
+
+    def _case(self, request: ScoreRequest) -> Case:
+        """The request, pseudonymised and routed, with its features."""
         live = self.live.current
         if live.champion is None:
             detail = f"model {self.definition.name!r} has no promoted version yet"
             raise Problem(503, "no-champion", detail, retry_after_s=5)
         self.times.check(request.event_ms)
-        name = self.definition.name
-        decision_id = new_decision_id(name, self._clock.wall_ms(), self._key)
+        name, wall_ms = self.definition.name, self._clock.wall_ms()
+        decision_id = new_decision_id(name, wall_ms, self._key)
         fields, unit = self._pseudonymised(request.fields, decision_id)
         assignment = assign(live.routes, unit)
-        features, features_missing = self._read_features(fields, request.event_ms)
+        features, missing = self._read_features(fields, request.event_ms)
         facts = Facts(fields, request.event_ms, features)
+        return Case(decision_id, live, facts, unit, assignment, missing)
 
+    async def _decided(self, case: Case, caller: Caller) -> Decided:
+        """The decision of the first that can give one in time."""
+        order = steps(case.live.routes, case.assignment)
         until_s = predict_until(caller.started_s, caller.deadline_s)
-        prediction, failures = await predicted(live, steps(live.routes, assignment), facts, until_s)
+        prediction, failures = await predicted(case.live, order, case.facts, until_s)
         if prediction is None:
-            verdict = without_model(live, facts)
+            verdict = without_model(case.live, case.facts)
         else:
             verdict = await judged(prediction, until_s)
+        return Decided(case, verdict, tuple(failures))
 
-        degraded_reason = failures[0].reason if failures else features_missing
-        body = encode(_answer(verdict, live, assignment, decision_id, degraded_reason))
-        latency_s = asyncio.get_running_loop().time() - caller.started_s
-        record = self._record(
-            decision_id, facts, live, assignment, unit, verdict, failures, degraded_reason, caller,
-            round(latency_s * 1e6),
-        )  # fmt: skip
-        given = await self._recorded(record, caller, body_digest, body)
-        if not given.replayed:
-            self._count(record, failures, caller)
-            if assignment.shadow is not None:
-                target = live.targets[assignment.shadow.service]
-                self._shadow.offer(
-                    Copy(decision_id, facts, live.routes, target, unit, assignment.bucket)
-                )
-        return given
+    async def _recorded(self, decided: Decided, caller: Caller, body_digest: str | None) -> Given:
+        """The answer, after its record is durable; another one's, if that came first."""
+        body = encode(answer(decided))
+        latency_us = round((time.monotonic() - caller.started_s) * 1e6)
+        entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
+        promise = None
+        if caller.key is not None and body_digest is not None:
+            promise = Idempotency(caller.client, caller.key, body_digest, body)
+        try:
+            outcome = await self._recorder.append(Entry(entry, promise))
+        except LogUnavailable as error:
+            log.error("decision %s was not recorded: %s", decided.case.decision_id, error)
+            raise log_unavailable() from error
+        if isinstance(outcome, Appended):
+            return Given(body, replayed=False)
+        return _replayed(outcome.answer, same_body=outcome.same_body)
+
+    def _copy(self, case: Case) -> None:
+        arm, routes = case.assignment.shadow, case.live.routes
+        if arm is not None:
+            target = case.live.targets[arm.service]
+            bucket = case.assignment.bucket
+            self._shadow.offer(
+                Copy(case.decision_id, case.facts, routes, target, case.unit, bucket)
+            )
+
+    def _count(self, decided: Decided, caller: Caller) -> None:
+        now_s = time.monotonic()
+        self._metrics.decided(
+            decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
+        )
 
     def _stored(self, client: str, key: str) -> Stored | None:
         try:
             return self._answers.find(client, self.definition.name, key)
-        except Unavailable as error:
+        except PlatformError as error:
             log.error("the decision log was not read: %s", error)
             raise log_unavailable() from error
 
@@ -177,104 +190,6 @@ class Scoring:
         except (PlatformError, sqlite3.Error) as error:
             log.warning("features of %s were not read: %s", self.definition.name, error)
             return OnlineRow({}, {}), "features"
-
-    async def _recorded(
-        self, record: Record, caller: Caller, body_digest: str | None, body: bytes
-    ) -> Given:
-        idempotency = None
-        if caller.key is not None and body_digest is not None:
-            idempotency = Idempotency(caller.client, caller.key, body_digest, body)
-        try:
-            outcome = await self._recorder.append(Entry(record, idempotency))
-        except LogUnavailable as error:
-            log.error("decision %s was not recorded: %s", record.decision_id, error)
-            raise log_unavailable() from error
-        if isinstance(outcome, Appended):
-            return Given(body, replayed=False)
-        return _replayed(outcome.answer, same_body=outcome.same_body)
-
-    def _record(
-        self,
-        decision_id: str,
-        facts: Facts,
-        live: Live,
-        assignment: Assignment,
-        unit: int,
-        verdict: Verdict,
-        failures: list[Failure],
-        degraded_reason: str | None,
-        caller: Caller,
-        latency_us: int,
-    ) -> Record:
-        arm = verdict.target.arm if verdict.target else None
-        payload: dict[str, Any] = {
-            "request": facts.fields,
-            "features": facts.features.values,
-            "feature_times": facts.features.times,
-            "raw": verdict.raw,
-            "reasons": [reason.code for reason in verdict.reasons],
-            "client": caller.client,
-        }
-        optional = {
-            "reasons_omitted": verdict.omitted,
-            "failures": [[f.step, f.reason] for f in failures] or None,
-            "idempotency_key": caller.key,
-            "trace_id": caller.trace_id,
-        }
-        payload.update((name, value) for name, value in optional.items() if value is not None)
-        return Record(
-            kind="decision",
-            decision_id=decision_id,
-            model=self.definition.name,
-            event_ms=facts.event_ms,
-            recorded_ms=self._clock.wall_ms(),
-            generation=live.routes.generation,
-            rollout_id=live.routes.rollout_id,
-            arm=assignment.arm,
-            answered_by=verdict.answered_by,
-            unit=unit,
-            bucket=assignment.bucket,
-            version=arm.version if arm else None,
-            bundle=arm.bundle if arm else None,
-            score=verdict.score,
-            decision=verdict.decision,
-            degraded=degraded_reason is not None,
-            degraded_reason=degraded_reason,
-            latency_us=latency_us,
-            payload=payload,
-        )
-
-    def _count(self, record: Record, failures: list[Failure], caller: Caller) -> None:
-        now_s = asyncio.get_running_loop().time()
-        self._metrics.decided(
-            record,
-            [(f.step, f.reason) for f in failures],
-            latency_s=now_s - caller.started_s,
-            late=now_s > caller.deadline_s,
-        )
-
-
-def _answer(
-    verdict: Verdict,
-    live: Live,
-    assignment: Assignment,
-    decision_id: str,
-    degraded_reason: str | None,
-) -> Answer:
-    arm = verdict.target.arm if verdict.target else None
-    return Answer(
-        decision=verdict.decision,
-        score=verdict.score,
-        reasons=list(verdict.reasons),
-        model_version=arm.version if arm else None,
-        bundle=arm.bundle if arm else None,
-        route=assignment.arm,
-        answered_by=verdict.answered_by,
-        generation=live.routes.generation,
-        decision_id=decision_id,
-        degraded=degraded_reason is not None,
-        degraded_reason=degraded_reason,
-    )
 
 
 def _replayed(answer: bytes, *, same_body: bool) -> Given:

@@ -94,6 +94,8 @@ class ShadowCopies:
                 await self._send(batch)
             except LogUnavailable as error:
                 log.warning("%d shadow records were not written: %s", len(batch), error)
+            except Exception:
+                log.exception("%d shadow copies failed", len(batch))
             finally:
                 self._busy -= 1
 
@@ -109,7 +111,7 @@ class ShadowCopies:
         target = batch[0].target
         rows = [copy.facts.row(target) for copy in batch]
         started_ns = time.perf_counter_ns()
-        deadline_s = asyncio.get_running_loop().time() + TIMEOUT_S
+        deadline_s = time.monotonic() + TIMEOUT_S
         raw: list[float | None]
         try:
             raw, reason = list(await target.shadow.predict(rows, deadline_s)), None

@@ -1,0 +1,135 @@
+"""A request from routed to decided, and what its answer and its record say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlplatform.decisions.records import Record
+from mlplatform.gateway.answers import Answer
+from mlplatform.gateway.live import Live
+from mlplatform.gateway.prediction import Facts, Failure, Verdict
+from mlplatform.gateway.routing import Assignment
+from mlplatform.rollout.routes import Arm
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and on what terms.
+
+    Args:
+        started_s: when the request arrived, on the monotonic clock.
+        deadline_s: when it must be decided, on the same clock.
+    """
+
+    client: str
+    started_s: float
+    deadline_s: float
+    key: str | None = None
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A request with all that a decision needs.
+
+    Args:
+        live: the routes that hold for it from start to end.
+        unit: the assignment unit as a number.
+        missing: why features are missing that should be there.
+    """
+
+    decision_id: str
+    live: Live
+    facts: Facts
+    unit: int
+    assignment: Assignment
+    missing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A case with its decision, and the predictors that failed on the way, in order."""
+
+    case: Case
+    verdict: Verdict
+    failures: tuple[Failure, ...]
+
+    @property
+    def arm(self) -> Arm | None:
+        """The arm whose bundle decided; None for the safe default."""
+        return self.verdict.target.arm if self.verdict.target else None
+
+    @property
+    def degraded_reason(self) -> str | None:
+        """The failure of the assigned arm, which was asked first, or what else was missing."""
+        return self.failures[0].reason if self.failures else self.case.missing
+
+
+def answer(decided: Decided) -> Answer:
+    """What the application is told."""
+    case, verdict, arm = decided.case, decided.verdict, decided.arm
+    return Answer(
+        decision=verdict.decision,
+        score=verdict.score,
+        reasons=list(verdict.reasons),
+        model_version=arm.version if arm else None,
+        bundle=arm.bundle if arm else None,
+        route=case.assignment.arm,
+        answered_by=verdict.answered_by,
+        generation=case.live.routes.generation,
+        decision_id=case.decision_id,
+        degraded=decided.degraded_reason is not None,
+        degraded_reason=decided.degraded_reason,
+        reasons_omitted=verdict.omitted,
+    )
+
+
+def record(decided: Decided, caller: Caller, *, recorded_ms: int, latency_us: int) -> Record:
+    """What the decision log keeps.
+
+    Args:
+        latency_us: from the request's arrival to its decision, without the writing of the record.
+    """
+    case, verdict, arm = decided.case, decided.verdict, decided.arm
+    return Record(
+        kind="decision",
+        decision_id=case.decision_id,
+        model=case.live.routes.model,
+        event_ms=case.facts.event_ms,
+        recorded_ms=recorded_ms,
+        generation=case.live.routes.generation,
+        rollout_id=case.live.routes.rollout_id,
+        arm=case.assignment.arm,
+        answered_by=verdict.answered_by,
+        unit=case.unit,
+        bucket=case.assignment.bucket,
+        version=arm.version if arm else None,
+        bundle=arm.bundle if arm else None,
+        score=verdict.score,
+        decision=verdict.decision,
+        degraded=decided.degraded_reason is not None,
+        degraded_reason=decided.degraded_reason,
+        latency_us=latency_us,
+        payload=_payload(decided, caller),
+    )
+
+
+def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
+    facts, verdict = decided.case.facts, decided.verdict
+    payload: dict[str, Any] = {
+        "request": facts.fields,
+        "features": facts.features.values,
+        "feature_times": facts.features.times,
+        "raw": verdict.raw,
+        "reasons": [reason.code for reason in verdict.reasons],
+        "client": caller.client,
+    }
+    optional = {
+        "reasons_omitted": verdict.omitted,
+        "failures": [[f.step, f.reason] for f in decided.failures] or None,
+        "idempotency_key": caller.key,
+        "trace_id": caller.trace_id,
+    }
+    payload.update((name, value) for name, value in optional.items() if value is not None)
+    return payload
