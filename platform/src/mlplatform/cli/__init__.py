@@ -20,10 +20,13 @@ Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 """
 
 
-
 def _anchor(settings: Settings) -> ManifestHead | None:
     """The log's last head as the rollout journal holds it."""
-    return SqliteRollouts(settings.home.rollouts_db).anchored() if settings.home.rollouts_db.exists() else None
+    return (
+        SqliteRollouts(settings.home.rollouts_db).anchored()
+        if settings.home.rollouts_db.exists()
+        else None
+    )
 
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -46,7 +46,7 @@ def up(
         typer.Option(help="Event time: the wall clock, or that of recorded traffic."),
     ] = None,
 ) -> None:
-    """Start everything and stay up until Ctrl-C: Prefect with the flows, MLflow, gateway, predictors.
+    """Start everything and stay up until Ctrl-C: Prefect with its flows, MLflow, gateway, models.
 
     Example: MLPLATFORM_GATEWAY_PORT=9080 mlplatform up
     """

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,6 +40,10 @@ NOTES = (
     "Labels exist even for payments that were declined, which a bank would not have: precision "
     "and average precision are flattered by that.",
 )
+
+
+class _Payload(msgspec.Struct):
+    idempotency_key: str
 
 
 def write(
@@ -129,13 +134,8 @@ def _totals(decisions: pa.Table, recording: Recording, counts: Counts) -> dict[s
 
 
 def _keys(decisions: pa.Table) -> list[str]:
-    import msgspec
-
-    class Payload(msgspec.Struct):
-        idempotency_key: str
-
-    decoder = msgspec.json.Decoder(Payload)
-    return [decoder.decode(text).idempotency_key for text in decisions["payload"].to_pylist()]
+    decoder = msgspec.json.Decoder(_Payload)
+    return [decoder.decode(str(t)).idempotency_key for t in decisions["payload"].to_pylist()]
 
 
 def _problems(totals: Mapping[str, int], problem: str | None) -> list[str]:
@@ -204,11 +204,13 @@ def _arms(platform: Platform, rollout_id: str) -> dict[str, dict[str, int]]:
     rows = platform.log.read(span)
     arms = {}
     for arm in ("champion", "challenger"):
-        own = rows.filter(pc.equal(rows["arm"], arm))
-        answered = own.filter(pc.equal(own["kind"], "decision"))
-        copies = own.num_rows - answered.num_rows
-        units = pc.count_distinct(answered["unit"]).as_py()
-        arms[arm] = {"requests": answered.num_rows, "customers": units, "shadow_copies": copies}
+        own = rows.filter(pc.field("arm") == arm)
+        answered = own.filter(pc.field("kind") == "decision")
+        arms[arm] = {
+            "requests": answered.num_rows,
+            "customers": len(answered["unit"].unique()),
+            "shadow_copies": own.num_rows - answered.num_rows,
+        }
     return arms
 
 
@@ -230,7 +232,7 @@ def _figures(
         return []
     event_ms = decisions["event_ms"].to_numpy()
     version = np.nan_to_num(decisions["version"].to_numpy().astype(np.float64)).astype(int)
-    alert = np.asarray(pc.not_equal(decisions["decision"], "approve"))
+    alert = np.array([d != "approve" for d in decisions["decision"].to_pylist()])
     label_of = dict(zip(recording.keys, recording.labels.tolist(), strict=True))
     label = np.array([label_of[key] for key in _keys(decisions)])
     marks = [charts.Mark(state.change_ms, "pattern changes")]

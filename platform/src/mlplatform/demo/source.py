@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,9 +13,6 @@ import pyarrow.parquet as pq
 from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import load_definition
 from mlplatform.models.fraud import sources
-
-if TYPE_CHECKING:
-    Milliseconds = pa.ChunkedArray[pa.Int64Scalar]
 
 MODEL = "fraud"
 DAY_MS = 86_400_000
@@ -101,7 +98,7 @@ def _split(table: pa.Table, transactions: Path | None) -> Source:
     )
 
 
-def event_ms(table: pa.Table, column: str = "event_time") -> Milliseconds:
+def event_ms(table: pa.Table, column: str = "event_time") -> pa.ChunkedArray[Any]:
     """A time column in epoch milliseconds."""
     whole = table.column(column).cast(pa.timestamp("ms"), safe=False)
     return whole.cast(pa.int64())

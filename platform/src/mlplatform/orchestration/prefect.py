@@ -58,7 +58,7 @@ class PrefectApi:
         self, flow: str, parameters: Mapping[str, Any], idempotency_key: str | None = None
     ) -> FlowRun:
         """Ask for a run of a flow's deployment; with a key, asking again gives the same run."""
-        body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}}
+        body: dict[str, Any] = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}}
         if idempotency_key is not None:
             body["idempotency_key"] = idempotency_key
         path = f"/deployments/{self._deployment(flow)}/create_flow_run"

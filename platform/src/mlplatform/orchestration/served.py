@@ -7,12 +7,14 @@ no flow knows a model by name.
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlplatform import wiring
 from mlplatform.drift.job import RETRAIN_EVENT
+from mlplatform.errors import Unavailable
 from mlplatform.models.definition import model_names
 from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT, PrefectApi
 from mlplatform.settings import Settings
@@ -38,6 +40,9 @@ DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 3
 AUTOMATION = "drift-retrain"
+FIRST_TRIES, FIRST_PAUSE_S = 20, 0.5
+
+log = logging.getLogger(__name__)
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
@@ -79,8 +84,19 @@ def on_ready(settings: Settings) -> None:
     _keep_automation()
     api = PrefectApi(settings.prefect_url)
     for model in model_names():
-        api.start("rollout", {"model": model})
+        _ask_for_pass(api, model)
     api.close()
+
+
+def _ask_for_pass(api: PrefectApi, model: str) -> None:
+    """The pass after every start; a busy database refuses some first requests."""
+    for _ in range(FIRST_TRIES):
+        try:
+            api.start("rollout", {"model": model})
+            return
+        except Unavailable:
+            time.sleep(FIRST_PAUSE_S)
+    log.warning("no pass for %s was asked for; the schedule will", model)
 
 
 def _keep_automation() -> None:
@@ -106,6 +122,7 @@ def _keep_automation() -> None:
             RunDeployment(
                 source="selected",
                 deployment_id=retrain.id,
+                job_variables=None,
                 parameters={
                     "model": "{{ event.payload.model }}",
                     "as_of": "{{ event.payload.as_of }}",
@@ -118,13 +135,12 @@ def _keep_automation() -> None:
             )
         ],
     )
-    try:
-        present = Automation.read(name=AUTOMATION)
-    except ValueError:
-        automation.create()
-        return
-    automation.id = present.id
-    automation.update()
+    with get_client(sync_client=True) as client:
+        present = client.read_automations_by_name(AUTOMATION)
+        if present:
+            client.update_automation(present[0].id, automation)
+        else:
+            client.create_automation(automation)
 
 
 def main() -> None:
