@@ -15,8 +15,9 @@ import pytest
 
 from mlplatform.canonical import digest
 from mlplatform.drift.profile import Column, Profile
-from mlplatform.errors import NotFound, Refused, Unavailable
+from mlplatform.errors import NotFound, Unavailable
 from mlplatform.models.definition import InputSpec
+from mlplatform.registry.aliases import MlflowAliases
 from mlplatform.registry.bundle import (
     MODEL_FILE,
     AlertBand,
@@ -31,7 +32,7 @@ from mlplatform.registry.bundle import (
     write_bundle,
 )
 from mlplatform.registry.mlflow import MlflowRegistry
-from mlplatform.registry.versions import CHAMPION_ALIAS, Rejection, Version, VersionFacts
+from mlplatform.registry.versions import Rejection, Version, VersionFacts
 
 pytestmark = pytest.mark.slow
 
@@ -227,18 +228,15 @@ def test_a_folder_that_is_not_the_bundle_of_the_facts_is_refused(registry, tmp_p
     assert registry.versions("other") == []
 
 
-def test_an_alias_follows_the_routes(registry, tmp_path):
+def test_an_alias_shows_the_last_version_that_it_was_pointed_at(registry, uri, tmp_path):
     for seed in (1, 2):
         folder, bundle = written(tmp_path, seed, "alias")
         registry.register(folder, facts_of(bundle))
-    by_alias = registry._client.get_model_version_by_alias
+    aliases = MlflowAliases(uri, "no token is asked for")
     for version in (2, 2, 1):
-        registry.set_alias("alias", {CHAMPION_ALIAS: version})
-        assert int(by_alias("alias", CHAMPION_ALIAS).version) == version
-    registry.set_alias("alias", {CHAMPION_ALIAS: None})
-    registry.set_alias("alias", {CHAMPION_ALIAS: None})
-    with pytest.raises((NotFound, Refused)):
-        registry.set_alias("alias", {CHAMPION_ALIAS: 99})
+        aliases.show("alias", "champion", version)
+        shown = registry._client.get_model_version_by_alias("alias", "champion")
+        assert int(shown.version) == version
 
 
 def test_what_does_not_exist_is_not_found(registry):
@@ -268,7 +266,7 @@ def test_a_registry_that_does_not_answer_is_unavailable(tmp_path):
             lambda: registry.versions("fraud"),
             lambda: registry.get("fraud", 1),
             lambda: registry.register(folder, facts_of(bundle)),
-            lambda: registry.set_alias("fraud", {CHAMPION_ALIAS: 1}),
+            lambda: registry.fetch("fraud", 1, tmp_path),
         ):
             with pytest.raises(Unavailable):
                 call()

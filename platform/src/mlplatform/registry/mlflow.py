@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,14 +101,6 @@ class MlflowRegistry:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return folder
-
-    def set_alias(self, model: str, aliases: Mapping[str, int | None]) -> None:
-        with self._translated():
-            for alias, version in aliases.items():
-                if version is None:
-                    self._client.delete_registered_model_alias(model, alias)
-                else:
-                    self._client.set_registered_model_alias(model, alias, str(version))
 
     @functools.cached_property
     def _client(self) -> Any:

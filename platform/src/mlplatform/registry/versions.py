@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-
-CHAMPION_ALIAS = "champion"
 
 
 class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,15 +88,5 @@ class Registry(Protocol):
         Raises:
             NotFound: there is no such version.
             BundleCorrupt: what was kept is not what the version's digest says.
-        """
-        ...
-
-    def set_alias(self, model: str, aliases: Mapping[str, int | None]) -> None:
-        """Show the journal's routes as aliases: name to version, None removes.
-
-        Nothing is decided from an alias.
-
-        Raises:
-            NotFound: there is no such version.
         """
         ...

@@ -12,7 +12,7 @@ from mlplatform.registry.bundle import Calibration, Thresholds
 
 Floats = NDArray[np.floating[Any]]
 
-KNOTS_LOG_ODDS = np.linspace(-12.0, 12.0, 97)
+KNOTS_LOG_ODDS = np.linspace(-12.0, 12.0, 193)
 SMALLEST = 1e-9
 LEAST_SLOPE = 1e-3
 ITERATIONS = 50

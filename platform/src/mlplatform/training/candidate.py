@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,13 @@ from numpy.typing import NDArray
 
 from mlplatform.canonical import digest
 from mlplatform.drift.profile import Profile, profile
+from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import InputSpec, ModelDefinition
 from mlplatform.registry.bundle import (
     MODEL_FILE,
     Bundle,
-    Calibration,
     Golden,
     Reason,
-    Thresholds,
     View,
     write_bundle,
 )
@@ -33,6 +33,8 @@ GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-5
 PARITY_ROWS = 4096
 ALONE_ROWS = 256
+SCORING_BUDGET_S = 25.0
+MOST_HALVINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,17 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A written bundle that no gate has seen yet."""
+    """A written bundle that no gate has seen yet; `model` is its file, loaded.
+
+    `customers` is the share of customers on whose payments it was measured, and is to be judged:
+    less than 1 only for a model that would take too long for all of them.
+    """
 
     folder: Path
     bundle: Bundle
+    model: OnnxFile
     parity: Parity
+    customers: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +66,14 @@ class Made:
     """A model, and what of its bundle is not learned from the data."""
 
     content: bytes
+    model: OnnxFile
     inputs: tuple[InputSpec, ...]
     views: tuple[View, ...]
     rules: tuple[Rule, ...]
     reasons: Mapping[str, Reason]
     parity: Parity
     origin: str
+    customers: float = 1.0
 
     @property
     def names(self) -> list[str]:
@@ -82,13 +92,18 @@ def train(
         InputInvalid: too little data to calibrate, or to predict a band from.
     """
     definition, fitting = folder.definition, dataset.fitting
+    if not 0 < int(fitting.y.sum()) < len(fitting):
+        problem = f"{int(fitting.y.sum())} frauds among {len(fitting)} payments to learn from"
+        raise InputInvalid("training set", None, problem)
     names = [i.name for i in definition.inputs]
     fitted = load_training(definition.name).fit(fitting.matrix.columns(names), fitting.y, seed=seed)
     content = fitted.onnx()
     rows = parity_rows(dataset.holdout.matrix.columns(names), seed)
-    gap = np.abs(OnnxFile(content, inputs=len(names)).scores(rows) - fitted.scores(rows))
+    model = OnnxFile(content, inputs=len(names))
+    gap = np.abs(model.scores(rows) - fitted.scores(rows))
     made = Made(
         content=content,
+        model=model,
         inputs=definition.inputs,
         views=_views(folder),
         rules=folder.rules,
@@ -112,10 +127,10 @@ def candidate_from_onnx(
 ) -> Candidate:
     """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle.
 
-    Calibration, thresholds, golden rows, profile and band are measured anew on the dataset; inputs,
-    views, rules and reasons are the base's. The model must take "inputs" float32 [n, F] and give
-    "scores" float32 [n] of 0-1. There is no fitted model to compare it with, so parity is measured
-    between rows scored alone and the same rows scored together.
+    Calibration, thresholds, golden rows, profile and band are measured anew on the dataset, for a
+    slow model on a share of its customers; inputs, views, rules and reasons are the base's. The
+    model must take "inputs" float32 [n, F] and give "scores" float32 [n] of 0-1. There is no fitted
+    model to compare it with, so parity is measured between rows scored alone and together.
 
     Args:
         origin: where the model is from, for the record.
@@ -125,15 +140,18 @@ def candidate_from_onnx(
     """
     model = OnnxFile(content, inputs=len(base.inputs))
     x = parity_rows(dataset.holdout.matrix.columns(base.input_names), seed)[:ALONE_ROWS]
+    rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
     alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
     made = Made(
         content=content,
+        model=model,
         inputs=base.inputs,
         views=base.views,
         rules=base.rules,
         reasons=base.reasons,
         parity=Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone"),
         origin=origin,
+        customers=_affordable(model, x, rows),
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -177,18 +195,19 @@ def _candidate(
     bundles: Path,
     seed: int,
 ) -> Candidate:
-    model = OnnxFile(made.content, inputs=len(made.inputs))
-    calibrating = dataset.calibrating
-    x = calibrating.matrix.columns(made.names)
+    model, holdout = made.model, dataset.holdout.share(made.customers)
+    x = holdout.matrix.columns(made.names)
     raw = model.scores(x)
-    calibration = fit_calibration(raw, calibrating.y)
+    first = slice(0, holdout.before(dataset.window.gates_from_ms))
+    calibration = fit_calibration(raw[first], holdout.y[first])
     thresholds = fit_thresholds(
-        calibration.many(raw),
+        calibration.many(raw[first]),
         review_share=definition.decision.review_share,
         decline_share=definition.decision.decline_share,
     )
-    replayed = recent or Recent(dataset.holdout.matrix, "held-out days")
-    scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
+    scores = calibration.many(raw)
+    replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
+    recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
     bundle = Bundle(
         model=definition.name,
         inputs=made.inputs,
@@ -199,11 +218,9 @@ def _candidate(
         reference=reference_values(dataset.fitting.matrix.columns(made.names), made.names),
         golden=_golden(model, golden_rows(x, raw)),
         views=made.views,
-        profile=_profile(
-            definition, dataset.holdout.matrix, made.names, model, calibration, thresholds
-        ),
+        profile=_profile(definition, holdout.matrix, scores, thresholds.many(scores) > 0),
         alert_band=predicted_band(
-            thresholds.many(scores), replayed, factor=definition.gates.alert_band_factor
+            thresholds.many(recent_scores), replayed, factor=definition.gates.alert_band_factor
         ),
         data=dataset.data_window(),
         seed=seed,
@@ -212,7 +229,16 @@ def _candidate(
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder)
-    return Candidate(folder, bundle, made.parity)
+    return Candidate(folder, bundle, model, made.parity, made.customers)
+
+
+def _affordable(model: OnnxFile, x: NDArray[np.float32], rows: int) -> float:
+    """The share of customers whose rows this model can score in time, halved until it can."""
+    began = time.perf_counter()
+    model.scores(x)
+    expected_s = (time.perf_counter() - began) / len(x) * rows
+    halvings = int(np.ceil(np.log2(max(1.0, expected_s / SCORING_BUDGET_S))))
+    return float(2.0 ** -min(halvings, MOST_HALVINGS))
 
 
 def _golden(model: OnnxFile, rows: NDArray[np.float32]) -> Golden:
@@ -226,15 +252,11 @@ def _golden(model: OnnxFile, rows: NDArray[np.float32]) -> Golden:
 def _profile(
     definition: ModelDefinition,
     rows: Matrix,
-    names: Sequence[str],
-    model: OnnxFile,
-    calibration: Calibration,
-    thresholds: Thresholds,
+    scores: NDArray[np.float64],
+    alerts: NDArray[np.bool_],
 ) -> Profile:
-    """The held-out days, which no model has seen: drift's inputs, scores and alerts."""
-    scores = calibration.many(model.scores(rows.columns(names)))
-    watched = [name for name in definition.drift.inputs if name in names]
-    alerts = thresholds.many(scores) > 0
+    """The held-out days, which no model was fitted on: drift's inputs, scores and alerts."""
+    watched = [name for name in definition.drift.inputs if name in rows.names]
     return profile(rows.columns(watched), watched, scores, alerts, rows.unit)
 
 

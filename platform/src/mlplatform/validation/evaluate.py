@@ -67,13 +67,18 @@ def gather(
     recent: Recent | None,
     seed: int,
 ) -> Evidence:
-    """What running both bundles showed; the candidate is read back from its folder.
+    """What running both bundles showed; the candidate's folder is read back and checked first.
 
     Args:
         recent: payments to replay; the held-out days where it is None.
     """
-    challenger = load_runnable(candidate.folder)
-    replayed = recent or Recent(dataset.holdout.matrix, "held-out days")
+    written = load_bundle(candidate.folder, candidate.bundle.digest)
+    challenger = Runnable(written, candidate.model)
+    holdout = dataset.holdout.share(candidate.customers)
+    replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(
+        candidate.customers
+    )
+    judging = slice(holdout.before(dataset.window.gates_from_ms), None)
     return Evidence(
         model=definition.name,
         bundle=challenger.bundle.digest,
@@ -84,8 +89,8 @@ def gather(
             champion=champion.bundle.inputs if champion else None,
             declared=definition.inputs,
         ),
-        quality=_quality(challenger, champion, dataset.judging, seed),
-        running=_running(challenger, candidate, dataset.judging),
+        quality=_quality(challenger, champion, holdout, seed),
+        running=_running(challenger, candidate, holdout, judging),
         replay=_replay(challenger, champion, replayed),
     )
 
@@ -109,6 +114,7 @@ def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence
 def _quality(
     challenger: Runnable, champion: Runnable | None, days: Labelled, seed: int
 ) -> QualityEvidence:
+    """On all held-out days: calibration does not change who ranks above whom."""
     own = challenger.raw(days)
     unit, positives = days.matrix.unit, int(days.y.sum())
     candidate = average_precision_interval(own, days.y, unit, seed=seed)
@@ -129,19 +135,22 @@ def _quality(
     )
 
 
-def _running(challenger: Runnable, candidate: Candidate, days: Labelled) -> ModelEvidence:
+def _running(
+    challenger: Runnable, candidate: Candidate, holdout: Labelled, judging: slice
+) -> ModelEvidence:
     bundle, model = challenger.bundle, challenger.model
+    y, scores = holdout.y[judging], bundle.calibrate_many(challenger.raw(holdout)[judging])
     golden = np.array(bundle.golden.rows, dtype=np.float32)
     alone = np.concatenate([model.scores(row[None, :]) for row in golden])
     together = model.scores(golden)
     expected = np.array(bundle.golden.scores)
-    x = days.matrix.columns(bundle.input_names)
+    x = holdout.matrix.columns(bundle.input_names)[judging]
     times = model.latencies_ms(
         x if len(x) else golden, calls=LATENCY_CALLS, budget_s=LATENCY_BUDGET_S
     )
     return ModelEvidence(
-        calibration_error=calibration_error(bundle.calibrate_many(model.scores(x)), days.y),
-        positives=int(days.y.sum()),
+        calibration_error=calibration_error(scores, y),
+        positives=int(y.sum()),
         parity_difference=candidate.parity.difference,
         parity_against=candidate.parity.against,
         golden_difference=float(np.max(np.abs([alone - expected, together - expected]))),

@@ -55,7 +55,7 @@ class SchemaEvidence:
 
 @dataclass(frozen=True, slots=True)
 class QualityEvidence:
-    """Average precision on the days kept for the gates; differences are candidate less champion.
+    """Average precision on the held-out days; differences are candidate less champion.
 
     `champion` and `difference` are None for a first version. `champion_saw_days` counts those of
     the days that the champion had itself been made from: they flatter it.

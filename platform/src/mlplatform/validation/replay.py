@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlplatform.errors import InputInvalid
 from mlplatform.registry.bundle import AlertBand, Bundle
-from mlplatform.training.dataset import DAY_MS, Matrix
+from mlplatform.training.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.training.onnx_file import OnnxFile
 from mlplatform.validation.statistics import Band, share_band
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlplatform.features.inputs import InputPlan
 
 DAYS = 7
-MAXIMUM_ROWS = 50_000
+MAXIMUM_ROWS = 15_000
 LOG_COLUMNS = ("decision_id", "event_ms", "unit", "payload")
 
 
@@ -33,6 +33,13 @@ class Recent:
     matrix: Matrix
     source: str
 
+    def share(self, share: float) -> Recent:
+        """The payments of a share of the customers."""
+        if share >= 1:
+            return self
+        kept = self.matrix.rows(share_of_units(self.matrix.unit, share))
+        return Recent(kept, f"{self.source}, {share:g} of the customers")
+
 
 class _Payload(msgspec.Struct):
     request: dict[str, msgspec.Raw]
@@ -42,19 +49,25 @@ class _Payload(msgspec.Struct):
 def recent_from_log(
     log: DecisionLog, plan: InputPlan, *, model: str, to_ms: int, days: int = DAYS
 ) -> Recent | None:
-    """The latest whole days of logged decisions, at most MAXIMUM_ROWS; None where there are none.
+    """Logged decisions of the latest whole days; None where there are none.
 
-    Inputs are filled from the features as served, never looked up again.
+    Of more than about MAXIMUM_ROWS a part of the customers is taken, whole. Inputs are filled from
+    the features as served, never looked up again.
     """
+    import pyarrow as pa
+
     from mlplatform.decisions.log import Span
 
     end = to_ms // DAY_MS * DAY_MS
     span = Span(model, ("decision",), from_ms=end - days * DAY_MS, to_ms=end, columns=LOG_COLUMNS)
     table = log.read(span).sort_by([("event_ms", "ascending"), ("decision_id", "ascending")])
-    table = table.slice(max(0, table.num_rows - MAXIMUM_ROWS))
     if table.num_rows == 0:
         return None
-    return Recent(matrix_from_log(table, plan), f"{table.num_rows} logged decisions")
+    chosen = share_of_units(_units(table), MAXIMUM_ROWS / table.num_rows)
+    kept = table.filter(pa.array(chosen))
+    return Recent(
+        matrix_from_log(kept, plan), f"{kept.num_rows} of {table.num_rows} logged decisions"
+    )
 
 
 def matrix_from_log(table: pa.Table, plan: InputPlan) -> Matrix:
@@ -73,8 +86,7 @@ def matrix_from_log(table: pa.Table, plan: InputPlan) -> Matrix:
             raise InputInvalid("decision log", row, str(error)) from error
         request = {name: msgspec.json.decode(raw) for name, raw in payload.request.items()}
         x[row] = plan.row(request, int(event_ms[row]), payload.features)
-    unit = np.array([u or 0 for u in table.column("unit").to_pylist()], np.int64)
-    return Matrix(plan.names, x, event_ms, unit)
+    return Matrix(plan.names, x, event_ms, _units(table))
 
 
 def strengths(bundle: Bundle, model: OnnxFile, rows: Matrix) -> NDArray[np.int8]:
@@ -114,3 +126,7 @@ def predicted_band(decisions: NDArray[np.int8], recent: Recent, *, factor: float
 def flip_share(candidate: NDArray[np.int8], champion: NDArray[np.int8]) -> float:
     """Share of payments that the two decide differently; NaN without payments."""
     return float(np.mean(candidate != champion)) if len(candidate) else float("nan")
+
+
+def _units(table: pa.Table) -> NDArray[np.int64]:
+    return np.array([u or 0 for u in table.column("unit").to_pylist()], np.int64)

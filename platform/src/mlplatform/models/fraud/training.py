@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,16 @@ from numpy.typing import NDArray
 
 from mlplatform.registry.bundle import INPUT_NAME, OUTPUT_NAME
 
-# Measured on the Fraud Detection Handbook's simulated payments (three weeks, last four days held
-# out): without class weights the loss of so rare a class is unstable at this learning rate
-# (average precision 0.62 to 0.84 by setting), with them it is 0.85. Calibration undoes the weights.
+# Average precision on held-out days, means over the Fraud Detection Handbook's simulated payments
+# and over this project's generator (two and six windows, the last four days held out): small trees
+# with the square root of balanced weights 0.82 and 0.55; balanced weights 0.82 and 0.51; none 0.78
+# and 0.54. Calibration undoes the weights.
 SETTINGS = {
-    "max_iter": 100,
-    "learning_rate": 0.1,
-    "max_leaf_nodes": 15,
+    "max_iter": 150,
+    "learning_rate": 0.05,
+    "max_leaf_nodes": 8,
     "min_samples_leaf": 40,
     "l2_regularization": 10.0,
-    "class_weight": "balanced",
     "early_stopping": False,
 }
 OPSET = {"": 17, "ai.onnx.ml": 3}
@@ -34,7 +35,8 @@ class Fitted:
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One raw score a row."""
-        result: NDArray[np.float64] = self.classifier.predict_proba(x)[:, 1]
+        with _one_thread():
+            result: NDArray[np.float64] = self.classifier.predict_proba(x)[:, 1]
         return result
 
     def onnx(self) -> bytes:
@@ -43,12 +45,30 @@ class Fitted:
 
 
 def fit(x: NDArray[np.float32], y: NDArray[np.int8], *, seed: int) -> Fitted:
-    """Boosted trees that take missing values (NaN) as they are; same rows, same model."""
+    """Boosted trees that take missing values (NaN) as they are; same rows, same model.
+
+    On one thread: beside a serving platform on two cores OpenMP's threads wait for each other, and
+    what takes one thread 3 s took two of them 30 s.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    classifier = HistGradientBoostingClassifier(random_state=seed, **SETTINGS).fit(x, y)
+    with _one_thread():
+        classifier = HistGradientBoostingClassifier(random_state=seed, **SETTINGS)
+        classifier.fit(x, y, sample_weight=_weights(y))
     _round_thresholds(classifier)
     return Fitted(classifier, x.shape[1])
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, "openmp")
+    return limits
+
+
+def _weights(y: NDArray[np.int8]) -> NDArray[np.float64]:
+    share = float(y.mean())
+    return np.where(y == 1, np.sqrt((1 - share) / share), 1.0)
 
 
 def _round_thresholds(classifier: Any) -> None:

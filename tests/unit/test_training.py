@@ -1,0 +1,392 @@
+"""From payments to a registered version: what is learned, what is judged, and what is refused."""
+
+import dataclasses
+import json
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+from onnx import TensorProto, helper
+
+from mlplatform.errors import InputInvalid
+from mlplatform.registry.bundle import MODEL_FILE, BundleCorrupt, load_bundle
+from mlplatform.registry.versions import Rejection, Version
+from mlplatform.training import candidate as candidates
+from mlplatform.training import retrain
+from mlplatform.training.candidate import candidate_from_onnx, train
+from mlplatform.training.dataset import DAY_MS, Dataset, Labelled, Matrix, dataset, window
+from mlplatform.training.folder import load_folder
+from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.validation import replay
+from mlplatform.validation.evaluate import load_runnable
+
+FOLDER = load_folder("fraud")
+DEFINITION = FOLDER.definition
+NAMES = tuple(i.name for i in DEFINITION.inputs)
+TO_MS = 20_000 * DAY_MS
+AS_OF_MS = TO_MS + DEFINITION.label.maturity_days * DAY_MS
+SEED = 7
+
+
+def payments(seed: int, per_day: int = 1500, to_ms: int = TO_MS) -> Dataset:
+    """Payments whose fraud depends on the amount and on the terminal's past."""
+    rng = np.random.default_rng(seed)
+    as_of_ms = to_ms + DEFINITION.label.maturity_days * DAY_MS
+    bounds = window(DEFINITION, as_of_ms)
+    days = (bounds.to_ms - bounds.from_ms) // DAY_MS
+    count = days * per_day
+    event_ms = np.sort(rng.integers(bounds.from_ms, bounds.to_ms, count))
+    x = rng.gamma(2.0, 1.0, (count, len(NAMES))).astype(np.float32)
+    amount, risk = NAMES.index("amount"), NAMES.index("terminal_risk_7d")
+    x[:, amount] = rng.lognormal(3.5, 0.7, count)
+    x[:, risk] = np.where(rng.random(count) < 0.02, rng.random(count), 0.0)
+    odds = -6.5 + 7.0 * x[:, risk] + 0.012 * x[:, amount]
+    y = (rng.random(count) < 1 / (1 + np.exp(-odds))).astype(np.int8)
+    x[rng.random(x.shape) < 0.05] = np.nan
+    matrix = Matrix(NAMES, x, event_ms, rng.integers(0, 800, count))
+    return Dataset(
+        model="fraud",
+        rows=Labelled(matrix, y),
+        window=bounds,
+        as_of_ms=as_of_ms,
+        labels_until_ms=as_of_ms,
+        digest=f"payments {seed}",
+    )
+
+
+DATA = payments(1)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def trained(bundles):
+    return train(FOLDER, DATA, bundles=bundles, seed=SEED)
+
+
+def linear_model(output: str = "scores", width: int = len(NAMES), high: float = 220.0) -> bytes:
+    """An ONNX model that somebody made elsewhere: the amount alone, squeezed to 0-1."""
+    weights = np.zeros((width, 1), np.float32)
+    weights[0] = 0.02
+    nodes = [
+        helper.make_node("IsNaN", ["inputs"], ["missing"]),
+        helper.make_node("Where", ["missing", "zero", "inputs"], ["filled"]),
+        helper.make_node("MatMul", ["filled", "weights"], ["product"]),
+        helper.make_node("Sub", ["product", "shift"], ["shifted"]),
+        helper.make_node("Sigmoid", ["shifted"], ["column"]),
+        helper.make_node("Reshape", ["column", "flat"], [output]),
+    ]
+    constants = {
+        "zero": np.zeros((), np.float32),
+        "weights": weights,
+        "shift": np.array(0.02 * high, np.float32),
+        "flat": np.array([-1], np.int64),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, [None, width])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+def test_a_trained_bundle_is_complete_on_disk(trained):
+    bundle = load_bundle(trained.folder, trained.bundle.digest)
+    assert trained.folder.name == bundle.digest
+    assert bundle == trained.bundle
+    assert bundle.input_names == NAMES
+    assert set(bundle.profile.inputs) == set(DEFINITION.drift.inputs)
+    assert {v.name for v in bundle.views} == {v.name for v in FOLDER.views}
+    assert bundle.data == DATA.data_window()
+
+
+def test_the_same_data_and_seed_give_the_same_digest(trained, tmp_path):
+    assert train(FOLDER, DATA, bundles=tmp_path, seed=SEED).bundle.digest == trained.bundle.digest
+
+
+def test_the_onnx_file_scores_as_the_fitted_model_does_also_with_holes(trained):
+    assert trained.parity.against == "the fitted model"
+    assert trained.parity.difference < 1e-5
+    assert trained.parity.rows > 1000
+
+
+def test_thresholds_keep_their_shares_on_the_calibration_days(trained):
+    x = DATA.calibrating.matrix.x
+    bundle = trained.bundle
+    decisions = bundle.decide_many(bundle.calibrate_many(trained.model.scores(x)))
+    policy = DEFINITION.decision
+    assert (decisions == 2).mean() == pytest.approx(policy.decline_share, abs=1 / len(x))
+    assert (decisions == 1).mean() == pytest.approx(policy.review_share, abs=2 / len(x))
+
+
+def test_golden_rows_cover_every_decision_and_a_row_of_nothing(trained):
+    bundle = trained.bundle
+    decisions = {bundle.decide(bundle.calibrate(s)) for s in bundle.golden.scores}
+    assert decisions == {"approve", "review", "decline"}
+    assert bundle.golden.rows[0] == (None,) * len(NAMES)
+    assert len(bundle.golden.rows) == candidates.GOLDEN_ROWS
+
+
+def test_fit_calibration_and_gates_see_different_days():
+    parts = [DATA.fitting, DATA.calibrating, DATA.judging]
+    days = [set((p.matrix.event_ms // DAY_MS).tolist()) for p in parts]
+    assert [len(d) for d in days] == [
+        DEFINITION.training.window_days - DEFINITION.training.holdout_days,
+        DEFINITION.training.holdout_days // 2,
+        DEFINITION.training.holdout_days // 2,
+    ]
+    assert max(days[0]) < min(days[1]) <= max(days[1]) < min(days[2])
+    assert sum(len(p) for p in parts) == len(DATA.rows)
+
+
+def test_a_good_first_version_passes_every_gate(trained):
+    report = retrain.validate(FOLDER, trained, DATA, champion=None)
+    assert report.reasons == ()
+    assert report.passed
+
+
+def test_a_worse_challenger_is_stopped_by_quality_alone(trained, bundles):
+    champion = load_runnable(trained.folder)
+    data = payments(2, to_ms=TO_MS + 7 * DAY_MS)
+    worse = candidate_from_onnx(
+        linear_model(), champion.bundle, DEFINITION, data, bundles=bundles, origin="x", seed=SEED
+    )
+    report = retrain.validate(FOLDER, worse, data, champion=champion)
+    assert {g.name for g in report.gates if g.verdict == "failed"} == {"quality"}
+
+
+def test_a_model_made_elsewhere_gets_a_bundle_of_its_own(trained, bundles):
+    made = candidate_from_onnx(
+        linear_model(),
+        trained.bundle,
+        DEFINITION,
+        DATA,
+        bundles=bundles,
+        origin="a notebook",
+        seed=SEED,
+    )
+    bundle = load_bundle(made.folder)
+    assert bundle.origin == "a notebook"
+    assert (bundle.inputs, bundle.rules) == (trained.bundle.inputs, trained.bundle.rules)
+    assert bundle.calibration != trained.bundle.calibration
+    assert (made.folder / MODEL_FILE).read_bytes() == linear_model()
+    assert made.customers == 1.0
+
+
+def test_a_model_too_slow_for_all_rows_is_measured_on_some_customers(trained, bundles, monkeypatch):
+    monkeypatch.setattr(candidates, "SCORING_BUDGET_S", 1e-4)
+    monkeypatch.setattr(candidates, "MOST_HALVINGS", 1)
+    made = candidate_from_onnx(
+        linear_model(), trained.bundle, DEFINITION, DATA, bundles=bundles, origin="x", seed=SEED
+    )
+    assert made.customers == 0.5
+    assert made.bundle.profile.units < trained.bundle.profile.units
+    report = retrain.validate(FOLDER, made, DATA, champion=None)
+    assert "of the customers" in next(g.reason for g in report.gates if g.name == "alert_share")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        pytest.param(b"no model at all", "ONNX", id="not ONNX"),
+        pytest.param(linear_model(output="probability"), "scores", id="another output"),
+        pytest.param(linear_model(width=3), "inputs", id="another number of inputs"),
+    ],
+)
+def test_a_model_with_another_signature_is_refused(trained, tmp_path, content, named):
+    with pytest.raises(InputInvalid, match=named):
+        candidate_from_onnx(
+            content, trained.bundle, DEFINITION, DATA, bundles=tmp_path, origin="x", seed=SEED
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_changed_after_training_is_not_judged(tmp_path):
+    made = train(FOLDER, DATA, bundles=tmp_path, seed=SEED)
+    (made.folder / MODEL_FILE).write_bytes(linear_model())
+    with pytest.raises(BundleCorrupt):
+        retrain.validate(FOLDER, made, DATA, champion=None)
+
+
+@pytest.mark.parametrize("part", ["fitting", "calibrating"])
+def test_days_without_a_fraud_cannot_be_learned_from(tmp_path, part):
+    bounds = DATA.window
+    first, last = {
+        "fitting": (bounds.from_ms, bounds.holdout_from_ms),
+        "calibrating": (bounds.holdout_from_ms, bounds.gates_from_ms),
+    }[part]
+    event_ms = DATA.rows.matrix.event_ms
+    y = np.where((event_ms >= first) & (event_ms < last), 0, DATA.rows.y).astype(np.int8)
+    with pytest.raises(InputInvalid, match="0 frauds"):
+        train(FOLDER, replace(DATA, rows=replace(DATA.rows, y=y)), bundles=tmp_path, seed=SEED)
+
+
+def test_many_rows_are_scored_once():
+    model = OnnxFile(linear_model(), inputs=len(NAMES))
+    x = DATA.rows.matrix.x[:2000]
+    first = model.scores(x)
+    model._session = None
+    again = model.scores(x.copy())
+    assert (again == first).all()
+    again[:] = 0
+    assert (model.scores(x) == first).all()
+
+
+class MemoryRegistry:
+    """A registry of one process: versions in a list."""
+
+    def __init__(self):
+        self.kept = []
+
+    def register(self, folder, facts):
+        bundle = load_bundle(folder, facts.bundle)
+        if not facts.validated:
+            return Rejection(bundle.model, facts.bundle, "run", ("because",))
+        self.kept.append(Version(bundle.model, len(self.kept) + 1, facts.bundle, "run", 0, facts))
+        return self.kept[-1]
+
+
+def test_only_a_candidate_whose_own_report_passed_becomes_a_version(trained):
+    report = retrain.validate(FOLDER, trained, DATA, champion=None)
+    registry = MemoryRegistry()
+    version = retrain.register(trained, report, registry, author="somebody")
+    assert version.facts.metrics["quality"] > 0
+    assert version.facts.data_digest == DATA.digest
+    stopped = replace(report, gates=())
+    foreign = replace(report, bundle="another")
+    for other in (stopped, foreign):
+        outcome = retrain.register(trained, other, registry, author="somebody")
+        assert isinstance(outcome, Rejection)
+    assert len(registry.kept) == 1
+
+
+def table(rows: list[tuple[str, int, int | None, int | None]]) -> pa.Table:
+    """Joined rows: id, event, label and its arrival; every feature is 1."""
+    time = pa.timestamp("us")
+    features = {n: pa.array([1.0] * len(rows)) for v in FOLDER.views for n in v.feature_names}
+    micro = [
+        [None if v is None else v * 1000 for v in column]
+        for column in zip(*rows, strict=True)
+        if not isinstance(column[0], str)
+    ]
+    return pa.table(
+        {
+            "request_id": [r[0] for r in rows],
+            "event_time": pa.array(micro[0], time),
+            "customer_id": pa.array(range(len(rows)), pa.int64()),
+            "terminal_id": pa.array(range(len(rows)), pa.int64()),
+            "amount": pa.array([10.0] * len(rows)),
+            "label": pa.array([r[2] for r in rows], pa.int8()),
+            "label_time": pa.array(micro[2], time),
+            **features,
+        }
+    )
+
+
+def test_labels_of_the_future_do_not_exist_and_silence_means_genuine():
+    rows = [
+        ("a", TO_MS - 5000, 1, AS_OF_MS),
+        ("b", TO_MS - 4000, 1, AS_OF_MS + 1),
+        ("c", TO_MS - 3000, None, None),
+        ("d", TO_MS - 2000, 0, AS_OF_MS - 9),
+        ("too new", TO_MS, 1, TO_MS),
+    ]
+    built = dataset(
+        DEFINITION, FOLDER.views, table(rows), as_of_ms=AS_OF_MS, labels_until_ms=AS_OF_MS
+    )
+    assert built.rows.y.tolist() == [1, 0, 0, 0]
+
+
+def test_the_order_of_rows_does_not_change_the_digest():
+    rows = [(str(i), TO_MS - 1000 * (i % 3 + 1), i % 2, AS_OF_MS) for i in range(9)]
+    one, other = (
+        dataset(DEFINITION, FOLDER.views, t, as_of_ms=AS_OF_MS, labels_until_ms=None)
+        for t in (table(rows), table(rows).take(list(range(9))[::-1]))
+    )
+    assert one.digest == other.digest
+    assert dataclasses.replace(one, digest="").window == other.window
+
+
+@pytest.mark.parametrize("past_midnight_ms", [0, 1, DAY_MS - 1])
+def test_a_window_ends_at_the_last_midnight_that_has_matured(past_midnight_ms):
+    bounds = window(DEFINITION, AS_OF_MS + past_midnight_ms)
+    assert bounds.to_ms == TO_MS
+    assert bounds.to_ms - bounds.from_ms == DEFINITION.training.window_days * DAY_MS
+    assert all(v % DAY_MS == 0 for v in (bounds.from_ms, bounds.holdout_from_ms, bounds.to_ms))
+
+
+def test_inputs_of_a_champion_are_kept_beside_the_declared_ones():
+    extra = msgspec.structs.replace(DEFINITION.inputs[1], name="weekday", kind="day_of_week")
+    gone = msgspec.structs.replace(DEFINITION.inputs[-2], name="no_such_feature")
+    built = dataset(
+        DEFINITION,
+        FOLDER.views,
+        table([("a", TO_MS - 5000, 1, AS_OF_MS)]),
+        as_of_ms=AS_OF_MS,
+        labels_until_ms=None,
+        also=[*DEFINITION.inputs, extra, gone],
+    )
+    assert built.rows.matrix.names == (*NAMES, "weekday")
+    assert built.rows.matrix.columns(NAMES).shape == (1, len(NAMES))
+    with pytest.raises(InputInvalid, match="no_such_feature"):
+        built.rows.matrix.columns([*NAMES, "no_such_feature"])
+
+
+class RecordedLog:
+    """A decision log that answers every read with the same records."""
+
+    def __init__(self, records):
+        self._records = records
+
+    def read(self, span):
+        kept = [r for r in self._records if span.from_ms <= r["event_ms"] < span.to_ms]
+        types = [("decision_id", pa.string()), ("event_ms", pa.int64()), ("unit", pa.int64())]
+        return pa.Table.from_pylist(kept, pa.schema([*types, ("payload", pa.string())]))
+
+
+def decisions(count: int, days: int) -> list[dict]:
+    features = {n: 2.0 for v in FOLDER.views for n in v.feature_names}
+    payload = {"request": {"amount": 50.0, "customer_id": 1}, "features": features, "client": "x"}
+    return [
+        {
+            "decision_id": str(i),
+            "event_ms": TO_MS - (i % days + 1) * DAY_MS + i,
+            "unit": i % 500 + 1,
+            "payload": json.dumps(payload),
+        }
+        for i in range(count)
+    ]
+
+
+def test_recent_payments_are_replayed_with_the_inputs_as_served():
+    log = RecordedLog(decisions(20, days=3))
+    recent = retrain.recent_requests(FOLDER, log, now_ms=TO_MS + 5000, champion=None)
+    row = dict(zip(recent.matrix.names, recent.matrix.x[0], strict=True))
+    assert len(recent.matrix) == 20
+    assert (row["amount"], row["customer_mean_30d"], row["amount_to_mean_30d"]) == (50, 2, 25)
+    assert sorted(recent.matrix.event_ms.tolist()) == recent.matrix.event_ms.tolist()
+
+
+def test_a_log_of_less_than_two_whole_days_is_not_replayed():
+    for records in ([], decisions(20, days=1)):
+        log = RecordedLog(records)
+        assert retrain.recent_requests(FOLDER, log, now_ms=TO_MS + 5, champion=None) is None
+
+
+def test_of_too_many_payments_some_customers_are_replayed_whole(monkeypatch):
+    monkeypatch.setattr(replay, "MAXIMUM_ROWS", 1000)
+    log = RecordedLog(decisions(4000, days=4))
+    recent = retrain.recent_requests(FOLDER, log, now_ms=TO_MS, champion=None)
+    _, counts = np.unique(recent.matrix.unit, return_counts=True)
+    assert 700 < len(recent.matrix) < 1300
+    assert set(counts.tolist()) == {8}
+    assert "of 4000 logged decisions" in recent.source
