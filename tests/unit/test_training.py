@@ -1,7 +1,6 @@
 """From payments to a registered version: what is learned, what is judged, and what is refused."""
 
 import dataclasses
-import json
 from dataclasses import replace
 
 import msgspec
@@ -12,6 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from mlplatform.errors import InputInvalid
+from mlplatform.features.feast_sqlite import FeastSqlite
+from mlplatform.features.inputs import InputPlan
+from mlplatform.features.offline import OfflineTable
+from mlplatform.features.snapshots import materialize
+from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.registry.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.registry.versions import Rejection, Version
 from mlplatform.training import candidate as candidates
@@ -20,7 +24,6 @@ from mlplatform.training.candidate import candidate_from_onnx, train
 from mlplatform.training.dataset import DAY_MS, Dataset, Labelled, Matrix, dataset, window
 from mlplatform.training.folder import load_folder
 from mlplatform.training.onnx_file import OnnxFile
-from mlplatform.validation import replay
 from mlplatform.validation.evaluate import load_runnable
 
 FOLDER = load_folder("fraud")
@@ -341,52 +344,88 @@ def test_inputs_of_a_champion_are_kept_beside_the_declared_ones():
         built.rows.matrix.columns([*NAMES, "no_such_feature"])
 
 
-class RecordedLog:
-    """A decision log that answers every read with the same records."""
-
-    def __init__(self, records):
-        self._records = records
-
-    def read(self, span):
-        kept = [r for r in self._records if span.from_ms <= r["event_ms"] < span.to_ms]
-        types = [("decision_id", pa.string()), ("event_ms", pa.int64()), ("unit", pa.int64())]
-        return pa.Table.from_pylist(kept, pa.schema([*types, ("payload", pa.string())]))
+PLAYED_MS = TO_MS
+REPLAY_FROM_MS, REPLAY_TO_MS = PLAYED_MS + 4 * DAY_MS, PLAYED_MS + 11 * DAY_MS
+IN_THE_MORNING_MS = 5 * 3_600_000
+SNAPSHOT_LAG_MS = 2 * 3_600_000
 
 
-def decisions(count: int, days: int) -> list[dict]:
-    features = {n: 2.0 for v in FOLDER.views for n in v.feature_names}
-    payload = {"request": {"amount": 50.0, "customer_id": 1}, "features": features, "client": "x"}
-    return [
-        {
-            "decision_id": str(i),
-            "event_ms": TO_MS - (i % days + 1) * DAY_MS + i,
-            "unit": i % 500 + 1,
-            "payload": json.dumps(payload),
-        }
-        for i in range(count)
-    ]
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """An offline table of 12 days, and the inputs that serving read on the days of a replay."""
+    folder = tmp_path_factory.mktemp("played")
+    population = Population(customers=40, terminals=30, payments_per_day=60, fraud_share=0.1)
+    offline = history(folder, population, days=12)
+    online = FeastSqlite(folder / "online.db", "fraud", FOLDER.views)
+    plan = InputPlan(DEFINITION, FOLDER.views)
+    served, midnight_ms = [], PLAYED_MS
+    for event_ms, payment in replayable(offline):
+        while midnight_ms + SNAPSHOT_LAG_MS <= event_ms:
+            available_ms = midnight_ms + SNAPSHOT_LAG_MS
+            materialize(offline, FOLDER.views, midnight_ms, online, available_ms)
+            midnight_ms += DAY_MS
+        keys = {entity: payment[name] for entity, name in DEFINITION.entities.items()}
+        served.append(plan.row(payment, event_ms, online.read(keys, event_ms).values))
+    online.close()
+    return offline, np.array(served, np.float32)
 
 
-def test_recent_payments_are_replayed_with_the_inputs_as_served():
-    log = RecordedLog(decisions(20, days=3))
-    recent = retrain.recent_requests(FOLDER, log, now_ms=TO_MS + 5000, champion=None)
-    row = dict(zip(recent.matrix.names, recent.matrix.x[0], strict=True))
-    assert len(recent.matrix) == 20
-    assert (row["amount"], row["customer_mean_30d"], row["amount_to_mean_30d"]) == (50, 2, 25)
-    assert sorted(recent.matrix.event_ms.tolist()) == recent.matrix.event_ms.tolist()
+def history(folder, population: Population, days: int) -> OfflineTable:
+    offline = OfflineTable(folder / "fraud", DEFINITION)
+    table = generate(seed=4, start_ms=PLAYED_MS, days=days, population=population)
+    offline.import_history(table, b"k" * 32)
+    return offline
 
 
-def test_a_log_of_less_than_two_whole_days_is_not_replayed():
-    for records in ([], decisions(20, days=1)):
-        log = RecordedLog(records)
-        assert retrain.recent_requests(FOLDER, log, now_ms=TO_MS + 5, champion=None) is None
+def replayable(offline: OfflineTable) -> list[tuple[int, dict]]:
+    """Event time and payment, as they came."""
+    asked = offline.requests(REPLAY_FROM_MS, REPLAY_TO_MS).order("event_time, request_id")
+    rows = asked.to_arrow_table()
+    times_ms = rows.column("event_time").cast(pa.int64()).to_numpy() // 1000
+    return list(zip(times_ms.tolist(), rows.to_pylist(), strict=True))
 
 
-def test_of_too_many_payments_some_customers_are_replayed_whole(monkeypatch):
-    monkeypatch.setattr(replay, "MAXIMUM_ROWS", 1000)
-    log = RecordedLog(decisions(4000, days=4))
-    recent = retrain.recent_requests(FOLDER, log, now_ms=TO_MS, champion=None)
-    _, counts = np.unique(recent.matrix.unit, return_counts=True)
-    assert 700 < len(recent.matrix) < 1300
-    assert set(counts.tolist()) == {8}
-    assert "of 4000 logged decisions" in recent.source
+def recent_of(offline: OfflineTable, champion=None, as_of_ms=REPLAY_TO_MS + IN_THE_MORNING_MS):
+    return retrain.recent_requests(FOLDER, offline, as_of_ms=as_of_ms, champion=champion)
+
+
+def test_a_replay_covers_the_whole_days_that_no_fit_has_seen_matured_or_not(played):
+    offline, _ = played
+    bounds = window(DEFINITION, REPLAY_TO_MS + IN_THE_MORNING_MS)
+    recent = recent_of(offline)
+    days = (recent.matrix.event_ms - PLAYED_MS) // DAY_MS
+    assert sorted(set(days.tolist())) == [4, 5, 6, 7, 8, 9, 10]
+    assert bounds.holdout_from_ms == REPLAY_FROM_MS
+    assert bounds.to_ms == REPLAY_TO_MS - DEFINITION.label.maturity_days * DAY_MS
+    assert recent.matrix.event_ms.tolist() == [event_ms for event_ms, _ in replayable(offline)]
+    assert recent.source == "payments of the last 7 days"
+
+
+def test_a_replay_has_the_inputs_that_serving_read(played):
+    offline, served = played
+    recent = recent_of(offline)
+    assert recent.matrix.names == NAMES
+    np.testing.assert_array_equal(recent.matrix.x, served)
+    assert 0 < np.isnan(served).mean() < 0.5
+    customers = [payment["customer_id"] for _, payment in replayable(offline)]
+    assert recent.matrix.unit.tolist() == customers
+
+
+def test_a_replay_has_the_inputs_of_the_champion_too(played, trained):
+    offline, _ = played
+    weekday = msgspec.structs.replace(DEFINITION.inputs[1], name="weekday", kind="day_of_week")
+    own = load_runnable(trained.folder)
+    inputs = (*own.bundle.inputs, weekday)
+    champion = replace(own, bundle=msgspec.structs.replace(own.bundle, inputs=inputs))
+    recent = recent_of(offline, champion)
+    assert recent.matrix.names == (*NAMES, "weekday")
+    expected = (recent.matrix.event_ms // DAY_MS + 3) % 7
+    np.testing.assert_array_equal(recent.matrix.columns(["weekday"])[:, 0], expected)
+
+
+def test_fewer_than_two_whole_days_are_not_replayed(tmp_path):
+    assert recent_of(OfflineTable(tmp_path / "nothing", DEFINITION)) is None
+    offline = history(tmp_path, Population(customers=5, terminals=5, payments_per_day=40), days=2)
+    second_ms = PLAYED_MS + DAY_MS
+    assert recent_of(offline, as_of_ms=second_ms + DAY_MS - 1) is None
+    assert recent_of(offline, as_of_ms=second_ms + DAY_MS).source == "payments of the last 2 days"
