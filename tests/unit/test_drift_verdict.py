@@ -32,9 +32,9 @@ POLICY = DriftPolicy(
     minimum_rows=1000,
     false_alarm_share=0.01,
     psi=0.2,
-    wasserstein=0.1,
+    wasserstein=0.15,
     inputs=INPUTS,
-    matured_positives=60,
+    matured_positives=100,
     claim_s=600,
     page_after_days=14,
 )

@@ -10,6 +10,7 @@ from scipy.stats import wasserstein_distance
 
 from mlplatform.features.rows import check_history, history_schema
 from mlplatform.models.definition import load_definition
+from mlplatform.models.fraud.generator import LARGE_SHARE, PRICE_LEVEL
 from mlplatform.models.fraud.sources import Population, generate, sample_customers
 
 FRAUD = load_definition("fraud")
@@ -90,6 +91,19 @@ def test_the_change_shows_in_the_amounts_of_its_first_day_and_not_before(seed: i
 
     assert max(distance(10), distance(11)) < FRAUD.drift.wasserstein
     assert min(distance(12), distance(13)) > 2 * FRAUD.drift.wasserstein
+
+
+def test_after_the_change_all_prices_are_higher_and_some_genuine_payments_are_large() -> None:
+    change = START_MS + 10 * DAY_MS
+    table = generate(seed=6, start_ms=START_MS, days=20, pattern_change_ms=change, population=SMALL)
+    genuine = table.column("label").to_numpy() == 0
+    later = times_ms(table) >= change
+    amount = table.column("amount").to_numpy()
+    before, after = amount[genuine & ~later], amount[genuine & later]
+    rise = np.quantile(after, 0.1) / np.quantile(before, 0.1)
+    assert rise == pytest.approx(PRICE_LEVEL, rel=0.05)
+    large = np.quantile(before, 0.995) * PRICE_LEVEL
+    assert 3 * 0.005 < (after > large).mean() < LARGE_SHARE
 
 
 def test_after_the_change_most_fraud_is_of_the_new_pattern() -> None:
