@@ -7,6 +7,7 @@ import collections
 import concurrent.futures
 import contextlib
 import itertools
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from mlplatform.cli.log import app as log_commands
 from mlplatform.gateway.routing import bucket
 from mlplatform.registry.bundle import load_bundle
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
@@ -78,6 +81,21 @@ def test_a_score_is_answered_and_recorded(world: ScoringWorld, client: httpx.Cli
     assert payload["idempotency_key"] == "first"
     assert payload["client"] == "default"
     assert set(payload["feature_times"]) == {"customer_stats", "terminal_stats"}
+
+
+@pytest.mark.parametrize("amount", [10.0, 620.0, 955.5])
+def test_an_answer_is_explained_from_its_record(
+    world: ScoringWorld, client: httpx.Client, amount: float
+) -> None:
+    answer = client.post("/score", json=payment(amount)).json()
+    home = {"MLPLATFORM_HOME": str(world.home.root)}
+    result = CliRunner().invoke(
+        log_commands, ["explain", answer["decision_id"], "--json"], env=home
+    )
+    assert result.exit_code == 0
+    (explanation,) = json.loads(result.stdout)["explanations"]
+    assert explanation["again"]["decision"] == answer["decision"]
+    assert explanation["again"]["reasons"] == [r["code"] for r in answer["reasons"]]
 
 
 def test_an_approval_needs_no_reasons(client: httpx.Client) -> None:

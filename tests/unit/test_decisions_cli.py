@@ -90,6 +90,6 @@ def test_what_is_not_there_is_exit_code_2(
 
 def test_help_has_examples() -> None:
     """Each command shows how it is called."""
-    for command in ([], ["verify"], ["show"]):
+    for command in ([], ["verify"], ["show"], ["explain"]):
         result = RUNNER.invoke(log_commands.app, [*command, "--help"])
         assert "mlplatform log" in result.output

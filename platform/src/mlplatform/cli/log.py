@@ -1,4 +1,4 @@
-"""Look into the decision log: is it whole, and what does it say about one decision."""
+"""Look into the decision log: is it whole, what does it say about one decision, and why."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from mlplatform import settings
+from mlplatform.cli.explanations import explain_again, print_explanations
 from mlplatform.cli.output import ERR, FAILED, OUT, AsJson, exit_code, print_fields, print_json
 from mlplatform.decisions.log import ManifestHead, Span, VerifyReport
 from mlplatform.decisions.records import COLUMNS
@@ -22,8 +24,9 @@ from mlplatform.settings import Settings
 
 AnchorOf = Callable[[Settings], ManifestHead | None]
 
-_EXAMPLES = """Examples: mlplatform log verify; mlplatform log show 0198c2f0a4 --json.
-Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log or decision."""
+_EXAMPLES = """Examples: mlplatform log verify; mlplatform log show 0198c2f0a4 --json;
+mlplatform log explain 0198c2f0a4.
+Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
 
 
 def unanchored(_: Settings) -> ManifestHead | None:
@@ -60,6 +63,26 @@ def commands(anchor_of: AnchorOf = unanchored) -> typer.Typer:
             print_json(records)
         else:
             _print_records(records)
+
+    @app.command(epilog="Example: mlplatform log explain 0198c2f0a4")
+    def explain(
+        decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+        json: AsJson = False,
+    ) -> None:
+        """Decide again from the record and its bundle: is it the same (else exit code 1), and why.
+
+        Reasons are the inputs whose ordinary value would have lowered the score most. Of an answer
+        that no model gave, they are the rules that decided.
+        """
+        given = settings.load(os.environ)
+        with _errors_as_exit_codes(), closing(_open(given)) as log:
+            explanations = explain_again(_records(log, decision_id), given.home.bundles)
+        equal = all(not e.differences for e in explanations)
+        if json:
+            print_json({"equal": equal, "explanations": msgspec.to_builtins(explanations)})
+        else:
+            print_explanations(explanations)
+        raise typer.Exit(0 if equal else FAILED)
 
     return app
 

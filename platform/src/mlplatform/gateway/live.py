@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from mlplatform.features.inputs import InputPlan
 from mlplatform.gateway.answers import ArmState, ModelState
 from mlplatform.gateway.breaker import Breaker
 from mlplatform.gateway.predictor import Limits, Predictor
+from mlplatform.gateway.reasons import ordinary_row
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.registry.bundle import Bundle, load_bundle
 from mlplatform.rollout.routes import Arm, Routes, no_routes
@@ -110,12 +110,11 @@ class LiveModel:
 
     def _target(self, arm: Arm) -> Target:
         bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
-        values = [bundle.reference[name] for name in bundle.input_names]
         return Target(
             arm=arm,
             bundle=bundle,
             plan=InputPlan(self.definition, self._views, bundle.inputs),
-            reference=tuple(math.nan if value is None else value for value in values),
+            reference=ordinary_row(bundle),
             predictor=self._new_predictor(arm.service, Limits()),
             shadow=self._new_predictor(arm.service, SHADOW_LIMITS),
             breaker=Breaker(self.definition.breaker),

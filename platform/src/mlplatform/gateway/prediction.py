@@ -13,6 +13,7 @@ from mlplatform.gateway.fallback import ModelStep, Step, step_until
 from mlplatform.gateway.live import Live, Target
 from mlplatform.gateway.oip import OWN_FAILURES, FailureReason, PredictionFailed
 from mlplatform.gateway.reasons import MOST, strongest, without_each
+from mlplatform.registry.bundle import Bundle
 from mlplatform.registry.rules import Decision, evaluate
 
 SAFE_DEFAULT: Decision = "review"
@@ -121,15 +122,21 @@ def without_model(live: Live, facts: Facts) -> Verdict:
     """What the rules of the champion's bundle say; where they abstain, the safe default."""
     champion = live.champion
     if champion is not None:
-        names = champion.bundle.input_names
-        inputs = dict(zip(names, facts.row(champion), strict=True))
-        outcome = evaluate(champion.bundle.rules, inputs)
-        if outcome is not None:
-            texts = {rule.code: rule.text for rule in champion.bundle.rules}
-            reasons = tuple(ReasonGiven(code, texts[code]) for code in outcome.codes[:MOST])
-            shown = reasons if outcome.decision != "approve" else ()
-            return Verdict(outcome.decision, "rules", champion, reasons=shown)
+        decided = ruled(champion.bundle, facts.row(champion))
+        if decided is not None:
+            decision, reasons = decided
+            shown = reasons if decision != "approve" else ()
+            return Verdict(decision, "rules", champion, reasons=shown)
     return Verdict(SAFE_DEFAULT, "default", None, reasons=(DEFAULT_REASON,))
+
+
+def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonGiven, ...]] | None:
+    """What the bundle's rules decide about a row of its inputs, and why; None: they abstain."""
+    outcome = evaluate(bundle.rules, dict(zip(bundle.input_names, row, strict=True)))
+    if outcome is None:
+        return None
+    texts = {rule.code: rule.text for rule in bundle.rules}
+    return outcome.decision, tuple(ReasonGiven(c, texts[c]) for c in outcome.codes[:MOST])
 
 
 async def _reasons(

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from mlplatform.registry.bundle import Bundle
+
 MOST = 3
+
+
+def ordinary_row(bundle: Bundle) -> tuple[float, ...]:
+    """The reference value of each input, in order; NaN where missing is ordinary."""
+    values = (bundle.reference[name] for name in bundle.input_names)
+    return tuple(math.nan if value is None else value for value in values)
 
 
 def without_each(row: Sequence[float], reference: Sequence[float]) -> list[list[float]]:

@@ -1,0 +1,289 @@
+"""A logged decision made again: does it follow from its record and its bundle, and what drove it?
+
+The log keeps the request and the features as they were read, and names the bundle by its digest:
+with the three of them the gateway's own functions must come to the same answer, also years later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mlplatform.decisions.records import Record
+from mlplatform.errors import Corrupt, NotFound
+from mlplatform.features.definitions import load_views
+from mlplatform.features.inputs import InputPlan
+from mlplatform.gateway.prediction import DEFAULT_REASON, SAFE_DEFAULT, ruled
+from mlplatform.gateway.reasons import MOST, ordinary_row, strongest, without_each
+from mlplatform.models.definition import load_definition, model_folder
+from mlplatform.predictor.model import Score, scorer
+from mlplatform.registry.bundle import MODEL_FILE, Bundle, load_bundle
+from mlplatform.registry.rules import Decision, Rule
+
+SCORE_TOLERANCE = 1e-6
+Row = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Decider:
+    """A bundle on disk, ready to decide again."""
+
+    bundle: Bundle
+    plan: InputPlan
+    score: Score
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was decided; without a score where no model was asked.
+
+    `reasons` are codes, strongest first, as an answer gives them: none for an approval.
+    """
+
+    decision: str
+    score: float | None = None
+    raw: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+class InputCause(msgspec.Struct, frozen=True, tag="input", tag_field="by"):
+    """An input that raised the score, and what would have come out had it been ordinary.
+
+    Missing values are None.
+    """
+
+    code: str
+    text: str
+    input: str
+    value: float | None
+    ordinary: float | None
+    score_then: float
+    decision_then: Decision
+
+
+class RuleCause(msgspec.Struct, frozen=True, tag="rule", tag_field="by"):
+    """A rule that decided, with the values that its conditions read; missing ones are None."""
+
+    code: str
+    text: str
+    values: dict[str, float | None]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of a decision, beside what is computed from it again.
+
+    `again` is None where nothing was decided: a shadow copy that failed.
+    """
+
+    kind: str
+    decision_id: str
+    model: str
+    event_ms: int
+    answered_by: str | None
+    version: int | None
+    bundle: str | None
+    degraded_reason: str | None
+    logged: Outcome | None
+    again: Outcome | None
+    causes: tuple[InputCause | RuleCause, ...] = ()
+    note: str | None = None
+    differences: tuple[str, ...] = ()
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    """What is read of the payloads of decisions and shadows."""
+
+    request: dict[str, Any] = {}
+    features: dict[str, float | None] = {}
+    raw: float | None = None
+    reasons: tuple[str, ...] = ()
+    reasons_omitted: str | None = None
+    failures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    outcome: Outcome | None
+    causes: tuple[InputCause | RuleCause, ...] = ()
+    note: str | None = None
+
+
+def load_decider(bundles: Path, model: str, digest: str) -> Decider:
+    """The bundle of that digest, every file of it checked.
+
+    Raises:
+        NotFound: no such bundle, or model folder, is here.
+        ConfigInvalid: the model folder no longer has an input of the bundle.
+        Corrupt: a file of the bundle is not what its digest says.
+    """
+    folder = bundles / digest
+    if not folder.is_dir():
+        raise NotFound(f"bundle {digest} is not in {bundles}; the registry keeps every version")
+    bundle = load_bundle(folder, digest)
+    views = load_views(model_folder(model))
+    plan = InputPlan(load_definition(model), views, bundle.inputs)
+    return Decider(bundle, plan, scorer(folder / MODEL_FILE))
+
+
+def explained(
+    records: Sequence[Record], decider_of: Callable[[str, str], Decider]
+) -> list[Explanation]:
+    """The decision among the records of one decision id, then the shadow of it if there is one.
+
+    Args:
+        decider_of: gives the bundle of a model and digest.
+
+    Raises:
+        NotFound: there is no decision among them, or its payload was erased.
+        Corrupt: the payload is not that of a decision.
+    """
+    decision = next((r for r in records if r.kind == "decision"), None)
+    if decision is None:
+        raise NotFound("there is no decision among these records")
+    asked = _payload(decision)
+    return [
+        _explanation(record, asked, decider_of)
+        for record in records
+        if record.kind in ("decision", "shadow")
+    ]
+
+
+def _explanation(
+    record: Record, asked: _Payload, decider_of: Callable[[str, str], Decider]
+) -> Explanation:
+    own = _payload(record)
+    again = _again(record, asked, decider_of)
+    logged = None
+    if record.decision is not None:
+        logged = Outcome(record.decision, record.score, own.raw, own.reasons)
+    return Explanation(
+        kind=record.kind,
+        decision_id=record.decision_id,
+        model=record.model,
+        event_ms=record.event_ms,
+        answered_by=record.answered_by,
+        version=record.version,
+        bundle=record.bundle,
+        degraded_reason=record.degraded_reason,
+        logged=logged,
+        again=again.outcome,
+        causes=again.causes,
+        note=again.note or _failures(own),
+        differences=_differences(
+            logged,
+            again.outcome,
+            has_reasons=record.kind == "decision" and own.reasons_omitted is None,
+        ),
+    )
+
+
+def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Decider]) -> _Again:
+    if record.decision is None:
+        return _Again(None, note=f"nothing was decided: {record.degraded_reason}")
+    if record.answered_by == "default":
+        outcome = Outcome(SAFE_DEFAULT, reasons=(DEFAULT_REASON.code,))
+        tried = _failures(asked) or "no model answered"
+        return _Again(outcome, note=f"{tried}; the rules abstained: the safe default holds")
+    if record.bundle is None:
+        raise Corrupt(f"decision {record.decision_id} names no bundle")
+    decider = decider_of(record.model, record.bundle)
+    row = decider.plan.row(asked.request, record.event_ms, asked.features)
+    if record.answered_by == "rules":
+        return _by_rules(decider.bundle, row)
+    return _by_model(decider, row)
+
+
+def _by_model(decider: Decider, row: Row) -> _Again:
+    bundle = decider.bundle
+    (raw,) = _scores(decider, [row])
+    raw_without = _scores(decider, without_each(row, ordinary_row(bundle)))
+    score = bundle.calibrate(raw)
+    decision = bundle.decide(score)
+    inputs = strongest(decider.plan.names, raw, raw_without, MOST)
+    then = dict(zip(decider.plan.names, zip(row, raw_without, strict=True), strict=True))
+    causes = tuple(_input_cause(bundle, name, *then[name]) for name in inputs)
+    codes = tuple(cause.code for cause in causes) if decision != "approve" else ()
+    return _Again(Outcome(decision, score, raw, codes), causes)
+
+
+def _input_cause(bundle: Bundle, name: str, value: float, raw_then: float) -> InputCause:
+    reason, score_then = bundle.reasons[name], bundle.calibrate(raw_then)
+    return InputCause(
+        code=reason.code,
+        text=reason.analyst,
+        input=name,
+        value=_present(value),
+        ordinary=bundle.reference[name],
+        score_then=score_then,
+        decision_then=bundle.decide(score_then),
+    )
+
+
+def _by_rules(bundle: Bundle, row: Row) -> _Again:
+    decided = ruled(bundle, row)
+    if decided is None:
+        outcome = Outcome(SAFE_DEFAULT, reasons=(DEFAULT_REASON.code,))
+        return _Again(outcome, note="the rules abstain")
+    decision, reasons = decided
+    rules = {rule.code: rule for rule in bundle.rules}
+    inputs = dict(zip(bundle.input_names, row, strict=True))
+    causes = tuple(_rule_cause(rules[reason.code], inputs) for reason in reasons)
+    codes = tuple(reason.code for reason in reasons) if decision != "approve" else ()
+    return _Again(Outcome(decision, reasons=codes), causes)
+
+
+def _rule_cause(rule: Rule, inputs: dict[str, float]) -> RuleCause:
+    values = {condition.input: _present(inputs[condition.input]) for condition in rule.when}
+    return RuleCause(rule.code, rule.text, values)
+
+
+def _scores(decider: Decider, rows: Sequence[Row]) -> list[float]:
+    scores: list[float] = decider.score(np.array(rows, np.float32)).tolist()
+    if not all(map(math.isfinite, scores)):
+        raise Corrupt(f"the model of bundle {decider.bundle.digest} gives {scores}")
+    return scores
+
+
+def _differences(
+    logged: Outcome | None, again: Outcome | None, *, has_reasons: bool
+) -> tuple[str, ...]:
+    if logged is None or again is None:
+        return ()
+    pairs = {"decision": (logged.decision, again.decision)}
+    if not _close(logged.score, again.score):
+        pairs["score"] = (str(logged.score), str(again.score))
+    if has_reasons:
+        pairs["reasons"] = (", ".join(logged.reasons), ", ".join(again.reasons))
+    return tuple(
+        f"{name}: {one or 'none'} in the log, {other or 'none'} computed again"
+        for name, (one, other) in pairs.items()
+        if one != other
+    )
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= SCORE_TOLERANCE
+
+
+def _failures(payload: _Payload) -> str | None:
+    return "; ".join(f"{step}: {reason}" for step, reason in payload.failures) or None
+
+
+def _present(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _payload(record: Record) -> _Payload:
+    if not record.payload:
+        raise NotFound(f"the payload of {record.kind} {record.decision_id} was erased")
+    try:
+        return msgspec.convert(record.payload, _Payload)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"{record.kind} {record.decision_id}: payload: {error}") from error
