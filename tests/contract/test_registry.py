@@ -17,7 +17,7 @@ from mlplatform.canonical import digest
 from mlplatform.drift.profile import Column, Profile
 from mlplatform.errors import NotFound, Unavailable
 from mlplatform.models.definition import InputSpec
-from mlplatform.registry.aliases import MlflowAliases
+from mlplatform.registry.mlflow_rest import MlflowRest
 from mlplatform.registry.bundle import (
     MODEL_FILE,
     AlertBand,
@@ -232,14 +232,17 @@ def test_an_alias_shows_the_last_version_that_it_was_pointed_at(registry, uri, t
     for seed in (1, 2):
         folder, bundle = written(tmp_path, seed, "alias")
         registry.register(folder, facts_of(bundle))
-    aliases = MlflowAliases(uri, "no token is asked for")
+    aliases = MlflowRest(uri, "no token is asked for")
+    assert aliases.get("alias", 2) == registry.get("alias", 2)
     for version in (2, 2, 1):
         aliases.show("alias", "champion", version)
         shown = registry._client.get_model_version_by_alias("alias", "champion")
         assert int(shown.version) == version
 
 
-def test_what_does_not_exist_is_not_found(registry):
+def test_what_does_not_exist_is_not_found(registry, uri):
+    with pytest.raises(NotFound):
+        MlflowRest(uri, "no token is asked for").get("no-such-model", 1)
     with pytest.raises(NotFound):
         registry.get("no-such-model", 1)
     with pytest.raises(NotFound):

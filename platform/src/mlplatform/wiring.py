@@ -26,8 +26,8 @@ from mlplatform.models.definition import (
 from mlplatform.orchestration.approvals import PrefectApprovals
 from mlplatform.orchestration.prefect import PrefectApi
 from mlplatform.pseudonym import load_or_create_key
-from mlplatform.registry.aliases import MlflowAliases
 from mlplatform.registry.bundle import load_bundle
+from mlplatform.registry.mlflow_rest import MlflowRest
 from mlplatform.rollout.ports import Ports
 from mlplatform.rollout.routes import Arm
 from mlplatform.rollout.sqlite import SqliteRollouts
@@ -116,6 +116,10 @@ class Platform:
 
         return MlflowRegistry(self.settings.mlflow_url, self.mlflow_token())
 
+    @functools.cached_property
+    def mlflow_rest(self) -> MlflowRest:
+        return MlflowRest(self.settings.mlflow_url, self.mlflow_token())
+
     def bundle(self, model: str, arm: Arm) -> Path:
         """The folder of an arm's bundle, here and checked; fetched from the registry if need be.
 
@@ -173,7 +177,4 @@ class _Versions:
         return self._platform.bundle(model, Arm(version, into.name, into.name))
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        settings = self._platform.settings
-        MlflowAliases(settings.mlflow_url, self._platform.mlflow_token()).show(
-            model, alias, version
-        )
+        self._platform.mlflow_rest.show(model, alias, version)

@@ -29,7 +29,6 @@ def demo(
     fresh: Annotated[
         bool, typer.Option(help="Delete what an earlier demo left in the home folder.")
     ] = False,
-    rate: Annotated[float, typer.Option(help="Requests a second at the most.", min=10)] = 900.0,
 ) -> None:
     """Close the loop on recorded time: train, promote, drift, retrain, shadow, canary, roll back.
 
@@ -46,5 +45,5 @@ def demo(
             raise Busy("a platform runs in this home folder: `mlplatform down` stops it")
         if (settings.home.demo / "state.json").exists():
             shutil.rmtree(settings.home.root)
-    options = Options(transactions, seed, keep, resume, rate)
+    options = Options(transactions, seed, keep, resume)
     raise typer.Exit(asyncio.run(run(settings, options)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Sequence
+import signal
+import sys
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ from mlplatform.jobs import features
 from mlplatform.settings import Settings
 from mlplatform.wiring import Platform, api_key
 
-RATE = 900.0  # requests a second at the most
+QUIET_RATE = 1600.0  # requests a second at the most
+BUSY_RATE = 700.0  # while a model is trained or ramps: flows need the same two cores
+DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
+CHUNK = 500  # rows between two saves of the state
 CONTINUE_EXIT = 75  # EX_TEMPFAIL: `mlplatform demo --resume` goes on
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,6 @@ class Options:
     seed: int
     keep: bool
     resume: bool
-    rate: float = RATE
 
 
 async def run(settings: Settings, options: Options) -> int:
@@ -65,6 +69,7 @@ async def run(settings: Settings, options: Options) -> int:
         )
     diary = Diary(folder / "state.json", state, _shown)
     process = PlatformProcess(settings)
+    _end_on_sigterm()
     try:
         return await _play(Platform(settings), process, diary, source, options)
     except Unavailable as gone:
@@ -94,9 +99,7 @@ async def _play(
     definition = platform.definition(MODEL)
     recording = Recording(source.live, tuple(definition.request))
     key = api_key(platform.settings)
-    async with Player(
-        recording, platform.settings.gateway_url, MODEL, key, rate=options.rate
-    ) as player:
+    async with Player(recording, platform.settings.gateway_url, MODEL, key) as player:
         player.go_on_from(state.position, state.labelled, state.degraded, state.retries)
         story = Story(
             platform, process, diary, lambda: player.event_ms, platform.settings.home.demo
@@ -116,12 +119,18 @@ async def _tell(story: Story, player: Player, diary: Diary, process: PlatformPro
     running = [asyncio.create_task(story.passes())]
     try:
         await _beside(running, story.bootstrap())
-        running.append(asyncio.create_task(_days(story, player, diary, process)))
+        days = asyncio.create_task(_days(story, player, diary, process))
+        running.append(days)
         await _beside(running, _reached(player, diary, STALE_AFTER_DAYS))
         await _beside(running, story.stale_candidate())
+        slow_model = asyncio.create_task(story.slow_candidate())  # once there is a twin to make
+        running.append(slow_model)
         await _beside(running, story.learned_challenger())
         await _beside(running, story.stale_challenger())
+        await _beside(running, _finished(slow_model))
         await _beside(running, story.slow_challenger())
+        player.stopping = True
+        await days
     except LoopNotClosed as problem:
         return str(problem)
     finally:
@@ -140,16 +149,20 @@ async def _days(story: Story, player: Player, diary: Diary, process: PlatformPro
         if midnight - DAY_MS == state.change_ms:
             diary.tell(state.change_ms, "the pattern changes (nobody tells the platform)")
         end = player.recording.first_row_at(midnight)
-        while player.position < end:
-            await player.play(min(player.position + 500, end), process.alive)
+        while player.position < end and not player.stopping:
+            rate = BUSY_RATE if story.busy() else QUIET_RATE
+            await player.play(min(player.position + CHUNK, end), rate, process.alive)
             _save_counts(player, diary)
+        if player.stopping:
+            return
         await player.send_labels(midnight, process.alive)
         if checks is not None:
             await checks
         await story.midnight(midnight)
         state.next_midnight_ms = midnight + DAY_MS
         _save_counts(player, diary)
-        checks = asyncio.create_task(_check(story, player, midnight))
+        if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 1:
+            checks = asyncio.create_task(_check(story, player, midnight))
     raise LoopNotClosed("the recording ended before the story did")
 
 
@@ -160,13 +173,17 @@ async def _check(story: Story, player: Player, midnight: int) -> None:
     await story.watch_drift()
 
 
+async def _finished(task: asyncio.Task[None]) -> None:
+    await task
+
+
 async def _reached(player: Player, diary: Diary, days: float) -> None:
     """Returns once traffic has come so many days beyond going live."""
     while player.event_ms < diary.state.go_live_ms + days * DAY_MS:
         await asyncio.sleep(0.2)
 
 
-async def _beside(running: Sequence[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+async def _beside(running: list[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
     """Do the work; a failure of what runs beside it is a failure of the work."""
     task = asyncio.ensure_future(work)
     try:
@@ -174,10 +191,17 @@ async def _beside(running: Sequence[asyncio.Task[None]], work: Coroutine[Any, An
             done, _ = await asyncio.wait([task, *running], return_when=asyncio.FIRST_COMPLETED)
             for other in done - {task}:
                 other.result()
-                raise LoopNotClosed("what runs beside the story ended early")
+                running.remove(other)
         task.result()
     finally:
         task.cancel()
+
+
+def _end_on_sigterm() -> None:
+    """A SIGTERM ends the demo as Ctrl-C does: the platform is stopped, the state is kept."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def _state(folder: Path, options: Options) -> DemoState | None:

@@ -18,7 +18,7 @@ MODEL = "fraud"
 DAY_MS = 86_400_000
 FIRST_DAY_MS = 1_772_323_200_000  # 2026-03-01, a Sunday
 HISTORY_DAYS = 63  # 30-day windows, their delay, a training window and label maturity
-QUIET_DAYS = 3
+QUIET_DAYS = 2
 LIVE_DAYS = 40
 REQUESTS_A_DAY = 6_000
 

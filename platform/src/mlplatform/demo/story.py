@@ -6,27 +6,29 @@ Every step first looks whether it was done, so that a resumed demo does nothing 
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mlplatform.demo.process import PlatformProcess
-from mlplatform.demo.slow_model import slow_twin
-from mlplatform.demo.source import DAY_MS, MODEL
+from mlplatform.demo.source import MODEL
 from mlplatform.demo.state import Diary
 from mlplatform.errors import InputInvalid, NotFound, PlatformError, Unavailable
-from mlplatform.jobs.training import onnx_content
 from mlplatform.orchestration.prefect import FlowRun
+from mlplatform.registry.bundle import MODEL_FILE
 from mlplatform.rollout.state import RolloutState
 from mlplatform.wiring import Platform
 
-ENGINEER, APPROVER, TRAINER = "demo.engineer", "demo.approver", "drift-watch"
+ENGINEER, BRINGER, APPROVER = "demo.engineer", "demo.modeller", "demo.approver"
+TRAINER = "drift-watch"
+DAY_S = 86_400
 POLL_S = 0.3
 PASS_PAUSE_S = 0.5
-RUN_LIMIT_S = 300.0
-LOST_RUN_S = 90.0
-SLOW_SHARE_OF_GATE = 0.6
+RUN_LIMIT_S = 240.0
+SLOW_SHARE_OF_GATE = 0.12
 
 
 class LoopNotClosed(PlatformError):
@@ -53,6 +55,7 @@ class Story:
         self._diary = diary
         self._event_ms = event_ms
         self._folder = folder
+        self._making = False
 
     # What the scheduler does
 
@@ -83,27 +86,27 @@ class Story:
         """A run of a flow that completed; one that was lost with its process is started again.
 
         Raises:
-            LoopNotClosed: it failed.
+            LoopNotClosed: it failed, or none completed in time.
         """
-        while True:
+        deadline = time.monotonic() + RUN_LIMIT_S
+        while time.monotonic() < deadline:
             run = await self._follow(flow, parameters)
             if run is not None and run.state == "COMPLETED":
                 return run
             if run is not None and run.state == "FAILED":
                 raise LoopNotClosed(f"{flow} {run.name} failed: {run.message}")
+        raise LoopNotClosed(f"no run of {flow} completed within {RUN_LIMIT_S:.0f} s")
 
     async def _follow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun | None:
         """The run at its end; None where Prefect went away under it."""
         prefect, restarts = self._platform.prefect, self._process.restarts("prefect")
-        waited_s = 0.0
         try:
             run = await asyncio.to_thread(prefect.start, flow, parameters)
             while not run.final:
                 await asyncio.sleep(POLL_S)
-                waited_s += POLL_S
                 run = await asyncio.to_thread(prefect.run, run.id)
                 lost = self._process.restarts("prefect") != restarts
-                if waited_s > RUN_LIMIT_S or (lost and run.state == "RUNNING"):
+                if lost and run.state == "RUNNING":
                     return None
         except Unavailable:
             if not self._process.alive():
@@ -140,9 +143,10 @@ class Story:
         state = self._diary.state
         if state.stale_version is not None:
             return
+        as_of = datetime.fromtimestamp(state.go_live_ms / 1000 + DAY_S, UTC).isoformat()
         run = await self.run_flow(
             "retrain",
-            {"model": MODEL, "author": ENGINEER, "reason": "a candidate for later"},
+            {"model": MODEL, "author": ENGINEER, "reason": "one for later", "as_of": as_of},
         )
         state.stale_version = await self._version_of(run, ENGINEER)
         text = f"version {state.stale_version} is validated and put aside"
@@ -164,19 +168,33 @@ class Story:
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, never="CanaryStepped")
 
-    async def slow_challenger(self) -> None:
-        """A version that takes too long under load: rolled back in canary."""
+    async def slow_candidate(self) -> None:
+        """A model made elsewhere, which passes every gate: alone, one row is fast enough."""
         state = self._diary.state
         if state.slow_version is None:
-            path = await asyncio.to_thread(self._write_slow_model)
+            self._making = True
+            path = await self._write_slow_model()
             run = await self.run_flow(
-                "validate", {"model": MODEL, "onnx_path": str(path), "author": ENGINEER}
+                "validate", {"model": MODEL, "onnx_path": str(path), "author": BRINGER}
             )
-            state.slow_version = await self._version_of(run, ENGINEER)
+            state.slow_version = await self._version_of(run, BRINGER)
+            self._making = False
             self._diary.tell(self._event_ms(), f"version {state.slow_version} brings a slow model")
-        rollout = await self._open(state.slow_version, "an ensemble with a neural network")
+
+    async def slow_challenger(self) -> None:
+        """The version that takes too long under load: rolled back in canary."""
+        version = self._diary.state.slow_version
+        if version is None:
+            raise LoopNotClosed("there is no version with the slow model")
+        rollout = await self._open(version, "an ensemble with a neural network")
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, wanted="CanaryStepped")
+        champion = self._platform.rollouts.routes(MODEL).champion
+        learned = self._diary.state.learned_version
+        if champion is None or champion.version != learned:
+            raise LoopNotClosed(
+                f"version {learned} was to stay champion; the routes say {champion}"
+            )
 
     async def approve(self, rollout: RolloutState) -> None:
         """Answer the question of a rollout as a second person, once it is asked."""
@@ -227,17 +245,41 @@ class Story:
             raise LoopNotClosed(f"{run.name} completed and registered nothing")
         return max(own)
 
-    def _write_slow_model(self) -> Path:
-        champion = self._platform.rollouts.routes(MODEL).champion
-        if champion is None:
-            raise LoopNotClosed("there is no champion to make a slow twin of")
-        bundle = self._platform.bundle(MODEL, champion)
+    async def _write_slow_model(self) -> Path:
+        """The slow twin of the version that drift brought, made by another process."""
+        learned = await self._rollout_of(lambda s: s.author == TRAINER)
+        bundle = self._platform.bundle(MODEL, learned.challenger)
         gate_ms = self._platform.definition(MODEL).gates.latency_p99_ms
         path = self._folder / "slow.onnx"
-        path.write_bytes(slow_twin(onnx_content(bundle), gate_ms * SLOW_SHARE_OF_GATE))
+        command = ("-m", "mlplatform.demo.slow_model", str(bundle / MODEL_FILE), str(path))
+        made = await asyncio.create_subprocess_exec(
+            sys.executable, *command, str(gate_ms * SLOW_SHARE_OF_GATE)
+        )
+        if await made.wait() != 0:
+            raise LoopNotClosed("the slow model could not be made")
         return path
 
     # What the journal says
+
+    def _slow_meets_traffic(self) -> bool:
+        slow = self._diary.state.slow_version
+        return slow is not None and any(
+            s.phase == "canary" and s.challenger.version == slow
+            for s in self._platform.rollouts.active(MODEL)
+        )
+
+    def busy(self) -> bool:
+        """Whether a model is being made or a rollout is under way, but for the slow one's canary.
+
+        The slow model meets the traffic of a busy hour.
+        """
+        if self._slow_meets_traffic():
+            return False
+        if self._making or any(
+            i.state == "claimed" for i in self._platform.incidents.list(MODEL, closed=False)
+        ):
+            return True
+        return any(s.ramping for s in self._platform.rollouts.active(MODEL))
 
     def _all(self) -> list[RolloutState]:
         return self._platform.rollouts.active(MODEL, finished=True)
@@ -309,7 +351,3 @@ def _incident_words(incident: Any) -> str:
         reasons = "; ".join(incident.found.evidence.get("reasons", [])[:2])
         return f"drift since {changed}: incident {incident.id} opened ({reasons})"
     return f"incident {incident.id}: {incident.state}, {incident.note}"
-
-
-def days_between(first_ms: int, last_ms: int) -> float:
-    return (last_ms - first_ms) / DAY_MS

@@ -95,18 +95,15 @@ class Recording:
 class Player:
     """Sends rows in order with a few at a time, and remembers up to where all are answered.
 
-    Args:
-        rate: requests a second at the most, so that the flows of the same machine get their share.
+    Once `stopping` is set, what is under way is answered and nothing more is sent.
     """
 
-    def __init__(
-        self, recording: Recording, url: str, model: str, api_key: str, *, rate: float
-    ) -> None:
+    def __init__(self, recording: Recording, url: str, model: str, api_key: str) -> None:
         self.recording = recording
         self.counts = Counts()
         self.position = 0
         self.labelled = 0
-        self._rate = rate
+        self.stopping = False
         self._url = f"{url}/api/v1/models/{model}"
         self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
         self._decoder = msgspec.json.Decoder(Answer)
@@ -136,8 +133,11 @@ class Player:
         """Event time of the last transaction that was answered with all before it."""
         return int(self.recording.event_ms[max(self.position - 1, 0)])
 
-    async def play(self, end: int, alive: Callable[[], bool]) -> None:
+    async def play(self, end: int, rate: float, alive: Callable[[], bool]) -> None:
         """Send the rows from the present position up to (not including) `end`.
+
+        Args:
+            rate: requests a second at the most.
 
         Raises:
             Unavailable: the platform is gone, or one row stayed unanswered for two minutes.
@@ -147,7 +147,7 @@ class Player:
         began = time.monotonic()
 
         def due_at(row: int) -> float:
-            return began + (row - first) / self._rate
+            return began + (row - first) / rate
 
         await _all(*(self._work(rows, due_at, alive) for _ in range(WORKERS)))
 
@@ -180,6 +180,8 @@ class Player:
         self, rows: Iterator[int], due_at: Callable[[int], float], alive: Callable[[], bool]
     ) -> None:
         for row in rows:
+            if self.stopping:
+                return
             if (early_s := due_at(row) - time.monotonic()) > 0:
                 await asyncio.sleep(early_s)
             self.counts.requests += 1

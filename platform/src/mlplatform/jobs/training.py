@@ -40,7 +40,7 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Pr
     offline.project(platform.log)
     champion = _champion(platform, model)
     dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
-    recent = retrain.recent_requests(folder, platform.log, now_ms=now_ms, champion=champion)
+    recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
     return Prepared(dataset, champion, recent)
 
 

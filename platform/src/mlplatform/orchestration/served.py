@@ -7,6 +7,7 @@ no flow knows a model by name.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +41,7 @@ DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 3
 AUTOMATION = "drift-retrain"
+NICE = 19  # flows may take long; payments may not wait for them
 FIRST_TRIES, FIRST_PAUSE_S = 20, 0.5
 
 log = logging.getLogger(__name__)
@@ -100,14 +102,13 @@ def _ask_for_pass(api: PrefectApi, model: str) -> None:
 
 
 def _keep_automation() -> None:
-    from prefect.automations import Automation
     from prefect.client.orchestration import get_client
     from prefect.events.actions import RunDeployment
-    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
     with get_client(sync_client=True) as client:
         retrain = client.read_deployment_by_name(f"retrain/{DEPLOYMENT}")
-    automation = Automation(
+    automation = AutomationCore(
         name=AUTOMATION,
         description="A drift incident whose new pattern has matured starts a retrain.",
         trigger=EventTrigger(
@@ -144,6 +145,7 @@ def _keep_automation() -> None:
 
 
 def main() -> None:
+    os.nice(NICE)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     settings = wiring.settings()
     prefect_server.run(

@@ -16,13 +16,19 @@ import msgspec
 from mlplatform.canonical import canonical_json
 from mlplatform.errors import NotFound, PlatformError, Refused, Unavailable
 from mlplatform.registry.bundle import appear, load_bundle
-from mlplatform.registry.versions import Rejection, Version, VersionFacts
+from mlplatform.registry.versions import (
+    FACTS_TAG,
+    STATUS_TAG,
+    VALIDATED,
+    Rejection,
+    Version,
+    VersionFacts,
+    read_version,
+)
 
 ARTIFACT = "bundle"
 BUNDLE_TAG = "bundle"
-STATUS_TAG = "status"
-FACTS_TAG = "facts"
-VALIDATED, REJECTED = "validated", "rejected"
+REJECTED = "rejected"
 MAXIMUM_VERSIONS = 1000
 
 # Read by the client when it is imported or at each call; it has no other way to be told.
@@ -208,17 +214,12 @@ def _tags(facts: VersionFacts, status: str) -> dict[str, str]:
 
 
 def _version(found: Any) -> Version | None:
-    """A model version as this platform registered it; None for one that somebody else made."""
-    if found.tags.get(STATUS_TAG) != VALIDATED or FACTS_TAG not in found.tags:
-        return None
-    facts = msgspec.json.decode(found.tags[FACTS_TAG], type=VersionFacts)
-    return Version(
-        model=found.name,
-        version=int(found.version),
-        digest=facts.bundle,
+    return read_version(
+        found.name,
+        int(found.version),
+        found.tags,
         run_id=found.run_id,
         created_at_ms=int(found.creation_timestamp),
-        facts=facts,
     )
 
 

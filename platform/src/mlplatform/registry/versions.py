@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+
+STATUS_TAG = "status"
+FACTS_TAG = "facts"
+VALIDATED = "validated"
 
 
 class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +55,16 @@ class Rejection:
     digest: str
     run_id: str
     reasons: tuple[str, ...]
+
+
+def read_version(
+    model: str, version: int, tags: Mapping[str, str], *, run_id: str, created_at_ms: int
+) -> Version | None:
+    """A version from its tags; None for one that this platform did not register as validated."""
+    if tags.get(STATUS_TAG) != VALIDATED or FACTS_TAG not in tags:
+        return None
+    facts = msgspec.json.decode(tags[FACTS_TAG], type=VersionFacts)
+    return Version(model, version, facts.bundle, run_id, created_at_ms, facts)
 
 
 class Registry(Protocol):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 START_LIMIT_S: Final = 180
 STOP_LIMIT_S: Final = 5
+QUERY_S: Final = 0.5  # between two looks for runs that are due
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         # Prefect's default is pickle.
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
@@ -117,9 +117,7 @@ def _serve(
     from prefect.runner import Runner
 
     # What prefect.serve does, with a moment between registering and running.
-    runner = (
-        Runner(pause_on_shutdown=False, limit=limit) if limit else Runner(pause_on_shutdown=False)
-    )
+    runner = Runner(pause_on_shutdown=False, limit=limit, query_seconds=QUERY_S)
     for deployment in deployments:
         runner.add_deployment(deployment)
     on_ready()

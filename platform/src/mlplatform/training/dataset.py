@@ -236,6 +236,29 @@ def dataset(
     )
 
 
+def requests_between(
+    definition: ModelDefinition,
+    views: tuple[FeatureView, ...],
+    offline: OfflineTable,
+    *,
+    from_ms: int,
+    to_ms: int,
+    also: Sequence[InputSpec] = (),
+) -> Matrix:
+    """Requests in [from_ms, to_ms) with the inputs that serving read, labelled or not, in order.
+
+    Raises:
+        InputInvalid: late rows would falsify the features.
+    """
+    from mlplatform.features.join import training_join
+
+    asked = offline.requests(from_ms, to_ms).order("event_time, request_id").to_arrow_table()
+    table = training_join(offline, views, asked)
+    plan = input_plan(definition, views, also)
+    event_ms = _epoch_ms(table, "event_time")
+    return Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table))
+
+
 def input_plan(
     definition: ModelDefinition, views: tuple[FeatureView, ...], also: Sequence[InputSpec] = ()
 ) -> InputPlan:

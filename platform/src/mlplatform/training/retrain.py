@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from mlplatform.registry.versions import Registry, Rejection, Version, VersionFacts
 
 if TYPE_CHECKING:
-    from mlplatform.decisions.log import DecisionLog
     from mlplatform.features.offline import OfflineTable
     from mlplatform.training.candidate import Candidate
     from mlplatform.training.dataset import Dataset
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from mlplatform.validation.replay import Recent
 
 SEED = 20180401
+REPLAYED_ROWS = 20_000  # about; customers are taken whole
 
 log = logging.getLogger(__name__)
 
@@ -49,21 +49,27 @@ def build_dataset(
 
 
 def recent_requests(
-    folder: ModelFolder, decisions: DecisionLog, *, now_ms: int, champion: Runnable | None
+    folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
 ) -> Recent | None:
-    """Recent logged payments to replay; None while the log holds fewer than two whole days.
+    """The whole days since the fit's last, matured or not: no candidate has learned from them.
 
-    The held-out days of the training set then take their place.
+    Their labels are not needed: a replay asks what would have been decided. None where there are
+    fewer than two such days.
     """
-    from mlplatform.training.dataset import DAY_MS, input_plan
-    from mlplatform.validation.replay import recent_from_log
+    from mlplatform.training import dataset
+    from mlplatform.validation.replay import Recent
 
-    plan = input_plan(folder.definition, folder.views, champion.bundle.inputs if champion else ())
-    recent = recent_from_log(decisions, plan, model=folder.definition.name, to_ms=now_ms)
-    if recent is None or len(set((recent.matrix.event_ms // DAY_MS).tolist())) < 2:
-        log.info("the log holds fewer than two whole days: replaying the held-out days instead")
+    from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms
+    to_ms = as_of_ms // dataset.DAY_MS * dataset.DAY_MS
+    also = champion.bundle.inputs if champion else ()
+    matrix = dataset.requests_between(
+        folder.definition, folder.views, offline, from_ms=from_ms, to_ms=to_ms, also=also
+    )
+    days = len(set((matrix.event_ms // dataset.DAY_MS).tolist()))
+    if days < 2:
         return None
-    return recent
+    recent = Recent(matrix, f"payments of the last {days} days")
+    return recent.share(min(1.0, REPLAYED_ROWS / len(matrix)))
 
 
 def fit(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,20 +13,10 @@ from mlplatform.training.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.training.onnx_file import OnnxFile
 from mlplatform.validation.statistics import Band, share_band
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from mlplatform.decisions.log import DecisionLog
-    from mlplatform.features.inputs import InputPlan
-
-DAYS = 7
-MAXIMUM_ROWS = 15_000
-LOG_COLUMNS = ("decision_id", "event_ms", "unit", "payload")
-
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Recent payments with their inputs as served, and where they are from."""
+    """Recent payments with the inputs that serving read, and where they are from."""
 
     matrix: Matrix
     source: str
@@ -39,54 +27,6 @@ class Recent:
             return self
         kept = self.matrix.rows(share_of_units(self.matrix.unit, share))
         return Recent(kept, f"{self.source}, {share:g} of the customers")
-
-
-class _Payload(msgspec.Struct):
-    request: dict[str, msgspec.Raw]
-    features: dict[str, float | None]
-
-
-def recent_from_log(
-    log: DecisionLog, plan: InputPlan, *, model: str, to_ms: int, days: int = DAYS
-) -> Recent | None:
-    """Logged decisions of the latest whole days; None where there are none.
-
-    Of more than about MAXIMUM_ROWS a part of the customers is taken, whole. Inputs are filled from
-    the features as served, never looked up again.
-    """
-    import pyarrow as pa
-
-    from mlplatform.decisions.log import Span
-
-    end = to_ms // DAY_MS * DAY_MS
-    span = Span(model, ("decision",), from_ms=end - days * DAY_MS, to_ms=end, columns=LOG_COLUMNS)
-    table = log.read(span).sort_by([("event_ms", "ascending"), ("decision_id", "ascending")])
-    if table.num_rows == 0:
-        return None
-    chosen = share_of_units(_units(table), MAXIMUM_ROWS / table.num_rows)
-    kept = table.filter(pa.array(chosen))
-    return Recent(
-        matrix_from_log(kept, plan), f"{kept.num_rows} of {table.num_rows} logged decisions"
-    )
-
-
-def matrix_from_log(table: pa.Table, plan: InputPlan) -> Matrix:
-    """Inputs of logged decisions from what their payloads hold.
-
-    Raises:
-        InputInvalid: a payload without request or features.
-    """
-    decoder = msgspec.json.Decoder(_Payload)
-    event_ms = table.column("event_ms").to_numpy()
-    x = np.empty((table.num_rows, len(plan.names)), np.float32)
-    for row, text in enumerate(table.column("payload").to_pylist()):
-        try:
-            payload = decoder.decode(text or "")
-        except msgspec.DecodeError as error:
-            raise InputInvalid("decision log", row, str(error)) from error
-        request = {name: msgspec.json.decode(raw) for name, raw in payload.request.items()}
-        x[row] = plan.row(request, int(event_ms[row]), payload.features)
-    return Matrix(plan.names, x, event_ms, _units(table))
 
 
 def strengths(bundle: Bundle, model: OnnxFile, rows: Matrix) -> NDArray[np.int8]:
@@ -126,7 +66,3 @@ def predicted_band(decisions: NDArray[np.int8], recent: Recent, *, factor: float
 def flip_share(candidate: NDArray[np.int8], champion: NDArray[np.int8]) -> float:
     """Share of payments that the two decide differently; NaN without payments."""
     return float(np.mean(candidate != champion)) if len(candidate) else float("nan")
-
-
-def _units(table: pa.Table) -> NDArray[np.int64]:
-    return np.array([u or 0 for u in table.column("unit").to_pylist()], np.int64)

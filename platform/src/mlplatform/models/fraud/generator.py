@@ -10,8 +10,9 @@ Three patterns of fraud run at all times, a fourth only after a change:
 - *cash-out* (after the change): terminals that many customers' cards are drained at, in bursts of
   middling amounts by day.
 
-At the change the first three fade, cash-out starts, and the price level rises for everybody, so
-that the input distribution shows a change days before its labels arrive.
+At the change the first three fade, cash-out starts, the price level rises for everybody and some
+genuine payments become large (rent and travel go by card), so that the input distribution shows a
+change days before its labels arrive, and a model of the time before raises false alarms.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ HOURS = np.array(
 WEEK = np.array([0.985, 0.985, 0.99, 1.0, 1.02, 1.03, 0.99])
 
 PRICE_LEVEL = 1.4  # after the change
+LARGE_SHARE = 0.07  # of genuine payments after it: rent and travel, paid by card from then on
+LARGE_TIMES = (3.0, 7.0)  # what those are of a usual amount
 FADED = 0.25  # what is left of the first three patterns after it
 
 
@@ -166,8 +169,11 @@ def _nearby(world: _World, customer: Ints) -> Ints:
 
 
 def _usual_amount(world: _World, customer: Ints, event_us: Ints) -> Floats:
-    spread = world.random.gamma(3.0, 1.0 / 3.0, len(customer))
-    return world.mean_amount[customer] * spread * _prices(world, event_us)
+    count = len(customer)
+    spread = world.random.gamma(3.0, 1.0 / 3.0, count)
+    large = (world.random.uniform(size=count) < LARGE_SHARE) & (event_us >= world.change_us)
+    times = np.where(large, world.random.uniform(*LARGE_TIMES, count), 1.0)
+    return world.mean_amount[customer] * spread * times * _prices(world, event_us)
 
 
 def _prices(world: _World, event_us: Ints) -> Floats:
@@ -241,9 +247,9 @@ def _card_not_present(world: _World) -> _Payments:
 
 def _cash_out(world: _World) -> _Payments:
     """Terminals that are drained for some days, a burst each day, from the change on."""
-    random, days, size = world.random, 4, 12
+    random, days, size = world.random, 6, 9
     new_days = max(0.0, (world.start_us + world.days * DAY_US - world.change_us) / DAY_US)
-    count = random.poisson(_daily_frauds(world, 0.75) / size / days * (new_days + days))
+    count = random.poisson(_daily_frauds(world, 1.0) / size / days * (new_days + days))
     start = random.uniform(-days, new_days, count)
     noon = np.floor(np.repeat(start, days) + np.tile(np.arange(days), count)) + 0.5
     at_us = world.change_us // DAY_US * DAY_US + (noon * DAY_US).astype(np.int64)
