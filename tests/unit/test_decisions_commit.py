@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -12,7 +13,7 @@ from mlplatform.decisions import commit
 from mlplatform.decisions.commit import AsyncGroupCommit, GroupCommit
 from mlplatform.decisions.log import Appended, Entry, Outcome
 from mlplatform.decisions.records import Record
-from mlplatform.errors import Busy, InputInvalid, Refused, StaleFence
+from mlplatform.errors import Busy, InputInvalid, Refused, StaleFence, Unavailable
 
 
 def entry(name: str) -> Entry:
@@ -22,13 +23,17 @@ def entry(name: str) -> Entry:
 
 
 class MemoryLog:
-    """A log in memory; `gate` holds appends back, "bad" is refused, `stale` refuses all."""
+    """A log in memory; `gate` holds appends back, "bad" is refused, `stale` refuses all.
+
+    `broken` is an error that nobody has thought of: every heartbeat after it was set raises it.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.beats: list[int | None] = []
         self.closed = False
         self.stale = False
+        self.broken: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -47,6 +52,8 @@ class MemoryLog:
         return [Appended(first + i + 1) for i in range(len(names))]
 
     def heartbeat(self, writer: str, event_ms: int | None = None) -> None:
+        if self.broken is not None:
+            raise self.broken
         self.beats.append(event_ms)
         if event_ms is not None:
             self.beaten.set()
@@ -179,6 +186,36 @@ def test_what_was_submitted_before_a_heartbeat_is_appended_before_it(
     committer.close()
     assert seen
     assert all(seen)
+
+
+def test_an_unexpected_error_ends_the_commits_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits fails, nothing more is taken, and the owner can see that it must start again."""
+    monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    assert committer.submit([entry("a")]).result(10)
+    assert committer.alive
+    log.broken = RuntimeError("nobody thought of this")
+    until = time.monotonic() + 10
+    while committer.alive and time.monotonic() < until:
+        time.sleep(0.005)
+    assert not committer.alive
+    with pytest.raises(Unavailable, match="nothing commits for gw") as caught:
+        committer.submit([entry("b")])
+    assert caught.value.__cause__ is log.broken
+    committer.close()
+
+
+def test_an_error_of_one_append_ends_nothing() -> None:
+    """A bad record and a writer that was taken over fail those who wait, and no one else."""
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    with pytest.raises(InputInvalid):
+        committer.submit([entry("bad")]).result(10)
+    assert committer.alive
+    assert committer.submit([entry("a")]).result(10)
+    committer.close()
+    assert not committer.alive
 
 
 async def test_an_event_loop_gets_its_outcomes_and_errors() -> None:

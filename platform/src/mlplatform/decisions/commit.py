@@ -56,6 +56,11 @@ class GroupCommit:
     ) -> None:
         self._committer = _Committer(log, writer, max_batch, max_wait_ms, reached_ms, _settle)
 
+    @property
+    def alive(self) -> bool:
+        """Whether anything still commits: False after an unexpected error, for good."""
+        return self._committer.alive
+
     def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]:
         """Queue entries for one of the next transactions; all of them go in the same one.
 
@@ -90,6 +95,11 @@ class AsyncGroupCommit:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._committer = _Committer(log, writer, max_batch, max_wait_ms, reached_ms, self._deliver)
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything still commits: False after an unexpected error, for good."""
+        return self._committer.alive
 
     def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
         """Queue entries for one of the next transactions; all of them go in the same one.
@@ -161,6 +171,10 @@ class _Committer:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._failure is None and self._threads[0].is_alive()
 
     def put(self, ticket: _Ticket) -> None:
         with self._changed:

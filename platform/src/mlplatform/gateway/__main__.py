@@ -106,6 +106,7 @@ def compose(settings: Settings) -> Gateway:
         Labels(recorder, log, times, clock, key),
         metrics,
         openapi.render([load_definition(name) for name in names]).encode(),
+        lambda: recorder.alive,
         lambda: follower.ready,
         start,
         stop,

@@ -69,6 +69,7 @@ class Gateway:
     """The scoring API over the models of this installation.
 
     Args:
+        is_alive: whether answers can still be recorded; if not, this process must be restarted.
         is_ready: whether routes were read at least once.
         start, stop: run when the server starts, and when it has finished its last request.
     """
@@ -80,6 +81,7 @@ class Gateway:
         labels: Labels,
         metrics: Metrics,
         openapi: bytes,
+        is_alive: Callable[[], bool],
         is_ready: Callable[[], bool],
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
@@ -89,6 +91,7 @@ class Gateway:
         self._labels = labels
         self._metrics = metrics
         self._openapi = openapi
+        self._is_alive = is_alive
         self._is_ready = is_ready
         self._start = start
         self._stop = stop
@@ -129,7 +132,7 @@ class Gateway:
             return await self._model_reply(request, client)
         match request.path:
             case "/healthz":
-                return self._get(request, "health", lambda: b'{"status":"alive"}')
+                return self._get(request, "health", self._liveness)
             case "/readyz":
                 return self._get(request, "ready", self._readiness)
             case "/openapi.json":
@@ -242,7 +245,14 @@ class Gateway:
         states = [scoring.live.state() for scoring in self._models.values()]
         return bytes(encode(ModelsAnswer(states)))
 
+    def _liveness(self) -> bytes:
+        if not self._is_alive():
+            detail = "nothing can be recorded any more: this process must be restarted"
+            raise Problem(503, "log-stopped", detail)
+        return b'{"status":"alive"}'
+
     def _readiness(self) -> bytes:
+        self._liveness()
         if not self._is_ready():
             raise Problem(503, "not-ready", "routes are not read yet", retry_after_s=1)
         return b'{"status":"ready"}'

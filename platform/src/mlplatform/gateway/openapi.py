@@ -136,7 +136,7 @@ def _common_paths() -> dict[str, Any]:
         API: _get(
             "list_models", "Models and the routes that this gateway applies.", "ModelsAnswer"
         ),
-        "/healthz": _open("healthz", "The process is alive."),
+        "/healthz": _open("healthz", "The process is alive and can record answers.", 503),
         "/readyz": _open("readyz", "Routes are read and requests can be answered.", 503),
         "/openapi.json": _open("openapi", "This document."),
         "/metrics": {

@@ -19,6 +19,9 @@ WAIT_S = 2.0
 class Commit(Protocol):
     """The part of decisions.commit.AsyncGroupCommit that is used here."""
 
+    @property
+    def alive(self) -> bool: ...
+
     def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]: ...
 
     async def close(self) -> None: ...
@@ -49,6 +52,11 @@ class Recorder:
 
     def start(self) -> None:
         self._commit = self._open_commit()
+
+    @property
+    def alive(self) -> bool:
+        """False once nothing can be recorded any more, which only a new process can mend."""
+        return self._commit is None or self._commit.alive
 
     async def stop(self) -> None:
         """Everything that was handed in is durable afterwards."""

@@ -157,9 +157,7 @@ class Child:
             elif answered:
                 self._set("not ready", answer.reason)
                 if now - heard > self.spec.live_failure_s:
-                    return (
-                        f"gave no answer for {now - heard:.0f} s ({answer.reason}) and was killed"
-                    )
+                    return f"was not alive for {now - heard:.0f} s ({answer.reason}) and was killed"
             elif now - begun > self.spec.start_deadline_s:
                 return f"did not come up within {self.spec.start_deadline_s:.0f} s and was killed"
             young = not self.ready and now - begun < self.spec.start_deadline_s
@@ -178,8 +176,8 @@ class Child:
             return Silent("does not listen yet")
         if check.live is not None:
             alive = ask(port, check.live)
-            if isinstance(alive, Silent):
-                return alive
+            if isinstance(alive, Silent) or not alive.ok:
+                return Silent(alive.reason)
         return ask(port, check.ready, check.token_file)
 
     def _set(self, state: State, reason: str) -> None:

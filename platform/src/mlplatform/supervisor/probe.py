@@ -29,7 +29,10 @@ class Silent:
 
 
 class _Error(msgspec.Struct):
-    error: str
+    """An error of the Open Inference Protocol, or problem details (RFC 9457)."""
+
+    error: str = ""
+    detail: str = ""
 
 
 def ask(port: int, path: str, token_file: Path | None = None) -> Answered | Silent:
@@ -53,6 +56,7 @@ def ask(port: int, path: str, token_file: Path | None = None) -> Answered | Sile
 
 def _reason(status: int, body: bytes) -> str:
     try:
-        return msgspec.json.decode(body, type=_Error).error
+        said = msgspec.json.decode(body, type=_Error)
     except msgspec.MsgspecError:
-        return f"answers {status}"
+        said = _Error()
+    return said.error or said.detail or f"answers {status}"

@@ -44,7 +44,7 @@ class ChildSpec:
         stop_order: lower stops earlier; equal ones stop together.
         stop_grace_s: between SIGTERM and SIGKILL.
         start_deadline_s: within which the child must answer its check at all.
-        live_failure_s: after so long without an answer the child is killed and started again.
+        live_failure_s: after so long without a sign of life the child is killed and started again.
         port_setting: the variable that moves `check.port`, for the message that it is taken.
     """
 
