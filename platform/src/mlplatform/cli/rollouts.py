@@ -103,6 +103,26 @@ def approve(
         OUT.print(f"{rollout_id}: {decision} by {approver}; the next pass carries it out")
 
 
+@app.command("pass")
+def take_pass(
+    model: Model,
+    dry_run: Annotated[bool, typer.Option(help="Only say what the next step would be.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Take the steps that are due, now (the Prefect deployment `rollout`, which is scheduled too).
+
+    Example: mlplatform rollouts pass fraud --dry-run
+    """
+    if not dry_run:
+        follow("rollout", {"model": model}, json)
+        return
+    report = job.rollout_pass(wiring.platform(), model, dry_run=True)
+    if json:
+        print_json(report)
+    else:
+        print_fields(report)
+
+
 @app.command()
 def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
     """Take a model's traffic back at once (the Prefect deployment `rollback`).

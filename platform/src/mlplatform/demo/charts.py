@@ -53,7 +53,7 @@ def traffic_shares(
     axes.stackplot(
         x, *counts.values(), labels=list(counts), colors=PALETTE[: len(counts)], linewidth=0
     )
-    axes.legend(loc="upper left", frameon=False, ncols=len(counts))
+    _legend(axes, len(counts))
     return _finish(figure, axes, marks)
 
 
@@ -70,7 +70,7 @@ def daily_lines(
     for colour, (name, values) in zip(PALETTE, lines.items(), strict=False):
         axes.plot(x, values, marker="o", markersize=4, color=colour, label=name, linewidth=1.6)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left", frameon=False, ncols=max(len(lines), 1))
+    _legend(axes, len(lines))
     return _finish(figure, axes, marks)
 
 
@@ -117,6 +117,13 @@ def _figure(title: str, unit: str, height: float = 3.0) -> tuple[Figure, Axes]:
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    """Beside the title, where no line can run through it."""
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=max(columns, 1), fontsize=9
+    )
 
 
 def _finish(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> str:

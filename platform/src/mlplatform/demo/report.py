@@ -236,7 +236,7 @@ def _figures(
     label_of = dict(zip(recording.keys, recording.labels.tolist(), strict=True))
     label = np.array([label_of[key] for key in _keys(decisions)])
     marks = [charts.Mark(state.change_ms, "pattern changes")]
-    names = {v: f"v{v}" for v in sorted(set(version.tolist()))}
+    names = {v: f"v{v}" if v else "no version" for v in sorted(set(version.tolist()))}
     hours = np.arange(event_ms.min() // HOUR_MS, event_ms.max() // HOUR_MS + 1)
     per_hour = {
         name: np.bincount(event_ms[version == v] // HOUR_MS - hours[0], minlength=len(hours))

@@ -5,15 +5,21 @@ from __future__ import annotations
 import functools
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import yaml
+from msgspec import Meta
 
 from mlplatform.errors import ConfigInvalid, NotFound
 
-NAME_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
 REQUEST_UNIT = "request"
+
+# NaN is in none of these.
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,14 +47,14 @@ class InputSpec(_Strict, frozen=True):
 
 class Label(_Strict, frozen=True):
     name: str
-    maturity_days: int
+    maturity_days: Annotated[int, Meta(ge=0)]
 
 
 class TrainingPolicy(_Strict, frozen=True):
-    window_days: int
-    holdout_days: int
-    minimum_rows: int
-    minimum_positives: int
+    window_days: Count
+    holdout_days: Count
+    minimum_rows: Count
+    minimum_positives: Count
 
 
 class DecisionPolicy(_Strict, frozen=True):
@@ -57,69 +63,69 @@ class DecisionPolicy(_Strict, frozen=True):
 
 
 class GatePolicy(_Strict, frozen=True):
-    average_precision_drop: float
-    minimum_average_precision: float
-    calibration_error: float
-    latency_p99_ms: float
-    onnx_difference: float
-    missing_share: float
-    alert_share_minimum: float
-    alert_share_maximum: float
-    decision_flip_share: float
-    alert_band_factor: float
+    average_precision_drop: Share
+    minimum_average_precision: Share
+    calibration_error: Share
+    latency_p99_ms: Positive
+    onnx_difference: Positive
+    missing_share: Share
+    alert_share_minimum: Share
+    alert_share_maximum: Share
+    decision_flip_share: Share
+    alert_band_factor: Annotated[float, Meta(ge=1)]
 
 
 class BreakerPolicy(_Strict, frozen=True):
-    window_calls: int
-    minimum_calls: int
-    failure_share: float
-    open_s: float
-    half_open_probes: int
+    window_calls: Count
+    minimum_calls: Count
+    failure_share: Share
+    open_s: Positive
+    half_open_probes: Count
 
 
 class ShadowStep(_Strict, frozen=True):
-    minimum_units: int
-    minimum_requests: int
-    deadline_h: float
+    minimum_units: Count
+    minimum_requests: Count
+    deadline_h: Positive
 
 
 class CanaryStep(_Strict, frozen=True):
     percent: float
-    minimum_units: int
-    deadline_h: float
+    minimum_units: Count
+    deadline_h: Positive
 
 
 class RolloutPolicy(_Strict, frozen=True):
     approval: Literal["required", "none"]
-    false_alarm_share: float
-    failure_share_limit: float
-    guardrail_minimum_failures: int
+    false_alarm_share: Share
+    failure_share_limit: Share
+    guardrail_minimum_failures: Count
     shadow: ShadowStep
     canary: tuple[CanaryStep, ...]
-    approval_deadline_h: float
-    deploy_wall_deadline_s: float
-    step_wall_deadline_s: float
-    confirm_after_days: int
+    approval_deadline_h: Positive
+    deploy_wall_deadline_s: Positive
+    step_wall_deadline_s: Positive
+    confirm_after_days: Count
 
 
 class DriftPolicy(_Strict, frozen=True):
-    window_h: int
-    windows: int
-    drifted_windows: int
-    minimum_rows: int
-    false_alarm_share: float
-    psi: float
-    wasserstein: float
+    window_h: Count
+    windows: Count
+    drifted_windows: Count
+    minimum_rows: Count
+    false_alarm_share: Share
+    psi: Positive
+    wasserstein: Positive
     inputs: tuple[str, ...]
-    matured_positives: int
-    claim_s: int
-    page_after_days: int
+    matured_positives: Count
+    claim_s: Count
+    page_after_days: Count
 
 
 class ModelDefinition(_Strict, frozen=True):
     """Everything that the platform knows about a model before any version of it exists."""
 
-    name: str
+    name: Name
     owner: str
     purpose: str
     tier: Literal[1, 2, 3]
@@ -176,9 +182,17 @@ def model_folder(name: str) -> Path:
 
 @functools.cache
 def load_definition(name: str) -> ModelDefinition:
-    """The definition of a model of this installation, by name."""
+    """The definition of a model of this installation, by name.
+
+    Raises:
+        NotFound: lists the models that exist.
+        ConfigInvalid: its model.yaml is wrong, or is that of another model.
+    """
     path = model_folder(name) / "model.yaml"
-    return parse(path.read_text(), str(path.name))
+    definition = parse(path.read_text(), str(path.name))
+    if definition.name != name:
+        raise ConfigInvalid(f"{path.name}: name", definition.name, f"the folder's name, {name!r}")
+    return definition
 
 
 def _check(model: ModelDefinition, source: str) -> None:
@@ -216,6 +230,18 @@ def _check(model: ModelDefinition, source: str) -> None:
             "percents that rise, more than 0, at most 100",
         ),
         (
+            model.gates.alert_share_minimum <= model.gates.alert_share_maximum,
+            "gates.alert_share_minimum",
+            model.gates.alert_share_minimum,
+            "at most alert_share_maximum",
+        ),
+        (
+            model.breaker.minimum_calls <= model.breaker.window_calls,
+            "breaker.minimum_calls",
+            model.breaker.minimum_calls,
+            "at most window_calls",
+        ),
+        (
             set(model.drift.inputs) <= set(names),
             "drift.inputs",
             sorted(set(model.drift.inputs) - set(names)),
@@ -228,6 +254,10 @@ def _check(model: ModelDefinition, source: str) -> None:
             "1 to drift.windows",
         ),
     ]
+    for name, field in model.request.items():
+        if field.minimum is not None and field.maximum is not None:
+            ordered = field.minimum <= field.maximum
+            checks.append((ordered, f"request.{name}.minimum", field.minimum, "at most maximum"))
     for holds, key, value, wanted in checks:
         if not holds:
             raise ConfigInvalid(f"{source}: {key}", value, wanted)

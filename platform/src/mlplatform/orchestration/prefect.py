@@ -6,6 +6,8 @@ Source: Prefect 3.9 REST API.
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ from mlplatform.errors import InputInvalid, NotFound, Unavailable
 DEPLOYMENT = "default"
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 APPROVAL_FLOW = "approval"
+TRIES, PAUSE_S = 6, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class FlowRun:
 
 
 class PrefectApi:
-    """A client of one Prefect server.
+    """A client of one Prefect server, which repeats what a busy database refused.
 
     Raises (every method):
         Unavailable: the server does not answer or answers with a 5xx.
@@ -58,9 +61,11 @@ class PrefectApi:
         self, flow: str, parameters: Mapping[str, Any], idempotency_key: str | None = None
     ) -> FlowRun:
         """Ask for a run of a flow's deployment; with a key, asking again gives the same run."""
-        body: dict[str, Any] = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}}
-        if idempotency_key is not None:
-            body["idempotency_key"] = idempotency_key
+        body = {
+            "parameters": dict(parameters),
+            "state": {"type": "SCHEDULED"},
+            "idempotency_key": idempotency_key or str(uuid.uuid4()),
+        }
         path = f"/deployments/{self._deployment(flow)}/create_flow_run"
         return _flow_run(self._call("POST", path, body))
 
@@ -82,7 +87,7 @@ class PrefectApi:
         An invalid form is answered with HTTP 200 and status REJECT: the body decides.
         """
         body = {"run_input": dict(run_input)}
-        result = self._call("POST", f"/flow_runs/{run_id}/resume", body)
+        result = self._call("POST", f"/flow_runs/{run_id}/resume", body, tries=1)
         if result.get("status") != "ACCEPT":
             reason = (result.get("details") or {}).get("reason", "no reason given")
             raise InputInvalid(f"flow run {run_id}", None, f"the answer was refused: {reason}")
@@ -107,11 +112,13 @@ class PrefectApi:
             self._deployments[flow] = found["id"]
         return self._deployments[flow]
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        try:
-            response = self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise Unavailable(f"Prefect at {self._client.base_url}") from error
+    def _call(self, method: str, path: str, body: Any = None, tries: int = TRIES) -> Any:
+        response = self._request(method, path, body)
+        for attempt in range(1, tries):
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(PAUSE_S * attempt)  # its database was locked, as it is for moments
+            response = self._request(method, path, body)
         if response.is_server_error:
             raise Unavailable(f"Prefect answered {response.status_code} to {method} {path}")
         if response.status_code == httpx.codes.NOT_FOUND:
@@ -119,6 +126,12 @@ class PrefectApi:
         if response.is_client_error:
             raise InputInvalid(f"Prefect {path}", None, response.text[:500])
         return response.json() if response.content else None
+
+    def _request(self, method: str, path: str, body: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"Prefect at {self._client.base_url}") from error
 
 
 def _flow_run(data: Mapping[str, Any]) -> FlowRun:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlplatform import wiring
 from mlplatform.drift.job import RETRAIN_EVENT
-from mlplatform.errors import Unavailable
 from mlplatform.models.definition import model_names
 from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT, PrefectApi
 from mlplatform.settings import Settings
@@ -42,9 +40,6 @@ PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 3
 AUTOMATION = "drift-retrain"
 NICE = 19  # flows may take long; payments may not wait for them
-FIRST_TRIES, FIRST_PAUSE_S = 20, 0.5
-
-log = logging.getLogger(__name__)
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
@@ -86,19 +81,8 @@ def on_ready(settings: Settings) -> None:
     _keep_automation()
     api = PrefectApi(settings.prefect_url)
     for model in model_names():
-        _ask_for_pass(api, model)
+        api.start("rollout", {"model": model})
     api.close()
-
-
-def _ask_for_pass(api: PrefectApi, model: str) -> None:
-    """The pass after every start; a busy database refuses some first requests."""
-    for _ in range(FIRST_TRIES):
-        try:
-            api.start("rollout", {"model": model})
-            return
-        except Unavailable:
-            time.sleep(FIRST_PAUSE_S)
-    log.warning("no pass for %s was asked for; the schedule will", model)
 
 
 def _keep_automation() -> None:
