@@ -184,7 +184,9 @@ def test_good_evidence_passes_every_gate():
             id="more alerts than the bundle's own band",
         ),
         pytest.param(
-            {"replay": {"flip_share": 0.11}}, {"decision_flips": "failed"}, id="decides otherwise"
+            {"replay": {"flip_share": GATES.decision_flip_share + 0.01}},
+            {"decision_flips": "failed"},
+            id="decides otherwise",
         ),
         pytest.param(
             {"replay": {"rows": 999}},

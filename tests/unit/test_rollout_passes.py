@@ -434,14 +434,15 @@ def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
     bootstrap(world)
     second = to_canary(world)
     generation = world.generation()
-    rows = canary_rows(1200, 1, generation=generation, version=2)
+    enough = fraud().rollout.guardrail_minimum_failures
+    rows = canary_rows(100 * enough, 1, generation=generation, version=2)
     for row in rows:
         if row["arm"] == "challenger":
             row |= {"answered_by": "champion", "degraded": True, "degraded_reason": "deadline"}
     world.log.rows[generation] = rows
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "failed 10 of 10 requests" in world.state(second).reason
+    assert f"failed {enough} of {enough} requests" in world.state(second).reason
 
 
 def test_a_service_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:

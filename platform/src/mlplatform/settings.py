@@ -146,6 +146,6 @@ def load(environment: Mapping[str, str]) -> Settings:
 
 def _port(environment: Mapping[str, str], name: str, default: int) -> int:
     text = environment.get(PREFIX + name, str(default))
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 65536:
         raise ConfigInvalid(PREFIX + name, text, "a port, 1 to 65535")
     return int(text)

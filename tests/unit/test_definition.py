@@ -1,0 +1,159 @@
+"""What a model.yaml may say: whatever else stands in it is an error that names its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from mlplatform.errors import ConfigInvalid, NotFound
+from mlplatform.models import definition as definitions
+from mlplatform.models.definition import load_definition, model_folder, model_names, parse
+
+TEXT = (model_folder("fraud") / "model.yaml").read_text()
+NAN = float("nan")
+
+
+def changed(path: str, value: Any) -> str:
+    """The fraud model's definition with one value replaced, added, or (for None) left out."""
+    document = yaml.safe_load(TEXT)
+    *parents, last = path.split(".")
+    part = document
+    for name in parents:
+        part = part[int(name) if name.isdigit() else name]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    return yaml.safe_dump(document)
+
+
+def refused(text: str, *named: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(text, "model.yaml")
+    for words in ("model.yaml", *named):
+        assert words in str(caught.value)
+
+
+def test_every_model_of_this_installation_has_a_valid_definition() -> None:
+    assert "fraud" in model_names()
+    for name in model_names():
+        assert load_definition(name).name == name
+    assert load_definition("fraud").entities == {
+        "customer": "customer_id",
+        "terminal": "terminal_id",
+    }
+
+
+def test_an_unknown_model_is_answered_with_those_that_exist() -> None:
+    with pytest.raises(NotFound, match=r"no model 'credit'; there are: .*fraud"):
+        load_definition("credit")
+
+
+def test_a_copied_folder_must_be_given_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_definition.cache_clear()
+    monkeypatch.setattr(definitions, "model_folder", lambda _: model_folder("fraud"))
+    with pytest.raises(ConfigInvalid, match="name is 'fraud'; wanted: the folder's name, 'credit'"):
+        load_definition("credit")
+
+
+@pytest.mark.parametrize(
+    ("path", "within"),
+    [
+        ("colour", "unknown field `colour`"),
+        ("breaker.colour", "$.breaker"),
+        ("rollout.shadow.colour", "$.rollout.shadow"),
+        ("rollout.canary.1.colour", "$.rollout.canary[1]"),
+        ("request.amount.colour", "$.request[...]"),
+        ("inputs.3.colour", "$.inputs[3]"),
+    ],
+)
+def test_an_unknown_key_is_named(path: str, within: str) -> None:
+    refused(changed(path, "red"), "`colour`", within)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "name",
+        "owner",
+        "deadline_ms",
+        "inputs",
+        "request",
+        "breaker",
+        "request.amount.type",
+        "label.maturity_days",
+        "training.holdout_days",
+        "decision.review_share",
+        "gates.alert_band_factor",
+        "breaker.open_s",
+        "rollout.approval",
+        "rollout.shadow.minimum_units",
+        "rollout.canary.0.percent",
+        "drift.psi",
+    ],
+)
+def test_a_missing_key_is_named(path: str) -> None:
+    refused(changed(path, None), f"missing required field `{path.rsplit('.', 1)[-1]}`")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("tier", 4),
+        ("tier", "1"),
+        ("accelerator", "abacus"),
+        ("deadline_ms", "fast"),
+        ("owner", 5),
+        ("inputs", {"amount": "field"}),
+        ("training.window_days", 2.5),
+        ("drift.inputs", "amount"),
+        ("rollout.approval", True),
+        ("gates.missing_share", "80 %"),
+        ("breaker.window_calls", True),
+    ],
+)
+def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
+    refused(changed(path, value), f"$.{path}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("name", "../fraud", "$.name"),
+        ("name", "Fraud", "$.name"),
+        ("assignment_unit", "household", "assignment_unit is 'household'"),
+        ("latency_slo_ms", 51, "latency_slo_ms is 51"),
+        ("deadline_ms", NAN, "latency_slo_ms"),
+        ("request.amount.minimum", 2e6, "request.amount.minimum is 2000000.0"),
+        ("label.maturity_days", -1, "$.label.maturity_days"),
+        ("training.minimum_rows", 0, "$.training.minimum_rows"),
+        ("training.holdout_days", 1, "training.holdout_days is 1"),
+        ("training.holdout_days", 21, "training.holdout_days is 21"),
+        ("decision.decline_share", 0.5, "decision.decline_share is 0.5"),
+        ("decision.decline_share", NAN, "decision.decline_share is nan"),
+        ("gates.calibration_error", NAN, "$.gates.calibration_error"),
+        ("gates.missing_share", 80, "$.gates.missing_share"),
+        ("gates.latency_p99_ms", -1, "$.gates.latency_p99_ms"),
+        ("gates.alert_band_factor", 0.5, "$.gates.alert_band_factor"),
+        ("gates.alert_share_minimum", 0.06, "gates.alert_share_minimum is 0.06"),
+        ("breaker.failure_share", 50, "$.breaker.failure_share"),
+        ("breaker.minimum_calls", 101, "breaker.minimum_calls is 101"),
+        ("rollout.canary", [], "rollout.canary is []"),
+        ("rollout.canary.0.percent", 60, "rollout.canary is [60.0, 5.0"),
+        ("rollout.canary.3.percent", 101, "rollout.canary"),
+        ("rollout.shadow.deadline_h", 0, "$.rollout.shadow.deadline_h"),
+        ("drift.psi", NAN, "$.drift.psi"),
+        ("drift.drifted_windows", 4, "drift.drifted_windows is 4"),
+        ("drift.inputs", ["amount", "colour"], "drift.inputs is ['colour']"),
+        ("inputs.1.name", "amount", "inputs is ['amount', 'amount'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(path: str, value: Any, named: str) -> None:
+    refused(changed(path, value), named)
+
+
+@pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1\n- 2"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    refused(text)

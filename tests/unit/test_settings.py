@@ -1,0 +1,85 @@
+"""Settings: every variable has a default, a wrong one is named, and the home is its owner's."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlplatform.errors import ConfigInvalid
+from mlplatform.settings import Home, load
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_without_variables_the_platform_lives_in_var_on_its_usual_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load({})
+    assert settings.home.root == tmp_path / "var"
+    assert settings.clock == "system"
+    assert settings.gateway_url == "http://127.0.0.1:8080"
+    assert (settings.prefect_port, settings.mlflow_port) == (4200, 5000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["MLPLATFORM_GATEWAY_PORT", "MLPLATFORM_PREFECT_PORT", "MLPLATFORM_MLFLOW_PORT"],
+)
+@pytest.mark.parametrize("text", ["", "0", "65536", "-1", "80.5", "http", "8080 ", "8²"])
+def test_a_port_that_is_none_is_named_with_its_variable(variable: str, text: str) -> None:
+    with pytest.raises(ConfigInvalid, match=r"wanted: a port, 1 to 65535") as caught:
+        load({variable: text})
+    assert caught.value.key == variable
+    assert f"{variable} is {text!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "simulated", "Replay"])
+def test_a_clock_that_is_none_is_named_with_its_variable(text: str) -> None:
+    with pytest.raises(ConfigInvalid, match="wanted: system or replay") as caught:
+        load({"MLPLATFORM_CLOCK": text})
+    assert caught.value.key == "MLPLATFORM_CLOCK"
+
+
+def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
+    given = {
+        "MLPLATFORM_HOME": str(tmp_path),
+        "MLPLATFORM_CLOCK": "replay",
+        "MLPLATFORM_GATEWAY_PORT": "1",
+        "MLPLATFORM_PREFECT_PORT": "2",
+        "MLPLATFORM_MLFLOW_PORT": "65535",
+    }
+    settings = load(given)
+    assert settings.environment() == given
+    assert load(settings.environment()) == settings
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_the_home_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path / "a" / "home")
+    home.create()
+    for folder in (home.root, home.secrets, home.run, home.logs, home.bundles):
+        assert mode(folder) == 0o700
+
+
+def test_a_home_folder_that_others_could_read_is_closed(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.root.mkdir()
+    home.root.chmod(0o755)
+    home.create()
+    home.create()
+    assert mode(home.root) == 0o700
