@@ -7,7 +7,7 @@ import sys
 import typer
 
 from mlplatform.cli import demo, history, log, models, platform, rollouts, runs, score
-from mlplatform.cli.output import ERR, exit_code
+from mlplatform.cli.output import exit_code, print_error
 from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import PlatformError
 from mlplatform.rollout.sqlite import SqliteRollouts
@@ -45,7 +45,5 @@ def main() -> None:
     try:
         app()
     except PlatformError as error:
-        ERR.print(f"[red]error:[/] {error}", soft_wrap=True)
-        if error.__cause__ is not None:
-            ERR.print(f"  cause: {error.__cause__}", soft_wrap=True)
+        print_error(error)
         sys.exit(exit_code(error))

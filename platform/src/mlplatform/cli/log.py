@@ -14,7 +14,15 @@ import typer
 
 from mlplatform import settings
 from mlplatform.cli.explanations import explain_again, print_explanations
-from mlplatform.cli.output import ERR, FAILED, OUT, AsJson, exit_code, print_fields, print_json
+from mlplatform.cli.output import (
+    FAILED,
+    OUT,
+    AsJson,
+    exit_code,
+    print_error,
+    print_fields,
+    print_json,
+)
 from mlplatform.decisions.log import ManifestHead, Span, VerifyReport
 from mlplatform.decisions.records import COLUMNS
 from mlplatform.decisions.sqlite import SqliteDecisionLog
@@ -132,7 +140,5 @@ def _errors_as_exit_codes() -> Iterator[None]:
     try:
         yield
     except PlatformError as error:
-        ERR.print(str(error), soft_wrap=True, markup=False)
-        if error.__cause__ is not None:
-            ERR.print(f"  cause: {error.__cause__}", soft_wrap=True, markup=False)
+        print_error(error)
         raise typer.Exit(exit_code(error)) from error

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mlplatform import errors
@@ -38,6 +39,13 @@ def exit_code(error: errors.PlatformError) -> int:
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
 
 
+def print_error(error: errors.PlatformError) -> None:
+    """What went wrong and what caused it, beside standard output."""
+    ERR.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+    if error.__cause__ is not None:
+        ERR.print(f"  cause: {escape(str(error.__cause__))}", soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=True, default=str))
 
@@ -47,14 +55,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     OUT.print(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
-        OUT.print(f"[bold]{name:<{width}}[/]  {value}", soft_wrap=True)
+        OUT.print(f"[bold]{name:<{width}}[/]  {escape(str(value))}", soft_wrap=True)
 
 
 @contextmanager

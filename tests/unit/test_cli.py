@@ -1,0 +1,179 @@
+"""The command line: every command explains itself, and every error ends in one line and a code."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from mlplatform import cli as command_line
+from mlplatform import errors, wiring
+from mlplatform.cli import output
+from mlplatform.cli.output import exit_code
+
+ROOT = get_command(command_line.app)
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if not isinstance(command, TyperGroup):
+        yield path
+        return
+    for name, sub in command.commands.items():
+        yield from leaves(sub, (*path, name))
+
+
+def found(path: tuple[str, ...]) -> Any:
+    command = ROOT
+    for name in path:
+        assert isinstance(command, TyperGroup)
+        command = command.commands[name]
+    return command
+
+
+def example(path: tuple[str, ...]) -> list[str]:
+    """The words of a command's example, without what is set before `mlplatform`."""
+    command = found(path)
+    text = f"{command.help}\n{command.epilog or ''}".partition("Example: ")[2]
+    words = shlex.split(text)
+    return words[words.index("mlplatform") + 1 :]
+
+
+COMMANDS = [pytest.param(path, id=" ".join(path)) for path in leaves(ROOT)]
+
+
+def test_the_commands_that_people_look_for_are_there() -> None:
+    names = {" ".join(path) for path in leaves(ROOT)}
+    assert names >= {
+        "up", "down", "status", "demo", "score", "retrain", "drift", "materialize",
+        "models list", "models show", "history import",
+        "rollouts list", "rollouts show", "rollouts approve", "rollouts rollback",
+        "log verify", "log show", "log explain",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_says_what_a_command_does_and_shows_an_example(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(command_line.app, [*path, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "Example: " in result.output
+    assert f"mlplatform {' '.join(path)}" in result.output
+    assert len(found(path).get_short_help_str()) > 10
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_an_example_is_a_command_that_can_be_typed(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "payments").mkdir()
+    words = example(path)
+    assert tuple(words[: len(path)]) == path
+    found(path).make_context(path[-1], words[len(path) :])  # parses and checks, runs nothing
+
+
+@pytest.mark.parametrize("path", [("models",), ("rollouts",), ("history",), ("log",), ()])
+def test_a_group_alone_prints_its_help(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(command_line.app, list(path))
+    assert result.exit_code == 2
+    assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.Corrupt("changed"), 1),
+        (errors.PlatformError("something else"), 1),
+        (errors.ConfigInvalid("port", "x", "a port"), 2),
+        (errors.InputInvalid("file", 3, "no label"), 2),
+        (errors.NotFound("no model"), 2),
+        (errors.Unavailable("no answer"), 3),
+        (errors.Busy("taken"), 3),
+        (errors.Refused("forbidden"), 4),
+        (errors.StaleFence("taken over"), 4),
+        (errors.GateFailed("too slow"), 4),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_each_error_has_its_exit_code(error: errors.PlatformError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_every_error_class_has_a_code_and_none_is_success() -> None:
+    for kind, code in output.EXIT_CODES:
+        assert issubclass(kind, errors.PlatformError)
+        assert code != 0
+
+
+@pytest.fixture
+def fresh_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    caches = (wiring.settings, wiring.platform)
+    for cache in caches:
+        cache.cache_clear()
+    yield tmp_path / "home"
+    for cache in caches:
+        cache.cache_clear()
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["mlplatform", *words])
+    with pytest.raises(SystemExit) as caught:
+        command_line.main()
+    return caught.value.code
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_an_unknown_model_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "models", "show", "credit") == 2
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "error: no model 'credit'; there are: fraud\n")
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_a_wrong_setting_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLPLATFORM_GATEWAY_PORT", "http")
+    assert ended(monkeypatch, "status") == 2
+    assert "MLPLATFORM_GATEWAY_PORT is 'http'" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_a_server_that_is_not_there_is_exit_code_3(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("MLPLATFORM_PREFECT_PORT", str(port))
+    assert ended(monkeypatch, "drift", "fraud") == 3
+    assert f"error: Prefect at http://127.0.0.1:{port}" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_words_in_brackets_reach_the_reader(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Square brackets are markup to the library that prints, and shapes and lists to us."""
+
+    def fail() -> None:
+        raise errors.InputInvalid("model [red]", None, "takes [n, 3], wanted [n, 17] [/]")
+
+    monkeypatch.setattr(command_line, "app", fail)
+    assert ended(monkeypatch) == 2
+    assert "model [red]: takes [n, 3], wanted [n, 17] [/]" in capfd.readouterr().err
+    output.print_fields({"shape": "[n, 3]"})
+    output.print_table(("shape",), [("[n, 17]",)])
+    printed = capfd.readouterr().out
+    assert "[n, 3]" in printed
+    assert "[n, 17]" in printed
