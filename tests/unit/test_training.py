@@ -34,7 +34,7 @@ AS_OF_MS = TO_MS + DEFINITION.label.maturity_days * DAY_MS
 SEED = 7
 
 
-def payments(seed: int, per_day: int = 1500, to_ms: int = TO_MS) -> Dataset:
+def payments(seed: int, per_day: int = 2500, to_ms: int = TO_MS) -> Dataset:
     """Payments whose fraud depends on the amount and on the terminal's past."""
     rng = np.random.default_rng(seed)
     as_of_ms = to_ms + DEFINITION.label.maturity_days * DAY_MS
@@ -46,7 +46,7 @@ def payments(seed: int, per_day: int = 1500, to_ms: int = TO_MS) -> Dataset:
     amount, risk = NAMES.index("amount"), NAMES.index("terminal_risk_7d")
     x[:, amount] = rng.lognormal(3.5, 0.7, count)
     x[:, risk] = np.where(rng.random(count) < 0.02, rng.random(count), 0.0)
-    odds = -6.5 + 7.0 * x[:, risk] + 0.012 * x[:, amount]
+    odds = -6.0 + 7.0 * x[:, risk] + 0.012 * x[:, amount]
     y = (rng.random(count) < 1 / (1 + np.exp(-odds))).astype(np.int8)
     x[rng.random(x.shape) < 0.05] = np.nan
     matrix = Matrix(NAMES, x, event_ms, rng.integers(0, 800, count))
@@ -142,10 +142,11 @@ def test_golden_rows_cover_every_decision_and_a_row_of_nothing(trained):
 def test_fit_calibration_and_gates_see_different_days():
     parts = [DATA.fitting, DATA.calibrating, DATA.judging]
     days = [set((p.matrix.event_ms // DAY_MS).tolist()) for p in parts]
+    held_out = DEFINITION.training.holdout_days
     assert [len(d) for d in days] == [
-        DEFINITION.training.window_days - DEFINITION.training.holdout_days,
-        DEFINITION.training.holdout_days // 2,
-        DEFINITION.training.holdout_days // 2,
+        DEFINITION.training.window_days - held_out,
+        (held_out + 1) // 2,
+        held_out // 2,
     ]
     assert max(days[0]) < min(days[1]) <= max(days[1]) < min(days[2])
     assert sum(len(p) for p in parts) == len(DATA.rows)
@@ -345,7 +346,9 @@ def test_inputs_of_a_champion_are_kept_beside_the_declared_ones():
 
 
 PLAYED_MS = TO_MS
-REPLAY_FROM_MS, REPLAY_TO_MS = PLAYED_MS + 4 * DAY_MS, PLAYED_MS + 11 * DAY_MS
+REPLAY_TO_MS = PLAYED_MS + 11 * DAY_MS
+REPLAY_DAYS = DEFINITION.training.holdout_days + DEFINITION.label.maturity_days
+REPLAY_FROM_MS = REPLAY_TO_MS - REPLAY_DAYS * DAY_MS
 IN_THE_MORNING_MS = 5 * 3_600_000
 SNAPSHOT_LAG_MS = 2 * 3_600_000
 
@@ -393,12 +396,12 @@ def test_a_replay_covers_the_whole_days_that_no_fit_has_seen_matured_or_not(play
     offline, _ = played
     bounds = window(DEFINITION, REPLAY_TO_MS + IN_THE_MORNING_MS)
     recent = recent_of(offline)
-    days = (recent.matrix.event_ms - PLAYED_MS) // DAY_MS
-    assert sorted(set(days.tolist())) == [4, 5, 6, 7, 8, 9, 10]
+    days = (REPLAY_TO_MS - 1 - recent.matrix.event_ms) // DAY_MS
+    assert sorted(set(days.tolist())) == list(range(REPLAY_DAYS))
     assert bounds.holdout_from_ms == REPLAY_FROM_MS
     assert bounds.to_ms == REPLAY_TO_MS - DEFINITION.label.maturity_days * DAY_MS
     assert recent.matrix.event_ms.tolist() == [event_ms for event_ms, _ in replayable(offline)]
-    assert recent.source == "payments of the last 7 days"
+    assert recent.source == f"payments of the last {REPLAY_DAYS} days"
 
 
 def test_a_replay_has_the_inputs_that_serving_read(played):
