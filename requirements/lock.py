@@ -1,4 +1,4 @@
-"""Remake the hashed locks: dev first, then its subsets under the same pins; no line names a host."""
+"""Remake the hashed locks: dev first, then its subsets under the same pins; none names a host."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from mlplatform.canonical import digest
 from mlplatform.drift.profile import Column, Profile
 from mlplatform.errors import NotFound, Unavailable
 from mlplatform.models.definition import InputSpec
-from mlplatform.registry.mlflow_rest import MlflowRest
 from mlplatform.registry.bundle import (
     MODEL_FILE,
     AlertBand,
@@ -32,6 +31,7 @@ from mlplatform.registry.bundle import (
     write_bundle,
 )
 from mlplatform.registry.mlflow import MlflowRegistry
+from mlplatform.registry.mlflow_rest import MlflowRest
 from mlplatform.registry.versions import Rejection, Version, VersionFacts
 
 pytestmark = pytest.mark.slow
