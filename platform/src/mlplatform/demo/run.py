@@ -24,7 +24,7 @@ from mlplatform.jobs import features
 from mlplatform.settings import Settings
 from mlplatform.wiring import Platform, api_key
 
-QUIET_RATE = 1600.0  # requests a second at the most
+QUIET_RATE = 1900.0  # requests a second at the most
 BUSY_RATE = 700.0  # while a model is trained or ramps: flows need the same two cores
 DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
@@ -161,7 +161,7 @@ async def _days(story: Story, player: Player, diary: Diary, process: PlatformPro
         await story.midnight(midnight)
         state.next_midnight_ms = midnight + DAY_MS
         _save_counts(player, diary)
-        if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 1:
+        if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 0:
             checks = asyncio.create_task(_check(story, player, midnight))
     raise LoopNotClosed("the recording ended before the story did")
 
