@@ -11,7 +11,7 @@ import time
 
 from mlplatform.errors import Busy, Unavailable
 from mlplatform.settings import Settings
-from mlplatform.supervisor.records import read_supervisor
+from mlplatform.supervisor.records import read_processes, read_supervisor
 from mlplatform.supervisor.status import status
 
 START_LIMIT_S = 300.0
@@ -61,10 +61,8 @@ class PlatformProcess:
 
     def restarts(self, name: str) -> int:
         """How often a child had to be started again."""
-        for process in status(self._settings.home).processes:
-            if process.name == name:
-                return process.restarts
-        return 0
+        records = read_processes(self._settings.home)
+        return next((record.restarts for record in records if record.name == name), 0)
 
     async def stop(self) -> None:
         """End it in order."""

@@ -39,7 +39,7 @@ DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 3
 AUTOMATION = "drift-retrain"
-NICE = 19  # flows may take long; payments may not wait for them
+NICE = 10  # flows may take long; payments may not wait for them
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
