@@ -172,7 +172,6 @@ class Story:
         """A model made elsewhere, which passes every gate: alone, one row is fast enough."""
         state = self._diary.state
         if state.slow_version is None:
-            self._making = True
             path = await self._write_slow_model()
             run = await self.run_flow(
                 "validate", {"model": MODEL, "onnx_path": str(path), "author": BRINGER}
@@ -248,6 +247,7 @@ class Story:
     async def _write_slow_model(self) -> Path:
         """The slow twin of the version that drift brought, made by another process."""
         learned = await self._rollout_of(lambda s: s.author == TRAINER)
+        self._making = True
         bundle = self._platform.bundle(MODEL, learned.challenger)
         gate_ms = self._platform.definition(MODEL).gates.latency_p99_ms
         path = self._folder / "slow.onnx"

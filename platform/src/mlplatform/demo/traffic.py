@@ -223,10 +223,13 @@ class Player:
 
 
 async def _all(*work: Awaitable[None]) -> None:
-    """Run all; the first failure ends the others."""
-    async with asyncio.TaskGroup() as group:
-        for one in work:
-            group.create_task(_coroutine(one))
+    """Run all; the first failure ends the others, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(_coroutine(one))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
 
 
 async def _coroutine(work: Awaitable[None]) -> None:
