@@ -247,6 +247,19 @@ def test_a_first_champion_has_nothing_to_go_back_to() -> None:
     assert "no predecessor" in step.reason
 
 
+def test_a_provisional_champion_is_not_taken_back_while_another_version_ramps() -> None:
+    world = in_canary()
+    while world.state.phase == "canary":
+        world.take("HEALTHY")
+    steady = world.routes
+    world.routes = dataclasses.replace(steady, challenger=arm(3), phase="canary")
+    step = world.take("UNHEALTHY")
+    assert isinstance(step, Hold)
+    assert "version 3" in step.reason
+    world.routes = steady
+    assert isinstance(world.take("UNHEALTHY"), RollBack)
+
+
 def test_a_provisional_champion_goes_back_on_harm_and_stands_after_its_days() -> None:
     world = in_canary()
     while world.state.phase == "canary":

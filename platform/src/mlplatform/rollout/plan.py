@@ -277,6 +277,10 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
     if judgement is not None and judgement.verdict == "UNHEALTHY":
         if routes.previous is None:
             return Hold(f"no predecessor to go back to, though {judgement.reason}")
+        if routes.challenger is not None:
+            # What a challenger costs the machine may be what failed: first it, then the champion.
+            ramping = routes.challenger.version
+            return Hold(f"judged when version {ramping} has stopped ramping: {judgement.reason}")
         return _back(state, seen, judgement.reason, judgement.evidence)
     due_ms = confirmation_due_ms(state, policy)
     if now.event_ms < due_ms:
