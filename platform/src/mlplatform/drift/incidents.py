@@ -14,7 +14,7 @@ class Finding:
     """What opens an incident.
 
     Args:
-        kind: "drift" for now.
+        kind: "drift", the one kind there is.
         opened_ms: event time of the verdict.
         changed_ms: event time from which the new pattern counts.
         champion: the version that the finding is about.
