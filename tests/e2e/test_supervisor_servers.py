@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from mlplatform.files import write_atomically
+from mlplatform.orchestration.prefect import PrefectApi
 from mlplatform.settings import Home, Settings
 from support.platform_process import DEADLINE_S, wait
 
@@ -26,12 +27,28 @@ from mlplatform.settings import load
 from mlplatform.supervisor.prefect_server import run
 
 def deployments():
-    from prefect import flow
-    sys.path.insert(0, sys.argv[1])
-    from nothing_to_do import nothing
-    return [nothing.to_deployment("default")]
+    from prefect.flows import load_flow_from_entrypoint
+    flow = load_flow_from_entrypoint(sys.argv[1] + "/look_around.py:look_around")
+    return [flow.to_deployment("default")]
 
-run(load(os.environ), deployments, lambda: open(sys.argv[1] + "/ready", "w").close())
+ready = lambda: open(sys.argv[1] + "/ready", "w").close()
+run(load(os.environ), deployments, ready, preload=("colorsys",))
+"""
+
+FLOW = """
+import os, signal, sys
+from pathlib import Path
+WAS_THERE = "colorsys" in sys.modules
+from prefect import flow
+
+@flow
+def look_around(to: str, ends: str = "well") -> None:
+    Path(to).write_text(f"{os.getpid()} {WAS_THERE}")
+    match ends:
+        case "failing":
+            raise ValueError("as it was told to")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -91,9 +108,7 @@ def test_mlflow_asks_for_the_token_and_ends_when_told(settings: Settings) -> Non
 def test_prefect_serves_what_it_is_given_and_ends_when_told(
     settings: Settings, tmp_path: Path
 ) -> None:
-    (tmp_path / "nothing_to_do.py").write_text(
-        "from prefect import flow\n\n@flow\ndef nothing() -> None:\n    pass\n"
-    )
+    (tmp_path / "look_around.py").write_text(FLOW)
     with running(settings, "-c", PREFECT, str(tmp_path)) as process:
         wait((tmp_path / "ready").exists)
 
@@ -108,3 +123,28 @@ def test_prefect_serves_what_it_is_given_and_ends_when_told(
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
+
+
+def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "look_around.py").write_text(FLOW)
+    with running(settings, "-c", PREFECT, str(tmp_path)):
+        wait((tmp_path / "ready").exists)
+        prefect = PrefectApi(settings.prefect_url)
+
+        def run(ends: str) -> tuple[str, list[str]]:
+            given = {"to": str(tmp_path / ends), "ends": ends}
+            started = prefect.start("look-around", given)
+            wait(lambda: prefect.run(started.id).final)
+            return prefect.run(started.id).state, (tmp_path / ends).read_text().split()
+
+        ended = {ends: run(ends) for ends in ("well", "failing", "killed")}
+
+    assert {ends: state for ends, (state, _) in ended.items()} == {
+        "well": "COMPLETED",
+        "failing": "FAILED",
+        "killed": "CRASHED",
+    }
+    assert {was_there for _, (_, was_there) in ended.values()} == {"True"}
+    assert len({pid for _, (pid, _) in ended.values()}) == 3

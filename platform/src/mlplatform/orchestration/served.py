@@ -39,6 +39,13 @@ DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 3
 AUTOMATION = "drift-retrain"
+PRELOADED = (
+    "prefect.flow_engine",
+    "mlplatform.jobs.features",
+    "mlplatform.jobs.rollouts",
+    "mlplatform.jobs.drift",
+    "mlplatform.jobs.training",
+)
 NICE = 10  # flows may take long; payments may not wait for them
 
 
@@ -137,6 +144,7 @@ def main() -> None:
         lambda: deployments(settings),
         lambda: on_ready(settings),
         limit=RUNS_AT_A_TIME,
+        preload=PRELOADED,
     )
 
 

@@ -60,6 +60,7 @@ def run(
     deployments: Callable[[], Sequence[RunnerDeployment]],
     on_ready: Callable[[], None] = lambda: None,
     limit: int | None = None,
+    preload: Sequence[str] = (),
 ) -> None:
     """Serves the API, the UI and the deployments until SIGTERM.
 
@@ -67,6 +68,7 @@ def run(
         deployments: makes what is served; called once the API is up.
         on_ready: called once, when the API is up and every deployment is registered.
         limit: of flow runs at a time; None leaves Prefect's default.
+        preload: modules that flow runs find imported.
 
     Raises:
         Unavailable: the server did not come up.
@@ -76,6 +78,9 @@ def run(
     settings.home.prefect.chmod(0o700)
     os.environ.update(environment(settings))
     os.umask(0o077)
+    from mlplatform.supervisor import flow_processes
+
+    flow_processes.warm_up(preload)
     import uvicorn
     from prefect.server.api.server import create_app
 
@@ -114,10 +119,11 @@ def _serve(
     import asyncio
 
     from prefect.exceptions import TerminationSignal
-    from prefect.runner import Runner
+
+    from mlplatform.supervisor.flow_processes import WarmRunner
 
     # What prefect.serve does, with a moment between registering and running.
-    runner = Runner(pause_on_shutdown=False, limit=limit, query_seconds=QUERY_S)
+    runner = WarmRunner(pause_on_shutdown=False, limit=limit, query_seconds=QUERY_S)
     for deployment in deployments:
         runner.add_deployment(deployment)
     on_ready()
