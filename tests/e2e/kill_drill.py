@@ -68,7 +68,7 @@ def main() -> int:
 def _kill_in_canary(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
     _await(lambda: _phase(home) == "canary", DEMO_LIMIT_S, demo, "a canary")
     kills = []
-    for name in ("gateway", _champion(home), "mlflow", "prefect"):
+    for name in ("gateway-0", _champion(home), "mlflow", "prefect"):
         before = _process(home, name)
         began, phase = time.monotonic(), _phase(home)
         print(f"drill: kill -9 {name} (process {before.pid}) in {phase}", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -20,6 +20,13 @@ def entry(name: str) -> Entry:
     return Entry(
         Record(kind="decision", decision_id=name, model="fraud", event_ms=1, recorded_ms=1)
     )
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
 
 
 class MemoryLog:
@@ -113,6 +120,22 @@ def test_a_writer_that_was_taken_over_fails_everybody() -> None:
     log.stale = True
     with pytest.raises(StaleFence):
         committer.submit([entry("a")]).result(10)
+    with pytest.raises(Unavailable):
+        until(lambda: not committer.alive)
+        committer.submit([entry("b")])
+    committer.close()
+
+
+def test_a_writer_that_was_taken_over_is_not_alive_though_nobody_submits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An idle gateway hears of its successor by its next heartbeat."""
+    monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    assert committer.alive
+    log.broken = StaleFence("gw")
+    until(lambda: not committer.alive)
     committer.close()
 
 

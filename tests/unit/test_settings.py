@@ -48,6 +48,13 @@ def test_a_port_that_is_none_is_named_with_its_variable(variable: str, text: str
     assert f"{variable} is {text!r}" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["", "0", "-1", "65", "two", "1.0"])
+def test_a_number_of_gateways_that_is_none_is_named_with_its_variable(text: str) -> None:
+    with pytest.raises(ConfigInvalid, match="wanted: gateway processes, 1 to 64") as caught:
+        load({"MLPLATFORM_GATEWAYS": text})
+    assert caught.value.key == "MLPLATFORM_GATEWAYS"
+
+
 @pytest.mark.parametrize("text", ["", "simulated", "Replay"])
 def test_a_clock_that_is_none_is_named_with_its_variable(text: str) -> None:
     with pytest.raises(ConfigInvalid, match="wanted: system or replay") as caught:
@@ -62,6 +69,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_GATEWAY_PORT": "1",
         "MLPLATFORM_PREFECT_PORT": "2",
         "MLPLATFORM_MLFLOW_PORT": "65535",
+        "MLPLATFORM_GATEWAYS": "3",
     }
     settings = load(given)
     assert settings.environment() == given

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
+
+from mlplatform.files import create_atomically
 
 KEY_BYTES = 32
 
@@ -24,11 +25,7 @@ def load_or_create_key(path: Path) -> bytes:
 
     Losing it unlinks every stored record from its customer; it is never logged or exported.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
+    if not path.exists():
+        # Several processes may start at once: the first one's key is everybody's.
+        create_atomically(path, secrets.token_bytes(KEY_BYTES))
     return path.read_bytes()

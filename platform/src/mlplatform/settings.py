@@ -10,6 +10,7 @@ from typing import Literal
 from mlplatform.errors import ConfigInvalid
 
 PREFIX = "MLPLATFORM_"
+MAX_GATEWAYS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,18 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that may differ between two installations."""
+    """Everything that may differ between two installations.
+
+    Args:
+        gateways: processes that answer together on `gateway_port`; about one for each core.
+    """
 
     home: Home
     clock: Literal["system", "replay"]
     gateway_port: int
     prefect_port: int
     mlflow_port: int
+    gateways: int = 1
 
     @property
     def gateway_url(self) -> str:
@@ -123,6 +129,7 @@ class Settings:
             f"{PREFIX}GATEWAY_PORT": str(self.gateway_port),
             f"{PREFIX}PREFECT_PORT": str(self.prefect_port),
             f"{PREFIX}MLFLOW_PORT": str(self.mlflow_port),
+            f"{PREFIX}GATEWAYS": str(self.gateways),
         }
 
 
@@ -141,11 +148,18 @@ def load(environment: Mapping[str, str]) -> Settings:
         gateway_port=_port(environment, "GATEWAY_PORT", 8080),
         prefect_port=_port(environment, "PREFECT_PORT", 4200),
         mlflow_port=_port(environment, "MLFLOW_PORT", 5000),
+        gateways=_number(environment, "GATEWAYS", 1, most=MAX_GATEWAYS, wanted="gateway processes"),
     )
 
 
 def _port(environment: Mapping[str, str], name: str, default: int) -> int:
+    return _number(environment, name, default, most=65_535, wanted="a port")
+
+
+def _number(
+    environment: Mapping[str, str], name: str, default: int, *, most: int, wanted: str
+) -> int:
     text = environment.get(PREFIX + name, str(default))
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 65536:
-        raise ConfigInvalid(PREFIX + name, text, "a port, 1 to 65535")
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= most:
+        raise ConfigInvalid(PREFIX + name, text, f"{wanted}, 1 to {most}")
     return int(text)

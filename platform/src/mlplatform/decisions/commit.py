@@ -236,8 +236,11 @@ class _Committer:
             outcomes = iter(
                 self._log.append(self._writer, [e for ticket in tickets for e in ticket.entries])
             )
-        except (Unavailable, StaleFence) as error:
+        except Unavailable as error:
             self._fail(tickets, error)
+        except StaleFence as error:  # for good: another process has this writer's name
+            self._fail(tickets, error)
+            raise
         except Exception as error:  # noqa: BLE001 -- it goes to whoever waits for the answer
             if len(tickets) == 1:
                 self._fail(tickets, error)
@@ -262,6 +265,8 @@ class _Committer:
             self._append(self._take(0))
         try:
             self._log.heartbeat(self._writer, reached_ms)
+        except StaleFence:
+            raise
         except PlatformError as error:
             _logger.warning("no heartbeat for %s: %s", self._writer, error)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from mlplatform.errors import ConfigInvalid
-from mlplatform.files import write_atomically
+from mlplatform.files import create_atomically
 
 FIRST_CLIENT = "default"
 _SCHEME = b"bearer "
@@ -42,9 +42,10 @@ def load_or_create(digests_path: Path, first_key_path: Path) -> ApiKeys:
         ConfigInvalid: the file does not map names to SHA-256 digests.
     """
     if not digests_path.exists():
-        key = secrets.token_urlsafe(32)
-        write_atomically(first_key_path, key.encode())
-        write_atomically(digests_path, msgspec.json.encode({FIRST_CLIENT: _digest(key.encode())}))
+        # Several gateways may start at once: the first one's key is everybody's.
+        create_atomically(first_key_path, secrets.token_urlsafe(32).encode())
+        digest = _digest(first_key_path.read_bytes())
+        create_atomically(digests_path, msgspec.json.encode({FIRST_CLIENT: digest}))
     try:
         return ApiKeys(msgspec.json.decode(digests_path.read_bytes(), type=dict[str, str]))
     except msgspec.DecodeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from mlplatform.settings import Home
+from mlplatform.supervisor import listeners
 from mlplatform.supervisor.lifeline import Lifeline
 from mlplatform.supervisor.probe import Answered, Silent, ask
 from mlplatform.supervisor.records import ProcessId, ProcessRecord, kill_group
@@ -38,10 +40,16 @@ class Child:
 
     Args:
         changed: called after every change of what `record` returns.
+        listener: a listening socket that the process inherits.
     """
 
     def __init__(
-        self, spec: ChildSpec, home: Home, lifeline: Lifeline, changed: Callable[[Child], None]
+        self,
+        spec: ChildSpec,
+        home: Home,
+        lifeline: Lifeline,
+        changed: Callable[[Child], None],
+        listener: socket.socket | None = None,
     ) -> None:
         self.spec = spec
         self.state: State = "starting"
@@ -52,6 +60,7 @@ class Child:
         self._log = home.logs / f"{spec.name}.log"
         self._lifeline = lifeline
         self._changed = changed
+        self._listener = listener
         self._popen: subprocess.Popen[bytes] | None = None
         self._stop = asyncio.Event()
         self._killed = False
@@ -119,17 +128,22 @@ class Child:
         _rotate(self._log)
         if isinstance(self.spec.check, Path):
             self.spec.check.unlink(missing_ok=True)
+        environment = {**os.environ, **self.spec.env, **self._lifeline.environment}
+        handed_down = [self._lifeline.read_fd]
+        if self._listener is not None:
+            environment[listeners.VARIABLE] = str(self._listener.fileno())
+            handed_down.append(self._listener.fileno())
         descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             popen = subprocess.Popen(
                 self.spec.argv,
-                env={**os.environ, **self.spec.env, **self._lifeline.environment},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
                 start_new_session=True,
                 umask=0o077,
-                pass_fds=(self._lifeline.read_fd,),
+                pass_fds=handed_down,
             )
         finally:
             os.close(descriptor)

@@ -9,11 +9,13 @@ from mlplatform.settings import Settings
 from mlplatform.supervisor.prefect_server import environment as prefect_environment
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck
 
+GATEWAY_GRACE_S = 15.0
+"""More than a gateway's limit for requests in flight, its shadow copies and last commit."""
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def children(settings: Settings) -> list[ChildSpec]:
-    """MLflow, the gateway and Prefect; traffic stops first, the registry last."""
+    """MLflow, the gateways and Prefect; traffic stops first, the registry last."""
     common = settings.environment()
     return [
         ChildSpec(
@@ -26,14 +28,7 @@ def children(settings: Settings) -> list[ChildSpec]:
             start_deadline_s=180.0,
             live_failure_s=30.0,
         ),
-        ChildSpec(
-            name="gateway",
-            argv=_module("mlplatform.gateway"),
-            check=HttpCheck(ready="/readyz", live="/healthz", port=settings.gateway_port),
-            env={**common, **THREADS},
-            stop_order=0,
-            port_setting="MLPLATFORM_GATEWAY_PORT",
-        ),
+        *(gateway(settings, f"gateway-{number}") for number in range(settings.gateways)),
         ChildSpec(
             name="prefect",
             argv=_module("mlplatform.orchestration.served"),
@@ -50,6 +45,21 @@ def children(settings: Settings) -> list[ChildSpec]:
             live_failure_s=60.0,
         ),
     ]
+
+
+def gateway(settings: Settings, name: str) -> ChildSpec:
+    """One gateway process. All of them answer on one port; each is probed on one of its own."""
+    address = settings.home.run / "gateways" / f"{name}.json"
+    return ChildSpec(
+        name=name,
+        argv=(*_module("mlplatform.gateway"), f"--name={name}", f"--address-file={address}"),
+        check=HttpCheck(ready="/readyz", live="/healthz", address_file=address),
+        env={**settings.environment(), **THREADS},
+        stop_order=0,
+        stop_grace_s=GATEWAY_GRACE_S,
+        shared_port=settings.gateway_port,
+        port_setting="MLPLATFORM_GATEWAY_PORT",
+    )
 
 
 def _module(name: str) -> tuple[str, ...]:

@@ -45,7 +45,9 @@ class ChildSpec:
         stop_grace_s: between SIGTERM and SIGKILL.
         start_deadline_s: within which the child must answer its check at all.
         live_failure_s: after so long without a sign of life the child is killed and started again.
-        port_setting: the variable that moves `check.port`, for the message that it is taken.
+        shared_port: where the supervisor listens for this child and others, which inherit the
+            socket (`listeners.inherited`).
+        port_setting: the variable that moves the port, for the message that it is taken.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ChildSpec:
     stop_grace_s: float = 5.0
     start_deadline_s: float = 90.0
     live_failure_s: float = 6.0
+    shared_port: int | None = None
     port_setting: str | None = None
 
 

@@ -18,12 +18,12 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.errors import Busy
 from mlplatform.files import write_atomically
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
 from mlplatform.supervisor.fleet import Fleet
 from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.listeners import Listeners, taken
 from mlplatform.supervisor.records import (
     Lock,
     ProcessId,
@@ -93,7 +93,7 @@ class Supervisor:
             check_ports(self._specs)
             for path in (self._home.predictor_token, self._home.mlflow_token):
                 new_token(path)
-            asyncio.run(self._run())
+            asyncio.run(self._run(Listeners(self._specs)))
         finally:
             lock.release()
 
@@ -102,14 +102,17 @@ class Supervisor:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._ask_to_stop)
 
-    async def _run(self) -> None:
+    async def _run(self, listeners: Listeners) -> None:
         self._loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._loop.add_signal_handler(number, self._ask_to_stop)
         lifeline = Lifeline()
         fleet = Fleet(self._home, lifeline, self._changed)
-        children = [Child(spec, self._home, lifeline, self._changed) for spec in self._specs]
+        children = [
+            Child(spec, self._home, lifeline, self._changed, listeners.of(spec))
+            for spec in self._specs
+        ]
         kept = [asyncio.create_task(child.keep()) for child in children]
         self._write_state("starting")
         others = [
@@ -121,6 +124,7 @@ class Supervisor:
             await self._until_told([*kept, *others])
         finally:
             self._write_state("stopping")
+            listeners.close()
             kept += fleet.close()
             await self._stop_in_order([*children, *fleet.children])
             for task in others:
@@ -209,10 +213,7 @@ def check_ports(specs: Sequence[ChildSpec]) -> None:
         try:
             socket.create_server(("127.0.0.1", spec.check.port)).close()
         except OSError as error:
-            hint = "" if spec.port_setting is None else f"; set {spec.port_setting} to another"
-            raise Busy(
-                f"port {spec.check.port} of {spec.name} can't be used ({error.strerror}){hint}"
-            ) from error
+            raise taken(spec, spec.check.port, error) from error
 
 
 def new_token(path: Path) -> None:

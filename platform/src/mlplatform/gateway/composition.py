@@ -1,0 +1,176 @@
+"""One gateway process over the embedded backends of a home folder: which part is given which."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from mlplatform.clock import Clock, ReplayClock, SystemClock
+from mlplatform.decisions.commit import AsyncGroupCommit
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.features.definitions import FeatureView, load_views
+from mlplatform.features.feast_sqlite import FeastSqlite, project_name
+from mlplatform.gateway import keys, openapi
+from mlplatform.gateway.app import Gateway
+from mlplatform.gateway.follow import RouteFollower
+from mlplatform.gateway.labels import Labels
+from mlplatform.gateway.live import LiveModel
+from mlplatform.gateway.metrics import Metrics, ModelMetrics
+from mlplatform.gateway.predictor import Limits, Predictor
+from mlplatform.gateway.recording import ObservedLog, Recorder
+from mlplatform.gateway.scoring import Scoring
+from mlplatform.gateway.shadow import ShadowCopies
+from mlplatform.gateway.times import EventTimes, Watermark
+from mlplatform.models.definition import load_definition, model_folder, model_names
+from mlplatform.pseudonym import load_or_create_key
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.serving.local import LocalPlane
+from mlplatform.settings import Home, Settings
+
+MAX_COMMIT = 256
+COMMIT_WAIT_MS = 0.0
+SHADOW_DRAIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A gateway, and what tells whether it can go on."""
+
+    app: Gateway
+    recorder: Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all models of one gateway process have in common.
+
+    Args:
+        name: of the process: writer of the decision log and holder of a lease on the routes.
+    """
+
+    name: str
+    home: Home
+    key: bytes
+    log: SqliteDecisionLog
+    watermark: Watermark
+    clock: Clock
+    times: EventTimes
+    metrics: Metrics
+    recorder: Recorder
+
+
+def compose(settings: Settings, name: str) -> Composition:
+    """The gateway process of that name, which no other living one may have."""
+    settings.home.create()
+    shared = _shared(settings, name)
+    live = {model: _live_model(model, shared) for model in model_names()}
+    shadow = _shadow(shared)
+    models = {model: _scoring(live[model], shared, shadow) for model in live}
+    follower = _follower(live, shared)
+    start, stop = _life(shared, shadow, follower)
+    app = Gateway(
+        keys.load_or_create(settings.home.secrets / "api-keys.json", settings.home.api_key),
+        models,
+        Labels(shared.recorder, shared.log, shared.times, shared.clock, shared.key),
+        shared.metrics,
+        openapi.render([model.definition for model in live.values()]).encode(),
+        lambda: shared.recorder.alive,
+        lambda: follower.ready,
+        start,
+        stop,
+    )
+    return Composition(app, shared.recorder)
+
+
+def _shared(settings: Settings, name: str) -> _Shared:
+    home, metrics = settings.home, Metrics()
+    log = SqliteDecisionLog(home.decisions)
+    watermark = Watermark(log.latest_event_ms())
+    clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
+    times = EventTimes(settings.clock, clock.event_ms)
+    return _Shared(
+        name=name,
+        home=home,
+        key=load_or_create_key(home.pseudonym_key),
+        log=log,
+        watermark=watermark,
+        clock=clock,
+        times=times,
+        metrics=metrics,
+        recorder=_recorder(name, log, metrics, times, watermark),
+    )
+
+
+def _recorder(
+    name: str, log: SqliteDecisionLog, metrics: Metrics, times: EventTimes, watermark: Watermark
+) -> Recorder:
+    observed = ObservedLog(log, metrics.commit_records.observe)
+
+    def open_commit() -> AsyncGroupCommit:
+        return AsyncGroupCommit(
+            observed, name, MAX_COMMIT, COMMIT_WAIT_MS, reached_ms=times.passed_ms
+        )
+
+    return Recorder(open_commit, watermark.advance)
+
+
+def _shadow(shared: _Shared) -> ShadowCopies:
+    dropped = shared.metrics.shadow_dropped
+    return ShadowCopies(shared.recorder, shared.clock, lambda model: dropped.labels(model).inc())
+
+
+def _live_model(model: str, shared: _Shared) -> LiveModel:
+    home, plane = shared.home, LocalPlane(shared.home.serving)
+
+    def new_predictor(service: str, limits: Limits) -> Predictor:
+        return Predictor(service, plane.endpoint, home.predictor_token.read_text, limits)
+
+    return LiveModel(load_definition(model), _views(model), home.bundles, new_predictor)
+
+
+def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
+    model = live.definition.name
+    return Scoring(
+        live,
+        FeastSqlite(shared.home.online_db, project_name(model), _views(model)),
+        shared.log,
+        shared.recorder,
+        shadow,
+        shared.times,
+        shared.clock,
+        shared.key,
+        ModelMetrics(shared.metrics, model),
+    )
+
+
+def _views(model: str) -> tuple[FeatureView, ...]:
+    return load_views(model_folder(model))
+
+
+def _follower(live: Mapping[str, LiveModel], shared: _Shared) -> RouteFollower:
+    generation = shared.metrics.generation
+    return RouteFollower(
+        shared.name,
+        list(live.values()),
+        lambda: SqliteRollouts(shared.home.rollouts_db),
+        lambda model, number: generation.labels(model).set(number),
+    )
+
+
+Step = Callable[[], Awaitable[None]]
+
+
+def _life(shared: _Shared, shadow: ShadowCopies, follower: RouteFollower) -> tuple[Step, Step]:
+    """What runs when the server starts, and when it has finished its last request."""
+
+    async def start() -> None:
+        shared.recorder.start()
+        shadow.start()
+        follower.start()
+
+    async def stop() -> None:
+        await follower.stop()
+        await shadow.stop(within_s=SHADOW_DRAIN_S)
+        await shared.recorder.stop()
+
+    return start, stop
