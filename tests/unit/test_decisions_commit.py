@@ -120,8 +120,8 @@ def test_a_writer_that_was_taken_over_fails_everybody() -> None:
     log.stale = True
     with pytest.raises(StaleFence):
         committer.submit([entry("a")]).result(10)
+    until(lambda: not committer.alive)
     with pytest.raises(Unavailable):
-        until(lambda: not committer.alive)
         committer.submit([entry("b")])
     committer.close()
 

@@ -74,10 +74,12 @@ class _Server(uvicorn.Server):
     def __init__(self, composition: Composition) -> None:
         super().__init__(_config(composition))
         self._recorder = composition.recorder
+        self.gave_up = False
 
     async def on_tick(self, counter: int) -> bool:
         # Every answer would be a refusal from here on; a new process can record again.
-        self.should_exit = self.should_exit or not self._recorder.alive
+        if not self._recorder.alive:
+            self.gave_up = self.should_exit = True
         return bool(await super().on_tick(counter))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -120,8 +122,9 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    _Server(composition).run(sockets=sockets)
-    if not composition.recorder.alive:
+    server = _Server(composition)
+    server.run(sockets=sockets)
+    if server.gave_up:
         sys.exit(f"{options.name} ended: it could record nothing any more")
 
 
