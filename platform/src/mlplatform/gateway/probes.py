@@ -1,0 +1,72 @@
+"""What is asked about the gateway itself: alive, ready, metrics, the document of its API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from mlplatform.gateway.http import Endpoint, reading
+from mlplatform.gateway.metrics import CONTENT_TYPE, Metrics
+from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.scoring import Scoring
+
+
+class Health:
+    """Whether this process is of use.
+
+    Args:
+        is_alive: whether answers can still be recorded; if not, it must be restarted.
+        is_ready: whether routes were read at least once.
+    """
+
+    def __init__(self, is_alive: Callable[[], bool], is_ready: Callable[[], bool]) -> None:
+        self._is_alive = is_alive
+        self._is_ready = is_ready
+
+    def check_alive(self) -> None:
+        """Raises Problem 503, nothing can be recorded any more."""
+        if not self._is_alive():
+            detail = "nothing can be recorded any more: this process must be restarted"
+            raise Problem(503, "log-stopped", detail)
+
+    def check_ready(self) -> None:
+        """Raises Problem 503, not alive or no routes yet."""
+        self.check_alive()
+        if not self._is_ready():
+            raise Problem(503, "not-ready", "routes are not read yet", retry_after_s=1)
+
+
+def endpoints(
+    health: Health, metrics: Metrics, models: Mapping[str, Scoring], documents: Mapping[str, bytes]
+) -> dict[str, Endpoint]:
+    """Path → what is found there.
+
+    Args:
+        documents: path → OpenAPI document.
+    """
+
+    def alive() -> bytes:
+        health.check_alive()
+        return b'{"status":"alive"}'
+
+    def ready() -> bytes:
+        health.check_ready()
+        return b'{"status":"ready"}'
+
+    def exposition() -> bytes:
+        return metrics.text(_breakers(models))
+
+    def document(content: bytes) -> Endpoint:
+        return reading("openapi", lambda: content, is_open=True)
+
+    return {
+        "/healthz": reading("health", alive, is_open=True),
+        "/readyz": reading("ready", ready, is_open=True),
+        "/metrics": reading("metrics", exposition, CONTENT_TYPE, is_open=False),
+        **{path: document(content) for path, content in documents.items()},
+    }
+
+
+def _breakers(models: Mapping[str, Scoring]) -> Iterable[tuple[str, str, str]]:
+    for name, scoring in models.items():
+        for service, target in scoring.live.current.targets.items():
+            yield name, service, target.breaker.state

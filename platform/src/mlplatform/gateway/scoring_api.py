@@ -1,0 +1,109 @@
+"""`/api/…/models`: what an application asks of the models, by JSON over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from mlplatform.gateway.answers import BatchAnswer, BatchResult, ModelsAnswer, encode
+from mlplatform.gateway.decided import Caller
+from mlplatform.gateway.http import JSON, Answerer, Endpoint, Reply, Request, reading
+from mlplatform.gateway.labels import Labels
+from mlplatform.gateway.payloads import BatchBody, LabelsBody, decoded
+from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.scoring import Given, Scoring
+from mlplatform.gateway.terms import terms
+
+API = "/api/v1/models"
+BATCH_CONCURRENCY = 64
+
+_REPLAYED = (b"idempotency-replayed", b"true")
+_score_batch = msgspec.json.Decoder(BatchBody)
+_label_batch = msgspec.json.Decoder(LabelsBody)
+
+
+def endpoints(models: Mapping[str, Scoring], labels: Labels) -> dict[str, Endpoint]:
+    """Path → what is found there, for every model of this installation."""
+
+    def listed() -> bytes:
+        return bytes(encode(ModelsAnswer([s.live.state() for s in models.values()])))
+
+    found = {API: reading("models", listed, is_open=False)}
+    for name, scoring in models.items():
+        found.update(_of_model(f"{API}/{name}", scoring, labels))
+    return found
+
+
+def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
+    """What is wrong with a path under the models that leads nowhere."""
+    name = path[len(API) + 1 :].split("/", maxsplit=1)[0]
+    if name and name not in models:
+        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
+    return Problem(404, "unknown-path", f"there is nothing at {path}")
+
+
+def _of_model(root: str, scoring: Scoring, labels: Labels) -> dict[str, Endpoint]:
+    async def score(request: Request) -> Reply:
+        caller = _caller(scoring, request)
+        given = await scoring.answer(scoring.payloads.score(await request.body()), caller)
+        return Reply(given.body, [JSON, _REPLAYED] if given.replayed else [JSON])
+
+    async def score_batch(request: Request) -> Reply:
+        caller = _caller(scoring, request)
+        if caller.key is not None:
+            detail = "in a batch every item has its own idempotency_key"
+            raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
+        batch: BatchBody = decoded(_score_batch, await request.body())
+        return Reply(encode(await _batch(scoring, batch, caller)))
+
+    async def add_labels(request: Request) -> Reply:
+        body: LabelsBody = decoded(_label_batch, await request.body())
+        added = await labels.add(scoring.definition.name, request.client, body.labels)
+        return Reply(encode(added))
+
+    def posting(operation: str, answer: Answerer) -> Endpoint:
+        return Endpoint(operation, ("POST",), answer, takes=(JSON[1],))
+
+    return {
+        root: reading("model", lambda: bytes(encode(scoring.live.state())), is_open=False),
+        f"{root}/score": posting("score", score),
+        f"{root}/score:batch": posting("score_batch", score_batch),
+        f"{root}/labels": posting("labels", add_labels),
+    }
+
+
+def _caller(scoring: Scoring, request: Request) -> Caller:
+    return terms(
+        request.headers,
+        request.client,
+        started_s=request.started_s,
+        deadline_ms=scoring.definition.deadline_ms,
+    )
+
+
+async def _batch(scoring: Scoring, batch: BatchBody, caller: Caller) -> BatchAnswer:
+    """Every item decided by itself, each with the whole deadline from its own start."""
+    room = asyncio.Semaphore(BATCH_CONCURRENCY)
+    budget_s = caller.deadline_s - caller.started_s
+
+    async def item(raw: msgspec.Raw) -> BatchResult:
+        async with room:
+            return await _batch_result(scoring, bytes(raw), caller, budget_s)
+
+    return BatchAnswer(await asyncio.gather(*map(item, batch.requests)))
+
+
+async def _batch_result(
+    scoring: Scoring, raw: bytes, batch: Caller, budget_s: float
+) -> BatchResult:
+    now_s = time.monotonic()
+    try:
+        request = scoring.payloads.batch_item(raw)
+        caller = Caller(batch.client, now_s, now_s + budget_s, request.key, batch.trace_id)
+        given: Given = await scoring.answer(request, caller)
+    except Problem as problem:
+        return BatchResult(problem=problem.details)
+    return BatchResult(answer=msgspec.Raw(given.body), replayed=given.replayed)

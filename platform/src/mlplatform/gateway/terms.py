@@ -1,0 +1,48 @@
+"""On what terms a request is answered: deadline, idempotency key and trace, from its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlplatform.gateway.decided import Caller
+from mlplatform.gateway.payloads import idempotency_key
+from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.trace import trace_context
+
+MIN_TIMEOUT_MS = 5
+MAX_TIMEOUT_MS = 10_000
+
+
+def terms(
+    headers: Mapping[bytes, bytes], client: str, *, started_s: float, deadline_ms: float
+) -> Caller:
+    """The terms that these headers ask for.
+
+    Args:
+        deadline_ms: the model's, for a caller that names none.
+
+    Raises:
+        Problem: 422 names the header.
+    """
+    timeout_ms = _timeout_ms(headers.get(b"x-request-timeout-ms"), deadline_ms)
+    trace = trace_context(headers)
+    return Caller(
+        client=client,
+        started_s=started_s,
+        deadline_s=started_s + timeout_ms / 1000,
+        key=idempotency_key(headers.get(b"idempotency-key")),
+        trace_id=trace.trace_id if trace else None,
+    )
+
+
+def _timeout_ms(header: bytes | None, default_ms: float) -> float:
+    if header is None:
+        return default_ms
+    if (
+        not header.isdigit()
+        or len(header) > 5
+        or not MIN_TIMEOUT_MS <= int(header) <= MAX_TIMEOUT_MS
+    ):
+        detail = f"X-Request-Timeout-Ms must be {MIN_TIMEOUT_MS} to {MAX_TIMEOUT_MS}"
+        raise Problem(422, "invalid-header", detail, field="X-Request-Timeout-Ms")
+    return float(header)
