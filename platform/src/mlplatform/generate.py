@@ -1,7 +1,7 @@
 """`python -m mlplatform.generate`: render everything that is made from another file.
 
-Feature definitions, the OpenAPI document and the example manifests; `make verify` runs this and
-fails when a committed file is not what its source says.
+Feature definitions, the OpenAPI document, the example manifests and the code of .proto files;
+`make verify` runs this and fails when a committed file is not what its source says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from mlplatform.features import feast_repo
 from mlplatform.features.definitions import FILE
 from mlplatform.gateway import openapi
 from mlplatform.models.definition import model_folder, model_names
+from mlplatform.protos import render
 from mlplatform.serving import manifest
 
 ROOT = Path(__file__).parents[3]
@@ -19,7 +20,11 @@ ROOT = Path(__file__).parents[3]
 
 def files() -> dict[Path, str]:
     """Every generated file with its content."""
-    relative = {**manifest.render_examples(), **openapi.render_files()}
+    relative = {
+        **manifest.render_examples(),
+        **openapi.render_files(),
+        **render.render_files(ROOT),
+    }
     return {ROOT / name: text for name, text in relative.items()}
 
 
