@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions import seal, segments
 from mlplatform.decisions.log import (
+    KEEP_MS,
     Appended,
     Entry,
     Idempotency,
@@ -30,12 +31,13 @@ from mlplatform.decisions.log import (
     Span,
 )
 from mlplatform.decisions.records import COLUMNS, Record, link, record_digest
-from mlplatform.decisions.sqlite import KEY_LIFE_MS, SqliteDecisionLog
+from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.decisions.tables import STORED
 from mlplatform.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
 
 EVERYTHING = Span(columns=tuple(COLUMNS))
 NOW_MS = 1_700_000_000_000
+HOUR_MS = 3_600_000
 
 
 class Wall:
@@ -204,9 +206,16 @@ def test_keys_belong_to_a_client_and_a_model(log: SqliteDecisionLog) -> None:
 def test_keys_outlive_the_process_and_sealing_until_their_time(
     folder: Path, log: SqliteDecisionLog, wall: Wall
 ) -> None:
-    """Seven days later sealing drops them, and not before."""
-    log.append("gw", [entry("d1", "k")])
-    wall.ms += KEY_LIFE_MS - 1
+    """Sealing drops each when it has been kept as long as promised, and not before."""
+    short = Entry(entry("d0").record, Idempotency("app", "short", "body", b"d0", keep_ms=HOUR_MS))
+    log.append("gw", [entry("d1", "k"), short])
+    wall.ms += HOUR_MS - 1
+    log.seal()
+    assert log.find("app", "fraud", "short")
+    wall.ms += 1
+    log.seal()
+    assert log.find("app", "fraud", "short") is None
+    wall.ms += KEEP_MS - HOUR_MS - 1
     log.seal()
     log.close()
     with closing(open_log(folder, wall)) as again:

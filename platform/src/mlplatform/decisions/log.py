@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -14,13 +14,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+KEEP_MS: Final = 7 * 86_400_000
+"""For promises that no model's policy speaks of, like that of a label."""
+
+
 class Idempotency(msgspec.Struct, frozen=True):
-    """The promise that a retry of this request gets this answer: one per client, model and key."""
+    """The promise that a retry of this request gets this answer: one per client, model and key.
+
+    It holds for `keep_ms` and a little longer, until expired keys are dropped.
+    """
 
     client: str
     key: str
     body_digest: str
     answer: bytes
+    keep_ms: int = KEEP_MS
 
 
 class Entry(msgspec.Struct, frozen=True):

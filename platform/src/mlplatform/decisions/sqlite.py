@@ -33,7 +33,6 @@ from mlplatform.errors import Corrupt, InputInvalid, StaleFence, Unavailable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KEY_LIFE_MS: Final = 7 * 86_400_000
 LIVE_WITHIN_MS: Final = 10_000
 _AUTOCHECKPOINT_PAGES = 20_000
 _WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -112,7 +111,7 @@ class SqliteDecisionLog:
         return outcomes
 
     def find(self, client: str, model: str, key: str) -> Stored | None:
-        """The answer given under a key, while it is kept: seven days or a little longer."""
+        """The answer given under a key, while it is kept, as promised or a little longer."""
         with self._lookups_lock, self._translated():
             row = self._lookups.execute(_FIND, (client, model, key)).fetchone()
         return None if row is None else Stored(*row)
@@ -195,7 +194,7 @@ class SqliteDecisionLog:
     ) -> tuple[_Head, list[Outcome]]:
         before = self._head(writer)
         seq, chain = before.seq, before.chain
-        expires_at_ms = self._wall_ms() + KEY_LIFE_MS
+        now_ms = self._wall_ms()
         outcomes: list[Outcome] = []
         rows: list[tuple[object, ...]] = []
         keys: list[tuple[object, ...]] = []
@@ -211,7 +210,7 @@ class SqliteDecisionLog:
                 (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
             )
             if entry.idempotency is not None:
-                keys.append(_key_row(entry, entry.idempotency, expires_at_ms))
+                keys.append(_key_row(entry, entry.idempotency, now_ms))
         after = _Head(before.session, seq, chain)
         latest_ms = max((form.scalars[_EVENT_MS] for form in forms), default=None)
         self._advance(writer, before, after, latest_ms)
@@ -302,7 +301,7 @@ def _live(writer: tables.Writer, oldest_ms: int) -> bool:
     return not writer.closed and writer.heartbeat_at_ms >= oldest_ms
 
 
-def _key_row(entry: Entry, key: Idempotency, expires_at_ms: int) -> tuple[object, ...]:
+def _key_row(entry: Entry, key: Idempotency, now_ms: int) -> tuple[object, ...]:
     record = entry.record
     return (
         key.client,
@@ -311,5 +310,5 @@ def _key_row(entry: Entry, key: Idempotency, expires_at_ms: int) -> tuple[object
         key.body_digest,
         key.answer,
         record.decision_id,
-        expires_at_ms,
+        now_ms + key.keep_ms,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.log import ManifestHead, WriterHead
@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS idempotency (
     expires_at_ms INTEGER NOT NULL,
     PRIMARY KEY (client, model, key)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS idempotency_expiry ON idempotency (expires_at_ms);
 CREATE TABLE IF NOT EXISTS writers (
     writer TEXT PRIMARY KEY,
     seq INTEGER NOT NULL,
@@ -126,17 +127,13 @@ def unsealed(
 
 
 def delete_keys(db: sqlite3.Connection, *, now_ms: int, limit: int) -> int:
-    """Drop the oldest keys whose time has passed, at most `limit`; the number dropped.
-
-    Keys expire in the order in which they came, so the first that lives ends the search.
-    """
-    oldest: Iterable[tuple[int, int]] = db.execute(
-        "SELECT rowid, expires_at_ms FROM idempotency ORDER BY rowid LIMIT ?", (limit,)
+    """Drop the keys whose time has passed longest, at most `limit`; the number dropped."""
+    expired = (
+        "SELECT rowid FROM idempotency WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?"
     )
-    expired = [rowid for rowid, expires_at_ms in oldest if expires_at_ms <= now_ms]
-    if expired:
-        db.execute("DELETE FROM idempotency WHERE rowid <= ?", (expired[-1],))
-    return len(expired)
+    return db.execute(
+        f"DELETE FROM idempotency WHERE rowid IN ({expired})", (now_ms, limit)
+    ).rowcount
 
 
 def _insert(

@@ -20,7 +20,8 @@ from mlplatform.gateway.predictor import Limits, Predictor
 from mlplatform.gateway.recording import ObservedLog, Recorder
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.shadow import ShadowCopies
-from mlplatform.gateway.times import EventTimes, Watermark
+from mlplatform.gateway.times import EventTimes
+from mlplatform.gateway.watermark import Watermark
 from mlplatform.models.definition import load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.rollout.sqlite import SqliteRollouts
@@ -64,10 +65,10 @@ def compose(settings: Settings, name: str) -> Composition:
     settings.home.create()
     shared = _shared(settings, name)
     live = {model: _live_model(model, shared) for model in model_names()}
-    shadow = _shadow(shared)
+    shadow = _shadow(live, shared)
     models = {model: _scoring(live[model], shared, shadow) for model in live}
     follower = _follower(live, shared)
-    start, stop = _life(shared, shadow, follower)
+    start, stop = _life(settings, shared, shadow, follower)
     app = Gateway(
         keys.load_or_create(settings.home.secrets / "api-keys.json", settings.home.api_key),
         models,
@@ -85,7 +86,7 @@ def compose(settings: Settings, name: str) -> Composition:
 def _shared(settings: Settings, name: str) -> _Shared:
     home, metrics = settings.home, Metrics()
     log = SqliteDecisionLog(home.decisions)
-    watermark = Watermark(log.latest_event_ms())
+    watermark = Watermark(log.latest_event_ms)
     clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
     times = EventTimes(settings.clock, clock.event_ms)
     return _Shared(
@@ -114,9 +115,14 @@ def _recorder(
     return Recorder(open_commit, watermark.advance)
 
 
-def _shadow(shared: _Shared) -> ShadowCopies:
+def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
     dropped = shared.metrics.shadow_dropped
-    return ShadowCopies(shared.recorder, shared.clock, lambda model: dropped.labels(model).inc())
+    return ShadowCopies(
+        shared.recorder,
+        shared.clock,
+        lambda model, why, count: dropped.labels(model, why).inc(count),
+        lambda model: live[model].current.routes.generation,
+    )
 
 
 def _live_model(model: str, shared: _Shared) -> LiveModel:
@@ -160,15 +166,20 @@ def _follower(live: Mapping[str, LiveModel], shared: _Shared) -> RouteFollower:
 Step = Callable[[], Awaitable[None]]
 
 
-def _life(shared: _Shared, shadow: ShadowCopies, follower: RouteFollower) -> tuple[Step, Step]:
+def _life(
+    settings: Settings, shared: _Shared, shadow: ShadowCopies, follower: RouteFollower
+) -> tuple[Step, Step]:
     """What runs when the server starts, and when it has finished its last request."""
 
     async def start() -> None:
         shared.recorder.start()
         shadow.start()
         follower.start()
+        if settings.clock == "replay":
+            shared.watermark.start()
 
     async def stop() -> None:
+        await shared.watermark.stop()
         await follower.stop()
         await shadow.stop(within_s=SHADOW_DRAIN_S)
         await shared.recorder.stop()

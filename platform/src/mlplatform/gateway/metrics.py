@@ -45,7 +45,10 @@ class Metrics:
         )
         self.late = self._counter("late", "Answers that were durable after the deadline.", "model")
         self.shadow_dropped = self._counter(
-            "shadow_dropped", "Shadow copies that found the queue full.", "model"
+            "shadow_dropped",
+            "Shadow copies that were not sent.",
+            "model",
+            "why",
         )
         self.latency = Histogram(
             "mlplatform_gateway_latency_seconds",

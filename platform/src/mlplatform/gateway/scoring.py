@@ -26,7 +26,7 @@ from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import InFlight, LogUnavailable, Recorder, log_unavailable
 from mlplatform.gateway.routing import assign
 from mlplatform.gateway.shadow import Copy, ShadowCopies
-from mlplatform.gateway.times import EventTimes
+from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.pseudonym import pseudonym
 
@@ -74,6 +74,7 @@ class Scoring:
         self._key = pseudonym_key
         self._metrics = metrics
         self._in_flight = InFlight()
+        self._keep_ms = live.definition.idempotency_keep_h * HOUR_MS
         self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
 
     async def answer(self, request: ScoreRequest, caller: Caller) -> Given:
@@ -94,8 +95,9 @@ class Scoring:
     async def _answered(
         self, request: ScoreRequest, caller: Caller, body_digest: str | None
     ) -> Given:
-        decided = await self._decided(self._case(request), caller)
-        given = await self._recorded(decided, caller, body_digest)
+        with self.times.answering(request.event_ms):
+            decided = await self._decided(self._case(request), caller)
+            given = await self._recorded(decided, caller, body_digest)
         if not given.replayed:
             self._count(decided, caller)
             self._copy(decided.case)
@@ -134,7 +136,7 @@ class Scoring:
         entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
         promise = None
         if caller.key is not None and body_digest is not None:
-            promise = Idempotency(caller.client, caller.key, body_digest, body)
+            promise = Idempotency(caller.client, caller.key, body_digest, body, self._keep_ms)
         try:
             outcome = await self._recorder.append(Entry(entry, promise))
         except LogUnavailable as error:

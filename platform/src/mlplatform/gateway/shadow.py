@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,17 +41,28 @@ class Copy:
 class ShadowCopies:
     """A bounded queue and few workers; what does not fit is dropped and counted, not recorded.
 
+    So is what waited until its generation of the routes was over: no window counts it any more, and
+    a challenger that answers slowly would be kept busy long after its shadow phase.
+
     A drop says that the challenger or this gateway is too busy, which is no evidence about the
     challenger's scores, and a record per drop would cost most when there is least to spare.
 
     Args:
-        dropped: told about every copy that did not fit.
+        dropped: told the model, why ("full", "over" or "stopped"), and how many copies.
+        generation: of the routes that are applied to a model now.
     """
 
-    def __init__(self, recorder: Recorder, clock: Clock, dropped: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        clock: Clock,
+        dropped: Callable[[str, str, int], None],
+        generation: Callable[[str], int],
+    ) -> None:
         self._recorder = recorder
         self._clock = clock
         self._dropped = dropped
+        self._generation = generation
         self._queue: deque[Copy] = deque()
         self._arrived = asyncio.Event()
         self._busy = 0
@@ -64,7 +75,7 @@ class ShadowCopies:
     def offer(self, copy: Copy) -> None:
         """Take a copy if there is room; returns at once either way."""
         if len(self._queue) >= QUEUE_LENGTH:
-            self._dropped(copy.routes.model)
+            self._dropped(copy.routes.model, "full", 1)
             return
         self._queue.append(copy)
         self._arrived.set()
@@ -76,7 +87,7 @@ class ShadowCopies:
         while (self._queue or self._busy) and loop.time() < end_s:
             await asyncio.sleep(0.01)
         for copy in self._queue:
-            self._dropped(copy.routes.model)
+            self._dropped(copy.routes.model, "stopped", 1)
         self._queue.clear()
         for worker in self._workers:
             worker.cancel()
@@ -85,6 +96,7 @@ class ShadowCopies:
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
+            self._drop_what_is_over()
             batch = self._next_batch()
             if not batch:
                 self._arrived.clear()
@@ -98,6 +110,18 @@ class ShadowCopies:
                 log.exception("%d shadow copies failed", len(batch))
             finally:
                 self._busy -= 1
+
+    def _drop_what_is_over(self) -> None:
+        # Generations only rise: whatever is over stands before what is not, for each model.
+        over: Counter[str] = Counter()
+        while self._queue:
+            routes = self._queue[0].routes
+            if routes.generation == self._generation(routes.model):
+                break
+            over[routes.model] += 1
+            self._queue.popleft()
+        for model, count in over.items():
+            self._dropped(model, "over", count)
 
     def _next_batch(self) -> list[Copy]:
         batch: list[Copy] = []

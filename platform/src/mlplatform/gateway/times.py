@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Literal
 
 from mlplatform.gateway.problems import Problem
@@ -11,22 +15,13 @@ MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 SYSTEM_TOLERANCE_MS = 5 * MINUTE_MS
 IN_FLIGHT_MS = 15_000
+SETTLED_S = 2.0
+"""In a replay, what was sent this long ago has arrived."""
 REPLAY_BEHIND_MS = HOUR_MS
 REPLAY_AHEAD_MS = 48 * HOUR_MS
 REPLAY_ARRIVAL_BEHIND_MS = 7 * 24 * HOUR_MS
 
 ClockMode = Literal["system", "replay"]
-
-
-class Watermark:
-    """The largest event time that was recorded; None before the first record."""
-
-    def __init__(self, event_ms: int | None = None) -> None:
-        self.event_ms = event_ms
-
-    def advance(self, event_ms: int) -> None:
-        if self.event_ms is None or event_ms > self.event_ms:
-            self.event_ms = event_ms
 
 
 class EventTimes:
@@ -35,19 +30,47 @@ class EventTimes:
     Args:
         mode: system: within 5 minutes of the clock; replay: from an hour behind the watermark to
             two days ahead of it, anything before the first record.
-        now_ms: the event clock; 0 before the first record of a replay.
+        now_ms: the platform's event clock; 0 before the first record of a replay.
     """
 
-    def __init__(self, mode: ClockMode, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        mode: ClockMode,
+        now_ms: Callable[[], int],
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._mode = mode
         self.now_ms = now_ms
+        self._monotonic_s = monotonic_s
+        self._answering: dict[int, int] = {}
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def answering(self, event_ms: int) -> AbstractContextManager[None]:
+        """In force from a request's arrival until its record is durable."""
+        return _NOTHING if self._mode == "system" else _Answering(self._answering, event_ms)
 
     def passed_ms(self) -> int | None:
-        """The event time before which no request is accepted any more; None in a replay, whose
-        watermark is moved by its records alone."""
-        if self._mode == "replay":
+        """The event time before which this process has no request left to record; None: unknown.
+
+        Live traffic can't be older than its tolerance. A replay sends its requests in order, to
+        whichever gateway: what the platform had reached a while ago this process has passed too,
+        unless it still answers an older request. Without that a gateway that gets no traffic would
+        hold up every judgement of what the others record.
+        """
+        if self._mode == "system":
+            return self.now_ms() - SYSTEM_TOLERANCE_MS - IN_FLIGHT_MS
+        settled_ms = self._settled_ms()
+        if settled_ms is None:
             return None
-        return self.now_ms() - SYSTEM_TOLERANCE_MS - IN_FLIGHT_MS
+        return min([settled_ms, *self._answering.copy().values()])
+
+    def _settled_ms(self) -> int | None:
+        now_s = self._monotonic_s()
+        self._seen.append((now_s, self.now_ms()))
+        while len(self._seen) > 1 and self._seen[1][0] <= now_s - SETTLED_S:
+            self._seen.popleft()
+        seen_s, event_ms = self._seen[0]
+        return event_ms if event_ms > 0 and seen_s <= now_s - SETTLED_S else None
 
     def check(self, event_ms: int) -> None:
         """Raises Problem 422 for the event time of a request that is refused."""
@@ -71,6 +94,23 @@ class EventTimes:
             f"{(now_ms - low_ms) // 1000} s before to {(high_ms - now_ms) // 1000} s after it"
         )
         raise Problem(422, "event-time", detail, field="event_time")
+
+
+class _Answering:
+    __slots__ = ("_all", "_event_ms")
+
+    def __init__(self, everything: dict[int, int], event_ms: int) -> None:
+        self._all = everything
+        self._event_ms = event_ms
+
+    def __enter__(self) -> None:
+        self._all[id(self)] = self._event_ms
+
+    def __exit__(self, *exc: object) -> None:
+        del self._all[id(self)]
+
+
+_NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
 
 
 def bounds(mode: ClockMode, now_ms: int, *, behind_ms: int) -> tuple[int, int]:

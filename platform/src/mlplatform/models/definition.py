@@ -133,6 +133,7 @@ class ModelDefinition(_Strict, frozen=True):
     assignment_unit: str
     latency_slo_ms: float
     deadline_ms: float
+    idempotency_keep_h: Count
     request: dict[str, RequestField]
     inputs: tuple[InputSpec, ...]
     label: Label

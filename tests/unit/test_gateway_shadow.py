@@ -1,0 +1,91 @@
+"""Shadow copies: sent while their generation of the routes is in force, dropped after."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from mlplatform.clock import SystemClock
+from mlplatform.decisions.log import Appended, Entry, Outcome
+from mlplatform.features.online import OnlineRow
+from mlplatform.gateway.live import Target
+from mlplatform.gateway.prediction import Facts
+from mlplatform.gateway.recording import Recorder
+from mlplatform.gateway.shadow import QUEUE_LENGTH, WORKERS, Copy, ShadowCopies
+from mlplatform.rollout.routes import Arm, Routes
+
+ARM = Arm(2, "b", "fraud-v2-b")
+
+
+class SlowChallenger:
+    """Answers nothing before it is let."""
+
+    def __init__(self) -> None:
+        self.let = asyncio.Event()
+        self.rows = 0
+
+    async def predict(self, rows: Sequence[Any], deadline_s: float) -> list[float]:
+        self.rows += len(rows)
+        await self.let.wait()
+        return [0.5] * len(rows)
+
+
+class Kept:
+    """A recorder that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    async def append(self, entry: Entry) -> Outcome:
+        self.entries.append(entry)
+        return Appended(len(self.entries))
+
+
+def routes(generation: int) -> Routes:
+    champion = Arm(1, "a", "fraud-v1-a")
+    return Routes("fraud", generation, champion, ARM, None, "r1", "shadow", 0.0)
+
+
+def copy(challenger: SlowChallenger, generation: int) -> Copy:
+    bundle = SimpleNamespace(calibrate=lambda raw: raw, decide=lambda score: "approve")
+    plan = SimpleNamespace(row=lambda *parts: (1.0,))
+    target = SimpleNamespace(arm=ARM, bundle=bundle, shadow=challenger, plan=plan)
+    facts = Facts({}, 1, OnlineRow({}, {}))
+    return Copy("d", facts, routes(generation), cast(Target, target), 1, 2)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def test_copies_of_a_generation_that_is_over_are_not_sent() -> None:
+    """A slow challenger is not kept busy after its shadow phase."""
+    challenger, kept = SlowChallenger(), Kept()
+    dropped: Counter[tuple[str, str]] = Counter()
+    now = SimpleNamespace(generation=1)
+
+    def count(model: str, why: str, copies: int) -> None:
+        dropped[model, why] += copies
+
+    copies = ShadowCopies(cast(Recorder, kept), SystemClock(), count, lambda model: now.generation)
+    one = copy(challenger, 1)
+    copies.start()
+    for sent in range(1, WORKERS + 1):
+        copies.offer(one)
+        await until(lambda sent=sent: challenger.rows == sent)
+    for _ in range(QUEUE_LENGTH + 3):
+        copies.offer(one)
+    assert dropped == {("fraud", "full"): 3}
+    now.generation = 2
+    challenger.let.set()
+    await until(lambda: dropped["fraud", "over"] == QUEUE_LENGTH)
+    assert challenger.rows == WORKERS
+    copies.offer(copy(challenger, 2))
+    await until(lambda: len(kept.entries) == WORKERS + 1)
+    await copies.stop(within_s=1)
+    assert dropped == {("fraud", "full"): 3, ("fraud", "over"): QUEUE_LENGTH}
