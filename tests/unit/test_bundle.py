@@ -230,7 +230,7 @@ def test_every_input_of_every_model_has_its_own_reason():
     [
         ("a: {code: A, customer: x, analyst: y}", "b"),
         (
-            "a: {code: A, customer: x, analyst: y}\nb: {code: A, customer: x, analyst: y}",
+            "a: {code: A, customer: x, analyst: y}\nb: {code: A, customer: z, analyst: y}",
             "differ",
         ),
         ("a: {code: A, customer: x}\nb: {code: B, customer: x, analyst: y}", "analyst"),

@@ -1,13 +1,12 @@
-"""Who is asked in which order, how long each may take, and which inputs explain a score."""
+"""Who is asked in which order, how long each may take."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.gateway.fallback import predict_until, step_until, steps
-from mlplatform.gateway.reasons import strongest, without_each
+from mlplatform.gateway.reasons import without_each
 from mlplatform.gateway.routing import Assignment
 from mlplatform.rollout.routes import Arm, Phase, Routes
 
@@ -61,17 +60,3 @@ def test_a_step_gets_no_time_where_none_is_left() -> None:
 
 def test_each_input_is_replaced_alone() -> None:
     assert without_each([1.0, 2.0], [0.0, 9.0]) == [[0.0, 2.0], [1.0, 9.0]]
-
-
-@pytest.mark.parametrize(
-    ("raw_without", "expected"),
-    [
-        pytest.param([0.9, 0.2, 0.5, 0.1], ["d", "b", "c"], id="largest drop first, three at most"),
-        pytest.param([0.9, 0.95, 0.9, 0.8], ["d"], id="what raises the score is no reason"),
-        pytest.param([0.9, 0.9, 0.9, 0.9], [], id="nothing mattered"),
-    ],
-)
-def test_reasons_are_the_inputs_that_raised_the_score(
-    raw_without: list[float], expected: list[str]
-) -> None:
-    assert strongest("abcd", 0.9, raw_without, 3) == expected

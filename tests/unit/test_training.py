@@ -15,6 +15,7 @@ from mlplatform.features.feast_sqlite import FeastSqlite
 from mlplatform.features.inputs import InputPlan
 from mlplatform.features.offline import OfflineTable
 from mlplatform.features.snapshots import materialize
+from mlplatform.gateway.reasons import NotExplained, tree_shap
 from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.registry.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.registry.versions import Rejection, Version
@@ -432,3 +433,26 @@ def test_fewer_than_two_whole_days_are_not_replayed(tmp_path):
     second_ms = PLAYED_MS + DAY_MS
     assert recent_of(offline, as_of_ms=second_ms + DAY_MS - 1) is None
     assert recent_of(offline, as_of_ms=second_ms + DAY_MS).source == "payments of the last 2 days"
+
+
+def test_a_bundle_of_trees_carries_tree_shap_that_adds_up_and_refuses_another_score(trained):
+    attribution = trained.bundle.attribution
+    assert (attribution.method, attribution.link, attribution.why) == ("tree_shap", "logistic", "")
+    contributions = tree_shap(trained.bundle, trained.folder)
+    golden = trained.bundle.golden
+    for row, raw in zip(golden.rows, golden.scores, strict=True):
+        values = [float("nan") if v is None else v for v in row]
+        margin = attribution.base + sum(contributions(values, raw))
+        assert 1 / (1 + np.exp(-margin)) == pytest.approx(raw, abs=1e-5)
+        with pytest.raises(NotExplained, match="not_additive"):
+            contributions(values, raw + 0.01)
+
+
+def test_a_model_that_is_not_trees_keeps_reference_values_and_says_why(trained, tmp_path):
+    made = candidate_from_onnx(
+        linear_model(), trained.bundle, DEFINITION, DATA, bundles=tmp_path, origin="x", seed=SEED
+    )
+    attribution = made.bundle.attribution
+    assert attribution.method == "reference_values"
+    assert "0 tree ensembles" in attribution.why
+    assert tree_shap(made.bundle, made.folder) is None

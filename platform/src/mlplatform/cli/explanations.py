@@ -58,8 +58,17 @@ def _head(explanation: Explanation) -> dict[str, object]:
         "logged": _words(explanation.logged),
         "again": _words(explanation.again),
         "equal": None if explanation.again is None else not explanation.differences,
+        "reasons by": _method(explanation.method),
         "note": explanation.note,
     }
+
+
+def _method(method: str | None) -> str | None:
+    words = {
+        "tree_shap": "TreeSHAP: contributions to the margin, before the link to the raw score",
+        "reference_values": "reference values: the raw score's fall with the input made ordinary",
+    }
+    return None if method is None else words[method]
 
 
 def _words(outcome: Outcome | None) -> str | None:
@@ -76,10 +85,11 @@ def _print_causes(causes: Sequence[InputCause | RuleCause]) -> None:
     inputs = [c for c in causes if isinstance(c, InputCause)]
     rules = [c for c in causes if isinstance(c, RuleCause)]
     if inputs:
-        columns = ("reason", "input", "value", "ordinary", "score if ordinary", "decision then")
+        columns = ("reason", "input", "value", "contribution", "ordinary", "score if ordinary",
+                   "decision then")  # fmt: skip
         rows = [
-            (c.code, c.text, _number(c.value), _number(c.ordinary), f"{c.score_then:.6f}",
-             c.decision_then)
+            (c.code, c.text, _number(c.value), f"{c.contribution:+.4f}", _number(c.ordinary),
+             f"{c.score_then:.6f}", c.decision_then)
             for c in inputs
         ]  # fmt: skip
         print_table(columns, rows)

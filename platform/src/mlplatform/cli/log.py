@@ -79,8 +79,8 @@ def commands(anchor_of: AnchorOf = unanchored) -> typer.Typer:
     ) -> None:
         """Decide again from the record and its bundle: is it the same (else exit code 1), and why.
 
-        Reasons are the inputs whose ordinary value would have lowered the score most. Of an answer
-        that no model gave, they are the rules that decided.
+        Reasons are the inputs that raised the score most, by the method that the bundle carries. Of
+        an answer that no model gave, they are the rules that decided.
         """
         given = settings.load(os.environ)
         with _errors_as_exit_codes(), closing(_open(given)) as log:

@@ -115,6 +115,13 @@ def record(decided: Decided, caller: Caller, *, recorded_ms: int, latency_us: in
     )
 
 
+def _attribution(verdict: Verdict) -> str | None:
+    """How the reasons were found, where a model's score has some."""
+    if verdict.target is None or verdict.score is None or not verdict.reasons:
+        return None
+    return verdict.target.bundle.attribution.method
+
+
 def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
     facts, verdict = decided.case.facts, decided.verdict
     payload: dict[str, Any] = {
@@ -127,6 +134,7 @@ def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
     }
     optional = {
         "reasons_omitted": verdict.omitted,
+        "attribution": _attribution(verdict),
         "failures": [[f.step, f.reason] for f in decided.failures] or None,
         "idempotency_key": caller.key,
         "trace_id": caller.trace_id,

@@ -20,7 +20,15 @@ from mlplatform.errors import Corrupt, NotFound
 from mlplatform.features.definitions import load_views
 from mlplatform.features.inputs import InputPlan
 from mlplatform.gateway.prediction import DEFAULT_REASON, SAFE_DEFAULT, ruled
-from mlplatform.gateway.reasons import MOST, ordinary_row, strongest, without_each
+from mlplatform.gateway.reasons import (
+    Contributions,
+    Driver,
+    NotExplained,
+    drivers,
+    ordinary_row,
+    tree_shap,
+    without_each,
+)
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.predictor.model import Score, scorer
 from mlplatform.registry.bundle import MODEL_FILE, Bundle, load_bundle
@@ -37,6 +45,7 @@ class Decider:
     bundle: Bundle
     plan: InputPlan
     score: Score
+    tree_shap: Contributions | None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -54,7 +63,8 @@ class Outcome(msgspec.Struct, frozen=True):
 class InputCause(msgspec.Struct, frozen=True, tag="input", tag_field="by"):
     """An input that raised the score, and what would have come out had it been ordinary.
 
-    Missing values are None.
+    `contribution` is to the margin by TreeSHAP, to the raw score by reference values. Missing
+    values are None.
     """
 
     code: str
@@ -62,6 +72,7 @@ class InputCause(msgspec.Struct, frozen=True, tag="input", tag_field="by"):
     input: str
     value: float | None
     ordinary: float | None
+    contribution: float
     score_then: float
     decision_then: Decision
 
@@ -90,6 +101,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     degraded_reason: str | None
     logged: Outcome | None
     again: Outcome | None
+    method: str | None = None
     causes: tuple[InputCause | RuleCause, ...] = ()
     note: str | None = None
     differences: tuple[str, ...] = ()
@@ -111,6 +123,7 @@ class _Again:
     outcome: Outcome | None
     causes: tuple[InputCause | RuleCause, ...] = ()
     note: str | None = None
+    method: str | None = None
 
 
 def load_decider(bundles: Path, model: str, digest: str) -> Decider:
@@ -127,7 +140,7 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
     bundle = load_bundle(folder, digest)
     views = load_views(model_folder(model))
     plan = InputPlan(load_definition(model), views, bundle.inputs)
-    return Decider(bundle, plan, scorer(folder / MODEL_FILE))
+    return Decider(bundle, plan, scorer(folder / MODEL_FILE), tree_shap(bundle, folder))
 
 
 def explained(
@@ -172,6 +185,7 @@ def _explanation(
         degraded_reason=record.degraded_reason,
         logged=logged,
         again=again.outcome,
+        method=again.method,
         causes=again.causes,
         note=again.note or _failures(own),
         differences=_differences(
@@ -204,14 +218,44 @@ def _by_model(decider: Decider, row: Row) -> _Again:
     raw_without = _scores(decider, without_each(row, ordinary_row(bundle)))
     score = bundle.calibrate(raw)
     decision = bundle.decide(score)
-    inputs = strongest(decider.plan.names, raw, raw_without, MOST)
-    then = dict(zip(decider.plan.names, zip(row, raw_without, strict=True), strict=True))
-    causes = tuple(_input_cause(bundle, name, *then[name]) for name in inputs)
-    codes = tuple(cause.code for cause in causes) if decision != "approve" else ()
-    return _Again(Outcome(decision, score, raw, codes), causes)
+    try:
+        found = drivers(bundle, _contributions(decider, row, raw, raw_without))
+    except NotExplained as failure:
+        outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
+        return _Again(outcome, note=note, method=bundle.attribution.method)
+    causes = _input_causes(decider, found, row, raw, raw_without)
+    codes = tuple(driver.reason.code for driver in found) if decision != "approve" else ()
+    outcome = Outcome(decision, score, raw, codes)
+    return _Again(outcome, causes, method=bundle.attribution.method)
 
 
-def _input_cause(bundle: Bundle, name: str, value: float, raw_then: float) -> InputCause:
+def _contributions(
+    decider: Decider, row: Row, raw: float, raw_without: Sequence[float]
+) -> list[float]:
+    if decider.tree_shap is not None:
+        return decider.tree_shap(row, raw)
+    return [raw - other for other in raw_without]
+
+
+def _input_causes(
+    decider: Decider,
+    found: Sequence[Driver],
+    row: Row,
+    raw: float,
+    raw_without: Sequence[float],
+) -> tuple[InputCause, ...]:
+    bundle = decider.bundle
+    contributions = _contributions(decider, row, raw, raw_without)
+    names = bundle.input_names
+    known = dict(zip(names, zip(row, contributions, raw_without, strict=True), strict=True))
+    return tuple(
+        _input_cause(bundle, name, *known[name]) for driver in found for name in driver.inputs
+    )
+
+
+def _input_cause(
+    bundle: Bundle, name: str, value: float, contribution: float, raw_then: float
+) -> InputCause:
     reason, score_then = bundle.reasons[name], bundle.calibrate(raw_then)
     return InputCause(
         code=reason.code,
@@ -219,6 +263,7 @@ def _input_cause(bundle: Bundle, name: str, value: float, raw_then: float) -> In
         input=name,
         value=_present(value),
         ordinary=bundle.reference[name],
+        contribution=contribution,
         score_then=score_then,
         decision_then=bundle.decide(score_then),
     )

@@ -11,7 +11,7 @@ from mlplatform.features.inputs import InputPlan
 from mlplatform.gateway.answers import ArmState, ModelState
 from mlplatform.gateway.breaker import Breaker
 from mlplatform.gateway.predictor import Limits, Predictor
-from mlplatform.gateway.reasons import ordinary_row
+from mlplatform.gateway.reasons import Explainer, explainer, ordinary_row
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.registry.bundle import Bundle, load_bundle
 from mlplatform.rollout.routes import Arm, Routes, no_routes
@@ -37,10 +37,13 @@ class Target:
     predictor: Predictor
     shadow: Predictor
     breaker: Breaker
+    explainer: Explainer | None = None
 
     def close(self) -> None:
         self.predictor.close()
         self.shadow.close()
+        if self.explainer is not None:
+            self.explainer.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class LiveModel:
             predictor=self._new_predictor(arm.service, Limits()),
             shadow=self._new_predictor(arm.service, SHADOW_LIMITS),
             breaker=Breaker(self.definition.breaker),
+            explainer=explainer(bundle, self._bundles / arm.bundle),
         )
 
 

@@ -43,6 +43,9 @@ class Metrics:
         self.step_failures = self._counter(
             "step_failures", "Predictors that gave no score.", "model", "step", "reason"
         )
+        self.reasons_omitted = self._counter(
+            "reasons_omitted", "Alerts answered without their reasons.", "model", "reason"
+        )
         self.late = self._counter("late", "Answers that were durable after the deadline.", "model")
         self.shadow_dropped = self._counter(
             "shadow_dropped",
@@ -119,5 +122,7 @@ class ModelMetrics:
             self._late.inc()
         if decided.degraded_reason is not None:
             self._metrics.degraded.labels(self._model, decided.degraded_reason).inc()
+        if verdict.omitted is not None:
+            self._metrics.reasons_omitted.labels(self._model, verdict.omitted).inc()
         for failure in decided.failures:
             self._metrics.step_failures.labels(self._model, failure.step, failure.reason).inc()

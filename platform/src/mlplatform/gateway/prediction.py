@@ -12,7 +12,7 @@ from mlplatform.gateway.answers import AnsweredBy, ReasonGiven
 from mlplatform.gateway.fallback import ModelStep, Step, step_until
 from mlplatform.gateway.live import Live, Target
 from mlplatform.gateway.oip import OWN_FAILURES, FailureReason, PredictionFailed
-from mlplatform.gateway.reasons import MOST, strongest, without_each
+from mlplatform.gateway.reasons import MOST, NotExplained, drivers, without_each
 from mlplatform.registry.bundle import Bundle
 from mlplatform.registry.rules import Decision, evaluate
 
@@ -145,11 +145,17 @@ async def _reasons(
     target = prediction.target
     if until_s - time.monotonic() < MINIMUM_BUDGET_S:
         return (), "deadline"
-    rows = without_each(prediction.row, target.reference)
     try:
-        raw_without = await target.predictor.predict(rows, until_s)
-    except PredictionFailed as failure:
+        contributions = await _contributions(prediction, until_s)
+    except (PredictionFailed, NotExplained) as failure:
         return (), failure.reason
-    inputs = strongest(target.plan.names, prediction.raw, raw_without, MOST)
-    named = (target.bundle.reasons[name] for name in inputs)
-    return tuple(ReasonGiven(reason.code, reason.customer) for reason in named), None
+    found = (driver.reason for driver in drivers(target.bundle, contributions))
+    return tuple(ReasonGiven(reason.code, reason.customer) for reason in found), None
+
+
+async def _contributions(prediction: Prediction, until_s: float) -> list[float]:
+    target, raw = prediction.target, prediction.raw
+    if target.explainer is not None:
+        return await target.explainer.explain(prediction.row, raw, until_s)
+    rows = without_each(prediction.row, target.reference)
+    return [raw - other for other in await target.predictor.predict(rows, until_s)]

@@ -103,31 +103,40 @@ def load(folder: Path, name: str, read: Load = read_bundle) -> Model:
     return Model(served, score, inline_rows)
 
 
-def scorer(onnx_path: Path) -> Score:
-    """A function from rows [n, width] to raw scores [n], one ONNX Runtime call on one thread.
+def session(onnx_path: Path) -> onnxruntime.InferenceSession:
+    """An ONNX file loaded to run on one thread.
 
     Raises:
-        Corrupt: ONNX Runtime does not take the file, or its input or output is named otherwise.
+        Corrupt: ONNX Runtime does not take the file.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(
+        return onnxruntime.InferenceSession(
             str(onnx_path), options, providers=["CPUExecutionProvider"]
         )
     except RuntimeFailure as error:
         raise Corrupt(f"{onnx_path.name} is not a model that can be loaded: {error}") from error
-    inputs = [value.name for value in session.get_inputs()]
-    outputs = [value.name for value in session.get_outputs()]
+
+
+def scorer(onnx_path: Path) -> Score:
+    """A function from rows [n, width] to raw scores [n], one ONNX Runtime call on one thread.
+
+    Raises:
+        Corrupt: ONNX Runtime does not take the file, or its input or output is named otherwise.
+    """
+    loaded = session(onnx_path)
+    inputs = [value.name for value in loaded.get_inputs()]
+    outputs = [value.name for value in loaded.get_outputs()]
     if inputs != [INPUT] or OUTPUT not in outputs:
         raise Corrupt(
             f"{onnx_path.name} maps {inputs} to {outputs}; wanted [{INPUT!r}] to [{OUTPUT!r}]"
         )
 
     def score(rows: Floats) -> Floats:
-        result: Floats = session.run([OUTPUT], {INPUT: rows})[0]
+        result: Floats = loaded.run([OUTPUT], {INPUT: rows})[0]
         return result.reshape(len(rows))
 
     return score

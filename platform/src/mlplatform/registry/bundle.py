@@ -16,7 +16,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -33,7 +33,12 @@ BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 INPUT_NAME = "inputs"
 OUTPUT_NAME = "scores"
+EXPLAINER_FILE = "contributions.onnx"
+CONTRIBUTIONS_NAME = "contributions"
 MAX_MODEL_BYTES = 256 * 1024 * 1024
+MARGIN_TOLERANCE = 1e-4
+
+Link = Literal["logistic", "identity"]
 
 
 class BundleCorrupt(Corrupt):
@@ -138,6 +143,29 @@ class DataWindow(_Part, frozen=True):
     digest: str
 
 
+class Attribution(_Part, frozen=True):
+    """How the share of each input in a score is found.
+
+    `tree_shap`: Shapley values of the margin, which is what the raw score is before its link, by
+    the graph in `contributions.onnx`; with `base`, the mean margin, they add up to the margin.
+    `reference_values`: how far the raw score falls with the input at its reference value; `why`
+    says what stands against TreeSHAP.
+    """
+
+    method: Literal["reference_values", "tree_shap"] = "reference_values"
+    link: Link = "identity"
+    base: float = 0.0
+    why: str = ""
+
+    def adds_up(self, margin: float, raw: float) -> bool:
+        """Whether a margin is that of a raw score, within what float32 can tell apart."""
+        score, slope = margin, 1.0
+        if self.link == "logistic":
+            score = 0.5 + 0.5 * math.tanh(margin / 2)
+            slope = score * (1 - score)
+        return abs(score - raw) <= 1e-6 * max(1.0, abs(raw)) + MARGIN_TOLERANCE * slope
+
+
 class Bundle(_Part, frozen=True, dict=True):
     """Everything that one version decides with."""
 
@@ -156,6 +184,7 @@ class Bundle(_Part, frozen=True, dict=True):
     seed: int
     origin: str
     files: dict[str, str]
+    attribution: Attribution = Attribution()
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -218,6 +247,9 @@ def problems(bundle: Bundle) -> list[str]:
         "profile has inputs that the model does not have": not set(bundle.profile.inputs) <= names,
         "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
         f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
+        f"attribution and {EXPLAINER_FILE} contradict each other": (
+            (bundle.attribution.method == "tree_shap") != (EXPLAINER_FILE in bundle.files)
+        ),
         "files name a path outside the bundle": any(
             Path(name).name != name or name in (BUNDLE_FILE, "..") for name in bundle.files
         ),
@@ -225,23 +257,32 @@ def problems(bundle: Bundle) -> list[str]:
     return [problem for problem, present in found.items() if present]
 
 
-def write_bundle(bundle: Bundle, onnx_bytes: bytes, folder: Path) -> str:
+def write_bundle(
+    bundle: Bundle, onnx_bytes: bytes, folder: Path, explainer: bytes | None = None
+) -> str:
     """Write a bundle into a folder that appears whole or not at all; returns its digest.
 
-    The model's hash in `bundle.files` must be that of `onnx_bytes`. A folder that already holds
-    this bundle is left alone.
+    The hashes in `bundle.files` must be those of the contents. A folder that already holds this
+    bundle is left alone.
+
+    Args:
+        explainer: the content of `contributions.onnx`, where the bundle has one.
 
     Raises:
         BundleCorrupt: the bundle contradicts itself, or the folder holds something else.
     """
-    if bundle.files != {MODEL_FILE: digest(onnx_bytes)}:
-        raise BundleCorrupt(f"{MODEL_FILE} is not what the bundle says of it")
+    contents = {MODEL_FILE: onnx_bytes}
+    if explainer is not None:
+        contents[EXPLAINER_FILE] = explainer
+    if bundle.files != {name: digest(content) for name, content in contents.items()}:
+        raise BundleCorrupt(f"{' and '.join(contents)}: not what the bundle says")
     if wrong := problems(bundle):
         raise BundleCorrupt("; ".join(wrong))
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(draft / MODEL_FILE, onnx_bytes)
+        for name, content in contents.items():
+            _write(draft / name, content)
         _write(draft / BUNDLE_FILE, bundle.content)
         appear(draft, folder, bundle.digest)
     finally:
@@ -291,10 +332,10 @@ def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
 
 
 def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[str, Reason]:
-    """The reason codes in a reasons.yaml: one for every input, codes that differ.
+    """The reason codes in a reasons.yaml: one for every input; inputs may share one, whole.
 
     Raises:
-        ConfigInvalid: an unknown key, an input without a code, a code used twice.
+        ConfigInvalid: an unknown key, an input without a code, a code with two wordings.
     """
     import yaml
 
@@ -305,9 +346,9 @@ def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[s
     if set(reasons) != set(inputs):
         differing = sorted(set(reasons) ^ set(inputs))
         raise ConfigInvalid(f"{source}: inputs", differing, "exactly the model's inputs")
-    codes = [reason.code for reason in reasons.values()]
+    codes = [reason.code for reason in set(reasons.values())]
     if len(set(codes)) != len(codes):
-        raise ConfigInvalid(f"{source}: code", codes, "codes that differ")
+        raise ConfigInvalid(f"{source}: code", sorted(codes), "codes that differ in wording too")
     return reasons
 
 

@@ -15,6 +15,7 @@ from mlplatform.drift.profile import Profile, profile
 from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import InputSpec, ModelDefinition
 from mlplatform.registry.bundle import (
+    EXPLAINER_FILE,
     MODEL_FILE,
     Bundle,
     Golden,
@@ -25,6 +26,7 @@ from mlplatform.registry.bundle import (
 from mlplatform.registry.rules import Rule
 from mlplatform.training.calibration import fit_calibration, fit_thresholds
 from mlplatform.training.dataset import Dataset, Matrix
+from mlplatform.training.explainer import make_explainer
 from mlplatform.training.folder import ModelFolder, load_training
 from mlplatform.training.onnx_file import OnnxFile
 from mlplatform.validation.replay import Recent, predicted_band
@@ -208,6 +210,13 @@ def _candidate(
     scores = calibration.many(raw)
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
     recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
+    background = dataset.fitting.matrix.columns(made.names)
+    explainer = make_explainer(
+        made.content, model, background=background, rows=parity_rows(x, seed)
+    )
+    files = {MODEL_FILE: digest(made.content)}
+    if explainer.content is not None:
+        files[EXPLAINER_FILE] = digest(explainer.content)
     bundle = Bundle(
         model=definition.name,
         inputs=made.inputs,
@@ -215,7 +224,7 @@ def _candidate(
         thresholds=thresholds,
         reasons=dict(made.reasons),
         rules=made.rules,
-        reference=reference_values(dataset.fitting.matrix.columns(made.names), made.names),
+        reference=reference_values(background, made.names),
         golden=_golden(model, golden_rows(x, raw)),
         views=made.views,
         profile=_profile(definition, holdout.matrix, scores, thresholds.many(scores) > 0),
@@ -225,10 +234,11 @@ def _candidate(
         data=dataset.data_window(),
         seed=seed,
         origin=made.origin,
-        files={MODEL_FILE: digest(made.content)},
+        files=files,
+        attribution=explainer.attribution,
     )
     folder = bundles / bundle.digest
-    write_bundle(bundle, made.content, folder)
+    write_bundle(bundle, made.content, folder, explainer.content)
     return Candidate(folder, bundle, model, made.parity, made.customers)
 
 
