@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: help setup up down status demo test check generate verify lock drill-kill clean
+.PHONY: help setup up down status demo test check generate verify lock drill-kill test-servers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ demo: setup ## the whole loop, from transactions to a promoted challenger and ba
 
 test: .venv/.dev ## unit, contract, artifact and end-to-end tests
 	@$(BIN)/python -m pytest $(TEST_FLAGS)
+
+test-servers: .venv/.dev ## contract suites against real servers (Kafka: Java and Maven, or KAFKA_BOOTSTRAP)
+	@$(BIN)/python -m pytest tests/contract/test_topics.py $(TEST_FLAGS)
 
 check: .venv/.dev ## lint, format, types, import contracts
 	@$(BIN)/ruff check .

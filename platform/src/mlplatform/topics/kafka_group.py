@@ -1,0 +1,187 @@
+"""A member of a Kafka group whose offsets are committed in the transaction of its results."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from mlplatform.errors import StaleFence
+from mlplatform.topics.kafka import (
+    TIMEOUT_S,
+    error_of,
+    in_transaction,
+    transactional,
+    translated,
+)
+from mlplatform.topics.messages import Message, Received
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Message as KafkaMessage
+
+SESSION_TIMEOUT_MS: Final = 10_000
+QUEUED_KB: Final = 16_384
+CLOSE_POLL_S: Final = 0.05
+Place = tuple[str, int]
+log = logging.getLogger(__name__)
+
+
+class KafkaSubscription:
+    """Consume, transform, produce (KIP-447): exactly once from the requests to the results.
+
+    The member is static (group.instance.id): killed and started again within the session, it goes
+    on without a rebalance. Its transactional id is of its group and name, so what its former life
+    left open is aborted before this one reads an offset.
+    """
+
+    def __init__(
+        self, options: Mapping[str, Any], topics: tuple[str, ...], group: str, member: str
+    ) -> None:
+        from confluent_kafka import Consumer
+
+        self._options = options
+        self._transactional_id = f"mlplatform.{group}.{member}"
+        self._producer = transactional(options, self._transactional_id)
+        self._starts: dict[Place, int] = {}
+        self._next: dict[Place, int] = {}
+        self._ends: dict[Place, int] = {}
+        self._is_stale = False
+        self._is_paused = False
+        self._consumer: Consumer = Consumer(
+            {
+                **options,
+                "group.id": group,
+                "group.instance.id": member,
+                "session.timeout.ms": SESSION_TIMEOUT_MS,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "queued.max.messages.kbytes": QUEUED_KB,
+            }
+        )
+        with translated():
+            self._consumer.subscribe(
+                list(topics),
+                on_assign=self._assigned,
+                on_revoke=self._revoked,
+                on_lost=self._revoked,
+            )
+
+    def consume(self, limit: int, wait_s: float) -> list[Received]:
+        """Messages of committed transactions; paused while the caller wants none."""
+        self._pause(limit == 0)
+        until_s = time.monotonic() + wait_s
+        while True:
+            left_s = max(0.0, until_s - time.monotonic())
+            with translated():
+                found = self._consumer.consume(max(1, limit), left_s)
+            received = self._received(found)
+            if received or not found or time.monotonic() >= until_s:
+                return received
+
+    def commit(self, results: Sequence[Message]) -> None:
+        """One transaction of results and offsets."""
+        if self._is_stale:
+            self.rewind()
+            raise StaleFence("partitions went to another member while their messages were in work")
+        try:
+            in_transaction(self._producer, results, self._send_offsets)
+        except BaseException:
+            self.rewind()
+            raise
+        self._starts, self._next = {}, {}
+
+    def rewind(self) -> None:
+        """Seek to where the last commit left each partition that is still this member's."""
+        from confluent_kafka import TopicPartition
+
+        starts, self._starts, self._next = self._starts, {}, {}
+        self._is_stale = False
+        with translated():
+            mine = {(p.topic, p.partition) for p in self._consumer.assignment()}
+            for place, offset in starts.items():
+                if place in mine:
+                    self._consumer.seek(TopicPartition(*place, offset))
+
+    def lag(self) -> int:
+        """Visible messages of this member's partitions beyond the committed offsets."""
+        with translated():
+            mine = self._consumer.assignment()
+            committed = self._consumer.committed(mine, TIMEOUT_S) if mine else []
+        return sum(self._behind(partition) for partition in committed)
+
+    def close(self) -> None:
+        """Stop; a static member's partitions are kept for its next life, for one session."""
+        self._consumer.close()
+
+    def _send_offsets(self) -> None:
+        from confluent_kafka import TopicPartition
+
+        offsets = [TopicPartition(*place, offset) for place, offset in self._next.items()]
+        if offsets:
+            self._producer.send_offsets_to_transaction(
+                offsets, self._consumer.consumer_group_metadata(), TIMEOUT_S
+            )
+
+    def _received(self, found: Sequence[KafkaMessage]) -> list[Received]:
+        from confluent_kafka import KafkaError
+
+        received = []
+        for message in found:
+            place = (message.topic() or "", message.partition() or 0)
+            offset, error = message.offset() or 0, message.error()
+            if error is None:
+                self._starts.setdefault(place, offset)
+                self._next[place] = offset + 1
+                received.append(_received(message, place, offset))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._ends[place] = offset
+            else:
+                raise error_of(error)
+        return received
+
+    def _behind(self, committed: TopicPartition) -> int:
+        low, high = self._consumer.get_watermark_offsets(committed, TIMEOUT_S)
+        place = (committed.topic, committed.partition)
+        position = max(committed.offset, low)
+        if place not in self._starts:
+            # past the last message there may be markers of transactions, which nobody reads
+            position = max(position, self._ends.get(place, 0))
+        return max(0, high - position)
+
+    def _pause(self, wanted: bool) -> None:
+        if wanted == self._is_paused:
+            return
+        with translated():
+            mine = self._consumer.assignment()
+            if mine:
+                (self._consumer.pause if wanted else self._consumer.resume)(mine)
+        self._is_paused = wanted
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log.info("reads %s", [f"{p.topic}-{p.partition}" for p in partitions])
+        self._ends = {}
+        if self._is_paused:
+            consumer.assign(partitions)
+            consumer.pause(partitions)
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._is_stale |= bool(self._next)
+        self._starts, self._next, self._ends = {}, {}, {}
+
+
+def _received(message: KafkaMessage, place: Place, offset: int) -> Received:
+    headers = {
+        name: value if isinstance(value, bytes) else str(value or "").encode()
+        for name, value in message.headers() or ()
+    }
+    key, value = message.key(), message.value()
+    _, published_ms = message.timestamp()
+    return Received(*place, offset, _bytes(key), _bytes(value), headers, published_ms)
+
+
+def _bytes(value: bytes | str | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""

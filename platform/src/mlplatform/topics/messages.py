@@ -1,0 +1,148 @@
+"""The port of topics: what is published, what is read, and what a reader's group remembers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+HOUR_MS = 3_600_000
+
+
+class TopicSpec(msgspec.Struct, frozen=True):
+    """A topic as its users declare it.
+
+    Args:
+        retention_ms: how long a message is kept at least, once every group has read it.
+        max_messages: of one partition; where the embedded log stops to take more, or, while
+            nobody reads the topic, forgets the oldest. Kafka bounds by time alone.
+    """
+
+    name: str
+    partitions: int = 4
+    retention_ms: int = HOUR_MS
+    max_messages: int = 1_000_000
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A message to publish; its key chooses the partition, within which order holds."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Mapping[str, bytes] = {}
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A message as it was read.
+
+    Args:
+        published_ms: wall time of its publication, as the topic says (in Kafka the topic must
+            be of LogAppendTime, else it is what the sender says).
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: Mapping[str, bytes]
+    published_ms: int
+
+    @property
+    def place(self) -> str:
+        """Where it lies, in one word: the same whenever and to whomever it is delivered."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the source of a projection was read, stored together with what is published.
+
+    Args:
+        name: of the projection; it has one publisher at a time, and the latest that asked for
+            the progress is it.
+        value: of any form, at most a few kilobytes.
+    """
+
+    name: str
+    value: bytes
+
+
+class Subscription(Protocol):
+    """One member of a group: reads its share of the partitions, and commits with what it made.
+
+    A message counts as read only when a commit after its delivery succeeded. A member that dies
+    leaves what it had not committed to the others, or to its own next life under the same name.
+    """
+
+    def consume(self, limit: int, wait_s: float) -> list[Received]:
+        """At most `limit` messages, in order within a partition; none after `wait_s`.
+
+        With limit 0 nothing is delivered, but the member stays one: whoever has enough to do
+        calls it so, at least every few seconds.
+        """
+        ...
+
+    def commit(self, results: Sequence[Message]) -> None:
+        """Publish results and count what was delivered as read: both or neither.
+
+        Raises:
+            StaleFence: the partitions went to another member (or another process took this
+                member's name) before the commit. Nothing was published. What was delivered is
+                somebody else's, and `consume` goes on with what this member has now.
+            Unavailable: the topics did not answer; nothing was published, and what was delivered
+                is delivered again.
+        """
+        ...
+
+    def rewind(self) -> None:
+        """Have what was delivered since the last commit delivered again."""
+        ...
+
+    def lag(self) -> int:
+        """Messages in this member's partitions that the group has not read."""
+        ...
+
+    def close(self) -> None:
+        """Stop; partitions go to the other members, at the latest when a session is over."""
+        ...
+
+
+class Topics(Protocol):
+    """Every message that was published is read by every group, in order within its partition."""
+
+    def publish(self, messages: Sequence[Message], progress: Progress | None = None) -> None:
+        """Make messages durable, together with a projection's progress if there is one.
+
+        With progress it is all or nothing. Without, an error may leave some of them published.
+
+        Raises:
+            NotFound: a topic that was not declared.
+            Busy: a partition is full of messages that some group has not read.
+            Unavailable: the topics did not answer.
+            StaleFence: another publisher has taken the projection over; stop.
+        """
+        ...
+
+    def progress(self, name: str) -> bytes | None:
+        """The progress published last, None at first; the caller is its publisher from now on."""
+        ...
+
+    def subscribe(self, topics: Sequence[str], group: str, member: str) -> Subscription:
+        """Join a group, which begins with the oldest message.
+
+        Args:
+            member: a name that is this process's alone and the same in its next life.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; subscriptions are closed by whoever opened them."""
+        ...
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key: the same as librdkafka's default for keyed messages (CRC-32)."""
+    return zlib.crc32(key) % partitions
