@@ -234,7 +234,8 @@ def _given_up(producer: Producer, error: Any) -> NotFound | StaleFence | Unavail
 
 def _create(options: Mapping[str, Any], specs: Sequence[TopicSpec], replication: int) -> None:
     from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import AdminClient, NewTopic
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
 
     admin = AdminClient(dict(options))
     with translated():

@@ -176,11 +176,16 @@ class KafkaSubscription:
 def _received(message: KafkaMessage, place: Place, offset: int) -> Received:
     headers = {
         name: value if isinstance(value, bytes) else str(value or "").encode()
-        for name, value in message.headers() or ()
+        for name, value in _pairs(message)
     }
     key, value = message.key(), message.value()
     _, published_ms = message.timestamp()
     return Received(*place, offset, _bytes(key), _bytes(value), headers, published_ms)
+
+
+def _pairs(message: KafkaMessage) -> list[tuple[str, Any]]:
+    pairs: Any = message.headers()
+    return pairs or []
 
 
 def _bytes(value: bytes | str | None) -> bytes:
