@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,65 +16,11 @@ import numpy as np
 import pytest
 
 from mlplatform.gateway.oip import Reply, infer_request, scores
-from support.onnx_bundles import INPUTS, sigmoid_bundle
+from support.onnx_bundles import INPUTS
+from support.predictor_process import ACCELERATOR, DEADLINE_S, TOKEN, Process, wait
 
-DEADLINE_S = 30
-TOKEN = "a-token"
 ROWS = [[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]]
 SCORES = [0.5, 1 / (1 + np.exp(0.5))]
-
-
-class Process:
-    """A predictor process, and a client that knows its token."""
-
-    def __init__(self, folder: Path, *, heaviness: int = 0, shift: float = 0.0) -> None:
-        self.digest = sigmoid_bundle(folder / "bundle", heaviness=heaviness, shift=shift)
-        self.name = f"fraud-v1-{self.digest[:8]}"
-        self.address = folder / "address.json"
-        self.log = folder / "predictor.log"
-        (folder / "token").write_text(TOKEN)
-        with self.log.open("ab") as log:
-            self.popen = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "mlplatform.predictor"),
-                    f"--model-dir={folder / 'bundle'}",
-                    f"--model-name={self.name}",
-                    f"--address-file={self.address}",
-                    f"--token-file={folder / 'token'}",
-                    "--drain-s=2",
-                ],
-                stderr=log,
-            )
-        wait(self.address.exists)
-        port = json.loads(self.address.read_text())["port"]
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}",
-            headers={"Authorization": f"Bearer {TOKEN}"},
-            timeout=DEADLINE_S,
-        )
-
-    @property
-    def path(self) -> str:
-        return f"/v2/models/{self.name}"
-
-    def ready(self) -> bool:
-        return self.client.get(f"{self.path}/ready").status_code == 200
-
-    def infer(self, rows: list[list[float]], **request: object) -> httpx.Response:
-        tensor = {"name": "inputs", "shape": [len(rows), 3], "datatype": "FP32", "data": rows}
-        return self.client.post(f"{self.path}/infer", json={"inputs": [tensor], **request})
-
-    def close(self) -> None:
-        self.client.close()
-        self.popen.kill()
-        self.popen.wait()
-
-
-def wait(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +41,129 @@ def slow(tmp_path: Path) -> Iterator[Process]:
 
 def test_metadata_names_the_bundle_its_inputs_and_its_output(fast: Process) -> None:
     assert fast.client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
-    assert fast.client.get(fast.path).json() == {
+    metadata = fast.client.get(fast.path).json()
+    properties = metadata.pop("properties")
+    assert metadata == {
         "name": fast.name,
         "versions": [fast.digest],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": "inputs", "datatype": "FP32", "shape": [-1, 3]}],
         "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1]}],
-        "properties": {"input_names": list(INPUTS)},
     }
+    assert properties["input_names"] == list(INPUTS)
+    assert properties["accelerator"] == ACCELERATOR
+    assert properties["warm_up_us"]["1"] > 0
+    inline = [n for n, us in properties["warm_up_us"].items() if us <= 200]
+    assert properties["event_loop_rows"] == max(map(int, inline), default=0)
+    assert properties["mode"] == ("event_loop" if inline else "thread")
+
+
+def test_a_slow_model_says_that_it_runs_in_a_thread(slow: Process) -> None:
+    assert slow.client.get(slow.path).json()["properties"]["mode"] == "thread"
+    assert slow.metric("mlplatform_predictor_warm_up_seconds{") > 0
+
+
+def test_an_answer_says_how_long_it_waited_and_was_computed(slow: Process) -> None:
+    timing = slow.infer(ROWS).headers["server-timing"]
+
+    queue_ms, compute_ms = (float(part.split("dur=")[1]) for part in timing.split(","))
+    assert [part.split(";")[0].strip() for part in timing.split(",")] == ["queue", "compute"]
+    assert 0 <= queue_ms < 1000
+    assert 0.2 < compute_ms < 5000
+
+
+def test_the_served_version_may_be_named_and_another_is_404(fast: Process) -> None:
+    named = f"{fast.path}/versions/{fast.digest}"
+
+    assert fast.client.get(named).json()["versions"] == [fast.digest]
+    assert fast.client.get(f"{named}/ready").status_code == 200
+    tensor = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
+    assert fast.client.post(f"{named}/infer", json={"inputs": [tensor]}).status_code == 200
+    assert fast.client.get(f"{fast.path}/versions/7/ready").status_code == 404
+
+
+def test_a_full_queue_is_503_with_a_time_to_come_back(tmp_path: Path) -> None:
+    process = Process(tmp_path, "--queue-limit=1", heaviness=60)
+    found: list[httpx.Response] = []
+    try:
+        wait(process.ready)
+        threads = [
+            threading.Thread(target=lambda: found.append(process.infer(ROWS))) for _ in range(16)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert {r.status_code for r in found} == {200, 503}
+        assert {r.headers.get("retry-after") for r in found if r.status_code == 503} == {"1"}
+        assert process.infer(ROWS).status_code == 200
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        pytest.param(b"\x00\xff" * 50, {}, id="garbage"),
+        pytest.param(b"", {}, id="nothing"),
+        pytest.param(b"[]", {}, id="no object"),
+        pytest.param(b'{"inputs": [{"name": "inputs"}]}', {}, id="half a tensor"),
+        pytest.param(b"[" * 100_000, {}, id="nesting"),
+        pytest.param(
+            b'{"inputs":[{"name":"inputs","shape":[1000000000000,3],"datatype":"FP32",'
+            b'"data":[1]}]}',
+            {},
+            id="a shape of terabytes",
+        ),
+        pytest.param(
+            b'{"inputs":[{"name":"inputs","shape":[1,3],"datatype":"FP64","data":[1,1,1]}]}',
+            {},
+            id="another datatype",
+        ),
+        pytest.param(
+            b'{"inputs":[{"name":"inputs","shape":[1,3],"datatype":"FP32","data":[1,1e39,1]}]}',
+            {},
+            id="a value beyond the datatype",
+        ),
+        pytest.param(
+            b'{"inputs":[{"name":"inputs","shape":[1,3],"datatype":"FP32","data":[1,NaN,1]}]}',
+            {},
+            id="NaN is no JSON",
+        ),
+        pytest.param(
+            b'{"inputs":[{"name":"inputs","shape":[1,3],"datatype":"FP32",'
+            b'"parameters":{"binary_data_size":12}}]}',
+            {"Inference-Header-Content-Length": "9" * 5000},
+            id="a length of thousands of digits",
+        ),
+    ],
+)
+def test_nothing_that_is_sent_is_the_servers_fault(
+    fast: Process, body: bytes, headers: dict[str, str]
+) -> None:
+    response = fast.client.post(f"{fast.path}/infer", content=body, headers=headers)
+
+    assert response.status_code == 400
+    assert response.json()["error"]
+
+
+def test_an_accelerator_that_the_runtime_lacks_is_named_with_what_there_is(tmp_path: Path) -> None:
+    from mlplatform.predictor import providers
+
+    if providers.missing("tensorrt") is None:
+        pytest.skip("this runtime has every accelerator")
+    process = Process(tmp_path, "--accelerator=tensorrt")
+    try:
+        wait(
+            lambda: "TensorrtExecutionProvider" in process.client.get(f"{process.path}/ready").text
+        )
+
+        error = process.client.get(f"{process.path}/ready").json()["error"]
+        assert "CPUExecutionProvider" in error
+        assert process.infer(ROWS).status_code == 503
+    finally:
+        process.close()
 
 
 def test_json_rows_get_json_scores(fast: Process) -> None:
@@ -204,26 +264,23 @@ def test_only_liveness_is_open_to_all(fast: Process, header: dict[str, str]) -> 
 
 
 def test_metrics_count_requests_errors_and_rows(fast: Process) -> None:
-    def value(line: str) -> float:
-        text = fast.client.get("/metrics").text
-        return sum(float(row.split()[-1]) for row in text.splitlines() if row.startswith(line))
-
+    rest = f'{{protocol="rest",service="{fast.name}"'
     service = f'{{service="{fast.name}"'
     before = [
-        value(f"mlplatform_predictor_requests_total{service}"),
-        value(f"mlplatform_predictor_errors_total{service}"),
-        value(f"mlplatform_predictor_batch_rows_sum{service}"),
-        value(f"mlplatform_predictor_latency_seconds_count{service}"),
+        fast.metric(f"mlplatform_predictor_requests_total{rest}"),
+        fast.metric(f"mlplatform_predictor_errors_total{rest}"),
+        fast.metric(f"mlplatform_predictor_batch_rows_sum{service}"),
+        fast.metric(f"mlplatform_predictor_latency_seconds_count{rest}"),
     ]
 
     fast.infer(ROWS)
     fast.client.post(f"{fast.path}/infer", content=b"{")
 
     after = [
-        value(f"mlplatform_predictor_requests_total{service}"),
-        value(f"mlplatform_predictor_errors_total{service}"),
-        value(f"mlplatform_predictor_batch_rows_sum{service}"),
-        value(f"mlplatform_predictor_latency_seconds_count{service}"),
+        fast.metric(f"mlplatform_predictor_requests_total{rest}"),
+        fast.metric(f"mlplatform_predictor_errors_total{rest}"),
+        fast.metric(f"mlplatform_predictor_batch_rows_sum{service}"),
+        fast.metric(f"mlplatform_predictor_latency_seconds_count{rest}"),
     ]
     assert np.subtract(after, before).tolist() == [2, 1, 2, 1]
     assert 'le="0.0001"' in fast.client.get("/metrics").text

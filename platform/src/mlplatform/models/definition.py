@@ -83,6 +83,14 @@ class BreakerPolicy(_Strict, frozen=True):
     half_open_probes: Count
 
 
+class ServingPolicy(_Strict, frozen=True):
+    """How a predictor of this model collects requests into calls of the model."""
+
+    queue_requests: Count
+    batch_rows: Count
+    batch_delay_us: Annotated[int, Meta(ge=0)]
+
+
 class ShadowStep(_Strict, frozen=True):
     minimum_units: Count
     minimum_requests: Count
@@ -140,6 +148,7 @@ class ModelDefinition(_Strict, frozen=True):
     training: TrainingPolicy
     decision: DecisionPolicy
     gates: GatePolicy
+    serving: ServingPolicy
     breaker: BreakerPolicy
     rollout: RolloutPolicy
     drift: DriftPolicy

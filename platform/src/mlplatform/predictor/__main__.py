@@ -16,12 +16,44 @@ def parser() -> argparse.ArgumentParser:
     taken.add_argument("--model-name", required=True, help="the service's name, as in the paths")
     taken.add_argument("--host", default="127.0.0.1")
     taken.add_argument("--port", type=int, default=0, help="0 takes any free port")
-    taken.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
+    taken.add_argument("--grpc-port", type=int, help="0 takes any free port; without it, no gRPC")
+    taken.add_argument(
+        "--address-file", type=Path, help='gets {"port": ..., "pid": ..., "grpc_port": ...}'
+    )
     taken.add_argument("--token-file", type=Path, help="holds the bearer token to ask for")
     taken.add_argument(
         "--drain-s", type=float, default=0.5, help="seconds of answering on after SIGTERM"
     )
+    taken.add_argument(
+        "--accelerator",
+        choices=("cpu", "cuda", "tensorrt"),
+        default="cpu",
+        help="what the model runs on",
+    )
+    taken.add_argument(
+        "--batch-rows", type=_count, default=1024, help="the most rows in one call of the model"
+    )
+    taken.add_argument(
+        "--batch-delay-us",
+        type=_count_or_none,
+        default=300,
+        help="how long a batch may wait for more, under load",
+    )
+    taken.add_argument(
+        "--queue-limit", type=_count, default=256, help="requests that may wait; more get 503"
+    )
     return taken
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def main() -> None:

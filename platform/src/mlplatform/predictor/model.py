@@ -6,22 +6,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import onnxruntime
 
 from mlplatform.errors import Corrupt, Refused
+from mlplatform.predictor import providers
 from mlplatform.predictor.protocol import INPUT, OUTPUT, Floats
+from mlplatform.predictor.providers import Accelerator
 from mlplatform.registry.bundle import MODEL_FILE, load_bundle
 from mlplatform.serving.names import ServiceName
 
 WARM_UP_ROWS: Final = (1, 2, 8, 32, 128, 512)
 WARM_UP_REPEATS: Final = 5
+WARM_UP_LIMIT_S: Final = 0.25
+"""Larger batches than one that takes this long are not tried: they would only delay the start."""
+
 INLINE_LIMIT_S: Final = 200e-6
 """A call longer than this leaves the event loop, so that health checks stay live."""
 
 RuntimeFailure = (
+    onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
@@ -47,6 +53,15 @@ class Served:
 
 Load = Callable[[Path], Served]
 Score = Callable[[Floats], Floats]
+Mode = Literal["event_loop", "thread"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one call of the model took with so many rows, the best of a few, when warm."""
+
+    rows: int
+    call_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +69,27 @@ class Model:
     """A model that has passed its self-test.
 
     Args:
-        inline_rows: the most rows that warm-up scored within `INLINE_LIMIT_S`; 0 for a slow model.
+        timings: by rows, rising.
     """
 
     served: Served
     score: Score
-    inline_rows: int
+    timings: tuple[Timing, ...]
+    accelerator: Accelerator = "cpu"
 
     @property
     def width(self) -> int:
         return len(self.served.input_names)
+
+    @property
+    def inline_rows(self) -> int:
+        """The most rows that were scored within `INLINE_LIMIT_S`; 0 for a slow model."""
+        return max((t.rows for t in self.timings if t.call_s <= INLINE_LIMIT_S), default=0)
+
+    @property
+    def mode(self) -> Mode:
+        """Where a single row is scored."""
+        return "event_loop" if self.inline_rows else "thread"
 
 
 def read_bundle(folder: Path) -> Served:
@@ -84,11 +110,14 @@ def read_bundle(folder: Path) -> Served:
     )
 
 
-def load(folder: Path, name: str, read: Load = read_bundle) -> Model:
+def load(
+    folder: Path, name: str, accelerator: Accelerator = "cpu", read: Load = read_bundle
+) -> Model:
     """The model of a bundle folder, warm and tested.
 
     Raises:
-        Refused: the bundle is not the one that the service is named for.
+        Refused: the bundle is not the one that the service is named for, or the accelerator is not
+            one that this runtime has.
         Corrupt: the bundle or its model is broken, or the golden rows score otherwise.
     """
     served = read(folder)
@@ -97,16 +126,17 @@ def load(folder: Path, name: str, read: Load = read_bundle) -> Model:
         raise Refused(
             f"service {name} is not for the bundle in {folder}: {served.model} {served.digest[:8]}"
         )
-    score = scorer(served.onnx_path)
-    inline_rows = warm_up(score, len(served.input_names))
+    score = scorer(served.onnx_path, accelerator)
+    timings = warm_up(score, len(served.input_names))
     self_test(score, served)
-    return Model(served, score, inline_rows)
+    return Model(served, score, timings, accelerator)
 
 
-def session(onnx_path: Path) -> onnxruntime.InferenceSession:
+def session(onnx_path: Path, accelerator: Accelerator = "cpu") -> onnxruntime.InferenceSession:
     """An ONNX file loaded to run on one thread.
 
     Raises:
+        Refused: this runtime lacks the accelerator.
         Corrupt: ONNX Runtime does not take the file.
     """
     options = onnxruntime.SessionOptions()
@@ -114,20 +144,19 @@ def session(onnx_path: Path) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(
-            str(onnx_path), options, providers=["CPUExecutionProvider"]
-        )
+        return providers.session(onnx_path, options, accelerator)
     except RuntimeFailure as error:
-        raise Corrupt(f"{onnx_path.name} is not a model that can be loaded: {error}") from error
+        raise Corrupt(f"{onnx_path.name} can't be loaded on {accelerator}: {error}") from error
 
 
-def scorer(onnx_path: Path) -> Score:
+def scorer(onnx_path: Path, accelerator: Accelerator = "cpu") -> Score:
     """A function from rows [n, width] to raw scores [n], one ONNX Runtime call on one thread.
 
     Raises:
+        Refused: this runtime lacks the accelerator.
         Corrupt: ONNX Runtime does not take the file, or its input or output is named otherwise.
     """
-    loaded = session(onnx_path)
+    loaded = session(onnx_path, accelerator)
     inputs = [value.name for value in loaded.get_inputs()]
     outputs = [value.name for value in loaded.get_outputs()]
     if inputs != [INPUT] or OUTPUT not in outputs:
@@ -142,18 +171,16 @@ def scorer(onnx_path: Path) -> Score:
     return score
 
 
-def warm_up(score: Score, width: int) -> int:
-    """Scores batches of growing size; returns the most rows that took `INLINE_LIMIT_S` at most.
-
-    Stops at the first size that takes longer: larger ones would take longer still.
-    """
-    inline_rows = 0
+def warm_up(score: Score, width: int) -> tuple[Timing, ...]:
+    """Scores batches of every size, so that no request is the first of its size, and times them."""
+    timings = []
     for rows in WARM_UP_ROWS:
         batch = np.zeros((rows, width), dtype=np.float32)
-        if min(_duration_s(score, batch) for _ in range(WARM_UP_REPEATS)) > INLINE_LIMIT_S:
+        call_s = min(_duration_s(score, batch) for _ in range(WARM_UP_REPEATS))
+        timings.append(Timing(rows, call_s))
+        if call_s > WARM_UP_LIMIT_S:
             break
-        inline_rows = rows
-    return inline_rows
+    return tuple(timings)
 
 
 def self_test(score: Score, served: Served) -> None:

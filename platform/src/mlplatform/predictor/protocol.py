@@ -5,6 +5,7 @@ Source: KServe, "Open Inference Protocol (V2)", REST, and its binary tensor data
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -99,7 +100,7 @@ def parse(body: bytes, header_length: str | None, width: int) -> Inference:
         request = _decoder.decode(head)
     except msgspec.MsgspecError as error:
         raise RequestRefused(400, f"the request is not an inference request: {error}") from error
-    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
+    if len(request.inputs) != 1:
         names = [tensor.name for tensor in request.inputs]
         raise RequestRefused(400, f"inputs are {names}; the model takes one tensor, {INPUT!r}")
     return Inference(request.id, _rows(request.inputs[0], tail, width), _wants_binary(request))
@@ -135,7 +136,9 @@ def encode(value: Any) -> bytes:
 def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
     if header_length is None:
         return body, memoryview(b"")
-    if not header_length.isdigit() or not 0 < int(header_length) <= len(body):
+    # A length of more digits than these is no length, and int() refuses thousands of them.
+    digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+    if not digits or not 0 < int(header_length) <= len(body):
         raise RequestRefused(
             400,
             f"{HEADER_LENGTH} is {header_length!r}; wanted: a length within the {len(body)} bytes",
@@ -144,23 +147,43 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, 
     return view[: int(header_length)], view[int(header_length) :]
 
 
-def _rows(tensor: _InputTensor, tail: memoryview, width: int) -> Floats:
-    if tensor.datatype != DATATYPE:
+def check_tensor(name: str, datatype: str, shape: Sequence[int], width: int) -> None:
+    """Whether a tensor of that description is what the model takes.
+
+    Raises:
+        RequestRefused: 400, naming what is wrong.
+    """
+    if name != INPUT:
+        raise RequestRefused(400, f"there is an input {name!r}; the model takes {INPUT!r}")
+    if datatype != DATATYPE:
         raise RequestRefused(
-            400, f"{INPUT!r} has datatype {tensor.datatype!r}; the model takes {DATATYPE}"
+            400, f"{INPUT!r} has datatype {datatype!r}; the model takes {DATATYPE}"
         )
-    if len(tensor.shape) != 2 or tensor.shape[0] < 1 or tensor.shape[1] != width:
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
         raise RequestRefused(
-            400, f"{INPUT!r} has shape {tensor.shape}; the model takes [n, {width}] with n >= 1"
+            400, f"{INPUT!r} has shape {list(shape)}; the model takes [n, {width}] with n >= 1"
         )
-    count = tensor.shape[0] * width
-    size = tensor.parameters.get("binary_data_size")
-    values = _from_json(tensor, tail) if size is None else _from_bytes(tensor, tail, size)
+
+
+def shaped(values: Floats, shape: Sequence[int]) -> Floats:
+    """The values as rows.
+
+    Raises:
+        RequestRefused: 400 where the shape needs another number of values.
+    """
+    count = shape[0] * shape[1]
     if values.size != count:
         raise RequestRefused(
-            400, f"{INPUT!r} holds {values.size} values; shape {tensor.shape} needs {count}"
+            400, f"{INPUT!r} holds {values.size} values; shape {list(shape)} needs {count}"
         )
-    return values.reshape(tensor.shape)
+    return values.reshape(shape)
+
+
+def _rows(tensor: _InputTensor, tail: memoryview, width: int) -> Floats:
+    check_tensor(tensor.name, tensor.datatype, tensor.shape, width)
+    size = tensor.parameters.get("binary_data_size")
+    values = _from_json(tensor, tail) if size is None else _from_bytes(tensor, tail, size)
+    return shaped(values, tensor.shape)
 
 
 def _from_bytes(tensor: _InputTensor, tail: memoryview, size: Any) -> Floats:

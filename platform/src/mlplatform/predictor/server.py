@@ -8,18 +8,24 @@ import gc
 import logging
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import grpc
 import msgspec
 import uvicorn
 
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
-from mlplatform.predictor.app import Predictor
+from mlplatform.predictor import grpc_server
+from mlplatform.predictor.app import RestApplication
+from mlplatform.predictor.batching import SWITCH_INTERVAL_S, Limits
 from mlplatform.predictor.model import RuntimeFailure, load
+from mlplatform.predictor.providers import Accelerator
+from mlplatform.predictor.state import Predictor
 
 KEEP_ALIVE_S: Final = 75
 IN_FLIGHT_LIMIT_S: Final = 10
@@ -32,6 +38,7 @@ class Arguments:
     """What the command line says.
 
     Args:
+        grpc_port: None for no gRPC, 0 for any free port.
         drain_s: how long requests are still taken after SIGTERM, while readiness says no.
     """
 
@@ -39,25 +46,36 @@ class Arguments:
     model_name: str
     host: str = "127.0.0.1"
     port: int = 0
+    grpc_port: int | None = None
     address_file: Path | None = None
     token_file: Path | None = None
     drain_s: float = 0.5
+    accelerator: Accelerator = "cpu"
+    batch_rows: int = 1024
+    batch_delay_us: int = 300
+    queue_limit: int = 256
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.queue_limit, self.batch_rows, self.batch_delay_us)
 
 
-class Address(msgspec.Struct):
+class Address(msgspec.Struct, omit_defaults=True):
     """The content of an address file."""
 
     port: int
     pid: int
+    grpc_port: int | None = None
 
 
 def run(arguments: Arguments) -> None:
     """Serves until SIGTERM or SIGINT; a second signal ends it at once."""
     token = arguments.token_file.read_text().strip() if arguments.token_file else None
-    predictor = Predictor(arguments.model_name, token)
+    predictor = Predictor(arguments.model_name, token, arguments.limits)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     listener = listen(arguments)
     config = uvicorn.Config(
-        predictor,
+        RestApplication(predictor),
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -77,11 +95,19 @@ def listen(arguments: Arguments) -> socket.socket:
 
     Whoever knew its address finds it there again after a restart.
     """
-    if arguments.port == 0 and arguments.address_file is not None:
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            former = msgspec.json.decode(arguments.address_file.read_bytes(), type=Address)
+    former = _former(arguments) if arguments.port == 0 else None
+    if former is not None:
+        with contextlib.suppress(OSError):
             return socket.create_server((arguments.host, former.port))
     return socket.create_server((arguments.host, arguments.port))
+
+
+def _former(arguments: Arguments) -> Address | None:
+    if arguments.address_file is None:
+        return None
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(arguments.address_file.read_bytes(), type=Address)
+    return None
 
 
 class _Server(uvicorn.Server):
@@ -92,11 +118,13 @@ class _Server(uvicorn.Server):
         self._predictor = predictor
         self._arguments = arguments
         self._loading: asyncio.Task[None] | None = None
+        self._grpc: grpc.aio.Server | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        grpc_port = await self._start_grpc()
         if self._arguments.address_file is not None and sockets:
-            address = Address(sockets[0].getsockname()[1], os.getpid())
+            address = Address(sockets[0].getsockname()[1], os.getpid(), grpc_port)
             write_atomically(self._arguments.address_file, msgspec.json.encode(address))
         self._loading = asyncio.create_task(self._load())
 
@@ -107,6 +135,30 @@ class _Server(uvicorn.Server):
         if not self.force_exit:
             await asyncio.sleep(self._arguments.drain_s)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both listeners close; each ends what is in flight."""
+        # gRPC tells its clients to go and takes what they had sent by then: no call is lost.
+        limit_s = 0 if self.force_exit else IN_FLIGHT_LIMIT_S
+        stopping = [] if self._grpc is None else [self._grpc.stop(limit_s)]
+        await asyncio.gather(super().shutdown(sockets=sockets), *stopping)
+
+    async def _start_grpc(self) -> int | None:
+        """The port where gRPC is answered, None where nobody asked for it."""
+        if self._arguments.grpc_port is None:
+            return None
+        self._grpc = grpc_server.server(self._predictor)
+        former = _former(self._arguments) if self._arguments.grpc_port == 0 else None
+        port = self._arguments.grpc_port if former is None else former.grpc_port or 0
+        host = self._arguments.host
+        try:
+            port = self._grpc.add_insecure_port(f"{host}:{port}")
+        except RuntimeError:
+            if former is None:
+                raise
+            port = self._grpc.add_insecure_port(f"{host}:0")
+        await self._grpc.start()
+        return port
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Uvicorn would raise the signal again after a clean end; ours ends with status 0.
         self.force_exit = self.should_exit
@@ -115,7 +167,7 @@ class _Server(uvicorn.Server):
     async def _load(self) -> None:
         name, folder = self._arguments.model_name, self._arguments.model_dir
         try:
-            model = await asyncio.to_thread(load, folder, name)
+            model = await asyncio.to_thread(load, folder, name, self._arguments.accelerator)
         except (PlatformError, OSError, *RuntimeFailure) as error:
             log.exception("%s can never be ready", name)
             self._predictor.fail(str(error))
@@ -124,4 +176,7 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         self._predictor.serve(model)
-        log.info("%s is ready; up to %d rows are scored at once", name, model.inline_rows)
+        log.info(
+            "%s is ready on %s, mode %s: up to %d rows are scored on the event loop",
+            *(name, model.accelerator, model.mode, model.inline_rows),
+        )

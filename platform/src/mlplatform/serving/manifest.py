@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,6 +49,7 @@ class Service:
     version: int
     digest: str
     storage_uri: str
+    args: tuple[str, ...] = ()
 
 
 def render(
@@ -89,11 +91,23 @@ def render(
                     "runtime": RUNTIME,
                     "protocolVersion": "v2",
                     "storageUri": storage_uri,
+                    "args": predictor_args(definition),
                     "resources": _RESOURCES[definition.accelerator],
                 },
             }
         },
     }
+
+
+def predictor_args(definition: ModelDefinition) -> list[str]:
+    """What a predictor's command line says about the model; KServe adds it to the runtime's own."""
+    serving = definition.serving
+    return [
+        f"--accelerator={definition.accelerator}",
+        f"--queue-limit={serving.queue_requests}",
+        f"--batch-rows={serving.batch_rows}",
+        f"--batch-delay-us={serving.batch_delay_us}",
+    ]
 
 
 def read(manifest: Manifest) -> Service:
@@ -119,7 +133,25 @@ def read(manifest: Manifest) -> Service:
     uri = _at(manifest, *_MODEL, "storageUri")
     if not isinstance(uri, str) or "://" not in uri:
         raise ConfigInvalid("spec.predictor.model.storageUri", uri, "a URI of a bundle's folder")
-    return Service(str(name), name.model, name.version, digest, uri)
+    return Service(str(name), name.model, name.version, digest, uri, _args(manifest))
+
+
+_ARG: Final = re.compile(
+    r"--accelerator=(cpu|cuda|tensorrt)|--(queue-limit|batch-rows|batch-delay-us)=[0-9]{1,9}"
+)
+
+
+def _args(manifest: Manifest) -> tuple[str, ...]:
+    """The predictor's arguments: nothing that would move its listeners or take its token."""
+    args = _at(manifest, *_MODEL, "args")
+    if args is None:  # manifests from before there were any
+        return ()
+    if not isinstance(args, list) or not all(isinstance(a, str) for a in args):
+        raise ConfigInvalid("spec.predictor.model.args", args, "a list of arguments")
+    for arg in args:
+        if not _ARG.fullmatch(arg):
+            raise ConfigInvalid("spec.predictor.model.args", arg, "arguments as render writes them")
+    return tuple(args)
 
 
 def render_examples() -> dict[str, str]:

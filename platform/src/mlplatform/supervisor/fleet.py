@@ -131,6 +131,8 @@ def predictor_spec(home: Home, service: Service) -> ChildSpec:
             "mlplatform.predictor",
             f"--model-dir={bundle_folder(service.storage_uri)}",
             f"--model-name={service.name}",
+            *service.args,
+            "--grpc-port=0",
             f"--address-file={address}",
             f"--token-file={home.predictor_token}",
         ),
