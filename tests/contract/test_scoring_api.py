@@ -569,3 +569,26 @@ async def test_a_gateway_told_to_stop_finishes_what_it_began(fresh: ScoringWorld
 
     answers = await _under_load(fresh, story)
     _nothing_lost_or_doubled(fresh, answers)
+
+
+def test_versions_answer_one_decision_each_in_its_shape(world: ScoringWorld) -> None:
+    """Also a retry that comes through the other version; only the first says it will end."""
+    key, body = f"versions-{next(KEYS)}", payment(amount=600.0)
+    with httpx.Client(base_url=world.url, headers=world.headers, timeout=10.0) as client:
+        replies = [
+            client.post(
+                f"/api/{version}/models/{MODEL}/score", json=body, headers={"Idempotency-Key": key}
+            )
+            for version in ("v2", "v1", "v2")
+        ]
+    second, first, again = (reply.json() for reply in replies)
+    assert second == again
+    assert second["decision_id"] == first["decision_id"]
+    assert second["model"] == {"version": first["model_version"], "bundle": first["bundle"]}
+    assert [r["code"] for r in second["reasons"]] == [r["code"] for r in first["reasons"]]
+    assert [reply.headers.get("idempotency-replayed") for reply in replies] == [
+        None,
+        "true",
+        "true",
+    ]
+    assert ["sunset" in reply.headers for reply in replies] == [False, True, False]

@@ -14,7 +14,9 @@ from mlplatform.errors import ConfigInvalid
 from mlplatform.gateway import keys, openapi
 from mlplatform.gateway.decision_ids import is_known, new_decision_id
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.times import HOUR_MS, EventTimes, Watermark
+from mlplatform.gateway.times import HOUR_MS, EventTimes
+from mlplatform.gateway.versions import VERSIONS, ApiVersion
+from mlplatform.gateway.watermark import Watermark
 from mlplatform.models.definition import load_definition, model_names
 
 NOW_MS = 1_767_225_600_000
@@ -60,7 +62,7 @@ def test_live_requests_are_within_five_minutes(offset_ms: int, accepted: bool) -
 
 
 def test_a_replay_begins_anywhere_and_then_stays_near_its_watermark() -> None:
-    mark = Watermark()
+    mark = Watermark(lambda: None)
     times = EventTimes("replay", lambda: mark.event_ms or 0)
     times.check(5)
     mark.advance(NOW_MS)
@@ -101,13 +103,17 @@ def test_a_problem_says_what_rfc_9457_wants() -> None:
     assert problem.within("labels[2]").details.field == "labels[2].Idempotency-Key"
 
 
-def test_the_document_describes_every_model_and_refers_to_nothing_missing() -> None:
-    text = openapi.render([load_definition(name) for name in model_names()])
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda v: v.name)
+def test_a_document_describes_every_model_and_refers_to_nothing_missing(
+    version: ApiVersion,
+) -> None:
+    definitions = [load_definition(name) for name in model_names()]
+    text = openapi.render(definitions, version)
     document = json.loads(text)
     schemas = document["components"]["schemas"]
     for name in model_names():
-        assert f"/api/v1/models/{name}/score" in document["paths"]
+        assert f"/api/{version.name}/models/{name}/score" in document["paths"]
     references = {line.split('"')[3] for line in text.splitlines() if '"$ref"' in line}
     assert references
     assert {reference.rsplit("/", 1)[1] for reference in references} <= set(schemas)
-    assert text == openapi.render([load_definition(name) for name in model_names()])
+    assert text == openapi.render(definitions, version)

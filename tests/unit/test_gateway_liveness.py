@@ -62,7 +62,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
         {},
         cast(Labels, None),
         Metrics(),
-        b"{}",
+        {},
         lambda: recorder.alive,
         lambda: True,
         nothing,

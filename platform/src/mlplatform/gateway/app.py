@@ -32,6 +32,7 @@ class Gateway:
     """The scoring API over the models of this installation.
 
     Args:
+        documents: path → OpenAPI document.
         is_alive: whether answers can still be recorded; if not, this process must be restarted.
         is_ready: whether routes were read at least once.
         start, stop: run when the server starts, and when it has finished its last request.
@@ -43,7 +44,7 @@ class Gateway:
         models: Mapping[str, Scoring],
         labels: Labels,
         metrics: Metrics,
-        openapi: bytes,
+        documents: Mapping[str, bytes],
         is_alive: Callable[[], bool],
         is_ready: Callable[[], bool],
         start: Callable[[], Awaitable[None]],
@@ -56,7 +57,6 @@ class Gateway:
         self._stop = stop
         self._concurrent = 0
         health = Health(is_alive, is_ready)
-        documents = {"/openapi.json": openapi}
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
             **scoring_api.endpoints(models, labels),

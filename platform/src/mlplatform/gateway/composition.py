@@ -74,7 +74,7 @@ def compose(settings: Settings, name: str) -> Composition:
         models,
         Labels(shared.recorder, shared.log, shared.times, shared.clock, shared.key),
         shared.metrics,
-        openapi.render([model.definition for model in live.values()]).encode(),
+        openapi.documents([model.definition for model in live.values()]),
         lambda: shared.recorder.alive,
         lambda: follower.ready,
         start,

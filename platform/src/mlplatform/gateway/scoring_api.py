@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping
 
@@ -15,9 +16,11 @@ from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.payloads import BatchBody, LabelsBody, decoded
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Given, Scoring
+from mlplatform.gateway.shapes import SHAPES, Shape
 from mlplatform.gateway.terms import terms
+from mlplatform.gateway.versions import VERSIONS, ApiVersion
 
-API = "/api/v1/models"
+API = "/api/"
 BATCH_CONCURRENCY = 64
 
 _REPLAYED = (b"idempotency-replayed", b"true")
@@ -31,25 +34,35 @@ def endpoints(models: Mapping[str, Scoring], labels: Labels) -> dict[str, Endpoi
     def listed() -> bytes:
         return bytes(encode(ModelsAnswer([s.live.state() for s in models.values()])))
 
-    found = {API: reading("models", listed, is_open=False)}
-    for name, scoring in models.items():
-        found.update(_of_model(f"{API}/{name}", scoring, labels))
+    found: dict[str, Endpoint] = {}
+    for version in VERSIONS:
+        own = {version.models: reading("models", listed, is_open=False)}
+        for name, scoring in models.items():
+            own.update(_of_model(version, name, scoring, labels))
+        for path, endpoint in own.items():
+            found[path] = dataclasses.replace(endpoint, headers=version.headers)
     return found
 
 
 def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
-    """What is wrong with a path under the models that leads nowhere."""
-    name = path[len(API) + 1 :].split("/", maxsplit=1)[0]
-    if name and name not in models:
-        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
+    """What is wrong with a path of the API that leads nowhere."""
+    for version in VERSIONS:
+        root, _, rest = path.partition(f"{version.models}/")
+        name = rest.split("/")[0]
+        if not root and name and name not in models:
+            return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
     return Problem(404, "unknown-path", f"there is nothing at {path}")
 
 
-def _of_model(root: str, scoring: Scoring, labels: Labels) -> dict[str, Endpoint]:
+def _of_model(
+    version: ApiVersion, name: str, scoring: Scoring, labels: Labels
+) -> dict[str, Endpoint]:
+    root, shape = f"{version.models}/{name}", SHAPES[version.name]
+
     async def score(request: Request) -> Reply:
         caller = _caller(scoring, request)
         given = await scoring.answer(scoring.payloads.score(await request.body()), caller)
-        return Reply(given.body, [JSON, _REPLAYED] if given.replayed else [JSON])
+        return Reply(shape(given.body), [JSON, _REPLAYED] if given.replayed else [JSON])
 
     async def score_batch(request: Request) -> Reply:
         caller = _caller(scoring, request)
@@ -57,7 +70,7 @@ def _of_model(root: str, scoring: Scoring, labels: Labels) -> dict[str, Endpoint
             detail = "in a batch every item has its own idempotency_key"
             raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
         batch: BatchBody = decoded(_score_batch, await request.body())
-        return Reply(encode(await _batch(scoring, batch, caller)))
+        return Reply(encode(await _batch(scoring, batch, caller, shape)))
 
     async def add_labels(request: Request) -> Reply:
         body: LabelsBody = decoded(_label_batch, await request.body())
@@ -84,20 +97,20 @@ def _caller(scoring: Scoring, request: Request) -> Caller:
     )
 
 
-async def _batch(scoring: Scoring, batch: BatchBody, caller: Caller) -> BatchAnswer:
+async def _batch(scoring: Scoring, batch: BatchBody, caller: Caller, shape: Shape) -> BatchAnswer:
     """Every item decided by itself, each with the whole deadline from its own start."""
     room = asyncio.Semaphore(BATCH_CONCURRENCY)
     budget_s = caller.deadline_s - caller.started_s
 
     async def item(raw: msgspec.Raw) -> BatchResult:
         async with room:
-            return await _batch_result(scoring, bytes(raw), caller, budget_s)
+            return await _batch_result(scoring, bytes(raw), caller, budget_s, shape)
 
     return BatchAnswer(await asyncio.gather(*map(item, batch.requests)))
 
 
 async def _batch_result(
-    scoring: Scoring, raw: bytes, batch: Caller, budget_s: float
+    scoring: Scoring, raw: bytes, batch: Caller, budget_s: float, shape: Shape
 ) -> BatchResult:
     now_s = time.monotonic()
     try:
@@ -106,4 +119,4 @@ async def _batch_result(
         given: Given = await scoring.answer(request, caller)
     except Problem as problem:
         return BatchResult(problem=problem.details)
-    return BatchResult(answer=msgspec.Raw(given.body), replayed=given.replayed)
+    return BatchResult(answer=msgspec.Raw(shape(given.body)), replayed=given.replayed)
