@@ -419,19 +419,34 @@ def test_shadow_copies_become_records_and_never_hold_an_answer_up(fresh: Scoring
     assert (failed["score"], failed["degraded_reason"]) == (None, "unavailable")
 
 
-def test_while_the_log_takes_nothing_nobody_is_answered(fresh: ScoringWorld) -> None:
+def test_while_the_log_is_locked_answers_are_spilled_and_catch_up(fresh: ScoringWorld) -> None:
+    """A retry gets the same answer meanwhile and afterwards, also from a gateway started again."""
     fresh.promote(fresh.deploy(1))
     fresh.start_gateway()
-    sent, headers = payment(), {"Idempotency-Key": "held"}
+    sent = payment()
+    given = {}
     with fresh.client() as client:
         with contextlib.closing(sqlite3.connect(fresh.home.decisions / "decisions.db")) as db:
             db.execute("BEGIN IMMEDIATE")
-            refused = client.post("/score", json=sent, headers=headers)
-            labels = client.post("/labels", json={"labels": [{"idempotency_key": "x", "label": 1}]})
-        assert (refused.status_code, labels.status_code) == (503, 422)
-        assert refused.json()["type"].endswith(":log-unavailable")
-        again = wait_for(lambda: _answered(client.post("/score", json=sent, headers=headers)))
-    assert [r["decision_id"] for r in fresh.records("decision")] == [again["decision_id"]]
+            for key in ("a", "b", "a"):
+                headers = {"Idempotency-Key": key}
+                answer = wait_for(lambda h=headers: client.post("/score", json=sent, headers=h))
+                assert answer.status_code == 200
+                assert given.setdefault(key, answer.json()) == answer.json()
+            label = {"idempotency_key": "a", "label": 1}
+            assert client.post("/labels", json={"labels": [label]}).json()["stored"] == 1
+            assert fresh.records("decision") == []
+            fresh.kill_gateway()
+        fresh.start_gateway()
+        wait_for(lambda: len(fresh.records("decision", "label")) == 3)
+        metrics = client.get(f"{fresh.url}/metrics").text
+        for key, answer in given.items():
+            again = client.post("/score", json=sent, headers={"Idempotency-Key": key})
+            assert again.json() == answer
+    recorded = [r["decision_id"] for r in fresh.records("decision", "label")]
+    assert recorded == [given[key]["decision_id"] for key in ("a", "b", "a")]
+    assert "mlplatform_log_recovered_total 3.0" in metrics
+    assert "mlplatform_log_waiting 0.0" in metrics
 
 
 def test_a_replay_sets_the_clock_by_its_own_records(fresh: ScoringWorld) -> None:

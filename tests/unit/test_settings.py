@@ -70,6 +70,8 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_PREFECT_PORT": "2",
         "MLPLATFORM_MLFLOW_PORT": "65535",
         "MLPLATFORM_GATEWAYS": "3",
+        "MLPLATFORM_DURABILITY": "disk",
+        "MLPLATFORM_SPILL_MAX_MIB": "7",
     }
     settings = load(given)
     assert settings.environment() == given
@@ -91,3 +93,18 @@ def test_a_home_folder_that_others_could_read_is_closed(tmp_path: Path) -> None:
     home.create()
     home.create()
     assert mode(home.root) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MLPLATFORM_DURABILITY", "memory"),
+        ("MLPLATFORM_DURABILITY", ""),
+        ("MLPLATFORM_SPILL_MAX_MIB", "0"),
+        ("MLPLATFORM_SPILL_MAX_MIB", "-1"),
+        ("MLPLATFORM_SPILL_MAX_MIB", "65537"),
+    ],
+)
+def test_what_records_survive_is_said_rightly_or_not_at_all(variable: str, text: str) -> None:
+    with pytest.raises(ConfigInvalid, match=variable):
+        load({variable: text})

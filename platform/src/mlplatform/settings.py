@@ -11,6 +11,7 @@ from mlplatform.errors import ConfigInvalid
 
 PREFIX = "MLPLATFORM_"
 MAX_GATEWAYS = 64
+MAX_SPILL_MIB = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,9 @@ class Settings:
 
     Args:
         gateways: processes that answer together on `gateway_port`; about one for each core.
+        durability: what an answer that was given survives: the death of any process, or the loss of
+            power as well (an fsync for each commit).
+        spill_max_mib: how much each gateway process may keep while the decision log is down.
     """
 
     home: Home
@@ -108,6 +112,8 @@ class Settings:
     prefect_port: int
     mlflow_port: int
     gateways: int = 1
+    durability: Literal["process", "disk"] = "process"
+    spill_max_mib: int = 256
 
     @property
     def gateway_url(self) -> str:
@@ -129,6 +135,8 @@ class Settings:
             f"{PREFIX}GATEWAY_PORT": str(self.gateway_port),
             f"{PREFIX}PREFECT_PORT": str(self.prefect_port),
             f"{PREFIX}MLFLOW_PORT": str(self.mlflow_port),
+            f"{PREFIX}DURABILITY": self.durability,
+            f"{PREFIX}SPILL_MAX_MIB": str(self.spill_max_mib),
             f"{PREFIX}GATEWAYS": str(self.gateways),
         }
 
@@ -142,12 +150,17 @@ def load(environment: Mapping[str, str]) -> Settings:
     clock = environment.get(f"{PREFIX}CLOCK", "system")
     if clock not in ("system", "replay"):
         raise ConfigInvalid(f"{PREFIX}CLOCK", clock, "system or replay")
+    durability = environment.get(f"{PREFIX}DURABILITY", "process")
+    if durability not in ("process", "disk"):
+        raise ConfigInvalid(f"{PREFIX}DURABILITY", durability, "process or disk")
     return Settings(
         home=Home(Path(environment.get(f"{PREFIX}HOME", "var")).absolute()),
         clock="replay" if clock == "replay" else "system",
         gateway_port=_port(environment, "GATEWAY_PORT", 8080),
         prefect_port=_port(environment, "PREFECT_PORT", 4200),
         mlflow_port=_port(environment, "MLFLOW_PORT", 5000),
+        durability="disk" if durability == "disk" else "process",
+        spill_max_mib=_number(environment, "SPILL_MAX_MIB", 256, most=MAX_SPILL_MIB, wanted="MiB"),
         gateways=_number(environment, "GATEWAYS", 1, most=MAX_GATEWAYS, wanted="gateway processes"),
     )
 

@@ -17,6 +17,10 @@ from mlplatform.errors import Busy, PlatformError, Refused, StaleFence, Unavaila
 
 HEARTBEAT_S: Final = 1.0
 QUEUED_ENTRIES: Final = 4_096
+SLOW_S: Final = 0.1
+"""A log that takes longer than this for a batch is slow: what is queued goes elsewhere."""
+BEHIND_S: Final = 0.01
+"""How long the queue is listened to before catching up goes on."""
 _logger = logging.getLogger(__name__)
 
 
@@ -32,6 +36,14 @@ class WriterLog(Protocol):
     def checkpoint(self) -> None: ...
 
 
+class Relief(Protocol):
+    """What stands in for a log that is down or slow; decisions.spilling.SpillingLog does."""
+
+    def relieve(self, entries: Sequence[Entry]) -> list[Outcome]: ...
+
+    def catch_up(self) -> bool: ...
+
+
 class GroupCommit:
     """Durable appends for threads.
 
@@ -43,6 +55,7 @@ class GroupCommit:
             clients any wait only cost throughput and median latency.
         reached_ms: the event time before which the owner has nothing left to submit, asked each
             second: it moves the watermark of an idle writer. Without it only records move it.
+        relief: takes what is queued while one call of the log lasts longer than SLOW_S.
     """
 
     def __init__(
@@ -53,8 +66,11 @@ class GroupCommit:
         max_wait_ms: float = 0.0,
         *,
         reached_ms: Callable[[], int | None] | None = None,
+        relief: Relief | None = None,
     ) -> None:
-        self._committer = _Committer(log, writer, max_batch, max_wait_ms, reached_ms, _settle)
+        self._committer = _Committer(
+            log, writer, max_batch, max_wait_ms, reached_ms, _settle, relief
+        )
 
     @property
     def alive(self) -> bool:
@@ -92,9 +108,12 @@ class AsyncGroupCommit:
         max_wait_ms: float = 0.0,
         *,
         reached_ms: Callable[[], int | None] | None = None,
+        relief: Relief | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._committer = _Committer(log, writer, max_batch, max_wait_ms, reached_ms, self._deliver)
+        self._committer = _Committer(
+            log, writer, max_batch, max_wait_ms, reached_ms, self._deliver, relief
+        )
 
     @property
     def alive(self) -> bool:
@@ -151,8 +170,12 @@ class _Committer:
         max_wait_ms: float,
         reached_ms: Callable[[], int | None] | None,
         deliver: Callable[[list[_Ticket]], None],
+        relief: Relief | None,
     ) -> None:
         self._log = log
+        self._relief = relief
+        self._busy_since_s: float | None = None
+        self._behind = False
         self._writer = writer
         self._max_batch = max_batch
         self._max_wait_s = max_wait_ms / 1000
@@ -169,6 +192,11 @@ class _Committer:
             threading.Thread(target=self._commit, name=f"commit {writer}", daemon=True),
             threading.Thread(target=self._checkpoint, name=f"checkpoint {writer}", daemon=True),
         ]
+        if relief is not None:
+            name = f"relieve {writer}"
+            self._threads.append(
+                threading.Thread(target=self._relieve, args=(relief,), name=name, daemon=True)
+            )
         for thread in self._threads:
             thread.start()
 
@@ -209,7 +237,13 @@ class _Committer:
     def _commit_until_closed(self) -> None:
         beat_s = time.monotonic() + HEARTBEAT_S
         while not self._closed.is_set() or self._tickets:
-            self._append(self._take(beat_s - time.monotonic()))
+            wait_s = beat_s - time.monotonic()
+            taken = self._take(min(wait_s, BEHIND_S) if self._behind else wait_s)
+            self._busy_since_s = time.monotonic()
+            self._append(taken)
+            if self._relief is not None:
+                self._behind = self._relief.catch_up()
+            self._busy_since_s = None
             if time.monotonic() >= beat_s:
                 self._heartbeat()
                 beat_s = time.monotonic() + HEARTBEAT_S
@@ -230,12 +264,15 @@ class _Committer:
             return taken
 
     def _append(self, tickets: list[_Ticket]) -> None:
+        self._hand_over(tickets, lambda entries: self._log.append(self._writer, entries))
+
+    def _hand_over(
+        self, tickets: list[_Ticket], to: Callable[[Sequence[Entry]], list[Outcome]]
+    ) -> None:
         if not tickets:
             return
         try:
-            outcomes = iter(
-                self._log.append(self._writer, [e for ticket in tickets for e in ticket.entries])
-            )
+            outcomes = iter(to([e for ticket in tickets for e in ticket.entries]))
         except Unavailable as error:
             self._fail(tickets, error)
         except StaleFence as error:  # for good: another process has this writer's name
@@ -246,7 +283,7 @@ class _Committer:
                 self._fail(tickets, error)
                 return
             for ticket in tickets:  # one bad record must not fail its neighbours
-                self._append([ticket])
+                self._hand_over([ticket], to)
         else:
             for ticket in tickets:
                 ticket.outcomes = [next(outcomes) for _ in ticket.entries]
@@ -269,6 +306,13 @@ class _Committer:
             raise
         except PlatformError as error:
             _logger.warning("no heartbeat for %s: %s", self._writer, error)
+
+    def _relieve(self, relief: Relief) -> None:
+        """Answer for whoever is queued behind a call of the log that does not come back."""
+        while not self._closed.wait(SLOW_S / 2):
+            since_s = self._busy_since_s
+            if since_s is not None and time.monotonic() - since_s > SLOW_S:
+                self._hand_over(self._take(0), relief.relieve)
 
     def _checkpoint(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):

@@ -54,7 +54,22 @@ class Repeated(msgspec.Struct, frozen=True):
     same_body: bool
 
 
-Outcome = Appended | Repeated
+class Spilled(msgspec.Struct, frozen=True):
+    """The record is durable in this gateway's spill, and will be appended to the log from there."""
+
+
+class Unlogged(msgspec.Struct, frozen=True):
+    """The record is nowhere, and its model declares that the answer is given all the same."""
+
+
+class Unrecorded(msgspec.Struct, frozen=True):
+    """The record is nowhere, for this reason: the caller refuses."""
+
+    reason: str
+
+
+Outcome = Appended | Repeated | Spilled | Unlogged | Unrecorded
+"""A log itself gives the first two; the others come from whatever stands in while it is down."""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -91,7 +106,8 @@ class Watermark:
     """How far a writer has come: its last number and the event time it has reached.
 
     A live writer has sent a heartbeat lately and has not closed; a range that reaches past the
-    event time of a live writer is not complete.
+    event time of a live writer is not complete. While records of a writer are spilled it counts as
+    live, and its event time is at most that of the oldest of them.
     """
 
     writer: str
@@ -99,6 +115,7 @@ class Watermark:
     event_ms: int | None
     heartbeat_at_ms: int
     live: bool
+    spilled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +140,16 @@ class ManifestHead:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check of the whole log found: one plain sentence per finding."""
+    """What a check of the whole log found: one plain sentence per finding.
+
+    `spilled` records are whole, and not in the log yet; they belong to no chain so far.
+    """
 
     records: int
     segments: int
     writers: int
     findings: tuple[str, ...]
+    spilled: int = 0
 
     @property
     def ok(self) -> bool:

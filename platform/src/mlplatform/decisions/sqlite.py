@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from mlplatform import sqlite
 from mlplatform.clock import SystemClock
-from mlplatform.decisions import reader, seal, tables, verify
+from mlplatform.decisions import reader, seal, spill, tables, verify
+from mlplatform.decisions.catching_up import Mark, resolved
 from mlplatform.decisions.log import (
     Appended,
     Entry,
@@ -27,7 +29,9 @@ from mlplatform.decisions.log import (
     VerifyReport,
     Watermark,
 )
-from mlplatform.decisions.records import GENESIS, Record, Sealable, link, record_digest, stored_form
+from mlplatform.decisions.prepared import Prepared, prepared
+from mlplatform.decisions.records import GENESIS, Record, link, record_digest
+from mlplatform.decisions.spilled import Pending, damaged, lowered, pending, records_of
 from mlplatform.errors import Corrupt, InputInvalid, StaleFence, Unavailable
 
 if TYPE_CHECKING:
@@ -36,7 +40,10 @@ if TYPE_CHECKING:
 LIVE_WITHIN_MS: Final = 10_000
 _AUTOCHECKPOINT_PAGES = 20_000
 _WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LOOKUP_WAIT_MS = 5
+"""Readers wait for nobody in WAL mode but for a recovery; the event loop cannot wait for that."""
 _SYSTEM = SystemClock()
+_NONE: Final[Mapping[int, Repeated]] = {}
 _EVENT_MS = tuple(Record.__struct_fields__).index("event_ms")
 _ADVANCE = """
 UPDATE writers SET seq = ?, chain = ?, heartbeat_at_ms = ?, closed = 0,
@@ -72,6 +79,7 @@ class SqliteDecisionLog:
         wall_ms: wall time, for heartbeats and the life of idempotency keys.
         durable: fsync each append (`durability: disk`), not only survive killed processes.
         segment_rows: the least and the most records that a segment holds.
+        lock_wait_ms: how long an append waits for another process's transaction.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class SqliteDecisionLog:
         *,
         durable: bool = False,
         segment_rows: tuple[int, int] = (1_000, 50_000),
+        lock_wait_ms: int = sqlite.BUSY_TIMEOUT_MS,
     ) -> None:
         self._folder = folder
         self._path = folder / tables.DATABASE
@@ -91,24 +100,59 @@ class SqliteDecisionLog:
                 self._path, schema=tables.SCHEMA, durable=durable, threads=True
             )
             self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+            self._db.execute(f"PRAGMA busy_timeout={lock_wait_ms}")
             self._lookups = sqlite.connect(self._path, threads=True)
+            self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
         self._heads: dict[str, _Head] = {}
         self._lock = threading.Lock()
         self._lookups_lock = threading.Lock()
 
     def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
         """Make all entries durable in one transaction; outcomes in the order of the entries."""
-        forms = [stored_form(entry.record) for entry in entries]
+        return self.append_prepared(writer, [prepared(entry) for entry in entries])
+
+    def append_prepared(
+        self, writer: str, items: Sequence[Prepared], known: Mapping[int, Repeated] = _NONE
+    ) -> list[Outcome]:
+        """Append entries that are in their stored form.
+
+        Args:
+            known: by position, those whose key was answered elsewhere; they are not written.
+        """
         with self._lock, _refusing_what_cannot_be_stored():
             try:
                 with self._transaction():
-                    head, outcomes = self._write(writer, entries, forms, {})
+                    head, outcomes = self._write(writer, items, known)
             except _KeyTaken:
                 with self._transaction():
-                    repeats = self._repeats(entries)
-                    head, outcomes = self._write(writer, entries, forms, repeats)
+                    repeats = {**self._repeats(items), **known}
+                    head, outcomes = self._write(writer, items, repeats)
             self._heads[writer] = head
         return outcomes
+
+    def catch_up(self, writer: str, mark: Mark, spilled: Sequence[Prepared]) -> int:
+        """Append a part of a spill, once however often it is tried; the number of key conflicts.
+
+        Raises:
+            StaleFence: another process moves this spill, or writes under this writer's name.
+        """
+        with self._lock, _refusing_what_cannot_be_stored(), self._transaction():
+            caught_up = resolved(spilled, self._found, now_ms=self._wall_ms())
+            if not tables.move_spill_mark(self._db, mark.spill, start=mark.start, end=mark.end):
+                raise StaleFence(f"another process moves spill {mark.spill}; {writer} stopped")
+            head, _ = self._write(writer, caught_up.items, _NONE)
+        self._heads[writer] = head
+        return caught_up.conflicts
+
+    def spill_mark(self, spill: str) -> int | None:
+        """Up to which of its bytes a spill is in the log; None if nothing of it is."""
+        with self._lookups_lock, self._translated():
+            return tables.spill_mark(self._lookups, spill)
+
+    def forget_spill(self, spill: str) -> None:
+        """Drop the mark of a spill that is gone."""
+        with self._lock, self._transaction():
+            tables.forget_spill(self._db, spill)
 
     def find(self, client: str, model: str, key: str) -> Stored | None:
         """The answer given under a key, while it is kept, as promised or a little longer."""
@@ -131,18 +175,43 @@ class SqliteDecisionLog:
 
     def verify(self, anchor: ManifestHead | None = None) -> VerifyReport:
         """Check every digest, every chain, every segment, and the anchor if there is one."""
+        spilled = self.spilled()
         with self._snapshot() as db:
-            return verify.verify(db, self._folder, anchor)
+            report = verify.verify(db, self._folder, anchor)
+        return replace(
+            report,
+            findings=report.findings + tuple(damaged(self.spills)),
+            spilled=sum(one.records for one in spilled),
+        )
 
     def watermarks(self) -> list[Watermark]:
         """One per writer, by name."""
+        spilled = self.spilled()  # first: what is moved into the log meanwhile is in the log then
         with self._lookups_lock, self._translated():
             rows = tables.writers(self._lookups)
         oldest = self._wall_ms() - LIVE_WITHIN_MS
-        return [
+        marks = [
             Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, _live(w, oldest))
             for w in rows
         ]
+        return lowered(marks, spilled)
+
+    @property
+    def spills(self) -> Path:
+        """The folder in which writers keep what this log did not take."""
+        return self._folder / spill.FOLDER
+
+    def spilled(self) -> list[Pending]:
+        """What each writer has spilled that is not in the log yet."""
+        if not self.spills.is_dir():
+            return []
+        with self._translated(), closing(self._connection()) as db:
+            return pending(db, self.spills)
+
+    def spilled_records(self, decision_id: str) -> list[tuple[str, dict[str, Any]]]:
+        """Writer and fields of every record of a decision that is spilled."""
+        with self._translated(), closing(self._connection()) as db:
+            return list(records_of(db, self.spills, decision_id))
 
     def latest_event_ms(self) -> int | None:
         """The largest event time that any writer has reached."""
@@ -188,9 +257,8 @@ class SqliteDecisionLog:
     def _write(
         self,
         writer: str,
-        entries: Sequence[Entry],
-        forms: Sequence[Sealable],
-        repeats: dict[int, Repeated],
+        items: Sequence[Prepared],
+        repeats: Mapping[int, Repeated],
     ) -> tuple[_Head, list[Outcome]]:
         before = self._head(writer)
         seq, chain = before.seq, before.chain
@@ -198,35 +266,40 @@ class SqliteDecisionLog:
         outcomes: list[Outcome] = []
         rows: list[tuple[object, ...]] = []
         keys: list[tuple[object, ...]] = []
-        for index, (entry, form) in enumerate(zip(entries, forms, strict=True)):
+        for index, item in enumerate(items):
             if index in repeats:
                 outcomes.append(repeats[index])
                 continue
             seq += 1
+            form = item.form
             digest = record_digest(writer, seq, form.scalars, form.payload_digest)
             chain = link(chain, digest)
             outcomes.append(Appended(seq))
             rows.append(
                 (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
             )
-            if entry.idempotency is not None:
-                keys.append(_key_row(entry, entry.idempotency, now_ms))
+            if item.idempotency is not None:
+                keys.append(_key_row(item, item.idempotency, now_ms))
         after = _Head(before.session, seq, chain)
-        latest_ms = max((form.scalars[_EVENT_MS] for form in forms), default=None)
+        latest_ms = max((item.form.scalars[_EVENT_MS] for item in items), default=None)
         self._advance(writer, before, after, latest_ms)
         if tables.insert_keys(self._db, keys) < len(keys):
             raise _KeyTaken
         tables.insert_records(self._db, rows)
         return after, outcomes
 
-    def _repeats(self, entries: Sequence[Entry]) -> dict[int, Repeated]:
+    def _found(self, client: str, model: str, key: str) -> Stored | None:
+        row = self._db.execute(_FIND, (client, model, key)).fetchone()
+        return None if row is None else Stored(*row)
+
+    def _repeats(self, items: Sequence[Prepared]) -> dict[int, Repeated]:
         first: dict[tuple[str, str, str], tuple[bytes, str]] = {}
         repeats: dict[int, Repeated] = {}
-        for index, entry in enumerate(entries):
-            given = entry.idempotency
+        for index, item in enumerate(items):
+            given = item.idempotency
             if given is None:
                 continue
-            key = (given.client, entry.record.model, given.key)
+            key = (given.client, item.model, given.key)
             row = self._db.execute(_FIND, key).fetchone()
             known = first.get(key) if row is None else (row[0], row[1])
             if known is None:
@@ -301,14 +374,13 @@ def _live(writer: tables.Writer, oldest_ms: int) -> bool:
     return not writer.closed and writer.heartbeat_at_ms >= oldest_ms
 
 
-def _key_row(entry: Entry, key: Idempotency, now_ms: int) -> tuple[object, ...]:
-    record = entry.record
+def _key_row(item: Prepared, key: Idempotency, now_ms: int) -> tuple[object, ...]:
     return (
         key.client,
-        record.model,
+        item.model,
         key.key,
         key.body_digest,
         key.answer,
-        record.decision_id,
+        item.decision_id,
         now_ms + key.keep_ms,
     )

@@ -68,6 +68,10 @@ CREATE TABLE IF NOT EXISTS segments (
     digest TEXT NOT NULL,
     UNIQUE (writer, first)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS spills (
+    spill TEXT PRIMARY KEY,
+    moved INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 _CHUNKS = (64, 32, 16, 8, 4, 2, 1)
@@ -124,6 +128,26 @@ def unsealed(
         f"SELECT {', '.join(STORED)} FROM records WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?"
     )
     return db.execute(query, (writer, after, limit)).fetchall()
+
+
+def spill_mark(db: sqlite3.Connection, spill: str) -> int | None:
+    """Up to which of its bytes a spill is in the log; None if nothing of it is."""
+    row = db.execute("SELECT moved FROM spills WHERE spill = ?", (spill,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def move_spill_mark(db: sqlite3.Connection, spill: str, *, start: int, end: int) -> bool:
+    """Set the mark of a spill from here to there; false if it was elsewhere."""
+    move = """
+    INSERT INTO spills VALUES (?, ?)
+    ON CONFLICT (spill) DO UPDATE SET moved = excluded.moved WHERE moved = ?
+    """
+    return db.execute(move, (spill, end, start)).rowcount == 1
+
+
+def forget_spill(db: sqlite3.Connection, spill: str) -> None:
+    """Drop the mark of a spill that is gone."""
+    db.execute("DELETE FROM spills WHERE spill = ?", (spill,))
 
 
 def delete_keys(db: sqlite3.Connection, *, now_ms: int, limit: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlplatform.clock import Clock, ReplayClock, SystemClock
 from mlplatform.decisions.commit import AsyncGroupCommit
+from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.features.definitions import FeatureView, load_views
 from mlplatform.features.feast_sqlite import FeastSqlite, project_name
@@ -17,7 +18,7 @@ from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import Metrics, ModelMetrics
 from mlplatform.gateway.predictor import Limits, Predictor
-from mlplatform.gateway.recording import ObservedLog, Recorder
+from mlplatform.gateway.recording import KeptAnswers, Recorder
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.shadow import ShadowCopies
 from mlplatform.gateway.times import EventTimes
@@ -30,6 +31,9 @@ from mlplatform.settings import Home, Settings
 
 MAX_COMMIT = 256
 COMMIT_WAIT_MS = 0.0
+LOG_LOCK_WAIT_MS = 100
+"""How long a commit waits for those of other processes before its records are spilled."""
+MIB = 1024 * 1024
 SHADOW_DRAIN_S = 2.0
 
 
@@ -52,7 +56,7 @@ class _Shared:
     name: str
     home: Home
     key: bytes
-    log: SqliteDecisionLog
+    answers: KeptAnswers
     watermark: Watermark
     clock: Clock
     times: EventTimes
@@ -72,7 +76,7 @@ def compose(settings: Settings, name: str) -> Composition:
     app = Gateway(
         keys.load_or_create(settings.home.secrets / "api-keys.json", settings.home.api_key),
         models,
-        Labels(shared.recorder, shared.log, shared.times, shared.clock, shared.key),
+        Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.key),
         shared.metrics,
         openapi.documents([model.definition for model in live.values()]),
         lambda: shared.recorder.alive,
@@ -85,7 +89,10 @@ def compose(settings: Settings, name: str) -> Composition:
 
 def _shared(settings: Settings, name: str) -> _Shared:
     home, metrics = settings.home, Metrics()
-    log = SqliteDecisionLog(home.decisions)
+    is_durable = settings.durability == "disk"
+    log = SqliteDecisionLog(home.decisions, durable=is_durable, lock_wait_ms=LOG_LOCK_WAIT_MS)
+    spilling = SpillingLog(log, name, spill_policy(settings), metrics.commit_records.observe)
+    metrics.watch_log(spilling.counts)
     watermark = Watermark(log.latest_event_ms)
     clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
     times = EventTimes(settings.clock, clock.event_ms)
@@ -93,23 +100,31 @@ def _shared(settings: Settings, name: str) -> _Shared:
         name=name,
         home=home,
         key=load_or_create_key(home.pseudonym_key),
-        log=log,
+        answers=KeptAnswers(spilling),
         watermark=watermark,
         clock=clock,
         times=times,
         metrics=metrics,
-        recorder=_recorder(name, log, metrics, times, watermark),
+        recorder=_recorder(name, spilling, times, watermark),
     )
 
 
-def _recorder(
-    name: str, log: SqliteDecisionLog, metrics: Metrics, times: EventTimes, watermark: Watermark
-) -> Recorder:
-    observed = ObservedLog(log, metrics.commit_records.observe)
+def spill_policy(settings: Settings) -> SpillPolicy:
+    """What this installation and its models say about records that the log does not take."""
+    definitions = (load_definition(model) for model in model_names())
+    return SpillPolicy(
+        maximum_bytes=settings.spill_max_mib * MIB,
+        answer_unlogged=frozenset(
+            d.name for d in definitions if d.when_unrecordable == "answer_unlogged"
+        ),
+        durable=settings.durability == "disk",
+    )
 
+
+def _recorder(name: str, log: SpillingLog, times: EventTimes, watermark: Watermark) -> Recorder:
     def open_commit() -> AsyncGroupCommit:
         return AsyncGroupCommit(
-            observed, name, MAX_COMMIT, COMMIT_WAIT_MS, reached_ms=times.passed_ms
+            log, name, MAX_COMMIT, COMMIT_WAIT_MS, reached_ms=times.passed_ms, relief=log
         )
 
     return Recorder(open_commit, watermark.advance)
@@ -139,7 +154,7 @@ def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
     return Scoring(
         live,
         FeastSqlite(shared.home.online_db, project_name(model), _views(model)),
-        shared.log,
+        shared.answers,
         shared.recorder,
         shadow,
         shared.times,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from mlplatform.decisions.records import Record
 from mlplatform.gateway.answers import Answer
@@ -11,6 +13,8 @@ from mlplatform.gateway.live import Live
 from mlplatform.gateway.prediction import Facts, Failure, Verdict
 from mlplatform.gateway.routing import Assignment
 from mlplatform.rollout.routes import Arm
+
+UNLOGGED: Final = "unlogged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,12 @@ def answer(decided: Decided) -> Answer:
         degraded_reason=decided.degraded_reason,
         reasons_omitted=verdict.omitted,
     )
+
+
+def unlogged_answer(decided: Decided) -> Answer:
+    """What the application is told where the decision is on no record: that it is degraded."""
+    reason = decided.degraded_reason or UNLOGGED
+    return msgspec.structs.replace(answer(decided), degraded=True, degraded_reason=reason)
 
 
 def record(decided: Decided, caller: Caller, *, recorded_ms: int, latency_us: int) -> Record:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mlplatform.clock import Clock
-from mlplatform.decisions.log import Appended, Entry, Idempotency
+from mlplatform.decisions.log import Entry, Idempotency, Repeated
 from mlplatform.decisions.records import Record
 from mlplatform.errors import PlatformError
 from mlplatform.gateway.answers import LabelsAnswer
@@ -61,7 +61,7 @@ class Labels:
             outcomes = await asyncio.gather(*map(self._recorder.append, entries))
         except LogUnavailable as error:
             raise log_unavailable() from error
-        stored = sum(isinstance(outcome, Appended) for outcome in outcomes)
+        stored = sum(not isinstance(outcome, Repeated) for outcome in outcomes)
         return LabelsAnswer(stored, len(outcomes) - stored)
 
     def _checked(self, model: str, client: str, position: int, raw: bytes) -> Entry:

@@ -14,7 +14,9 @@ from prometheus_client import (
     generate_latest,
 )
 
+from mlplatform.decisions.spilling import Counts
 from mlplatform.gateway.decided import Decided
+from mlplatform.gateway.log_metrics import LogCollector
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS_S: Final = (
@@ -71,6 +73,10 @@ class Metrics:
             "breaker_state", "0 closed, 1 half open, 2 open.", "model", "service"
         )
         self._bound: dict[tuple[str, int], Any] = {}
+
+    def watch_log(self, counts: Counts) -> None:
+        """Show what becomes of records."""
+        self._registry.register(LogCollector(counts))
 
     def answered(self, operation: str, status: int) -> None:
         """Count an HTTP request."""

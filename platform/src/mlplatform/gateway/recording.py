@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from mlplatform.decisions.commit import WriterLog
-from mlplatform.decisions.log import Appended, Entry, Outcome
+from mlplatform.decisions.log import (
+    Appended,
+    Entry,
+    Idempotency,
+    Outcome,
+    Spilled,
+    Stored,
+    Unlogged,
+    Unrecorded,
+)
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.gateway.problems import Problem
 
 WAIT_S = 2.0
 """How long an answer waits for its record before it is refused; normally a few milliseconds."""
+
+UNLOGGED_KEPT = 4096
 
 
 class Commit(Protocol):
@@ -64,10 +74,10 @@ class Recorder:
             await self._commit.close()
 
     async def append(self, entry: Entry) -> Outcome:
-        """The outcome, once the record is durable.
+        """The outcome, once the record is durable, or known to be recorded nowhere by declaration.
 
         Raises:
-            LogUnavailable: the log is full, failing or too slow.
+            LogUnavailable: neither the log nor its spill takes the record, or not in time.
         """
         if self._commit is None:
             raise LogUnavailable("the log is not open yet")
@@ -78,25 +88,46 @@ class Recorder:
             raise LogUnavailable(f"no confirmation within {WAIT_S} s") from error
         except PlatformError as error:
             raise LogUnavailable(str(error)) from error
-        if isinstance(outcome, Appended):
+        if isinstance(outcome, Unrecorded):
+            raise LogUnavailable(outcome.reason)
+        if isinstance(outcome, Appended | Spilled | Unlogged):
             self._advanced(entry.record.event_ms)
         return outcome
 
 
-class ObservedLog:
-    """A log whose commits are counted."""
+class Found(Protocol):
+    """Answers that were recorded."""
 
-    def __init__(self, log: WriterLog, committed: Callable[[int], None]) -> None:
-        self._log = log
-        self._committed = committed
-        self.heartbeat = log.heartbeat
-        self.close_writer = log.close_writer
-        self.checkpoint = log.checkpoint
+    def find(self, client: str, model: str, key: str) -> Stored | None: ...
 
-    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
-        outcomes = self._log.append(writer, entries)
-        self._committed(len(entries))
-        return outcomes
+
+class KeptAnswers:
+    """Answers given under a key: those on record, and the last of those that are on none.
+
+    An unlogged answer holds for retries that reach this process while it is among the last few
+    thousand; more cannot be promised where nothing can be written.
+    """
+
+    def __init__(self, recorded: Found) -> None:
+        self._recorded = recorded
+        self._unlogged: dict[tuple[str, str, str], Stored] = {}
+
+    def find(self, client: str, model: str, key: str) -> Stored | None:
+        found = self._recorded.find(client, model, key)
+        if found is None and self._unlogged:
+            found = self._unlogged.get((client, model, key))
+        return found
+
+    def keep_unlogged(self, entry: Entry, answer: bytes) -> None:
+        """Keep the answer of an entry that was recorded nowhere, if it came with a key."""
+        given: Idempotency | None = entry.idempotency
+        if given is None:
+            return
+        record = entry.record
+        stored = Stored(answer, given.body_digest, record.decision_id)
+        self._unlogged[given.client, record.model, given.key] = stored
+        if len(self._unlogged) > UNLOGGED_KEPT:
+            del self._unlogged[next(iter(self._unlogged))]
 
 
 class InFlight:

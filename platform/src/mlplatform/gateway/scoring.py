@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mlplatform.clock import Clock
-from mlplatform.decisions.log import Appended, Entry, Idempotency, Stored
+from mlplatform.decisions.log import Entry, Idempotency, Repeated, Stored, Unlogged
 from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
 from mlplatform.gateway.answers import encode
-from mlplatform.gateway.decided import Caller, Case, Decided, answer, record
+from mlplatform.gateway.decided import Caller, Case, Decided, answer, record, unlogged_answer
 from mlplatform.gateway.decision_ids import new_decision_id
 from mlplatform.gateway.fallback import predict_until, steps
 from mlplatform.gateway.live import LiveModel
@@ -37,6 +37,8 @@ class Answers(Protocol):
     """Answers given earlier; the part of the decision log that is read while answering."""
 
     def find(self, client: str, model: str, key: str) -> Stored | None: ...
+
+    def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +139,18 @@ class Scoring:
         promise = None
         if caller.key is not None and body_digest is not None:
             promise = Idempotency(caller.client, caller.key, body_digest, body, self._keep_ms)
+        given = Entry(entry, promise)
         try:
-            outcome = await self._recorder.append(Entry(entry, promise))
+            outcome = await self._recorder.append(given)
         except LogUnavailable as error:
             log.error("decision %s was not recorded: %s", decided.case.decision_id, error)
             raise log_unavailable() from error
-        if isinstance(outcome, Appended):
-            return Given(body, replayed=False)
-        return _replayed(outcome.answer, same_body=outcome.same_body)
+        if isinstance(outcome, Repeated):
+            return _replayed(outcome.answer, same_body=outcome.same_body)
+        if isinstance(outcome, Unlogged):
+            body = encode(unlogged_answer(decided))
+            self._answers.keep_unlogged(given, body)
+        return Given(body, replayed=False)
 
     def _copy(self, case: Case) -> None:
         arm, routes = case.assignment.shadow, case.live.routes

@@ -142,6 +142,7 @@ class ModelDefinition(_Strict, frozen=True):
     latency_slo_ms: float
     deadline_ms: float
     idempotency_keep_h: Count
+    when_unrecordable: Literal["refuse", "answer_unlogged"]
     request: dict[str, RequestField]
     inputs: tuple[InputSpec, ...]
     label: Label
