@@ -56,13 +56,12 @@ class RestApplication:
     ) -> tuple[bytes, Headers]:
         start_s = time.perf_counter()
         metrics = self._predictor.metrics
-        metrics.rest_requests.inc()
         try:
             answer = await self._scores(scope, receive)
         except RequestRefused as error:
             metrics.error("rest", error.status)
             raise
-        metrics.rest_latency.observe(time.perf_counter() - start_s)
+        metrics.rest_answered_s(time.perf_counter() - start_s)
         return answer
 
     async def _scores(

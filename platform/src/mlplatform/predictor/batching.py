@@ -131,7 +131,7 @@ class ScoreQueue:
             scores = self._model.score(rows)
         except RuntimeFailure as error:
             raise _failed(error) from error
-        self._metrics.batch(len(rows))
+        self._metrics.loop_batch(len(rows))
         return Scored(scores, 0.0, time.perf_counter() - asked_s)
 
     def _start_thread(self) -> None:
@@ -187,7 +187,7 @@ class ScoreQueue:
         except RuntimeFailure as error:
             return [_failed(error) for _ in batch]
         compute_s = time.perf_counter() - start_s
-        self._metrics.batch(len(rows))
+        self._metrics.thread_batch(len(rows))
         outcomes: list[Outcome] = []
         first = 0
         for waiting in batch:

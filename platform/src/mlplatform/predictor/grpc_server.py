@@ -122,13 +122,12 @@ class InferenceService:
     async def _model_infer(self, request: bytes) -> pb.ModelInferResponse:
         start_s = time.perf_counter()
         metrics = self._predictor.metrics
-        metrics.grpc_requests.inc()
         try:
             answer = await self._scores(request)
         except RequestRefused as error:
             metrics.error("grpc", error.status)
             raise
-        metrics.grpc_latency.observe(time.perf_counter() - start_s)
+        metrics.grpc_answered_s(time.perf_counter() - start_s)
         return answer
 
     async def _scores(self, request: bytes) -> pb.ModelInferResponse:

@@ -18,6 +18,7 @@ from mlplatform.errors import PlatformError
 INPUT: Final = "inputs"
 OUTPUT: Final = "scores"
 DATATYPE: Final = "FP32"
+FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
 Floats = npt.NDArray[np.float32]
@@ -202,6 +203,8 @@ def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
         raise RequestRefused(400, f"{INPUT!r} has no data")
     if len(tail):
         raise RequestRefused(400, f"{len(tail)} bytes follow the JSON, but no tensor is binary")
+    if _is_flat_and_bounded(tensor.data):
+        return np.array(tensor.data, dtype=np.float32)
     try:
         wide = np.array(tensor.data, dtype=np.float64)
     except (ValueError, TypeError) as error:
@@ -215,6 +218,14 @@ def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
     if np.isinf(values).any():
         raise RequestRefused(400, f"{INPUT!r} has a value too large for {DATATYPE}")
     return values
+
+
+def _is_flat_and_bounded(data: list[Any]) -> bool:
+    """Whether these are all numbers, none too large: the usual case, told without NumPy."""
+    try:
+        return bool(sum(map(abs, data)) < FLOAT32_MAX)
+    except TypeError:
+        return False
 
 
 def _wants_binary(request: _Request) -> bool:
