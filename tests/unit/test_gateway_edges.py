@@ -1,17 +1,14 @@
-"""Keys, times, decision ids and problems: the small things that decide who gets in."""
+"""Times, decision ids and problems: the small things that decide who gets in."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.errors import ConfigInvalid
-from mlplatform.gateway import keys, openapi
+from mlplatform.gateway import openapi
 from mlplatform.gateway.decision_ids import is_known, new_decision_id
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.times import HOUR_MS, EventTimes
@@ -21,30 +18,6 @@ from mlplatform.models.definition import load_definition, model_names
 
 NOW_MS = 1_767_225_600_000
 SECRET = b"k" * 32
-
-
-def test_the_first_start_makes_one_key_and_stores_only_its_digest(tmp_path: Path) -> None:
-    stored, clear = tmp_path / "api-keys.json", tmp_path / "api.key"
-    made = keys.load_or_create(stored, clear)
-    key = clear.read_bytes()
-    assert made.client(b"Bearer " + key) == "default"
-    assert key not in stored.read_bytes()
-    assert stored.stat().st_mode & 0o077 == clear.stat().st_mode & 0o077 == 0
-    assert keys.load_or_create(stored, clear).client(b"bearer " + key) == "default"
-    assert clear.read_bytes() == key
-
-
-@pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Bearer ", b"Basic abc", b"Bearer abd"])
-def test_no_other_header_lets_anybody_in(header: bytes | None) -> None:
-    known = keys.ApiKeys({"shop": hashlib.sha256(b"abc").hexdigest()})
-    assert known.client(header) is None
-    assert known.client(b"Bearer abc") == "shop"
-
-
-def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "api-keys.json").write_text("[]")
-    with pytest.raises(ConfigInvalid, match=r"api-keys\.json"):
-        keys.load_or_create(tmp_path / "api-keys.json", tmp_path / "api.key")
 
 
 @pytest.mark.parametrize(

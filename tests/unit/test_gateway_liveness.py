@@ -13,11 +13,11 @@ from typing import cast
 import httpx
 import pytest
 
+from mlplatform.admission.gate import Gate
 from mlplatform.decisions import commit
 from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.log import Appended, Entry, Outcome
 from mlplatform.gateway.app import Gateway
-from mlplatform.gateway.keys import ApiKeys
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.recording import Recorder
@@ -58,7 +58,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
     log = BrittleLog()
     recorder = Recorder(lambda: AsyncGroupCommit(log, "gw"), lambda event_ms: None)
     gateway = Gateway(
-        ApiKeys({}),
+        cast(Gate, None),
         {},
         cast(Labels, None),
         Metrics(),

@@ -12,6 +12,7 @@ from mlplatform.errors import ConfigInvalid
 PREFIX = "MLPLATFORM_"
 MAX_GATEWAYS = 64
 MAX_SPILL_MIB = 65_536
+MAX_IN_FLIGHT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ class Home:
     @property
     def online_db(self) -> Path:
         return self.root / "online.db"
+
+    @property
+    def admission_db(self) -> Path:
+        return self.root / "admission.db"
 
     @property
     def bundles(self) -> Path:
@@ -114,6 +119,8 @@ class Settings:
     gateways: int = 1
     durability: Literal["process", "disk"] = "process"
     spill_max_mib: int = 256
+    max_in_flight: int = 1024
+    """Requests that one gateway process answers at a time."""
 
     @property
     def gateway_url(self) -> str:
@@ -138,6 +145,7 @@ class Settings:
             f"{PREFIX}DURABILITY": self.durability,
             f"{PREFIX}SPILL_MAX_MIB": str(self.spill_max_mib),
             f"{PREFIX}GATEWAYS": str(self.gateways),
+            f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
         }
 
 
@@ -162,6 +170,9 @@ def load(environment: Mapping[str, str]) -> Settings:
         durability="disk" if durability == "disk" else "process",
         spill_max_mib=_number(environment, "SPILL_MAX_MIB", 256, most=MAX_SPILL_MIB, wanted="MiB"),
         gateways=_number(environment, "GATEWAYS", 1, most=MAX_GATEWAYS, wanted="gateway processes"),
+        max_in_flight=_number(
+            environment, "MAX_IN_FLIGHT", 1024, most=MAX_IN_FLIGHT, wanted="requests at a time"
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from mlplatform.cli import demo, history, log, models, platform, rollouts, runs, score
+from mlplatform.cli import demo, history, keys, log, models, platform, rollouts, runs, score
 from mlplatform.cli.output import exit_code, print_error
 from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import PlatformError
@@ -36,6 +36,7 @@ demo.add_to(app)
 score.add_to(app)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
+app.add_typer(keys.app, name="keys")
 app.add_typer(history.app, name="history")
 app.add_typer(log.commands(_anchor), name="log")
 

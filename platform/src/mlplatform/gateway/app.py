@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Protocol
+from typing import Any
 
+from mlplatform.admission.clients import Operation
+from mlplatform.admission.gate import Gate
 from mlplatform.gateway import probes, scoring_api
 from mlplatform.gateway.http import Endpoint, Receive, Reply, Request, Send
 from mlplatform.gateway.labels import Labels
@@ -15,17 +17,10 @@ from mlplatform.gateway.probes import Health
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
 
-MAX_CONCURRENT = 1024
 UNKNOWN = "unknown"
 """Operation of a path that leads nowhere, in the metrics."""
 
 log = logging.getLogger(__name__)
-
-
-class Keys(Protocol):
-    """Tells callers apart."""
-
-    def client(self, authorization: bytes | None) -> str | None: ...
 
 
 class Gateway:
@@ -40,7 +35,7 @@ class Gateway:
 
     def __init__(
         self,
-        keys: Keys,
+        gate: Gate,
         models: Mapping[str, Scoring],
         labels: Labels,
         metrics: Metrics,
@@ -50,16 +45,15 @@ class Gateway:
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
     ) -> None:
-        self._keys = keys
+        self._gate = gate
         self._models = models
         self._metrics = metrics
         self._start = start
         self._stop = stop
-        self._concurrent = 0
         health = Health(is_alive, is_ready)
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
-            **scoring_api.endpoints(models, labels),
+            **scoring_api.endpoints(models, labels, gate),
         }
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -69,7 +63,6 @@ class Gateway:
         now_s = time.monotonic()
         request = Request(scope["method"], scope["path"], dict(scope["headers"]), receive, now_s)
         endpoint = self._endpoints.get(request.path)
-        self._concurrent += 1
         try:
             reply = await self._reply(request, endpoint)
         except Problem as problem:
@@ -80,7 +73,8 @@ class Gateway:
             fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
             reply = Reply(fault.body, fault.headers, fault.status)
         finally:
-            self._concurrent -= 1
+            if request.admitted is not None:
+                self._gate.leave(request.admitted)
         headers = reply.headers
         if endpoint is None:
             self._metrics.answered(UNKNOWN, reply.status)
@@ -97,27 +91,17 @@ class Gateway:
         if endpoint is None:
             if not request.path.startswith(scoring_api.API):
                 raise Problem(404, "unknown-path", f"there is nothing at {request.path}")
-            self._admit(request)
+            await self._admit(request, scoring_api.model_of(request.path), "read")
             raise scoring_api.unknown(request.path, self._models)
         if not endpoint.is_open:
-            self._admit(request)
+            await self._admit(request, endpoint.model, endpoint.scope)
         endpoint.check(request)
         return await endpoint.answer(request)
 
-    def _admit(self, request: Request) -> None:
-        """Whoever asks is known, and there is room for one more request.
-
-        Raises:
-            Problem: 401, 503.
-        """
-        client = self._keys.client(request.headers.get(b"authorization"))
-        if client is None:
-            detail = "send a valid API key as Authorization: Bearer <key>"
-            raise Problem(401, "unauthenticated", detail, field="Authorization")
-        request.client = client
-        if self._concurrent > MAX_CONCURRENT and request.method == "POST":
-            detail = f"{MAX_CONCURRENT} requests are being answered already"
-            raise Problem(503, "overloaded", detail, retry_after_s=1)
+    async def _admit(self, request: Request, model: str | None, scope: Operation) -> None:
+        """Raises Problem: 401, 403, 422, 429, 503."""
+        request.admitted = await self._gate.admit(request.headers, model, scope)
+        request.client = request.admitted.client.name
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

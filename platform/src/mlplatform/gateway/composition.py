@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from mlplatform.admission import service as admission
 from mlplatform.clock import Clock, ReplayClock, SystemClock
 from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.features.definitions import FeatureView, load_views
 from mlplatform.features.feast_sqlite import FeastSqlite, project_name
-from mlplatform.gateway import keys, openapi
+from mlplatform.gateway import openapi
 from mlplatform.gateway.app import Gateway
 from mlplatform.gateway.follow import RouteFollower
 from mlplatform.gateway.labels import Labels
@@ -72,13 +73,15 @@ def compose(settings: Settings, name: str) -> Composition:
     shadow = _shadow(live, shared)
     models = {model: _scoring(live[model], shared, shadow) for model in live}
     follower = _follower(live, shared)
-    start, stop = _life(settings, shared, shadow, follower)
+    definitions = [model.definition for model in live.values()]
+    admitting = admission.compose(settings, definitions, shared.metrics.admission)
+    start, stop = _life(settings, shared, shadow, follower, admitting)
     app = Gateway(
-        keys.load_or_create(settings.home.secrets / "api-keys.json", settings.home.api_key),
+        admitting.gate,
         models,
         Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.key),
         shared.metrics,
-        openapi.documents([model.definition for model in live.values()]),
+        openapi.documents(definitions),
         lambda: shared.recorder.alive,
         lambda: follower.ready,
         start,
@@ -182,7 +185,11 @@ Step = Callable[[], Awaitable[None]]
 
 
 def _life(
-    settings: Settings, shared: _Shared, shadow: ShadowCopies, follower: RouteFollower
+    settings: Settings,
+    shared: _Shared,
+    shadow: ShadowCopies,
+    follower: RouteFollower,
+    admitting: admission.Running,
 ) -> tuple[Step, Step]:
     """What runs when the server starts, and when it has finished its last request."""
 
@@ -190,6 +197,7 @@ def _life(
         shared.recorder.start()
         shadow.start()
         follower.start()
+        await admitting.start()
         if settings.clock == "replay":
             shared.watermark.start()
 
@@ -198,5 +206,6 @@ def _life(
         await follower.stop()
         await shadow.stop(within_s=SHADOW_DRAIN_S)
         await shared.recorder.stop()
+        await admitting.stop()
 
     return start, stop

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlplatform.admission.clients import Operation
+from mlplatform.admission.gate import Admitted
 from mlplatform.gateway.problems import Problem
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -27,6 +29,7 @@ class Request:
         headers: names in lower case; of a repeated header the last counts.
         started_s: when it arrived, on the monotonic clock.
         client: who asks, once admitted.
+        admitted: what was let in, until it is answered; None for open paths.
     """
 
     method: str
@@ -36,6 +39,7 @@ class Request:
     started_s: float
     client: str = ""
     is_body_read: bool = False
+    admitted: Admitted | None = None
 
     async def body(self) -> bytes:
         """The whole body.
@@ -88,6 +92,8 @@ class Endpoint:
         is_open: whether it answers callers that name no key.
         takes: media types of the body; none where it takes no body.
         headers: what every answer carries, refusals too.
+        model: the model it is about; None for the whole installation.
+        scope: what the caller's scopes must cover.
     """
 
     operation: str
@@ -96,6 +102,8 @@ class Endpoint:
     is_open: bool = False
     takes: tuple[bytes, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    model: str | None = None
+    scope: Operation = "read"
 
     def check(self, request: Request) -> None:
         """Raises Problem: 405 for another method, 415 for another kind of body."""
@@ -115,14 +123,20 @@ class Endpoint:
 
 
 def reading(
-    operation: str, body: Callable[[], bytes], content_type: bytes = JSON[1], *, is_open: bool
+    operation: str,
+    body: Callable[[], bytes],
+    content_type: bytes = JSON[1],
+    *,
+    is_open: bool,
+    model: str | None = None,
+    scope: Operation = "read",
 ) -> Endpoint:
     """An endpoint that shows something and takes nothing."""
 
     async def answer(request: Request) -> Reply:
         return Reply(body(), [(b"content-type", content_type)])
 
-    return Endpoint(operation, ("GET", "HEAD"), answer, is_open)
+    return Endpoint(operation, ("GET", "HEAD"), answer, is_open, model=model, scope=scope)
 
 
 def _too_large() -> Problem:

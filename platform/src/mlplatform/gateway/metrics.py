@@ -55,6 +55,15 @@ class Metrics:
             "model",
             "why",
         )
+        self.admission = AdmissionMetrics(
+            self._counter(
+                "admission", "Requests let in or refused, and why.", "outcome", "priority"
+            ),
+            self._counter(
+                "admission_store_failures", "Times the shared store was late or failed.", "of"
+            ),
+            self._counter("connections_refused", "Connections ended for a limit.", "reason"),
+        )
         self.latency = Histogram(
             "mlplatform_gateway_latency_seconds",
             "From a request's first byte to its durable decision.",
@@ -102,6 +111,30 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"mlplatform_gateway_{name}", text, labels, registry=self._registry)
+
+
+class AdmissionMetrics:
+    """Who was let in, who was not, and how the shared store did."""
+
+    def __init__(self, decisions: Counter, store_failures: Counter, connections: Counter) -> None:
+        self._decisions = decisions
+        self._store_failures = store_failures
+        self._connections = connections
+        self._bound: dict[tuple[str, str], Any] = {}
+
+    def decided(self, outcome: str, priority: str) -> None:
+        """Count a request; `priority` is empty for callers that nobody knows."""
+        counter = self._bound.get((outcome, priority))
+        if counter is None:
+            counter = self._decisions.labels(outcome, priority)
+            self._bound[outcome, priority] = counter
+        counter.inc()
+
+    def store_failed(self, of: str) -> None:
+        self._store_failures.labels(of).inc()
+
+    def connection_refused(self, reason: str) -> None:
+        self._connections.labels(reason).inc()
 
 
 class ModelMetrics:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from mlplatform.admission.gate import PRIORITY_HEADER
+from mlplatform.admission.priorities import PRIORITIES
 from mlplatform.gateway.answers import (
     BatchResult,
     LabelsAnswer,
@@ -27,8 +29,8 @@ FOLDER = "docs/openapi"
 
 _REASONS = {
     400: "The body is not JSON.",
-    401: "The API key or token is missing or wrong.",
-    403: "The API key or token does not allow this.",
+    401: "The API key is missing, wrong, expired or revoked.",
+    403: "The scopes of the API key do not cover this operation on this model.",
     404: "There is no such model or path.",
     405: "Another method is wanted.",
     409: "A request with this Idempotency-Key is being answered.",
@@ -36,13 +38,20 @@ _REASONS = {
     415: "The body is not application/json.",
     422: "A field or header is missing, unknown or out of range, the event time is too far from "
     "the clock, or the Idempotency-Key was used with another body.",
-    429: "Too many requests of this client or for this model; Retry-After says when to come back.",
+    429: "Too many requests of this client or for this model; Retry-After says when to come back. "
+    "A batch counts an item as a request.",
     503: "No version is promoted yet, too much is being answered, or the decision could not be "
     "recorded: none is given.",
 }
 _READ_STATUSES = (401, 403, 405, 422, 429, 503)
 _BATCH_STATUSES = (400, 401, 403, 405, 413, 415, 422, 429, 503)
 _SCORE_STATUSES = (*_BATCH_STATUSES, 409)
+_SECURITY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key. Its scopes name models and operations: score, read, labels, "
+    "explain, metrics.",
+}
 _CHANGES = {
     "v1": "",
     "v2": " Against v1: `model_version` and `bundle` are `model.version` and `model.bundle`, null "
@@ -90,7 +99,7 @@ def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST)
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": dict(sorted(schemas.items())),
-            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"apiKey": _SECURITY},
         },
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -100,7 +109,8 @@ def _model_paths(
     version: ApiVersion, definition: ModelDefinition, payloads: Payloads
 ) -> dict[str, Any]:
     name, root = definition.name, f"{version.models}/{definition.name}"
-    headers = [_timeout_header(definition), _header("traceparent", "W3C trace context.")]
+    trace = _header("traceparent", "W3C trace context.")
+    headers = [_timeout_header(definition), _priority_header(), trace]
     batch = {
         "type": "object",
         "required": ["requests"],
@@ -147,7 +157,7 @@ def _model_paths(
             "Report outcomes, with the time at which they became known (now, if left out). The "
             "same label with the same time is stored once; of several for one decision the latest "
             "counts.",
-            parameters=[],
+            parameters=[_priority_header()],
             body=labels,
             answer=_ref("LabelsAnswer"),
             statuses=_BATCH_STATUSES,
@@ -249,6 +259,14 @@ def _key_header() -> dict[str, Any]:
         "One key space for each client and model."
     )
     return _header("Idempotency-Key", text, minLength=1, maxLength=MAX_KEY)
+
+
+def _priority_header() -> dict[str, Any]:
+    text = (
+        "Lowers this request's class below the client's own; a higher one has no effect. When "
+        "there is too much to do, background requests are refused first, then standard ones."
+    )
+    return _header(PRIORITY_HEADER, text, enum=list(PRIORITIES))
 
 
 def _timeout_header(definition: ModelDefinition) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def endpoints(
     return {
         "/healthz": reading("health", alive, is_open=True),
         "/readyz": reading("ready", ready, is_open=True),
-        "/metrics": reading("metrics", exposition, CONTENT_TYPE, is_open=False),
+        "/metrics": reading("metrics", exposition, CONTENT_TYPE, is_open=False, scope="metrics"),
         **{path: document(content) for path, content in documents.items()},
     }
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from mlplatform.admission.clients import Operation
+from mlplatform.admission.gate import Gate
 from mlplatform.gateway.answers import BatchAnswer, BatchResult, ModelsAnswer, encode
 from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.http import JSON, Answerer, Endpoint, Reply, Request, reading
@@ -28,34 +30,44 @@ _score_batch = msgspec.json.Decoder(BatchBody)
 _label_batch = msgspec.json.Decoder(LabelsBody)
 
 
-def endpoints(models: Mapping[str, Scoring], labels: Labels) -> dict[str, Endpoint]:
+def endpoints(models: Mapping[str, Scoring], labels: Labels, gate: Gate) -> dict[str, Endpoint]:
     """Path → what is found there, for every model of this installation."""
 
-    def listed() -> bytes:
-        return bytes(encode(ModelsAnswer([s.live.state() for s in models.values()])))
+    async def listed(request: Request) -> Reply:
+        assert request.admitted is not None
+        may = request.admitted.client.may
+        shown = [s.live.state() for name, s in models.items() if may(name, "read")]
+        return Reply(encode(ModelsAnswer(shown)))
 
     found: dict[str, Endpoint] = {}
     for version in VERSIONS:
-        own = {version.models: reading("models", listed, is_open=False)}
+        own = {version.models: Endpoint("models", ("GET", "HEAD"), listed)}
         for name, scoring in models.items():
-            own.update(_of_model(version, name, scoring, labels))
+            own.update(_of_model(version, name, scoring, labels, gate))
         for path, endpoint in own.items():
             found[path] = dataclasses.replace(endpoint, headers=version.headers)
     return found
 
 
-def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
-    """What is wrong with a path of the API that leads nowhere."""
+def model_of(path: str) -> str | None:
+    """The model that a path of the API names, known or not."""
     for version in VERSIONS:
         root, _, rest = path.partition(f"{version.models}/")
-        name = rest.split("/")[0]
-        if not root and name and name not in models:
-            return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
+        if not root and rest:
+            return rest.split("/")[0]
+    return None
+
+
+def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
+    """What is wrong with a path of the API that leads nowhere."""
+    name = model_of(path)
+    if name and name not in models:
+        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
     return Problem(404, "unknown-path", f"there is nothing at {path}")
 
 
 def _of_model(
-    version: ApiVersion, name: str, scoring: Scoring, labels: Labels
+    version: ApiVersion, name: str, scoring: Scoring, labels: Labels, gate: Gate
 ) -> dict[str, Endpoint]:
     root, shape = f"{version.models}/{name}", SHAPES[version.name]
 
@@ -70,6 +82,8 @@ def _of_model(
             detail = "in a batch every item has its own idempotency_key"
             raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
         batch: BatchBody = decoded(_score_batch, await request.body())
+        assert request.admitted is not None
+        gate.charge(request.admitted, len(batch.requests) - 1)
         return Reply(encode(await _batch(scoring, batch, caller, shape)))
 
     async def add_labels(request: Request) -> Reply:
@@ -77,14 +91,17 @@ def _of_model(
         added = await labels.add(scoring.definition.name, request.client, body.labels)
         return Reply(encode(added))
 
-    def posting(operation: str, answer: Answerer) -> Endpoint:
-        return Endpoint(operation, ("POST",), answer, takes=(JSON[1],))
+    def posting(operation: str, scope: Operation, answer: Answerer) -> Endpoint:
+        return Endpoint(operation, ("POST",), answer, takes=(JSON[1],), model=name, scope=scope)
+
+    def state() -> bytes:
+        return bytes(encode(scoring.live.state()))
 
     return {
-        root: reading("model", lambda: bytes(encode(scoring.live.state())), is_open=False),
-        f"{root}/score": posting("score", score),
-        f"{root}/score:batch": posting("score_batch", score_batch),
-        f"{root}/labels": posting("labels", add_labels),
+        root: reading("model", state, is_open=False, model=name),
+        f"{root}/score": posting("score", "score", score),
+        f"{root}/score:batch": posting("score_batch", "score", score_batch),
+        f"{root}/labels": posting("labels", "labels", add_labels),
     }
 
 

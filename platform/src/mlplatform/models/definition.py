@@ -75,6 +75,13 @@ class GatePolicy(_Strict, frozen=True):
     alert_band_factor: Annotated[float, Meta(ge=1)]
 
 
+class AdmissionPolicy(_Strict, frozen=True):
+    """What all clients together may ask of this model."""
+
+    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
 class BreakerPolicy(_Strict, frozen=True):
     window_calls: Count
     minimum_calls: Count
@@ -150,6 +157,7 @@ class ModelDefinition(_Strict, frozen=True):
     decision: DecisionPolicy
     gates: GatePolicy
     serving: ServingPolicy
+    admission: AdmissionPolicy
     breaker: BreakerPolicy
     rollout: RolloutPolicy
     drift: DriftPolicy

@@ -1,0 +1,63 @@
+"""Admission as one gateway process runs it: gate, keys and leases over the shared store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlplatform.admission.clients import rate_limit
+from mlplatform.admission.gate import Credentials, Gate
+from mlplatform.admission.keyring import Keyring, ensure_first_key
+from mlplatform.admission.leases import Leases
+from mlplatform.admission.priorities import room
+from mlplatform.admission.sqlite import SqliteAdmission
+from mlplatform.gateway.metrics import AdmissionMetrics
+from mlplatform.models.definition import ModelDefinition
+from mlplatform.settings import Settings
+
+STORE_WAIT_MS = 1000
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The gate, and what works for it behind the requests."""
+
+    gate: Gate
+    keyring: Keyring
+    leases: Leases
+
+    async def start(self) -> None:
+        self.keyring.start()
+        self.leases.start()
+
+    async def stop(self) -> None:
+        await self.leases.stop()
+        await asyncio.to_thread(self.keyring.stop)
+
+
+def compose(
+    settings: Settings, definitions: Iterable[ModelDefinition], metrics: AdmissionMetrics
+) -> Running:
+    """Admission over the store in the home folder; makes the first key at the first start.
+
+    Raises:
+        Unavailable: the store can't be opened.
+    """
+    store = SqliteAdmission(settings.home.admission_db, busy_timeout_ms=STORE_WAIT_MS)
+    ensure_first_key(store, settings.home.api_key, now_ms())
+    keyring = Keyring(store, now_ms, lambda: metrics.store_failed("keys"))
+    leases = Leases(
+        lambda takes: store.take(takes, now_ms()),
+        settings.gateways,
+        lambda: metrics.store_failed("tokens"),
+    )
+    credentials: Credentials = keyring
+    limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
+    gate = Gate(credentials, leases, room(settings.max_in_flight), limits, metrics.decided)
+    return Running(gate, keyring, leases)

@@ -1,0 +1,43 @@
+"""What all gateway processes share: keys and the levels of token buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mlplatform.admission.bucket import Take, Taken
+from mlplatform.admission.clients import Key
+
+
+class Admission(Protocol):
+    """Keys and token buckets of an installation. Every method may raise `Unavailable`."""
+
+    def add(self, key: Key) -> None:
+        """Store a key.
+
+        Raises:
+            Refused: a key of this id is there.
+        """
+        ...
+
+    def revoke(self, name: str, now_ms: int) -> list[Key]:
+        """Revoke a key by its id, or all keys of a client; those that were still live.
+
+        Revoking again changes nothing: the first time stays.
+
+        Raises:
+            NotFound: there is no such key or client.
+        """
+        ...
+
+    def all_keys(self) -> list[Key]:
+        """All keys ever made, in order of making."""
+        ...
+
+    def version(self) -> int:
+        """A number that grows with every change of keys, and costs little to ask for."""
+        ...
+
+    def take(self, takes: Sequence[Take], now_ms: int) -> list[Taken]:
+        """Tokens from several buckets in one step, in order; a bucket not seen before is full."""
+        ...
