@@ -124,10 +124,8 @@ def test_a_clock_that_is_set_back_gives_nothing(opener: Opener) -> None:
 
 
 def _drain(path: Path, now_ms: int, given: multiprocessing.Queue[int]) -> None:
-    store = SqliteAdmission(path)
-    given.put(
-        sum(store.take([Take("b", RateLimit(1.0, 500), 3)], NOW_MS)[0].tokens for _ in range(200))
-    )
+    store, take = SqliteAdmission(path), Take("b", RateLimit(1.0, 500), 3)
+    given.put(sum(store.take([take], now_ms)[0].tokens for _ in range(200)))
 
 
 def test_two_processes_get_no_more_than_there_is(opener: Opener, tmp_path: Path) -> None:

