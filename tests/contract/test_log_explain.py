@@ -25,12 +25,14 @@ from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.features.definitions import load_views
 from mlplatform.features.inputs import InputPlan
 from mlplatform.features.online import OnlineRow
+from mlplatform.features.policy import NO_GAPS, FeaturePolicies
 from mlplatform.gateway.breaker import Breaker
+from mlplatform.gateway.bulkhead import Bulkhead
 from mlplatform.gateway.decided import Caller, Case, Decided, record
 from mlplatform.gateway.fallback import steps
 from mlplatform.gateway.live import Live, Target
 from mlplatform.gateway.oip import FailureReason, PredictionFailed
-from mlplatform.gateway.prediction import Facts, judged, predicted, without_model
+from mlplatform.gateway.prediction import Facts, judged, predicted, without_predictor
 from mlplatform.gateway.predictor import Predictor
 from mlplatform.gateway.reasons import ordinary_row
 from mlplatform.gateway.routing import Assignment
@@ -38,6 +40,7 @@ from mlplatform.gateway.shadow import Copy, shadow_record
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.predictor.model import scorer
 from mlplatform.registry.bundle import MODEL_FILE, Bundle, Golden, load_bundle, write_bundle
+from mlplatform.registry.scorecard import SmallScorer
 from mlplatform.rollout.routes import Arm, Routes
 from support.scoring_world import MODEL, write_amount_bundle
 
@@ -105,7 +108,12 @@ class Shop:
         challenger = self._target(2, {"amount": 0.001, "customer_count_1d": 0.05})
         self.champion, self.challenger = champion, challenger
         routes = Routes(MODEL, 3, champion.arm, challenger.arm, None, "fraud-r2", "canary", 50.0)
-        self.live = Live(routes, {t.arm.service: t for t in (champion, challenger)})
+        self.live = Live(
+            routes,
+            {t.arm.service: t for t in (champion, challenger)},
+            FRAUD.chain,
+            Bulkhead(FRAUD.chain.concurrent),
+        )
 
     def decide(
         self, name: str, amount: float, *, arm: str = "champion", **features: float
@@ -133,7 +141,7 @@ class Shop:
         order = steps(self.live.routes, case.assignment)
         prediction, failures = await predicted(self.live, order, case.facts, until_s)
         if prediction is None:
-            verdict = without_model(self.live, case.facts)
+            verdict = without_predictor(self.live, case.facts)
         else:
             verdict = await judged(prediction, until_s)
         decided = Decided(case, verdict, tuple(failures))
@@ -144,7 +152,7 @@ class Shop:
         row = OnlineRow({n: features.get(n) for n in FEATURES}, {v.name: None for v in VIEWS})
         target = self.champion if arm == "champion" else self.challenger
         assignment = Assignment(cast(Any, arm), 1, target.arm, None)
-        return Case(name, self.live, Facts(fields, 1_700_000_000_000, row), -7, assignment, None)
+        return Case(name, self.live, Facts(fields, 1_700_000_000_000, row), -7, assignment, NO_GAPS)
 
     def _target(self, version: int, weights: Mapping[str, float]) -> Target:
         bundle = linear_bundle(self.bundles, weights)
@@ -152,7 +160,17 @@ class Shop:
         predictor = cast(Predictor, ModelFile(self.bundles / bundle.digest))
         plan = InputPlan(FRAUD, VIEWS, bundle.inputs)
         breaker = Breaker(FRAUD.breaker)
-        return Target(arm, bundle, plan, ordinary_row(bundle), predictor, predictor, breaker)
+        return Target(
+            arm=arm,
+            bundle=bundle,
+            plan=plan,
+            reference=ordinary_row(bundle),
+            predictor=predictor,
+            shadow=predictor,
+            breaker=breaker,
+            policies=FeaturePolicies(VIEWS, plan.features),
+            small=SmallScorer.of(bundle),
+        )
 
 
 def linear_bundle(bundles: Path, weights: Mapping[str, float]) -> Bundle:

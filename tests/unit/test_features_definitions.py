@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from mlplatform.errors import ConfigInvalid
 from mlplatform.features.definitions import FILE, FeatureField, FeatureView, check, load_views
 
 FIELD = FeatureField(
-    name="seen", dtype="float64", aggregate="count", column=None, window_days=1, delay_days=0
+    name="seen",
+    dtype="float64",
+    aggregate="count",
+    column=None,
+    window_days=1,
+    delay_days=0,
+    missing="default",
+    default=None,
 )
 VIEW = FeatureView(
     name="stats", entity="customer", join_key="customer_id", ttl_ms=1, fields=(FIELD,)
@@ -32,6 +40,7 @@ def changed(**changes: Any) -> FeatureField:
         ((changed(delay_days=-1),), "seen: delay_days is -1"),
         ((changed(aggregate="mean"),), "seen: column is None"),
         ((changed(column="amount"),), "seen: column is 'amount'"),
+        ((changed(default=math.inf),), "seen: default is inf"),
         ((changed(name="1; DROP"),), "name is '1; DROP'"),
     ],
     ids=[
@@ -41,6 +50,7 @@ def changed(**changes: Any) -> FeatureField:
         "a look into the future",
         "a mean of nothing",
         "a count of a column",
+        "a default that is no number",
         "a name that is none",
     ],
 )

@@ -29,6 +29,8 @@ VIEW = FeatureView(
             column=None,
             window_days=1,
             delay_days=0,
+            missing="default",
+            default=None,
         ),
     ),
 )

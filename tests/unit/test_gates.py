@@ -19,6 +19,7 @@ from mlplatform.validation.gates import (
     QualityEvidence,
     ReplayEvidence,
     SchemaEvidence,
+    SmallModelEvidence,
     judge,
 )
 from mlplatform.validation.report import from_dict, to_dict, to_markdown
@@ -63,6 +64,7 @@ GOOD = Evidence(
     replay=ReplayEvidence(
         rows=20_000, source="held-out days", band=BAND, alert_share=0.012, flip_share=0.01
     ),
+    small_model=SmallModelEvidence(average_precision=0.3, positive_share=0.008, positives=80),
 )
 
 
@@ -88,6 +90,26 @@ def test_good_evidence_passes_every_gate():
     ("parts", "expected"),
     [
         pytest.param({"data": {"rows": 4999}}, {"rows": "failed"}, id="too few rows"),
+        pytest.param(
+            {"small_model": {"average_precision": None}},
+            {"small_model": "failed"},
+            id="no small model",
+        ),
+        pytest.param(
+            {"small_model": {"average_precision": 0.0239}},
+            {"small_model": "failed"},
+            id="a small model that is hardly better than guessing",
+        ),
+        pytest.param(
+            {"small_model": {"average_precision": NAN}},
+            {"small_model": "inconclusive"},
+            id="a small model without an average precision",
+        ),
+        pytest.param(
+            {"small_model": {"positives": 9}},
+            {"small_model": "inconclusive"},
+            id="too few frauds to judge the small model by",
+        ),
         pytest.param({"data": {"positives": 49}}, {"positives": "failed"}, id="too few frauds"),
         pytest.param(
             {"data": {"missing_shares": {"amount": 0.9}}},

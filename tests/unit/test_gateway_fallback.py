@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from mlplatform.gateway.fallback import predict_until, step_until, steps
 from mlplatform.gateway.reasons import without_each
 from mlplatform.gateway.routing import Assignment
+from mlplatform.models.definition import load_definition
 from mlplatform.rollout.routes import Arm, Phase, Routes
 
 OLD = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa")
 NOW = Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
+CHAIN = load_definition("fraud").chain
 NEW = Arm(3, "c" * 64, "fraud-v3-cccccccc")
 
 
@@ -44,10 +46,10 @@ def test_no_service_is_asked_twice() -> None:
 def test_every_step_gets_its_turn_before_the_reserve(
     start_s: float, span_s: float, count: int
 ) -> None:
-    until_s = predict_until(start_s, start_s + span_s)
+    until_s = predict_until(CHAIN, start_s, start_s + span_s)
     now_s = start_s
     for left in range(count, 0, -1):
-        step_s = step_until(now_s, until_s, left)
+        step_s = step_until(CHAIN, now_s, until_s, left)
         assert now_s <= step_s <= until_s
         now_s = step_s
     assert now_s == until_s
@@ -55,7 +57,7 @@ def test_every_step_gets_its_turn_before_the_reserve(
 
 
 def test_a_step_gets_no_time_where_none_is_left() -> None:
-    assert step_until(5.0, 4.0, 2) == 5.0
+    assert step_until(CHAIN, 5.0, 4.0, 2) == 5.0
 
 
 def test_each_input_is_replaced_alone() -> None:

@@ -13,19 +13,23 @@ import pytest
 from mlplatform.features.definitions import load_views
 from mlplatform.features.inputs import InputPlan
 from mlplatform.features.online import OnlineRow
+from mlplatform.features.policy import FeaturePolicies
 from mlplatform.gateway.breaker import Breaker
+from mlplatform.gateway.bulkhead import Bulkhead
 from mlplatform.gateway.fallback import steps
 from mlplatform.gateway.live import Live, Target
 from mlplatform.gateway.oip import FailureReason, PredictionFailed
-from mlplatform.gateway.prediction import Facts, Prediction, judged, predicted, without_model
+from mlplatform.gateway.prediction import Facts, Prediction, judged, predicted, without_predictor
 from mlplatform.gateway.predictor import Predictor
 from mlplatform.gateway.routing import Assignment
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.registry.bundle import Bundle, load_bundle
+from mlplatform.registry.scorecard import SmallScorer
 from mlplatform.rollout.routes import Arm, Routes
 from support.scoring_world import MODEL, write_amount_bundle
 
 DEFINITION = load_definition(MODEL)
+VIEWS = load_views(model_folder(MODEL))
 CHAMPION, CHALLENGER = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa"), Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
 ROUTES = Routes(MODEL, 3, CHAMPION, CHALLENGER, None, "fraud-r2", "canary", 50.0)
 ORDER = steps(ROUTES, Assignment("challenger", 0, CHALLENGER, None))
@@ -60,14 +64,25 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def target(bundle: Bundle, arm: Arm, outcome: Scores | FailureReason) -> Target:
     oracle = cast(Predictor, Oracle(outcome))
-    plan = InputPlan(DEFINITION, load_views(model_folder(MODEL)), bundle.inputs)
+    plan = InputPlan(DEFINITION, VIEWS, bundle.inputs)
     reference = (0.0,) * len(plan.names)
-    return Target(arm, bundle, plan, reference, oracle, oracle, Breaker(DEFINITION.breaker))
+    return Target(
+        arm=arm,
+        bundle=bundle,
+        plan=plan,
+        reference=reference,
+        predictor=oracle,
+        shadow=oracle,
+        breaker=Breaker(DEFINITION.breaker),
+        policies=FeaturePolicies(VIEWS, plan.features),
+        small=SmallScorer.of(bundle),
+    )
 
 
 def live(bundle: Bundle, champion: Any, challenger: Any) -> Live:
     pairs = ((CHAMPION, champion), (CHALLENGER, challenger))
-    return Live(ROUTES, {arm.service: target(bundle, arm, outcome) for arm, outcome in pairs})
+    targets = {arm.service: target(bundle, arm, outcome) for arm, outcome in pairs}
+    return Live(ROUTES, targets, DEFINITION.chain, Bulkhead(DEFINITION.chain.concurrent))
 
 
 def facts(amount: float) -> Facts:
@@ -107,7 +122,7 @@ async def test_a_breaker_that_is_open_is_not_asked(bundle: Bundle) -> None:
     for _ in range(DEFINITION.breaker.minimum_calls + 5):
         prediction, failures = await predicted(world, ORDER, facts(300), soon())
         assert prediction is not None
-    assert failures[0].reason == "unavailable"
+    assert failures[0].reason == "breaker_open"
     assert len(_calls(world, CHALLENGER)) == DEFINITION.breaker.minimum_calls
     assert world.targets[CHAMPION.service].breaker.state == "closed"
 
@@ -160,7 +175,7 @@ async def test_an_approval_asks_for_no_reasons(bundle: Bundle) -> None:
 def test_without_a_model_the_rules_decide_and_then_the_safe_default(
     bundle: Bundle, amount: float, by: str, decision: str, codes: list[str]
 ) -> None:
-    verdict = without_model(live(bundle, by_amount, by_amount), facts(amount))
+    verdict = without_predictor(live(bundle, by_amount, by_amount), facts(amount))
     assert (verdict.answered_by, verdict.decision) == (by, decision)
     assert [reason.code for reason in verdict.reasons] == codes
     assert (verdict.score, verdict.raw) == (None, None)

@@ -11,13 +11,19 @@ BUSY_TIMEOUT_MS = 10_000
 
 
 def connect(
-    path: Path, *, schema: str = "", durable: bool = False, threads: bool = False
+    path: Path,
+    *,
+    schema: str = "",
+    durable: bool = False,
+    threads: bool = False,
+    busy_timeout_ms: int = BUSY_TIMEOUT_MS,
 ) -> sqlite3.Connection:
     """A connection in autocommit mode; transactions are opened by `transaction`.
 
     Args:
         schema: DDL, idempotent, run once per connection.
         durable: fsync at every commit (survives power loss, not only a killed process).
+        busy_timeout_ms: how long to wait for a lock once the connection is set up.
         threads: the caller guards the connection by a lock of its own.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -32,6 +38,8 @@ def connect(
     db.execute("PRAGMA foreign_keys=ON")
     if schema:
         db.executescript(schema)
+    # Setting up may need a moment's lock whatever comes later.
+    db.execute(f"PRAGMA busy_timeout={int(busy_timeout_ms)}")
     return db
 
 

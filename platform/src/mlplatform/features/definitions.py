@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from mlplatform.errors import ConfigInvalid
 
 FILE = "features.json"
 Aggregate = Literal["count", "mean", "label_share"]
+MissingPolicy = Literal["default", "degrade", "refuse"]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,6 +26,10 @@ class FeatureField(_Strict, frozen=True):
         aggregate: payments counted, the mean of `column`, or the share labelled 1.
         column: a request field for `mean`, otherwise None.
         delay_days: how long labels need; a label_share never looks at newer payments.
+        missing: what happens where no valid value is served: the answer stands (`default`), is
+            marked degraded (`degrade`), or there is none (`refuse`).
+        default: the value that training and serving put where there is none; None leaves it
+            missing to the model.
     """
 
     name: str
@@ -32,6 +38,8 @@ class FeatureField(_Strict, frozen=True):
     column: str | None
     window_days: int
     delay_days: int
+    missing: MissingPolicy
+    default: float | None
 
 
 class FeatureView(_Strict, frozen=True):
@@ -97,5 +105,7 @@ def check(views: tuple[FeatureView, ...]) -> None:
             raise ConfigInvalid(f"{key}: window_days", field.window_days, "1 or more")
         if field.delay_days < 0:
             raise ConfigInvalid(f"{key}: delay_days", field.delay_days, "0 or more")
+        if field.default is not None and not math.isfinite(field.default):
+            raise ConfigInvalid(f"{key}: default", field.default, "a finite number or null")
         if (field.column is not None) != (field.aggregate == "mean"):
             raise ConfigInvalid(f"{key}: column", field.column, "a request field, for mean alone")

@@ -98,15 +98,24 @@ def _view(view: Any, entities: dict[str, Any]) -> FeatureView:
 def _field(field: Any) -> FeatureField:
     if str(field.dtype) not in DTYPES:
         raise ConfigInvalid(f"feature {field.name}: dtype", field.dtype, "Float64")
-    tags = {"column": None, **field.tags}
+    tags = {"column": None, "default": None, **field.tags}
     for key in ("window_days", "delay_days"):
         if str(tags.get(key)).isdigit():
             tags[key] = int(tags[key])
+    if tags["default"] is not None:
+        tags["default"] = _number(field.name, tags["default"])
     content = {"name": field.name, "dtype": DTYPES[str(field.dtype)], **tags}
     try:
         return msgspec.convert(content, FeatureField)
     except msgspec.ValidationError as error:
         raise ConfigInvalid(f"feature {field.name}: tags", tags, str(error)) from error
+
+
+def _number(feature: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigInvalid(f"feature {feature}: default", text, "a number") from error
 
 
 if __name__ == "__main__":

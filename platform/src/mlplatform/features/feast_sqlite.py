@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mlplatform.errors import ConfigInvalid, Corrupt, NotFound
 from mlplatform.features.definitions import FeatureView
 from mlplatform.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
-from mlplatform.sqlite import connect, transaction
+from mlplatform.sqlite import BUSY_TIMEOUT_MS, connect, transaction
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,12 +52,24 @@ class FeastSqlite:
     Args:
         path: the file, shared with other models; made if need be.
         project: Feast's project, the prefix of table names.
+        busy_timeout_ms: how long to wait for a lock; 0 for readers that may not wait.
     """
 
-    def __init__(self, path: Path, project: str, views: Sequence[FeatureView]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        project: str,
+        views: Sequence[FeatureView],
+        busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    ) -> None:
         self._views = {v.name: v for v in views}
         self._project = project
-        self._db = connect(path, schema="".join(map(self._ddl, views)), threads=True)
+        self._db = connect(
+            path,
+            schema="".join(map(self._ddl, views)),
+            threads=True,
+            busy_timeout_ms=busy_timeout_ms,
+        )
         self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
         self._times: dict[str, int | None] = {v.name: None for v in views}
         self._ttl_ms = [v.ttl_ms for v in views]
@@ -70,6 +82,7 @@ class FeastSqlite:
 
     def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
         values, times = self._missing.copy(), self._times.copy()
+        stale: set[str] = set()
         parameters = [
             prefix + _key_value(keys[entity]) if entity in keys else None
             for entity, prefix in self._keys
@@ -77,10 +90,12 @@ class FeastSqlite:
         rows = self._db.execute(self._select, parameters) if self._select else ()
         for position, name, value, event_s in rows:
             row_ms = event_s * 1000
-            if event_ms - row_ms <= self._ttl_ms[position] and name in values:
+            if event_ms - row_ms > self._ttl_ms[position]:
+                stale.add(self._names[position])
+            elif name in values:
                 values[name] = _decode(value, name)
                 times[self._names[position]] = row_ms
-        return OnlineRow(values, times)
+        return OnlineRow(values, times, stale)
 
     def write(self, view: str, rows: pa.Table) -> int:
         if view not in self._views:

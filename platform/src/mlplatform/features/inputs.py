@@ -40,6 +40,8 @@ class InputPlan:
     Args:
         definition: gives the request fields and, unless `inputs` is given, the list of inputs.
         inputs: the list that a bundle carries, for a bundle older than the model folder.
+        defaults: the values that a bundle was trained with where features are missing; those of
+            the views unless given.
 
     Raises:
         ConfigInvalid: an input that names no request field or feature.
@@ -50,6 +52,7 @@ class InputPlan:
         definition: ModelDefinition,
         views: Sequence[FeatureView],
         inputs: Sequence[InputSpec] | None = None,
+        defaults: Mapping[str, float] | None = None,
     ) -> None:
         self._fields = {
             name
@@ -63,7 +66,8 @@ class InputPlan:
         used = {n for i in self.inputs for n in (i.name, i.to) if n in self._features}
         self.features = tuple(f for v in views for f in v.feature_names if f in used)
         self.views = tuple(v for v in views if used.intersection(v.feature_names))
-        self._steps = tuple(_step(i, self._features) for i in self.inputs)
+        self._defaults = view_defaults(views) if defaults is None else defaults
+        self._steps = tuple(_step(i, self._features, self._defaults) for i in self.inputs)
 
     def row(self, request: Request, event_ms: int, view_values: ViewValues) -> list[float]:
         """The inputs of one request, in order; NaN where a value is missing."""
@@ -77,7 +81,7 @@ class InputPlan:
         event_ms = times.cast(pa.int64()).to_numpy()
         result = np.empty((table.num_rows, len(self.inputs)), dtype=np.float32)
         for position, spec in enumerate(self.inputs):
-            result[:, position] = _values(spec, table, event_ms)
+            result[:, position] = _values(spec, table, event_ms, self._defaults)
         return result
 
     def _checked(self, spec: InputSpec) -> ModelInput:
@@ -101,18 +105,24 @@ class InputPlan:
             raise ConfigInvalid(key, name, "one of " + ", ".join(sorted(known)))
 
 
-def _step(spec: ModelInput, features: Mapping[str, str]) -> Step:
-    name, of, to, number = spec.name, spec.of or "", spec.to or "", transforms.number
+def view_defaults(views: Sequence[FeatureView]) -> dict[str, float]:
+    """The number that stands for a missing value, by feature, of those that have one."""
+    return {f.name: f.default for v in views for f in v.fields if f.default is not None}
+
+
+def _step(spec: ModelInput, features: Mapping[str, str], defaults: Mapping[str, float]) -> Step:
+    of, to, number = spec.of or "", spec.to or "", transforms.number
     match spec.transform:
         case "view":
-            return lambda request, event_ms, values: number(values.get(name))
+            return _feature(spec.name, defaults)
         case "field":
             return lambda request, event_ms, values: number(request.get(of))
         case "ratio":
             ratio = transforms.ratio
             if to in features:
+                below = _feature(to, defaults)
                 return lambda request, event_ms, values: ratio(
-                    number(request.get(of)), number(values.get(to))
+                    number(request.get(of)), below(request, event_ms, values)
                 )
             return lambda request, event_ms, values: ratio(
                 number(request.get(of)), number(request.get(to))
@@ -122,20 +132,39 @@ def _step(spec: ModelInput, features: Mapping[str, str]) -> Step:
             return lambda request, event_ms, values: function(event_ms)
 
 
-def _values(spec: ModelInput, table: pa.Table, event_ms: transforms.Times) -> transforms.Column:
+def _feature(name: str, defaults: Mapping[str, float]) -> Step:
+    number, default = transforms.number, defaults.get(name)
+    if default is None:
+        return lambda request, event_ms, values: number(values.get(name))
+    instead: float = default
+
+    def value(request: Request, event_ms: int, values: ViewValues) -> float:
+        found = number(values.get(name))
+        return instead if found != found else found
+
+    return value
+
+
+def _values(
+    spec: ModelInput, table: pa.Table, event_ms: transforms.Times, defaults: Mapping[str, float]
+) -> transforms.Column:
     match spec.transform:
         case "view":
-            return _column(table, spec.name)
+            return _column(table, spec.name, defaults)
         case "field":
-            return _column(table, spec.of or "")
+            return _column(table, spec.of or "", {})
         case "ratio":
-            return transforms.ratios(_column(table, spec.of or ""), _column(table, spec.to or ""))
+            below = _column(table, spec.to or "", defaults)
+            return transforms.ratios(_column(table, spec.of or "", {}), below)
         case _:
             return transforms.TIME_VECTOR[spec.transform](event_ms)
 
 
-def _column(table: pa.Table, name: str) -> transforms.Column:
+def _column(table: pa.Table, name: str, defaults: Mapping[str, float]) -> transforms.Column:
     import pyarrow as pa
 
     values = table.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return transforms.numbers(values.astype(np.float64))
+    numbers = transforms.numbers(values.astype(np.float64))
+    if name in defaults:
+        return np.where(np.isnan(numbers), defaults[name], numbers)
+    return numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,10 +15,15 @@ CREATED = "created"
 
 @dataclass(frozen=True, slots=True)
 class OnlineRow:
-    """Features by name and the event time of each view's row, None where there is no valid row."""
+    """Features by name and the event time of each view's row, None where there is no valid row.
+
+    Args:
+        stale: views that have a row, but one that is older than their ttl.
+    """
 
     values: dict[str, float | None]
     times: dict[str, int | None]
+    stale: Collection[str] = ()
 
 
 class OnlineFeatures(Protocol):

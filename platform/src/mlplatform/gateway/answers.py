@@ -8,7 +8,7 @@ import msgspec
 
 from mlplatform.gateway.problems import ProblemDetails
 
-AnsweredBy = Literal["champion", "challenger", "previous", "rules", "default"]
+AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules", "default"]
 
 
 class ReasonGiven(msgspec.Struct, frozen=True):

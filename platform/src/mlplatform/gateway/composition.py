@@ -156,7 +156,7 @@ def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
     model = live.definition.name
     return Scoring(
         live,
-        FeastSqlite(shared.home.online_db, project_name(model), _views(model)),
+        FeastSqlite(shared.home.online_db, project_name(model), _views(model), 0),
         shared.answers,
         shared.recorder,
         shadow,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from mlplatform.decisions.records import Record
+from mlplatform.features.policy import Gaps
 from mlplatform.gateway.answers import Answer
 from mlplatform.gateway.live import Live
 from mlplatform.gateway.prediction import Facts, Failure, Verdict
@@ -40,7 +41,7 @@ class Case:
     Args:
         live: the routes that hold for it from start to end.
         unit: the assignment unit as a number.
-        missing: why features are missing that should be there.
+        gaps: the features that are not there, and what their policies say.
     """
 
     decision_id: str
@@ -48,7 +49,7 @@ class Case:
     facts: Facts
     unit: int
     assignment: Assignment
-    missing: str | None
+    gaps: Gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,9 @@ class Decided:
     @property
     def degraded_reason(self) -> str | None:
         """The failure of the assigned arm, which was asked first, or what else was missing."""
-        return self.failures[0].reason if self.failures else self.case.missing
+        if self.failures:
+            return self.failures[0].reason
+        return "features" if self.case.gaps.degraded else None
 
 
 def answer(decided: Decided) -> Answer:
@@ -145,6 +148,8 @@ def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
     optional = {
         "reasons_omitted": verdict.omitted,
         "attribution": _attribution(verdict),
+        "cached": verdict.cached or None,
+        "missing_features": decided.case.gaps.features or None,
         "failures": [[f.step, f.reason] for f in decided.failures] or None,
         "idempotency_key": caller.key,
         "trace_id": caller.trace_id,

@@ -21,6 +21,7 @@ from mlplatform.features.definitions import load_views
 from mlplatform.features.inputs import InputPlan
 from mlplatform.gateway.prediction import DEFAULT_REASON, SAFE_DEFAULT, ruled
 from mlplatform.gateway.reasons import (
+    MOST,
     Contributions,
     Driver,
     NotExplained,
@@ -33,6 +34,7 @@ from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.predictor.model import Score, scorer
 from mlplatform.registry.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.registry.rules import Decision, Rule
+from mlplatform.registry.scorecard import SmallScorer
 
 SCORE_TOLERANCE = 1e-6
 Row = Sequence[float]
@@ -139,7 +141,7 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
         raise NotFound(f"bundle {digest} is not in {bundles}; the registry keeps every version")
     bundle = load_bundle(folder, digest)
     views = load_views(model_folder(model))
-    plan = InputPlan(load_definition(model), views, bundle.inputs)
+    plan = InputPlan(load_definition(model), views, bundle.inputs, bundle.defaults)
     return Decider(bundle, plan, scorer(folder / MODEL_FILE), tree_shap(bundle, folder))
 
 
@@ -209,6 +211,8 @@ def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Dec
     row = decider.plan.row(asked.request, record.event_ms, asked.features)
     if record.answered_by == "rules":
         return _by_rules(decider.bundle, row)
+    if record.answered_by == "small_model":
+        return _by_small_model(decider.bundle, row)
     return _by_model(decider, row)
 
 
@@ -267,6 +271,18 @@ def _input_cause(
         score_then=score_then,
         decision_then=bundle.decide(score_then),
     )
+
+
+def _by_small_model(bundle: Bundle, row: Row) -> _Again:
+    small = SmallScorer.of(bundle)
+    if small is None:
+        raise Corrupt(f"bundle {bundle.digest} has no small model")
+    raw = small.raw(row)
+    score, decision = small.decide(raw)
+    codes: tuple[str, ...] = ()
+    if decision != "approve":
+        codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))
+    return _Again(Outcome(decision, score, raw, codes), note="decided by the small model")
 
 
 def _by_rules(bundle: Bundle, row: Row) -> _Again:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mlplatform.features.definitions import FeatureView
 from mlplatform.features.inputs import InputPlan
+from mlplatform.features.policy import FeaturePolicies
 from mlplatform.gateway.answers import ArmState, ModelState
 from mlplatform.gateway.breaker import Breaker
+from mlplatform.gateway.bulkhead import Bulkhead
+from mlplatform.gateway.cache import ScoreCache
+from mlplatform.gateway.fallback import Step, steps
 from mlplatform.gateway.predictor import Limits, Predictor
 from mlplatform.gateway.reasons import Explainer, explainer, ordinary_row
-from mlplatform.models.definition import ModelDefinition
+from mlplatform.gateway.routing import Assignment
+from mlplatform.models.definition import ChainPolicy, ModelDefinition
 from mlplatform.registry.bundle import Bundle, load_bundle
+from mlplatform.registry.scorecard import SmallScorer
 from mlplatform.rollout.routes import Arm, Routes, no_routes
 
 SHADOW_LIMITS = Limits(calls=2, rows=32, waiting=64)
@@ -21,13 +28,16 @@ LINGER_S = 15.0
 """How long the connections of an arm outlive its routes: requests under way still use them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """An arm, ready to be asked.
 
     Args:
         reference: the ordinary value of each input, in order; NaN where missing is ordinary.
         shadow: a client of its own, so that copies share no queue with answers.
+        policies: what a missing or stale feature of this arm's inputs means.
+        small: the bundle's small model; None for a bundle that has none.
+        cache: scores of rows that were scored a moment ago; None unless model.yaml asks for it.
     """
 
     arm: Arm
@@ -37,6 +47,9 @@ class Target:
     predictor: Predictor
     shadow: Predictor
     breaker: Breaker
+    policies: FeaturePolicies
+    small: SmallScorer | None = None
+    cache: ScoreCache | None = None
     explainer: Explainer | None = None
 
     def close(self) -> None:
@@ -46,12 +59,35 @@ class Target:
             self.explainer.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Live:
-    """One generation of routes with its arms; a request uses one of these from start to end."""
+    """One generation of routes with its arms; a request uses one of these from start to end.
+
+    Args:
+        bulkhead: the model's, the same in every generation.
+    """
 
     routes: Routes
     targets: Mapping[str, Target]
+    chain: ChainPolicy
+    bulkhead: Bulkhead
+
+    def order(self, assignment: Assignment) -> tuple[Step, ...]:
+        """The predictors to ask for an assignment: the same for all of an arm, so made once."""
+        found = self._orders.get(assignment.arm)
+        if found is None:
+            found = self._orders[assignment.arm] = steps(self.routes, assignment)
+        return found
+
+    @cached_property
+    def caching(self) -> bool:
+        """Whether kept scores may answer: not while two arms are compared in latency and failures,
+        which an arm that answers from memory would win."""
+        return self.routes.phase != "canary"
+
+    @cached_property
+    def _orders(self) -> dict[str, tuple[Step, ...]]:
+        return {}
 
     @property
     def champion(self) -> Target | None:
@@ -70,7 +106,8 @@ class LiveModel:
         new_predictor: Callable[[str, Limits], Predictor],
     ) -> None:
         self.definition = definition
-        self.current = Live(no_routes(definition.name), {})
+        self._bulkhead = Bulkhead(definition.chain.concurrent)
+        self.current = self._live(no_routes(definition.name), {})
         self._views = views
         self._bundles = bundles
         self._new_predictor = new_predictor
@@ -89,7 +126,7 @@ class LiveModel:
             target = known.get(arm.service)
             same = target is not None and target.arm == arm
             targets[arm.service] = target if target and same else self._target(arm)
-        return Live(routes, targets)
+        return self._live(routes, targets)
 
     def apply(self, live: Live) -> tuple[Target, ...]:
         """Use a prepared generation from the next request on; returns the arms that left."""
@@ -111,16 +148,27 @@ class LiveModel:
             previous=_state(live, live.routes.previous),
         )
 
+    def _live(self, routes: Routes, targets: Mapping[str, Target]) -> Live:
+        return Live(routes, targets, self.definition.chain, self._bulkhead)
+
     def _target(self, arm: Arm) -> Target:
+        definition = self.definition
         bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
+        plan = InputPlan(definition, self._views, bundle.inputs, bundle.defaults)
+        cache = definition.cache
+        chain = definition.chain
+        limits = Limits(retry_share=chain.retry_share, retry_burst=chain.retry_burst)
         return Target(
             arm=arm,
             bundle=bundle,
-            plan=InputPlan(self.definition, self._views, bundle.inputs),
+            plan=plan,
             reference=ordinary_row(bundle),
-            predictor=self._new_predictor(arm.service, Limits()),
+            predictor=self._new_predictor(arm.service, limits),
             shadow=self._new_predictor(arm.service, SHADOW_LIMITS),
-            breaker=Breaker(self.definition.breaker),
+            breaker=Breaker(definition.breaker),
+            policies=FeaturePolicies(self._views, plan.features),
+            small=SmallScorer.of(bundle),
+            cache=ScoreCache(cache, len(plan.names)) if cache else None,
             explainer=explainer(bundle, self._bundles / arm.bundle),
         )
 

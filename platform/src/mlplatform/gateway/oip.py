@@ -16,10 +16,13 @@ import msgspec
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
 HEADER_LENGTH = b"inference-header-content-length"
-FailureReason = Literal["deadline", "unavailable", "invalid_output", "queue_full", "stalled"]
-"""The last two are this gateway's own failures: no evidence against the predictor."""
+FailureReason = Literal[
+    "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead", "stalled"
+]
+"""`breaker_open` is a predictor that was not asked. The last three are this gateway's own failures:
+no evidence against the predictor."""
 
-OWN_FAILURES = ("queue_full", "stalled")
+OWN_FAILURES = ("queue_full", "bulkhead", "stalled")
 
 
 class PredictionFailed(Exception):

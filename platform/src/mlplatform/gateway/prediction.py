@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from mlplatform.gateway.oip import OWN_FAILURES, FailureReason, PredictionFailed
 from mlplatform.gateway.reasons import MOST, NotExplained, drivers, without_each
 from mlplatform.registry.bundle import Bundle
 from mlplatform.registry.rules import Decision, evaluate
+from mlplatform.registry.scorecard import SmallScorer
 
 SAFE_DEFAULT: Decision = "review"
 DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
@@ -40,12 +42,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The raw score of the step that answered."""
+    """The raw score of the step that answered; `cached` if it was kept from an equal row."""
 
     step: ModelStep
     target: Target
     row: Sequence[float]
     raw: float
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Verdict:
     Args:
         target: the arm whose bundle decided; None for the safe default.
         omitted: why reasons are missing that should be there.
+        cached: the score is that of an equal row a moment ago.
     """
 
     decision: Decision
@@ -72,12 +76,24 @@ class Verdict:
     score: float | None = None
     reasons: tuple[ReasonGiven, ...] = ()
     omitted: str | None = None
+    cached: bool = False
 
 
 async def predicted(
     live: Live, order: Sequence[Step], facts: Facts, until_s: float
 ) -> tuple[Prediction | None, list[Failure]]:
     """The score of the first step that gives one, and the failures of those before it."""
+    if not live.bulkhead.enter():
+        return None, [Failure(order[0].name, "bulkhead")]
+    try:
+        return await _asked(live, order, facts, until_s)
+    finally:
+        live.bulkhead.leave()
+
+
+async def _asked(
+    live: Live, order: Sequence[Step], facts: Facts, until_s: float
+) -> tuple[Prediction | None, list[Failure]]:
     clock = time.monotonic
     failures: list[Failure] = []
     for position, step in enumerate(order):
@@ -87,21 +103,43 @@ async def predicted(
             # With time used up before anybody was asked, nobody but this gateway was slow.
             failures.append(Failure(step.name, "deadline" if failures else "stalled"))
             break
-        if not target.breaker.allows(now_s):
-            failures.append(Failure(step.name, "unavailable"))
-            continue
         row = facts.row(target)
-        deadline_s = step_until(now_s, until_s, len(order) - position)
-        try:
-            (raw,) = await target.predictor.predict((row,), deadline_s)
-        except PredictionFailed as failure:
-            if failure.reason not in OWN_FAILURES:
-                target.breaker.failed(clock())
-            failures.append(Failure(step.name, failure.reason))
+        cache = target.cache if live.caching else None
+        key = cache.key(row) if cache is not None else b""
+        kept = cache.score(key, now_s) if cache is not None else None
+        if kept is not None:
+            return Prediction(step.name, target, row, kept, cached=True), failures
+        if not target.breaker.allows(now_s):
+            failures.append(Failure(step.name, "breaker_open"))
             continue
-        target.breaker.succeeded()
-        return Prediction(step.name, target, row, raw), failures
+        slice_until_s = step_until(live.chain, now_s, until_s, len(order) - position)
+        outcome = await _score(target, row, now_s, slice_until_s)
+        if isinstance(outcome, float):
+            if cache is not None:
+                cache.keep(key, outcome, now_s)
+            return Prediction(step.name, target, row, outcome), failures
+        failures.append(Failure(step.name, outcome))
     return None, failures
+
+
+async def _score(
+    target: Target, row: Sequence[float], asked_s: float, until_s: float
+) -> float | FailureReason:
+    """The score, or why there is none; the breaker is told of either."""
+    breaker = target.breaker
+    try:
+        (raw,) = await target.predictor.predict((row,), until_s)
+    except PredictionFailed as failure:
+        if failure.reason in OWN_FAILURES:
+            breaker.withdrawn(asked_s)
+        else:
+            breaker.failed(asked_s, time.monotonic())
+        return failure.reason
+    except asyncio.CancelledError:
+        breaker.withdrawn(asked_s)
+        raise
+    breaker.answered(asked_s, time.monotonic(), until_s - asked_s)
+    return raw
 
 
 async def judged(prediction: Prediction, until_s: float) -> Verdict:
@@ -114,20 +152,31 @@ async def judged(prediction: Prediction, until_s: float) -> Verdict:
     if decision != "approve":
         reasons, omitted = await _reasons(prediction, until_s)
     return Verdict(
-        decision, prediction.step, prediction.target, prediction.raw, score, reasons, omitted
+        decision,
+        prediction.step,
+        prediction.target,
+        prediction.raw,
+        score,
+        reasons,
+        omitted,
+        prediction.cached,
     )
 
 
-def without_model(live: Live, facts: Facts) -> Verdict:
-    """What the rules of the champion's bundle say; where they abstain, the safe default."""
+def without_predictor(live: Live, facts: Facts) -> Verdict:
+    """What the champion's bundle says by itself: its small model, or its rules where that one
+    knows too little or there is none, or the safe default where the rules abstain."""
     champion = live.champion
-    if champion is not None:
-        decided = ruled(champion.bundle, facts.row(champion))
-        if decided is not None:
-            decision, reasons = decided
-            shown = reasons if decision != "approve" else ()
-            return Verdict(decision, "rules", champion, reasons=shown)
-    return Verdict(SAFE_DEFAULT, "default", None, reasons=(DEFAULT_REASON,))
+    if champion is None:
+        return Verdict(SAFE_DEFAULT, "default", None, reasons=(DEFAULT_REASON,))
+    row = facts.row(champion)
+    if champion.small is not None and champion.small.knows(row):
+        return _by_small_model(champion, champion.small, row)
+    decided = ruled(champion.bundle, row)
+    if decided is None:
+        return Verdict(SAFE_DEFAULT, "default", None, reasons=(DEFAULT_REASON,))
+    decision, reasons = decided
+    return Verdict(decision, "rules", champion, reasons=reasons if decision != "approve" else ())
 
 
 def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonGiven, ...]] | None:
@@ -137,6 +186,16 @@ def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonG
         return None
     texts = {rule.code: rule.text for rule in bundle.rules}
     return outcome.decision, tuple(ReasonGiven(c, texts[c]) for c in outcome.codes[:MOST])
+
+
+def _by_small_model(target: Target, small: SmallScorer, row: Sequence[float]) -> Verdict:
+    raw = small.raw(row)
+    score, decision = small.decide(raw)
+    reasons: tuple[ReasonGiven, ...] = ()
+    if decision != "approve":
+        named = (target.bundle.reasons[name] for name in small.strongest(row, MOST))
+        reasons = tuple(ReasonGiven(reason.code, reason.customer) for reason in named)
+    return Verdict(decision, "small_model", target, raw, score, reasons)
 
 
 async def _reasons(

@@ -16,6 +16,7 @@ from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from mlplatform.gateway.bulkhead import RetryBudget
 from mlplatform.gateway.connection import Connection
 from mlplatform.gateway.oip import FailureReason, PredictionFailed, Reply, infer_request, scores
 
@@ -30,11 +31,15 @@ class Limits:
         calls: calls under way, each on its own connection.
         rows: rows in one call.
         waiting: groups of rows in the queue; one more is refused.
+        retry_share, retry_burst: calls that may be repeated after a broken connection, as a share
+            of all calls, and how many of them can be saved up.
     """
 
     calls: int = 2
     rows: int = 128
     waiting: int = 512
+    retry_share: float = 0.1
+    retry_burst: int = 10
 
 
 DEFAULT_LIMITS = Limits()
@@ -44,6 +49,9 @@ STALL_S = 0.005
 predictor: its answer may be here, unread."""
 
 STALL_GRACE_S = 0.001
+RETRY_LEAST_S = 0.002
+"""Less than this is not worth a second call: nobody would wait for its answer."""
+
 CALL_GRACE_S = 0.01
 """How long a call outlives the rows in it before its connection is given up."""
 
@@ -111,6 +119,7 @@ class Predictor:
         self._endpoint = endpoint
         self._token = token
         self._limits = limits
+        self._retries = RetryBudget(limits.retry_share, limits.retry_burst)
         self._queue: deque[_Waiting] = deque()
         self._idle: list[Connection] = []
         self._calls: set[asyncio.Task[None]] = set()
@@ -185,8 +194,9 @@ class Predictor:
 
     async def _send(self, batch: list[_Waiting]) -> None:
         rows = [row for waiting in batch for row in waiting.rows]
+        until_s = max(waiting.deadline_s for waiting in batch)
         try:
-            values = scores(await self._call(rows), len(rows))
+            values = scores(await self._call(rows, until_s), len(rows))
         except OSError as error:
             failure = PredictionFailed("unavailable", str(error))
         except PredictionFailed as error:
@@ -199,18 +209,33 @@ class Predictor:
         for waiting in batch:
             waiting.fail(failure)
 
-    async def _call(self, rows: Sequence[Row]) -> Reply:
-        """One call; a connection that broke, or a token that is out of date, is tried again once
-        with what the plane says now."""
+    async def _call(self, rows: Sequence[Row], until_s: float) -> Reply:
+        """One call, repeated at most once, with what the plane says then.
+
+        Repeated is a call whose connection was refused or broke before the answer was whole, and
+        one whose token is out of date. Scoring changes nothing at the predictor, so that is safe;
+        it happens within the retry budget and while somebody can still use the answer. What a
+        predictor did say (an error, a wrong shape, NaN) it would say again.
+        """
+        self._retries.called()
         try:
             reply = await self._ask(rows)
-            if reply.status != HTTPStatus.UNAUTHORIZED:
+            if reply.status != HTTPStatus.UNAUTHORIZED or not self._may_repeat(until_s):
                 return reply
         except ConnectionError:
-            pass
+            if not self._may_repeat(until_s):
+                self._forget()
+                raise
+        self._forget()
+        return await self._ask(rows)
+
+    def _may_repeat(self, until_s: float) -> bool:
+        return until_s - time.monotonic() >= RETRY_LEAST_S and self._retries.may_repeat()
+
+    def _forget(self) -> None:
+        """Connections and address: whoever listens there is not, or no longer, our predictor."""
         self.close()
         self._address = None
-        return await self._ask(rows)
 
     async def _ask(self, rows: Sequence[Row]) -> Reply:
         connection = await self._connection()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +13,16 @@ from mlplatform.clock import Clock
 from mlplatform.decisions.log import Entry, Idempotency, Repeated, Stored, Unlogged
 from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
+from mlplatform.features.policy import Gaps
 from mlplatform.gateway.answers import encode
 from mlplatform.gateway.decided import Caller, Case, Decided, answer, record, unlogged_answer
 from mlplatform.gateway.decision_ids import new_decision_id
-from mlplatform.gateway.fallback import predict_until, steps
+from mlplatform.gateway.fallback import features_until, predict_until
+from mlplatform.gateway.feature_reads import FeatureReads, FeaturesUnavailable
 from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import ModelMetrics
 from mlplatform.gateway.payloads import Payloads, ScoreRequest
-from mlplatform.gateway.prediction import Facts, judged, predicted, without_model
+from mlplatform.gateway.prediction import Facts, judged, predicted, without_predictor
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import InFlight, LogUnavailable, Recorder, log_unavailable
 from mlplatform.gateway.routing import assign
@@ -31,6 +32,9 @@ from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.pseudonym import pseudonym
 
 log = logging.getLogger(__name__)
+
+
+NO_FEATURES = OnlineRow({}, {})
 
 
 class Answers(Protocol):
@@ -68,7 +72,8 @@ class Scoring:
         self.definition: ModelDefinition = live.definition
         self.payloads = Payloads(live.definition)
         self.times = times
-        self._features = features
+        self._features = FeatureReads(live.definition.name, features)
+        self._entities = tuple(live.definition.entities.items())
         self._answers = answers
         self._recorder = recorder
         self._shadow = shadow
@@ -98,14 +103,14 @@ class Scoring:
         self, request: ScoreRequest, caller: Caller, body_digest: str | None
     ) -> Given:
         with self.times.answering(request.event_ms):
-            decided = await self._decided(self._case(request), caller)
+            decided = await self._decided(await self._case(request, caller), caller)
             given = await self._recorded(decided, caller, body_digest)
         if not given.replayed:
             self._count(decided, caller)
             self._copy(decided.case)
         return given
 
-    def _case(self, request: ScoreRequest) -> Case:
+    async def _case(self, request: ScoreRequest, caller: Caller) -> Case:
         """The request, pseudonymised and routed, with its features."""
         live = self.live.current
         if live.champion is None:
@@ -116,17 +121,26 @@ class Scoring:
         decision_id = new_decision_id(name, wall_ms, self._key)
         fields, unit = self._pseudonymised(request.fields, decision_id)
         assignment = assign(live.routes, unit)
-        features, missing = self._read_features(fields, request.event_ms)
+        policies = live.targets[assignment.target.service].policies
+        try:
+            features = await self._read_features(fields, request.event_ms, caller)
+            gaps = policies.gaps(features)
+        except FeaturesUnavailable:
+            features, gaps = NO_FEATURES, policies.unavailable()
+        if gaps.refused:
+            raise features_missing(gaps)
         facts = Facts(fields, request.event_ms, features)
-        return Case(decision_id, live, facts, unit, assignment, missing)
+        return Case(decision_id, live, facts, unit, assignment, gaps)
 
     async def _decided(self, case: Case, caller: Caller) -> Decided:
         """The decision of the first that can give one in time."""
-        order = steps(case.live.routes, case.assignment)
-        until_s = predict_until(caller.started_s, caller.deadline_s)
-        prediction, failures = await predicted(case.live, order, case.facts, until_s)
+        live = case.live
+        until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
+        prediction, failures = await predicted(
+            live, live.order(case.assignment), case.facts, until_s
+        )
         if prediction is None:
-            verdict = without_model(case.live, case.facts)
+            verdict = without_predictor(live, case.facts)
         else:
             verdict = await judged(prediction, until_s)
         return Decided(case, verdict, tuple(failures))
@@ -189,15 +203,27 @@ class Scoring:
             return fields, fields[name]
         return fields, pseudonym(fields[name], self._key)
 
-    def _read_features(
-        self, fields: Mapping[str, Any], event_ms: int
-    ) -> tuple[OnlineRow, str | None]:
-        keys = {entity: fields[name] for entity, name in self.definition.entities.items()}
-        try:
-            return self._features.read(keys, event_ms), None
-        except (PlatformError, sqlite3.Error) as error:
-            log.warning("features of %s were not read: %s", self.definition.name, error)
-            return OnlineRow({}, {}), "features"
+    async def _read_features(
+        self, fields: Mapping[str, Any], event_ms: int, caller: Caller
+    ) -> OnlineRow:
+        keys = {entity: fields[name] for entity, name in self._entities}
+        if not self._features.is_apart:
+            return self._features.read(keys, event_ms)
+        chain = self.definition.chain
+        until_s = features_until(chain, caller.started_s, caller.deadline_s)
+        return await self._features.read_apart(keys, event_ms, until_s)
+
+
+def features_missing(gaps: Gaps) -> Problem:
+    """What a caller is told where a feature's policy is to refuse.
+
+    503, not 422: nothing about the request is wrong, and it may be answered once the feature is
+    there again.
+    """
+    name = gaps.refused[0]
+    cause, _ = gaps.features[name]
+    detail = f"feature {name} is {cause}, and nothing is decided without it"
+    return Problem(503, "features-missing", detail, retry_after_s=5)
 
 
 def _replayed(answer: bytes, *, same_body: bool) -> Given:

@@ -50,11 +50,19 @@ class Label(_Strict, frozen=True):
     maturity_days: Annotated[int, Meta(ge=0)]
 
 
+class SmallModelPolicy(_Strict, frozen=True):
+    """The scorecard that is fitted beside every model, for when no predictor answers."""
+
+    inputs: Count
+    bins: Annotated[int, Meta(ge=2, le=50)]
+
+
 class TrainingPolicy(_Strict, frozen=True):
     window_days: Count
     holdout_days: Count
     minimum_rows: Count
     minimum_positives: Count
+    small_model: SmallModelPolicy
 
 
 class DecisionPolicy(_Strict, frozen=True):
@@ -65,6 +73,7 @@ class DecisionPolicy(_Strict, frozen=True):
 class GatePolicy(_Strict, frozen=True):
     average_precision_drop: Share
     minimum_average_precision: Share
+    small_model_lift: Annotated[float, Meta(ge=1)]
     calibration_error: Share
     latency_p99_ms: Positive
     onnx_difference: Positive
@@ -82,10 +91,23 @@ class AdmissionPolicy(_Strict, frozen=True):
     burst: Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
+class ChainPolicy(_Strict, frozen=True):
+    """How a request's deadline is spent, and how much of a gateway its model may hold."""
+
+    reserve_share: Annotated[float, Meta(gt=0, lt=1)]
+    step_share: Annotated[float, Meta(gt=0, lt=1)]
+    features_share: Annotated[float, Meta(gt=0, lt=1)]
+    concurrent: Count
+    retry_share: Share
+    retry_burst: Count
+
+
 class BreakerPolicy(_Strict, frozen=True):
     window_calls: Count
     minimum_calls: Count
-    failure_share: Share
+    failure_share: Annotated[float, Meta(gt=0, le=1)]
+    slow_share: Annotated[float, Meta(gt=0, le=1)]
+    slow_ms: Annotated[float, Meta(gt=0, le=200)]
     open_s: Positive
     half_open_probes: Count
 
@@ -96,6 +118,13 @@ class ServingPolicy(_Strict, frozen=True):
     queue_requests: Count
     batch_rows: Count
     batch_delay_us: Annotated[int, Meta(ge=0)]
+
+
+class CachePolicy(_Strict, frozen=True):
+    """Scores kept for equal rows; a model.yaml without it keeps none."""
+
+    entries: Count
+    keep_s: Positive
 
 
 class ShadowStep(_Strict, frozen=True):
@@ -158,9 +187,11 @@ class ModelDefinition(_Strict, frozen=True):
     gates: GatePolicy
     serving: ServingPolicy
     admission: AdmissionPolicy
+    chain: ChainPolicy
     breaker: BreakerPolicy
     rollout: RolloutPolicy
     drift: DriftPolicy
+    cache: CachePolicy | None = None
 
     @property
     def entities(self) -> dict[str, str]:
@@ -259,6 +290,12 @@ def _check(model: ModelDefinition, source: str) -> None:
             "breaker.minimum_calls",
             model.breaker.minimum_calls,
             "at most window_calls",
+        ),
+        (
+            model.chain.features_share + model.chain.reserve_share < 1,
+            "chain.features_share",
+            model.chain.features_share,
+            "less than what reserve_share leaves",
         ),
         (
             set(model.drift.inputs) <= set(names),

@@ -115,11 +115,42 @@ class Golden(_Part, frozen=True):
     tolerance: float
 
 
-class View(_Part, frozen=True):
-    """A feature view that the model reads, and how old its values may be."""
+class View(_Part, frozen=True, omit_defaults=True):
+    """A feature view that the model reads, how old its values may be, and what is put where a
+    feature has none (features without an entry are missing to the model)."""
 
     name: str
     ttl_ms: int
+    defaults: dict[str, float] = {}
+
+
+class Characteristic(_Part, frozen=True):
+    """One input of a scorecard: points by the interval that the value is in.
+
+    `points[i]` is for values of at least `cuts[i - 1]` and less than `cuts[i]`, so there is one
+    more of them than cuts; `missing` is for no value.
+    """
+
+    input: str
+    cuts: tuple[float, ...]
+    points: tuple[float, ...]
+    missing: float
+
+
+class SmallModel(_Part, frozen=True):
+    """A scorecard that the gateway itself evaluates when no predictor answers.
+
+    The sum of `base` and all points is the log odds of the label; its probability is the raw
+    score, with a calibration and thresholds of its own. With fewer than `minimum_present` of its
+    inputs it abstains: the rest would be guessing.
+    """
+
+    schema: Literal["scorecard/1"]
+    minimum_present: int
+    base: float
+    characteristics: tuple[Characteristic, ...]
+    calibration: Calibration
+    thresholds: Thresholds
 
 
 class AlertBand(_Part, frozen=True):
@@ -166,8 +197,12 @@ class Attribution(_Part, frozen=True):
         return abs(score - raw) <= 1e-6 * max(1.0, abs(raw)) + MARGIN_TOLERANCE * slope
 
 
-class Bundle(_Part, frozen=True, dict=True):
-    """Everything that one version decides with."""
+class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
+    """Everything that one version decides with.
+
+    What was added later is left out of `content` where it is absent, so that older bundles keep
+    their digests.
+    """
 
     model: str
     inputs: tuple[InputSpec, ...]
@@ -185,6 +220,7 @@ class Bundle(_Part, frozen=True, dict=True):
     origin: str
     files: dict[str, str]
     attribution: Attribution = Attribution()
+    small_model: SmallModel | None = None
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -200,6 +236,11 @@ class Bundle(_Part, frozen=True, dict=True):
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(i.name for i in self.inputs)
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The number that stands for a missing value, by feature, of those that have one."""
+        return {name: value for view in self.views for name, value in view.defaults.items()}
 
     def calibrate(self, raw: float) -> float:
         """The probability, 0-1, for one raw score of the model.
@@ -225,17 +266,11 @@ class Bundle(_Part, frozen=True, dict=True):
 def problems(bundle: Bundle) -> list[str]:
     """What in a bundle contradicts itself; empty for one that can decide."""
     names = set(bundle.input_names)
-    x, y, width = bundle.calibration.x, bundle.calibration.y, len(bundle.inputs)
-    golden, band = bundle.golden, bundle.alert_band
+    width = len(bundle.inputs)
+    golden, band, small = bundle.golden, bundle.alert_band, bundle.small_model
     rule_inputs = {c.input for rule in bundle.rules for c in rule.when}
     found = {
-        "calibration.x does not rise": not (len(x) >= 2 and _rises(x, strictly=True)),
-        "calibration.y does not rise within 0 to 1": not (
-            len(y) == len(x) and _rises(y, strictly=False) and y[0] >= 0 and y[-1] <= 1
-        ),
-        "thresholds: review is above decline": not (
-            0 <= bundle.thresholds.review <= bundle.thresholds.decline
-        ),
+        **_decides_wrongly(bundle.calibration, bundle.thresholds),
         "reasons do not cover the inputs": set(bundle.reasons) != names,
         "reference values do not cover the inputs": set(bundle.reference) != names,
         "golden rows and scores do not match the inputs": not (
@@ -254,7 +289,46 @@ def problems(bundle: Bundle) -> list[str]:
             Path(name).name != name or name in (BUNDLE_FILE, "..") for name in bundle.files
         ),
     }
+    if small is not None:
+        found |= _small_model_problems(small, names)
     return [problem for problem, present in found.items() if present]
+
+
+def _decides_wrongly(
+    calibration: Calibration, thresholds: Thresholds, whose: str = ""
+) -> dict[str, bool]:
+    x, y = calibration.x, calibration.y
+    return {
+        f"{whose}calibration.x does not rise": not (len(x) >= 2 and _rises(x, strictly=True)),
+        f"{whose}calibration.y does not rise within 0 to 1": not (
+            len(y) == len(x) and _rises(y, strictly=False) and y[0] >= 0 and y[-1] <= 1
+        ),
+        f"{whose}thresholds: review is above decline": not (
+            0 <= thresholds.review <= thresholds.decline
+        ),
+    }
+
+
+def _small_model_problems(small: SmallModel, names: set[str]) -> dict[str, bool]:
+    inputs = [c.input for c in small.characteristics]
+    numbers = [
+        small.base,
+        *(v for c in small.characteristics for v in (*c.cuts, *c.points, c.missing)),
+    ]
+    return {
+        **_decides_wrongly(small.calibration, small.thresholds, "small_model."),
+        "small_model has no characteristic": not inputs,
+        "small_model uses inputs that the model does not have": not set(inputs) <= names,
+        "small_model: minimum_present is not 1 to the number of its inputs": not (
+            1 <= small.minimum_present <= len(inputs)
+        ),
+        "small_model uses an input twice": len(set(inputs)) != len(inputs),
+        "small_model has numbers that are not finite": not all(map(math.isfinite, numbers)),
+        "small_model: cuts do not rise, or are not one less than points": not all(
+            _rises(c.cuts, strictly=True) and len(c.points) == len(c.cuts) + 1
+            for c in small.characteristics
+        ),
+    }
 
 
 def write_bundle(

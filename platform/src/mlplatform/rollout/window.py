@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ALERTS = ("review", "decline")
-ARM_FAILURES = ("deadline", "unavailable", "invalid_output")
+ARM_FAILURES = ("deadline", "unavailable", "invalid_output", "breaker_open")
 SHADOW_FAILURES = ("unavailable", "invalid_output")
 
 Integers = npt.NDArray[np.int64]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlplatform.canonical import digest
 from mlplatform.drift.profile import Profile, profile
 from mlplatform.errors import InputInvalid
+from mlplatform.features.inputs import view_defaults
 from mlplatform.models.definition import InputSpec, ModelDefinition
 from mlplatform.registry.bundle import (
     EXPLAINER_FILE,
@@ -29,6 +30,7 @@ from mlplatform.training.dataset import Dataset, Matrix
 from mlplatform.training.explainer import make_explainer
 from mlplatform.training.folder import ModelFolder, load_training
 from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.training.small_model import fit_scorecard, small_model
 from mlplatform.validation.replay import Recent, predicted_band
 
 GOLDEN_ROWS = 32
@@ -208,6 +210,10 @@ def _candidate(
         decline_share=definition.decision.decline_share,
     )
     scores = calibration.many(raw)
+    fitting = dataset.fitting
+    card = fit_scorecard(
+        fitting.matrix.columns(made.names), fitting.y, made.names, definition.training.small_model
+    )
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
     recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
     background = dataset.fitting.matrix.columns(made.names)
@@ -236,6 +242,9 @@ def _candidate(
         origin=made.origin,
         files=files,
         attribution=explainer.attribution,
+        small_model=small_model(
+            card, card.scores(x[first], made.names), holdout.y[first], definition.decision
+        ),
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
@@ -275,7 +284,7 @@ def _views(folder: ModelFolder) -> tuple[View, ...]:
     specs = folder.definition.inputs
     read = {name for i in specs for name in (i.name, i.to)}
     return tuple(
-        View(name=v.name, ttl_ms=v.ttl_ms)
+        View(name=v.name, ttl_ms=v.ttl_ms, defaults=view_defaults([v]))
         for v in folder.views
         if read.intersection(v.feature_names)
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.registry.bundle import MODEL_FILE, Bundle, load_bundle
+from mlplatform.registry.scorecard import SmallScorer
 from mlplatform.training.calibration import calibration_error
 from mlplatform.training.candidate import Candidate
 from mlplatform.training.dataset import DAY_MS, Dataset, Labelled
@@ -23,6 +24,7 @@ from mlplatform.validation.gates import (
     QualityEvidence,
     ReplayEvidence,
     SchemaEvidence,
+    SmallModelEvidence,
 )
 from mlplatform.validation.replay import Recent, flip_share, strengths
 from mlplatform.validation.statistics import (
@@ -92,6 +94,7 @@ def gather(
         quality=_quality(challenger, champion, holdout, seed),
         running=_running(challenger, candidate, holdout, judging),
         replay=_replay(challenger, champion, replayed),
+        small_model=_small_model(written, holdout.rows(judging)),
     )
 
 
@@ -157,6 +160,18 @@ def _running(
         golden_tolerance=bundle.golden.tolerance,
         latency_p99_ms=float(np.quantile(times, 0.99)) if len(times) else math.nan,
         latency_calls=len(times),
+    )
+
+
+def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
+    """As the gateway evaluates it, on days that neither it nor its calibration has seen."""
+    small, positives = SmallScorer.of(bundle), int(days.y.sum())
+    share = positives / len(days) if len(days) else math.nan
+    if small is None:
+        return SmallModelEvidence(None, share, positives)
+    rows = days.matrix.columns(bundle.input_names).astype(np.float64).tolist()
+    return SmallModelEvidence(
+        average_precision(np.array([small.raw(row) for row in rows]), days.y), share, positives
     )
 
 

@@ -83,6 +83,18 @@ class ModelEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class SmallModelEvidence:
+    """Average precision of the bundle's small model on the days for the gates.
+
+    `positive_share` is what guessing reaches there. None for a bundle without a small model.
+    """
+
+    average_precision: float | None
+    positive_share: float
+    positives: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayEvidence:
     """What replaying recent payments showed; `flip_share` is None for a first version."""
 
@@ -105,6 +117,7 @@ class Evidence:
     quality: QualityEvidence
     running: ModelEvidence
     replay: ReplayEvidence
+    small_model: SmallModelEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +150,7 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         judge_parity(evidence.running, gates),
         judge_golden(evidence.running),
         judge_latency(evidence.running, gates),
+        judge_small_model(evidence.small_model, gates),
         judge_alerts(evidence.replay, gates),
         judge_flips(evidence.replay, gates),
     )
@@ -234,6 +248,24 @@ def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
             return GateResult(name, "failed", running.latency_p99_ms, limit, reason)
         return GateResult(name, "inconclusive", _number(running.latency_p99_ms), limit, reason)
     return _at_most(name, running.latency_p99_ms, limit, "ms at the 99th percentile")
+
+
+def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResult:
+    """The fallback that answers when no predictor does is far better than guessing."""
+    name, value = "small_model", small.average_precision
+    if value is None:
+        return GateResult(name, "failed", None, None, "the bundle has no small model")
+    limit = gates.small_model_lift * small.positive_share
+    if small.positives < MINIMUM_POSITIVES:
+        reason = f"{small.positives} frauds on the days to judge; wanted: {MINIMUM_POSITIVES}"
+        return GateResult(name, "inconclusive", _number(value), limit, reason)
+    if math.isnan(value):
+        return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
+    reason = (
+        f"average precision {value:.3f}; wanted: {limit:.3f} or more, "
+        f"{gates.small_model_lift:g} times that of guessing"
+    )
+    return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
 
 
 def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:

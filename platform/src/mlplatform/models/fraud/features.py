@@ -1,8 +1,9 @@
 """Feast definitions of the fraud model's features; `make generate` renders features.json from them.
 
 Tags say how each feature is computed: `aggregate` (count, mean, label_share), `column`,
-`window_days` and `delay_days`. Imported by the generator and by tests only: Feast is no part of
-any process that serves or trains.
+`window_days` and `delay_days`; and what happens where no valid value is served: `missing` (default,
+degrade, refuse) and, where the model is to see a number then, `default`. Imported by the generator
+and by tests only: Feast is no part of any process that serves or trains.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from feast.types import Float64
 
 WINDOWS_DAYS = (1, 7, 30)
 LABEL_DELAY_DAYS = 3  # label.maturity_days of model.yaml: risk looks at matured payments alone
+# A customer or terminal without payments in 30 days has no row: that is ordinary, the model has
+# learned from such payments, and no number would say it better than a missing value does.
+MISSING = "default"
 VALID_FOR = timedelta(days=3)  # snapshots are daily; two may fail before a feature goes missing
 
 
 def _window(name: str, days: int, aggregate: str, column: str = "", delay: int = 0) -> Field:
     tags = {"aggregate": aggregate, "window_days": str(days), "delay_days": str(delay)}
+    tags["missing"] = MISSING
     if column:
         tags["column"] = column
     return Field(name=f"{name}_{days}d", dtype=Float64, tags=tags)

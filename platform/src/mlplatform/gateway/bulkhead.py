@@ -1,0 +1,58 @@
+"""How much of this gateway one model may hold, and how often a call may be repeated."""
+
+from __future__ import annotations
+
+
+class Bulkhead:
+    """At most `limit` requests of one model wait for predictors at a time; one more is refused.
+
+    A slow predictor piles up requests. They stop at this wall, so they take neither the memory nor
+    the turns of the event loop that other models' requests need.
+    """
+
+    __slots__ = ("_limit", "inside")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.inside = 0
+
+    def enter(self) -> bool:
+        """Whether there is room; True takes a place, which `leave` gives back."""
+        if self.inside >= self._limit:
+            return False
+        self.inside += 1
+        return True
+
+    def leave(self) -> None:
+        self.inside -= 1
+
+
+class RetryBudget:
+    """Repeated calls as a share of first calls, with a few saved up.
+
+    A predictor that fails under load gets at most that much more load from repeats.
+
+    Source: Google, Site Reliability Engineering, chapter 21 (per-client retry budget).
+
+    Args:
+        share: repeats that every call earns, 0 to 1.
+        burst: repeats that can be saved up, and are there at the start.
+    """
+
+    __slots__ = ("_burst", "_share", "_tokens")
+
+    def __init__(self, share: float, burst: int) -> None:
+        self._share = share
+        self._burst = float(burst)
+        self._tokens = float(burst)
+
+    def called(self) -> None:
+        """A first call was made."""
+        self._tokens = min(self._burst, self._tokens + self._share)
+
+    def may_repeat(self) -> bool:
+        """Whether a call may be repeated; True spends one."""
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
