@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: help setup up down status demo test check generate verify lock drill-kill test-servers clean
+.PHONY: help setup up down status demo test check generate verify lock drill-kill drill-async test-servers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ verify: generate ## generated files are what their sources say, locks name no ho
 
 drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report in build/drills/kill.json
 	@$(BIN)/python -m tests.e2e.kill_drill $(DRILL_FLAGS)
+
+drill-async: .venv/.dev ## kill -9 the async worker at random while it drains a Kafka topic; report in build/drills/async.json
+	@$(BIN)/python -m tests.drills.async_worker $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py

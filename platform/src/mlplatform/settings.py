@@ -50,6 +50,10 @@ class Home:
         return self.root / "admission.db"
 
     @property
+    def topics_db(self) -> Path:
+        return self.root / "topics.db"
+
+    @property
     def bundles(self) -> Path:
         return self.root / "bundles"
 
@@ -109,6 +113,7 @@ class Settings:
         durability: what an answer that was given survives: the death of any process, or the loss of
             power as well (an fsync for each commit).
         spill_max_mib: how much each gateway process may keep while the decision log is down.
+        kafka: brokers of the topics, `host:port` separated by commas; empty: the embedded topics.
     """
 
     home: Home
@@ -121,6 +126,7 @@ class Settings:
     spill_max_mib: int = 256
     max_in_flight: int = 1024
     """Requests that one gateway process answers at a time."""
+    kafka: str = ""
 
     @property
     def gateway_url(self) -> str:
@@ -146,6 +152,7 @@ class Settings:
             f"{PREFIX}SPILL_MAX_MIB": str(self.spill_max_mib),
             f"{PREFIX}GATEWAYS": str(self.gateways),
             f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
+            f"{PREFIX}KAFKA": self.kafka,
         }
 
 
@@ -173,6 +180,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         max_in_flight=_number(
             environment, "MAX_IN_FLIGHT", 1024, most=MAX_IN_FLIGHT, wanted="requests at a time"
         ),
+        kafka=environment.get(f"{PREFIX}KAFKA", ""),
     )
 
 

@@ -1,0 +1,1 @@
+"""Scores the messages of a topic into another, through the gateway."""

@@ -1,0 +1,1 @@
+"""Drills: faults on purpose, with what must still hold."""

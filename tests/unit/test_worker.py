@@ -1,0 +1,264 @@
+"""What a worker makes of its messages, over the embedded topics and gateways that misbehave."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mlplatform.errors import Refused, Unavailable
+from mlplatform.topics.local import LocalTopics, backlog
+from mlplatform.topics.messages import Message, Received
+from mlplatform.worker.drain import Limits, Worker
+from mlplatform.worker.gateway import GatewayScorer
+from mlplatform.worker.messages import Answered, Item, Names, Poison, item_of
+from mlplatform.worker.metrics import Metrics, listen
+
+NAMES = Names("fraud")
+
+
+class Echo:
+    """Answers every item with its key; poison where the body says so."""
+
+    def __init__(self, pause_s: float = 0.0, fail: int = 0) -> None:
+        self.pause_s = pause_s
+        self.fail = fail
+        self.sizes: list[int] = []
+        self.began = threading.Event()
+
+    def score(self, items: Sequence[Item], stopping: threading.Event) -> list[Answered | Poison]:
+        self.began.set()
+        time.sleep(self.pause_s)
+        if self.fail:
+            self.fail -= 1
+            raise Unavailable("no gateway")
+        self.sizes.append(len(items))
+        return [
+            Poison(i.message, "invalid-field", "no")
+            if b"poison" in i.body
+            else Answered(i, json.dumps({"key": i.key}).encode())
+            for i in items
+        ]
+
+
+@pytest.fixture
+def topics(tmp_path: Path) -> Iterator[LocalTopics]:
+    opened = LocalTopics(tmp_path / "topics.db", NAMES.specs(), session_ms=1_500)
+    yield opened
+    opened.close()
+
+
+def worker_of(topics: LocalTopics, scorer: Any, name: str = "worker-0", **limits: int) -> Worker:
+    subscription = topics.subscribe([NAMES.requests], NAMES.group, name)
+    return Worker(subscription, scorer, NAMES, Metrics("fraud"), Limits(**limits))
+
+
+def requests(count: int, **extra: Any) -> list[Message]:
+    return [
+        Message(
+            NAMES.requests,
+            str(n).encode(),
+            json.dumps({"amount": n} | extra).encode(),
+            {"idempotency-key": f"r-{n}".encode()},
+        )
+        for n in range(count)
+    ]
+
+
+def read_all(topics: LocalTopics, topic: str) -> list[Received]:
+    reader = topics.subscribe([topic], f"test-{time.monotonic_ns()}", "reader")
+    try:
+        return reader.consume(10_000, 0.1)
+    finally:
+        reader.close()
+
+
+def received(value: bytes, **headers: bytes) -> Received:
+    named = {k.replace("_", "-"): v for k, v in headers.items()}
+    return Received("fraud.requests", 2, 7, b"k", value, named, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "key"),
+    [
+        (b'{"a":1}', {"idempotency_key": b"h"}, "h"),
+        (b'{"a":1,"idempotency_key":"b"}', {}, "b"),
+        (b'{"a":1,"idempotency_key":"b"}', {"idempotency_key": b"h"}, "h"),
+        (b'{"a":1}', {}, "fraud.requests-2-7"),
+    ],
+    ids=["header", "body", "the header before the body", "neither: where it lies"],
+)
+def test_a_requests_key_is_its_senders_or_its_place(
+    value: bytes, headers: dict[str, bytes], key: str
+) -> None:
+    item = item_of(received(value, **headers))
+    assert isinstance(item, Item)
+    assert key == item.key
+    assert {"a": 1, "idempotency_key": key} == json.loads(item.body)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"{", "malformed-json"),
+        (b"[1]", "malformed-json"),
+        (b'{"idempotency_key":5}', "malformed-json"),
+        (b'"' + b"x" * 300_000 + b'"', "too-large"),
+    ],
+)
+def test_what_is_no_request_is_poison(value: bytes, reason: str) -> None:
+    poison = item_of(received(value))
+    assert isinstance(poison, Poison)
+    assert reason == poison.reason
+
+
+def test_every_request_has_one_result_and_poison_goes_to_the_dead_letters_as_it_came(
+    topics: LocalTopics, tmp_path: Path
+) -> None:
+    bad = Message(NAMES.requests, b"bad", b"\xff{", {"trace": b"t"})
+    refused = Message(NAMES.requests, b"no", b'{"poison":1}')
+    topics.publish([*requests(50), bad, refused])
+    worker = worker_of(topics, Echo(), chunk=7)
+    while worker.step(threading.Event()):
+        pass
+    found = [json.loads(m.value)["key"] for m in read_all(topics, NAMES.results)]
+    assert sorted(f"r-{n}" for n in range(50)) == sorted(found)
+    letters = {m.key: m for m in read_all(topics, NAMES.dead_letters)}
+    assert {b"bad", b"no"} == set(letters)
+    assert letters[b"bad"].value == b"\xff{"
+    assert letters[b"bad"].headers["trace"] == b"t"
+    assert letters[b"bad"].headers["dead-letter-reason"] == b"malformed-json"
+    assert letters[b"no"].headers["dead-letter-topic"] == b"fraud.requests"
+    assert letters[b"no"].headers["dead-letter-offset"].isdigit()
+    assert backlog(tmp_path / "topics.db", NAMES.requests, NAMES.group) == 0
+
+
+def test_no_more_than_a_batch_is_in_work(topics: LocalTopics) -> None:
+    topics.publish(requests(25))
+    echo = Echo()
+    worker = worker_of(topics, echo, batch=10, chunk=4)
+    assert worker.step(threading.Event()) == 10
+    assert sorted(echo.sizes) == [2, 4, 4]
+
+
+def test_a_batch_that_could_not_be_scored_is_read_again_and_told_to_stop_it_ends(
+    topics: LocalTopics,
+) -> None:
+    topics.publish(requests(30))
+    stopping = threading.Event()
+    worker = worker_of(topics, Echo(fail=1))
+    thread = threading.Thread(target=worker.run, args=(stopping,))
+    thread.start()
+    until_s = time.monotonic() + 20
+    while len(read_all(topics, NAMES.results)) < 30 and time.monotonic() < until_s:
+        time.sleep(0.05)
+    stopping.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len({m.key for m in read_all(topics, NAMES.results)}) == 30
+    assert len(read_all(topics, NAMES.results)) == 30
+
+
+def test_a_slow_batch_does_not_cost_its_member_the_partitions(topics: LocalTopics) -> None:
+    topics.publish(requests(20))
+    slow = Echo(pause_s=3.0)
+    worker = worker_of(topics, slow)
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(worker.step(threading.Event())))
+    thread.start()
+    assert slow.began.wait(10)
+    other = worker_of(topics, Echo(), "worker-1")
+    while thread.is_alive():
+        other.step(threading.Event())
+    thread.join()
+    assert done == [20]
+    assert len(read_all(topics, NAMES.results)) == 20
+
+
+class Gateway:
+    """An HTTP server that answers `score:batch` from a list of replies, then scores."""
+
+    def __init__(self, replies: list[tuple[int, Any]]) -> None:
+        outer = self
+        self.replies = replies
+        self.asked: list[int] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                sent = json.loads(self.rfile.read(length))["requests"]
+                outer.asked.append(len(sent))
+                answers = [{"answer": {"key": i["idempotency_key"]}} for i in sent]
+                status, body = (
+                    outer.replies.pop(0) if outer.replies else (200, {"results": answers})
+                )
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+def problem(status: int, name: str) -> dict[str, Any]:
+    return {"problem": {"type": f"urn:mlplatform:problem:{name}", "status": status, "detail": "d"}}
+
+
+def items(count: int) -> list[Item]:
+    found = [item_of(received(b"{}", idempotency_key=f"k{n}".encode())) for n in range(count)]
+    assert all(isinstance(i, Item) for i in found)
+    return found  # type: ignore[return-value]
+
+
+def test_the_gateway_is_asked_again_for_what_a_retry_can_settle_and_for_nothing_else() -> None:
+    first = [problem(409, "in-flight"), problem(422, "invalid-field"), {"answer": {"key": "k2"}}]
+    gateway = Gateway([(503, {}), (200, {"results": first})])
+    waits: list[str] = []
+    scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", waits.append)
+    outcomes = scorer.score(items(3), threading.Event())
+    assert gateway.asked == [3, 3, 1]
+    assert waits == ["status-503", "in-flight"]
+    assert sorted(o.item.key for o in outcomes if isinstance(o, Answered)) == ["k0", "k2"]
+    assert [o.reason for o in outcomes if isinstance(o, Poison)] == ["invalid-field"]
+    gateway.server.shutdown()
+
+
+def test_a_key_that_the_gateway_does_not_know_stops_the_worker() -> None:
+    gateway = Gateway([(401, {})])
+    scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
+    with pytest.raises(Refused, match="401"):
+        scorer.score(items(1), threading.Event())
+    gateway.server.shutdown()
+
+
+def test_told_to_stop_it_does_not_wait_for_a_gateway_that_is_gone() -> None:
+    stopping = threading.Event()
+    stopping.set()
+    scorer = GatewayScorer("http://127.0.0.1:1", "fraud", lambda: "key", lambda _: None)
+    with pytest.raises(Unavailable):
+        scorer.score(items(1), stopping)
+
+
+def test_metrics_are_shown_to_who_has_the_token() -> None:
+    metrics = Metrics("fraud")
+    metrics.lag(7)
+    root = f"http://127.0.0.1:{listen(metrics, 'secret')}"
+    assert httpx.get(f"{root}/metrics").status_code == 401
+    shown = httpx.get(f"{root}/metrics", headers={"Authorization": "Bearer secret"})
+    assert 'mlplatform_worker_lag_messages{model="fraud"} 7.0' in shown.text
+    assert httpx.get(f"{root}/healthz").status_code == 200
