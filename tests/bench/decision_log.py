@@ -2,6 +2,8 @@
 
     python tests/bench/decision_log.py --json build/bench/decision-log.json
 
+Where the log is locked ("spilling") the spill takes the records, and then catches up.
+
 Records are those of a model with 20 features of two entities. One thread appends batches as group
 commit does; `cpu_us` is CPU time of the process per record, everything included.
 """
@@ -9,7 +11,9 @@ commit does; `cpu_us` is CPU time of the process per record, everything included
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +23,7 @@ from typing import Any
 
 from mlplatform.decisions.log import Entry, Idempotency
 from mlplatform.decisions.records import Record, stored_form
+from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 
 BATCHES = (1, 8, 64)
@@ -60,25 +65,39 @@ def entry(number: int) -> Entry:
 
 
 def appended(
-    folder: Path, entries: Sequence[Entry], batch: int, *, durable: bool
+    folder: Path, entries: Sequence[Entry], batch: int, *, durable: bool, spilling: bool
 ) -> dict[str, Any]:
-    """Figures of one run over a fresh log."""
+    """Figures of one run over a fresh log, as a gateway writes: with keys, locks and a spill."""
     took: list[float] = []
-    with closing(SqliteDecisionLog(folder, durable=durable)) as log:
+    with closing(SqliteDecisionLog(folder, durable=durable, lock_wait_ms=0)) as inner:
+        log = SpillingLog(inner, "bench", SpillPolicy(1 << 30, durable=durable))
         log.heartbeat("bench")
+        if spilling:
+            database = sqlite3.connect(folder / "decisions.db", isolation_level=None)
+            database.execute("BEGIN IMMEDIATE")
         wall, cpu = time.perf_counter(), time.process_time()
         for start in range(0, len(entries), batch):
             begun = time.perf_counter()
             log.append("bench", entries[start : start + batch])
             took.append(time.perf_counter() - begun)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        if spilling:
+            database.close()
+        started = time.perf_counter()
+        log.catch_up()
+        while log.catch_up():
+            pass
+        caught_up_s = time.perf_counter() - started
+        assert log.counts.written == len(entries)
     took.sort()
     return {
         "batch": batch,
+        "spilling": spilling,
         "rows_per_s": round(len(entries) / wall),
         "cpu_us": round(cpu / len(entries) * 1e6, 1),
         "commit_p50_ms": round(took[len(took) // 2] * 1e3, 3),
         "commit_p99_ms": round(took[int(len(took) * 0.99)] * 1e3, 3),
+        "catch_up_rows_per_s": round(len(entries) / caught_up_s) if spilling else None,
     }
 
 
@@ -99,9 +118,12 @@ def main() -> None:
     figures: dict[str, Any] = {"stored_form_cpu_us": formed(entries)}
     for durability, count in RECORDS.items():
         figures[durability] = []
-        for batch in BATCHES:
+        for batch, spilling in itertools.product(BATCHES, (False, True)):
             with tempfile.TemporaryDirectory(dir=options.folder) as name:
-                row = appended(Path(name), entries[:count], batch, durable=durability == "disk")
+                durable = durability == "disk"
+                row = appended(
+                    Path(name), entries[:count], batch, durable=durable, spilling=spilling
+                )
             figures[durability].append(row)
             print(durability, row, flush=True)
     print("stored form", figures["stored_form_cpu_us"], "us")

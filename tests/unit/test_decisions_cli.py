@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mlplatform.cli import log as log_commands
-from mlplatform.decisions.log import Entry, ManifestHead, WriterHead
+from mlplatform.decisions.log import Entry, ManifestHead, Spilled, WriterHead
 from mlplatform.decisions.records import Record
+from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.settings import Settings
 
@@ -88,8 +89,36 @@ def test_what_is_not_there_is_exit_code_2(
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_what_is_spilled_is_told_by_every_command(decisions: Path) -> None:
+    """Nobody who looks for a decision is told that there is none because the log is behind."""
+    with closing(SqliteDecisionLog(decisions, lock_wait_ms=1)) as log:
+        spilling = SpillingLog(log, "gw-1", SpillPolicy(1_000_000))
+        with closing(sqlite3.connect(decisions / "decisions.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            for name in ("d1", "d9"):
+                record = Record(
+                    kind="void", decision_id=name, model="fraud", event_ms=7, recorded_ms=1
+                )
+                assert spilling.append("gw-1", [Entry(record)]) == [Spilled()]
+    verified = RUNNER.invoke(log_commands.app, ["verify"])
+    assert verified.exit_code == 0
+    assert "2 more records are spilled" in verified.output
+    assert json.loads(RUNNER.invoke(log_commands.app, ["verify", "--json"]).output)["spilled"] == 2
+    told = RUNNER.invoke(log_commands.app, ["status"]).output
+    assert "gw: 3 records" in told
+    assert "2 records" in told.split("gw-1: ")[1]
+    status = json.loads(RUNNER.invoke(log_commands.app, ["status", "--json"]).output)
+    (waiting,) = status["spilled"]
+    assert (waiting["writer"], waiting["records"], waiting["oldest_ms"]) == ("gw-1", 2, 7)
+    shown = json.loads(RUNNER.invoke(log_commands.app, ["show", "d1", "--json"]).output)
+    assert [(r["kind"], r["seq"]) for r in shown] == [("decision", 1), ("label", 3), ("void", None)]
+    (only,) = json.loads(RUNNER.invoke(log_commands.app, ["show", "d9", "--json"]).output)
+    assert (only["writer"], only["spilled"]) == ("gw-1", True)
+    assert RUNNER.invoke(log_commands.app, ["show", "d9"]).exit_code == 0
+
+
 def test_help_has_examples() -> None:
     """Each command shows how it is called."""
-    for command in ([], ["verify"], ["show"], ["explain"]):
+    for command in ([], ["status"], ["verify"], ["show"], ["explain"]):
         result = RUNNER.invoke(log_commands.app, [*command, "--help"])
         assert "mlplatform log" in result.output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -23,8 +23,9 @@ from mlplatform.cli.output import (
     print_fields,
     print_json,
 )
-from mlplatform.decisions.log import ManifestHead, Span, VerifyReport
-from mlplatform.decisions.records import COLUMNS
+from mlplatform.decisions.log import ManifestHead, Span, VerifyReport, Watermark
+from mlplatform.decisions.records import COLUMNS, SCALARS
+from mlplatform.decisions.spilled import Pending
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.decisions.tables import DATABASE
 from mlplatform.errors import NotFound, PlatformError
@@ -32,8 +33,8 @@ from mlplatform.settings import Settings
 
 AnchorOf = Callable[[Settings], ManifestHead | None]
 
-_EXAMPLES = """Examples: mlplatform log verify; mlplatform log show 0198c2f0a4 --json;
-mlplatform log explain 0198c2f0a4.
+_EXAMPLES = """Examples: mlplatform log status; mlplatform log verify;
+mlplatform log show 0198c2f0a4 --json; mlplatform log explain 0198c2f0a4.
 Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
 
 
@@ -59,14 +60,33 @@ def commands(anchor_of: AnchorOf = unanchored) -> typer.Typer:
         _print_report(report, as_json=json)
         raise typer.Exit(0 if report.ok else FAILED)
 
+    @app.command(epilog="Example: mlplatform log status --json")
+    def status(json: AsJson = False) -> None:
+        """Print how far each writer has come, and what of it is spilled and not in the log yet."""
+        with _errors_as_exit_codes(), closing(_open(settings.load(os.environ))) as log:
+            spilled = {one.writer: one for one in log.spilled()}
+            marks = log.watermarks()
+        if json:
+            print_json(
+                {
+                    "writers": [asdict(mark) for mark in marks],
+                    "spilled": [asdict(one) for one in spilled.values()],
+                }
+            )
+        else:
+            _print_status(marks, spilled)
+
     @app.command(epilog="Example: mlplatform log show 0198c2f0a4 --json")
     def show(
         decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
         json: AsJson = False,
     ) -> None:
-        """Print every record of a decision: the decision, its shadow, its labels."""
+        """Print every record of a decision: the decision, its shadow, its labels.
+
+        Records that are spilled, and not in the log yet, have no number.
+        """
         with _errors_as_exit_codes(), closing(_open(settings.load(os.environ))) as log:
-            records = _records(log, decision_id)
+            records = _all_records(log, decision_id)
         if json:
             print_json(records)
         else:
@@ -114,6 +134,33 @@ def _records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
     return records
 
 
+def _all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
+    # spills first: what is moved into the log meanwhile is then found twice, and shown once
+    spilled = log.spilled_records(decision_id)
+    try:
+        records = _records(log, decision_id)
+    except NotFound:
+        if not spilled:
+            raise
+        records = []
+    known = [{name: r[name] for name in SCALARS[2:]} for r in records]
+    for writer, fields in spilled:
+        if {name: fields[name] for name in SCALARS[2:]} not in known:
+            records.append({"writer": writer, "seq": None, "spilled": True, **fields})
+    return records
+
+
+def _print_status(marks: list[Watermark], spilled: Mapping[str, Pending]) -> None:
+    for mark in marks:
+        state = "live" if mark.live else "not live"
+        reached = "no event time" if mark.event_ms is None else f"event time {mark.event_ms}"
+        line = f"{mark.writer}: {mark.seq} records, {reached}, {state}"
+        if mark.writer in spilled:
+            one = spilled[mark.writer]
+            line += f"; {one.records} records ({one.bytes} bytes) are spilled, not in the log yet"
+        OUT.print(line, soft_wrap=True, markup=False)
+
+
 def _print_report(report: VerifyReport, *, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(report), "ok": report.ok})
@@ -126,6 +173,11 @@ def _print_report(report: VerifyReport, *, as_json: bool) -> None:
         f" {report.segments} segments, {len(report.findings)} findings.",
         soft_wrap=True,
     )
+    if report.spilled:
+        OUT.print(
+            f"{report.spilled} more records are spilled: whole, and not in the log yet.",
+            soft_wrap=True,
+        )
 
 
 def _print_records(records: list[dict[str, Any]]) -> None:

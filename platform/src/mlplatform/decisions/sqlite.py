@@ -44,7 +44,9 @@ _LOOKUP_WAIT_MS = 5
 """Readers wait for nobody in WAL mode but for a recovery; the event loop cannot wait for that."""
 _SYSTEM = SystemClock()
 _NONE: Final[Mapping[int, Repeated]] = {}
-_EVENT_MS = tuple(Record.__struct_fields__).index("event_ms")
+_EVENT_MS = Record.__struct_fields__.index("event_ms")
+_MODEL = Record.__struct_fields__.index("model")
+_DECISION_ID = Record.__struct_fields__.index("decision_id")
 _ADVANCE = """
 UPDATE writers SET seq = ?, chain = ?, heartbeat_at_ms = ?, closed = 0,
     event_ms = max(coalesce(event_ms, ?), coalesce(?, event_ms))
@@ -375,12 +377,13 @@ def _live(writer: tables.Writer, oldest_ms: int) -> bool:
 
 
 def _key_row(item: Prepared, key: Idempotency, now_ms: int) -> tuple[object, ...]:
+    scalars = item.form.scalars  # once a record: an attribute is cheaper than a property
     return (
         key.client,
-        item.model,
+        scalars[_MODEL],
         key.key,
         key.body_digest,
         key.answer,
-        item.decision_id,
+        scalars[_DECISION_ID],
         now_ms + key.keep_ms,
     )
