@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: help setup up down status demo test check generate verify lock drill-kill drill-async test-servers clean
+.PHONY: help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report
 
 drill-async: .venv/.dev ## kill -9 the async worker at random while it drains a Kafka topic; report in build/drills/async.json
 	@$(BIN)/python -m tests.drills.async_worker $(DRILL_FLAGS)
+
+drill-idempotency: .venv/.dev ## a million retries by key over two gateways during a canary ramp (DRILL_FLAGS="--count 1000")
+	@PYTHONPATH=.:tests $(BIN)/python -m tests.drills.idempotency $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py

@@ -196,10 +196,10 @@ def _life(
     async def start() -> None:
         shared.recorder.start()
         shadow.start()
-        follower.start()
         await admitting.start()
         if settings.clock == "replay":
             shared.watermark.start()
+        await follower.start()
 
     async def stop() -> None:
         await shared.watermark.stop()

@@ -15,6 +15,8 @@ from mlplatform.gateway.live import LINGER_S, Live, LiveModel, Target
 from mlplatform.rollout.routes import Routes
 
 POLL_S = 0.1
+FIRST_ROUTES_S = 10.0
+FIRST_POLL_S = 0.005
 LEASE_TTL_S = 10.0
 LEASE_S = 2.0
 """How often the lease is renewed when nothing changes."""
@@ -58,10 +60,17 @@ class RouteFollower:
         self._reported_s = float("-inf")
         self.ready = False
 
-    def start(self) -> None:
+    async def start(self, within_s: float = FIRST_ROUTES_S) -> None:
+        """Follow from now on; returns once the first routes are applied, or after that long.
+
+        Before that every answer would be a refusal, and other gateways may answer meanwhile.
+        """
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._follow, name="routes", daemon=True)
         self._thread.start()
+        end_s = self._loop.time() + within_s
+        while not self.ready and self._loop.time() < end_s:
+            await asyncio.sleep(FIRST_POLL_S)
 
     async def stop(self) -> None:
         self._stopping.set()
@@ -70,7 +79,7 @@ class RouteFollower:
 
     def _follow(self) -> None:
         source: RouteSource | None = None
-        while not self._stopping.wait(POLL_S):
+        while not self._stopping.is_set():
             try:
                 source = source or self._open_source()
                 self._pass(source)
@@ -78,6 +87,7 @@ class RouteFollower:
                 log.warning("routes were not followed: %s", error)
             except Exception:
                 log.exception("routes were not followed")
+            self._stopping.wait(POLL_S)
 
     def _pass(self, source: RouteSource) -> None:
         changed = [live for model in self._models if (live := self._newer(model, source))]
