@@ -19,6 +19,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from mlplatform import wiring
+from mlplatform.cli.keys import app as key_commands
 from mlplatform.cli.log import app as log_commands
 from mlplatform.gateway.routing import bucket
 from mlplatform.registry.bundle import load_bundle
@@ -607,3 +609,37 @@ def test_versions_answer_one_decision_each_in_its_shape(world: ScoringWorld) -> 
         "true",
     ]
     assert ["sunset" in reply.headers for reply in replies] == [False, True, False]
+
+
+def test_a_running_gateway_takes_new_keys_and_drops_revoked_ones(world: ScoringWorld) -> None:
+    home = {"MLPLATFORM_HOME": str(world.home.root)}
+
+    def keys(*arguments: str) -> Any:
+        wiring.settings.cache_clear()
+        result = CliRunner().invoke(key_commands, [*arguments, "--json"], env=home)
+        wiring.settings.cache_clear()
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    only = ("--model", MODEL, "--scope", "score", "--rate", "0.01", "--burst", "3")
+    made = keys("create", "--name", "shop", *only)
+    headers = {"Authorization": f"Bearer {made['secret']}"}
+    root = f"{world.url}/api/v1/models/{MODEL}"
+
+    def score() -> httpx.Response:
+        return httpx.post(f"{root}/score", json=payment(10.0), headers=headers)
+
+    wait_for(lambda: score().status_code == 200, within_s=5.0)
+    for path in (root, f"{world.url}/metrics"):
+        refused = httpx.get(path, headers=headers)
+        assert (refused.status_code, refused.json()["type"]) == (
+            403,
+            "urn:mlplatform:problem:forbidden",
+        )
+    limited = [answer for answer in (score() for _ in range(6)) if answer.status_code == 429]
+    assert limited
+    assert limited[-1].json()["type"] == "urn:mlplatform:problem:client-rate"
+    assert int(limited[-1].headers["retry-after"]) >= 1
+    assert made["secret"] not in json.dumps(keys("list"))
+    keys("revoke", "shop")
+    wait_for(lambda: score().status_code == 401, within_s=5.0)
