@@ -56,14 +56,14 @@ async def port() -> AsyncIterator[int]:
 async def answer(port: int, *parts: bytes, pause_s: float = 0.0) -> tuple[int, bytes]:
     """Status and body of what comes back until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reading = asyncio.create_task(reader.read())
     try:
-        with contextlib.suppress(ConnectionError):
-            for part in parts:
+        for part in parts:
+            if not reading.done():
                 writer.write(part)
-                await writer.drain()
                 await asyncio.sleep(pause_s)
         async with asyncio.timeout(10):
-            text = await reader.read()
+            text = await reading
     finally:
         writer.close()
     head, _, body = text.partition(b"\r\n\r\n")
@@ -90,7 +90,7 @@ CLOSE = b"connection: close\r\n"
             431, "head-too-large", id="a large header",
         ),
         pytest.param(
-            [GET + b"a: ", *[b"x" * 1024] * 20], 431, "head-too-large", id="a head without end"
+            [GET + b"a: ", *[b"x" * 4096] * 6], 431, "head-too-large", id="a head without end"
         ),
         pytest.param(
             [b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n"],

@@ -91,7 +91,7 @@ def _config(composition: Composition) -> uvicorn.Config:
     return uvicorn.Config(
         composition.app,
         loop="uvloop",
-        http="httptools",
+        http=composition.protocol,
         ws="none",
         lifespan="on",
         log_config=None,

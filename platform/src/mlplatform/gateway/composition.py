@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from mlplatform.admission import service as admission
+from mlplatform.admission.connections import BoundedHttp, bounded
 from mlplatform.clock import Clock, ReplayClock, SystemClock
 from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
@@ -44,6 +45,7 @@ class Composition:
 
     app: Gateway
     recorder: Recorder
+    protocol: type[BoundedHttp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ def compose(settings: Settings, name: str) -> Composition:
         start,
         stop,
     )
-    return Composition(app, shared.recorder)
+    protocol = bounded(shared.metrics.admission.connection_refused)
+    return Composition(app, shared.recorder, protocol)
 
 
 def _shared(settings: Settings, name: str) -> _Shared:

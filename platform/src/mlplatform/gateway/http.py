@@ -45,7 +45,8 @@ class Request:
         """The whole body.
 
         Raises:
-            Problem: 413, it is larger than this gateway takes.
+            Problem: 413, it is larger than this gateway takes; 408, its sender ended before it
+                did, whatever came until then.
         """
         length = self.headers.get(b"content-length", b"0")
         if length.isdigit() and (len(length) > 12 or int(length) > MAX_BODY_BYTES):
@@ -56,6 +57,8 @@ class Request:
             message = await self.receive()
             body += message.get("body", b"")
         self.is_body_read = not message.get("more_body", False)
+        if message["type"] == "http.disconnect":
+            raise Problem(408, "incomplete", "the connection ended before the body did")
         if len(body) > MAX_BODY_BYTES:
             raise _too_large()
         return body
