@@ -289,6 +289,30 @@ def test_a_wrong_label_is_named_and_nothing_is_stored(
     assert answer["decision_id"] not in {r["decision_id"] for r in world.records("label")}
 
 
+def test_a_decision_is_taken_back_once_by_api_or_command(
+    world: ScoringWorld, client: httpx.Client
+) -> None:
+    answer = client.post("/score", json=payment(10.0)).json()
+    body = {"decision_id": answer["decision_id"], "reason": "sent twice"}
+    wanted = {"decision_id": answer["decision_id"], "repeated": False}
+    assert client.post("/voids", json=body).json() == wanted
+    environment = {
+        "MLPLATFORM_HOME": str(world.home.root), "MLPLATFORM_GATEWAY_PORT": str(world.port)
+    }  # fmt: skip
+    command = ["void", answer["decision_id"], "--reason", "again", "--json"]
+    result = CliRunner().invoke(log_commands, command, env=environment)
+    assert json.loads(result.stdout) == wanted | {"repeated": True}
+    record = record_of(world, answer["decision_id"], "void")
+    assert record["payload"] == {"client": "default", "reason": "sent twice"}
+    assert record_of(world, answer["decision_id"])["decision"] == answer["decision"]
+
+
+def test_what_was_never_decided_is_not_taken_back(client: httpx.Client) -> None:
+    refused = client.post("/voids", json={"decision_id": "0" * 32, "reason": "r"})
+    assert (refused.status_code, refused.json()["field"]) == (422, "decision_id")
+    assert client.post("/voids", json={"decision_id": "0" * 32}).json()["field"] == "reason"
+
+
 def test_what_the_gateway_applies_can_be_asked(world: ScoringWorld) -> None:
     arm = world.rollouts.routes(MODEL).champion
     assert arm is not None

@@ -21,6 +21,7 @@ from mlplatform.gateway.app import Gateway
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.recording import Recorder
+from mlplatform.gateway.voids import Voids
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
 from mlplatform.supervisor.lifeline import Lifeline
@@ -61,6 +62,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
         cast(Gate, None),
         {},
         cast(Labels, None),
+        cast(Voids, None),
         Metrics(),
         {},
         lambda: recorder.alive,

@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 from mlplatform.admission.priorities import Priority
 from mlplatform.errors import ConfigInvalid
 
-Operation = Literal["score", "read", "labels", "explain", "metrics"]
+Operation = Literal["score", "read", "labels", "void", "explain", "metrics"]
 OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
 ANY = "*"
 FOREVER: Final = math.inf

@@ -32,7 +32,7 @@ def create(
     name: Annotated[str, typer.Option(help="The client; several keys may be one client's.")],
     model: Annotated[list[str], typer.Option(help="A model it may use; * for every one.")],
     scope: Annotated[
-        list[str], typer.Option(help="score, read, labels, explain, metrics (model *) or *.")
+        list[str], typer.Option(help="score, read, labels, void, explain, metrics (model *) or *.")
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",
     rate: Annotated[float | None, typer.Option(help="Requests a second; none: no limit.")] = None,

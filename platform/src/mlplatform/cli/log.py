@@ -9,10 +9,11 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import httpx
 import msgspec
 import typer
 
-from mlplatform import settings
+from mlplatform import settings, wiring
 from mlplatform.cli.explanations import explain_again, print_explanations
 from mlplatform.cli.output import (
     FAILED,
@@ -28,7 +29,7 @@ from mlplatform.decisions.records import COLUMNS, SCALARS
 from mlplatform.decisions.spilled import Pending
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.decisions.tables import DATABASE
-from mlplatform.errors import NotFound, PlatformError
+from mlplatform.errors import NotFound, PlatformError, Refused, Unavailable
 from mlplatform.settings import Settings
 
 AnchorOf = Callable[[Settings], ManifestHead | None]
@@ -112,10 +113,45 @@ def commands(anchor_of: AnchorOf = unanchored) -> typer.Typer:
             print_explanations(explanations)
         raise typer.Exit(0 if equal else FAILED)
 
+    @app.command(epilog="Example: mlplatform log void 0198c2f0a4 --reason 'sent twice by the till'")
+    def void(
+        decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+        reason: Annotated[str, typer.Option(help="Why it is taken back; kept in the log.")],
+        json: AsJson = False,
+    ) -> None:
+        """Take a decision back: its record stays, features, training and statistics skip it."""
+        given = settings.load(os.environ)
+        with _errors_as_exit_codes():
+            with closing(_open(given)) as log:
+                model = _records(log, decision_id)[0]["model"]
+            answer = _voided(given, model, decision_id, reason)
+        if json:
+            print_json(answer)
+        else:
+            print_fields(answer)
+
     return app
 
 
 app = commands()
+
+
+def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
+    """The gateway's answer: it alone writes decisions, and so what takes them back."""
+    url = f"{given.gateway_url}/api/v1/models/{model}/voids"
+    try:
+        response = httpx.post(
+            url,
+            json={"decision_id": decision_id, "reason": reason},
+            headers={"Authorization": f"Bearer {wiring.api_key(given)}"},
+            timeout=10.0,
+        )
+        answer: dict[str, Any] = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Unavailable(f"the gateway at {given.gateway_url}") from error
+    if response.is_error:
+        raise Refused(f"the gateway: {answer.get('detail', response.status_code)}")
+    return answer
 
 
 def _open(given: Settings) -> SqliteDecisionLog:

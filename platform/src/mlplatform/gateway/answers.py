@@ -61,6 +61,13 @@ class LabelsAnswer(msgspec.Struct, frozen=True):
     repeated: int
 
 
+class VoidAnswer(msgspec.Struct, frozen=True):
+    """The decision is void; `repeated` where it was before."""
+
+    decision_id: str
+    repeated: bool
+
+
 class ArmState(msgspec.Struct, frozen=True):
     """A version that the routes name, as this gateway sees it."""
 

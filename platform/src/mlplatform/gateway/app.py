@@ -16,6 +16,7 @@ from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
+from mlplatform.gateway.voids import Voids
 
 UNKNOWN = "unknown"
 """Operation of a path that leads nowhere, in the metrics."""
@@ -38,6 +39,7 @@ class Gateway:
         gate: Gate,
         models: Mapping[str, Scoring],
         labels: Labels,
+        voids: Voids,
         metrics: Metrics,
         documents: Mapping[str, bytes],
         is_alive: Callable[[], bool],
@@ -53,7 +55,7 @@ class Gateway:
         health = Health(is_alive, is_ready)
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
-            **scoring_api.endpoints(models, labels, gate),
+            **scoring_api.endpoints(models, labels, voids, gate),
         }
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:

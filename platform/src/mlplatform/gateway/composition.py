@@ -24,6 +24,7 @@ from mlplatform.gateway.recording import KeptAnswers, Recorder
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.shadow import ShadowCopies
 from mlplatform.gateway.times import EventTimes
+from mlplatform.gateway.voids import Voids
 from mlplatform.gateway.watermark import Watermark
 from mlplatform.models.definition import load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
@@ -82,6 +83,7 @@ def compose(settings: Settings, name: str) -> Composition:
         admitting.gate,
         models,
         Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.key),
+        Voids(shared.recorder, shared.times, shared.clock, shared.key),
         shared.metrics,
         openapi.documents(definitions),
         lambda: shared.recorder.alive,

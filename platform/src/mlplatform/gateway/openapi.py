@@ -15,9 +15,10 @@ from mlplatform.gateway.answers import (
     LabelsAnswer,
     ModelsAnswer,
     ModelState,
+    VoidAnswer,
 )
 from mlplatform.gateway.http import MAX_BODY_BYTES
-from mlplatform.gateway.payloads import MAX_ITEMS, MAX_KEY, LabelItem, Payloads
+from mlplatform.gateway.payloads import MAX_ITEMS, MAX_KEY, LabelItem, Payloads, VoidBody
 from mlplatform.gateway.problems import ProblemDetails
 from mlplatform.gateway.shapes import TYPES
 from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
@@ -49,7 +50,7 @@ _SCORE_STATUSES = (*_BATCH_STATUSES, 409)
 _SECURITY = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key. Its scopes name models and operations: score, read, labels, "
+    "description": "An API key. Its scopes name models and operations: score, read, labels, void, "
     "explain, metrics.",
 }
 _CHANGES = {
@@ -78,6 +79,7 @@ def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST)
     payloads = {d.name: Payloads(d) for d in definitions}
     answer = TYPES[version.name]
     types: list[Any] = [answer, BatchResult, LabelItem, LabelsAnswer, ModelsAnswer, ModelState]
+    types += [VoidBody, VoidAnswer]
     types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas["BatchResult"]["properties"]["answer"] = _ref(answer.__name__)
@@ -160,6 +162,15 @@ def _model_paths(
             parameters=[_priority_header()],
             body=labels,
             answer=_ref("LabelsAnswer"),
+            statuses=_BATCH_STATUSES,
+        ),
+        f"{root}/voids": _post(
+            f"void_{name}",
+            "Take a decision back, which keeps its record: features, training, drift and rollouts "
+            "leave it out from then on. The first reason given stays.",
+            parameters=[_priority_header()],
+            body=_ref("VoidBody"),
+            answer=_ref("VoidAnswer"),
             statuses=_BATCH_STATUSES,
         ),
     }

@@ -40,6 +40,13 @@ class LabelsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_ITEMS)]
 
 
+class VoidBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The decision that is taken back, and why."""
+
+    decision_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+
+
 class BatchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requests: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_ITEMS)]
 

@@ -15,12 +15,13 @@ from mlplatform.gateway.answers import BatchAnswer, BatchResult, ModelsAnswer, e
 from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.http import JSON, Answerer, Endpoint, Reply, Request, reading
 from mlplatform.gateway.labels import Labels
-from mlplatform.gateway.payloads import BatchBody, LabelsBody, decoded
+from mlplatform.gateway.payloads import BatchBody, LabelsBody, VoidBody, decoded
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Given, Scoring
 from mlplatform.gateway.shapes import SHAPES, Shape
 from mlplatform.gateway.terms import terms
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
+from mlplatform.gateway.voids import Voids
 
 API = "/api/"
 BATCH_CONCURRENCY = 64
@@ -28,9 +29,12 @@ BATCH_CONCURRENCY = 64
 _REPLAYED = (b"idempotency-replayed", b"true")
 _score_batch = msgspec.json.Decoder(BatchBody)
 _label_batch = msgspec.json.Decoder(LabelsBody)
+_void = msgspec.json.Decoder(VoidBody)
 
 
-def endpoints(models: Mapping[str, Scoring], labels: Labels, gate: Gate) -> dict[str, Endpoint]:
+def endpoints(
+    models: Mapping[str, Scoring], labels: Labels, voids: Voids, gate: Gate
+) -> dict[str, Endpoint]:
     """Path → what is found there, for every model of this installation."""
 
     async def listed(request: Request) -> Reply:
@@ -43,7 +47,7 @@ def endpoints(models: Mapping[str, Scoring], labels: Labels, gate: Gate) -> dict
     for version in VERSIONS:
         own = {version.models: Endpoint("models", ("GET", "HEAD"), listed)}
         for name, scoring in models.items():
-            own.update(_of_model(version, name, scoring, labels, gate))
+            own.update(_of_model(version, name, scoring, labels, voids, gate))
         for path, endpoint in own.items():
             found[path] = dataclasses.replace(endpoint, headers=version.headers)
     return found
@@ -67,7 +71,7 @@ def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
 
 
 def _of_model(
-    version: ApiVersion, name: str, scoring: Scoring, labels: Labels, gate: Gate
+    version: ApiVersion, name: str, scoring: Scoring, labels: Labels, voids: Voids, gate: Gate
 ) -> dict[str, Endpoint]:
     root, shape = f"{version.models}/{name}", SHAPES[version.name]
 
@@ -91,6 +95,10 @@ def _of_model(
         added = await labels.add(scoring.definition.name, request.client, body.labels)
         return Reply(encode(added))
 
+    async def add_void(request: Request) -> Reply:
+        body: VoidBody = decoded(_void, await request.body())
+        return Reply(encode(await voids.add(scoring.definition.name, request.client, body)))
+
     def posting(operation: str, scope: Operation, answer: Answerer) -> Endpoint:
         return Endpoint(operation, ("POST",), answer, takes=(JSON[1],), model=name, scope=scope)
 
@@ -102,6 +110,7 @@ def _of_model(
         f"{root}/score": posting("score", "score", score),
         f"{root}/score:batch": posting("score_batch", "score", score_batch),
         f"{root}/labels": posting("labels", "labels", add_labels),
+        f"{root}/voids": posting("void", "void", add_void),
     }
 
 
