@@ -14,15 +14,18 @@ from mlplatform.errors import InputInvalid
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["decision", "shadow", "label", "void"]
+Kind = Literal["decision", "shadow", "label", "void", "inference"]
 ArmName = Literal["champion", "challenger"]
 
-KINDS: Final[tuple[Kind, ...]] = ("decision", "shadow", "label", "void")
+KINDS: Final[tuple[Kind, ...]] = ("decision", "shadow", "label", "void", "inference")
 GENESIS: Final = bytes(32)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable fact, joined to others by its decision id.
+
+    An `inference` is a decision over inputs that its caller made, without a request to train or to
+    watch for drift; one without a unit belongs to no rollout.
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
     the assigned arm, `answered_by` whoever gave the answer; where they differ, the assigned arm

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Gate
-from mlplatform.gateway import probes, scoring_api
+from mlplatform.gateway import inference_api, probes, scoring_api
 from mlplatform.gateway.http import Endpoint, Receive, Reply, Request, Send
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
@@ -56,6 +56,7 @@ class Gateway:
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
             **scoring_api.endpoints(models, labels, voids, gate),
+            **inference_api.endpoints(models, health, gate),
         }
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -69,7 +70,8 @@ class Gateway:
             reply = await self._reply(request, endpoint)
         except Problem as problem:
             await request.discard()
-            reply = Reply(problem.body, problem.headers, problem.status)
+            body = endpoint.refusal(problem) if endpoint else self._refusal(request.path, problem)
+            reply = Reply(body, problem.headers, problem.status)
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
@@ -91,6 +93,9 @@ class Gateway:
 
     async def _reply(self, request: Request, endpoint: Endpoint | None) -> Reply:
         if endpoint is None:
+            if request.path.startswith(inference_api.MODELS):
+                await self._admit(request, inference_api.model_of(request.path), "read")
+                raise inference_api.unknown(request.path, self._models)
             if not request.path.startswith(scoring_api.API):
                 raise Problem(404, "unknown-path", f"there is nothing at {request.path}")
             await self._admit(request, scoring_api.model_of(request.path), "read")
@@ -99,6 +104,11 @@ class Gateway:
             await self._admit(request, endpoint.model, endpoint.scope)
         endpoint.check(request)
         return await endpoint.answer(request)
+
+    @staticmethod
+    def _refusal(path: str, problem: Problem) -> bytes:
+        is_inference = path.startswith(inference_api.ROOT)
+        return inference_api.refusal(problem) if is_inference else problem.body
 
     async def _admit(self, request: Request, model: str | None, scope: Operation) -> None:
         """Raises Problem: 401, 403, 422, 429, 503."""

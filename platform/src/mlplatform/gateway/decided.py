@@ -11,7 +11,7 @@ from mlplatform.decisions.records import Record
 from mlplatform.features.policy import Gaps
 from mlplatform.gateway.answers import Answer
 from mlplatform.gateway.live import Live
-from mlplatform.gateway.prediction import Facts, Failure, Verdict
+from mlplatform.gateway.prediction import Facts, Failure, RawFacts, Verdict
 from mlplatform.gateway.routing import Assignment
 from mlplatform.rollout.routes import Arm
 
@@ -42,6 +42,8 @@ class Case:
         live: the routes that hold for it from start to end.
         unit: the assignment unit as a number.
         gaps: the features that are not there, and what their policies say.
+        is_raw: the caller made the inputs; there is no request to train on.
+        has_unit: the caller named the unit; otherwise no rollout counts the record.
     """
 
     decision_id: str
@@ -50,6 +52,8 @@ class Case:
     unit: int
     assignment: Assignment
     gaps: Gaps
+    is_raw: bool = False
+    has_unit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def record(decided: Decided, caller: Caller, *, recorded_ms: int, latency_us: in
     """
     case, verdict, arm = decided.case, decided.verdict, decided.arm
     return Record(
-        kind="decision",
+        kind="inference" if case.is_raw else "decision",
         decision_id=case.decision_id,
         model=case.live.routes.model,
         event_ms=case.facts.event_ms,
@@ -115,8 +119,8 @@ def record(decided: Decided, caller: Caller, *, recorded_ms: int, latency_us: in
         rollout_id=case.live.routes.rollout_id,
         arm=case.assignment.arm,
         answered_by=verdict.answered_by,
-        unit=case.unit,
-        bucket=case.assignment.bucket,
+        unit=case.unit if case.has_unit else None,
+        bucket=case.assignment.bucket if case.has_unit else None,
         version=arm.version if arm else None,
         bundle=arm.bundle if arm else None,
         score=verdict.score,
@@ -145,6 +149,8 @@ def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
         "reasons": [reason.code for reason in verdict.reasons],
         "client": caller.client,
     }
+    if isinstance(facts, RawFacts):
+        payload["inputs"] = facts.inputs
     optional = {
         "reasons_omitted": verdict.omitted,
         "attribution": _attribution(verdict),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from mlplatform.admission.clients import Operation
@@ -97,6 +98,7 @@ class Endpoint:
         headers: what every answer carries, refusals too.
         model: the model it is about; None for the whole installation.
         scope: what the caller's scopes must cover.
+        refusal: the body of a problem.
     """
 
     operation: str
@@ -107,6 +109,7 @@ class Endpoint:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     model: str | None = None
     scope: Operation = "read"
+    refusal: Callable[[Problem], bytes] = attrgetter("body")
 
     def check(self, request: Request) -> None:
         """Raises Problem: 405 for another method, 415 for another kind of body."""

@@ -41,6 +41,16 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class RawFacts(Facts):
+    """Inputs that the caller made, in the champion's order."""
+
+    inputs: tuple[float, ...] = ()
+
+    def row(self, target: Target) -> list[float]:
+        return list(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The raw score of the step that answered; `cached` if it was kept from an equal row."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from mlplatform.clock import Clock
 from mlplatform.decisions.log import Entry, Idempotency, Repeated, Stored, Unlogged
 from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
-from mlplatform.features.policy import Gaps
+from mlplatform.features.policy import NO_GAPS, Gaps
 from mlplatform.gateway.answers import encode
 from mlplatform.gateway.decided import Caller, Case, Decided, answer, record, unlogged_answer
 from mlplatform.gateway.decision_ids import new_decision_id
@@ -22,10 +22,10 @@ from mlplatform.gateway.feature_reads import FeatureReads, FeaturesUnavailable
 from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import ModelMetrics
 from mlplatform.gateway.payloads import Payloads, ScoreRequest
-from mlplatform.gateway.prediction import Facts, judged, predicted, without_predictor
+from mlplatform.gateway.prediction import Facts, RawFacts, judged, predicted, without_predictor
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import InFlight, LogUnavailable, Recorder, log_unavailable
-from mlplatform.gateway.routing import assign
+from mlplatform.gateway.routing import Assignment, assign
 from mlplatform.gateway.shadow import Copy, ShadowCopies
 from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
@@ -99,6 +99,48 @@ class Scoring:
                 return _replayed(stored.answer, same_body=stored.body_digest == body_digest)
             return await self._answered(request, caller, body_digest)
 
+    async def infer(
+        self, inputs: Sequence[float], unit_value: Any | None, caller: Caller
+    ) -> Decided:
+        """The decision over inputs that the caller made, durable before it is returned.
+
+        Args:
+            inputs: in the order of the champion's bundle.
+            unit_value: of the assignment unit; without one the champion is asked, and no rollout
+                counts the record.
+
+        Raises:
+            Problem: 503.
+        """
+        event_ms = self.times.now_ms()
+        with self.times.answering(event_ms):
+            case = self._raw_case(inputs, unit_value, event_ms)
+            decided = await self._decided(case, caller)
+            await self._recorded(decided, caller, None)
+        self._count(decided, caller)
+        return decided
+
+    def _raw_case(self, inputs: Sequence[float], unit_value: Any | None, event_ms: int) -> Case:
+        live = self.live.current
+        champion = live.champion
+        if champion is None:
+            raise self._no_champion()
+        decision_id = new_decision_id(self.definition.name, self._clock.wall_ms(), self._key)
+        unit = pseudonym(decision_id if unit_value is None else unit_value, self._key)
+        assignment = assign(live.routes, unit)
+        has_unit = unit_value is not None
+        names = live.targets[assignment.target.service].plan.names
+        if not has_unit or names != champion.plan.names:
+            # inputs in the champion's order say nothing to a challenger that takes others
+            has_unit = has_unit and assignment.arm == "champion"
+            assignment = Assignment("champion", assignment.bucket, champion.arm, None)
+        facts = RawFacts({}, event_ms, OnlineRow({}, {}), tuple(inputs))
+        return Case(decision_id, live, facts, unit, assignment, NO_GAPS, True, has_unit)
+
+    def _no_champion(self) -> Problem:
+        detail = f"model {self.definition.name!r} has no promoted version yet"
+        return Problem(503, "no-champion", detail, retry_after_s=5)
+
     async def _answered(
         self, request: ScoreRequest, caller: Caller, body_digest: str | None
     ) -> Given:
@@ -114,8 +156,7 @@ class Scoring:
         """The request, pseudonymised and routed, with its features."""
         live = self.live.current
         if live.champion is None:
-            detail = f"model {self.definition.name!r} has no promoted version yet"
-            raise Problem(503, "no-champion", detail, retry_after_s=5)
+            raise self._no_champion()
         self.times.check(request.event_ms)
         name, wall_ms = self.definition.name, self._clock.wall_ms()
         decision_id = new_decision_id(name, wall_ms, self._key)
@@ -136,9 +177,11 @@ class Scoring:
         """The decision of the first that can give one in time."""
         live = case.live
         until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
-        prediction, failures = await predicted(
-            live, live.order(case.assignment), case.facts, until_s
-        )
+        order = live.order(case.assignment)
+        if case.is_raw and live.champion is not None:
+            names = live.champion.plan.names
+            order = tuple(s for s in order if live.targets[s.arm.service].plan.names == names)
+        prediction, failures = await predicted(live, order, case.facts, until_s)
         if prediction is None:
             verdict = without_predictor(live, case.facts)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from mlplatform.decisions.log import DecisionLog, Span
+from mlplatform.decisions.records import Kind
 from mlplatform.errors import NotFound
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
@@ -80,9 +81,23 @@ def _traffic(role: Role, table: pa.Table, state: RolloutState, routes: Routes) -
 def _records(log: DecisionLog, model: str, generation: int) -> pa.Table:
     import pyarrow as pa
 
-    records = log.read(Span(model=model, kinds=("decision", "shadow"), generation=generation))
+    kinds: tuple[Kind, ...] = ("decision", "shadow", "inference")
+    records = log.read(Span(model=model, kinds=kinds, generation=generation))
     voids = log.read(Span(model=model, kinds=("void",)))
-    return pa.concat_tables([records, voids])
+    return pa.concat_tables([_of_rollouts(records), voids])
+
+
+def _of_rollouts(records: pa.Table) -> pa.Table:
+    """Inferences whose caller named the unit count as the decisions that they are; others not."""
+    import numpy as np
+    import pyarrow as pa
+
+    kinds = records["kind"].to_numpy(zero_copy_only=False)
+    raw = kinds == "inference"
+    position = records.schema.get_field_index("kind")
+    as_decisions = pa.array(np.where(raw, "decision", kinds).tolist(), pa.string())
+    counted = records.set_column(position, records.schema.field(position), as_decisions)
+    return counted.filter(~raw | records["unit"].is_valid().to_numpy(zero_copy_only=False))
 
 
 def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) -> list[Gate]:
