@@ -171,6 +171,9 @@ class SpillFile:
             if durable:
                 os.fsync(descriptor)
                 _fsync_folder(path.parent)
+        except Busy:  # a sibling looked whether somebody left it, and removes it as empty
+            os.close(descriptor)
+            raise
         except OSError as error:
             _discard(path, descriptor)
             raise SpillFull(f"{path}: {error.strerror}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,8 @@ from mlplatform.decisions import spill
 from mlplatform.decisions.log import Stored
 from mlplatform.decisions.prepared import Prepared
 
+SETTLED_NS: Final = 50_000_000
+"""Longer than the step of any file system's clock that has one at all."""
 _DIGEST_BYTES: Final = 16
 KeyDigest = bytes
 
@@ -36,15 +39,23 @@ class SpilledKeys:
         self._following = threading.Lock()
         self._open = threading.Lock()
         """Held while a descriptor is read or closed: never for longer than a record takes."""
+        self._empty_at_ns: int | None = None
 
     def refresh(self) -> bool:
         """Read what was added to any spill since; whether there is any spill."""
+        changed_ns = _changed_ns(self._folder)
+        if changed_ns == self._empty_at_ns and not self._spills:
+            return False
+        listed_ns = time.time_ns()
         with self._following:
             names = {name for name in _listed(self._folder) if name.endswith(spill.SUFFIX)}
             for gone in self._spills.keys() - names:
                 self._drop(gone)
             for name in names:
                 self._follow(name)
+            # a folder that changed just now may change again without showing a later time
+            has_settled = changed_ns < listed_ns - SETTLED_NS
+            self._empty_at_ns = changed_ns if has_settled and not names else None
             return bool(names)
 
     def find(self, client: str, model: str, key: str) -> Stored | None:
@@ -110,6 +121,13 @@ class _Spill:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _changed_ns(folder: Path) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _listed(folder: Path) -> Iterable[str]:

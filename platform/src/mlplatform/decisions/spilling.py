@@ -37,6 +37,8 @@ KEYS_WAIT_S: Final = 0.2
 TAKE_OVER_WAIT_S: Final = 10.0
 ADOPT_S: Final = 1.0
 CLOSE_WAIT_S: Final = 3.0
+CREATE_TRIES: Final = 3
+"""A new spill may be held for a moment by a sibling that looks for what nobody owns."""
 
 _logger = logging.getLogger(__name__)
 
@@ -305,7 +307,7 @@ class SpillingLog:
     def _append_to_spill(self, parts: Sequence[bytes]) -> None:
         policy, file = self._policy, self._file
         if file is None:
-            file = SpillFile.create(self._path, durable=policy.durable)
+            file = self._created()
         try:
             file.append(parts, maximum_bytes=policy.maximum_bytes, durable=policy.durable)
         except SpillFull:
@@ -315,6 +317,14 @@ class SpillingLog:
         if self._file is None:
             self._file, self._marked = file, True
         self._weigh(file)
+
+    def _created(self) -> SpillFile:
+        for _ in range(CREATE_TRIES - 1):
+            try:
+                return SpillFile.create(self._path, durable=self._policy.durable)
+            except Busy:
+                time.sleep(0.005)
+        return SpillFile.create(self._path, durable=self._policy.durable)
 
     def _move(self, file: SpillFile) -> None:
         if not self._marked:
@@ -380,12 +390,12 @@ class SpillingLog:
 
     def _counted(self, outcomes: list[Outcome]) -> list[Outcome]:
         counts = self.counts
+        others = [outcome for outcome in outcomes if type(outcome) is not Appended]
         with self._mutex:
-            for outcome in outcomes:
+            counts.written += len(outcomes) - len(others)
+            counts.accepted += len(outcomes) - len(others)
+            for outcome in others:
                 match outcome:
-                    case Appended():
-                        counts.written += 1
-                        counts.accepted += 1
                     case Spilled():
                         counts.spilled += 1
                         counts.accepted += 1
