@@ -88,13 +88,14 @@ class FeastSqlite:
             for entity, prefix in self._keys
         ]
         rows = self._db.execute(self._select, parameters) if self._select else ()
+        oldest_s = [(event_ms - ttl_ms) / 1000 for ttl_ms in self._ttl_ms]
+        names = self._names
         for position, name, value, event_s in rows:
-            row_ms = event_s * 1000
-            if event_ms - row_ms > self._ttl_ms[position]:
-                stale.add(self._names[position])
+            if event_s < oldest_s[position]:
+                stale.add(names[position])
             elif name in values:
                 values[name] = _decode(value, name)
-                times[self._names[position]] = row_ms
+                times[names[position]] = event_s * 1000
         return OnlineRow(values, times, stale)
 
     def write(self, view: str, rows: pa.Table) -> int:

@@ -1,8 +1,8 @@
-"""Features of a request, without ever holding up the event loop for longer than one slow read.
+"""Features of a request, without holding up the event loop for more than a few slow reads.
 
 A read of the embedded store takes some 20 µs from the page cache, less than a hop to a thread
 costs, so it is made in the event loop. A store that is locked says so at once. One that is slow (a
-disk that does not answer) shows by a read that took too long: from then on reads are made by one
+disk that does not answer) shows by reads that take too long: from then on reads are made by one
 thread, each waited for within its slice, until they are quick again.
 """
 
@@ -20,8 +20,9 @@ from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.features.online import OnlineFeatures, OnlineRow
 
 SLOW_READ_S = 0.002
-"""Ten times what the event loop may be held up for: a read that was merely interrupted by another
-process on a busy machine is shorter, and moving every read to a thread costs 100 µs each."""
+SLOW_READS = 3
+"""So many slow reads in a row send the next ones to the thread. One is no sign: on a busy machine
+every hundredth read is interrupted by another process for that long, and the disk did nothing."""
 
 QUICK_READS = 20
 """So many quick reads in a row, and none under way, bring reads back into the event loop."""
@@ -46,7 +47,7 @@ class FeatureReads:
         self._features = features
         self._thread: ThreadPoolExecutor | None = None
         self._waiting = 0
-        self._quick = 0
+        self._quick = self._slow = 0
         self._is_apart = False
         self._logged_s = float("-inf")
 
@@ -67,11 +68,10 @@ class FeatureReads:
         except (PlatformError, sqlite3.Error) as error:
             raise self._unavailable(error) from error
         finally:
-            took_s = time.perf_counter() - began_s
-            if took_s > SLOW_READ_S:
-                log.warning("a read of %s's features took %.1f ms", self._model, took_s * 1e3)
-                self._is_apart = True
-                self._quick = 0
+            if time.perf_counter() - began_s > SLOW_READ_S:
+                self._was_slow()
+            elif self._slow:
+                self._slow = 0
 
     async def read_apart(self, keys: Mapping[str, int], event_ms: int, until_s: float) -> OnlineRow:
         """The features, read by a thread.
@@ -102,6 +102,13 @@ class FeatureReads:
         """Start no more reads; one that hangs is left to the process's end."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _was_slow(self) -> None:
+        self._slow += 1
+        if self._slow >= SLOW_READS:
+            log.warning("features of %s are read by a thread: their store is slow", self._model)
+            self._is_apart = True
+            self._slow = self._quick = 0
 
     def _timed(self, keys: Mapping[str, int], event_ms: int) -> tuple[OnlineRow, float]:
         began_s = time.perf_counter()
