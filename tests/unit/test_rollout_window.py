@@ -198,3 +198,14 @@ def test_whoever_may_still_write_is_named() -> None:
     found = " ".join(behind(marks, leases, event_ms=10, generation=3))
     assert all(name in found for name in ("late", "silent", "g2", "g3"))
     assert not any(name in found for name in ("done", "ahead", "g1"))
+
+
+def test_a_writer_with_spilled_records_is_behind_and_says_so() -> None:
+    """A verdict over a range that the spill may still add to is INCONCLUSIVE."""
+    marks = [
+        Watermark("gw", 10, 900, 0, live=True, spilled=3),
+        Watermark("b", 5, 2_000, 0, live=True),
+    ]
+    assert behind(marks, [], event_ms=1_000, generation=1) == (
+        "writer gw is at 900, before 1000, with 3 records spilled",
+    )

@@ -213,6 +213,7 @@ def behind(
     """Who may still write into a range that ends at this event time; empty: it is complete."""
     writers = [
         f"writer {w.writer} is at {w.event_ms}, before {event_ms}"
+        + (f", with {w.spilled} records spilled" if w.spilled else "")
         for w in watermarks
         if w.live and (w.event_ms is None or w.event_ms < event_ms)
     ]
