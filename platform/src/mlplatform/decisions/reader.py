@@ -33,10 +33,13 @@ def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
     parts = []
     for writer in tables.writers(db):
         files = [s.path(folder) for s in segments if s.writer == writer.writer]
+        room = -1 if span.limit is None else span.limit
         if files:
             parts.append(_from_files(files, writer.writer, span, schema))
-        if writer.seq > sealed.get(writer.writer, 0):
-            parts.append(_from_rows(db, writer.writer, sealed.get(writer.writer, 0), span, schema))
+            room = max(room - len(parts[-1]), 0) if room >= 0 else room
+        done = sealed.get(writer.writer, 0)
+        if writer.seq > done and room != 0:
+            parts.append(_from_rows(db, writer.writer, done, span, schema, room=room))
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
@@ -58,8 +61,10 @@ def _from_files(files: Sequence[Path], writer: str, span: Span, schema: pa.Schem
     import pyarrow.dataset as ds
 
     dataset = ds.dataset([str(f) for f in files], schema=stored_schema(), format="parquet")
-    table = dataset.to_table(columns=list(span.columns), filter=_expression(writer, span))
-    return table.cast(schema)
+    columns, matching = list(span.columns), _expression(writer, span)
+    if span.limit is None:
+        return dataset.to_table(columns=columns, filter=matching).cast(schema)
+    return dataset.head(span.limit, columns=columns, filter=matching).cast(schema)
 
 
 def _expression(writer: str, span: Span) -> pc.Expression:
@@ -78,15 +83,15 @@ def _expression(writer: str, span: Span) -> pc.Expression:
 
 
 def _from_rows(
-    db: sqlite3.Connection, writer: str, sealed: int, span: Span, schema: pa.Schema
+    db: sqlite3.Connection, writer: str, sealed: int, span: Span, schema: pa.Schema, *, room: int
 ) -> pa.Table:
     conditions, values = _conditions(span)
     query = (
         f"SELECT {', '.join(span.columns)} FROM records WHERE writer = ? AND seq > ?"
-        f"{''.join(f' AND {c}' for c in conditions)} ORDER BY seq"
+        f"{''.join(f' AND {c}' for c in conditions)} ORDER BY seq LIMIT ?"
     )
     after = max(sealed, _after(span, writer))
-    return arrow_table(db.execute(query, (writer, after, *values)).fetchall(), schema)
+    return arrow_table(db.execute(query, (writer, after, *values, room)).fetchall(), schema)
 
 
 def _conditions(span: Span) -> tuple[list[str], list[Any]]:

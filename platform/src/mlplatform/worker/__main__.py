@@ -19,13 +19,11 @@ from mlplatform.files import write_atomically
 from mlplatform.models.definition import load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
-from mlplatform.topics.kafka import KafkaTopics
-from mlplatform.topics.local import LocalTopics
-from mlplatform.topics.messages import Topics
 from mlplatform.worker.drain import Limits, Worker
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Names
 from mlplatform.worker.metrics import Metrics, listen
+from mlplatform.worker.topics import open_topics
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,13 +36,6 @@ def parser() -> argparse.ArgumentParser:
     taken.add_argument("--token-file", type=Path, help="holds the bearer token of /metrics")
     taken.add_argument("--batch", type=int, default=Limits().batch, help="messages of a commit")
     return taken
-
-
-def open_topics(settings: Settings, names: Names) -> Topics:
-    """Kafka where the settings name brokers, else the log in the home folder."""
-    if settings.kafka:
-        return KafkaTopics(settings.kafka, names.specs())
-    return LocalTopics(settings.home.topics_db, names.specs())
 
 
 def main() -> None:
@@ -68,7 +59,7 @@ def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Ev
     scorer = GatewayScorer(
         settings.gateway_url, names.model, lambda: key_file.read_text().strip(), metrics.retried
     )
-    topics = open_topics(settings, names)
+    topics = open_topics(settings, names.specs())
     subscription = topics.subscribe([names.requests], names.group, options.name)
     token = options.token_file.read_text() if options.token_file else secrets.token_hex(16)
     port = listen(metrics, token.strip())
