@@ -83,6 +83,10 @@ def test_a_score_is_answered_and_recorded(world: ScoringWorld, client: httpx.Cli
     assert payload["idempotency_key"] == "first"
     assert payload["client"] == "default"
     assert set(payload["feature_times"]) == {"customer_stats", "terminal_stats"}
+    # Nobody has materialized anything: each feature is missing, and its policy is content.
+    assert set(payload["missing_features"]) == set(payload["features"])
+    assert set(map(tuple, payload["missing_features"].values())) == {("missing", "default")}
+    assert not record["degraded"]
 
 
 @pytest.mark.parametrize("amount", [10.0, 620.0, 955.5])

@@ -99,3 +99,18 @@ def test_an_unknown_entity_has_missing_features_and_a_known_request() -> None:
 def test_an_input_from_nowhere_is_refused_by_its_name(spec: InputSpec, wanted: str) -> None:
     with pytest.raises(ConfigInvalid, match=wanted):
         InputPlan(FRAUD, VIEWS, [spec])
+
+
+def test_a_default_stands_for_a_missing_feature_in_training_and_serving_alike() -> None:
+    views = load_views(model_folder("fraud"))
+    plan = InputPlan(load_definition("fraud"), views, defaults={"customer_mean_30d": 2.0})
+    request = {"customer_id": 1, "terminal_id": 2, "amount": 8.0}
+    served = plan.row(request, 0, {})
+    columns = {name: pa.array([None], pa.float64()) for v in views for name in v.feature_names}
+    times = pa.array([0], pa.timestamp("ms"))
+    table = pa.table({**{n: [v] for n, v in request.items()}, "event_time": times, **columns})
+    trained = plan.matrix(table)[0].tolist()
+    by_name = dict(zip(plan.names, served, strict=True))
+    assert (by_name["customer_mean_30d"], by_name["amount_to_mean_30d"]) == (2.0, 4.0)
+    assert math.isnan(by_name["customer_mean_7d"])
+    np.testing.assert_array_equal(served, trained)

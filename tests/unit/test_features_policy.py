@@ -19,6 +19,7 @@ from mlplatform.gateway.feature_reads import (
     FeatureReads,
     FeaturesUnavailable,
 )
+from mlplatform.gateway.scoring import features_missing
 
 
 def view(name: str, **fields: MissingPolicy) -> FeatureView:
@@ -151,3 +152,11 @@ async def test_reads_do_not_pile_up_behind_one_that_hangs() -> None:
     )
     assert all(isinstance(result, FeaturesUnavailable) for result in results)
     reads.close()
+
+
+def test_a_refusal_names_the_feature_and_says_when_to_try_again() -> None:
+    gaps = FeaturePolicies(VIEWS, ALL).gaps(row(card=None, stale=("card",)))
+    problem = features_missing(gaps)
+    assert (problem.status, problem.name) == (503, "features-missing")
+    assert "feature age is stale" in str(problem)
+    assert problem.retry_after_s is not None
