@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from support.scoring_world import MODEL, ScoringWorld
 from support.standard_clients import Target
 
 pytestmark = pytest.mark.slow
+with socket.create_server(("127.0.0.1", 0)) as free:
+    GRPC_PORT = free.getsockname()[1]
 VISIBLE = [*range(0x21, 0x7F), *range(0x80, 0x100)]
 WIDTH = len(load_definition(MODEL).inputs)
 
@@ -44,7 +47,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
     try:
         champion = world.deploy(1)
         world.promote(champion)
-        world.start_gateway()
+        world.start_gateway(MLPLATFORM_GATEWAY_GRPC_PORT=str(GRPC_PORT))
         challenger = world.deploy(2, offset=0.25)
         world.shadow(challenger)
         routes = world.canary(50.0)
@@ -74,12 +77,11 @@ def infer(world: ScoringWorld, content: Any, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["json", "binary"])
-@pytest.mark.parametrize("client", ["kserve-rest", "triton-http"])
+@pytest.mark.parametrize("client", ["kserve-rest", "triton-http", "kserve-grpc", "triton-grpc"])
 def test_standard_clients_work_unmodified(canary: Canary, client: str, binary: bool) -> None:
     world = canary.world
-    target = Target(
-        world.url.removeprefix("http://"), "", MODEL, world.headers, [row(250.0), row(750.0)]
-    )
+    authority, rows = world.url.removeprefix("http://"), [row(250.0), row(750.0)]
+    target = Target(authority, f"127.0.0.1:{GRPC_PORT}", MODEL, world.headers, rows)
     command = [sys.executable, "-m", "support.standard_clients", client]
     command += [json.dumps(dataclasses.asdict(target)), *(["--binary"] if binary else [])]
     ran = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60)

@@ -74,6 +74,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_DURABILITY": "disk",
         "MLPLATFORM_SPILL_MAX_MIB": "7",
         "MLPLATFORM_KAFKA": "broker-1:9092,broker-2:9092",
+        "MLPLATFORM_GATEWAY_GRPC_PORT": "9081",
     }
     settings = load(given)
     assert settings.environment() == given

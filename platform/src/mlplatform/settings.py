@@ -113,6 +113,7 @@ class Settings:
         durability: what an answer that was given survives: the death of any process, or the loss of
             power as well (an fsync for each commit).
         spill_max_mib: how much each gateway process may keep while the decision log is down.
+        gateway_grpc_port: of gRPC scoring, shared by the gateway processes; 0: none listens.
         kafka: brokers of the topics, `host:port` separated by commas; empty: the embedded topics.
     """
 
@@ -127,6 +128,7 @@ class Settings:
     max_in_flight: int = 1024
     """Requests that one gateway process answers at a time."""
     kafka: str = ""
+    gateway_grpc_port: int = 0
 
     @property
     def gateway_url(self) -> str:
@@ -153,6 +155,7 @@ class Settings:
             f"{PREFIX}GATEWAYS": str(self.gateways),
             f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
             f"{PREFIX}KAFKA": self.kafka,
+            f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
         }
 
 
@@ -181,6 +184,11 @@ def load(environment: Mapping[str, str]) -> Settings:
             environment, "MAX_IN_FLIGHT", 1024, most=MAX_IN_FLIGHT, wanted="requests at a time"
         ),
         kafka=environment.get(f"{PREFIX}KAFKA", ""),
+        gateway_grpc_port=(
+            0
+            if environment.get(f"{PREFIX}GATEWAY_GRPC_PORT", "0") == "0"
+            else _port(environment, "GATEWAY_GRPC_PORT", 0)
+        ),
     )
 
 

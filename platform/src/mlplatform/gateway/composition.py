@@ -16,10 +16,12 @@ from mlplatform.features.feast_sqlite import FeastSqlite, project_name
 from mlplatform.gateway import openapi
 from mlplatform.gateway.app import Gateway
 from mlplatform.gateway.follow import RouteFollower
+from mlplatform.gateway.grpc_server import GrpcListener
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import Metrics, ModelMetrics
 from mlplatform.gateway.predictor import Limits, Predictor
+from mlplatform.gateway.probes import Health
 from mlplatform.gateway.recording import KeptAnswers, Recorder
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.shadow import ShadowCopies
@@ -78,7 +80,10 @@ def compose(settings: Settings, name: str) -> Composition:
     follower = _follower(live, shared)
     definitions = [model.definition for model in live.values()]
     admitting = admission.compose(settings, definitions, shared.metrics.admission)
-    start, stop = _life(settings, shared, shadow, follower, admitting)
+    health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
+    calls = GrpcListener(settings.gateway_grpc_port, admitting.gate, models, health, shared.metrics)
+    life = _life(settings, shared, shadow, follower, admitting)
+    start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
     app = Gateway(
         admitting.gate,
         models,
@@ -214,3 +219,17 @@ def _life(
         await admitting.stop()
 
     return start, stop
+
+
+def _with_calls(start: Step, stop: Step, calls: GrpcListener) -> tuple[Step, Step]:
+    """gRPC listens once all else runs, and ends before it."""
+
+    async def start_all() -> None:
+        await start()
+        await calls.start()
+
+    async def stop_all() -> None:
+        await calls.stop()
+        await stop()
+
+    return start_all, stop_all

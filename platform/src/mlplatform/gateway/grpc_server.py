@@ -1,0 +1,59 @@
+"""The gateway's gRPC listener: scoring and the Open Inference Protocol on one loopback port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import grpc
+
+from mlplatform.admission.gate import Gate
+from mlplatform.errors import Busy
+from mlplatform.gateway import grpc_inference, grpc_scoring
+from mlplatform.gateway.grpc_calls import handlers
+from mlplatform.gateway.http import MAX_BODY_BYTES
+from mlplatform.gateway.metrics import Metrics
+from mlplatform.gateway.probes import Health
+from mlplatform.gateway.scoring import Scoring
+
+DRAIN_S: Final = 10.0
+
+
+class GrpcListener:
+    """Serves from `start` to `stop`, in the event loop of the gateway.
+
+    gRPC takes no inherited socket, so several gateway processes share the port by SO_REUSEPORT: a
+    killed one takes the calls on its connections with it, and the same idempotency key gets each
+    of them its answer from another process.
+    """
+
+    def __init__(
+        self, port: int, gate: Gate, models: Mapping[str, Scoring], health: Health, metrics: Metrics
+    ) -> None:
+        self._port = port
+        self._handlers = (
+            handlers(grpc_scoring.SERVICE, grpc_scoring.answers(models), gate, metrics),
+            handlers(grpc_inference.SERVICE, grpc_inference.answers(models, health), gate, metrics),
+        )
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Raises Busy: somebody else has the port."""
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", MAX_BODY_BYTES),
+                ("grpc.so_reuseport", 1),
+            )
+        )
+        server.add_generic_rpc_handlers(self._handlers)
+        try:
+            server.add_insecure_port(f"127.0.0.1:{self._port}")
+        except RuntimeError as error:
+            raise Busy(f"port {self._port} is taken (MLPLATFORM_GATEWAY_GRPC_PORT)") from error
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Calls under way are finished, for a while."""
+        if self._server is not None:
+            await self._server.stop(DRAIN_S)
