@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,10 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.models.definition import load_definition
-from mlplatform.registry.bundle import Calibration, Characteristic, SmallModel, Thresholds
+from mlplatform.registry.bundle import (
+    Bundle,
+    Calibration,
+    Characteristic,
+    SmallModel,
+    Thresholds,
+    load_bundle,
+    problems,
+)
 from mlplatform.registry.scorecard import SmallScorer
 from mlplatform.training.small_model import fit_scorecard, small_model
 from mlplatform.validation.statistics import average_precision
+from support.scoring_world import write_amount_bundle
 
 DEFINITION = load_definition("fraud")
 POLICY = DEFINITION.training.small_model
@@ -104,3 +115,46 @@ def test_the_gateway_scores_as_training_did() -> None:
 def test_every_row_has_a_probability(row: list[float]) -> None:
     scorer = SmallScorer(MODEL, NAMES, (0.0,) * 3)
     assert 0 <= scorer.raw(row) <= 1
+
+
+def plain_bundle(folder: Path) -> Bundle:
+    write_amount_bundle(folder / "draft")
+    return load_bundle(folder / "draft")
+
+
+def test_a_bundle_without_one_has_the_bytes_it_always_had(tmp_path: Path) -> None:
+    bundle = plain_bundle(tmp_path)
+    assert b"small_model" not in bundle.content
+    assert b"defaults" not in bundle.content
+    assert SmallScorer.of(bundle) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        pytest.param({"characteristics": ()}, "no characteristic", id="nothing to add up"),
+        pytest.param({"minimum_present": 3}, "minimum_present", id="more than it has"),
+        pytest.param({"base": NAN}, "not finite", id="a number that is none"),
+        pytest.param(
+            {"characteristics": (Characteristic("colour", (), (0.0,), 0.0),)},
+            "does not have",
+            id="an input of nobody",
+        ),
+        pytest.param(
+            {"characteristics": (Characteristic("amount", (2.0, 1.0), (0.0,) * 3, 0.0),)},
+            "cuts do not rise",
+            id="cuts out of order",
+        ),
+    ],
+)
+def test_a_small_model_that_cannot_decide_is_refused(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    known = msgspec.structs.replace(
+        MODEL, characteristics=(Characteristic("amount", (), (0.0,), 1.0),)
+    )
+    bundle = plain_bundle(tmp_path)
+    assert problems(msgspec.structs.replace(bundle, small_model=known)) == []
+    wrong = msgspec.structs.replace(known, **changes)
+    found = problems(msgspec.structs.replace(bundle, small_model=wrong))
+    assert any(named in problem for problem in found)
