@@ -671,3 +671,18 @@ def test_a_running_gateway_takes_new_keys_and_drops_revoked_ones(world: ScoringW
     assert made["secret"] not in json.dumps(keys("list"))
     keys("revoke", "shop")
     wait_for(lambda: score().status_code == 401, within_s=5.0)
+
+
+def test_a_trace_goes_on_in_the_answer_and_in_the_record(world: ScoringWorld) -> None:
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    sent = {"traceparent": f"00-{trace}-{caller}-01", "tracestate": "vendor=1"}
+    with world.client() as client:
+        reply = client.post("/score", json=payment(), headers=sent)
+    version, trace_id, span, flags = reply.headers["traceparent"].split("-")
+    assert (version, trace_id, flags) == ("00", trace, "01")
+    assert span != caller
+    assert reply.headers["tracestate"] == "vendor=1"
+    record = next(
+        r for r in world.records("decision") if r["decision_id"] == reply.json()["decision_id"]
+    )
+    assert record["payload"]["trace_id"] == trace

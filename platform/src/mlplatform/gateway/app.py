@@ -16,6 +16,7 @@ from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
+from mlplatform.gateway.trace import trace_context
 from mlplatform.gateway.voids import Voids
 
 UNKNOWN = "unknown"
@@ -65,6 +66,7 @@ class Gateway:
             return
         now_s = time.monotonic()
         request = Request(scope["method"], scope["path"], dict(scope["headers"]), receive, now_s)
+        request.trace = trace_context(request.headers)
         endpoint = self._endpoints.get(request.path)
         try:
             reply = await self._reply(request, endpoint)
@@ -85,6 +87,8 @@ class Gateway:
         else:
             self._metrics.answered(endpoint.operation, reply.status)
             headers.extend(endpoint.headers)
+        if request.trace is not None:
+            headers.extend(request.trace.headers)
         headers.append((b"content-length", str(len(reply.body)).encode()))
         if reply.status == 413:
             headers.append((b"connection", b"close"))

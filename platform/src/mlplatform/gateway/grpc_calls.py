@@ -18,6 +18,7 @@ from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS, terms
+from mlplatform.gateway.trace import trace_context
 
 PROBLEM: Final = "problem-bin"
 """Trailing metadata with the problem details (RFC 9457) as JSON."""
@@ -58,7 +59,13 @@ class Call:
         """The terms of this call; a key in the message counts before one in the metadata."""
         headers = self.headers | ({b"idempotency-key": key.encode()} if key else {})
         deadline_ms = scoring.definition.deadline_ms
-        return terms(headers, client, started_s=self.started_s, deadline_ms=deadline_ms)
+        return terms(
+            headers,
+            client,
+            started_s=self.started_s,
+            deadline_ms=deadline_ms,
+            trace=trace_context(headers),
+        )
 
 
 Answer = Callable[[bytes, Call], Awaitable[Message]]

@@ -76,6 +76,7 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
             batch.client,
             started_s=now_s,
             deadline_ms=(batch.deadline_s - batch.started_s) * 1000,
+            trace=None,
         )
         caller = Caller(batch.client, now_s, own.deadline_s, own.key, batch.trace_id)
         return pb.ScoreBatchResult(answer=await _scored(scoring, asked, caller))

@@ -10,6 +10,7 @@ from typing import Any
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Admitted
 from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.trace import TraceContext
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
@@ -30,6 +31,7 @@ class Request:
         headers: names in lower case; of a repeated header the last counts.
         started_s: when it arrived, on the monotonic clock.
         client: who asks, once admitted.
+        trace: the trace that it belongs to, with this gateway's span.
         admitted: what was let in, until it is answered; None for open paths.
     """
 
@@ -39,6 +41,7 @@ class Request:
     receive: Receive
     started_s: float
     client: str = ""
+    trace: TraceContext | None = None
     is_body_read: bool = False
     admitted: Admitted | None = None
 

@@ -129,6 +129,7 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
         request.client,
         started_s=request.started_s,
         deadline_ms=scoring.definition.deadline_ms,
+        trace=request.trace,
     )
     body = await request.body()
     length = request.headers.get(_LENGTH)

@@ -120,6 +120,7 @@ def _caller(scoring: Scoring, request: Request) -> Caller:
         request.client,
         started_s=request.started_s,
         deadline_ms=scoring.definition.deadline_ms,
+        trace=request.trace,
     )
 
 

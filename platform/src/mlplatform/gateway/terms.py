@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.payloads import idempotency_key
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.trace import trace_context
+from mlplatform.gateway.trace import TraceContext
 
 MIN_TIMEOUT_MS = 5
 MAX_TIMEOUT_MS = 10_000
 
 
 def terms(
-    headers: Mapping[bytes, bytes], client: str, *, started_s: float, deadline_ms: float
+    headers: Mapping[bytes, bytes],
+    client: str,
+    *,
+    started_s: float,
+    deadline_ms: float,
+    trace: TraceContext | None,
 ) -> Caller:
     """The terms that these headers ask for.
 
@@ -25,7 +30,6 @@ def terms(
         Problem: 422 names the header.
     """
     timeout_ms = _timeout_ms(headers.get(b"x-request-timeout-ms"), deadline_ms)
-    trace = trace_context(headers)
     return Caller(
         client=client,
         started_s=started_s,
