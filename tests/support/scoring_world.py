@@ -153,10 +153,13 @@ class ScoringWorld:
         self._rollout = 0
         self._challenger: Arm | None = None
 
-    def deploy(self, version: int, offset: float = 0.0) -> Arm:
-        """A bundle version with a predictor that is ready."""
+    def deploy(
+        self, version: int, offset: float = 0.0, write: Callable[[Path], str] | None = None
+    ) -> Arm:
+        """A bundle version with a predictor that is ready; the bundle is the one that `write`
+        puts into a folder, if it is given."""
         draft = self.home.bundles / f"draft-{version}"
-        bundle = write_amount_bundle(draft, offset)
+        bundle = write(draft) if write else write_amount_bundle(draft, offset)
         draft.rename(self.home.bundles / bundle)
         folder = self.home.bundles / bundle
         assert load_bundle(folder).digest == bundle
