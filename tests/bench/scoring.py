@@ -23,7 +23,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 from tests.bench import processes, wrk
-from tests.bench.model import MODEL, fraud_bundle, plain_bundle, trees
+from tests.bench.model import ADVERSE_SHARE, MODEL, fraud_bundle, plain_bundle, trees
 
 from mlplatform.features.definitions import load_views
 from mlplatform.features.feast_sqlite import FeastSqlite, project_name
@@ -37,7 +37,7 @@ SERVERS = Path(__file__).parent / "servers"
 BUILD = ROOT / "build" / "bench"
 ENVIRONMENTS = BUILD / "envs"
 SERVER_CORE, LOAD_CORE = 0, 1
-INPUTS, BODIES, CUSTOMERS = 30, 200, 500
+INPUTS, BODIES, CANDIDATES, CUSTOMERS = 30, 200, 1000, 500
 CONNECTIONS = 32
 OPEN_SHARE = 0.7
 CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
@@ -234,7 +234,7 @@ def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
         arm = world.deploy(1, write=lambda folder: fraud_bundle(content, x, folder))
         world.promote(arm)
         world.start_gateway()
-        bodies = _payments(world, x)
+        bodies = _with_adverse_share(world, _payments(world, x))
         gateway = world._gateway
         assert gateway is not None
         pids = {"gateway": gateway.pid, "predictor": world.predictors[arm.service].process.pid}
@@ -288,11 +288,15 @@ def stock_chain(
         )
         transformer = stack.enter_context(
             processes.started(
-                [python, str(SERVERS / "transformer.py")],
+                [
+                    python,
+                    str(SERVERS / "transformer.py"),
+                    "--predictor_host",
+                    f"127.0.0.1:{behind}",
+                ],
                 {
                     **shared,
                     "BENCH_PORT": str(front),
-                    "BENCH_PREDICTOR": f"127.0.0.1:{behind}",
                     "BENCH_FEAST": str(repo),
                     "BENCH_FEATURES": ",".join(features),
                     "BENCH_THRESHOLDS": json.dumps([thresholds.review, thresholds.decline]),
@@ -342,8 +346,25 @@ def _payments(world: ScoringWorld, x: Any) -> list[bytes]:
                 "event_time": now_ms,
             }
         ).encode()
-        for i in range(BODIES)
+        for i in range(CANDIDATES)
     ]
+
+
+def _with_adverse_share(world: ScoringWorld, candidates: list[bytes]) -> list[bytes]:
+    """As many bodies as are sent, of which the wanted share is reviewed or declined."""
+    with world.client() as client:
+        decisions = [
+            client.post(
+                "/score", content=body, headers={"Content-Type": "application/json"}
+            ).json()["decision"]
+            for body in candidates
+        ]
+    adverse = [b for b, d in zip(candidates, decisions, strict=True) if d != "approve"]
+    approved = [b for b, d in zip(candidates, decisions, strict=True) if d == "approve"]
+    wanted = round(BODIES * ADVERSE_SHARE)
+    if len(adverse) < wanted or len(approved) < BODIES - wanted:
+        raise SystemExit(f"{len(adverse)} of {len(candidates)} payments are adverse")
+    return [*approved[: BODIES - wanted], *adverse[:wanted]]
 
 
 def _feast_repo(work: Path, world: ScoringWorld) -> Path:

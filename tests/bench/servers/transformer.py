@@ -9,17 +9,15 @@ import sys
 import time
 
 from feast import FeatureStore
-from kserve import InferInput, InferRequest, Model, ModelServer
-from kserve.model import PredictorConfig
+from kserve import InferInput, InferRequest, Model, ModelServer, model_server
 
 FEATURES = os.environ["BENCH_FEATURES"].split(",")
 THRESHOLDS = json.loads(os.environ["BENCH_THRESHOLDS"])
 
 
 class Transformer(Model):
-    def __init__(self, name: str, predictor: str) -> None:
-        config = PredictorConfig(predictor_host=predictor, predictor_protocol="v2")
-        super().__init__(name, config)
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.store = FeatureStore(repo_path=os.environ["BENCH_FEAST"])
         self.log = open(os.environ["BENCH_LOG"], "a", buffering=1)  # noqa: SIM115 -- for its life
         self.ready = True
@@ -51,10 +49,12 @@ class Transformer(Model):
 
 if __name__ == "__main__":
     sys.argv += [
+        "--predictor_protocol=v2",
         "--enable_latency_logging=false",
         "--configure_logging=false",
         "--enable_grpc=false",
     ]
+    model_server.parser.parse_known_args()  # as its examples do: it reads --predictor_host
     ModelServer(http_port=int(os.environ["BENCH_PORT"]), workers=1, enable_grpc=False).start(
-        [Transformer("bench", os.environ["BENCH_PREDICTOR"])]
+        [Transformer("bench")]
     )
