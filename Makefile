@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency clean
+.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ drill-async: .venv/.dev ## kill -9 the async worker at random while it drains a 
 
 drill-idempotency: .venv/.dev ## a million retries by key over two gateways during a canary ramp (DRILL_FLAGS="--count 1000")
 	@PYTHONPATH=.:tests $(BIN)/python -m tests.drills.idempotency $(DRILL_FLAGS)
+
+bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
+	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.bench.scoring $(BENCH_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py
