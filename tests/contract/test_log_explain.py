@@ -39,9 +39,18 @@ from mlplatform.gateway.routing import Assignment
 from mlplatform.gateway.shadow import Copy, shadow_record
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.predictor.model import scorer
-from mlplatform.registry.bundle import MODEL_FILE, Bundle, Golden, load_bundle, write_bundle
+from mlplatform.registry.bundle import (
+    EXPLAINER_FILE,
+    MODEL_FILE,
+    Bundle,
+    Golden,
+    load_bundle,
+    write_bundle,
+)
 from mlplatform.registry.scorecard import SmallScorer
 from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.training.explainer import make_explainer
+from mlplatform.training.onnx_file import OnnxFile
 from support.scoring_world import MODEL, write_amount_bundle
 
 FRAUD = load_definition(MODEL)
@@ -399,3 +408,74 @@ def test_a_bundle_that_was_changed_explains_nothing(shop: Shop) -> None:
     result = CliRunner().invoke(app, ["explain", "d1"])
     assert result.exit_code == 1
     assert f"{MODEL_FILE} was changed" in result.stderr
+
+
+def test_the_method_that_found_the_reasons_is_recorded_and_named(shop: Shop) -> None:
+    logged = shop.decide("d1", 600.0)
+    assert logged.payload["attribution"] == "reference_values"
+    assert "attribution" not in shop.decide("d2", 120.0).payload
+    _, found = explain("d1")
+    assert found["explanations"][0]["method"] == "reference_values"
+    result = CliRunner().invoke(app, ["explain", "d1"], env={"COLUMNS": "160"})
+    assert "reference values" in result.output
+
+
+def test_a_bundle_of_trees_is_explained_by_contributions_to_its_margin(shop: Shop) -> None:
+    bundle = tree_bundle(shop.bundles)
+    score = scorer(shop.bundles / bundle.digest / MODEL_FILE)
+    logged = shop.decide("d1", 600.0)
+    row = InputPlan(FRAUD, VIEWS, bundle.inputs).row(
+        logged.payload["request"], logged.event_ms, logged.payload["features"]
+    )
+    raw = float(score(np.array([row], np.float32))[0])
+    payload = {"raw": raw, "reasons": ["AMOUNT"], "attribution": "tree_shap"}
+    shop.append(changed(logged, bundle=bundle.digest, score=raw, payload=payload))
+    exit_code, found = explain("d2")
+    (explanation,) = found["explanations"]
+    (cause,) = explanation["causes"]
+    assert (exit_code, explanation["method"], explanation["again"]["decision"]) == (
+        0,
+        "tree_shap",
+        "review",
+    )
+    margin = math.log(raw / (1 - raw))
+    assert bundle.attribution.base + cause["contribution"] == pytest.approx(margin, abs=1e-4)
+
+
+def tree_bundle(bundles: Path) -> Bundle:
+    """One tree on the amount alone: what it adds to the base is the amount's contribution."""
+    trees = helper.make_node(
+        "TreeEnsembleRegressor", ["inputs"], ["sum"], domain="ai.onnx.ml", n_targets=1,
+        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_featureids=[0, 0, 0], nodes_values=[500.0, 0.0, 0.0], nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0], target_treeids=[0, 0], target_nodeids=[1, 2],
+        target_ids=[0, 0], target_weights=[-2.0, 1.0],
+    )  # fmt: skip
+    nodes = [
+        trees,
+        helper.make_node("Sigmoid", ["sum"], ["column"]),
+        helper.make_node("Reshape", ["column", "flat"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "trees",
+        [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, [None, len(NAMES)])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None])],
+        [helper.make_tensor("flat", TensorProto.INT64, [1], [-1])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    data = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    rows = np.zeros((64, len(NAMES)), np.float32)
+    rows[:, 0] = np.linspace(0, 1000, 64)
+    made = make_explainer(data, OnnxFile(data, inputs=len(NAMES)), background=rows, rows=rows)
+    assert made.content is not None
+    draft = bundles / "tree-draft"
+    write_amount_bundle(draft)
+    bundle = msgspec.structs.replace(
+        load_bundle(draft),
+        files={MODEL_FILE: digest(data), EXPLAINER_FILE: digest(made.content)},
+        attribution=made.attribution,
+    )
+    write_bundle(bundle, data, bundles / bundle.digest, made.content)
+    return bundle

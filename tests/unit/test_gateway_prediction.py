@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from mlplatform.gateway.live import Live, Target
 from mlplatform.gateway.oip import FailureReason, PredictionFailed
 from mlplatform.gateway.prediction import Facts, Prediction, judged, predicted, without_predictor
 from mlplatform.gateway.predictor import Predictor
+from mlplatform.gateway.reasons import Contributions, Explainer, NotExplained
 from mlplatform.gateway.routing import Assignment
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.registry.bundle import Bundle, load_bundle
@@ -189,3 +191,33 @@ def _prediction(bundle: Bundle, amount: float, outcome: Scores | FailureReason) 
 
 def _calls(world: Live, arm: Arm) -> list[tuple[int, float]]:
     return cast(Oracle, world.targets[arm.service].predictor).calls
+
+
+async def test_a_bundle_with_an_explainer_asks_it_and_not_the_predictor(bundle: Bundle) -> None:
+    width = len(bundle.inputs)
+    asked: list[float] = []
+
+    def contributions(row: Sequence[float], raw: float) -> list[float]:
+        asked.append(raw)
+        return [0.0, 0.2, *([-0.1] * (width - 2))]
+
+    prediction = _explained_by(bundle, contributions)
+    verdict = await judged(prediction, soon())
+    assert [r.code for r in verdict.reasons] == [bundle.reasons["hour"].code]
+    assert [r.text for r in verdict.reasons] == [bundle.reasons["hour"].customer]
+    assert asked == [0.7]
+    assert cast(Oracle, prediction.target.predictor).calls == []
+
+
+async def test_contributions_that_miss_the_score_are_not_given(bundle: Bundle) -> None:
+    def contributions(row: Sequence[float], raw: float) -> list[float]:
+        raise NotExplained("not_additive")
+
+    verdict = await judged(_explained_by(bundle, contributions), soon())
+    assert (verdict.decision, verdict.reasons, verdict.omitted) == ("review", (), "not_additive")
+
+
+def _explained_by(bundle: Bundle, contributions: Contributions) -> Prediction:
+    prediction = _prediction(bundle, 700.0, by_amount)
+    explained = replace(prediction.target, explainer=Explainer(contributions))
+    return replace(prediction, target=explained)
