@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import ConfigInvalid
 
 PREFIX = "MLPLATFORM_"
@@ -115,6 +116,7 @@ class Settings:
         spill_max_mib: how much each gateway process may keep while the decision log is down.
         gateway_grpc_port: of gRPC scoring, shared by the gateway processes; 0: none listens.
         kafka: brokers of the topics, `host:port` separated by commas; empty: the embedded topics.
+        oidc: whose tokens are taken beside API keys.
     """
 
     home: Home
@@ -129,6 +131,7 @@ class Settings:
     """Requests that one gateway process answers at a time."""
     kafka: str = ""
     gateway_grpc_port: int = 0
+    oidc: Issuer | None = None
 
     @property
     def gateway_url(self) -> str:
@@ -156,6 +159,7 @@ class Settings:
             f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
             f"{PREFIX}KAFKA": self.kafka,
             f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
+            **(self.oidc.environment() if self.oidc else {}),
         }
 
 
@@ -189,6 +193,7 @@ def load(environment: Mapping[str, str]) -> Settings:
             if environment.get(f"{PREFIX}GATEWAY_GRPC_PORT", "0") == "0"
             else _port(environment, "GATEWAY_GRPC_PORT", 0)
         ),
+        oidc=issuer(environment),
     )
 
 

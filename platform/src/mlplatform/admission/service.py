@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from mlplatform.admission.clients import rate_limit
 from mlplatform.admission.gate import Credentials, Gate
+from mlplatform.admission.jwks import IssuerKeys
 from mlplatform.admission.keyring import Keyring, ensure_first_key
 from mlplatform.admission.leases import Leases
 from mlplatform.admission.priorities import room
 from mlplatform.admission.sqlite import SqliteAdmission
+from mlplatform.admission.tokens import KeysAndTokens, Tokens
 from mlplatform.gateway.metrics import AdmissionMetrics
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.settings import Settings
@@ -31,14 +33,19 @@ class Running:
     gate: Gate
     keyring: Keyring
     leases: Leases
+    issuer_keys: IssuerKeys | None = None
 
     async def start(self) -> None:
         self.keyring.start()
+        if self.issuer_keys is not None:
+            self.issuer_keys.start()
         self.leases.start()
 
     async def stop(self) -> None:
         await self.leases.stop()
         await asyncio.to_thread(self.keyring.stop)
+        if self.issuer_keys is not None:
+            await asyncio.to_thread(self.issuer_keys.stop)
 
 
 def compose(
@@ -58,6 +65,11 @@ def compose(
         lambda: metrics.store_failed("tokens"),
     )
     credentials: Credentials = keyring
+    issuer_keys = None
+    if settings.oidc is not None:
+        issuer_keys = IssuerKeys(settings.oidc, metrics.issuer_keys_fetched)
+        tokens = Tokens(settings.oidc, issuer_keys, metrics.token_refused)
+        credentials = KeysAndTokens(keyring, tokens)
     limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
     gate = Gate(credentials, leases, room(settings.max_in_flight), limits, metrics.decided)
-    return Running(gate, keyring, leases)
+    return Running(gate, keyring, leases, issuer_keys)

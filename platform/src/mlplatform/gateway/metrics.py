@@ -63,6 +63,8 @@ class Metrics:
                 "admission_store_failures", "Times the shared store was late or failed.", "of"
             ),
             self._counter("connections_refused", "Connections ended for a limit.", "reason"),
+            self._counter("tokens_refused", "Tokens of the issuer that prove nobody.", "reason"),
+            self._counter("issuer_key_fetches", "Fetches of the issuer's keys.", "outcome"),
         )
         self.latency = Histogram(
             "mlplatform_gateway_latency_seconds",
@@ -116,10 +118,19 @@ class Metrics:
 class AdmissionMetrics:
     """Who was let in, who was not, and how the shared store did."""
 
-    def __init__(self, decisions: Counter, store_failures: Counter, connections: Counter) -> None:
+    def __init__(
+        self,
+        decisions: Counter,
+        store_failures: Counter,
+        connections: Counter,
+        tokens: Counter,
+        key_fetches: Counter,
+    ) -> None:
         self._decisions = decisions
         self._store_failures = store_failures
         self._connections = connections
+        self._tokens = tokens
+        self._key_fetches = key_fetches
         self._bound: dict[tuple[str, str], Any] = {}
 
     def decided(self, outcome: str, priority: str) -> None:
@@ -135,6 +146,12 @@ class AdmissionMetrics:
 
     def connection_refused(self, reason: str) -> None:
         self._connections.labels(reason).inc()
+
+    def token_refused(self, reason: str) -> None:
+        self._tokens.labels(reason).inc()
+
+    def issuer_keys_fetched(self, succeeded: bool) -> None:
+        self._key_fetches.labels("fetched" if succeeded else "failed").inc()
 
 
 class ModelMetrics:

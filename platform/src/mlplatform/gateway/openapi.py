@@ -53,6 +53,13 @@ _SECURITY = {
     "description": "An API key. Its scopes name models and operations: score, read, labels, void, "
     "explain, metrics.",
 }
+_TOKEN_SECURITY = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "An access token of the installation's OpenID Connect issuer, where one is "
+    "set, made for this API (`aud`). Its scopes are in the same words as an API key's.",
+}
 _CHANGES = {
     "v1": "",
     "v2": " Against v1: `model_version` and `bundle` are `model.version` and `model.bundle`, null "
@@ -97,11 +104,11 @@ def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST)
             "before it is answered. Errors are problem details (RFC 9457)."
             + _CHANGES[version.name],
         },
-        "security": [{"apiKey": []}],
+        "security": [{"apiKey": []}, {"oidcToken": []}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": dict(sorted(schemas.items())),
-            "securitySchemes": {"apiKey": _SECURITY},
+            "securitySchemes": {"apiKey": _SECURITY, "oidcToken": _TOKEN_SECURITY},
         },
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
