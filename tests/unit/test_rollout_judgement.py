@@ -168,6 +168,7 @@ def simulated(
         unit=unit,
         challenger=mine,
         failed=failed & mine,
+        excused=never,
         scored=~failed,
         alert=alert & ~failed,
         paired=never,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.decisions.log import Watermark
+from mlplatform.decisions.records import ARM_FAILURES, OWN_FAILURES
+from mlplatform.gateway.oip import FailureReason
 from mlplatform.rollout.journal import GatewayLease
 from mlplatform.rollout.window import (
     arm_windows,
@@ -40,13 +43,47 @@ def test_a_fallback_is_the_assigned_arms_failure() -> None:
     traffic = canary(
         challenger(answered_by="champion", degraded=True, degraded_reason="unavailable"),
         challenger(answered_by="challenger", degraded=True, degraded_reason="deadline"),
-        challenger(answered_by="rules", degraded=True, degraded_reason="queue_full"),
+        challenger(answered_by="rules", degraded=True, degraded_reason="breaker_open"),
         challenger(),
         {"arm": "champion"},
     )
     mine, other = arm_windows(traffic, len(traffic))
     assert (sum(mine.failures), sum(mine.answers)) == (3, 1)
     assert (sum(other.failures), sum(other.answers)) == (0, 1)
+
+
+@pytest.mark.parametrize("reason", OWN_FAILURES)
+@pytest.mark.parametrize("answered_by", ["challenger", "champion", "small_model", "default"])
+def test_the_gateways_own_failure_is_nobodys(reason: str, answered_by: str) -> None:
+    excused = challenger(
+        answered_by=answered_by, degraded=True, degraded_reason=reason, decision="review"
+    )
+    mine, other = arm_windows(canary(challenger(unit=1), excused | {"unit": 2}), 2)
+    assert (mine.units, mine.requests, mine.failures, mine.excused) == (1, (1, 0), (0, 0), (0, 1))
+    assert (mine.answers, mine.alerts) == ((1, 0), (0, 0))
+    assert other.units == 0
+
+
+def test_every_reason_that_a_prediction_fails_for_has_one_to_blame() -> None:
+    assert sorted(ARM_FAILURES + OWN_FAILURES) == sorted(get_args(FailureReason))
+
+
+def test_excused_requests_are_no_part_of_the_sample_but_of_the_split() -> None:
+    excused = challenger(answered_by="rules", degraded=True, degraded_reason="bulkhead")
+    traffic = canary(excused | {"unit": 1}, excused | {"unit": 2}, {"unit": 3}, challenger(unit=2))
+    assert cut_at_sample(traffic, units=1) == 4
+    assert cut_at_sample(traffic, units=2) is None
+    assert cut_at_failure(traffic, failures=1) is None
+    assert first_appearances(traffic, 4) == (2, 3)
+
+
+def test_an_overloaded_gateway_does_not_fail_a_provisional_champion() -> None:
+    rows = [
+        {"version": 2},
+        {"version": 1, "answered_by": "previous", "degraded": True, "degraded_reason": "stalled"},
+    ]
+    traffic = champion_traffic(table(rows), generation=1, version=2)
+    assert sum(arm_windows(traffic, len(traffic))[0].failures) == 0
 
 
 def test_a_degraded_answer_leaves_the_score_statistics_without_being_a_failure() -> None:

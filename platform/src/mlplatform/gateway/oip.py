@@ -19,10 +19,7 @@ HEADER_LENGTH = b"inference-header-content-length"
 FailureReason = Literal[
     "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead", "stalled"
 ]
-"""`breaker_open` is a predictor that was not asked. The last three are this gateway's own failures:
-no evidence against the predictor."""
-
-OWN_FAILURES = ("queue_full", "bulkhead", "stalled")
+"""`breaker_open` is a predictor that was not asked. Which are whose, `decisions.records` says."""
 
 
 class PredictionFailed(Exception):

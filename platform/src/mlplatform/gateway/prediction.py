@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlplatform.decisions.records import OWN_FAILURES
 from mlplatform.features.online import OnlineRow
 from mlplatform.gateway.answers import AnsweredBy, ReasonGiven
 from mlplatform.gateway.fallback import ModelStep, Step, step_until
 from mlplatform.gateway.live import Live, Target
-from mlplatform.gateway.oip import OWN_FAILURES, FailureReason, PredictionFailed
+from mlplatform.gateway.oip import FailureReason, PredictionFailed
 from mlplatform.gateway.reasons import MOST, NotExplained, drivers, without_each
 from mlplatform.registry.bundle import Bundle
 from mlplatform.registry.rules import Decision, evaluate

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.log import Watermark
+from mlplatform.decisions.records import ARM_FAILURES, OWN_FAILURES
 from mlplatform.rollout.journal import GatewayLease
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ALERTS = ("review", "decline")
-ARM_FAILURES = ("deadline", "unavailable", "invalid_output", "breaker_open")
 SHADOW_FAILURES = ("unavailable", "invalid_output")
 
 Integers = npt.NDArray[np.int64]
@@ -35,6 +35,8 @@ class Traffic:
     Args:
         challenger: the record belongs to the arm that is judged.
         failed: the arm did not give its answer.
+        excused: the gateway had no room or time to ask the arm: nobody's failure, and no request
+            that the arm was given.
         scored: the answer counts for score and decision statistics (not degraded).
         alert: the decision was to review or decline.
         paired: the same request was decided by the other arm too.
@@ -49,6 +51,7 @@ class Traffic:
     unit: Integers
     challenger: Flags
     failed: Flags
+    excused: Flags
     scored: Flags
     alert: Flags
     paired: Flags
@@ -61,12 +64,18 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class ArmWindow:
-    """One arm's records up to a cut; the tuples hold one number per customer, in one order."""
+    """One arm's records up to a cut; the tuples hold one number per customer, in one order.
+
+    Args:
+        requests: those that the arm could answer.
+        excused: the others, which the gateway had no room or time to put to it.
+    """
 
     arm: str
     generation: int
     requests: tuple[int, ...]
     failures: tuple[int, ...]
+    excused: tuple[int, ...]
     answers: tuple[int, ...]
     alerts: tuple[int, ...]
     pairs: tuple[int, ...]
@@ -74,7 +83,8 @@ class ArmWindow:
 
     @property
     def units(self) -> int:
-        return len(self.requests)
+        """Customers of whom the arm could answer a request."""
+        return sum(count > 0 for count in self.requests)
 
     def evidence(self) -> dict[str, int]:
         """Counts alone: what goes into the journal."""
@@ -82,6 +92,7 @@ class ArmWindow:
             "units": self.units,
             "requests": sum(self.requests),
             "failures": sum(self.failures),
+            "excused": sum(self.excused),
             "answers": sum(self.answers),
             "alerts": sum(self.alerts),
             "pairs": sum(self.pairs),
@@ -129,7 +140,8 @@ def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic
 
 
 def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
-    """Decisions of both arms; whatever answered in an arm's place is that arm's failure."""
+    """Decisions of both arms; whatever answered in an arm's place is that arm's failure, unless
+    the gateway never got to ask the arm."""
     columns = ordered(table, generation)
     decided = (columns["kind"] == "decision") & present(columns["arm"])
     challenger = columns["arm"] == "challenger"
@@ -167,10 +179,10 @@ def champion_traffic(table: pa.Table, *, generation: int, version: int) -> Traff
 
 
 def cut_at_sample(traffic: Traffic, *, units: int, requests: int = 0) -> int | None:
-    """How many records it takes until the judged arm has had this many customers and requests."""
-    mine = traffic.challenger
-    appearances = _first_appearances(traffic) & mine
-    enough = (np.cumsum(appearances) >= units) & (np.cumsum(mine) >= requests)
+    """How many records it takes until the judged arm has had this many customers and requests that
+    it could answer."""
+    mine = traffic.challenger & ~traffic.excused
+    enough = (np.cumsum(_first_appearances(traffic, mine)) >= units) & (np.cumsum(mine) >= requests)
     return int(enough.argmax()) + 1 if enough.any() else None
 
 
@@ -189,9 +201,13 @@ def arm_windows(traffic: Traffic, cut: int) -> tuple[ArmWindow, ArmWindow]:
 
 
 def first_appearances(traffic: Traffic, cut: int) -> tuple[int, int]:
-    """Customers by their first appearance in an arm: (challenger's, both arms')."""
-    first = _first_appearances(traffic)[:cut]
-    return int((first & traffic.challenger[:cut]).sum()), int(first.sum())
+    """Customers by their first appearance in an arm: (challenger's, both arms').
+
+    Excused records count: a customer is in the arm that the split gave them, asked or not.
+    """
+    mine = int(_first_appearances(traffic, traffic.challenger)[:cut].sum())
+    other = int(_first_appearances(traffic, ~traffic.challenger)[:cut].sum())
+    return mine, mine + other
 
 
 def log_ranges(traffic: Traffic, cut: int) -> dict[str, list[int]]:
@@ -273,12 +289,19 @@ def _finite(values: npt.NDArray[Any]) -> Flags:
 
 def failed_flags(columns: Columns) -> Flags:
     elsewhere = columns["answered_by"] != columns["arm"]
-    failed: Flags = elsewhere | np.isin(columns["degraded_reason"], ARM_FAILURES)
+    reported = np.isin(columns["degraded_reason"], ARM_FAILURES)
+    failed: Flags = (elsewhere | reported) & ~excused_flags(columns)
     return failed
 
 
+def excused_flags(columns: Columns) -> Flags:
+    # the reason is that of the step that was due first: the assigned arm's
+    excused: Flags = np.isin(columns["degraded_reason"], OWN_FAILURES)
+    return excused
+
+
 def scored_flags(columns: Columns) -> Flags:
-    degraded = columns["degraded"].astype(bool)
+    degraded = columns["degraded"].astype(bool) | excused_flags(columns)
     scored: Flags = ~failed_flags(columns) & ~degraded & _finite(columns["score"])
     return scored
 
@@ -305,6 +328,7 @@ def _traffic(
         unit=columns["unit"][kept].astype(np.int64),
         challenger=challenger[kept].astype(bool),
         failed=failed[kept].astype(bool),
+        excused=excused_flags(columns)[kept],
         scored=scored[kept].astype(bool),
         alert=alert[kept],
         paired=paired[kept],
@@ -313,12 +337,11 @@ def _traffic(
     )
 
 
-def _first_appearances(traffic: Traffic) -> Flags:
-    """Flags of records in which a customer appears in an arm for the first time."""
+def _first_appearances(traffic: Traffic, among: Flags) -> Flags:
+    """Flags of records, among these, in which a customer appears for the first time."""
     first = np.zeros(len(traffic), dtype=bool)
-    for mine in (traffic.challenger, ~traffic.challenger):
-        places = np.flatnonzero(mine)
-        first[places[np.unique(traffic.unit[places], return_index=True)[1]]] = True
+    places = np.flatnonzero(among)
+    first[places[np.unique(traffic.unit[places], return_index=True)[1]]] = True
     return first
 
 
@@ -329,12 +352,12 @@ def _window(traffic: Traffic, cut: int, mine: Flags, arm: str) -> ArmWindow:
         counts = np.bincount(inverse, weights=flags[:cut][mine], minlength=len(units))
         return tuple(counts.astype(np.int64).tolist())
 
-    everything = np.ones(len(traffic), dtype=bool)
     return ArmWindow(
         arm=arm,
         generation=traffic.generation,
-        requests=per_unit(everything),
+        requests=per_unit(~traffic.excused),
         failures=per_unit(traffic.failed),
+        excused=per_unit(traffic.excused),
         answers=per_unit(traffic.scored),
         alerts=per_unit(traffic.alert),
         pairs=per_unit(traffic.paired),
