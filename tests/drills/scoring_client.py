@@ -128,7 +128,7 @@ class Load:
         while sent.attempts < ATTEMPTS and sent.broken <= 1:
             sent.attempts += 1
             try:
-                head, body = await self._exchange(request)
+                head, body = await self._exchange(request, fresh=sent.broken > 0)
             except (OSError, TimeoutError):
                 sent.broken += 1
                 sent.status = 0
@@ -145,8 +145,13 @@ class Load:
             _read(sent, body)
         self._tell(sent)
 
-    async def _exchange(self, request: bytes) -> tuple[bytes, bytes]:
-        while self._idle:
+    async def _exchange(self, request: bytes, *, fresh: bool) -> tuple[bytes, bytes]:
+        """Head and body of the answer.
+
+        Args:
+            fresh: on a connection of its own: those that are idle may be of the same dead process.
+        """
+        while self._idle and not fresh:
             connection = self._idle.pop()
             if connection.usable:
                 break
