@@ -30,8 +30,10 @@ from mlplatform.gateway.shadow import Copy, ShadowCopies
 from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.pseudonym import pseudonym
+from mlplatform.sparing import Sparing
 
 log = logging.getLogger(__name__)
+log.addFilter(Sparing())
 
 
 NO_FEATURES = OnlineRow({}, {})
