@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from mlplatform.telemetry.prometheus import HistogramFamily
+from prometheus_client.core import HistogramMetricFamily
 
 
 class Buckets:
@@ -29,7 +29,7 @@ class Buckets:
 
 
 def add_to(
-    family: HistogramFamily,
+    family: HistogramMetricFamily,
     labels: Sequence[str],
     bounds: Sequence[float],
     writers: Sequence[Buckets],
