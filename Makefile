@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency clean
+.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency drill-scoring clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ drill-idempotency: .venv/.dev ## a million retries by key over two gateways duri
 
 bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
 	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.bench.scoring $(BENCH_FLAGS)
+
+drill-scoring: .venv/.dev ## a steady load while predictors, features, log, registry and gateways fail one by one (DRILL_FLAGS="--only log_full")
+	@PYTHONPATH=.:tests $(BIN)/python -m tests.drills.scoring $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlplatform.errors import ConfigInvalid, Corrupt, NotFound
+from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
 from mlplatform.features.definitions import FeatureView, load_views
 from mlplatform.features.feast_sqlite import FeastSqlite
 from mlplatform.features.online import OnlineFeatures
@@ -64,6 +64,30 @@ def test_what_is_written_is_read(online: OnlineFeatures) -> None:
     assert one(online, -(2**63)) == 0.0
     assert one(online, 3) is None
     assert online.read({"customer": 3}, T_MS).times["customer_stats"] == T_MS
+
+
+def test_a_file_that_was_moved_away_is_not_served_and_one_that_took_its_place_is(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "online.db"
+
+    def move(here: str, there: str) -> None:
+        for suffix in ("", "-wal", "-shm"):  # a file without its log is another one
+            with contextlib.suppress(FileNotFoundError):
+                (tmp_path / f"{here}{suffix}").rename(tmp_path / f"{there}{suffix}")
+
+    store = FeastSqlite(path, "fraud", VIEWS, follow_s=0)
+    store.write("customer_stats", rows(CUSTOMERS, {1: 1.5}))
+    move("online.db", "away.db")
+    with pytest.raises(Unavailable, match="gone"):
+        one(store, 1)
+    with contextlib.closing(FeastSqlite(path, "fraud", VIEWS)) as other:
+        other.write("customer_stats", rows(CUSTOMERS, {1: 2.5}))
+    assert one(store, 1) == 2.5
+    move("online.db", "other.db")
+    move("away.db", "online.db")
+    assert one(store, 1) == 1.5
+    store.close()
 
 
 def test_every_feature_of_every_view_is_in_the_answer(online: OnlineFeatures) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 from tests.drills.idempotency import drill, passed
 
 from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.protos import scoring_pb2 as pb
 from mlplatform.supervisor.status import status
 from support.gateways_world import GatewaysWorld
-from support.scoring_world import payment, wait_for
+from support.scoring_world import MODEL, payment, wait_for
 
 HOUR_MS = 3_600_000
+GRPC_ATTEMPTS = 3
 pytestmark = pytest.mark.slow
 
 
@@ -84,6 +88,64 @@ def test_connections_wait_for_a_gateway_that_is_started_again(tmp_path: Path) ->
         world.await_successor("gateway-0", killed)
     finally:
         world.close()
+
+
+def test_a_killed_gateway_costs_a_grpc_call_a_retry_with_its_key(tmp_path: Path) -> None:
+    """Two processes on one gRPC port: calls fail with the one that dies, and their keys answer."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    world = GatewaysWorld(tmp_path, MLPLATFORM_GATEWAY_GRPC_PORT=str(port))
+    try:
+        world.promote(world.deploy(1))
+        requests = [grpc_payment(number) for number in range(400)]
+        with ThreadPoolExecutor(8) as callers:
+            before = list(callers.map(lambda r: grpc_score(world, port, r), requests[:100]))
+            going = [callers.submit(grpc_score, world, port, r) for r in requests]
+            wait_for(lambda: sum(call.done() for call in going) > 120)
+            killed = world.kill("gateway-0")
+            answers = [call.result() for call in going]
+        world.await_successor("gateway-0", killed)
+
+        assert [a.decision_id for a in answers[:100]] == [a.decision_id for a in before]
+        assert all(a.replayed for a in answers[:100])
+        assert len({a.decision_id for a in answers}) == 400
+        records = world.records("decision")
+        assert {r["decision_id"] for r in records} == {a.decision_id for a in answers}
+        assert len(records) == 400
+        assert {r["writer"] for r in records} == {"gateway-0", "gateway-1"}
+    finally:
+        world.close()
+
+
+def grpc_payment(number: int) -> pb.ScoreRequest:
+    value = pb.FieldValue
+    return pb.ScoreRequest(
+        model=MODEL,
+        fields={
+            "customer_id": value(integer=number),
+            "terminal_id": value(integer=3),
+            "amount": value(number=40.0),
+        },
+        event_time_ms=int(time.time() * 1000),
+        idempotency_key=f"grpc-{number}",
+    )
+
+
+def grpc_score(world: GatewaysWorld, port: int, request: pb.ScoreRequest) -> pb.ScoreResponse:
+    """The answer, over a connection of its own: the kernel picks the process for each anew."""
+    metadata = (("authorization", world.headers["Authorization"]),)
+    own_connection = (("grpc.use_local_subchannel_pool", 1),)
+    for attempt in range(GRPC_ATTEMPTS):
+        with grpc.insecure_channel(f"127.0.0.1:{port}", own_connection) as channel:
+            call = channel.unary_unary("/mlplatform.scoring.v1.Scoring/Score")
+            try:
+                answer = call(request.SerializeToString(), timeout=10.0, metadata=metadata)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or attempt == GRPC_ATTEMPTS - 1:
+                    raise
+            else:
+                return pb.ScoreResponse.FromString(answer)
+    raise AssertionError("unreachable")
 
 
 def test_a_gateway_whose_name_was_taken_ends_and_another_takes_it_back(

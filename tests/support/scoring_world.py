@@ -146,11 +146,10 @@ class ScoringWorld:
         write_atomically(self.home.predictor_token, secrets.token_hex(16).encode())
         self.rollouts = SqliteRollouts(self.home.rollouts_db)
         self.plane = LocalPlane(self.home.serving)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.predictors: dict[str, Running] = {}
         self._gateway: subprocess.Popen[bytes] | None = None
-        self._worker: subprocess.Popen[bytes] | None = None
         self._rollout = 0
         self._challenger: Arm | None = None
 
@@ -185,11 +184,21 @@ class ScoringWorld:
         headers = {"Authorization": f"Bearer {self.home.predictor_token.read_text()}"}
         ready_url = f"http://127.0.0.1:{port}/v2/models/{arm.service}/ready"
         wait_for(lambda: _status(ready_url, headers) == 200)
-        status = StatusFile(arm.service, True, "", 0, process.pid, port, int(time.time() * 1000))
+        self.tell_address(arm, port)
+
+    def tell_address(self, arm: Arm, port: int) -> None:
+        """Gateways that look for the arm's predictor find this port, as a supervisor would say."""
+        pid = self.predictors[arm.service].process.pid
+        status = StatusFile(arm.service, True, "", 0, pid, port, int(time.time() * 1000))
         write_atomically(
             self.home.serving / "status" / f"{arm.service}.json",
             json.dumps({f: getattr(status, f) for f in status.__struct_fields__}).encode(),
         )
+
+    def predictor_port(self, arm: Arm) -> int:
+        """Where the real predictor listens."""
+        address = self.home.run / f"{arm.service}.address.json"
+        return int(json.loads(address.read_bytes())["port"])
 
     def kill_predictor(self, arm: Arm) -> None:
         process = self.predictors[arm.service].process
@@ -314,15 +323,6 @@ class ScoringWorld:
         self._gateway.terminate()
         return self._gateway.wait(20)
 
-    def start_worker(self) -> None:
-        """One that publishes the log's records too."""
-        self._worker = self._start("mlplatform.worker", "--model", MODEL, "--outbox")
-
-    def kill_worker(self) -> None:
-        assert self._worker is not None
-        self._worker.kill()
-        self._worker.wait()
-
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.home.api_key.read_text()}"}
@@ -344,7 +344,7 @@ class ScoringWorld:
 
     def close(self) -> None:
         processes = [running.process for running in self.predictors.values()]
-        processes += [p for p in (self._gateway, self._worker) if p]
+        processes += [self._gateway] if self._gateway else []
         for process in processes:
             process.send_signal(signal.SIGCONT)
             process.kill()
@@ -393,7 +393,7 @@ def _status(url: str, headers: Mapping[str, str]) -> int:
         return 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -18,6 +18,7 @@ from mlplatform.models.definition import load_definition, model_names
 
 NOW_MS = 1_767_225_600_000
 SECRET = b"k" * 32
+DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
 
 
 @pytest.mark.parametrize(
@@ -77,16 +78,21 @@ def test_a_problem_says_what_rfc_9457_wants() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda v: v.name)
-def test_a_document_describes_every_model_and_refers_to_nothing_missing(
+def test_a_document_describes_every_model(
     version: ApiVersion,
 ) -> None:
     definitions = [load_definition(name) for name in model_names()]
     text = openapi.render(definitions, version)
-    document = json.loads(text)
-    schemas = document["components"]["schemas"]
     for name in model_names():
-        assert f"/api/{version.name}/models/{name}/score" in document["paths"]
+        assert f"/api/{version.name}/models/{name}/score" in json.loads(text)["paths"]
+    assert text == openapi.render(definitions, version)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_a_document_refers_to_nothing_missing(path: str) -> None:
+    text = DOCUMENTS[path].decode()
+    components = json.loads(text)["components"]
+    found = {f"#/components/{kind}/{name}" for kind, parts in components.items() for name in parts}
     references = {line.split('"')[3] for line in text.splitlines() if '"$ref"' in line}
     assert references
-    assert {reference.rsplit("/", 1)[1] for reference in references} <= set(schemas)
-    assert text == openapi.render(definitions, version)
+    assert references <= found

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.gateway.payloads import MAX_KEY, Payloads, idempotency_key
+from mlplatform.gateway.payloads import (
+    MAX_KEY,
+    YEAR_9999_MS,
+    LabelItem,
+    Payloads,
+    decoded,
+    idempotency_key,
+)
 from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS, terms
 from mlplatform.models.definition import load_definition
 
 GOOD = {"customer_id": 7, "terminal_id": 3, "amount": 12.5, "event_time": 1_700_000_000_000}
@@ -86,3 +98,86 @@ def test_a_key_of_the_greatest_length_is_taken() -> None:
 def test_no_bytes_raise_anything_but_a_problem(sent: bytes) -> None:
     with pytest.raises(Problem):
         PAYLOADS.score(sent)
+
+
+ZONES = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+NUMBERS = st.integers(-(2**70), 2**70) | st.floats()
+TEXT = st.text(st.characters(codec=None), max_size=12)  # with lone surrogates, escaped
+TIMES = st.datetimes(timezones=ZONES).map(datetime.isoformat)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXT | TIMES
+VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(TEXT, SCALARS, max_size=2)
+
+
+def near(good: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    """Bodies that are right but for a few fields, as JSON (and as what Python takes for JSON)."""
+    times = st.fixed_dictionaries({"event_time": TIMES})
+    odd = st.dictionaries(st.sampled_from([*good, "colour"]), VALUES | st.just(...), max_size=2)
+    changes = odd | times
+    return changes.map(
+        lambda changed: json.dumps(
+            {name: value for name, value in (good | changed).items() if value is not ...}
+        ).encode()
+    )
+
+
+def outcome(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What the call returns, or the problem that it raises; anything else goes on."""
+    try:
+        return call(*arguments, **options)
+    except Problem as problem:
+        return problem
+
+
+@given(near(GOOD))
+def test_what_is_taken_is_of_its_type_and_within_its_range(sent: bytes) -> None:
+    taken = outcome(PAYLOADS.score, sent)
+    if isinstance(taken, Problem):
+        assert taken.status in (400, 422)
+        return
+    assert 0 <= taken.event_ms <= YEAR_9999_MS
+    assert {type(taken.fields[name]) for name in ("customer_id", "terminal_id")} == {int}
+    assert math.isfinite(taken.fields["amount"])
+    again = {**taken.fields, "event_time": taken.event_ms}
+    assert PAYLOADS.score(json.dumps(again).encode()) == taken
+
+
+LABEL = {"label": 1, "decision_id": "d", "event_time": 5, "idempotency_key": "k"}
+
+
+@given(near(LABEL) | st.binary(max_size=60))
+def test_a_label_is_taken_or_refused_by_name(sent: bytes) -> None:
+    item = outcome(decoded, msgspec.json.Decoder(LabelItem), sent)
+    if isinstance(item, Problem):
+        assert item.status in (400, 422)
+        return
+    assert item.label in (0, 1)
+    assert msgspec.json.encode(item)
+
+
+@given(
+    timeout=st.none() | st.binary(max_size=8) | st.integers(-1, 20_000).map(lambda n: b"%d" % n),
+    key=st.none() | st.binary(max_size=MAX_KEY + 1),
+)
+def test_terms_are_within_their_bounds_or_a_header_is_named(
+    timeout: bytes | None, key: bytes | None
+) -> None:
+    headers = {b"x-request-timeout-ms": timeout, b"idempotency-key": key}
+    sent = {name: value for name, value in headers.items() if value is not None}
+    caller = outcome(terms, sent, "app", started_s=10.0, deadline_ms=50.0, trace=None)
+    if isinstance(caller, Problem):
+        assert caller.status == 422
+        assert caller.details.field in ("X-Request-Timeout-Ms", "Idempotency-Key")
+        return
+    given_ms = round((caller.deadline_s - 10.0) * 1000)
+    assert given_ms == (50 if timeout is None else int(timeout))
+    assert MIN_TIMEOUT_MS <= given_ms <= MAX_TIMEOUT_MS
+    assert caller.key == (None if key is None else key.decode("ascii"))
+
+
+@pytest.mark.parametrize(
+    "event_time", ["1969-12-31T23:59:59Z", "9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00Z"]
+)
+def test_a_written_time_has_the_range_of_a_counted_one(event_time: str) -> None:
+    with pytest.raises(Problem) as caught:
+        PAYLOADS.score(body(event_time=event_time))
+    assert (caught.value.status, caught.value.details.field) == (422, "event_time")

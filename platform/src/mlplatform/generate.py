@@ -1,6 +1,7 @@
 """`python -m mlplatform.generate`: render everything that is made from another file.
 
-Feature definitions, the OpenAPI document, the example manifests and the code of .proto files;
+Feature definitions, the OpenAPI document, the example manifests, the list of signals and the code
+of .proto files;
 `make verify` runs this and fails when a committed file is not what its source says.
 """
 
@@ -14,6 +15,7 @@ from mlplatform.gateway import openapi
 from mlplatform.models.definition import model_folder, model_names
 from mlplatform.protos import render
 from mlplatform.serving import manifest
+from mlplatform.telemetry import rendered
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,6 +26,7 @@ def files() -> dict[Path, str]:
         **manifest.render_examples(),
         **openapi.render_files(),
         **render.render_files(ROOT),
+        **rendered.render_files(),
     }
     return {ROOT / name: text for name, text in relative.items()}
 

@@ -28,10 +28,12 @@ def import_history(
     """
     load_definition(model)
     sources = importlib.import_module(f"mlplatform.models.{model}.sources")
+    platform = wiring.platform()
+    now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):
-        table = sources.read_transactions(path)
+        table = sources.read_transactions(path, now_ms=now_ms)
     with progress("taking in"):
-        rows = job.import_history(wiring.platform(), model, table, path.name)
+        rows = job.import_history(platform, model, table, path.name)
     facts = {"model": model, "rows": rows}
     if json:
         print_json(facts)

@@ -91,7 +91,7 @@ async def _play(
     CONSOLE.print("starting the platform; its processes and logs are in", soft_wrap=True, end=" ")
     CONSOLE.print(str(platform.settings.home.root), soft_wrap=True)
     started = asyncio.create_task(process.start())
-    if platform.offline(MODEL).history_end_ms() is None:
+    if not features.history_is_whole(platform, MODEL):
         await asyncio.to_thread(
             features.import_history, platform, MODEL, source.history, "the demo's history"
         )

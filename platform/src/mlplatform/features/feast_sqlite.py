@@ -11,12 +11,15 @@ feast/infra/online_stores/sqlite.py (0.67).
 from __future__ import annotations
 
 import math
+import os
+import sqlite3
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlplatform.errors import ConfigInvalid, Corrupt, NotFound
+from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
 from mlplatform.features.definitions import FeatureView
 from mlplatform.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
 from mlplatform.sqlite import BUSY_TIMEOUT_MS, connect, transaction
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 STRING, INT64 = 2, 4  # feast.types.ValueType
 DOUBLE_TAG = 0x29  # field 5, 64-bit
 DOUBLE_BYTES = 9
+FOLLOW_S = 0.5
 _read_double = struct.Struct("<xd").unpack
 _write_double = struct.Struct("<Bd").pack
 _key_value = struct.Struct("<q").pack
@@ -53,6 +57,8 @@ class FeastSqlite:
         path: the file, shared with other models; made if need be.
         project: Feast's project, the prefix of table names.
         busy_timeout_ms: how long to wait for a lock; 0 for readers that may not wait.
+        follow_s: how often a read looks whether the file is still the one that was opened. One
+            that was moved away would be served for ever, by nobody brought up to date.
     """
 
     def __init__(
@@ -61,7 +67,12 @@ class FeastSqlite:
         project: str,
         views: Sequence[FeatureView],
         busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+        follow_s: float = FOLLOW_S,
     ) -> None:
+        self._path = path
+        self._busy_timeout_s = busy_timeout_ms / 1000
+        self._follow_s = follow_s
+        self._follow_at_s = 0.0
         self._views = {v.name: v for v in views}
         self._project = project
         self._db = connect(
@@ -70,6 +81,7 @@ class FeastSqlite:
             threads=True,
             busy_timeout_ms=busy_timeout_ms,
         )
+        self._opened = os.stat(path)
         self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
         self._times: dict[str, int | None] = {v.name: None for v in views}
         self._ttl_ms = [v.ttl_ms for v in views]
@@ -81,6 +93,10 @@ class FeastSqlite:
         )
 
     def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+        now_s = time.monotonic()
+        if now_s >= self._follow_at_s:
+            self._follow()
+            self._follow_at_s = now_s + self._follow_s
         values, times = self._missing.copy(), self._times.copy()
         stale: set[str] = set()
         parameters = [
@@ -108,6 +124,23 @@ class FeastSqlite:
 
     def close(self) -> None:
         self._db.close()
+
+    def _follow(self) -> None:
+        """Read from whatever has the file's name now."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError as error:
+            raise Unavailable(f"{self._path} is gone") from error
+        if not os.path.samestat(found, self._opened):
+            # Not by `connect`: that may wait for a lock, and nothing is to be set up by a reader.
+            db = sqlite3.connect(
+                self._path,
+                timeout=self._busy_timeout_s,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._db.close()
+            self._db, self._opened = db, found
 
     def _table(self, view: FeatureView) -> str:
         return f'"{self._project}_{view.name}"'

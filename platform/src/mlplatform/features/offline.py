@@ -116,6 +116,13 @@ class OfflineTable:
         last = pq.read_table(files[-1], columns=["event_time"]).column(0).cast(pa.int64())
         return int(last.to_numpy().max()) // 1000
 
+    def has_history_of(self, table: pa.Table) -> bool:
+        """Whether the imported history holds exactly the requests of this table, by their ids."""
+        files = sorted((self._parts / _name(0) / "requests").glob("*.parquet"))
+        ids = [pq.read_table(file, columns=["request_id"]).column(0) for file in files]
+        here = {value for column in ids for value in column.to_pylist()}
+        return here == set(table.column("request_id").to_pylist())
+
     @property
     def db(self) -> duckdb.DuckDBPyConnection:
         """The connection of this object's relations; one thread, so that sums repeat exactly."""

@@ -53,7 +53,7 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     for name in ("request_id", "event_time", *definition.request):
         refuse(is_missing(table.column(name)), source, f"{name} is missing")
     for name, field in definition.request.items():
-        _check_bounds(table.column(name), name, field, source)
+        check_bounds(table.column(name), name, field, source)
     check_order(table.column("event_time"), "event_time", source)
     check_unique(table.column("request_id"), "request_id", source)
     _check_labels(table, source)
@@ -85,6 +85,16 @@ def check_unique(values: Column, name: str, source: str) -> None:
     first = np.full(len(codes), len(codes))
     np.minimum.at(first, codes, np.arange(len(codes)))
     refuse(first[codes] != np.arange(len(codes)), source, f"{name} is that of an earlier row")
+
+
+def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
+    """Refuse a value outside the bounds that model.yaml gives the field."""
+    if field.minimum is not None:
+        below = values.to_numpy() < field.minimum
+        refuse(below, source, f"{name} is less than {field.minimum:g}")
+    if field.maximum is not None:
+        above = values.to_numpy() > field.maximum
+        refuse(above, source, f"{name} is more than {field.maximum:g}")
 
 
 def refuse(wrong: NDArray[np.bool_], source: str, problem: str) -> None:
@@ -167,15 +177,6 @@ def _pseudonyms(values: Column, key: bytes) -> Column:
     encoded = values.combine_chunks().dictionary_encode()
     hidden = [pseudonym(value, key) for value in encoded.dictionary.to_pylist()]
     return pa.chunked_array([pa.array(hidden, pa.int64()).take(encoded.indices)])
-
-
-def _check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
-    if field.minimum is not None:
-        below = values.to_numpy() < field.minimum
-        refuse(below, source, f"{name} is less than {field.minimum:g}")
-    if field.maximum is not None:
-        above = values.to_numpy() > field.maximum
-        refuse(above, source, f"{name} is more than {field.maximum:g}")
 
 
 def _check_labels(table: pa.Table, source: str) -> None:

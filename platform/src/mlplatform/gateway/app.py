@@ -9,8 +9,7 @@ from typing import Any
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Gate
-from mlplatform.gateway import async_api, inference_api, probes, scoring_api
-from mlplatform.gateway.deferred import Deferral
+from mlplatform.gateway import inference_api, probes, scoring_api
 from mlplatform.gateway.http import Endpoint, Receive, Reply, Request, Send
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
@@ -42,7 +41,6 @@ class Gateway:
         models: Mapping[str, Scoring],
         labels: Labels,
         voids: Voids,
-        deferral: Deferral,
         metrics: Metrics,
         documents: Mapping[str, bytes],
         is_alive: Callable[[], bool],
@@ -59,7 +57,6 @@ class Gateway:
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
             **scoring_api.endpoints(models, labels, voids, gate),
-            **async_api.endpoints(models, deferral),
             **inference_api.endpoints(models, health, gate),
         }
 
@@ -70,7 +67,7 @@ class Gateway:
         now_s = time.monotonic()
         request = Request(scope["method"], scope["path"], dict(scope["headers"]), receive, now_s)
         request.trace = trace_context(request.headers)
-        endpoint = self._endpoints.get(request.path) or self._named(request.path)
+        endpoint = self._endpoints.get(request.path)
         try:
             reply = await self._reply(request, endpoint)
         except Problem as problem:
@@ -97,11 +94,6 @@ class Gateway:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
-
-    def _named(self, path: str) -> Endpoint | None:
-        """The endpoint of a path whose last part names something; `*` stands for it."""
-        folder, _, name = path.rpartition("/")
-        return self._endpoints.get(f"{folder}/*") if name and name != "*" else None
 
     async def _reply(self, request: Request, endpoint: Endpoint | None) -> Reply:
         if endpoint is None:

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.features.online import OnlineFeatures, OnlineRow
+from mlplatform.sparing import Sparing
 
 SLOW_READ_S = 0.002
 SLOW_READS = 3
@@ -28,11 +29,11 @@ QUICK_READS = 20
 """So many quick reads in a row, and none under way, bring reads back into the event loop."""
 
 MOST_WAITING = 64
-LOG_EVERY_S = 1.0
 
 Reading = Future[tuple[OnlineRow, float]]
 
 log = logging.getLogger(__name__)
+log.addFilter(Sparing())
 
 
 class FeaturesUnavailable(Unavailable):
@@ -49,7 +50,6 @@ class FeatureReads:
         self._waiting = 0
         self._quick = self._slow = 0
         self._is_apart = False
-        self._logged_s = float("-inf")
 
     @property
     def is_apart(self) -> bool:
@@ -129,10 +129,7 @@ class FeatureReads:
             log.info("reads of %s's features are quick again", self._model)
 
     def _unavailable(self, why: object) -> FeaturesUnavailable:
-        now_s = time.monotonic()
-        if now_s - self._logged_s >= LOG_EVERY_S:
-            self._logged_s = now_s
-            log.warning("features of %s were not read: %s", self._model, why)
+        log.warning("features of %s were not read: %s", self._model, why)
         return FeaturesUnavailable(str(why))
 
 

@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
-
 from mlplatform.decisions.spilling import Counts
 from mlplatform.gateway.decided import Decided
 from mlplatform.gateway.log_metrics import LogCollector
+from mlplatform.telemetry import signals
+from mlplatform.telemetry.prometheus import CONTENT_TYPE, Registry
 
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
-LATENCY_BUCKETS_S: Final = (
-    0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05,
-    0.075, 0.1, 0.25, 1.0,
-)  # fmt: skip
-COMMIT_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+__all__ = ["CONTENT_TYPE", "AdmissionMetrics", "Metrics", "ModelMetrics"]
+
 BREAKER_VALUES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -31,58 +20,20 @@ class Metrics:
     """All metrics of one gateway process."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._requests = self._counter(
-            "requests", "HTTP requests by operation and status.", "operation", "status"
-        )
-        self.decisions = self._counter(
-            "decisions", "Decisions recorded, by who made them.", "model", "answered_by", "decision"
-        )
-        self.degraded = self._counter(
-            "degraded", "Decisions made without all that should be there.", "model", "reason"
-        )
-        self.step_failures = self._counter(
-            "step_failures", "Predictors that gave no score.", "model", "step", "reason"
-        )
-        self.reasons_omitted = self._counter(
-            "reasons_omitted", "Alerts answered without their reasons.", "model", "reason"
-        )
-        self.late = self._counter("late", "Answers that were durable after the deadline.", "model")
-        self.shadow_dropped = self._counter(
-            "shadow_dropped",
-            "Shadow copies that were not sent.",
-            "model",
-            "why",
-        )
-        self.admission = AdmissionMetrics(
-            self._counter(
-                "admission", "Requests let in or refused, and why.", "outcome", "priority"
-            ),
-            self._counter(
-                "admission_store_failures", "Times the shared store was late or failed.", "of"
-            ),
-            self._counter("connections_refused", "Connections ended for a limit.", "reason"),
-            self._counter("tokens_refused", "Tokens of the issuer that prove nobody.", "reason"),
-            self._counter("issuer_key_fetches", "Fetches of the issuer's keys.", "outcome"),
-        )
-        self.latency = Histogram(
-            "mlplatform_gateway_latency_seconds",
-            "From a request's first byte to its durable decision.",
-            ("model",),
-            buckets=LATENCY_BUCKETS_S,
-            registry=self._registry,
-        )
-        self.commit_records = Histogram(
-            "mlplatform_gateway_commit_records",
-            "Records in one commit of the decision log.",
-            buckets=COMMIT_BUCKETS,
-            registry=self._registry,
-        )
-        self.generation = self._gauge("routes_generation", "Generation of routes applied.", "model")
-        self.breaker = self._gauge(
-            "breaker_state", "0 closed, 1 half open, 2 open.", "model", "service"
-        )
+        self._registry = Registry()
+        counter = self._registry.counter
+        self._requests = counter(signals.REQUESTS)
+        self.decisions = counter(signals.DECISIONS)
+        self.degraded = counter(signals.DEGRADED)
+        self.step_failures = counter(signals.STEP_FAILURES)
+        self.reasons_omitted = counter(signals.REASONS_OMITTED)
+        self.late = counter(signals.LATE)
+        self.shadow_dropped = counter(signals.SHADOW_DROPPED)
+        self.admission = AdmissionMetrics(self._registry)
+        self.latency = self._registry.histogram(signals.LATENCY)
+        self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
+        self.generation = self._registry.gauge(signals.GENERATION)
+        self.breaker = self._registry.gauge(signals.BREAKER)
         self._bound: dict[tuple[str, int], Any] = {}
 
     def watch_log(self, counts: Counts) -> None:
@@ -106,31 +57,18 @@ class Metrics:
         self.breaker.clear()
         for model, service, state in breakers:
             self.breaker.labels(model, service).set(BREAKER_VALUES[state])
-        return generate_latest(self._registry)
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"mlplatform_gateway_{name}", text, labels, registry=self._registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"mlplatform_gateway_{name}", text, labels, registry=self._registry)
+        return self._registry.text()
 
 
 class AdmissionMetrics:
     """Who was let in, who was not, and how the shared store did."""
 
-    def __init__(
-        self,
-        decisions: Counter,
-        store_failures: Counter,
-        connections: Counter,
-        tokens: Counter,
-        key_fetches: Counter,
-    ) -> None:
-        self._decisions = decisions
-        self._store_failures = store_failures
-        self._connections = connections
-        self._tokens = tokens
-        self._key_fetches = key_fetches
+    def __init__(self, registry: Registry) -> None:
+        self._decisions = registry.counter(signals.ADMISSION)
+        self._store_failures = registry.counter(signals.STORE_FAILURES)
+        self._connections = registry.counter(signals.CONNECTIONS_REFUSED)
+        self._tokens = registry.counter(signals.TOKENS_REFUSED)
+        self._key_fetches = registry.counter(signals.KEY_FETCHES)
         self._bound: dict[tuple[str, str], Any] = {}
 
     def decided(self, outcome: str, priority: str) -> None:

@@ -109,7 +109,18 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 
 def epoch_ms(value: int | datetime) -> int:
-    return value if isinstance(value, int) else round(value.timestamp() * 1000)
+    """An event time in milliseconds, whichever way it was spelled.
+
+    Raises:
+        Problem: 422, a written time has a year that no counted one can have.
+    """
+    if isinstance(value, int):
+        return value
+    event_ms = round(value.timestamp() * 1000)
+    if not 0 <= event_ms <= YEAR_9999_MS:
+        detail = f"{EVENT_TIME} must be from 1970 to 9999, in UTC"
+        raise Problem(422, "invalid-field", detail, field=EVENT_TIME)
+    return event_ms
 
 
 def idempotency_key(header: bytes | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlplatform.errors import Refused
 from mlplatform.features import snapshots
 
 if TYPE_CHECKING:
@@ -15,18 +16,47 @@ DAY_MS = 86_400_000
 
 
 def import_history(platform: Platform, model: str, table: pa.Table, source: str) -> int:
-    """Take history in once and snapshot every midnight that training may join; returns its rows."""
+    """Take history in once and snapshot every midnight that training may join; returns its rows.
+
+    An import that was killed between its rows and the last snapshot is finished by the next one,
+    which must bring the same rows.
+
+    Raises:
+        Refused: there is a whole history already, or another one is half taken in.
+        InputInvalid: names the source, the row and what is wrong; nothing was taken in.
+    """
     offline = platform.offline(model)
-    rows = offline.import_history(table, platform.pseudonym_key(), source)
-    end_ms = offline.history_end_ms()
+    if offline.history_end_ms() is None:
+        offline.import_history(table, platform.pseudonym_key(), source)
+    elif history_is_whole(platform, model):
+        raise Refused(f"{model} has a past already; it is imported once")
+    elif not offline.has_history_of(table):
+        raise Refused(f"an import of other payments was stopped halfway: give {model} the same")
+    midnights = _midnights(platform, model)
+    if midnights:
+        snapshots.backfill(offline, platform.views(model), midnights, platform.online(model))
+    return table.num_rows
+
+
+def history_is_whole(platform: Platform, model: str) -> bool:
+    """Whether a history was taken in, with the snapshots of all its midnights."""
+    offline = platform.offline(model)
+    return bool(midnights := _midnights(platform, model)) and all(
+        snapshots.snapshot_path(offline, view, at_ms).exists()
+        for view in platform.views(model)
+        for at_ms in midnights
+    )
+
+
+def _midnights(platform: Platform, model: str) -> range:
+    """The midnights whose snapshots training may join to payments of the history."""
+    end_ms = platform.offline(model).history_end_ms()
     if end_ms is None:
-        return 0
+        return range(0)
     last = -(-end_ms // DAY_MS) * DAY_MS
     definition = platform.definition(model)
     days = definition.training.window_days + definition.label.maturity_days + 1
-    midnights = range(last - days * DAY_MS, last + DAY_MS, DAY_MS)
-    snapshots.backfill(offline, platform.views(model), midnights, platform.online(model))
-    return rows
+    return range(last - days * DAY_MS, last + DAY_MS, DAY_MS)
 
 
 def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dict[str, int]:

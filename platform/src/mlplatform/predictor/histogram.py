@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from prometheus_client.core import HistogramMetricFamily
+from mlplatform.telemetry.prometheus import HistogramFamily
 
 
 class Buckets:
@@ -29,7 +29,7 @@ class Buckets:
 
 
 def add_to(
-    family: HistogramMetricFamily,
+    family: HistogramFamily,
     labels: Sequence[str],
     bounds: Sequence[float],
     writers: Sequence[Buckets],

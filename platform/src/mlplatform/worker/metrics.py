@@ -9,18 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
-
+from mlplatform.telemetry import signals
+from mlplatform.telemetry.prometheus import Registry
 from mlplatform.worker.messages import Answered, Poison
-
-BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
@@ -28,35 +19,13 @@ class Metrics:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self._messages = Counter(
-            "mlplatform_worker_messages",
-            "Messages committed, by what became of them.",
-            ("model", "outcome"),
-            registry=self.registry,
-        )
-        self._given_up = Counter(
-            "mlplatform_worker_batches_given_up",
-            "Batches that are read again.",
-            ("model", "reason"),
-            registry=self.registry,
-        )
-        self._retries = Counter(
-            "mlplatform_worker_retries",
-            "Requests to the gateway that were repeated.",
-            ("model", "reason"),
-            registry=self.registry,
-        )
-        self._lag = self._gauge("lag_messages", "Messages that wait in this worker's partitions.")
-        self._in_work = self._gauge("in_work_messages", "Messages read and not committed.")
-        self._batch = Histogram(
-            "mlplatform_worker_batch_seconds",
-            "From a batch's first message read to its commit.",
-            ("model",),
-            buckets=BUCKETS_S,
-            registry=self.registry,
-        ).labels(model)
+        self.registry = Registry()
+        self._messages = self.registry.counter(signals.WORKER_MESSAGES)
+        self._given_up = self.registry.counter(signals.WORKER_GIVEN_UP)
+        self._retries = self.registry.counter(signals.WORKER_RETRIES)
+        self._lag = self.registry.gauge(signals.WORKER_LAG).labels(model)
+        self._in_work = self.registry.gauge(signals.WORKER_IN_WORK).labels(model)
+        self._batch = self.registry.histogram(signals.WORKER_BATCH).labels(model)
 
     def committed(self, outcomes: Sequence[Answered | Poison], seconds: float) -> None:
         self._batch.observe(seconds)
@@ -81,11 +50,6 @@ class Metrics:
         finally:
             self._in_work.set(0)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        gauge = Gauge(f"mlplatform_worker_{name}", text, ("model",), registry=self.registry)
-        bound: Gauge = gauge.labels(self._model)
-        return bound
-
 
 def listen(metrics: Metrics, token: str) -> int:
     """Serve /healthz to anybody and /metrics to who has the token, on loopback; the port."""
@@ -98,7 +62,7 @@ def listen(metrics: Metrics, token: str) -> int:
             elif self.path != "/metrics":
                 self._reply(404, b"")
             elif hmac.compare_digest(given.encode(), token.encode()):
-                self._reply(200, generate_latest(metrics.registry))
+                self._reply(200, metrics.registry.text())
             else:
                 self._reply(401, b"")
 

@@ -20,7 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlplatform.errors import InputInvalid
-from mlplatform.features.rows import check_order, check_unique, is_missing, refuse
+from mlplatform.features.rows import (
+    check_bounds,
+    check_order,
+    check_unique,
+    is_missing,
+    refuse,
+)
+from mlplatform.models.definition import load_definition
 from mlplatform.models.fraud.labels import arrival_us
 
 PRICE_LEVEL = 1.4
@@ -37,18 +44,16 @@ CANONICAL = (
     *("request_id", "event_time", "customer_id", "terminal_id", "amount"),
     *("label", "label_time"),
 )
+FIELDS = {"CUSTOMER_ID": "customer_id", "TERMINAL_ID": "terminal_id", "TX_AMOUNT": "amount"}
 IGNORED = ("TX_TIME_SECONDS", "TX_TIME_DAYS", "TX_FRAUD_SCENARIO")
 
 
-def read_transactions(
-    path: Path, *, now_ms: int | None = None, maturity_days: int = 3, seed: int = 0
-) -> pa.Table:
+def read_transactions(path: Path, *, now_ms: int | None = None, seed: int = 0) -> pa.Table:
     """All payments of a Parquet file, or of a folder's Parquet files by name, in canonical columns.
 
     Args:
         now_ms: no payment may be later; None where the data is from another time than ours.
-        maturity_days: label.maturity_days of model.yaml; frauds are reported up to it.
-        seed: of the drawn times of arrival.
+        seed: of the drawn times of arrival, which lie within the label's maturity_days.
 
     Raises:
         InputInvalid: names the file, the row (from 0) and what is wrong; nothing was read.
@@ -61,7 +66,7 @@ def read_transactions(
         tables.append(table)
     together = pa.concat_tables(tables)
     _unique_across(together, tables, _files(path))
-    return _canonical(together, maturity_days, seed)
+    return _canonical(together, load_definition("fraud").label.maturity_days, seed)
 
 
 def with_pattern_change(
@@ -99,8 +104,9 @@ def _checked(file: Path, now_ms: int | None) -> pa.Table:
     table = table.set_column(1, "TX_DATETIME", table.column("TX_DATETIME").cast(TIME, safe=False))
     check_order(table.column("TX_DATETIME"), "TX_DATETIME", file.name)
     check_unique(table.column("TRANSACTION_ID"), "TRANSACTION_ID", file.name)
-    for name in ("CUSTOMER_ID", "TERMINAL_ID", "TX_AMOUNT"):
-        refuse(table.column(name).to_numpy() < 0, file.name, f"{name} is less than 0")
+    request = load_definition("fraud").request
+    for name, field in FIELDS.items():
+        check_bounds(table.column(name), name, request[field], file.name)
     wrong = ~np.isin(table.column("TX_FRAUD").to_numpy(), (0, 1))
     refuse(wrong, file.name, "TX_FRAUD is not 0 or 1")
     if now_ms is not None:

@@ -1,0 +1,271 @@
+"""Every metric that the processes in a request's path emit.
+
+The one list: code makes its metrics from what stands here and can emit nothing else, and
+docs/signals.md is rendered from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Process = Literal["gateway", "predictor", "worker"]
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label and what bounds its values.
+
+    Args:
+        values: all there are; empty where the installation says them.
+        bound: what bounds them, where they are not listed.
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    bound: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of a kind of process.
+
+    Args:
+        name: as it is declared; counters get `_total` and histograms their suffixes.
+        buckets: upper bounds, of a histogram.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+
+MODEL: Final = Label("model", bound="model folders of the installation")
+SERVICE: Final = Label("service", bound="arms that routes name, at most three a model")
+STATUS: Final = Label("status", bound="HTTP status codes that the OpenAPI document declares")
+PRIORITY: Final = Label("priority", ("critical", "standard", "background", ""))
+PROTOCOL: Final = Label("protocol", ("rest", "grpc"))
+STEP: Final = Label("step", ("champion", "challenger", "previous"))
+FAILURES: Final = (
+    "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead",
+    "stalled",
+)  # fmt: skip
+
+_LATENCY_S = (
+    0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05,
+    0.075, 0.1, 0.25, 1.0,
+)  # fmt: skip
+_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+REQUESTS: Final = Metric(
+    "mlplatform_gateway_requests", "counter", "requests",
+    "HTTP requests by operation and status.",
+    (Label("operation", bound="operations of the API; `unknown` for other paths"), STATUS),
+)  # fmt: skip
+DECISIONS: Final = Metric(
+    "mlplatform_gateway_decisions", "counter", "decisions",
+    "Decisions recorded, by who made them.",
+    (
+        MODEL,
+        Label("answered_by",
+              ("champion", "challenger", "previous", "small_model", "rules", "default")),
+        Label("decision", ("approve", "review", "decline")),
+    ),
+)  # fmt: skip
+DEGRADED: Final = Metric(
+    "mlplatform_gateway_degraded", "counter", "decisions",
+    "Decisions made without all that should be there.",
+    (MODEL, Label("reason", (*FAILURES, "features"))),
+)  # fmt: skip
+STEP_FAILURES: Final = Metric(
+    "mlplatform_gateway_step_failures", "counter", "calls",
+    "Predictors that gave no score.", (MODEL, STEP, Label("reason", FAILURES)),
+)  # fmt: skip
+REASONS_OMITTED: Final = Metric(
+    "mlplatform_gateway_reasons_omitted", "counter", "decisions",
+    "Alerts answered without their reasons.",
+    (MODEL, Label("reason", (*FAILURES, "not_additive"))),
+)  # fmt: skip
+LATE: Final = Metric(
+    "mlplatform_gateway_late", "counter", "decisions",
+    "Answers that were durable after the deadline.", (MODEL,),
+)  # fmt: skip
+SHADOW_DROPPED: Final = Metric(
+    "mlplatform_gateway_shadow_dropped", "counter", "copies",
+    "Shadow copies that were not sent.", (MODEL, Label("why", ("full", "over", "stopped"))),
+)  # fmt: skip
+LATENCY: Final = Metric(
+    "mlplatform_gateway_latency_seconds", "histogram", "seconds",
+    "From a request's first byte to its durable decision.", (MODEL,), _LATENCY_S,
+)  # fmt: skip
+COMMIT_RECORDS: Final = Metric(
+    "mlplatform_gateway_commit_records", "histogram", "records",
+    "Records in one commit of the decision log.", (), _POWERS,
+)  # fmt: skip
+GENERATION: Final = Metric(
+    "mlplatform_gateway_routes_generation", "gauge", "generation",
+    "Generation of routes applied.", (MODEL,),
+)  # fmt: skip
+BREAKER: Final = Metric(
+    "mlplatform_gateway_breaker_state", "gauge", "state",
+    "0 closed, 1 half open, 2 open.", (MODEL, SERVICE),
+)  # fmt: skip
+ADMISSION: Final = Metric(
+    "mlplatform_gateway_admission", "counter", "requests",
+    "Requests let in or refused, and why.",
+    (
+        Label("outcome", ("admitted", "unauthenticated", "forbidden", "shed", "client-rate",
+                          "model-rate")),
+        PRIORITY,
+    ),
+)  # fmt: skip
+STORE_FAILURES: Final = Metric(
+    "mlplatform_gateway_admission_store_failures", "counter", "calls",
+    "Times the shared store was late or failed.", (Label("of", ("keys", "tokens")),),
+)  # fmt: skip
+CONNECTIONS_REFUSED: Final = Metric(
+    "mlplatform_gateway_connections_refused", "counter", "connections",
+    "Connections ended for a limit.",
+    (
+        Label("reason", ("too-many-connections", "head-too-large", "malformed-http",
+                         "slow-request", "slow-reader")),
+    ),
+)  # fmt: skip
+TOKENS_REFUSED: Final = Metric(
+    "mlplatform_gateway_tokens_refused", "counter", "tokens",
+    "Tokens of the issuer that prove nobody.",
+    (
+        Label("reason", ("algorithm", "audience", "claims", "expired", "issuer", "malformed",
+                         "not-yet", "signature", "client-name", "invalid", "keys-awaited",
+                         "too-long", "unknown-key")),
+    ),
+)  # fmt: skip
+KEY_FETCHES: Final = Metric(
+    "mlplatform_gateway_issuer_key_fetches", "counter", "calls",
+    "Fetches of the issuer's keys.", (Label("outcome", ("fetched", "failed")),),
+)  # fmt: skip
+
+
+def _log(name: str, kind: Kind, unit: str, meaning: str) -> Metric:
+    return Metric(f"mlplatform_log_{name}", kind, unit, meaning)
+
+
+LOG_COUNTS: Final = {
+    "accepted": _log("accepted", "counter", "records",
+                     "Records whose answer could be given: written, spilled or declared unlogged."),
+    "recovered": _log("recovered", "counter", "records",
+                      "Spilled records taken over from a process that ended."),
+    "written": _log("written", "counter", "records",
+                    "Records in the decision log, at once or by catching up."),
+    "spilled": _log("spilled", "counter", "records", "Records that went into the spill first."),
+    "unlogged": _log("unlogged", "counter", "records",
+                     "Answers given without a record, as their model declares."),
+    "refused": _log("refused", "counter", "records",
+                    "Records that went nowhere, whose answer was not given."),
+    "repeated": _log("repeated", "counter", "records",
+                     "Records not written because their key was answered before."),
+    "conflicts": _log("conflicts", "counter", "records",
+                      "Spilled decisions whose key the log had answered otherwise; "
+                      "they are voided."),
+    "waiting": _log("waiting", "gauge", "records",
+                    "Records in the spill now: accepted + recovered = written + waiting "
+                    "+ unlogged."),
+    "waiting_bytes": _log("waiting_bytes", "gauge", "bytes",
+                          "Size of the records in the spill now."),
+}  # fmt: skip
+"""By the name of the count in decisions/spilling.py."""
+
+_PREDICTOR_SERVICE = Label("service", bound="the one name of this process")
+PREDICTOR_REQUESTS: Final = Metric(
+    "mlplatform_predictor_requests", "counter", "requests",
+    "Inference requests, answered or refused.", (_PREDICTOR_SERVICE, PROTOCOL),
+)  # fmt: skip
+PREDICTOR_ERRORS: Final = Metric(
+    "mlplatform_predictor_errors", "counter", "requests",
+    "Inference requests that were not answered with scores, by HTTP status.",
+    (_PREDICTOR_SERVICE, PROTOCOL, STATUS),
+)  # fmt: skip
+PREDICTOR_LATENCY: Final = Metric(
+    "mlplatform_predictor_latency_seconds", "histogram", "seconds",
+    "From the headers of an answered inference request to its answer.",
+    (_PREDICTOR_SERVICE, PROTOCOL),
+    (*(100e-6 * 2**doubling for doubling in range(14)), 2.5, 5.0),
+)  # fmt: skip
+PREDICTOR_BATCH: Final = Metric(
+    "mlplatform_predictor_batch_rows", "histogram", "rows",
+    "Rows scored in one call of the model.", (_PREDICTOR_SERVICE,), (*_POWERS, 4096),
+)  # fmt: skip
+PREDICTOR_READY: Final = Metric(
+    "mlplatform_predictor_ready", "gauge", "1",
+    "1 while the predictor takes inference requests.", (_PREDICTOR_SERVICE,),
+)  # fmt: skip
+PREDICTOR_DEPTH: Final = Metric(
+    "mlplatform_predictor_queue_depth", "gauge", "requests",
+    "Requests that wait for the model.", (_PREDICTOR_SERVICE,),
+)  # fmt: skip
+PREDICTOR_WARM_UP: Final = Metric(
+    "mlplatform_predictor_warm_up_seconds", "gauge", "seconds",
+    "The model's call at warm-up, by rows, where it runs and on which accelerator.",
+    (
+        _PREDICTOR_SERVICE,
+        Label("rows", bound="sizes of batches at warm-up"),
+        Label("mode", bound="where the model runs, set at start"),
+        Label("accelerator", ("cpu", "cuda", "tensorrt")),
+    ),
+)  # fmt: skip
+
+WORKER_MESSAGES: Final = Metric(
+    "mlplatform_worker_messages", "counter", "messages",
+    "Messages committed, by what became of them.",
+    (MODEL, Label("outcome", ("scored", "dead_letter"))),
+)  # fmt: skip
+WORKER_GIVEN_UP: Final = Metric(
+    "mlplatform_worker_batches_given_up", "counter", "batches",
+    "Batches that are read again.", (MODEL, Label("reason", ("unavailable", "fenced"))),
+)  # fmt: skip
+WORKER_RETRIES: Final = Metric(
+    "mlplatform_worker_retries", "counter", "requests",
+    "Requests to the gateway that were repeated.",
+    (MODEL, Label("reason", bound="problem types, statuses, kinds of broken connections")),
+)  # fmt: skip
+WORKER_LAG: Final = Metric(
+    "mlplatform_worker_lag_messages", "gauge", "messages",
+    "Messages that wait in this worker's partitions.", (MODEL,),
+)  # fmt: skip
+WORKER_IN_WORK: Final = Metric(
+    "mlplatform_worker_in_work_messages", "gauge", "messages",
+    "Messages read and not committed.", (MODEL,),
+)  # fmt: skip
+WORKER_BATCH: Final = Metric(
+    "mlplatform_worker_batch_seconds", "histogram", "seconds",
+    "From a batch's first message read to its commit.", (MODEL,),
+    (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)  # fmt: skip
+
+METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
+    "gateway": (
+        REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
+        LATENCY, COMMIT_RECORDS, GENERATION, BREAKER, ADMISSION, STORE_FAILURES,
+        CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, *LOG_COUNTS.values(),
+    ),
+    "predictor": (
+        PREDICTOR_REQUESTS, PREDICTOR_ERRORS, PREDICTOR_LATENCY, PREDICTOR_BATCH, PREDICTOR_READY,
+        PREDICTOR_DEPTH, PREDICTOR_WARM_UP,
+    ),
+    "worker": (
+        WORKER_MESSAGES, WORKER_GIVEN_UP, WORKER_RETRIES, WORKER_LAG, WORKER_IN_WORK, WORKER_BATCH,
+    ),
+}  # fmt: skip
+PROCESS_METRICS: Final = (
+    "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
+    "process_cpu_seconds", "process_open_fds", "process_max_fds",
+)  # fmt: skip
+"""Of every process besides, as all Prometheus clients name them."""

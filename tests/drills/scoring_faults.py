@@ -1,0 +1,275 @@
+"""What is done to the scoring path in a drill, and what has to hold meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+from tests.drills.scoring_findings import Shows
+
+from mlplatform.rollout.routes import Arm
+from support.faulty_predictor import Behaviour, FaultyPredictor
+from support.gateways_world import GatewaysWorld
+from support.scoring_world import ScoringWorld, free_port, wait_for
+
+REGISTRY_START_S = 120.0
+HELD_S = 0.03
+"""How long a gateway is stopped before it is killed, so that it dies with requests in its hands."""
+
+
+class OneGateway(ScoringWorld):
+    """A gateway, a champion and its predecessor; nobody starts again what ends."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.previous, self.champion = _routed(self)
+        self.start_gateway()
+        self._proxy: FaultyPredictor | None = None
+
+    @property
+    def gateway_pid(self) -> int:
+        assert self._gateway is not None
+        return self._gateway.pid
+
+    def behind_proxy(self) -> FaultyPredictor:
+        """From now on the gateway asks the champion through a proxy."""
+        if self._proxy is None:
+            port = self.predictor_port(self.champion)
+            self._proxy = FaultyPredictor(self.home.run / "proxy", port)
+            self.tell_address(self.champion, wait_for(lambda: self._proxy and self._proxy.port))
+            self.stop_gateway()  # it would keep its connections to the predictor itself
+            self.start_gateway()
+        return self._proxy
+
+    def close(self) -> None:
+        if self._proxy is not None:
+            self._proxy.close()
+        super().close()
+
+
+class TwoGateways(GatewaysWorld):
+    """Two gateways and predictors under a supervisor, and MLflow beside them."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, 2)
+        self.previous, self.champion = _routed(self)
+        self._mlflow: subprocess.Popen[bytes] | None = None
+
+    @property
+    def registry(self) -> subprocess.Popen[bytes]:
+        """MLflow, started when it is first asked for."""
+        if self._mlflow is None:
+            port = free_port()
+            self.home.mlflow_token.write_text("drill")
+            self._mlflow = self._start(
+                "mlplatform.supervisor.mlflow_server", MLPLATFORM_MLFLOW_PORT=str(port)
+            )
+            url = f"http://127.0.0.1:{port}/health"
+            wait_for(lambda: _answers(url), REGISTRY_START_S)
+        return self._mlflow
+
+    def close(self) -> None:
+        if self._mlflow is not None:
+            self._mlflow.kill()
+            self._mlflow.wait()
+        super().close()
+
+
+def _routed(world: ScoringWorld) -> tuple[Arm, Arm]:
+    previous, champion = world.deploy(1), world.deploy(2, offset=0.01)
+    world.promote(previous)
+    world.promote(champion)
+    return previous, champion
+
+
+@contextlib.contextmanager
+def predictor_killed(world: OneGateway) -> Iterator[None]:
+    world.kill_predictor(world.champion)
+    try:
+        yield
+    finally:
+        world.start_predictor(world.champion)
+
+
+@contextlib.contextmanager
+def predictors_frozen(world: OneGateway) -> Iterator[None]:
+    with world.frozen_predictor(world.champion), world.frozen_predictor(world.previous):
+        yield
+
+
+def behaving(behaviour: Behaviour) -> Callable[[OneGateway], AbstractContextManager[None]]:
+    """The champion's answers, spoilt on their way."""
+
+    @contextlib.contextmanager
+    def fault(world: OneGateway) -> Iterator[None]:
+        with world.behind_proxy().behaving(behaviour):
+            yield
+
+    return fault
+
+
+@contextlib.contextmanager
+def features_locked(world: OneGateway) -> Iterator[None]:
+    """A writer of features that does not end holds the strongest lock that a writer can take."""
+    with closing(sqlite3.connect(world.home.online_db, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        yield
+        db.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def features_gone(world: OneGateway) -> Iterator[None]:
+    away = world.home.root / "away"
+    away.mkdir()
+    names = [world.home.online_db.name + suffix for suffix in ("", "-wal", "-shm")]
+    found = [name for name in names if (world.home.root / name).exists()]
+    for name in found:
+        (world.home.root / name).rename(away / name)
+    try:
+        yield
+    finally:
+        for name in found:
+            (away / name).rename(world.home.root / name)
+        away.rmdir()
+
+
+@contextlib.contextmanager
+def log_full(world: OneGateway) -> Iterator[None]:
+    """No file of the gateway may grow: what a process sees of a full disk, without root."""
+    soft, hard = resource.prlimit(world.gateway_pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(world.gateway_pid, resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(world.gateway_pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def gateway_killed(world: TwoGateways) -> Iterator[None]:
+    """The one with most of the client's connections, while it holds requests."""
+    pids = {name: _pid(world, name) for name in world.names}
+    name = max(pids, key=lambda name: _connections(pids[name], world.port))
+    os.kill(pids[name], signal.SIGSTOP)
+    time.sleep(HELD_S)
+    os.kill(pids[name], signal.SIGKILL)
+    yield
+    world.await_successor(name, pids[name])
+
+
+def _pid(world: TwoGateways, name: str) -> int:
+    process = world.process(name).process
+    assert process is not None
+    return process.pid
+
+
+def _connections(pid: int, port: int) -> int:
+    found = psutil.Process(pid).connections("tcp")
+    return sum(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in found)
+
+
+@contextlib.contextmanager
+def predictor_restarted(world: TwoGateways) -> Iterator[None]:
+    """The fault is over at once: the supervisor has to end what follows from it."""
+    world.kill(world.champion.service)
+    yield
+
+
+@contextlib.contextmanager
+def registry_gone(world: TwoGateways) -> Iterator[None]:
+    """MLflow is killed and its data moved away; a gateway that starts meanwhile needs neither."""
+    world.registry.kill()
+    world.registry.wait()
+    folder, away = world.home.mlflow, world.home.root / "mlflow.away"
+    folder.rename(away)
+    pid = _pid(world, "gateway-1")
+    os.kill(pid, signal.SIGTERM)
+    try:
+        world.await_successor("gateway-1", pid)
+        yield
+    finally:
+        away.rename(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """One fault.
+
+    Args:
+        expected: what has to hold, for a person.
+        prepare: what is started before the load, for this fault alone.
+    """
+
+    expected: str
+    world: type[ScoringWorld]
+    fault: Callable[..., AbstractContextManager[None]]
+    shows: Shows
+    prepare: Callable[..., object] = lambda world: None
+
+
+DRILLS = {
+    "predictor_killed": Drill(
+        "the predecessor answers, degraded, until the champion's predictor runs again and the"
+        " breaker lets it be asked",
+        OneGateway, predictor_killed, "degraded",
+    ),
+    "predictors_frozen": Drill(
+        "champion and predecessor take requests and answer none: each gets its slice, then the"
+        " gateway decides by itself in time; breakers spare the requests that follow",
+        OneGateway, predictors_frozen, "degraded",
+    ),
+    "predictor_slow": Drill(
+        "calls that take 100 times longer are given up at their slice, the predecessor answers",
+        OneGateway, behaving("slow"), "degraded", OneGateway.behind_proxy,
+    ),
+    "predictor_nan": Drill(
+        "a score that is no number is no score: the predecessor answers, degraded",
+        OneGateway, behaving("nan"), "degraded", OneGateway.behind_proxy,
+    ),
+    "predictor_shapes": Drill(
+        "scores of a wrong number or type are no scores: the predecessor answers, degraded",
+        OneGateway, behaving("shapes"), "degraded", OneGateway.behind_proxy,
+    ),
+    "features_locked": Drill(
+        "readers do not wait for a writer that holds its lock: nothing shows",
+        OneGateway, features_locked, "nothing",
+    ),
+    "features_gone": Drill(
+        "answers say that they were given without features, until the file is back",
+        OneGateway, features_gone, "features",
+    ),
+    "log_full": Drill(
+        "refused in time with problem log-unavailable, as model.yaml declares for this tier"
+        " (when_unrecordable: refuse); answered again, by the same keys too, when there is room",
+        OneGateway, log_full, "refused",
+    ),
+    "gateway_killed": Drill(
+        "requests that it held are answered by the other gateway after one retry by the same key",
+        TwoGateways, gateway_killed, "retried",
+    ),
+    "predictor_restarted": Drill(
+        "the supervisor starts the champion's predictor again; meanwhile the predecessor answers",
+        TwoGateways, predictor_restarted, "degraded",
+    ),
+    "registry_gone": Drill(
+        "scoring does not need it: nothing shows, and a gateway starts without it",
+        TwoGateways, registry_gone, "nothing", lambda world: world.registry,
+    ),
+}  # fmt: skip
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,117 @@
+"""History is taken in once and whole: refused from the future, finished after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from mlplatform import cli, wiring
+from mlplatform.errors import InputInvalid, Refused
+from mlplatform.features import snapshots
+from mlplatform.jobs.features import history_is_whole, import_history
+from mlplatform.models.fraud.generator import Population, generate
+from mlplatform.settings import load
+
+DAY_MS = 86_400_000
+START_MS = 20_000 * DAY_MS
+
+
+class Killed(BaseException):
+    """What no code catches, as no code catches SIGKILL."""
+
+
+def payments(seed: int = 1) -> pa.Table:
+    population = Population(customers=20, payments_per_day=30)
+    return generate(seed=seed, start_ms=START_MS, days=3, population=population)
+
+
+def killed_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = iter(range(1, call + 1))
+
+    def run(*arguments: Any) -> Any:
+        if next(calls) == call:
+            raise Killed
+        return function(*arguments)
+
+    return run
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> wiring.Platform:
+    settings = load({"MLPLATFORM_HOME": str(tmp_path / "home")})
+    settings.home.create()
+    return wiring.Platform(settings)
+
+
+def snapshot_files(platform: wiring.Platform) -> dict[str, pa.Table]:
+    root = platform.offline("fraud").folder / "snapshots"
+    return {str(f.relative_to(root)): pq.read_table(f) for f in root.rglob("*.parquet")}
+
+
+@pytest.mark.parametrize("call", [1, 2, 7])
+def test_an_import_that_was_killed_is_finished_by_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform, call: int
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "_write", killed_at(call, snapshots._write))
+        with pytest.raises(Killed):
+            import_history(platform, "fraud", payments(), "march")
+    assert not history_is_whole(platform, "fraud")
+    with pytest.raises(Refused, match="an import of other payments was stopped halfway"):
+        import_history(platform, "fraud", payments().slice(1), "april")
+    assert import_history(platform, "fraud", payments(), "march") == payments().num_rows
+    assert history_is_whole(platform, "fraud")
+
+    other = wiring.Platform(load({"MLPLATFORM_HOME": str(tmp_path / "other")}))
+    other.settings.home.create()
+    other.settings.home.pseudonym_key.write_bytes(platform.settings.home.pseudonym_key.read_bytes())
+    import_history(other, "fraud", payments(), "march")
+    assert snapshot_files(other) == snapshot_files(platform)
+
+
+def test_a_whole_history_is_imported_once(platform: wiring.Platform) -> None:
+    assert not history_is_whole(platform, "fraud")
+    import_history(platform, "fraud", payments(), "march")
+    with pytest.raises(Refused, match="imported once"):
+        import_history(platform, "fraud", payments(), "march")
+
+
+@pytest.mark.parametrize(
+    ("clock", "refused"), [("system", True), ("replay", False)], ids=["system", "replay"]
+)
+def test_the_command_refuses_the_future_of_the_wall_clock_but_not_of_recorded_traffic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: str, refused: bool
+) -> None:
+    file = tmp_path / "tx.parquet"
+    now_us = time.time_ns() // 1000
+    columns = {
+        "TRANSACTION_ID": [1, 2],
+        "TX_DATETIME": pa.array([now_us - 60_000_000, now_us + 3_600_000_000], pa.timestamp("us")),
+        "CUSTOMER_ID": [7, 8],
+        "TERMINAL_ID": [1, 2],
+        "TX_AMOUNT": [10.0, 20.0],
+        "TX_FRAUD": [0, 1],
+    }
+    pq.write_table(pa.table(columns), file)
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLPLATFORM_CLOCK", clock)
+    caches = (wiring.settings, wiring.platform)
+    for cache in caches:
+        cache.cache_clear()
+    result = CliRunner().invoke(cli.app, ["history", "import", "fraud", str(file), "--json"])
+    found = history_is_whole(wiring.platform(), "fraud")
+    for cache in caches:
+        cache.cache_clear()
+    assert found is not refused
+    if refused:
+        assert isinstance(result.exception, InputInvalid)
+        assert str(result.exception) == "tx.parquet, row 1: TX_DATETIME is in the future"
+    else:
+        assert result.exit_code == 0
