@@ -86,7 +86,7 @@ class GroupCommit:
         """
         answer: Future[list[Outcome]] = Future()
         answer.set_running_or_notify_cancel()
-        self._committer.put(_Ticket(entries, answer))
+        self._committer.put([_Ticket(entries, answer)])
         return answer
 
     def close(self) -> None:
@@ -111,6 +111,8 @@ class AsyncGroupCommit:
         relief: Relief | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._collected: list[_Ticket] = []
+        self._size = 0
         self._committer = _Committer(
             log, writer, max_batch, max_wait_ms, reached_ms, self._deliver, relief
         )
@@ -123,19 +125,38 @@ class AsyncGroupCommit:
     def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
         """Queue entries for one of the next transactions; all of them go in the same one.
 
+        What one turn of the loop submits is handed to the thread together, which is woken once:
+        each time costs a lock, a system call and, on one core, a switch of threads.
+
         Cancelling the future does not take the entries back.
 
         Raises:
             Busy: too much is queued.
             Refused: this was closed.
         """
+        self._committer.check(self._size)
         answer: asyncio.Future[list[Outcome]] = self._loop.create_future()
-        self._committer.put(_Ticket(entries, answer))
+        if not self._collected:
+            self._loop.call_soon(self._hand_in)
+        self._collected.append(_Ticket(entries, answer))
+        self._size += len(entries)
         return answer
 
     async def close(self) -> None:
         """Append what is queued, then say that this writer is done."""
+        self._hand_in()
         await self._loop.run_in_executor(None, self._committer.close)
+
+    def _hand_in(self) -> None:
+        tickets, self._collected, self._size = self._collected, [], 0
+        if not tickets:
+            return
+        try:
+            self._committer.put(tickets)
+        except PlatformError as error:
+            for ticket in tickets:
+                ticket.error = error
+            _settle(tickets)
 
     def _deliver(self, tickets: list[_Ticket]) -> None:
         try:
@@ -204,17 +225,23 @@ class _Committer:
     def alive(self) -> bool:
         return self._failure is None and self._threads[0].is_alive()
 
-    def put(self, ticket: _Ticket) -> None:
+    def check(self, more: int = 0) -> None:
+        """Raise what keeps entries from being queued, with so many more that will be soon."""
+        if self._failure is not None:
+            raise Unavailable(f"nothing commits for {self._writer}") from self._failure
+        if self._closed.is_set():
+            raise Refused(f"the commit queue of {self._writer} is closed")
+        if self._queued + more >= QUEUED_ENTRIES:
+            raise Busy(f"{self._queued + more} records of {self._writer} wait to be committed")
+
+    def put(self, tickets: Sequence[_Ticket]) -> None:
         with self._changed:
-            if self._failure is not None:
-                raise Unavailable(f"nothing commits for {self._writer}") from self._failure
-            if self._closed.is_set():
-                raise Refused(f"the commit queue of {self._writer} is closed")
-            if self._queued >= QUEUED_ENTRIES:
-                raise Busy(f"{self._queued} records of {self._writer} wait to be committed")
-            self._tickets.append(ticket)
-            self._queued += len(ticket.entries)
-            if len(self._tickets) == 1 or self._queued >= self._max_batch:
+            self.check()
+            was_empty = not self._tickets
+            self._tickets.extend(tickets)
+            for ticket in tickets:
+                self._queued += len(ticket.entries)
+            if was_empty or self._queued >= self._max_batch:
                 self._changed.notify()
 
     def close(self) -> None:

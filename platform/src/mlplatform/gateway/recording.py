@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -22,6 +23,9 @@ from mlplatform.gateway.problems import Problem
 
 WAIT_S = 2.0
 """How long an answer waits for its record before it is refused; normally a few milliseconds."""
+
+WAIT_STEP_S = 0.05
+"""How much longer than that it may be."""
 
 UNLOGGED_KEPT = 4096
 
@@ -59,6 +63,7 @@ class Recorder:
         self._open_commit = open_commit
         self._advanced = advanced
         self._commit: Commit | None = None
+        self._waits = _Waits()
 
     def start(self) -> None:
         self._commit = self._open_commit()
@@ -82,10 +87,9 @@ class Recorder:
         if self._commit is None:
             raise LogUnavailable("the log is not open yet")
         try:
-            async with asyncio.timeout(WAIT_S):
-                (outcome,) = await self._commit.submit((entry,))
-        except TimeoutError as error:
-            raise LogUnavailable(f"no confirmation within {WAIT_S} s") from error
+            answer = self._commit.submit((entry,))
+            self._waits.limit(answer)
+            (outcome,) = await answer
         except PlatformError as error:
             raise LogUnavailable(str(error)) from error
         if isinstance(outcome, Unrecorded):
@@ -93,6 +97,32 @@ class Recorder:
         if isinstance(outcome, Appended | Spilled | Unlogged):
             self._advanced(entry.record.event_ms)
         return outcome
+
+
+class _Waits:
+    """Ends waits that take longer than WAIT_S: one timer for all, as one each costs more than
+    anything else about waiting."""
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[float, asyncio.Future[list[Outcome]]]] = deque()
+        self._is_watched = False
+
+    def limit(self, answer: asyncio.Future[list[Outcome]]) -> None:
+        loop = asyncio.get_running_loop()
+        self._pending.append((loop.time() + WAIT_S, answer))
+        if not self._is_watched:
+            self._is_watched = True
+            loop.call_later(WAIT_STEP_S, self._end_late, loop)
+
+    def _end_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s, pending = loop.time(), self._pending
+        while pending and (pending[0][1].done() or pending[0][0] <= now_s):
+            _, answer = pending.popleft()
+            if not answer.done():
+                answer.set_exception(LogUnavailable(f"no confirmation within {WAIT_S} s"))
+        self._is_watched = bool(pending)
+        if pending:
+            loop.call_later(WAIT_STEP_S, self._end_late, loop)
 
 
 class Found(Protocol):
