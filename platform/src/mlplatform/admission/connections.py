@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mlplatform.admission.whole_answer import WholeAnswer
 from mlplatform.gateway.problems import Problem
 
 MAX_CONNECTIONS = 4096
@@ -25,7 +26,7 @@ ARRIVAL_S = 10.0
 class BoundedHttp(HttpToolsProtocol):
     """HTTP/1.1 that ends what exceeds its limits, with a problem that says so.
 
-    A request that arrives whole at once, as most do, costs no timer.
+    A request that arrives whole at once, as most do, costs no timer, and its answer one write.
     """
 
     max_connections = MAX_CONNECTIONS
@@ -33,6 +34,7 @@ class BoundedHttp(HttpToolsProtocol):
     refused: Callable[[str], None] = staticmethod(lambda reason: None)
 
     _timer: asyncio.TimerHandle | None = None
+    _idle_since_s: float | None = None
     _is_arriving = False
     _is_in_head = True
     _head_bytes = 0
@@ -48,6 +50,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,6 +89,25 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_in_head = True
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        # The timer stays while requests come: setting it for each costs more than looking at it.
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._wait_idle(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since_s = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, WholeAnswer(cycle, app))
+
     def send_400_response(self, msg: str) -> None:
         """What uvicorn answers when the parser gives up."""
         self._end(self._problem or Problem(400, "malformed-http", msg))
@@ -95,6 +119,19 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.abort()
             return
         super().timeout_keep_alive_handler()
+
+    def _wait_idle(self, wait_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(wait_s, self._idle)
+
+    def _idle(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since_s is None:
+            return
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._wait_idle(left_s)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _watch(self) -> None:
         self._timer = self.loop.call_later(self.arrival_s, self._late)
