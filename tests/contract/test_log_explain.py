@@ -31,7 +31,7 @@ from mlplatform.gateway.bulkhead import Bulkhead
 from mlplatform.gateway.decided import Caller, Case, Decided, record
 from mlplatform.gateway.fallback import steps
 from mlplatform.gateway.live import Live, Target
-from mlplatform.gateway.oip import FailureReason, PredictionFailed
+from mlplatform.gateway.oip import FailureReason, PredictionFailed, Scores
 from mlplatform.gateway.prediction import Facts, judged, predicted, without_predictor
 from mlplatform.gateway.predictor import Predictor
 from mlplatform.gateway.reasons import ordinary_row
@@ -96,12 +96,10 @@ class ModelFile:
         self.failing: FailureReason | None = None
         self._score = scorer(folder / MODEL_FILE)
 
-    def predict(
-        self, rows: Sequence[Sequence[float]], deadline_s: float
-    ) -> asyncio.Future[list[float]]:
-        answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+    def predict(self, rows: Sequence[Sequence[float]], deadline_s: float) -> asyncio.Future[Scores]:
+        answer: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
         if self.failing is None:
-            answer.set_result(self._score(np.array(rows, np.float32)).tolist())
+            answer.set_result(Scores(self._score(np.array(rows, np.float32)).tolist()))
         else:
             answer.set_exception(PredictionFailed(self.failing, "as told"))
         return answer

@@ -64,6 +64,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
         cast(Labels, None),
         cast(Voids, None),
         Metrics(),
+        None,
         {},
         lambda: recorder.alive,
         lambda: True,

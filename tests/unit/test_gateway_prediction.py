@@ -19,7 +19,7 @@ from mlplatform.gateway.breaker import Breaker
 from mlplatform.gateway.bulkhead import Bulkhead
 from mlplatform.gateway.fallback import steps
 from mlplatform.gateway.live import Live, Target
-from mlplatform.gateway.oip import FailureReason, PredictionFailed
+from mlplatform.gateway.oip import FailureReason, PredictionFailed, Scores
 from mlplatform.gateway.prediction import Facts, Prediction, judged, predicted, without_predictor
 from mlplatform.gateway.predictor import Predictor
 from mlplatform.gateway.reasons import Contributions, Explainer, NotExplained
@@ -35,23 +35,21 @@ VIEWS = load_views(model_folder(MODEL))
 CHAMPION, CHALLENGER = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa"), Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
 ROUTES = Routes(MODEL, 3, CHAMPION, CHALLENGER, None, "fraud-r2", "canary", 50.0)
 ORDER = steps(ROUTES, Assignment("challenger", 0, CHALLENGER, None))
-Scores = Callable[[Sequence[Sequence[float]]], list[float]]
+Scored = Callable[[Sequence[Sequence[float]]], list[float]]
 
 
 class Oracle:
     """A predictor that scores by a function, or fails for a reason."""
 
-    def __init__(self, outcome: Scores | FailureReason) -> None:
+    def __init__(self, outcome: Scored | FailureReason) -> None:
         self.outcome = outcome
         self.calls: list[tuple[int, float]] = []
 
-    def predict(
-        self, rows: Sequence[Sequence[float]], deadline_s: float
-    ) -> asyncio.Future[list[float]]:
+    def predict(self, rows: Sequence[Sequence[float]], deadline_s: float) -> asyncio.Future[Scores]:
         self.calls.append((len(rows), deadline_s))
-        future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
         if callable(self.outcome):
-            future.set_result(self.outcome(rows))
+            future.set_result(Scores(self.outcome(rows)))
         else:
             future.set_exception(PredictionFailed(self.outcome, "as told"))
         return future
@@ -64,7 +62,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(folder)
 
 
-def target(bundle: Bundle, arm: Arm, outcome: Scores | FailureReason) -> Target:
+def target(bundle: Bundle, arm: Arm, outcome: Scored | FailureReason) -> Target:
     oracle = cast(Predictor, Oracle(outcome))
     plan = InputPlan(DEFINITION, VIEWS, bundle.inputs)
     reference = (0.0,) * len(plan.names)
@@ -183,7 +181,7 @@ def test_without_a_model_the_rules_decide_and_then_the_safe_default(
     assert (verdict.score, verdict.raw) == (None, None)
 
 
-def _prediction(bundle: Bundle, amount: float, outcome: Scores | FailureReason) -> Prediction:
+def _prediction(bundle: Bundle, amount: float, outcome: Scored | FailureReason) -> Prediction:
     asked = target(bundle, CHAMPION, outcome)
     row = facts(amount).row(asked)
     return Prediction("champion", asked, row, amount / 1000)

@@ -75,6 +75,8 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_SPILL_MAX_MIB": "7",
         "MLPLATFORM_KAFKA": "broker-1:9092,broker-2:9092",
         "MLPLATFORM_GATEWAY_GRPC_PORT": "9081",
+        "MLPLATFORM_OTLP_ENDPOINT": "https://collector:4318",
+        "MLPLATFORM_TRACE_SHARE": "0.250000",
     }
     settings = load(given)
     assert settings.environment() == given
@@ -111,3 +113,28 @@ def test_a_home_folder_that_others_could_read_is_closed(tmp_path: Path) -> None:
 def test_what_records_survive_is_said_rightly_or_not_at_all(variable: str, text: str) -> None:
     with pytest.raises(ConfigInvalid, match=variable):
         load({variable: text})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("OTLP_ENDPOINT", "collector:4318"),
+        ("OTLP_ENDPOINT", "ftp://collector"),
+        ("OTLP_ENDPOINT", "http://user@collector"),
+        ("TRACE_SHARE", "1.1"),
+        ("TRACE_SHARE", "-0.1"),
+        ("TRACE_SHARE", "nan"),
+        ("TRACE_SHARE", ""),
+    ],
+)
+def test_a_wrong_setting_of_traces_is_named_with_its_variable(variable: str, text: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        load({f"MLPLATFORM_{variable}": text})
+    assert caught.value.key == f"MLPLATFORM_{variable}"
+
+
+def test_settings_of_traces_read_back() -> None:
+    given = {"MLPLATFORM_OTLP_ENDPOINT": "http://collector:4318", "MLPLATFORM_TRACE_SHARE": "0.25"}
+    settings = load(given)
+    assert (settings.otlp_endpoint, settings.trace_share) == ("http://collector:4318", 0.25)
+    assert load(settings.environment()) == settings

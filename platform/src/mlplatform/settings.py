@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,8 @@ class Settings:
         gateway_grpc_port: of gRPC scoring, shared by the gateway processes; 0: none listens.
         kafka: brokers of the topics, `host:port` separated by commas; empty: the embedded topics.
         oidc: whose tokens are taken beside API keys.
+        otlp_endpoint: of the collector that gets spans, http://host:port; empty: none are built.
+        trace_share: of the requests that nothing else speaks for, whose spans are built.
     """
 
     home: Home
@@ -132,6 +135,8 @@ class Settings:
     kafka: str = ""
     gateway_grpc_port: int = 0
     oidc: Issuer | None = None
+    otlp_endpoint: str = ""
+    trace_share: float = 0.01
 
     @property
     def gateway_url(self) -> str:
@@ -159,6 +164,8 @@ class Settings:
             f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
             f"{PREFIX}KAFKA": self.kafka,
             f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
+            f"{PREFIX}OTLP_ENDPOINT": self.otlp_endpoint,
+            f"{PREFIX}TRACE_SHARE": f"{self.trace_share:.6f}",
             **(self.oidc.environment() if self.oidc else {}),
         }
 
@@ -194,7 +201,23 @@ def load(environment: Mapping[str, str]) -> Settings:
             else _port(environment, "GATEWAY_GRPC_PORT", 0)
         ),
         oidc=issuer(environment),
+        otlp_endpoint=_endpoint(environment),
+        trace_share=_share(environment),
     )
+
+
+def _endpoint(environment: Mapping[str, str]) -> str:
+    url = environment.get(f"{PREFIX}OTLP_ENDPOINT", "")
+    if url and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
+        raise ConfigInvalid(f"{PREFIX}OTLP_ENDPOINT", url, "the collector's http://host:port")
+    return url
+
+
+def _share(environment: Mapping[str, str]) -> float:
+    text = environment.get(f"{PREFIX}TRACE_SHARE", "0.01")
+    if not re.fullmatch(r"[01]?\.?[0-9]{1,6}", text) or not 0 <= float(text) <= 1:
+        raise ConfigInvalid(f"{PREFIX}TRACE_SHARE", text, "a share, 0 to 1")
+    return float(text)
 
 
 def _port(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import socket
 import sys
@@ -20,6 +19,7 @@ from mlplatform.files import write_atomically
 from mlplatform.gateway.composition import Composition, compose
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.supervisor.listeners import inherited
+from mlplatform.telemetry import logs
 
 BACKLOG = 512
 DRAIN_S = 10
@@ -109,7 +109,7 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT; requests under way are finished and recorded."""
     options = parser().parse_args()
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logs.configure("gateway", options.name)
     try:
         settings = settings_module.load(os.environ)
         sockets = [shared_listener(settings.gateway_port)]

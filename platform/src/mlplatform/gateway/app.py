@@ -16,8 +16,11 @@ from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
+from mlplatform.gateway.spans import Traces
 from mlplatform.gateway.trace import trace_context
 from mlplatform.gateway.voids import Voids
+from mlplatform.telemetry import signals
+from mlplatform.telemetry.spans import Attributes
 
 UNKNOWN = "unknown"
 """Operation of a path that leads nowhere, in the metrics."""
@@ -29,6 +32,7 @@ class Gateway:
     """The scoring API over the models of this installation.
 
     Args:
+        traces: gets every request when it is over; None where nobody wants spans.
         documents: path → OpenAPI document.
         is_alive: whether answers can still be recorded; if not, this process must be restarted.
         is_ready: whether routes were read at least once.
@@ -42,6 +46,7 @@ class Gateway:
         labels: Labels,
         voids: Voids,
         metrics: Metrics,
+        traces: Traces | None,
         documents: Mapping[str, bytes],
         is_alive: Callable[[], bool],
         is_ready: Callable[[], bool],
@@ -51,6 +56,7 @@ class Gateway:
         self._gate = gate
         self._models = models
         self._metrics = metrics
+        self._traces = traces
         self._start = start
         self._stop = stop
         health = Health(is_alive, is_ready)
@@ -67,6 +73,8 @@ class Gateway:
         now_s = time.monotonic()
         request = Request(scope["method"], scope["path"], dict(scope["headers"]), receive, now_s)
         request.trace = trace_context(request.headers)
+        if self._traces is not None:
+            request.finished = []
         endpoint = self._endpoints.get(request.path)
         try:
             reply = await self._reply(request, endpoint)
@@ -75,7 +83,9 @@ class Gateway:
             body = endpoint.refusal(problem) if endpoint else self._refusal(request.path, problem)
             reply = Reply(body, problem.headers, problem.status)
         except Exception:
-            log.exception("%s %s failed", request.method, request.path)
+            trace_id = request.trace.trace_id if request.trace else None
+            known = request.path if endpoint else UNKNOWN
+            log.exception("%s %s failed", request.method, known, extra={"trace_id": trace_id})
             fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
             reply = Reply(fault.body, fault.headers, fault.status)
         finally:
@@ -94,6 +104,22 @@ class Gateway:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
+        if self._traces is not None:
+            self._ended(self._traces, request, endpoint, reply.status)
+
+    @staticmethod
+    def _ended(traces: Traces, request: Request, endpoint: Endpoint | None, status: int) -> None:
+        def attributes() -> Attributes:
+            return {
+                signals.HTTP_METHOD: request.method,
+                signals.HTTP_STATUS: status,
+                signals.HTTP_ROUTE: request.path if endpoint else None,
+                signals.ERROR_TYPE: str(status) if status >= 500 else None,
+            }
+
+        operation = endpoint.operation if endpoint else UNKNOWN
+        finished = request.finished or ()
+        traces.ended(operation, request.trace, request.started_s, status, finished, attributes)
 
     async def _reply(self, request: Request, endpoint: Endpoint | None) -> Reply:
         if endpoint is None:

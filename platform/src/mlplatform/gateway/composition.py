@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlplatform.admission import service as admission
 from mlplatform.admission.connections import BoundedHttp, bounded
@@ -25,14 +27,18 @@ from mlplatform.gateway.probes import Health
 from mlplatform.gateway.recording import KeptAnswers, Recorder
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.shadow import ShadowCopies
+from mlplatform.gateway.spans import Ended, Traces, build
 from mlplatform.gateway.times import EventTimes
 from mlplatform.gateway.voids import Voids
 from mlplatform.gateway.watermark import Watermark
-from mlplatform.models.definition import load_definition, model_folder, model_names
+from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.serving.local import LocalPlane
 from mlplatform.settings import Home, Settings
+
+if TYPE_CHECKING:
+    from mlplatform.telemetry.otlp import SpanExport
 
 MAX_COMMIT = 256
 COMMIT_WAIT_MS = 0.0
@@ -81,8 +87,12 @@ def compose(settings: Settings, name: str) -> Composition:
     definitions = [model.definition for model in live.values()]
     admitting = admission.compose(settings, definitions, shared.metrics.admission)
     health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
-    calls = GrpcListener(settings.gateway_grpc_port, admitting.gate, models, health, shared.metrics)
-    life = _life(settings, shared, shadow, follower, admitting)
+    spans = _spans(settings, name, shared.metrics)
+    traces = _traces(settings, definitions, spans)
+    calls = GrpcListener(
+        settings.gateway_grpc_port, admitting.gate, models, health, shared.metrics, traces
+    )
+    life = _life(settings, shared, shadow, follower, admitting, spans)
     start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
     app = Gateway(
         admitting.gate,
@@ -90,6 +100,7 @@ def compose(settings: Settings, name: str) -> Composition:
         Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.key),
         Voids(shared.recorder, shared.times, shared.clock, shared.key),
         shared.metrics,
+        traces,
         openapi.documents(definitions),
         lambda: shared.recorder.alive,
         lambda: follower.ready,
@@ -120,6 +131,29 @@ def _shared(settings: Settings, name: str) -> _Shared:
         metrics=metrics,
         recorder=_recorder(name, spilling, times, watermark),
     )
+
+
+def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended] | None:
+    """What sends spans to the collector of this installation; None if it has none."""
+    if not settings.otlp_endpoint:
+        return None
+    # The SDK takes a third of a second to import: those who send no spans pay nothing.
+    from mlplatform.telemetry.otlp import SpanExport
+
+    ends = metrics.traces
+    resource = {"service.name": "mlplatform-gateway", "service.instance.id": name}
+    return SpanExport(
+        settings.otlp_endpoint, resource, build, lambda end, count: ends.labels(end).inc(count)
+    )
+
+
+def _traces(
+    settings: Settings, definitions: Sequence[ModelDefinition], spans: SpanExport[Ended] | None
+) -> Traces | None:
+    if spans is None:
+        return None
+    slo_s = {d.name: d.latency_slo_ms / 1000 for d in definitions}
+    return Traces(spans, slo_s, settings.trace_share)
 
 
 def spill_policy(settings: Settings) -> SpillPolicy:
@@ -200,10 +234,13 @@ def _life(
     shadow: ShadowCopies,
     follower: RouteFollower,
     admitting: admission.Running,
+    spans: SpanExport[Ended] | None,
 ) -> tuple[Step, Step]:
     """What runs when the server starts, and when it has finished its last request."""
 
     async def start() -> None:
+        if spans is not None:
+            spans.start()
         shared.recorder.start()
         shadow.start()
         await admitting.start()
@@ -217,6 +254,8 @@ def _life(
         await shadow.stop(within_s=SHADOW_DRAIN_S)
         await shared.recorder.stop()
         await admitting.stop()
+        if spans is not None:
+            await asyncio.to_thread(spans.stop)
 
     return start, stop
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -11,7 +11,7 @@ from mlplatform.decisions.records import Record
 from mlplatform.features.policy import Gaps
 from mlplatform.gateway.answers import Answer
 from mlplatform.gateway.live import Live
-from mlplatform.gateway.prediction import Facts, Failure, RawFacts, Verdict
+from mlplatform.gateway.prediction import Facts, Failure, Prediction, RawFacts, Verdict
 from mlplatform.gateway.routing import Assignment
 from mlplatform.rollout.routes import Arm
 
@@ -25,6 +25,7 @@ class Caller:
     Args:
         started_s: when the request arrived, on the monotonic clock.
         deadline_s: when it must be decided, on the same clock.
+        finished: gets what was decided, where somebody wants its timings; None where nobody does.
     """
 
     client: str
@@ -32,6 +33,7 @@ class Caller:
     deadline_s: float
     key: str | None = None
     trace_id: str | None = None
+    finished: list[Finished] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Case:
         gaps: the features that are not there, and what their policies say.
         is_raw: the caller made the inputs; there is no request to train on.
         has_unit: the caller named the unit; otherwise no rollout counts the record.
+        read_s: when the features were asked for and there; None where none were.
     """
 
     decision_id: str
@@ -54,15 +57,23 @@ class Case:
     gaps: Gaps
     is_raw: bool = False
     has_unit: bool = True
+    read_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A case with its decision, and the predictors that failed on the way, in order."""
+    """A case with its decision, and the predictors that failed on the way, in order.
+
+    Args:
+        prediction: the score that decided, if one did.
+        decided_s: when, on the monotonic clock.
+    """
 
     case: Case
     verdict: Verdict
     failures: tuple[Failure, ...]
+    prediction: Prediction | None = None
+    decided_s: float = 0.0
 
     @property
     def arm(self) -> Arm | None:
@@ -75,6 +86,14 @@ class Decided:
         if self.failures:
             return self.failures[0].reason
         return "features" if self.case.gaps.degraded else None
+
+
+class Finished(NamedTuple):
+    """A decision that is on record, and from when to when it took, on the monotonic clock."""
+
+    decided: Decided
+    started_s: float
+    recorded_s: float
 
 
 def answer(decided: Decided) -> Answer:

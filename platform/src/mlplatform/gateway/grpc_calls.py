@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -13,12 +14,15 @@ from google.protobuf.message import DecodeError, Message
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Admitted, Gate
-from mlplatform.gateway.decided import Caller
+from mlplatform.gateway.decided import Caller, Finished
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
+from mlplatform.gateway.spans import Traces
 from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS, terms
-from mlplatform.gateway.trace import trace_context
+from mlplatform.gateway.trace import TraceContext, trace_context
+from mlplatform.telemetry import signals
+from mlplatform.telemetry.spans import Attributes
 
 PROBLEM: Final = "problem-bin"
 """Trailing metadata with the problem details (RFC 9457) as JSON."""
@@ -41,7 +45,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass
 class Call:
     """One call: who asks is known once a model is named."""
 
@@ -49,11 +53,16 @@ class Call:
     started_s: float
     gate: Gate
     admitted: Admitted | None = None
+    finished: list[Finished] | None = None
 
     async def admit(self, model: str | None, operation: Operation) -> Admitted:
         """Raises Problem: 401, 403, 422, 429, 503."""
         self.admitted = await self.gate.admit(self.headers, model, operation)
         return self.admitted
+
+    @cached_property
+    def trace(self) -> TraceContext | None:
+        return trace_context(self.headers)
 
     def caller(self, scoring: Scoring, client: str, key: str = "") -> Caller:
         """The terms of this call; a key in the message counts before one in the metadata."""
@@ -64,7 +73,8 @@ class Call:
             client,
             started_s=self.started_s,
             deadline_ms=deadline_ms,
-            trace=trace_context(headers),
+            trace=self.trace,
+            finished=self.finished,
         )
 
 
@@ -72,7 +82,11 @@ Answer = Callable[[bytes, Call], Awaitable[Message]]
 
 
 def handlers(
-    service: str, answers: Mapping[str, Answer], gate: Gate, metrics: Metrics
+    service: str,
+    answers: Mapping[str, Answer],
+    gate: Gate,
+    metrics: Metrics,
+    traces: Traces | None,
 ) -> grpc.GenericRpcHandler[Any, Any]:
     """The methods of a service. Messages are parsed here: gRPC itself would call one that can't
     be parsed the server's fault."""
@@ -80,7 +94,7 @@ def handlers(
         service,
         {
             name: grpc.unary_unary_rpc_method_handler(
-                _guarded(f"grpc_{name}", answer, gate, metrics),
+                _guarded(f"grpc_{name}", answer, gate, metrics, traces),
                 response_serializer=lambda message: message.SerializeToString(),
             )
             for name, answer in answers.items()
@@ -105,23 +119,28 @@ def model_of(models: Mapping[str, Scoring], name: str) -> Scoring:
 
 
 def _guarded(
-    operation: str, answer: Answer, gate: Gate, metrics: Metrics
+    operation: str, answer: Answer, gate: Gate, metrics: Metrics, traces: Traces | None
 ) -> Callable[[bytes, Context], Awaitable[Message]]:
     async def call(request: bytes, context: Context) -> Message:
         status = 200
         made = Call(_headers(context), time.monotonic(), gate)
+        if traces is not None:
+            made.finished = []
         try:
             return await answer(request, made)
         except Problem as problem:
             status, refusal = problem.status, problem
         except Exception:
-            log.exception("%s failed", operation)
+            trace_id = made.trace.trace_id if made.trace else None
+            log.exception("%s failed", operation, extra={"trace_id": trace_id})
             status = 500
             refusal = Problem(500, "internal", "this is the gateway's fault; its log says more")
         finally:
             if made.admitted is not None:
                 gate.leave(made.admitted)
             metrics.answered(operation, status)
+            if traces is not None:
+                _ended(traces, operation, made, status)
         trailers: list[tuple[str, str | bytes]] = [(PROBLEM, refusal.body)]
         if refusal.retry_after_s is not None:
             trailers.append(("retry-after", str(refusal.retry_after_s)))
@@ -130,6 +149,16 @@ def _guarded(
         raise AssertionError("abort raises")
 
     return call
+
+
+def _ended(traces: Traces, operation: str, made: Call, status: int) -> None:
+    def attributes() -> Attributes:
+        return {
+            signals.RPC_SYSTEM: "grpc",
+            signals.ERROR_TYPE: str(status) if status >= 500 else None,
+        }
+
+    traces.ended(operation, made.trace, made.started_s, status, made.finished or (), attributes)
 
 
 def _headers(context: Context) -> dict[bytes, bytes]:

@@ -78,7 +78,9 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
             deadline_ms=(batch.deadline_s - batch.started_s) * 1000,
             trace=None,
         )
-        caller = Caller(batch.client, now_s, own.deadline_s, own.key, batch.trace_id)
+        caller = Caller(
+            batch.client, now_s, own.deadline_s, own.key, batch.trace_id, batch.finished
+        )
         return pb.ScoreBatchResult(answer=await _scored(scoring, asked, caller))
     except Problem as problem:
         d = problem.details

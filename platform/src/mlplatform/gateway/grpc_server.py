@@ -15,6 +15,7 @@ from mlplatform.gateway.http import MAX_BODY_BYTES
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.scoring import Scoring
+from mlplatform.gateway.spans import Traces
 
 DRAIN_S: Final = 10.0
 
@@ -28,12 +29,21 @@ class GrpcListener:
     """
 
     def __init__(
-        self, port: int, gate: Gate, models: Mapping[str, Scoring], health: Health, metrics: Metrics
+        self,
+        port: int,
+        gate: Gate,
+        models: Mapping[str, Scoring],
+        health: Health,
+        metrics: Metrics,
+        traces: Traces | None,
     ) -> None:
         self._port = port
-        self._handlers = (
-            handlers(grpc_scoring.SERVICE, grpc_scoring.answers(models), gate, metrics),
-            handlers(grpc_inference.SERVICE, grpc_inference.answers(models, health), gate, metrics),
+        self._handlers = tuple(
+            handlers(service, answers, gate, metrics, traces)
+            for service, answers in (
+                (grpc_scoring.SERVICE, grpc_scoring.answers(models)),
+                (grpc_inference.SERVICE, grpc_inference.answers(models, health)),
+            )
         )
         self._server: grpc.aio.Server | None = None
 

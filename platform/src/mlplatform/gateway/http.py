@@ -9,6 +9,7 @@ from typing import Any
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Admitted
+from mlplatform.gateway.decided import Finished
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.trace import TraceContext
 
@@ -33,6 +34,7 @@ class Request:
         client: who asks, once admitted.
         trace: the trace that it belongs to, with this gateway's span.
         admitted: what was let in, until it is answered; None for open paths.
+        finished: gets its decisions, where somebody wants their timings.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Request:
     trace: TraceContext | None = None
     is_body_read: bool = False
     admitted: Admitted | None = None
+    finished: list[Finished] | None = None
 
     async def body(self) -> bytes:
         """The whole body.

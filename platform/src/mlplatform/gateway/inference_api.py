@@ -130,6 +130,7 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
         started_s=request.started_s,
         deadline_ms=scoring.definition.deadline_ms,
         trace=request.trace,
+        finished=request.finished,
     )
     body = await request.body()
     length = request.headers.get(_LENGTH)

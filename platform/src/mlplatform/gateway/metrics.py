@@ -30,6 +30,7 @@ class Metrics:
         self.late = counter(signals.LATE)
         self.shadow_dropped = counter(signals.SHADOW_DROPPED)
         self.admission = AdmissionMetrics(self._registry)
+        self.traces = counter(signals.TRACES)
         self.latency = self._registry.histogram(signals.LATENCY)
         self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
         self.generation = self._registry.gauge(signals.GENERATION)

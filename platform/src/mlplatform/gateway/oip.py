@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ import msgspec
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
 HEADER_LENGTH = b"inference-header-content-length"
+SERVER_TIMING = b"server-timing"
 FailureReason = Literal[
     "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead", "stalled"
 ]
@@ -55,6 +56,16 @@ class Reply:
     status: int
     headers: Mapping[bytes, bytes]
     body: bytes
+
+
+class Scores(list[float]):
+    """Raw scores, and what the predictor says of its own time (Server-Timing)."""
+
+    __slots__ = ("timing",)
+
+    def __init__(self, values: Iterable[float], timing: bytes = b"") -> None:
+        super().__init__(values)
+        self.timing = timing
 
 
 def infer_request(

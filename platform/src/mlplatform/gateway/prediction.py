@@ -13,7 +13,7 @@ from mlplatform.features.online import OnlineRow
 from mlplatform.gateway.answers import AnsweredBy, ReasonGiven
 from mlplatform.gateway.fallback import ModelStep, Step, step_until
 from mlplatform.gateway.live import Live, Target
-from mlplatform.gateway.oip import FailureReason, PredictionFailed
+from mlplatform.gateway.oip import FailureReason, PredictionFailed, Scores
 from mlplatform.gateway.reasons import MOST, NotExplained, drivers, without_each
 from mlplatform.registry.bundle import Bundle
 from mlplatform.registry.rules import Decision, evaluate
@@ -53,21 +53,31 @@ class RawFacts(Facts):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The raw score of the step that answered; `cached` if it was kept from an equal row."""
+    """The raw score of the step that answered; `cached` if it was kept from an equal row.
+
+    Args:
+        asked_s, answered_s: on the monotonic clock.
+        timing: what the predictor says of its own time (Server-Timing).
+    """
 
     step: ModelStep
     target: Target
     row: Sequence[float]
     raw: float
     cached: bool = False
+    asked_s: float = 0.0
+    answered_s: float = 0.0
+    timing: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A step that gave no score, and why."""
+    """A step that gave no score, why, and from when to when it was tried; 0 if it was not asked."""
 
     step: ModelStep
     reason: FailureReason
+    asked_s: float = 0.0
+    failed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +135,23 @@ async def _asked(
             continue
         slice_until_s = step_until(live.chain, now_s, until_s, len(order) - position)
         outcome = await _score(target, row, now_s, slice_until_s)
-        if isinstance(outcome, float):
+        if isinstance(outcome, Scores):
+            (raw,) = outcome
             if cache is not None:
-                cache.keep(key, outcome, now_s)
-            return Prediction(step.name, target, row, outcome), failures
-        failures.append(Failure(step.name, outcome))
+                cache.keep(key, raw, now_s)
+            found = Prediction(step.name, target, row, raw, False, now_s, clock(), outcome.timing)
+            return found, failures
+        failures.append(Failure(step.name, outcome, now_s, clock()))
     return None, failures
 
 
 async def _score(
     target: Target, row: Sequence[float], asked_s: float, until_s: float
-) -> float | FailureReason:
-    """The score, or why there is none; the breaker is told of either."""
+) -> Scores | FailureReason:
+    """The one score, or why there is none; the breaker is told of either."""
     breaker = target.breaker
     try:
-        (raw,) = await target.predictor.predict((row,), until_s)
+        found = await target.predictor.predict((row,), until_s)
     except PredictionFailed as failure:
         if failure.reason in OWN_FAILURES:
             breaker.withdrawn(asked_s)
@@ -150,7 +162,7 @@ async def _score(
         breaker.withdrawn(asked_s)
         raise
     breaker.answered(asked_s, time.monotonic(), until_s - asked_s)
-    return raw
+    return found
 
 
 async def judged(prediction: Prediction, until_s: float) -> Verdict:

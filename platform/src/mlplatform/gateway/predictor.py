@@ -18,7 +18,15 @@ from urllib.parse import urlsplit
 
 from mlplatform.gateway.bulkhead import RetryBudget
 from mlplatform.gateway.connection import Connection
-from mlplatform.gateway.oip import FailureReason, PredictionFailed, Reply, infer_request, scores
+from mlplatform.gateway.oip import (
+    SERVER_TIMING,
+    FailureReason,
+    PredictionFailed,
+    Reply,
+    Scores,
+    infer_request,
+    scores,
+)
 
 Row = Sequence[float]
 
@@ -62,7 +70,7 @@ class _Waiting:
     __slots__ = ("deadline_s", "future", "is_stalled", "rows", "timer")
 
     def __init__(
-        self, rows: Sequence[Row], deadline_s: float, future: asyncio.Future[list[float]]
+        self, rows: Sequence[Row], deadline_s: float, future: asyncio.Future[Scores]
     ) -> None:
         self.rows = rows
         self.deadline_s = deadline_s
@@ -87,7 +95,7 @@ class _Waiting:
             self.future.set_exception(failure)
             self._release()
 
-    def answer(self, values: list[float]) -> None:
+    def answer(self, values: Scores) -> None:
         if not all(map(math.isfinite, values)):
             self.fail(PredictionFailed("invalid_output", f"scores are {values[:8]}"))
         elif not self.future.done():
@@ -127,7 +135,7 @@ class Predictor:
         self._address: tuple[str, int] | None = None
         self._bearer = ""
 
-    def predict(self, rows: Sequence[Row], deadline_s: float) -> asyncio.Future[list[float]]:
+    def predict(self, rows: Sequence[Row], deadline_s: float) -> asyncio.Future[Scores]:
         """A future of one raw score a row.
 
         It raises PredictionFailed.
@@ -196,14 +204,16 @@ class Predictor:
         rows = [row for waiting in batch for row in waiting.rows]
         until_s = max(waiting.deadline_s for waiting in batch)
         try:
-            values = scores(await self._call(rows, until_s), len(rows))
+            reply = await self._call(rows, until_s)
+            values = scores(reply, len(rows))
         except OSError as error:
             failure = PredictionFailed("unavailable", str(error))
         except PredictionFailed as error:
             failure = error
         else:
+            timing = reply.headers.get(SERVER_TIMING, b"")
             for waiting in batch:
-                waiting.answer(values[: len(waiting.rows)])
+                waiting.answer(Scores(values[: len(waiting.rows)], timing))
                 del values[: len(waiting.rows)]
             return
         for waiting in batch:

@@ -15,7 +15,15 @@ from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
 from mlplatform.features.policy import NO_GAPS, Gaps
 from mlplatform.gateway.answers import encode
-from mlplatform.gateway.decided import Caller, Case, Decided, answer, record, unlogged_answer
+from mlplatform.gateway.decided import (
+    Caller,
+    Case,
+    Decided,
+    Finished,
+    answer,
+    record,
+    unlogged_answer,
+)
 from mlplatform.gateway.decision_ids import new_decision_id
 from mlplatform.gateway.fallback import features_until, predict_until
 from mlplatform.gateway.feature_reads import FeatureReads, FeaturesUnavailable
@@ -165,15 +173,17 @@ class Scoring:
         fields, unit = self._pseudonymised(request.fields, decision_id)
         assignment = assign(live.routes, unit)
         policies = live.targets[assignment.target.service].policies
+        read_from_s = time.monotonic()
         try:
             features = await self._read_features(fields, request.event_ms, caller)
             gaps = policies.gaps(features)
         except FeaturesUnavailable:
             features, gaps = NO_FEATURES, policies.unavailable()
+        read_s = (read_from_s, time.monotonic())
         if gaps.refused:
             raise features_missing(gaps)
         facts = Facts(fields, request.event_ms, features)
-        return Case(decision_id, live, facts, unit, assignment, gaps)
+        return Case(decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
 
     async def _decided(self, case: Case, caller: Caller) -> Decided:
         """The decision of the first that can give one in time."""
@@ -188,7 +198,7 @@ class Scoring:
             verdict = without_predictor(live, case.facts)
         else:
             verdict = await judged(prediction, until_s)
-        return Decided(case, verdict, tuple(failures))
+        return Decided(case, verdict, tuple(failures), prediction, time.monotonic())
 
     async def _recorded(self, decided: Decided, caller: Caller, body_digest: str | None) -> Given:
         """The answer, after its record is durable; another one's, if that came first."""
@@ -202,7 +212,9 @@ class Scoring:
         try:
             outcome = await self._recorder.append(given)
         except LogUnavailable as error:
-            log.error("decision %s was not recorded: %s", decided.case.decision_id, error)
+            decision_id = decided.case.decision_id
+            extra = {"decision_id": decision_id, "trace_id": caller.trace_id or decision_id}
+            log.error("a decision was not recorded: %s", error, extra=extra)
             raise log_unavailable() from error
         if isinstance(outcome, Repeated):
             return _replayed(outcome.answer, same_body=outcome.same_body)
@@ -225,6 +237,8 @@ class Scoring:
         self._metrics.decided(
             decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
         )
+        if caller.finished is not None:
+            caller.finished.append(Finished(decided, caller.started_s, now_s))
 
     def _stored(self, client: str, key: str) -> Stored | None:
         try:

@@ -121,6 +121,7 @@ def _caller(scoring: Scoring, request: Request) -> Caller:
         started_s=request.started_s,
         deadline_ms=scoring.definition.deadline_ms,
         trace=request.trace,
+        finished=request.finished,
     )
 
 
@@ -142,7 +143,9 @@ async def _batch_result(
     now_s = time.monotonic()
     try:
         request = scoring.payloads.batch_item(raw)
-        caller = Caller(batch.client, now_s, now_s + budget_s, request.key, batch.trace_id)
+        caller = Caller(
+            batch.client, now_s, now_s + budget_s, request.key, batch.trace_id, batch.finished
+        )
         given: Given = await scoring.answer(request, caller)
     except Problem as problem:
         return BatchResult(problem=problem.details)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlplatform.gateway.decided import Caller
+from mlplatform.gateway.decided import Caller, Finished
 from mlplatform.gateway.payloads import idempotency_key
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.trace import TraceContext
@@ -20,11 +20,13 @@ def terms(
     started_s: float,
     deadline_ms: float,
     trace: TraceContext | None,
+    finished: list[Finished] | None = None,
 ) -> Caller:
     """The terms that these headers ask for.
 
     Args:
         deadline_ms: the model's, for a caller that names none.
+        finished: gets what is decided for the caller, where somebody wants its timings.
 
     Raises:
         Problem: 422 names the header.
@@ -36,6 +38,7 @@ def terms(
         deadline_s=started_s + timeout_ms / 1000,
         key=idempotency_key(headers.get(b"idempotency-key")),
         trace_id=trace.trace_id if trace else None,
+        finished=finished,
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.telemetry import logs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +60,7 @@ def main() -> None:
     """Serves one bundle until told to stop."""
     options = parser().parse_args()
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logs.configure("predictor", options.model_name)
     from mlplatform.predictor.server import Arguments, run
 
     run(Arguments(**vars(options)))

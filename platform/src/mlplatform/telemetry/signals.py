@@ -1,7 +1,7 @@
-"""Every metric that the processes in a request's path emit.
+"""Every metric, span, attribute and log field that the processes in a request's path emit.
 
-The one list: code makes its metrics from what stands here and can emit nothing else, and
-docs/signals.md is rendered from it.
+The one list: code makes its metrics and spans from what stands here and can emit nothing else,
+docs/signals.md is rendered from it, and dashboards and alerts are checked against it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,24 @@ class Metric:
     @property
     def label_names(self) -> tuple[str, ...]:
         return tuple(label.name for label in self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of spans; `source` is the convention that it follows, or this platform."""
+
+    name: str
+    meaning: str
+    source: str = "mlplatform"
+
+
+@dataclass(frozen=True, slots=True)
+class SpanKind:
+    """A span that a gateway builds."""
+
+    name: str
+    kind: Literal["SERVER", "CLIENT", "INTERNAL"]
+    meaning: str
 
 
 MODEL: Final = Label("model", bound="model folders of the installation")
@@ -152,6 +170,11 @@ KEY_FETCHES: Final = Metric(
     "mlplatform_gateway_issuer_key_fetches", "counter", "calls",
     "Fetches of the issuer's keys.", (Label("outcome", ("fetched", "failed")),),
 )  # fmt: skip
+TRACES: Final = Metric(
+    "mlplatform_gateway_traces", "counter", "requests",
+    "Requests whose spans were asked for: sent, dropped as too many waited, or not taken.",
+    (Label("outcome", ("exported", "dropped", "failed")),),
+)  # fmt: skip
 
 
 def _log(name: str, kind: Kind, unit: str, meaning: str) -> Metric:
@@ -254,7 +277,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     "gateway": (
         REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
         LATENCY, COMMIT_RECORDS, GENERATION, BREAKER, ADMISSION, STORE_FAILURES,
-        CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, *LOG_COUNTS.values(),
+        CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, *LOG_COUNTS.values(),
     ),
     "predictor": (
         PREDICTOR_REQUESTS, PREDICTOR_ERRORS, PREDICTOR_LATENCY, PREDICTOR_BATCH, PREDICTOR_READY,
@@ -269,3 +292,59 @@ PROCESS_METRICS: Final = (
     "process_cpu_seconds", "process_open_fds", "process_max_fds",
 )  # fmt: skip
 """Of every process besides, as all Prometheus clients name them."""
+
+REQUEST_SPAN: Final = SpanKind(
+    "{operation} {model}", "SERVER", "A request, from its first byte until its answer is ready."
+)
+DECISION_SPAN: Final = SpanKind("decide", "INTERNAL", "One decision of a request that has several.")
+FEATURES_SPAN: Final = SpanKind("features", "INTERNAL", "The read of the online features.")
+PREDICT_SPAN: Final = SpanKind("predict {step}", "CLIENT", "One predictor asked, answered or not.")
+RECORD_SPAN: Final = SpanKind("record", "INTERNAL", "From the decision until its record is kept.")
+SPANS: Final = (REQUEST_SPAN, DECISION_SPAN, FEATURES_SPAN, PREDICT_SPAN, RECORD_SPAN)
+
+_HTTP = "OpenTelemetry semantic conventions, HTTP"
+HTTP_METHOD: Final = Attribute("http.request.method", "Method of the request.", _HTTP)
+HTTP_STATUS: Final = Attribute("http.response.status_code", "Status of the answer.", _HTTP)
+HTTP_ROUTE: Final = Attribute("http.route", "Path of the endpoint; it holds no values.", _HTTP)
+RPC_SYSTEM: Final = Attribute(
+    "rpc.system", "`grpc` for gRPC calls.", "OpenTelemetry semantic conventions, RPC"
+)
+ERROR_TYPE: Final = Attribute(
+    "error.type",
+    "Status of a failed request; why a predictor gave no score.",
+    "OpenTelemetry semantic conventions",
+)
+MODEL_NAME: Final = Attribute("mlplatform.model.name", "The model's name.")
+MODEL_VERSION: Final = Attribute("mlplatform.model.version", "Version of the arm that decided.")
+DECISION_ID: Final = Attribute("mlplatform.decision.id", "Finds the record in the decision log.")
+ROUTE_ARM: Final = Attribute("mlplatform.route.arm", "Arm that the routes assigned.")
+GENERATION_USED: Final = Attribute("mlplatform.route.generation", "Generation of the routes.")
+ANSWERED_BY: Final = Attribute("mlplatform.answered_by", "Step that gave the answer.")
+DEGRADED_REASON: Final = Attribute("mlplatform.degraded.reason", "Why the answer is degraded.")
+QUEUE_MS: Final = Attribute("mlplatform.predictor.queue_ms", "Waited for the model, as it says.")
+COMPUTE_MS: Final = Attribute("mlplatform.predictor.compute_ms", "In the model, as it says.")
+KEPT_FOR: Final = Attribute(
+    "mlplatform.trace.kept_for",
+    "Why these spans were built: error, slow, degraded, canary, caller or share.",
+)
+ATTRIBUTES: Final = (
+    HTTP_METHOD, HTTP_STATUS, HTTP_ROUTE, RPC_SYSTEM, ERROR_TYPE, MODEL_NAME, MODEL_VERSION,
+    DECISION_ID, ROUTE_ARM, GENERATION_USED, ANSWERED_BY, DEGRADED_REASON, QUEUE_MS, COMPUTE_MS,
+    KEPT_FOR,
+)  # fmt: skip
+
+LOG_FIELDS: Final = {
+    "time": "When, UTC, RFC 3339 with milliseconds.",
+    "level": "debug, info, warning, error or critical.",
+    "process": "gateway, predictor or worker.",
+    "instance": "Name of the process, where it has one.",
+    "pid": "Its process id.",
+    "logger": "Module that wrote the line.",
+    "message": "What happened.",
+    "error": "The chain of exceptions, as Python prints it, without values of variables.",
+    "trace_id": "The trace that the line belongs to.",
+    "decision_id": "The decision that the line is about.",
+    "model": "The model that the line is about.",
+}
+"""Of every log line, a JSON object; the last four and `instance` where they apply. None holds
+anything from a request's body."""

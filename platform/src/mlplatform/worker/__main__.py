@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import secrets
 import signal
@@ -19,6 +18,7 @@ from mlplatform.files import write_atomically
 from mlplatform.models.definition import load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.telemetry import logs
 from mlplatform.worker.drain import Limits, Worker
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Names
@@ -42,7 +42,7 @@ def main() -> None:
     """Runs until SIGTERM or SIGINT; the batch in work is committed first."""
     options = parser().parse_args()
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logs.configure("worker", options.name)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

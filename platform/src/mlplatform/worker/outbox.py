@@ -21,6 +21,7 @@ from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.models.definition import load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.telemetry import logs
 from mlplatform.topics.messages import Message, Progress, Topics, TopicSpec
 from mlplatform.worker.topics import open_topics
 
@@ -135,7 +136,7 @@ def main() -> None:
     taken.add_argument("--model", required=True, help="a model folder's name")
     options = taken.parse_args()
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logs.configure("worker", f"outbox-{options.model}")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -1,0 +1,104 @@
+"""A collector on this machine, as far as a sender of spans can tell: OTLP/HTTP into a list."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+
+@dataclass(frozen=True)
+class Received:
+    """A span as it came over the wire, with the attributes of its resource."""
+
+    name: str
+    kind: int
+    trace_id: str
+    span_id: str
+    parent_id: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+    is_error: bool
+
+
+@dataclass
+class OtlpReceiver:
+    """Answers `status` and keeps what it took."""
+
+    url: str
+    status: int = 200
+    spans: list[Received] = field(default_factory=list)
+
+    def take(self, body: bytes) -> None:
+        request = ExportTraceServiceRequest.FromString(body)
+        for sent in request.resource_spans:
+            resource = _values(sent.resource.attributes)
+            for scope in sent.scope_spans:
+                self.spans += [_received(span, resource) for span in scope.spans]
+
+    def roots(self) -> list[Received]:
+        return [span for span in self.spans if span.kind == 2]
+
+    def trace(self, trace_id: str) -> list[Received]:
+        return [span for span in self.spans if span.trace_id == trace_id]
+
+
+def _received(span: Any, resource: dict[str, Any]) -> Received:
+    return Received(
+        span.name,
+        span.kind,
+        span.trace_id.hex(),
+        span.span_id.hex(),
+        span.parent_span_id.hex(),
+        span.start_time_unix_nano,
+        span.end_time_unix_nano,
+        _values(span.attributes),
+        resource,
+        span.status.code == 2,
+    )
+
+
+def _values(attributes: Any) -> dict[str, Any]:
+    return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in attributes}
+
+
+@contextmanager
+def otlp_receiver() -> Iterator[OtlpReceiver]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            if self.path == "/v1/traces" and receiver.status == 200:
+                receiver.take(body)
+            answer = ExportTraceServiceResponse().SerializeToString()
+            self.send_response(receiver.status if self.path == "/v1/traces" else 404)
+            self.send_header("content-type", "application/x-protobuf")
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    receiver = OtlpReceiver(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
