@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import socket
 import sys
@@ -18,6 +19,8 @@ from mlplatform import cli as command_line
 from mlplatform import errors, wiring
 from mlplatform.cli import output
 from mlplatform.cli.output import exit_code
+from mlplatform.rollout.routes import Arm
+from support.scoring_world import ScoringWorld
 
 ROOT = get_command(command_line.app)
 
@@ -158,6 +161,40 @@ def test_a_server_that_is_not_there_is_exit_code_3(
     monkeypatch.setenv("MLPLATFORM_PREFECT_PORT", str(port))
     assert ended(monkeypatch, "drift", "fraud") == 3
     assert f"error: Prefect at http://127.0.0.1:{port}" in capfd.readouterr().err
+
+
+def test_status_shows_routes_and_where_the_gateway_listens(
+    fresh_settings: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world = ScoringWorld(fresh_settings.parent)
+    world.promote(Arm(1, "a" * 64, "fraud-v1"))
+    world.shadow(Arm(2, "b" * 64, "fraud-v2"))
+    world.canary(5.0)
+    world.close()
+    monkeypatch.setenv("MLPLATFORM_HOME", str(world.home.root))
+    monkeypatch.setenv("MLPLATFORM_GATEWAY_GRPC_PORT", "9090")
+
+    assert ended(monkeypatch, "status") == output.UNAVAILABLE
+    shown = capfd.readouterr().out
+    (routes,) = [line for line in shown.splitlines() if "v1 aaaaaaaa" in line]
+    assert [cell.strip() for cell in routes.split("│")[1:-1]] == [
+        "fraud", "3", "canary", "v1 aaaaaaaa", "v2 bbbbbbbb", "5 %", "",
+    ]  # fmt: skip
+    (rollout,) = [line for line in shown.splitlines() if "fraud-r2" in line]
+    assert "canary" in rollout
+    assert "{" not in shown
+    assert "127.0.0.1:9090" in shown
+
+    assert ended(monkeypatch, "status", "--json") == output.UNAVAILABLE
+    told = json.loads(capfd.readouterr().out)
+    assert told["models"]["fraud"]["routes"]["challenger"]["version"] == 2
+    phases = {r["id"]: r["phase"] for r in told["models"]["fraud"]["rollouts"]}
+    assert phases == {"fraud-r1": "promoted", "fraud-r2": "canary"}
+    assert told["addresses"]["scoring by gRPC"] == "127.0.0.1:9090"
+    monkeypatch.delenv("MLPLATFORM_GATEWAY_GRPC_PORT")
+    wiring.settings.cache_clear()
+    ended(monkeypatch, "status")
+    assert "gRPC" not in capfd.readouterr().out
 
 
 @pytest.mark.usefixtures("fresh_settings")

@@ -143,6 +143,11 @@ class Settings:
         return f"http://127.0.0.1:{self.gateway_port}"
 
     @property
+    def gateway_grpc_target(self) -> str | None:
+        """As clients of gRPC take it; None where none listens."""
+        return f"127.0.0.1:{self.gateway_grpc_port}" if self.gateway_grpc_port else None
+
+    @property
     def prefect_url(self) -> str:
         return f"http://127.0.0.1:{self.prefect_port}"
 

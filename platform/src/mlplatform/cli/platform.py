@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
@@ -18,12 +19,15 @@ from mlplatform.cli.output import (
     OUT,
     UNAVAILABLE,
     AsJson,
+    print_fields,
     print_json,
     print_table,
     progress,
 )
 from mlplatform.errors import Busy
 from mlplatform.models.definition import model_names
+from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.rollout.state import RolloutState
 from mlplatform.settings import Settings
 from mlplatform.supervisor.platform import children
 from mlplatform.supervisor.records import read_supervisor
@@ -90,33 +94,47 @@ def status(json: AsJson = False) -> None:
     """
     settings = wiring.settings()
     seen = processes(settings.home)
-    routes = _routes(settings)
+    models = _models(settings)
     if json:
-        print_json({**dataclasses.asdict(seen), "rss_mb": round(seen.rss_mb), "models": routes})
+        told = {name: seen_of.as_json() for name, seen_of in models.items()}
+        facts = {**dataclasses.asdict(seen), "rss_mb": round(seen.rss_mb), "models": told}
+        print_json({**facts, "addresses": _addresses(settings)})
     else:
-        _print_status(seen, routes)
+        _print_status(seen)
+        _print_models(models)
+        print_fields(_addresses(settings))
     if seen.state != "ready":
         raise typer.Exit(UNAVAILABLE if not seen.running else FAILED)
 
 
-def _routes(settings: Settings) -> dict[str, dict[str, object]]:
-    if not settings.home.rollouts_db.exists():
-        return {}
-    platform = wiring.platform()
-    found: dict[str, dict[str, object]] = {}
-    for model in model_names():
-        active = platform.rollouts.active(model)
-        found[model] = {
-            "routes": dataclasses.asdict(platform.rollouts.routes(model)),
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Where a model's traffic goes, and what is under way to change that."""
+
+    routes: Routes
+    rollouts: tuple[RolloutState, ...]
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "routes": dataclasses.asdict(self.routes),
             "rollouts": [
                 {"id": s.rollout_id, "phase": s.phase, "step": s.step, "reason": s.reason}
-                for s in active
+                for s in self.rollouts
             ],
         }
-    return found
 
 
-def _print_status(seen: PlatformStatus, routes: dict[str, dict[str, object]]) -> None:
+def _models(settings: Settings) -> dict[str, ModelStatus]:
+    if not settings.home.rollouts_db.exists():
+        return {}
+    rollouts = wiring.platform().rollouts
+    return {
+        name: ModelStatus(rollouts.routes(name), tuple(rollouts.active(name)))
+        for name in model_names()
+    }
+
+
+def _print_status(seen: PlatformStatus) -> None:
     rows = [
         (
             p.name,
@@ -132,10 +150,33 @@ def _print_status(seen: PlatformStatus, routes: dict[str, dict[str, object]]) ->
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
     print_table(columns, rows, f"{seen.state}, {seen.rss_mb:.0f} MB")
-    for model, facts in routes.items():
-        OUT.print(f"{model}: {facts['routes']}", soft_wrap=True)
-        for rollout in facts["rollouts"]:  # type: ignore[attr-defined]
-            OUT.print(f"  {rollout}", soft_wrap=True)
+
+
+def _print_models(models: Mapping[str, ModelStatus]) -> None:
+    if not models:
+        return
+    columns = ("model", "routes", "phase", "champion", "challenger", "share", "previous")
+    rows = [
+        (
+            name,
+            model.routes.generation,
+            model.routes.phase,
+            _arm(model.routes.champion),
+            _arm(model.routes.challenger),
+            f"{model.routes.challenger_percent:g} %" if model.routes.challenger else None,
+            _arm(model.routes.previous),
+        )
+        for name, model in models.items()
+    ]
+    print_table(columns, rows)
+    under_way = [state for model in models.values() for state in model.rollouts]
+    if under_way:
+        steps = [(s.rollout_id, s.phase, s.step, s.reason) for s in under_way]
+        print_table(("rollout", "phase", "step", "why"), steps)
+
+
+def _arm(arm: Arm | None) -> str | None:
+    return f"v{arm.version} {arm.bundle[:8]}" if arm else None
 
 
 def _tell(change: Change) -> None:
@@ -143,13 +184,21 @@ def _tell(change: Change) -> None:
     ERR.print(f"  {change.name} {change.state}{reason}", soft_wrap=True)
 
 
+def _addresses(settings: Settings) -> dict[str, str]:
+    """What listens under which address; gRPC only where it is on."""
+    found = {
+        "scoring API": f"{settings.gateway_url}/openapi.json",
+        "inference protocol": f"{settings.gateway_url}/v2",
+    }
+    if settings.gateway_grpc_target is not None:
+        found["scoring by gRPC"] = settings.gateway_grpc_target
+    return found | {"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url}
+
+
 def _print_addresses(settings: Settings, began: float) -> None:
     OUT.print(f"the platform is up after {time.monotonic() - began:.0f} s")
-    OUT.print(f"  scoring API  {settings.gateway_url}/openapi.json")
-    OUT.print(f"    API key    {settings.home.api_key}", soft_wrap=True)
-    OUT.print(f"  Prefect      {settings.prefect_url}")
-    OUT.print(
-        f"  MLflow       {settings.mlflow_url}  (password: {settings.home.mlflow_token})",
-        soft_wrap=True,
+    print_fields(_addresses(settings))
+    print_fields(
+        {"API key": settings.home.api_key, "MLflow's password": settings.home.mlflow_token}
     )
     OUT.print("Ctrl-C stops it; `mlplatform status` shows it")
