@@ -42,6 +42,7 @@ from mlplatform.decisions.spill import SpillFile, SpillFull
 from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, InputInvalid, Unavailable
+from support.stopped_writer import stopped_writer
 
 MIB = 1024 * 1024
 WRITER = "gateway-0"
@@ -159,6 +160,18 @@ def test_while_the_log_cannot_be_read_no_key_is_promised(folder: Path) -> None:
         assert log.counts.refused == 1
         assert adds_up(log)
         killed(log)
+
+
+def test_a_key_is_not_looked_for_while_a_stopped_process_holds_up_readers(folder: Path) -> None:
+    """SQLite would wait for ten seconds, and an event loop with it."""
+    with opened(folder) as log:
+        log.append(WRITER, [entry("d1", "k1")])
+        with stopped_writer(folder / "decisions.db"):
+            began_s = time.monotonic()
+            with pytest.raises(Unavailable, match="holds up its readers"):
+                log.find("app", "fraud", "k1")
+            assert time.monotonic() - began_s < 1.0
+        assert log.find("app", "fraud", "k1") == Stored(b"d1", "body of k1", "d1")
 
 
 def test_what_no_log_can_hold_is_not_spilled(folder: Path) -> None:

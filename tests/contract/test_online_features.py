@@ -21,6 +21,7 @@ from mlplatform.features.feast_sqlite import FeastSqlite
 from mlplatform.features.online import OnlineFeatures
 from mlplatform.models.definition import model_folder
 from support import feast_sdk
+from support.stopped_writer import stopped_writer
 
 CUSTOMERS, TERMINALS = VIEWS = load_views(model_folder("fraud"))
 DAY_MS = 86_400_000
@@ -88,6 +89,20 @@ def test_a_file_that_was_moved_away_is_not_served_and_one_that_took_its_place_is
     move("away.db", "online.db")
     assert one(store, 1) == 1.5
     store.close()
+
+
+def test_a_store_says_that_a_stopped_writer_holds_up_its_readers(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    with (
+        contextlib.closing(FeastSqlite(path, "fraud", VIEWS)) as store,
+        contextlib.closing(FeastSqlite(path, "fraud", VIEWS)) as writer,
+    ):
+        writer.write("customer_stats", rows(CUSTOMERS, {1: 1.5}))
+        assert not store.is_held_up()
+        with stopped_writer(path):
+            assert store.is_held_up()
+        assert not store.is_held_up()
+        assert one(store, 1) == 1.5
 
 
 def test_every_feature_of_every_view_is_in_the_answer(online: OnlineFeatures) -> None:

@@ -91,7 +91,11 @@ class Store:
 
     def __init__(self) -> None:
         self.takes_s = 0.0
+        self.held_up = False
         self.error: Exception | None = None
+
+    def is_held_up(self) -> bool:
+        return self.held_up
 
     def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
         time.sleep(self.takes_s)
@@ -133,6 +137,25 @@ async def test_slow_reads_in_a_row_send_the_next_to_a_thread_until_they_are_quic
     with pytest.raises(FeaturesUnavailable):
         await reads.read_apart({}, 0, began_s + 0.005)
     store.takes_s = 0.0
+    for _ in range(10 * QUICK_READS):
+        await reads.read_apart({}, 0, time.monotonic() + 5)
+        await asyncio.sleep(0)
+        if not reads.is_apart:
+            break
+    assert not reads.is_apart
+    reads.close()
+
+
+async def test_a_store_that_is_held_up_is_not_read_in_the_loop() -> None:
+    store = Store()
+    reads = FeatureReads("fraud", store)
+    assert not reads.is_apart
+    store.held_up = True
+    assert reads.is_apart
+    for _ in range(QUICK_READS):
+        await reads.read_apart({}, 0, time.monotonic() + 5)
+    assert reads.is_apart  # as long as it lasts, however quick
+    store.held_up = False
     for _ in range(10 * QUICK_READS):
         await reads.read_apart({}, 0, time.monotonic() + 5)
         await asyncio.sleep(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -33,6 +34,7 @@ from mlplatform.decisions.prepared import Prepared, prepared
 from mlplatform.decisions.records import GENESIS, Record, link, record_digest
 from mlplatform.decisions.spilled import Pending, damaged, lowered, pending, records_of
 from mlplatform.errors import Corrupt, InputInvalid, StaleFence, Unavailable
+from mlplatform.wal_readers import WalReaders
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +43,7 @@ LIVE_WITHIN_MS: Final = 10_000
 _AUTOCHECKPOINT_PAGES = 20_000
 _WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LOOKUP_WAIT_MS = 5
+_HELD_UP_S: Final = 0.001
 """Readers wait for nobody in WAL mode but for a recovery; the event loop cannot wait for that."""
 _SYSTEM = SystemClock()
 _NONE: Final[Mapping[int, Repeated]] = {}
@@ -105,6 +108,7 @@ class SqliteDecisionLog:
             self._db.execute(f"PRAGMA busy_timeout={lock_wait_ms}")
             self._lookups = sqlite.connect(self._path, threads=True)
             self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
+        self._readers = WalReaders(self._path)
         self._heads: dict[str, _Head] = {}
         self._lock = threading.Lock()
         self._lookups_lock = threading.Lock()
@@ -158,9 +162,17 @@ class SqliteDecisionLog:
 
     def find(self, client: str, model: str, key: str) -> Stored | None:
         """The answer given under a key, while it is kept, as promised or a little longer."""
+        self._check_readers()
         with self._lookups_lock, self._translated():
             row = self._lookups.execute(_FIND, (client, model, key)).fetchone()
         return None if row is None else Stored(*row)
+
+    def _check_readers(self) -> None:
+        """Refuse where SQLite would wait for ten seconds, and an event loop with it."""
+        if self._readers.are_held_up():
+            time.sleep(_HELD_UP_S)  # a log that is started anew has this lock for microseconds
+            if self._readers.are_held_up():
+                raise Unavailable(f"decision log {self._path}: a process holds up its readers")
 
     def read(self, span: Span) -> pa.Table:
         """The records of the span, by writer and number, with the span's columns."""

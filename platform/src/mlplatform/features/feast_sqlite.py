@@ -23,6 +23,7 @@ from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
 from mlplatform.features.definitions import FeatureView
 from mlplatform.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
 from mlplatform.sqlite import BUSY_TIMEOUT_MS, connect, transaction
+from mlplatform.wal_readers import WalReaders
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +83,7 @@ class FeastSqlite:
             busy_timeout_ms=busy_timeout_ms,
         )
         self._opened = os.stat(path)
+        self._readers = WalReaders(path)
         self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
         self._times: dict[str, int | None] = {v.name: None for v in views}
         self._ttl_ms = [v.ttl_ms for v in views]
@@ -114,6 +116,9 @@ class FeastSqlite:
                 times[names[position]] = event_s * 1000
         return OnlineRow(values, times, stale)
 
+    def is_held_up(self) -> bool:
+        return self._readers.are_held_up()
+
     def write(self, view: str, rows: pa.Table) -> int:
         if view not in self._views:
             raise NotFound(f"no view {view!r}; there are: {', '.join(self._views)}")
@@ -140,7 +145,7 @@ class FeastSqlite:
                 check_same_thread=False,
             )
             self._db.close()
-            self._db, self._opened = db, found
+            self._db, self._opened, self._readers = db, found, WalReaders(self._path)
 
     def _table(self, view: FeatureView) -> str:
         return f'"{self._project}_{view.name}"'

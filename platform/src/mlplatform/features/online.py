@@ -38,6 +38,10 @@ class OnlineFeatures(Protocol):
         """
         ...
 
+    def is_held_up(self) -> bool:
+        """Whether a read would have to wait for somebody now; costs next to nothing."""
+        ...
+
     def write(self, view: str, rows: pa.Table) -> int:
         """Store rows of a view and return how many are now the newest of their entity.
 

@@ -2,8 +2,9 @@
 
 A read of the embedded store takes some 20 µs from the page cache, less than a hop to a thread
 costs, so it is made in the event loop. A store that is locked says so at once. One that is slow (a
-disk that does not answer) shows by reads that take too long: from then on reads are made by one
-thread, each waited for within its slice, until they are quick again.
+disk that does not answer) shows by reads that take too long, one that somebody holds up says so
+when it is asked: from then on reads are made by one thread, each waited for within its slice,
+until they are quick again.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class FeatureReads:
 
     @property
     def is_apart(self) -> bool:
-        """Whether reads are made by a thread, because one was slow not long ago."""
+        """Whether reads are made by a thread, because some were slow not long ago or would be."""
+        if not self._is_apart and self._features.is_held_up():
+            self._go_apart("somebody holds up readers of their store")
         return self._is_apart
 
     def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
@@ -106,9 +109,12 @@ class FeatureReads:
     def _was_slow(self) -> None:
         self._slow += 1
         if self._slow >= SLOW_READS:
-            log.warning("features of %s are read by a thread: their store is slow", self._model)
-            self._is_apart = True
-            self._slow = self._quick = 0
+            self._go_apart("their store is slow")
+
+    def _go_apart(self, why: str) -> None:
+        log.warning("features of %s are read by a thread: %s", self._model, why)
+        self._is_apart = True
+        self._slow = self._quick = 0
 
     def _timed(self, keys: Mapping[str, int], event_ms: int) -> tuple[OnlineRow, float]:
         began_s = time.perf_counter()
