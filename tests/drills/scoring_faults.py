@@ -22,6 +22,7 @@ from mlplatform.rollout.routes import Arm
 from support.faulty_predictor import Behaviour, FaultyPredictor
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import ScoringWorld, free_port, wait_for
+from support.stopped_writer import stopped_writer
 
 REGISTRY_START_S = 120.0
 HELD_S = 0.03
@@ -129,6 +130,13 @@ def features_locked(world: OneGateway) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def features_held(world: OneGateway) -> Iterator[None]:
+    """A writer of features was stopped at the one moment at which it holds up readers too."""
+    with stopped_writer(world.home.online_db):
+        yield
+
+
+@contextlib.contextmanager
 def features_gone(world: OneGateway) -> Iterator[None]:
     away = world.home.root / "away"
     away.mkdir()
@@ -153,6 +161,13 @@ def log_full(world: OneGateway) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(world.gateway_pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def log_held(world: OneGateway) -> Iterator[None]:
+    """Another process was stopped at the one moment at which it holds up readers of the log."""
+    with stopped_writer(world.home.decisions / "decisions.db"):
+        yield
 
 
 @contextlib.contextmanager
@@ -244,6 +259,10 @@ DRILLS = {
         "readers do not wait for a writer that holds its lock: nothing shows",
         OneGateway, features_locked, "nothing",
     ),
+    "features_held": Drill(
+        "no request waits for the lock: answers say that they were given without features",
+        OneGateway, features_held, "features",
+    ),
     "features_gone": Drill(
         "answers say that they were given without features, until the file is back",
         OneGateway, features_gone, "features",
@@ -252,6 +271,11 @@ DRILLS = {
         "refused in time with problem log-unavailable, as model.yaml declares for this tier"
         " (when_unrecordable: refuse); answered again, by the same keys too, when there is room",
         OneGateway, log_full, "refused",
+    ),
+    "log_held": Drill(
+        "refused in time with problem log-unavailable: whether a key was answered before cannot"
+        " be known while nobody can read the log",
+        OneGateway, log_held, "refused",
     ),
     "gateway_killed": Drill(
         "requests that it held are answered by the other gateway after one retry by the same key",

@@ -15,6 +15,9 @@ CLIENT_LATE_S = 0.01
 BUSY_MACHINE = {"deadline", "stalled", "breaker_open"}
 """Reasons that any pause of the machine gives, whatever is drilled."""
 
+STRAY_SHARE = 0.01
+"""Of answers, that may be degraded while nothing is wrong but a pause of the machine."""
+
 Shows = Literal["degraded", "features", "refused", "retried", "nothing"]
 """What must be seen of a fault; refusals are promised only where it says so."""
 
@@ -74,13 +77,17 @@ def is_whole(sent: Sent) -> bool:
     return sent.status == 200 and not sent.degraded
 
 
-def is_calm(requests: Sequence[Sent], since_s: float, for_s: float, rate: float) -> bool:
-    """Whether every request that was due in the last `for_s` of those known was answered whole."""
-    last_s = max((sent.due_s for sent in requests), default=since_s)
-    if last_s - since_s < for_s:
-        return False
-    recent = [sent for sent in requests if sent.due_s > last_s - for_s]
-    return len(recent) >= 0.8 * rate * for_s and all(map(is_whole, recent))
+def calm(requests: Sequence[Sent], since_s: float, for_s: float, rate: float) -> float | None:
+    """Since when requests have been answered whole for that long, strays apart; None: not yet.
+
+    Args:
+        since_s: what was due before does not count.
+    """
+    from_s = max((sent.due_s for sent in requests), default=since_s) - for_s
+    recent = [sent for sent in requests if sent.due_s > from_s]
+    strays = sum(not is_whole(sent) for sent in recent)
+    is_calm = len(recent) >= 0.8 * rate * for_s and strays <= STRAY_SHARE * len(recent)
+    return from_s if from_s >= since_s and is_calm else None
 
 
 def finding(
@@ -89,7 +96,7 @@ def finding(
     records: Iterable[Mapping[str, Any]],
     *,
     deadline_ms: float,
-    recovered: bool,
+    calm_from_s: float | None,
     verified: bool,
     expected: str,
 ) -> Finding:
@@ -97,13 +104,14 @@ def finding(
 
     Args:
         records: decision records of the drill, with `decision_id` and `key`.
-        recovered: whether a calm was seen after the fault.
+        calm_from_s: the calm after the fault; None: there was none.
     """
     answered = [sent for sent in requests if sent.status == 200]
     during = [sent for sent in answered if fault.from_s <= sent.due_s < fault.to_s]
     latencies_ms = sorted((s.first_s - s.due_s) * 1000 for s in requests if s.first_s is not None)
     late = [s for s in requests if _is_late(s, deadline_ms)]
-    unwell = [s.due_s for s in requests if s.due_s >= fault.to_s and not is_whole(s)]
+    end_s = fault.to_s if calm_from_s is None else calm_from_s
+    unwell = [s.due_s for s in requests if fault.to_s <= s.due_s < end_s and not is_whole(s)]
     last_s = max(unwell, default=fault.to_s)
     keys, ids = _recorded(records)
     return Finding(
@@ -117,13 +125,13 @@ def finding(
         retried=sum(s.attempts > 1 for s in requests),
         degraded_share_before=_degraded([s for s in answered if s.due_s < fault.from_s]),
         degraded_share=_degraded(during),
-        degraded_share_after=_degraded([s for s in answered if s.due_s > last_s]),
+        degraded_share_after=_degraded([s for s in answered if s.due_s > end_s]),
         degraded_reasons=_counts(str(s.reason) for s in answered if s.degraded),
         answered_by=_counts(s.answered_by for s in during),
         p50_ms=_percentile(latencies_ms, 0.5),
         p99_ms=_percentile(latencies_ms, 0.99),
         worst_ms=_percentile(latencies_ms, 1.0),
-        recovery_s=round(last_s - fault.to_s, 2) if recovered else None,
+        recovery_s=round(last_s - fault.to_s, 2) if calm_from_s is not None else None,
         lost=sum(s.decision_id not in ids for s in answered),
         doubled=sum(count - 1 for count in keys.values()),
         verified=verified,

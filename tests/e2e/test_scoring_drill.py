@@ -6,10 +6,11 @@ import pytest
 from tests.drills.scoring import drill_all
 
 pytestmark = pytest.mark.slow
+NAMES = ["features_locked", "features_held", "features_gone", "log_full", "log_held"]
 
 
 def test_features_and_the_log_may_go_and_come_back() -> None:
-    found = drill_all(["features_locked", "features_gone", "log_full"], 50.0, 2.0, print)
+    found = drill_all(NAMES, 50.0, 2.0, print)
     assert {name: f.broken for name, f in found.items()} == {name: [] for name in found}
     assert found["features_gone"].degraded_share_after == 0.0
     assert "log-unavailable" in {*found["log_full"].refused} or found["log_full"].retried > 0

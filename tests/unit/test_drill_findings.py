@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.drills.scoring_client import Sent
-from tests.drills.scoring_findings import Finding, Shows, Window, finding, is_calm, judged
+from tests.drills.scoring_findings import Finding, Shows, Window, calm, finding, judged
 
 FAULT = Window(2.0, 4.0)
 RATE = 10.0
@@ -34,7 +34,7 @@ def found(
     shows: Shows,
     log: list[dict[str, Any]] | None = None,
     *,
-    recovered: bool = True,
+    calm_from_s: float | None = 5.5,
     verified: bool = True,
 ) -> Finding:
     figures = finding(
@@ -42,7 +42,7 @@ def found(
         FAULT,
         records(sent) if log is None else log,
         deadline_ms=50,
-        recovered=recovered,
+        calm_from_s=calm_from_s,
         verified=verified,
         expected="",
     )
@@ -77,7 +77,7 @@ REFUSED = {"status": 503, "problem": "log-unavailable"}
             id="a fault that shows where none may",
         ),
         pytest.param(
-            {}, "nothing", {"recovered": False}, "answers are whole again after the fault",
+            {}, "nothing", {"calm_from_s": None}, "answers are whole again after the fault",
             id="no recovery",
         ),
         pytest.param(
@@ -86,7 +86,7 @@ REFUSED = {"status": 503, "problem": "log-unavailable"}
     ],
 )  # fmt: skip
 def test_a_broken_promise_is_named(
-    changed: dict[str, Any], shows: Shows, given: dict[str, bool], promise: str
+    changed: dict[str, Any], shows: Shows, given: dict[str, Any], promise: str
 ) -> None:
     it = found(requests(**changed), shows, **given)
     assert not it.ok
@@ -120,8 +120,16 @@ def test_late_is_a_figure_and_breaks_nothing() -> None:
 
 def test_a_calm_takes_its_whole_time_and_all_of_its_requests() -> None:
     sent = requests(degraded=True)
-    assert is_calm(sent, FAULT.to_s, 1.5, RATE)
-    assert not is_calm(sent[:50], FAULT.to_s, 1.5, RATE)
-    assert not is_calm([*sent[:45], *sent[55:]], FAULT.to_s, 1.5, RATE)
+    assert calm(sent, FAULT.to_s, 1.5, RATE) == pytest.approx(5.9 - 1.5)
+    assert calm(sent[:50], FAULT.to_s, 1.5, RATE) is None
+    assert calm([*sent[:45], *sent[55:]], FAULT.to_s, 1.5, RATE) is None
     sent[-1].status = 503
-    assert not is_calm(sent, FAULT.to_s, 1.5, RATE)
+    assert calm(sent, FAULT.to_s, 1.5, RATE) is None
+
+
+def test_a_stray_among_hundreds_ends_no_calm() -> None:
+    sent = [Sent(str(n), n / 200, status=200, degraded=n in (150, 160)) for n in range(400)]
+    assert calm(sent, 0.0, 1.5, 200.0) is not None
+    for one in sent[200:220]:
+        one.degraded = True
+    assert calm(sent, 0.0, 1.5, 200.0) is None

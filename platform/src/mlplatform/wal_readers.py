@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import sys
 from pathlib import Path
 
 READ_MARKS_AT = 124
@@ -21,7 +20,9 @@ READ_MARKS = 4
 """The first of five belongs to readers of a wholly checkpointed log; a checkpoint holds it alone
 for as long as it takes, and readers then take one of the others."""
 
-_TYPE, _FLOCK = (0, "@hhqqi0q") if sys.platform == "linux" else (3, "@qqihh")
+_IS_LINUX = os.uname().sysname == "Linux"
+_TYPE, _FLOCK = (0, "@hhqqi0q") if _IS_LINUX else (3, "@qqihh")
+"""`struct flock` there and on macOS, and where its type is."""
 
 
 class WalReaders:
@@ -47,7 +48,7 @@ class WalReaders:
 
 
 def _wanted() -> bytes:
-    if sys.platform == "linux":
+    if _IS_LINUX:
         return struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, READ_MARKS_AT, READ_MARKS, 0)
     return struct.pack(_FLOCK, READ_MARKS_AT, READ_MARKS, 0, fcntl.F_RDLCK, os.SEEK_SET)
 
