@@ -13,6 +13,7 @@ from mlplatform.models.definition import load_definition, model_folder, model_na
 
 TEXT = (model_folder("fraud") / "model.yaml").read_text()
 NAN = float("nan")
+INFINITY = float("inf")
 
 
 def changed(path: str, value: Any) -> str:
@@ -155,6 +156,8 @@ def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
         ("rollout.canary.3.percent", 101, "rollout.canary"),
         ("rollout.shadow.deadline_h", 0, "$.rollout.shadow.deadline_h"),
         ("drift.psi", NAN, "$.drift.psi"),
+        ("drift.psi", INFINITY, "drift.psi is inf"),
+        ("rollout.canary.3.deadline_h", INFINITY, "rollout.canary.3.deadline_h is inf"),
         ("drift.drifted_windows", 4, "drift.drifted_windows is 4"),
         ("drift.inputs", ["amount", "colour"], "drift.inputs is ['colour']"),
         ("inputs.1.name", "amount", "inputs is ['amount', 'amount'"),
@@ -162,6 +165,23 @@ def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
 )
 def test_a_value_that_cannot_be_is_named(path: str, value: Any, named: str) -> None:
     refused(changed(path, value), named)
+
+
+@pytest.mark.parametrize(
+    ("line", "again", "key"),
+    [
+        ("tier: 1", "tier: 1\ntier: 2", "tier"),
+        ("  psi: 0.2", "  psi: 0.2\n  psi: 5", "psi"),
+        ("  - {percent: 1, ", "  - {percent: 1, percent: 60, ", "percent"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_and_neither_value_is_taken(
+    line: str, again: str, key: str
+) -> None:
+    assert TEXT.count(line) == 1
+    before = TEXT[: TEXT.index(line)].count("\n") + again.count("\n")
+    number = before + 1
+    refused(TEXT.replace(line, again), f": line {number} is", f"the key {key} stands there twice")
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1\n- 2"])

@@ -12,6 +12,7 @@ import yaml
 from msgspec import Meta
 
 from mlplatform.errors import ConfigInvalid, NotFound
+from mlplatform.models import document
 
 REQUEST_UNIT = "request"
 
@@ -203,13 +204,23 @@ def parse(text: str, source: str) -> ModelDefinition:
     """The definition in a model.yaml.
 
     Raises:
-        ConfigInvalid: an unknown, missing, mistyped or impossible field, named by its key.
+        ConfigInvalid: an unknown, missing, repeated, mistyped or impossible field, by its key.
     """
     try:
-        definition = msgspec.convert(yaml.safe_load(text), ModelDefinition)
+        written = document.read(text)
+        definition = msgspec.convert(written, ModelDefinition)
+    except yaml.MarkedYAMLError as error:
+        where = (
+            source
+            if error.problem_mark is None
+            else f"{source}: line {error.problem_mark.line + 1}"
+        )
+        raise ConfigInvalid(where, error.problem, "a model.yaml as documented") from error
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ConfigInvalid(source, str(error), "a model.yaml as documented") from error
     _check(definition, source)
+    for key, value in document.endless(written):
+        raise ConfigInvalid(f"{source}: {key}", value, "a finite number")
     return definition
 
 
