@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.models.fraud.generator import Population, generate
+from mlplatform.orchestration.prefect import PrefectApi
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -140,18 +141,35 @@ def approve(commands: Commands, rollout: str, approver: str) -> int:
     ).returncode
 
 
+def answer_the_form(commands: Commands, rollout: str, approver: str) -> None:
+    """Answer as the form in Prefect's UI does, and wait until the run asks again or has ended."""
+    api = PrefectApi(f"http://127.0.0.1:{commands.environment['MLPLATFORM_PREFECT_PORT']}")
+    wait(lambda: bool(api.suspended()), lambda: "the form never came")
+    (asked,) = (r for r in api.suspended() if r.parameters["rollout_id"] == rollout)
+    answer = {"decision": "approve", "approver": approver, "reason": "I made it"}
+    api.answer(asked.id, answer)
+
+    def asks_again() -> bool:
+        run = api.run(asked.id)
+        return run.final or (run.state == "PAUSED" and run.state_ms > asked.state_ms)
+
+    wait(asks_again, lambda: f"the flow did not read the answer: {api.run(asked.id)}")
+    api.close()
+
+
 def test_a_first_version_goes_from_history_to_champion(commands: Commands) -> None:
     trained = commands.json("retrain", "fraud", "--author", "ana", "--reason", "first", "--rollout")
     assert trained["state"] == "COMPLETED"
+    assert list(trained["reports"]) == ["gates-fraud"]
     commands.json("rollouts", "pass", "fraud")
     rollout = "fraud-v1-1"
     wait(
         lambda: phase(commands, rollout) == "awaiting_approval",
         lambda: commands.run("rollouts", "show", rollout).stdout,
     )
-    wait(lambda: approve(commands, rollout, "Ana ") == 0, lambda: "the form never came")
-    # Refused, since she made it: the question is asked again, and somebody else may answer.
-    time.sleep(3)
+    # She made it: the command refuses her, the form asks again, and somebody else may answer.
+    assert approve(commands, rollout, "Ana ") == 4
+    answer_the_form(commands, rollout, "Ana ")
     assert phase(commands, rollout) == "awaiting_approval"
     wait(lambda: approve(commands, rollout, "bo") == 0, lambda: "the form never came back")
     wait(

@@ -216,3 +216,17 @@ def test_health_is_what_the_server_says(
 ) -> None:
     server.gives("/api/health", (status, True))
     assert api.healthy() is healthy
+
+
+def test_what_a_run_wrote_is_there_by_key_and_the_newest_of_a_key_counts(
+    api: PrefectApi, server: Server
+) -> None:
+    newest_first = [
+        {"key": "drift-fraud", "data": "# now"},
+        {"key": "gates-fraud", "data": "# gates"},
+        {"key": "drift-fraud", "data": "# before"},
+    ]
+    server.gives("/api/artifacts/filter", (200, newest_first))
+    assert api.reports("r-1") == {"drift-fraud": "# now", "gates-fraud": "# gates"}
+    asked = server.asked[-1][2]["artifacts"]
+    assert asked == {"flow_run_id": {"any_": ["r-1"]}, "type": {"any_": ["markdown"]}}

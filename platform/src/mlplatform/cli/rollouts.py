@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -10,11 +11,16 @@ import msgspec
 import typer
 
 from mlplatform import wiring
-from mlplatform.cli.output import OUT, AsJson, print_fields, print_json, print_table
-from mlplatform.cli.runs import follow
-from mlplatform.errors import NotFound
+from mlplatform.cli.output import OUT, AsJson, print_fields, print_json, print_table, progress
+from mlplatform.cli.runs import POLL_S, follow
+from mlplatform.errors import NotFound, Refused
 from mlplatform.jobs import rollouts as job
+from mlplatform.orchestration.prefect import FlowRun
+from mlplatform.rollout.state import fold
 from mlplatform.rollout.summary import to_markdown
+from mlplatform.wiring import Platform
+
+RECORD_LIMIT_S = 60.0
 
 app = typer.Typer(help="Who answers whom: open, follow, approve, take back.", no_args_is_help=True)
 
@@ -89,18 +95,26 @@ def approve(
 ) -> None:
     """Answer the question that a rollout waits for, as the form in Prefect's UI would.
 
+    Ends when the answer stands in the journal, or says that it does not yet.
+
     Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo --reason "ok"
     """
-    prefect = wiring.platform().prefect
+    platform = wiring.platform()
+    prefect = platform.prefect
+    job.check_approver(platform, rollout_id, approver)
     waiting = [r for r in prefect.suspended() if r.parameters.get("rollout_id") == rollout_id]
     if not waiting:
         raise NotFound(f"no approval of {rollout_id} is waiting; see `mlplatform rollouts list`")
     run = waiting[-1]
     prefect.answer(run.id, {"decision": decision, "approver": approver, "reason": reason})
+    with progress("writing the answer into the journal"):
+        recorded = _is_recorded(platform, rollout_id, run)
     if json:
-        print_json({"rollout": rollout_id, "decision": decision, "flow_run": run.id})
-    else:
-        OUT.print(f"{rollout_id}: {decision} by {approver}; the next pass carries it out")
+        facts = {"rollout": rollout_id, "decision": decision, "flow_run": run.id}
+        print_json(facts | {"recorded": recorded})
+        return
+    then = "a pass carries it out" if recorded else "its flow has not written it yet"
+    OUT.print(f"{rollout_id}: {decision} by {approver}; {then}", soft_wrap=True)
 
 
 @app.command("pass")
@@ -130,6 +144,24 @@ def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """
     follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+
+
+def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
+    """Whether the answer reached the journal within `RECORD_LIMIT_S`.
+
+    Raises:
+        Refused: the flow turned the answer down and asks again, or ended without it.
+    """
+    give_up_at = time.monotonic() + RECORD_LIMIT_S
+    while time.monotonic() < give_up_at:
+        now = platform.prefect.run(asked.id)  # first: a run that has ended wrote what it writes
+        if fold(platform.rollouts.read(rollout_id)).answer is not None:
+            return True
+        asks_again = now.state == "PAUSED" and now.state_ms > asked.state_ms
+        if now.final or asks_again:
+            raise Refused(f"the answer was turned down; flow run {now.name} says why")
+        time.sleep(POLL_S)
+    return False
 
 
 def _time(ms: int) -> str:

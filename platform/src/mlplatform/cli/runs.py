@@ -72,16 +72,20 @@ def materialize(
 
 
 def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
-    """Start a run, wait for its end, print how it ended; exit 1 unless it completed."""
+    """Start a run, wait for its end, print what it found; exit 1 unless it completed."""
     settings = wiring.settings()
     api = PrefectApi(settings.prefect_url)
     given = {k: v for k, v in parameters.items() if v is not None}
     run = api.start(flow, given)
     with progress(f"{flow} {run.name}"):
         run = wait(api, run)
+    reports = api.reports(run.id)
     if as_json:
-        print_json({"flow": flow, "run": run.id, "state": run.state, "message": run.message})
+        facts = {"flow": flow, "run": run.id, "state": run.state, "message": run.message}
+        print_json(facts | {"reports": reports})
     else:
+        for text in reports.values():
+            OUT.print(text, markup=False)
         OUT.print(f"{flow} {run.name}: {run.state_name}. {run.message}", soft_wrap=True)
         OUT.print(f"  {settings.prefect_url}/runs/flow-run/{run.id}", soft_wrap=True)
     if run.state != "COMPLETED":

@@ -76,6 +76,11 @@ def record_approval(
     return f"{state.rollout_id}: {decision} by {approver} (self-declared)"
 
 
+def check_approver(platform: Platform, rollout_id: str, approver: str) -> None:
+    """Refuse the author before the question is answered, and so used up."""
+    commands.check_approver(fold(platform.rollouts.read(rollout_id)), approver)
+
+
 def history(platform: Platform, rollout_id: str) -> tuple[RolloutState, tuple[Transition, ...]]:
     """The state of a rollout and everything that happened to it."""
     facts = platform.rollouts.read(rollout_id)

@@ -72,6 +72,15 @@ class PrefectApi:
     def run(self, run_id: str) -> FlowRun:
         return _flow_run(self._call("GET", f"/flow_runs/{run_id}"))
 
+    def reports(self, run_id: str) -> dict[str, str]:
+        """The Markdown artifacts that a run has written, by key."""
+        body = {
+            "artifacts": {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["markdown"]}},
+            "sort": "CREATED_DESC",
+        }
+        found = self._call("POST", "/artifacts/filter", body)
+        return {a["key"]: a["data"] for a in reversed(found)}
+
     def suspended(self, flow: str = APPROVAL_FLOW) -> list[FlowRun]:
         """Runs of a flow that wait for a person's answer, the oldest first."""
         body = {

@@ -89,8 +89,7 @@ def record_approval(
         NotFound: no rollout has this id.
     """
     state = fold(rollouts.read(rollout_id))
-    if _is_one_person(approver, state.author):
-        raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
+    check_approver(state, approver)
     if not approver.strip() or decision not in ("approve", "reject"):
         raise Refused("an answer is approve or reject, and names who gives it")
     given = state.answer
@@ -112,6 +111,16 @@ def record_approval(
         bound_to=evidence_digest,
     )
     return rollouts.commit(answered, None)
+
+
+def check_approver(state: RolloutState, approver: str) -> None:
+    """Refuse the author of the version that the rollout is about.
+
+    Raises:
+        Refused: names the version.
+    """
+    if _is_one_person(approver, state.author):
+        raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
 
 
 def roll_back(
