@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +139,21 @@ def test_settings_of_traces_read_back() -> None:
     settings = load(given)
     assert (settings.otlp_endpoint, settings.trace_share) == ("http://collector:4318", 0.25)
     assert load(settings.environment()) == settings
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_defaults_in_the_readme_are_those_of_the_settings() -> None:
+    row = re.compile(r"^\| `(MLPLATFORM_\w+)` \| `?([^`|]*?)`? \|", re.MULTILINE)
+    told = dict(row.findall((ROOT / "README.md").read_text()))
+    words = {"MLPLATFORM_GATEWAY_GRPC_PORT": "off", "MLPLATFORM_KAFKA": "empty"}
+    defaults = load({}).environment() | {"MLPLATFORM_HOME": "var"} | words
+    assert len(told) >= 10
+    assert told == {name: defaults.get(name) for name in told}
+
+
+def test_every_setting_is_documented() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "".join(page.read_text() for page in pages)
+    assert {name for name in load({}).environment() if f"`{name}" not in text} == set()
