@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,24 @@ def test_the_command_refuses_the_future_of_the_wall_clock_but_not_of_recorded_tr
         assert str(result.exception) == "tx.parquet, row 1: TX_DATETIME is in the future"
     else:
         assert result.exit_code == 0
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_home_that_an_import_makes_is_its_owners_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    caches = (wiring.settings, wiring.platform)
+    for cache in caches:
+        cache.cache_clear()
+    import_history(wiring.platform(), "fraud", payments(), "march")
+    for cache in caches:
+        cache.cache_clear()
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)

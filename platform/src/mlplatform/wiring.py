@@ -46,9 +46,10 @@ def settings() -> Settings:
 
 @functools.cache
 def platform() -> Platform:
-    """The platform that this process's settings describe."""
+    """The platform that these settings describe; its home is there, for its owner alone."""
     # Prefect sends our records to its API; the level is ours to set.
     logging.getLogger("mlplatform").setLevel(logging.INFO)
+    settings().home.create()
     return Platform(settings())
 
 

@@ -88,7 +88,7 @@ def down() -> None:
 
 
 def status(json: AsJson = False) -> None:
-    """Processes and memory, models, routes and rollouts. Exits 3 unless everything is ready.
+    """Processes, memory, models, routes, rollouts. Exits 3 if nothing runs, 1 until all is ready.
 
     Example: mlplatform status --json
     """

@@ -189,7 +189,11 @@ def build_dataset(
     bounds = window(definition, as_of_ms)
     known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms)
     if known.num_rows == 0:
-        raise InputInvalid(f"offline/{definition.name}", None, "no payment has matured yet")
+        raise InputInvalid(
+            f"offline/{definition.name}",
+            None,
+            "no payment has matured yet; `mlplatform history import` brings a past",
+        )
     table = training_join(offline, views, known)
     return dataset(
         definition,
