@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from mlplatform.gateway.bulkhead import RetryBudget
 from mlplatform.gateway.connection import Connection
+from mlplatform.gateway.deadlines import Deadlines
 from mlplatform.gateway.oip import (
     SERVER_TIMING,
     FailureReason,
@@ -67,7 +68,7 @@ CALL_GRACE_S = 0.01
 class _Waiting:
     """Rows of one caller that leave together, and who waits for them."""
 
-    __slots__ = ("deadline_s", "future", "is_stalled", "rows", "timer")
+    __slots__ = ("deadline_s", "future", "is_stalled", "rows")
 
     def __init__(
         self, rows: Sequence[Row], deadline_s: float, future: asyncio.Future[Scores]
@@ -75,8 +76,11 @@ class _Waiting:
         self.rows = rows
         self.deadline_s = deadline_s
         self.future = future
-        self.timer: asyncio.TimerHandle | None = None
         self.is_stalled = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.future.done()
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give up at the deadline; if this process itself is late, read first what has come."""
@@ -85,7 +89,7 @@ class _Waiting:
         late_s = time.monotonic() - self.deadline_s
         if late_s > STALL_S and not self.is_stalled:
             self.is_stalled = True
-            self.timer = loop.call_later(STALL_GRACE_S, self.expire, loop)
+            loop.call_later(STALL_GRACE_S, self.expire, loop)
             return
         reason: FailureReason = "stalled" if self.is_stalled else "deadline"
         self.future.set_exception(PredictionFailed(reason, f"no answer, {late_s:.3f} s late"))
@@ -93,18 +97,12 @@ class _Waiting:
     def fail(self, failure: PredictionFailed) -> None:
         if not self.future.done():
             self.future.set_exception(failure)
-            self._release()
 
     def answer(self, values: Scores) -> None:
         if not all(map(math.isfinite, values)):
             self.fail(PredictionFailed("invalid_output", f"scores are {values[:8]}"))
         elif not self.future.done():
             self.future.set_result(values)
-            self._release()
-
-    def _release(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 class Predictor:
@@ -129,6 +127,7 @@ class Predictor:
         self._limits = limits
         self._retries = RetryBudget(limits.retry_share, limits.retry_burst)
         self._queue: deque[_Waiting] = deque()
+        self._deadlines = Deadlines()
         self._idle: list[Connection] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._flush_due = False
@@ -148,7 +147,7 @@ class Predictor:
         if len(self._queue) >= self._limits.waiting:
             waiting.fail(PredictionFailed("queue_full", f"{self._limits.waiting} wait already"))
             return waiting.future
-        waiting.timer = loop.call_at(deadline_s, waiting.expire, loop)
+        self._deadlines.add(loop, deadline_s, waiting)
         self._queue.append(waiting)
         if not self._flush_due:
             self._flush_due = True

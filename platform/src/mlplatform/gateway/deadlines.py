@@ -1,0 +1,54 @@
+"""Many deadlines on one timer: most are met, so setting a timer for each is work for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+from typing import Protocol
+
+
+class Expiring(Protocol):
+    """What has a deadline."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline means nothing any more."""
+        ...
+
+    def expire(self, loop: asyncio.AbstractEventLoop) -> None: ...
+
+
+class Deadlines:
+    """Tells what is not over at its deadline, as exactly as the loop's own timers do."""
+
+    __slots__ = ("_due", "_heap", "_number", "_timer")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Expiring]] = []
+        self._number = count()  # so that what is due together is told in order, and never compared
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def add(self, loop: asyncio.AbstractEventLoop, deadline_s: float, one: Expiring) -> None:
+        """Call `one.expire` at a deadline on the loop's clock, unless it is over by then."""
+        heapq.heappush(self._heap, (deadline_s, next(self._number), one))
+        if self._timer is None or deadline_s < self._due:
+            self._set(loop, deadline_s)
+
+    def _set(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = deadline_s
+        self._timer = loop.call_at(deadline_s, self._tell, loop)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        # A timer may come up to its resolution early; what it was set for is due all the same.
+        now_s, heap = max(loop.time(), self._due), self._heap
+        while heap and (heap[0][0] <= now_s or heap[0][2].is_over):
+            _, _, one = heapq.heappop(heap)
+            if not one.is_over:
+                one.expire(loop)
+        if heap and self._timer is None:
+            self._set(loop, heap[0][0])
