@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,39 +117,6 @@ def levels(count: int = LEVELS) -> npt.NDArray[np.float64]:
     return (np.arange(count) + 0.5) / count
 
 
-def to_plain(value: Profile) -> dict[str, Any]:
-    """The profile as JSON can hold it: the form in which a bundle carries it.
-
-    Keys: rows, units, alert_share, inputs (by name) and score; each column has edges, shares,
-    quantiles, mean, std and missing_share.
-    """
-    return {
-        "rows": value.rows,
-        "units": value.units,
-        "alert_share": value.alert_share,
-        "inputs": {name: _column_to_plain(c) for name, c in value.inputs.items()},
-        "score": _column_to_plain(value.score),
-    }
-
-
-def from_plain(plain: Mapping[str, Any]) -> Profile:
-    """The profile that `to_plain` wrote; keys that it does not know are a bundle's own.
-
-    Raises:
-        InputInvalid: a key is missing, has the wrong type, or holds a number that is not finite.
-    """
-    try:
-        return Profile(
-            rows=int(plain["rows"]),
-            units=int(plain["units"]),
-            alert_share=_number(plain["alert_share"]),
-            inputs={name: _column_from_plain(c) for name, c in plain["inputs"].items()},
-            score=_column_from_plain(plain["score"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputInvalid("training profile", None, f"not a profile: {error!r}") from error
-
-
 def _edges(present: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     levels = np.arange(1, BINS) / BINS
     deciles = np.unique(np.quantile(present, levels, method="inverted_cdf"))
@@ -166,39 +132,6 @@ def _tolerance(value: float, spread: float) -> float:
 
 def _short(value: float) -> float:
     return float(f"{value:.8g}")  # float32 has no more to say; JSON stays readable
-
-
-def _column_to_plain(value: Column) -> dict[str, Any]:
-    return {
-        "edges": list(value.edges),
-        "shares": list(value.shares),
-        "quantiles": list(value.quantiles),
-        "mean": value.mean,
-        "std": value.std,
-        "missing_share": value.missing_share,
-    }
-
-
-def _column_from_plain(plain: Mapping[str, Any]) -> Column:
-    edges = tuple(_number(v) for v in plain["edges"])
-    shares = tuple(_number(v) for v in plain["shares"])
-    quantiles = tuple(_number(v) for v in plain["quantiles"])
-    if len(shares) != len(edges) + 1 or not quantiles or list(edges) != sorted(edges):
-        raise ValueError("edges, shares and quantiles do not fit together")
-    return Column(
-        edges=edges,
-        shares=shares,
-        quantiles=quantiles,
-        mean=_number(plain["mean"]),
-        std=_number(plain["std"]),
-        missing_share=_number(plain["missing_share"]),
-    )
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
-    return float(value)
 
 
 def _check(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from mlplatform.canonical import finite_or_none
 from mlplatform.validation.gates import GateReport, GateResult
 
@@ -21,16 +19,6 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         "passed": report.passed,
         "gates": [_gate(g) for g in report.gates],
     }
-
-
-def from_dict(plain: dict[str, Any]) -> GateReport:
-    """The report that `to_dict` wrote; whether it passed is decided anew from its gates.
-
-    Raises:
-        msgspec.ValidationError: not such a report.
-    """
-    kept = {key: value for key, value in plain.items() if key != "passed"}
-    return msgspec.convert(kept, GateReport)
 
 
 def to_markdown(report: GateReport) -> str:
