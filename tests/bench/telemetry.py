@@ -1,0 +1,195 @@
+"""What spans cost: CPU of a gateway process per request, by the share of requests that have some.
+
+    python tests/bench/telemetry.py --json build/bench/telemetry.json
+
+Real gateways over one predictor, log and collector take turns in short blocks, so that what else
+the machine does falls on all alike. `off` has no collector; the others are named by their
+`MLPLATFORM_TRACE_SHARE`. Slow answers have spans whatever the share: `kept` tells how many.
+`ended_us` is what the event loop pays at the end of one request, measured alone; `thread_us` is
+what the span thread pays for one that is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import httpx
+
+from mlplatform.features.online import OnlineRow
+from mlplatform.features.policy import NO_GAPS
+from mlplatform.gateway.decided import Case, Decided, Finished
+from mlplatform.gateway.fallback import ModelStep
+from mlplatform.gateway.live import Live, Target
+from mlplatform.gateway.prediction import Facts, Prediction, Verdict
+from mlplatform.gateway.routing import Assignment
+from mlplatform.gateway.spans import Ended, Traces, build
+from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.telemetry import signals
+from mlplatform.telemetry.otlp import SpanExport
+from support.otlp_receiver import OtlpReceiver, otlp_receiver
+from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
+
+SHARES: Final = ("off", "0", "0.01", "1")
+BLOCK: Final = 50
+PATH: Final = f"/api/v1/models/{MODEL}/score"
+ALONE: Final = 20_000
+
+
+class Gateway:
+    """A gateway process of its own port, and what its requests have cost so far."""
+
+    def __init__(self, world: ScoringWorld, share: str, receiver: OtlpReceiver) -> None:
+        self.port = free_port()
+        traced = {"MLPLATFORM_OTLP_ENDPOINT": receiver.url, "MLPLATFORM_TRACE_SHARE": share}
+        self.process = world._start(
+            "mlplatform.gateway",
+            "--name",
+            f"gateway-{share}",
+            MLPLATFORM_GATEWAY_PORT=str(self.port),
+            **({} if share == "off" else traced),
+        )
+        wait_for(self._is_ready)
+        self._headers = {**world.headers, "Content-Type": "application/json"}
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        self.cost_us: list[float] = []
+
+    def block(self, requests: int) -> None:
+        """So many requests, one after the other; their cost is noted."""
+        before_ns = self._cpu_ns()
+        for _ in range(requests):
+            self._connection.request("POST", PATH, json.dumps(payment()), self._headers)
+            response = self._connection.getresponse()
+            response.read()
+            assert response.status == 200
+        self.cost_us.append((self._cpu_ns() - before_ns) / requests / 1000)
+
+    def _is_ready(self) -> bool:
+        try:
+            url = f"http://127.0.0.1:{self.port}/readyz"
+            return httpx.get(url).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _cpu_ns(self) -> int:
+        """CPU time of all its threads so far."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
+def finished() -> Finished:
+    """An ordinary decision of a champion, as fast as the objective wants it."""
+    arm = Arm(3, "9f" * 32, "fraud-v3-9f9f9f9f")
+    routes = Routes(MODEL, 7, arm, None, None, "fraud-r3", "steady", 0.0)
+    live = Live(routes, {}, cast(Any, None), cast(Any, None))
+    now_s, step = time.monotonic(), cast(ModelStep, "champion")
+    case = Case(
+        "0198c2f0a4b7d1e2f3a4b5c6d7e8f901",
+        live,
+        Facts({}, 0, OnlineRow({}, {})),
+        1,
+        Assignment("champion", 1, arm, None),
+        NO_GAPS,
+        read_s=(now_s, now_s + 0.0001),
+    )
+    target = cast(Target, type("Asked", (), {"arm": arm}))
+    timing = b"queue;dur=0.120, compute;dur=0.045"
+    prediction = Prediction(step, target, (), 0.1, False, now_s, now_s + 0.001, timing)
+    verdict = Verdict("approve", "champion", target, 0.1, 0.1)
+    decided = Decided(case, verdict, (), prediction, now_s + 0.0011)
+    return Finished(decided, now_s, now_s + 0.002)
+
+
+class _Nowhere:
+    def offer(self, item: Ended) -> None:
+        pass
+
+
+def each_us(work: Callable[[], object], count: int = ALONE) -> float:
+    """CPU of one call, the median of five runs."""
+    runs = []
+    for _ in range(5):
+        start_s = time.process_time()
+        for _ in range(count):
+            work()
+        runs.append((time.process_time() - start_s) / count * 1e6)
+    return statistics.median(runs)
+
+
+def alone() -> dict[str, float]:
+    """The end of a request by itself."""
+    given, slo_s = finished(), {MODEL: 1e9}
+    attributes = {signals.HTTP_METHOD: "POST", signals.HTTP_STATUS: 200}
+
+    def end(traces: Traces) -> Callable[[], None]:
+        def ended() -> None:
+            one = [given]
+            traces.ended("score", None, given.started_s, 200, one, lambda: attributes)
+
+        return ended
+
+    item = Ended(
+        "score", attributes, None, given.started_s, given.recorded_s, False, [given], "share"
+    )
+    export = SpanExport[Ended]("http://127.0.0.1:9", {"service.name": "x"}, build, lambda *_: None)
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+    def in_thread() -> None:
+        encode_spans(export._readable(build(item))).SerializePartialToString()
+
+    return {
+        "ended_us_not_kept": each_us(end(Traces(_Nowhere(), slo_s, 0.0))),
+        "ended_us_kept": each_us(end(Traces(_Nowhere(), slo_s, 1.0))),
+        "thread_us": each_us(in_thread, ALONE // 20),
+    }
+
+
+def main() -> None:
+    taken = argparse.ArgumentParser(description=__doc__)
+    taken.add_argument("--json", type=Path)
+    taken.add_argument("--blocks", type=int, default=100)
+    options = taken.parse_args()
+    with tempfile.TemporaryDirectory() as folder, otlp_receiver() as receiver:
+        world = ScoringWorld(Path(folder))
+        gateways: dict[str, Gateway] = {}
+        try:
+            world.promote(world.deploy(1))
+            gateways = {share: Gateway(world, share, receiver) for share in SHARES}
+            for number in range(options.blocks + 2):
+                for share in SHARES if number % 2 == 0 else SHARES[::-1]:
+                    gateways[share].block(BLOCK)
+        finally:
+            for gateway in gateways.values():
+                gateway.process.terminate()
+                gateway.process.wait(20)
+            world.close()
+    cpu_us = {s: statistics.median(g.cost_us[2:]) for s, g in gateways.items()}
+    kept = Counter(
+        f"{span.resource['service.instance.id']}: {span.attributes[signals.KEPT_FOR.name]}"
+        for span in receiver.roots()
+    )
+    result = {
+        "requests_each": options.blocks * BLOCK,
+        "cpu_us_per_request": cpu_us,
+        "difference_to_off_us": {share: cpu_us[share] - cpu_us["off"] for share in SHARES},
+        "ratio_to_off": {share: cpu_us[share] / cpu_us["off"] for share in SHARES},
+        "kept": kept,
+        **alone(),
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
