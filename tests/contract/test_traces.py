@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
+from mlplatform.protos import scoring_pb2 as pb
 from mlplatform.rollout.routes import Arm
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.logs import EXTRA, JsonLines
 from mlplatform.telemetry.otlp import MAX_A_POLL, MAX_WAITING, SpanExport
 from mlplatform.telemetry.spans import Span, Trace, new_span_id
 from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver
-from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
 
 CUSTOMER = 73_519_264
 """So unlike any other number that a line with it would be found."""
@@ -31,17 +33,22 @@ class Traced(ScoringWorld):
 
     receiver: OtlpReceiver
     arm: Arm
+    grpc_port: int
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     with otlp_receiver() as receiver:
         made = Traced(tmp_path_factory.mktemp("world"))
-        made.receiver = receiver
+        made.receiver, made.grpc_port = receiver, free_port()
         try:
             made.arm = made.deploy(1)
             made.promote(made.arm)
-            made.start_gateway(MLPLATFORM_OTLP_ENDPOINT=receiver.url, MLPLATFORM_TRACE_SHARE="0")
+            made.start_gateway(
+                MLPLATFORM_OTLP_ENDPOINT=receiver.url,
+                MLPLATFORM_TRACE_SHARE="0",
+                MLPLATFORM_GATEWAY_GRPC_PORT=str(made.grpc_port),
+            )
             yield made
         finally:
             made.close()
@@ -201,6 +208,21 @@ def test_every_line_of_every_process_is_json_with_listed_fields_and_without_pers
         for line in lines:
             assert set(line) <= set(signals.LOG_FIELDS)
             assert line["process"] == module.split(".")[1]
+
+
+def test_a_call_over_grpc_has_its_spans_too(world: Traced) -> None:
+    trace_id, caller_id, headers = parent()
+    body = payment()
+    fields = {name: pb.FieldValue(integer=body[name]) for name in ("customer_id", "terminal_id")}
+    fields["amount"] = pb.FieldValue(number=body["amount"])
+    request = pb.ScoreRequest(model=MODEL, fields=fields, event_time_ms=body["event_time"])
+    sent = {"authorization": world.headers["Authorization"], **headers}
+    with grpc.insecure_channel(f"127.0.0.1:{world.grpc_port}") as channel:
+        call = channel.unary_unary("/mlplatform.scoring.v1.Scoring/Score")
+        call(request.SerializeToString(), timeout=5.0, metadata=tuple(sent.items()))
+    (root,) = [span for span in spans_of(world, trace_id) if span.kind == 2]
+    assert (root.name, root.parent_id) == ("grpc_Score fraud", caller_id)
+    assert root.attributes["rpc.system"] == "grpc"
 
 
 def test_answers_of_a_challenger_are_kept(world: Traced, client: httpx.Client) -> None:

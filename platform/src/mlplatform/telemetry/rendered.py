@@ -27,7 +27,8 @@ decision's record; where it does not, the trace began here and has the decision'
 _LOGS = """
 ## Log lines
 
-One JSON object a line on standard error. Fields:
+One JSON object a line on standard error. Lines name things and hold nothing from a request's body;
+only the text of an unexpected exception (`error`) is as whoever raised it wrote it. Fields:
 """
 
 

@@ -346,5 +346,4 @@ LOG_FIELDS: Final = {
     "decision_id": "The decision that the line is about.",
     "model": "The model that the line is about.",
 }
-"""Of every log line, a JSON object; the last four and `instance` where they apply. None holds
-anything from a request's body."""
+"""Of every log line, a JSON object; the last four and `instance` where they apply."""
