@@ -214,3 +214,13 @@ def test_words_in_brackets_reach_the_reader(
     printed = capfd.readouterr().out
     assert "[n, 3]" in printed
     assert "[n, 17]" in printed
+
+
+def test_a_narrow_terminal_cuts_no_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    output.print_table(("rollout", "phase", "why"), [("fraud-v1-1", "awaiting_approval", "a" * 60)])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("a") == sum(w.count("a") for w in ("fraud-v1-1", "awaiting_approval")) + 61

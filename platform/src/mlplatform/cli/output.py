@@ -53,7 +53,7 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # a cut name could not be typed
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     OUT.print(table)
