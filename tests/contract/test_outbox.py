@@ -16,7 +16,7 @@ from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import StaleFence, Unavailable
 from mlplatform.topics.local import LocalTopics
 from mlplatform.topics.messages import Message, Progress, Received
-from mlplatform.worker.outbox import Outbox, topic_of
+from mlplatform.worker.outbox import Outbox, decisions_of, topic_of
 
 MODEL = "fraud"
 
@@ -90,7 +90,7 @@ def test_every_record_is_published_once_in_the_order_of_its_writer(
     append(log, 20)
     append(log, 7, kind="void", writer="gw-1")
     append(log, 5, kind="shadow")
-    outbox = Outbox(log, topics, MODEL, batch=9)
+    outbox = Outbox(log, topics, decisions_of(MODEL), batch=9)
     assert drain(outbox) == 122
     found = published(topics)
     assert sorted(f"d{n}" for n in range(115)) == sorted(
@@ -107,7 +107,7 @@ def test_a_failure_between_two_writes_repeats_and_loses_nothing(
     log: SqliteDecisionLog, topics: FailingTopics, fails: str
 ) -> None:
     append(log, 30)
-    outbox = Outbox(log, topics, MODEL, batch=4)
+    outbox = Outbox(log, topics, decisions_of(MODEL), batch=4)
     for _ in range(3):
         topics.fails = fails
         with pytest.raises(Unavailable):
@@ -123,11 +123,11 @@ def test_another_life_goes_on_where_the_former_stopped_and_fences_it(
     log: SqliteDecisionLog, topics: FailingTopics, tmp_path: Path
 ) -> None:
     append(log, 10)
-    first = Outbox(log, topics, MODEL)
+    first = Outbox(log, topics, decisions_of(MODEL))
     first.step()
     append(log, 5)
     others = LocalTopics(tmp_path / "topics.db")  # as another process opens it
-    second = Outbox(log, others, MODEL)
+    second = Outbox(log, others, decisions_of(MODEL))
     with pytest.raises(StaleFence):
         first.step()
     assert drain(second) == 5

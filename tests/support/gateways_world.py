@@ -1,6 +1,6 @@
 """Several gateways and their predictors under a real supervisor; routes are moved as a pass would.
 
-As a script: `gateways_world.py` runs the supervisor for the settings in its environment.
+As a script: `gateways_world.py [workers]` runs the supervisor for the settings in its environment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpx
 
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.settings import load
-from mlplatform.supervisor.platform import gateway
+from mlplatform.supervisor.platform import gateway, workers
 from mlplatform.supervisor.records import ProcessRecord, read_processes
 from mlplatform.supervisor.status import status
 from mlplatform.supervisor.supervisor import Supervisor
@@ -30,7 +30,9 @@ START_S = 40.0
 class GatewaysWorld(ScoringWorld):
     """A home folder with gateways that run from the first moment on."""
 
-    def __init__(self, root: Path, gateways: int = 2, **environment: str) -> None:
+    def __init__(
+        self, root: Path, gateways: int = 2, *, workers: bool = False, **environment: str
+    ) -> None:
         super().__init__(root)
         self.names = [f"gateway-{number}" for number in range(gateways)]
         variables = {
@@ -43,7 +45,10 @@ class GatewaysWorld(ScoringWorld):
         }
         with (self.home.logs / "supervisor.log").open("ab") as log:
             self.supervisor = subprocess.Popen(
-                [sys.executable, __file__], env=variables, stdout=log, stderr=log
+                [sys.executable, __file__, *(["workers"] if workers else [])],
+                env=variables,
+                stdout=log,
+                stderr=log,
             )
         wait_for(lambda: status(self.home).state == "ready", START_S)
 
@@ -100,5 +105,6 @@ class GatewaysWorld(ScoringWorld):
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = load(os.environ)
-    names = [f"gateway-{number}" for number in range(settings.gateways)]
-    Supervisor(settings.home, [gateway(settings, name) for name in names]).run()
+    specs = [gateway(settings, f"gateway-{n}") for n in range(settings.gateways)]
+    specs += workers(settings) if "workers" in sys.argv else []
+    Supervisor(settings.home, specs).run()

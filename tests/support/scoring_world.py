@@ -150,6 +150,7 @@ class ScoringWorld:
         self.url = f"http://127.0.0.1:{self.port}"
         self.predictors: dict[str, Running] = {}
         self._gateway: subprocess.Popen[bytes] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
         self._rollout = 0
         self._challenger: Arm | None = None
 
@@ -323,6 +324,15 @@ class ScoringWorld:
         self._gateway.terminate()
         return self._gateway.wait(20)
 
+    def start_worker(self) -> None:
+        """One that publishes the log's records too."""
+        self._worker = self._start("mlplatform.worker", "--model", MODEL, "--outbox")
+
+    def kill_worker(self) -> None:
+        assert self._worker is not None
+        self._worker.kill()
+        self._worker.wait()
+
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.home.api_key.read_text()}"}
@@ -344,7 +354,7 @@ class ScoringWorld:
 
     def close(self) -> None:
         processes = [running.process for running in self.predictors.values()]
-        processes += [self._gateway] if self._gateway else []
+        processes += [p for p in (self._gateway, self._worker) if p]
         for process in processes:
             process.send_signal(signal.SIGCONT)
             process.kill()

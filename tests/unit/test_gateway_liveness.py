@@ -18,6 +18,7 @@ from mlplatform.decisions import commit
 from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.log import Appended, Entry, Outcome
 from mlplatform.gateway.app import Gateway
+from mlplatform.gateway.deferred import Deferral
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.recording import Recorder
@@ -63,6 +64,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
         {},
         cast(Labels, None),
         cast(Voids, None),
+        cast(Deferral, None),
         Metrics(),
         None,
         {},

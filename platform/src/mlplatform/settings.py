@@ -92,6 +92,10 @@ class Home:
         return self.run / "predictor.token"
 
     @property
+    def worker_token(self) -> Path:
+        return self.run / "worker.token"
+
+    @property
     def mlflow_token(self) -> Path:
         return self.run / "mlflow.token"
 

@@ -128,7 +128,7 @@ class Gate:
         raise Problem(401, "unauthenticated", detail, field="Authorization")
 
     def _check_scope(self, client: Client, model: str | None, operation: Operation) -> None:
-        if model is None and operation == "read":
+        if model is None and operation in ("read", "score"):
             allowed = client.may_on_some(operation)
         else:
             allowed = client.may(ANY if model is None else model, operation)

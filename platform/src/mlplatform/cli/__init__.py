@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from mlplatform.cli import demo, history, keys, log, models, platform, rollouts, runs, score
+from mlplatform.cli import (
+    demo,
+    history,
+    keys,
+    log,
+    models,
+    platform,
+    rollouts,
+    runs,
+    score,
+    worker,
+)
 from mlplatform.cli.output import exit_code, print_error
 from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import PlatformError
@@ -34,6 +45,7 @@ platform.add_to(app)
 runs.add_to(app)
 demo.add_to(app)
 score.add_to(app)
+worker.add_to(app)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(keys.app, name="keys")

@@ -14,10 +14,17 @@ from mlplatform.errors import InputInvalid
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["decision", "shadow", "label", "void", "inference"]
+Kind = Literal["decision", "shadow", "label", "void", "inference", "accepted"]
 ArmName = Literal["champion", "challenger"]
 
-KINDS: Final[tuple[Kind, ...]] = ("decision", "shadow", "label", "void", "inference")
+KINDS: Final[tuple[Kind, ...]] = (
+    "decision",
+    "shadow",
+    "label",
+    "void",
+    "inference",
+    "accepted",
+)
 GENESIS: Final = bytes(32)
 
 ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open")
@@ -32,7 +39,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable fact, joined to others by its decision id.
 
     An `inference` is a decision over inputs that its caller made, without a request to train or to
-    watch for drift; one without a unit belongs to no rollout.
+    watch for drift; one without a unit belongs to no rollout. An `accepted` is a request that is to
+    be decided later, under the same id; nothing but its decision is counted anywhere.
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
     the assigned arm, `answered_by` whoever gave the answer; where they differ, the assigned arm

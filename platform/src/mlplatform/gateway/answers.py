@@ -68,6 +68,13 @@ class VoidAnswer(msgspec.Struct, frozen=True):
     repeated: bool
 
 
+class PendingAnswer(msgspec.Struct, frozen=True):
+    """The request is accepted; ask for the decision by its id."""
+
+    decision_id: str
+    status: Literal["pending"] = "pending"
+
+
 class ArmState(msgspec.Struct, frozen=True):
     """A version that the routes name, as this gateway sees it."""
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Gate
-from mlplatform.gateway import inference_api, probes, scoring_api
+from mlplatform.gateway import async_api, inference_api, probes, scoring_api
+from mlplatform.gateway.deferred import Deferral
 from mlplatform.gateway.http import Endpoint, Receive, Reply, Request, Send
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
@@ -45,6 +46,7 @@ class Gateway:
         models: Mapping[str, Scoring],
         labels: Labels,
         voids: Voids,
+        deferral: Deferral,
         metrics: Metrics,
         traces: Traces | None,
         documents: Mapping[str, bytes],
@@ -63,6 +65,7 @@ class Gateway:
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
             **scoring_api.endpoints(models, labels, voids, gate),
+            **async_api.endpoints(models, deferral),
             **inference_api.endpoints(models, health, gate),
         }
 
@@ -75,7 +78,7 @@ class Gateway:
         request.trace = trace_context(request.headers)
         if self._traces is not None:
             request.finished = []
-        endpoint = self._endpoints.get(request.path)
+        endpoint = self._endpoints.get(request.path) or self._named(request.path)
         try:
             reply = await self._reply(request, endpoint)
         except Problem as problem:
@@ -107,19 +110,28 @@ class Gateway:
         if self._traces is not None:
             self._ended(self._traces, request, endpoint, reply.status)
 
-    @staticmethod
-    def _ended(traces: Traces, request: Request, endpoint: Endpoint | None, status: int) -> None:
+    def _ended(
+        self, traces: Traces, request: Request, endpoint: Endpoint | None, status: int
+    ) -> None:
         def attributes() -> Attributes:
             return {
                 signals.HTTP_METHOD: request.method,
                 signals.HTTP_STATUS: status,
-                signals.HTTP_ROUTE: request.path if endpoint else None,
+                signals.HTTP_ROUTE: self._route(request.path) if endpoint else None,
                 signals.ERROR_TYPE: str(status) if status >= 500 else None,
             }
 
         operation = endpoint.operation if endpoint else UNKNOWN
         finished = request.finished or ()
         traces.ended(operation, request.trace, request.started_s, status, finished, attributes)
+
+    def _route(self, path: str) -> str:
+        return path if path in self._endpoints else f"{path.rpartition('/')[0]}/*"
+
+    def _named(self, path: str) -> Endpoint | None:
+        """The endpoint of a path whose last part names something; `*` stands for it."""
+        folder, _, name = path.rpartition("/")
+        return self._endpoints.get(f"{folder}/*") if name and name != "*" else None
 
     async def _reply(self, request: Request, endpoint: Endpoint | None) -> Reply:
         if endpoint is None:

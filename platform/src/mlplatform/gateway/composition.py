@@ -17,6 +17,7 @@ from mlplatform.features.definitions import FeatureView, load_views
 from mlplatform.features.feast_sqlite import FeastSqlite, project_name
 from mlplatform.gateway import openapi
 from mlplatform.gateway.app import Gateway
+from mlplatform.gateway.deferred import Deferral
 from mlplatform.gateway.follow import RouteFollower
 from mlplatform.gateway.grpc_server import GrpcListener
 from mlplatform.gateway.labels import Labels
@@ -99,6 +100,7 @@ def compose(settings: Settings, name: str) -> Composition:
         models,
         Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.key),
         Voids(shared.recorder, shared.times, shared.clock, shared.key),
+        Deferral(models, shared.answers, shared.recorder, shared.clock, shared.key),
         shared.metrics,
         traces,
         openapi.documents(definitions),

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mlplatform.gateway import openapi_inference
+from mlplatform.gateway import openapi_async, openapi_inference
 from mlplatform.gateway.answers import (
     BatchResult,
     LabelsAnswer,
@@ -23,18 +23,20 @@ from mlplatform.gateway.openapi_parts import (
     READ_STATUSES,
     Json,
     announce,
+    array,
     document,
-    header,
+    key_header,
     opened,
+    post,
     priority_header,
     problems,
     reading,
     ref,
-    success,
+    replayed_header,
     timeout_header,
     trace_header,
 )
-from mlplatform.gateway.payloads import MAX_ITEMS, MAX_KEY, LabelItem, Payloads, VoidBody
+from mlplatform.gateway.payloads import MAX_ITEMS, LabelItem, Payloads, VoidBody
 from mlplatform.gateway.problems import ProblemDetails
 from mlplatform.gateway.shapes import TYPES
 from mlplatform.gateway.versions import LATEST, VERSIONS, ApiVersion
@@ -82,6 +84,8 @@ def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST)
     answer = TYPES[version.name]
     types: list[Any] = [answer, BatchResult, LabelItem, LabelsAnswer, ModelsAnswer, ModelState]
     types += [VoidBody, VoidAnswer]
+    if any(d.takes_async for d in definitions):
+        types += openapi_async.TYPES_USED
     types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas["BatchResult"]["properties"]["answer"] = ref(answer.__name__)
@@ -103,6 +107,8 @@ def _api_paths(
     paths = {version.models: reading("list_models", listed, ref("ModelsAnswer"))}
     for definition in definitions:
         paths.update(_model_paths(version, definition, payloads[definition.name]))
+        if definition.takes_async:
+            paths.update(openapi_async.paths(version, definition, payloads[definition.name]))
     return paths
 
 
@@ -113,38 +119,33 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
         "type": "object",
         "required": ["requests"],
         "additionalProperties": False,
-        "properties": {"requests": _array(ref(payloads.item.__name__))},
+        "properties": {"requests": array(ref(payloads.item.__name__))},
     }
     results = {
         "type": "object",
         "required": ["results"],
-        "properties": {"results": _array(ref("BatchResult"))},
+        "properties": {"results": array(ref("BatchResult"))},
     }
     labels = {
         "type": "object",
         "required": ["labels"],
         "additionalProperties": False,
-        "properties": {"labels": _array(ref("LabelItem"))},
+        "properties": {"labels": array(ref("LabelItem"))},
     }
     return {
         root: reading(
             f"get_{name}", f"Routes of {name} as this gateway applies them.", ref("ModelState")
         ),
-        f"{root}/score": _post(
+        f"{root}/score": post(
             f"score_{name}",
             definition.purpose,
-            parameters=[_key_header(), *headers],
+            parameters=[key_header(), *headers],
             body=ref(payloads.request.__name__),
             answer=ref(TYPES[version.name].__name__),
             statuses=_SCORE_STATUSES,
-            headers={
-                "Idempotency-Replayed": {
-                    "description": "true: the stored answer of an earlier request with this key.",
-                    "schema": {"type": "string", "const": "true"},
-                }
-            },
+            headers=replayed_header(),
         ),
-        f"{root}/score:batch": _post(
+        f"{root}/score:batch": post(
             f"score_{name}_batch",
             f"{definition.purpose} Up to {MAX_ITEMS} at once, each decided and recorded by itself.",
             parameters=headers,
@@ -152,7 +153,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             answer=results,
             statuses=POST_STATUSES,
         ),
-        f"{root}/labels": _post(
+        f"{root}/labels": post(
             f"label_{name}",
             "Report outcomes, with the time at which they became known (now, if left out). The "
             "same label with the same time is stored once; of several for one decision the latest "
@@ -162,7 +163,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             answer=ref("LabelsAnswer"),
             statuses=POST_STATUSES,
         ),
-        f"{root}/voids": _post(
+        f"{root}/voids": post(
             f"void_{name}",
             "Take a decision back, which keeps its record: features, training, drift and rollouts "
             "leave it out from then on. The first reason given stays.",
@@ -189,37 +190,3 @@ def _common_paths(version: ApiVersion) -> Json:
         version.document: opened("openapi", "This document."),
         "/metrics": {"get": metrics},
     }
-
-
-def _post(
-    operation: str,
-    summary: str,
-    *,
-    parameters: list[Json],
-    body: Json,
-    answer: Json,
-    statuses: tuple[int, ...],
-    headers: Json | None = None,
-) -> Json:
-    answered = success(answer, headers=headers) if headers else success(answer)
-    return {
-        "post": {
-            "operationId": operation,
-            "summary": summary,
-            "parameters": parameters,
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-            "responses": {"200": answered, **problems(statuses)},
-        }
-    }
-
-
-def _array(items: Json) -> Json:
-    return {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": items}
-
-
-def _key_header() -> Json:
-    text = (
-        "Makes retries safe: the same key with the same content gets the same answer, for 7 days. "
-        "One key space for each client and model."
-    )
-    return header("Idempotency-Key", text, minLength=1, maxLength=MAX_KEY)

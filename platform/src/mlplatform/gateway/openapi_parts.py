@@ -9,6 +9,7 @@ from typing import Any, Final
 from mlplatform.admission.gate import PRIORITY_HEADER
 from mlplatform.admission.priorities import PRIORITIES
 from mlplatform.gateway.http import MAX_BODY_BYTES
+from mlplatform.gateway.payloads import MAX_ITEMS, MAX_KEY
 from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
 from mlplatform.models.definition import ModelDefinition
 
@@ -38,14 +39,14 @@ _REASONS: Final = {
     400: "The body is not JSON, or not the request that is wanted here.",
     401: "The API key is missing, wrong, expired or revoked.",
     403: "The scopes of the API key do not cover this operation on this model.",
-    404: "There is no such model or path.",
+    404: "There is no such model, path or decision.",
     405: "Another method is wanted.",
     408: "The body did not arrive in time, or the connection ended before it did.",
     409: "A request with this Idempotency-Key is being answered.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
     415: "The body is of another media type.",
     422: "A field or header is missing, unknown or out of range, the event time is too far from "
-    "the clock, or the Idempotency-Key was used with another body.",
+    "the clock, or the Idempotency-Key was used with another body or operation.",
     429: "Too many requests of this client or for this model; Retry-After says when to come back. "
     "A batch counts an item as a request.",
     503: "No version is promoted yet, too much is being answered, or the decision could not be "
@@ -163,3 +164,49 @@ def timeout_header(definition: ModelDefinition) -> Json:
     text = f"When the answer must be decided; {definition.deadline_ms:g} ms if left out."
     bounds = {"type": "integer", "minimum": MIN_TIMEOUT_MS, "maximum": MAX_TIMEOUT_MS}
     return header("X-Request-Timeout-Ms", text, **bounds)
+
+
+def post(
+    operation: str,
+    summary: str,
+    *,
+    parameters: list[Json],
+    body: Json,
+    answer: Json,
+    statuses: tuple[int, ...],
+    headers: Json | None = None,
+    status: str = "200",
+) -> Json:
+    """A path that takes a JSON body."""
+    answered = success(answer, headers=headers) if headers else success(answer)
+    return {
+        "post": {
+            "operationId": operation,
+            "summary": summary,
+            "parameters": parameters,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": {status: answered, **problems(statuses)},
+        }
+    }
+
+
+def array(items: Json) -> Json:
+    return {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": items}
+
+
+def key_header() -> Json:
+    text = (
+        "Makes retries safe: the same key with the same content gets the same answer, for 7 days. "
+        "One key space for each client and model."
+    )
+    return header("Idempotency-Key", text, minLength=1, maxLength=MAX_KEY)
+
+
+def replayed_header() -> Json:
+    """Response header of what came from an earlier request."""
+    return {
+        "Idempotency-Replayed": {
+            "description": "true: the stored answer of an earlier request with this key.",
+            "schema": {"type": "string", "const": "true"},
+        }
+    }

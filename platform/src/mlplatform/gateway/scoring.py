@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mlplatform.clock import Clock
@@ -14,6 +14,7 @@ from mlplatform.decisions.log import Entry, Idempotency, Repeated, Stored, Unlog
 from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
 from mlplatform.features.policy import NO_GAPS, Gaps
+from mlplatform.gateway.accepted import AcceptedRequest, is_genuine
 from mlplatform.gateway.answers import encode
 from mlplatform.gateway.decided import (
     Caller,
@@ -24,7 +25,7 @@ from mlplatform.gateway.decided import (
     record,
     unlogged_answer,
 )
-from mlplatform.gateway.decision_ids import new_decision_id
+from mlplatform.gateway.decision_ids import made_ms, new_decision_id
 from mlplatform.gateway.fallback import features_until, predict_until
 from mlplatform.gateway.feature_reads import FeatureReads, FeaturesUnavailable
 from mlplatform.gateway.live import LiveModel
@@ -63,6 +64,30 @@ class Given:
     replayed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request under its id.
+
+    Args:
+        fields: as they are stored: pseudonyms in place of what is pseudonymous.
+    """
+
+    decision_id: str
+    fields: Mapping[str, Any]
+    event_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Under which key an answer is kept for retries; only a caller that waits for it gets one that
+    is on no record."""
+
+    client: str
+    key: str
+    body_digest: str = ""
+    may_be_unlogged: bool = True
+
+
 class Scoring:
     """Answers the score requests of one model."""
 
@@ -91,7 +116,7 @@ class Scoring:
         self._key = pseudonym_key
         self._metrics = metrics
         self._in_flight = InFlight()
-        self._keep_ms = live.definition.idempotency_keep_h * HOUR_MS
+        self.keep_ms = live.definition.idempotency_keep_h * HOUR_MS
         self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
 
     async def answer(self, request: ScoreRequest, caller: Caller) -> Given:
@@ -101,13 +126,36 @@ class Scoring:
             Problem: 409, 422 or 503, as the OpenAPI document says.
         """
         if caller.key is None:
-            return await self._answered(request, caller, None)
+            return await self._answered(self._asked(request), caller, None)
         body_digest = hashlib.blake2b(request.body, key=self._key, digest_size=32).hexdigest()
         with self._in_flight.claim(caller.client, caller.key):
             stored = self._stored(caller.client, caller.key)
             if stored is not None:
-                return _replayed(stored.answer, same_body=stored.body_digest == body_digest)
-            return await self._answered(request, caller, body_digest)
+                return replayed(stored.answer, same_body=stored.body_digest == body_digest)
+            promise = Promise(caller.client, caller.key, body_digest)
+            return await self._answered(self._asked(request), caller, promise)
+
+    async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> Given:
+        """The answer to a request that a gateway accepted earlier: one for its id, however often
+        and wherever it is asked for; judged at its own event time, however late.
+
+        Args:
+            caller: the deadline; the client is the one that asked.
+
+        Raises:
+            Problem: 409 or 503, as for `answer`; 422, nobody here accepted it, or too long ago to
+                tell whether it was answered, or the model takes other fields by now.
+        """
+        self._check_accepted(accepted)
+        caller = replace(caller, client=accepted.client, key=None, trace_id=accepted.trace_id)
+        asked = Asked(accepted.decision_id, accepted.request, accepted.event_ms)
+        owner = promised_to(accepted.client)
+        with self._in_flight.claim(owner, asked.decision_id):
+            stored = self._stored(owner, asked.decision_id)
+            if stored is not None:
+                return Given(stored.answer, replayed=True)
+            promise = Promise(owner, asked.decision_id, may_be_unlogged=False)
+            return await self._answered(asked, caller, promise)
 
     async def infer(
         self, inputs: Sequence[float], unit_value: Any | None, caller: Caller
@@ -151,39 +199,57 @@ class Scoring:
         detail = f"model {self.definition.name!r} has no promoted version yet"
         return Problem(503, "no-champion", detail, retry_after_s=5)
 
-    async def _answered(
-        self, request: ScoreRequest, caller: Caller, body_digest: str | None
-    ) -> Given:
-        with self.times.answering(request.event_ms):
-            decided = await self._decided(await self._case(request, caller), caller)
-            given = await self._recorded(decided, caller, body_digest)
+    def check_accepts(self, event_ms: int) -> None:
+        """Raises Problem: 503, nothing is promoted; 422, the event time is too far from now."""
+        if self.live.current.champion is None:
+            raise self._no_champion()
+        self.times.check(event_ms)
+
+    def _check_accepted(self, accepted: AcceptedRequest) -> None:
+        if not is_genuine(self.definition.name, accepted, self._key):
+            detail = f"no gateway accepted this as {accepted.decision_id!r}"
+            raise Problem(422, "not-accepted", detail, field="mac")
+        age_ms = self._clock.wall_ms() - made_ms(accepted.decision_id)
+        if age_ms > self.keep_ms:  # its answer may have been given, and kept no longer
+            detail = f"{accepted.decision_id} was accepted {age_ms // HOUR_MS} h ago"
+            raise Problem(422, "expired", detail, field="decision_id")
+        if accepted.request.keys() != self.definition.request.keys():
+            detail = f"accepted as {sorted(accepted.request)}; the model takes others by now"
+            raise Problem(422, "outdated", detail, field="request")
+
+    def _asked(self, request: ScoreRequest) -> Asked:
+        self.check_accepts(request.event_ms)
+        decision_id = new_decision_id(self.definition.name, self._clock.wall_ms(), self._key)
+        return Asked(decision_id, self.pseudonymised(request.fields), request.event_ms)
+
+    async def _answered(self, asked: Asked, caller: Caller, promise: Promise | None) -> Given:
+        with self.times.answering(asked.event_ms):
+            decided = await self._decided(await self._case(asked, caller), caller)
+            given = await self._recorded(decided, caller, promise)
         if not given.replayed:
             self._count(decided, caller)
             self._copy(decided.case)
         return given
 
-    async def _case(self, request: ScoreRequest, caller: Caller) -> Case:
-        """The request, pseudonymised and routed, with its features."""
+    async def _case(self, asked: Asked, caller: Caller) -> Case:
+        """The request, routed, with its features."""
         live = self.live.current
         if live.champion is None:
             raise self._no_champion()
-        self.times.check(request.event_ms)
-        name, wall_ms = self.definition.name, self._clock.wall_ms()
-        decision_id = new_decision_id(name, wall_ms, self._key)
-        fields, unit = self._pseudonymised(request.fields, decision_id)
+        unit = self._unit(asked)
         assignment = assign(live.routes, unit)
         policies = live.targets[assignment.target.service].policies
         read_from_s = time.monotonic()
         try:
-            features = await self._read_features(fields, request.event_ms, caller)
+            features = await self._read_features(asked.fields, asked.event_ms, caller)
             gaps = policies.gaps(features)
         except FeaturesUnavailable:
             features, gaps = NO_FEATURES, policies.unavailable()
         read_s = (read_from_s, time.monotonic())
         if gaps.refused:
             raise features_missing(gaps)
-        facts = Facts(fields, request.event_ms, features)
-        return Case(decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
+        facts = Facts(asked.fields, asked.event_ms, features)
+        return Case(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
 
     async def _decided(self, case: Case, caller: Caller) -> Decided:
         """The decision of the first that can give one in time."""
@@ -200,15 +266,16 @@ class Scoring:
             verdict = await judged(prediction, until_s)
         return Decided(case, verdict, tuple(failures), prediction, time.monotonic())
 
-    async def _recorded(self, decided: Decided, caller: Caller, body_digest: str | None) -> Given:
+    async def _recorded(self, decided: Decided, caller: Caller, promise: Promise | None) -> Given:
         """The answer, after its record is durable; another one's, if that came first."""
         body = encode(answer(decided))
         latency_us = round((time.monotonic() - caller.started_s) * 1e6)
         entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
-        promise = None
-        if caller.key is not None and body_digest is not None:
-            promise = Idempotency(caller.client, caller.key, body_digest, body, self._keep_ms)
-        given = Entry(entry, promise)
+        kept = None
+        if promise is not None:
+            digest = promise.body_digest
+            kept = Idempotency(promise.client, promise.key, digest, body, self.keep_ms)
+        given = Entry(entry, kept)
         try:
             outcome = await self._recorder.append(given)
         except LogUnavailable as error:
@@ -217,8 +284,10 @@ class Scoring:
             log.error("a decision was not recorded: %s", error, extra=extra)
             raise log_unavailable() from error
         if isinstance(outcome, Repeated):
-            return _replayed(outcome.answer, same_body=outcome.same_body)
+            return replayed(outcome.answer, same_body=outcome.same_body)
         if isinstance(outcome, Unlogged):
+            if promise is not None and not promise.may_be_unlogged:
+                raise log_unavailable()
             body = encode(unlogged_answer(decided))
             self._answers.keep_unlogged(given, body)
         return Given(body, replayed=False)
@@ -247,20 +316,20 @@ class Scoring:
             log.error("the decision log was not read: %s", error)
             raise log_unavailable() from error
 
-    def _pseudonymised(
-        self, sent: Mapping[str, Any], decision_id: str
-    ) -> tuple[dict[str, Any], int]:
-        """The fields as they are stored, and the number of the assignment unit."""
-        fields = {
+    def pseudonymised(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields as they are stored."""
+        return {
             name: pseudonym(value, self._key) if self._is_pseudonymous[name] else value
             for name, value in sent.items()
         }
+
+    def _unit(self, asked: Asked) -> int:
+        """The number of the assignment unit."""
         name = self.definition.assignment_unit
         if name == REQUEST_UNIT:
-            return fields, pseudonym(decision_id, self._key)
-        if self._is_pseudonymous[name]:
-            return fields, fields[name]
-        return fields, pseudonym(fields[name], self._key)
+            return pseudonym(asked.decision_id, self._key)
+        value = asked.fields[name]
+        return int(value) if self._is_pseudonymous[name] else pseudonym(value, self._key)
 
     async def _read_features(
         self, fields: Mapping[str, Any], event_ms: int, caller: Caller
@@ -285,8 +354,19 @@ def features_missing(gaps: Gaps) -> Problem:
     return Problem(503, "features-missing", detail, retry_after_s=5)
 
 
-def _replayed(answer: bytes, *, same_body: bool) -> Given:
+def promised_to(client: str) -> str:
+    """Whose the answers to accepted requests are, by decision id. Names of clients hold no slash,
+    so these keys meet no Idempotency-Key."""
+    return f"{client}/decisions"
+
+
+def replayed(answer: bytes, *, same_body: bool) -> Given:
+    """A stored answer again.
+
+    Raises:
+        Problem: 422, it was given to another request.
+    """
     if not same_body:
-        detail = "this Idempotency-Key was used with another body"
+        detail = "this Idempotency-Key was used with another body, or with another operation"
         raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
     return Given(answer, replayed=True)

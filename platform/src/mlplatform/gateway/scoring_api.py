@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -26,8 +26,8 @@ from mlplatform.gateway.voids import Voids
 API = "/api/"
 BATCH_CONCURRENCY = 64
 
-_REPLAYED = (b"idempotency-replayed", b"true")
-_score_batch = msgspec.json.Decoder(BatchBody)
+REPLAYED = (b"idempotency-replayed", b"true")
+score_batch_body = msgspec.json.Decoder(BatchBody)
 _label_batch = msgspec.json.Decoder(LabelsBody)
 _void = msgspec.json.Decoder(VoidBody)
 
@@ -76,19 +76,27 @@ def _of_model(
     root, shape = f"{version.models}/{name}", SHAPES[version.name]
 
     async def score(request: Request) -> Reply:
-        caller = _caller(scoring, request)
+        caller = caller_of(scoring, request)
         given = await scoring.answer(scoring.payloads.score(await request.body()), caller)
-        return Reply(shape(given.body), [JSON, _REPLAYED] if given.replayed else [JSON])
+        return Reply(shape(given.body), [JSON, REPLAYED] if given.replayed else [JSON])
 
     async def score_batch(request: Request) -> Reply:
-        caller = _caller(scoring, request)
+        caller = caller_of(scoring, request)
         if caller.key is not None:
             detail = "in a batch every item has its own idempotency_key"
             raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
-        batch: BatchBody = decoded(_score_batch, await request.body())
+        batch: BatchBody = decoded(score_batch_body, await request.body())
         assert request.admitted is not None
         gate.charge(request.admitted, len(batch.requests) - 1)
-        return Reply(encode(await _batch(scoring, batch, caller, shape)))
+
+        async def item(raw: bytes, now_s: float, deadline_s: float) -> Given:
+            asked = scoring.payloads.batch_item(raw)
+            own = Caller(
+                caller.client, now_s, deadline_s, asked.key, caller.trace_id, caller.finished
+            )
+            return await scoring.answer(asked, own)
+
+        return Reply(encode(await batch_answer(batch, caller, item, shape)))
 
     async def add_labels(request: Request) -> Reply:
         body: LabelsBody = decoded(_label_batch, await request.body())
@@ -114,7 +122,12 @@ def _of_model(
     }
 
 
-def _caller(scoring: Scoring, request: Request) -> Caller:
+def caller_of(scoring: Scoring, request: Request) -> Caller:
+    """On what terms a request is to be answered.
+
+    Raises:
+        Problem: 422 names the header.
+    """
     return terms(
         request.headers,
         request.client,
@@ -125,28 +138,22 @@ def _caller(scoring: Scoring, request: Request) -> Caller:
     )
 
 
-async def _batch(scoring: Scoring, batch: BatchBody, caller: Caller, shape: Shape) -> BatchAnswer:
+Item = Callable[[bytes, float, float], Awaitable[Given]]
+"""The answer to one item, from its start and deadline on the monotonic clock."""
+
+
+async def batch_answer(batch: BatchBody, caller: Caller, item: Item, shape: Shape) -> BatchAnswer:
     """Every item decided by itself, each with the whole deadline from its own start."""
     room = asyncio.Semaphore(BATCH_CONCURRENCY)
     budget_s = caller.deadline_s - caller.started_s
 
-    async def item(raw: msgspec.Raw) -> BatchResult:
+    async def result(raw: msgspec.Raw) -> BatchResult:
         async with room:
-            return await _batch_result(scoring, bytes(raw), caller, budget_s, shape)
+            now_s = time.monotonic()
+            try:
+                given = await item(bytes(raw), now_s, now_s + budget_s)
+            except Problem as problem:
+                return BatchResult(problem=problem.details)
+            return BatchResult(answer=msgspec.Raw(shape(given.body)), replayed=given.replayed)
 
-    return BatchAnswer(await asyncio.gather(*map(item, batch.requests)))
-
-
-async def _batch_result(
-    scoring: Scoring, raw: bytes, batch: Caller, budget_s: float, shape: Shape
-) -> BatchResult:
-    now_s = time.monotonic()
-    try:
-        request = scoring.payloads.batch_item(raw)
-        caller = Caller(
-            batch.client, now_s, now_s + budget_s, request.key, batch.trace_id, batch.finished
-        )
-        given: Given = await scoring.answer(request, caller)
-    except Problem as problem:
-        return BatchResult(problem=problem.details)
-    return BatchResult(answer=msgspec.Raw(shape(given.body)), replayed=given.replayed)
+    return BatchAnswer(await asyncio.gather(*map(result, batch.requests)))

@@ -36,6 +36,11 @@ class ApiVersion:
         return f"/api/{self.name}/models"
 
     @property
+    def decisions(self) -> str:
+        """The path under which decisions on accepted requests are polled for."""
+        return f"/api/{self.name}/decisions"
+
+    @property
     def document(self) -> str:
         """The path of its OpenAPI document."""
         return f"/openapi/{self.name}.json"

@@ -128,6 +128,22 @@ class CachePolicy(_Strict, frozen=True):
     keep_s: Positive
 
 
+class AsyncPolicy(_Strict, frozen=True):
+    """How requests to be scored later are worked off; a model.yaml without it takes none.
+
+    Args:
+        enabled: whether gateways take such requests and the platform runs a worker for them.
+        batch: messages of one commit, the most that a worker holds.
+        chunk: items of one call of the gateway.
+        connections: calls of the gateway at a time.
+    """
+
+    enabled: bool
+    batch: Annotated[int, Meta(ge=1, le=10_000)]
+    chunk: Annotated[int, Meta(ge=1, le=1_000)]
+    connections: Annotated[int, Meta(ge=1, le=64)]
+
+
 class ShadowStep(_Strict, frozen=True):
     minimum_units: Count
     minimum_requests: Count
@@ -193,6 +209,12 @@ class ModelDefinition(_Strict, frozen=True):
     rollout: RolloutPolicy
     drift: DriftPolicy
     cache: CachePolicy | None = None
+    asynchronous: AsyncPolicy | None = msgspec.field(default=None, name="async")
+
+    @property
+    def takes_async(self) -> bool:
+        """Whether requests may be left to be scored later."""
+        return self.asynchronous is not None and self.asynchronous.enabled
 
     @property
     def entities(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from mlplatform.models.definition import load_definition, model_names
 from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT
 from mlplatform.settings import Settings
 from mlplatform.supervisor.prefect_server import environment as prefect_environment
@@ -11,11 +12,13 @@ from mlplatform.supervisor.spec import ChildSpec, HttpCheck
 
 GATEWAY_GRACE_S = 15.0
 """More than a gateway's limit for requests in flight, its shadow copies and last commit."""
+WORKER_GRACE_S = 3.0
+"""A batch in work is committed within a second or is read again; killed in it, nothing doubles."""
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def children(settings: Settings) -> list[ChildSpec]:
-    """MLflow, the gateways and Prefect; traffic stops first, the registry last."""
+    """MLflow, the gateways, workers and Prefect; traffic stops first, the registry last."""
     common = settings.environment()
     return [
         ChildSpec(
@@ -29,6 +32,7 @@ def children(settings: Settings) -> list[ChildSpec]:
             live_failure_s=30.0,
         ),
         *(gateway(settings, f"gateway-{number}") for number in range(settings.gateways)),
+        *workers(settings),
         ChildSpec(
             name="prefect",
             argv=_module("mlplatform.orchestration.served"),
@@ -59,6 +63,30 @@ def gateway(settings: Settings, name: str) -> ChildSpec:
         stop_grace_s=GATEWAY_GRACE_S,
         shared_port=settings.gateway_port,
         port_setting="MLPLATFORM_GATEWAY_PORT",
+    )
+
+
+def workers(settings: Settings) -> list[ChildSpec]:
+    """For each model that takes requests for later, one process: its worker and its outbox."""
+    return [worker(settings, name) for name in model_names() if load_definition(name).takes_async]
+
+
+def worker(settings: Settings, model: str) -> ChildSpec:
+    """It stops before the gateways: what it has in work is scored and committed."""
+    address = settings.home.run / "workers" / f"{model}.json"
+    return ChildSpec(
+        name=f"worker-{model}",
+        argv=(
+            *_module("mlplatform.worker"),
+            f"--model={model}",
+            "--outbox",
+            f"--address-file={address}",
+            f"--token-file={settings.home.worker_token}",
+        ),
+        check=HttpCheck(ready="/healthz", address_file=address),
+        env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
+        stop_order=-1,
+        stop_grace_s=WORKER_GRACE_S,
     )
 
 

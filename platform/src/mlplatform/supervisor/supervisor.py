@@ -91,7 +91,8 @@ class Supervisor:
             if left:
                 log.warning("killed what an earlier supervisor left: %s", ", ".join(left))
             check_ports(self._specs)
-            for path in (self._home.predictor_token, self._home.mlflow_token):
+            home = self._home
+            for path in (home.predictor_token, home.mlflow_token, home.worker_token):
                 new_token(path)
             asyncio.run(self._run(Listeners(self._specs)))
         finally:

@@ -8,6 +8,8 @@ import secrets
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,10 +17,11 @@ import msgspec
 from mlplatform import settings as settings_module
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
-from mlplatform.models.definition import load_definition
+from mlplatform.models.definition import AsyncPolicy, load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.telemetry import logs
+from mlplatform.worker import outbox
 from mlplatform.worker.drain import Limits, Worker
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Names
@@ -34,13 +37,16 @@ def parser() -> argparse.ArgumentParser:
     taken.add_argument("--key-file", type=Path, help="holds the API key to score with")
     taken.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
     taken.add_argument("--token-file", type=Path, help="holds the bearer token of /metrics")
-    taken.add_argument("--batch", type=int, default=Limits().batch, help="messages of a commit")
+    taken.add_argument("--batch", type=int, help="messages of a commit, instead of model.yaml's")
+    taken.add_argument(
+        "--outbox", action="store_true", help="publish the decision log too: one process a model"
+    )
     return taken
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs until SIGTERM or SIGINT; the batch in work is committed first."""
-    options = parser().parse_args()
+    options = parser().parse_args(arguments)
     follow_parent()
     logs.configure("worker", options.name)
     stopping = threading.Event()
@@ -52,24 +58,70 @@ def main() -> None:
         sys.exit(f"{options.name} ends: {error}")
 
 
+def limits_of(policy: AsyncPolicy | None, batch: int | None) -> Limits:
+    """How much is in work at once: as model.yaml says, unless the command line does."""
+    limits = Limits(policy.batch, policy.chunk, policy.connections) if policy else Limits()
+    return Limits(batch, limits.chunk, limits.connections) if batch else limits
+
+
 def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Event) -> None:
-    names = Names(load_definition(options.model).name)
+    definition = load_definition(options.model)
+    names = Names(definition.name)
     metrics = Metrics(names.model)
     key_file = options.key_file or settings.home.api_key
     scorer = GatewayScorer(
         settings.gateway_url, names.model, lambda: key_file.read_text().strip(), metrics.retried
     )
     topics = open_topics(settings, names.specs())
+    # before the outbox publishes: what a group has not read is kept for it
     subscription = topics.subscribe([names.requests], names.group, options.name)
+    _listen(options, metrics)
+    limits = limits_of(definition.asynchronous, options.batch)
+    worker = Worker(subscription, scorer, names, metrics, limits)
+    try:
+        if options.outbox:
+            with _outbox(names.model, settings, stopping):
+                worker.run(stopping)
+        else:
+            worker.run(stopping)
+    finally:
+        topics.close()
+
+
+def _listen(options: argparse.Namespace, metrics: Metrics) -> None:
     token = options.token_file.read_text() if options.token_file else secrets.token_hex(16)
     port = listen(metrics, token.strip())
     if options.address_file is not None:
         address = {"port": port, "pid": os.getpid()}
         write_atomically(options.address_file, msgspec.json.encode(address))
+
+
+@contextmanager
+def _outbox(model: str, settings: Settings, stopping: threading.Event) -> Iterator[None]:
+    """The outbox in a thread beside the worker; each ends when the other does.
+
+    Raises:
+        PlatformError: what ended the outbox.
+    """
+    ended_by: list[Exception] = []
+
+    def follow() -> None:
+        try:
+            outbox.run(model, settings, stopping)
+        except Exception as error:  # noqa: BLE001 -- raised in the main thread, which ends with it
+            ended_by.append(error)
+        finally:
+            stopping.set()
+
+    thread = threading.Thread(target=follow, name="outbox")
+    thread.start()
     try:
-        Worker(subscription, scorer, names, metrics, Limits(batch=options.batch)).run(stopping)
+        yield
     finally:
-        topics.close()
+        stopping.set()
+        thread.join()
+    for error in ended_by:
+        raise error
 
 
 if __name__ == "__main__":

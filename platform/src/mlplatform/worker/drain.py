@@ -56,6 +56,12 @@ class Limits:
     connections: int = 4
 
 
+def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """The items in calls of the gateway: what it accepted earlier goes another way."""
+    ways = [[i for i in items if i.is_accepted], [i for i in items if not i.is_accepted]]
+    return [way[at : at + size] for way in ways for at in range(0, len(way), size)]
+
+
 class Worker:
     """Effectively once: scoring is idempotent by the request's key, and the result becomes visible
     in the transaction that counts the request as read. Killed anywhere, nothing shows twice.
@@ -130,10 +136,9 @@ class Worker:
                 items.append(read)
             else:
                 outcomes.append(read)
-        size = self._limits.chunk
         asked = {
-            self._pool.submit(self._scorer.score, items[start : start + size], stopping)
-            for start in range(0, len(items), size)
+            self._pool.submit(self._scorer.score, chunk, stopping)
+            for chunk in chunks(items, self._limits.chunk)
         }
         waiting = asked
         while waiting:

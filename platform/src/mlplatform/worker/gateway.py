@@ -15,6 +15,8 @@ from mlplatform.worker.messages import Answered, Item, Poison
 TIMEOUT_S = 30.0
 ITEM_TIMEOUT_MS = 2_000
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
+LONGEST_OBEYED_S = 30.0
+"""Of a Retry-After: a gateway that says more than that may be back, or another one answer."""
 RETRIED = frozenset((409, 429, 500, 502, 503, 504))
 Outcome = Answered | Poison
 
@@ -35,7 +37,7 @@ class _Results(msgspec.Struct):
 
 
 class GatewayScorer:
-    """Scores through `score:batch`; one connection a thread.
+    """Scores through `score:batch` and `score:accepted`; one connection a thread.
 
     Args:
         api_key: read for each connection, so that a new one needs no restart.
@@ -46,7 +48,7 @@ class GatewayScorer:
         self, url: str, model: str, api_key: Callable[[], str], retried: Callable[[str], None]
     ) -> None:
         self._host = urlsplit(url).netloc
-        self._path = f"/api/v1/models/{model}/score:batch"
+        self._root = f"/api/v1/models/{model}"
         self._api_key = api_key
         self._retried = retried
         self._local = threading.local()
@@ -55,6 +57,9 @@ class GatewayScorer:
     def score(self, items: Sequence[Item], stopping: threading.Event) -> list[Outcome]:
         """One outcome an item, in any order.
 
+        Args:
+            items: all of them accepted by a gateway, or none.
+
         Raises:
             Refused: the gateway does not know this worker's key, or it may not score the model.
             Unavailable: told to stop before the gateway had answered every item.
@@ -62,26 +67,29 @@ class GatewayScorer:
         outcomes: list[Outcome] = []
         left, delay_s = list(items), FIRST_DELAY_S
         while left:
-            left, reason = self._attempt(left, outcomes)
+            left, reason, asked_s = self._attempt(left, outcomes)
             if left:
                 self._retried(reason)
-                if stopping.wait(delay_s):
+                if stopping.wait(max(delay_s, asked_s)):
                     raise Unavailable(f"told to stop while {len(left)} items wait: {reason}")
                 delay_s = min(2 * delay_s, LONGEST_DELAY_S)
         return outcomes
 
-    def _attempt(self, items: list[Item], outcomes: list[Outcome]) -> tuple[list[Item], str]:
-        """Adds what is settled to the outcomes; the items to ask for again, and why."""
+    def _attempt(self, items: list[Item], outcomes: list[Outcome]) -> tuple[list[Item], str, float]:
+        """Adds what is settled to the outcomes; the items to ask for again, why, and after how
+        many seconds the gateway wants to be asked."""
         body = b'{"requests":[' + b",".join(i.body for i in items) + b"]}"
         try:
-            status, answer = self._post(body)
+            status, answer, asked_s = self._post(items[0].is_accepted, body)
         except (OSError, http.client.HTTPException) as error:
             self._local.connection = None
-            return items, type(error).__name__
+            return items, type(error).__name__, 0.0
         if status in (401, 403):
             raise Refused(f"the gateway answers this worker {status}: {answer[:300]!r}")
-        if status != 200:
-            return items, f"status-{status}"
+        if status == http.client.REQUEST_ENTITY_TOO_LARGE:
+            return self._by_halves(items, outcomes)
+        if status != http.client.OK:
+            return items, f"status-{status}", asked_s
         again, reason = [], ""
         for item, result in zip(items, self._decoder.decode(answer).results, strict=True):
             problem = result.problem
@@ -93,9 +101,20 @@ class GatewayScorer:
             else:
                 name = problem.type.rpartition(":")[2]
                 outcomes.append(Poison(item.message, name, problem.detail))
-        return again, reason
+        return again, reason, 0.0
 
-    def _post(self, body: bytes) -> tuple[int, bytes]:
+    def _by_halves(
+        self, items: list[Item], outcomes: list[Outcome]
+    ) -> tuple[list[Item], str, float]:
+        if len(items) == 1:
+            outcomes.append(Poison(items[0].message, "too-large", "more than a gateway takes"))
+            return [], "", 0.0
+        middle = len(items) // 2
+        first, reason, first_s = self._attempt(items[:middle], outcomes)
+        second, other, second_s = self._attempt(items[middle:], outcomes)
+        return first + second, reason or other, max(first_s, second_s)
+
+    def _post(self, is_accepted: bool, body: bytes) -> tuple[int, bytes, float]:
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_S)
@@ -105,6 +124,13 @@ class GatewayScorer:
             "Content-Type": "application/json",
             "X-Request-Timeout-Ms": str(ITEM_TIMEOUT_MS),
         }
-        connection.request("POST", self._path, body, headers)
+        way = "accepted" if is_accepted else "batch"
+        connection.request("POST", f"{self._root}/score:{way}", body, headers)
         response = connection.getresponse()
-        return response.status, response.read()
+        return response.status, response.read(), _retry_after_s(response.headers["Retry-After"])
+
+
+def _retry_after_s(header: str | None) -> float:
+    if header is None or not (header.isascii() and header.isdigit()):
+        return 0.0
+    return min(float(header[:9]), LONGEST_OBEYED_S)

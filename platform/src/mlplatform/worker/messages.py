@@ -9,6 +9,8 @@ import msgspec
 from mlplatform.topics.messages import Message, Received, TopicSpec
 
 KEY_HEADER = "idempotency-key"
+ACCEPTED_HEADER = "accepted"
+"""The id of a request that a gateway accepted; such a message is brought back as it is."""
 BODY_KEY = "idempotency_key"
 MAX_BYTES = 256 * 1024
 DEAD_LETTER_KEEP_MS = 14 * 86_400_000
@@ -50,11 +52,16 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item of a batch that the gateway is asked to score."""
+    """One item of a batch that the gateway is asked to score.
+
+    Args:
+        is_accepted: a gateway accepted it earlier, and it is scored under the id it got there.
+    """
 
     message: Received
     key: str
     body: bytes
+    is_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,9 @@ def item_of(message: Received) -> Item | Poison:
         return Poison(message, "too-large", f"more than {MAX_BYTES} bytes")
     try:
         fields = _decode(message.value)
+        accepted = message.headers.get(ACCEPTED_HEADER)
+        if accepted is not None:
+            return Item(message, accepted.decode("ascii"), message.value, is_accepted=True)
         sent = fields.get(BODY_KEY)
         header = message.headers.get(KEY_HEADER)
         if header is not None:

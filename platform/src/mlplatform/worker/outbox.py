@@ -1,4 +1,4 @@
-"""`python -m mlplatform.worker.outbox`: the decision log as a topic, for who follows decisions."""
+"""`python -m mlplatform.worker.outbox`: the decision log as topics, for whoever follows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -17,15 +18,15 @@ from mlplatform import settings as settings_module
 from mlplatform.decisions.log import Span, Watermark
 from mlplatform.decisions.records import SCALARS, Kind
 from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import PlatformError, Unavailable
+from mlplatform.errors import Busy, PlatformError, Unavailable
 from mlplatform.models.definition import load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.telemetry import logs
 from mlplatform.topics.messages import Message, Progress, Topics, TopicSpec
+from mlplatform.worker.messages import ACCEPTED_HEADER, Names
 from mlplatform.worker.topics import open_topics
 
-KINDS: tuple[Kind, ...] = ("decision", "label", "void")
 BATCH = 1_000
 POLL_S = 0.2
 BACK_OFF_S = 1.0
@@ -43,9 +44,55 @@ class Log(Protocol):
     def watermarks(self) -> list[Watermark]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Some of a model's records as messages of a topic.
+
+    Args:
+        name: under which its progress is kept.
+        message: of one record, read with these columns.
+    """
+
+    name: str
+    model: str
+    kinds: tuple[Kind, ...]
+    columns: tuple[str, ...]
+    message: Callable[[Mapping[str, Any]], Message]
+
+
 def topic_of(model: str) -> TopicSpec:
     """The topic of a model's decisions, labels and voids."""
     return TopicSpec(f"{model}.decisions")
+
+
+def decisions_of(model: str) -> Projection:
+    """What was decided, found out and taken back, for who follows decisions."""
+    topic = topic_of(model).name
+
+    def message(row: Mapping[str, Any]) -> Message:
+        value = {name: row[name] for name in SCALARS if row[name] is not None}
+        headers = {"kind": row["kind"].encode(), "log": _place(row)}
+        return Message(topic, row["decision_id"].encode(), _encode(value), headers)
+
+    kinds: tuple[Kind, ...] = ("decision", "label", "void")
+    return Projection(f"outbox.{model}", model, kinds, SCALARS, message)
+
+
+def requests_of(model: str) -> Projection:
+    """What was accepted to be scored later, for the worker: the payload as the gateway made it."""
+    topic = Names(model).requests
+
+    def message(row: Mapping[str, Any]) -> Message:
+        decision_id = row["decision_id"].encode()
+        headers = {ACCEPTED_HEADER: decision_id, "log": _place(row)}
+        return Message(topic, decision_id, row["payload"].encode(), headers)
+
+    columns = ("writer", "seq", "decision_id", "payload")
+    return Projection(f"requests.{model}", model, ("accepted",), columns, message)
+
+
+def _place(row: Mapping[str, Any]) -> bytes:
+    return f"{row['writer']}:{row['seq']}".encode()
 
 
 class Outbox:
@@ -56,12 +103,13 @@ class Outbox:
     key in any case.
     """
 
-    def __init__(self, log: Log, topics: Topics, model: str, *, batch: int = BATCH) -> None:
+    def __init__(
+        self, log: Log, topics: Topics, projection: Projection, *, batch: int = BATCH
+    ) -> None:
         self._log = log
         self._topics = topics
-        self._model = model
+        self._projection = projection
         self._batch = batch
-        self._name = f"outbox.{model}"
         self._read_to: dict[str, int] | None = self._published()
 
     def step(self) -> int:
@@ -78,18 +126,21 @@ class Outbox:
         before = self._read_to
         if all(before.get(writer, 0) >= seq for writer, seq in marks.items()):
             return 0
-        span = Span(model=self._model, kinds=KINDS, after=before, limit=self._batch)
+        of = self._projection
+        span = Span(
+            model=of.model, kinds=of.kinds, columns=of.columns, after=before, limit=self._batch
+        )
         rows: list[dict[str, Any]] = self._log.read(span).to_pylist()
         after = self._reached(before, marks, rows)
         if rows:
             self._read_to = None
-            progress = Progress(self._name, _encode(after))
-            self._topics.publish([self._message(row) for row in rows], progress)
+            progress = Progress(of.name, _encode(after))
+            self._topics.publish([of.message(row) for row in rows], progress)
         self._read_to = after
         return len(rows)
 
     def _published(self) -> dict[str, int]:
-        value = self._topics.progress(self._name)
+        value = self._topics.progress(self._projection.name)
         return {} if value is None else _position(value)
 
     def _reached(
@@ -108,26 +159,33 @@ class Outbox:
             after[writer] = max(before.get(writer, 0), last.get(writer, 0), reached)
         return after
 
-    def _message(self, row: dict[str, Any]) -> Message:
-        value = {name: row[name] for name in SCALARS if row[name] is not None}
-        headers = {
-            "kind": row["kind"].encode(),
-            "log": f"{row['writer']}:{row['seq']}".encode(),
-        }
-        return Message(
-            topic_of(self._model).name, row["decision_id"].encode(), _encode(value), headers
-        )
 
-
-def run(outbox: Outbox, stopping: threading.Event) -> None:
+def follow(outboxes: Sequence[Outbox], stopping: threading.Event) -> None:
     """Follow the log until told to stop."""
     while not stopping.is_set():
         try:
-            if not outbox.step():
+            if not sum([outbox.step() for outbox in outboxes]):
                 stopping.wait(POLL_S)
-        except Unavailable as error:
+        except (Unavailable, Busy) as error:
             log.warning("nothing was published: %s", error)
             stopping.wait(BACK_OFF_S)
+
+
+def run(model: str, settings: Settings, stopping: threading.Event) -> None:
+    """Publish all that is published of a model, until told to stop.
+
+    Raises:
+        StaleFence: another process does.
+    """
+    decisions = SqliteDecisionLog(settings.home.decisions)
+    topics = open_topics(settings, [topic_of(model), *Names(model).specs()])
+    try:
+        follow(
+            [Outbox(decisions, topics, of(model)) for of in (requests_of, decisions_of)], stopping
+        )
+    finally:
+        topics.close()
+        decisions.close()
 
 
 def main() -> None:
@@ -141,20 +199,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        _follow(options.model, settings_module.load(os.environ), stopping)
+        run(load_definition(options.model).name, settings_module.load(os.environ), stopping)
     except PlatformError as error:
         sys.exit(f"the outbox of {options.model} ends: {error}")
-
-
-def _follow(model: str, settings: Settings, stopping: threading.Event) -> None:
-    name = load_definition(model).name
-    decisions = SqliteDecisionLog(settings.home.decisions)
-    topics = open_topics(settings, [topic_of(name)])
-    try:
-        run(Outbox(decisions, topics, name), stopping)
-    finally:
-        topics.close()
-        decisions.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,99 @@
+"""Requests to be scored later: taken in, scored when a worker brings them, and polled for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import msgspec
+
+from mlplatform.gateway.accepted import AcceptedRequest
+from mlplatform.gateway.answers import PendingAnswer, encode
+from mlplatform.gateway.decided import Caller
+from mlplatform.gateway.deferred import Deferral
+from mlplatform.gateway.http import JSON, Answerer, Endpoint, Reply, Request
+from mlplatform.gateway.payloads import BatchBody, decoded
+from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.scoring import Given, Scoring
+from mlplatform.gateway.scoring_api import (
+    REPLAYED,
+    batch_answer,
+    caller_of,
+    score_batch_body,
+)
+from mlplatform.gateway.shapes import SHAPES, Shape
+from mlplatform.gateway.versions import VERSIONS, ApiVersion
+
+POLL_S = 1
+"""What a client is told to wait before it asks again."""
+
+_RETRY_AFTER = (b"retry-after", str(POLL_S).encode())
+_pending = msgspec.json.Decoder(PendingAnswer)
+_accepted = msgspec.json.Decoder(AcceptedRequest)
+
+
+def endpoints(models: Mapping[str, Scoring], deferral: Deferral) -> dict[str, Endpoint]:
+    """Path → what is found there, for the models whose definition asks for it."""
+    taking = {n: s for n, s in models.items() if s.definition.takes_async}
+    found: dict[str, Endpoint] = {}
+    for version in VERSIONS:
+        own = {f"{version.decisions}/*": _polling(version, deferral)} if taking else {}
+        for name, scoring in taking.items():
+            root = f"{version.models}/{name}"
+            own[f"{root}/score:async"] = _accepting(version, name, scoring, deferral)
+            own[f"{root}/score:accepted"] = _bringing(version, name, scoring)
+        for path, endpoint in own.items():
+            found[path] = dataclasses.replace(endpoint, headers=version.headers)
+    return found
+
+
+def _accepting(version: ApiVersion, name: str, scoring: Scoring, deferral: Deferral) -> Endpoint:
+    async def accept(request: Request) -> Reply:
+        caller = caller_of(scoring, request)
+        asked = scoring.payloads.score(await request.body())
+        given = await deferral.accept(scoring, asked, caller)
+        decision_id = _pending.decode(given.body).decision_id
+        location = (b"location", f"{version.decisions}/{decision_id}".encode())
+        headers = [JSON, location, _RETRY_AFTER]
+        return Reply(given.body, [*headers, REPLAYED] if given.replayed else headers, 202)
+
+    return _posting("score_async", name, accept)
+
+
+def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
+    shape = SHAPES[version.name]
+
+    async def score_accepted(request: Request) -> Reply:
+        caller = caller_of(scoring, request)
+        batch: BatchBody = decoded(score_batch_body, await request.body())
+
+        async def item(raw: bytes, now_s: float, deadline_s: float) -> Given:
+            accepted: AcceptedRequest = decoded(_accepted, raw)
+            own = Caller(caller.client, now_s, deadline_s, finished=caller.finished)
+            return await scoring.answer_accepted(accepted, own)
+
+        # who asked paid for the items when they were accepted
+        return Reply(encode(await batch_answer(batch, caller, item, shape)))
+
+    return _posting("score_accepted", name, score_accepted)
+
+
+def _polling(version: ApiVersion, deferral: Deferral) -> Endpoint:
+    shape: Shape = SHAPES[version.name]
+
+    async def poll(request: Request) -> Reply:
+        decision_id = request.path.removeprefix(f"{version.decisions}/")
+        model, stored = deferral.stored(request.client, decision_id)
+        assert request.admitted is not None
+        if not request.admitted.client.may(model, "score"):
+            detail = f"{request.client} may not score on model {model!r} any more"
+            raise Problem(403, "forbidden", detail, field="Authorization")
+        if stored is None:
+            return Reply(encode(PendingAnswer(decision_id)), [JSON, _RETRY_AFTER], 202)
+        return Reply(shape(stored))
+
+    return Endpoint("decision", ("GET", "HEAD"), poll, scope="score")
+
+
+def _posting(operation: str, model: str, answer: Answerer) -> Endpoint:
+    return Endpoint(operation, ("POST",), answer, takes=(JSON[1],), model=model, scope="score")

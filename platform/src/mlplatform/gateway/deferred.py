@@ -1,0 +1,123 @@
+"""Requests that are accepted now and decided later, under an id that their client polls for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mlplatform.clock import Clock
+from mlplatform.decisions.log import Appended, Entry, Idempotency, Repeated, Spilled
+from mlplatform.decisions.records import Record
+from mlplatform.errors import PlatformError
+from mlplatform.gateway.accepted import AcceptedRequest, sealed
+from mlplatform.gateway.answers import PendingAnswer, encode
+from mlplatform.gateway.decided import Caller
+from mlplatform.gateway.decision_ids import is_owned, made_ms, owned_decision_id
+from mlplatform.gateway.payloads import ScoreRequest
+from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.recording import LogUnavailable, Recorder, log_unavailable
+from mlplatform.gateway.scoring import Answers, Given, Scoring, promised_to, replayed
+
+_PURPOSE = b"score-async"
+
+
+class Deferral:
+    """Takes requests in for later; each is durable before its id is told."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Scoring],
+        answers: Answers,
+        recorder: Recorder,
+        clock: Clock,
+        pseudonym_key: bytes,
+    ) -> None:
+        self._models = {n: s for n, s in models.items() if s.definition.takes_async}
+        self._answers = answers
+        self._recorder = recorder
+        self._clock = clock
+        self._key = pseudonym_key
+
+    async def accept(self, scoring: Scoring, request: ScoreRequest, caller: Caller) -> Given:
+        """A `PendingAnswer`: the same one for the same key, which is of one space with `score`'s.
+
+        Raises:
+            Problem: 422 or 503, as for `score`; nothing was accepted.
+        """
+        model = scoring.definition.name
+        digest = hashlib.blake2b(
+            request.body, key=self._key, digest_size=32, person=_PURPOSE
+        ).hexdigest()
+        if caller.key is not None:
+            stored = self._find(caller.client, model, caller.key)
+            if stored is not None:
+                return replayed(stored.answer, same_body=stored.body_digest == digest)
+        scoring.check_accepts(request.event_ms)
+        decision_id = owned_decision_id(model, caller.client, self._clock.wall_ms(), self._key)
+        body = encode(PendingAnswer(decision_id))
+        promise = None
+        if caller.key is not None:
+            promise = Idempotency(caller.client, caller.key, digest, body, scoring.keep_ms)
+        with scoring.times.answering(request.event_ms):
+            record = self._record(scoring, decision_id, request, caller)
+            return await self._recorded(Entry(record, promise), body)
+
+    def stored(self, client: str, decision_id: str) -> tuple[str, bytes | None]:
+        """The model, and the answer that was given under an id; None while it is to come.
+
+        Raises:
+            Problem: 404, this client was told no such id, or the answer is kept no longer.
+        """
+        for model, scoring in self._models.items():
+            if not is_owned(model, client, decision_id, self._key):
+                continue
+            found = self._find(promised_to(client), model, decision_id)
+            if found is not None:
+                return model, found.answer
+            if self._clock.wall_ms() - made_ms(decision_id) <= scoring.keep_ms:
+                return model, None
+        detail = f"{client} has no decision {decision_id[:64]!r} here, or it is kept no longer"
+        raise Problem(404, "unknown-decision", detail)
+
+    def _record(
+        self, scoring: Scoring, decision_id: str, request: ScoreRequest, caller: Caller
+    ) -> Record:
+        model = scoring.definition.name
+        accepted = AcceptedRequest(
+            decision_id=decision_id,
+            client=caller.client,
+            event_ms=request.event_ms,
+            request=scoring.pseudonymised(request.fields),
+            trace_id=caller.trace_id,
+        )
+        payload: dict[str, Any] = msgspec.structs.asdict(sealed(model, accepted, self._key))
+        return Record(
+            kind="accepted",
+            decision_id=decision_id,
+            model=model,
+            event_ms=request.event_ms,
+            recorded_ms=self._clock.wall_ms(),
+            payload=payload,
+        )
+
+    async def _recorded(self, entry: Entry, body: bytes) -> Given:
+        try:
+            outcome = await self._recorder.append(entry)
+        except LogUnavailable as error:
+            raise log_unavailable() from error
+        match outcome:
+            case Repeated():
+                return replayed(outcome.answer, same_body=outcome.same_body)
+            case Appended() | Spilled():
+                return Given(body, replayed=False)
+            case _:  # what is on no record can be scored by nobody
+                raise log_unavailable()
+
+    def _find(self, client: str, model: str, key: str) -> Any:
+        try:
+            return self._answers.find(client, model, key)
+        except PlatformError as error:
+            raise log_unavailable() from error
