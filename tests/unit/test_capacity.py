@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tests.bench.capacity import SPREAD, plan, waits_s
 
 
