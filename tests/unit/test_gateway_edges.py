@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.gateway import openapi
-from mlplatform.gateway.decision_ids import is_known, new_decision_id
+from mlplatform.gateway.decision_ids import (
+    is_known,
+    is_owned,
+    made_ms,
+    new_decision_id,
+    owned_decision_id,
+)
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
@@ -56,6 +62,19 @@ def test_only_ids_given_out_here_are_known(wall_ms: int, other: str) -> None:
     assert not is_known("credit", given_id, SECRET)
     assert not is_known("fraud", given_id, b"j" * 32)
     assert not is_known("fraud", other, SECRET)
+
+
+def test_an_owned_id_is_of_its_model_and_client_alone() -> None:
+    told = owned_decision_id("fraud", "shop", NOW_MS, SECRET)
+    assert is_known("fraud", told, SECRET)
+    assert is_owned("fraud", "shop", told, SECRET)
+    assert made_ms(told) == NOW_MS
+    assert not is_owned("fraud", "bank", told, SECRET)
+    assert not is_owned("credit", "shop", told, SECRET)
+    assert not is_owned("fraud", "shop", told, b"j" * 32)
+    bank = owned_decision_id("fraud", "bank", NOW_MS, SECRET)
+    assert not is_known("fraud", told[:22] + bank[22:32] + told[32:], SECRET)
+    assert not is_owned("fraud", "shop", new_decision_id("fraud", NOW_MS, SECRET), SECRET)
 
 
 def test_ids_rise_with_time_and_never_repeat() -> None:

@@ -16,7 +16,7 @@ import pytest
 from mlplatform.errors import Refused, Unavailable
 from mlplatform.topics.local import LocalTopics, backlog
 from mlplatform.topics.messages import Message, Received
-from mlplatform.worker.drain import Limits, Worker
+from mlplatform.worker.drain import Limits, Worker, chunks
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Answered, Item, Names, Poison, item_of
 from mlplatform.worker.metrics import Metrics, listen
@@ -185,8 +185,9 @@ def test_a_slow_batch_does_not_cost_its_member_the_partitions(topics: LocalTopic
 class Gateway:
     """An HTTP server that answers `score:batch` from a list of replies, then scores."""
 
-    def __init__(self, replies: list[tuple[int, Any]]) -> None:
+    def __init__(self, replies: list[tuple[Any, ...]]) -> None:
         outer = self
+        self.paths: list[str] = []
         self.replies = replies
         self.asked: list[int] = []
 
@@ -197,12 +198,15 @@ class Gateway:
                 length = int(self.headers["Content-Length"])
                 sent = json.loads(self.rfile.read(length))["requests"]
                 outer.asked.append(len(sent))
-                answers = [{"answer": {"key": i["idempotency_key"]}} for i in sent]
-                status, body = (
+                answers = [{"answer": {"key": i.get("idempotency_key")}} for i in sent]
+                outer.paths.append(self.path.rpartition(":")[2])
+                status, body, *more = (
                     outer.replies.pop(0) if outer.replies else (200, {"results": answers})
                 )
                 data = json.dumps(body).encode()
                 self.send_response(status)
+                for name, value in more:
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -243,6 +247,60 @@ def test_a_key_that_the_gateway_does_not_know_stops_the_worker() -> None:
     scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
     with pytest.raises(Refused, match="401"):
         scorer.score(items(1), threading.Event())
+    gateway.server.shutdown()
+
+
+class Waits(threading.Event):
+    """Notes how long it was waited for, and does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        return False
+
+
+@pytest.mark.parametrize(
+    ("header", "waited_s"),
+    [("7", 7.0), ("86400", 30.0), ("0", 0.1), ("soon", 0.1), ("-1", 0.1), ("9" * 400, 30.0)],
+    ids=["obeyed", "no longer than a bound", "not sooner than it would", "a word", "-1", "huge"],
+)
+def test_the_gateway_says_when_to_ask_again(header: str, waited_s: float) -> None:
+    gateway = Gateway([(503, {}, ("Retry-After", header))])
+    scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
+    waits = Waits()
+    assert len(scorer.score(items(2), waits)) == 2
+    assert waits.seconds == [waited_s]
+    gateway.server.shutdown()
+
+
+def test_a_call_that_is_too_large_is_halved_and_an_item_that_is_becomes_poison() -> None:
+    gateway = Gateway([(413, {}), (413, {}), (413, {})])
+    scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
+    outcomes = scorer.score(items(4), Waits())
+    assert gateway.asked == [4, 2, 1, 1, 2]
+    assert [o.reason for o in outcomes if isinstance(o, Poison)] == ["too-large"]
+    assert sorted(o.item.key for o in outcomes if isinstance(o, Answered)) == ["k1", "k2", "k3"]
+    gateway.server.shutdown()
+
+
+def test_what_a_gateway_accepted_goes_back_as_it_came_and_by_its_own_way() -> None:
+    value = b'{"decision_id":"d", "mac":"m"}'
+    own = item_of(received(value, accepted=b"d"))
+    assert isinstance(own, Item)
+    assert (own.key, own.body, own.is_accepted) == ("d", value, True)
+    mixed = [*items(3), own, *items(2), own]
+    found = chunks(mixed, 2)
+    assert [[i.is_accepted for i in chunk] for chunk in found] == [[True, True]] + [
+        [False] * size for size in (2, 2, 1)
+    ]
+    gateway = Gateway([])
+    scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
+    for chunk in found[:2]:
+        scorer.score(chunk, threading.Event())
+    assert gateway.paths == ["accepted", "batch"]
     gateway.server.shutdown()
 
 
