@@ -13,16 +13,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlplatform.gateway import openapi
+from mlplatform.models.definition import load_definition, model_names
 from support.scoring_world import MODEL, ScoringWorld, payment
 
 pytestmark = pytest.mark.slow
-DECLARED = {200, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 503}
-POSTS = [
-    *(f"/api/{v}/models/{MODEL}/{what}" for v in ("v1", "v2") for what in ("score", "labels")),
-    f"/api/v2/models/{MODEL}/score:batch",
-    f"/api/v2/models/{MODEL}/voids",
-    f"/v2/models/{MODEL}/infer",
-]
+DECLARED = {200, 202, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 503}
+DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
+POSTS = sorted(
+    {
+        path
+        for document in DOCUMENTS.values()
+        for path, methods in json.loads(document)["paths"].items()
+        if "post" in methods
+    }
+)
 GETS = ["/", "/metrics", "/healthz", "/openapi.json", f"/api/v2/models/{MODEL}", "/v2"]
 HEADERS = [b"idempotency-key", b"x-request-timeout-ms", b"x-priority", b"traceparent",
            b"tracestate", b"content-type", b"content-length", b"transfer-encoding", b"expect",
