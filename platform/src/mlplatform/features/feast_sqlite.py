@@ -10,7 +10,6 @@ feast/infra/online_stores/sqlite.py (0.67).
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import sqlite3
@@ -33,8 +32,6 @@ STRING, INT64 = 2, 4  # feast.types.ValueType
 DOUBLE_TAG = 0x29  # field 5, 64-bit
 DOUBLE_BYTES = 9
 FOLLOW_S = 0.5
-Row = tuple[int, str, bytes, int]
-"""Number of the view, feature, value, event time in seconds."""
 _read_double = struct.Struct("<xd").unpack
 _write_double = struct.Struct("<Bd").pack
 _key_value = struct.Struct("<q").pack
@@ -92,12 +89,6 @@ class FeastSqlite:
         self._ttl_ms = [v.ttl_ms for v in views]
         self._names = [v.name for v in views]
         self._keys = [(v.entity, entity_key_prefix(v.join_key)) for v in views]
-        ordered = [sorted(v.feature_names) for v in views]  # as the primary key has them
-        self._order = tuple(name for names in ordered for name in names)
-        self._tags = bytes([DOUBLE_TAG]) * len(self._order)
-        self._read_doubles = struct.Struct("<" + "xd" * len(self._order)).unpack
-        ends = list(itertools.accumulate(map(len, ordered)))
-        self._spans = (self._names, [0, *ends][: len(ends)], ends)
         one_view = "SELECT {}, feature_name, value, event_ts FROM {} WHERE entity_key=?"
         self._select = " UNION ALL ".join(
             one_view.format(n, self._table(v)) for n, v in enumerate(views)
@@ -108,38 +99,14 @@ class FeastSqlite:
         if now_s >= self._follow_at_s:
             self._follow()
             self._follow_at_s = now_s + self._follow_s
+        values, times = self._missing.copy(), self._times.copy()
+        stale: set[str] = set()
         parameters = [
             prefix + _key_value(keys[entity]) if entity in keys else None
             for entity, prefix in self._keys
         ]
-        rows = self._db.execute(self._select, parameters).fetchall() if self._select else []
+        rows = self._db.execute(self._select, parameters) if self._select else ()
         oldest_s = [(event_ms - ttl_ms) / 1000 for ttl_ms in self._ttl_ms]
-        return self._whole(rows, oldest_s) or self._with_gaps(rows, oldest_s)
-
-    def _whole(self, rows: list[Row], oldest_s: Sequence[float]) -> OnlineRow | None:
-        """The answer where every feature has a number and is valid, as most have: in one go."""
-        if not rows or len(rows) != len(self._order):
-            return None
-        _, names, cells, event_s = zip(*rows, strict=True)
-        if names != self._order or None in cells or set(map(len, cells)) != {DOUBLE_BYTES}:
-            return None
-        data = b"".join(cells)
-        if data[::DOUBLE_BYTES] != self._tags:
-            return None
-        numbers = self._read_doubles(data)
-        total = sum(numbers)
-        if total != total:  # one of them is no number, or infinities cancel each other out
-            return None
-        times: dict[str, int | None] = {}
-        for name, first, end, oldest in zip(*self._spans, oldest_s, strict=True):
-            if min(event_s[first:end]) < oldest:
-                return None
-            times[name] = event_s[end - 1] * 1000
-        return OnlineRow(dict(zip(self._order, numbers, strict=True)), times, set())
-
-    def _with_gaps(self, rows: list[Row], oldest_s: Sequence[float]) -> OnlineRow:
-        values, times = self._missing.copy(), self._times.copy()
-        stale: set[str] = set()
         names = self._names
         for position, name, value, event_s in rows:
             if event_s < oldest_s[position]:
