@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -100,6 +100,7 @@ class SqliteDecisionLog:
         self._path = folder / tables.DATABASE
         self._wall_ms = wall_ms
         self._segment_rows = segment_rows
+        self._translation = _Translation(self._path)
         with self._translated():
             self._db = sqlite.connect(
                 self._path, schema=tables.SCHEMA, durable=durable, threads=True
@@ -362,18 +363,32 @@ class SqliteDecisionLog:
             yield db
             db.execute("COMMIT")
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"decision log {self._path}") from error
-        except sqlite3.IntegrityError as error:
-            raise Corrupt(f"decision log {self._path}: rows and heads disagree") from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if isinstance(error, sqlite3.ProgrammingError):
-                raise
-            raise Corrupt(f"decision log {self._path} is damaged") from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return self._translation
+
+
+class _Translation:
+    """Errors of SQLite as the platform's own. Keeps nothing of a use, so one serves all threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        match error:
+            case sqlite3.OperationalError():
+                raise Unavailable(f"decision log {self._path}") from error
+            case sqlite3.IntegrityError():
+                problem = f"decision log {self._path}: rows and heads disagree"
+                raise Corrupt(problem) from error
+            case sqlite3.ProgrammingError():
+                return
+            case sqlite3.DatabaseError() | UnicodeDecodeError():
+                raise Corrupt(f"decision log {self._path} is damaged") from error
 
 
 @contextmanager

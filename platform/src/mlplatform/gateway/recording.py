@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from mlplatform.decisions.log import (
@@ -166,18 +166,29 @@ class InFlight:
     def __init__(self) -> None:
         self._keys: set[tuple[str, str]] = set()
 
-    @contextmanager
-    def claim(self, client: str, key: str) -> Iterator[None]:
+    def claim(self, client: str, key: str) -> AbstractContextManager[None]:
         """Hold a key while its request is answered.
 
         Raises:
             Problem: 409, somebody holds it.
         """
-        if (client, key) in self._keys:
+        claimed = (client, key)
+        if claimed in self._keys:
             detail = "a request with this Idempotency-Key is being answered"
             raise Problem(409, "in-flight", detail, field="Idempotency-Key", retry_after_s=1)
-        self._keys.add((client, key))
-        try:
-            yield
-        finally:
-            self._keys.discard((client, key))
+        self._keys.add(claimed)
+        return _Claim(self._keys, claimed)
+
+
+class _Claim:
+    __slots__ = ("_claimed", "_keys")
+
+    def __init__(self, keys: set[tuple[str, str]], claimed: tuple[str, str]) -> None:
+        self._keys = keys
+        self._claimed = claimed
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        self._keys.discard(self._claimed)
