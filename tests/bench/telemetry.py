@@ -3,8 +3,9 @@
     python tests/bench/telemetry.py --json build/bench/telemetry.json
 
 Real gateways over one predictor, log and collector take turns in short blocks, so that what else
-the machine does falls on all alike. `off` has no collector; the others are named by their
-`MLPLATFORM_TRACE_SHARE`. Slow answers have spans whatever the share: `kept` tells how many.
+the machine does falls on all alike. `off` has no collector, twice: what those two differ by,
+processes differ by anyway. The others are named by their `MLPLATFORM_TRACE_SHARE`. Slow answers
+have spans whatever the share: `kept` tells how many.
 `ended_us` is what the event loop pays at the end of one request, measured alone; `thread_us` is
 what the span thread pays for one that is kept.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import random
 import statistics
 import tempfile
 import time
@@ -38,7 +40,7 @@ from mlplatform.telemetry.otlp import SpanExport
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
 from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
 
-SHARES: Final = ("off", "0", "0.01", "1")
+SHARES: Final = ("off", "off-again", "0", "0.01", "1")
 BLOCK: Final = 50
 PATH: Final = f"/api/v1/models/{MODEL}/score"
 ALONE: Final = 20_000
@@ -55,7 +57,7 @@ class Gateway:
             "--name",
             f"gateway-{share}",
             MLPLATFORM_GATEWAY_PORT=str(self.port),
-            **({} if share == "off" else traced),
+            **({} if share.startswith("off") else traced),
         )
         wait_for(self._is_ready)
         self._headers = {**world.headers, "Content-Type": "application/json"}
@@ -163,8 +165,10 @@ def main() -> None:
         try:
             world.promote(world.deploy(1))
             gateways = {share: Gateway(world, share, receiver) for share in SHARES}
-            for number in range(options.blocks + 2):
-                for share in SHARES if number % 2 == 0 else SHARES[::-1]:
+            order, chance = list(SHARES), random.Random(7)
+            for _ in range(options.blocks + 2):
+                chance.shuffle(order)  # who follows itself finds its caches warm
+                for share in order:
                     gateways[share].block(BLOCK)
         finally:
             for gateway in gateways.values():
