@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,10 +14,15 @@ from pathlib import Path
 import pytest
 from tests.servers.kafka.broker import Broker, BrokerMissing
 
+from mlplatform.decisions.log import Entry
+from mlplatform.decisions.records import Record
+from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, NotFound, StaleFence
 from mlplatform.topics.kafka import KafkaTopics
 from mlplatform.topics.local import LocalTopics, backlog
 from mlplatform.topics.messages import Message, Progress, Received, Subscription, Topics, TopicSpec
+from mlplatform.worker.outbox import Outbox, decisions_of, topic_of
+from support import outbox_process
 
 Open = Callable[[], Topics]
 WAIT_S = 30.0
@@ -301,3 +309,37 @@ def test_the_embedded_log_is_bounded_and_loses_nothing_unread(tmp_path: Path) ->
     assert backlog(tmp_path / "t.db", "t", "g") == 8
     reader.close()
     topics.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("adapter", ["local", "kafka"])
+def test_an_outbox_killed_around_its_commit_repeats_and_loses_nothing(
+    request: pytest.FixtureRequest, tmp_path: Path, adapter: str, when: str
+) -> None:
+    model, folder = f"m{uuid.uuid4().hex[:8]}", tmp_path / "decisions"
+    kafka = adapter == "kafka"
+    place = request.getfixturevalue("kafka") if kafka else str(tmp_path / "topics.db")
+    log = SqliteDecisionLog(folder)
+    records = [
+        Record(kind="decision", decision_id=f"d{n}", model=model, event_ms=n, recorded_ms=n)
+        for n in range(50)
+    ]
+    log.append("gw-0", [Entry(record) for record in records])
+    killed = subprocess.run(
+        [sys.executable, outbox_process.__file__, str(folder), model, place, when], timeout=60
+    )
+    assert killed.returncode == -signal.SIGKILL
+
+    topics = outbox_process.open_topics(place, model)
+    outbox = Outbox(log, topics, decisions_of(model), batch=outbox_process.BATCH)
+    left = 0
+    while published := outbox.step():
+        left += published
+    done = outbox_process.BATCH * (outbox_process.STEPS_BEFORE + (when == "after"))
+    assert left == len(records) - done
+    reader = topics.subscribe([topic_of(model).name], f"reader-{model}", "reader")
+    found = read(reader, len(records)) + reader.consume(100, 1.0)
+    assert sorted(r.decision_id for r in records) == sorted(m.key.decode() for m in found)
+    reader.close()
+    topics.close()
+    log.close()

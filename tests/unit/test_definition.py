@@ -91,6 +91,8 @@ def test_an_unknown_key_is_named(path: str, within: str) -> None:
         "gates.alert_band_factor",
         "breaker.open_s",
         "breaker.slow_share",
+        "async.chunk",
+        "async.enabled",
         "chain",
         "chain.retry_share",
         "training.small_model.bins",
@@ -150,6 +152,10 @@ def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
         ("chain.reserve_share", 1, "$.chain.reserve_share"),
         ("chain.features_share", 0.8, "chain.features_share is 0.8"),
         ("cache", {"entries": 0, "keep_s": 1}, "$.cache.entries"),
+        ("async.batch", 0, "$.async.batch"),
+        ("async.chunk", 1001, "$.async.chunk"),
+        ("async.connections", 0, "$.async.connections"),
+        ("async.enabled", "yes", "$.async.enabled"),
         ("breaker.minimum_calls", 101, "breaker.minimum_calls is 101"),
         ("rollout.canary", [], "rollout.canary is []"),
         ("rollout.canary.0.percent", 60, "rollout.canary is [60.0, 5.0"),
@@ -187,3 +193,14 @@ def test_a_key_that_stands_twice_is_named_and_neither_value_is_taken(
 @pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1\n- 2"])
 def test_what_is_no_mapping_is_refused(text: str) -> None:
     refused(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "takes"),
+    [("async.enabled", True, True), ("async.enabled", False, False), ("async", None, False)],
+    ids=["switched on", "switched off", "left out"],
+)
+def test_requests_for_later_are_taken_where_model_yaml_says_so(
+    path: str, value: Any, takes: bool
+) -> None:
+    assert parse(changed(path, value), "model.yaml").takes_async is takes

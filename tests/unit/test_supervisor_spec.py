@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.settings import Home
+from mlplatform.models.definition import load_definition, model_names
+from mlplatform.settings import Home, load
 from mlplatform.supervisor.mlflow_server import TokenGate, environment
+from mlplatform.supervisor.platform import children
 from mlplatform.supervisor.records import (
     ProcessId,
     ProcessRecord,
@@ -118,3 +120,12 @@ def test_mlflow_keeps_everything_at_home_and_reads_no_pickles(tmp_path: Path) ->
     assert variables["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
     assert variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert variables["_MLFLOW_SERVER_FILE_STORE"].startswith(f"sqlite:///{tmp_path}")
+
+
+def test_a_worker_is_one_process_a_model_and_stops_before_the_gateways(tmp_path: Path) -> None:
+    specs = {spec.name: spec for spec in children(load({"MLPLATFORM_HOME": str(tmp_path)}))}
+    asking = {f"worker-{n}" for n in model_names() if load_definition(n).takes_async}
+    assert asking == {name for name in specs if name.startswith("worker-")} != set()
+    for name in asking:
+        assert specs[name].stop_order < specs["gateway-0"].stop_order
+        assert "--outbox" in specs[name].argv

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ import msgspec
 
 from mlplatform.errors import Refused, Unavailable
 from mlplatform.worker.messages import Answered, Item, Poison
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 ITEM_TIMEOUT_MS = 2_000
@@ -70,6 +73,8 @@ class GatewayScorer:
             left, reason, asked_s = self._attempt(left, outcomes)
             if left:
                 self._retried(reason)
+                if delay_s == FIRST_DELAY_S:
+                    log.warning("%d items wait for the gateway: %s", len(left), reason)
                 if stopping.wait(max(delay_s, asked_s)):
                     raise Unavailable(f"told to stop while {len(left)} items wait: {reason}")
                 delay_s = min(2 * delay_s, LONGEST_DELAY_S)

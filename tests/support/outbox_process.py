@@ -1,0 +1,62 @@
+"""An outbox that kills itself in its third step, for tests.
+
+As a script: `outbox_process.py FOLDER MODEL PLACE WHEN`. PLACE is Kafka's bootstrap address, or the
+path of the embedded topics; WHEN is `before` (messages and progress are written, and not
+committed) or `after` (they are committed, and the outbox does not know).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.topics import kafka, local
+from mlplatform.topics.kafka import KafkaTopics
+from mlplatform.topics.local import LocalTopics
+from mlplatform.topics.messages import Topics
+from mlplatform.worker.outbox import Outbox, decisions_of, topic_of
+
+STEPS_BEFORE = 2
+BATCH = 7
+
+
+def open_topics(place: str, model: str) -> Topics:
+    if place.startswith("/"):
+        return LocalTopics(Path(place), [topic_of(model)])
+    return KafkaTopics(place, [topic_of(model)])
+
+
+def main() -> None:
+    folder, model, place, when = sys.argv[1:]
+    topics = open_topics(place, model)
+    outbox = Outbox(SqliteDecisionLog(Path(folder)), topics, decisions_of(model), batch=BATCH)
+    for _ in range(STEPS_BEFORE):
+        assert outbox.step() == BATCH
+    if when == "after":
+        topics.publish = ending_with(topics.publish, die)  # type: ignore[method-assign]
+    elif place.startswith("/"):
+        local.insert = ending_with(local.insert, die)
+    else:
+        kafka._committed = lambda producer: (producer.flush(), die())  # type: ignore[assignment]
+    outbox.step()
+
+
+def ending_with(act: Callable[..., Any], end: Callable[[], None]) -> Callable[..., Any]:
+    def both(*given: Any) -> None:
+        act(*given)
+        end()
+
+    return both
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
