@@ -207,6 +207,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200.0, help="requests/s (%(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each fault (%(default)s)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # with what it started
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 170)
     tell = lambda text: console.print(f"drill: {text}")  # noqa: E731 -- one word for one line
     findings = drill_all(options.only or list(DRILLS), options.rate, options.seconds, tell)
