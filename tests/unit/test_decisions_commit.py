@@ -266,3 +266,34 @@ async def test_a_waiter_that_gave_up_does_not_disturb_the_others() -> None:
     assert await stays
     await committer.close()
     assert sum(map(len, log.batches)) == 2
+
+
+async def test_what_one_turn_of_the_loop_submits_goes_together() -> None:
+    """The thread is woken once for all of it, and finds all of it."""
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw")
+    await asyncio.gather(*(committer.submit([entry(str(n))]) for n in range(20)))
+    await committer.close()
+    assert list(map(len, log.batches)) == [20]
+
+
+async def test_closing_writes_what_was_submitted_in_the_same_turn() -> None:
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw")
+    answer = committer.submit([entry("a")])
+    await committer.close()
+    assert sum(map(len, log.batches)) == 1
+    assert await answer
+
+
+async def test_a_turn_cannot_submit_more_than_may_be_queued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commit, "QUEUED_ENTRIES", 3)
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw")
+    taken = [committer.submit([entry(name)]) for name in "abc"]
+    with pytest.raises(Busy):
+        committer.submit([entry("d")])
+    await asyncio.gather(*taken)
+    await committer.close()

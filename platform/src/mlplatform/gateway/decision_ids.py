@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
+import os
 
 _TIME, _RANDOM, _OWNER, _MAC = 12, 10, 10, 10  # hexadecimal digits
 _LENGTHS = (_TIME + _RANDOM + _MAC, _TIME + _RANDOM + _OWNER + _MAC)
@@ -50,7 +50,7 @@ def made_ms(decision_id: str) -> int:
 
 
 def _body(wall_ms: int) -> str:
-    return f"{wall_ms:0{_TIME}x}{secrets.token_hex(_RANDOM // 2)}"
+    return f"{wall_ms:0{_TIME}x}{os.urandom(_RANDOM // 2).hex()}"
 
 
 def _sealed(model: str, body: str, key: bytes) -> str:
