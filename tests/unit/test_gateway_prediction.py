@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from mlplatform.features.definitions import load_views
@@ -218,4 +219,4 @@ async def test_contributions_that_miss_the_score_are_not_given(bundle: Bundle) -
 def _explained_by(bundle: Bundle, contributions: Contributions) -> Prediction:
     prediction = _prediction(bundle, 700.0, by_amount)
     explained = replace(prediction.target, explainer=Explainer(contributions))
-    return replace(prediction, target=explained)
+    return msgspec.structs.replace(prediction, target=explained)

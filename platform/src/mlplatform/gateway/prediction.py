@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mlplatform.decisions.records import OWN_FAILURES
 from mlplatform.features.online import OnlineRow
@@ -24,8 +25,7 @@ DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
 MINIMUM_BUDGET_S = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known about one request.
 
     Args:
@@ -41,8 +41,7 @@ class Facts:
         return target.plan.row(self.fields, self.event_ms, self.features.values)
 
 
-@dataclass(frozen=True, slots=True)
-class RawFacts(Facts):
+class RawFacts(Facts, frozen=True):
     """Inputs that the caller made, in the champion's order."""
 
     inputs: tuple[float, ...] = ()
@@ -51,8 +50,7 @@ class RawFacts(Facts):
         return list(self.inputs)
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True):
     """The raw score of the step that answered; `cached` if it was kept from an equal row.
 
     Args:
@@ -70,8 +68,7 @@ class Prediction:
     timing: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """A step that gave no score, why, and from when to when it was tried; 0 if it was not asked."""
 
     step: ModelStep
@@ -80,8 +77,7 @@ class Failure:
     failed_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """The decision, who made it and why.
 
     Args:
