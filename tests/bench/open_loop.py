@@ -67,11 +67,12 @@ class Load:
         self._requests = requests
         self._rate = rate
         self._count = connections
-        self._free: list[Connection] = []
+        self._free: deque[Connection] = deque()  # the one that rested longest goes first
         self._waiting: deque[tuple[bytes, float]] = deque()
         self.latencies_s: list[float] = []
         self.statuses: dict[int, int] = {}
         self.dropped = 0
+        self._replacing: set[asyncio.Future[None]] = set()
         self._busy = 0
 
     async def run(self, seconds: float, warm_up_s: float) -> None:
@@ -99,11 +100,14 @@ class Load:
         return self._busy + len(self._waiting) + self.dropped
 
     def _send(self, request: bytes, due_s: float) -> None:
-        if self._free:
-            connection = self._free.pop()
-            self._busy += 1
-            connection.ask(request, due_s)
-        elif len(self._waiting) < MAX_WAITING:
+        while self._free:
+            connection = self._free.popleft()
+            if connection.is_open:
+                self._busy += 1
+                connection.ask(request, due_s)
+                return
+            self._replacing.add(asyncio.ensure_future(self._replace()))
+        if len(self._waiting) < MAX_WAITING:
             self._waiting.append((request, due_s))
         else:
             self.dropped += 1
@@ -116,8 +120,7 @@ class Load:
         connection.due_s = 0.0
         self._busy -= 1
         if not connection.is_open:
-            task = asyncio.ensure_future(self._replace())
-            task.add_done_callback(lambda _: None)
+            self._replacing.add(asyncio.ensure_future(self._replace()))
         elif self._waiting:
             request, due_s = self._waiting.popleft()
             self._busy += 1
@@ -150,13 +153,13 @@ def figures(load: Load, rate: float) -> dict[str, Any]:
     }
 
 
-def raw_request(url: str, headers: dict[str, str], body: bytes) -> bytes:
-    """An HTTP/1.1 request as bytes."""
+def head_and_tail(url: str, headers: dict[str, str], body: bytes) -> tuple[bytes, bytes]:
+    """An HTTP/1.1 request as bytes: up to where one more header line may stand, and from there."""
     parts = urlsplit(url)
     lines = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [f"Content-Length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body
+    lines += [f"Content-Length: {len(body)}", ""]
+    return "\r\n".join(lines).encode(), b"\r\n" + body
 
 
 def main() -> None:
@@ -169,14 +172,13 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     options = parser.parse_args()
     spec = json.loads(options.spec.read_text())
-    prefix = f"open-{time.time_ns()}"
-    bodies = [body.encode() for body in spec["bodies"]]
+    prefix = f"open-{time.time_ns()}".encode()
+    made = [head_and_tail(spec["url"], spec["headers"], b.encode()) for b in spec["bodies"]]
 
     def request(number: int) -> bytes:
-        headers = dict(spec["headers"])
-        if spec["keyed"]:
-            headers["Idempotency-Key"] = f"{prefix}-{number}"
-        return raw_request(spec["url"], headers, bodies[number % len(bodies)])
+        head, tail = made[number % len(made)]
+        key = b"Idempotency-Key: %s-%d\r\n" % (prefix, number) if spec["keyed"] else b""
+        return head + key + tail
 
     load = Load(spec["url"], request, options.rate, options.connections)
     uvloop.run(load.run(options.seconds, options.warm_up_s))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import numpy as np
 import onnxruntime as ort
@@ -27,12 +26,6 @@ class OnnxModel(Model):
 
 
 if __name__ == "__main__":
-    sys.argv += [
-        "--enable_latency_logging=false",
-        "--configure_logging=false",
-        "--enable_grpc=false",
-        "--enable_docs_url=false",
-    ]
     ModelServer(http_port=int(os.environ["BENCH_PORT"]), workers=1, enable_grpc=False).start(
         [OnnxModel("bench")]
     )

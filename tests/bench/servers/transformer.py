@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 
 from feast import FeatureStore
-from kserve import InferInput, InferRequest, Model, ModelServer, model_server
+from kserve import InferInput, InferRequest, Model, ModelServer
 
 FEATURES = os.environ["BENCH_FEATURES"].split(",")
 THRESHOLDS = json.loads(os.environ["BENCH_THRESHOLDS"])
@@ -48,13 +47,6 @@ class Transformer(Model):
 
 
 if __name__ == "__main__":
-    sys.argv += [
-        "--predictor_protocol=v2",
-        "--enable_latency_logging=false",
-        "--configure_logging=false",
-        "--enable_grpc=false",
-    ]
-    model_server.parser.parse_known_args()  # as its examples do: it reads --predictor_host
     ModelServer(http_port=int(os.environ["BENCH_PORT"]), workers=1, enable_grpc=False).start(
         [Transformer("bench")]
     )
