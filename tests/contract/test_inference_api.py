@@ -21,6 +21,7 @@ from mlplatform.gateway.routing import bucket
 from mlplatform.models.definition import load_definition
 from mlplatform.pseudonym import load_or_create_key, pseudonym
 from mlplatform.rollout.routes import Arm
+from support import standard_clients
 from support.scoring_world import MODEL, ScoringWorld
 from support.standard_clients import Target
 
@@ -82,7 +83,7 @@ def test_standard_clients_work_unmodified(canary: Canary, client: str, binary: b
     world = canary.world
     authority, rows = world.url.removeprefix("http://"), [row(250.0), row(750.0)]
     target = Target(authority, f"127.0.0.1:{GRPC_PORT}", MODEL, world.headers, rows)
-    command = [sys.executable, "-m", "support.standard_clients", client]
+    command = [sys.executable, standard_clients.__file__, client]
     command += [json.dumps(dataclasses.asdict(target)), *(["--binary"] if binary else [])]
     ran = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr

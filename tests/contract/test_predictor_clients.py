@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from support import standard_clients
 from support.predictor_process import TOKEN, Process, wait
 from support.standard_clients import CLIENTS
 
@@ -33,7 +34,7 @@ def ask(predictor: Process, client: str, binary: bool, token: str) -> subprocess
         "headers": {"Authorization": f"Bearer {token}"},
         "rows": ROWS,
     }
-    argv = [sys.executable, "-m", "support.standard_clients", client, json.dumps(target)]
+    argv = [sys.executable, standard_clients.__file__, client, json.dumps(target)]
     argv += ["--binary"] if binary else []
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
 

@@ -24,7 +24,7 @@ from mlplatform.telemetry.spans import Span, Trace, new_span_id
 from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver
 from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
 
-CUSTOMER = 73_519_264
+CUSTOMER = 8_675_309_774_412  # long enough to stand in no time, port or process id by chance
 """So unlike any other number that a line with it would be found."""
 
 

@@ -363,13 +363,15 @@ class ScoringWorld:
 
     def _start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         log = (self.home.logs / f"{module}.log").open("ab")
-        variables: Mapping[str, str] = {
+        variables: dict[str, str] = {
             **os.environ,
             "PYTHONPATH": str(SOURCE),
             "MLPLATFORM_HOME": str(self.home.root),
             "MLPLATFORM_GATEWAY_PORT": str(self.port),
             **environment,
         }
+        # Feast, once imported by another test of this process, sets it; Prometheus warns about it.
+        variables.pop("PROMETHEUS_MULTIPROCESS_DIR", None)
         with log:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments], env=variables, stdout=log, stderr=log

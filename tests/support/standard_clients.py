@@ -1,4 +1,4 @@
-"""The standard clients, unmodified, asking a predictor; `python -m support.standard_clients`.
+"""The standard clients, unmodified, asking a predictor; run as a program.
 
 Each runs in a process of its own: the KServe SDK and tritonclient register the same protobuf
 names, so no process can hold both.

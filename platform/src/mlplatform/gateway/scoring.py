@@ -6,8 +6,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Entry, Idempotency, Repeated, Stored, Unlogged
