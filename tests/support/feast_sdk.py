@@ -1,7 +1,7 @@
 """The Feast SDK over the platform's own files, for contract tests.
 
-Importing Feast sets PROMETHEUS_MULTIPROCESS_DIR, which would change every metric that the same
-test process makes afterwards; prometheus_client is imported first and the variable taken back.
+Importing Feast sets two variables of Prometheus, which would change every metric that the same
+test process makes afterwards; prometheus_client is imported first and the variables taken back.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 import prometheus_client  # noqa: F401  (before Feast)
 
-VARIABLE = "PROMETHEUS_MULTIPROCESS_DIR"
+VARIABLES = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
 
 
 def store(home: Path, model: str) -> Any:
     """A FeatureStore of the model folder's definitions, applied; be in `home` to use it."""
-    before = os.environ.get(VARIABLE)
+    before = [name for name in VARIABLES if name in os.environ]
     import feast
 
     from mlplatform.features.feast_repo import feast_objects, repo_config
 
-    if before is None:
-        os.environ.pop(VARIABLE, None)
+    for name in set(VARIABLES) - set(before):
+        os.environ.pop(name, None)
     result = feast.FeatureStore(config=repo_config(home, model))
     result.apply(feast_objects(model))
     return result

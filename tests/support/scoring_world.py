@@ -370,8 +370,9 @@ class ScoringWorld:
             "MLPLATFORM_GATEWAY_PORT": str(self.port),
             **environment,
         }
-        # Feast, once imported by another test of this process, sets it; Prometheus warns about it.
-        variables.pop("PROMETHEUS_MULTIPROCESS_DIR", None)
+        # Feast, once imported by another test of this process, sets them, and Prometheus warns.
+        for name in ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
+            variables.pop(name, None)
         with log:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments], env=variables, stdout=log, stderr=log
