@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -52,8 +53,12 @@ class Load:
         command = [sys.executable, "-m", "tests.drills.scoring_client", "--prefix", prefix]
         command += ["--port", str(world.port), "--key-file", str(world.home.api_key)]
         command += ["--rate", str(rate), "--out", str(self._out)]
+        paths = (ROOT / "platform" / "src", ROOT / "tests", ROOT)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
         with (world.home.logs / "client.log").open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, env=environment
+            )
 
     def await_calm(self, since_s: float, for_s: float, within_s: float) -> float | None:
         """When a calm of that length began, if it came in time."""

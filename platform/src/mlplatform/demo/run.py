@@ -25,7 +25,7 @@ from mlplatform.settings import Settings
 from mlplatform.wiring import Platform, api_key
 
 QUIET_RATE = 1800.0  # requests a second at the most
-BUSY_RATE = 700.0  # while a model is trained or ramps: flows need the same two cores
+BUSY_RATE = 450.0  # while a model is trained or ramps: flows need the same two cores
 DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
 CHUNK = 500  # rows between two saves of the state

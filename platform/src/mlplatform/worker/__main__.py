@@ -28,6 +28,8 @@ from mlplatform.worker.messages import Names
 from mlplatform.worker.metrics import Metrics, listen
 from mlplatform.worker.topics import open_topics
 
+NICE = 10  # what may be late never takes the core from a payment that may not
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which the supervisor writes too."""
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs until SIGTERM or SIGINT; the batch in work is committed first."""
     options = parser().parse_args(arguments)
     follow_parent()
+    os.nice(NICE)
     logs.configure("worker", options.name)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
