@@ -57,19 +57,19 @@ verify: generate ## generated files are what their sources say, locks name no ho
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
 drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report in build/drills/kill.json
-	@$(BIN)/python -m tests.e2e.kill_drill $(DRILL_FLAGS)
+	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.e2e.kill_drill $(DRILL_FLAGS)
 
 drill-async: .venv/.dev ## kill -9 the async worker at random while it drains a Kafka topic; report in build/drills/async.json
-	@$(BIN)/python -m tests.drills.async_worker $(DRILL_FLAGS)
+	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.drills.async_worker $(DRILL_FLAGS)
 
 drill-idempotency: .venv/.dev ## a million retries by key over two gateways during a canary ramp (DRILL_FLAGS="--count 1000")
-	@PYTHONPATH=.:tests $(BIN)/python -m tests.drills.idempotency $(DRILL_FLAGS)
+	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.drills.idempotency $(DRILL_FLAGS)
 
 bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
 	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.bench.scoring $(BENCH_FLAGS)
 
 drill-scoring: .venv/.dev ## a steady load while predictors, features, log, registry and gateways fail one by one (DRILL_FLAGS="--only log_full")
-	@PYTHONPATH=.:tests $(BIN)/python -m tests.drills.scoring $(DRILL_FLAGS)
+	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.drills.scoring $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py
