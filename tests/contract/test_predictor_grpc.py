@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlplatform.protos import open_inference_pb2 as pb
-from mlplatform.protos import open_inference_pb2_grpc
 from support.predictor_process import DEADLINE_S, TOKEN, Process, wait
 
 ROWS = np.array([[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]], dtype=np.float32)
@@ -24,12 +23,26 @@ METADATA = (("authorization", f"Bearer {TOKEN}"),)
 CODE = grpc.StatusCode
 
 
+class Stub:
+    """A method for each of the service's, as a generated stub has them."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+        for method in service.methods:
+            call = channel.unary_unary(
+                f"/{service.full_name}/{method.name}",
+                request_serializer=getattr(pb, method.input_type.name).SerializeToString,
+                response_deserializer=getattr(pb, method.output_type.name).FromString,
+            )
+            setattr(self, method.name, call)
+
+
 class Caller:
-    """The generated stub, with the token in every call."""
+    """Calls with the token in every one."""
 
     def __init__(self, process: Process) -> None:
         self.channel = grpc.insecure_channel(process.grpc_url)
-        self.stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.stub: Any = Stub(self.channel)
         self.name = process.name
 
     def infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:

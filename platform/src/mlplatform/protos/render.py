@@ -1,4 +1,4 @@
-"""Python from the .proto files under platform/protos: messages, their types, and gRPC stubs."""
+"""Python from the .proto files under platform/protos: messages and their types."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def render_files(root: Path) -> dict[str, str]:
     rendered: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for proto in found:
-            outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
+            outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi")]
             argv = ["protoc", f"-I{sources}", f"-I{well_known}", *outputs, str(proto)]
             if protoc.main(argv) != 0:
                 raise PlatformError(f"protoc refuses {proto}; it says why above")
