@@ -132,6 +132,13 @@ def test_the_caller_chooses_how_scores_come_back(
         pytest.param(b"\xff", "not an inference request", id="not UTF-8"),
         pytest.param(b"{}", "inputs", id="no inputs"),
         pytest.param(b'{"inputs": []}', "one tensor", id="no tensor"),
+        pytest.param(
+            json.dumps(
+                {"inputs": [TENSOR], "parameters": {"binary_data_output": "false"}}
+            ).encode(),
+            "not true or false",
+            id="a word where a truth value is wanted",
+        ),
         pytest.param(body(name="rows"), "'inputs'", id="another name"),
         pytest.param(body(datatype="FP64"), "FP64", id="another datatype"),
         pytest.param(body(shape=[2, 4]), "[n, 3]", id="another width"),

@@ -5,7 +5,7 @@ Source: KServe, "Open Inference Protocol (V2)", REST, and its binary tensor data
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -229,9 +229,16 @@ def _is_flat_and_bounded(data: list[Any]) -> bool:
 
 
 def _wants_binary(request: _Request) -> bool:
-    everything = bool(request.parameters.get("binary_data_output", False))
+    everything = _flag(request.parameters, "binary_data_output", False)
     for output in request.outputs:
         if output.name != OUTPUT:
             raise RequestRefused(400, f"no output {output.name!r}; the model gives {OUTPUT!r}")
-        everything = bool(output.parameters.get("binary_data", everything))
+        everything = _flag(output.parameters, "binary_data", everything)
     return everything
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise RequestRefused(400, f"parameter {name!r} is {value!r}, not true or false")
+    return value
