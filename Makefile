@@ -1,6 +1,7 @@
 # CI and people call these and nothing else. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
+RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
@@ -57,19 +58,19 @@ verify: generate ## generated files are what their sources say, locks name no ho
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
 drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report in build/drills/kill.json
-	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.e2e.kill_drill $(DRILL_FLAGS)
+	@$(RUN) tests.e2e.kill_drill $(DRILL_FLAGS)
 
 drill-async: .venv/.dev ## kill -9 the async worker at random while it drains a Kafka topic; report in build/drills/async.json
-	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.drills.async_worker $(DRILL_FLAGS)
+	@$(RUN) tests.drills.async_worker $(DRILL_FLAGS)
 
 drill-idempotency: .venv/.dev ## a million retries by key over two gateways during a canary ramp (DRILL_FLAGS="--count 1000")
-	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.drills.idempotency $(DRILL_FLAGS)
+	@$(RUN) tests.drills.idempotency $(DRILL_FLAGS)
 
 bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
-	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.bench.scoring $(BENCH_FLAGS)
+	@$(RUN) tests.bench.scoring $(BENCH_FLAGS)
 
 drill-scoring: .venv/.dev ## a steady load while predictors, features, log, registry and gateways fail one by one (DRILL_FLAGS="--only log_full")
-	@PYTHONPATH=platform/src:tests:. $(BIN)/python -m tests.drills.scoring $(DRILL_FLAGS)
+	@$(RUN) tests.drills.scoring $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py

@@ -154,11 +154,6 @@ class SpillingLog:
         self._own(_taken_over(self._path))
         self._keys.refresh()
 
-    @property
-    def is_spilling(self) -> bool:
-        """Whether anything waits for the log."""
-        return self._file is not None
-
     def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
         """Record the entries in the log, or else in the spill, or say that they are not.
 

@@ -7,7 +7,6 @@ no flow knows a model by name.
 from __future__ import annotations
 
 import logging
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from mlplatform.models.definition import model_names
 from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT, PrefectApi
 from mlplatform.settings import Settings
 from mlplatform.supervisor import prefect_server
+from mlplatform.supervisor.lifeline import step_back
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -46,7 +46,6 @@ PRELOADED = (
     "mlplatform.jobs.drift",
     "mlplatform.jobs.training",
 )
-NICE = 10  # flows may take long; payments may not wait for them
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
@@ -136,7 +135,7 @@ def _keep_automation() -> None:
 
 
 def main() -> None:
-    os.nice(NICE)
+    step_back()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     settings = wiring.settings()
     prefect_server.run(

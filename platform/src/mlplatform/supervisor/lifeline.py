@@ -7,6 +7,7 @@ import signal
 import threading
 
 VARIABLE = "MLPLATFORM_LIFELINE_FD"
+BACKGROUND_NICE = 10
 
 
 class Lifeline:
@@ -39,6 +40,12 @@ def follow_parent() -> bool:
     os.set_inheritable(fd, False)
     threading.Thread(target=_wait_for_end, args=(fd,), name="lifeline", daemon=True).start()
     return True
+
+
+def step_back() -> None:
+    """Let this process and its children take the cores that payments leave: what it does may be
+    late, and they may not."""
+    os.nice(BACKGROUND_NICE)
 
 
 def _wait_for_end(fd: int) -> None:

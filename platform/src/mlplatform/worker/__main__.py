@@ -19,7 +19,7 @@ from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.models.definition import AsyncPolicy, load_definition
 from mlplatform.settings import Settings
-from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.lifeline import follow_parent, step_back
 from mlplatform.telemetry import logs
 from mlplatform.worker import outbox
 from mlplatform.worker.drain import Limits, Worker
@@ -27,8 +27,6 @@ from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Names
 from mlplatform.worker.metrics import Metrics, listen
 from mlplatform.worker.topics import open_topics
-
-NICE = 10  # what may be late never takes the core from a payment that may not
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs until SIGTERM or SIGINT; the batch in work is committed first."""
     options = parser().parse_args(arguments)
     follow_parent()
-    os.nice(NICE)
+    step_back()
     logs.configure("worker", options.name)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
