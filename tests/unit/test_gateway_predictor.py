@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import httptools
 import pytest
 
-from mlplatform.gateway.oip import PredictionFailed, Reply, infer_request, scores
+from mlplatform.gateway.oip import PredictionFailed, Reply, Scores, infer_request, scores
 from mlplatform.gateway.predictor import Limits, Predictor
 
 SERVICE = "fraud-v1-aaaaaaaa"
@@ -120,6 +120,34 @@ async def test_rows_that_arrive_during_a_call_leave_together(peer: Peer) -> None
     await asyncio.gather(first, *rest)
     assert peer.batches == [1, 16, 4]
     assert peer.connections == 1
+    predictor.close()
+
+
+async def told(asked: list[asyncio.Future[Scores]]) -> list[bool]:
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    return [end.speaks for end in ended if isinstance(end, Scores | PredictionFailed)]
+
+
+async def test_one_row_of_a_call_tells_how_it_ended(peer: Peer) -> None:
+    predictor = client(peer, Limits(calls=1, rows=64))
+    answers = await told([predictor.predict([(1.0, 0.0)], soon()) for _ in range(60)])
+    peer.reply = lambda values: b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"
+    failures = await told([predictor.predict([(1.0, 0.0)], soon()) for _ in range(60)])
+    assert (len(answers), sum(answers)) == (60, 1)
+    assert (len(failures), sum(failures)) == (60, 1)
+    predictor.close()
+
+
+async def test_rows_that_never_left_tell_of_no_call(peer: Peer) -> None:
+    peer.may_answer.clear()
+    predictor = client(peer, Limits(calls=1))
+    first = predictor.predict([(1.0, 0.0)], soon(2.0))
+    while not peer.batches:
+        await asyncio.sleep(0.001)
+    queued = await told([predictor.predict([(1.0, 0.0)], soon(0.02)) for _ in range(20)])
+    peer.may_answer.set()
+    assert await told([first]) == [True]
+    assert queued == [False] * 20
     predictor.close()
 
 

@@ -24,11 +24,18 @@ FailureReason = Literal[
 
 
 class PredictionFailed(Exception):
-    """A predictor gave no usable scores; `reason` is the word that goes into the record."""
+    """A predictor gave no usable scores; `reason` is the word that goes into the record.
 
-    def __init__(self, reason: FailureReason, detail: str) -> None:
+    Args:
+        speaks: whether it tells how a call ended, as one row of each call does. A failure of this
+            gateway's own (`OWN_FAILURES`) tells nothing about any.
+    """
+
+    def __init__(self, reason: FailureReason, detail: str, *, speaks: bool = True) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason: FailureReason = reason
+        self.detail = detail
+        self.speaks = speaks and reason not in OWN_FAILURES
 
 
 class _Parameters(msgspec.Struct, frozen=True):
@@ -59,13 +66,20 @@ class Reply:
 
 
 class Scores(list[float]):
-    """Raw scores, and what the predictor says of its own time (Server-Timing)."""
+    """Raw scores, and what the predictor says of its own time (Server-Timing).
 
-    __slots__ = ("timing",)
+    Args:
+        speaks: whether they tell how a call ended, as one row of each call does.
+    """
 
-    def __init__(self, values: Iterable[float], timing: bytes = b"") -> None:
+    __slots__ = ("speaks", "timing")
+
+    def __init__(
+        self, values: Iterable[float], timing: bytes = b"", *, speaks: bool = True
+    ) -> None:
         super().__init__(values)
         self.timing = timing
+        self.speaks = speaks
 
 
 def infer_request(

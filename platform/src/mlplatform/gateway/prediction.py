@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from mlplatform.decisions.records import OWN_FAILURES
 from mlplatform.features.online import OnlineRow
 from mlplatform.gateway.answers import AnsweredBy, ReasonGiven
 from mlplatform.gateway.fallback import ModelStep, Step, step_until
@@ -144,20 +143,23 @@ async def _asked(
 async def _score(
     target: Target, row: Sequence[float], asked_s: float, until_s: float
 ) -> Scores | FailureReason:
-    """The one score, or why there is none; the breaker is told of either."""
+    """The one score, or why there is none; the breaker is told of either, once for each call."""
     breaker = target.breaker
     try:
         found = await target.predictor.predict((row,), until_s)
     except PredictionFailed as failure:
-        if failure.reason in OWN_FAILURES:
-            breaker.withdrawn(asked_s)
-        else:
+        if failure.speaks:
             breaker.failed(asked_s, time.monotonic())
+        else:
+            breaker.withdrawn(asked_s)
         return failure.reason
     except asyncio.CancelledError:
         breaker.withdrawn(asked_s)
         raise
-    breaker.answered(asked_s, time.monotonic(), until_s - asked_s)
+    if found.speaks:
+        breaker.answered(asked_s, time.monotonic(), until_s - asked_s)
+    else:
+        breaker.withdrawn(asked_s)
     return found
 
 

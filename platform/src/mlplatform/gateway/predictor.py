@@ -16,6 +16,7 @@ from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from mlplatform.decisions.records import OWN_FAILURES
 from mlplatform.gateway.bulkhead import RetryBudget
 from mlplatform.gateway.connection import Connection
 from mlplatform.gateway.deadlines import Deadlines
@@ -65,10 +66,24 @@ CALL_GRACE_S = 0.01
 """How long a call outlives the rows in it before its connection is given up."""
 
 
-class _Waiting:
-    """Rows of one caller that leave together, and who waits for them."""
+class _Call:
+    """A call that rows share. One of them tells how it ended: a call of fifty rows that is late
+    is one late call, not fifty."""
 
-    __slots__ = ("deadline_s", "future", "is_stalled", "rows")
+    __slots__ = ("is_told",)
+
+    def __init__(self) -> None:
+        self.is_told = False
+
+
+class _Waiting:
+    """Rows of one caller that leave together, and who waits for them.
+
+    Rows that are still in the queue at their deadline were in no call. What kept them there tells
+    of itself: the calls that are under way.
+    """
+
+    __slots__ = ("call", "deadline_s", "future", "is_stalled", "rows")
 
     def __init__(
         self, rows: Sequence[Row], deadline_s: float, future: asyncio.Future[Scores]
@@ -77,6 +92,7 @@ class _Waiting:
         self.deadline_s = deadline_s
         self.future = future
         self.is_stalled = False
+        self.call: _Call | None = None
 
     @property
     def is_over(self) -> bool:
@@ -92,17 +108,25 @@ class _Waiting:
             loop.call_later(STALL_GRACE_S, self.expire, loop)
             return
         reason: FailureReason = "stalled" if self.is_stalled else "deadline"
-        self.future.set_exception(PredictionFailed(reason, f"no answer, {late_s:.3f} s late"))
+        self.fail(reason, f"no answer, {late_s:.3f} s late")
 
-    def fail(self, failure: PredictionFailed) -> None:
+    def fail(self, reason: FailureReason, detail: str) -> None:
         if not self.future.done():
-            self.future.set_exception(failure)
+            # What tells of no call leaves it to another row to tell.
+            speaks = reason not in OWN_FAILURES and self._speaks()
+            self.future.set_exception(PredictionFailed(reason, detail, speaks=speaks))
 
-    def answer(self, values: Scores) -> None:
+    def answer(self, values: list[float], timing: bytes) -> None:
         if not all(map(math.isfinite, values)):
-            self.fail(PredictionFailed("invalid_output", f"scores are {values[:8]}"))
+            self.fail("invalid_output", f"scores are {values[:8]}")
         elif not self.future.done():
-            self.future.set_result(values)
+            self.future.set_result(Scores(values, timing, speaks=self._speaks()))
+
+    def _speaks(self) -> bool:
+        if self.call is None or self.call.is_told:
+            return False
+        self.call.is_told = True
+        return True
 
 
 class Predictor:
@@ -145,7 +169,7 @@ class Predictor:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(rows, deadline_s, loop.create_future())
         if len(self._queue) >= self._limits.waiting:
-            waiting.fail(PredictionFailed("queue_full", f"{self._limits.waiting} wait already"))
+            waiting.fail("queue_full", f"{self._limits.waiting} wait already")
             return waiting.future
         self._deadlines.add(loop, deadline_s, waiting)
         self._queue.append(waiting)
@@ -166,6 +190,9 @@ class Predictor:
             batch = self._next_batch()
             if not batch:
                 return
+            shared = _Call()
+            for waiting in batch:
+                waiting.call = shared
             loop = asyncio.get_running_loop()
             call = loop.create_task(self._send(batch))
             self._calls.add(call)
@@ -212,11 +239,11 @@ class Predictor:
         else:
             timing = reply.headers.get(SERVER_TIMING, b"")
             for waiting in batch:
-                waiting.answer(Scores(values[: len(waiting.rows)], timing))
+                waiting.answer(values[: len(waiting.rows)], timing)
                 del values[: len(waiting.rows)]
             return
         for waiting in batch:
-            waiting.fail(failure)
+            waiting.fail(failure.reason, failure.detail)
 
     async def _call(self, rows: Sequence[Row], until_s: float) -> Reply:
         """One call, repeated at most once, with what the plane says then.
