@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from mlplatform.decisions.records import OWN_FAILURES
+
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
 HEADER_LENGTH = b"inference-header-content-length"
