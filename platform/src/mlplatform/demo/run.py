@@ -20,12 +20,13 @@ from mlplatform.demo.state import DemoState, Diary, Moment, load_state
 from mlplatform.demo.story import LoopNotClosed, Story
 from mlplatform.demo.traffic import Player, Recording
 from mlplatform.errors import Refused, Unavailable
+from mlplatform.gateway.times import REPLAY_BEHIND_MS
 from mlplatform.jobs import features
 from mlplatform.settings import Settings
 from mlplatform.wiring import Platform, api_key
 
 QUIET_RATE = 1300.0  # requests a second at the most
-BUSY_RATE = 450.0  # while a model is trained or ramps: flows need the same two cores
+BUSY_RATE = 700.0  # while a model is trained or ramps: flows need the same two cores
 DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
 CHUNK = 500  # rows between two saves of the state
@@ -151,7 +152,7 @@ async def _days(story: Story, player: Player, diary: Diary, process: PlatformPro
         end = player.recording.first_row_at(midnight)
         while player.position < end and not player.stopping:
             rate = BUSY_RATE if story.busy() else QUIET_RATE
-            await player.play(min(player.position + CHUNK, end), rate, process.alive)
+            await player.play(min(_chunk_end(player), end), rate, process.alive)
             _save_counts(player, diary)
         if player.stopping:
             return
@@ -164,6 +165,14 @@ async def _days(story: Story, player: Player, diary: Diary, process: PlatformPro
         if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 0:
             checks = asyncio.create_task(_check(story, player, midnight))
     raise LoopNotClosed("the recording ended before the story did")
+
+
+def _chunk_end(player: Player) -> int:
+    """The end of the next chunk: one row may be held up while all others of it are answered, and
+    must still be in time for the clock that they move."""
+    first_ms = int(player.recording.event_ms[player.position])
+    in_time = player.recording.first_row_at(first_ms + REPLAY_BEHIND_MS)
+    return min(player.position + CHUNK, in_time)
 
 
 async def _check(story: Story, player: Player, midnight: int) -> None:
