@@ -39,7 +39,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             "decision_id": f"d{seq}",
             "model": "fraud",
             "event_ms": seq,
-            "recorded_ms": seq,
+            "recorded_ms": seq * 1000,
             "generation": 1,
             "arm": "champion",
             "answered_by": row.get("arm", "champion"),

@@ -150,14 +150,31 @@ def test_where_only_guardrails_are_read_calm_is_healthy() -> None:
     assert judge(traffic, limits, LATE).verdict == "INCONCLUSIVE"
 
 
+A_SECOND = 50
+
+
 def simulated(
-    rng: np.random.Generator, *, failing: float, alerting: float, units: int = 2000
+    rng: np.random.Generator,
+    *,
+    failing: float,
+    alerting: float,
+    pausing: float = 0.0,
+    units: int = 2000,
 ) -> Traffic:
-    """Canary traffic at 25 %: customers with rates of their own and 1 to 6 requests each."""
+    """Canary traffic at 25 %: customers with rates of their own and 1 to 6 requests each.
+
+    Args:
+        failing, alerting: shares of requests.
+        pausing: share of the seconds with a pause, which fails a tenth to a half of its requests.
+    """
     requests = rng.integers(1, 7, units)
     unit = rng.permutation(np.repeat(np.arange(units), requests))
     rates = np.stack([rng.beta(share * 8, (1 - share) * 8, units) for share in (failing, alerting)])
     failed, alert = rng.random((2, len(unit))) < rates[:, unit]
+    moment = np.arange(len(unit)) // A_SECOND
+    seconds = int(moment[-1]) + 1
+    pause = np.where(rng.random(seconds) < pausing, rng.uniform(0.1, 0.5, seconds), 0.0)
+    failed |= rng.random(len(unit)) < pause[moment]
     mine = (rng.random(units) < 0.25)[unit]
     never = np.zeros(len(unit), dtype=bool)
     return Traffic(
@@ -166,6 +183,7 @@ def simulated(
         writer=("gateway-1",) * len(unit),
         seq=np.arange(len(unit)),
         unit=unit,
+        moment=moment,
         challenger=mine,
         failed=failed & mine,
         excused=never,
@@ -190,12 +208,47 @@ def test_a_challenger_at_its_limits_is_stopped_no_more_often_than_said() -> None
     assert share <= 0.021 + 0.015  # three standard errors of 400 runs would be 0.021
 
 
+def test_failures_of_one_pause_are_one_event() -> None:
+    rows = [row | {"recorded_ms": 0} for row in canary_rows(80, 25, generation=1, version=2)]
+    assert canary(fail(rows, 20)).verdict == "INCONCLUSIVE"
+
+
+def test_failures_of_one_pause_are_counted_in_the_evidence() -> None:
+    rows = [
+        row | {"recorded_ms": 500 * i}
+        for i, row in enumerate(canary_rows(40, 100, generation=1, version=2))
+    ]
+    counts = canary(fail(rows, 4)).evidence["arms"]["challenger"]
+    assert (counts["moments"], counts["failed_moments"]) == (20, 2)
+
+
+def test_pauses_within_the_limit_stop_no_more_often_than_said() -> None:
+    # one second in thirty has a pause, of 30 % of its requests on average: 1 % of all
+    share = stopped(400, seed=24, failing=0.0001, alerting=0.015, pausing=1 / 30)
+    assert share <= 0.021 + 0.015
+
+
+def test_counted_by_customer_alone_pauses_would_stop_good_challengers() -> None:
+    rng = np.random.default_rng(24)
+    verdicts = []
+    for _ in range(400):
+        traffic = simulated(rng, failing=0.0001, alerting=0.015, pausing=1 / 30)
+        alone = dataclasses.replace(traffic, moment=np.arange(len(traffic)))
+        verdicts.append(judge(alone, CANARY, COMPLETE).verdict)
+    assert verdicts.count("UNHEALTHY") / len(verdicts) > 0.1
+
+
 def test_a_challenger_as_good_as_the_champion_is_hardly_ever_stopped() -> None:
     assert stopped(300, seed=22, failing=0.001, alerting=0.012) <= 0.01 + 0.01
 
 
 @pytest.mark.parametrize(
-    "rates", [{"failing": 0.08, "alerting": 0.015}, {"failing": 0.001, "alerting": 0.15}]
+    "rates",
+    [
+        {"failing": 0.08, "alerting": 0.015},
+        {"failing": 0.001, "alerting": 0.15},
+        {"failing": 0.0001, "alerting": 0.015, "pausing": 0.6},
+    ],
 )
 def test_a_clearly_worse_challenger_is_stopped(rates: dict[str, float]) -> None:
     assert stopped(100, seed=23, **rates) >= 0.95

@@ -26,6 +26,7 @@ from mlplatform.training.dataset import DAY_MS, Dataset, Labelled, Matrix, datas
 from mlplatform.training.folder import load_folder
 from mlplatform.training.onnx_file import OnnxFile
 from mlplatform.validation.evaluate import load_runnable
+from mlplatform.validation.gates import MINIMUM_POSITIVES
 
 FOLDER = load_folder("fraud")
 DEFINITION = FOLDER.definition
@@ -190,13 +191,31 @@ def test_a_model_made_elsewhere_gets_a_bundle_of_its_own(trained, bundles):
 def test_a_model_too_slow_for_all_rows_is_measured_on_some_customers(trained, bundles, monkeypatch):
     monkeypatch.setattr(candidates, "SCORING_BUDGET_S", 1e-4)
     monkeypatch.setattr(candidates, "MOST_HALVINGS", 1)
+    many = payments(3, per_day=6000)
     made = candidate_from_onnx(
-        linear_model(), trained.bundle, DEFINITION, DATA, bundles=bundles, origin="x", seed=SEED
+        linear_model(), trained.bundle, DEFINITION, many, bundles=bundles, origin="x", seed=SEED
     )
     assert made.customers == 0.5
     assert made.bundle.profile.units < trained.bundle.profile.units
-    report = retrain.validate(FOLDER, made, DATA, champion=None)
+    report = retrain.validate(FOLDER, made, many, champion=None)
     assert "of the customers" in next(g.reason for g in report.gates if g.name == "alert_share")
+
+
+def test_however_slow_a_model_is_the_gates_find_the_frauds_that_they_ask_for(
+    trained, bundles, monkeypatch
+):
+    monkeypatch.setattr(candidates, "SCORING_BUDGET_S", 0.0)
+    many = payments(3, per_day=6000)
+    made = candidate_from_onnx(
+        linear_model(), trained.bundle, DEFINITION, many, bundles=bundles, origin="x", seed=SEED
+    )
+    found = [int(part.share(made.customers).y.sum()) for part in (many.calibrating, many.judging)]
+    assert made.customers < 1
+    assert min(found) >= MINIMUM_POSITIVES
+    half = [
+        int(part.share(made.customers / 2).y.sum()) for part in (many.calibrating, many.judging)
+    ]
+    assert min(half) < MINIMUM_POSITIVES
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ DAY_S = 86_400
 POLL_S = 0.3
 PASS_PAUSE_S = 0.5
 RUN_LIMIT_S = 240.0
-SLOW_SHARE_OF_GATE = 0.12
+SLOW_SHARE_OF_GATE = 0.2
 
 
 class LoopNotClosed(PlatformError):

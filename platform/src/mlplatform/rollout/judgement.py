@@ -2,7 +2,8 @@
 
 Hard guardrails count failures and act at once: they are read when the arm has failed m, 2m, 4m, ...
 times, each time with half the error share that was left, so that looking often does not cost.
-Every other gate is read once, at its minimum sample of customers.
+Every other gate is read once, at its minimum sample of customers. Failures come in bursts, for one
+customer and for all who meet one pause: they prove as much as the bursts do.
 """
 
 from __future__ import annotations
@@ -119,11 +120,12 @@ def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
             return None
         window, _ = arm_windows(traffic, cut)
         # one-sided at error_share / 2^(look + 1); an interval spends half on either side
-        share = _share(window.failures, window.requests, limits.error_share / 2**look)
+        share = _failure_share(window, limits.error_share / 2**look)
         if share.low > limits.failure_share:
             reason = (
                 f"the challenger failed {sum(window.failures)} of {sum(window.requests)} requests "
-                f"({window.units} customers): at least {share.low:.2%}, "
+                f"({window.units} customers, {_failed_moments(window)}): "
+                f"at least {share.low:.2%}, "
                 f"allowed {limits.failure_share:.2%}"
             )
             return Gate("guardrail", "UNHEALTHY", reason, values_of(share)), cut
@@ -131,8 +133,23 @@ def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
 
 
 def _failure_gate(window: ArmWindow, limits: Limits) -> Gate:
-    share = _share(window.failures, window.requests, 2 * limits.error_share)
+    share = _failure_share(window, 2 * limits.error_share)
     return _at_most("failures", share, limits.failure_share, "requests that it failed")
+
+
+def _failure_share(window: ArmWindow, error_share: float) -> Share:
+    """The share of failures, known as well as the less telling of two ways to count them allows:
+    by customer and by moment."""
+    return min(
+        _share(window.failures, window.requests, error_share),
+        _share(window.moment_failures, window.moment_requests, error_share),
+        key=lambda share: share.effective,
+    )
+
+
+def _failed_moments(window: ArmWindow) -> str:
+    counts = window.evidence()
+    return f"in {counts['failed_moments']} of {counts['moments']} seconds"
 
 
 def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:

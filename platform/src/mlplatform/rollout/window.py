@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 ALERTS = ("review", "decline")
 SHADOW_FAILURES = ("unavailable", "invalid_output")
 
+MOMENT_MS = 1000
+"""Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
+customers at once: within a moment failures are one event, however many they are."""
+
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
@@ -33,6 +37,7 @@ class Traffic:
     """Everything of one generation, in order; one array element per record.
 
     Args:
+        moment: number of the moment in which it was recorded.
         challenger: the record belongs to the arm that is judged.
         failed: the arm did not give its answer.
         excused: the gateway had no room or time to ask the arm: nobody's failure, and no request
@@ -49,6 +54,7 @@ class Traffic:
     writer: tuple[str, ...]
     seq: Integers
     unit: Integers
+    moment: Integers
     challenger: Flags
     failed: Flags
     excused: Flags
@@ -69,6 +75,7 @@ class ArmWindow:
     Args:
         requests: those that the arm could answer.
         excused: the others, which the gateway had no room or time to put to it.
+        moment_requests, moment_failures: the same requests and failures, one number per moment.
     """
 
     arm: str
@@ -80,6 +87,8 @@ class ArmWindow:
     alerts: tuple[int, ...]
     pairs: tuple[int, ...]
     flips: tuple[int, ...]
+    moment_requests: tuple[int, ...]
+    moment_failures: tuple[int, ...]
 
     @property
     def units(self) -> int:
@@ -92,6 +101,8 @@ class ArmWindow:
             "units": self.units,
             "requests": sum(self.requests),
             "failures": sum(self.failures),
+            "moments": sum(count > 0 for count in self.moment_requests),
+            "failed_moments": sum(count > 0 for count in self.moment_failures),
             "excused": sum(self.excused),
             "answers": sum(self.answers),
             "alerts": sum(self.alerts),
@@ -249,6 +260,7 @@ _COLUMNS = (
     "kind",
     "decision_id",
     "event_ms",
+    "recorded_ms",
     "generation",
     "arm",
     "answered_by",
@@ -274,7 +286,7 @@ def ordered(table: pa.Table, generation: int) -> Columns:
 
 def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     values = table.column(name)
-    if name in ("seq", "event_ms", "generation"):
+    if name in ("seq", "event_ms", "recorded_ms", "generation"):
         return np.asarray(values.to_numpy(), dtype=np.int64)
     return np.array([*values.to_pylist(), None], dtype=object)[:-1]
 
@@ -326,6 +338,7 @@ def _traffic(
         writer=tuple(columns["writer"][kept]),
         seq=columns["seq"][kept],
         unit=columns["unit"][kept].astype(np.int64),
+        moment=columns["recorded_ms"][kept] // MOMENT_MS,
         challenger=challenger[kept].astype(bool),
         failed=failed[kept].astype(bool),
         excused=excused_flags(columns)[kept],
@@ -346,20 +359,23 @@ def _first_appearances(traffic: Traffic, among: Flags) -> Flags:
 
 
 def _window(traffic: Traffic, cut: int, mine: Flags, arm: str) -> ArmWindow:
-    units, inverse = np.unique(traffic.unit[:cut][mine], return_inverse=True)
+    units, moments = traffic.unit[:cut][mine], traffic.moment[:cut][mine]
 
-    def per_unit(flags: Flags) -> tuple[int, ...]:
-        counts = np.bincount(inverse, weights=flags[:cut][mine], minlength=len(units))
+    def per(clusters: Integers, flags: Flags) -> tuple[int, ...]:
+        found, inverse = np.unique(clusters, return_inverse=True)
+        counts = np.bincount(inverse, weights=flags[:cut][mine], minlength=len(found))
         return tuple(counts.astype(np.int64).tolist())
 
     return ArmWindow(
         arm=arm,
         generation=traffic.generation,
-        requests=per_unit(~traffic.excused),
-        failures=per_unit(traffic.failed),
-        excused=per_unit(traffic.excused),
-        answers=per_unit(traffic.scored),
-        alerts=per_unit(traffic.alert),
-        pairs=per_unit(traffic.paired),
-        flips=per_unit(traffic.flipped),
+        requests=per(units, ~traffic.excused),
+        failures=per(units, traffic.failed),
+        excused=per(units, traffic.excused),
+        answers=per(units, traffic.scored),
+        alerts=per(units, traffic.alert),
+        pairs=per(units, traffic.paired),
+        flips=per(units, traffic.flipped),
+        moment_requests=per(moments, ~traffic.excused),
+        moment_failures=per(moments, traffic.failed),
     )

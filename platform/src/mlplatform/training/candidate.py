@@ -31,6 +31,7 @@ from mlplatform.training.explainer import make_explainer
 from mlplatform.training.folder import ModelFolder, load_training
 from mlplatform.training.onnx_file import OnnxFile
 from mlplatform.training.small_model import fit_scorecard, small_model
+from mlplatform.validation.gates import MINIMUM_POSITIVES
 from mlplatform.validation.replay import Recent, predicted_band
 
 GOLDEN_ROWS = 32
@@ -55,7 +56,8 @@ class Candidate:
     """A written bundle that no gate has seen yet; `model` is its file, loaded.
 
     `customers` is the share of customers on whose payments it was measured, and is to be judged:
-    less than 1 only for a model that would take too long for all of them.
+    less than 1 only for a model that would take too long for all of them, and never so few that
+    the gates would find too few frauds among their payments.
     """
 
     folder: Path
@@ -155,7 +157,7 @@ def candidate_from_onnx(
         reasons=base.reasons,
         parity=Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone"),
         origin=origin,
-        customers=_affordable(model, x, rows),
+        customers=_affordable(_expected_s(model, x, rows), dataset),
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -251,13 +253,26 @@ def _candidate(
     return Candidate(folder, bundle, model, made.parity, made.customers)
 
 
-def _affordable(model: OnnxFile, x: NDArray[np.float32], rows: int) -> float:
-    """The share of customers whose rows this model can score in time, halved until it can."""
+def _expected_s(model: OnnxFile, x: NDArray[np.float32], rows: int) -> float:
+    """How long the model will take for so many rows, from what it takes for a few."""
     began = time.thread_time()
     model.scores(x)
-    expected_s = (time.thread_time() - began) / len(x) * rows
-    halvings = int(np.ceil(np.log2(max(1.0, expected_s / SCORING_BUDGET_S))))
-    return float(2.0 ** -min(halvings, MOST_HALVINGS))
+    return (time.thread_time() - began) / len(x) * rows
+
+
+def _affordable(expected_s: float, dataset: Dataset) -> float:
+    """The share of customers whose rows can be scored in time, halved until they can."""
+    share = 1.0
+    for _ in range(MOST_HALVINGS):
+        if expected_s * share <= SCORING_BUDGET_S or not _enough(dataset, share / 2):
+            break
+        share /= 2
+    return share
+
+
+def _enough(dataset: Dataset, share: float) -> bool:
+    parts = (dataset.calibrating, dataset.judging)
+    return all(int(part.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)
 
 
 def _golden(model: OnnxFile, rows: NDArray[np.float32]) -> Golden:
