@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlplatform.protos import open_inference_pb2 as pb
+from support.onnx_bundles import SLOW
 from support.predictor_process import DEADLINE_S, TOKEN, Process, wait
 
 ROWS = np.array([[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]], dtype=np.float32)
@@ -246,7 +247,7 @@ def test_before_it_is_ready_it_is_live_and_says_why(tmp_path: Path) -> None:
 
 
 def test_a_full_queue_is_resource_exhausted_with_a_time_to_come_back(tmp_path: Path) -> None:
-    process = Process(tmp_path, "--queue-limit=1", heaviness=60)
+    process = Process(tmp_path, "--queue-limit=1", heaviness=SLOW)
     caller = Caller(process)
     refusals: list[Any] = []
 
@@ -273,7 +274,7 @@ def test_a_full_queue_is_resource_exhausted_with_a_time_to_come_back(tmp_path: P
 
 
 def test_sigterm_loses_no_call_and_withdraws_readiness_first(tmp_path: Path) -> None:
-    process = Process(tmp_path, heaviness=60)
+    process = Process(tmp_path, heaviness=SLOW)
     wait(process.ready)
     answered: list[int] = []
     failures: list[str] = []

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mlplatform.gateway.oip import Reply, infer_request, scores
-from support.onnx_bundles import INPUTS
+from support.onnx_bundles import INPUTS, SLOW
 from support.predictor_process import ACCELERATOR, DEADLINE_S, TOKEN, Process, wait
 
 ROWS = [[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]]
@@ -31,12 +31,24 @@ def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     process.close()
 
 
+def running_slowly(folder: Path) -> Iterator[Process]:
+    process = Process(folder, heaviness=SLOW)
+    try:
+        wait(process.ready)
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    yield from running_slowly(tmp_path_factory.mktemp("slow"))
+
+
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path, heaviness=60)
-    wait(process.ready)
-    yield process
-    process.close()
+def leaving(tmp_path: Path) -> Iterator[Process]:
+    """A slow one that its test may end."""
+    yield from running_slowly(tmp_path)
 
 
 def test_metadata_names_the_bundle_its_inputs_and_its_output(fast: Process) -> None:
@@ -83,7 +95,7 @@ def test_the_served_version_may_be_named_and_another_is_404(fast: Process) -> No
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_back(tmp_path: Path) -> None:
-    process = Process(tmp_path, "--queue-limit=1", heaviness=60)
+    process = Process(tmp_path, "--queue-limit=1", heaviness=SLOW)
     found: list[httpx.Response] = []
     try:
         wait(process.ready)
@@ -314,25 +326,25 @@ def test_a_slow_model_leaves_the_health_checks_live(slow: Process) -> None:
     assert np.median(times) < 0.05
 
 
-def test_sigterm_loses_no_request_and_withdraws_readiness_first(slow: Process) -> None:
+def test_sigterm_loses_no_request_and_withdraws_readiness_first(leaving: Process) -> None:
     statuses: list[int] = []
     stopped = threading.Event()
 
     def ask() -> None:
         with httpx.Client(
-            base_url=slow.client.base_url, headers=slow.client.headers, timeout=DEADLINE_S
+            base_url=leaving.client.base_url, headers=leaving.client.headers, timeout=DEADLINE_S
         ) as client:
             tensor = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
             while not stopped.is_set():
-                response = client.post(f"{slow.path}/infer", json={"inputs": [tensor]})
+                response = client.post(f"{leaving.path}/infer", json={"inputs": [tensor]})
                 statuses.append(response.status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
     wait(lambda: len(statuses) >= 8)
-    slow.popen.send_signal(signal.SIGTERM)
-    wait(lambda: not slow.ready())
+    leaving.popen.send_signal(signal.SIGTERM)
+    wait(lambda: not leaving.ready())
     answered_before = len(statuses)
     wait(lambda: len(statuses) > answered_before)  # still takes requests while callers turn away
     stopped.set()
@@ -340,7 +352,7 @@ def test_sigterm_loses_no_request_and_withdraws_readiness_first(slow: Process) -
         thread.join()
 
     assert set(statuses) == {200}
-    assert slow.popen.wait(DEADLINE_S) == 0
+    assert leaving.popen.wait(DEADLINE_S) == 0
 
 
 def test_it_finds_its_former_port_again(tmp_path: Path) -> None:

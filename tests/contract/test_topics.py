@@ -26,6 +26,8 @@ from support import outbox_process
 
 Open = Callable[[], Topics]
 WAIT_S = 30.0
+OPTIONS = {"topic.metadata.propagation.max.ms": 3_000}
+"""How long a producer believes that a topic it does not find may still come; 30 s by default."""
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +63,7 @@ def open_topics(
         if request.param == "local":
             opened.append(LocalTopics(tmp_path / "topics.db", specs, session_ms=2_000))
         else:
-            opened.append(KafkaTopics(request.getfixturevalue("kafka"), specs))
+            opened.append(KafkaTopics(request.getfixturevalue("kafka"), specs, options=OPTIONS))
         return opened[-1]
 
     yield open_one
