@@ -133,6 +133,34 @@ def test_calls_asked_before_it_closed_say_nothing_about_now() -> None:
     assert breaker.state == "closed"
 
 
+def test_another_process_gets_its_probes_at_once() -> None:
+    breaker = opened()
+    assert not breaker.allows(1.0)
+    breaker.renewed(1.0)
+    assert [breaker.allows(1.0) for _ in range(3)] == [True, True, False]
+    assert told(breaker, "gg", 1.0).state == "closed"
+
+
+def test_a_bad_probe_of_another_process_opens_it_for_the_whole_while() -> None:
+    breaker = opened()
+    breaker.renewed(1.0)
+    assert breaker.allows(1.0)
+    assert told(breaker, "f", 1.0).state == "open"
+    assert not breaker.allows(30.9)
+    assert breaker.allows(31.0)
+
+
+def test_what_was_asked_of_the_process_before_counts_for_no_other() -> None:
+    breaker = told(Breaker(POLICY), "fff")
+    breaker.renewed(1.0)
+    told(breaker, "ffff", 0.5)
+    assert told(breaker, "fff", 1.0).state == "closed"
+    breaker = opened()
+    breaker.renewed(1.0)
+    told(breaker, "fgg", 0.5)
+    assert breaker.state == "half_open"
+
+
 class BreakerMachine(RuleBasedStateMachine):
     """Against a plain model: what counts is the list of calls asked since the last change."""
 
@@ -178,6 +206,11 @@ class BreakerMachine(RuleBasedStateMachine):
             self.breaker.answered(asked_s, self.now_s, SLICE_S)
         if asked_s >= self.since_s:
             self.expect(outcome)
+
+    @rule()
+    def renew(self) -> None:
+        self.breaker.renewed(self.now_s)
+        self.become("closed" if self.state == "closed" else "half_open")
 
     def expect(self, outcome: str) -> None:
         if self.state == "half_open":

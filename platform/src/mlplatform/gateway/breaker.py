@@ -14,7 +14,8 @@ _GOOD, _SLOW, _FAILED = 0, 1, 2
 
 
 class Breaker:
-    """Opens when too many of the last calls failed or were slow; then a few probes decide.
+    """Opens when too many of the last calls failed or were slow; then a few probes decide: after
+    the policy's `open_s`, or as soon as another process stands behind the service.
 
     Reads no clock: times are arguments, in seconds of one monotonic clock. A call is told of by
     when it was asked. One asked before the breaker last changed its state says nothing about now,
@@ -87,6 +88,11 @@ class Breaker:
         """Forget a call of which nothing can be said: this process failed, or its caller left."""
         if self.state == "half_open" and asked_s >= self._since_s and self._probes > 0:
             self._probes -= 1
+
+    def renewed(self, now_s: float) -> None:
+        """Another process stands behind the service from now on: what the calls before said was
+        not about it. It gets its probes at once, unless it is trusted already."""
+        self._become("closed" if self.state == "closed" else "half_open", now_s)
 
     def _count(self, outcome: int, now_s: float) -> None:
         calls = self._calls

@@ -25,6 +25,7 @@ from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import Metrics, ModelMetrics
 from mlplatform.gateway.predictor import Limits, Predictor
 from mlplatform.gateway.probes import Health
+from mlplatform.gateway.processes import Processes
 from mlplatform.gateway.recording import KeptAnswers, Recorder
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.shadow import ShadowCopies
@@ -224,6 +225,7 @@ def _follower(live: Mapping[str, LiveModel], shared: _Shared) -> RouteFollower:
         list(live.values()),
         lambda: SqliteRollouts(shared.home.rollouts_db),
         lambda model, number: generation.labels(model).set(number),
+        Processes(LocalPlane(shared.home.serving).status),
     )
 
 

@@ -1,4 +1,4 @@
-"""Keeps the gateway on the newest routes: a thread polls them, loads bundles, and reports."""
+"""Keeps the gateway on the newest routes and predictors: a thread polls, loads and reports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mlplatform.errors import PlatformError
 from mlplatform.gateway.live import LINGER_S, Live, LiveModel, Target
+from mlplatform.gateway.processes import Processes
 from mlplatform.rollout.routes import Routes
 
 POLL_S = 0.1
@@ -41,6 +42,7 @@ class RouteFollower:
     Args:
         open_source: called once, in the follower's own thread.
         applied: told about every new generation.
+        processes: which process answers for each arm; asked in the follower's own thread.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class RouteFollower:
         models: Sequence[LiveModel],
         open_source: Callable[[], RouteSource],
         applied: Callable[[str, int], None],
+        processes: Processes,
     ) -> None:
         self._gateway = gateway
         self._models = models
         self._open_source = open_source
         self._applied = applied
+        self._processes = processes
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,6 +85,7 @@ class RouteFollower:
         source: RouteSource | None = None
         while not self._stopping.is_set():
             try:
+                self._renew_replaced()
                 source = source or self._open_source()
                 self._pass(source)
             except (PlatformError, sqlite3.Error) as error:
@@ -98,6 +103,12 @@ class RouteFollower:
             source.lease(self._gateway, generations, LEASE_TTL_S)
             self._reported_s = time.monotonic()
         self.ready = True
+
+    def _renew_replaced(self) -> None:
+        assert self._loop is not None
+        targets = [t for model in self._models for t in model.current.targets.values()]
+        for target in self._processes.replaced(targets):
+            self._loop.call_soon_threadsafe(_renew, target)
 
     def _newer(self, model: LiveModel, source: RouteSource) -> Live | None:
         """A generation that is not applied yet, its bundles loaded."""
@@ -131,3 +142,9 @@ class RouteFollower:
     def _close_later(self, target: Target) -> None:
         assert self._loop is not None
         self._loop.call_later(LINGER_S, target.close)
+
+
+def _renew(target: Target) -> None:
+    if target.breaker.state != "closed":
+        log.info("another process answers for %s: its probes begin", target.arm.service)
+    target.renew(time.monotonic())

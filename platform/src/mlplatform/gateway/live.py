@@ -52,6 +52,12 @@ class Target:
     cache: ScoreCache | None = None
     explainer: Explainer | None = None
 
+    def renew(self, now_s: float) -> None:
+        """Another process answers for this arm: find it, and try it by the breaker's probes."""
+        self.predictor.forget()
+        self.shadow.forget()
+        self.breaker.renewed(now_s)
+
     def close(self) -> None:
         self.predictor.close()
         self.shadow.close()

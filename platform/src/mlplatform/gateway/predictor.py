@@ -178,6 +178,12 @@ class Predictor:
             loop.call_soon(self._flush)
         return waiting.future
 
+    def forget(self) -> None:
+        """Drop connections and address: whoever listens there is not, or no longer, our
+        predictor. The next call asks the plane again."""
+        self.close()
+        self._address = None
+
     def close(self) -> None:
         """Drop the connections; whoever still waits runs into the deadline."""
         for connection in self._idle:
@@ -260,18 +266,13 @@ class Predictor:
                 return reply
         except ConnectionError:
             if not self._may_repeat(until_s):
-                self._forget()
+                self.forget()
                 raise
-        self._forget()
+        self.forget()
         return await self._ask(rows)
 
     def _may_repeat(self, until_s: float) -> bool:
         return until_s - time.monotonic() >= RETRY_LEAST_S and self._retries.may_repeat()
-
-    def _forget(self) -> None:
-        """Connections and address: whoever listens there is not, or no longer, our predictor."""
-        self.close()
-        self._address = None
 
     async def _ask(self, rows: Sequence[Row]) -> Reply:
         connection = await self._connection()
