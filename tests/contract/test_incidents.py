@@ -7,10 +7,15 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
+from mlplatform.addresses import Address
 from mlplatform.drift.incidents import Claimed, Finding, Held, Incidents, Over
+from mlplatform.drift.postgres import PostgresIncidents
+from mlplatform.drift.sql import SqlIncidents
 from mlplatform.drift.sqlite import SqliteIncidents
 from mlplatform.errors import NotFound, StaleFence
 
@@ -18,13 +23,28 @@ FOUND = Finding("fraud", "drift", 5000, 3000, 1, {"reasons": ["amount moved"], "
 Opener = Callable[[], Incidents]
 
 
-@pytest.fixture(params=["sqlite"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+def _open(where: Path | Address) -> SqlIncidents:
+    return SqliteIncidents(where) if isinstance(where, Path) else PostgresIncidents(where)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Address]:
+    if request.param == "sqlite":
+        yield tmp_path / "rollouts.db"
+        return
+    postgres = request.getfixturevalue("postgres")
+    address = postgres.database()
+    yield address
+    postgres.drop(address)
+
+
+@pytest.fixture
+def opener(where: Path | Address) -> Iterator[Opener]:
     """Each call is another connection to the same incidents, as another process would have."""
-    made = []
+    made: list[SqlIncidents] = []
 
     def connect() -> Incidents:
-        made.append(SqliteIncidents(tmp_path / "rollouts.db"))
+        made.append(_open(where))
         return made[-1]
 
     yield connect
@@ -155,19 +175,37 @@ def test_the_sqlite_journal_refuses_to_be_rewritten(tmp_path: Path) -> None:
             db.execute(statement)
 
 
-def _race(path: Path, name: str, start: object, results: object) -> None:
-    incidents = SqliteIncidents(path)
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE incident_changes SET note = ''",
+        "DELETE FROM incident_changes",
+        "TRUNCATE incident_changes",
+    ],
+)
+def test_the_postgres_journal_refuses_to_be_rewritten(postgres: Any, statement: str) -> None:
+    address = postgres.database()
+    incidents = PostgresIncidents(address)
+    incidents.open(FOUND, now_ms=1)
+    with pytest.raises(DatabaseError, match="only grows"):
+        postgres.run(statement, address)
+    incidents.shut()
+    postgres.drop(address)
+
+
+def _race(where: Path | Address, name: str, start: object, results: object) -> None:
+    incidents = _open(where)
     start.wait()  # type: ignore[attr-defined]
     outcome = incidents.claim("fraud-drift-1", name, until_ms=100, now_ms=10)
     results.put(isinstance(outcome, Claimed))  # type: ignore[attr-defined]
 
 
-def test_of_processes_that_race_one_wins(tmp_path: Path) -> None:
-    path = tmp_path / "rollouts.db"
-    SqliteIncidents(path).open(FOUND, now_ms=1)
+def test_of_processes_that_race_one_wins(opener: Opener, where: Path | Address) -> None:
+    opener().open(FOUND, now_ms=1)
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(4), context.Queue()
-    racers = [context.Process(target=_race, args=(path, str(i), start, results)) for i in range(4)]
+    racers = [context.Process(target=_race, args=(where, str(i), start, results)) for i in range(4)]
     for racer in racers:
         racer.start()
     won = [results.get(timeout=60) for _ in racers]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlplatform.decisions.log import ManifestHead, WriterHead
 from mlplatform.errors import NotFound, Refused, StaleFence
 from mlplatform.rollout.journal import Fence, GatewayLease
+from mlplatform.rollout.postgres import PostgresRollouts
 from mlplatform.rollout.routes import Routes, no_routes
+from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.rollout.transitions import Opened, RolledBack, ShadowStarted, Transition
 from rollout_world import StoppedClock, arm
@@ -26,11 +30,72 @@ def clock() -> StoppedClock:
     return StoppedClock()
 
 
-@pytest.fixture
-def rollouts(tmp_path: Path, clock: StoppedClock) -> Iterator[SqliteRollouts]:
-    made = SqliteRollouts(tmp_path / "rollouts.db", clock)
+class World:
+    """One journal, and any number of connections to it, as other processes would have."""
+
+    def __init__(self, clock: StoppedClock) -> None:
+        self.clock = clock
+        self.opened: list[SqlRollouts] = []
+
+    def connect(self) -> SqlRollouts:
+        self.opened.append(self.made())
+        return self.opened[-1]
+
+    def made(self) -> SqlRollouts:
+        raise NotImplementedError
+
+    def damage(self, statement: str) -> None:
+        """Run a statement past the adapter."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        for rollouts in self.opened:
+            rollouts.close()
+
+
+class SqliteWorld(World):
+    def __init__(self, clock: StoppedClock, path: Path) -> None:
+        super().__init__(clock)
+        self.path = path
+
+    def made(self) -> SqlRollouts:
+        return SqliteRollouts(self.path, self.clock)
+
+    def damage(self, statement: str) -> None:
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as db:
+            db.execute(statement)
+
+
+class PostgresWorld(World):
+    def __init__(self, clock: StoppedClock, postgres: Any) -> None:
+        super().__init__(clock)
+        self.postgres, self.address = postgres, postgres.database()
+
+    def made(self) -> SqlRollouts:
+        return PostgresRollouts(self.address, self.clock)
+
+    def damage(self, statement: str) -> None:
+        self.postgres.run(statement, self.address)
+
+    def close(self) -> None:
+        super().close()
+        self.postgres.drop(self.address)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def world(request: pytest.FixtureRequest, tmp_path: Path, clock: StoppedClock) -> Iterator[World]:
+    made: World
+    if request.param == "sqlite":
+        made = SqliteWorld(clock, tmp_path / "rollouts.db")
+    else:
+        made = PostgresWorld(clock, request.getfixturevalue("postgres"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def rollouts(world: World) -> SqlRollouts:
+    return world.connect()
 
 
 def opened(version: int = 2, rollout_id: str = "") -> Opened:
@@ -53,13 +118,13 @@ def shadow_routes(generation: int = 1) -> Routes:
     return Routes("fraud", generation, arm(1), arm(2), None, "fraud-v2-1", "shadow", 0.0)
 
 
-def acquired(rollouts: SqliteRollouts, holder: str = "pass", *, steal: bool = False) -> Fence:
+def acquired(rollouts: SqlRollouts, holder: str = "pass", *, steal: bool = False) -> Fence:
     fence = rollouts.acquire("fraud", holder, 60, steal=steal)
     assert fence is not None
     return fence
 
 
-def test_a_journal_gives_back_what_was_committed(rollouts: SqliteRollouts) -> None:
+def test_a_journal_gives_back_what_was_committed(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     state = rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
     assert rollouts.read("fraud-v2-1") == (opened(), shadow())
@@ -69,36 +134,33 @@ def test_a_journal_gives_back_what_was_committed(rollouts: SqliteRollouts) -> No
     assert rollouts.routes("fraud") == shadow_routes()
 
 
-def test_a_model_without_routes_is_at_generation_zero(rollouts: SqliteRollouts) -> None:
+def test_a_model_without_routes_is_at_generation_zero(rollouts: SqlRollouts) -> None:
     assert rollouts.routes("fraud") == no_routes("fraud")
 
 
-def test_an_unknown_rollout_is_named(rollouts: SqliteRollouts) -> None:
+def test_an_unknown_rollout_is_named(rollouts: SqlRollouts) -> None:
     with pytest.raises(NotFound, match="fraud-v9-1"):
         rollouts.read("fraud-v9-1")
 
 
-def test_another_process_sees_new_routes_at_once(
-    rollouts: SqliteRollouts, tmp_path: Path, clock: StoppedClock
-) -> None:
-    gateway = SqliteRollouts(tmp_path / "rollouts.db", clock)
+def test_another_process_sees_new_routes_at_once(rollouts: SqlRollouts, world: World) -> None:
+    gateway = world.connect()
     assert gateway.routes("fraud").generation == 0
     rollouts.commit(opened(), None)
     rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
     assert gateway.routes("fraud") == shadow_routes()
-    gateway.close()
 
 
 @pytest.mark.parametrize("transition", [shadow(), RolledBack(**FACTS, rollout_id="fraud-v2-1")])
 def test_only_facts_from_outside_need_no_fence(
-    rollouts: SqliteRollouts, transition: Transition
+    rollouts: SqlRollouts, transition: Transition
 ) -> None:
     rollouts.commit(opened(), None)
     with pytest.raises(StaleFence):
         rollouts.commit(transition, None)
 
 
-def test_whoever_lost_the_lease_changes_nothing(rollouts: SqliteRollouts) -> None:
+def test_whoever_lost_the_lease_changes_nothing(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     old = acquired(rollouts)
     acquired(rollouts, "person", steal=True)
@@ -108,14 +170,14 @@ def test_whoever_lost_the_lease_changes_nothing(rollouts: SqliteRollouts) -> Non
     assert rollouts.routes("fraud").generation == 0
 
 
-def test_a_fence_of_another_model_is_stale(rollouts: SqliteRollouts) -> None:
+def test_a_fence_of_another_model_is_stale(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     other = rollouts.acquire("other", "pass", 60)
     with pytest.raises(StaleFence, match="other"):
         rollouts.commit(shadow(), other)
 
 
-def test_tokens_only_grow(rollouts: SqliteRollouts, clock: StoppedClock) -> None:
+def test_tokens_only_grow(rollouts: SqlRollouts, clock: StoppedClock) -> None:
     first = acquired(rollouts)
     assert rollouts.acquire("fraud", "second", 60) is None
     rollouts.release(first)
@@ -128,7 +190,7 @@ def test_tokens_only_grow(rollouts: SqliteRollouts, clock: StoppedClock) -> None
     assert rollouts.acquire("fraud", "fourth", 60) is None
 
 
-def test_a_commit_renews_its_lease(rollouts: SqliteRollouts, clock: StoppedClock) -> None:
+def test_a_commit_renews_its_lease(rollouts: SqlRollouts, clock: StoppedClock) -> None:
     rollouts.commit(opened(), None)
     fence = acquired(rollouts)
     clock.wall += 59_000
@@ -137,7 +199,7 @@ def test_a_commit_renews_its_lease(rollouts: SqliteRollouts, clock: StoppedClock
     assert rollouts.acquire("fraud", "other", 60) is None
 
 
-def test_journal_and_routes_change_together_or_not_at_all(rollouts: SqliteRollouts) -> None:
+def test_journal_and_routes_change_together_or_not_at_all(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     with pytest.raises(StaleFence, match="generation 0; 2 refused"):
         rollouts.commit(shadow(), acquired(rollouts), shadow_routes(generation=2))
@@ -145,7 +207,7 @@ def test_journal_and_routes_change_together_or_not_at_all(rollouts: SqliteRollou
     assert rollouts.active()[0].phase == "deploying"
 
 
-def test_a_transition_that_cannot_follow_is_refused(rollouts: SqliteRollouts) -> None:
+def test_a_transition_that_cannot_follow_is_refused(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     fence = acquired(rollouts)
     rollouts.commit(shadow(), fence, shadow_routes())
@@ -155,7 +217,7 @@ def test_a_transition_that_cannot_follow_is_refused(rollouts: SqliteRollouts) ->
         rollouts.commit(opened(), None)
 
 
-def test_one_rollout_of_a_model_ramps(rollouts: SqliteRollouts) -> None:
+def test_one_rollout_of_a_model_ramps(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     with pytest.raises(Refused, match="fraud-v2-1"):
         rollouts.commit(opened(3), None)
@@ -165,15 +227,14 @@ def test_one_rollout_of_a_model_ramps(rollouts: SqliteRollouts) -> None:
     assert len(rollouts.active(finished=True)) == 2
 
 
-def test_of_two_passes_at_once_one_gets_the_lease(tmp_path: Path) -> None:
+def test_of_two_passes_at_once_one_gets_the_lease(world: World) -> None:
     fences: list[Fence | None] = []
 
     def take(holder: str) -> None:
-        mine = SqliteRollouts(tmp_path / "rollouts.db")
+        mine = world.made()
         fences.append(mine.acquire("fraud", holder, 60))
         mine.close()
 
-    SqliteRollouts(tmp_path / "rollouts.db").close()
     threads = [threading.Thread(target=take, args=(f"pass-{n}",)) for n in range(4)]
     for thread in threads:
         thread.start()
@@ -182,7 +243,7 @@ def test_of_two_passes_at_once_one_gets_the_lease(tmp_path: Path) -> None:
     assert sum(fence is not None for fence in fences) == 1
 
 
-def test_gateways_count_while_they_live(rollouts: SqliteRollouts, clock: StoppedClock) -> None:
+def test_gateways_count_while_they_live(rollouts: SqlRollouts, clock: StoppedClock) -> None:
     rollouts.lease("b", {"fraud": 3}, 10)
     rollouts.lease("a", {"other": 1}, 20)
     assert rollouts.gateways("fraud") == [GatewayLease("a", None), GatewayLease("b", 3)]
@@ -192,7 +253,7 @@ def test_gateways_count_while_they_live(rollouts: SqliteRollouts, clock: Stopped
     assert rollouts.gateways("fraud") == [GatewayLease("a", None)]
 
 
-def test_the_last_anchor_is_kept(rollouts: SqliteRollouts) -> None:
+def test_the_last_anchor_is_kept(rollouts: SqlRollouts) -> None:
     assert rollouts.anchored() is None
     head = ManifestHead(1, "aa", {"gateway-1": WriterHead(9, "bb")})
     for _ in range(2):
@@ -201,15 +262,6 @@ def test_the_last_anchor_is_kept(rollouts: SqliteRollouts) -> None:
     rollouts.anchor(later)
     assert rollouts.anchored() == later
     assert rollouts.verify() == ()
-
-
-@pytest.fixture
-def written(rollouts: SqliteRollouts, tmp_path: Path) -> sqlite3.Connection:
-    rollouts.commit(opened(), None)
-    rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
-    rollouts.anchor(ManifestHead(1, "aa", {}))
-    assert rollouts.verify() == ()
-    return sqlite3.connect(tmp_path / "rollouts.db", isolation_level=None)
 
 
 @pytest.mark.parametrize(
@@ -223,11 +275,16 @@ def written(rollouts: SqliteRollouts, tmp_path: Path) -> sqlite3.Connection:
     ],
 )
 def test_damage_to_the_journal_is_named(
-    rollouts: SqliteRollouts, written: sqlite3.Connection, damage: str, finding: str
+    rollouts: SqlRollouts, world: World, damage: str, finding: str
 ) -> None:
-    written.execute(damage)
+    rollouts.commit(opened(), None)
+    rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
+    rollouts.anchor(ManifestHead(1, "aa", {}))
+    assert rollouts.verify() == ()
+    world.damage(damage)
     assert finding in " ".join(rollouts.verify())
 
 
-def test_the_file_is_readable_by_its_owner_alone(rollouts: SqliteRollouts, tmp_path: Path) -> None:
+def test_the_file_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    SqliteRollouts(tmp_path / "rollouts.db").close()
     assert (tmp_path / "rollouts.db").stat().st_mode & 0o077 == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.servers.kafka.broker import Broker, BrokerMissing
 
 from mlplatform.decisions.log import Entry
 from mlplatform.decisions.records import Record
@@ -30,28 +28,16 @@ OPTIONS = {"topic.metadata.propagation.max.ms": 3_000}
 """How long a producer believes that a topic it does not find may still come; 30 s by default."""
 
 
-@pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bootstrap address of a broker: KAFKA_BOOTSTRAP, or one of our own."""
-    given = os.environ.get("KAFKA_BOOTSTRAP")
-    if given:
-        yield given
-        return
-    try:
-        broker = Broker(tmp_path_factory.mktemp("kafka") / "broker")
-    except BrokerMissing as missing:
-        pytest.skip(f"KAFKA IS NOT TESTED: {missing}; KAFKA_BOOTSTRAP can name a broker")
-    yield broker.bootstrap
-    broker.close()
-
-
 @pytest.fixture
 def names() -> tuple[str, str]:
     tag = uuid.uuid4().hex[:8]
     return f"requests-{tag}", f"results-{tag}"
 
 
-@pytest.fixture(params=["local", "kafka"])
+KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
+
+
+@pytest.fixture(params=["local", KAFKA])
 def open_topics(
     request: pytest.FixtureRequest, tmp_path: Path, names: tuple[str, str]
 ) -> Iterator[Open]:
@@ -120,6 +106,7 @@ def test_a_message_comes_as_it_was_published_and_in_order_of_its_key(
         assert len({m.partition for m in found if m.key == key}) == 1
 
 
+@pytest.mark.kafka
 def test_both_adapters_put_a_key_into_the_same_partition(
     tmp_path: Path, kafka: str, names: tuple[str, str]
 ) -> None:
@@ -314,7 +301,7 @@ def test_the_embedded_log_is_bounded_and_loses_nothing_unread(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("adapter", ["local", "kafka"])
+@pytest.mark.parametrize("adapter", ["local", KAFKA])
 def test_an_outbox_killed_around_its_commit_repeats_and_loses_nothing(
     request: pytest.FixtureRequest, tmp_path: Path, adapter: str, when: str
 ) -> None:

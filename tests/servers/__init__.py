@@ -1,1 +1,1 @@
-"""Real servers that tests start, use and stop."""
+"""Real servers for tests, as local processes on loopback; the environment can name others."""

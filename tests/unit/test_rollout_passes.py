@@ -148,8 +148,11 @@ class World:
 
     def copy(self, into: Path, fuse: Fuse | None = None) -> World:
         """The same world in another folder, with a fuse in it."""
-        with contextlib.closing(sqlite3.connect(into / "rollouts.db")) as db:
-            self.rollouts._db.backup(db)
+        with (
+            contextlib.closing(sqlite3.connect(self.folder / "rollouts.db")) as present,
+            contextlib.closing(sqlite3.connect(into / "rollouts.db")) as db,
+        ):
+            present.backup(db)
         return World(
             into,
             clock=copy.deepcopy(self.clock),

@@ -78,6 +78,8 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_GATEWAY_GRPC_PORT": "9081",
         "MLPLATFORM_OTLP_ENDPOINT": "https://collector:4318",
         "MLPLATFORM_TRACE_SHARE": "0.250000",
+        "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
+        "MLPLATFORM_POSTGRES_PASSWORD_FILE": "/run/secrets/db",
     }
     settings = load(given)
     assert settings.environment() == given
@@ -147,8 +149,8 @@ ROOT = Path(__file__).parents[2]
 def test_defaults_in_the_readme_are_those_of_the_settings() -> None:
     row = re.compile(r"^\| `(MLPLATFORM_\w+)` \| `?([^`|]*?)`? \|", re.MULTILINE)
     told = dict(row.findall((ROOT / "README.md").read_text()))
-    words = {"MLPLATFORM_GATEWAY_GRPC_PORT": "off", "MLPLATFORM_KAFKA": "empty"}
-    defaults = load({}).environment() | {"MLPLATFORM_HOME": "var"} | words
+    words = {"MLPLATFORM_GATEWAY_GRPC_PORT": "off", "MLPLATFORM_HOME": "var"}
+    defaults = {n: v or "empty" for n, v in load({}).environment().items()} | words
     assert len(told) >= 10
     assert told == {name: defaults.get(name) for name in told}
 

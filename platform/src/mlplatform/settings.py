@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mlplatform import addresses
+from mlplatform.addresses import Address
 from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import ConfigInvalid
 
@@ -124,6 +126,7 @@ class Settings:
         oidc: whose tokens are taken beside API keys.
         otlp_endpoint: of the collector that gets spans, http://host:port; empty: none are built.
         trace_share: of the requests that nothing else speaks for, whose spans are built.
+        postgres: the database of rollouts, routes and incidents; None: SQLite in the home folder.
     """
 
     home: Home
@@ -141,6 +144,7 @@ class Settings:
     oidc: Issuer | None = None
     otlp_endpoint: str = ""
     trace_share: float = 0.01
+    postgres: Address | None = None
 
     @property
     def gateway_url(self) -> str:
@@ -176,6 +180,7 @@ class Settings:
             f"{PREFIX}OTLP_ENDPOINT": self.otlp_endpoint,
             f"{PREFIX}TRACE_SHARE": f"{self.trace_share:.6f}",
             **(self.oidc.environment() if self.oidc else {}),
+            **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
         }
 
 
@@ -212,6 +217,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         oidc=issuer(environment),
         otlp_endpoint=_endpoint(environment),
         trace_share=_share(environment),
+        postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
     )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from mlplatform.sql import Schema, Session, migrate
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -56,3 +60,55 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+class SqliteDatabase:
+    """`sql.Database` in one file; safe for threads and processes.
+
+    Args:
+        durable: fsync at every commit (survives power loss, not only a killed process).
+    """
+
+    def __init__(self, path: Path, schema: Schema, *, durable: bool = False) -> None:
+        self._lock = threading.Lock()
+        self._db = connect(path, durable=durable, threads=True)
+        migrate(self, schema, self._version(schema.part))
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        with self._lock:
+            return self._db.execute(statement, values).fetchall()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield _SqliteSession(self._db)
+            finally:
+                self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with self._lock, transaction(self._db) as db:
+            yield _SqliteSession(db)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _version(self, part: str) -> int:
+        try:
+            found = self.rows("SELECT version FROM schema_versions WHERE part = :part", part=part)
+        except sqlite3.OperationalError:  # no such table: of before there were versions, or new
+            return 0
+        return int(found[0][0]) if found else 0
+
+
+class _SqliteSession:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        return self._db.execute(statement, values).fetchall()
+
+    def change(self, statement: str, **values: object) -> int:
+        return self._db.execute(statement, values).rowcount

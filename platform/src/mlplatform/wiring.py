@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlplatform import backends
 from mlplatform import settings as settings_module
 from mlplatform.clock import Clock, ReplayClock, SystemClock
 from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.drift.sqlite import SqliteIncidents
+from mlplatform.drift.sql import SqlIncidents
 from mlplatform.errors import NotFound, Unavailable
 from mlplatform.features.definitions import FeatureView, load_views
 from mlplatform.features.feast_sqlite import FeastSqlite, project_name
@@ -30,7 +31,7 @@ from mlplatform.registry.bundle import load_bundle
 from mlplatform.registry.mlflow_rest import MlflowRest
 from mlplatform.rollout.ports import Ports
 from mlplatform.rollout.routes import Arm
-from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.serving.local import LocalPlane
 from mlplatform.settings import Settings
 
@@ -66,7 +67,7 @@ def api_key(given: Settings) -> str:
 
 @dataclass(frozen=True)
 class Platform:
-    """Every port with its embedded adapter; each is built when it is first asked for."""
+    """Every port with its adapter; each is built when it is first asked for."""
 
     settings: Settings
 
@@ -96,12 +97,12 @@ class Platform:
         return SqliteDecisionLog(self.settings.home.decisions)
 
     @functools.cached_property
-    def rollouts(self) -> SqliteRollouts:
-        return SqliteRollouts(self.settings.home.rollouts_db)
+    def rollouts(self) -> SqlRollouts:
+        return backends.rollouts(self.settings)
 
     @functools.cached_property
-    def incidents(self) -> SqliteIncidents:
-        return SqliteIncidents(self.settings.home.rollouts_db)
+    def incidents(self) -> SqlIncidents:
+        return backends.incidents(self.settings)
 
     @functools.cached_property
     def plane(self) -> LocalPlane:

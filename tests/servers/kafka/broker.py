@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.servers.process import ServerMissing, free_ports
+
 HERE = Path(__file__).parent
 LIBS = HERE.parents[2] / "build" / "servers" / "kafka" / "libs"
 START_S = 60.0
@@ -42,17 +44,14 @@ log.cleaner.dedupe.buffer.size=16777216
 """
 
 
-class BrokerMissing(Exception):
-    """Java or the jars are not to be had here; says which."""
-
-
 class Broker:
     """A running broker; its data go when it is closed."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises BrokerMissing."""
+        """Raises ServerMissing."""
         _fetch()
         self._folder = folder
+        self.version = f"Kafka {_version()}"
         self.bootstrap = ""
         self._process = self._started()
 
@@ -63,7 +62,7 @@ class Broker:
 
     def _started(self) -> subprocess.Popen[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        port, controller = _free_ports()
+        port, controller = free_ports(2)
         config = self._folder / "server.properties"
         config.write_text(
             PROPERTIES.format(port=port, controller=controller, data=self._folder / "data")
@@ -96,19 +95,17 @@ class Broker:
 
 def _fetch() -> None:
     if shutil.which("java") is None:
-        raise BrokerMissing("no Java on this machine")
+        raise ServerMissing("no Java on this machine")
     if any(LIBS.glob("kafka_*.jar")):
         return
     if shutil.which("mvn") is None:
-        raise BrokerMissing("no Maven on this machine, and the broker's jars are not in build/")
+        raise ServerMissing("no Maven on this machine, and the broker's jars are not in build/")
     command = ["mvn", "-B", "-q", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
     done = subprocess.run([*command, f"-Dlibs={LIBS}"], capture_output=True, text=True)
     if done.returncode != 0:
-        raise BrokerMissing(f"Maven did not get the broker's jars: {done.stdout[-300:]}")
+        raise ServerMissing(f"Maven did not get the broker's jars: {done.stdout[-300:]}")
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
+def _version() -> str:
+    jar = next(LIBS.glob("kafka_*.jar"))
+    return jar.stem.rpartition("-")[2]

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from mlplatform import backends
 from mlplatform.cli import (
     demo,
     history,
@@ -21,7 +22,6 @@ from mlplatform.cli import (
 from mlplatform.cli.output import exit_code, print_error
 from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import PlatformError
-from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.settings import Settings
 
 HELP = """Train, check, roll out, watch and take back the models that score payments.
@@ -33,11 +33,9 @@ Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 
 def _anchor(settings: Settings) -> ManifestHead | None:
     """The log's last head as the rollout journal holds it."""
-    return (
-        SqliteRollouts(settings.home.rollouts_db).anchored()
-        if settings.home.rollouts_db.exists()
-        else None
-    )
+    if not backends.has_rollouts(settings):
+        return None
+    return backends.rollouts(settings).anchored()
 
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)

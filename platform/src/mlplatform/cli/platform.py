@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlplatform import wiring
+from mlplatform import backends, wiring
 from mlplatform.cli.output import (
     ERR,
     FAILED,
@@ -125,7 +125,7 @@ class ModelStatus:
 
 
 def _models(settings: Settings) -> dict[str, ModelStatus]:
-    if not settings.home.rollouts_db.exists():
+    if not backends.has_rollouts(settings):
         return {}
     rollouts = wiring.platform().rollouts
     return {

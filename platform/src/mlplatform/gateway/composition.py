@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlplatform import backends
 from mlplatform.admission import service as admission
 from mlplatform.admission.connections import BoundedHttp, bounded
 from mlplatform.clock import Clock, ReplayClock, SystemClock
@@ -35,7 +36,6 @@ from mlplatform.gateway.voids import Voids
 from mlplatform.gateway.watermark import Watermark
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
-from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.serving.local import LocalPlane
 from mlplatform.settings import Home, Settings
 
@@ -85,7 +85,7 @@ def compose(settings: Settings, name: str) -> Composition:
     live = {model: _live_model(model, shared) for model in model_names()}
     shadow = _shadow(live, shared)
     models = {model: _scoring(live[model], shared, shadow) for model in live}
-    follower = _follower(live, shared)
+    follower = _follower(settings, live, shared)
     definitions = [model.definition for model in live.values()]
     admitting = admission.compose(settings, definitions, shared.metrics.admission)
     health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
@@ -218,12 +218,12 @@ def _views(model: str) -> tuple[FeatureView, ...]:
     return load_views(model_folder(model))
 
 
-def _follower(live: Mapping[str, LiveModel], shared: _Shared) -> RouteFollower:
+def _follower(settings: Settings, live: Mapping[str, LiveModel], shared: _Shared) -> RouteFollower:
     generation = shared.metrics.generation
     return RouteFollower(
         shared.name,
         list(live.values()),
-        lambda: SqliteRollouts(shared.home.rollouts_db),
+        lambda: backends.rollouts(settings, answer_s=backends.GATEWAY_ANSWER_S),
         lambda model, number: generation.labels(model).set(number),
         Processes(LocalPlane(shared.home.serving).status),
     )

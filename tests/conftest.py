@@ -1,0 +1,116 @@
+"""Real servers for tests: asked for by `--servers`, said aloud where one is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+SERVERS = ("postgres", "redis", "s3", "kafka")
+"""Markers of tests that need a server beside the platform's own processes."""
+
+
+@dataclass
+class Report:
+    """What `make test-servers` says at its end."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    start_s: dict[str, float] = field(default_factory=dict)
+    outcomes: dict[str, Counter[str]] = field(
+        default_factory=lambda: {name: Counter() for name in SERVERS}
+    )
+    test_s: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> Iterator[str]:
+        for name in SERVERS:
+            counts = ", ".join(f"{n} {what}" for what, n in sorted(self.outcomes[name].items()))
+            yield (
+                f"{name:9} {self.versions.get(name, 'not started'):38} "
+                f"started in {self.start_s.get(name, 0.0):4.1f} s; "
+                f"tests: {counts or 'none'} in {self.test_s[name]:.1f} s"
+            )
+
+
+REPORT = Report()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        action="store_true",
+        help=f"also run the tests over real servers ({', '.join(SERVERS)}); make test-servers does",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--servers"):
+        return
+    left_out = [i for i in items if any(i.get_closest_marker(name) for name in SERVERS)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [i for i in items if i not in set(left_out)]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name in SERVERS:
+        if name in report.keywords:
+            REPORT.test_s[name] += report.duration
+            if report.when == "call" or report.outcome != "passed":
+                REPORT.outcomes[name][report.outcome] += 1
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("--servers"):
+        terminalreporter.section("servers")
+        for line in REPORT.lines():
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A `given.Postgres`."""
+    from tests.servers import given
+
+    with _running("postgres", given.postgres) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Any]:
+    """A `given.Redis`."""
+    from tests.servers import given
+
+    with _running("redis", given.redis) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """The bootstrap address of a broker."""
+    from tests.servers import given
+
+    with _running("kafka", given.kafka) as found:
+        yield found.bootstrap
+
+
+@contextlib.contextmanager
+def _running(name: str, start: Callable[[], Any]) -> Iterator[Any]:
+    from tests.servers.process import ServerMissing, in_ci
+
+    began_s = time.monotonic()
+    try:
+        found = start()
+    except ServerMissing as missing:
+        message = f"{name.upper()} IS NOT TESTED: {missing}"
+        if in_ci():
+            pytest.fail(message)
+        pytest.skip(message)
+    REPORT.versions[name] = found.version
+    REPORT.start_s[name] = time.monotonic() - began_s
+    yield found
+    if found.server is not None:
+        found.server.close()

