@@ -174,6 +174,25 @@ def test_a_key_is_not_looked_for_while_a_stopped_process_holds_up_readers(folder
         assert log.find("app", "fraud", "k1") == Stored(b"d1", "body of k1", "d1")
 
 
+def test_who_asks_again_while_readers_are_held_up_is_told_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait at each look-up would take an event loop more time than there is; one does no harm,
+    and each time that readers are held up has its own."""
+    waits: list[float] = []
+    with opened(folder) as log:
+        log.append(WRITER, [entry("d1", "k1")])
+        monkeypatch.setattr("mlplatform.decisions.sqlite.time.sleep", waits.append)
+        for times in (1, 2):
+            with stopped_writer(folder / "decisions.db"):
+                waits.clear()
+                for _ in range(20):
+                    with pytest.raises(Unavailable, match="holds up its readers"):
+                        log.find("app", "fraud", "k1")
+                assert len(waits) == 1, f"hold number {times}"
+            assert log.find("app", "fraud", "k1") == Stored(b"d1", "body of k1", "d1")
+
+
 def test_what_no_log_can_hold_is_not_spilled(folder: Path) -> None:
     """It would come back for ever; it is refused as the log refuses it."""
     with opened(folder) as log, locked(folder):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mlplatform.decisions.log import Entry, Idempotency, Stored
 from mlplatform.decisions.records import Record
+from mlplatform.errors import Unavailable
 from mlplatform.gateway import recording
-from mlplatform.gateway.recording import KeptAnswers
+from mlplatform.gateway.recording import KeptAnswers, found_in_time
 
 
 class Recorded:
@@ -50,3 +53,38 @@ def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in "abc":
         answers.keep_unlogged(entry(key), key.encode())
     assert [answers.find("app", "fraud", key) is not None for key in "abc"] == [False, True, True]
+
+
+class HeldUp:
+    """A log that nobody can read for the first so many times."""
+
+    def __init__(self, times: float) -> None:
+        self.times = times
+        self.asked = 0
+
+    def find(self) -> Stored | None:
+        self.asked += 1
+        if self.asked <= self.times:
+            raise Unavailable("a process holds up its readers")
+        return Stored(b"recorded", "body", "d")
+
+
+async def test_a_log_that_is_held_up_for_a_moment_refuses_nobody() -> None:
+    log = HeldUp(3)
+    assert await found_in_time(log.find, time.monotonic() + 60) == Stored(b"recorded", "body", "d")
+    assert log.asked == 4
+
+
+async def test_a_log_that_stays_held_up_refuses_in_time() -> None:
+    log = HeldUp(float("inf"))
+    until_s = time.monotonic() + 5 * recording.LOOK_AGAIN_S
+    with pytest.raises(Unavailable):
+        await found_in_time(log.find, until_s)
+    assert 1 <= log.asked <= 6
+
+
+async def test_with_no_time_left_it_is_asked_once() -> None:
+    log = HeldUp(float("inf"))
+    with pytest.raises(Unavailable):
+        await found_in_time(log.find, time.monotonic())
+    assert log.asked == 1

@@ -110,6 +110,7 @@ class SqliteDecisionLog:
             self._lookups = sqlite.connect(self._path, threads=True)
             self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
         self._readers = WalReaders(self._path)
+        self._were_held_up = False
         self._heads: dict[str, _Head] = {}
         self._lock = threading.Lock()
         self._lookups_lock = threading.Lock()
@@ -170,10 +171,14 @@ class SqliteDecisionLog:
 
     def _check_readers(self) -> None:
         """Refuse where SQLite would wait for ten seconds, and an event loop with it."""
-        if self._readers.are_held_up():
-            time.sleep(_HELD_UP_S)  # a log that is started anew has this lock for microseconds
-            if self._readers.are_held_up():
-                raise Unavailable(f"decision log {self._path}: a process holds up its readers")
+        was_held_up, self._were_held_up = self._were_held_up, self._readers.are_held_up()
+        if self._were_held_up and not was_held_up:
+            # A log that is started anew has this lock for microseconds. Waited for once: a wait at
+            # every call would take the event loop more time than there is.
+            time.sleep(_HELD_UP_S)
+            self._were_held_up = self._readers.are_held_up()
+        if self._were_held_up:
+            raise Unavailable(f"decision log {self._path}: a process holds up its readers")
 
     def read(self, span: Span) -> pa.Table:
         """The records of the span, by writer and number, with the span's columns."""

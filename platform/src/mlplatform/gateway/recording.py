@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,7 @@ WAIT_STEP_S = 0.05
 """How much longer than that it may be."""
 
 UNLOGGED_KEPT = 4096
+LOOK_AGAIN_S = 0.002
 
 
 class Commit(Protocol):
@@ -158,6 +160,27 @@ class KeptAnswers:
         self._unlogged[given.client, record.model, given.key] = stored
         if len(self._unlogged) > UNLOGGED_KEPT:
             del self._unlogged[next(iter(self._unlogged))]
+
+
+async def found_in_time(find: Callable[[], Stored | None], until_s: float) -> Stored | None:
+    """What a look-up finds, tried again while the log lets nobody read.
+
+    A process that starts the log anew holds up readers for microseconds, or for some milliseconds
+    where it loses its core at that moment: no reason to refuse anybody.
+
+    Args:
+        until_s: when to give up, on the monotonic clock.
+
+    Raises:
+        PlatformError: of the last try.
+    """
+    while True:
+        try:
+            return find()
+        except PlatformError:
+            if time.monotonic() + LOOK_AGAIN_S > until_s:
+                raise
+        await asyncio.sleep(LOOK_AGAIN_S)
 
 
 class InFlight:

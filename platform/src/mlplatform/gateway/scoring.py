@@ -35,7 +35,13 @@ from mlplatform.gateway.metrics import ModelMetrics
 from mlplatform.gateway.payloads import Payloads, ScoreRequest
 from mlplatform.gateway.prediction import Facts, RawFacts, judged, predicted, without_predictor
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.recording import InFlight, LogUnavailable, Recorder, log_unavailable
+from mlplatform.gateway.recording import (
+    InFlight,
+    LogUnavailable,
+    Recorder,
+    found_in_time,
+    log_unavailable,
+)
 from mlplatform.gateway.routing import Assignment, assign
 from mlplatform.gateway.shadow import Copy, ShadowCopies
 from mlplatform.gateway.times import HOUR_MS, EventTimes
@@ -131,7 +137,7 @@ class Scoring:
             return await self._answered(self._asked(request), caller, None)
         body_digest = hashlib.blake2b(request.body, key=self._key, digest_size=32).hexdigest()
         with self._in_flight.claim(caller.client, caller.key):
-            stored = self._stored(caller.client, caller.key)
+            stored = await self._stored(caller.client, caller.key, caller)
             if stored is not None:
                 return replayed(stored.answer, same_body=stored.body_digest == body_digest)
             promise = Promise(caller.client, caller.key, body_digest)
@@ -153,7 +159,7 @@ class Scoring:
         asked = Asked(accepted.decision_id, accepted.request, accepted.event_ms)
         owner = promised_to(accepted.client)
         with self._in_flight.claim(owner, asked.decision_id):
-            stored = self._stored(owner, asked.decision_id)
+            stored = await self._stored(owner, asked.decision_id, caller)
             if stored is not None:
                 return Given(stored.answer, replayed=True)
             promise = Promise(owner, asked.decision_id, may_be_unlogged=False)
@@ -311,9 +317,12 @@ class Scoring:
         if caller.finished is not None:
             caller.finished.append(Finished(decided, caller.started_s, now_s))
 
-    def _stored(self, client: str, key: str) -> Stored | None:
+    async def _stored(self, client: str, key: str, caller: Caller) -> Stored | None:
+        until_s = features_until(self.definition.chain, caller.started_s, caller.deadline_s)
         try:
-            return self._answers.find(client, self.definition.name, key)
+            return await found_in_time(
+                lambda: self._answers.find(client, self.definition.name, key), until_s
+            )
         except PlatformError as error:
             log.error("the decision log was not read: %s", error)
             raise log_unavailable() from error
