@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency drill-scoring clean
+.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency drill-scoring drill-soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (ne
 
 drill-scoring: .venv/.dev ## a steady load while predictors, features, log, registry and gateways fail one by one (DRILL_FLAGS="--only log_full")
 	@$(RUN) tests.drills.scoring $(DRILL_FLAGS)
+
+drill-soak: .venv/.dev ## ten minutes at full load: memory flat, log verifies, counters add up (DRILL_FLAGS="--seconds 60")
+	@$(RUN) tests.drills.soak $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py

@@ -13,7 +13,7 @@ from mlplatform.decisions.log import Appended, Entry, Outcome
 from mlplatform.features.online import OnlineRow
 from mlplatform.gateway.live import Target
 from mlplatform.gateway.prediction import Facts
-from mlplatform.gateway.recording import Recorder
+from mlplatform.gateway.recording import LogUnavailable, Recorder
 from mlplatform.gateway.shadow import QUEUE_LENGTH, WORKERS, Copy, ShadowCopies
 from mlplatform.rollout.routes import Arm, Routes
 
@@ -42,6 +42,20 @@ class Kept:
     async def append(self, entry: Entry) -> Outcome:
         self.entries.append(entry)
         return Appended(len(self.entries))
+
+
+class Full(Kept):
+    """A recorder that takes every other record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = 0
+
+    async def append(self, entry: Entry) -> Outcome:
+        if len(self.entries) > self.refused:
+            self.refused += 1
+            raise LogUnavailable("full")
+        return await super().append(entry)
 
 
 def routes(generation: int) -> Routes:
@@ -89,3 +103,22 @@ async def test_copies_of_a_generation_that_is_over_are_not_sent() -> None:
     await until(lambda: len(kept.entries) == WORKERS + 1)
     await copies.stop(within_s=1)
     assert dropped == {("fraud", "full"): 3, ("fraud", "over"): QUEUE_LENGTH}
+
+
+async def test_copies_whose_records_were_not_written_are_counted() -> None:
+    """Every copy is on record or counted: otherwise nobody could tell that some are missing."""
+    challenger, full = SlowChallenger(), Full()
+    dropped: Counter[tuple[str, str]] = Counter()
+
+    def count(model: str, why: str, copies: int) -> None:
+        dropped[model, why] += copies
+
+    copies = ShadowCopies(cast(Recorder, full), SystemClock(), count, lambda model: 1)
+    challenger.let.set()
+    copies.start()
+    for _ in range(10):
+        copies.offer(copy(challenger, 1))
+    await until(lambda: len(full.entries) + full.refused == 10)
+    await copies.stop(within_s=1)
+    assert dropped == {("fraud", "unrecorded"): full.refused}
+    assert full.refused == 5

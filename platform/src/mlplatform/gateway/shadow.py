@@ -48,7 +48,8 @@ class ShadowCopies:
     challenger's scores, and a record per drop would cost most when there is least to spare.
 
     Args:
-        dropped: told the model, why ("full", "over" or "stopped"), and how many copies.
+        dropped: told the model, why ("full", "over", "stopped" or "unrecorded"), and how many
+            copies.
         generation: of the routes that are applied to a model now.
     """
 
@@ -145,7 +146,12 @@ class ShadowCopies:
         recorded_ms = self._clock.wall_ms()
         pairs = zip(batch, raw, strict=True)
         records = [shadow_record(c, r, reason, latency_us, recorded_ms) for c, r in pairs]
-        await asyncio.gather(*(self._recorder.append(Entry(record)) for record in records))
+        appended = (self._recorder.append(Entry(record)) for record in records)
+        outcomes = await asyncio.gather(*appended, return_exceptions=True)
+        problems = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if problems:
+            self._dropped(batch[0].routes.model, "unrecorded", len(problems))
+            raise problems[0]
 
 
 def shadow_record(

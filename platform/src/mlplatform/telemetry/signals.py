@@ -118,7 +118,8 @@ LATE: Final = Metric(
 )  # fmt: skip
 SHADOW_DROPPED: Final = Metric(
     "mlplatform_gateway_shadow_dropped", "counter", "copies",
-    "Shadow copies that were not sent.", (MODEL, Label("why", ("full", "over", "stopped"))),
+    "Shadow copies that were not sent, or whose records were not written.",
+    (MODEL, Label("why", ("full", "over", "stopped", "unrecorded"))),
 )  # fmt: skip
 LATENCY: Final = Metric(
     "mlplatform_gateway_latency_seconds", "histogram", "seconds",
