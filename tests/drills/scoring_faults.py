@@ -25,6 +25,7 @@ from support.scoring_world import ScoringWorld, free_port, wait_for
 from support.stopped_writer import stopped_writer
 
 REGISTRY_START_S = 120.0
+BUSY_S = 0.5
 HELD_S = 0.03
 """How long a gateway is stopped before it is killed, so that it dies with requests in its hands."""
 
@@ -52,6 +53,9 @@ class OneGateway(ScoringWorld):
             self.stop_gateway()  # it would keep its connections to the predictor itself
             self.start_gateway()
         return self._proxy
+
+    def pids(self) -> list[int]:
+        return [*super().pids(), *([self._proxy.process.pid] if self._proxy else [])]
 
     def close(self) -> None:
         if self._proxy is not None:
@@ -172,14 +176,14 @@ def log_held(world: OneGateway) -> Iterator[None]:
 
 @contextlib.contextmanager
 def gateway_killed(world: TwoGateways) -> Iterator[None]:
-    """The one with most of the client's connections, while it holds requests."""
-    pids = {name: _pid(world, name) for name in world.names}
-    name = max(pids, key=lambda name: _connections(pids[name], world.port))
-    os.kill(pids[name], signal.SIGSTOP)
+    """The one that answers most, while it holds requests."""
+    name = _busiest(world)
+    pid = _pid(world, name)
+    os.kill(pid, signal.SIGSTOP)
     time.sleep(HELD_S)
-    os.kill(pids[name], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     yield
-    world.await_successor(name, pids[name])
+    world.await_successor(name, pid)
 
 
 def _pid(world: TwoGateways, name: str) -> int:
@@ -188,9 +192,16 @@ def _pid(world: TwoGateways, name: str) -> int:
     return process.pid
 
 
-def _connections(pid: int, port: int) -> int:
-    found = psutil.Process(pid).connections("tcp")
-    return sum(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in found)
+def _busiest(world: TwoGateways) -> str:
+    """The gateway that has used most time of a processor lately."""
+    before = {name: _cpu_s(world, name) for name in world.names}
+    time.sleep(BUSY_S)
+    return max(world.names, key=lambda name: _cpu_s(world, name) - before[name])
+
+
+def _cpu_s(world: TwoGateways, name: str) -> float:
+    times = psutil.Process(_pid(world, name)).cpu_times()
+    return times.user + times.system
 
 
 @contextlib.contextmanager

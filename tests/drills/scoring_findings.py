@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, assert_never
 
 import msgspec
@@ -37,8 +37,10 @@ class Finding(msgspec.Struct, kw_only=True):
         refused: requests whose last response was a refusal by problem details.
         unanswered: requests without any whole response, after one retry with the same key.
         late: first responses later than the deadline and the client's allowance; `late_share` of
-            all; those whose request was due in the fault are `fault_late`, those that the client
-            itself sent late `client_late`.
+            all; those whose request was due in the fault are `fault_late`. Each is counted once
+            more: `client_late` where the client itself sent late, else `core_late` where a
+            thread of client, gateway or predictor waited for a core at least as long as the
+            answer was late, else `path_late`: nothing but the path explains it.
         degraded_share: of answers to requests that were due during the fault.
         recovery_s: from the end of the fault to the last request that was not answered, or was
             answered as degraded; null: it did not end.
@@ -54,6 +56,8 @@ class Finding(msgspec.Struct, kw_only=True):
     late_share: float
     fault_late: int
     client_late: int
+    core_late: int
+    path_late: int
     retried: int
     degraded_share_before: float
     degraded_share: float
@@ -99,17 +103,20 @@ def finding(
     calm_from_s: float | None,
     verified: bool,
     expected: str,
+    waited_ms: Callable[[float, float], float],
 ) -> Finding:
     """The figures of one drill; what was promised is judged by `judged`.
 
     Args:
         records: decision records of the drill, with `decision_id` and `key`.
         calm_from_s: the calm after the fault; None: there was none.
+        waited_ms: for a core between two moments, by the thread that waited longest.
     """
     answered = [sent for sent in requests if sent.status == 200]
     during = [sent for sent in answered if fault.from_s <= sent.due_s < fault.to_s]
     latencies_ms = sorted((s.first_s - s.due_s) * 1000 for s in requests if s.first_s is not None)
     late = [s for s in requests if _is_late(s, deadline_ms)]
+    causes = collections.Counter(_cause(s, deadline_ms, waited_ms) for s in late)
     end_s = fault.to_s if calm_from_s is None else calm_from_s
     unwell = [s.due_s for s in requests if fault.to_s <= s.due_s < end_s and not is_whole(s)]
     last_s = max(unwell, default=fault.to_s)
@@ -121,7 +128,9 @@ def finding(
         late=len(late),
         late_share=round(len(late) / max(1, len(requests)), 5),
         fault_late=sum(fault.from_s <= s.due_s < fault.to_s for s in late),
-        client_late=sum(s.sent_s - s.due_s > CLIENT_LATE_S for s in late),
+        client_late=causes["client"],
+        core_late=causes["core"],
+        path_late=causes["path"],
         retried=sum(s.attempts > 1 for s in requests),
         degraded_share_before=_degraded([s for s in answered if s.due_s < fault.from_s]),
         degraded_share=_degraded(during),
@@ -175,6 +184,17 @@ def _is_shown(found: Finding, shows: Shows) -> bool:
 
 def _is_late(sent: Sent, deadline_ms: float) -> bool:
     return sent.first_s is None or (sent.first_s - sent.due_s) * 1000 > deadline_ms + ALLOWANCE_MS
+
+
+def _cause(
+    sent: Sent, deadline_ms: float, waited_ms: Callable[[float, float], float]
+) -> Literal["client", "core", "path"]:
+    if sent.sent_s - sent.due_s > CLIENT_LATE_S:
+        return "client"
+    if sent.first_s is None:
+        return "path"
+    late_ms = (sent.first_s - sent.due_s) * 1000 - deadline_ms - ALLOWANCE_MS
+    return "core" if waited_ms(sent.due_s, sent.first_s) >= late_ms else "path"
 
 
 def _degraded(answered: Sequence[Sent]) -> float:

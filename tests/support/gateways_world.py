@@ -67,6 +67,10 @@ class GatewaysWorld(ScoringWorld):
     def process(self, name: str) -> ProcessRecord:
         return next(record for record in read_processes(self.home) if record.name == name)
 
+    def pids(self) -> list[int]:
+        found = [record.process for record in read_processes(self.home)]
+        return [process.pid for process in found if process is not None]
+
     def kill(self, name: str) -> int:
         """SIGKILL; the process id."""
         process = self.process(name).process

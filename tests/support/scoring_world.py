@@ -352,6 +352,11 @@ class ScoringWorld:
         rows: list[dict[str, Any]] = table.to_pylist()
         return [row | {"payload": json.loads(row["payload"])} for row in rows]
 
+    def pids(self) -> list[int]:
+        """Of all processes that answer requests."""
+        processes = [running.process for running in self.predictors.values()]
+        return [p.pid for p in (*processes, self._gateway, self._worker) if p]
+
     def close(self) -> None:
         processes = [running.process for running in self.predictors.values()]
         processes += [p for p in (self._gateway, self._worker) if p]

@@ -36,6 +36,7 @@ def found(
     *,
     calm_from_s: float | None = 5.5,
     verified: bool = True,
+    waited_ms: float = 0.0,
 ) -> Finding:
     figures = finding(
         sent,
@@ -45,6 +46,7 @@ def found(
         calm_from_s=calm_from_s,
         verified=verified,
         expected="",
+        waited_ms=lambda from_s, to_s: waited_ms,
     )
     return judged(figures, shows)
 
@@ -116,6 +118,26 @@ def test_late_is_a_figure_and_breaks_nothing() -> None:
     sent[1].first_s = sent[1].due_s + 0.069
     it = found(sent, "nothing")
     assert (it.late, it.ok) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("sent_late_s", "waited_ms", "causes"),
+    [
+        pytest.param(0.0, 0.0, (0, 0, 1), id="nothing else explains it"),
+        pytest.param(0.0, 29.9, (0, 0, 1), id="it would have been late without the wait too"),
+        pytest.param(0.0, 30.1, (0, 1, 0), id="it would have been in time without the wait"),
+        pytest.param(0.011, 0.0, (1, 0, 0), id="the client sent it late"),
+        pytest.param(0.011, 99.0, (1, 0, 0), id="each is counted once"),
+    ],
+)
+def test_a_late_answer_has_one_cause(
+    sent_late_s: float, waited_ms: float, causes: tuple[int, int, int]
+) -> None:
+    sent = requests()
+    sent[0].sent_s, sent[0].first_s = sent_late_s, 0.1
+    it = found(sent, "nothing", waited_ms=waited_ms)
+    assert (it.client_late, it.core_late, it.path_late) == causes
+    assert it.late == 1
 
 
 def test_a_calm_takes_its_whole_time_and_all_of_its_requests() -> None:
