@@ -38,8 +38,9 @@ status: setup ## processes, memory, models, routes, rollouts
 demo: setup ## the whole loop, from transactions to a promoted challenger and back (TRANSACTIONS=folder for your own)
 	@$(BIN)/mlplatform demo $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
 
-test: .venv/.dev ## unit, contract, artifact and end-to-end tests
-	@$(BIN)/python -m pytest $(TEST_FLAGS)
+# A file's tests stay with one worker, so its servers are started once; the quick unit tests, last, fill up what is left.
+test: .venv/.dev ## unit, contract, artifact and end-to-end tests (TEST_FLAGS="-n 4" for more cores)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
 
 build/servers/.done: requirements/servers.txt .venv/.dev
 	@echo "set-up: installing requirements/servers.txt into build/servers"

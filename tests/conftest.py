@@ -1,4 +1,4 @@
-"""Real servers for tests: asked for by `--servers`, said aloud where one is missing."""
+"""Ids of tests, and real servers: asked for by `--servers`, said aloud where one is missing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from schemathesis.pytest.plugin import SchemathesisFunction
 
 SERVERS = ("postgres", "redis", "s3", "kafka")
 """Markers of tests that need a server beside the platform's own processes."""
@@ -48,11 +49,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _give_ids_of_their_own(items)
     if config.getoption("--servers"):
         return
-    left_out = [i for i in items if any(i.get_closest_marker(name) for name in SERVERS)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [i for i in items if i not in set(left_out)]
+    left_out = {i for i in items if any(i.get_closest_marker(name) for name in SERVERS)}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [i for i in items if i not in left_out]
+
+
+def _give_ids_of_their_own(items: list[pytest.Item]) -> None:
+    """Of two tests with one id, a worker process would run only one, and nobody would notice.
+
+    Schemathesis names its tests for the operation that they ask, and pytest leaves that out of
+    their ids.
+    """
+    for item in items:
+        if isinstance(item, SchemathesisFunction):
+            assert item.parent is not None
+            item._id = item.parent.id.child(item.name)
+    twice = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if twice:
+        raise pytest.UsageError(f"several tests have one id: {', '.join(twice)}")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,12 +21,10 @@ from mlplatform.models.definition import load_definition
 from mlplatform.pseudonym import load_or_create_key, pseudonym
 from mlplatform.rollout.routes import Arm
 from support import standard_clients
-from support.scoring_world import MODEL, ScoringWorld
+from support.scoring_world import MODEL, ScoringWorld, free_port
 from support.standard_clients import Target
 
 pytestmark = pytest.mark.slow
-with socket.create_server(("127.0.0.1", 0)) as free:
-    GRPC_PORT = free.getsockname()[1]
 VISIBLE = [*range(0x21, 0x7F), *range(0x80, 0x100)]
 WIDTH = len(load_definition(MODEL).inputs)
 
@@ -40,6 +37,8 @@ class Canary:
     champion: Arm
     challenger: Arm
     rollout_id: str
+    grpc_port: int
+    client: httpx.Client
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +47,14 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
     try:
         champion = world.deploy(1)
         world.promote(champion)
-        world.start_gateway(MLPLATFORM_GATEWAY_GRPC_PORT=str(GRPC_PORT))
+        grpc_port = free_port()
+        world.start_gateway(MLPLATFORM_GATEWAY_GRPC_PORT=str(grpc_port))
         challenger = world.deploy(2, offset=0.25)
         world.shadow(challenger)
         routes = world.canary(50.0)
         assert routes.rollout_id is not None
-        yield Canary(world, champion, challenger, routes.rollout_id)
+        with world.client(keeps_alive=False) as client:
+            yield Canary(world, champion, challenger, routes.rollout_id, grpc_port, client)
     finally:
         world.close()
 
@@ -82,7 +83,7 @@ def infer(world: ScoringWorld, content: Any, **headers: str) -> httpx.Response:
 def test_standard_clients_work_unmodified(canary: Canary, client: str, binary: bool) -> None:
     world = canary.world
     authority, rows = world.url.removeprefix("http://"), [row(250.0), row(750.0)]
-    target = Target(authority, f"127.0.0.1:{GRPC_PORT}", MODEL, world.headers, rows)
+    target = Target(authority, f"127.0.0.1:{canary.grpc_port}", MODEL, world.headers, rows)
     command = [sys.executable, standard_clients.__file__, client]
     command += [json.dumps(dataclasses.asdict(target)), *(["--binary"] if binary else [])]
     ran = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60)
@@ -182,11 +183,9 @@ def test_no_binary_body_is_too_strange(
     }
     head = json.dumps({"inputs": [tensor]}).encode()
     given_length = str(len(head) + cut).encode() if length is None else length
-    key = canary.world.headers["Authorization"].encode()
-    headers = [(b"inference-header-content-length", given_length), (b"authorization", key)]
-    reply = httpx.post(
-        f"{canary.world.url}/v2/models/{MODEL}/infer", content=head + tail, headers=headers
-    )
+    headers = [(b"inference-header-content-length", given_length)]
+    url = f"{canary.world.url}/v2/models/{MODEL}/infer"
+    reply = canary.client.post(url, content=head + tail, headers=headers)
     assert reply.status_code in (200, 400)
 
 

@@ -15,9 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 from typer.testing import CliRunner
 
 from mlplatform.canonical import digest
+from mlplatform.cli import output
 from mlplatform.cli.log import app
 from mlplatform.decisions.log import Entry
 from mlplatform.decisions.records import Record
@@ -378,9 +380,12 @@ def test_reasons_that_an_answer_had_no_time_for_are_no_difference(shop: Shop) ->
     assert found["explanations"][0]["again"]["reasons"] == ["AMOUNT"]
 
 
-def test_a_person_reads_decision_score_and_reasons(shop: Shop) -> None:
+def test_a_person_reads_decision_score_and_reasons(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "OUT", Console(width=160))
     shop.decide("d1", 600.0)
-    result = CliRunner().invoke(app, ["explain", "d1"], env={"COLUMNS": "160"})
+    result = CliRunner().invoke(app, ["explain", "d1"])
     assert result.exit_code == 0
     assert "review, score 0.600000" in result.output
     assert "Amount of the payment" in result.output

@@ -18,6 +18,7 @@ from mlplatform.files import write_atomically
 from mlplatform.orchestration.prefect import PrefectApi
 from mlplatform.settings import Home, Settings
 from support.platform_process import DEADLINE_S, wait
+from support.probe import status_of
 
 pytestmark = pytest.mark.slow
 
@@ -81,17 +82,10 @@ def running(settings: Settings, *argv: str) -> Iterator[subprocess.Popen[bytes]]
         process.wait()
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def test_mlflow_asks_for_the_token_and_ends_when_told(settings: Settings) -> None:
     search = f"{settings.mlflow_url}/api/2.0/mlflow/experiments/search"
     with running(settings, "-m", "mlplatform.supervisor.mlflow_server") as process:
-        wait(lambda: answers(f"{settings.mlflow_url}/health"))
+        wait(lambda: status_of(f"{settings.mlflow_url}/health") == 200)
 
         def status(**how: object) -> int:
             return httpx.post(search, json={"max_results": 1}, **how).status_code  # type: ignore[arg-type]

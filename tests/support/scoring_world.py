@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from mlplatform.rollout.transitions import (
 from mlplatform.serving.local import LocalPlane, StatusFile
 from mlplatform.serving.manifest import render
 from mlplatform.settings import Home
+from support.probe import status_of
 
 MODEL = "fraud"
 GATEWAY = "gateway-0"
@@ -184,7 +185,7 @@ class ScoringWorld:
         port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
         headers = {"Authorization": f"Bearer {self.home.predictor_token.read_text()}"}
         ready_url = f"http://127.0.0.1:{port}/v2/models/{arm.service}/ready"
-        wait_for(lambda: _status(ready_url, headers) == 200)
+        wait_for(lambda: status_of(ready_url, headers) == 200)
         self.tell_address(arm, port)
 
     def tell_address(self, arm: Arm, port: int) -> None:
@@ -311,7 +312,7 @@ class ScoringWorld:
 
     def start_gateway(self, **environment: str) -> None:
         self._gateway = self._start("mlplatform.gateway", **environment)
-        wait_for(lambda: _status(f"{self.url}/readyz", {}) == 200)
+        wait_for(lambda: status_of(f"{self.url}/readyz") == 200)
 
     def kill_gateway(self) -> None:
         assert self._gateway is not None
@@ -337,9 +338,13 @@ class ScoringWorld:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.home.api_key.read_text()}"}
 
-    def client(self) -> httpx.Client:
+    def client(self, *, keeps_alive: bool = True) -> httpx.Client:
         return httpx.Client(
-            base_url=f"{self.url}/api/v1/models/{MODEL}", headers=self.headers, timeout=10.0
+            base_url=f"{self.url}/api/v1/models/{MODEL}",
+            headers=self.headers,
+            timeout=10.0,
+            verify=False,  # no TLS on loopback, and reading certificates takes 30 ms a client
+            limits=httpx.Limits(max_keepalive_connections=None if keeps_alive else 0),
         )
 
     def records(self, *kinds: Kind) -> list[dict[str, Any]]:
@@ -402,13 +407,6 @@ def payment(amount: float = 40.0, customer: int = 7, **changes: Any) -> dict[str
         "event_time": int(time.time() * 1000),
     }
     return body | changes
-
-
-def _status(url: str, headers: Mapping[str, str]) -> int:
-    try:
-        return httpx.get(url, headers=headers, timeout=2.0).status_code
-    except httpx.TransportError:
-        return 0
 
 
 def free_port() -> int:
