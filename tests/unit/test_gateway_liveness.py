@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import sys
 import textwrap
@@ -10,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-import httpx
 import pytest
 
 from mlplatform.admission.gate import Gate
@@ -23,6 +23,7 @@ from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.recording import Recorder
 from mlplatform.gateway.voids import Voids
+from mlplatform.http.messages import Request
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
 from mlplatform.supervisor.lifeline import Lifeline
@@ -52,9 +53,6 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def nothing() -> None: ...
-
-
 async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
     log = BrittleLog()
@@ -70,20 +68,16 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
         {},
         lambda: recorder.alive,
         lambda: True,
-        nothing,
-        nothing,
     )
-    transport = httpx.ASGITransport(gateway)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        assert (await client.get("/healthz")).status_code == 200
-        recorder.start()
-        assert (await client.get("/healthz")).status_code == 200
-        log.broken = True
-        await until(lambda: not recorder.alive)
-        for path in ("/healthz", "/readyz"):
-            answer = await client.get(path)
-            assert answer.status_code == 503
-            assert answer.json()["type"] == "urn:mlplatform:problem:log-stopped"
+    assert (await gateway.answer(Request("GET", "/healthz", {}))).status == 200
+    recorder.start()
+    assert (await gateway.answer(Request("GET", "/healthz", {}))).status == 200
+    log.broken = True
+    await until(lambda: not recorder.alive)
+    for path in ("/healthz", "/readyz"):
+        answer = await gateway.answer(Request("GET", path, {}))
+        assert answer.status == 503
+        assert json.loads(answer.body)["type"] == "urn:mlplatform:problem:log-stopped"
     await recorder.stop()
 
 

@@ -8,21 +8,18 @@ import os
 import socket
 import sys
 from pathlib import Path
-from types import FrameType
 
 import msgspec
-import uvicorn
 
 from mlplatform import settings as settings_module
 from mlplatform.errors import Busy, PlatformError
 from mlplatform.files import write_atomically
-from mlplatform.gateway.composition import Composition, compose
+from mlplatform.gateway.composition import compose
+from mlplatform.http.server import BACKLOG, Server
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.supervisor.listeners import inherited
 from mlplatform.telemetry import logs
 
-BACKLOG = 512
-DRAIN_S = 10
 SWITCH_INTERVAL_S = 0.0005
 """The commit thread and the event loop share the interpreter lock: 5 ms would be a deadline's
 tenth each time one waits for the other."""
@@ -65,46 +62,6 @@ def own_listener(address_file: Path) -> socket.socket:
     return sock
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn, which ends with status 0 when told to end; a second signal ends it at once.
-
-    It ends by itself when nothing can be recorded any more.
-    """
-
-    def __init__(self, composition: Composition) -> None:
-        super().__init__(_config(composition))
-        self._recorder = composition.recorder
-        self.gave_up = False
-
-    async def on_tick(self, counter: int) -> bool:
-        # Every answer would be a refusal from here on; a new process can record again.
-        if not self._recorder.alive:
-            self.gave_up = self.should_exit = True
-        return bool(await super().on_tick(counter))
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
-
-
-def _config(composition: Composition) -> uvicorn.Config:
-    return uvicorn.Config(
-        composition.app,
-        loop="uvloop",
-        http=composition.protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=DRAIN_S,
-        backlog=BACKLOG,
-    )
-
-
 def main() -> None:
     """Serves until SIGTERM or SIGINT; requests under way are finished and recorded."""
     options = parser().parse_args()
@@ -122,8 +79,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    server = _Server(composition)
-    server.run(sockets=sockets)
+    server = Server(composition.app, sockets, composition.life)
+    server.run()
     if server.gave_up:
         sys.exit(f"{options.name} ended: it could record nothing any more")
 

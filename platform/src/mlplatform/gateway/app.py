@@ -1,17 +1,16 @@
-"""What the gateway answers to each path: a raw ASGI application over a table of endpoints."""
+"""What the gateway answers to each path: an application over a table of endpoints."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Gate
 from mlplatform.gateway import async_api, inference_api, probes, scoring_api
 from mlplatform.gateway.deferred import Deferral
-from mlplatform.gateway.http import Endpoint, Receive, Reply, Request, Send
+from mlplatform.gateway.http import Endpoint, Request, problem_of
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.probes import Health
@@ -20,6 +19,8 @@ from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.spans import Traces
 from mlplatform.gateway.trace import trace_context
 from mlplatform.gateway.voids import Voids
+from mlplatform.http import messages
+from mlplatform.http.messages import Refusal, Reply, line
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.spans import Attributes
 
@@ -37,7 +38,6 @@ class Gateway:
         documents: path → OpenAPI document.
         is_alive: whether answers can still be recorded; if not, this process must be restarted.
         is_ready: whether routes were read at least once.
-        start, stop: run when the server starts, and when it has finished its last request.
     """
 
     def __init__(
@@ -52,15 +52,11 @@ class Gateway:
         documents: Mapping[str, bytes],
         is_alive: Callable[[], bool],
         is_ready: Callable[[], bool],
-        start: Callable[[], Awaitable[None]],
-        stop: Callable[[], Awaitable[None]],
     ) -> None:
         self._gate = gate
         self._models = models
         self._metrics = metrics
         self._traces = traces
-        self._start = start
-        self._stop = stop
         health = Health(is_alive, is_ready)
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
@@ -69,12 +65,10 @@ class Gateway:
             **inference_api.endpoints(models, health, gate),
         }
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
+    async def answer(self, asked: messages.Request) -> Reply:
+        """The reply to a request, whatever becomes of it."""
         now_s = time.monotonic()
-        request = Request(scope["method"], scope["path"], dict(scope["headers"]), receive, now_s)
+        request = Request(asked, asked.method, asked.path, asked.headers, now_s)
         request.trace = trace_context(request.headers)
         if self._traces is not None:
             request.finished = []
@@ -82,33 +76,38 @@ class Gateway:
         try:
             reply = await self._reply(request, endpoint)
         except Problem as problem:
-            await request.discard()
             body = endpoint.refusal(problem) if endpoint else self._refusal(request.path, problem)
-            reply = Reply(body, problem.headers, problem.status)
+            reply = _told(problem, body)
         except Exception:
             trace_id = request.trace.trace_id if request.trace else None
             known = request.path if endpoint else UNKNOWN
             log.exception("%s %s failed", request.method, known, extra={"trace_id": trace_id})
             fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
-            reply = Reply(fault.body, fault.headers, fault.status)
+            reply = _told(fault, fault.body)
         finally:
             if request.admitted is not None:
                 self._gate.leave(request.admitted)
-        headers = reply.headers
         if endpoint is None:
             self._metrics.answered(UNKNOWN, reply.status)
         else:
             self._metrics.answered(endpoint.operation, reply.status)
-            headers.extend(endpoint.headers)
+            if endpoint.headers:
+                reply.headers = [*reply.headers, *endpoint.headers]
         if request.trace is not None:
-            headers.extend(request.trace.headers)
-        headers.append((b"content-length", str(len(reply.body)).encode()))
-        if reply.status == 413:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+            traced = (line(name, value) for name, value in request.trace.headers)
+            reply.headers = [*reply.headers, *traced]
         if self._traces is not None:
             self._ended(self._traces, request, endpoint, reply.status)
+        return reply
+
+    def refusal(self, refused: Refusal) -> Reply:
+        """What a connection says of its own."""
+        problem = problem_of(refused)
+        return _told(problem, problem.body)
+
+    def ended(self, reason: str) -> None:
+        """Count a connection that was ended."""
+        self._metrics.admission.connection_refused(reason)
 
     def _ended(
         self, traces: Traces, request: Request, endpoint: Endpoint | None, status: int
@@ -157,10 +156,6 @@ class Gateway:
         request.admitted = await self._gate.admit(request.headers, model, scope)
         request.client = request.admitted.client.name
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        await self._start()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._stop()
-        await send({"type": "lifespan.shutdown.complete"})
+
+def _told(problem: Problem, body: bytes) -> Reply:
+    return Reply(body, [line(name, value) for name, value in problem.headers], problem.status)

@@ -11,7 +11,7 @@ from mlplatform.gateway.accepted import AcceptedRequest
 from mlplatform.gateway.answers import PendingAnswer, encode
 from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.deferred import Deferral
-from mlplatform.gateway.http import JSON, Answerer, Endpoint, Reply, Request
+from mlplatform.gateway.http import JSON_TYPE, Answerer, Endpoint, Request
 from mlplatform.gateway.payloads import BatchBody, decoded
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Given, Scoring
@@ -23,11 +23,12 @@ from mlplatform.gateway.scoring_api import (
 )
 from mlplatform.gateway.shapes import SHAPES, Shape
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
+from mlplatform.http.messages import JSON, Reply, line
 
 POLL_S = 1
 """What a client is told to wait before it asks again."""
 
-_RETRY_AFTER = (b"retry-after", str(POLL_S).encode())
+_RETRY_AFTER = line(b"retry-after", str(POLL_S).encode())
 _pending = msgspec.json.Decoder(PendingAnswer)
 _accepted = msgspec.json.Decoder(AcceptedRequest)
 
@@ -43,7 +44,7 @@ def endpoints(models: Mapping[str, Scoring], deferral: Deferral) -> dict[str, En
             own[f"{root}/score:async"] = _accepting(version, name, scoring, deferral)
             own[f"{root}/score:accepted"] = _bringing(version, name, scoring)
         for path, endpoint in own.items():
-            found[path] = dataclasses.replace(endpoint, headers=version.headers)
+            found[path] = dataclasses.replace(endpoint, headers=version.lines)
     return found
 
 
@@ -53,7 +54,7 @@ def _accepting(version: ApiVersion, name: str, scoring: Scoring, deferral: Defer
         asked = scoring.payloads.score(await request.body())
         given = await deferral.accept(scoring, asked, caller)
         decision_id = _pending.decode(given.body).decision_id
-        location = (b"location", f"{version.decisions}/{decision_id}".encode())
+        location = line(b"location", f"{version.decisions}/{decision_id}".encode())
         headers = [JSON, location, _RETRY_AFTER]
         return Reply(given.body, [*headers, REPLAYED] if given.replayed else headers, 202)
 
@@ -96,4 +97,4 @@ def _polling(version: ApiVersion, deferral: Deferral) -> Endpoint:
 
 
 def _posting(operation: str, model: str, answer: Answerer) -> Endpoint:
-    return Endpoint(operation, ("POST",), answer, takes=(JSON[1],), model=model, scope="score")
+    return Endpoint(operation, ("POST",), answer, takes=(JSON_TYPE,), model=model, scope="score")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mlplatform import backends
 from mlplatform.admission import service as admission
-from mlplatform.admission.connections import BoundedHttp, bounded
 from mlplatform.clock import Clock, ReplayClock, SystemClock
 from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
@@ -34,6 +33,7 @@ from mlplatform.gateway.spans import Ended, Traces, build
 from mlplatform.gateway.times import EventTimes
 from mlplatform.gateway.voids import Voids
 from mlplatform.gateway.watermark import Watermark
+from mlplatform.http.server import Life
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.serving.local import LocalPlane
@@ -52,11 +52,10 @@ SHADOW_DRAIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """A gateway, and what tells whether it can go on."""
+    """A gateway, and what happens around its serving."""
 
     app: Gateway
-    recorder: Recorder
-    protocol: type[BoundedHttp]
+    life: Life
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +106,9 @@ def compose(settings: Settings, name: str) -> Composition:
         openapi.documents(definitions),
         lambda: shared.recorder.alive,
         lambda: follower.ready,
-        start,
-        stop,
     )
-    protocol = bounded(shared.metrics.admission.connection_refused)
-    return Composition(app, shared.recorder, protocol)
+    # Without a recorder every answer would be a refusal; a new process can record again.
+    return Composition(app, Life(start=start, stop=stop, is_useful=lambda: shared.recorder.alive))
 
 
 def _shared(settings: Settings, name: str) -> _Shared:

@@ -11,11 +11,11 @@ from mlplatform.admission.gate import Gate
 from mlplatform.errors import Busy
 from mlplatform.gateway import grpc_inference, grpc_scoring
 from mlplatform.gateway.grpc_calls import handlers
-from mlplatform.gateway.http import MAX_BODY_BYTES
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.spans import Traces
+from mlplatform.http.messages import MAX_BODY_BYTES
 
 DRAIN_S: Final = 10.0
 

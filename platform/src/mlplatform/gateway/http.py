@@ -1,31 +1,26 @@
-"""One HTTP request and its answer, as far as the gateway looks into them: no framework."""
+"""One HTTP request as the gateway sees it, and what is found at a path: no framework."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Final
+
+import msgspec
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Admitted
 from mlplatform.gateway.decided import Finished
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.trace import TraceContext
+from mlplatform.http import messages
+from mlplatform.http.messages import Line, Refusal, Reply, line
 
-MAX_BODY_BYTES = 1024 * 1024
-MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-
-JSON = (b"content-type", b"application/json")
+JSON_TYPE: Final = b"application/json"
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """One HTTP request.
 
     Args:
@@ -37,14 +32,13 @@ class Request:
         finished: gets its decisions, where somebody wants their timings.
     """
 
+    asked: messages.Request
     method: str
     path: str
     headers: Mapping[bytes, bytes]
-    receive: Receive
     started_s: float
     client: str = ""
     trace: TraceContext | None = None
-    is_body_read: bool = False
     admitted: Admitted | None = None
     finished: list[Finished] | None = None
 
@@ -55,37 +49,10 @@ class Request:
             Problem: 413, it is larger than this gateway takes; 408, its sender ended before it
                 did, whatever came until then.
         """
-        length = self.headers.get(b"content-length", b"0")
-        if length.isdigit() and (len(length) > 12 or int(length) > MAX_BODY_BYTES):
-            raise _too_large()
-        message = await self.receive()
-        body: bytes = message.get("body", b"")
-        while message.get("more_body", False) and len(body) <= MAX_BODY_BYTES:
-            message = await self.receive()
-            body += message.get("body", b"")
-        self.is_body_read = not message.get("more_body", False)
-        if message["type"] == "http.disconnect":
-            raise Problem(408, "incomplete", "the connection ended before the body did")
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-        return body
-
-    async def discard(self) -> None:
-        """Read the rest of a refused body, so that its sender gets to read the answer."""
-        size = 0
-        while not self.is_body_read and size <= MAX_DISCARDED_BYTES:
-            message = await self.receive()
-            size += len(message.get("body", b""))
-            self.is_body_read = not message.get("more_body", False)
-
-
-@dataclass(slots=True)
-class Reply:
-    """An answer; its length is added when it is sent."""
-
-    body: bytes
-    headers: Headers = field(default_factory=lambda: [JSON])
-    status: int = 200
+        try:
+            return await self.asked.body()
+        except Refusal as refused:
+            raise problem_of(refused) from refused
 
 
 Answerer = Callable[[Request], Awaitable[Reply]]
@@ -112,7 +79,7 @@ class Endpoint:
     answer: Answerer
     is_open: bool = False
     takes: tuple[bytes, ...] = ()
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[Line, ...] = ()
     model: str | None = None
     scope: Operation = "read"
     refusal: Callable[[Problem], bytes] = attrgetter("body")
@@ -134,10 +101,16 @@ class Endpoint:
                 raise Problem(415, "wrong-content-type", detail, field="Content-Type")
 
 
+def problem_of(refused: Refusal) -> Problem:
+    """What a connection turns down, in this gateway's words."""
+    retry_after_s = refused.retry_after_s
+    return Problem(refused.status, refused.name, refused.detail, retry_after_s=retry_after_s)
+
+
 def reading(
     operation: str,
     body: Callable[[], bytes],
-    content_type: bytes = JSON[1],
+    content_type: bytes = JSON_TYPE,
     *,
     is_open: bool,
     model: str | None = None,
@@ -145,11 +118,9 @@ def reading(
 ) -> Endpoint:
     """An endpoint that shows something and takes nothing."""
 
+    kind = line(b"content-type", content_type)
+
     async def answer(request: Request) -> Reply:
-        return Reply(body(), [(b"content-type", content_type)])
+        return Reply(body(), [kind])
 
     return Endpoint(operation, ("GET", "HEAD"), answer, is_open, model=model, scope=scope)
-
-
-def _too_large() -> Problem:
-    return Problem(413, "too-large", f"the body is larger than {MAX_BODY_BYTES} bytes")

@@ -13,12 +13,13 @@ import msgspec
 
 from mlplatform.admission.gate import Gate
 from mlplatform.gateway.answers import encode
-from mlplatform.gateway.http import JSON, Endpoint, Reply, Request, reading
+from mlplatform.gateway.http import JSON_TYPE, Endpoint, Request, reading
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.raw_calls import PARAMETER, PLATFORM, inferred, refused, width
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.terms import terms
+from mlplatform.http.messages import Reply, line
 from mlplatform.predictor.protocol import (
     DATATYPE,
     HEADER_LENGTH,
@@ -35,7 +36,7 @@ SERVER: Final = {"name": PLATFORM, "version": "2", "extensions": ["binary_tensor
 
 _LENGTH: Final = HEADER_LENGTH.lower().encode()
 _MEDIA_TYPES: Final = (b"application/json", b"application/octet-stream", b"")
-_BINARY: Final = (b"content-type", b"application/octet-stream")
+_BINARY: Final = line(b"content-type", b"application/octet-stream")
 
 
 class _Parameters(msgspec.Struct):
@@ -153,11 +154,11 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
     )
     if size is None:
         return Reply(content)
-    return Reply(content, [_BINARY, (_LENGTH, str(size).encode())])
+    return Reply(content, [_BINARY, line(_LENGTH, str(size).encode())])
 
 
 def _reading(
     operation: str, body: Callable[[], bytes], *, is_open: bool, model: str | None = None
 ) -> Endpoint:
-    made = reading(operation, body, JSON[1], is_open=is_open, model=model)
+    made = reading(operation, body, JSON_TYPE, is_open=is_open, model=model)
     return dataclasses.replace(made, refusal=refusal)

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from mlplatform.admission.gate import PRIORITY_HEADER
 from mlplatform.admission.priorities import PRIORITIES
-from mlplatform.gateway.http import MAX_BODY_BYTES
 from mlplatform.gateway.payloads import MAX_ITEMS, MAX_KEY
 from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
+from mlplatform.http.messages import MAX_BODY_BYTES
 from mlplatform.models.definition import ModelDefinition
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Gate
 from mlplatform.gateway.answers import BatchAnswer, BatchResult, ModelsAnswer, encode
 from mlplatform.gateway.decided import Caller
-from mlplatform.gateway.http import JSON, Answerer, Endpoint, Reply, Request, reading
+from mlplatform.gateway.http import JSON_TYPE, Answerer, Endpoint, Request, reading
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.payloads import BatchBody, LabelsBody, VoidBody, decoded
 from mlplatform.gateway.problems import Problem
@@ -22,11 +22,12 @@ from mlplatform.gateway.shapes import SHAPES, Shape
 from mlplatform.gateway.terms import terms
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
 from mlplatform.gateway.voids import Voids
+from mlplatform.http.messages import JSON, Reply, line
 
 API = "/api/"
 BATCH_CONCURRENCY = 64
 
-REPLAYED = (b"idempotency-replayed", b"true")
+REPLAYED = line(b"idempotency-replayed", b"true")
 score_batch_body = msgspec.json.Decoder(BatchBody)
 _label_batch = msgspec.json.Decoder(LabelsBody)
 _void = msgspec.json.Decoder(VoidBody)
@@ -49,7 +50,7 @@ def endpoints(
         for name, scoring in models.items():
             own.update(_of_model(version, name, scoring, labels, voids, gate))
         for path, endpoint in own.items():
-            found[path] = dataclasses.replace(endpoint, headers=version.headers)
+            found[path] = dataclasses.replace(endpoint, headers=version.lines)
     return found
 
 
@@ -108,7 +109,7 @@ def _of_model(
         return Reply(encode(await voids.add(scoring.definition.name, request.client, body)))
 
     def posting(operation: str, scope: Operation, answer: Answerer) -> Endpoint:
-        return Endpoint(operation, ("POST",), answer, takes=(JSON[1],), model=name, scope=scope)
+        return Endpoint(operation, ("POST",), answer, takes=(JSON_TYPE,), model=name, scope=scope)
 
     def state() -> bytes:
         return bytes(encode(scoring.live.state()))

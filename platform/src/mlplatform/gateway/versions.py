@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, time
 from email.utils import format_datetime
 from typing import Final, Literal
 
+from mlplatform.http.messages import Line, line
+
 VersionName = Literal["v1", "v2"]
 
 
@@ -65,6 +67,11 @@ class ApiVersion:
             (b"sunset", sunset.encode()),
             (b"link", links.encode()),
         )
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """These headers as they are sent."""
+        return tuple(line(name, value) for name, value in self.headers)
 
 
 VERSIONS: Final = (

@@ -1,27 +1,23 @@
-"""What the predictor answers to each path: a raw ASGI application."""
+"""What the predictor answers to each path."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
+from mlplatform.http.connection import Answer
+from mlplatform.http.messages import JSON, Line, Refusal, Reply, Request, line
 from mlplatform.predictor import protocol
+from mlplatform.predictor.batching import Scored
 from mlplatform.predictor.metrics import CONTENT_TYPE
-from mlplatform.predictor.protocol import HEADER_LENGTH, RequestRefused
+from mlplatform.predictor.protocol import HEADER_LENGTH, Inference, RequestRefused
 from mlplatform.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-
-_JSON: Final = (b"content-type", b"application/json")
-_BINARY: Final = (b"content-type", b"application/octet-stream")
-_CLOSE: Final = (b"connection", b"close")
+_BINARY: Final = line(b"content-type", b"application/octet-stream")
+_METRICS: Final = line(b"content-type", CONTENT_TYPE)
+_BEARER: Final = line(b"www-authenticate", b"Bearer")
 _HEADER_LENGTH: Final = HEADER_LENGTH.lower().encode()
-_LONGEST_LENGTH: Final = 18
-"""Digits of a content length that is still read as a number."""
 
 
 class RestApplication:
@@ -29,127 +25,107 @@ class RestApplication:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._max_body_bytes = predictor.max_body_bytes
         self._infer_path = f"/v2/models/{predictor.name}/infer"
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        status = 200
+    def answer(self, request: Request) -> Answer:
+        """The reply; at once, where the body is here and the model is quick."""
         try:
-            if scope["path"] == self._infer_path:
-                body, headers = await self._infer(scope, receive)
-            else:
-                body, headers = await self._other(scope, receive)
+            if request.path == self._infer_path:
+                return self._infer(request)
+            return self._other(request)
         except RequestRefused as error:
-            status, headers, body = error.status, [_JSON], protocol.error_body(str(error))
-            if error.retry_after_s is not None:
-                headers.append((b"retry-after", str(error.retry_after_s).encode()))
-            if status == 401:
-                headers.append((b"www-authenticate", b"Bearer"))
-        headers.append((b"content-length", str(len(body)).encode()))
-        if self._predictor.draining or status == 413:
-            headers.append(_CLOSE)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            return _refused(error)
 
-    async def _infer(
-        self, scope: MutableMapping[str, Any], receive: Receive
-    ) -> tuple[bytes, Headers]:
+    def refusal(self, refused: Refusal) -> Reply:
+        """What a connection turns down, as the protocol's error object."""
+        return _refused(RequestRefused(refused.status, refused.detail, refused.retry_after_s))
+
+    def ended(self, reason: str) -> None:
+        """Nothing: a predictor's callers are few, and known."""
+
+    def _infer(self, request: Request) -> Answer:
         start_s = time.perf_counter()
-        metrics = self._predictor.metrics
         try:
-            answer = await self._scores(scope, receive)
+            header_length = self._read_head(request)
+            if not request.is_whole:
+                return self._infer_later(request, header_length, start_s)
+            model, queue = self._predictor.served()
+            asked = protocol.parse(_body(request), header_length, model.width)
+            scored = queue.score_at_once(asked.rows)
+            if scored is None:
+                return self._score_later(asked, start_s)
+            return self._scores(asked, scored, start_s)
         except RequestRefused as error:
-            metrics.error("rest", error.status)
+            self._predictor.metrics.error("rest", error.status)
             raise
-        metrics.rest_answered_s(time.perf_counter() - start_s)
-        return answer
 
-    async def _scores(
-        self, scope: MutableMapping[str, Any], receive: Receive
-    ) -> tuple[bytes, Headers]:
-        header_length = self._read_headers(scope)
-        if scope["method"] != "POST":
-            raise RequestRefused(405, f"{scope['path']} takes POST, not {scope['method']}")
-        body = await self._body(receive)
-        model, queue = self._predictor.served()
-        request = protocol.parse(body, header_length, model.width)
-        scored = await queue.score(request.rows)
-        answer, head = protocol.answer(
+    async def _infer_later(
+        self, request: Request, header_length: str | None, start_s: float
+    ) -> Reply:
+        """The reply to a request whose body is on its way."""
+        try:
+            await _arrival(request)
+            model, _ = self._predictor.served()
+            asked = protocol.parse(_body(request), header_length, model.width)
+        except RequestRefused as error:
+            self._predictor.metrics.error("rest", error.status)
+            return _refused(error)
+        return await self._score_later(asked, start_s)
+
+    async def _score_later(self, asked: Inference, start_s: float) -> Reply:
+        """The reply of a model that is too slow for the event loop."""
+        try:
+            _, queue = self._predictor.served()
+            return self._scores(asked, await queue.score(asked.rows), start_s)
+        except RequestRefused as error:
+            self._predictor.metrics.error("rest", error.status)
+            return _refused(error)
+
+    def _scores(self, asked: Inference, scored: Scored, start_s: float) -> Reply:
+        model, _ = self._predictor.served()
+        body, head = protocol.answer(
             scored.scores,
             model=self._predictor.name,
             version=model.served.digest,
-            request_id=request.request_id,
-            binary=request.binary,
+            request_id=asked.request_id,
+            binary=asked.binary,
         )
-        timing = b"queue;dur=%.3f, compute;dur=%.3f" % (
-            scored.queue_s * 1e3,
-            scored.compute_s * 1e3,
+        timing = line(
+            b"server-timing",
+            b"queue;dur=%.3f, compute;dur=%.3f" % (scored.queue_s * 1e3, scored.compute_s * 1e3),
         )
+        self._predictor.metrics.rest_answered_s(time.perf_counter() - start_s)
         if head is None:
-            return answer, [_JSON, (b"server-timing", timing)]
-        length = (_HEADER_LENGTH, str(head).encode())
-        return answer, [_BINARY, (b"server-timing", timing), length]
+            return Reply(body, (JSON, timing))
+        return Reply(body, (_BINARY, timing, line(_HEADER_LENGTH, b"%d" % head)))
 
-    def _read_headers(self, scope: MutableMapping[str, Any]) -> str | None:
+    def _read_head(self, request: Request) -> str | None:
         """The length of the JSON before binary tensors, where it is given.
 
         Raises:
-            RequestRefused: 401 without the token, 413 for a body that says it is too large.
+            RequestRefused: 401 without the token, 405 for another method.
         """
-        header_length = authorization = None
-        for key, value in scope["headers"]:
-            if key == b"authorization":
-                authorization = value
-            elif key == _HEADER_LENGTH:
-                header_length = value.decode("latin-1")
-            elif key == b"content-length" and (
-                len(value) > _LONGEST_LENGTH or int(value) > self._max_body_bytes
-            ):
-                raise self._too_large()
-        self._predictor.check_token(authorization)
-        return header_length
+        headers = request.headers
+        self._predictor.check_token(headers.get(b"authorization"))
+        if request.method != "POST":
+            raise RequestRefused(405, f"{request.path} takes POST, not {request.method}")
+        length = headers.get(_HEADER_LENGTH)
+        return None if length is None else length.decode("latin-1")
 
-    async def _body(self, receive: Receive) -> bytes:
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            return self._within_limit(body)
-        parts, size = [body], len(body)
-        while message.get("more_body", False):
-            message = await receive()
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._max_body_bytes:
-                raise self._too_large()
-        return b"".join(parts)
-
-    def _within_limit(self, body: bytes) -> bytes:
-        if len(body) > self._max_body_bytes:
-            raise self._too_large()
-        return body
-
-    def _too_large(self) -> RequestRefused:
-        return RequestRefused(413, f"the body is larger than {self._max_body_bytes} bytes")
-
-    async def _other(
-        self, scope: MutableMapping[str, Any], receive: Receive
-    ) -> tuple[bytes, Headers]:
-        path, method = scope["path"], scope["method"]
+    def _other(self, request: Request) -> Answer:
+        path, method = request.path, request.method
         if path != "/v2/health/live":
-            self._read_headers(scope)
+            self._predictor.check_token(request.headers.get(b"authorization"))
         path = self._unversioned(path)
         if path == self._infer_path:
-            return await self._infer(scope, receive)
-        answers: dict[str, Callable[[], tuple[bytes, Headers]]] = {
+            return self._infer(request)
+        answers: dict[str, Callable[[], Reply]] = {
             "/v2": self._server_metadata,
-            "/v2/health/live": lambda: (protocol.encode({"live": True}), [_JSON]),
+            "/v2/health/live": lambda: Reply(protocol.encode({"live": True})),
             "/v2/health/ready": self._readiness,
             f"/v2/models/{self._predictor.name}": self._model_metadata,
             f"/v2/models/{self._predictor.name}/ready": self._readiness,
-            "/metrics": lambda: (
-                self._predictor.metrics.text(),
-                [(b"content-type", CONTENT_TYPE)],
-            ),
+            "/metrics": lambda: Reply(self._predictor.metrics.text(), (_METRICS,)),
         }
         if path not in answers:
             raise RequestRefused(404, f"no path {path!r}")
@@ -172,20 +148,20 @@ class RestApplication:
         self._predictor.check_name(name, version)
         return "/".join(("/v2/models", name, *rest))
 
-    def _readiness(self) -> tuple[bytes, Headers]:
+    def _readiness(self) -> Reply:
         if not self._predictor.ready:
             raise self._predictor.not_ready()
-        return protocol.encode({"name": self._predictor.name, "ready": True}), [_JSON]
+        return Reply(protocol.encode({"name": self._predictor.name, "ready": True}))
 
-    def _server_metadata(self) -> tuple[bytes, Headers]:
+    def _server_metadata(self) -> Reply:
         metadata = {
             "name": SERVER_NAME,
             "version": PROTOCOL_VERSION,
             "extensions": ["binary_tensor_data"],
         }
-        return protocol.encode(metadata), [_JSON]
+        return Reply(protocol.encode(metadata))
 
-    def _model_metadata(self) -> tuple[bytes, Headers]:
+    def _model_metadata(self) -> Reply:
         model, _ = self._predictor.served()
         tensor = {"datatype": protocol.DATATYPE}
         metadata = {
@@ -202,4 +178,27 @@ class RestApplication:
                 "warm_up_us": {str(t.rows): round(t.call_s * 1e6, 1) for t in model.timings},
             },
         }
-        return protocol.encode(metadata), [_JSON]
+        return Reply(protocol.encode(metadata))
+
+
+async def _arrival(request: Request) -> None:
+    try:
+        await request.body()
+    except Refusal as refused:
+        raise RequestRefused(refused.status, refused.detail) from refused
+
+
+def _body(request: Request) -> bytes:
+    try:
+        return request.arrived_body()
+    except Refusal as refused:
+        raise RequestRefused(refused.status, refused.detail) from refused
+
+
+def _refused(error: RequestRefused) -> Reply:
+    headers: list[Line] = [JSON]
+    if error.retry_after_s is not None:
+        headers.append(line(b"retry-after", b"%d" % error.retry_after_s))
+    if error.status == 401:
+        headers.append(_BEARER)
+    return Reply(protocol.error_body(str(error)), headers, error.status)

@@ -108,8 +108,9 @@ class ScoreQueue:
             RequestRefused: 503 when too much waits already, 500 when the model fails.
         """
         asked_s = time.perf_counter()
-        if len(rows) <= self._inline_rows:
-            return self._score_at_once(rows, asked_s)
+        scored = self.score_at_once(rows)
+        if scored is not None:
+            return scored
         if len(self._waiting) >= self._limits.waiting:
             raise RequestRefused(
                 503, f"{self._limits.waiting} requests wait already", RETRY_AFTER_S
@@ -122,17 +123,25 @@ class ScoreQueue:
             self._arrived.notify()
         return await future
 
-    def depth(self) -> float:
-        """Requests that wait for the model now."""
-        return len(self._waiting)
+    def score_at_once(self, rows: Floats) -> Scored | None:
+        """Raw scores of rows that the model is quick with; None for all others.
 
-    def _score_at_once(self, rows: Floats, asked_s: float) -> Scored:
+        Raises:
+            RequestRefused: 500 when the model fails.
+        """
+        if len(rows) > self._inline_rows:
+            return None
+        asked_s = time.perf_counter()
         try:
             scores = self._model.score(rows)
         except RuntimeFailure as error:
             raise _failed(error) from error
         self._metrics.loop_batch(len(rows))
         return Scored(scores, 0.0, time.perf_counter() - asked_s)
+
+    def depth(self) -> float:
+        """Requests that wait for the model now."""
+        return len(self._waiting)
 
     def _start_thread(self) -> None:
         self._loop = asyncio.get_running_loop()

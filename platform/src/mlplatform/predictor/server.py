@@ -11,15 +11,15 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import grpc
 import msgspec
-import uvicorn
 
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
+from mlplatform.http.connection import Limits as HttpLimits
+from mlplatform.http.server import Life, Server
 from mlplatform.predictor import grpc_server
 from mlplatform.predictor.app import RestApplication
 from mlplatform.predictor.batching import SWITCH_INTERVAL_S, Limits
@@ -27,7 +27,6 @@ from mlplatform.predictor.model import RuntimeFailure, load
 from mlplatform.predictor.providers import Accelerator
 from mlplatform.predictor.state import Predictor
 
-KEEP_ALIVE_S: Final = 75
 IN_FLIGHT_LIMIT_S: Final = 10
 
 log = logging.getLogger(__name__)
@@ -74,20 +73,10 @@ def run(arguments: Arguments) -> None:
     predictor = Predictor(arguments.model_name, token, arguments.limits)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     listener = listen(arguments)
-    config = uvicorn.Config(
-        RestApplication(predictor),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=IN_FLIGHT_LIMIT_S,
-    )
-    _Server(config, predictor, arguments).run(sockets=[listener])
+    serving = _Serving(predictor, arguments, listener)
+    life = Life(serving.start, predictor.drain, serving.stop, linger_s=arguments.drain_s)
+    limits = HttpLimits(body_bytes=predictor.max_body_bytes)
+    Server(RestApplication(predictor), [listener], life, limits).run()
 
 
 def listen(arguments: Arguments) -> socket.socket:
@@ -110,37 +99,27 @@ def _former(arguments: Arguments) -> Address | None:
     return None
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn, with an address file, a model to load and a drain before the end."""
+class _Serving:
+    """What a predictor does around HTTP: an address file, gRPC, and a model to load."""
 
-    def __init__(self, config: uvicorn.Config, predictor: Predictor, arguments: Arguments) -> None:
-        super().__init__(config)
+    def __init__(self, predictor: Predictor, arguments: Arguments, listener: socket.socket) -> None:
         self._predictor = predictor
         self._arguments = arguments
+        self._listener = listener
         self._loading: asyncio.Task[None] | None = None
         self._grpc: grpc.aio.Server | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+    async def start(self) -> None:
         grpc_port = await self._start_grpc()
-        if self._arguments.address_file is not None and sockets:
-            address = Address(sockets[0].getsockname()[1], os.getpid(), grpc_port)
+        if self._arguments.address_file is not None:
+            address = Address(self._listener.getsockname()[1], os.getpid(), grpc_port)
             write_atomically(self._arguments.address_file, msgspec.json.encode(address))
         self._loading = asyncio.create_task(self._load())
 
-    async def main_loop(self) -> None:
-        """Until told to end; then readiness is withdrawn first, so that callers turn away."""
-        await super().main_loop()
-        self._predictor.drain()
-        if not self.force_exit:
-            await asyncio.sleep(self._arguments.drain_s)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Both listeners close; each ends what is in flight."""
+    async def stop(self) -> None:
         # gRPC tells its clients to go and takes what they had sent by then: no call is lost.
-        limit_s = 0 if self.force_exit else IN_FLIGHT_LIMIT_S
-        stopping = [] if self._grpc is None else [self._grpc.stop(limit_s)]
-        await asyncio.gather(super().shutdown(sockets=sockets), *stopping)
+        if self._grpc is not None:
+            await self._grpc.stop(IN_FLIGHT_LIMIT_S)
 
     async def _start_grpc(self) -> int | None:
         """The port where gRPC is answered, None where nobody asked for it."""
@@ -158,11 +137,6 @@ class _Server(uvicorn.Server):
             port = self._grpc.add_insecure_port(f"{host}:0")
         await self._grpc.start()
         return port
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Uvicorn would raise the signal again after a clean end; ours ends with status 0.
-        self.force_exit = self.should_exit
-        self.should_exit = True
 
     async def _load(self) -> None:
         name, folder = self._arguments.model_name, self._arguments.model_dir

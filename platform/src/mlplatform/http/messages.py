@@ -1,0 +1,184 @@
+"""A request and its reply, as far as a connection looks into them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Final, NewType
+
+Line = NewType("Line", bytes)
+"""A header of a reply as it is sent; only `line` makes one."""
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_CLOSE: Final = b"connection: close\r\n"
+
+
+def line(name: bytes, value: bytes) -> Line:
+    """A header of a reply.
+
+    Raises:
+        ValueError: it holds a line break, which would make it two, or the end of the head.
+    """
+    made = b"%b: %b" % (name, value)
+    if b"\n" in made or b"\r" in made:
+        raise ValueError(f"header {name!r} has a line break")
+    return Line(made + b"\r\n")
+
+
+JSON: Final = line(b"content-type", b"application/json")
+
+
+class Reply:
+    """A whole answer; length and connection are added when it is sent."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, body: bytes, headers: Sequence[Line] = (JSON,), status: int = 200) -> None:
+        self.body = body
+        self.headers = headers
+        self.status = status
+
+    def sent(self, *, closes: bool = False, to_head: bool = False) -> bytes:
+        """The bytes on the wire: head and body in one.
+
+        Args:
+            closes: whether the connection ends with it.
+            to_head: whether HEAD asked: then the body's length is there, and no body.
+        """
+        length = b"content-length: %d\r\n\r\n" % len(self.body)
+        if closes:
+            length = _CLOSE + length
+        body = b"" if to_head else self.body
+        return b"".join((_STATUS_LINES[self.status], *self.headers, length, body))
+
+
+class Refusal(Exception):
+    """What a connection turns down by itself.
+
+    Args:
+        name: of the reason, stable for programs.
+        detail: a sentence for a person.
+    """
+
+    def __init__(
+        self, status: int, name: str, detail: str, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.name = name
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class Request:
+    """One HTTP request; its body may still be arriving.
+
+    Args:
+        path: decoded, without the query.
+        headers: names in lower case; of a repeated header the last counts.
+        is_last: nothing more is read from its connection after it.
+        limit_bytes: of the body.
+    """
+
+    __slots__ = (
+        "_body",
+        "_limit_bytes",
+        "_waiter",
+        "headers",
+        "is_answered",
+        "is_broken",
+        "is_last",
+        "is_taken",
+        "is_too_large",
+        "is_whole",
+        "method",
+        "path",
+        "task",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[bytes, bytes],
+        *,
+        is_last: bool = False,
+        limit_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.is_last = is_last
+        self.is_whole = self.is_too_large = self.is_broken = False
+        self.is_taken = self.is_answered = False  # by the application, or to be as its turn comes
+        self.wanted: Callable[[], None] | None = None
+        """Tells a sender that waits for it (Expect) that its body is wanted."""
+        self.task: asyncio.Task[None] | None = None
+        self._limit_bytes = limit_bytes
+        self._body: bytes | bytearray = b""
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def body(self) -> bytes:
+        """The whole body, waited for.
+
+        Raises:
+            Refusal: 413, it is larger than is taken here; 408, its sender ended before it did.
+        """
+        if not (self.is_whole or self.is_too_large or self.is_broken):
+            if self.wanted is not None:
+                self.wanted()
+                self.wanted = None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self.arrived_body()
+
+    def arrived_body(self) -> bytes:
+        """The body, once `is_whole`.
+
+        Raises:
+            Refusal: as `body`.
+        """
+        if self.is_too_large:
+            detail = f"the body is larger than {self._limit_bytes} bytes"
+            raise Refusal(413, "too-large", detail)
+        if self.is_broken:
+            raise Refusal(408, "incomplete", "the connection ended before the body did")
+        body = self._body
+        return body if type(body) is bytes else bytes(body)
+
+    def take(self, part: bytes) -> None:
+        """A part of the body has come."""
+        body = self._body
+        if not body:
+            self._body = part
+        else:
+            self._body = body = bytearray(body) if type(body) is bytes else body
+            body += part
+        if len(self._body) > self._limit_bytes:
+            self.turn_too_large()
+
+    def turn_too_large(self) -> None:
+        """The body is, or will be, larger than is taken: nothing of it is kept."""
+        self.is_too_large = True
+        self._body = b""
+        self._tell()
+
+    def complete(self) -> None:
+        """The body has come."""
+        self.is_whole = True
+        self._tell()
+
+    def break_off(self) -> None:
+        """The rest of the body will not come."""
+        self.is_broken = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
