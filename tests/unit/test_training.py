@@ -1,6 +1,7 @@
 """From payments to a registered version: what is learned, what is judged, and what is refused."""
 
 import dataclasses
+import shutil
 from dataclasses import replace
 
 import msgspec
@@ -234,11 +235,11 @@ def test_a_model_with_another_signature_is_refused(trained, tmp_path, content, n
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bundle_changed_after_training_is_not_judged(tmp_path):
-    made = train(FOLDER, DATA, bundles=tmp_path, seed=SEED)
-    (made.folder / MODEL_FILE).write_bytes(linear_model())
+def test_a_bundle_changed_after_training_is_not_judged(trained, tmp_path):
+    folder = shutil.copytree(trained.folder, tmp_path / trained.folder.name)
+    (folder / MODEL_FILE).write_bytes(linear_model())
     with pytest.raises(BundleCorrupt):
-        retrain.validate(FOLDER, made, DATA, champion=None)
+        retrain.validate(FOLDER, replace(trained, folder=folder), DATA, champion=None)
 
 
 @pytest.mark.parametrize("part", ["fitting", "calibrating"])

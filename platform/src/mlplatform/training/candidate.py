@@ -95,12 +95,17 @@ def train(
         recent: what the alert band is predicted from; the held-out days where it is None.
 
     Raises:
-        InputInvalid: too little data to calibrate, or to predict a band from.
+        InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
     """
     definition, fitting = folder.definition, dataset.fitting
-    if not 0 < int(fitting.y.sum()) < len(fitting):
-        problem = f"{int(fitting.y.sum())} frauds among {len(fitting)} payments to learn from"
-        raise InputInvalid("training set", None, problem)
+    # the calibration is fitted last, but what it lacks is known before anything is learned
+    for source, days, use in (
+        ("training set", fitting, "learn from"),
+        ("calibration slice", dataset.calibrating, "calibrate with"),
+    ):
+        if not 0 < (frauds := int(days.y.sum())) < len(days):
+            problem = f"{frauds} frauds among {len(days)} payments to {use}"
+            raise InputInvalid(source, None, problem)
     names = [i.name for i in definition.inputs]
     fitted = load_training(definition.name).fit(fitting.matrix.columns(names), fitting.y, seed=seed)
     content = fitted.onnx()
