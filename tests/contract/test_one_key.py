@@ -25,7 +25,7 @@ class Told:
 
     decision_id: str
     decision: str
-    score: float
+    score: float | None
     version: int
     generation: int
     codes: tuple[str, ...]
@@ -75,7 +75,7 @@ class Gateway:
         told = Told(
             answer.decision_id,
             answer.decision,
-            answer.score,
+            answer.score if answer.HasField("score") else None,
             answer.model_version,
             answer.generation,
             codes,
