@@ -29,7 +29,7 @@ WAIT_STEP_S = 0.05
 """How much longer than that it may be."""
 
 UNLOGGED_KEPT = 4096
-LOOK_AGAIN_S = 0.002
+LOOK_AGAIN_S = 0.005
 
 
 class Commit(Protocol):

@@ -54,6 +54,8 @@ log.addFilter(Sparing())
 
 
 NO_FEATURES = OnlineRow({}, {})
+LOOK_UP_SHARE = 0.4
+"""Of the deadline, for a key that cannot be looked up at once: what is left is enough to decide."""
 
 
 class Answers(Protocol):
@@ -318,7 +320,7 @@ class Scoring:
             caller.finished.append(Finished(decided, caller.started_s, now_s))
 
     async def _stored(self, client: str, key: str, caller: Caller) -> Stored | None:
-        until_s = features_until(self.definition.chain, caller.started_s, caller.deadline_s)
+        until_s = caller.started_s + LOOK_UP_SHARE * (caller.deadline_s - caller.started_s)
         try:
             return await found_in_time(
                 lambda: self._answers.find(client, self.definition.name, key), until_s
