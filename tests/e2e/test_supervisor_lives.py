@@ -28,6 +28,7 @@ def platform(home: Home) -> Iterator[PlatformProcess]:
     process = PlatformProcess(home)
     wait(lambda: process.started() and status(home).state == "ready")
     wait(lambda: len(process.tree()) == 4)
+    wait(lambda: {p.state for p in status(home).processes} == {"ready"})
     yield process
     process.close()
 

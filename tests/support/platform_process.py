@@ -23,15 +23,15 @@ from mlplatform.supervisor.supervisor import Supervisor
 DEADLINE_S = 40
 
 
-def wait(answer: Callable[[], object], what: str = "") -> None:
+def wait(answer: Callable[[], object], what: str = "", *, within_s: float = DEADLINE_S) -> None:
     """Returns once the answer is true.
 
     Raises:
-        AssertionError: it was not within `DEADLINE_S`.
+        AssertionError: it was not in time.
     """
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + within_s
     while not answer():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what or answer}"
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what or answer}"
         time.sleep(0.05)
 
 
