@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+from pathlib import Path
 
 VARIABLE = "MLPLATFORM_LIFELINE_FD"
 BACKGROUND_NICE = 10
+_AUTOGROUP = Path("/proc/self/autogroup")
+
+log = logging.getLogger(__name__)
 
 
 class Lifeline:
@@ -46,6 +51,13 @@ def step_back() -> None:
     """Let this process and its children take the cores that payments leave: what it does may be
     late, and they may not."""
     os.nice(BACKGROUND_NICE)
+    # Linux may share the cores between sessions first, and every child has one of its own: then
+    # niceness counts within it alone, and the session's as a whole must be told (sched(7)).
+    if os.getsid(0) == os.getpid() and _AUTOGROUP.exists():
+        try:
+            _AUTOGROUP.write_text(str(BACKGROUND_NICE))
+        except OSError as error:
+            log.warning("payments may have to wait for this process: %s", error)
 
 
 def _wait_for_end(fd: int) -> None:
