@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers drill-idempotency drill-scoring drill-soak clean
+.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers test-cluster cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -65,6 +65,15 @@ generate: .venv/.dev ## render features.json, the OpenAPI document, the example 
 verify: generate ## generated files are what their sources say, locks name no host
 	@git diff --exit-code -- kserve docs platform
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
+
+test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe (Linux, root, Go)
+	@$(RUN) tests.cluster test $(TEST_FLAGS)
+
+cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control for an API server alone)
+	@$(RUN) tests.cluster up $(or $(LEVEL),node)
+
+cluster-down: .venv/.dev ## end it
+	@$(RUN) tests.cluster down
 
 drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report in build/drills/kill.json
 	@$(RUN) tests.e2e.kill_drill $(DRILL_FLAGS)

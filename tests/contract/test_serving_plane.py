@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
+import msgspec
 import pytest
 
 from mlplatform.errors import ConfigInvalid, NotFound, Refused
@@ -19,15 +20,47 @@ from mlplatform.serving.local import STALE_MS, LocalPlane, StatusFile
 from mlplatform.serving.manifest import render
 from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Home
+from support.kserve_world import KServe
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import PlatformProcess, wait
 
 FRAUD = load_definition("fraud")
+SMALL = msgspec.structs.replace(FRAUD, tier=3)
+"""One pod a service: the test cluster is one small node."""
 TENSOR = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
+
+
+class World(Protocol):
+    """A plane, and what the tests do around it."""
+
+    plane: ServingPlane
+    deadline_s: float
+
+    def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
+        """Of a service whose bundle the plane can reach."""
+        ...
+
+    def lose(self, version: int, file: str) -> None:
+        """Take a file of that version's bundle away."""
+        ...
+
+    def url(self, name: str) -> str:
+        """The endpoint of a service, as this process reaches it."""
+        ...
+
+    def headers(self) -> dict[str, str]: ...
+
+    def pid(self, name: str) -> int:
+        """Of the predictor, on this machine."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Local:
     """The embedded plane with its supervisor."""
+
+    deadline_s = 40.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,51 +72,86 @@ class Local:
     def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
         folder = self.folder / f"bundle {version}"
         digest = sigmoid_bundle(folder, **bundle)
-        return render(FRAUD, version, digest, folder.as_uri())
+        return render(SMALL, version, digest, folder.as_uri())
 
-    def score(self, name: str) -> float:
-        response = httpx.post(
-            f"{self.plane.endpoint(name)}/v2/models/{name}/infer",
-            json={"inputs": [TENSOR]},
-            headers={"Authorization": f"Bearer {self.home.predictor_token.read_text()}"},
-            timeout=30,
-        )
-        response.raise_for_status()
-        score: float = response.json()["outputs"][0]["data"][0]
-        return score
+    def lose(self, version: int, file: str) -> None:
+        (self.folder / f"bundle {version}" / file).unlink()
+
+    def url(self, name: str) -> str:
+        return str(self.plane.endpoint(name))
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.home.predictor_token.read_text()}"}
+
+    def pid(self, name: str) -> int:
+        pid = self.plane.status(name).pid
+        assert pid is not None
+        return pid
 
     def close(self) -> None:
         self.process.close()
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    local = Local(tmp_path_factory.mktemp("local"))
-    yield local
-    local.close()
+@pytest.fixture(scope="module", params=["local", "kserve"])
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    made: World
+    if request.param == "local":
+        made = Local(tmp_path_factory.mktemp("local"))
+    else:
+        made = KServe(SMALL, "serving-contract")
+    yield made
+    made.close()
 
 
-def served(world: Local, version: int, **bundle: Any) -> str:
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A service of one test takes no room from the next one's."""
+    yield
+    if "world" in request.fixturenames:
+        plane = request.getfixturevalue("world").plane
+        for name in plane.names():
+            plane.remove(name)
+
+
+def until(world: World, holds: Callable[[], object], what: str = "") -> None:
+    wait(holds, what, within_s=world.deadline_s)
+
+
+def served(world: World, version: int, **bundle: Any) -> str:
     manifest = world.manifest(version, **bundle)
     world.plane.apply(manifest)
     return str(manifest["metadata"]["name"])
 
 
-def ready(world: Local, version: int, **bundle: Any) -> str:
+def ready(world: World, version: int, **bundle: Any) -> str:
     name = served(world, version, **bundle)
-    wait(lambda: world.plane.status(name).ready, f"{name} is not ready")
+    until(world, lambda: world.plane.status(name).ready, f"{name} is not ready")
     return name
 
 
-def test_a_service_becomes_ready_and_scores_where_its_endpoint_says(world: Local) -> None:
+def score(world: World, name: str) -> float:
+    response = httpx.post(
+        f"{world.url(name)}/v2/models/{name}/infer",
+        json={"inputs": [TENSOR]},
+        headers=world.headers(),
+        timeout=30,
+    )
+    response.raise_for_status()
+    answer: float = response.json()["outputs"][0]["data"][0]
+    return answer
+
+
+def test_a_service_becomes_ready_and_scores_where_its_endpoint_says(world: World) -> None:
     name = ready(world, 1)
 
-    assert world.score(name) == 0.5
+    assert score(world, name) == 0.5
     assert world.plane.status(name).reason == ""
     assert name in world.plane.names()
 
 
-def test_applying_the_same_manifest_again_changes_nothing(world: Local) -> None:
+def test_applying_the_same_manifest_again_changes_nothing(world: World) -> None:
     manifest = world.manifest(2)
     name = ready(world, 2)
     before = world.plane.status(name)
@@ -93,7 +161,7 @@ def test_applying_the_same_manifest_again_changes_nothing(world: Local) -> None:
     assert world.plane.status(name) == before
 
 
-def test_another_manifest_under_the_same_name_is_refused(world: Local) -> None:
+def test_another_manifest_under_the_same_name_is_refused(world: World) -> None:
     manifest = world.manifest(3)
     name = served(world, 3)
     manifest["spec"]["predictor"]["minReplicas"] = 5
@@ -103,7 +171,7 @@ def test_another_manifest_under_the_same_name_is_refused(world: Local) -> None:
     world.plane.remove(name)
 
 
-def test_a_manifest_that_splits_traffic_is_refused_and_nothing_is_applied(world: Local) -> None:
+def test_a_manifest_that_splits_traffic_is_refused_and_nothing_is_applied(world: World) -> None:
     manifest = world.manifest(4)
     manifest["spec"]["predictor"]["canaryTrafficPercent"] = 10
 
@@ -113,78 +181,74 @@ def test_a_manifest_that_splits_traffic_is_refused_and_nothing_is_applied(world:
     assert manifest["metadata"]["name"] not in world.plane.names()
 
 
-def test_a_removed_service_ends_and_an_unknown_one_is_removed_already(world: Local) -> None:
+def test_a_removed_service_ends_and_an_unknown_one_is_removed_already(world: World) -> None:
     name = ready(world, 5)
-    endpoint = world.plane.endpoint(name)
+    url = world.url(name)
 
     world.plane.remove(name)
     world.plane.remove(name)
 
     def gone() -> bool:
         try:
-            httpx.get(f"{endpoint}/v2/health/live")
+            httpx.get(f"{url}/v2/health/live")
         except httpx.TransportError:
             return True
         return False
 
-    wait(gone)
+    until(world, gone)
     assert name not in world.plane.names()
     assert world.plane.endpoint(name) is None
     with pytest.raises(NotFound):
         world.plane.status(name)
 
 
-def test_a_service_that_fails_its_self_test_is_never_ready_and_says_why(world: Local) -> None:
+def test_a_service_that_fails_its_self_test_is_never_ready_and_says_why(world: World) -> None:
     name = served(world, 6, shift=0.1)
 
-    wait(lambda: "golden row" in world.plane.status(name).reason)
+    until(world, lambda: "golden row" in world.plane.status(name).reason)
 
     assert not world.plane.status(name).ready
     world.plane.remove(name)
 
 
-def test_a_service_without_its_bundle_says_what_is_missing(world: Local) -> None:
+def test_a_service_without_its_bundle_says_what_is_missing(world: World) -> None:
     manifest = world.manifest(7)
-    (world.folder / "bundle 7" / "model.onnx").unlink()
+    world.lose(7, "model.onnx")
     world.plane.apply(manifest)
     name = manifest["metadata"]["name"]
 
-    wait(lambda: "model.onnx" in world.plane.status(name).reason)
+    until(world, lambda: "model.onnx" in world.plane.status(name).reason)
 
     assert not world.plane.status(name).ready
     world.plane.remove(name)
 
 
-def test_a_killed_service_comes_back_at_the_same_endpoint(world: Local) -> None:
+def test_a_killed_service_comes_back_at_the_same_endpoint(world: World) -> None:
     name = ready(world, 8)
-    endpoint, pid = world.plane.endpoint(name), world.plane.status(name).pid
-    assert pid is not None
+    endpoint, pid = world.plane.endpoint(name), world.pid(name)
 
     os.kill(pid, signal.SIGKILL)
-    wait(lambda: world.plane.status(name).restarts == 1)
-    wait(lambda: world.plane.status(name).ready)
+    until(world, lambda: world.plane.status(name).restarts == 1)
+    until(world, lambda: world.plane.status(name).ready)
 
-    assert world.plane.status(name).pid != pid
+    assert world.pid(name) != pid
     assert world.plane.endpoint(name) == endpoint
-    assert world.score(name) == 0.5
+    assert score(world, name) == 0.5
 
 
-def test_a_frozen_service_is_reported_and_replaced(world: Local) -> None:
+def test_a_frozen_service_is_reported_and_replaced(world: World) -> None:
     name = ready(world, 9)
-    pid = world.plane.status(name).pid
-    assert pid is not None
+    pid = world.pid(name)
 
     os.kill(pid, signal.SIGSTOP)
-    wait(lambda: not world.plane.status(name).ready)
+    until(world, lambda: not world.plane.status(name).ready)
     assert "no answer" in world.plane.status(name).reason
-    wait(lambda: world.plane.status(name).ready)
+    until(world, lambda: world.plane.status(name).ready)
 
-    assert world.plane.status(name).pid != pid
+    assert world.pid(name) != pid
 
 
 def test_a_status_that_nobody_renews_is_not_ready(tmp_path: Path) -> None:
-    import msgspec
-
     manifest = render(FRAUD, 1, "0" * 64, "file:///nowhere")
     name = manifest["metadata"]["name"]
     now_ms = time.time_ns() // 1_000_000

@@ -50,8 +50,17 @@ def test_kserve_makes_no_route_for_a_service() -> None:
     assert metadata["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
 
 
-def test_probes_are_left_to_the_runtime() -> None:
-    assert "Probe" not in str(manifest())
+def test_of_probes_only_the_time_to_load_is_the_models() -> None:
+    definition = msgspec.structs.replace(
+        FRAUD, serving=msgspec.structs.replace(FRAUD.serving, load_deadline_s=300)
+    )
+
+    model = render(definition, 7, DIGEST, URI)["spec"]["predictor"]["model"]
+
+    assert [key for key in model if "Probe" in key] == ["startupProbe"]
+    probe = model["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == 300
+    assert probe["httpGet"]["path"] == "/v2/models/fraud-v7-01234567/ready"
 
 
 @pytest.mark.parametrize(("accelerator", "gpus"), [("cpu", None), ("cuda", "1"), ("tensorrt", "1")])

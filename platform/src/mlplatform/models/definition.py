@@ -119,6 +119,7 @@ class ServingPolicy(_Strict, frozen=True):
     queue_requests: Count
     batch_rows: Count
     batch_delay_us: Annotated[int, Meta(ge=0)]
+    load_deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 60
 
 
 class CachePolicy(_Strict, frozen=True):

@@ -25,6 +25,11 @@ def parser() -> argparse.ArgumentParser:
         "--drain-s", type=float, default=0.5, help="seconds of answering on after SIGTERM"
     )
     taken.add_argument(
+        "--termination-log",
+        type=Path,
+        help="gets why the model can't be served, and the process ends; without it, it stays",
+    )
+    taken.add_argument(
         "--accelerator",
         choices=("cpu", "cuda", "tensorrt"),
         default="cpu",

@@ -39,6 +39,8 @@ class Arguments:
     Args:
         grpc_port: None for no gRPC, 0 for any free port.
         drain_s: how long requests are still taken after SIGTERM, while readiness says no.
+        termination_log: where a kubelet reads why a container ended. With it, a model that can't
+            be served ends the process; without it, the process stays and says so to whoever asks.
     """
 
     model_dir: Path
@@ -49,6 +51,7 @@ class Arguments:
     address_file: Path | None = None
     token_file: Path | None = None
     drain_s: float = 0.5
+    termination_log: Path | None = None
     accelerator: Accelerator = "cpu"
     batch_rows: int = 1024
     batch_delay_us: int = 300
@@ -68,15 +71,28 @@ class Address(msgspec.Struct, omit_defaults=True):
 
 
 def run(arguments: Arguments) -> None:
-    """Serves until SIGTERM or SIGINT; a second signal ends it at once."""
+    """Serves until SIGTERM or SIGINT; a second signal ends it at once.
+
+    Raises:
+        SystemExit: 1, where the model can't be served and there is a termination log to say so in.
+    """
     token = arguments.token_file.read_text().strip() if arguments.token_file else None
     predictor = Predictor(arguments.model_name, token, arguments.limits)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     listener = listen(arguments)
     serving = _Serving(predictor, arguments, listener)
-    life = Life(serving.start, predictor.drain, serving.stop, linger_s=arguments.drain_s)
+    life = Life(
+        serving.start,
+        predictor.drain,
+        serving.stop,
+        is_useful=lambda: not serving.gave_up,
+        linger_s=arguments.drain_s,
+    )
     limits = HttpLimits(body_bytes=predictor.max_body_bytes)
-    Server(RestApplication(predictor), [listener], life, limits).run()
+    server = Server(RestApplication(predictor), [listener], life, limits)
+    server.run()
+    if server.gave_up:
+        raise SystemExit(1)
 
 
 def listen(arguments: Arguments) -> socket.socket:
@@ -108,6 +124,7 @@ class _Serving:
         self._listener = listener
         self._loading: asyncio.Task[None] | None = None
         self._grpc: grpc.aio.Server | None = None
+        self.gave_up = False
 
     async def start(self) -> None:
         grpc_port = await self._start_grpc()
@@ -145,6 +162,9 @@ class _Serving:
         except (PlatformError, OSError, *RuntimeFailure) as error:
             log.exception("%s can never be ready", name)
             self._predictor.fail(str(error))
+            if self._arguments.termination_log is not None:
+                self._arguments.termination_log.write_text(f"{error}\n")
+                self.gave_up = True
             return
         # What was made so far lives as long as the process: no collection looks at it again.
         gc.collect()

@@ -57,7 +57,8 @@ def render(
 ) -> dict[str, Any]:
     """The InferenceService of one version, immutable and reachable inside the cluster alone.
 
-    KServe makes no route for it: the gateway owns the split. Probes are the runtime's.
+    KServe makes no route for it: the gateway owns the split. Probes are the runtime's, but for the
+    time that the model may take to load.
 
     Args:
         digest: SHA-256 of the bundle, hexadecimal.
@@ -93,6 +94,12 @@ def render(
                     "storageUri": storage_uri,
                     "args": predictor_args(definition),
                     "resources": _RESOURCES[definition.accelerator],
+                    "startupProbe": {
+                        "httpGet": {"path": f"/v2/models/{name}/ready", "port": 8080},
+                        "periodSeconds": 1,
+                        "timeoutSeconds": 1,
+                        "failureThreshold": definition.serving.load_deadline_s,
+                    },
                 },
             }
         },

@@ -39,3 +39,8 @@ class ServiceName:
     def names(self, model: str, digest: str) -> bool:
         """Whether this is a name for that bundle."""
         return self.model == model and digest.startswith(self.digest8)
+
+
+def cluster_url(service: str, namespace: str) -> str:
+    """Where pods of a cluster reach a service; the address that KServe gives a predictor."""
+    return f"http://{service}-predictor.{namespace}.svc.cluster.local"

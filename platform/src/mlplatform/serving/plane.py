@@ -18,6 +18,7 @@ class ServiceStatus:
         reason: why it is not ready, in words; empty when it is.
         restarts: how often it had to be started again.
         pid: of its process, where the plane has one.
+        failed: whether waiting alone will not mend it; a plane that can't tell says no.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ServiceStatus:
     reason: str
     restarts: int = 0
     pid: int | None = None
+    failed: bool = False
 
 
 class ServingPlane(Protocol):

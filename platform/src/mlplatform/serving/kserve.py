@@ -1,0 +1,135 @@
+"""The serving plane of a cluster: one immutable InferenceService for each bundle version."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from mlplatform.canonical import canonical_json
+from mlplatform.canonical import digest as digest_of
+from mlplatform.cluster.api import (
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    INFERENCE_SERVICES,
+    PODS,
+    AlreadyThere,
+    Conflict,
+    KubernetesApi,
+    Object,
+)
+from mlplatform.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.serving.companions import disruption_budget
+from mlplatform.serving.diagnosis import diagnose
+from mlplatform.serving.ignored import refuse_ignored
+from mlplatform.serving.manifest import BUNDLE_LABEL, read
+from mlplatform.serving.names import ServiceName, cluster_url
+from mlplatform.serving.plane import Manifest, ServiceStatus
+
+MANIFEST_DIGEST: Final = "mlplatform/manifest-digest"
+"""Annotation: what was applied, before KServe's defaults. A name keeps one for ever."""
+SCHEMES: Final = frozenset({"s3", "gs", "pvc", "hdfs", "https", "oci"})
+OF_SERVICE: Final = "serving.kserve.io/inferenceservice"
+
+
+class KServePlane:
+    """A `ServingPlane` whose services are pods that KServe makes.
+
+    Args:
+        namespace: where its services live; others' InferenceServices there are left alone.
+    """
+
+    def __init__(self, api: KubernetesApi, namespace: str) -> None:
+        self._api = api
+        self._namespace = namespace
+
+    def apply(self, manifest: Manifest) -> None:
+        name = _checked(manifest)
+        wanted = _signed(manifest)
+        found = self._find(name) or self._create(wanted)
+        if _digest(found) != _digest(wanted):
+            raise Refused(
+                f"{name} runs from another manifest, and services are immutable; "
+                "register a new version"
+            )
+        self._hold(name, wanted, found["metadata"]["uid"])
+
+    def status(self, name: str) -> ServiceStatus:
+        service = self._find(name)
+        if service is None:
+            raise NotFound(f"no service {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        deployment = self._api.find(DEPLOYMENTS.path(self._namespace, f"{name}-predictor"))
+        pods = self._api.items(PODS.path(self._namespace), labelSelector=f"{OF_SERVICE}={name}")
+        return diagnose(name, service, deployment, pods)
+
+    def endpoint(self, name: str) -> str | None:
+        service = self._find(name)
+        return None if service is None else cluster_url(name, self._namespace)
+
+    def remove(self, name: str) -> None:
+        service = self._find(name)
+        if service is not None:
+            # The very object that was looked at: one of that name made since is left alone.
+            self._api.delete(self._path(name), uid=service["metadata"]["uid"])
+
+    def names(self) -> list[str]:
+        found = self._api.items(
+            INFERENCE_SERVICES.path(self._namespace), labelSelector=BUNDLE_LABEL
+        )
+        return sorted(s["metadata"]["name"] for s in found if not _leaving(s))
+
+    def _find(self, name: str) -> Object | None:
+        service = self._api.find(self._path(name))
+        return None if service is None or _leaving(service) else service
+
+    def _create(self, wanted: Object) -> Object:
+        """The object that is there afterwards: of two that race with one name, the first stays."""
+        try:
+            return self._api.create(INFERENCE_SERVICES.path(self._namespace), wanted)
+        except AlreadyThere:
+            name = wanted["metadata"]["name"]
+            return self._api.get(self._path(name))
+
+    def _hold(self, name: str, wanted: Object, uid: str) -> None:
+        """Write what was lost again, here and in what goes with it, but overrule nobody."""
+        again = copy.deepcopy(wanted)
+        again["metadata"]["uid"] = uid
+        try:
+            self._api.apply(self._path(name), again)
+        except Conflict as error:
+            raise Refused(f"{name} was changed by somebody else: {error}") from error
+        budget = disruption_budget(wanted, uid)
+        if budget is not None:
+            self._api.apply(DISRUPTION_BUDGETS.path(self._namespace, name), budget)
+
+    def _path(self, name: str) -> str:
+        if ServiceName.parse(name) is None:
+            raise NotFound(f"{name!r} is no name of a service")
+        return INFERENCE_SERVICES.path(self._namespace, name)
+
+
+def _checked(manifest: Manifest) -> str:
+    service = read(manifest)
+    refuse_ignored(manifest)
+    if urlsplit(service.storage_uri).scheme not in SCHEMES:
+        raise ConfigInvalid(
+            "spec.predictor.model.storageUri",
+            service.storage_uri,
+            f"where pods can read it: {', '.join(sorted(SCHEMES))}",
+        )
+    return service.name
+
+
+def _signed(manifest: Manifest) -> dict[str, Any]:
+    """The manifest with its own digest written on it."""
+    signed: dict[str, Any] = copy.deepcopy(dict(manifest))
+    signed["metadata"]["annotations"][MANIFEST_DIGEST] = digest_of(canonical_json(manifest))
+    return signed
+
+
+def _digest(service: Object) -> object:
+    return service["metadata"].get("annotations", {}).get(MANIFEST_DIGEST)
+
+
+def _leaving(service: Object) -> bool:
+    return service["metadata"].get("deletionTimestamp") is not None

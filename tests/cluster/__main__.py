@@ -1,0 +1,100 @@
+"""`python -m tests.cluster build | up [control|node] | down | test [FLAGS]`: a Kubernetes, here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Final
+
+from tests.cluster import build, kserve
+from tests.cluster.kubernetes import TestCluster
+from tests.cluster.layout import ROOT, layout
+from tests.cluster.processes import Failed, resident_bytes
+
+KUBECONFIG: Final = "MLPLATFORM_TEST_KUBECONFIG"
+SUITES: Final = ("tests/cluster", "tests/contract/test_serving_plane.py")
+MIB: Final = 1 << 20
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status; 2 where a cluster cannot come up here."""
+    command, *rest = arguments or ["help"]
+    place = layout()
+    cluster = TestCluster(place)
+    try:
+        match command:
+            case "build":
+                build.main(place)
+            case "up":
+                build.main(place)
+                _up(cluster, rest[0] if rest else "node")
+                print(f"export {KUBECONFIG}={place.kubeconfig}")
+            case "down":
+                cluster.down()
+            case "test":
+                return _test(cluster, rest)
+            case _:
+                print(__doc__)
+    except Failed as error:
+        print(f"cluster: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _up(cluster: TestCluster, level: str) -> None:
+    if level not in ("control", "node"):
+        raise Failed(f"{level!r} is no level: control or node")
+    real = kserve.given()
+    cluster.up("control" if level == "control" else "node")
+    kserve.install(cluster, real)
+
+
+def _test(cluster: TestCluster, flags: list[str]) -> int:
+    print(kserve.named(kserve.given()), flush=True)
+    began = time.monotonic()
+    build.main(cluster.layout)
+    built = time.monotonic()
+    memory = _Peak(cluster)
+    try:
+        _up(cluster, "node")
+        up = time.monotonic()
+        environment = {**os.environ, KUBECONFIG: str(cluster.layout.kubeconfig)}
+        command = [sys.executable, "-m", "pytest", *(flags or SUITES)]
+        status = subprocess.run(command, cwd=ROOT, env=environment).returncode
+        tested = time.monotonic()
+    finally:
+        memory.stop()
+        cluster.down()
+    times = {"build": built - began, "start": up - built, "suites": tested - up}
+    times["end"] = time.monotonic() - tested
+    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())
+    print(
+        f"test-cluster: {told}; at most {memory.peak_bytes // MIB} MiB by the cluster and its pods"
+    )
+    return status
+
+
+class _Peak:
+    """The most memory that the cluster's processes held together, looked at every other second."""
+
+    def __init__(self, cluster: TestCluster) -> None:
+        self.peak_bytes = 0
+        self._cluster = cluster
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(2):
+            self.peak_bytes = max(self.peak_bytes, resident_bytes(self._cluster.pids()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,168 @@
+"""What the test cluster is made of, built once from published modules into a cache."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.cluster import predictor_image
+from tests.cluster.images import Image, layer, pack
+from tests.cluster.layout import HERE, KUBERNETES, Layout
+
+TOOLS: Final = HERE / "tools"
+COMMANDS: Final = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
+PACKAGES: Final = {
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "debootstrap": "debootstrap",
+}
+"""Command → the Debian package that has it."""
+PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+
+
+def lacking(layout: Layout) -> list[str]:
+    """What this machine lacks, in words that say what to do; empty where a cluster can come up."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return [f"Linux on x86_64 (this is {platform.system()} on {platform.machine()})"]
+    missing = []
+    if os.geteuid() != 0:
+        missing.append("root: namespaces, mounts and cgroups are made (run it with sudo)")
+    if shutil.which("go") is None and not all((layout.bin / c).exists() for c in COMMANDS):
+        missing.append("Go 1.26 or newer: Kubernetes and etcd are built from their modules, once")
+    packages = {p for command, p in PACKAGES.items() if shutil.which(command) is None}
+    if cni_folder() is None:
+        packages.add("containernetworking-plugins")
+    if packages:
+        missing.append(
+            f"packages, named as in Debian: apt-get install {' '.join(sorted(packages))}"
+        )
+    if not os.access("/sys/fs/cgroup", os.W_OK) or _read_only("/sys/fs/cgroup"):
+        missing.append("control groups that may be written: /sys/fs/cgroup is read-only here")
+    return missing
+
+
+def cni_folder() -> Path | None:
+    """Where the network plug-ins lie."""
+    return next((folder for folder in PLUGINS if (folder / "bridge").exists()), None)
+
+
+def build(layout: Layout) -> None:
+    """Everything that a cluster needs; what is there and current is left alone."""
+    for folder in (layout.bin, layout.images):
+        folder.mkdir(parents=True, exist_ok=True)
+    steps: list[tuple[str, Callable[[Layout], None]]] = [
+        ("etcd", _etcd),
+        (f"Kubernetes {KUBERNETES}", _kubernetes),
+        ("pause", _pause),
+        ("Gateway API definitions", _gateway_api),
+        ("base image", predictor_image.base),
+        ("predictor image", predictor_image.build),
+    ]
+    for name, step in steps:
+        began = time.monotonic()
+        step(layout)
+        print(f"build: {name}, {time.monotonic() - began:.1f} s", flush=True)
+
+
+def _etcd(layout: Layout) -> None:
+    _go(layout, "etcd", "go.etcd.io/etcd/server/v3", flags="-s -w", output=layout.bin / "etcd")
+
+
+def _kubernetes(layout: Layout) -> None:
+    for command in COMMANDS:
+        package = f"k8s.io/kubernetes/cmd/{command}"
+        _go(layout, "k8s", package, flags=_version_flags(), output=layout.bin / command)
+
+
+def _version_flags() -> str:
+    """So that servers and clients say which version they are, as released binaries do."""
+    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
+    values = {
+        "gitVersion": KUBERNETES,
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+        "gitCommit": "module",
+        "buildDate": "1970-01-01T00:00:00Z",
+    }
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    settings = [f"-X {p}.{name}={value}" for p in packages for name, value in values.items()]
+    return " ".join(["-s", "-w", *settings])
+
+
+def _pause(layout: Layout) -> None:
+    output, archive = layout.bin / "pause", layout.images / "pause.tar"
+    _go(layout, "pause", ".", flags="-s -w", output=output)
+    if not archive.exists() or archive.stat().st_mtime < output.stat().st_mtime:
+        content = layer(layout.cache / "pause-layer.tar", {output: "pause"})
+        pack(archive, Image("mlplatform.test/pause:1", ["/pause"], layers=[content]))
+
+
+def _gateway_api(layout: Layout) -> None:
+    """The definitions of HTTPRoute and its kin, from the module that publishes them."""
+    module = "sigs.k8s.io/gateway-api"
+    tool = TOOLS / "gateway-api"
+    subprocess.run(["go", "mod", "download", module], cwd=tool, check=True)
+    found = subprocess.run(
+        ["go", "list", "-m", "-f", "{{.Dir}}", module],
+        **{"cwd": tool, "check": True, "capture_output": True, "text": True},
+    )
+    source = Path(found.stdout.strip()) / "config" / "crd" / "standard"
+    target = layout.cache / "gateway-api"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for kind in ("gatewayclasses", "gateways", "httproutes", "referencegrants"):
+        file = f"gateway.networking.k8s.io_{kind}.yaml"
+        (target / file).write_bytes((source / file).read_bytes())
+
+
+def _go(layout: Layout, tool: str, package: str, *, flags: str, output: Path) -> None:
+    """Go's own cache decides what is to do; a binary that is current is only linked again."""
+    if output.exists() and output.stat().st_mtime > max(_mtimes(TOOLS / tool)):
+        return
+    command = ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(output), package]
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    environment["GOFLAGS"] = (
+        f"{os.environ.get('GOFLAGS', '')} -mod=readonly -buildvcs=false".strip()
+    )
+    subprocess.run(command, cwd=TOOLS / tool, env=environment, check=True)
+    os.utime(output)
+
+
+def _mtimes(folder: Path) -> Iterator[float]:
+    return (path.stat().st_mtime for path in folder.iterdir())
+
+
+def _read_only(path: str) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def main(layout: Layout) -> None:
+    """Builds, or ends with what is lacking."""
+    if missing := lacking(layout):
+        sys.exit(
+            "\n".join(
+                ["A test cluster cannot come up here. Lacking:", *(f"- {m}" for m in missing)]
+            )
+        )
+    build(layout)

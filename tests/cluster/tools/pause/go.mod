@@ -1,0 +1,3 @@
+module mlplatform.test/cluster/pause
+
+go 1.26.0

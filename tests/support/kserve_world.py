@@ -1,0 +1,121 @@
+"""A namespace of the test cluster with a volume of bundles, and the KServe plane in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cluster.layout import Layout, layout
+from tests.cluster.processes import pids_of_pod
+
+from mlplatform.cluster.api import PODS, SERVICES, KubernetesApi
+from mlplatform.models.definition import ModelDefinition
+from mlplatform.serving.kserve import OF_SERVICE, KServePlane
+from mlplatform.serving.manifest import render
+from mlplatform.serving.plane import ServingPlane
+from support.onnx_bundles import sigmoid_bundle
+
+KUBECONFIG = "MLPLATFORM_TEST_KUBECONFIG"
+
+
+def test_cluster() -> tuple[KubernetesApi, Layout]:
+    """The cluster that `make test-cluster` started; skips the test where there is none."""
+    named = os.environ.get(KUBECONFIG)
+    if not named:
+        pytest.skip(f"KUBERNETES IS NOT TESTED: make test-cluster sets {KUBECONFIG}")
+    place = layout()
+    if Path(named) != place.kubeconfig:
+        pytest.skip(
+            f"{named} IS NOT THE TEST CLUSTER: its pods can't mount bundles from this machine"
+        )
+    return KubernetesApi.connect(named), place
+
+
+test_cluster.__test__ = False  # type: ignore[attr-defined]
+
+
+class KServe:
+    """Bundles lie in a folder of this machine that every pod mounts."""
+
+    deadline_s = 150.0
+
+    def __init__(self, definition: ModelDefinition, namespace: str) -> None:
+        self.api, self._place = test_cluster()
+        self.namespace = namespace
+        self._definition = definition
+        self.folder = self._place.volumes / namespace
+        self._digests: dict[int, str] = {}
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        self._prepare()
+        self.plane: ServingPlane = KServePlane(self.api, namespace)
+
+    def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
+        digest = sigmoid_bundle(self.folder / f"bundle-{version}", **bundle)
+        self._digests[version] = digest
+        for path in (self.folder / f"bundle-{version}", *self.folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # the predictor is another user
+        return render(self._definition, version, digest, f"pvc://bundles/bundle-{version}")
+
+    def lose(self, version: int, file: str) -> None:
+        (self.folder / f"bundle-{version}" / file).unlink()
+
+    def url(self, name: str) -> str:
+        service = self.api.get(SERVICES.path(self.namespace, f"{name}-predictor"))
+        return f"http://{service['spec']['clusterIP']}"
+
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        return self.api.items(PODS.path(self.namespace), labelSelector=f"{OF_SERVICE}={name}")
+
+    def pid(self, name: str) -> int:
+        [pod] = self.pods(name)
+        found = pids_of_pod(self._place, pod["metadata"]["uid"])
+        [pid] = [p for p in found if b"mlplatform.predictor" in _command(p)]
+        return pid
+
+    def close(self) -> None:
+        for name in self.plane.names():
+            self.plane.remove(name)
+
+    def _prepare(self) -> None:
+        volume = f"{self.namespace}-bundles"
+        size = {"storage": "1Gi"}
+        self._apply(f"/api/v1/namespaces/{self.namespace}", "Namespace", self.namespace)
+        self._apply(
+            f"/api/v1/persistentvolumes/{volume}",
+            "PersistentVolume",
+            volume,
+            capacity=size,
+            accessModes=["ReadOnlyMany"],
+            hostPath={"path": str(self.folder)},
+            claimRef={"namespace": self.namespace, "name": "bundles"},
+            storageClassName="",
+        )
+        self._apply(
+            f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims/bundles",
+            "PersistentVolumeClaim",
+            "bundles",
+            accessModes=["ReadOnlyMany"],
+            resources={"requests": size},
+            storageClassName="",
+            volumeName=volume,
+        )
+
+    def _apply(self, path: str, kind: str, name: str, **spec: Any) -> None:
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
+        if spec:
+            body["spec"] = spec
+        self.api.apply(path, body, force=True, manager="tests")
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
