@@ -26,7 +26,8 @@ from tests.bench import processes, wrk
 from tests.bench.model import ADVERSE_SHARE, MODEL, fraud_bundle, plain_bundle, trees
 
 from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_sqlite import FeastSqlite, project_name
+from mlplatform.features.feast_sqlite import FeastSqlite
+from mlplatform.features.feast_values import project_name
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.pseudonym import load_or_create_key, pseudonym
 from mlplatform.registry.bundle import load_bundle

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from mlplatform.admission.bucket import Take
+from mlplatform.addresses import Address
+from mlplatform.admission.bucket import Level, Take, full, taken
 from mlplatform.admission.clients import RateLimit, Scope
 from mlplatform.admission.keyring import (
     FIRST_CLIENT,
@@ -19,9 +21,11 @@ from mlplatform.admission.keyring import (
     create_key,
     ensure_first_key,
 )
+from mlplatform.admission.postgres import PostgresKeys
+from mlplatform.admission.redis import RedisBuckets
 from mlplatform.admission.secrets import digest
 from mlplatform.admission.sqlite import SqliteAdmission
-from mlplatform.admission.store import Admission
+from mlplatform.admission.store import Admission, KeysAndBuckets
 from mlplatform.errors import NotFound, Refused, Unavailable
 
 NOW_MS = 1_767_225_600_000
@@ -30,18 +34,41 @@ LIMIT = RateLimit(10.0, 20)
 Opener = Callable[[], Admission]
 
 
-@pytest.fixture(params=["sqlite"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+@dataclass(frozen=True)
+class Place:
+    """Where a store is; another process can be told."""
+
+    file: Path | None = None
+    postgres: Address | None = None
+    redis: Address | None = None
+
+    def open(self) -> Admission:
+        if self.file is not None:
+            return SqliteAdmission(self.file)
+        assert self.postgres is not None
+        assert self.redis is not None
+        return KeysAndBuckets(PostgresKeys(self.postgres), RedisBuckets(self.redis, answer_s=10))
+
+
+SERVERS = pytest.param("servers", marks=[pytest.mark.postgres, pytest.mark.redis])
+
+
+@pytest.fixture(params=["sqlite", SERVERS])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "sqlite":
+        yield Place(tmp_path / "admission.db")
+        return
+    postgres, redis = (request.getfixturevalue(name) for name in ("postgres", "redis"))
+    redis.empty()
+    database = postgres.database()
+    yield Place(postgres=database, redis=redis.address)
+    postgres.drop(database)
+
+
+@pytest.fixture
+def opener(place: Place) -> Opener:
     """Each call is another connection to the same store, as another process would have."""
-    made = []
-
-    def connect() -> Admission:
-        made.append(SqliteAdmission(tmp_path / "admission.db"))
-        return made[-1]
-
-    yield connect
-    for store in made:
-        store.close()
+    return place.open
 
 
 def made(store: Admission, client: str = "shop", **changes: object) -> tuple[str, bytes]:
@@ -116,6 +143,22 @@ def test_several_buckets_are_taken_from_in_order(opener: Opener) -> None:
     assert [t.tokens for t in opener().take(takes, NOW_MS)] == [3, 20, 17]
 
 
+def test_any_walk_of_takes_gives_what_the_bucket_says(opener: Opener) -> None:
+    store, draw = opener(), random.Random(5)
+    limits = [RateLimit(0.3, 2), RateLimit(7.7, 9), RateLimit(10_000.0, 50_000)]
+    levels: dict[str, Level] = {}
+    now_ms = NOW_MS
+    for _ in range(300):
+        now_ms += draw.choice([0, 1, 13, 999, 60_000, -500])
+        limit = draw.choice(limits)
+        take = Take(f"b{limit.burst}", limit, draw.choice([1, 2, 5, limit.burst]))
+        level = levels.get(take.bucket) or full(limit, now_ms)
+        levels[take.bucket], expected = taken(level, take, now_ms)
+        (given,) = store.take([take], now_ms)
+        assert given.tokens == expected.tokens
+        assert given.retry_after_s == pytest.approx(expected.retry_after_s, abs=1e-9)
+
+
 def test_a_clock_that_is_set_back_gives_nothing(opener: Opener) -> None:
     store = opener()
     store.take([Take("b", LIMIT, 20)], NOW_MS)
@@ -123,17 +166,17 @@ def test_a_clock_that_is_set_back_gives_nothing(opener: Opener) -> None:
     assert store.take([Take("b", LIMIT, 99)], NOW_MS + 100)[0].tokens == 1
 
 
-def _drain(path: Path, now_ms: int, given: multiprocessing.Queue[int]) -> None:
-    store, take = SqliteAdmission(path), Take("b", RateLimit(1.0, 500), 3)
+def _drain(place: Place, now_ms: int, given: multiprocessing.Queue[int]) -> None:
+    store, take = place.open(), Take("b", RateLimit(1.0, 500), 3)
     given.put(sum(store.take([take], now_ms)[0].tokens for _ in range(200)))
 
 
-def test_two_processes_get_no_more_than_there_is(opener: Opener, tmp_path: Path) -> None:
-    opener()
+def test_two_processes_get_no_more_than_there_is(place: Place) -> None:
+    place.open()
     context = multiprocessing.get_context("spawn")
     given: multiprocessing.Queue[int] = context.Queue()
-    path, now_ms = tmp_path / "admission.db", time.time_ns() // 1_000_000
-    processes = [context.Process(target=_drain, args=(path, now_ms, given)) for _ in range(2)]
+    now_ms = time.time_ns() // 1_000_000
+    processes = [context.Process(target=_drain, args=(place, now_ms, given)) for _ in range(2)]
     for process in processes:
         process.start()
     assert sum(given.get(timeout=60) for _ in processes) == 500

@@ -6,7 +6,7 @@ import contextlib
 import math
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 
 from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
 from mlplatform.features.definitions import FeatureView, load_views
+from mlplatform.features.feast_redis import FeastRedis
 from mlplatform.features.feast_sqlite import FeastSqlite
 from mlplatform.features.online import OnlineFeatures
 from mlplatform.models.definition import model_folder
@@ -29,9 +30,18 @@ T_MS = 20_000 * DAY_MS
 TIME = pa.timestamp("us")
 
 
-@pytest.fixture(params=["sqlite"])
+REDIS = pytest.param("redis", marks=pytest.mark.redis)
+
+
+@pytest.fixture(params=["sqlite", REDIS])
 def online(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineFeatures]:
-    store = FeastSqlite(tmp_path / "online.db", "fraud", VIEWS)
+    store: OnlineFeatures
+    if request.param == "redis":
+        redis = request.getfixturevalue("redis")
+        redis.empty()
+        store = FeastRedis(redis.address, "fraud", VIEWS, answer_s=10)
+    else:
+        store = FeastSqlite(tmp_path / "online.db", "fraud", VIEWS)
     yield store
     store.close()
 
@@ -207,27 +217,43 @@ def sdk_read(store: Any, view: FeatureView, keys: list[int]) -> list[dict[str, f
     return [{n: answer[n][row] for n in view.feature_names} for row in range(len(keys))]
 
 
-def our_read(store: FeastSqlite, view: FeatureView, keys: list[int]) -> list[dict[str, Any]]:
+def our_read(store: OnlineFeatures, view: FeatureView, keys: list[int]) -> list[dict[str, Any]]:
     reads = [store.read({view.entity: key}, T_MS) for key in keys]
     return [{n: r.values[n] for n in view.feature_names} for r in reads]
 
 
-@pytest.fixture(scope="module")
-def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+Opener = Callable[[], OnlineFeatures]
+
+
+@pytest.fixture(scope="module", params=["sqlite", REDIS])
+def sdk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Opener, Any]]:
+    """How to open our store, and Feast's own over the same rows."""
     home = tmp_path_factory.mktemp("feast")
     for view in VIEWS:
         folder = home / "offline" / "fraud" / "snapshots" / view.name
         folder.mkdir(parents=True)
         pq.write_table(random_rows(view, 300, seed=1), folder / "2024-10-04.parquet")
     with contextlib.chdir(home):
-        yield home, feast_sdk.store(home, "fraud")
+        if request.param == "sqlite":
+            path = home / "online.db"
+            yield lambda: FeastSqlite(path, "fraud", VIEWS), feast_sdk.store(home, "fraud")
+            return
+        redis = request.getfixturevalue("redis")
+        redis.empty()
+        address = redis.address
+        where = f"{address.host}:{address.port},password={address.password() or ''}"
+        online = {"type": "redis", "redis_type": "redis", "connection_string": where}
+        store = feast_sdk.store(home, "fraud", online)
+        yield lambda: FeastRedis(address, "fraud", VIEWS, answer_s=10), store
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS, ids=[v.name for v in VIEWS])
-def test_feast_reads_what_we_write(sdk: tuple[Path, Any], view: FeatureView) -> None:
-    home, store = sdk
-    ours = FeastSqlite(home / "online.db", "fraud", VIEWS)
+def test_feast_reads_what_we_write(sdk: tuple[Opener, Any], view: FeatureView) -> None:
+    opener, store = sdk
+    ours = opener()
     table = random_rows(view, 200, seed=2)
     ours.write(view.name, table)
     keys = table.column(view.join_key).to_pylist()
@@ -238,11 +264,11 @@ def test_feast_reads_what_we_write(sdk: tuple[Path, Any], view: FeatureView) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS, ids=[v.name for v in VIEWS])
-def test_we_read_what_feast_pushes(sdk: tuple[Path, Any], view: FeatureView) -> None:
-    home, store = sdk
+def test_we_read_what_feast_pushes(sdk: tuple[Opener, Any], view: FeatureView) -> None:
+    opener, store = sdk
     table = random_rows(view, 200, seed=3)
     store.write_to_online_store(view.name, table.to_pandas())
-    ours = FeastSqlite(home / "online.db", "fraud", VIEWS)
+    ours = opener()
     keys = table.column(view.join_key).to_pylist()
     expected = [{n: row[n] for n in view.feature_names} for row in table.to_pylist()]
     assert our_read(ours, view, keys) == expected
@@ -251,12 +277,12 @@ def test_we_read_what_feast_pushes(sdk: tuple[Path, Any], view: FeatureView) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS, ids=[v.name for v in VIEWS])
-def test_we_read_what_feast_materializes(sdk: tuple[Path, Any], view: FeatureView) -> None:
-    home, store = sdk
+def test_we_read_what_feast_materializes(sdk: tuple[Opener, Any], view: FeatureView) -> None:
+    opener, store = sdk
     table = random_rows(view, 300, seed=1)
     at = datetime.fromtimestamp(T_MS / 1000, UTC)
     store.materialize(at.replace(year=at.year - 1), at, feature_views=[view.name])
-    ours = FeastSqlite(home / "online.db", "fraud", VIEWS)
+    ours = opener()
     keys = table.column(view.join_key).to_pylist()
     expected = [{n: row[n] for n in view.feature_names} for row in table.to_pylist()]
     assert our_read(ours, view, keys) == expected
@@ -266,7 +292,23 @@ def test_we_read_what_feast_materializes(sdk: tuple[Path, Any], view: FeatureVie
 
 
 @pytest.mark.slow
-def test_the_generated_definitions_are_those_of_feast(sdk: tuple[Path, Any]) -> None:
+def test_of_two_writers_the_later_row_stays_whoever_wrote_it(sdk: tuple[Opener, Any]) -> None:
+    opener, store = sdk
+    ours = opener()
+    older = rows(CUSTOMERS, {77: 1.0}, created_ms=T_MS + DAY_MS)
+    newer = rows(CUSTOMERS, {77: 2.0}, at_ms=T_MS + 1000, created_ms=T_MS)
+    newest = rows(CUSTOMERS, {77: 3.0}, at_ms=T_MS + 2000)
+    ours.write(CUSTOMERS.name, older)
+    store.write_to_online_store(CUSTOMERS.name, newer.to_pandas())
+    assert ours.write(CUSTOMERS.name, older) == 0
+    assert one(ours, 77) == 2.0
+    assert ours.write(CUSTOMERS.name, newest) == 1
+    assert one(ours, 77) == 3.0
+    ours.close()
+
+
+@pytest.mark.slow
+def test_the_generated_definitions_are_those_of_feast(sdk: tuple[Opener, Any]) -> None:
     from mlplatform.features.feast_repo import render, views
 
     assert views("fraud") == VIEWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import uuid
@@ -18,6 +19,7 @@ from tests.servers.valkey import ValkeyServer
 
 from mlplatform import addresses
 from mlplatform.addresses import Address
+from mlplatform.redis import client
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Postgres:
         """An empty database, by way of TLS where the server is ours."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         self.run(f"CREATE DATABASE {name}", self.address)
-        return dataclasses.replace(self.address, name=name)
+        url = self.address.url.replace(f"/{self.address.name}", f"/{name}")
+        return dataclasses.replace(self.address, name=name, url=url)
 
     def drop(self, database: Address) -> None:
         self.run(f"DROP DATABASE IF EXISTS {database.name} WITH (FORCE)", self.address)
@@ -57,6 +60,10 @@ class Redis:
     address: Address
     server: ValkeyServer | None
     version: str
+
+    def empty(self) -> None:
+        with contextlib.closing(client(self.address, answer_s=10)) as made:
+            made.flushdb()
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,12 @@ import prometheus_client  # noqa: F401  (before Feast)
 VARIABLES = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
 
 
-def store(home: Path, model: str) -> Any:
-    """A FeatureStore of the model folder's definitions, applied; be in `home` to use it."""
+def store(home: Path, model: str, online: dict[str, str] | None = None) -> Any:
+    """A FeatureStore of the model folder's definitions, applied; be in `home` to use it.
+
+    Args:
+        online: Feast's settings of another store than the home folder's.
+    """
     before = [name for name in VARIABLES if name in os.environ]
     import feast
 
@@ -24,6 +28,6 @@ def store(home: Path, model: str) -> Any:
 
     for name in set(VARIABLES) - set(before):
         os.environ.pop(name, None)
-    result = feast.FeatureStore(config=repo_config(home, model))
+    result = feast.FeatureStore(config=repo_config(home, model, online))
     result.apply(feast_objects(model))
     return result

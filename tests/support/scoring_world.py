@@ -45,6 +45,7 @@ from mlplatform.registry.bundle import (
 from mlplatform.registry.rules import parse_rules
 from mlplatform.rollout.journal import Fence
 from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.rollout.transitions import (
     CanaryStepped,
@@ -139,13 +140,17 @@ class Running:
 
 
 class ScoringWorld:
-    """Home folder, predictors and one gateway; everything ends with `close`."""
+    """Home folder, predictors and one gateway; everything ends with `close`.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        rollouts: where the gateway is told to find its routes; None: in the home folder.
+    """
+
+    def __init__(self, root: Path, rollouts: SqlRollouts | None = None) -> None:
         self.home = Home(root / "var")
         self.home.create()
         write_atomically(self.home.predictor_token, secrets.token_hex(16).encode())
-        self.rollouts = SqliteRollouts(self.home.rollouts_db)
+        self.rollouts = rollouts or SqliteRollouts(self.home.rollouts_db)
         self.plane = LocalPlane(self.home.serving)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -94,6 +94,8 @@ class Store:
         self.held_up = False
         self.error: Exception | None = None
 
+    is_remote = False
+
     def is_held_up(self) -> bool:
         return self.held_up
 

@@ -80,6 +80,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_TRACE_SHARE": "0.250000",
         "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
         "MLPLATFORM_POSTGRES_PASSWORD_FILE": "/run/secrets/db",
+        "MLPLATFORM_REDIS": "rediss://cache:6380/0?ssl_ca_certs=/ca.pem",
     }
     settings = load(given)
     assert settings.environment() == given

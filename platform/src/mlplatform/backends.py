@@ -6,15 +6,30 @@ only where one is named.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mlplatform.admission.sqlite import SqliteAdmission
+from mlplatform.admission.store import Admission, Buckets, Keys, KeysAndBuckets
 from mlplatform.clock import Clock
 from mlplatform.drift.sql import SqlIncidents
 from mlplatform.drift.sqlite import SqliteIncidents
+from mlplatform.features.definitions import FeatureView
+from mlplatform.features.feast_sqlite import FeastSqlite
+from mlplatform.features.feast_values import project_name
+from mlplatform.features.online import OnlineFeatures
 from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.settings import Settings
 
 GATEWAY_ANSWER_S = 2.0
 """A gateway that follows its routes gives up sooner than a pass: its lease must not run out."""
+
+READ_S = 0.1
+"""A read of features that takes longer comes too late for any request, and holds up others'."""
+
+WRITE_S = 10.0
+ADMISSION_S = 1.0
+"""Tokens and keys are asked for by threads of their own; what a process holds lasts that long."""
 
 
 def rollouts(
@@ -39,6 +54,57 @@ def incidents(settings: Settings) -> SqlIncidents:
     from mlplatform.drift.postgres import PostgresIncidents
 
     return PostgresIncidents(settings.postgres)
+
+
+def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:
+    """A model's online features for jobs, which may wait."""
+    if settings.redis is None:
+        return FeastSqlite(settings.home.online_db, project_name(model), views)
+    from mlplatform.features.feast_redis import FeastRedis
+
+    return FeastRedis(settings.redis, project_name(model), views, answer_s=WRITE_S)
+
+
+def online_for_requests(
+    settings: Settings, model: str, views: Sequence[FeatureView]
+) -> OnlineFeatures:
+    """A model's online features for requests, which may not."""
+    if settings.redis is None:
+        return FeastSqlite(settings.home.online_db, project_name(model), views, 0)
+    from mlplatform.features.feast_redis import FeastRedis
+
+    return FeastRedis(settings.redis, project_name(model), views, answer_s=READ_S)
+
+
+def admission(settings: Settings) -> Admission:
+    """Keys where the rollouts are, as a revoked one must stay so; the levels of buckets, which may
+    be lost, where the features are.
+
+    Raises:
+        Unavailable: a store can't be opened.
+    """
+    keys, buckets = _keys(settings), _buckets(settings)
+    if keys is None or buckets is None:
+        wait_ms = int(ADMISSION_S * 1000)
+        embedded = SqliteAdmission(settings.home.admission_db, busy_timeout_ms=wait_ms)
+        return KeysAndBuckets(keys or embedded, buckets or embedded)
+    return KeysAndBuckets(keys, buckets)
+
+
+def _keys(settings: Settings) -> Keys | None:
+    if settings.postgres is None:
+        return None
+    from mlplatform.admission.postgres import PostgresKeys
+
+    return PostgresKeys(settings.postgres, answer_s=ADMISSION_S)
+
+
+def _buckets(settings: Settings) -> Buckets | None:
+    if settings.redis is None:
+        return None
+    from mlplatform.admission.redis import RedisBuckets
+
+    return RedisBuckets(settings.redis, answer_s=ADMISSION_S)
 
 
 def has_rollouts(settings: Settings) -> bool:

@@ -126,7 +126,8 @@ class Settings:
         oidc: whose tokens are taken beside API keys.
         otlp_endpoint: of the collector that gets spans, http://host:port; empty: none are built.
         trace_share: of the requests that nothing else speaks for, whose spans are built.
-        postgres: the database of rollouts, routes and incidents; None: SQLite in the home folder.
+        postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
+        redis: of online features and token buckets; None: SQLite in the home folder.
     """
 
     home: Home
@@ -145,6 +146,7 @@ class Settings:
     otlp_endpoint: str = ""
     trace_share: float = 0.01
     postgres: Address | None = None
+    redis: Address | None = None
 
     @property
     def gateway_url(self) -> str:
@@ -181,6 +183,7 @@ class Settings:
             f"{PREFIX}TRACE_SHARE": f"{self.trace_share:.6f}",
             **(self.oidc.environment() if self.oidc else {}),
             **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
+            **addresses.variables(f"{PREFIX}REDIS", self.redis),
         }
 
 
@@ -218,6 +221,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         otlp_endpoint=_endpoint(environment),
         trace_share=_share(environment),
         postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
+        redis=addresses.redis(f"{PREFIX}REDIS", environment),
     )
 
 

@@ -16,8 +16,8 @@ from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.drift.sql import SqlIncidents
 from mlplatform.errors import NotFound, Unavailable
 from mlplatform.features.definitions import FeatureView, load_views
-from mlplatform.features.feast_sqlite import FeastSqlite, project_name
 from mlplatform.features.offline import OfflineTable
+from mlplatform.features.online import OnlineFeatures
 from mlplatform.models.definition import (
     ModelDefinition,
     load_definition,
@@ -80,8 +80,8 @@ class Platform:
     def offline(self, model: str) -> OfflineTable:
         return OfflineTable(self.settings.home.offline(model), load_definition(model))
 
-    def online(self, model: str) -> FeastSqlite:
-        return FeastSqlite(self.settings.home.online_db, project_name(model), self.views(model))
+    def online(self, model: str) -> OnlineFeatures:
+        return backends.online(self.settings, model, self.views(model))
 
     def pseudonym_key(self) -> bytes:
         return load_or_create_key(self.settings.home.pseudonym_key)

@@ -7,19 +7,17 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlplatform import backends
 from mlplatform.admission.clients import rate_limit
 from mlplatform.admission.gate import Credentials, Gate
 from mlplatform.admission.jwks import IssuerKeys
 from mlplatform.admission.keyring import Keyring, ensure_first_key
 from mlplatform.admission.leases import Leases
 from mlplatform.admission.priorities import room
-from mlplatform.admission.sqlite import SqliteAdmission
 from mlplatform.admission.tokens import KeysAndTokens, Tokens
 from mlplatform.gateway.metrics import AdmissionMetrics
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.settings import Settings
-
-STORE_WAIT_MS = 1000
 
 
 def now_ms() -> int:
@@ -51,12 +49,12 @@ class Running:
 def compose(
     settings: Settings, definitions: Iterable[ModelDefinition], metrics: AdmissionMetrics
 ) -> Running:
-    """Admission over the store in the home folder; makes the first key at the first start.
+    """Admission over the stores that the settings name; makes the first key at the first start.
 
     Raises:
         Unavailable: the store can't be opened.
     """
-    store = SqliteAdmission(settings.home.admission_db, busy_timeout_ms=STORE_WAIT_MS)
+    store = backends.admission(settings)
     ensure_first_key(store, settings.home.api_key, now_ms())
     keyring = Keyring(store, now_ms, lambda: metrics.store_failed("keys"))
     leases = Leases(

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from mlplatform.admission.bucket import Level, Take, Taken, full, taken
-from mlplatform.admission.clients import MAX_REFILL_S, Key, RateLimit, parse_scope
+from mlplatform.admission.clients import MAX_REFILL_S, Key
+from mlplatform.admission.key_rows import COLUMNS
+from mlplatform.admission.key_rows import key as key_of
+from mlplatform.admission.key_rows import row as row_of
 from mlplatform.errors import NotFound, Refused, Unavailable
 from mlplatform.sqlite import connect, transaction
 
@@ -30,9 +30,7 @@ INSERT OR IGNORE INTO keys_version VALUES (1, 0);
 CREATE TABLE IF NOT EXISTS buckets (
     bucket TEXT PRIMARY KEY, tokens REAL NOT NULL, at_ms INTEGER NOT NULL) STRICT;
 """
-_COLUMNS = (
-    "id, digest, client, scopes, priority, rate_per_s, burst, created_ms, expires_ms, revoked_ms"
-)
+_COLUMNS = ", ".join(COLUMNS)
 
 
 class SqliteAdmission:
@@ -58,7 +56,7 @@ class SqliteAdmission:
 
     def add(self, key: Key) -> None:
         with self._translated(), self._lock, self._changed() as db:
-            row = _row(key)
+            row = row_of(key)
             try:
                 marks = ", ".join("?" * len(row))
                 db.execute(f"INSERT INTO keys ({_COLUMNS}) VALUES ({marks})", row)
@@ -119,30 +117,6 @@ def _take(db: sqlite3.Connection, take: Take, now_ms: int) -> Taken:
     return given
 
 
-def _row(key: Key) -> tuple[Any, ...]:
-    scopes = msgspec.json.encode(sorted(map(str, key.scopes))).decode()
-    rate, burst = (key.limit.rate_per_s, key.limit.burst) if key.limit else (None, None)
-    times = (key.created_ms, key.expires_ms, key.revoked_ms)
-    return (key.id, key.digest, key.client, scopes, key.priority, rate, burst, *times)
-
-
 def _read(db: sqlite3.Connection, where: str = "", *given: object) -> list[Key]:
     rows = db.execute(f"SELECT {_COLUMNS} FROM keys {where} ORDER BY seq", given)
-    return [_key(*row) for row in rows]
-
-
-def _key(
-    id_: str, digest: str, client: str, scopes: str, priority: Any, rate: float | None,
-    burst: int | None, created_ms: int, expires_ms: int | None, revoked_ms: int | None,
-) -> Key:  # fmt: skip
-    return Key(
-        id=id_,
-        digest=digest,
-        client=client,
-        scopes=frozenset(map(parse_scope, msgspec.json.decode(scopes, type=list[str]))),
-        priority=priority,
-        limit=None if rate is None or burst is None else RateLimit(rate, burst),
-        created_ms=created_ms,
-        expires_ms=expires_ms,
-        revoked_ms=revoked_ms,
-    )
+    return [key_of(*row) for row in rows]

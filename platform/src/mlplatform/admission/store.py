@@ -9,8 +9,8 @@ from mlplatform.admission.bucket import Take, Taken
 from mlplatform.admission.clients import Key
 
 
-class Admission(Protocol):
-    """Keys and token buckets of an installation. Every method may raise `Unavailable`."""
+class Keys(Protocol):
+    """The keys of an installation. Every method may raise `Unavailable`."""
 
     def add(self, key: Key) -> None:
         """Store a key.
@@ -38,6 +38,29 @@ class Admission(Protocol):
         """A number that grows with every change of keys, and costs little to ask for."""
         ...
 
+
+class Buckets(Protocol):
+    """The token buckets of an installation, full again where their levels are lost."""
+
     def take(self, takes: Sequence[Take], now_ms: int) -> list[Taken]:
-        """Tokens from several buckets in one step, in order; a bucket not seen before is full."""
+        """Tokens from several buckets in one step, in order; a bucket not seen before is full.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
         ...
+
+
+class Admission(Keys, Buckets, Protocol):
+    """Keys and token buckets of an installation."""
+
+
+class KeysAndBuckets:
+    """Keys in one store, and buckets in another."""
+
+    def __init__(self, keys: Keys, buckets: Buckets) -> None:
+        self.add = keys.add
+        self.revoke = keys.revoke
+        self.all_keys = keys.all_keys
+        self.version = keys.version
+        self.take = buckets.take

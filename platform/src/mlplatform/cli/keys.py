@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform import wiring
+from mlplatform import backends, wiring
 from mlplatform.admission.clients import (
     Key,
     check_client,
@@ -16,7 +16,7 @@ from mlplatform.admission.clients import (
 )
 from mlplatform.admission.keyring import create_key
 from mlplatform.admission.priorities import PRIORITIES, Priority
-from mlplatform.admission.sqlite import SqliteAdmission
+from mlplatform.admission.store import Admission
 from mlplatform.cli.output import AsJson, print_fields, print_json, print_table
 from mlplatform.clock import SystemClock
 from mlplatform.errors import ConfigInvalid
@@ -97,10 +97,10 @@ def revoke(
         typer.echo(f"revoked: {', '.join(revoked) or 'nothing, it was before'}")
 
 
-def _store() -> SqliteAdmission:
-    home = wiring.settings().home
-    home.create()
-    return SqliteAdmission(home.admission_db)
+def _store() -> Admission:
+    settings = wiring.settings()
+    settings.home.create()
+    return backends.admission(settings)
 
 
 def _priority(text: str) -> Priority:

@@ -17,7 +17,7 @@ import msgspec
 
 from mlplatform.errors import ConfigInvalid
 from mlplatform.features.definitions import FILE, FeatureField, FeatureView, check
-from mlplatform.features.feast_sqlite import project_name
+from mlplatform.features.feast_values import project_name
 from mlplatform.models.definition import load_definition, model_folder, model_names
 
 DTYPES = {"Float64": "float64"}
@@ -54,18 +54,21 @@ def render(model: str) -> str:
     return f'{{"generated": "{generated}",{json.dumps(body, indent=1)[1:]}\n'
 
 
-def repo_config(home: Path, model: str) -> feast.RepoConfig:
+def repo_config(home: Path, model: str, online: dict[str, str] | None = None) -> feast.RepoConfig:
     """Feast's configuration over the platform's own files, for the SDK's tools and tests.
 
     Feast's DuckDB store looks for the sources' relative paths in the working directory: be in
     `home` when it reads them.
+
+    Args:
+        online: Feast's settings of another online store than the home folder's.
     """
     return feast.RepoConfig(
         project=project_name(model),
         provider="local",
         repo_path=home,
         registry=str(home / "feast" / "registry.db"),
-        online_store={"type": "sqlite", "path": str(home / "online.db")},
+        online_store=online or {"type": "sqlite", "path": str(home / "online.db")},
         offline_store={"type": "duckdb"},
         entity_key_serialization_version=3,
     )

@@ -13,14 +13,20 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
+from mlplatform.errors import NotFound, Unavailable
 from mlplatform.features.definitions import FeatureView
+from mlplatform.features.feast_values import (
+    checked,
+    decode,
+    encode,
+    entity_key_prefix,
+    key_value,
+)
 from mlplatform.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
 from mlplatform.sqlite import BUSY_TIMEOUT_MS, connect, transaction
 from mlplatform.wal_readers import WalReaders
@@ -28,25 +34,7 @@ from mlplatform.wal_readers import WalReaders
 if TYPE_CHECKING:
     import pyarrow as pa
 
-STRING, INT64 = 2, 4  # feast.types.ValueType
-DOUBLE_TAG = 0x29  # field 5, 64-bit
-DOUBLE_BYTES = 9
 FOLLOW_S = 0.5
-_read_double = struct.Struct("<xd").unpack
-_write_double = struct.Struct("<Bd").pack
-_key_value = struct.Struct("<q").pack
-
-
-def project_name(model: str) -> str:
-    """The Feast project of a model: Feast allows no hyphen."""
-    return model.replace("-", "_")
-
-
-def entity_key_prefix(join_key: str) -> bytes:
-    """An entity key of one INT64 join key (version 3) without its last eight bytes, the value."""
-    name = join_key.encode()
-    head = struct.pack("<III", 1, STRING, len(name))
-    return head + name + struct.pack("<II", INT64, 8)
 
 
 class FeastSqlite:
@@ -61,6 +49,8 @@ class FeastSqlite:
         follow_s: how often a read looks whether the file is still the one that was opened. One
             that was moved away would be served for ever, by nobody brought up to date.
     """
+
+    is_remote = False
 
     def __init__(
         self,
@@ -102,7 +92,7 @@ class FeastSqlite:
         values, times = self._missing.copy(), self._times.copy()
         stale: set[str] = set()
         parameters = [
-            prefix + _key_value(keys[entity]) if entity in keys else None
+            prefix + key_value(keys[entity]) if entity in keys else None
             for entity, prefix in self._keys
         ]
         rows = self._db.execute(self._select, parameters) if self._select else ()
@@ -112,7 +102,7 @@ class FeastSqlite:
             if event_s < oldest_s[position]:
                 stale.add(names[position])
             elif name in values:
-                values[name] = _decode(value, name)
+                values[name] = decode(value, name)
                 times[names[position]] = event_s * 1000
         return OnlineRow(values, times, stale)
 
@@ -176,18 +166,15 @@ Cell = tuple[bytes, str, bytes, str | None, int, int]
 def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
     import pyarrow as pa  # only writers need it; the gateway reads
 
-    missing = {view.join_key, EVENT_TIMESTAMP, CREATED, *view.feature_names} - set(
-        rows.column_names
-    )
-    if missing:
-        raise ConfigInvalid(f"rows of {view.name}", sorted(rows.column_names), f"also {missing}")
+    checked(view, rows)
     prefix = entity_key_prefix(view.join_key)
-    keys = [prefix + _key_value(k) for k in rows.column(view.join_key).to_pylist()]
+    keys = [prefix + key_value(k) for k in rows.column(view.join_key).to_pylist()]
     event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _seconds(rows, CREATED)
     for name in view.feature_names:
         values = rows.column(name).cast(pa.float64()).to_pylist()
         for key, value, event, created in zip(keys, values, event_s, created_s, strict=True):
-            yield key, name, *_encode(value), event, created
+            text = None if value is None or math.isnan(value) else str(value)
+            yield key, name, encode(value), text, event, created
 
 
 def _seconds(rows: pa.Table, name: str) -> list[int]:
@@ -195,18 +182,3 @@ def _seconds(rows: pa.Table, name: str) -> list[int]:
 
     seconds = rows.column(name).cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     return [s for s in seconds.to_pylist() if s is not None]
-
-
-def _encode(value: float | None) -> tuple[bytes, str | None]:
-    if value is None or math.isnan(value):
-        return b"", None
-    return _write_double(DOUBLE_TAG, value), str(value)
-
-
-def _decode(value: bytes, name: str) -> float | None:
-    if not value:
-        return None
-    if len(value) != DOUBLE_BYTES or value[0] != DOUBLE_TAG:
-        raise Corrupt(f"feature {name}: {value!r} is no double of Feast's")
-    number: float = _read_double(value)[0]
-    return None if number != number else number

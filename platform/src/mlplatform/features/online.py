@@ -27,7 +27,13 @@ class OnlineRow:
 
 
 class OnlineFeatures(Protocol):
-    """One model's features by entity key."""
+    """One model's features by entity key.
+
+    Args:
+        is_remote: every read waits for another process: not for an event loop.
+    """
+
+    is_remote: bool
 
     def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
         """Features of the entities (entity name → key) that are valid at `event_ms`.

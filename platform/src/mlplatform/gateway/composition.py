@@ -14,7 +14,6 @@ from mlplatform.decisions.commit import AsyncGroupCommit
 from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.features.definitions import FeatureView, load_views
-from mlplatform.features.feast_sqlite import FeastSqlite, project_name
 from mlplatform.gateway import openapi
 from mlplatform.gateway.app import Gateway
 from mlplatform.gateway.deferred import Deferral
@@ -37,7 +36,7 @@ from mlplatform.http.server import Life
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.serving.local import LocalPlane
-from mlplatform.settings import Home, Settings
+from mlplatform.settings import Settings
 
 if TYPE_CHECKING:
     from mlplatform.telemetry.otlp import SpanExport
@@ -67,7 +66,7 @@ class _Shared:
     """
 
     name: str
-    home: Home
+    settings: Settings
     key: bytes
     answers: KeptAnswers
     watermark: Watermark
@@ -122,7 +121,7 @@ def _shared(settings: Settings, name: str) -> _Shared:
     times = EventTimes(settings.clock, clock.event_ms)
     return _Shared(
         name=name,
-        home=home,
+        settings=settings,
         key=load_or_create_key(home.pseudonym_key),
         answers=KeptAnswers(spilling),
         watermark=watermark,
@@ -188,7 +187,8 @@ def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
 
 
 def _live_model(model: str, shared: _Shared) -> LiveModel:
-    home, plane = shared.home, LocalPlane(shared.home.serving)
+    home = shared.settings.home
+    plane = LocalPlane(home.serving)
 
     def new_predictor(service: str, limits: Limits) -> Predictor:
         return Predictor(service, plane.endpoint, home.predictor_token.read_text, limits)
@@ -200,7 +200,7 @@ def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
     model = live.definition.name
     return Scoring(
         live,
-        FeastSqlite(shared.home.online_db, project_name(model), _views(model), 0),
+        backends.online_for_requests(shared.settings, model, _views(model)),
         shared.answers,
         shared.recorder,
         shadow,
@@ -222,7 +222,7 @@ def _follower(settings: Settings, live: Mapping[str, LiveModel], shared: _Shared
         list(live.values()),
         lambda: backends.rollouts(settings, answer_s=backends.GATEWAY_ANSWER_S),
         lambda model, number: generation.labels(model).set(number),
-        Processes(LocalPlane(shared.home.serving).status),
+        Processes(LocalPlane(settings.home.serving).status),
     )
 
 

@@ -4,7 +4,7 @@ A read of the embedded store takes some 20 µs from the page cache, less than a 
 costs, so it is made in the event loop. A store that is locked says so at once. One that is slow (a
 disk that does not answer) shows by reads that take too long, one that somebody holds up says so
 when it is asked: from then on reads are made by one thread, each waited for within its slice,
-until they are quick again.
+until they are quick again. A store on another machine is read by threads always.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ QUICK_READS = 20
 """So many quick reads in a row, and none under way, bring reads back into the event loop."""
 
 MOST_WAITING = 64
+READERS = 4
+"""Threads that read a store on another machine, each with a connection."""
 
 Reading = Future[tuple[OnlineRow, float]]
 
@@ -51,10 +53,13 @@ class FeatureReads:
         self._waiting = 0
         self._quick = self._slow = 0
         self._is_apart = False
+        self._is_remote = features.is_remote
 
     @property
     def is_apart(self) -> bool:
         """Whether reads are made by a thread, because some were slow not long ago or would be."""
+        if self._is_remote:
+            return True
         if not self._is_apart and self._features.is_held_up():
             self._go_apart("somebody holds up readers of their store")
         return self._is_apart
@@ -89,7 +94,9 @@ class FeatureReads:
         if self._waiting >= MOST_WAITING or wait_s <= 0:
             raise self._unavailable(f"{self._waiting} reads wait for the store already")
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"features-{self._model}")
+            self._thread = ThreadPoolExecutor(
+                READERS if self._is_remote else 1, thread_name_prefix=f"features-{self._model}"
+            )
         self._waiting += 1
         reading = self._thread.submit(self._timed, keys, event_ms)
         loop = asyncio.get_running_loop()
@@ -124,6 +131,8 @@ class FeatureReads:
     def _finished(self, reading: Reading) -> None:
         """A read by the thread is over, also one that nobody waits for any more."""
         self._waiting -= 1
+        if self._is_remote:
+            return
         was_quick = (
             not reading.cancelled()
             and reading.exception() is None

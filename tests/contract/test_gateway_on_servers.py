@@ -1,0 +1,124 @@
+"""A gateway whose routes, keys, limits and features are on servers, while those come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+from tests.servers.given import behind
+from tests.servers.proxy import Proxy
+
+from mlplatform import addresses
+from mlplatform.features.definitions import load_views
+from mlplatform.features.feast_redis import FeastRedis
+from mlplatform.models.definition import model_folder
+from mlplatform.rollout.postgres import PostgresRollouts
+from support.scoring_world import ScoringWorld, payment, wait_for
+
+_, TERMINALS = VIEWS = load_views(model_folder("fraud"))
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.redis]
+
+
+class World(ScoringWorld):
+    """Routes and keys on PostgreSQL, features and limits on Redis, both by way of a proxy."""
+
+    def __init__(self, root: Path, postgres: Any, redis: Any) -> None:
+        redis.empty()
+        self.postgres, self.database = postgres, postgres.database()
+        self.to_postgres, self.to_redis = Proxy(self.database.port), Proxy(redis.address.port)
+        self.store = FeastRedis(redis.address, "fraud", VIEWS, answer_s=10)
+        super().__init__(root, PostgresRollouts(self.database))
+        self.promote(self.deploy(1))
+        self.start_gateway(
+            **addresses.variables("MLPLATFORM_POSTGRES", behind(self.to_postgres, self.database)),
+            **addresses.variables("MLPLATFORM_REDIS", behind(self.to_redis, redis.address)),
+        )
+        wait_for(lambda: self.score().get("answered_by") == "champion")
+
+    def score(self) -> dict[str, Any]:
+        answer = httpx.post(
+            f"{self.url}/api/v1/models/fraud/score", json=payment(), headers=self.headers, timeout=5
+        )
+        return dict(answer.json()) | {"status": answer.status_code}
+
+    def last_features(self) -> dict[str, float | None]:
+        found: dict[str, float | None] = self.records("decision")[-1]["payload"]["features"]
+        return found
+
+    def has_features(self) -> bool:
+        """Whether one more request is decided with them, in time on a machine that others use."""
+        is_answered = self.score()["status"] == 200
+        return is_answered and self.last_features().get("terminal_risk_7d") == 2.5
+
+    def close(self) -> None:
+        super().close()
+        self.store.close()
+        self.rollouts.close()
+        self.to_postgres.close()
+        self.to_redis.close()
+        self.postgres.drop(self.database)
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[World]:
+    servers = [request.getfixturevalue(name) for name in ("postgres", "redis")]
+    made = World(tmp_path_factory.mktemp("servers"), *servers)
+    yield made
+    made.close()
+
+
+def terminal_row(value: float) -> pa.Table:
+    at = pa.array([time.time_ns() // 1000 - 1_000_000], pa.timestamp("us"))
+    named = {name: pa.array([value], pa.float64()) for name in TERMINALS.feature_names}
+    key = pa.array([payment()["terminal_id"]], pa.int64())
+    return pa.table({TERMINALS.join_key: key, "event_timestamp": at, "created": at, **named})
+
+
+def test_features_on_redis_are_those_of_the_record(world: World) -> None:
+    world.store.write(TERMINALS.name, terminal_row(2.5))
+    wait_for(world.has_features)
+
+
+@pytest.mark.parametrize("outage", ["hang", "refuse"])
+def test_while_redis_is_away_requests_are_answered_by_policy_and_then_as_before(
+    world: World, outage: str
+) -> None:
+    world.store.write(TERMINALS.name, terminal_row(2.5))
+    getattr(world.to_redis, outage)()
+    try:
+        for _ in range(10):
+            assert world.score()["status"] == 200
+        assert world.last_features().get("terminal_risk_7d") is None
+    finally:
+        world.to_redis.forward()
+    wait_for(world.has_features)
+
+
+@pytest.mark.parametrize("outage", ["hang", "refuse"])
+def test_while_postgres_is_away_the_last_routes_and_keys_stay(world: World, outage: str) -> None:
+    getattr(world.to_postgres, outage)()
+    try:
+        until_s = time.monotonic() + 3
+        while time.monotonic() < until_s:
+            found = world.score()
+            assert (found["status"], found["answered_by"]) == (200, "champion")
+            time.sleep(0.05)
+    finally:
+        world.to_postgres.forward()
+
+
+def test_new_routes_are_followed_after_an_outage(world: World) -> None:
+    with_two = world.deploy(2, offset=0.1)
+    world.to_postgres.refuse()
+    assert world.score()["status"] == 200
+    world.to_postgres.forward()
+    world.promote(with_two)
+    assert world.score()["status"] == 200
+    assert world.records("decision")[-1]["version"] == 2
