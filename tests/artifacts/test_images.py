@@ -1,0 +1,109 @@
+"""The Dockerfiles: what they install, whose base they take, as whom they run."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from support.dockerfiles import stages, violations
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "platform/images"
+ROLES = {"predictor": "serve.txt", "gateway": "serve.txt", "flows": "flows.txt"}
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def text(name: str) -> str:
+    return (IMAGES / f"{name}.Dockerfile").read_text()
+
+
+def test_every_image_has_a_role() -> None:
+    assert {path.name.removesuffix(".Dockerfile") for path in IMAGES.iterdir()} == ROLES.keys()
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_dockerfile_holds_to_the_rules(name: str) -> None:
+    assert violations(text(name), ROLES[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("ARG BASE_IMAGE\n", "ARG BASE_IMAGE=python:3.11\n", "gives BASE_IMAGE a default"),
+        ("FROM ${BASE_IMAGE}\n", "FROM debian:12\n", "takes another base than an argument"),
+        ("FROM ${BASE_IMAGE}\n", "FROM quay.io/x/y\n", "names a host: quay.io"),
+        ("requirements/serve.txt", "requirements/flows.txt", "not its role's lock alone"),
+        ('"--require-hashes", ', "", "installs without --require-hashes"),
+        ('"--no-index", ', "", "installs without --no-index"),
+        ("USER 65532:65532\n", "USER root\n", "runs as root, not as a number"),
+        ("USER 65532:65532\n", "", "runs as root, not as a number"),
+        ("USER 65532:65532\n", "USER 0:0\n", "runs as 0:0, not as a number"),
+        ("PYTHONDONTWRITEBYTECODE=1", "X=1", "lets Python write beside the code"),
+        ("WORKDIR /\n", "WORKDIR /\nRUN pip install x\n", "runs something in the last stage"),
+        ("WORKDIR /\n", "WORKDIR /\nVOLUME /data\n", "declares a volume"),
+        ("WORKDIR /\n", "WORKDIR /\nCOPY . /src\n", "copies . /src into the last stage"),
+        ('RUN ["python3", "-m", "venv"', 'RUN echo && ["python3", "-m", "venv"', "runs a shell"),
+        ("COPY requirements", "ADD requirements", "uses ADD"),
+        ('ENTRYPOINT ["python", "-m", "mlplatform.predictor"]', "ENTRYPOINT python", "exec form"),
+    ],
+)
+def test_a_broken_rule_is_named(old: str, new: str, said: str) -> None:
+    sound = text("predictor")
+    assert old in sound
+
+    assert said in "; ".join(violations(sound.replace(old, new), "serve.txt"))
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_an_entry_point_is_a_module_that_there_is(name: str) -> None:
+    [entry] = [s.words for s in stages(text(name))[-1] if s.instruction == "ENTRYPOINT"]
+
+    assert entry is not None
+    assert entry[:2] == ["python", "-m"]
+    assert importlib.util.find_spec(entry[2]) is not None
+
+
+def test_predictor_and_gateway_hold_nothing_that_is_not_on_a_requests_path() -> None:
+    lines = (ROOT / "requirements/serve.txt").read_text().splitlines()
+    names = {Requirement(line.split(" \\")[0]).name for line in lines if re.match(r"[a-z]", line)}
+
+    assert {"onnxruntime", "msgspec"} <= names
+    assert not names & {"prefect", "mlflow", "evidently", "feast", "scikit-learn", "pandas"}
+
+
+def test_every_file_that_an_image_copies_is_in_the_build_context() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    kept = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    copied = {
+        step.value.split()[0]
+        for name in ROLES
+        for stage in stages(text(name))
+        for step in stage
+        if step.instruction == "COPY" and not step.value.startswith("--from=")
+    }
+
+    def is_kept(path: str) -> bool:
+        return any(fnmatch.fnmatch(path, k) or path.startswith(f"{k}/") for k in kept)
+
+    assert lines[1] == "*"
+    assert {path for path in copied if not is_kept(path)} == set()
+
+
+def test_manifests_name_the_images_of_this_release() -> None:
+    found = subprocess.run(
+        ["git", "grep", "-hoE", "image: mlplatform/[^ ]+", "--", "kserve", "platform"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\n")[:-1]
+
+    assert set(found) <= {f"image: mlplatform/{name}:{VERSION}" for name in ROLES}
+    assert found
