@@ -278,3 +278,13 @@ def test_a_registry_that_does_not_answer_is_unavailable(tmp_path):
 def test_no_client_reads_pickles_or_reports_usage(registry):
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_no_package_adds_headers_of_its_own_to_our_requests(uri: str) -> None:
+    # Feast is installed here, and registers a provider of headers with MLflow
+    asked = (
+        "import sys; from mlplatform.registry.mlflow import MlflowRegistry;"
+        f"print(MlflowRegistry({uri!r}).versions('nobody'), 'feast' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert done.stdout == "[] False\n", done.stderr

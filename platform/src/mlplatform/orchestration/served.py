@@ -45,6 +45,7 @@ PRELOADED = (
     "mlplatform.jobs.rollouts",
     "mlplatform.jobs.drift",
     "mlplatform.jobs.training",
+    "pyarrow.dataset",  # brings pandas
 )
 
 

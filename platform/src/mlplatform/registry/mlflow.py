@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import shutil
 import tempfile
@@ -112,6 +113,7 @@ class MlflowRegistry:
     def _client(self) -> Any:
         from mlflow import MlflowClient
 
+        _keep_plugins_out()
         return MlflowClient(self._uri, registry_uri=self._uri)
 
     def _run(self, model: str, folder: Path, facts: VersionFacts, status: str) -> str:
@@ -232,3 +234,19 @@ def _quotable(model: str) -> str:
     if "'" in model:
         raise NotFound(f"no model {model!r}")
     return model
+
+
+def _keep_plugins_out() -> None:
+    """Let nobody else's code add headers to our requests.
+
+    MLflow imports what any installed package registers for that. Feast does: its import takes
+    seconds, and it would send a pod's ServiceAccount token to the registry.
+    """
+    from mlflow.utils import plugins
+
+    everything = plugins.get_entry_points
+    plugins.get_entry_points = lambda group: []
+    try:
+        importlib.import_module("mlflow.tracking.request_header.registry")
+    finally:
+        plugins.get_entry_points = everything

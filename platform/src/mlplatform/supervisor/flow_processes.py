@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ENGINE: Final = "prefect.engine"
 CONTEXT: Final = multiprocessing.get_context("forkserver")
+SETTLED: Final = "mlplatform.supervisor.settled"
 
 
 def warm_up(modules: Sequence[str]) -> None:
@@ -36,7 +37,7 @@ def warm_up(modules: Sequence[str]) -> None:
     Args:
         modules: what its children find imported; importing them must start no thread.
     """
-    CONTEXT.set_forkserver_preload([__name__, *modules])
+    CONTEXT.set_forkserver_preload([__name__, *modules, SETTLED])
     forkserver.ensure_running()
 
 

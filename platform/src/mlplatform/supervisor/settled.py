@@ -1,0 +1,14 @@
+"""Imported last by the fork server: leaves nothing to its children that it can do once for all."""
+
+from __future__ import annotations
+
+import gc
+
+from prefect.client.schemas.objects import FlowRun
+
+# Prefect builds the schemas of its models when they are first used; every run uses this one.
+FlowRun.model_rebuild()
+
+# A collection would write into every object that was imported, and so copy its memory page.
+gc.collect()
+gc.freeze()
