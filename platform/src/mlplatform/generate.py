@@ -14,7 +14,7 @@ from mlplatform.features.definitions import FILE
 from mlplatform.gateway import openapi
 from mlplatform.models.definition import model_folder, model_names
 from mlplatform.protos import render
-from mlplatform.serving import manifest
+from mlplatform.serving import autoscaling, manifest
 from mlplatform.telemetry import rendered
 
 ROOT = Path(__file__).parents[3]
@@ -24,6 +24,7 @@ def files() -> dict[Path, str]:
     """Every generated file with its content."""
     relative = {
         **manifest.render_examples(),
+        **autoscaling.render_examples(),
         **openapi.render_files(),
         **render.render_files(ROOT),
         **rendered.render_files(),

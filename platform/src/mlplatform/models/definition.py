@@ -113,6 +113,20 @@ class BreakerPolicy(_Strict, frozen=True):
     half_open_probes: Count
 
 
+class ScalingPolicy(_Strict, frozen=True):
+    """Between how many pods an autoscaler may choose, and what it holds each version to.
+
+    Args:
+        queued_requests: that wait in one predictor.
+        latency_p99_ms: of a predictor, from a request's headers to its answer.
+    """
+
+    minimum_replicas: Annotated[int, Meta(ge=1, le=1000)]
+    maximum_replicas: Annotated[int, Meta(ge=1, le=1000)]
+    queued_requests: Count
+    latency_p99_ms: Positive
+
+
 class ServingPolicy(_Strict, frozen=True):
     """How a predictor of this model collects requests into calls of the model."""
 
@@ -120,6 +134,7 @@ class ServingPolicy(_Strict, frozen=True):
     batch_rows: Count
     batch_delay_us: Annotated[int, Meta(ge=0)]
     load_deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    scaling: ScalingPolicy | None = None
 
 
 class CachePolicy(_Strict, frozen=True):
@@ -344,6 +359,21 @@ def _check(model: ModelDefinition, source: str) -> None:
             "1 to drift.windows",
         ),
     ]
+    if (scaling := model.serving.scaling) is not None:
+        checks += [
+            (
+                scaling.minimum_replicas <= scaling.maximum_replicas,
+                "serving.scaling.minimum_replicas",
+                scaling.minimum_replicas,
+                "at most maximum_replicas",
+            ),
+            (
+                scaling.queued_requests < model.serving.queue_requests,
+                "serving.scaling.queued_requests",
+                scaling.queued_requests,
+                "less than queue_requests, beyond which requests are refused",
+            ),
+        ]
     for name, field in model.request.items():
         if field.minimum is not None and field.maximum is not None:
             ordered = field.minimum <= field.maximum

@@ -164,7 +164,7 @@ def _args(manifest: Manifest) -> tuple[str, ...]:
 def render_examples() -> dict[str, str]:
     """One example for each model: path under the repository's root → content of the file."""
     return {
-        f"kserve/models/{name}.yaml": f"{GENERATED}\n{_example(load_definition(name))}"
+        f"kserve/models/{name}.yaml": f"{GENERATED}\n{plain_yaml(example(load_definition(name)))}"
         for name in model_names()
     }
 
@@ -172,10 +172,15 @@ def render_examples() -> dict[str, str]:
 _MODEL: Final = ("spec", "predictor", "model")
 
 
-def _example(definition: ModelDefinition) -> str:
+def example(definition: ModelDefinition) -> dict[str, Any]:
+    """The manifest of a first version that nobody has trained."""
     digest = digest_of(f"example of {definition.name}".encode())
-    manifest = render(definition, 1, digest, f"s3://mlplatform-bundles/{digest}")
-    return yaml.dump(manifest, sort_keys=False, Dumper=_PlainDumper, width=100)
+    return render(definition, 1, digest, f"s3://mlplatform-bundles/{digest}")
+
+
+def plain_yaml(value: object) -> str:
+    """YAML with keys in their order and every value where it belongs."""
+    return yaml.dump(value, sort_keys=False, Dumper=_PlainDumper, width=100)
 
 
 class _PlainDumper(yaml.SafeDumper):
