@@ -1,31 +1,61 @@
-"""The capacity model against what queueing theory says."""
+"""The capacity model against queues whose answer is known."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from tests.bench.capacity import SPREAD, plan, waits_s
+from tests.bench.capacity import Speed, p99_ms, plan, times_s
+
+
+def steady(per_s: float, lanes: int = 1) -> Speed:
+    """Each of the lanes completes as many a second, whoever else is there."""
+    return Speed.measured([(n, n * per_s) for n in range(1, lanes + 1)])
+
+
+def mean_inside(rate: float, speed: Speed) -> float:
+    """Of a birth-death process, from its balance equations."""
+    table = speed.table()
+    weights, weight = [1.0], 1.0
+    for n in range(1, 3000):
+        weight *= rate / table[min(n, len(table) - 1)]
+        weights.append(weight)
+    return float(np.dot(range(3000), weights) / sum(weights))
 
 
 @pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
-def test_the_mean_wait_is_that_of_pollaczek_and_khinchine(busy: float) -> None:
-    service_s = 200e-6
-    expected = busy * service_s * (1 + SPREAD**2) / (2 * (1 - busy))
-    assert float(np.mean(waits_s(busy / service_s, service_s))) == pytest.approx(expected, rel=0.1)
+def test_one_lane_waits_as_the_formula_says(busy: float) -> None:
+    expected_ms = math.log(100) / (1000 * (1 - busy)) * 1000
+    assert p99_ms(1000 * busy, steady(1000)) == pytest.approx(expected_ms, rel=0.08)
 
 
-def test_a_core_that_cannot_keep_up_is_an_error() -> None:
-    with pytest.raises(ValueError, match="more than a core"):
-        waits_s(6000, 200e-6)
+@pytest.mark.parametrize(
+    "speed", [steady(500), steady(200, lanes=4), Speed((0, 1, 8, 64), (0, 250, 600, 800))]
+)
+def test_the_mean_is_that_of_the_balance_equations(speed: Speed) -> None:
+    rate = 0.6 * speed.highest
+    expected_s = mean_inside(rate, speed) / rate  # Little's law
+    assert times_s(rate, speed).mean() == pytest.approx(expected_s, rel=0.05)
 
 
-def test_a_plan_has_a_core_for_every_share_of_the_work() -> None:
-    found = plan(50_000, 200e-6, 50e-6, base_ms=1.0, limit_ms=10.0)
+def test_even_arrivals_wait_less_than_random_ones() -> None:
+    assert p99_ms(700, steady(1000), evenly=True) < p99_ms(700, steady(1000))
+
+
+def test_more_than_there_is_room_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="more than"):
+        times_s(1000, steady(1000))
+
+
+def test_more_inside_is_never_slower() -> None:
+    assert Speed.measured([(32, 2000.0), (1, 1000.0), (64, 1900.0)]).per_s == (0, 1000, 2000, 2000)
+
+
+def test_a_plan_keeps_its_limit_with_as_few_processes_as_it_can() -> None:
+    found = plan(50_000, steady(1000, lanes=4), 50e-6, 10.0)
     assert found is not None
-    assert found.gateways * found.busy_share >= 50_000 * 200e-6
-    assert found.predictors * found.busy_share >= 50_000 * 50e-6
     assert found.p99_ms <= 10.0
-
-
-def test_no_plan_where_one_request_alone_takes_too_long() -> None:
-    assert plan(50_000, 200e-6, 50e-6, base_ms=11.0, limit_ms=10.0) is None
+    assert found.gateways * 4000 >= 50_000
+    assert found.predictors * found.busy_share >= 2.5
+    assert plan(50_000, steady(100), 50e-6, 10.0) is None
