@@ -297,3 +297,42 @@ async def test_a_turn_cannot_submit_more_than_may_be_queued(
         committer.submit([entry("d")])
     await asyncio.gather(*taken)
     await committer.close()
+
+
+async def test_under_load_submissions_wait_for_each_other_and_a_lone_one_does_not() -> None:
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw", max_batch=4, max_wait_ms=200.0)
+    began_s = time.monotonic()
+    await committer.submit([entry("alone")])
+    await asyncio.gather(*(committer.submit([entry(name)]) for name in "ab"))
+    assert time.monotonic() - began_s < 0.2
+    first = committer.submit([entry("c")])
+    await asyncio.sleep(0.02)
+    await asyncio.gather(first, committer.submit([entry("d")]))
+    assert time.monotonic() - began_s >= 0.2
+    assert log.batches == [["alone"], ["a", "b"], ["c", "d"]]
+    await committer.close()
+
+
+async def test_a_full_batch_waits_for_nobody_and_neither_does_one_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw", max_batch=2, max_wait_ms=5000.0)
+    for pair in ("ab", "cd"):
+        async with asyncio.timeout(2):
+            await asyncio.gather(*(committer.submit([entry(name)]) for name in pair))
+    monkeypatch.setattr(commit, "COMPANY_S", 0.0)
+    async with asyncio.timeout(2):
+        await committer.submit([entry("e")])
+    assert log.batches == [["a", "b"], ["c", "d"], ["e"]]
+    await committer.close()
+
+
+async def test_closing_writes_what_waits_for_company() -> None:
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw", max_wait_ms=5000.0)
+    await asyncio.gather(*(committer.submit([entry(name)]) for name in "ab"))
+    waiting = committer.submit([entry("c")])
+    await committer.close()
+    assert await waiting == [Appended(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.log import ManifestHead, WriterHead
@@ -74,7 +75,7 @@ CREATE TABLE IF NOT EXISTS spills (
 ) STRICT, WITHOUT ROWID;
 """
 
-_CHUNKS = (64, 32, 16, 8, 4, 2, 1)
+_CHUNKS = (64, 32, *range(16, 0, -1))
 
 
 class Writer(NamedTuple):
@@ -165,17 +166,21 @@ def _insert(
 ) -> int:
     # One statement for many rows: the interpreter lock is released and taken again per step of a
     # statement, and next to a busy event loop each time costs up to a switch interval (5 ms).
-    one = f"({','.join('?' * width)})"
     written = 0
     for chunk in _chunks(rows):
-        values = ",".join([one] * len(chunk))
         flat = [value for row in chunk for value in row]
-        written += db.execute(f"{statement} VALUES {values}", flat).rowcount
+        written += db.execute(_inserting(statement, width, len(chunk)), flat).rowcount
     return written
 
 
+@cache
+def _inserting(statement: str, width: int, count: int) -> str:
+    one = f"({','.join('?' * width)})"
+    return f"{statement} VALUES {','.join([one] * count)}"
+
+
 def _chunks(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
-    # few sizes, so that the statements stay prepared
+    # few sizes, so that the statements stay prepared; every small one, as most commits are small
     start = 0
     while start < len(rows):
         size = next(size for size in _CHUNKS if size <= len(rows) - start)
