@@ -40,6 +40,7 @@ class Commands:
 
     def __init__(self, home: Path) -> None:
         names = ("GATEWAY", "PREFECT", "MLFLOW")
+        self.home = home
         ports = {f"MLPLATFORM_{name}_PORT": str(free_port()) for name in names}
         self.environment = {
             **os.environ,
@@ -214,13 +215,31 @@ def test_an_application_gets_a_score_that_can_be_explained(commands: Commands) -
 def test_what_the_platform_holds_can_be_looked_at(commands: Commands) -> None:
     status = commands.json("status")
     names = {process["name"] for process in status["processes"]}
-    assert {"supervisor", "mlflow", "gateway-0", "prefect"} < names
+    assert {"supervisor", "mlflow", "gateway-0", "jobs", "prefect"} < names
     assert status["rss_mb"] < 1_500
     assert commands.json("models", "list")[0]["champion"] == 1
     assert commands.json("models", "show", "fraud")[0]["version"] == 1
     assert commands.run("log", "verify").returncode == 0
     assert commands.run("drift", "fraud").returncode == 0
     assert commands.run("models", "show", "nothing").returncode == 2
+
+
+def test_past_days_are_scored_again_by_a_job(commands: Commands) -> None:
+    days = (START_MS / 1000 + 86_400 * day for day in (DAYS - 2, DAYS - 1))
+    first, last = (time.strftime("%Y-%m-%d", time.gmtime(day_s)) for day_s in days)
+    done = commands.json("batch", "fraud", "--first", first, "--last", last)
+    assert done["state"] == "COMPLETED", done
+    (folder,) = (commands.home / "batches" / "fraud").iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["version"] == 1
+    assert list(manifest["files"]) == [f"{first}.parquet", f"{last}.parquet"]
+    for name, file in manifest["files"].items():
+        scores = pq.read_table(folder / name)
+        assert scores.num_rows == file["rows"] > 1_000
+    assert not list((commands.home / "staging").iterdir())
+    late = commands.run("batch", "fraud", "--first", "2031-01-01")
+    assert late.returncode == 1
+    assert "no request on these days" in late.stdout
 
 
 def test_a_second_platform_in_the_same_folder_is_refused(commands: Commands) -> None:

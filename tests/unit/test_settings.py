@@ -74,6 +74,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_GATEWAYS": "3",
         "MLPLATFORM_DURABILITY": "disk",
         "MLPLATFORM_SPILL_MAX_MIB": "7",
+        "MLPLATFORM_JOB_PROCESSES": "2",
         "MLPLATFORM_KAFKA": "broker-1:9092,broker-2:9092",
         "MLPLATFORM_GATEWAY_GRPC_PORT": "9081",
         "MLPLATFORM_OTLP_ENDPOINT": "https://collector:4318",

@@ -9,6 +9,7 @@ PlatformError
 ├── Refused              the platform's rules forbid what was asked
 │   ├── StaleFence       the caller's lease was taken over: it must stop
 │   └── GateFailed       a candidate did not pass validation
+├── JobFailed            heavy work ended without results; says how
 └── Corrupt              stored bytes are not what their digest says
 """
 
@@ -59,6 +60,10 @@ class StaleFence(Refused):
 
 class GateFailed(Refused):
     """A candidate did not pass validation."""
+
+
+class JobFailed(PlatformError):
+    """Heavy work has ended without results: it failed, was cancelled or took too long."""
 
 
 class Corrupt(PlatformError):

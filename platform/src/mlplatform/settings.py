@@ -17,6 +17,7 @@ PREFIX = "MLPLATFORM_"
 MAX_GATEWAYS = 64
 MAX_SPILL_MIB = 65_536
 MAX_IN_FLIGHT = 100_000
+MAX_JOB_PROCESSES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,19 @@ class Home:
         return self.root / "prefect"
 
     @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
+    def staging(self) -> Path:
+        """Inputs of jobs, until they have ended."""
+        return self.root / "staging"
+
+    @property
+    def batches(self) -> Path:
+        return self.root / "batches"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 
@@ -126,6 +140,7 @@ class Settings:
         oidc: whose tokens are taken beside API keys.
         otlp_endpoint: of the collector that gets spans, http://host:port; empty: none are built.
         trace_share: of the requests that nothing else speaks for, whose spans are built.
+        job_processes: how many processes of heavy jobs run at a time.
         postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
         redis: of online features and token buckets; None: SQLite in the home folder.
     """
@@ -145,6 +160,7 @@ class Settings:
     oidc: Issuer | None = None
     otlp_endpoint: str = ""
     trace_share: float = 0.01
+    job_processes: int = 1
     postgres: Address | None = None
     redis: Address | None = None
 
@@ -177,6 +193,7 @@ class Settings:
             f"{PREFIX}SPILL_MAX_MIB": str(self.spill_max_mib),
             f"{PREFIX}GATEWAYS": str(self.gateways),
             f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
+            f"{PREFIX}JOB_PROCESSES": str(self.job_processes),
             f"{PREFIX}KAFKA": self.kafka,
             f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
             f"{PREFIX}OTLP_ENDPOINT": self.otlp_endpoint,
@@ -210,6 +227,9 @@ def load(environment: Mapping[str, str]) -> Settings:
         gateways=_number(environment, "GATEWAYS", 1, most=MAX_GATEWAYS, wanted="gateway processes"),
         max_in_flight=_number(
             environment, "MAX_IN_FLIGHT", 1024, most=MAX_IN_FLIGHT, wanted="requests at a time"
+        ),
+        job_processes=_number(
+            environment, "JOB_PROCESSES", 1, most=MAX_JOB_PROCESSES, wanted="processes of jobs"
         ),
         kafka=environment.get(f"{PREFIX}KAFKA", ""),
         gateway_grpc_port=(

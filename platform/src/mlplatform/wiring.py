@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from mlplatform import backends
 from mlplatform import settings as settings_module
 from mlplatform.clock import Clock, ReplayClock, SystemClock
+from mlplatform.compute.jobs import Jobs
+from mlplatform.compute.local import LocalJobs
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.drift.sql import SqlIncidents
 from mlplatform.errors import NotFound, Unavailable
@@ -107,6 +109,10 @@ class Platform:
     @functools.cached_property
     def plane(self) -> LocalPlane:
         return LocalPlane(self.settings.home.serving)
+
+    @functools.cached_property
+    def jobs(self) -> Jobs:
+        return LocalJobs(self.settings.home.jobs)
 
     @functools.cached_property
     def prefect(self) -> PrefectApi:

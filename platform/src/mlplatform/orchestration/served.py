@@ -33,6 +33,7 @@ NAMES = (
     "promote",
     "rollout",
     "rollback",
+    "batch",
     APPROVAL_FLOW,
 )
 DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC

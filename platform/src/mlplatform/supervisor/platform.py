@@ -34,6 +34,7 @@ def children(settings: Settings) -> list[ChildSpec]:
         *(gateway(settings, f"gateway-{number}") for number in range(settings.gateways)),
         # Recorded traffic leaves nothing for later, and its pace needs the cores.
         *(workers(settings) if settings.clock == "system" else ()),
+        jobs(settings),
         ChildSpec(
             name="prefect",
             argv=_module("mlplatform.orchestration.served"),
@@ -88,6 +89,20 @@ def worker(settings: Settings, model: str) -> ChildSpec:
         env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
         stop_order=-1,
         stop_grace_s=WORKER_GRACE_S,
+    )
+
+
+def jobs(settings: Settings) -> ChildSpec:
+    """The pool of heavy jobs. What it has in work is begun anew at the next start."""
+    return ChildSpec(
+        name="jobs",
+        argv=(
+            *_module("mlplatform.compute.pool"),
+            f"--folder={settings.home.jobs}",
+            f"--slots={settings.job_processes}",
+        ),
+        env={**settings.environment(), **THREADS},
+        stop_order=0,
     )
 
 

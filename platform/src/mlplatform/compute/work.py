@@ -1,0 +1,61 @@
+"""`python -m mlplatform.compute.work`: works on one item of a job, in this process.
+
+The same command runs in the pool and in a pod: everything it reads and writes is a local file. It
+ends with status 0 once its result is written, and else says why in the last line of its output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from mlplatform.canonical import canonical_json
+from mlplatform.compute.jobs import RESULT, Work
+from mlplatform.errors import PlatformError
+from mlplatform.files import write_atomically
+from mlplatform.models.definition import load_definition
+from mlplatform.supervisor.lifeline import follow_parent
+
+Result = Mapping[str, Any]
+Program = Callable[[argparse.Namespace], Result]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, which pools and templates write."""
+    taken = argparse.ArgumentParser(prog="mlplatform.compute.work", description=__doc__)
+    taken.add_argument("work", choices=get_args(Work))
+    taken.add_argument("--model", required=True, help="a model folder's name")
+    taken.add_argument("--shared", type=Path, required=True, help="what every item reads")
+    taken.add_argument("--item", type=Path, required=True, help="the item's own file or folder")
+    taken.add_argument("--output", type=Path, required=True, help="a folder for what comes of it")
+    return taken
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one item to its end."""
+    options = parser().parse_args(arguments)
+    follow_parent()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    try:
+        result = PROGRAMS[options.work](options)
+    except PlatformError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    write_atomically(options.output / RESULT, canonical_json(result))
+
+
+def _score(options: argparse.Namespace) -> Result:
+    from mlplatform.compute.scoring import score
+
+    accelerator = load_definition(options.model).accelerator
+    return score(options.shared, options.item, options.output, accelerator)
+
+
+PROGRAMS: Final[Mapping[str, Program]] = {"score": _score}
+
+
+if __name__ == "__main__":
+    main()
