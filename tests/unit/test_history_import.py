@@ -138,3 +138,9 @@ def open_umask() -> Iterator[None]:
     before = os.umask(0)
     yield
     os.umask(before)
+
+
+def test_nothing_is_no_past(platform: wiring.Platform) -> None:
+    with pytest.raises(InputInvalid, match=r"empty\.parquet: there is no row in it"):
+        import_history(platform, "fraud", payments().slice(0, 0), "empty.parquet")
+    assert import_history(platform, "fraud", payments(), "payments.parquet") > 0

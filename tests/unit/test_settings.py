@@ -161,3 +161,9 @@ def test_every_setting_is_documented() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     text = "".join(page.read_text() for page in pages)
     assert {name for name in load({}).environment() if f"`{name}" not in text} == set()
+
+
+def test_a_home_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigInvalid, match=r"MLPLATFORM_HOME.*wanted: a folder that can be made"):
+        load({"MLPLATFORM_HOME": str(tmp_path / "file" / "home")}).home.create()

@@ -119,9 +119,17 @@ class Home:
         return self.root / "offline" / model
 
     def create(self) -> None:
-        """Make the folder, readable by its owner alone."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root.chmod(0o700)
+        """Make the folder, readable by its owner alone.
+
+        Raises:
+            ConfigInvalid: it can't be made, or belongs to somebody else.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+        except OSError as error:
+            wanted = f"a folder that can be made and is yours ({error.strerror})"
+            raise ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted) from error
         for folder in (self.secrets, self.run, self.logs, self.bundles):
             folder.mkdir(mode=0o700, exist_ok=True)
 

@@ -50,6 +50,8 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
         InputInvalid: names the source, the first wrong row (from 0) and what is wrong.
     """
     check_columns(table.schema, history_schema(definition), source)
+    if not table.num_rows:
+        raise InputInvalid(source, None, "there is no row in it")
     for name in ("request_id", "event_time", *definition.request):
         refuse(is_missing(table.column(name)), source, f"{name} is missing")
     for name, field in definition.request.items():
