@@ -175,7 +175,9 @@ async def test_no_request_is_lost_when_it_is_told_to_end() -> None:
 
     async with running(limits=Limits()) as server:
         callers = [asyncio.create_task(calling(server.port)) for _ in range(16)]
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(20):
+            while server.application.asked <= 64:
+                await asyncio.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.gather(*callers)
         await server.ended()
