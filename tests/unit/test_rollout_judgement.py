@@ -12,7 +12,7 @@ from mlplatform.canonical import canonical_json
 from mlplatform.decisions.log import Watermark
 from mlplatform.rollout.journal import GatewayLease
 from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollout.window import Traffic, canary_traffic, shadow_traffic
+from mlplatform.rollout.window import MOMENT_MS, Traffic, canary_traffic, shadow_traffic
 from rollout_world import canary_rows, shadow_rows, table
 
 SHADOW = Limits(
@@ -150,7 +150,7 @@ def test_where_only_guardrails_are_read_calm_is_healthy() -> None:
     assert judge(traffic, limits, LATE).verdict == "INCONCLUSIVE"
 
 
-A_SECOND = 50
+A_MOMENT = 50
 
 
 def simulated(
@@ -165,15 +165,15 @@ def simulated(
 
     Args:
         failing, alerting: shares of requests.
-        pausing: share of the seconds with a pause, which fails a tenth to a half of its requests.
+        pausing: share of the moments with a pause, which fails a tenth to a half of its requests.
     """
     requests = rng.integers(1, 7, units)
     unit = rng.permutation(np.repeat(np.arange(units), requests))
     rates = np.stack([rng.beta(share * 8, (1 - share) * 8, units) for share in (failing, alerting)])
     failed, alert = rng.random((2, len(unit))) < rates[:, unit]
-    moment = np.arange(len(unit)) // A_SECOND
-    seconds = int(moment[-1]) + 1
-    pause = np.where(rng.random(seconds) < pausing, rng.uniform(0.1, 0.5, seconds), 0.0)
+    moment = np.arange(len(unit)) // A_MOMENT
+    moments = int(moment[-1]) + 1
+    pause = np.where(rng.random(moments) < pausing, rng.uniform(0.1, 0.5, moments), 0.0)
     failed |= rng.random(len(unit)) < pause[moment]
     mine = (rng.random(units) < 0.25)[unit]
     never = np.zeros(len(unit), dtype=bool)
@@ -215,15 +215,27 @@ def test_failures_of_one_pause_are_one_event() -> None:
 
 def test_failures_of_one_pause_are_counted_in_the_evidence() -> None:
     rows = [
-        row | {"recorded_ms": 500 * i}
+        row | {"recorded_ms": 125 * i}
         for i, row in enumerate(canary_rows(40, 100, generation=1, version=2))
     ]
     counts = canary(fail(rows, 4)).evidence["arms"]["challenger"]
     assert (counts["moments"], counts["failed_moments"]) == (20, 2)
 
 
+def test_a_challenger_that_fails_for_most_of_a_short_step_is_stopped() -> None:
+    # as it was seen: good for half a second, then overwhelmed
+    failing = [0, 0, 48, 48, 29, 10, 3, 2]
+    rows = canary_rows(8 * 48, 100, generation=1, version=2)
+    for moment, failures in enumerate(failing):
+        mine = rows[moment * 48 : (moment + 1) * 48]
+        for row in fail(mine, failures):
+            row["recorded_ms"] = moment * MOMENT_MS
+    limits = dataclasses.replace(CANARY, percent=100.0, units=len(rows))
+    assert canary(rows, limits).verdict == "UNHEALTHY"
+
+
 def test_pauses_within_the_limit_stop_no_more_often_than_said() -> None:
-    # one second in thirty has a pause, of 30 % of its requests on average: 1 % of all
+    # one moment in thirty has a pause, of 30 % of its requests on average: 1 % of all
     share = stopped(400, seed=24, failing=0.0001, alerting=0.015, pausing=1 / 30)
     assert share <= 0.021 + 0.015
 

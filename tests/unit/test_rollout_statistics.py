@@ -55,6 +55,12 @@ def test_one_customer_is_one_trial_however_many_requests() -> None:
     assert share.effective == 1
 
 
+def test_few_clusters_count_for_no_less_than_if_each_had_one_outcome() -> None:
+    share = clustered_share(np.array([50, 40, 0]), np.array([50, 50, 50]), error_share=0.02)
+    assert share.effective == pytest.approx(3)
+    assert share.low > 0.03
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=60),
     st.floats(1e-4, 0.2),

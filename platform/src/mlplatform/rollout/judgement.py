@@ -149,7 +149,7 @@ def _failure_share(window: ArmWindow, error_share: float) -> Share:
 
 def _failed_moments(window: ArmWindow) -> str:
     counts = window.evidence()
-    return f"in {counts['failed_moments']} of {counts['moments']} seconds"
+    return f"in {counts['failed_moments']} of {counts['moments']} moments"
 
 
 def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:

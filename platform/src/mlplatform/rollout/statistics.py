@@ -49,14 +49,16 @@ def clustered_share(hits: Counts, trials: Counts, *, error_share: float) -> Shar
     """The share of hits among trials that come in clusters (the requests of one customer).
 
     The exact interval at the effective sample size: trials over the design effect, lowered for the
-    degrees of freedom behind it, and never more than the trials. Where the design effect can't be
-    estimated (all hits, no hits, one cluster), a cluster counts as one trial.
+    degrees of freedom behind it; never more than the trials, and never less than clusters would be
+    worth in which all trials have one outcome, the most alike that they can be. Where the design
+    effect can't be estimated (all hits, no hits, one cluster), that is what they count for.
 
     Args:
         hits, trials: one number per cluster; clusters without trials do not count.
         error_share: chance that the interval misses the true share.
 
-    Source: Korn and Graubard (1998), Survey Methodology 24(2); the variance of a ratio estimator.
+    Source: Korn and Graubard (1998), Survey Methodology 24(2); the variance of a ratio estimator;
+    Kish (1965), Survey Sampling, for clusters of unequal size.
     """
     counted = trials > 0
     hits, trials = hits[counted], trials[counted]
@@ -91,14 +93,15 @@ def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float
 
 def _effective_trials(hits: Counts, trials: Counts, share: float, error_share: float) -> float:
     clusters, total = len(trials), int(trials.sum())
+    least = float(total**2 / (trials**2).sum())
     if clusters == 1 or share in (0.0, 1.0):
-        return float(clusters)
+        return least
     residuals = hits - share * trials
     variance = float(clusters / (clusters - 1) * (residuals**2).sum() / total**2)
     if variance <= 0:
-        return float(clusters)
+        return least
     quantile = 1 - error_share / 2
     correction = special.stdtrit(max(total - 1, 1), quantile) / special.stdtrit(
         clusters - 1, quantile
     )
-    return float(min(share * (1 - share) / variance * correction**2, total))
+    return float(min(max(share * (1 - share) / variance * correction**2, least), total))

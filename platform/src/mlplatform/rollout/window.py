@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ALERTS = ("review", "decline")
 SHADOW_FAILURES = ("unavailable", "invalid_output")
 
-MOMENT_MS = 1000
+MOMENT_MS = 250
 """Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
 customers at once: within a moment failures are one event, however many they are."""
 
