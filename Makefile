@@ -76,10 +76,10 @@ generate: .venv/.dev ## render features.json, the OpenAPI document, the example 
 	@$(BIN)/python -m mlplatform.generate
 
 verify: generate ## generated files are what their sources say, locks name no host
-	@git diff --exit-code -- kserve docs platform
+	@git diff --exit-code -- argo kserve docs platform
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
-test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe (Linux, root, Go)
+test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Argo too (Linux, root, Go)
 	@$(RUN) tests.cluster test $(TEST_FLAGS)
 
 cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control for an API server alone)

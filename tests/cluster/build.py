@@ -66,8 +66,12 @@ def cni_folder() -> Path | None:
     return next((folder for folder in PLUGINS if (folder / "bridge").exists()), None)
 
 
-def build(layout: Layout) -> None:
-    """Everything that a cluster needs; what is there and current is left alone."""
+def build(layout: Layout, *, full: bool = False) -> None:
+    """Everything that a cluster needs; what is there and current is left alone.
+
+    Args:
+        full: Argo's controller too, which takes minutes.
+    """
     for folder in (layout.bin, layout.images):
         folder.mkdir(parents=True, exist_ok=True)
     steps: list[tuple[str, Callable[[Layout], None]]] = [
@@ -77,6 +81,7 @@ def build(layout: Layout) -> None:
         ("Gateway API definitions", _gateway_api),
         ("base image", predictor_image.base),
         ("predictor image", predictor_image.build),
+        *([("Argo's controller", _argo)] if full else []),
     ]
     for name, step in steps:
         began = time.monotonic()
@@ -120,20 +125,35 @@ def _pause(layout: Layout) -> None:
 
 def _gateway_api(layout: Layout) -> None:
     """The definitions of HTTPRoute and its kin, from the module that publishes them."""
-    module = "sigs.k8s.io/gateway-api"
-    tool = TOOLS / "gateway-api"
-    subprocess.run(["go", "mod", "download", module], cwd=tool, check=True)
-    found = subprocess.run(
-        ["go", "list", "-m", "-f", "{{.Dir}}", module],
-        **{"cwd": tool, "check": True, "capture_output": True, "text": True},
-    )
-    source = Path(found.stdout.strip()) / "config" / "crd" / "standard"
+    source = _module("gateway-api", "sigs.k8s.io/gateway-api") / "config" / "crd" / "standard"
     target = layout.cache / "gateway-api"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for kind in ("gatewayclasses", "gateways", "httproutes", "referencegrants"):
         file = f"gateway.networking.k8s.io_{kind}.yaml"
         (target / file).write_bytes((source / file).read_bytes())
+
+
+def _argo(layout: Layout) -> None:
+    """The workflow-controller and its definitions; the executor can't be built from the module."""
+    module = "github.com/argoproj/argo-workflows/v4"
+    output = layout.bin / "workflow-controller"
+    _go(layout, "argo", f"{module}/cmd/workflow-controller", flags="-s -w", output=output)
+    target = layout.cache / "argo"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for file in (_module("argo", module) / "manifests" / "base" / "crds" / "minimal").glob("argo*"):
+        (target / file.name).write_bytes(file.read_bytes())
+
+
+def _module(tool: str, module: str) -> Path:
+    """The folder of a module's source."""
+    subprocess.run(["go", "mod", "download", module], cwd=TOOLS / tool, check=True)
+    found = subprocess.run(
+        ["go", "list", "-m", "-f", "{{.Dir}}", module],
+        **{"cwd": TOOLS / tool, "check": True, "capture_output": True, "text": True},
+    )
+    return Path(found.stdout.strip())
 
 
 def _go(layout: Layout, tool: str, package: str, *, flags: str, output: Path) -> None:
@@ -165,4 +185,4 @@ def main(layout: Layout) -> None:
                 ["A test cluster cannot come up here. Lacking:", *(f"- {m}" for m in missing)]
             )
         )
-    build(layout)
+    build(layout, full=os.environ.get("FULL") == "1")

@@ -12,13 +12,17 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from tests.support.argo_standin import NAMESPACE, ArgoStandIn, standin
 from tests.support.jobs_world import at_work, ended, expected_scores, pool, score_job, until
 
+from mlplatform.cluster.api import KubernetesApi
+from mlplatform.compute.argo import ArgoJobs, workflow
+from mlplatform.compute.artifacts import Artifacts
 from mlplatform.compute.jobs import Jobs, JobStatus
 from mlplatform.compute.local import NO_POOL, LocalJobs
 from mlplatform.compute.running import run
 from mlplatform.compute.scoring import SCORES
-from mlplatform.errors import JobFailed, NotFound, Refused
+from mlplatform.errors import JobFailed, NotFound, Refused, Unavailable
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,21 @@ class Backend:
     """Inputs of jobs; processes of their items name paths in here."""
 
 
-@pytest.fixture(params=["pool"])
+@pytest.fixture(params=["pool", "argo"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    with pool(tmp_path / "jobs"):
-        yield Backend(LocalJobs(tmp_path / "jobs"), tmp_path)
+    """The pool as a process, and Argo by its objects (tests/cluster has the real controller)."""
+    if request.param == "pool":
+        with pool(tmp_path / "jobs"):
+            yield Backend(LocalJobs(tmp_path / "jobs"), tmp_path)
+    else:
+        with standin(tmp_path) as server:
+            yield Backend(argo_jobs(server, tmp_path), tmp_path)
+
+
+def argo_jobs(server: ArgoStandIn, folder: Path) -> ArgoJobs:
+    api = KubernetesApi.connect(str(server.kubeconfig(folder / "kubeconfig")))
+    artifacts = Artifacts((folder / "bucket").as_uri())
+    return ArgoJobs(api, NAMESPACE, artifacts, folder / "cache")
 
 
 def test_each_item_is_scored_as_its_bundle_scores(backend: Backend) -> None:
@@ -205,3 +220,115 @@ def test_a_stopped_pool_ends_what_it_runs(tmp_path: Path) -> None:
         assert running.stop() == 0
     assert at_work(tmp_path) == []
     assert not jobs.status("stopped").final
+
+
+# What Argo's adapter does when the API server does not.
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ArgoStandIn]:
+    with standin(tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, "cut"])
+def test_an_api_server_that_fails_for_a_while_is_asked_again(
+    server: ArgoStandIn, tmp_path: Path, fault: int | str
+) -> None:
+    job = score_job(tmp_path, "patient", ["a.parquet"])
+    server.faults += [fault, fault]  # of the submission
+    seen: list[JobStatus] = []
+
+    def report(status: JobStatus) -> None:
+        seen.append(status)
+        if len(seen) == 1:
+            server.faults += [fault] * 3  # of the questions after it
+
+    outputs = run(argo_jobs(server, tmp_path), job, report, poll_s=0.05)
+    assert (outputs / "a.parquet" / SCORES).exists()
+    assert server.faults == []
+
+
+def test_a_submission_whose_answer_was_lost_is_found_again(
+    server: ArgoStandIn, tmp_path: Path
+) -> None:
+    job = score_job(tmp_path, "lost", ["a.parquet"])
+    jobs = argo_jobs(server, tmp_path)
+    server.faults += [404, "lost answer"]
+    run(jobs, job, lambda status: None, poll_s=0.05)
+    assert sum(request.startswith("POST") for request in server.requests) == 1
+
+
+def test_of_two_submissions_that_race_the_second_adopts(
+    server: ArgoStandIn, tmp_path: Path
+) -> None:
+    job = score_job(tmp_path, "race", ["a.parquet"])
+    jobs = argo_jobs(server, tmp_path)
+    jobs.submit(job)
+    server.faults += [404]  # it looks before the other one's object is there, and creates: 409
+    jobs.submit(job)
+    assert sum(request.startswith("POST") for request in server.requests) == 2
+    server.faults += [404]
+    with pytest.raises(Refused, match="race"):
+        jobs.submit(replace(job, deadline_s=9))
+
+
+def test_an_api_server_that_stays_away_is_given_up_after_the_deadline(
+    server: ArgoStandIn, tmp_path: Path
+) -> None:
+    job = score_job(tmp_path, "away", ["a.parquet"], deadline_s=1)
+    server.faults += [503] * 1000
+    with pytest.raises(Unavailable, match="fault 503"):
+        run(argo_jobs(server, tmp_path), job, lambda status: None, poll_s=0.05, grace_s=0.2)
+
+
+def test_what_the_cluster_forbids_is_not_tried_again(server: ArgoStandIn, tmp_path: Path) -> None:
+    job = score_job(tmp_path, "forbidden", ["a.parquet"])
+    server.faults += [403]
+    with pytest.raises(Refused, match="fault 403"):
+        run(argo_jobs(server, tmp_path), job, lambda status: None, poll_s=0.05)
+    assert not any(request.startswith("POST") for request in server.requests)
+
+
+def test_a_pod_that_finds_no_node_says_so(server: ArgoStandIn, tmp_path: Path) -> None:
+    jobs = argo_jobs(server, tmp_path)
+    workflow_of = workflow(score_job(tmp_path, "waiting", ["a.parquet"]))
+    lacking = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    pod = {"name": "waiting-a", "type": "Pod", "phase": "Pending", "message": lacking}
+    status = {"phase": "Running", "progress": "0/1", "nodes": {"x": pod}}
+    server.workflows["waiting"] = {**workflow_of, "status": status}
+    assert jobs.status("waiting").reason == f"waiting-a: {lacking}"
+
+
+@pytest.mark.s3
+def test_artifacts_survive_a_real_s3_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.servers.process import ServerMissing, in_ci
+    from tests.servers.seaweed import SeaweedServer
+
+    try:
+        server = SeaweedServer()
+    except ServerMissing as missing:
+        if in_ci():
+            raise
+        pytest.skip(f"S3 IS NOT TESTED: {missing}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+    where = f"scheme=http&endpoint_override=127.0.0.1:{server.port}&allow_bucket_creation=true"
+    artifacts = Artifacts(f"s3://artifacts/here?{where}")
+    job = score_job(tmp_path, "stored")
+    try:
+        artifacts.put(job.inputs, "jobs/stored/in")
+        artifacts.put(job.inputs, "jobs/stored/in")
+        artifacts.take("jobs/stored/in", tmp_path / "back")
+        server.kill()
+        with pytest.raises(Unavailable, match="jobs/stored"):
+            artifacts.take("jobs/stored/in", tmp_path / "gone")
+    finally:
+        server.close()
+    files = sorted(p.relative_to(job.inputs) for p in job.inputs.rglob("*") if p.is_file())
+    back = tmp_path / "back"
+    assert files == sorted(p.relative_to(back) for p in back.rglob("*") if p.is_file())
+    for file in files:
+        assert (back / file).read_bytes() == (job.inputs / file).read_bytes()

@@ -75,6 +75,8 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_DURABILITY": "disk",
         "MLPLATFORM_SPILL_MAX_MIB": "7",
         "MLPLATFORM_JOB_PROCESSES": "2",
+        "MLPLATFORM_ARGO_NAMESPACE": "jobs",
+        "MLPLATFORM_ARTIFACTS": "s3://artifacts/jobs?region=eu-central-1",
         "MLPLATFORM_KAFKA": "broker-1:9092,broker-2:9092",
         "MLPLATFORM_GATEWAY_GRPC_PORT": "9081",
         "MLPLATFORM_OTLP_ENDPOINT": "https://collector:4318",
@@ -167,3 +169,17 @@ def test_a_home_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigInvalid, match=r"MLPLATFORM_HOME.*wanted: a folder that can be made"):
         load({"MLPLATFORM_HOME": str(tmp_path / "file" / "home")}).home.create()
+
+
+@pytest.mark.parametrize(
+    ("namespace", "artifacts", "wrong"),
+    [
+        ("jobs", "", "ARTIFACTS"),
+        ("", "s3://bucket", "ARGO_NAMESPACE"),
+        ("Jobs!", "s3://bucket", "ARGO_NAMESPACE"),
+        ("jobs", "s3://key:secret@bucket", "ARTIFACTS"),
+    ],
+)
+def test_argo_needs_a_namespace_and_artifacts(namespace: str, artifacts: str, wrong: str) -> None:
+    with pytest.raises(ConfigInvalid, match=wrong):
+        load({"MLPLATFORM_ARGO_NAMESPACE": namespace, "MLPLATFORM_ARTIFACTS": artifacts})

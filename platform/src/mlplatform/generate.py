@@ -1,7 +1,7 @@
 """`python -m mlplatform.generate`: render everything that is made from another file.
 
-Feature definitions, the OpenAPI document, the example manifests, the list of signals and the code
-of .proto files;
+Feature definitions, the OpenAPI document, the example manifests, the templates of jobs, the list of
+signals and the code of .proto files;
 `make verify` runs this and fails when a committed file is not what its source says.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlplatform.compute import templates
 from mlplatform.features import feast_repo
 from mlplatform.features.definitions import FILE
 from mlplatform.gateway import openapi
@@ -28,6 +29,7 @@ def files() -> dict[Path, str]:
         **openapi.render_files(),
         **render.render_files(ROOT),
         **rendered.render_files(),
+        **templates.render_files(),
     }
     return {ROOT / name: text for name, text in relative.items()}
 

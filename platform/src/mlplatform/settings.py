@@ -135,6 +135,19 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
+class Argo:
+    """Where jobs run as workflows of Argo.
+
+    Args:
+        namespace: of the workflows and their templates (`argo/`).
+        artifacts: URI of what the namespace's default artifact repository names: s3://bucket.
+    """
+
+    namespace: str
+    artifacts: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that may differ between two installations.
 
@@ -149,6 +162,7 @@ class Settings:
         otlp_endpoint: of the collector that gets spans, http://host:port; empty: none are built.
         trace_share: of the requests that nothing else speaks for, whose spans are built.
         job_processes: how many processes of heavy jobs run at a time.
+        argo: who runs heavy jobs; None: a pool of processes on this machine.
         postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
         redis: of online features and token buckets; None: SQLite in the home folder.
     """
@@ -169,6 +183,7 @@ class Settings:
     otlp_endpoint: str = ""
     trace_share: float = 0.01
     job_processes: int = 1
+    argo: Argo | None = None
     postgres: Address | None = None
     redis: Address | None = None
 
@@ -206,6 +221,7 @@ class Settings:
             f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
             f"{PREFIX}OTLP_ENDPOINT": self.otlp_endpoint,
             f"{PREFIX}TRACE_SHARE": f"{self.trace_share:.6f}",
+            **(_argo_variables(self.argo) if self.argo else {}),
             **(self.oidc.environment() if self.oidc else {}),
             **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
             **addresses.variables(f"{PREFIX}REDIS", self.redis),
@@ -239,6 +255,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         job_processes=_number(
             environment, "JOB_PROCESSES", 1, most=MAX_JOB_PROCESSES, wanted="processes of jobs"
         ),
+        argo=_argo(environment),
         kafka=environment.get(f"{PREFIX}KAFKA", ""),
         gateway_grpc_port=(
             0
@@ -251,6 +268,26 @@ def load(environment: Mapping[str, str]) -> Settings:
         postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
         redis=addresses.redis(f"{PREFIX}REDIS", environment),
     )
+
+
+def _argo(environment: Mapping[str, str]) -> Argo | None:
+    namespace, artifacts = (
+        environment.get(f"{PREFIX}{name}", "") for name in ("ARGO_NAMESPACE", "ARTIFACTS")
+    )
+    if not namespace and not artifacts:
+        return None
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", namespace):
+        raise ConfigInvalid(f"{PREFIX}ARGO_NAMESPACE", namespace, "a namespace of Kubernetes")
+    if not re.fullmatch(r"s3://[^@]+|file:///.+", artifacts):
+        raise ConfigInvalid(f"{PREFIX}ARTIFACTS", artifacts, "s3://bucket, without credentials")
+    return Argo(namespace, artifacts)
+
+
+def _argo_variables(argo: Argo) -> dict[str, str]:
+    return {
+        f"{PREFIX}ARGO_NAMESPACE": argo.namespace,
+        f"{PREFIX}ARTIFACTS": argo.artifacts,
+    }
 
 
 def _endpoint(environment: Mapping[str, str]) -> str:

@@ -112,7 +112,15 @@ class Platform:
 
     @functools.cached_property
     def jobs(self) -> Jobs:
-        return LocalJobs(self.settings.home.jobs)
+        argo = self.settings.argo
+        if argo is None:
+            return LocalJobs(self.settings.home.jobs)
+        from mlplatform.cluster.api import KubernetesApi
+        from mlplatform.compute.argo import ArgoJobs
+        from mlplatform.compute.artifacts import Artifacts
+
+        api, artifacts = KubernetesApi.connect(), Artifacts(argo.artifacts)
+        return ArgoJobs(api, argo.namespace, artifacts, self.settings.home.jobs)
 
     @functools.cached_property
     def prefect(self) -> PrefectApi:

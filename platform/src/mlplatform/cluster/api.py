@@ -130,6 +130,14 @@ class KubernetesApi:
         applied: Object = json.loads(self._call("PATCH", path, body, APPLY, query))
         return applied
 
+    def merge(self, path: str, change: Mapping[str, Any]) -> None:
+        """Change these fields of an object that is there (JSON merge patch).
+
+        Raises:
+            NotFound: there is none; unlike `apply`, this makes none.
+        """
+        self._call("PATCH", path, change, MERGE, {"fieldManager": FIELD_MANAGER})
+
     def patch_status(self, path: str, status: Mapping[str, Any]) -> None:
         """Merge into an object's status."""
         self._call("PATCH", f"{path}/status", {"status": status}, MERGE)

@@ -1,0 +1,76 @@
+"""The templates of jobs as they lie in `argo/`, and what an accelerator changes in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from mlplatform.compute.argo import POOLS, workflow
+from mlplatform.compute.jobs import Job
+from mlplatform.compute.templates import GENERATED, render_files, template
+from mlplatform.compute.work import parser
+from mlplatform.models.definition import load_definition, model_names
+
+ROOT = Path(__file__).parents[2]
+FRAUD = load_definition("fraud")
+
+
+def item_of(rendered: dict[str, Any]) -> dict[str, Any]:
+    return next(t for t in rendered["spec"]["templates"] if t["name"] == "item")
+
+
+@pytest.mark.parametrize("path", sorted(render_files()))
+def test_a_committed_template_is_what_its_model_says(path: str) -> None:
+    text = (ROOT / path).read_text()
+    assert text == render_files()[path]
+    assert text.startswith(GENERATED)
+
+
+def test_each_model_has_a_template() -> None:
+    assert {f"argo/{name}-score.yaml" for name in model_names()} == set(render_files())
+
+
+def test_the_command_is_one_that_the_program_takes() -> None:
+    container = item_of(template(FRAUD, "score"))["container"]
+    assert container["command"] == ["python", "-m", "mlplatform.compute.work"]
+    options = parser().parse_args(container["args"])
+    assert (options.work, options.model) == ("score", "fraud")
+
+
+def test_only_what_is_transient_is_tried_again() -> None:
+    retry = item_of(template(FRAUD, "score"))["retryStrategy"]
+    assert (retry["retryPolicy"], retry["limit"]) == ("OnTransientError", 3)
+
+
+def test_a_model_on_the_cpu_asks_for_no_gpu() -> None:
+    item = item_of(template(FRAUD, "score"))
+    assert "nvidia.com/gpu" not in item["container"]["resources"]["limits"]
+    assert "synchronization" not in item
+
+
+@pytest.mark.parametrize("accelerator", ["cuda", "tensorrt"])
+def test_a_model_on_a_gpu_takes_one_from_the_pool(accelerator: Any) -> None:
+    definition = msgspec.structs.replace(FRAUD, accelerator=accelerator)
+    item = item_of(template(definition, "score"))
+    assert item["container"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert item["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    [semaphore] = item["synchronization"]["semaphores"]
+    assert semaphore == {"configMapKeyRef": {"name": POOLS, "key": "gpu"}}
+    access = yaml.safe_load_all((ROOT / "argo" / "access.yaml").read_text())
+    [pools] = [d for d in access if d["metadata"]["name"] == POOLS]
+    assert int(pools["data"]["gpu"]) > 0
+
+
+def test_a_job_names_its_template_its_items_and_its_deadline(tmp_path: Path) -> None:
+    job = Job("nightly", "score", "fraud", tmp_path, ("a.parquet", "b.parquet"), 60)
+    made = workflow(job)
+    assert made["metadata"]["name"] == "nightly"
+    assert made["spec"]["workflowTemplateRef"] == {"name": "fraud-score"}
+    assert made["spec"]["activeDeadlineSeconds"] == 60
+    rendered = template(FRAUD, "score")["spec"]["arguments"]["parameters"]
+    given = made["spec"]["arguments"]["parameters"]
+    assert [p["name"] for p in given] == [p["name"] for p in rendered]
