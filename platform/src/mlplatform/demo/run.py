@@ -27,6 +27,7 @@ from mlplatform.wiring import Platform, api_key
 
 QUIET_RATE = 1300.0  # requests a second at the most
 BUSY_RATE = 700.0  # while a model is trained or ramps: flows need the same two cores
+WAITING_RATE = 200.0  # while everybody waits for a model: its validation gets a core
 DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
 CHUNK = 500  # rows between two saves of the state
@@ -151,8 +152,7 @@ async def _days(story: Story, player: Player, diary: Diary, process: PlatformPro
             diary.tell(state.change_ms, "the pattern changes (nobody tells the platform)")
         end = player.recording.first_row_at(midnight)
         while player.position < end and not player.stopping:
-            rate = BUSY_RATE if story.busy() else QUIET_RATE
-            await player.play(min(_chunk_end(player), end), rate, process.alive)
+            await player.play(min(_chunk_end(player), end), _rate(story), process.alive)
             _save_counts(player, diary)
         if player.stopping:
             return
@@ -165,6 +165,12 @@ async def _days(story: Story, player: Player, diary: Diary, process: PlatformPro
         if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 0:
             checks = asyncio.create_task(_check(story, player, midnight))
     raise LoopNotClosed("the recording ended before the story did")
+
+
+def _rate(story: Story) -> float:
+    if story.awaits_a_model():
+        return WAITING_RATE
+    return BUSY_RATE if story.busy() else QUIET_RATE
 
 
 def _chunk_end(player: Player) -> int:

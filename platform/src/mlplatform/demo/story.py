@@ -268,6 +268,10 @@ class Story:
             for s in self._platform.rollouts.active(MODEL)
         )
 
+    def awaits_a_model(self) -> bool:
+        """Whether a model is being made, and nothing else is under way."""
+        return self._making and not any(s.ramping for s in self._platform.rollouts.active(MODEL))
+
     def busy(self) -> bool:
         """Whether a model is being made or a rollout is under way, but for the slow one's canary.
 
