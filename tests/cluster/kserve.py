@@ -74,6 +74,9 @@ def install(cluster: TestCluster, real: Real | None) -> None:
         _start_standin(cluster)
     else:
         _start_real(cluster, real)
+    for priority in documents([ROOT / "platform" / "manifests" / "base" / "priorities.yaml"]):
+        name = priority["metadata"]["name"]
+        api.apply(f"/apis/scheduling.k8s.io/v1/priorityclasses/{name}", priority, force=True)
     [runtime] = documents([ROOT / "kserve" / "runtimes" / "mlplatform-onnx.yaml"])
     until(lambda: _taken(api, runtime), "the serving runtime", within_s=60)
 

@@ -155,12 +155,13 @@ def test_a_missing_image_is_told_as_a_failure(world: KServe) -> None:
 def test_a_gpu_that_no_node_has_is_told_with_the_schedulers_numbers(world: KServe) -> None:
     definition = msgspec.structs.replace(SMALL, accelerator="cuda")
     manifest = render(definition, 9, "9" * 64, "pvc://bundles/bundle-9")
+    plane = KServePlane(world.api, world.namespace, counts_gpus=False)
 
-    world.plane.apply(manifest)
+    plane.apply(manifest)
 
     told = "Insufficient nvidia.com/gpu"
-    until(lambda: told in world.plane.status(name_of(manifest)).reason)
-    assert not world.plane.status(name_of(manifest)).failed
+    until(lambda: told in plane.status(name_of(manifest)).reason)
+    assert not plane.status(name_of(manifest)).failed
 
 
 def test_a_model_that_takes_too_much_memory_is_told_so(world: KServe) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from mlplatform import backends
 from mlplatform.cli import (
+    cluster,
     demo,
     history,
     keys,
@@ -47,6 +48,7 @@ worker.add_to(app)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(keys.app, name="keys")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(history.app, name="history")
 app.add_typer(log.commands(_anchor), name="log")
 

@@ -142,16 +142,19 @@ class KubernetesApi:
         """Merge into an object's status."""
         self._call("PATCH", f"{path}/status", {"status": status}, MERGE)
 
-    def delete(self, path: str, *, uid: str | None = None) -> None:
+    def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> None:
         """Delete an object, and what it owns after it; nothing to do where there is none.
 
         Args:
             uid: delete it only if it still is this very object.
+            grace_s: how long a pod may take to end; None leaves that to the pod.
 
         Raises:
             Conflict: it is another one by now.
         """
         options: Object = {"propagationPolicy": "Background"}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
         if uid is not None:
             options["preconditions"] = {"uid": uid}
         try:

@@ -137,6 +137,23 @@ class ServingPolicy(_Strict, frozen=True):
     scaling: ScalingPolicy | None = None
 
 
+class GpuPolicy(_Strict, frozen=True):
+    """The GPU that each pod of a model holds.
+
+    Args:
+        resource: a whole GPU, a slice of one with memory of its own (MIG), or a share of one that
+            others use too, without memory of its own (time-slicing, MPS).
+        count: how many; more than one only of whole GPUs.
+        product: the kind of GPU, as NVIDIA's feature discovery labels its nodes; None means any.
+    """
+
+    resource: Annotated[
+        str, Meta(pattern=r"^nvidia\.com/(gpu|gpu\.shared|mig-[1-7]g\.[1-9][0-9]{0,2}gb)$")
+    ]
+    count: Annotated[int, Meta(ge=1, le=8)] = 1
+    product: str | None = None
+
+
 class CachePolicy(_Strict, frozen=True):
     """Scores kept for equal rows; a model.yaml without it keeps none."""
 
@@ -224,6 +241,7 @@ class ModelDefinition(_Strict, frozen=True):
     breaker: BreakerPolicy
     rollout: RolloutPolicy
     drift: DriftPolicy
+    gpu: GpuPolicy | None = None
     cache: CachePolicy | None = None
     asynchronous: AsyncPolicy | None = msgspec.field(default=None, name="async")
 
@@ -333,6 +351,18 @@ def _check(model: ModelDefinition, source: str) -> None:
             "gates.alert_share_minimum",
             model.gates.alert_share_minimum,
             "at most alert_share_maximum",
+        ),
+        (
+            model.gpu is None or model.accelerator != "cpu",
+            "gpu",
+            model.gpu,
+            "nothing, where accelerator is cpu",
+        ),
+        (
+            model.gpu is None or model.gpu.count == 1 or model.gpu.resource == "nvidia.com/gpu",
+            "gpu.count",
+            None if model.gpu is None else model.gpu.count,
+            "1 of a slice or a share",
         ),
         (
             model.breaker.minimum_calls <= model.breaker.window_calls,

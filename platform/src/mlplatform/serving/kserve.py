@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from mlplatform.canonical import canonical_json
 from mlplatform.canonical import digest as digest_of
+from mlplatform.cluster import supply
 from mlplatform.cluster.api import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -18,6 +19,7 @@ from mlplatform.cluster.api import (
     KubernetesApi,
     Object,
 )
+from mlplatform.cluster.capacity import Short, room_for
 from mlplatform.errors import ConfigInvalid, NotFound, Refused
 from mlplatform.serving.companions import disruption_budget
 from mlplatform.serving.diagnosis import diagnose
@@ -37,16 +39,22 @@ class KServePlane:
 
     Args:
         namespace: where its services live; others' InferenceServices there are left alone.
+        counts_gpus: refuse a service whose GPUs are not free, with the numbers. Off where an
+            autoscaler adds GPU nodes on demand, or where the platform may not list nodes and pods.
     """
 
-    def __init__(self, api: KubernetesApi, namespace: str) -> None:
+    def __init__(self, api: KubernetesApi, namespace: str, *, counts_gpus: bool = True) -> None:
         self._api = api
         self._namespace = namespace
+        self._counts_gpus = counts_gpus
 
     def apply(self, manifest: Manifest) -> None:
         name = _checked(manifest)
         wanted = _signed(manifest)
-        found = self._find(name) or self._create(wanted)
+        found = self._find(name)
+        if found is None:
+            self._check_room(manifest)
+            found = self._create(wanted)
         if _digest(found) != _digest(wanted):
             raise Refused(
                 f"{name} runs from another manifest, and services are immutable; "
@@ -81,6 +89,18 @@ class KServePlane:
     def _find(self, name: str) -> Object | None:
         service = self._api.find(self._path(name))
         return None if service is None or _leaving(service) else service
+
+    def _check_room(self, manifest: Manifest) -> None:
+        """For services with GPUs: nodes of those are few, and no autoscaler makes them quickly."""
+        predictor = manifest["spec"]["predictor"]
+        asked = predictor["model"]["resources"]["requests"]
+        if not self._counts_gpus or not any(name.startswith("nvidia.com/") for name in asked):
+            return
+        value, preempts = supply.priority(self._api, predictor.get("priorityClassName"))
+        need = supply.need_of(manifest, value, preempts)
+        room = room_for(need, supply.nodes(self._api), supply.quotas(self._api, self._namespace))
+        if isinstance(room, Short):
+            raise Refused(f"{room.reason}; nothing was changed")
 
     def _create(self, wanted: Object) -> Object:
         """The object that is there afterwards: of two that race with one name, the first stays."""

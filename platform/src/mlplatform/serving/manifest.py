@@ -12,6 +12,7 @@ from mlplatform.canonical import digest as digest_of
 from mlplatform.errors import ConfigInvalid, Refused
 from mlplatform.models.definition import ModelDefinition, load_definition, model_names
 from mlplatform.serving.names import ServiceName
+from mlplatform.serving.placement import placement, resources
 from mlplatform.serving.plane import Manifest
 
 API_VERSION: Final = "serving.kserve.io/v1beta1"
@@ -28,16 +29,6 @@ GENERATED: Final = (
 
 REPLICAS: Final = {1: 2, 2: 2, 3: 1}
 """Pods by tier: a tier that has somebody on call is not served from one pod."""
-
-_CPU: Final = {
-    "requests": {"cpu": "500m", "memory": "256Mi"},
-    "limits": {"cpu": "1", "memory": "512Mi"},
-}
-_GPU: Final = {
-    "requests": {"cpu": "1", "memory": "2Gi", "nvidia.com/gpu": "1"},
-    "limits": {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"},
-}
-_RESOURCES: Final = {"cpu": _CPU, "cuda": _GPU, "tensorrt": _GPU}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +78,14 @@ def render(
                 "minReplicas": REPLICAS[definition.tier],
                 "labels": labels,
                 "automountServiceAccountToken": False,
+                **placement(definition, str(name)),
                 "model": {
                     "modelFormat": {"name": MODEL_FORMAT},
                     "runtime": RUNTIME,
                     "protocolVersion": "v2",
                     "storageUri": storage_uri,
                     "args": predictor_args(definition),
-                    "resources": _RESOURCES[definition.accelerator],
+                    "resources": resources(definition),
                     "startupProbe": {
                         "httpGet": {"path": f"/v2/models/{name}/ready", "port": 8080},
                         "periodSeconds": 1,

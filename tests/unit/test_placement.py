@@ -1,0 +1,99 @@
+"""Where a model's pods may run: from model.yaml to fields of the pod."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from mlplatform.errors import ConfigInvalid
+from mlplatform.models.definition import GpuPolicy, load_definition, model_folder, parse
+from mlplatform.serving.manifest import render
+
+FRAUD = load_definition("fraud")
+TEXT = (model_folder("fraud") / "model.yaml").read_text()
+
+
+def predictor(**changes: Any) -> dict[str, Any]:
+    definition = msgspec.structs.replace(FRAUD, **changes)
+    found: dict[str, Any] = render(definition, 7, "0123456789abcdef" * 4, "s3://b/x")["spec"]
+    return dict(found["predictor"])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "held"),
+    [
+        (None, {"nvidia.com/gpu": "1"}),
+        (GpuPolicy(resource="nvidia.com/gpu", count=2), {"nvidia.com/gpu": "2"}),
+        (GpuPolicy(resource="nvidia.com/mig-1g.10gb"), {"nvidia.com/mig-1g.10gb": "1"}),
+        (GpuPolicy(resource="nvidia.com/gpu.shared"), {"nvidia.com/gpu.shared": "1"}),
+    ],
+)
+def test_a_gpu_is_held_as_request_and_limit_alike(
+    gpu: GpuPolicy | None, held: dict[str, str]
+) -> None:
+    resources = predictor(accelerator="cuda", gpu=gpu)["model"]["resources"]
+
+    for part in ("requests", "limits"):
+        assert {k: v for k, v in resources[part].items() if k.startswith("nvidia.com/")} == held
+
+
+def test_a_model_on_cpus_neither_asks_for_a_gpu_nor_goes_where_they_are() -> None:
+    found = predictor()
+
+    assert "nvidia.com" not in str(found)
+    assert "tolerations" not in found
+    assert "deploymentStrategy" not in found
+
+
+def test_with_a_gpu_an_old_pod_ends_before_its_successor_starts() -> None:
+    strategy = predictor(accelerator="cuda")["deploymentStrategy"]["rollingUpdate"]
+
+    assert strategy == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_a_kind_of_gpu_is_a_label_of_its_nodes() -> None:
+    gpu = GpuPolicy(resource="nvidia.com/gpu", product="NVIDIA-L4")
+
+    found = predictor(accelerator="tensorrt", gpu=gpu)
+
+    assert found["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert found["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+def test_pods_are_spread_over_zones_and_then_nodes() -> None:
+    found = predictor()["topologySpreadConstraints"]
+
+    assert [s["topologyKey"] for s in found] == [
+        "topology.kubernetes.io/zone",
+        "kubernetes.io/hostname",
+    ]
+    assert {s["labelSelector"]["matchLabels"]["app"] for s in found} == {
+        "isvc.fraud-v7-01234567-predictor"
+    }
+
+
+def written(gpu: str, accelerator: str = "cuda") -> str:
+    return TEXT.replace("accelerator: cpu", f"accelerator: {accelerator}\ngpu: {gpu}")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (written("{resource: nvidia.com/gpu}", "cpu"), "accelerator is cpu"),
+        (written("{resource: nvidia.com/mig-1g.10gb, count: 2}"), "1 of a slice"),
+        (written("{resource: nvidia.com/gpu.shared, count: 2}"), "1 of a slice"),
+        (written("{resource: amd.com/gpu}"), "gpu.resource"),
+        (written("{resource: nvidia.com/gpu, count: 0}"), "gpu.count"),
+    ],
+)
+def test_a_gpu_that_can_not_be_is_refused_by_its_key(text: str, told: str) -> None:
+    with pytest.raises(ConfigInvalid, match=told):
+        parse(text, "model.yaml")
+
+
+def test_a_slice_is_taken_from_model_yaml() -> None:
+    definition = parse(written("{resource: nvidia.com/mig-3g.40gb, product: H100}"), "model.yaml")
+
+    assert definition.gpu == GpuPolicy(resource="nvidia.com/mig-3g.40gb", product="H100")
