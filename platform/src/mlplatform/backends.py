@@ -6,7 +6,8 @@ only where one is named.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mlplatform.admission.sqlite import SqliteAdmission
 from mlplatform.admission.store import Admission, Buckets, Keys, KeysAndBuckets
@@ -105,6 +106,13 @@ def _buckets(settings: Settings) -> Buckets | None:
     from mlplatform.admission.redis import RedisBuckets
 
     return RedisBuckets(settings.redis, answer_s=ADMISSION_S)
+
+
+def storage_uri(settings: Settings) -> Callable[[Path], str]:
+    """How predictors name a bundle's folder of this home."""
+    if settings.kserve is None:
+        return lambda folder: folder.absolute().as_uri()
+    return settings.kserve.storage_uri
 
 
 def has_rollouts(settings: Settings) -> bool:

@@ -148,6 +148,30 @@ class Argo:
 
 
 @dataclass(frozen=True, slots=True)
+class OnKServe:
+    """Where a cluster's predictors are.
+
+    Args:
+        namespace: of their InferenceServices.
+        bundles: `pvc://claim` or `pvc://claim/folder`: the shared volume that is mounted as this
+            platform's `<home>/bundles`, as pods of that namespace name it.
+    """
+
+    namespace: str
+    bundles: str
+
+    def storage_uri(self, folder: Path) -> str:
+        """Of a bundle's folder."""
+        return f"{self.bundles}/{folder.name}"
+
+    def environment(self) -> dict[str, str]:
+        return {
+            f"{PREFIX}KSERVE_NAMESPACE": self.namespace,
+            f"{PREFIX}KSERVE_BUNDLES": self.bundles,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that may differ between two installations.
 
@@ -165,6 +189,7 @@ class Settings:
         argo: who runs heavy jobs; None: a pool of processes on this machine.
         postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
         redis: of online features and token buckets; None: SQLite in the home folder.
+        kserve: of the predictors; None: processes of this machine.
     """
 
     home: Home
@@ -186,6 +211,7 @@ class Settings:
     argo: Argo | None = None
     postgres: Address | None = None
     redis: Address | None = None
+    kserve: OnKServe | None = None
 
     @property
     def gateway_url(self) -> str:
@@ -225,6 +251,7 @@ class Settings:
             **(self.oidc.environment() if self.oidc else {}),
             **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
             **addresses.variables(f"{PREFIX}REDIS", self.redis),
+            **(self.kserve.environment() if self.kserve else {}),
         }
 
 
@@ -267,6 +294,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         trace_share=_share(environment),
         postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
         redis=addresses.redis(f"{PREFIX}REDIS", environment),
+        kserve=_kserve(environment),
     )
 
 
@@ -288,6 +316,18 @@ def _argo_variables(argo: Argo) -> dict[str, str]:
         f"{PREFIX}ARGO_NAMESPACE": argo.namespace,
         f"{PREFIX}ARTIFACTS": argo.artifacts,
     }
+
+
+def _kserve(environment: Mapping[str, str]) -> OnKServe | None:
+    namespace = environment.get(f"{PREFIX}KSERVE_NAMESPACE", "")
+    bundles = environment.get(f"{PREFIX}KSERVE_BUNDLES", "")
+    if not namespace and not bundles:
+        return None
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
+        raise ConfigInvalid(f"{PREFIX}KSERVE_NAMESPACE", namespace, "a namespace of the cluster")
+    if not re.fullmatch(r"pvc://[a-z0-9][-a-z0-9.]*(/[-A-Za-z0-9._]+)*", bundles):
+        raise ConfigInvalid(f"{PREFIX}KSERVE_BUNDLES", bundles, "pvc://claim or pvc://claim/folder")
+    return OnKServe(namespace, bundles)
 
 
 def _endpoint(environment: Mapping[str, str]) -> str:

@@ -35,6 +35,7 @@ from mlplatform.rollout.ports import Ports
 from mlplatform.rollout.routes import Arm
 from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.serving.local import LocalPlane
+from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ class Platform:
         return backends.incidents(self.settings)
 
     @functools.cached_property
-    def plane(self) -> LocalPlane:
-        return LocalPlane(self.settings.home.serving)
+    def plane(self) -> ServingPlane:
+        return serving_plane(self.settings)
 
     @functools.cached_property
     def jobs(self) -> Jobs:
@@ -161,6 +162,7 @@ class Platform:
             approvals=PrefectApprovals(self.prefect, model, self.clock),
             clock=self.clock,
             bundles=self.settings.home.bundles,
+            storage_uri=backends.storage_uri(self.settings),
         )
 
     def mlflow_token(self) -> str:
@@ -181,6 +183,20 @@ class Platform:
     def _history_end(self) -> int:
         ends = (self.offline(name).history_end_ms() for name in model_names())
         return max((end for end in ends if end is not None), default=0)
+
+
+def serving_plane(settings: Settings) -> ServingPlane:
+    """Where versions are served. Not among `backends`: a request's path knows no Kubernetes client.
+
+    Raises:
+        ConfigInvalid: no cluster can be found, where one is asked for.
+    """
+    if settings.kserve is None:
+        return LocalPlane(settings.home.serving)
+    from mlplatform.cluster.api import KubernetesApi
+    from mlplatform.serving.kserve import KServePlane
+
+    return KServePlane(KubernetesApi.connect(), settings.kserve.namespace)
 
 
 class _Versions:

@@ -36,6 +36,7 @@ from mlplatform.http.server import Life
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.serving.local import LocalPlane
+from mlplatform.serving.names import cluster_url
 from mlplatform.settings import Settings
 
 if TYPE_CHECKING:
@@ -190,10 +191,12 @@ def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
 
 
 def _live_model(model: str, shared: _Shared) -> LiveModel:
-    home = shared.settings.home
+    home, cluster = shared.settings.home, shared.settings.kserve
     plane = LocalPlane(home.serving)
 
     def new_predictor(service: str, limits: Limits) -> Predictor:
+        if cluster is not None:  # by name: a gateway there asks no API server, and has no right to
+            return Predictor(service, lambda s: cluster_url(s, cluster.namespace), str, limits)
         return Predictor(service, plane.endpoint, home.predictor_token.read_text, limits)
 
     return LiveModel(load_definition(model), _views(model), home.bundles, new_predictor)

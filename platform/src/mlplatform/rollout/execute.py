@@ -201,7 +201,7 @@ def _carry_out(
 
 def _deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
     folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
-    ports.plane.apply(render(definition, arm.version, arm.bundle, folder.absolute().as_uri()))
+    ports.plane.apply(render(definition, arm.version, arm.bundle, ports.storage_uri(folder)))
 
 
 def _upkeep(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:

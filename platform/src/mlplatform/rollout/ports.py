@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,8 @@ class Ports:
     approvals: Approvals
     clock: Clock
     bundles: Path
+    storage_uri: Callable[[Path], str] = lambda folder: folder.absolute().as_uri()
+    """How the plane's predictors name a bundle's folder."""
 
     def now(self) -> Now:
         return Now(event_ms=self.clock.event_ms(), wall_ms=self.clock.wall_ms())

@@ -42,5 +42,5 @@ class ServiceName:
 
 
 def cluster_url(service: str, namespace: str) -> str:
-    """Where pods of a cluster reach a service; the address that KServe gives a predictor."""
-    return f"http://{service}-predictor.{namespace}.svc.cluster.local"
+    """Where pods of a cluster reach a service: at the Service that KServe makes for it."""
+    return f"http://{service}-predictor.{namespace}.svc.cluster.local:80"

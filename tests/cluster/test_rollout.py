@@ -1,0 +1,219 @@
+"""A version rolls out and back through KServe: real pods, real passes, one killed in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from mlplatform.decisions.log import Watermark
+from mlplatform.models.definition import ModelDefinition, load_definition
+from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
+from mlplatform.rollout.execute import run_pass
+from mlplatform.rollout.plan import DAY_MS
+from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.rollout.state import RolloutState, fold
+from mlplatform.serving.kserve import KServePlane
+from mlplatform.settings import OnKServe
+from rollout_world import (
+    FakeApprovals,
+    FakeLog,
+    FakeVersions,
+    StoppedClock,
+    canary_rows,
+    shadow_rows,
+)
+from support.kserve_world import KServe
+from support.onnx_bundles import sigmoid_bundle
+from support.platform_process import wait
+
+NAMESPACE = "rollouts"
+TENSOR = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
+
+
+def little() -> ModelDefinition:
+    """One pod a version, and samples that a test can afford."""
+    fraud = load_definition("fraud")
+    policy = fraud.rollout
+    shadow = msgspec.structs.replace(policy.shadow, minimum_units=60, minimum_requests=120)
+    canary = tuple(msgspec.structs.replace(s, minimum_units=5) for s in policy.canary)
+    rollout = msgspec.structs.replace(policy, shadow=shadow, canary=canary)
+    return msgspec.structs.replace(fraud, tier=3, rollout=rollout)
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+class Dying:
+    """A plane whose user dies right after the next write, or right before it."""
+
+    def __init__(self, plane: KServePlane, when: str) -> None:
+        self._plane = plane
+        self.when = when
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plane, name)
+
+    def apply(self, manifest: Any) -> None:
+        if self.when == "before":
+            raise Killed
+        self._plane.apply(manifest)
+        if self.when == "after":
+            raise Killed
+
+
+class World:
+    """Passes over a journal of their own; traffic and registry are made by hand, services real."""
+
+    def __init__(self, kserve: KServe, folder: Path) -> None:
+        self.kserve = kserve
+        self.definition = little()
+        self.clock = StoppedClock()
+        self.log = FakeLog()
+        self.log.watermarks = lambda: [Watermark("gateway-1", 10**6, 10**12, 0, True)]  # type: ignore[method-assign]
+        self.approvals = FakeApprovals()
+        self.rollouts = SqliteRollouts(folder / "rollouts.db", self.clock, durable=False)
+        self.plane = KServePlane(kserve.api, NAMESPACE)
+
+    def candidate(self, version: int) -> Candidate:
+        """A version whose bundle lies where pods and passes find it by its digest."""
+        # Another shift of the golden scores within their tolerance is another bundle.
+        digest = sigmoid_bundle(self.kserve.folder / "new", shift=version * 1e-7)
+        target = self.kserve.folder / digest
+        if not target.exists():
+            (self.kserve.folder / "new").rename(target)
+        for path in (target, *target.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return Candidate(version, digest, "ann", 0.001, 0.05)
+
+    def open(self, candidate: Candidate) -> str:
+        return open_rollout(
+            self.rollouts, "fraud", candidate, actor="ann", reason="better", clock=self.clock
+        )
+
+    def run(self, plane: Any = None) -> None:
+        ports = Ports(
+            rollouts=self.rollouts,
+            passes=self.rollouts,
+            anchors=self.rollouts,
+            plane=plane or self.plane,
+            versions=FakeVersions(),
+            log=self.log,
+            approvals=self.approvals,
+            clock=self.clock,
+            bundles=self.kserve.folder,
+            storage_uri=OnKServe(NAMESPACE, "pvc://bundles").storage_uri,
+        )
+        run_pass(self.definition, ports, holder="reconcile")
+
+    def until(self, rollout: str, *phases: str) -> None:
+        """Passes until the rollout is in one of these phases."""
+
+        def there() -> bool:
+            self.run()
+            return self.state(rollout).phase in phases
+
+        wait(there, f"{rollout}: {self.state(rollout)}", within_s=KServe.deadline_s)
+
+    def state(self, rollout: str) -> RolloutState:
+        return fold(self.rollouts.read(rollout))
+
+    def approve(self, rollout: str) -> None:
+        digest = self.state(rollout).asked
+        assert digest is not None
+        record_approval(
+            self.rollouts, rollout, digest, "approve", "bob", "looked at it", clock=self.clock
+        )
+
+    def generation(self) -> int:
+        generation = self.rollouts.routes("fraud").generation
+        self.rollouts.lease("gateway-1", {"fraud": generation}, 60)
+        return generation
+
+    def champion(self, candidate: Candidate) -> str:
+        """Bootstraps a first version; returns its service."""
+        rollout = self.open(candidate)
+        self.until(rollout, "awaiting_approval")
+        self.approve(rollout)
+        self.run()
+        self.generation()
+        self.clock.event += 8 * DAY_MS
+        self.run()
+        champion = self.rollouts.routes("fraud").champion
+        assert champion is not None
+        return champion.service
+
+    def score(self, service: str) -> float:
+        url = self.kserve.url(service)
+        answer = httpx.post(f"{url}/v2/models/{service}/infer", json={"inputs": [TENSOR]})
+        answer.raise_for_status()
+        score: float = answer.json()["outputs"][0]["data"][0]
+        return score
+
+
+@pytest.fixture(scope="module")
+def kserve() -> Iterator[KServe]:
+    made = KServe(little(), NAMESPACE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(kserve: KServe, tmp_path: Path) -> Iterator[World]:
+    yield World(kserve, tmp_path)
+    kserve.close()
+
+
+def test_a_challenger_is_deployed_ramped_and_promoted_and_taken_back(world: World) -> None:
+    first = world.champion(world.candidate(1))
+    rollout = world.open(world.candidate(2))
+    for when in ("before", "after"):
+        with pytest.raises(Killed):
+            world.run(Dying(world.plane, when))
+    world.until(rollout, "shadow")
+
+    generation = world.generation()
+    world.log.rows[generation] = shadow_rows(100, 3, generation=generation, version=2)
+    world.clock.event += 3_600_000
+    world.until(rollout, "awaiting_approval")
+    world.approve(rollout)
+    world.until(rollout, "canary")
+    for percent in (1, 5, 25, 50):
+        assert world.rollouts.routes("fraud").challenger_percent == percent
+        generation = world.generation()
+        world.log.rows[generation] = canary_rows(2000, percent, generation=generation, version=2)
+        world.clock.event += 3_600_000
+        world.run()
+    assert world.state(rollout).phase == "promoted"
+
+    routes = world.rollouts.routes("fraud")
+    assert routes.champion is not None
+    second = routes.champion.service
+    assert world.plane.names() == sorted([first, second])
+    assert (world.score(first), world.score(second)) == (0.5, 0.5)
+
+    world.generation()
+    roll_back(world.rollouts, world.rollouts, "fraud", actor="eve", reason="x", clock=world.clock)
+    routes = world.rollouts.routes("fraud")
+    assert routes.champion is not None
+    assert routes.champion.service == first
+    assert world.plane.status(first).ready
+
+
+def test_a_version_that_no_node_can_serve_never_gets_traffic(world: World) -> None:
+    first = world.champion(world.candidate(3))
+    world.definition = msgspec.structs.replace(world.definition, accelerator="cuda")
+    candidate = world.candidate(4)
+    rollout = world.open(candidate)
+
+    with pytest.raises(Exception, match=r"nvidia.com/gpu; .* nothing was changed"):
+        world.run()
+
+    assert world.plane.names() == [first]
+    assert world.state(rollout).phase == "deploying"
