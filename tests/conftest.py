@@ -106,6 +106,15 @@ def redis() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """A `given.S3`."""
+    from tests.servers import given
+
+    with _running("s3", given.s3) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
 def kafka() -> Iterator[str]:
     """The bootstrap address of a broker."""
     from tests.servers import given

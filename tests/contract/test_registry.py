@@ -8,11 +8,18 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from botocore.exceptions import ClientError
+from tests.servers.given import behind
+from tests.servers.proxy import Proxy
 
+from mlplatform import addresses
 from mlplatform.canonical import digest
 from mlplatform.drift.profile import Column, Profile
 from mlplatform.errors import NotFound, Unavailable
@@ -33,10 +40,12 @@ from mlplatform.registry.bundle import (
 from mlplatform.registry.mlflow import MlflowRegistry
 from mlplatform.registry.mlflow_rest import MlflowRest
 from mlplatform.registry.versions import Rejection, Version, VersionFacts
+from mlplatform.settings import Home
 
 pytestmark = pytest.mark.slow
 
 START_LIMIT_S = 60
+TOKEN = "the token of this test"
 COLUMN = Column(
     edges=(1.0,), shares=(0.5, 0.5), quantiles=(1.0,) * 100, mean=1.0, std=1.0, missing_share=0.0
 )
@@ -97,26 +106,54 @@ def written(folder: Path, seed: int, model: str = "fraud") -> tuple[Path, Bundle
     return folder / bundle.digest, bundle
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
+SERVERS = pytest.param("servers", marks=[pytest.mark.postgres, pytest.mark.s3])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a registry keeps what it is given: in files, or on servers behind a proxy."""
+
+    variables: dict[str, str]
+    postgres: Any = None
+    s3: Any = None
+    to_postgres: Proxy | None = None
+    to_s3: Proxy | None = None
+
+
+@pytest.fixture(scope="module", params=["files", SERVERS])
+def place(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    home = {"MLPLATFORM_HOME": str(folder)}
+    if request.param == "files":
+        yield Place(home)
+        return
+    postgres, s3 = (request.getfixturevalue(name) for name in ("postgres", "s3"))
+    database, bucket = postgres.database(), s3.bucket()
+    endpoint = s3.environment["AWS_ENDPOINT_URL_S3"]
+    with Proxy(database.port) as to_postgres, Proxy(urlsplit(endpoint).port) as to_s3:
+        variables = {
+            **home,
+            **addresses.variables("MLPLATFORM_MLFLOW_POSTGRES", behind(to_postgres, database)),
+            "MLPLATFORM_MLFLOW_ARTIFACTS": f"s3://{bucket}/mlflow",
+            **s3.environment,
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{to_s3.port}",
+        }
+        yield Place(variables, postgres, s3, to_postgres, to_s3)
+    postgres.drop(database)
+
+
+@pytest.fixture(scope="module")
+def uri(place):
+    """The platform's own MLflow server, as its supervisor starts it."""
+    home = Home(Path(place.variables["MLPLATFORM_HOME"]))
+    home.create()
+    home.mlflow_token.write_text(TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
-        "_MLFLOW_SERVER_REGISTRY_STORE": f"sqlite:///{folder}/mlflow.db",
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
-        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.log").open("w") as output:
+    environment = {**os.environ, **place.variables, "MLPLATFORM_MLFLOW_PORT": str(port)}
+    with (home.root / "server.log").open("w") as output:
         server = subprocess.Popen(
-            [*command, "mlflow.server.fastapi_app:app"],
+            [sys.executable, "-m", "mlplatform.supervisor.mlflow_server"],
             env=environment,
             stdout=output,
             stderr=output,
@@ -144,7 +181,7 @@ def wait_until_healthy(url: str, server: subprocess.Popen) -> None:
 def registry(uri, monkeypatch):
     for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"):
         monkeypatch.delenv(name, raising=False)
-    return MlflowRegistry(uri)
+    return MlflowRegistry(uri, TOKEN)
 
 
 def test_a_validated_bundle_becomes_a_version_with_its_facts(registry, tmp_path):
@@ -232,7 +269,7 @@ def test_an_alias_shows_the_last_version_that_it_was_pointed_at(registry, uri, t
     for seed in (1, 2):
         folder, bundle = written(tmp_path, seed, "alias")
         registry.register(folder, facts_of(bundle))
-    aliases = MlflowRest(uri, "no token is asked for")
+    aliases = MlflowRest(uri, TOKEN)
     assert aliases.get("alias", 2) == registry.get("alias", 2)
     for version in (2, 2, 1):
         aliases.show("alias", "champion", version)
@@ -242,7 +279,7 @@ def test_an_alias_shows_the_last_version_that_it_was_pointed_at(registry, uri, t
 
 def test_what_does_not_exist_is_not_found(registry, uri):
     with pytest.raises(NotFound):
-        MlflowRest(uri, "no token is asked for").get("no-such-model", 1)
+        MlflowRest(uri, TOKEN).get("no-such-model", 1)
     with pytest.raises(NotFound):
         registry.get("no-such-model", 1)
     with pytest.raises(NotFound):
@@ -284,7 +321,50 @@ def test_no_package_adds_headers_of_its_own_to_our_requests(uri: str) -> None:
     # Feast is installed here, and registers a provider of headers with MLflow
     asked = (
         "import sys; from mlplatform.registry.mlflow import MlflowRegistry;"
-        f"print(MlflowRegistry({uri!r}).versions('nobody'), 'feast' in sys.modules)"
+        f"print(MlflowRegistry({uri!r}, {TOKEN!r}).versions('nobody'), 'feast' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
     assert done.stdout == "[] False\n", done.stderr
+
+
+def test_while_a_server_behind_the_registry_is_away_it_is_unavailable(registry, place, tmp_path):
+    if place.s3 is None:
+        pytest.skip("files do not go away")
+    folder, bundle = written(tmp_path, 9, "outage")
+    version = registry.register(folder, facts_of(bundle)).version
+    place.to_s3.refuse()
+    with pytest.raises(Unavailable):
+        registry.fetch("outage", version, tmp_path / "away")
+    place.to_s3.forward()
+    assert load_bundle(registry.fetch("outage", version, tmp_path / "back"), bundle.digest)
+    place.to_postgres.refuse()
+    with pytest.raises(Unavailable):
+        registry.get("outage", version)
+    place.to_postgres.forward()
+    assert registry.get("outage", version).digest == bundle.digest
+
+
+def test_what_is_on_servers_outlives_their_deaths_and_is_nowhere_else(registry, place, tmp_path):
+    if place.s3 is None or place.s3.server is None or place.postgres.server is None:
+        pytest.skip("the servers are not ours to stop")
+    folder, bundle = written(tmp_path, 10, "restart")
+    version = registry.register(folder, facts_of(bundle)).version
+    for server in (place.postgres.server, place.s3.server):
+        server.kill()
+        server.start()
+    assert load_bundle(registry.fetch("restart", version, tmp_path / "back"), bundle.digest)
+    home = Home(Path(place.variables["MLPLATFORM_HOME"]))
+    assert list(home.mlflow.iterdir()) == []
+    password = place.postgres.address.password()
+    assert password not in (home.root / "server.log").read_text()
+
+
+@pytest.mark.s3
+def test_the_object_store_refuses_a_wrong_secret_and_keeps_what_is_there(s3):
+    bucket = s3.bucket()
+    s3.client().put_object(Bucket=bucket, Key="a", Body=b"first", IfNoneMatch="*")
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        s3.client().put_object(Bucket=bucket, Key="a", Body=b"second", IfNoneMatch="*")
+    with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|403"):
+        s3.client(AWS_SECRET_ACCESS_KEY="wrong").get_object(Bucket=bucket, Key="a")
+    assert s3.client().get_object(Bucket=bucket, Key="a")["Body"].read() == b"first"

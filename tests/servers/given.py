@@ -8,13 +8,17 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
+import boto3
 import pg8000.native
+from botocore.config import Config
 from tests.servers.kafka.broker import Broker
 from tests.servers.postgres import USER, PostgresServer
 from tests.servers.process import new_folder
 from tests.servers.proxy import Proxy
+from tests.servers.seaweed import SeaweedServer
 from tests.servers.valkey import ValkeyServer
 
 from mlplatform import addresses
@@ -67,6 +71,36 @@ class Redis:
 
 
 @dataclass(frozen=True)
+class S3:
+    """A server that tests make buckets on.
+
+    Args:
+        environment: what AWS's SDK reads.
+    """
+
+    environment: dict[str, str]
+    server: SeaweedServer | None
+    version: str
+
+    def client(self, **changes: str) -> Any:
+        given = self.environment | changes
+        return boto3.client(
+            "s3",
+            endpoint_url=given["AWS_ENDPOINT_URL_S3"],
+            aws_access_key_id=given["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=given["AWS_SECRET_ACCESS_KEY"],
+            region_name=given["AWS_DEFAULT_REGION"],
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+        )
+
+    def bucket(self) -> str:
+        """A new bucket's name."""
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+
+@dataclass(frozen=True)
 class Kafka:
     """A broker by its bootstrap address."""
 
@@ -109,6 +143,18 @@ def redis() -> Redis:
     server = ValkeyServer()
     address = redis_address(server.port, server.password_file, None)
     return Redis(address, server, server.version)
+
+
+def s3() -> S3:
+    """S3_ENDPOINT, with the keys of AWS's variables, or a server of our own."""
+    endpoint, names = os.environ.get("S3_ENDPOINT"), ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    region = {"AWS_DEFAULT_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1")}
+    if endpoint:
+        keys = {name: os.environ[name] for name in names}
+        return S3({"AWS_ENDPOINT_URL_S3": endpoint, **keys, **region}, None, "given")
+    server = SeaweedServer()
+    keys = dict(zip(names, (server.access_key, server.secret_key), strict=True))
+    return S3({"AWS_ENDPOINT_URL_S3": server.endpoint, **keys, **region}, server, server.version)
 
 
 def kafka() -> Kafka:

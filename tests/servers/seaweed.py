@@ -23,7 +23,7 @@ class SeaweedServer:
 
     def __init__(self) -> None:
         binary = program("weed", DOWNLOADED / "bin")
-        self.version = version_of(binary, "version").removeprefix("version ")
+        self.version = "SeaweedFS " + version_of(binary, "version").split()[2]
         self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_urlsafe(16)
         self.folder = new_folder("seaweed")
         self.port, *internal = free_ports(8)

@@ -84,6 +84,8 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
         "MLPLATFORM_POSTGRES_PASSWORD_FILE": "/run/secrets/db",
         "MLPLATFORM_REDIS": "rediss://cache:6380/0?ssl_ca_certs=/ca.pem",
+        "MLPLATFORM_MLFLOW_POSTGRES": "postgresql://m@db/mlflow",
+        "MLPLATFORM_MLFLOW_ARTIFACTS": "s3://models/mlflow",
     }
     settings = load(given)
     assert settings.environment() == given

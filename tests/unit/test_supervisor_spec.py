@@ -115,7 +115,7 @@ async def test_whom_the_gate_lets_through(
 
 
 def test_mlflow_keeps_everything_at_home_and_reads_no_pickles(tmp_path: Path) -> None:
-    variables = environment(Home(tmp_path))
+    variables = environment(load({"MLPLATFORM_HOME": str(tmp_path)}))
 
     assert variables["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
     assert variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"

@@ -134,7 +134,7 @@ class PostgresDatabase:
                 database=address.name,
                 password=address.password(),
                 timeout=self._answer_s,
-                ssl_context=_context(address),
+                ssl_context=tls_context(address),
                 application_name=f"mlplatform {self._schema.part}",
                 startup_params=_limits(self._answer_s),
             )
@@ -177,7 +177,8 @@ def _limits(answer_s: float) -> dict[str, str]:
     }
 
 
-def _context(address: Address) -> ssl.SSLContext | bool:
+def tls_context(address: Address) -> ssl.SSLContext | bool:
+    """As pg8000 takes it: False for a connection that is not encrypted."""
     if not address.tls:
         return False
     authority = None if address.authority is None else str(address.authority)

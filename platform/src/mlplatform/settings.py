@@ -190,6 +190,8 @@ class Settings:
         postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
         redis: of online features and token buckets; None: SQLite in the home folder.
         kserve: of the predictors; None: processes of this machine.
+        mlflow_postgres: a database of MLflow's own; None: SQLite in the home folder.
+        mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
     """
 
     home: Home
@@ -212,6 +214,8 @@ class Settings:
     postgres: Address | None = None
     redis: Address | None = None
     kserve: OnKServe | None = None
+    mlflow_postgres: Address | None = None
+    mlflow_artifacts: str = ""
 
     @property
     def gateway_url(self) -> str:
@@ -252,6 +256,8 @@ class Settings:
             **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
             **addresses.variables(f"{PREFIX}REDIS", self.redis),
             **(self.kserve.environment() if self.kserve else {}),
+            **addresses.variables(f"{PREFIX}MLFLOW_POSTGRES", self.mlflow_postgres),
+            f"{PREFIX}MLFLOW_ARTIFACTS": self.mlflow_artifacts,
         }
 
 
@@ -295,6 +301,8 @@ def load(environment: Mapping[str, str]) -> Settings:
         postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
         redis=addresses.redis(f"{PREFIX}REDIS", environment),
         kserve=_kserve(environment),
+        mlflow_postgres=addresses.postgres(f"{PREFIX}MLFLOW_POSTGRES", environment),
+        mlflow_artifacts=_artifacts(environment),
     )
 
 
@@ -335,6 +343,13 @@ def _endpoint(environment: Mapping[str, str]) -> str:
     if url and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
         raise ConfigInvalid(f"{PREFIX}OTLP_ENDPOINT", url, "the collector's http://host:port")
     return url
+
+
+def _artifacts(environment: Mapping[str, str]) -> str:
+    place = environment.get(f"{PREFIX}MLFLOW_ARTIFACTS", "")
+    if place and not re.fullmatch(r"s3://[a-z0-9.-]+(/[^\s?#]*)?", place):
+        raise ConfigInvalid(f"{PREFIX}MLFLOW_ARTIFACTS", place, "s3://bucket/prefix")
+    return place
 
 
 def _share(environment: Mapping[str, str]) -> float:

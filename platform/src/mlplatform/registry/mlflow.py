@@ -101,13 +101,20 @@ class MlflowRegistry:
         into.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{wanted.digest[:8]}.", dir=into))
         try:
-            with self._translated():
-                self._client.download_artifacts(wanted.run_id, ARTIFACT, str(draft))
+            self._download(wanted.run_id, draft)
             load_bundle(draft / ARTIFACT, wanted.digest)
             appear(draft / ARTIFACT, folder, wanted.digest)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return folder
+
+    def _download(self, run_id: str, into: Path) -> None:
+        try:
+            with self._translated():
+                self._client.download_artifacts(run_id, ARTIFACT, str(into))
+        except NotFound as error:
+            # The version is there. MLflow calls a path wrong whatever kept it from the files.
+            raise Unavailable(f"the artifacts of MLflow at {self._uri}") from error
 
     @functools.cached_property
     def _client(self) -> Any:

@@ -10,7 +10,9 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from mlplatform.settings import Home, Settings, load
+from mlplatform.addresses import Address
+from mlplatform.postgres import tls_context
+from mlplatform.settings import Settings, load
 from mlplatform.supervisor.lifeline import follow_parent
 
 OPEN_PATHS: Final = ("/health",)
@@ -26,22 +28,28 @@ def main() -> None:
     follow_parent()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = load(os.environ)
-    os.environ.update(environment(settings.home))
+    os.environ.update(environment(settings))
     settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if settings.mlflow_postgres is not None:
+        log_in_to(settings.mlflow_postgres)
     _serve(settings)
 
 
-def environment(home: Home) -> dict[str, str]:
-    """How MLflow is told to keep everything in the home folder and to do nothing else.
+def environment(settings: Settings) -> dict[str, str]:
+    """How MLflow is told where to keep everything, and to do nothing else.
 
     The names with an underscore are private to MLflow, which is therefore pinned.
     """
-    database = f"sqlite:///{home.mlflow / 'mlflow.db'}"
+    folder, given = settings.home.mlflow, settings.mlflow_postgres
+    database = f"sqlite:///{folder / 'mlflow.db'}"
+    if given is not None:
+        database = f"postgresql+pg8000://{given.user}@{given.host}:{given.port}/{given.name}"
     return {
         "_MLFLOW_SERVER_FILE_STORE": database,
         "_MLFLOW_SERVER_REGISTRY_STORE": database,
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(home.mlflow / "artifacts"),
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": settings.mlflow_artifacts
+        or str(folder / "artifacts"),
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,12 +58,25 @@ def environment(home: Home) -> dict[str, str]:
     }
 
 
+def log_in_to(address: Address) -> None:
+    """Give every connection of SQLAlchemy's in this process the password of now, and TLS.
+
+    So neither is in the URL, which MLflow logs and shows.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "do_connect")
+    def log_in(dialect: object, record: object, args: object, kwargs: dict[str, Any]) -> None:
+        kwargs.update(password=address.password(), ssl_context=tls_context(address))
+
+
 def _serve(settings: Settings) -> None:
     import uvicorn
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
-    variables = environment(settings.home)
+    variables = environment(settings)
     # Makes or migrates the database before the first answer, not during the first request.
     initialize_backend_stores(
         variables["_MLFLOW_SERVER_FILE_STORE"],
