@@ -126,13 +126,19 @@ class World:
     async def send(self, *parts: bytes) -> bytes:
         """All that is written once nothing goes on any more."""
         for part in parts:
+            await self.read_on()
             if self.transport.is_closed:
                 break
-            while self.transport.is_paused:
-                await asyncio.sleep(0)
             self.connection.data_received(part)
         await self.rest()
         return self.transport.written
+
+    async def read_on(self) -> None:
+        for _ in range(1000):
+            if self.transport.is_closed or not self.transport.is_paused:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("reading is paused for ever")
 
     async def rest(self) -> None:
         for _ in range(1000):
