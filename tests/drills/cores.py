@@ -50,7 +50,9 @@ class Waits:
         A wait counts when it is over, and samples lie a little outside of the moments: the answer
         may be too large by what was waited within two samples.
         """
-        return max((_waited_ms(*taken, from_s, to_s) for taken in self._taken.values()), default=0)
+        return max(
+            (_waited_ms(*taken, from_s, to_s) for taken in list(self._taken.values())), default=0
+        )
 
     def _sample(self) -> None:
         look_s = 0.0
@@ -65,8 +67,8 @@ class Waits:
                     os.close(self._files.pop(path))
                     continue
                 at_s, waits_ns = self._taken.setdefault(path, ([], []))
-                at_s.append(time.monotonic())
                 waits_ns.append(waited_ns)
+                at_s.append(time.monotonic())  # last: whoever reads meanwhile goes by the times
 
     def _look(self) -> None:
         for pid in self._pids():
