@@ -315,9 +315,9 @@ class ScoringWorld:
         assert fence is not None
         self.rollouts.commit(fact, fence, routes)
 
-    def start_gateway(self, **environment: str) -> None:
-        self._gateway = self._start("mlplatform.gateway", **environment)
-        wait_for(lambda: status_of(f"{self.url}/readyz") == 200)
+    def start_gateway(self, *args: str, at: str = "127.0.0.1", **environment: str) -> None:
+        self._gateway = self._start("mlplatform.gateway", *args, **environment)
+        wait_for(lambda: status_of(f"http://{at}:{self.port}/readyz") == 200)
 
     def kill_gateway(self) -> None:
         assert self._gateway is not None

@@ -32,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
         "--name", default="gateway-0", help="its writer in the decision log; one process a name"
     )
     taken.add_argument(
+        "--host", default="127.0.0.1", help="where applications call, unless a socket is given"
+    )
+    taken.add_argument(
         "--address-file",
         type=Path,
         help='gets {"port": ..., "pid": ...} of a port where this very process answers',
@@ -39,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     return taken
 
 
-def shared_listener(port: int) -> socket.socket:
+def shared_listener(host: str, port: int) -> socket.socket:
     """The socket that applications call: the supervisor's, or one of our own without it.
 
     Raises:
@@ -49,7 +52,7 @@ def shared_listener(port: int) -> socket.socket:
     if given is not None:
         return given
     try:
-        return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+        return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
         raise Busy(f"port {port} is taken (MLPLATFORM_GATEWAY_PORT)") from error
 
@@ -69,8 +72,8 @@ def main() -> None:
     logs.configure("gateway", options.name)
     try:
         settings = settings_module.load(os.environ)
-        sockets = [shared_listener(settings.gateway_port)]
-        composition = compose(settings, options.name)
+        sockets = [shared_listener(options.host, settings.gateway_port)]
+        composition = compose(settings, options.name, options.host)
         if options.address_file is not None:
             sockets.append(own_listener(options.address_file))
     except PlatformError as error:

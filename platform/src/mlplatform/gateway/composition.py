@@ -80,8 +80,12 @@ class _Shared:
     recorder: Recorder
 
 
-def compose(settings: Settings, name: str) -> Composition:
-    """The gateway process of that name, which no other living one may have."""
+def compose(settings: Settings, name: str, host: str = "127.0.0.1") -> Composition:
+    """The gateway process of that name, which no other living one may have.
+
+    Args:
+        host: where gRPC listens.
+    """
     settings.home.create()
     shared = _shared(settings, name)
     live = {model: _live_model(model, shared) for model in model_names()}
@@ -94,7 +98,8 @@ def compose(settings: Settings, name: str) -> Composition:
     spans = _spans(settings, name, shared.metrics)
     traces = _traces(settings, definitions, spans)
     calls = GrpcListener(
-        settings.gateway_grpc_port, admitting.gate, models, health, shared.metrics, traces
+        *(host, settings.gateway_grpc_port),
+        *(admitting.gate, models, health, shared.metrics, traces),
     )
     life = _life(settings, shared, shadow, follower, admitting, spans)
     start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life

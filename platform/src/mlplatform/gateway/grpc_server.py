@@ -1,4 +1,4 @@
-"""The gateway's gRPC listener: scoring and the Open Inference Protocol on one loopback port."""
+"""The gateway's gRPC listener: scoring and the Open Inference Protocol on one port."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class GrpcListener:
 
     def __init__(
         self,
+        host: str,
         port: int,
         gate: Gate,
         models: Mapping[str, Scoring],
@@ -37,6 +38,7 @@ class GrpcListener:
         metrics: Metrics,
         traces: Traces | None,
     ) -> None:
+        self._address = f"{host}:{port}"
         self._port = port
         self._handlers = tuple(
             handlers(service, answers, gate, metrics, traces)
@@ -57,7 +59,7 @@ class GrpcListener:
         )
         server.add_generic_rpc_handlers(self._handlers)
         try:
-            server.add_insecure_port(f"127.0.0.1:{self._port}")
+            server.add_insecure_port(self._address)
         except RuntimeError as error:
             raise Busy(f"port {self._port} is taken (MLPLATFORM_GATEWAY_GRPC_PORT)") from error
         await server.start()
