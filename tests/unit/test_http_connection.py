@@ -511,7 +511,45 @@ async def test_a_draining_server_closes_after_the_last_of_its_answers() -> None:
     await world.rest()
     assert [status for status, _ in parted(world.transport.written)] == [200, 200]
     assert world.transport.written.count(b"connection: close") == 1
-    assert world.transport.is_closed
+    assert world.transport.has_ended
+
+
+@pytest.mark.parametrize("drains", [True, False])
+async def test_after_a_last_answer_what_was_not_read_is_read_until_the_peer_has_ended(
+    drains: bool,
+) -> None:
+    world = World()
+    last = GET if drains else GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    world.connection.data_received(GET.replace(b"/ ", b"/wait9 ") + last)
+    world.shared.is_draining = drains
+    assert world.transport.is_paused
+    await world.rest()
+    assert world.transport.has_ended
+    assert not world.transport.is_paused
+    assert world.connection.owes_answer
+    world.connection.data_received(GET)
+    assert world.application.asked == [("GET", "/wait9", b""), ("GET", "/", b"")]
+    assert not world.transport.is_closed
+    assert not world.connection.eof_received()  # which closes
+
+
+async def test_of_who_goes_on_after_the_last_answer_only_so_much_is_read_and_so_long() -> None:
+    greedy, slow = World(), World()
+    for world in (greedy, slow):
+        world.shared.is_draining = True
+        world.connection.data_received(GET)
+        assert world.transport.has_ended
+    for _ in range(MAX_DISCARDED_BYTES // 65536):
+        greedy.connection.data_received(b"x" * 65536)
+    assert not greedy.transport.is_closed
+    greedy.connection.data_received(b"x")
+    assert greedy.transport.is_closed
+    slow.connection.data_received(b"x")
+    slow.later(LINGER_S - 0.1)
+    assert not slow.transport.is_closed
+    slow.later(0.2)
+    assert slow.transport.is_closed
+    assert not slow.connection.owes_answer
 
 
 @pytest.mark.parametrize(("sent", "closes"), [(b"", True), (GET, True), (GET[:-2], False)])

@@ -48,8 +48,8 @@ class Slow:
 class Running:
     """A server on a port of its own."""
 
-    def __init__(self, life: Life, limits: Limits) -> None:
-        self.application = Slow()
+    def __init__(self, life: Life, limits: Limits, application: Slow) -> None:
+        self.application = application
         self.steps: list[str] = []
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
@@ -69,8 +69,11 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(life: Life | None = None, limits: Limits | None = None) -> AsyncIterator[Running]:
-    made = Running(life or Life(), limits or Limits(connections=5, arrival_s=0.5))
+async def running(
+    life: Life | None = None, limits: Limits | None = None, application: Slow | None = None
+) -> AsyncIterator[Running]:
+    limits = limits or Limits(connections=5, arrival_s=0.5)
+    made = Running(life or Life(), limits, application or Slow())
     await asyncio.sleep(0.05)
     yield made
     for _ in range(2):
@@ -154,6 +157,50 @@ async def test_one_connection_too_many_is_told_so() -> None:
         assert (status, json.loads(body)["type"]) == (503, "too-many-connections")
         for _, writer in held:
             writer.close()
+
+
+class Gated(Slow):
+    """Answers `/gate` when it is opened, all else at once with more than a reader takes unasked."""
+
+    body = bytes(300_000)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    def answer(self, request: Request) -> Answer:
+        async def answered() -> Reply:
+            await self.gate.wait()
+            return Reply(b"")
+
+        return answered() if request.path == "/gate" else Reply(self.body)
+
+
+@pytest.mark.parametrize("drains", [True, False], ids=["draining", "asked to close"])
+async def test_bytes_that_nobody_reads_take_no_answer_with_them(drains: bool) -> None:
+    """A socket that is closed upon them resets the connection, and what the peer has not read of
+    the answer is gone."""
+    loop, application = asyncio.get_running_loop(), Gated()
+    async with running(application=application) as server:
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.setblocking(False)
+        await loop.sock_connect(peer, ("127.0.0.1", server.port))
+        last = GET + (b"" if drains else CLOSE) + b"\r\n"
+        await loop.sock_sendall(peer, b"GET /gate HTTP/1.1\r\n\r\n" + last)
+        await asyncio.sleep(0.1)  # reading is paused: an answer is owed, and another one waits
+        await loop.sock_sendall(peer, GET + b"\r\n")
+        if drains:
+            server.server.end()
+        await asyncio.sleep(0.1)
+        application.gate.set()
+        await asyncio.sleep(0.1)
+        got = b""
+        while part := await loop.sock_recv(peer, 65536):
+            got += part
+        peer.close()
+        assert got.endswith(b"\r\n\r\n" + application.body)
+        assert got.count(b"HTTP/1.1 200 OK") == 2
 
 
 async def test_no_request_is_lost_when_it_is_told_to_end() -> None:

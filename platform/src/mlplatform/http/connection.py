@@ -126,6 +126,7 @@ class Connection(asyncio.Protocol):
         "_is_arriving",
         "_is_closing",
         "_is_deaf",
+        "_is_heard_out",
         "_is_last",
         "_is_paused",
         "_is_write_paused",
@@ -160,13 +161,16 @@ class Connection(asyncio.Protocol):
         self._is_last = False  # no other request is read
         self._is_deaf = False  # nothing is read but to be dropped
         self._is_closing = False  # nothing more is written
+        self._is_heard_out = False  # the peer has sent its last byte, and it was read
         self._is_paused = self._is_write_paused = False
         self._since_s = time.monotonic()  # in which this connection waits for the same thing
 
     @property
     def owes_answer(self) -> bool:
-        """Whether a request is to be answered, or an answer is not on its way yet."""
-        return not self._is_closing or self._transport.get_write_buffer_size() > 0
+        """Whether a request is to be answered, or an answer may not have arrived yet."""
+        transport = self._transport
+        is_over = self._is_closing and transport.is_closing()
+        return not is_over or transport.get_write_buffer_size() > 0
 
     # what the event loop tells
 
@@ -190,6 +194,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Who sends no more still gets the answers to what came."""
         last = self._queue[-1] if self._queue else self._current
+        self._is_heard_out = True
         if last is None or self._is_closing:
             return False
         self._is_deaf = last.is_last = True
@@ -434,9 +439,14 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
-        """After the last answer; if more is on its way, let its sender read that first."""
+        """After the last answer. Closing upon bytes that were not read resets the connection, and a
+        reset takes from the peer what it has not read: whoever may be sending is read on, in vain.
+
+        Source: RFC 9112 section 9.6.
+        """
         self._is_closing = self._is_deaf = True
-        if not self._is_arriving:
+        has_said_all = self._is_last and not self._is_arriving and not self._is_paused
+        if self._is_heard_out or has_said_all:
             self._transport.close()
             return
         self._transport.write_eof()
