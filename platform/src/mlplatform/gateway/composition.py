@@ -97,10 +97,8 @@ def compose(settings: Settings, name: str, host: str = "127.0.0.1") -> Compositi
     health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
     spans = _spans(settings, name, shared.metrics)
     traces = _traces(settings, definitions, spans)
-    calls = GrpcListener(
-        *(host, settings.gateway_grpc_port),
-        *(admitting.gate, models, health, shared.metrics, traces),
-    )
+    port = settings.gateway_grpc_port
+    calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces)
     life = _life(settings, shared, shadow, follower, admitting, spans)
     start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
     app = Gateway(
