@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from mlplatform.decisions.log import Appended, Entry, Outcome
 from mlplatform.decisions.records import Record
 from mlplatform.gateway import recording
-from mlplatform.gateway.recording import LogUnavailable, Recorder
+from mlplatform.gateway.recording import BEYOND_S, STALL_S, LogUnavailable, Recorder
 
 ENTRY = Entry(Record(kind="label", decision_id="d", model="fraud", event_ms=7, recorded_ms=7))
 
@@ -67,3 +69,45 @@ async def test_each_wait_has_its_own_end(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not late.done()
     commits.answers[-1].set_result([Appended(2)])
     assert await late == Appended(2)
+
+
+@pytest.mark.parametrize("left_s", [0.05, -1.0], ids=["in time", "late already"])
+async def test_who_has_a_deadline_waits_no_longer_than_a_bound_beyond_it(left_s: float) -> None:
+    """However late it was handed in, a record has that bound to be confirmed in."""
+    commits = Commits()
+    recorder = started(commits, [])
+    began_s = time.monotonic()
+    with pytest.raises(LogUnavailable, match="no confirmation"):
+        await recorder.append(ENTRY, began_s + left_s)
+    waited_s = time.monotonic() - began_s
+    assert waited_s >= max(left_s, 0.0) + BEYOND_S - 0.002  # a timer's resolution
+    assert waited_s < recording.WAIT_S / 2
+    later = asyncio.ensure_future(recorder.append(ENTRY, time.monotonic() + left_s))
+    await asyncio.sleep(0)
+    commits.answers[-1].set_result([Appended(1)])
+    assert await later == Appended(1)
+
+
+async def test_who_waits_without_a_deadline_holds_up_nobody_who_has_one() -> None:
+    recorder = started(Commits(), [])
+    patient = asyncio.ensure_future(recorder.append(ENTRY))
+    await asyncio.sleep(0)
+    with pytest.raises(LogUnavailable):
+        await recorder.append(ENTRY, time.monotonic() + 0.02)
+    assert not patient.done()
+    patient.cancel()
+
+
+async def test_a_process_that_was_held_up_hears_what_was_confirmed_before_it_refuses() -> None:
+    commits = Commits()
+    recorder = started(commits, [])
+    waiting = asyncio.ensure_future(recorder.append(ENTRY, time.monotonic() + 0.01))
+    await asyncio.sleep(0)
+    (answer,), loop = commits.answers, asyncio.get_running_loop()
+
+    def confirm() -> None:
+        loop.call_soon_threadsafe(answer.set_result, [Appended(1)])
+
+    time.sleep(0.01 + BEYOND_S + 3 * STALL_S)  # held up: nothing goes on meanwhile
+    loop.call_soon(threading.Thread(target=confirm).start)  # after the wait's end was noticed
+    assert await waiting == Appended(1)

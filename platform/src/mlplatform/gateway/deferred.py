@@ -63,7 +63,7 @@ class Deferral:
             promise = Idempotency(caller.client, caller.key, digest, body, scoring.keep_ms)
         with scoring.times.answering(request.event_ms):
             record = self._record(scoring, decision_id, request, caller)
-            return await self._recorded(Entry(record, promise), body)
+            return await self._recorded(Entry(record, promise), body, caller.deadline_s)
 
     def stored(self, client: str, decision_id: str) -> tuple[str, bytes | None]:
         """The model, and the answer that was given under an id; None while it is to come.
@@ -103,9 +103,9 @@ class Deferral:
             payload=payload,
         )
 
-    async def _recorded(self, entry: Entry, body: bytes) -> Given:
+    async def _recorded(self, entry: Entry, body: bytes, deadline_s: float) -> Given:
         try:
-            outcome = await self._recorder.append(entry)
+            outcome = await self._recorder.append(entry, deadline_s)
         except LogUnavailable as error:
             raise log_unavailable() from error
         match outcome:

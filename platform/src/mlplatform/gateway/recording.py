@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -20,13 +19,19 @@ from mlplatform.decisions.log import (
     Unrecorded,
 )
 from mlplatform.errors import PlatformError, Unavailable
+from mlplatform.gateway.deadlines import Deadlines
 from mlplatform.gateway.problems import Problem
 
 WAIT_S = 2.0
-"""How long an answer waits for its record before it is refused; normally a few milliseconds."""
+"""How long what has no deadline waits for its record: a label, a void, a copy."""
 
-WAIT_STEP_S = 0.05
-"""How much longer than that it may be."""
+BEYOND_S = 0.01
+"""How much longer than its deadline an answer waits for its record: most that are not there in time
+are there in a few milliseconds, and a decision that is on record is worth more than a refusal. So
+long is waited, too, from when the record was handed in or this process was held up itself."""
+
+STALL_S = 0.005
+"""A wait whose end is noticed this much too late says that this process was held up itself."""
 
 UNLOGGED_KEPT = 4096
 LOOK_AGAIN_S = 0.005
@@ -65,7 +70,7 @@ class Recorder:
         self._open_commit = open_commit
         self._advanced = advanced
         self._commit: Commit | None = None
-        self._waits = _Waits()
+        self._waits = Deadlines()
 
     def start(self) -> None:
         self._commit = self._open_commit()
@@ -80,17 +85,24 @@ class Recorder:
         if self._commit is not None:
             await self._commit.close()
 
-    async def append(self, entry: Entry) -> Outcome:
+    async def append(self, entry: Entry, deadline_s: float | None = None) -> Outcome:
         """The outcome, once the record is durable, or known to be recorded nowhere by declaration.
 
+        Args:
+            deadline_s: of whoever waits, on the monotonic clock, which is also the event loop's:
+                the outcome comes BEYOND_S later at the latest. Without one it is waited for WAIT_S.
+
         Raises:
-            LogUnavailable: neither the log nor its spill takes the record, or not in time.
+            LogUnavailable: neither the log nor its spill takes the record, or not in time. In time
+                or not, a record that was handed in may still be written.
         """
         if self._commit is None:
             raise LogUnavailable("the log is not open yet")
+        now_s = time.monotonic()
+        until_s = now_s + WAIT_S if deadline_s is None else max(deadline_s, now_s) + BEYOND_S
         try:
             answer = self._commit.submit((entry,))
-            self._waits.limit(answer)
+            self._waits.add(asyncio.get_running_loop(), until_s, _Wait(answer, until_s))
             (outcome,) = await answer
         except PlatformError as error:
             raise LogUnavailable(str(error)) from error
@@ -101,30 +113,30 @@ class Recorder:
         return outcome
 
 
-class _Waits:
-    """Ends waits that take longer than WAIT_S: one timer for all, as one each costs more than
-    anything else about waiting."""
+class _Wait:
+    """For the confirmation of one record."""
 
-    def __init__(self) -> None:
-        self._pending: deque[tuple[float, asyncio.Future[list[Outcome]]]] = deque()
-        self._is_watched = False
+    __slots__ = ("_answer", "_is_stalled", "_until_s")
 
-    def limit(self, answer: asyncio.Future[list[Outcome]]) -> None:
-        loop = asyncio.get_running_loop()
-        self._pending.append((loop.time() + WAIT_S, answer))
-        if not self._is_watched:
-            self._is_watched = True
-            loop.call_later(WAIT_STEP_S, self._end_late, loop)
+    def __init__(self, answer: asyncio.Future[list[Outcome]], until_s: float) -> None:
+        self._answer = answer
+        self._until_s = until_s
+        self._is_stalled = False
 
-    def _end_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        now_s, pending = loop.time(), self._pending
-        while pending and (pending[0][1].done() or pending[0][0] <= now_s):
-            _, answer = pending.popleft()
-            if not answer.done():
-                answer.set_exception(LogUnavailable(f"no confirmation within {WAIT_S} s"))
-        self._is_watched = bool(pending)
-        if pending:
-            loop.call_later(WAIT_STEP_S, self._end_late, loop)
+    @property
+    def is_over(self) -> bool:
+        return self._answer.done()
+
+    def expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up; if this process itself is late, read first what the commit has said."""
+        if self._answer.done():
+            return
+        late_s = time.monotonic() - self._until_s
+        if late_s > STALL_S and not self._is_stalled:
+            self._is_stalled = True
+            loop.call_later(BEYOND_S, self.expire, loop)
+            return
+        self._answer.set_exception(LogUnavailable("no confirmation in time"))
 
 
 class Found(Protocol):

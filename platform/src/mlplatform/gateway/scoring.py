@@ -287,7 +287,7 @@ class Scoring:
             kept = Idempotency(promise.client, promise.key, digest, body, self.keep_ms)
         given = Entry(entry, kept)
         try:
-            outcome = await self._recorder.append(given)
+            outcome = await self._recorder.append(given, caller.deadline_s)
         except LogUnavailable as error:
             decision_id = decided.case.decision_id
             extra = {"decision_id": decision_id, "trace_id": caller.trace_id or decision_id}
