@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from mlplatform.cli.output import OUT, AsJson, print_fields, print_json, print_t
 from mlplatform.cli.runs import POLL_S, follow
 from mlplatform.errors import NotFound, Refused
 from mlplatform.jobs import rollouts as job
-from mlplatform.orchestration.prefect import FlowRun
+from mlplatform.orchestration.prefect import FlowRun, Patience
 from mlplatform.rollout.state import fold
 from mlplatform.rollout.summary import to_markdown
 from mlplatform.wiring import Platform
@@ -153,8 +154,9 @@ def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
         Refused: the flow turned the answer down and asks again, or ended without it.
     """
     give_up_at = time.monotonic() + RECORD_LIMIT_S
+    state = Patience(partial(platform.prefect.run, asked.id), RECORD_LIMIT_S)
     while time.monotonic() < give_up_at:
-        now = platform.prefect.run(asked.id)  # first: a run that has ended wrote what it writes
+        now = state.ask() or asked  # first: a run that has ended wrote what it writes
         if fold(platform.rollouts.read(rollout_id)).answer is not None:
             return True
         asks_again = now.state == "PAUSED" and now.state_ms > asked.state_ms

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from mlplatform import wiring
 from mlplatform.cli.output import FAILED, OUT, AsJson, print_json, progress
-from mlplatform.orchestration.prefect import FlowRun, PrefectApi
+from mlplatform.errors import Unavailable
+from mlplatform.orchestration.prefect import Answer, FlowRun, Patience, PrefectApi
 
 POLL_S = 0.5
 GIVE_UP_S = 1800.0
@@ -96,14 +98,22 @@ def batch(
 
 
 def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
-    """Start a run, wait for its end, print what it found; exit 1 unless it completed."""
+    """Start a run, wait for its end, print what it found; exit 1 unless it completed.
+
+    Raises:
+        Unavailable: Prefect has gone silent; names the run, which does not need this command.
+    """
     settings = wiring.settings()
     api = PrefectApi(settings.prefect_url)
     given = {k: v for k, v in parameters.items() if v is not None}
     run = api.start(flow, given)
-    with progress(f"{flow} {run.name}"):
-        run = wait(api, run)
-    reports = api.reports(run.id)
+    address = f"{settings.prefect_url}/runs/flow-run/{run.id}"
+    try:
+        with progress(f"{flow} {run.name}"):
+            run = wait(api, run)
+            reports = answered(Patience(partial(api.reports, run.id)))
+    except Unavailable as error:
+        raise Unavailable(f"the run goes on without this command: {address}") from error
     if as_json:
         facts = {"flow": flow, "run": run.id, "state": run.state, "message": run.message}
         print_json(facts | {"reports": reports})
@@ -111,7 +121,7 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
         for text in reports.values():
             OUT.print(text, markup=False)
         OUT.print(f"{flow} {run.name}: {run.state_name}. {run.message}", soft_wrap=True)
-        OUT.print(f"  {settings.prefect_url}/runs/flow-run/{run.id}", soft_wrap=True)
+        OUT.print(f"  {address}", soft_wrap=True)
     if run.state != "COMPLETED":
         raise typer.Exit(FAILED)
 
@@ -119,10 +129,18 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
 def wait(api: PrefectApi, run: FlowRun) -> FlowRun:
     """The run at its end, or as it is after half an hour."""
     give_up_at = time.monotonic() + GIVE_UP_S
+    state = Patience(partial(api.run, run.id))
     while not run.final and time.monotonic() < give_up_at:
         time.sleep(POLL_S)
-        run = api.run(run.id)
+        run = state.ask() or run
     return run
+
+
+def answered(question: Patience[Answer]) -> Answer:
+    """The first answer."""
+    while (answer := question.ask()) is None:
+        time.sleep(POLL_S)
+    return answer
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx
 
@@ -21,6 +21,9 @@ DEPLOYMENT = "default"
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 APPROVAL_FLOW = "approval"
 TRIES, PAUSE_S = 6, 0.3
+SILENCE_LIMIT_S = 60.0
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,35 @@ class PrefectApi:
             return self._client.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise Unavailable(f"Prefect at {self._client.base_url}") from error
+
+
+class Patience(Generic[Answer]):
+    """Asks the same of a server again and again, which may be silent for a while between answers.
+
+    Args:
+        limit_s: of unbroken silence, counted from the last answer, or from the first question.
+    """
+
+    def __init__(self, ask: Callable[[], Answer], limit_s: float = SILENCE_LIMIT_S) -> None:
+        self._ask = ask
+        self._limit_s = limit_s
+        self._heard_s = time.monotonic()
+
+    def ask(self) -> Answer | None:
+        """The answer; None where there is none now.
+
+        Raises:
+            Unavailable: there has been none for as long as the limit.
+        """
+        try:
+            answer = self._ask()
+        except Unavailable as error:
+            silent_s = time.monotonic() - self._heard_s
+            if silent_s < self._limit_s:
+                return None
+            raise Unavailable(f"no answer for {silent_s:.0f} s") from error
+        self._heard_s = time.monotonic()
+        return answer
 
 
 def _flow_run(data: Mapping[str, Any]) -> FlowRun:
