@@ -7,11 +7,15 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from mlplatform import variables
 from mlplatform.errors import ConfigInvalid
 from mlplatform.settings import Home, load
+
+ROOT = Path(__file__).parents[2]
 
 
 def mode(path: Path) -> int:
@@ -63,6 +67,88 @@ def test_a_clock_that_is_none_is_named_with_its_variable(text: str) -> None:
     assert caught.value.key == "MLPLATFORM_CLOCK"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"MLPLATFORM_PREFECT_PORT": "8080"},
+            "MLPLATFORM_PREFECT_PORT is 8080; wanted: another port than that of "
+            "MLPLATFORM_GATEWAY_PORT",
+        ),
+        (
+            {"MLPLATFORM_GATEWAY_GRPC_PORT": "5000"},
+            "MLPLATFORM_MLFLOW_PORT is 5000; wanted: another port than that of "
+            "MLPLATFORM_GATEWAY_GRPC_PORT",
+        ),
+    ],
+)
+def test_two_settings_with_one_port_are_both_named(given: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        load(given)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("MLPLATFORM_GATEWAY_PRT", "MLPLATFORM_GATEWAY_PORT, or none"),
+        ("MLPLATFORM_REDIS_PASWORD_FILE", "MLPLATFORM_REDIS_PASSWORD_FILE, or none"),
+        ("MLPLATFORM_OIDC_ISSUERS", "MLPLATFORM_OIDC_ISSUER, or none"),
+        ("MLPLATFORM_", "a setting that README.md names, or none"),
+        ("MLPLATFORM_TEST", "a setting that README.md names, or none"),
+    ],
+)
+def test_a_variable_that_nothing_reads_is_named_with_the_nearest_that_something_does(
+    name: str, wanted: str
+) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        load({name: "a secret"})
+    assert f"{name!r}; wanted: {wanted}" in str(caught.value)
+    assert "a secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLPLATFORM_LIFELINE_FD", "7"),
+        ("MLPLATFORM_LISTEN_FD", "8"),
+        ("MLPLATFORM_TEST_ACCELERATOR", "cuda"),
+        ("MLPLATFORM_TRANSACTIONS", "payments"),
+        ("MLPLATFORM_INGRESS_SERVICE_HOST", "10.0.0.1"),
+        ("MLPLATFORM_INGRESS_SERVICE_PORT_HTTP", "80"),
+        ("MLPLATFORM_INGRESS_PORT", "tcp://10.0.0.1:80"),
+        ("MLPLATFORM_INGRESS_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("PREFECT_API_URL", "http://127.0.0.1:1/api"),
+    ],
+)
+def test_what_others_put_into_the_environment_is_no_setting(name: str, value: str) -> None:
+    assert load({name: value}) == load({})
+
+
+class Read(dict[str, str]):
+    """An environment that knows which of its variables were asked for."""
+
+    asked: ClassVar[set[str]] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def test_the_known_settings_are_those_that_are_read() -> None:
+    given = Read(
+        {
+            "MLPLATFORM_OIDC_ISSUER": "https://issuer.example",
+            "MLPLATFORM_OIDC_AUDIENCE": "scoring",
+            "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
+            "MLPLATFORM_MLFLOW_POSTGRES": "postgresql://m@db/mlflow",
+            "MLPLATFORM_REDIS": "rediss://cache:6380/0",
+        }
+    )
+    told = set(load(given).environment())
+    assert given.asked | told == variables.SETTINGS
+
+
 def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
     given = {
         "MLPLATFORM_HOME": str(tmp_path),
@@ -90,6 +176,16 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
     settings = load(given)
     assert settings.environment() == given
     assert load(settings.environment()) == settings
+
+
+def test_every_variable_that_code_or_pages_name_is_known() -> None:
+    """One that only they know would keep the platform from starting."""
+    folders = [ROOT / name for name in ("platform/src", "flows", "docs", ".ci")]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    texts = [f.read_text(errors="replace") for f in (*files, ROOT / "README.md", ROOT / "Makefile")]
+    names = {n for text in texts for n in re.findall(r"MLPLATFORM_[A-Z_]*[A-Z]\b", text)}
+    assert len(names) > 25
+    variables.check(dict.fromkeys(names, "x"))
 
 
 @pytest.mark.usefixtures("open_umask")
@@ -147,9 +243,6 @@ def test_settings_of_traces_read_back() -> None:
     settings = load(given)
     assert (settings.otlp_endpoint, settings.trace_share) == ("http://collector:4318", 0.25)
     assert load(settings.environment()) == settings
-
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_defaults_in_the_readme_are_those_of_the_settings() -> None:

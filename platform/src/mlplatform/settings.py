@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlplatform import addresses
+from mlplatform import addresses, variables
 from mlplatform.addresses import Address
 from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import ConfigInvalid
+from mlplatform.variables import PREFIX
 
-PREFIX = "MLPLATFORM_"
 MAX_GATEWAYS = 64
 MAX_SPILL_MIB = 65_536
 MAX_IN_FLIGHT = 100_000
@@ -265,15 +265,17 @@ def load(environment: Mapping[str, str]) -> Settings:
     """Settings from MLPLATFORM_* variables; every one has a default.
 
     Raises:
-        ConfigInvalid: names the variable, its value and what is wanted.
+        ConfigInvalid: names the variable, its value and what is wanted; or a variable that nothing
+            reads; or two that name one port.
     """
+    variables.check(environment)
     clock = environment.get(f"{PREFIX}CLOCK", "system")
     if clock not in ("system", "replay"):
         raise ConfigInvalid(f"{PREFIX}CLOCK", clock, "system or replay")
     durability = environment.get(f"{PREFIX}DURABILITY", "process")
     if durability not in ("process", "disk"):
         raise ConfigInvalid(f"{PREFIX}DURABILITY", durability, "process or disk")
-    return Settings(
+    settings = Settings(
         home=Home(Path(environment.get(f"{PREFIX}HOME", "var")).absolute()),
         clock="replay" if clock == "replay" else "system",
         gateway_port=_port(environment, "GATEWAY_PORT", 8080),
@@ -304,6 +306,23 @@ def load(environment: Mapping[str, str]) -> Settings:
         mlflow_postgres=addresses.postgres(f"{PREFIX}MLFLOW_POSTGRES", environment),
         mlflow_artifacts=_artifacts(environment),
     )
+    _check_ports(settings)
+    return settings
+
+
+def _check_ports(settings: Settings) -> None:
+    ports = {
+        "GATEWAY_PORT": settings.gateway_port,
+        "GATEWAY_GRPC_PORT": settings.gateway_grpc_port,
+        "PREFECT_PORT": settings.prefect_port,
+        "MLFLOW_PORT": settings.mlflow_port,
+    }
+    owners: dict[int, str] = {}
+    for name, port in ports.items():
+        other = owners.setdefault(port, name)
+        if other != name and port != 0:
+            wanted = f"another port than that of {PREFIX}{other}"
+            raise ConfigInvalid(PREFIX + name, port, wanted)
 
 
 def _argo(environment: Mapping[str, str]) -> Argo | None:
