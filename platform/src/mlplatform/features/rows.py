@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     Column = pa.ChunkedArray[Any]
 
 TIME = pa.timestamp("us")
+SHOWN = 60
 ARROW: dict[str, pa.DataType] = {
     "int64": pa.int64(),
     "float64": pa.float64(),
@@ -78,7 +80,7 @@ def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
 def check_order(times: Column, name: str, source: str) -> None:
     """Refuse a time before that of the row above it."""
     steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
-    refuse(steps < 0, source, f"{name} is before that of the row above")
+    refuse(steps < 0, source, f"{name} is before that of the row above", times)
 
 
 def check_unique(values: Column, name: str, source: str) -> None:
@@ -86,23 +88,34 @@ def check_unique(values: Column, name: str, source: str) -> None:
     codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.full(len(codes), len(codes))
     np.minimum.at(first, codes, np.arange(len(codes)))
-    refuse(first[codes] != np.arange(len(codes)), source, f"{name} is that of an earlier row")
+    again = first[codes] != np.arange(len(codes))
+    refuse(again, source, f"{name} is that of an earlier row", values)
 
 
 def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
     """Refuse a value outside the bounds that model.yaml gives the field."""
     if field.minimum is not None:
         below = values.to_numpy() < field.minimum
-        refuse(below, source, f"{name} is less than {field.minimum:g}")
+        refuse(below, source, f"{name} is less than {field.minimum:g}", values)
     if field.maximum is not None:
         above = values.to_numpy() > field.maximum
-        refuse(above, source, f"{name} is more than {field.maximum:g}")
+        refuse(above, source, f"{name} is more than {field.maximum:g}", values)
 
 
-def refuse(wrong: NDArray[np.bool_], source: str, problem: str) -> None:
-    """Raise with the number of the first row that is wrong, if one is."""
+def refuse(
+    wrong: NDArray[np.bool_], source: str, problem: str, values: Column | None = None
+) -> None:
+    """Raise with the number of the first row that is wrong, if one is, and its value if given."""
     if wrong.any():
-        raise InputInvalid(source, int(np.argmax(wrong)), problem)
+        row = int(np.argmax(wrong))
+        raise InputInvalid(source, row, problem if values is None else saying(problem, values[row]))
+
+
+def saying(problem: str, value: pa.Scalar[Any]) -> str:
+    """The problem with the value that has it, of which no more is shown than a line takes."""
+    found = value.as_py()
+    text = found.isoformat() if isinstance(found, datetime) else repr(found)
+    return f"{problem}: {text if len(text) <= SHOWN else f'{text[:SHOWN]}…'}"
 
 
 def is_missing(values: Column) -> NDArray[np.bool_]:
@@ -186,9 +199,10 @@ def _check_labels(table: pa.Table, source: str) -> None:
     half = unknown != is_missing(table.column("label_time"))
     refuse(half, source, "label and label_time must both be there or both be missing")
     labels = np.nan_to_num(table.column("label").cast(pa.float64()).to_numpy())
-    refuse(~np.isin(labels, (0, 1)), source, "label is not 0 or 1")
+    refuse(~np.isin(labels, (0, 1)), source, "label is not 0 or 1", table.column("label"))
     early = table.column("label_time").to_numpy() < table.column("event_time").to_numpy()
-    refuse(early & ~unknown, source, "label_time is before event_time")
+    times = table.column("label_time")
+    refuse(early & ~unknown, source, "label_time is before event_time", times)
 
 
 def _times(event_ms: Column) -> Column:

@@ -26,6 +26,7 @@ from mlplatform.features.rows import (
     check_unique,
     is_missing,
     refuse,
+    saying,
 )
 from mlplatform.models.definition import load_definition
 from mlplatform.models.fraud.labels import arrival_us
@@ -97,8 +98,8 @@ def _checked(file: Path, now_ms: int | None) -> pa.Table:
     try:
         _check_schema(pq.read_schema(file), file.name)
         table = pq.read_table(file, columns=list(REQUIRED))
-    except pa.ArrowException as error:
-        raise InputInvalid(file.name, None, f"no readable Parquet: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise InputInvalid(file.name, None, "no readable Parquet") from error
     for name in REQUIRED:
         refuse(is_missing(table.column(name)), file.name, f"{name} is missing")
     table = table.set_column(1, "TX_DATETIME", table.column("TX_DATETIME").cast(TIME, safe=False))
@@ -107,11 +108,11 @@ def _checked(file: Path, now_ms: int | None) -> pa.Table:
     request = load_definition("fraud").request
     for name, field in FIELDS.items():
         check_bounds(table.column(name), name, request[field], file.name)
-    wrong = ~np.isin(table.column("TX_FRAUD").to_numpy(), (0, 1))
-    refuse(wrong, file.name, "TX_FRAUD is not 0 or 1")
+    labels, times = table.column("TX_FRAUD"), table.column("TX_DATETIME")
+    refuse(~np.isin(labels.to_numpy(), (0, 1)), file.name, "TX_FRAUD is not 0 or 1", labels)
     if now_ms is not None:
-        late = table.column("TX_DATETIME").cast(pa.int64()).to_numpy() > now_ms * 1000
-        refuse(late, file.name, "TX_DATETIME is in the future")
+        late = times.cast(pa.int64()).to_numpy() > now_ms * 1000
+        refuse(late, file.name, "TX_DATETIME is in the future", times)
     return table
 
 
@@ -133,17 +134,20 @@ def _follows(table: pa.Table, last_us: int | None, source: str) -> int | None:
     if not len(times):
         return last_us
     if last_us is not None and times[0] < last_us:
-        raise InputInvalid(source, 0, "TX_DATETIME is before the last of the file above")
+        problem = "TX_DATETIME is before the last of the file above"
+        raise InputInvalid(source, 0, saying(problem, table.column("TX_DATETIME")[0]))
     return int(times[-1])
 
 
 def _unique_across(together: pa.Table, tables: list[pa.Table], files: list[Path]) -> None:
+    ids = together.column("TRANSACTION_ID")
     try:
-        check_unique(together.column("TRANSACTION_ID"), "TRANSACTION_ID", "all files")
+        check_unique(ids, "TRANSACTION_ID", "all files")
     except InputInvalid as error:
-        file, row = next(_places(tables, files, error.row or 0))
-        problem = "TRANSACTION_ID is that of a row of an earlier file"
-        raise InputInvalid(file, row, problem) from error
+        again = error.row or 0
+        file, row = next(_places(tables, files, again))
+        problem = saying("TRANSACTION_ID is that of a row of an earlier file", ids[again])
+        raise InputInvalid(file, row, problem) from None
 
 
 def _places(tables: list[pa.Table], files: list[Path], row: int) -> Iterator[tuple[str, int]]:
