@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlplatform.errors import GateFailed, NotFound
+from mlplatform.errors import GateFailed, InputInvalid, NotFound
 from mlplatform.registry.bundle import MODEL_FILE
 from mlplatform.registry.versions import Rejection, Version
 from mlplatform.training import retrain
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mlplatform.validation.replay import Recent
     from mlplatform.wiring import Platform
 
+DAY_MS = 86_400_000
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -34,14 +36,37 @@ class Prepared:
 
 
 def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Prepared:
-    """The training set as of a moment (now where it is None), the champion, recent payments."""
-    now_ms = platform.clock.event_ms() if as_of_ms is None else as_of_ms
+    """The training set as of a moment (now where it is None), the champion, recent payments.
+
+    Raises:
+        InputInvalid: the moment is not known yet, or nothing has matured by then.
+    """
+    now_ms = training_moment(as_of_ms, platform.clock.event_ms())
     folder, offline = load_folder(model), platform.offline(model)
     offline.project(platform.log)
     champion = _champion(platform, model)
     dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
     recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
     return Prepared(dataset, champion, recent)
+
+
+def training_moment(asked_ms: int | None, known_ms: int) -> int:
+    """The moment to train as of: the one asked for, or that until which payments are known.
+
+    A day after the last known one is taken too: training sets end at midnights, and the moment may
+    be given before the first payment of its day.
+
+    Raises:
+        InputInvalid: it is later: labels would count as matured that had no time to arrive.
+    """
+    if asked_ms is None:
+        return known_ms
+    latest_ms = -(-known_ms // DAY_MS) * DAY_MS + DAY_MS
+    if asked_ms > latest_ms:
+        problem = f"{_iso(asked_ms)} is in the future of what is known, {_iso(known_ms)}"
+        wanted = f"wanted: {_iso(latest_ms)} or earlier, or nothing, for now"
+        raise InputInvalid("as_of", None, f"{problem}; {wanted}")
+    return asked_ms
 
 
 def fit(platform: Platform, model: str, prepared: Prepared) -> Candidate:
@@ -143,6 +168,10 @@ def milliseconds(moment: datetime | None) -> int | None:
         return None
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return int(aware.timestamp() * 1000)
+
+
+def _iso(epoch_ms: int) -> str:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def onnx_content(path: Path) -> bytes:
