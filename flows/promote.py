@@ -9,14 +9,15 @@ from pydantic import Field
 
 from mlplatform import wiring
 from mlplatform.jobs import rollouts as job
+from mlplatform.orchestration.forms import Actor, Reason
 
 
 @flow(name="promote")
 def promote(
     model: str,
     version: Annotated[int, Field(ge=1, description="A validated version in the registry")],
-    actor: Annotated[str, Field(min_length=2, max_length=80)],
-    reason: Annotated[str, Field(min_length=5, max_length=500)],
+    actor: Actor,
+    reason: Reason,
 ) -> str:
     """Start to promote a version: deploy, shadow, ask for approval, canary, promote.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
 from mlplatform import wiring
 from mlplatform.jobs import rollouts
 from mlplatform.jobs import training as job
+from mlplatform.orchestration.forms import Actor, Reason
 from mlplatform.orchestration.retries import unavailable
 
 # What a task returns here stays in this process: training sets and models are not Prefect results.
@@ -55,8 +55,8 @@ def register(candidate: Candidate, report: GateReport, author: str) -> Version:
 @flow(name="retrain", persist_result=False)
 def retrain(
     model: str,
-    author: Annotated[str, Field(min_length=2, max_length=80)],
-    reason: Annotated[str, Field(min_length=3, max_length=500)],
+    actor: Actor,
+    reason: Reason,
     as_of: datetime | None = None,
     open_rollout: bool = False,
     incident: str | None = None,
@@ -66,7 +66,7 @@ def retrain(
 
     Args:
         model: a model folder's name.
-        author: who asks (self-declared); may not approve the version.
+        actor: who asks (self-declared): the author of the version, who may not approve it.
         reason: why.
         as_of: train as if it were this moment of event time; default: now.
         open_rollout: open a rollout if every gate passes.
@@ -77,8 +77,8 @@ def retrain(
     report = validate(model, candidate, prepared)
     create_markdown_artifact(job.report_page(report), key=f"gates-{model}")
     with job.answering(wiring.platform(), incident, claim) as answer:
-        version = register(candidate, report, author).version
+        version = register(candidate, report, actor).version
         answer(version)
     if open_rollout:
-        rollouts.open_rollout(wiring.platform(), model, version, actor=author, reason=reason)
+        rollouts.open_rollout(wiring.platform(), model, version, actor=actor, reason=reason)
     return int(version)

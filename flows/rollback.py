@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
 
 from mlplatform import wiring
 from mlplatform.jobs import rollouts as job
+from mlplatform.orchestration.forms import Actor, Reason
 
 
 @flow(name="rollback")
 def rollback(
     model: str,
-    actor: Annotated[str, Field(min_length=2, max_length=80)],
-    reason: Annotated[str, Field(min_length=5, max_length=500)],
+    actor: Actor,
+    reason: Reason,
 ) -> str:
     """Route all traffic of a model back: off the challenger, or to the champion's predecessor.
 

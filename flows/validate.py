@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mlplatform import wiring
 from mlplatform.jobs import training as job
+from mlplatform.orchestration.forms import Actor
 from mlplatform.orchestration.retries import unavailable
 
 if TYPE_CHECKING:
@@ -56,17 +57,17 @@ def register(candidate: Candidate, report: GateReport, author: str) -> Version:
 def validate(
     model: str,
     onnx_path: Annotated[str, Field(description="An ONNX file on the machine of the flows")],
-    author: Annotated[str, Field(min_length=2, max_length=80)],
+    actor: Actor,
 ) -> int:
     """Register a given ONNX model as a version if it passes every gate; fails with a report if not.
 
     Args:
         model: a model folder's name.
         onnx_path: input "inputs" float32 [n, F] in the champion's order, output "scores" [n].
-        author: who brings it (self-declared); may not approve the version.
+        actor: who brings it (self-declared): the author of the version, who may not approve it.
     """
     prepared = prepare(model)
-    candidate = bring(model, onnx_path, author, prepared)
+    candidate = bring(model, onnx_path, actor, prepared)
     report = judge(model, candidate, prepared)
     create_markdown_artifact(job.report_page(report), key=f"gates-{model}")
-    return int(register(candidate, report, author).version)
+    return int(register(candidate, report, actor).version)

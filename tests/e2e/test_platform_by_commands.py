@@ -168,7 +168,7 @@ def answer_the_form(commands: Commands, rollout: str, approver: str) -> None:
 
 
 def test_a_first_version_goes_from_history_to_champion(commands: Commands) -> None:
-    trained = commands.json("retrain", "fraud", "--author", "ana", "--reason", "first", "--rollout")
+    trained = commands.json("retrain", "fraud", "--actor", "ana", "--reason", "first", "--rollout")
     assert trained["state"] == "COMPLETED"
     assert list(trained["reports"]) == ["gates-fraud"]
     commands.json("rollouts", "pass", "fraud")
@@ -209,7 +209,7 @@ def test_an_application_gets_a_score_that_can_be_explained(commands: Commands) -
     assert commands.run("log", "explain", decision).returncode == 0
     assert commands.run("log", "show", "no-such-decision").returncode == 2
     changed = json.dumps({**body, "amount": 1.0})
-    assert commands.run("score", "fraud", changed, "--key", "t-1").returncode == 1
+    assert commands.run("score", "fraud", changed, "--key", "t-1").returncode == 2
 
 
 def test_what_the_platform_holds_can_be_looked_at(commands: Commands) -> None:
@@ -238,8 +238,8 @@ def test_past_days_are_scored_again_by_a_job(commands: Commands) -> None:
         assert scores.num_rows == file["rows"] > 1_000
     assert not list((commands.home / "staging").iterdir())
     late = commands.run("batch", "fraud", "--first", "2031-01-01")
-    assert late.returncode == 1
-    assert "no request on these days" in late.stdout
+    assert late.returncode == 2
+    assert "no request on these days" in late.stderr
 
 
 def test_a_second_platform_in_the_same_folder_is_refused(commands: Commands) -> None:
@@ -252,5 +252,6 @@ def test_a_rollback_without_a_predecessor_is_refused_and_says_why(commands: Comm
     done = commands.run(
         "rollouts", "rollback", "fraud", "--actor", "ana", "--reason", "too many declines"
     )
-    assert done.returncode == 1
-    assert "no predecessor" in done.stdout
+    assert done.returncode == 4
+    assert "error: nothing of fraud is ramping" in done.stderr
+    assert "no predecessor" in done.stderr

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from mlplatform import cli as command_line
 from mlplatform import errors, wiring
-from mlplatform.cli import output
-from mlplatform.cli.output import exit_code
+from mlplatform.cli import exit_codes, output
+from mlplatform.cli.exit_codes import exit_code, exit_code_of_class, exit_code_of_status
 from mlplatform.rollout.routes import Arm
 from support.scoring_world import ScoringWorld
 
@@ -107,12 +107,28 @@ def test_a_group_alone_prints_its_help(path: tuple[str, ...]) -> None:
 )
 def test_each_error_has_its_exit_code(error: errors.PlatformError, code: int) -> None:
     assert exit_code(error) == code
+    assert exit_code_of_class(type(error).__name__) == code
 
 
 def test_every_error_class_has_a_code_and_none_is_success() -> None:
-    for kind, code in output.EXIT_CODES:
+    for kind, code in exit_codes.EXIT_CODES:
         assert issubclass(kind, errors.PlatformError)
         assert code != 0
+    assert exit_code_of_class("ValueError") == 1
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ((200, 202), 0),
+        ((400, 404, 413, 415, 422), 2),
+        ((401, 403), 4),
+        ((409, 429, 502, 503, 504), 3),
+        ((500, 501), 1),
+    ],
+)
+def test_each_answer_of_the_gateway_has_its_exit_code(statuses: tuple[int, ...], code: int) -> None:
+    assert {exit_code_of_status(status) for status in statuses} == {code}
 
 
 @pytest.fixture
@@ -141,6 +157,54 @@ def test_an_unknown_model_is_one_line_and_exit_code_2(
     assert ended(monkeypatch, "models", "show", "credit") == 2
     out, err = capfd.readouterr()
     assert (out, err) == ("", "error: no model 'credit'; there are: fraud\n")
+
+
+def wrong(path: tuple[str, ...], metavar: str, text: str) -> list[str]:
+    """The words of a command's example with another value of an option or argument."""
+    command, words = found(path), example(path)
+    given = command.make_context(path[-1], words[len(path) :]).params[metavar]
+    return [text if word == str(given) else word for word in words]
+
+
+WITH_MODEL = [p for p in COMMANDS if "model" in {x.name for x in found(p.values[0]).params}]
+WITH_MODEL = [p for p in WITH_MODEL if p.id not in ("keys create", "rollouts show")]
+SIGNED = [
+    pytest.param(p.values[0], x.name, id=f"{p.id} --{x.name}")
+    for p in COMMANDS
+    for x in found(p.values[0]).params
+    if x.name in ("actor", "approver", "reason") and p.id != "log void"
+]
+
+
+@pytest.mark.usefixtures("fresh_settings")
+@pytest.mark.parametrize("path", WITH_MODEL)
+def test_every_command_refuses_an_unknown_model_before_anything_else(
+    path: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "payments").mkdir()
+    assert ended(monkeypatch, *wrong(path, "model", "credit")) == 2
+    assert capfd.readouterr().err == "error: no model 'credit'; there are: fraud\n"
+
+
+@pytest.mark.usefixtures("fresh_settings")
+@pytest.mark.parametrize(("path", "option"), SIGNED)
+def test_every_command_refuses_who_and_why_before_prefect_does(
+    path: tuple[str, ...],
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    limits = {"reason": "5 to 500"}.get(option, "2 to 80")
+    for text, told in ((" x  ", "'x' has 1 characters"), ("y" * 501, "…' has 501 characters")):
+        assert ended(monkeypatch, *wrong(path, option, text)) == 2
+        said = capfd.readouterr().err
+        assert said.startswith(f"error: --{option}: ")
+        assert f"{told}; wanted: {limits}\n" in said
+        assert len(said) < 120
 
 
 @pytest.mark.usefixtures("fresh_settings")
@@ -174,7 +238,7 @@ def test_status_shows_routes_and_where_the_gateway_listens(
     monkeypatch.setenv("MLPLATFORM_HOME", str(world.home.root))
     monkeypatch.setenv("MLPLATFORM_GATEWAY_GRPC_PORT", "9090")
 
-    assert ended(monkeypatch, "status") == output.UNAVAILABLE
+    assert ended(monkeypatch, "status") == exit_codes.UNAVAILABLE
     shown = capfd.readouterr().out
     (routes,) = [line for line in shown.splitlines() if "v1 aaaaaaaa" in line]
     assert [cell.strip() for cell in routes.split("│")[1:-1]] == [
@@ -185,7 +249,7 @@ def test_status_shows_routes_and_where_the_gateway_listens(
     assert "{" not in shown
     assert "127.0.0.1:9090" in shown
 
-    assert ended(monkeypatch, "status", "--json") == output.UNAVAILABLE
+    assert ended(monkeypatch, "status", "--json") == exit_codes.UNAVAILABLE
     told = json.loads(capfd.readouterr().out)
     assert told["models"]["fraud"]["routes"]["challenger"]["version"] == 2
     phases = {r["id"]: r["phase"] for r in told["models"]["fraud"]["rollouts"]}
@@ -195,6 +259,46 @@ def test_status_shows_routes_and_where_the_gateway_listens(
     wiring.settings.cache_clear()
     ended(monkeypatch, "status")
     assert "gRPC" not in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_a_taken_port_is_all_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing started, so nothing says so; and the cause stands in the line once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("MLPLATFORM_MLFLOW_PORT", str(taken.getsockname()[1]))
+        assert ended(monkeypatch, "up") == 3
+    said = capfd.readouterr().err
+    assert said.startswith("error: port ")
+    assert said.count("in use") == said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("fresh_settings")
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (ValueError("row 3 is torn"), "error: a.parquet: unreadable\n  cause: row 3 is torn\n"),
+        (ValueError("unreadable"), "error: a.parquet: unreadable\n"),
+        (TimeoutError(), "error: a.parquet: unreadable\n  cause: TimeoutError\n"),
+    ],
+)
+def test_a_cause_is_told_once(
+    cause: Exception, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = errors.InputInvalid("a.parquet", None, "unreadable")
+    error.__cause__ = cause
+    output.print_error(error)
+    assert capfd.readouterr().err == told
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_a_request_that_is_no_json_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "score", "fraud", "{amount: 1}") == 2
+    said = capfd.readouterr().err
+    assert said.count("double quotes") == 1
 
 
 @pytest.mark.usefixtures("fresh_settings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,8 +92,50 @@ def test_a_server_that_stays_silent_is_unavailable_and_the_run_is_named(
     assert "no answer for" in str(result.exception.__cause__)
 
 
+@pytest.mark.parametrize(
+    ("words", "message", "code", "told"),
+    [
+        (
+            ("rollouts", "rollback", "fraud", "--actor", "ana", "--reason", "too many declines"),
+            "Flow run encountered an exception: Refused: nothing is ramping",
+            4,
+            "error: nothing is ramping\n",
+        ),
+        (
+            ("retrain", "fraud"),
+            "Flow run encountered an exception: InputInvalid: as_of is 2031",
+            2,
+            "error: as_of is 2031\n",
+        ),
+        (
+            ("drift", "fraud"),
+            "Flow run encountered an exception: ZeroDivisionError: division by zero",
+            1,
+            "error: division by zero\n",
+        ),
+        (("drift", "fraud"), "Flow run timed out", 1, ""),
+    ],
+)
+def test_a_flow_that_failed_ends_the_command_as_its_error_would_here(
+    runner: CliRunner,
+    prefect_gives: Any,
+    words: tuple[str, ...],
+    message: str,
+    code: int,
+    told: str,
+) -> None:
+    failed = replace(RUNNING, state="FAILED", state_name="Failed", message=message)
+    prefect_gives(failed)
+    result = runner.invoke(cli.app, words, env={"COLUMNS": "200"})
+    assert (result.exit_code, result.stderr) == (code, told)
+    assert ("timed out" in result.stdout) == (not told)
+    as_json = runner.invoke(cli.app, [*words, "--json"])
+    assert as_json.exit_code == code
+    assert json.loads(as_json.stdout)["message"] == message
+
+
 def test_patience_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter((0.0, 59.0, 60.0, 60.0, 119.0, 120.0))  # when each reading of the clock is
+    seconds = iter((0.0, 59.0, 60.0, 119.0, 120.0))  # when each reading of the clock is
     answers: list[int | None] = [None, 1, None, None]
     monkeypatch.setattr(prefect.time, "monotonic", lambda: next(seconds))
 

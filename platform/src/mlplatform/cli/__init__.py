@@ -20,7 +20,8 @@ from mlplatform.cli import (
     score,
     worker,
 )
-from mlplatform.cli.output import exit_code, print_error
+from mlplatform.cli.exit_codes import exit_code
+from mlplatform.cli.output import print_error
 from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import PlatformError
 from mlplatform.settings import Settings

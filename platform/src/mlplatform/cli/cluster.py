@@ -7,7 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from mlplatform.cli.output import FAILED, AsJson, print_json, print_table
+from mlplatform.cli.exit_codes import FAILED
+from mlplatform.cli.output import AsJson, print_json, print_table
 from mlplatform.cluster.check import check as judge
 from mlplatform.serving.manifest import RUNTIME
 from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION

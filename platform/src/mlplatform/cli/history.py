@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 
 from mlplatform import wiring
+from mlplatform.cli.arguments import Model
 from mlplatform.cli.output import AsJson, print_fields, print_json, progress
 from mlplatform.jobs import features as job
-from mlplatform.models.definition import load_definition
 
 app = typer.Typer(help="What happened before there was a decision log.", no_args_is_help=True)
 
 
 @app.command("import")
 def import_history(
-    model: Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")],
+    model: Model,
     path: Annotated[Path, typer.Argument(help="A Parquet file, or a folder of them.")],
     json: AsJson = False,
 ) -> None:
@@ -26,7 +26,6 @@ def import_history(
 
     Example: mlplatform history import fraud payments/
     """
-    load_definition(model)
     sources = importlib.import_module(f"mlplatform.models.{model}.sources")
     platform = wiring.platform()
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None

@@ -14,22 +14,15 @@ import msgspec
 import typer
 
 from mlplatform import settings, wiring
+from mlplatform.cli.exit_codes import FAILED, exit_code, exit_code_of_status
 from mlplatform.cli.explanations import explain_again, print_explanations
-from mlplatform.cli.output import (
-    FAILED,
-    OUT,
-    AsJson,
-    exit_code,
-    print_error,
-    print_fields,
-    print_json,
-)
+from mlplatform.cli.output import OUT, AsJson, print_error, print_fields, print_json
 from mlplatform.decisions.log import ManifestHead, Span, VerifyReport, Watermark
 from mlplatform.decisions.records import COLUMNS, SCALARS
 from mlplatform.decisions.spilled import Pending
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.decisions.tables import DATABASE
-from mlplatform.errors import NotFound, PlatformError, Refused, Unavailable
+from mlplatform.errors import NotFound, PlatformError, Unavailable
 from mlplatform.settings import Settings
 
 AnchorOf = Callable[[Settings], ManifestHead | None]
@@ -150,7 +143,8 @@ def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[
     except (httpx.HTTPError, ValueError) as error:
         raise Unavailable(f"the gateway at {given.gateway_url}") from error
     if response.is_error:
-        raise Refused(f"the gateway: {answer.get('detail', response.status_code)}")
+        print_error(PlatformError(f"the gateway: {answer.get('detail', response.status_code)}"))
+        raise typer.Exit(exit_code_of_status(response.status_code))
     return answer
 
 

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from mlplatform import wiring
+from mlplatform.cli.arguments import Model
 from mlplatform.cli.output import AsJson, print_fields, print_json, print_table
 from mlplatform.models.definition import load_definition, model_names
 
@@ -43,7 +44,7 @@ def list_models(json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")],
+    model: Model,
     version: Annotated[int | None, typer.Argument(help="A version; default: list them.")] = None,
     json: AsJson = False,
 ) -> None:
@@ -51,7 +52,6 @@ def show(
 
     Example: mlplatform models show fraud 2 --json
     """
-    load_definition(model)
     registry = wiring.platform().registry
     if version is not None:
         found = msgspec.to_builtins(registry.get(model, version))

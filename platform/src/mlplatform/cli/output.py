@@ -19,31 +19,19 @@ ERR = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-# What the shell sees; 0 is success. Documented in `mlplatform --help`.
-FAILED = 1
-USAGE = 2
-UNAVAILABLE = 3
-REFUSED = 4
-EXIT_CODES: tuple[tuple[type[errors.PlatformError], int], ...] = (
-    (errors.Unavailable, UNAVAILABLE),
-    (errors.Busy, UNAVAILABLE),
-    (errors.Refused, REFUSED),
-    (errors.ConfigInvalid, USAGE),
-    (errors.InputInvalid, USAGE),
-    (errors.NotFound, USAGE),
-)
-
-
-def exit_code(error: errors.PlatformError) -> int:
-    """The process's exit code for an error."""
-    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
-
 
 def print_error(error: errors.PlatformError) -> None:
-    """What went wrong and what caused it, beside standard output."""
-    ERR.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-    if error.__cause__ is not None:
-        ERR.print(f"  cause: {escape(str(error.__cause__))}", soft_wrap=True)
+    """What went wrong and what caused it, beside standard output; nothing twice."""
+    text = str(error)
+    ERR.print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
+    if error.__cause__ is not None and (cause := _said(error.__cause__)) not in text:
+        ERR.print(f"  cause: {escape(cause)}", soft_wrap=True)
+
+
+def _said(cause: BaseException) -> str:
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause) or type(cause).__name__
 
 
 def print_json(value: Any) -> None:

@@ -13,11 +13,10 @@ from typing import Annotated, Literal
 import typer
 
 from mlplatform import backends, wiring
+from mlplatform.cli.exit_codes import FAILED, UNAVAILABLE
 from mlplatform.cli.output import (
     ERR,
-    FAILED,
     OUT,
-    UNAVAILABLE,
     AsJson,
     print_fields,
     print_json,
@@ -60,9 +59,12 @@ def up(
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
     began = time.monotonic()
-    ERR.print("starting; logs are in", str(settings.home.logs), soft_wrap=True)
     supervisor = Supervisor(
-        settings.home, children(settings), _tell, lambda: _print_addresses(settings, began)
+        settings.home,
+        children(settings),
+        on_change=_tell,
+        on_start=lambda: _say_starting(settings),
+        on_ready=lambda: _print_addresses(settings, began),
     )
     supervisor.run()
 
@@ -182,6 +184,10 @@ def _arm(arm: Arm | None) -> str | None:
 def _tell(change: Change) -> None:
     reason = f": {change.reason}" if change.reason else ""
     ERR.print(f"  {change.name} {change.state}{reason}", soft_wrap=True)
+
+
+def _say_starting(settings: Settings) -> None:
+    ERR.print("starting; logs are in", str(settings.home.logs), soft_wrap=True)
 
 
 def _addresses(settings: Settings) -> dict[str, str]:

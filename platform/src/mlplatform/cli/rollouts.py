@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from mlplatform import wiring
+from mlplatform.cli.arguments import Actor, Approver, Model, OnlyModel, Reason, RolloutId
 from mlplatform.cli.output import OUT, AsJson, print_fields, print_json, print_table, progress
 from mlplatform.cli.runs import POLL_S, follow
 from mlplatform.errors import NotFound, Refused
@@ -25,15 +26,10 @@ RECORD_LIMIT_S = 60.0
 
 app = typer.Typer(help="Who answers whom: open, follow, approve, take back.", no_args_is_help=True)
 
-Model = Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")]
-RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
-Actor = Annotated[str, typer.Option(help="Who you are (self-declared).")]
-Reason = Annotated[str, typer.Option(help="Why; it stands in the journal.")]
-
 
 @app.command("list")
 def list_rollouts(
-    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    model: OnlyModel = None,
     everything: Annotated[bool, typer.Option("--all", help="Finished ones too.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -89,7 +85,7 @@ def open_rollout(
 @app.command()
 def approve(
     rollout_id: RolloutId,
-    approver: Annotated[str, typer.Option(help="Who you are (self-declared); not the author.")],
+    approver: Approver,
     reason: Reason,
     decision: Annotated[Literal["approve", "reject"], typer.Option(help="Your answer.")],
     json: AsJson = False,
@@ -98,7 +94,8 @@ def approve(
 
     Ends when the answer stands in the journal, or says that it does not yet.
 
-    Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo --reason "ok"
+    Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo
+    --reason "gates read"
     """
     platform = wiring.platform()
     prefect = platform.prefect

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from mlplatform import wiring
-from mlplatform.cli.output import FAILED, OUT, AsJson, print_json, progress
-from mlplatform.errors import Unavailable
+from mlplatform.cli.arguments import Actor, Model, Reason
+from mlplatform.cli.exit_codes import FAILED, exit_code_of_class
+from mlplatform.cli.output import OUT, AsJson, print_error, print_json, progress
+from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.orchestration.prefect import Answer, FlowRun, Patience, PrefectApi
 
 POLL_S = 0.5
 GIVE_UP_S = 1800.0
-
-Model = Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,19 +33,19 @@ def retrain(
     as_of: Annotated[
         datetime | None, typer.Option(help="Train as if it were this moment (UTC).")
     ] = None,
-    author: Annotated[str, typer.Option(help="Who asks (self-declared).")] = "cli",
-    reason: Annotated[str, typer.Option(help="Why; it stands in the registry.")] = "asked for",
+    actor: Actor = "cli",
+    reason: Reason = "asked for",
     rollout: Annotated[bool, typer.Option(help="Open a rollout if the gates pass.")] = False,
     json: AsJson = False,
 ) -> None:
     """Build a training set, fit, validate and register a version.
 
-    Example: mlplatform retrain fraud --author ana --reason "new terminals" --rollout
+    Example: mlplatform retrain fraud --actor ana --reason "new terminals" --rollout
     """
     parameters = {
         "model": model,
         "as_of": _iso(as_of),
-        "author": author,
+        "actor": actor,
         "reason": reason,
         "open_rollout": rollout,
     }
@@ -98,7 +98,7 @@ def batch(
 
 
 def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
-    """Start a run, wait for its end, print what it found; exit 1 unless it completed.
+    """Start a run, wait for its end, print what it found; exit as its failure would here.
 
     Raises:
         Unavailable: Prefect has gone silent; names the run, which does not need this command.
@@ -118,12 +118,24 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
         facts = {"flow": flow, "run": run.id, "state": run.state, "message": run.message}
         print_json(facts | {"reports": reports})
     else:
-        for text in reports.values():
-            OUT.print(text, markup=False)
-        OUT.print(f"{flow} {run.name}: {run.state_name}. {run.message}", soft_wrap=True)
-        OUT.print(f"  {address}", soft_wrap=True)
-    if run.state != "COMPLETED":
-        raise typer.Exit(FAILED)
+        _print_end(flow, run, reports, address)
+    raise typer.Exit(_code_of(run))
+
+
+def _print_end(flow: str, run: FlowRun, reports: Mapping[str, str], address: str) -> None:
+    for text in reports.values():
+        OUT.print(text, markup=False)
+    said = "" if run.failure or not run.message else f" {run.message}"
+    OUT.print(f"{flow} {run.name}: {run.state_name}.{said}", soft_wrap=True, markup=False)
+    OUT.print(f"  {address}", soft_wrap=True)
+    if run.failure:
+        print_error(PlatformError(run.failure.text))
+
+
+def _code_of(run: FlowRun) -> int:
+    if run.state == "COMPLETED":
+        return 0
+    return FAILED if run.failure is None else exit_code_of_class(run.failure.kind)
 
 
 def wait(api: PrefectApi, run: FlowRun) -> FlowRun:

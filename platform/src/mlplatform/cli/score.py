@@ -9,7 +9,9 @@ import httpx
 import typer
 
 from mlplatform import wiring
-from mlplatform.cli.output import FAILED, AsJson, print_fields, print_json
+from mlplatform.cli.arguments import Model
+from mlplatform.cli.exit_codes import exit_code_of_status
+from mlplatform.cli.output import AsJson, print_fields, print_json
 from mlplatform.errors import InputInvalid, Unavailable
 
 
@@ -18,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def score(
-    model: Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")],
+    model: Model,
     request: Annotated[str, typer.Argument(help="The request as JSON.")],
     key: Annotated[str | None, typer.Option(help="Idempotency key.")] = None,
     json: AsJson = False,
@@ -30,21 +32,23 @@ def score(
     """
     settings = wiring.settings()
     try:
-        body = jsonlib.loads(request)
+        jsonlib.loads(request)  # sent as it is: what the gateway is to refuse must reach it
     except jsonlib.JSONDecodeError as error:
-        raise InputInvalid("the request", None, str(error)) from error
-    headers = {"Authorization": f"Bearer {wiring.api_key(settings)}"}
+        raise InputInvalid("the request", None, "it is no JSON") from error
+    headers = {
+        "Authorization": f"Bearer {wiring.api_key(settings)}",
+        "Content-Type": "application/json",
+    }
     if key is not None:
         headers["Idempotency-Key"] = key
     url = f"{settings.gateway_url}/api/v1/models/{model}/score"
     try:
-        response = httpx.post(url, json=body, headers=headers, timeout=10.0)
-    except httpx.HTTPError as error:
+        response = httpx.post(url, content=request.encode(), headers=headers, timeout=10.0)
+        answer = response.json()
+    except (httpx.HTTPError, ValueError) as error:
         raise Unavailable(f"the gateway at {settings.gateway_url}") from error
-    answer = response.json()
     if json:
         print_json(answer)
     else:
         print_fields(answer)
-    if response.is_error:
-        raise typer.Exit(FAILED)
+    raise typer.Exit(exit_code_of_status(response.status_code))

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mlplatform.models.definition import load_definition
+from mlplatform.cli.arguments import Model
 from mlplatform.worker import __main__ as worker_process
-
-Model = Annotated[str, typer.Argument(help="A model folder's name, for example: fraud")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,7 +35,6 @@ def worker(
 
     Example: mlplatform worker fraud --name worker-2
     """
-    load_definition(model)  # an unknown name is wrong use, not a worker that failed
     arguments = [f"--model={model}", f"--name={name}"]
     arguments += ["--outbox"] if outbox else []
     arguments += [f"--key-file={key_file}"] if key_file else []

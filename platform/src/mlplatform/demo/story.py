@@ -128,7 +128,7 @@ class Story:
                 "retrain",
                 {
                     "model": MODEL,
-                    "author": ENGINEER,
+                    "actor": ENGINEER,
                     "reason": "first version",
                     "open_rollout": True,
                 },
@@ -146,7 +146,7 @@ class Story:
         as_of = datetime.fromtimestamp(state.go_live_ms / 1000 + DAY_S, UTC).isoformat()
         run = await self.run_flow(
             "retrain",
-            {"model": MODEL, "author": ENGINEER, "reason": "one for later", "as_of": as_of},
+            {"model": MODEL, "actor": ENGINEER, "reason": "one for later", "as_of": as_of},
         )
         state.stale_version = await self._version_of(run, ENGINEER)
         text = f"version {state.stale_version} is validated and put aside"
@@ -174,7 +174,7 @@ class Story:
         if state.slow_version is None:
             path = await self._write_slow_model()
             run = await self.run_flow(
-                "validate", {"model": MODEL, "onnx_path": str(path), "author": BRINGER}
+                "validate", {"model": MODEL, "onnx_path": str(path), "actor": BRINGER}
             )
             state.slow_version = await self._version_of(run, BRINGER)
             self._making = False

@@ -6,6 +6,7 @@ Source: Prefect 3.9 REST API.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -20,10 +21,19 @@ from mlplatform.errors import InputInvalid, NotFound, Unavailable
 DEPLOYMENT = "default"
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 APPROVAL_FLOW = "approval"
+RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
 TRIES, PAUSE_S = 6, 0.3
 SILENCE_LIMIT_S = 60.0
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error of a flow: its class's name and what it says."""
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,12 @@ class FlowRun:
     @property
     def final(self) -> bool:
         return self.state in FINAL_STATES
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the flow raised; None where it raised nothing."""
+        found = RAISED.fullmatch(self.message) if self.state == "FAILED" else None
+        return Failure(found["kind"], found["text"]) if found else None
 
 
 class PrefectApi:

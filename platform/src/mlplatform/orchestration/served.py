@@ -122,7 +122,7 @@ def _keep_automation() -> None:
                     "incident": "{{ event.payload.incident }}",
                     "claim": "{{ event.payload.claim }}",
                     "reason": "{{ event.payload.reason }}",
-                    "author": "drift-watch",
+                    "actor": "drift-watch",
                     "open_rollout": True,
                 },
             )

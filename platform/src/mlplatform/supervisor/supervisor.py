@@ -58,6 +58,7 @@ class Supervisor:
         specs: the children that always run; predictors come and go with the desired manifests.
         on_change: told of every change of a child, from the supervisor's own thread.
         on_ready: called once, when every child of `specs` is ready for the first time.
+        on_start: called once, when nothing stands in the way of the first child.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class Supervisor:
         specs: Sequence[ChildSpec],
         on_change: Callable[[Change], None] = lambda change: None,
         on_ready: Callable[[], None] = lambda: None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._home = home
         self._specs = specs
         self._on_change = on_change
         self._on_ready = on_ready
+        self._on_start = on_start
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
@@ -94,7 +97,9 @@ class Supervisor:
             home = self._home
             for path in (home.predictor_token, home.mlflow_token, home.worker_token):
                 new_token(path)
-            asyncio.run(self._run(Listeners(self._specs)))
+            listeners = Listeners(self._specs)
+            self._on_start()
+            asyncio.run(self._run(listeners))
         finally:
             lock.release()
 

@@ -1,0 +1,41 @@
+"""Arguments and options that many commands take, checked before anything else happens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlplatform.jobs.signed import ACTOR, REASON
+from mlplatform.models.definition import model_folder
+
+
+def _known(model: str | None) -> str | None:
+    if model is not None:
+        model_folder(model)
+    return model
+
+
+def _actor(text: str) -> str:
+    return ACTOR.checked("--actor", text)
+
+
+def _approver(text: str) -> str:
+    return ACTOR.checked("--approver", text)
+
+
+def _reason(text: str) -> str:
+    return REASON.checked("--reason", text)
+
+
+Model = Annotated[
+    str, typer.Argument(callback=_known, help="A model folder's name, for example: fraud")
+]
+OnlyModel = Annotated[str | None, typer.Argument(callback=_known, help="Only this model.")]
+RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
+Actor = Annotated[str, typer.Option(callback=_actor, help="Who you are (self-declared).")]
+Approver = Annotated[
+    str,
+    typer.Option(callback=_approver, help="Who you are (self-declared); not the author."),
+]
+Reason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the journal.")]
