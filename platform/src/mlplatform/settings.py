@@ -11,7 +11,7 @@ from typing import Literal
 from mlplatform import addresses, variables
 from mlplatform.addresses import Address
 from mlplatform.admission.issuer import Issuer, issuer
-from mlplatform.errors import ConfigInvalid
+from mlplatform.errors import Busy, ConfigInvalid
 from mlplatform.variables import PREFIX
 
 MAX_GATEWAYS = 64
@@ -96,6 +96,11 @@ class Home:
         return self.root / "demo"
 
     @property
+    def restoring(self) -> Path:
+        """What a restore has not put in its place yet; while it is there, the rest is not whole."""
+        return self.root / ".restoring"
+
+    @property
     def pseudonym_key(self) -> Path:
         return self.secrets / "pseudonym.key"
 
@@ -123,7 +128,13 @@ class Home:
 
         Raises:
             ConfigInvalid: it can't be made, or belongs to somebody else.
+            Busy: a restore is under way here, or was cut off.
         """
+        if self.restoring.exists():
+            raise Busy(
+                f"a restore into {self.root} is under way or was cut off: wait for it, or empty"
+                " the folder and restore again"
+            )
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.root.chmod(0o700)

@@ -8,6 +8,7 @@ import typer
 
 from mlplatform import backends
 from mlplatform.cli import (
+    backup,
     cluster,
     demo,
     history,
@@ -42,6 +43,7 @@ def _anchor(settings: Settings) -> ManifestHead | None:
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 platform.add_to(app)
+backup.add_to(app)
 runs.add_to(app)
 demo.add_to(app)
 score.add_to(app)

@@ -1,0 +1,1 @@
+"""The state of an installation as one folder or file, taken while it runs, and put back."""

@@ -1,0 +1,219 @@
+"""The databases and spills of a home folder as they were at one moment, while others write them.
+
+What refers to something is looked at before what it refers to, since that only grows: Prefect's
+runs, online features, the offline table and the topics before the log and the journal that they
+follow, the journal before the log that it anchors, and the registry and the bundles last. A
+journal that changed before the log was looked at would make that two moments; then all is looked
+at again. See docs/decisions/0034.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from mlplatform.backup.manifest import Journal
+from mlplatform.decisions import segments, spill, tables
+from mlplatform.decisions.log import ManifestHead
+from mlplatform.errors import Busy, Unavailable
+from mlplatform.settings import Home
+
+TRIES: Final = 20
+LOCK_WAIT_S: Final = 10.0
+PAGES: Final = 4_096
+"""Copied at a time: a part of a second, after which the copy says how far it is."""
+
+LOG: Final = f"decisions/{tables.DATABASE}"
+JOURNAL: Final = "rollouts.db"
+FIRST: Final = ("prefect/prefect.db", "online.db")
+SECOND: Final = ("topics.db", JOURNAL)
+LAST: Final = ("mlflow/mlflow.db", "admission.db")
+"""Looked at, copied and let go of at once: MLflow's writers wait for whoever reads."""
+SPILLS: Final = f"decisions/{spill.FOLDER}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """A spill that is held open: what is in it stays readable, whatever becomes of its name."""
+
+    name: str
+    descriptor: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What was there at one moment; readable as long as it is held.
+
+    Args:
+        held: databases in a read transaction, by name.
+        offline: files of the offline tables, which are never changed once they are there.
+        segments: files of the log that its manifest lists.
+    """
+
+    held: Mapping[str, sqlite3.Connection]
+    offline: tuple[str, ...]
+    segments: tuple[str, ...]
+    spills: tuple[Spill, ...]
+    head: ManifestHead | None
+    journal: Journal | None
+
+
+@contextmanager
+def moment(home: Home) -> Iterator[Moment]:
+    """Hold on to the state of a home folder.
+
+    Raises:
+        Busy: the rollouts changed at every try.
+        Unavailable: a database is locked for long.
+    """
+    for _ in range(TRIES):
+        with ExitStack() as holding:
+            found = _look(home.root, holding)
+            if found is not None:
+                yield found
+                return
+    raise Busy("rollouts changed whenever they were looked at; try again in a while")
+
+
+@contextmanager
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """A database as it is now, however long it is read.
+
+    Raises:
+        Unavailable: it is locked, or is none.
+    """
+    try:
+        with closing(
+            sqlite3.connect(
+                f"file:{quote(str(path))}?mode=ro",
+                uri=True,
+                timeout=LOCK_WAIT_S,
+                isolation_level=None,
+            )
+        ) as db:
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            yield db
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"the database {path}") from error
+
+
+def schemas(db: sqlite3.Connection) -> dict[str, int | str]:
+    """The versions of a database's parts, as it says them."""
+    found: dict[str, int | str] = {}
+    if _has(db, "schema_versions"):
+        found.update(db.execute("SELECT part, version FROM schema_versions ORDER BY part"))
+    if _has(db, "alembic_version"):
+        found.update(("alembic", row[0]) for row in db.execute("SELECT * FROM alembic_version"))
+    return found
+
+
+def offline_files(root: Path) -> tuple[str, ...]:
+    """Every file of the offline tables that is whole, by name."""
+    folder = root / "offline"
+    found = (path.relative_to(root) for path in folder.rglob("*.*") if path.is_file())
+    whole = (p for p in found if p.suffix != ".tmp" and not any(n.startswith(".") for n in p.parts))
+    return tuple(sorted(path.as_posix() for path in whole))
+
+
+def _look(root: Path, holding: ExitStack) -> Moment | None:
+    """The moment; None if it was more than one."""
+    held: dict[str, sqlite3.Connection] = {}
+
+    def hold(*names: str) -> None:
+        for name in names:
+            if (root / name).exists():
+                held[name] = holding.enter_context(snapshot(root / name))
+
+    hold(*FIRST)
+    offline = offline_files(root)
+    hold(*SECOND)
+    before = _open_spills(root, holding)
+    hold(LOG)
+    spills = _open_spills(root, holding, before)
+    journal = _journal(held[JOURNAL]) if JOURNAL in held else None
+    if journal != _journal_now(root) or not _accounted(spills, held.get(LOG)):
+        return None
+    log = held.get(LOG)
+    return Moment(
+        held=held,
+        offline=offline,
+        segments=() if log is None else tuple(s.name for s in segments.manifest(log)),
+        spills=tuple(_spills(root, spills)),
+        head=None if log is None else tables.head(log),
+        journal=journal,
+    )
+
+
+def _journal(db: sqlite3.Connection) -> Journal | None:
+    if not _has(db, "journal"):
+        return None
+    ((rows,),) = db.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchall()
+    return Journal(rows, dict(db.execute("SELECT model, generation FROM routes ORDER BY model")))
+
+
+def _journal_now(root: Path) -> Journal | None:
+    if not (root / JOURNAL).exists():
+        return None
+    with snapshot(root / JOURNAL) as db:
+        return _journal(db)
+
+
+Opened = dict[int, tuple[str, int]]
+"""By inode the last name and the descriptor of a spill."""
+
+
+def _open_spills(root: Path, holding: ExitStack, known: Opened | None = None) -> Opened:
+    """The spills that are there, beside those that were; one that changed hands has its new
+    name."""
+    found = dict(known or {})
+    for path in sorted((root / SPILLS).glob(f"*{spill.SUFFIX}")):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        inode = os.fstat(descriptor).st_ino
+        if inode in found:
+            os.close(descriptor)
+            found[inode] = (path.name, found[inode][1])
+        else:
+            holding.callback(os.close, descriptor)
+            found[inode] = (path.name, descriptor)
+    return found
+
+
+def _accounted(spills: Opened, log: sqlite3.Connection | None) -> bool:
+    """Whether it is known of each spill which of its records this log has.
+
+    A spill that is gone, and has no mark, was forgotten by the log or is not known to it yet.
+    """
+    marks = _marks(log)
+    return all(
+        os.fstat(descriptor).st_nlink or spill.spill_id(descriptor) in marks
+        for _, descriptor in spills.values()
+    )
+
+
+def _marks(log: sqlite3.Connection | None) -> dict[str, int]:
+    if log is None or not _has(log, "spills"):
+        return {}
+    return dict(log.execute("SELECT spill, moved FROM spills"))
+
+
+def _spills(root: Path, spills: Opened) -> Iterator[Spill]:
+    for name, descriptor in spills.values():
+        size = os.fstat(descriptor).st_size
+        if spill.spill_id(descriptor) is not None:
+            yield Spill(f"{SPILLS}/{name}", descriptor, size)
+
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    query = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?"
+    return bool(db.execute(query, (table,)).fetchone()[0])

@@ -1,0 +1,276 @@
+"""Putting a backup back into an empty home folder, once every byte of it is what it should be."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import fcntl
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlplatform.admission.sqlite import SqliteAdmission
+from mlplatform.backup import manifest as manifests
+from mlplatform.backup.archive import (
+    Reader,
+    Told,
+    copied,
+    new_file,
+    reading,
+    sync,
+    sync_folders,
+)
+from mlplatform.backup.manifest import File, Manifest
+from mlplatform.canonical import canonical_json
+from mlplatform.decisions.log import ManifestHead, VerifyReport
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.errors import Busy, Corrupt, Refused, Unavailable
+from mlplatform.files import write_atomically
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.schemas import check_known
+from mlplatform.serving.local import read_manifest
+from mlplatform.settings import Home
+from mlplatform.supervisor.records import Lock
+
+FINDINGS: Final = 100
+LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a restored home folder holds.
+
+    Args:
+        champions: version that answers, by model; None where none does.
+        rollouts: how many are in each phase.
+        keys: API keys that are live.
+    """
+
+    champions: Mapping[str, int | None]
+    rollouts: Mapping[str, int]
+    keys: int
+    bundles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore, or a check, came to.
+
+    Args:
+        findings: one sentence for each thing that is not as it should be.
+        log: of the log's own check; None where files were damaged before.
+        contents: what is in place now; None where nothing was put there.
+    """
+
+    manifest: Manifest
+    findings: tuple[str, ...]
+    log: VerifyReport | None = None
+    contents: Contents | None = None
+
+
+def restore(
+    source: Path,
+    home: Home,
+    *,
+    now_ms: int,
+    told: Told = lambda name, count: None,
+    despite_findings: bool = False,
+) -> Restored:
+    """Put a backup into a home folder, whole or not at all.
+
+    Every file is held to its digest, then the log and the journal to theirs. With a finding nothing
+    is put in place.
+
+    Args:
+        now_ms: wall time, by which keys are live.
+        despite_findings: put a log or journal in place that was damaged when the backup was taken;
+            a damaged backup never is.
+
+    Raises:
+        NotFound: there is no backup.
+        Busy: the platform runs in this home folder, or another restore does.
+        Refused: the folder is not empty, or a newer release took the backup.
+        Corrupt: the manifest was changed.
+    """
+    with reading(source) as reader, _staging(home) as folder:
+        manifest = _manifest(reader)
+        findings = _staged(reader, manifest, folder, told)
+        if findings:
+            return Restored(manifest, findings)
+        report, findings = _verified(folder)
+        if findings and not despite_findings:
+            return Restored(manifest, findings, report)
+        _move_services(folder, Path(manifest.home), home.root)
+        contents = _contents(folder, now_ms)
+        _put_in_place(folder, home.root)
+    return Restored(manifest, findings, report, contents)
+
+
+def check(source: Path, *, told: Told = lambda name, count: None) -> Restored:
+    """Hold a backup to all its digests, and change nothing.
+
+    Log and journal are copied to the system's folder for temporary files, and removed from there.
+
+    Raises: as `restore`, but for what concerns a home folder.
+    """
+    with reading(source) as reader, tempfile.TemporaryDirectory(prefix="mlplatform-") as folder:
+        manifest = _manifest(reader)
+        findings = _staged(
+            reader, manifest, Path(folder), told, lambda name: name.startswith(LOG_AND_JOURNAL)
+        )
+        if findings:
+            return Restored(manifest, findings)
+        report, findings = _verified(Path(folder))
+    return Restored(manifest, findings, report)
+
+
+def _manifest(reader: Reader) -> Manifest:
+    if manifests.NAME not in reader.names():
+        raise Corrupt(f"there is no {manifests.NAME}: this is no backup, or not a whole one")
+    with reader.open(manifests.NAME) as file:
+        manifest = manifests.decode(file.read())
+    check_known(manifest.schemas)
+    return manifest
+
+
+@contextmanager
+def _staging(home: Home) -> Iterator[Path]:
+    """A folder within the home folder; as long as it is there, the platform does not start."""
+    folder, is_new = home.restoring, not home.root.exists()
+    _check_empty(home)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.root.chmod(0o700)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise Unavailable(f"{home.root}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in folder.iterdir():  # by a restore that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if is_new and not any(home.root.iterdir()):
+                home.root.rmdir()
+    except BlockingIOError as error:
+        raise Busy(f"another process restores into {home.root}") from error
+    except OSError as error:
+        raise Unavailable(f"{home.root}: {error.strerror or error}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _check_empty(home: Home) -> None:
+    if not home.root.exists():
+        return
+    if not home.root.is_dir():
+        raise Refused(f"{home.root} is no folder")
+    there = sorted(path.name for path in home.root.iterdir() if path != home.restoring)
+    if there and home.run.is_dir():
+        lock = Lock(home)
+        lock.acquire()
+        lock.release()
+    if there:
+        raise Refused(
+            f"{home.root} is not empty ({', '.join(there[:5])}): a backup goes into an empty"
+            " folder only; move this one away, or set MLPLATFORM_HOME"
+        )
+
+
+def _staged(
+    reader: Reader,
+    manifest: Manifest,
+    folder: Path,
+    told: Told,
+    is_wanted: Callable[[str], bool] = lambda name: True,
+) -> tuple[str, ...]:
+    """Copy the files that are wanted and read all; one sentence for each that is not whole."""
+    there = reader.names()
+    strangers = there - {file.name for file in manifest.files} - {manifests.NAME}
+    findings = [f"{name} is not in the manifest" for name in sorted(strangers)]
+    for entry in manifest.files:
+        place = folder / entry.name if is_wanted(entry.name) else None
+        problem = _copied(reader, entry, place, told) if entry.name in there else "is missing"
+        if problem is not None:
+            findings.append(f"{entry.name} {problem}")
+    return tuple(findings[:FINDINGS])
+
+
+def _copied(reader: Reader, entry: File, place: Path | None, told: Told) -> str | None:
+    """Copy a file, or only read it; what is wrong with it."""
+    try:
+        with (
+            reader.open(entry.name) as source,
+            open(os.devnull, "wb") if place is None else new_file(place) as target,
+        ):
+            size, sha256 = copied(source, target, lambda count: told(entry.name, count))
+    except (tarfile.TarError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        return f"can't be read: {error}"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"can't be read: {error.strerror}"
+    if size != entry.bytes:
+        return f"was changed: it has {size} bytes, and had {entry.bytes}"
+    return None if sha256 == entry.sha256 else "was changed: it is not what its digest says"
+
+
+def _verified(folder: Path) -> tuple[VerifyReport, tuple[str, ...]]:
+    """The log's own check, against the anchor in the journal, and the journal's."""
+    home = Home(folder)
+    anchor: ManifestHead | None = None
+    findings: tuple[str, ...] = ()
+    if home.rollouts_db.exists():
+        rollouts = SqliteRollouts(home.rollouts_db)
+        anchor, findings = rollouts.anchored(), rollouts.verify()
+        rollouts.close()
+    log = SqliteDecisionLog(home.decisions)
+    report = log.verify(anchor)
+    log.close()
+    return report, (*report.findings, *findings)
+
+
+def _move_services(folder: Path, before: Path, after: Path) -> None:
+    """Have the services read their bundles where they are now."""
+    old, new = f"{before.as_uri()}/", f"{after.as_uri()}/"
+    for path in sorted(Home(folder).serving.glob("desired/*.json")):
+        manifest = read_manifest(path)
+        model = manifest["spec"]["predictor"]["model"]
+        if model["storageUri"].startswith(old):
+            model["storageUri"] = new + model["storageUri"].removeprefix(old)
+            write_atomically(path, canonical_json(manifest))
+
+
+def _contents(folder: Path, now_ms: int) -> Contents:
+    home = Home(folder)
+    champions: dict[str, int | None] = {}
+    phases: collections.Counter[str] = collections.Counter()
+    if home.rollouts_db.exists():
+        rollouts = SqliteRollouts(home.rollouts_db)
+        for state in rollouts.active(finished=True):
+            phases[state.phase] += 1
+            champion = rollouts.routes(state.model).champion
+            champions[state.model] = champion.version if champion else None
+        rollouts.close()
+    keys = 0
+    if home.admission_db.exists():
+        admission = SqliteAdmission(home.admission_db)
+        keys = sum(key.is_live(now_ms) for key in admission.all_keys())
+        admission.close()
+    bundles = len(list(home.bundles.glob("[!.]*"))) if home.bundles.is_dir() else 0
+    return Contents(champions, phases, keys, bundles)
+
+
+def _put_in_place(folder: Path, root: Path) -> None:
+    sync_folders(folder)
+    for path in sorted(folder.iterdir()):
+        path.rename(root / path.name)
+    sync(root)

@@ -1,0 +1,177 @@
+"""Taking a backup of a home folder, while its platform runs or not."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Final
+
+from mlplatform.backup import manifest as manifests
+from mlplatform.backup.archive import Told, Writer, writing
+from mlplatform.backup.manifest import File, Manifest
+from mlplatform.backup.moment import (
+    LAST,
+    LOG,
+    PAGES,
+    SPILLS,
+    Moment,
+    Spill,
+    moment,
+    schemas,
+    snapshot,
+)
+from mlplatform.decisions.segments import SEGMENTS
+from mlplatform.errors import Busy, NotFound, Refused
+from mlplatform.settings import Home
+
+LEFT_OUT: Final = ("run", "logs", "jobs", "staging", "serving/status", f"decisions/{SEGMENTS}")
+"""Of one start (tokens, addresses), or work that whoever asked for it begins again. Segments are
+copied as the log lists them."""
+PREFECTS: Final = "prefect/storage"
+"""Of Prefect's folder: results of runs. The rest is its database and notes of its clients."""
+UNFINISHED: Final = (".tmp", ".lock", "-wal", "-shm", "-journal")
+SQLITE: Final = b"SQLite format 3\0"
+
+
+def back_up(
+    home: Home, target: Path, *, now_ms: int, told: Told = lambda name, count: None
+) -> Manifest:
+    """Write the whole state of an installation to a new folder, or a `.tar` file.
+
+    Whoever writes meanwhile goes on; what was answered before this began is in the backup.
+
+    Args:
+        now_ms: wall time, for the manifest.
+        told: of each file as it is copied.
+
+    Raises:
+        NotFound: there is no home folder, or no folder to write to.
+        Refused: there is something at `target`, or it is within the home folder.
+        Busy: rollouts changed all the time, or a file vanished.
+        Unavailable: a database is locked for long, or the disk is full.
+    """
+    if not (home.root / LOG).exists():
+        raise NotFound(f"no decision log in {home.root}; MLPLATFORM_HOME says where")
+    if target.parent.resolve().is_relative_to(home.root.resolve()):
+        raise Refused(f"{target} is within the home folder")
+    with writing(target) as writer:
+        with moment(home) as at:
+            taken = _Taking(home, at, writer, told)
+            taken.everything()
+        manifest = taken.manifest(now_ms)
+        writer.add(manifests.NAME, io.BytesIO(manifests.encode(manifest)), told)
+    return manifest
+
+
+class _Taking:
+    def __init__(self, home: Home, at: Moment, writer: Writer, told: Told) -> None:
+        self._root = home.root
+        self._at = at
+        self._writer = writer
+        self._told = told
+        self._files: list[File] = []
+        self._schemas: dict[str, dict[str, int | str]] = {}
+
+    def everything(self) -> None:
+        for name in LAST:
+            if (self._root / name).exists():
+                with snapshot(self._root / name) as db:
+                    self._database(name, db)
+        for name, db in self._at.held.items():
+            self._database(name, db)
+        for spill in self._at.spills:
+            self._spill(spill)
+        for name in self._at.segments:
+            self._file(f"decisions/{SEGMENTS}/{name}")
+        for name in self._at.offline:
+            self._file(name)
+        for name in self._rest():
+            self._found(name)
+
+    def manifest(self, now_ms: int) -> Manifest:
+        return Manifest(
+            format=manifests.FORMAT,
+            platform=metadata.version("mlplatform"),
+            taken_ms=now_ms,
+            home=str(self._root),
+            schemas=self._schemas,
+            log=self._at.head,
+            spilled={spill.name: spill.bytes for spill in self._at.spills},
+            journal=self._at.journal,
+            files=sorted(self._files, key=lambda file: file.name),
+        )
+
+    def _database(self, name: str, db: sqlite3.Connection) -> None:
+        page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
+        done = 0
+
+        def copied(status: int, remaining: int, total: int) -> None:
+            nonlocal done
+            self._told(name, (total - remaining - done) * page_bytes)
+            done = total - remaining
+
+        def make(path: Path) -> None:
+            with closing(sqlite3.connect(path)) as copy:
+                db.backup(copy, pages=PAGES, progress=copied, sleep=0)
+
+        self._schemas[name] = schemas(db)
+        self._files.append(self._writer.made(name, make))
+
+    def _spill(self, spill: Spill) -> None:
+        with os.fdopen(os.dup(spill.descriptor), "rb") as file:
+            file.seek(0)
+            source: Any = _First(file, spill.bytes)
+            self._files.append(self._writer.add(spill.name, source, self._told))
+
+    def _file(self, name: str) -> None:
+        try:
+            with (self._root / name).open("rb") as file:
+                self._files.append(self._writer.add(name, file, self._told))
+        except FileNotFoundError as error:
+            raise Busy(f"{name} was removed while the backup was taken; try again") from error
+
+    def _found(self, name: str) -> None:
+        with (self._root / name).open("rb") as file:
+            is_database = file.read(len(SQLITE)) == SQLITE
+        if is_database:
+            with snapshot(self._root / name) as db:
+                self._database(name, db)
+        else:
+            self._file(name)
+
+    def _rest(self) -> Iterator[str]:
+        """What was not looked at in its turn: keys, bundles, artifacts, what is to be served,
+        results, and whatever a later release puts beside them."""
+        done = {file.name for file in self._files}
+        for path in sorted(self._root.rglob("*")):
+            name = path.relative_to(self._root).as_posix()
+            if path.is_file() and name not in done and _is_kept(name):
+                yield name
+
+
+class _First:
+    """The first bytes of a file, whatever is appended to it meanwhile."""
+
+    def __init__(self, file: IO[bytes], count: int) -> None:
+        self._file = file
+        self._left = count
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+def _is_kept(name: str) -> bool:
+    if name.startswith("prefect/"):
+        return name.startswith(f"{PREFECTS}/")
+    if name.startswith("offline/") or (name.startswith(SPILLS) and name.endswith(".spill")):
+        return False
+    is_left_out = any(name.startswith(f"{folder}/") for folder in LEFT_OUT)
+    is_draft = name.endswith(UNFINISHED) or any(part.startswith(".") for part in name.split("/"))
+    return not is_left_out and not is_draft

@@ -1,0 +1,32 @@
+"""Every part of the platform's state that has a schema version: what this release knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from mlplatform.drift import sqlite as incidents
+from mlplatform.errors import Refused
+from mlplatform.rollout import sqlite as rollouts
+from mlplatform.sql import Schema
+
+EMBEDDED: Final[tuple[Schema, ...]] = (rollouts.SCHEMA, incidents.SCHEMA)
+
+
+def check_known(found: Mapping[str, Mapping[str, int | str]]) -> None:
+    """Nothing where this release can read what is there, or bring it up to date.
+
+    Args:
+        found: of each database the versions of its parts.
+
+    Raises:
+        Refused: names the database, the part and both versions.
+    """
+    known = {schema.part: schema.version for schema in EMBEDDED}
+    for database, versions in found.items():
+        for part, version in versions.items():
+            if isinstance(version, int) and version > known.get(part, 0):
+                raise Refused(
+                    f"{part} in {database} is at schema version {version}, this release knows"
+                    f" {known.get(part, 0)}: a newer release has written it"
+                )

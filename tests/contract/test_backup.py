@@ -1,0 +1,417 @@
+"""A backup is one moment of a platform that goes on, and comes back whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlplatform.admission.sqlite import SqliteAdmission
+from mlplatform.backup import moment as moments
+from mlplatform.backup.manifest import Manifest
+from mlplatform.backup.restore import Restored, check, restore
+from mlplatform.backup.take import back_up
+from mlplatform.decisions.log import Span
+from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.errors import Busy, Corrupt, NotFound, Refused
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.settings import Home
+from mlplatform.supervisor.records import Lock
+from support.home_world import CLIENT, MANIFEST, MODEL, WRITER, HomeWorld
+
+FORMS = ["backup", "backup.tar"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[HomeWorld]:
+    world = HomeWorld(tmp_path / "home")
+    world.fill()
+    yield world
+    world.close()
+
+
+@pytest.fixture(params=FORMS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where a backup goes: a folder, or a tar file."""
+    return tmp_path / str(request.param)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Home:
+    return Home(tmp_path / "restored")
+
+
+def taken(world: HomeWorld, target: Path, during: Callable[[], None] | None = None) -> Manifest:
+    """A backup, while something is done at each step of copying."""
+    told = lambda name, count: during() if during else None  # noqa: E731
+    return back_up(world.home, target, now_ms=7, told=told)
+
+
+def restored(target: Path, home: Home, **options: Any) -> Restored:
+    return restore(target, home, now_ms=7, **options)
+
+
+def records(home: Home) -> list[dict[str, Any]]:
+    with contextlib.closing(SqliteDecisionLog(home.decisions)) as log:
+        columns = ("writer", "seq", "decision_id", "generation")
+        rows: list[dict[str, Any]] = log.read(Span(columns=columns)).to_pylist()
+    return rows
+
+
+def test_what_comes_back_is_what_was_there(world: HomeWorld, target: Path, empty: Home) -> None:
+    manifest = taken(world, target)
+    done = restored(target, empty)
+    assert done.findings == ()
+    assert done.log is not None
+    assert (done.log.records, done.log.segments) == (8, 1)
+    assert done.contents is not None
+    assert done.contents.champions == {MODEL: 1}
+    assert done.contents.rollouts == {"promoted": 1}
+    assert done.contents.keys == 1
+    assert records(empty) == records(world.home)
+    with contextlib.closing(SqliteDecisionLog(empty.decisions)) as log:
+        found = log.find(CLIENT, MODEL, "d3")
+        assert found is not None
+        assert found.answer == b"answer to d3"
+    with contextlib.closing(SqliteRollouts(empty.rollouts_db)) as rollouts:
+        assert rollouts.routes(MODEL) == world.rollouts.routes(MODEL)
+        assert rollouts.active(finished=True) == world.rollouts.active(finished=True)
+        assert rollouts.verify() == ()
+    assert manifest.log is not None
+    assert manifest.log.writers[WRITER].seq == 8
+    assert manifest.schemas["rollouts.db"] == {"rollouts": 1}
+
+
+def test_a_restored_log_is_written_on_where_it_ended(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    taken(world, target)
+    restored(target, empty)
+    again = HomeWorld(empty.root)
+    again.number = world.number
+    again.decide(1)
+    assert again.log.verify(again.rollouts.anchored()).findings == ()
+    assert max(row["seq"] for row in records(empty)) == 9
+    again.close()
+
+
+def test_only_its_owner_can_read_a_backup_or_what_comes_of_it(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    before = os.umask(0)
+    try:
+        taken(world, target)
+        restored(target, empty)
+    finally:
+        os.umask(before)
+    for top in (target, empty.root):
+        for path in (top, *top.rglob("*")):
+            wanted = 0o700 if path.is_dir() else 0o600
+            assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+
+
+def test_tokens_of_a_start_logs_and_unfinished_files_stay_out(
+    world: HomeWorld, tmp_path: Path
+) -> None:
+    names = {file.name for file in taken(world, tmp_path / "backup").files}
+    assert not {name for name in names if name.startswith(("run/", "logs/", "serving/status/"))}
+    assert not {name for name in names if ".building" in name or name.endswith((".lock", "-wal"))}
+    assert {"secrets/pseudonym.key", "bundles/ab/bundle.json", "reports/drift.html"} < names
+    for path in (tmp_path / "backup").rglob("*.db*"):
+        assert world.secret.encode() not in path.read_bytes()
+
+
+def test_a_file_that_nobody_thought_of_is_in_the_backup(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    world.write("later/part.json", "{}")
+    (SqliteAdmission(world.home.root / "later" / "part.db")).close()
+    taken(world, target)
+    restored(target, empty)
+    assert (empty.root / "later" / "part.json").read_text() == "{}"
+    with contextlib.closing(SqliteAdmission(empty.root / "later" / "part.db")) as store:
+        assert store.all_keys() == []
+
+
+def test_services_read_their_bundles_in_the_new_home(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    taken(world, target)
+    restored(target, empty)
+    manifest = json.loads((empty.serving / "desired" / f"{MANIFEST}.json").read_bytes())
+    uri = manifest["spec"]["predictor"]["model"]["storageUri"]
+    assert uri == (empty.bundles / "ab").as_uri()
+
+
+def test_whoever_writes_meanwhile_changes_nothing_of_the_moment(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    def goes_on() -> None:
+        if world.number < 60:
+            world.decide(3)
+            world.promote(world.rollouts.routes(MODEL).generation + 1)
+            world.rollouts.anchor(world.log.seal())
+
+    manifest = taken(world, target, goes_on)
+    assert world.number > 8
+    done = restored(target, empty)
+    assert done.findings == ()
+    assert len(records(empty)) == 8
+    assert manifest.journal is not None
+    assert manifest.journal.generations == {MODEL: 1}
+
+
+def test_a_promotion_while_the_databases_are_looked_at_makes_them_be_looked_at_again(
+    world: HomeWorld, target: Path, empty: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, look = [], moments.snapshot
+
+    def promoted_in_between(path: Path) -> Any:
+        if path == world.home.decisions / "decisions.db" and len(looks) < 2:
+            looks.append(path)
+            world.promote(world.rollouts.routes(MODEL).generation + 1)
+            world.decide(1)
+        return look(path)
+
+    monkeypatch.setattr(moments, "snapshot", promoted_in_between)
+    manifest = taken(world, target)
+    assert manifest.journal is not None
+    assert manifest.journal.generations == {MODEL: 3}
+    assert restored(target, empty).findings == ()
+    assert max(row["generation"] for row in records(empty)) == 3
+
+
+def test_rollouts_that_never_stand_still_are_no_moment(
+    world: HomeWorld, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = moments.snapshot
+
+    def promoted_in_between(path: Path) -> Any:
+        if path == world.home.decisions / "decisions.db":
+            world.promote(world.rollouts.routes(MODEL).generation + 1)
+        return look(path)
+
+    monkeypatch.setattr(moments, "snapshot", promoted_in_between)
+    with pytest.raises(Busy, match="try again"):
+        taken(world, target)
+    assert not target.exists()
+
+
+def spilling(log: SqliteDecisionLog) -> SpillingLog:
+    return SpillingLog(log, WRITER, SpillPolicy(maximum_bytes=1_000_000))
+
+
+def caught_up(log: SqliteDecisionLog) -> None:
+    mover = spilling(log)
+    while mover.catch_up():
+        pass
+    mover.close_writer(WRITER)
+
+
+def test_records_that_wait_outside_of_the_log_are_in_it_once_after_a_restore(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    name = world.spill(3)
+    manifest = taken(world, target, lambda: caught_up(world.log))
+    assert set(manifest.spilled) == {name}
+    done = restored(target, empty)
+    assert done.log is not None
+    assert (done.log.records, done.log.spilled) == (8, 3)
+    with contextlib.closing(SqliteDecisionLog(empty.decisions)) as log:
+        caught_up(log)
+        assert log.verify().findings == ()
+    assert sorted(r["decision_id"] for r in records(empty)) == sorted(f"d{n}" for n in range(1, 12))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_records_that_are_moved_while_the_log_is_looked_at_are_there_once(
+    world: HomeWorld, target: Path, empty: Home, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    world.spill(3)
+    look = moments.snapshot
+
+    @contextlib.contextmanager
+    def moved(path: Path) -> Iterator[Any]:
+        is_log = path == world.home.decisions / "decisions.db"
+        if is_log and when == "before":
+            caught_up(world.log)
+        with look(path) as db:
+            if is_log and when == "after":
+                caught_up(world.log)
+            yield db
+
+    monkeypatch.setattr(moments, "snapshot", moved)
+    taken(world, target)
+    restored(target, empty)
+    with contextlib.closing(SqliteDecisionLog(empty.decisions)) as log:
+        caught_up(log)
+        assert log.verify().findings == ()
+    assert sorted(r["decision_id"] for r in records(empty)) == sorted(f"d{n}" for n in range(1, 12))
+
+
+def files_of(target: Path) -> list[Path]:
+    return sorted(path for path in target.rglob("*") if path.is_file())
+
+
+def test_each_changed_byte_and_each_missing_file_is_named(world: HomeWorld, tmp_path: Path) -> None:
+    world.spill(1)
+    target = tmp_path / "backup"
+    taken(world, target)
+    for path in files_of(target):
+        whole, name = path.read_bytes(), path.relative_to(target).as_posix()
+        changed = bytearray(whole)
+        changed[len(whole) // 2] ^= 1
+        for data in (bytes(changed), whole[:-1], whole + b" ", None):
+            path.unlink()
+            if data is not None:
+                path.write_bytes(data)
+            assert named(target) == name, (name, data and len(data))
+        path.write_bytes(whole)
+    (target / "run").mkdir()
+    (target / "run" / "more").write_text("")
+    assert named(target) == "run/more"
+
+
+def named(target: Path) -> str:
+    """The one file that the check of a backup finds something about."""
+    try:
+        (finding,) = check(target).findings
+    except Corrupt as error:
+        finding = str(error).removeprefix("there is no ").replace(":", " ")
+    return finding.split()[0]
+
+
+def is_put_in_place(target: Path, home: Home) -> bool:
+    try:
+        return restored(target, home).contents is not None
+    except Corrupt:
+        return False
+
+
+def test_a_changed_tar_file_is_never_put_in_place(
+    world: HomeWorld, tmp_path: Path, empty: Home
+) -> None:
+    target = tmp_path / "backup.tar"
+    taken(world, target)
+    whole = target.read_bytes()
+    for data in (whole.replace(b"answer to d7", b"answer to d8"), whole[: len(whole) // 2], b""):
+        assert data != whole
+        target.write_bytes(data)
+        assert not is_put_in_place(target, empty)
+        assert not empty.root.exists()
+
+
+def test_a_log_that_was_damaged_before_is_put_in_place_only_where_that_is_asked_for(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    (segment,) = world.home.decisions.glob("segments/*/*.parquet")
+    segment.write_bytes(b"?" + segment.read_bytes()[1:])
+    taken(world, target)
+    done = restored(target, empty)
+    assert any(segment.stem in finding for finding in done.findings)
+    assert done.contents is None
+    assert not empty.root.exists()
+    assert restored(target, empty, despite_findings=True).contents is not None
+
+
+def test_a_backup_of_a_newer_release_is_refused(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    with moments.snapshot(world.home.rollouts_db):
+        pass
+    with world.rollouts._database.writing() as session:
+        session.change("UPDATE schema_versions SET version = 99")
+    taken(world, target)
+    with pytest.raises(Refused, match=r"rollouts in rollouts\.db is at schema version 99"):
+        restored(target, empty)
+    assert not empty.root.exists()
+
+
+def test_nothing_is_overwritten(world: HomeWorld, target: Path, empty: Home) -> None:
+    taken(world, target)
+    with pytest.raises(Refused, match="already"):
+        taken(world, target)
+    with pytest.raises(Refused, match="within the home"):
+        taken(world, world.home.root / "backup")
+    with pytest.raises(NotFound, match="folder"):
+        taken(world, target.parent / "nowhere" / "backup")
+    with pytest.raises(Refused, match="not empty"):
+        restored(target, world.home)
+    empty.run.mkdir(parents=True)
+    lock = Lock(empty)
+    lock.acquire()
+    with pytest.raises(Busy, match="already runs"):
+        restored(target, empty)
+    lock.release()
+    with pytest.raises(NotFound):
+        restored(target.parent / "nothing", Home(target.parent / "elsewhere"))
+    with pytest.raises(NotFound, match="no decision log"):
+        back_up(Home(target.parent / "elsewhere"), target.parent / "other", now_ms=1)
+
+
+def test_a_backup_that_fails_leaves_nothing(world: HomeWorld, target: Path) -> None:
+    before = sorted(target.parent.iterdir())
+
+    def fails() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(Exception, match="No space left"):
+        taken(world, target, fails)
+    assert sorted(target.parent.iterdir()) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mlplatform.backup.restore import restore
+from mlplatform.settings import Home
+left = int(sys.argv[3])
+def step(call):
+    def made(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+    return made
+Path.rename = step(Path.rename)
+os.open = step(os.open)
+restore(Path(sys.argv[1]), Home(Path(sys.argv[2])), now_ms=7)
+"""
+
+
+def test_a_restore_that_is_killed_at_any_step_leaves_no_home_that_would_start(
+    world: HomeWorld, tmp_path: Path, empty: Home
+) -> None:
+    taken(world, tmp_path / "backup")
+    argv = [sys.executable, "-c", KILLED, str(tmp_path / "backup"), str(empty.root)]
+    in_place = set()
+    for steps in (1, 2, 9, 17, 25, 30, 33, 36, 39, 42, 45, 60):
+        ended = subprocess.run([*argv, str(steps)], capture_output=True)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        if not empty.root.exists():
+            continue
+        with pytest.raises(Busy, match="restore again"):
+            empty.create()
+        in_place = {path.name for path in empty.root.iterdir()} - {".restoring"}
+        if in_place:
+            with pytest.raises(Refused, match="not empty"):
+                restored(tmp_path / "backup", empty)
+            shutil.rmtree(empty.root)
+    assert in_place  # it was killed between two of the last steps, too
+    shutil.rmtree(empty.root, ignore_errors=True)
+    assert restored(tmp_path / "backup", empty).contents is not None
+    empty.create()
