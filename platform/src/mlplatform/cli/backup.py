@@ -61,7 +61,7 @@ def restore(
 
     Exits 1 with a sentence for each finding, and then nothing was put in place.
 
-    Example: mlplatform restore /backups/2026-11-25.tar && mlplatform up
+    Example: mlplatform restore /backups/2026-11-25.tar
     """
     home, now_ms = wiring.settings().home, SystemClock().wall_ms()
     with _progress("checking" if check_only else "restoring") as told:
