@@ -136,6 +136,13 @@ def test_an_approval_needs_no_reasons(client: httpx.Client) -> None:
         ),
         pytest.param(
             422,
+            "repeated-field",
+            "amount",
+            {"content": json.dumps(payment()).replace("{", '{"amount": 9.5, ').encode()},
+            id="a field twice",
+        ),
+        pytest.param(
+            422,
             "missing-field",
             "amount",
             {"json": {"customer_id": 1, "terminal_id": 1, "event_time": 1}},

@@ -19,6 +19,9 @@ from mlplatform.gateway.payloads import (
     LabelItem,
     Payloads,
     decoded,
+    decoded_batch,
+    decoded_labels,
+    decoded_once,
     idempotency_key,
 )
 from mlplatform.gateway.problems import Problem
@@ -142,6 +145,53 @@ def test_what_is_taken_is_of_its_type_and_within_its_range(sent: bytes) -> None:
 
 
 LABEL = {"label": 1, "decision_id": "d", "event_time": 5, "idempotency_key": "k"}
+
+
+SPELLED = st.sampled_from(["{0}", "\\u{1:04x}{2}"])
+MEMBERS = {**GOOD, "idempotency_key": "k"}
+
+
+@given(
+    names=st.lists(st.sampled_from([*MEMBERS]), max_size=3),
+    spelled=SPELLED,
+    event_time=st.sampled_from(["2026-01-01T01:00:00+01:00", 5]),
+    key=st.sampled_from([None, "k", 'a"b', ...]),
+)
+def test_a_member_that_stands_twice_is_refused_however_it_is_spelled(
+    names: list[str], spelled: str, event_time: Any, key: Any
+) -> None:
+    values = MEMBERS | {"event_time": event_time, "idempotency_key": key}
+    once = {name: value for name, value in values.items() if value is not ...}
+    texts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in once.items()]
+    again = [name for name in names if name in once]
+    for name in again:
+        text = spelled.format(name, ord(name[0]), name[1:])
+        texts.append(f'"{text}": {json.dumps(once[name])}')
+    taken = outcome(PAYLOADS.batch_item, f"{{{', '.join(texts)}}}".encode())
+    if again:
+        assert (taken.status, taken.name) == (422, "repeated-field")
+        assert taken.details.field in again
+    else:
+        assert taken.key == (None if key is ... else key)
+
+
+@pytest.mark.parametrize("name", ["labels", "requests"])
+def test_a_list_that_stands_twice_is_refused(name: str) -> None:
+    decode = {"labels": decoded_labels, "requests": decoded_batch}[name]
+    items = b'[{"a": "\\"", "labels": 1}, {"requests": 1}]'
+    assert len(getattr(decode(b'{"%s": %s}' % (name.encode(), items)), name)) == 2
+    for again in (name.encode(), b"\\u%04x%s" % (ord(name[0]), name[1:].encode())):
+        with pytest.raises(Problem) as caught:
+            decode(b'{"%s": %s, "%s": [1]}' % (name.encode(), items, again))
+        assert (caught.value.name, caught.value.details.field) == ("repeated-field", name)
+
+
+def test_a_label_that_says_two_things_is_refused() -> None:
+    decoder, sent = msgspec.json.Decoder(LabelItem), b'{"decision_id": "d", "label": 0}'
+    assert decoded_once(decoder, sent).label == 0
+    with pytest.raises(Problem) as caught:
+        decoded_once(decoder, sent.replace(b'"d"', b'"d", "label": 1'))
+    assert (caught.value.name, caught.value.details.field) == ("repeated-field", "label")
 
 
 @given(near(LABEL) | st.binary(max_size=60))

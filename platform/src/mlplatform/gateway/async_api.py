@@ -12,14 +12,13 @@ from mlplatform.gateway.answers import PendingAnswer, encode
 from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.deferred import Deferral
 from mlplatform.gateway.http import JSON_TYPE, Answerer, Endpoint, Request
-from mlplatform.gateway.payloads import BatchBody, decoded
+from mlplatform.gateway.payloads import decoded, decoded_batch
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Given, Scoring
 from mlplatform.gateway.scoring_api import (
     REPLAYED,
     batch_answer,
     caller_of,
-    score_batch_body,
 )
 from mlplatform.gateway.shapes import SHAPES, Shape
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
@@ -66,7 +65,7 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
 
     async def score_accepted(request: Request) -> Reply:
         caller = caller_of(scoring, request)
-        batch: BatchBody = decoded(score_batch_body, await request.body())
+        batch = decoded_batch(await request.body())
 
         async def item(raw: bytes, now_s: float, deadline_s: float) -> Given:
             accepted: AcceptedRequest = decoded(_accepted, raw)

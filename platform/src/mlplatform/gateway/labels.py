@@ -14,7 +14,7 @@ from mlplatform.decisions.records import Record
 from mlplatform.errors import PlatformError
 from mlplatform.gateway.answers import LabelsAnswer
 from mlplatform.gateway.decision_ids import is_known
-from mlplatform.gateway.payloads import LabelItem, decoded, epoch_ms
+from mlplatform.gateway.payloads import LabelItem, decoded_once, epoch_ms
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import LogUnavailable, Recorder, log_unavailable
 from mlplatform.gateway.scoring import Answers
@@ -66,7 +66,7 @@ class Labels:
 
     def _checked(self, model: str, client: str, position: int, raw: bytes) -> Entry:
         try:
-            item: LabelItem = decoded(self._decoder, raw)
+            item: LabelItem = decoded_once(self._decoder, raw)
             decision_id = self._decision_id(model, client, item)
             return self._entry(model, client, item, decision_id)
         except Problem as problem:

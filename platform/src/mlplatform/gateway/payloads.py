@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from mlplatform.gateway.members import BACKSLASH, QUOTE, refuse_repeats, refuse_repeats_of
 from mlplatform.gateway.problems import Problem
 from mlplatform.models.definition import ModelDefinition, RequestField
 
@@ -51,6 +52,10 @@ class BatchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requests: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_ITEMS)]
 
 
+_batch = msgspec.json.Decoder(BatchBody)
+_labels = msgspec.json.Decoder(LabelsBody)
+
+
 class ScoreRequest(msgspec.Struct, frozen=True, gc=False):
     """One request as it was sent, checked.
 
@@ -79,9 +84,11 @@ class Payloads:
         self._request = msgspec.json.Decoder(self.request)
         self._item = msgspec.json.Decoder(self.item)
         self._encoder = msgspec.json.Encoder()
+        texts = sum(field.type == "string" for field in definition.request.values())
+        self._quotes = 2 * (len(shape) + texts)
 
     def score(self, body: bytes) -> ScoreRequest:
-        """Raises Problem 400 (not JSON) or 422 (names the field)."""
+        """Raises Problem 400 (not JSON) or 422 (names the field; one that stands twice too)."""
         return self._parsed(self._request, body)
 
     def batch_item(self, body: bytes) -> ScoreRequest:
@@ -90,7 +97,12 @@ class Payloads:
     def _parsed(self, decoder: msgspec.json.Decoder[Any], body: bytes) -> ScoreRequest:
         fields = msgspec.structs.asdict(decoded(decoder, body))
         key = fields.pop(BATCH_KEY, None)
-        event_ms = epoch_ms(fields.pop(EVENT_TIME))
+        event_time = fields.pop(EVENT_TIME)
+        # Every member needs its quotes once: with as many as that, none can stand twice.
+        quotes = self._quotes + 2 * (type(event_time) is not int) + 4 * (key is not None)
+        if body.count(QUOTE) != quotes or BACKSLASH in body:
+            refuse_repeats(body)
+        event_ms = epoch_ms(event_time)
         return ScoreRequest(fields, event_ms, self._encoder.encode((fields, event_ms)), key)
 
 
@@ -106,6 +118,39 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise _unfit(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
+
+
+def decoded_once(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """The decoded body, which has no member twice; for what is not on a payment's path.
+
+    Raises:
+        Problem: as `decoded`, or 422 for a member that stands twice.
+    """
+    value = decoded(decoder, body)
+    refuse_repeats(body)
+    return value
+
+
+def decoded_batch(body: bytes) -> BatchBody:
+    """A batch of requests, each as it was sent.
+
+    Raises:
+        Problem: as `decoded`, or 422 for two lists.
+    """
+    batch: BatchBody = decoded(_batch, body)
+    refuse_repeats_of("requests", body, [bytes(item) for item in batch.requests])
+    return batch
+
+
+def decoded_labels(body: bytes) -> LabelsBody:
+    """A batch of labels, each as it was sent.
+
+    Raises:
+        Problem: as `decoded`, or 422 for two lists.
+    """
+    batch: LabelsBody = decoded(_labels, body)
+    refuse_repeats_of("labels", body, [bytes(item) for item in batch.labels])
+    return batch
 
 
 def epoch_ms(value: int | datetime) -> int:

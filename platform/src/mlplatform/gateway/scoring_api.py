@@ -15,7 +15,13 @@ from mlplatform.gateway.answers import BatchAnswer, BatchResult, ModelsAnswer, e
 from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.http import JSON_TYPE, Answerer, Endpoint, Request, reading
 from mlplatform.gateway.labels import Labels
-from mlplatform.gateway.payloads import BatchBody, LabelsBody, VoidBody, decoded
+from mlplatform.gateway.payloads import (
+    BatchBody,
+    VoidBody,
+    decoded_batch,
+    decoded_labels,
+    decoded_once,
+)
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Given, Scoring
 from mlplatform.gateway.shapes import SHAPES, Shape
@@ -28,8 +34,6 @@ API = "/api/"
 BATCH_CONCURRENCY = 64
 
 REPLAYED = line(b"idempotency-replayed", b"true")
-score_batch_body = msgspec.json.Decoder(BatchBody)
-_label_batch = msgspec.json.Decoder(LabelsBody)
 _void = msgspec.json.Decoder(VoidBody)
 
 
@@ -86,7 +90,7 @@ def _of_model(
         if caller.key is not None:
             detail = "in a batch every item has its own idempotency_key"
             raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
-        batch: BatchBody = decoded(score_batch_body, await request.body())
+        batch = decoded_batch(await request.body())
         assert request.admitted is not None
         gate.charge(request.admitted, len(batch.requests) - 1)
 
@@ -100,12 +104,12 @@ def _of_model(
         return Reply(encode(await batch_answer(batch, caller, item, shape)))
 
     async def add_labels(request: Request) -> Reply:
-        body: LabelsBody = decoded(_label_batch, await request.body())
+        body = decoded_labels(await request.body())
         added = await labels.add(scoring.definition.name, request.client, body.labels)
         return Reply(encode(added))
 
     async def add_void(request: Request) -> Reply:
-        body: VoidBody = decoded(_void, await request.body())
+        body: VoidBody = decoded_once(_void, await request.body())
         return Reply(encode(await voids.add(scoring.definition.name, request.client, body)))
 
     def posting(operation: str, scope: Operation, answer: Answerer) -> Endpoint:
