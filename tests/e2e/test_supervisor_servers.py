@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 
 from mlplatform.files import write_atomically
 from mlplatform.orchestration.prefect import PrefectApi
+from mlplatform.servers import Servers
 from mlplatform.settings import Home, Settings
 from support.platform_process import DEADLINE_S, wait
 from support.probe import status_of
@@ -39,6 +41,7 @@ run(load(os.environ), deployments, ready, preload=("colorsys",))
 
 FLOW = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 WAS_THERE = "colorsys" in sys.modules
 from prefect import flow
@@ -98,6 +101,23 @@ def test_mlflow_asks_for_the_token_and_ends_when_told(settings: Settings) -> Non
 
         process.send_signal(signal.SIGTERM)
         process.wait(DEADLINE_S)
+
+
+def test_mlflow_in_a_pod_answers_by_its_name_alone(settings: Settings, tmp_path: Path) -> None:
+    token, url = tmp_path / "token", f"http://127.0.0.2:{settings.mlflow_port}"
+    token.write_text("mounted\n")
+    elsewhere = replace(settings, servers=Servers(mlflow=url, mlflow_token_file=token))
+    search = f"{url}/api/2.0/mlflow/experiments/search"
+    with running(elsewhere, "-m", "mlplatform.supervisor.mlflow_server", "--host=127.0.0.2"):
+        wait(lambda: status_of(f"{url}/health") == 200, within_s=START_S)
+
+        def status(**headers: str) -> int:
+            sent = {"Authorization": "Bearer mounted", **headers}
+            return httpx.post(search, json={"max_results": 1}, headers=sent).status_code
+
+        assert status() == 200
+        assert status(Host="elsewhere.example") == 403
+        assert status(Authorization="Bearer secret") == 401
 
 
 def test_prefect_serves_what_it_is_given_and_ends_when_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
@@ -37,6 +38,7 @@ class Server:
 
     answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     url: str = ""
 
     def gives(self, path: str, *answers: tuple[int, Any]) -> None:
@@ -59,6 +61,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None: ...
 
         def _answer(self, method: str) -> None:
+            server.authorizations.append(self.headers.get("authorization"))
             sent = self.rfile.read(int(self.headers.get("content-length", 0)))
             status, content = server.answer(method, self.path, json.loads(sent or b"null"))
             body = b"" if content is None else json.dumps(content).encode()
@@ -101,6 +104,22 @@ def test_a_run_is_asked_of_the_flows_deployment(api: PrefectApi, server: Server)
     assert (method, path) == ("POST", RUN_PATH)
     assert body["parameters"] == {"model": "fraud"}
     assert body["idempotency_key"] == "fraud-1"
+
+
+def test_a_servers_password_is_sent_where_it_has_one(server: Server) -> None:
+    api = PrefectApi(server.url, timeout_s=5.0, auth="operators:with:colons")
+
+    api.start("drift", {"model": "fraud"})
+    api.close()
+
+    sent = base64.b64encode(b"operators:with:colons").decode()
+    assert set(server.authorizations) == {f"Basic {sent}"}
+
+
+def test_no_password_is_sent_where_there_is_none(api: PrefectApi, server: Server) -> None:
+    api.start("drift", {"model": "fraud"})
+
+    assert set(server.authorizations) == {None}
 
 
 def test_a_deployment_is_looked_up_once(api: PrefectApi, server: Server) -> None:

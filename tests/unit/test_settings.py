@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mlplatform import variables
+from mlplatform import servers, variables
 from mlplatform.errors import ConfigInvalid
 from mlplatform.settings import Home, load
 
@@ -146,7 +146,7 @@ def test_the_known_settings_are_those_that_are_read() -> None:
         }
     )
     told = set(load(given).environment())
-    assert given.asked | told == variables.SETTINGS
+    assert given.asked | told == variables.SETTINGS | {servers.PREFECT_AUTH}
 
 
 def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
@@ -172,6 +172,11 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_REDIS": "rediss://cache:6380/0?ssl_ca_certs=/ca.pem",
         "MLPLATFORM_MLFLOW_POSTGRES": "postgresql://m@db/mlflow",
         "MLPLATFORM_MLFLOW_ARTIFACTS": "s3://models/mlflow",
+        "MLPLATFORM_GATEWAY_URL": "http://gateway.mlplatform",
+        "MLPLATFORM_PREFECT_URL": "https://prefect.mlplatform:4200",
+        "MLPLATFORM_MLFLOW_URL": "http://mlflow.mlplatform:5000",
+        "MLPLATFORM_MLFLOW_TOKEN_FILE": "/run/secrets/mlflow/token",
+        "MLPLATFORM_BUNDLES": "/bundles",
     }
     settings = load(given)
     assert settings.environment() == given
@@ -186,6 +191,50 @@ def test_every_variable_that_code_or_pages_name_is_known() -> None:
     names = {n for text in texts for n in re.findall(r"MLPLATFORM_[A-Z_]*[A-Z]\b", text)}
     assert len(names) > 25
     variables.check(dict.fromkeys(names, "x"))
+
+
+def test_servers_that_are_elsewhere_are_reached_by_their_urls(tmp_path: Path) -> None:
+    settings = load(
+        {
+            "MLPLATFORM_HOME": str(tmp_path),
+            "MLPLATFORM_MLFLOW_URL": "http://mlflow.mlplatform:5000",
+            "MLPLATFORM_MLFLOW_TOKEN_FILE": "/run/secrets/mlflow/token",
+        }
+    )
+
+    assert settings.mlflow_url == "http://mlflow.mlplatform:5000"
+    assert settings.mlflow_token_file == Path("/run/secrets/mlflow/token")
+    assert settings.prefect_url == "http://127.0.0.1:4200"
+    assert load({}).mlflow_token_file == load({}).home.mlflow_token
+
+
+@pytest.mark.parametrize("name", ["GATEWAY_URL", "PREFECT_URL", "MLFLOW_URL"])
+@pytest.mark.parametrize(
+    "text", ["mlflow:5000", "http://", "http://a/path", "http://u:p@a", "http://a:port", "a"]
+)
+def test_an_address_that_is_none_is_named_with_its_variable(name: str, text: str) -> None:
+    with pytest.raises(ConfigInvalid, match=f"MLPLATFORM_{name}.*http://host:port"):
+        load({f"MLPLATFORM_{name}": text})
+
+
+def test_prefects_password_is_neither_shown_nor_passed_on() -> None:
+    settings = load({"PREFECT_API_AUTH_STRING": "operators:hidden"})
+
+    assert settings.servers.prefect_auth == "operators:hidden"
+    assert "hidden" not in repr(settings) + repr(settings.environment())
+    with pytest.raises(ConfigInvalid, match="user:password") as caught:
+        load({"PREFECT_API_AUTH_STRING": "hidden"})
+    assert "hidden" not in str(caught.value)
+
+
+def test_bundles_may_lie_on_a_volume_outside_the_home_folder(tmp_path: Path) -> None:
+    shared = tmp_path / "volume"
+    home = load({"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_BUNDLES": str(shared)}).home
+
+    home.create()
+
+    assert home.bundles == shared
+    assert not (home.root / "bundles").exists()
 
 
 @pytest.mark.usefixtures("open_umask")

@@ -12,6 +12,7 @@ from mlplatform import addresses, variables
 from mlplatform.addresses import Address
 from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import Busy, ConfigInvalid
+from mlplatform.servers import HERE, Servers, servers
 from mlplatform.variables import PREFIX
 
 MAX_GATEWAYS = 64
@@ -22,9 +23,14 @@ MAX_JOB_PROCESSES = 64
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The one folder that holds all state (0700), and the names of what lies in it."""
+    """The one folder that holds all state (0700), and the names of what lies in it.
+
+    Args:
+        shared_bundles: a folder outside of it, on a volume that predictors read too; None: within.
+    """
 
     root: Path
+    shared_bundles: Path | None = None
 
     @property
     def secrets(self) -> Path:
@@ -60,7 +66,7 @@ class Home:
 
     @property
     def bundles(self) -> Path:
-        return self.root / "bundles"
+        return self.shared_bundles or self.root / "bundles"
 
     @property
     def serving(self) -> Path:
@@ -165,7 +171,8 @@ class OnKServe:
     Args:
         namespace: of their InferenceServices.
         bundles: `pvc://claim` or `pvc://claim/folder`: the shared volume that is mounted as this
-            platform's `<home>/bundles`, as pods of that namespace name it.
+            platform's `<home>/bundles` (or where `MLPLATFORM_BUNDLES` says), as pods of that
+            namespace name it.
     """
 
     namespace: str
@@ -203,6 +210,7 @@ class Settings:
         kserve: of the predictors; None: processes of this machine.
         mlflow_postgres: a database of MLflow's own; None: SQLite in the home folder.
         mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
+        servers: of this platform that are not on this machine.
     """
 
     home: Home
@@ -227,10 +235,11 @@ class Settings:
     kserve: OnKServe | None = None
     mlflow_postgres: Address | None = None
     mlflow_artifacts: str = ""
+    servers: Servers = HERE
 
     @property
     def gateway_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return self.servers.gateway or f"http://127.0.0.1:{self.gateway_port}"
 
     @property
     def gateway_grpc_target(self) -> str | None:
@@ -239,11 +248,15 @@ class Settings:
 
     @property
     def prefect_url(self) -> str:
-        return f"http://127.0.0.1:{self.prefect_port}"
+        return self.servers.prefect or f"http://127.0.0.1:{self.prefect_port}"
 
     @property
     def mlflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.mlflow_port}"
+        return self.servers.mlflow or f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def mlflow_token_file(self) -> Path:
+        return self.servers.mlflow_token_file or self.home.mlflow_token
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these same settings."""
@@ -269,6 +282,8 @@ class Settings:
             **(self.kserve.environment() if self.kserve else {}),
             **addresses.variables(f"{PREFIX}MLFLOW_POSTGRES", self.mlflow_postgres),
             f"{PREFIX}MLFLOW_ARTIFACTS": self.mlflow_artifacts,
+            **self.servers.environment(),
+            f"{PREFIX}BUNDLES": str(self.home.shared_bundles or ""),
         }
 
 
@@ -287,7 +302,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     if durability not in ("process", "disk"):
         raise ConfigInvalid(f"{PREFIX}DURABILITY", durability, "process or disk")
     settings = Settings(
-        home=Home(Path(environment.get(f"{PREFIX}HOME", "var")).absolute()),
+        home=_home(environment),
         clock="replay" if clock == "replay" else "system",
         gateway_port=_port(environment, "GATEWAY_PORT", 8080),
         prefect_port=_port(environment, "PREFECT_PORT", 4200),
@@ -316,9 +331,18 @@ def load(environment: Mapping[str, str]) -> Settings:
         kserve=_kserve(environment),
         mlflow_postgres=addresses.postgres(f"{PREFIX}MLFLOW_POSTGRES", environment),
         mlflow_artifacts=_artifacts(environment),
+        servers=servers(environment),
     )
     _check_ports(settings)
     return settings
+
+
+def _home(environment: Mapping[str, str]) -> Home:
+    bundles = environment.get(f"{PREFIX}BUNDLES", "")
+    return Home(
+        Path(environment.get(f"{PREFIX}HOME", "var")).absolute(),
+        Path(bundles).absolute() if bundles else None,
+    )
 
 
 def _check_ports(settings: Settings) -> None:

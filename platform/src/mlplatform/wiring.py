@@ -125,7 +125,7 @@ class Platform:
 
     @functools.cached_property
     def prefect(self) -> PrefectApi:
-        return PrefectApi(self.settings.prefect_url)
+        return prefect_api(self.settings)
 
     @functools.cached_property
     def registry(self) -> MlflowRegistry:
@@ -172,7 +172,7 @@ class Platform:
             Unavailable: the platform is not running.
         """
         try:
-            return self.settings.home.mlflow_token.read_text().strip()
+            return self.settings.mlflow_token_file.read_text().strip()
         except FileNotFoundError as error:
             raise Unavailable("the platform has not started MLflow: `mlplatform up`") from error
 
@@ -183,6 +183,11 @@ class Platform:
     def _history_end(self) -> int:
         ends = (self.offline(name).history_end_ms() for name in model_names())
         return max((end for end in ends if end is not None), default=0)
+
+
+def prefect_api(settings: Settings) -> PrefectApi:
+    """A client of this platform's Prefect server."""
+    return PrefectApi(settings.prefect_url, auth=settings.servers.prefect_auth)
 
 
 def serving_plane(settings: Settings) -> ServingPlane:

@@ -104,7 +104,7 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
         Unavailable: Prefect has gone silent; names the run, which does not need this command.
     """
     settings = wiring.settings()
-    api = PrefectApi(settings.prefect_url)
+    api = wiring.prefect_api(settings)
     given = {k: v for k, v in parameters.items() if v is not None}
     run = api.start(flow, given)
     address = f"{settings.prefect_url}/runs/flow-run/{run.id}"

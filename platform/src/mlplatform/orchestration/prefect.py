@@ -66,14 +66,19 @@ class FlowRun:
 class PrefectApi:
     """A client of one Prefect server, which repeats what a busy database refused.
 
+    Args:
+        auth: user:password that the server asks for; empty: it asks for none.
+
     Raises (every method):
         Unavailable: the server does not answer or answers with a 5xx.
         InputInvalid: the server refuses the parameters.
         NotFound: no such deployment or run.
     """
 
-    def __init__(self, url: str, timeout_s: float = 15.0) -> None:
-        self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s)
+    def __init__(self, url: str, timeout_s: float = 15.0, *, auth: str = "") -> None:
+        user, _, password = auth.partition(":")
+        basic = httpx.BasicAuth(user, password) if auth else None
+        self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s, auth=basic)
         self._deployments: dict[str, str] = {}
 
     def start(

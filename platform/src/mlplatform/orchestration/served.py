@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlplatform import wiring
 from mlplatform.drift.job import RETRAIN_EVENT
 from mlplatform.models.definition import model_names
-from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT, PrefectApi
+from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT
 from mlplatform.settings import Settings
 from mlplatform.supervisor import prefect_server
 from mlplatform.supervisor.lifeline import step_back
@@ -87,7 +87,7 @@ def _schedules(name: str, settings: Settings) -> list[Schedule]:
 def on_ready(settings: Settings) -> None:
     """Keep the automation that starts retrains, and pass once over every model's rollouts."""
     _keep_automation()
-    api = PrefectApi(settings.prefect_url)
+    api = wiring.prefect_api(settings)
     for model in model_names():
         api.start("rollout", {"model": model})
     api.close()

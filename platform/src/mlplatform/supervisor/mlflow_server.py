@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import binascii
 import hmac
@@ -9,6 +10,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from mlplatform.addresses import Address
 from mlplatform.postgres import tls_context
@@ -23,8 +25,16 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line; all else are settings."""
+    taken = argparse.ArgumentParser(prog="mlplatform.supervisor.mlflow_server", description=__doc__)
+    taken.add_argument("--host", default="127.0.0.1", help="where it listens")
+    return taken
+
+
 def main() -> None:
     """Serves tracking and registry until told to stop."""
+    options = parser().parse_args()
     follow_parent()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = load(os.environ)
@@ -32,7 +42,7 @@ def main() -> None:
     settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.mlflow_postgres is not None:
         log_in_to(settings.mlflow_postgres)
-    _serve(settings)
+    _serve(settings, options.host)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -55,7 +65,18 @@ def environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        **_allowed_hosts(settings),
     }
+
+
+def _allowed_hosts(settings: Settings) -> dict[str, str]:
+    """Requests for another name are refused: a page in a browser can't reach in by one of its own.
+
+    Left out, MLflow takes this machine's names and private addresses.
+    """
+    if not settings.servers.mlflow:
+        return {}
+    return {"MLFLOW_SERVER_ALLOWED_HOSTS": urlsplit(settings.mlflow_url).netloc}
 
 
 def log_in_to(address: Address) -> None:
@@ -71,7 +92,7 @@ def log_in_to(address: Address) -> None:
         kwargs.update(password=address.password(), ssl_context=tls_context(address))
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, host: str) -> None:
     import uvicorn
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
@@ -83,10 +104,10 @@ def _serve(settings: Settings) -> None:
         variables["_MLFLOW_SERVER_REGISTRY_STORE"],
         variables["_MLFLOW_SERVER_ARTIFACT_ROOT"],
     )
-    token = settings.home.mlflow_token.read_text().strip()
+    token = settings.mlflow_token_file.read_text().strip()
     uvicorn.run(
         TokenGate(app, token),
-        host="127.0.0.1",
+        host=host,
         port=settings.mlflow_port,
         log_level="warning",
         access_log=False,
