@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from mlplatform.admission import sqlite as admission
+from mlplatform.decisions import tables as decisions
 from mlplatform.drift import sqlite as incidents
 from mlplatform.errors import Refused
+from mlplatform.features import feast_sqlite as online
 from mlplatform.rollout import sqlite as rollouts
 from mlplatform.sql import Schema
+from mlplatform.topics import local as topics
 
-EMBEDDED: Final[tuple[Schema, ...]] = (rollouts.SCHEMA, incidents.SCHEMA)
+EMBEDDED: Final[tuple[Schema, ...]] = (
+    decisions.SCHEMA,
+    rollouts.SCHEMA,
+    incidents.SCHEMA,
+    admission.SCHEMA,
+    topics.SCHEMA,
+    online.SCHEMA,
+)
 
 
 def check_known(found: Mapping[str, Mapping[str, int | str]]) -> None:

@@ -30,7 +30,18 @@ class Session(Protocol):
         ...
 
 
-class Database(Protocol):
+class Writable(Protocol):
+    """Whatever takes transactions."""
+
+    def writing(self) -> AbstractContextManager[Session]:
+        """A transaction that no other writer of the same part runs beside: it waits for its turn.
+
+        Committed at the end of the block, rolled back where the block raises.
+        """
+        ...
+
+
+class Database(Writable, Protocol):
     """A database that any number of threads and processes share."""
 
     def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
@@ -39,13 +50,6 @@ class Database(Protocol):
 
     def reading(self) -> AbstractContextManager[Session]:
         """Several queries that see the state of one moment."""
-        ...
-
-    def writing(self) -> AbstractContextManager[Session]:
-        """A transaction that no other writer of the same part runs beside: it waits for its turn.
-
-        Committed at the end of the block, rolled back where the block raises.
-        """
         ...
 
     def close(self) -> None: ...
@@ -70,7 +74,7 @@ class Schema:
         return len(self.steps)
 
 
-def migrate(database: Database, schema: Schema, present: int) -> None:
+def migrate(database: Writable, schema: Schema, present: int) -> None:
     """Bring a part to this release's version.
 
     Args:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlplatform.errors import Refused
 from mlplatform.sql import Schema, Session, migrate
 
 BUSY_TIMEOUT_MS = 10_000
@@ -17,7 +18,8 @@ BUSY_TIMEOUT_MS = 10_000
 def connect(
     path: Path,
     *,
-    schema: str = "",
+    schema: Schema | None = None,
+    tables: str = "",
     durable: bool = False,
     threads: bool = False,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
@@ -25,10 +27,14 @@ def connect(
     """A connection in autocommit mode; transactions are opened by `transaction`.
 
     Args:
-        schema: DDL, idempotent, run once per connection.
+        schema: brought up to date.
+        tables: DDL, idempotent, run once per connection: of what depends on what is installed.
         durable: fsync at every commit (survives power loss, not only a killed process).
         busy_timeout_ms: how long to wait for a lock once the connection is set up.
         threads: the caller guards the connection by a lock of its own.
+
+    Raises:
+        Refused: a newer release has written it.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
@@ -40,8 +46,14 @@ def connect(
     db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     db.execute("PRAGMA foreign_keys=ON")
-    if schema:
-        db.executescript(schema)
+    try:
+        if schema is not None:
+            _bring_up_to_date(db, path, schema)
+        if tables:
+            db.executescript(tables)
+    except BaseException:
+        db.close()
+        raise
     # Setting up may need a moment's lock whatever comes later.
     db.execute(f"PRAGMA busy_timeout={int(busy_timeout_ms)}")
     return db
@@ -71,8 +83,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, schema: Schema, *, durable: bool = False) -> None:
         self._lock = threading.Lock()
-        self._db = connect(path, durable=durable, threads=True)
-        migrate(self, schema, self._version(schema.part))
+        self._db = connect(path, schema=schema, durable=durable, threads=True)
 
     def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
         with self._lock:
@@ -95,13 +106,6 @@ class SqliteDatabase:
     def close(self) -> None:
         self._db.close()
 
-    def _version(self, part: str) -> int:
-        try:
-            found = self.rows("SELECT version FROM schema_versions WHERE part = :part", part=part)
-        except sqlite3.OperationalError:  # no such table: of before there were versions, or new
-            return 0
-        return int(found[0][0]) if found else 0
-
 
 class _SqliteSession:
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -112,3 +116,31 @@ class _SqliteSession:
 
     def change(self, statement: str, **values: object) -> int:
         return self._db.execute(statement, values).rowcount
+
+
+class _Connected:
+    """One connection, as `migrate` wants it."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with transaction(self._db) as db:
+            yield _SqliteSession(db)
+
+
+def _bring_up_to_date(db: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    try:
+        migrate(_Connected(db), schema, _version(db, schema.part))
+    except Refused as refusal:
+        raise Refused(f"{path}: {refusal}") from None
+
+
+def _version(db: sqlite3.Connection, part: str) -> int:
+    try:
+        query = "SELECT version FROM schema_versions WHERE part = ?"
+        found = db.execute(query, (part,)).fetchone()
+    except sqlite3.OperationalError:  # no such table: of before there were versions, or new
+        return 0
+    return int(found[0]) if found else 0

@@ -15,21 +15,29 @@ from mlplatform.admission.key_rows import COLUMNS
 from mlplatform.admission.key_rows import key as key_of
 from mlplatform.admission.key_rows import row as row_of
 from mlplatform.errors import NotFound, Refused, Unavailable
+from mlplatform.sql import Schema
 from mlplatform.sqlite import connect, transaction
 
 FORGET_AFTER_MS = 2 * MAX_REFILL_S * 1000
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (
-    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, digest TEXT NOT NULL UNIQUE,
-    client TEXT NOT NULL, scopes TEXT NOT NULL, priority TEXT NOT NULL, rate_per_s REAL,
-    burst INTEGER, created_ms INTEGER NOT NULL, expires_ms INTEGER, revoked_ms INTEGER) STRICT;
-CREATE TABLE IF NOT EXISTS keys_version (
-    one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL) STRICT;
-INSERT OR IGNORE INTO keys_version VALUES (1, 0);
-CREATE TABLE IF NOT EXISTS buckets (
-    bucket TEXT PRIMARY KEY, tokens REAL NOT NULL, at_ms INTEGER NOT NULL) STRICT;
-"""
+SCHEMA = Schema(
+    "admission",
+    (
+        (
+            "CREATE TABLE IF NOT EXISTS keys (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+            " digest TEXT NOT NULL UNIQUE, client TEXT NOT NULL, scopes TEXT NOT NULL,"
+            " priority TEXT NOT NULL, rate_per_s REAL, burst INTEGER, created_ms INTEGER NOT NULL,"
+            " expires_ms INTEGER, revoked_ms INTEGER) STRICT",
+            "CREATE TABLE IF NOT EXISTS keys_version (one INTEGER PRIMARY KEY CHECK (one = 1),"
+            " version INTEGER NOT NULL) STRICT",
+            "INSERT OR IGNORE INTO keys_version VALUES (1, 0)",
+            "CREATE TABLE IF NOT EXISTS buckets (bucket TEXT PRIMARY KEY, tokens REAL NOT NULL,"
+            " at_ms INTEGER NOT NULL) STRICT",
+        ),
+    ),
+)
+"""The first step also meets files of before there were versions, which have these tables."""
+
 _COLUMNS = ", ".join(COLUMNS)
 
 
@@ -45,7 +53,7 @@ class SqliteAdmission:
         self._path = path
         self._lock = threading.Lock()
         with self._translated():
-            self._db = connect(path, schema=_SCHEMA, threads=True)
+            self._db = connect(path, schema=SCHEMA, threads=True)
             self._db.execute(f"PRAGMA busy_timeout={busy_timeout_ms}")
             # Full again for long: whoever is not in the table is full. Subjects of tokens are many.
             forgotten_ms = time.time_ns() // 1_000_000 - FORGET_AFTER_MS

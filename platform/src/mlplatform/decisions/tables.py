@@ -8,33 +8,47 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.log import ManifestHead, WriterHead
-from mlplatform.decisions.records import COLUMNS, GENESIS, REQUIRED, SCALARS
+from mlplatform.decisions.records import GENESIS, SCALARS
+from mlplatform.sql import Schema
 
 DATABASE: Final = "decisions.db"
 STORED: Final = (*SCALARS, "payload_digest", "digest", "chain", "payload")
 """Columns of a stored record; the payload is last, so that reading the others skips its pages."""
 
-_SQL_TYPES = {
-    "string": "TEXT",
-    "int64": "INTEGER",
-    "int8": "INTEGER",
-    "float64": "REAL",
-    "bool": "INTEGER",
-}
-_SCALAR_COLUMNS = ",\n".join(
-    f"    {name} {_SQL_TYPES[COLUMNS[name]]}{' NOT NULL' if name in REQUIRED else ''}"
-    for name in SCALARS
-)
-
-SCHEMA: Final = f"""
+SCHEMA: Final = Schema(
+    "decisions",
+    (
+        (
+            """
 CREATE TABLE IF NOT EXISTS records (
-{_SCALAR_COLUMNS},
+    writer TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    decision_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    event_ms INTEGER NOT NULL,
+    recorded_ms INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    rollout_id TEXT,
+    arm TEXT,
+    answered_by TEXT,
+    unit INTEGER,
+    bucket INTEGER,
+    version INTEGER,
+    bundle TEXT,
+    score REAL,
+    decision TEXT,
+    degraded INTEGER NOT NULL,
+    degraded_reason TEXT,
+    latency_us INTEGER,
+    label INTEGER,
     payload_digest BLOB NOT NULL,
     digest BLOB NOT NULL,
     chain BLOB NOT NULL,
     payload TEXT,
     PRIMARY KEY (writer, seq)
-) STRICT;
+) STRICT""",
+            """
 CREATE TABLE IF NOT EXISTS idempotency (
     client TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -44,8 +58,8 @@ CREATE TABLE IF NOT EXISTS idempotency (
     decision_id TEXT NOT NULL,
     expires_at_ms INTEGER NOT NULL,
     PRIMARY KEY (client, model, key)
-) STRICT;
-CREATE INDEX IF NOT EXISTS idempotency_expiry ON idempotency (expires_at_ms);
+) STRICT""",
+            """
 CREATE TABLE IF NOT EXISTS writers (
     writer TEXT PRIMARY KEY,
     seq INTEGER NOT NULL,
@@ -54,7 +68,8 @@ CREATE TABLE IF NOT EXISTS writers (
     heartbeat_at_ms INTEGER NOT NULL,
     closed INTEGER NOT NULL,
     session INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT, WITHOUT ROWID""",
+            """
 CREATE TABLE IF NOT EXISTS segments (
     number INTEGER PRIMARY KEY,
     writer TEXT NOT NULL,
@@ -68,11 +83,18 @@ CREATE TABLE IF NOT EXISTS segments (
     previous TEXT NOT NULL,
     digest TEXT NOT NULL,
     UNIQUE (writer, first)
-) STRICT;
-CREATE TABLE IF NOT EXISTS spills (
-    spill TEXT PRIMARY KEY,
-    moved INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT""",
+        ),
+        (
+            "CREATE INDEX IF NOT EXISTS idempotency_expiry ON idempotency (expires_at_ms)",
+            "CREATE TABLE IF NOT EXISTS spills (spill TEXT PRIMARY KEY, moved INTEGER NOT NULL)"
+            " STRICT, WITHOUT ROWID",
+        ),
+    ),
+)
+"""The columns of `records` are those of `STORED`, in that order; a new one needs a step of its own.
+
+The steps also meet files of before there were versions, which have these tables.
 """
 
 _CHUNKS = (64, 32, *range(16, 0, -1))

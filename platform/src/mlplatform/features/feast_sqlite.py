@@ -28,6 +28,7 @@ from mlplatform.features.feast_values import (
     key_value,
 )
 from mlplatform.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
+from mlplatform.sql import Schema
 from mlplatform.sqlite import BUSY_TIMEOUT_MS, connect, transaction
 from mlplatform.wal_readers import WalReaders
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLLOW_S = 0.5
+
+SCHEMA = Schema("online", ((),))
+"""The tables are Feast's, one a view, and made for whatever views there are."""
 
 
 class FeastSqlite:
@@ -68,7 +72,8 @@ class FeastSqlite:
         self._project = project
         self._db = connect(
             path,
-            schema="".join(map(self._ddl, views)),
+            schema=SCHEMA,
+            tables="".join(map(self._ddl, views)),
             threads=True,
             busy_timeout_ms=busy_timeout_ms,
         )

@@ -16,23 +16,30 @@ import msgspec
 from mlplatform import sqlite
 from mlplatform.clock import SystemClock
 from mlplatform.errors import Busy, NotFound, StaleFence
+from mlplatform.sql import Schema
 from mlplatform.topics.local_group import LocalSubscription, translated
 from mlplatform.topics.messages import Message, Progress, TopicSpec, partition_of
 
-SCHEMA: Final = """
+SCHEMA: Final = Schema(
+    "topics",
+    (
+        (
+            """
 CREATE TABLE IF NOT EXISTS topics (
     name TEXT PRIMARY KEY,
     partitions INTEGER NOT NULL,
     retention_ms INTEGER NOT NULL,
     max_messages INTEGER NOT NULL
-) STRICT;
+) STRICT""",
+            """
 CREATE TABLE IF NOT EXISTS partitions (
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     first_offset INTEGER NOT NULL,
     next_offset INTEGER NOT NULL,
     PRIMARY KEY (topic, partition)
-) STRICT, WITHOUT ROWID;
+) STRICT, WITHOUT ROWID""",
+            """
 CREATE TABLE IF NOT EXISTS messages (
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
@@ -42,21 +49,24 @@ CREATE TABLE IF NOT EXISTS messages (
     value BLOB NOT NULL,
     headers BLOB NOT NULL,
     PRIMARY KEY (topic, partition, offset)
-) STRICT;
+) STRICT""",
+            """
 CREATE TABLE IF NOT EXISTS offsets (
     grp TEXT NOT NULL,
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     next_offset INTEGER NOT NULL,
     PRIMARY KEY (grp, topic, partition)
-) STRICT, WITHOUT ROWID;
+) STRICT, WITHOUT ROWID""",
+            """
 CREATE TABLE IF NOT EXISTS members (
     grp TEXT NOT NULL,
     member TEXT NOT NULL,
     life INTEGER NOT NULL,
     seen_ms INTEGER NOT NULL,
     PRIMARY KEY (grp, member)
-) STRICT, WITHOUT ROWID;
+) STRICT, WITHOUT ROWID""",
+            """
 CREATE TABLE IF NOT EXISTS claims (
     grp TEXT NOT NULL,
     topic TEXT NOT NULL,
@@ -64,13 +74,18 @@ CREATE TABLE IF NOT EXISTS claims (
     member TEXT NOT NULL,
     life INTEGER NOT NULL,
     PRIMARY KEY (grp, topic, partition)
-) STRICT, WITHOUT ROWID;
+) STRICT, WITHOUT ROWID""",
+            """
 CREATE TABLE IF NOT EXISTS progress (
     name TEXT PRIMARY KEY,
     life INTEGER NOT NULL,
     value BLOB
-) STRICT;
-"""
+) STRICT""",
+        ),
+    ),
+)
+"""The first step also meets files of before there were versions, which have these tables."""
+
 DECLARE: Final = """
 INSERT INTO topics VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
     retention_ms = excluded.retention_ms, max_messages = excluded.max_messages
