@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,14 @@ import pyarrow as pa
 from mlplatform.canonical import digest
 from mlplatform.decisions.log import ManifestHead, Span, Watermark
 from mlplatform.decisions.records import SCALARS, arrow_schema
-from mlplatform.errors import NotFound
+from mlplatform.errors import NotFound, Refused
 from mlplatform.models.definition import ModelDefinition, load_definition
+from mlplatform.rollout.entrance import Entrance
 from mlplatform.rollout.routes import Arm
 from mlplatform.serving.plane import Manifest, ServiceStatus
 
 WRITER = "gateway-1"
+ENTRANCE = Entrance("edge", "public", "models.example.com")
 
 
 def arm(version: int) -> Arm:
@@ -117,6 +120,42 @@ class StoppedClock:
 
     def wall_ms(self) -> int:
         return self.wall
+
+
+@dataclass
+class FakeRawRoutes:
+    """HTTPRoutes, and a Gateway that follows each at once, or only when it is told to."""
+
+    follows: bool = True
+    entrance: Entrance = ENTRANCE
+    route: dict[str, Any] | None = None
+    in_force: dict[str, Any] = field(default_factory=dict)
+    """The spec that requests are routed by."""
+
+    def find(self, model: str) -> dict[str, Any] | None:
+        return copy.deepcopy(self.route)
+
+    def write(self, body: Mapping[str, Any], version: str | None) -> None:
+        metadata = {} if self.route is None else self.route["metadata"]
+        if version is not None and version != metadata.get("resourceVersion"):
+            raise Refused("the object has been modified")
+        changed = self.route is None or self.route["spec"] != body["spec"]
+        self.route = {**copy.deepcopy(dict(body)), "status": (self.route or {}).get("status", {})}
+        self.route["metadata"] |= {
+            "resourceVersion": str(int(metadata.get("resourceVersion", 0)) + 1),
+            "generation": metadata.get("generation", 0) + changed,
+        }
+        if self.follows:
+            self.follow()
+
+    def follow(self) -> None:
+        """The Gateway takes the present route over, and says so."""
+        assert self.route is not None
+        self.in_force = self.route["spec"]
+        told = {"status": "True", "observedGeneration": self.route["metadata"]["generation"]}
+        conditions = [{"type": kind, **told} for kind in ("Accepted", "ResolvedRefs")]
+        parent = {"name": self.entrance.gateway, "namespace": self.entrance.namespace}
+        self.route["status"] = {"parents": [{"parentRef": parent, "conditions": conditions}]}
 
 
 @dataclass

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Final
 
-from tests.cluster import argo, build, kserve
+from tests.cluster import argo, build, gateway, kserve
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT, layout
 from tests.cluster.processes import Failed, resident_bytes
@@ -50,6 +50,8 @@ def _up(cluster: TestCluster, level: str) -> None:
     real = kserve.given()
     cluster.up("control" if level == "control" else "node")
     kserve.install(cluster, real)
+    if level == "node":
+        gateway.install(cluster)
     if argo.is_built(cluster.layout):
         argo.install(cluster)
 

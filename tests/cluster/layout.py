@@ -41,6 +41,11 @@ class Layout:
         return self.cache / "images"
 
     @property
+    def envoy(self) -> Path:
+        """Envoy's wheel, unpacked."""
+        return self.cache / "envoy"
+
+    @property
     def kubeconfig(self) -> Path:
         return self.run / "admin.conf"
 

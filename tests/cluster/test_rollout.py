@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,21 @@ import httpx
 import msgspec
 import pytest
 
+from mlplatform.cluster.api import HTTP_ROUTES
 from mlplatform.decisions.log import Watermark
 from mlplatform.models.definition import ModelDefinition, load_definition
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
 from mlplatform.rollout.execute import run_pass
 from mlplatform.rollout.plan import DAY_MS
 from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.raw_route import applied_generation, read, route_name
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.rollout.state import RolloutState, fold
+from mlplatform.serving.httproute import HttpRoutes
 from mlplatform.serving.kserve import KServePlane
 from mlplatform.settings import OnKServe
 from rollout_world import (
+    ENTRANCE,
     FakeApprovals,
     FakeLog,
     FakeVersions,
@@ -31,6 +35,7 @@ from rollout_world import (
 from support.kserve_world import KServe
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import wait
+from support.raw_world import Caller, Load
 
 NAMESPACE = "rollouts"
 TENSOR = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
@@ -51,21 +56,24 @@ class Killed(BaseException):
 
 
 class Dying:
-    """A plane whose user dies right after the next write, or right before it."""
+    """A port whose user dies right after the next write, or right before it."""
 
-    def __init__(self, plane: KServePlane, when: str) -> None:
-        self._plane = plane
-        self.when = when
+    def __init__(self, port: Any, when: str) -> None:
+        self._port = port
+        self._when = when
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._plane, name)
+        there = getattr(self._port, name)
+        return self._dying(there) if name in ("apply", "write") else there
 
-    def apply(self, manifest: Any) -> None:
-        if self.when == "before":
+    def _dying(self, write: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            if self._when == "before":
+                raise Killed
+            write(*arguments)
             raise Killed
-        self._plane.apply(manifest)
-        if self.when == "after":
-            raise Killed
+
+        return call
 
 
 class World:
@@ -80,6 +88,7 @@ class World:
         self.approvals = FakeApprovals()
         self.rollouts = SqliteRollouts(folder / "rollouts.db", self.clock, durable=False)
         self.plane = KServePlane(kserve.api, NAMESPACE)
+        self.raw = HttpRoutes(kserve.api, NAMESPACE, ENTRANCE)
 
     def candidate(self, version: int) -> Candidate:
         """A version whose bundle lies where pods and passes find it by its digest."""
@@ -97,7 +106,7 @@ class World:
             self.rollouts, "fraud", candidate, actor="ann", reason="better", clock=self.clock
         )
 
-    def run(self, plane: Any = None) -> None:
+    def run(self, *, plane: Any = None, raw: Any = None) -> None:
         ports = Ports(
             rollouts=self.rollouts,
             passes=self.rollouts,
@@ -109,17 +118,32 @@ class World:
             clock=self.clock,
             bundles=self.kserve.folder,
             storage_uri=OnKServe(NAMESPACE, "pvc://bundles").storage_uri,
+            raw=raw or self.raw,
         )
         run_pass(self.definition, ports, holder="reconcile")
 
-    def until(self, rollout: str, *phases: str) -> None:
+    def until(self, rollout: str, *phases: str, raw: Any = None) -> None:
         """Passes until the rollout is in one of these phases."""
 
         def there() -> bool:
-            self.run()
+            self.run(raw=raw)
             return self.state(rollout).phase in phases
 
         wait(there, f"{rollout}: {self.state(rollout)}", within_s=KServe.deadline_s)
+
+    def raw_callers_follow(self) -> None:
+        """Passes until Envoy routes raw callers by the present generation."""
+
+        def follows() -> bool:
+            self.run()
+            return self.routed_generation() == self.rollouts.routes("fraud").generation
+
+        wait(follows, "the HTTPRoute", within_s=KServe.deadline_s)
+
+    def routed_generation(self) -> int | None:
+        """By which Envoy surely routes raw callers."""
+        found = self.raw.find("fraud")
+        return applied_generation(None if found is None else read(found))
 
     def state(self, rollout: str) -> RolloutState:
         return fold(self.rollouts.read(rollout))
@@ -167,43 +191,77 @@ def kserve() -> Iterator[KServe]:
 @pytest.fixture
 def world(kserve: KServe, tmp_path: Path) -> Iterator[World]:
     yield World(kserve, tmp_path)
+    kserve.api.delete(HTTP_ROUTES.path(NAMESPACE, route_name("fraud")))
     kserve.close()
 
 
 def test_a_challenger_is_deployed_ramped_and_promoted_and_taken_back(world: World) -> None:
     first = world.champion(world.candidate(1))
-    rollout = world.open(world.candidate(2))
+    world.raw_callers_follow()
+    with Load("fraud", {"inputs": [TENSOR]}) as load:
+        rollout = world.open(world.candidate(2))
+        for when in ("before", "after"):
+            with pytest.raises(Killed):
+                world.run(plane=Dying(world.plane, when))
+        second = shadowed(world, rollout)
+        ramped(world, rollout)
+        assert world.plane.names() == sorted([first, second])
+        assert (world.score(first), world.score(second)) == (0.5, 0.5)
+        taken_back(world, first)
+
+    assert load.failed == {}
+    assert load.by[second] > 0
+    assert load.answered == load.by[first] + load.by[second]
+
+
+def shadowed(world: World, rollout: str) -> str:
+    """The challenger gets copies, and a tester's requests; returns its service."""
     for when in ("before", "after"):
         with pytest.raises(Killed):
-            world.run(Dying(world.plane, when))
+            world.until(rollout, "shadow", raw=Dying(world.raw, when))
     world.until(rollout, "shadow")
-
+    world.raw_callers_follow()
+    service = world.state(rollout).challenger.service
+    answer = Caller("fraud").post({"inputs": [TENSOR]}, mlplatform_version="2")
+    assert answer.json()["model_name"] == service
     generation = world.generation()
     world.log.rows[generation] = shadow_rows(100, 3, generation=generation, version=2)
     world.clock.event += 3_600_000
     world.until(rollout, "awaiting_approval")
     world.approve(rollout)
     world.until(rollout, "canary")
+    return service
+
+
+def ramped(world: World, rollout: str) -> None:
+    """Every step is judged only when raw callers are routed by it, too."""
     for percent in (1, 5, 25, 50):
         assert world.rollouts.routes("fraud").challenger_percent == percent
         generation = world.generation()
         world.log.rows[generation] = canary_rows(2000, percent, generation=generation, version=2)
         world.clock.event += 3_600_000
+        world.raw_callers_follow()
         world.run()
     assert world.state(rollout).phase == "promoted"
-
-    routes = world.rollouts.routes("fraud")
-    assert routes.champion is not None
-    second = routes.champion.service
-    assert world.plane.names() == sorted([first, second])
-    assert (world.score(first), world.score(second)) == (0.5, 0.5)
-
     world.generation()
+    world.raw_callers_follow()
+
+
+def taken_back(world: World, first: str) -> None:
+    """By hand; the version that failed is retired once nobody is routed to it."""
     roll_back(world.rollouts, world.rollouts, "fraud", actor="eve", reason="x", clock=world.clock)
     routes = world.rollouts.routes("fraud")
     assert routes.champion is not None
     assert routes.champion.service == first
     assert world.plane.status(first).ready
+    world.generation()
+
+    def retired() -> bool:
+        world.run()
+        return world.plane.names() == [first]
+
+    wait(retired, "the end of the version that failed", within_s=KServe.deadline_s)
+    assert world.routed_generation() == routes.generation
 
 
 def test_a_version_that_no_node_can_serve_never_gets_traffic(world: World) -> None:

@@ -94,6 +94,15 @@ def test_the_served_version_may_be_named_and_another_is_404(fast: Process) -> No
     assert fast.client.get(f"{fast.path}/versions/7/ready").status_code == 404
 
 
+def test_callers_who_know_no_versions_write_the_models_name(fast: Process) -> None:
+    tensor = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
+
+    answer = fast.client.post("/v2/models/fraud/infer", json={"inputs": [tensor]})
+
+    assert (answer.status_code, answer.json()["model_name"]) == (200, fast.name)
+    assert fast.client.get("/v2/models/fraud/ready").json()["name"] == fast.name
+
+
 def test_a_full_queue_is_503_with_a_time_to_come_back(tmp_path: Path) -> None:
     process = Process(tmp_path, "--queue-limit=1", heaviness=SLOW)
     found: list[httpx.Response] = []

@@ -28,6 +28,7 @@ from rollout_world import (
     FakeApprovals,
     FakeLog,
     FakePlane,
+    FakeRawRoutes,
     FakeVersions,
     StoppedClock,
     arm,
@@ -39,7 +40,7 @@ from rollout_world import (
 )
 
 WRITES = {
-    "apply", "remove", "fetch", "set_alias", "ensure_requested", "seal",
+    "apply", "remove", "fetch", "set_alias", "ensure_requested", "seal", "write",
     "commit", "acquire", "release", "anchor",
 }  # fmt: skip
 
@@ -113,6 +114,7 @@ class World:
     versions: FakeVersions = field(default_factory=FakeVersions)
     approvals: FakeApprovals = field(default_factory=FakeApprovals)
     log: FakeLog = field(default_factory=FakeLog)
+    raw: FakeRawRoutes = field(default_factory=FakeRawRoutes)
     definition: ModelDefinition = field(default_factory=small)
     fuse: Fuse = field(default_factory=Fuse)
 
@@ -133,6 +135,7 @@ class World:
             approvals=fused(self.approvals),
             clock=self.clock,
             bundles=self.folder / "bundles",
+            raw=fused(self.raw),
         )
 
     def run(self, fuse: Fuse | None = None) -> PassReport:
@@ -160,6 +163,7 @@ class World:
             versions=copy.deepcopy(self.versions),
             approvals=copy.deepcopy(self.approvals),
             log=copy.deepcopy(self.log),
+            raw=copy.deepcopy(self.raw),
             fuse=fuse or Fuse(),
         )
 
@@ -210,6 +214,7 @@ class World:
             "asked": sorted(self.approvals.asked),
             "anchor": plain(self.rollouts.anchored()),
             "verify": self.rollouts.verify(),
+            "raw callers": self.raw.in_force,
         }
 
 
@@ -484,6 +489,69 @@ def test_a_service_stays_while_a_gateway_applies_older_routes(tmp_path: Path) ->
     world.settle()
     assert world.state(second).phase == "rolled_back"
     assert world.plane.names() == [arm(1).service]
+
+
+def test_raw_callers_follow_the_journal_through_a_whole_rollout(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    to_canary(world)
+    first = world.definition.rollout.canary[0].percent
+    assert raw_weights(world) == {arm(1).service: 100 - first, arm(2).service: first}
+    world.back()
+    world.settle()
+    assert raw_weights(world) == {arm(1).service: 100}
+
+
+def test_a_healthy_step_waits_for_raw_callers_to_be_routed_by_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    world.raw.follows = False
+    second = world.open(2)
+    world.settle()
+    world.pass_time()
+    generation = world.generation()
+    world.log.rows[generation] = shadow_rows(70, 2, generation=generation, version=2)
+    report = world.settle()
+    assert world.state(second).phase == "shadow"
+    assert any("does not follow generation" in wait for wait in report.waits)
+    world.raw.follow()
+    world.settle()
+    assert world.state(second).phase == "awaiting_approval"
+
+
+def test_a_bad_challenger_goes_though_the_gateway_follows_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    world.raw.follows = False
+    second = world.open(2)
+    world.settle()
+    world.pass_time()
+    generation = world.generation()
+    world.log.rows[generation] = shadow_rows(
+        70, 2, generation=generation, version=2, alert_share=0.9
+    )
+    report = world.settle()
+    world.generation()
+    assert world.state(second).phase == "rolled_back"
+    assert arm(2).service in world.plane.names()
+    assert any("waits for the HTTPRoute" in wait for wait in (*report.waits, *world.run().waits))
+    world.raw.follow()
+    world.settle()
+    assert world.plane.names() == [arm(1).service]
+
+
+def test_a_service_that_raw_callers_reach_is_not_removed(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    to_canary(world)
+    world.back()  # nothing has been told to the Gateway yet
+    with pytest.raises(Refused, match="raw callers still reach it"):
+        retire(world.ports(Fuse()), "fraud", arm(2).service)
+
+
+def raw_weights(world: World) -> dict[str, float]:
+    backends = world.raw.in_force["rules"][-1]["backendRefs"]
+    return {b["name"].removesuffix("-predictor"): b["weight"] for b in backends}
 
 
 def test_a_service_that_the_routes_list_is_not_removed(tmp_path: Path) -> None:

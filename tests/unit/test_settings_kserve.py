@@ -8,6 +8,7 @@ import pytest
 
 from mlplatform import backends, wiring
 from mlplatform.errors import ConfigInvalid
+from mlplatform.rollout.entrance import Entrance
 from mlplatform.serving.local import LocalPlane
 from mlplatform.settings import load
 
@@ -47,3 +48,30 @@ def test_children_get_them_too() -> None:
 def test_half_or_wrong_settings_are_refused_by_name(changes: dict[str, str], key: str) -> None:
     with pytest.raises(ConfigInvalid, match=key):
         load({**ON, **changes})
+
+
+RAW = {"MLPLATFORM_RAW_GATEWAY": "edge/public", "MLPLATFORM_RAW_DOMAIN": "models.example.com"}
+
+
+def test_raw_callers_come_through_a_gateway_that_children_know_too() -> None:
+    settings = load(ON | RAW)
+
+    assert settings.entrance == Entrance("edge", "public", "models.example.com")
+    assert load(settings.environment()).entrance == settings.entrance
+    assert load(ON).entrance is None
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (RAW, "RAW_GATEWAY"),
+        (ON | RAW | {"MLPLATFORM_RAW_GATEWAY": "public"}, "RAW_GATEWAY"),
+        (ON | RAW | {"MLPLATFORM_RAW_DOMAIN": ""}, "RAW_DOMAIN"),
+        (ON | RAW | {"MLPLATFORM_RAW_DOMAIN": "*.example.com"}, "RAW_DOMAIN"),
+    ],
+)
+def test_an_entrance_without_kserve_or_by_halves_is_refused(
+    given: dict[str, str], key: str
+) -> None:
+    with pytest.raises(ConfigInvalid, match=key):
+        load(given)

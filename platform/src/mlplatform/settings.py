@@ -12,6 +12,7 @@ from mlplatform import addresses, variables
 from mlplatform.addresses import Address
 from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import Busy, ConfigInvalid
+from mlplatform.rollout.entrance import Entrance, entrance
 from mlplatform.servers import HERE, Servers, servers
 from mlplatform.variables import PREFIX
 
@@ -208,6 +209,7 @@ class Settings:
         postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
         redis: of online features and token buckets; None: SQLite in the home folder.
         kserve: of the predictors; None: processes of this machine.
+        entrance: of clients that call KServe's predictors past the gateway; None: there are none.
         mlflow_postgres: a database of MLflow's own; None: SQLite in the home folder.
         mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
         servers: of this platform that are not on this machine.
@@ -233,6 +235,7 @@ class Settings:
     postgres: Address | None = None
     redis: Address | None = None
     kserve: OnKServe | None = None
+    entrance: Entrance | None = None
     mlflow_postgres: Address | None = None
     mlflow_artifacts: str = ""
     servers: Servers = HERE
@@ -280,6 +283,7 @@ class Settings:
             **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
             **addresses.variables(f"{PREFIX}REDIS", self.redis),
             **(self.kserve.environment() if self.kserve else {}),
+            **(self.entrance.environment() if self.entrance else {}),
             **addresses.variables(f"{PREFIX}MLFLOW_POSTGRES", self.mlflow_postgres),
             f"{PREFIX}MLFLOW_ARTIFACTS": self.mlflow_artifacts,
             **self.servers.environment(),
@@ -329,6 +333,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
         redis=addresses.redis(f"{PREFIX}REDIS", environment),
         kserve=_kserve(environment),
+        entrance=entrance(environment),
         mlflow_postgres=addresses.postgres(f"{PREFIX}MLFLOW_POSTGRES", environment),
         mlflow_artifacts=_artifacts(environment),
         servers=servers(environment),

@@ -31,7 +31,7 @@ from mlplatform.orchestration.prefect import PrefectApi
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.registry.bundle import load_bundle
 from mlplatform.registry.mlflow_rest import MlflowRest
-from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.ports import Ports, RawRoutes
 from mlplatform.rollout.routes import Arm
 from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.serving.local import LocalPlane
@@ -163,6 +163,7 @@ class Platform:
             clock=self.clock,
             bundles=self.settings.home.bundles,
             storage_uri=backends.storage_uri(self.settings),
+            raw=raw_routes(self.settings),
         )
 
     def mlflow_token(self) -> str:
@@ -202,6 +203,16 @@ def serving_plane(settings: Settings) -> ServingPlane:
     from mlplatform.serving.kserve import KServePlane
 
     return KServePlane(KubernetesApi.connect(), settings.kserve.namespace)
+
+
+def raw_routes(settings: Settings) -> RawRoutes | None:
+    """Where raw callers are routed; None where there are none."""
+    if settings.kserve is None or settings.entrance is None:
+        return None
+    from mlplatform.cluster.api import KubernetesApi
+    from mlplatform.serving.httproute import HttpRoutes
+
+    return HttpRoutes(KubernetesApi.connect(), settings.kserve.namespace, settings.entrance)
 
 
 class _Versions:

@@ -134,7 +134,7 @@ class RestApplication:
         return answers[path]()
 
     def _unversioned(self, path: str) -> str:
-        """The path without `/versions/<version>`, once model and version are those served here.
+        """The path under the service's name and without `/versions/<version>`.
 
         Raises:
             RequestRefused: 404 for another model or version.
@@ -146,7 +146,7 @@ class RestApplication:
         if len(rest) >= 2 and rest[0] == "versions":
             version, rest = rest[1], rest[2:]
         self._predictor.check_name(name, version)
-        return "/".join(("/v2/models", name, *rest))
+        return "/".join(("/v2/models", self._predictor.name, *rest))
 
     def _readiness(self) -> Reply:
         if not self._predictor.ready:

@@ -9,6 +9,7 @@ from mlplatform.predictor.batching import Limits, ScoreQueue
 from mlplatform.predictor.metrics import Metrics
 from mlplatform.predictor.model import Model
 from mlplatform.predictor.protocol import RequestRefused
+from mlplatform.serving.names import ServiceName
 
 SERVER_NAME: Final = "mlplatform-predictor"
 PROTOCOL_VERSION: Final = "2"
@@ -21,7 +22,8 @@ class Predictor:
     """One model under one name; not ready until `serve` gives it the model.
 
     Args:
-        name: the service's name, as callers write it.
+        name: the service's name, as callers write it. Raw callers, who know no versions and come
+            by a route that several services share, write the model's.
         token: what callers must send as a bearer token; None asks for nothing.
     """
 
@@ -33,6 +35,8 @@ class Predictor:
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self.name = name
+        parsed = ServiceName.parse(name)
+        self._names = {name} if parsed is None else {name, parsed.model}
         self.draining = False
         self.max_body_bytes = max_body_bytes
         self.metrics = Metrics(name)
@@ -86,12 +90,12 @@ class Predictor:
             raise RequestRefused(401, "the bearer token of this predictor is needed")
 
     def check_name(self, name: str, version: str = "") -> None:
-        """Whether this is the model's name, and the served version where one is asked for.
+        """Whether this names the service or its model, and its version where one is asked for.
 
         Raises:
             RequestRefused: 404, naming what there is.
         """
-        if name != self.name:
+        if name not in self._names:
             raise RequestRefused(404, f"no model {name!r}; there is {self.name!r}")
         if version and self._served is not None and version != self._served[0].served.digest:
             raise RequestRefused(404, f"no version {version!r} of {name!r}")

@@ -31,6 +31,7 @@ from mlplatform.rollout.plan import (
     upkeep,
 )
 from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.raw_callers import follow_routes, gateways, lists
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.rollout.state import RolloutState
 from mlplatform.rollout.transitions import (
@@ -93,6 +94,7 @@ def run_pass(
     steps: list[str] = []
     try:
         waits = _steps(definition, ports, fence, steps)
+        waits += follow_routes(ports, definition.name)
         waits += _upkeep(definition, ports, steps)
         waits += _project(definition, ports)
     except StaleFence as stale:
@@ -106,11 +108,13 @@ def retire(ports: Ports, model: str, service: str) -> None:
     """Stop a service.
 
     Raises:
-        Refused: the routes list it, or a rollout is about to.
+        Refused: the routes list it, or a rollout is about to, or raw callers still reach it.
     """
     ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
     if service in ports.rollouts.routes(model).services | ramping:
         raise Refused(f"{service} is in use: take it out of the routes first")
+    if lists(ports, model, service):
+        raise Refused(f"{service} is in use: raw callers still reach it")
     ports.plane.remove(service)
 
 
@@ -226,7 +230,7 @@ def _upkeep_plan(definition: ModelDefinition, ports: Ports) -> tuple[Deploy | Re
         ports.rollouts.routes(definition.name),
         ports.rollouts.active(definition.name),
         ports.plane.names(),
-        ports.passes.gateways(definition.name),
+        gateways(ports, definition.name),
     )
 
 

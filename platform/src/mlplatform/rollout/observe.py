@@ -12,6 +12,7 @@ from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
 from mlplatform.rollout.outcomes import outcome_gates, outcomes
 from mlplatform.rollout.plan import DAY_MS, Observation, Service, confirmation_due_ms
 from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.raw_callers import unless_behind
 from mlplatform.rollout.routes import Routes
 from mlplatform.rollout.state import RolloutState
 from mlplatform.rollout.verdicts import Gate
@@ -53,7 +54,9 @@ def _judgement(
     table = _records(ports.log, definition.name, routes.generation)
     traffic = _traffic(role, table, state, routes)
     slow = _slow_gates(definition, ports, state) if role == "champion" else []
-    return judge(traffic, limits_of(definition, state), Sources(watermarks, gateways), slow)
+    sources = Sources(watermarks, gateways)
+    judgement = judge(traffic, limits_of(definition, state), sources, slow)
+    return unless_behind(judgement, ports, routes)
 
 
 Role = Literal["shadow", "canary", "champion"]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import DecisionLog
+from mlplatform.rollout.entrance import Entrance
 from mlplatform.rollout.journal import Anchors, Passes, Rollouts
 from mlplatform.rollout.plan import Now
 from mlplatform.serving.plane import ServingPlane
@@ -38,6 +39,28 @@ class Approvals(Protocol):
         ...
 
 
+class RawRoutes(Protocol):
+    """Where raw callers are routed, past the gateway."""
+
+    @property
+    def entrance(self) -> Entrance:
+        """What they come through."""
+        ...
+
+    def find(self, model: str) -> dict[str, Any] | None:
+        """The HTTPRoute of a model as it is now; None: there is none."""
+        ...
+
+    def write(self, body: Mapping[str, Any], version: str | None) -> None:
+        """Have the HTTPRoute be so, if it still is the object of this version; None makes it.
+
+        Raises:
+            Refused: it is another one by now, or somebody else owns a field of it.
+            Unavailable: the cluster does not answer.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Everything that a pass touches."""
@@ -53,6 +76,8 @@ class Ports:
     bundles: Path
     storage_uri: Callable[[Path], str] = lambda folder: folder.absolute().as_uri()
     """How the plane's predictors name a bundle's folder."""
+    raw: RawRoutes | None = None
+    """None: nobody calls predictors past the gateway."""
 
     def now(self) -> Now:
         return Now(event_ms=self.clock.event_ms(), wall_ms=self.clock.wall_ms())

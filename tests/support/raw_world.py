@@ -1,0 +1,171 @@
+"""Raw callers of the test cluster's Gateway, and backends that only write down what they get."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+from tests.cluster.gateway import url
+
+from mlplatform.cluster.api import SERVICES, Resource
+from mlplatform.rollout.routes import Arm
+from support.kserve_world import test_cluster
+
+SLICES = Resource("discovery.k8s.io/v1", "endpointslices")
+DOMAIN = "models.example.com"
+
+
+class Backend(ThreadingHTTPServer):
+    """Answers with its own name, and keeps the headers of every request."""
+
+    daemon_threads = True
+
+    def __init__(self, name: str, host: str) -> None:
+        super().__init__((host, 0), _Handler)
+        self.name = name
+        self.seen: list[Mapping[str, str]] = []
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    """An answer is one packet: head and body apart would wait 40 ms for each other."""
+    server: Backend
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        with self.server.lock:
+            self.server.seen.append({k.lower(): v for k, v in self.headers.items()})
+        body = self.server.name.encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: what was asked is in `seen`."""
+
+
+class Backends:
+    """Services of a namespace whose endpoints are backends of this process."""
+
+    def __init__(self, namespace: str) -> None:
+        self.api, self._place = test_cluster()
+        self.namespace = namespace
+        self.of: dict[str, Backend] = {}
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+        self.api.apply(f"/api/v1/namespaces/{namespace}", body, force=True, manager="tests")
+
+    def add(self, arm: Arm, *, ready: bool = True) -> Backend:
+        """A Service for an arm, as KServe names it."""
+        name = f"{arm.service}-predictor"
+        backend = self.of.get(arm.service)
+        if backend is None:
+            backend = self.of[arm.service] = Backend(arm.service, self._place.host_ip)
+        port = {"name": "http1", "port": 80, "protocol": "TCP"}
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"ports": [port]},
+        }
+        endpoints = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http1", "port": backend.server_address[1]}],
+            "endpoints": [
+                {"addresses": [self._place.host_ip], "conditions": {"ready": ready}},
+            ],
+        }
+        for kind, made in ((SERVICES, service), (SLICES, endpoints)):
+            path = kind.path(self.namespace, name)
+            self.api.apply(path, made, force=True, manager="tests")
+        return backend
+
+    def remove(self, service: str) -> None:
+        for kind in (SERVICES, SLICES):
+            self.api.delete(kind.path(self.namespace, f"{service}-predictor"))
+
+    def forget(self) -> None:
+        """What they have seen so far."""
+        for backend in self.of.values():
+            with backend.lock:
+                backend.seen.clear()
+
+    def close(self) -> None:
+        for service, backend in self.of.items():
+            self.remove(service)
+            backend.shutdown()
+            backend.server_close()
+
+
+class Caller:
+    """A raw caller of one model."""
+
+    def __init__(self, model: str) -> None:
+        _, place = test_cluster()
+        self.model = model
+        self._client = httpx.Client(base_url=url(place), headers={"host": f"{model}.{DOMAIN}"})
+
+    def post(self, body: Any = None, **headers: str) -> httpx.Response:
+        path = f"/v2/models/{self.model}/infer"
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self._client.post(path, json=body or {"inputs": []}, headers=named)
+
+    def answers(self, count: int, **headers: str) -> Counter[str]:
+        """How often each backend answered; what is no 200 counts under its status."""
+        found: Counter[str] = Counter()
+        for _ in range(count):
+            answer = self.post(**headers)
+            found[answer.text if answer.status_code == 200 else str(answer.status_code)] += 1
+        return found
+
+
+class Load:
+    """A raw caller that goes on, so many requests a second, until it is told to stop."""
+
+    def __init__(self, model: str, body: Any = None, *, per_s: float = 50.0) -> None:
+        self._caller = Caller(model)
+        self._body = body
+        self._every_s = 1 / per_s
+        self._over = threading.Event()
+        self.answered = 0
+        self.failed: Counter[str] = Counter()
+        self.by: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            try:
+                answer = self._caller.post(self._body)
+            except httpx.HTTPError as error:
+                self.failed[type(error).__name__] += 1
+                continue
+            if answer.status_code == 200:
+                self.answered += 1
+                self.by[_who(answer)] += 1
+            else:
+                self.failed[f"{answer.status_code}: {answer.text[:80]}"] += 1
+
+
+def _who(answer: httpx.Response) -> str:
+    """The service that answered: a predictor says so in its answer, a backend says nothing else."""
+    if not answer.headers.get("content-type", "").startswith("application/json"):
+        return answer.text
+    return str(answer.json().get("model_name"))
