@@ -146,11 +146,17 @@ class FeastSqlite:
         return f'"{self._project}_{view.name}"'
 
     def _ddl(self, view: FeatureView) -> str:
+        """Feast's table, and an index of ours: a read that finds all in it, in one place for each
+        entity, takes half the time of one that looks for each feature's row. Feast minds no index.
+        """
         table = self._table(view)
+        index = f'"{self._project}_{view.name}_read"'
         return (
             f"CREATE TABLE IF NOT EXISTS {table} (entity_key BLOB, feature_name TEXT, value BLOB,"
             " value_text TEXT, vector_value BLOB, event_ts timestamp, created_ts timestamp,"
             " PRIMARY KEY(entity_key, feature_name));"
+            f"CREATE INDEX IF NOT EXISTS {index} ON {table}"
+            " (entity_key, feature_name, value, event_ts);"
         )
 
     def _upsert(self, view: FeatureView) -> str:
