@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -111,3 +113,18 @@ async def test_a_process_that_was_held_up_hears_what_was_confirmed_before_it_ref
     time.sleep(0.01 + BEYOND_S + 3 * STALL_S)  # held up: nothing goes on meanwhile
     loop.call_soon(threading.Thread(target=confirm).start)  # after the wait's end was noticed
     assert await waiting == Appended(1)
+
+
+async def test_a_refusal_is_freed_with_its_record_when_it_was_told() -> None:
+    """A log that is away refuses many, and the garbage collector of a gateway seldom runs."""
+    commits = Commits()
+    recorder = started(commits, [])
+    gc.disable()
+    try:
+        with pytest.raises(LogUnavailable):
+            await recorder.append(ENTRY, time.monotonic())
+        left = weakref.ref(commits.answers.pop())
+        await asyncio.sleep(0)  # the turn in which it was told is over
+        assert left() is None
+    finally:
+        gc.enable()

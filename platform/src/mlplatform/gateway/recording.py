@@ -70,9 +70,11 @@ class Recorder:
         self._open_commit = open_commit
         self._advanced = advanced
         self._commit: Commit | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call
         self._waits = Deadlines()
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._commit = self._open_commit()
 
     @property
@@ -96,15 +98,17 @@ class Recorder:
             LogUnavailable: neither the log nor its spill takes the record, or not in time. In time
                 or not, a record that was handed in may still be written.
         """
-        if self._commit is None:
+        if self._commit is None or self._loop is None:
             raise LogUnavailable("the log is not open yet")
         now_s = time.monotonic()
         until_s = now_s + WAIT_S if deadline_s is None else max(deadline_s, now_s) + BEYOND_S
+        answer: asyncio.Future[list[Outcome]] | None = None
         try:
             answer = self._commit.submit((entry,))
-            self._waits.add(asyncio.get_running_loop(), until_s, _Wait(answer, until_s))
+            self._waits.add(self._loop, until_s, _Wait(answer, until_s))
             (outcome,) = await answer
         except PlatformError as error:
+            answer = None  # it holds the error, the error this frame: nobody would free the three
             raise LogUnavailable(str(error)) from error
         if isinstance(outcome, Unrecorded):
             raise LogUnavailable(outcome.reason)
