@@ -48,8 +48,7 @@ def check(
     if json:
         print_json([dataclasses.asdict(f) for f in found])
     else:
-        print_table(
-            ("state", "what", "seen", "to do"), [(f.state, f.what, f.seen, f.do) for f in found]
-        )
+        rows = [(f.state, f.what, f.seen, f.do) for f in found]
+        print_table(("state", "what", "seen", "to do"), rows, prose="to do")
     if any(f.state == "lacking" for f in found):
         raise typer.Exit(FAILED)

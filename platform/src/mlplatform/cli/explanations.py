@@ -92,10 +92,10 @@ def _print_causes(causes: Sequence[InputCause | RuleCause]) -> None:
              f"{c.score_then:.6f}", c.decision_then)
             for c in inputs
         ]  # fmt: skip
-        print_table(columns, rows)
+        print_table(columns, rows, prose="input")
     if rules:
-        rows_of_rules = [(c.code, c.text, _values(c.values)) for c in rules]
-        print_table(("reason", "rule", "values"), rows_of_rules)
+        rows_of_rules = [(c.code, _values(c.values), c.text) for c in rules]
+        print_table(("reason", "values", "rule"), rows_of_rules, prose="rule")
 
 
 def _values(values: Mapping[str, float | None]) -> str:

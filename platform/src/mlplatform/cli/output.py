@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mlplatform import errors
+from mlplatform.cli import markdown, tables
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -38,19 +38,29 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=True, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")  # a cut name could not be typed
-    for row in rows:
-        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
-    OUT.print(table)
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    title: str = "",
+    *,
+    prose: str | None = None,
+) -> None:
+    """A table of rows; cells of the column `prose` go below them where it is too wide."""
+    tables.print_table(OUT, columns, rows, title=title, prose=prose)
+
+
+def print_markdown(text: str) -> None:
+    markdown.print_markdown(OUT, text)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
+    """A line a field; on a terminal, sentences are continued below where they began."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
-        OUT.print(f"[bold]{name:<{width}}[/]  {escape(str(value))}", soft_wrap=True)
+        text = str(value)
+        if OUT.is_terminal and OUT.width > 2 * width:
+            text = f"\n{' ' * (width + 2)}".join(tables.wrapped(text, OUT.width - width - 2))
+        OUT.print(f"[bold]{name:<{width}}[/]  {escape(text)}", soft_wrap=True)
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def _print_status(seen: PlatformStatus) -> None:
         for p in seen.processes
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
-    print_table(columns, rows, f"{seen.state}, {seen.rss_mb:.0f} MB")
+    print_table(columns, rows, f"{seen.state}, {seen.rss_mb:.0f} MB", prose="")
 
 
 def _print_models(models: Mapping[str, ModelStatus]) -> None:
@@ -174,7 +174,7 @@ def _print_models(models: Mapping[str, ModelStatus]) -> None:
     under_way = [state for model in models.values() for state in model.rollouts]
     if under_way:
         steps = [(s.rollout_id, s.phase, s.step, s.reason) for s in under_way]
-        print_table(("rollout", "phase", "step", "why"), steps)
+        print_table(("rollout", "phase", "step", "why"), steps, prose="why")
 
 
 def _arm(arm: Arm | None) -> str | None:

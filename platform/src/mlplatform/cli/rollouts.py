@@ -13,7 +13,15 @@ import typer
 
 from mlplatform import wiring
 from mlplatform.cli.arguments import Actor, Approver, Model, OnlyModel, Reason, RolloutId
-from mlplatform.cli.output import OUT, AsJson, print_fields, print_json, print_table, progress
+from mlplatform.cli.output import (
+    OUT,
+    AsJson,
+    print_fields,
+    print_json,
+    print_markdown,
+    print_table,
+    progress,
+)
 from mlplatform.cli.runs import POLL_S, follow
 from mlplatform.errors import NotFound, Refused
 from mlplatform.jobs import rollouts as job
@@ -45,7 +53,8 @@ def list_rollouts(
         (s.rollout_id, s.challenger.version, s.phase, s.step, _time(s.since_event_ms), s.reason)
         for s in states
     ]
-    print_table(("rollout", "version", "phase", "step", "since (event time)", "reason"), rows)
+    columns = ("rollout", "version", "phase", "step", "since (event time)", "reason")
+    print_table(columns, rows, prose="reason")
 
 
 @app.command()
@@ -60,10 +69,10 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
         return
     print_fields({"rollout": state.rollout_id, "phase": state.phase, "author": state.author})
     rows = [(_time(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
-    print_table(("event time", "transition", "actor", "reason"), rows)
+    print_table(("event time", "transition", "actor", "reason"), rows, prose="reason")
     with_evidence = [f for f in facts if f.evidence]
     if with_evidence:
-        OUT.print(to_markdown(rollout_id, with_evidence[-1].evidence))
+        print_markdown(to_markdown(rollout_id, with_evidence[-1].evidence))
 
 
 @app.command("open")

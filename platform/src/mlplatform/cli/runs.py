@@ -13,7 +13,7 @@ import typer
 from mlplatform import wiring
 from mlplatform.cli.arguments import Actor, Model, Reason
 from mlplatform.cli.exit_codes import FAILED, exit_code_of_class
-from mlplatform.cli.output import OUT, AsJson, print_error, print_json, progress
+from mlplatform.cli.output import OUT, AsJson, print_error, print_json, print_markdown, progress
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.orchestration.prefect import Answer, FlowRun, Patience, PrefectApi
 
@@ -124,7 +124,7 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
 
 def _print_end(flow: str, run: FlowRun, reports: Mapping[str, str], address: str) -> None:
     for text in reports.values():
-        OUT.print(text, markup=False)
+        print_markdown(text)
     said = "" if run.failure or not run.message else f" {run.message}"
     OUT.print(f"{flow} {run.name}: {run.state_name}.{said}", soft_wrap=True, markup=False)
     OUT.print(f"  {address}", soft_wrap=True)

@@ -305,11 +305,10 @@ def _judge_maturity(data: DataEvidence) -> GateResult:
     if data.labels_until_ms is None:
         return GateResult(name, "inconclusive", None, 0.0, "no label has ever arrived")
     silent_days = (data.window_to_ms - data.labels_until_ms) / 86_400_000
-    reason = "days between the last label that arrived and the window's end"
-    verdict: Verdict = "passed" if silent_days <= 0 else "failed"
-    if verdict == "failed":
-        reason += ": labels have stopped coming"
-    return GateResult(name, verdict, silent_days, 0.0, reason)
+    if silent_days <= 0:
+        return GateResult(name, "passed", silent_days, 0.0, "labels came until the window's end")
+    reason = f"the last label came {silent_days:.1f} days before the window's end"
+    return GateResult(name, "failed", silent_days, 0.0, reason)
 
 
 def _above(name: str, interval: Interval, limit: float, text: str) -> GateResult:
