@@ -67,7 +67,7 @@ def test_no_right_is_given_by_a_star_and_no_secret_is_readable() -> None:
             assert not any("/" in resource for resource in rule["resources"])
 
 
-def test_only_passes_over_rollouts_get_a_token() -> None:
+def test_a_token_is_for_passes_over_rollouts_and_for_who_makes_their_jobs() -> None:
     with_token = [
         a["metadata"]["name"]
         for a in of_kind("ServiceAccount")
@@ -80,7 +80,7 @@ def test_only_passes_over_rollouts_get_a_token() -> None:
     }
 
     assert with_token == ["rollouts"]
-    assert bound == {"rollouts"}
+    assert bound == {"rollouts", "prefect-worker"}
 
 
 def test_the_priorities_that_manifests_name_are_there_and_trials_displace_nobody() -> None:

@@ -53,18 +53,25 @@ PRELOADED = (
 def deployments(settings: Settings) -> list[RunnerDeployment]:
     """One deployment a flow. Recorded traffic has no daily schedules: who plays it starts the runs
     at its own midnights."""
-    return [_deployment(name, settings) for name in NAMES]
+    return [deployment(name, settings, FLOWS) for name in NAMES]
 
 
-def _deployment(name: str, settings: Settings) -> RunnerDeployment:
+def deployment(name: str, settings: Settings, flows: Path, **placed: Any) -> RunnerDeployment:
+    """The deployment of one flow.
+
+    Args:
+        flows: the folder that has it.
+        placed: where its runs go, as Prefect's `to_deployment` takes it; left out: who serves it.
+    """
     from prefect.flows import load_flow_from_entrypoint
 
-    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{FLOWS / name}.py:{name}")
+    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{flows / name}.py:{name}")
     return flow.to_deployment(
         DEPLOYMENT,
         schedules=_schedules(name, settings),
         description=flow.description,
         tags=["mlplatform"],
+        **placed,
     )  # type: ignore[return-value]
 
 
@@ -86,14 +93,15 @@ def _schedules(name: str, settings: Settings) -> list[Schedule]:
 
 def on_ready(settings: Settings) -> None:
     """Keep the automation that starts retrains, and pass once over every model's rollouts."""
-    _keep_automation()
+    keep_automation()
     api = wiring.prefect_api(settings)
     for model in model_names():
         api.start("rollout", {"model": model})
     api.close()
 
 
-def _keep_automation() -> None:
+def keep_automation() -> None:
+    """The server's automation by which an incident starts a retrain, as it is defined here."""
     from prefect.client.orchestration import get_client
     from prefect.events.actions import RunDeployment
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture

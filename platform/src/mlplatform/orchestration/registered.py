@@ -1,0 +1,111 @@
+"""`python -m mlplatform.orchestration.registered`: tells a Prefect server of the flows and a pool.
+
+On one machine the process that serves flows runs them too (`served`). On Kubernetes a worker makes
+a Job of each run, and this says, once at each start of that worker, what such a Job is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from mlplatform import wiring
+from mlplatform.errors import ConfigInvalid, Unavailable
+from mlplatform.orchestration import served
+from mlplatform.orchestration.prefect import APPROVAL_FLOW
+from mlplatform.settings import Settings
+
+POOL: Final = "kubernetes"
+START_LIMIT_S: Final = 300
+PASSES: Final = frozenset({"rollout", "promote", "rollback", APPROVAL_FLOW})
+"""Flows that take a pass over rollouts, and so create and remove services."""
+
+log = logging.getLogger(__name__)
+
+
+def job_variables(name: str) -> dict[str, str]:
+    """What the Jobs of that flow have otherwise than the template says."""
+    if name not in PASSES:
+        return {}
+    return {"service_account_name": "rollouts", "asks_api_server": "true"}
+
+
+def template(path: Path) -> dict[str, Any]:
+    """The base job template in that file.
+
+    Raises:
+        ConfigInvalid: it is none.
+    """
+    found = yaml.safe_load(path.read_text())
+    if not isinstance(found, dict) or set(found) != {"job_configuration", "variables"}:
+        raise ConfigInvalid(str(path), None, "a base job template: job_configuration and variables")
+    return found
+
+
+def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
+    """The pool, a deployment of each flow in it, and the automation that starts retrains.
+
+    To be called in the folder that holds `flows`: runs find them from there.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    pool = WorkPoolCreate(
+        name=POOL,
+        type="kubernetes",
+        base_job_template=dict(job_template),
+        concurrency_limit=served.RUNS_AT_A_TIME,
+    )
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(pool, overwrite=True)
+    for name in served.NAMES:
+        placed = {"work_pool_name": POOL, "job_variables": job_variables(name)}
+        deployment = served.deployment(name, settings, Path("flows"), **placed)
+        deployment.apply()
+        log.info("registered %s", deployment.full_name)
+    served.keep_automation()
+
+
+def await_server(settings: Settings) -> None:
+    """Returns once the server answers.
+
+    Raises:
+        Unavailable: it did not in time.
+    """
+    api, deadline = wiring.prefect_api(settings), time.monotonic() + START_LIMIT_S
+    while not api.healthy():
+        if time.monotonic() > deadline:
+            raise Unavailable(f"Prefect at {settings.prefect_url}")
+        time.sleep(1.0)
+    api.close()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; where the server is, the settings say."""
+    taken = argparse.ArgumentParser(prog="mlplatform.orchestration.registered")
+    taken.add_argument("--template", type=Path, required=True, help="the base job template")
+    taken.add_argument("--folder", type=Path, required=True, help="where runs begin: has flows/")
+    return taken
+
+
+def main() -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    options = parser().parse_args()
+    settings = wiring.settings()
+    job_template = template(options.template)
+    # Before Prefect is imported, which reads it then.
+    os.environ["PREFECT_API_URL"] = f"{settings.prefect_url}/api"
+    os.chdir(options.folder)
+    await_server(settings)
+    register(settings, job_template)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""platform/manifests/workloads: what each process is started with, and that the rest fits it."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlplatform import settings
+from mlplatform.gateway.__main__ import parser as gateway_parser
+from mlplatform.orchestration import registered
+from mlplatform.supervisor.mlflow_server import parser as mlflow_parser
+from support.manifest_schemas import unknown
+from support.pod_security import violations
+
+MANIFESTS = Path(__file__).parents[2] / "platform" / "manifests"
+WORKLOADS = MANIFESTS / "workloads"
+SECRETS = {
+    "postgres": {"password"},
+    "redis": {"password"},
+    "mlflow": {"token", "postgres-password"},
+    "prefect": {"database-url", "auth"},
+    "s3": set[str](),
+}
+"""Those that docs/cluster.md tells an operator to make, with their keys."""
+
+
+def documents(folder: Path) -> list[dict[str, Any]]:
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    return [d for name in listed for d in yaml.safe_load_all((folder / name).read_text())]
+
+
+def of_kind(kind: str, folder: Path = WORKLOADS) -> dict[str, dict[str, Any]]:
+    return {d["metadata"]["name"]: d for d in documents(folder) if d["kind"] == kind}
+
+
+def named(document: dict[str, Any]) -> str:
+    return f"{document['kind']} {document['metadata']['name']}"
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Pod templates by what makes them."""
+    made = of_kind("StatefulSet") | of_kind("Deployment")
+    found = {name: d["spec"]["template"] for name, d in made.items()}
+    job = registered.template(WORKLOADS / "flow-run.yaml")["job_configuration"]["job_manifest"]
+    return found | {"flow-run": job["spec"]["template"]}
+
+
+def containers() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, pod in pods().items():
+        spec = pod["spec"]
+        every = [*spec.get("initContainers", []), *spec["containers"]]
+        found |= {f"{name}/{c['name']}": c for c in every}
+    return found
+
+
+def variables(container: dict[str, Any]) -> dict[str, str]:
+    """Those whose values stand in the manifests."""
+    shared = of_kind("ConfigMap")["platform"]["data"]
+    taken = [e for e in container.get("envFrom", []) if "configMapRef" in e]
+    assert all(e["configMapRef"]["name"] == "platform" for e in taken)
+    own = container["env"] if isinstance(container["env"], list) else []
+    return (shared if taken else {}) | {e["name"]: e["value"] for e in own if "value" in e}
+
+
+@pytest.mark.parametrize("document", documents(WORKLOADS), ids=named)
+def test_every_field_is_one_that_kubernetes_has(document: dict[str, Any]) -> None:
+    assert unknown(document, f"V1{document['kind']}", "") == []
+    assert document["metadata"]["namespace"] == "mlplatform"
+
+
+def test_every_file_is_listed() -> None:
+    kustomization = yaml.safe_load((WORKLOADS / "kustomization.yaml").read_text())
+    generated = [f for g in kustomization["configMapGenerator"] for f in g["files"]]
+
+    listed = [*kustomization["resources"], *generated, "kustomization.yaml"]
+    assert sorted(listed) == sorted(p.name for p in WORKLOADS.iterdir())
+
+
+@pytest.mark.parametrize("name", pods())
+def test_a_pod_is_admitted_by_the_restricted_standard(name: str) -> None:
+    assert violations(pods()[name]["spec"]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hostNetwork": True}, "uses hostNetwork"),
+        ({"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}, "mounts hostPath"),
+        ({"securityContext": {}}, "gateway may run as root"),
+    ],
+)
+def test_a_pod_that_would_be_refused_is_found(change: dict[str, Any], said: str) -> None:
+    pod = copy.deepcopy(pods()["gateway"]["spec"]) | change
+
+    assert said in violations(pod)
+
+
+@pytest.mark.parametrize("name", containers())
+def test_a_container_writes_nowhere_but_on_volumes_and_is_bounded(name: str) -> None:
+    container = containers()[name]
+
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["resources"].keys() == {"requests", "limits"}
+    assert "command" in container
+
+
+@pytest.mark.parametrize("name", sorted(containers().keys() - {"flow-run/prefect-job"}))
+def test_what_a_container_is_told_are_settings_that_hold(name: str) -> None:
+    told = variables(containers()[name])
+
+    loaded = settings.load(told)
+    for variable, value in loaded.environment().items():
+        assert told.get(variable, value) == value
+
+
+def test_flow_runs_and_the_gateway_are_told_the_same_home_and_servers() -> None:
+    shared = of_kind("ConfigMap")["platform"]["data"]
+    template = registered.template(WORKLOADS / "flow-run.yaml")
+    of_runs = settings.load(shared | template["variables"]["properties"]["env"]["default"])
+    of_gateway = settings.load(variables(containers()["gateway/gateway"]))
+
+    assert of_runs.home == of_gateway.home
+    assert of_runs.servers == of_gateway.servers
+    assert of_runs.kserve == of_gateway.kserve
+    for name in ("gateway", "flow-run"):
+        [container] = pods()[name]["spec"]["containers"]
+        mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+        assert of_gateway.home.root.is_relative_to(mounts["home"])
+        assert str(of_gateway.home.root) != mounts["home"]
+        assert str(of_gateway.home.bundles) == mounts["bundles"]
+
+
+def test_flow_runs_are_on_the_node_of_the_volume_that_they_share() -> None:
+    gateway, run = pods()["gateway"], pods()["flow-run"]["spec"]
+    [term] = run["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    claims = {
+        v["persistentVolumeClaim"]["claimName"]
+        for v in run["volumes"]
+        if "persistentVolumeClaim" in v
+    }
+    stateful = of_kind("StatefulSet")["gateway"]["spec"]
+
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"]["matchLabels"].items() <= gateway["metadata"]["labels"].items()
+    assert claims == {"home-gateway-0", "bundles"}
+    assert stateful["replicas"] == 1
+    assert [t["metadata"]["name"] for t in stateful["volumeClaimTemplates"]] == ["home"]
+
+
+def test_the_gateways_volume_outlives_its_pod_and_its_set() -> None:
+    policy = of_kind("StatefulSet")["gateway"]["spec"]["persistentVolumeClaimRetentionPolicy"]
+
+    assert policy == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
+def test_commands_are_those_that_the_programs_take() -> None:
+    gateway = containers()["gateway/gateway"]
+    register = containers()["prefect-worker/register"]
+
+    options = gateway_parser().parse_args(gateway["args"])
+    assert (options.name, options.host) == ("$(POD_NAME)", "0.0.0.0")
+    assert mlflow_parser().parse_args(containers()["mlflow/mlflow"]["args"]).host == "0.0.0.0"
+    placed = registered.parser().parse_args(register["args"])
+    mounted = {m["mountPath"] for m in register["volumeMounts"]}
+    assert str(placed.template.parent) in mounted
+    for name, container in containers().items():
+        module = container["command"][2]
+        assert container["command"][:2] == ["python", "-m"], name
+        assert importlib.util.find_spec(module), name
+
+
+def test_probes_ask_ports_that_are_there() -> None:
+    for name, container in containers().items():
+        ports = {p["name"] for p in container.get("ports", [])}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            if probe in container:
+                assert container[probe]["httpGet"]["port"] in ports, name
+
+
+def test_the_gateway_drains_within_its_grace() -> None:
+    spec = pods()["gateway"]["spec"]
+    [container] = spec["containers"]
+    from mlplatform.supervisor.platform import GATEWAY_GRACE_S
+
+    asleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert asleep + GATEWAY_GRACE_S < spec["terminationGracePeriodSeconds"]
+
+
+def test_accounts_are_there_and_only_those_with_rights_get_a_token() -> None:
+    accounts = of_kind("ServiceAccount", MANIFESTS / "base")
+    template = registered.template(WORKLOADS / "flow-run.yaml")
+    of_runs = {template["variables"]["properties"]["service_account_name"]["default"]}
+    of_runs |= {registered.job_variables("rollout")["service_account_name"]}
+    fixed = {name: pod["spec"]["serviceAccountName"] for name, pod in pods().items()}
+    del fixed["flow-run"]
+
+    assert {*fixed.values(), *of_runs} <= accounts.keys()
+    assert [n for n, p in pods().items() if p["spec"].get("automountServiceAccountToken")] == [
+        "prefect-worker"
+    ]
+
+
+def test_a_flow_that_asks_the_api_server_may_reach_it() -> None:
+    """Its label is the one of the network policy; its account the one with the rights."""
+    policies = of_kind("NetworkPolicy", MANIFESTS / "base")
+    label = policies["api-server"]["spec"]["podSelector"]["matchLabels"]
+
+    assert label == {"mlplatform/asks-api-server": "true"}
+    assert registered.job_variables("rollout")["asks_api_server"] == "true"
+    assert registered.job_variables("drift") == {}
+    assert "mlplatform/asks-api-server" in pods()["flow-run"]["metadata"]["labels"]
+
+
+def test_each_pod_is_let_through_by_a_network_policy() -> None:
+    policies = [p["spec"] for p in of_kind("NetworkPolicy", MANIFESTS / "base").values()]
+    for name, pod in pods().items():
+        labels = pod["metadata"]["labels"]
+        chosen = [p["podSelector"].get("matchLabels") for p in policies]
+        assert any(c and c.items() <= labels.items() for c in chosen), name
+
+
+def test_services_choose_pods_and_ports_that_are_there() -> None:
+    for name, service in of_kind("Service").items():
+        chosen = service["spec"]["selector"].items()
+        [pod] = [p for p in pods().values() if chosen <= p["metadata"].get("labels", {}).items()]
+        ports = {p["name"] for c in pod["spec"]["containers"] for p in c["ports"]}
+        assert {p["targetPort"] for p in service["spec"]["ports"]} <= ports, name
+
+
+def test_servers_are_named_as_their_services_are() -> None:
+    loaded = settings.load(of_kind("ConfigMap")["platform"]["data"])
+    services = of_kind("Service")
+    for url in (loaded.gateway_url, loaded.prefect_url, loaded.mlflow_url):
+        host, _, port = url.removeprefix("http://").partition(":")
+        service, namespace = host.split(".")
+        assert namespace == "mlplatform"
+        ports = {p["port"] for p in services[service]["spec"]["ports"]}
+        assert int(port or 80) in ports
+
+
+def test_secrets_are_the_ones_that_the_operator_is_told_to_make() -> None:
+    used: dict[str, set[str]] = {}
+    for pod in pods().values():
+        for volume in pod["spec"].get("volumes", []):
+            for source in volume.get("projected", {}).get("sources", []):
+                secret = source["secret"]
+                used.setdefault(secret["name"], set()).update(i["key"] for i in secret["items"])
+    for container in containers().values():
+        for variable in container["env"] if isinstance(container["env"], list) else []:
+            if "secretKeyRef" in variable.get("valueFrom", {}):
+                key = variable["valueFrom"]["secretKeyRef"]
+                used.setdefault(key["name"], set()).add(key["key"])
+        for source in container.get("envFrom", []):
+            if "secretRef" in source:
+                used.setdefault(source["secretRef"]["name"], set())
+    page = (MANIFESTS.parents[1] / "docs" / "cluster.md").read_text()
+
+    assert used == SECRETS
+    for name, keys in SECRETS.items():
+        [row] = [line for line in page.splitlines() if line.startswith(f"| Secret `{name}`")]
+        assert all(f"`{key}`" in row for key in keys)
