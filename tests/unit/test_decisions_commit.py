@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -336,3 +338,18 @@ async def test_closing_writes_what_waits_for_company() -> None:
     waiting = committer.submit([entry("c")])
     await committer.close()
     assert await waiting == [Appended(3)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads share one niceness")
+def test_checkpoints_are_as_urgent_as_the_requests_that_they_hold_the_lock_from() -> None:
+    """A thread that gives way may do so with the interpreter lock, and all wait for it then."""
+    found: list[int] = []
+
+    class Watched(MemoryLog):
+        def checkpoint(self) -> None:
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    committer = GroupCommit(Watched(), "gw")
+    until(lambda: bool(found))
+    committer.close()
+    assert set(found) == {os.getpriority(os.PRIO_PROCESS, threading.get_native_id())}

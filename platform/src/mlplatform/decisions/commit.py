@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +22,9 @@ SLOW_S: Final = 0.1
 COMPANY_S: Final = 0.05
 """So long after a batch of several the next is expected to be one."""
 CHECKPOINT_S: Final = 0.25
-CHECKPOINT_NICE: Final = 10
-"""A checkpoint takes 25 to 50 us of a core for each record since the last. Once a second and as
-urgent as the event loop, it took half a core from it for a tenth of that second."""
+"""A commit may wait for the disk while a checkpoint does: better four short waits a second than one
+long. The thread is as urgent as any other: one that gives way may do so with the interpreter lock,
+and then all wait for the machine's next pause."""
 BEHIND_S: Final = 0.01
 """How long the queue is listened to before catching up goes on."""
 _logger = logging.getLogger(__name__)
@@ -366,18 +364,8 @@ class _Committer:
                 self._hand_over(self._take(0), relief.relieve)
 
     def _checkpoint(self) -> None:
-        _step_back()
         while not self._closed.wait(CHECKPOINT_S):
             try:
                 self._log.checkpoint()
             except PlatformError as error:
                 _logger.warning("no checkpoint of the decision log: %s", error)
-
-
-def _step_back() -> None:
-    """Let this thread take what is left of the core; elsewhere than on Linux threads share one
-    niceness, and it stays as it is."""
-    if sys.platform == "linux":
-        own = threading.get_native_id()
-        nice = max(os.getpriority(os.PRIO_PROCESS, own), CHECKPOINT_NICE)
-        os.setpriority(os.PRIO_PROCESS, own, nice)
