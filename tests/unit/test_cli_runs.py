@@ -60,7 +60,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunne
 def prefect_gives(monkeypatch: pytest.MonkeyPatch) -> Any:
     def set_up(*states: FlowRun | None, silent_reports: int = 0) -> Server:
         server = Server(list(states), silent_reports)
-        monkeypatch.setattr(runs, "PrefectApi", lambda url: server)
+        monkeypatch.setattr(wiring, "prefect_api", lambda settings: server)
         return server
 
     return set_up
