@@ -26,7 +26,7 @@ from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, Corrupt, NotFound, Refused
 from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.settings import Home
+from mlplatform.settings import Home, Settings, load
 from mlplatform.supervisor.records import Lock
 from support.home_world import CLIENT, MANIFEST, MODEL, WRITER, HomeWorld
 
@@ -52,14 +52,18 @@ def empty(tmp_path: Path) -> Home:
     return Home(tmp_path / "restored")
 
 
+def settings_of(home: Home) -> Settings:
+    return load({"MLPLATFORM_HOME": str(home.root)})
+
+
 def taken(world: HomeWorld, target: Path, during: Callable[[], None] | None = None) -> Manifest:
     """A backup, while something is done at each step of copying."""
     told = lambda name, count: during() if during else None  # noqa: E731
-    return back_up(world.home, target, now_ms=7, told=told)
+    return back_up(settings_of(world.home), target, now_ms=7, told=told)
 
 
 def restored(target: Path, home: Home, **options: Any) -> Restored:
-    return restore(target, home, now_ms=7, **options)
+    return restore(target, settings_of(home), now_ms=7, **options)
 
 
 def records(home: Home) -> list[dict[str, Any]]:
@@ -356,8 +360,9 @@ def test_nothing_is_overwritten(world: HomeWorld, target: Path, empty: Home) -> 
     lock.release()
     with pytest.raises(NotFound):
         restored(target.parent / "nothing", Home(target.parent / "elsewhere"))
+    elsewhere = settings_of(Home(target.parent / "elsewhere"))
     with pytest.raises(NotFound, match="no decision log"):
-        back_up(Home(target.parent / "elsewhere"), target.parent / "other", now_ms=1)
+        back_up(elsewhere, target.parent / "other", now_ms=1)
 
 
 def test_a_backup_that_fails_leaves_nothing(world: HomeWorld, target: Path) -> None:
@@ -375,7 +380,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mlplatform.backup.restore import restore
-from mlplatform.settings import Home
+from mlplatform.settings import load
 left = int(sys.argv[3])
 def step(call):
     def made(*args, **kwargs):
@@ -387,7 +392,7 @@ def step(call):
     return made
 Path.rename = step(Path.rename)
 os.open = step(os.open)
-restore(Path(sys.argv[1]), Home(Path(sys.argv[2])), now_ms=7)
+restore(Path(sys.argv[1]), load({"MLPLATFORM_HOME": sys.argv[2]}), now_ms=7)
 """
 
 
@@ -415,3 +420,38 @@ def test_a_restore_that_is_killed_at_any_step_leaves_no_home_that_would_start(
     shutil.rmtree(empty.root, ignore_errors=True)
     assert restored(tmp_path / "backup", empty).contents is not None
     empty.create()
+
+
+def test_the_commands_say_what_they_did_in_words_and_in_json(
+    world: HomeWorld, tmp_path: Path, empty: Home
+) -> None:
+    world.spill(2)
+    target = str(tmp_path / "backup")
+
+    def run(home: Home, *words: str) -> tuple[int, str]:
+        given = {**os.environ, "MLPLATFORM_HOME": str(home.root)}
+        done = subprocess.run(
+            [sys.executable, "-m", "mlplatform.cli", *words],
+            env=given,
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    code, said = run(world.home, "backup", target, "--json")
+    assert code == 0
+    assert json.loads(said)["log"]["writers"][WRITER]["seq"] == 8
+    assert run(world.home, "backup", target)[0] == 4
+    code, said = run(empty, "restore", target, "--check")
+    assert code == 0
+    assert "8 records" in said
+    assert not empty.root.exists()
+    code, said = run(empty, "restore", target, "--json")
+    assert code == 0
+    assert json.loads(said)["contents"]["rollouts"] == {"promoted": 1}
+    assert json.loads(said)["verified"]["spilled"] == 2
+    (tmp_path / "backup" / "rollouts.db").unlink()
+    shutil.rmtree(empty.root)
+    code, said = run(empty, "restore", target)
+    assert code == 1
+    assert said.splitlines()[0] == "rollouts.db is missing"

@@ -18,6 +18,7 @@ from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.files import write_atomically
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.rollout.transitions import Opened, Promoted
 from mlplatform.settings import Home
@@ -34,13 +35,14 @@ class HomeWorld:
 
     Args:
         root: the home folder.
+        rollouts: where their journal is; None: in the home folder.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, rollouts: SqlRollouts | None = None) -> None:
         self.home = Home(root)
         self.home.create()
         self.log = SqliteDecisionLog(self.home.decisions, segment_rows=SEGMENT_ROWS)
-        self.rollouts = SqliteRollouts(self.home.rollouts_db)
+        self.rollouts = rollouts or SqliteRollouts(self.home.rollouts_db)
         self.topics = LocalTopics(self.home.topics_db, [TopicSpec("fraud.decisions")])
         self.number = 0
         self.secret = ""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from mlplatform.admission import postgres as keys_on_postgres
 from mlplatform.admission import sqlite as admission
 from mlplatform.decisions import tables as decisions
+from mlplatform.drift import postgres as incidents_on_postgres
 from mlplatform.drift import sqlite as incidents
 from mlplatform.errors import Refused
 from mlplatform.features import feast_sqlite as online
+from mlplatform.rollout import postgres as rollouts_on_postgres
 from mlplatform.rollout import sqlite as rollouts
 from mlplatform.sql import Schema
 from mlplatform.topics import local as topics
@@ -23,17 +26,26 @@ EMBEDDED: Final[tuple[Schema, ...]] = (
     online.SCHEMA,
 )
 
+ON_POSTGRES: Final[tuple[Schema, ...]] = (
+    rollouts_on_postgres.SCHEMA,
+    incidents_on_postgres.SCHEMA,
+    keys_on_postgres.SCHEMA,
+)
 
-def check_known(found: Mapping[str, Mapping[str, int | str]]) -> None:
+
+def check_known(
+    found: Mapping[str, Mapping[str, int | str]], schemas: Sequence[Schema] = EMBEDDED
+) -> None:
     """Nothing where this release can read what is there, or bring it up to date.
 
     Args:
         found: of each database the versions of its parts.
+        schemas: which parts there may be.
 
     Raises:
         Refused: names the database, the part and both versions.
     """
-    known = {schema.part: schema.version for schema in EMBEDDED}
+    known = {schema.part: schema.version for schema in schemas}
     for database, versions in found.items():
         for part, version in versions.items():
             if isinstance(version, int) and version > known.get(part, 0):

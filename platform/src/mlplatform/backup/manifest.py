@@ -42,8 +42,10 @@ class Manifest(msgspec.Struct, frozen=True):
             revisions of Alembic.
         log: the head of the decision log: number and digest of its last segment, and of each writer
             the number and chain of its last record.
+        anchor: the head of the log that the journal held last.
         spilled: bytes of records that waited outside of the log, by file.
         journal: None where there was none.
+        servers: what was a server's, by the name of its setting, and where that was.
     """
 
     format: int
@@ -52,8 +54,10 @@ class Manifest(msgspec.Struct, frozen=True):
     home: str
     schemas: Mapping[str, Mapping[str, int | str]]
     log: ManifestHead | None
+    anchor: ManifestHead | None
     spilled: Mapping[str, int]
     journal: Journal | None
+    servers: Mapping[str, str]
     files: Sequence[File]
 
     @property

@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+import msgspec
+
+from mlplatform.addresses import Address
+from mlplatform.backup import servers
 from mlplatform.backup.manifest import Journal
+from mlplatform.backup.servers import Held
 from mlplatform.decisions import segments, spill, tables
 from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import Busy, Unavailable
+from mlplatform.rollout.sql import LAST_ANCHOR
 from mlplatform.settings import Home
 
 TRIES: Final = 20
@@ -55,6 +61,8 @@ class Moment:
         held: databases in a read transaction, by name.
         offline: files of the offline tables, which are never changed once they are there.
         segments: files of the log that its manifest lists.
+        postgres: the database of the journal, where it is on a server.
+        anchor: the head of the log that the journal holds.
     """
 
     held: Mapping[str, sqlite3.Connection]
@@ -63,11 +71,13 @@ class Moment:
     spills: tuple[Spill, ...]
     head: ManifestHead | None
     journal: Journal | None
+    anchor: ManifestHead | None
+    postgres: Held | None
 
 
 @contextmanager
-def moment(home: Home) -> Iterator[Moment]:
-    """Hold on to the state of a home folder.
+def moment(home: Home, postgres: Address | None = None) -> Iterator[Moment]:
+    """Hold on to the state of a home folder, and of its journal on a server.
 
     Raises:
         Busy: the rollouts changed at every try.
@@ -75,7 +85,7 @@ def moment(home: Home) -> Iterator[Moment]:
     """
     for _ in range(TRIES):
         with ExitStack() as holding:
-            found = _look(home.root, holding)
+            found = _look(home.root, postgres, holding)
             if found is not None:
                 yield found
                 return
@@ -107,12 +117,12 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
 def schemas(db: sqlite3.Connection) -> dict[str, int | str]:
     """The versions of a database's parts, as it says them."""
-    found: dict[str, int | str] = {}
-    if _has(db, "schema_versions"):
-        found.update(db.execute("SELECT part, version FROM schema_versions ORDER BY part"))
-    if _has(db, "alembic_version"):
-        found.update(("alembic", row[0]) for row in db.execute("SELECT * FROM alembic_version"))
-    return found
+    return _schemas(_Sqlite(db))
+
+
+def postgres_schemas(database: Held) -> dict[str, int | str]:
+    """The same of a database on a server."""
+    return _schemas(database)
 
 
 def offline_files(root: Path) -> tuple[str, ...]:
@@ -123,7 +133,7 @@ def offline_files(root: Path) -> tuple[str, ...]:
     return tuple(sorted(path.as_posix() for path in whole))
 
 
-def _look(root: Path, holding: ExitStack) -> Moment | None:
+def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Moment | None:
     """The moment; None if it was more than one."""
     held: dict[str, sqlite3.Connection] = {}
 
@@ -135,11 +145,13 @@ def _look(root: Path, holding: ExitStack) -> Moment | None:
     hold(*FIRST)
     offline = offline_files(root)
     hold(*SECOND)
+    server = None if postgres is None else holding.enter_context(servers.held(postgres))
     before = _open_spills(root, holding)
     hold(LOG)
     spills = _open_spills(root, holding, before)
-    journal = _journal(held[JOURNAL]) if JOURNAL in held else None
-    if journal != _journal_now(root) or not _accounted(spills, held.get(LOG)):
+    source: _Queried | None = server or (_Sqlite(held[JOURNAL]) if JOURNAL in held else None)
+    journal = None if source is None else _journal(source)
+    if journal != _journal_now(root, postgres) or not _accounted(spills, held.get(LOG)):
         return None
     log = held.get(LOG)
     return Moment(
@@ -149,21 +161,61 @@ def _look(root: Path, holding: ExitStack) -> Moment | None:
         spills=tuple(_spills(root, spills)),
         head=None if log is None else tables.head(log),
         journal=journal,
+        anchor=None if source is None or journal is None else _anchor(source),
+        postgres=server,
     )
 
 
-def _journal(db: sqlite3.Connection) -> Journal | None:
-    if not _has(db, "journal"):
+class _Queried(Protocol):
+    """A database in a read transaction, wherever it is."""
+
+    def rows(self, statement: str) -> Sequence[Sequence[Any]]: ...
+
+    def has(self, table: str) -> bool: ...
+
+
+class _Sqlite:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def rows(self, statement: str) -> Sequence[Sequence[Any]]:
+        return self._db.execute(statement).fetchall()
+
+    def has(self, table: str) -> bool:
+        return _has(self._db, table)
+
+
+def _schemas(db: _Queried) -> dict[str, int | str]:
+    found: dict[str, int | str] = {}
+    if db.has("schema_versions"):
+        rows = db.rows("SELECT part, version FROM schema_versions ORDER BY part")
+        found.update((part, version) for part, version in rows)
+    if db.has("alembic_version"):
+        found.update(("alembic", row[0]) for row in db.rows("SELECT * FROM alembic_version"))
+    return found
+
+
+def _journal(db: _Queried) -> Journal | None:
+    if not db.has("journal"):
         return None
-    ((rows,),) = db.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchall()
-    return Journal(rows, dict(db.execute("SELECT model, generation FROM routes ORDER BY model")))
+    ((rows,),) = db.rows("SELECT coalesce(max(seq), 0) FROM journal")
+    generations = db.rows("SELECT model, generation FROM routes ORDER BY model")
+    return Journal(rows, {model: generation for model, generation in generations})
 
 
-def _journal_now(root: Path) -> Journal | None:
+def _journal_now(root: Path, postgres: Address | None) -> Journal | None:
+    if postgres is not None:
+        with servers.held(postgres) as database:
+            return _journal(database)
     if not (root / JOURNAL).exists():
         return None
     with snapshot(root / JOURNAL) as db:
-        return _journal(db)
+        return _journal(_Sqlite(db))
+
+
+def _anchor(db: _Queried) -> ManifestHead | None:
+    rows = db.rows(LAST_ANCHOR)
+    return msgspec.json.decode(rows[0][0], type=ManifestHead) if rows else None
 
 
 Opened = dict[int, tuple[str, int]]

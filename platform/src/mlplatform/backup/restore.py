@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import errno
 import fcntl
 import os
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mlplatform import backends
+from mlplatform.admission.postgres import PostgresKeys
 from mlplatform.admission.sqlite import SqliteAdmission
 from mlplatform.backup import manifest as manifests
+from mlplatform.backup import servers
 from mlplatform.backup.archive import (
     Reader,
     Told,
@@ -28,14 +32,14 @@ from mlplatform.backup.archive import (
 )
 from mlplatform.backup.manifest import File, Manifest
 from mlplatform.canonical import canonical_json
-from mlplatform.decisions.log import ManifestHead, VerifyReport
+from mlplatform.decisions.log import VerifyReport
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, Corrupt, Refused, Unavailable
 from mlplatform.files import write_atomically
 from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.schemas import check_known
+from mlplatform.schemas import ON_POSTGRES, check_known
 from mlplatform.serving.local import read_manifest
-from mlplatform.settings import Home
+from mlplatform.settings import Home, Settings
 from mlplatform.supervisor.records import Lock
 
 FINDINGS: Final = 100
@@ -76,16 +80,17 @@ class Restored:
 
 def restore(
     source: Path,
-    home: Home,
+    settings: Settings,
     *,
     now_ms: int,
     told: Told = lambda name, count: None,
     despite_findings: bool = False,
 ) -> Restored:
-    """Put a backup into a home folder, whole or not at all.
+    """Put a backup into a home folder, and into the servers that the settings name.
 
     Every file is held to its digest, then the log and the journal to theirs. With a finding nothing
-    is put in place.
+    is put in place. The home folder is whole or empty; servers are filled before it, each in one
+    transaction, and what a failure leaves in them is said.
 
     Args:
         now_ms: wall time, by which keys are live.
@@ -95,19 +100,25 @@ def restore(
     Raises:
         NotFound: there is no backup.
         Busy: the platform runs in this home folder, or another restore does.
-        Refused: the folder is not empty, or a newer release took the backup.
+        Refused: the folder, a database or the place of objects is not empty; the backup has a
+            server's state and no setting says where that goes, or the other way round; or a newer
+            release took it.
+        Unavailable: a server does not answer.
         Corrupt: the manifest was changed.
     """
+    home = settings.home
     with reading(source) as reader, _staging(home) as folder:
         manifest = _manifest(reader)
+        servers.check_empty(settings, manifest.servers)
         findings = _staged(reader, manifest, folder, told)
         if findings:
             return Restored(manifest, findings)
-        report, findings = _verified(folder)
+        report, findings = _verified(folder, manifest)
         if findings and not despite_findings:
             return Restored(manifest, findings, report)
         _move_services(folder, Path(manifest.home), home.root)
-        contents = _contents(folder, now_ms)
+        servers.fill(settings, folder)
+        contents = _contents(settings, folder, now_ms)
         _put_in_place(folder, home.root)
     return Restored(manifest, findings, report, contents)
 
@@ -126,7 +137,7 @@ def check(source: Path, *, told: Told = lambda name, count: None) -> Restored:
         )
         if findings:
             return Restored(manifest, findings)
-        report, findings = _verified(Path(folder))
+        report, findings = _verified(Path(folder), manifest)
     return Restored(manifest, findings, report)
 
 
@@ -135,7 +146,9 @@ def _manifest(reader: Reader) -> Manifest:
         raise Corrupt(f"there is no {manifests.NAME}: this is no backup, or not a whole one")
     with reader.open(manifests.NAME) as file:
         manifest = manifests.decode(file.read())
-    check_known(manifest.schemas)
+    on_servers = {name for name in manifest.schemas if name.startswith(f"{servers.FOLDER}/")}
+    check_known({name: manifest.schemas[name] for name in on_servers}, ON_POSTGRES)
+    check_known({n: found for n, found in manifest.schemas.items() if n not in on_servers})
     return manifest
 
 
@@ -223,10 +236,10 @@ def _copied(reader: Reader, entry: File, place: Path | None, told: Told) -> str 
     return None if sha256 == entry.sha256 else "was changed: it is not what its digest says"
 
 
-def _verified(folder: Path) -> tuple[VerifyReport, tuple[str, ...]]:
+def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str, ...]]:
     """The log's own check, against the anchor in the journal, and the journal's."""
     home = Home(folder)
-    anchor: ManifestHead | None = None
+    anchor = manifest.anchor
     findings: tuple[str, ...] = ()
     if home.rollouts_db.exists():
         rollouts = SqliteRollouts(home.rollouts_db)
@@ -249,24 +262,33 @@ def _move_services(folder: Path, before: Path, after: Path) -> None:
             write_atomically(path, canonical_json(manifest))
 
 
-def _contents(folder: Path, now_ms: int) -> Contents:
-    home = Home(folder)
+def _contents(settings: Settings, folder: Path, now_ms: int) -> Contents:
+    staged = dataclasses.replace(settings, home=Home(folder))
     champions: dict[str, int | None] = {}
     phases: collections.Counter[str] = collections.Counter()
-    if home.rollouts_db.exists():
-        rollouts = SqliteRollouts(home.rollouts_db)
+    if backends.has_rollouts(staged):
+        rollouts = backends.rollouts(staged)
         for state in rollouts.active(finished=True):
             phases[state.phase] += 1
             champion = rollouts.routes(state.model).champion
             champions[state.model] = champion.version if champion else None
         rollouts.close()
-    keys = 0
-    if home.admission_db.exists():
-        admission = SqliteAdmission(home.admission_db)
-        keys = sum(key.is_live(now_ms) for key in admission.all_keys())
-        admission.close()
-    bundles = len(list(home.bundles.glob("[!.]*"))) if home.bundles.is_dir() else 0
-    return Contents(champions, phases, keys, bundles)
+    bundles = staged.home.bundles
+    count = len(list(bundles.glob("[!.]*"))) if bundles.is_dir() else 0
+    return Contents(champions, dict(phases), _keys(staged, now_ms), count)
+
+
+def _keys(settings: Settings, now_ms: int) -> int:
+    if settings.postgres is None and not settings.home.admission_db.exists():
+        return 0
+    store = (
+        SqliteAdmission(settings.home.admission_db)
+        if settings.postgres is None
+        else PostgresKeys(settings.postgres)
+    )
+    live = sum(key.is_live(now_ms) for key in store.all_keys())
+    store.close()
+    return live
 
 
 def _put_in_place(folder: Path, root: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from mlplatform.backup import manifest as manifests
+from mlplatform.backup import servers
 from mlplatform.backup.archive import Told, Writer, writing
 from mlplatform.backup.manifest import File, Manifest
 from mlplatform.backup.moment import (
@@ -22,12 +23,13 @@ from mlplatform.backup.moment import (
     Moment,
     Spill,
     moment,
+    postgres_schemas,
     schemas,
     snapshot,
 )
 from mlplatform.decisions.segments import SEGMENTS
 from mlplatform.errors import Busy, NotFound, Refused
-from mlplatform.settings import Home
+from mlplatform.settings import Settings
 
 LEFT_OUT: Final = ("run", "logs", "jobs", "staging", "serving/status", f"decisions/{SEGMENTS}")
 """Of one start (tokens, addresses), or work that whoever asked for it begins again. Segments are
@@ -39,7 +41,7 @@ SQLITE: Final = b"SQLite format 3\0"
 
 
 def back_up(
-    home: Home, target: Path, *, now_ms: int, told: Told = lambda name, count: None
+    settings: Settings, target: Path, *, now_ms: int, told: Told = lambda name, count: None
 ) -> Manifest:
     """Write the whole state of an installation to a new folder, or a `.tar` file.
 
@@ -50,18 +52,19 @@ def back_up(
         told: of each file as it is copied.
 
     Raises:
-        NotFound: there is no home folder, or no folder to write to.
+        NotFound: there is no home folder, no folder to write to, or no `pg_dump` for a PostgreSQL.
         Refused: there is something at `target`, or it is within the home folder.
         Busy: rollouts changed all the time, or a file vanished.
-        Unavailable: a database is locked for long, or the disk is full.
+        Unavailable: a database is locked for long, a server does not answer, or the disk is full.
     """
+    home = settings.home
     if not (home.root / LOG).exists():
         raise NotFound(f"no decision log in {home.root}; MLPLATFORM_HOME says where")
     if target.parent.resolve().is_relative_to(home.root.resolve()):
         raise Refused(f"{target} is within the home folder")
     with writing(target) as writer:
-        with moment(home) as at:
-            taken = _Taking(home, at, writer, told)
+        with moment(home, settings.postgres) as at:
+            taken = _Taking(settings, at, writer, told)
             taken.everything()
         manifest = taken.manifest(now_ms)
         writer.add(manifests.NAME, io.BytesIO(manifests.encode(manifest)), told)
@@ -69,8 +72,9 @@ def back_up(
 
 
 class _Taking:
-    def __init__(self, home: Home, at: Moment, writer: Writer, told: Told) -> None:
-        self._root = home.root
+    def __init__(self, settings: Settings, at: Moment, writer: Writer, told: Told) -> None:
+        self._settings = settings
+        self._root = settings.home.root
         self._at = at
         self._writer = writer
         self._told = told
@@ -82,6 +86,7 @@ class _Taking:
             if (self._root / name).exists():
                 with snapshot(self._root / name) as db:
                     self._database(name, db)
+        self._servers()
         for name, db in self._at.held.items():
             self._database(name, db)
         for spill in self._at.spills:
@@ -101,10 +106,30 @@ class _Taking:
             home=str(self._root),
             schemas=self._schemas,
             log=self._at.head,
+            anchor=self._at.anchor,
             spilled={spill.name: spill.bytes for spill in self._at.spills},
             journal=self._at.journal,
+            servers=servers.named(self._settings),
             files=sorted(self._files, key=lambda file: file.name),
         )
+
+    def _servers(self) -> None:
+        """The registry's database before its objects: it names only those that are there."""
+        if self._at.postgres is not None:
+            self._dump(servers.PLATFORM, self._at.postgres)
+        if self._settings.mlflow_postgres is not None:
+            with servers.held(self._settings.mlflow_postgres) as database:
+                self._dump(servers.MLFLOW, database)
+        if self._settings.mlflow_artifacts:
+            objects = servers.Objects(self._settings.mlflow_artifacts)
+            for key in objects.names():
+                with objects.open(key) as source:
+                    name = f"{servers.ARTIFACTS}/{key}"
+                    self._files.append(self._writer.add(name, source, self._told))
+
+    def _dump(self, name: str, database: servers.Held) -> None:
+        self._schemas[name] = postgres_schemas(database)
+        self._files.append(self._writer.made(name, database.dump))
 
     def _database(self, name: str, db: sqlite3.Connection) -> None:
         page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]

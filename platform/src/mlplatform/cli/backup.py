@@ -38,7 +38,7 @@ def backup(
     """
     with _progress("copying") as told:
         manifest = back_up(
-            wiring.settings().home, target.absolute(), now_ms=SystemClock().wall_ms(), told=told
+            wiring.settings(), target.absolute(), now_ms=SystemClock().wall_ms(), told=told
         )
     if json:
         print_json({"backup": str(target.absolute()), **_facts(manifest)})
@@ -63,17 +63,19 @@ def restore(
 
     Example: mlplatform restore /backups/2026-11-25.tar
     """
-    home, now_ms = wiring.settings().home, SystemClock().wall_ms()
+    settings, now_ms = wiring.settings(), SystemClock().wall_ms()
     with _progress("checking" if check_only else "restoring") as told:
         done = (
             check(source, told=told)
             if check_only
-            else put_back(source, home, now_ms=now_ms, told=told, despite_findings=despite_findings)
+            else put_back(
+                source, settings, now_ms=now_ms, told=told, despite_findings=despite_findings
+            )
         )
     if json:
         print_json(_restored(done))
     else:
-        _print_restored(done, str(home.root), check_only=check_only)
+        _print_restored(done, str(settings.home.root), check_only=check_only)
     if done.findings and done.contents is None:
         raise typer.Exit(FAILED)
 

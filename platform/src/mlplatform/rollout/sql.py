@@ -129,11 +129,11 @@ class SqlRollouts:
     def anchor(self, head: ManifestHead) -> None:
         body = msgspec.json.encode(head, order="sorted").decode()
         with self._database.writing() as db:
-            if _last_anchor(db.rows(_LAST_ANCHOR)) != body:
+            if _last_anchor(db.rows(LAST_ANCHOR)) != body:
                 _append(db, body)
 
     def anchored(self) -> ManifestHead | None:
-        body = _last_anchor(self._database.rows(_LAST_ANCHOR))
+        body = _last_anchor(self._database.rows(LAST_ANCHOR))
         return None if body is None else msgspec.json.decode(body, type=ManifestHead)
 
     def verify(self) -> tuple[str, ...]:
@@ -159,7 +159,7 @@ class SqlRollouts:
 
 
 _ROUTES = "SELECT body FROM routes WHERE model = :model"
-_LAST_ANCHOR = "SELECT body FROM journal WHERE rollout_id IS NULL ORDER BY seq DESC LIMIT 1"
+LAST_ANCHOR = "SELECT body FROM journal WHERE rollout_id IS NULL ORDER BY seq DESC LIMIT 1"
 _COLUMNS = ("seq", "rollout_id", "model", "body", "routes", "fence", "digest")
 
 
