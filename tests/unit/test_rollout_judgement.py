@@ -12,7 +12,13 @@ from mlplatform.canonical import canonical_json
 from mlplatform.decisions.log import Watermark
 from mlplatform.rollout.journal import GatewayLease
 from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollout.window import MOMENT_MS, Traffic, canary_traffic, shadow_traffic
+from mlplatform.rollout.window import (
+    MOMENT_MS,
+    Traffic,
+    canary_traffic,
+    champion_traffic,
+    shadow_traffic,
+)
 from rollout_world import canary_rows, shadow_rows, table
 
 SHADOW = Limits(
@@ -148,6 +154,33 @@ def test_where_only_guardrails_are_read_calm_is_healthy() -> None:
     traffic = shadow_traffic(table(rows), generation=1, version=2)
     assert judge(traffic, limits, COMPLETE).verdict == "HEALTHY"
     assert judge(traffic, limits, LATE).verdict == "INCONCLUSIVE"
+
+
+def test_a_champion_that_nobody_asked_is_not_called_healthy() -> None:
+    limits = dataclasses.replace(SHADOW, units=None)
+    nobody = champion_traffic(table([]), generation=1, version=2)
+    verdict = judge(nobody, limits, COMPLETE)
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "no request of generation 1" in verdict.reason
+
+
+def test_a_canary_whose_answers_hardly_count_is_inconclusive() -> None:
+    degraded = {"degraded": True, "degraded_reason": "features"}
+    rows = canary_rows(600, 25, generation=1, version=2)
+    for row in [row for row in rows if row["arm"] == "challenger"][1:]:
+        row |= degraded
+    verdict = canary(rows)
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert verdict.reason == "answers that count (not degraded) for 1 of 100 customers"
+
+
+def test_a_shadow_with_hardly_a_decision_to_compare_is_inconclusive() -> None:
+    rows = shadow_rows(400, 2, generation=1, version=2)
+    for row in [row for row in rows if "kind" not in row][1:]:
+        row |= {"degraded": True, "degraded_reason": "features"}
+    verdict = shadow(rows)
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert verdict.reason == "decisions of both arms for 1 of 400 customers"
 
 
 A_MOMENT = 50

@@ -59,6 +59,23 @@ def test_no_records_leave_no_verdict() -> None:
     assert gate.verdict == "INCONCLUSIVE"
 
 
+@pytest.mark.parametrize(
+    ("labels", "verdict"),
+    [
+        ([], "INCONCLUSIVE"),
+        ([{"decision_id": "a", "label": 1, "event_ms": 2}], "INCONCLUSIVE"),
+        ([{"decision_id": "another", "label": 1, "event_ms": 50_000}], "HEALTHY"),
+        ([{"decision_id": "a", "label": 1, "event_ms": LATE_MS + 1}], "INCONCLUSIVE"),
+    ],
+    ids=["never one", "none since the step", "one, of whatever payment", "one, not arrived yet"],
+)
+def test_labels_that_have_stopped_coming_do_not_mean_genuine(
+    labels: list[dict[str, Any]], verdict: str
+) -> None:
+    gates = outcome_gates(joined(ROWS, labels), error_share=0.01)
+    assert {gate.verdict for gate in gates} == {verdict}
+
+
 def simulated(rng: np.random.Generator, *, missed: float, other: float) -> Outcomes:
     rows = canary_rows(600, 50, generation=1, version=2)
     labels = []
@@ -66,7 +83,8 @@ def simulated(rng: np.random.Generator, *, missed: float, other: float) -> Outco
         if rng.random() < 0.2:
             share = missed if row["arm"] == "challenger" else other
             row["decision"] = "approve" if rng.random() < share else "review"
-            labels.append({"decision_id": row["decision_id"], "label": 1})
+            arrival = {"event_ms": MATURE_MS}
+            labels.append({"decision_id": row["decision_id"], "label": 1} | arrival)
     return joined(rows, labels)
 
 

@@ -202,6 +202,16 @@ class World:
         self.clock.event += int(hours * 3_600_000)
         self.clock.wall += 1000
 
+    def live_on(self, days: int = 8) -> None:
+        """Days in which the champion answers, and reports of fraud come in."""
+        routes = self.rollouts.routes("fraud")
+        assert routes.champion is not None
+        answered = {"generation": routes.generation, "version": routes.champion.version}
+        self.log.rows.setdefault(routes.generation, []).append(answered)
+        self.clock.event += days * DAY_MS
+        report = {"kind": "label", "decision_id": "another", "label": 1}
+        self.log.labels.append(report | {"event_ms": self.clock.event})
+
     def outcome(self) -> dict[str, Any]:
         """Everything that must not depend on where a pass died."""
         states = self.rollouts.active("fraud", finished=True)
@@ -227,7 +237,7 @@ def bootstrap(world: World) -> None:
     world.approve(first)
     world.settle()
     world.generation()
-    world.clock.event += 8 * DAY_MS
+    world.live_on()
     world.settle()
     assert world.state(first).phase == "confirmed"
 
@@ -260,7 +270,7 @@ def to_promoted(world: World, version: int = 2) -> str:
 
 
 def confirmation(world: World) -> None:
-    world.clock.event += 8 * DAY_MS
+    world.live_on()
     world.settle()
     world.generation()
     world.settle()
@@ -298,7 +308,7 @@ def test_a_rollout_goes_its_way_and_is_confirmed(tmp_path: Path) -> None:
     assert (routes.champion, routes.previous, routes.phase) == (arm(2), arm(1), "steady")
     assert world.plane.names() == sorted([arm(1).service, arm(2).service])
     assert world.versions.aliases == {"champion": 2}
-    world.clock.event += 8 * DAY_MS
+    world.live_on()
     world.settle()
     world.generation()
     world.settle()
@@ -596,7 +606,7 @@ def test_a_champion_that_is_replaced_before_it_stands_is_superseded(tmp_path: Pa
     second = to_promoted(world, 2)
     third = to_promoted(world, 3)
     assert world.state(second).phase == "promoted"
-    world.clock.event += 8 * DAY_MS
+    world.live_on()
     world.settle()
     assert world.state(third).phase == "confirmed"
     world.settle()
@@ -648,6 +658,27 @@ def test_a_promotion_whose_labels_turn_out_worse_is_taken_back(tmp_path: Path) -
     assert world.state(second).phase == "rolled_back"
     assert world.state(second).reason.startswith("frauds let through")
     assert world.rollouts.routes("fraud").champion == arm(1)
+
+
+def test_a_promotion_is_not_confirmed_by_days_without_traffic_or_without_labels(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    first = world.open(1)
+    world.settle()
+    world.approve(first)
+    world.settle()
+    world.generation()
+    world.clock.event += 8 * DAY_MS
+    assert any("no request of generation" in wait for wait in world.settle().waits)
+    world.live_on()
+    world.settle()
+    assert world.state(first).phase == "confirmed"
+    second = to_promoted(world)
+    world.live_on()
+    world.log.labels.clear()
+    assert any("labels have stopped coming" in wait for wait in world.settle().waits)
+    assert world.state(second).phase == "promoted"
 
 
 def test_a_promotion_waits_for_its_canary_to_be_in_the_log(tmp_path: Path) -> None:

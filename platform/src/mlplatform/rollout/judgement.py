@@ -39,6 +39,10 @@ SAMPLE_RATIO_ERROR_PART = 0.1
 
 MAX_GUARDRAIL_LOOKS = 20
 
+COUNTED_PART = 0.5
+"""Of a sample's customers, those whose answers must count (not degraded): of fewer, an interval is
+so wide that nothing could be proven against the arm, and that would pass for health."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -97,14 +101,14 @@ def judge(
         gate, cut = tripped
         return _judgement([gate], traffic, cut, sources)
     if limits.units is None:
-        calm = Gate("guardrail", "HEALTHY", "no guardrail was tripped", {})
-        return _when_complete([calm, *slow_gates], traffic, len(traffic), sources)
+        return _when_complete([_calm(traffic), *slow_gates], traffic, len(traffic), sources)
     cut_or_none = cut_at_sample(traffic, units=limits.units, requests=limits.requests)
     if cut_or_none is None:
         return _judgement([_too_few(traffic, limits)], traffic, len(traffic), sources)
     challenger, _ = arm_windows(traffic, cut_or_none)
     gates = [
         _failure_gate(challenger, limits),
+        *_answers_gate(challenger),
         _alert_gate(challenger, limits),
         *_split_gate(traffic, cut_or_none, limits),
         *_flip_gate(challenger, limits),
@@ -132,6 +136,21 @@ def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
     return None
 
 
+def _calm(traffic: Traffic) -> Gate:
+    if not (traffic.challenger & ~traffic.excused).any():
+        reason = f"no request of generation {traffic.generation} was put to it"
+        return Gate("guardrail", "INCONCLUSIVE", reason, {})
+    return Gate("guardrail", "HEALTHY", "no guardrail was tripped", {})
+
+
+def _answers_gate(window: ArmWindow) -> list[Gate]:
+    counted = sum(count > 0 for count in window.answers)
+    if counted >= COUNTED_PART * window.units:
+        return []
+    reason = f"answers that count (not degraded) for {counted} of {window.units} customers"
+    return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": window.units})]
+
+
 def _failure_gate(window: ArmWindow, limits: Limits) -> Gate:
     share = _failure_share(window, 2 * limits.error_share)
     return _at_most("failures", share, limits.failure_share, "requests that it failed")
@@ -155,6 +174,10 @@ def _failed_moments(window: ArmWindow) -> str:
 def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:
     if not sum(window.pairs) and limits.percent is not None:
         return []
+    paired = sum(count > 0 for count in window.pairs)
+    if limits.percent is None and paired < COUNTED_PART * window.units:
+        reason = f"decisions of both arms for {paired} of {window.units} customers"
+        return [Gate("flips", "INCONCLUSIVE", reason, {"paired": paired, "units": window.units})]
     share = _share(window.flips, window.pairs, 2 * limits.error_share)
     return [_at_most("flips", share, limits.flip_share, "decisions unlike the champion's")]
 

@@ -36,11 +36,17 @@ class OutcomeWindow:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Both arms of a finished generation; `immature` answers may still get a label."""
+    """Both arms of a finished generation.
+
+    Args:
+        immature: answers that may still get a label.
+        silent: no label of any decision has arrived since the generation's last answer.
+    """
 
     challenger: OutcomeWindow
     champion: OutcomeWindow
     immature: int
+    silent: bool
 
 
 def outcomes(
@@ -80,20 +86,27 @@ def outcomes(
             false_alerts=per_unit(alert & ~fraud),
         )
 
-    return Outcomes(window("challenger"), window("champion"), int(immature.sum()))
+    last_ms = int(columns["event_ms"][kept].max()) if kept.any() else 0
+    arrived = labels.column("event_ms").to_numpy()
+    silent = not ((arrived > last_ms) & (arrived <= now_event_ms)).any()
+    return Outcomes(window("challenger"), window("champion"), int(immature.sum()), silent)
 
 
 def outcome_gates(seen: Outcomes, *, error_share: float) -> list[Gate]:
     """Whether the new version proves worse at either mistake than the one it replaced.
 
     Its interval must lie wholly above the other arm's; with few frauds neither says much, and
-    then nothing is proven against it. Answers without a mature label are INCONCLUSIVE.
+    then nothing is proven against it. Answers without a mature label are INCONCLUSIVE, and so is
+    silence: where labels have stopped coming, none does not mean genuine.
     """
     if not (seen.challenger.units and seen.champion.units):
         return [Gate("labels", "INCONCLUSIVE", "the last canary step is not in the log", {})]
     if seen.immature:
         reason = f"{seen.immature} answers of the last canary step have no mature label yet"
         return [Gate("labels", "INCONCLUSIVE", reason, {"immature": seen.immature})]
+    if seen.silent:
+        reason = "no label has arrived since the last canary step: labels have stopped coming"
+        return [Gate("labels", "INCONCLUSIVE", reason, {})]
     new, old = seen.challenger, seen.champion
     return [
         _compared("missed_fraud", "frauds let through", (new.missed, new.frauds),
