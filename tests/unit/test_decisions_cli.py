@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mlplatform.cli import app
 from mlplatform.cli import log as log_commands
 from mlplatform.decisions.log import Entry, ManifestHead, Spilled, WriterHead
 from mlplatform.decisions.records import Record
 from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.settings import Settings
 
 RUNNER = CliRunner()
@@ -55,12 +57,41 @@ def test_a_changed_record_is_named_with_exit_code_1(decisions: Path) -> None:
 def test_the_anchor_comes_from_whoever_builds_the_commands(decisions: Path) -> None:
     """A log that is behind its anchor is not whole."""
 
-    def anchor_of(_: Settings) -> ManifestHead:
-        return ManifestHead(0, "", {"gw": WriterHead(9, "00" * 32)})
+    def journal_of(_: Settings) -> log_commands.Journal:
+        return log_commands.Journal(ManifestHead(0, "", {"gw": WriterHead(9, "00" * 32)}))
 
-    result = RUNNER.invoke(log_commands.commands(anchor_of), ["verify"])
+    result = RUNNER.invoke(log_commands.commands(journal_of), ["verify"])
     assert result.exit_code == 1
     assert "writer gw ends at record 3, the anchor at 9" in result.output
+
+
+def anchored(decisions: Path) -> sqlite3.Connection:
+    """The rollout journal with the log's head in it, open for whoever wants to change it."""
+    path = decisions.parent / "rollouts.db"
+    with closing(SqliteDecisionLog(decisions)) as log, closing(SqliteRollouts(path)) as rollouts:
+        rollouts.anchor(log.seal())
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def test_a_journal_that_was_changed_is_named(decisions: Path) -> None:
+    """An anchor that was made to fit a truncated log is not believed."""
+    with closing(anchored(decisions)) as journal:
+        assert RUNNER.invoke(app, ["log", "verify"]).exit_code == 0
+        journal.execute("UPDATE journal SET body = replace(body, '\"seq\":3', '\"seq\":2')")
+    result = RUNNER.invoke(app, ["log", "verify"])
+    assert result.exit_code == 1
+    assert "journal row 1 was changed" in result.output
+
+
+def test_a_log_whose_journal_is_missing_is_not_called_whole(decisions: Path) -> None:
+    """Who removes the journal with the log's tail is not told that all is well."""
+    anchored(decisions).close()
+    for path in decisions.parent.glob("rollouts.db*"):
+        path.unlink()
+    result = RUNNER.invoke(app, ["log", "verify", "--json"])
+    assert result.exit_code == 1
+    (finding,) = json.loads(result.output)["findings"]
+    assert finding.startswith("the rollout journal is missing")
 
 
 def test_show_prints_every_record_of_a_decision(decisions: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 
 import typer
 
@@ -23,7 +24,6 @@ from mlplatform.cli import (
 )
 from mlplatform.cli.exit_codes import exit_code
 from mlplatform.cli.output import print_error
-from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import PlatformError
 from mlplatform.settings import Settings
 
@@ -34,11 +34,12 @@ Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 """
 
 
-def _anchor(settings: Settings) -> ManifestHead | None:
-    """The log's last head as the rollout journal holds it."""
+def _journal(settings: Settings) -> log.Journal | None:
+    """The log's last head as the rollout journal holds it, and whether that journal is whole."""
     if not backends.has_rollouts(settings):
         return None
-    return backends.rollouts(settings).anchored()
+    with closing(backends.rollouts(settings)) as rollouts:
+        return log.Journal(rollouts.anchored(), rollouts.verify())
 
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -53,7 +54,7 @@ app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(history.app, name="history")
-app.add_typer(log.commands(_anchor), name="log")
+app.add_typer(log.commands(_journal), name="log")
 
 
 def main() -> None:

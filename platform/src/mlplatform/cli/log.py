@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import httpx
@@ -25,32 +25,53 @@ from mlplatform.decisions.tables import DATABASE
 from mlplatform.errors import NotFound, PlatformError, Unavailable
 from mlplatform.settings import Settings
 
-AnchorOf = Callable[[Settings], ManifestHead | None]
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What is known of the log outside it.
+
+    Args:
+        anchor: its head as the rollout journal holds it; None where no pass has anchored it yet.
+        findings: what is wrong with that journal itself, one sentence each.
+    """
+
+    anchor: ManifestHead | None = None
+    findings: tuple[str, ...] = ()
+
+
+JournalOf = Callable[[Settings], Journal | None]
+MISSING = (
+    "the rollout journal is missing: without the head that it anchors, nobody can tell whether the "
+    "log's end is"
+)
 
 _EXAMPLES = """Examples: mlplatform log status; mlplatform log verify;
 mlplatform log show 0198c2f0a4 --json; mlplatform log explain 0198c2f0a4.
 Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
 
 
-def unanchored(_: Settings) -> ManifestHead | None:
-    """No anchor: the log is checked against itself alone."""
-    return None
+def no_journal(_: Settings) -> Journal:
+    """Nothing outside: the log is checked against itself alone."""
+    return Journal()
 
 
-def commands(anchor_of: AnchorOf = unanchored) -> typer.Typer:
+def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
     """The commands of `mlplatform log`.
 
     Args:
-        anchor_of: finds the manifest head that was anchored last outside the log.
+        journal_of: finds what is anchored outside the log; None where that is missing.
     """
     app = typer.Typer(name="log", help=__doc__, epilog=_EXAMPLES, no_args_is_help=True)
 
     @app.command(epilog="Example: mlplatform log verify --json")
     def verify(json: AsJson = False) -> None:
-        """Check every record, chain and segment, and name whatever is wrong (exit code 1)."""
+        """Check every record, chain and segment, and the journal that anchors them.
+
+        Whatever is wrong is named, and the exit code is 1.
+        """
         given = settings.load(os.environ)
         with _errors_as_exit_codes(), closing(_open(given)) as log:
-            report = log.verify(anchor_of(given))
+            report = _verified(log, journal_of(given))
         _print_report(report, as_json=json)
         raise typer.Exit(0 if report.ok else FAILED)
 
@@ -146,6 +167,13 @@ def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[
         print_error(PlatformError(f"the gateway: {answer.get('detail', response.status_code)}"))
         raise typer.Exit(exit_code_of_status(response.status_code))
     return answer
+
+
+def _verified(log: SqliteDecisionLog, journal: Journal | None) -> VerifyReport:
+    report = log.verify(None if journal is None else journal.anchor)
+    if journal is not None:
+        return replace(report, findings=report.findings + journal.findings)
+    return replace(report, findings=(*report.findings, MISSING)) if report.records else report
 
 
 def _open(given: Settings) -> SqliteDecisionLog:
