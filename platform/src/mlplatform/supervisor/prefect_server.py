@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mlplatform.errors import Unavailable
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.own_pages import OwnPages
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -84,9 +85,10 @@ def run(
     import uvicorn
     from prefect.server.api.server import create_app
 
+    hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(),
+            OwnPages(create_app(), hosts),
             host="127.0.0.1",
             port=settings.prefect_port,
             log_level="warning",
