@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from mlplatform.models.definition import load_definition
+from mlplatform.serving.ignored import refuse_ignored
 from mlplatform.serving.manifest import MODEL_FORMAT, RUNTIME, read, render_examples
+from mlplatform.serving.triton import config
 from support.manifest_schemas import unknown
+from support.pod_security import violations
 
 ROOT = Path(__file__).parents[2]
 KINDS = {
@@ -85,3 +89,74 @@ def test_the_runtime_passes_arguments_that_the_predictor_takes() -> None:
 def test_no_manifest_splits_traffic() -> None:
     for path in manifests():
         assert not re.search("canary", path.read_text(), re.IGNORECASE)
+
+
+def runtimes() -> dict[str, dict[str, Any]]:
+    return {p.stem: content(p) for p in sorted((ROOT / "kserve/runtimes").glob("*.yaml"))}
+
+
+def examples() -> dict[str, dict[str, Any]]:
+    """One InferenceService for each runtime that is not the platform's own, named as it."""
+    return {p.stem: content(p) for p in sorted((ROOT / "kserve/examples").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize("name", runtimes())
+def test_a_runtime_is_taken_only_by_name_and_pinned_to_a_version(name: str) -> None:
+    spec = runtimes()[name]["spec"]
+    [container] = spec["containers"]
+
+    assert runtimes()[name]["metadata"]["name"] == f"mlplatform-{name.removeprefix('mlplatform-')}"
+    assert not any(f["autoSelect"] for f in spec["supportedModelFormats"])
+    assert re.fullmatch(r"[a-z]+/[a-z-]+:[0-9]+\.[0-9]+(\.[0-9]+)?(-py3)?", container["image"])
+
+
+@pytest.mark.parametrize("name", runtimes())
+def test_a_runtimes_pods_are_admitted_by_the_restricted_standard(name: str) -> None:
+    assert violations(runtimes()[name]["spec"]) == []
+
+
+@pytest.mark.parametrize("name", runtimes())
+def test_a_runtime_is_ready_when_its_model_is_and_writes_nothing_beside_it(name: str) -> None:
+    [container] = runtimes()[name]["spec"]["containers"]
+    protocol = runtimes()[name]["spec"]["protocolVersions"][0]
+    path = {
+        "v2": "/v2/models/{{.Name}}/ready",
+        "v1": "/v1/models/{{.Name}}",  # TensorFlow Serving answers 404 until a version is served
+    }[protocol]
+
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": path, "port": 8080}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {"requests", "limits"} == container["resources"].keys()
+
+
+@pytest.mark.parametrize("name", examples())
+def test_an_example_asks_its_runtime_for_what_it_has(name: str) -> None:
+    service = examples()[name]
+    model = service["spec"]["predictor"]["model"]
+    runtime = runtimes()[name]["spec"]
+
+    assert model["runtime"] == f"mlplatform-{name}"
+    assert model["protocolVersion"] in runtime["protocolVersions"]
+    assert model["modelFormat"] in [
+        {"name": f["name"], "version": f["version"]} for f in runtime["supportedModelFormats"]
+    ]
+    assert model["resources"].keys() == {"requests", "limits"}
+    refuse_ignored(service)
+    for label in re.findall(r"\{\{\.Labels\.(\w+)\}\}", str(runtime)):
+        assert label in service["metadata"]["labels"]
+
+
+def test_every_other_runtime_has_an_example() -> None:
+    assert examples().keys() == runtimes().keys() - {RUNTIME}
+
+
+def test_triton_serves_what_is_laid_out_for_it() -> None:
+    """Its model goes by the service's name, which requests and probes use."""
+    service = examples()["triton"]
+    name = service["metadata"]["name"]
+    [container] = runtimes()["triton"]["spec"]["containers"]
+
+    assert "--model-repository=/mnt/models" in container["args"]
+    assert service["spec"]["predictor"]["model"]["storageUri"].endswith(f"/{name}")
+    assert f'name: "{name}"' in config(load_definition("fraud"), name)
