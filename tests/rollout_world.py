@@ -30,6 +30,24 @@ def arm(version: int) -> Arm:
     return Arm(version, bundle, f"fraud-v{version}-{bundle[:8]}")
 
 
+def gate_report(bundle: str, champion: str | None = None) -> dict[str, Any]:
+    """What the registry keeps of a version that passed its gates: two of them, here."""
+    quality = "average precision 0.612 on 80 frauds (90 % interval 0.550 to 0.670)"
+    latency = "one payment on one thread takes 0.1 ms (at most 10 ms allowed)"
+    return {
+        "model": "fraud",
+        "bundle": bundle,
+        "champion": champion,
+        "passed": True,
+        "gates": [
+            {"name": "quality", "verdict": "passed", "observed": 0.612, "limit": 0.1,
+             "interval": [0.55, 0.67], "reason": quality},
+            {"name": "latency", "verdict": "passed", "observed": 0.1, "limit": 10.0,
+             "interval": None, "reason": latency},
+        ],
+    }  # fmt: skip
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Records as the log's reader gives them; what a row leaves out has a plain default."""
     full = []

@@ -30,6 +30,7 @@ from rollout_world import (
     FakeVersions,
     StoppedClock,
     canary_rows,
+    gate_report,
     shadow_rows,
 )
 from support.kserve_world import KServe
@@ -99,7 +100,7 @@ class World:
             (self.kserve.folder / "new").rename(target)
         for path in (target, *target.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        return Candidate(version, digest, "ann", 0.001, 0.05)
+        return Candidate(version, digest, "ann", 0.001, 0.05, gate_report(digest))
 
     def open(self, candidate: Candidate) -> str:
         return open_rollout(

@@ -18,7 +18,7 @@ from mlplatform.orchestration.prefect import FlowRun
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval
 from mlplatform.rollout.transitions import ApprovalAsked
 from mlplatform.settings import load
-from rollout_world import StoppedClock
+from rollout_world import StoppedClock, gate_report
 
 CLOCK = StoppedClock()
 EVIDENCE = {"requests": 1500}
@@ -77,7 +77,7 @@ def platform(tmp_path: Path) -> wiring.Platform:
 @pytest.fixture
 def rollout(platform: wiring.Platform) -> str:
     """The id of a rollout that ana's version waits in."""
-    candidate = Candidate(version=1, bundle="b" * 64, author="ana", alert_low=0.0, alert_high=0.1)
+    candidate = Candidate(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
     rollouts = platform.rollouts
     found = open_rollout(rollouts, "fraud", candidate, actor="ana", reason="new", clock=CLOCK)
     fence = rollouts.acquire("fraud", "a pass", 10.0)

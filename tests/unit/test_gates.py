@@ -273,11 +273,11 @@ def test_a_report_survives_json():
 
 def test_markdown_shows_first_what_stopped_the_candidate():
     slow = replace(GOOD, running=replace(GOOD.running, latency_p99_ms=11.0))
-    lines = to_markdown(judge(slow, GATES, TRAINING)).splitlines()
+    lines = to_markdown(to_dict(judge(slow, GATES, TRAINING))).splitlines()
     assert "did not pass" in lines[0]
     first = next(
         line
         for line in lines
         if line.startswith("| ") and "---" not in line and not line.startswith("| gate")
     )
-    assert first.startswith("| latency | ❌ failed | 11 | 10 |")
+    assert first.startswith("| latency | ❌ failed | one payment on one thread takes 11 ms")

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlplatform.canonical import digest
 from mlplatform.decisions.log import Entry
 from mlplatform.decisions.records import Record
 from mlplatform.decisions.sqlite import SqliteDecisionLog
@@ -34,6 +35,7 @@ from rollout_world import (
     arm,
     canary_rows,
     fraud,
+    gate_report,
     plain,
     shadow_rows,
     table,
@@ -56,7 +58,9 @@ def small() -> ModelDefinition:
 
 
 def candidate(version: int) -> Candidate:
-    return Candidate(version, arm(version).bundle, "ann", 0.001, 0.05)
+    return Candidate(
+        version, arm(version).bundle, "ann", 0.001, 0.05, gate_report(arm(version).bundle)
+    )
 
 
 class Killed(BaseException):
@@ -374,6 +378,16 @@ def test_a_pass_that_dies_at_any_write_changes_only_the_time(
         world.rollouts.close()
 
 
+def test_who_approves_sees_the_gate_report_and_is_bound_to_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    first = world.open(1)
+    world.settle()
+    [(asked, evidence)] = world.approvals.asked.items()
+    assert evidence["validation"] == gate_report(arm(1).bundle)
+    assert asked == digest(dict(evidence)) == world.state(first).asked
+    assert asked != digest(evidence | {"validation": {}})
+
+
 def test_only_one_rollout_of_a_model_ramps(tmp_path: Path) -> None:
     world = World(tmp_path)
     bootstrap(world)
@@ -444,7 +458,7 @@ def test_a_challenger_with_wrong_alerts_is_stopped_in_shadow(tmp_path: Path) -> 
     )
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "alert share" in world.state(second).reason
+    assert "raised an alert on 57 of 120 requests" in world.state(second).reason
 
 
 def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:

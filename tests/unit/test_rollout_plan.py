@@ -33,7 +33,7 @@ from mlplatform.rollout.plan import (
 from mlplatform.rollout.routes import Routes, no_routes
 from mlplatform.rollout.state import RolloutState, fold, follow
 from mlplatform.rollout.transitions import Answered, Opened, decode, encode
-from rollout_world import arm, fraud
+from rollout_world import arm, fraud, gate_report
 
 POLICY = fraud().rollout
 NOW = Now(event_ms=10 * DAY_MS, wall_ms=10 * DAY_MS)
@@ -56,6 +56,7 @@ def opened(*, bootstrap: bool = False) -> Opened:
         alert_low=0.0,
         alert_high=0.1,
         bootstrap=bootstrap,
+        validation=gate_report(arm(2).bundle),
     )
 
 
@@ -181,10 +182,27 @@ def test_the_ramp_takes_every_step_of_the_policy() -> None:
 def test_a_first_version_goes_from_approval_to_promotion() -> None:
     world = started(bootstrap=True)
     assert isinstance(world.take(None), Deploy)
-    assert isinstance(world.take(None), AskApproval)
+    asked = world.take(None)
+    assert isinstance(asked, AskApproval)
+    assert asked.evidence["validation"] == gate_report(arm(2).bundle)
     world.answer("approve")
     assert isinstance(world.take(None), Promote)
     assert world.routes.champion == arm(2)
+
+
+def test_a_challenger_is_approved_by_its_gates_and_by_its_traffic() -> None:
+    world = started()
+    world.take(None)
+    world.take(None)
+    asked = world.take("HEALTHY")
+    assert isinstance(asked, AskApproval)
+    assert asked.evidence["validation"] == gate_report(arm(2).bundle)
+    assert asked.evidence["verdict"] == "HEALTHY"
+
+
+def test_a_rollout_of_an_earlier_release_has_no_gate_report() -> None:
+    row = encode(opened()).replace(b'"validation":', b'"dropped":')
+    assert fold([decode(row)]).validation == {}
 
 
 def test_without_approval_in_the_policy_nobody_is_asked() -> None:

@@ -23,6 +23,7 @@ def open_rollout(platform: Platform, model: str, version: int, *, actor: str, re
         author=found.facts.author,
         alert_low=found.facts.alert_low,
         alert_high=found.facts.alert_high,
+        validation=found.facts.report,
     )
     return commands.open_rollout(
         platform.rollouts, model, candidate, actor=actor, reason=reason, clock=platform.clock

@@ -157,9 +157,9 @@ def _answer(
 
 def report_page(report: GateReport) -> str:
     """The gate report in Markdown."""
-    from mlplatform.validation.report import to_markdown
+    from mlplatform.validation.report import to_dict, to_markdown
 
-    return to_markdown(report)
+    return to_markdown(to_dict(report))
 
 
 def milliseconds(moment: datetime | None) -> int | None:

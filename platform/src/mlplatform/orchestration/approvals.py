@@ -8,7 +8,7 @@ from typing import Any
 from mlplatform.clock import Clock
 from mlplatform.errors import Unavailable
 from mlplatform.orchestration.prefect import APPROVAL_FLOW, FlowRun, PrefectApi
-from mlplatform.rollout.summary import to_markdown
+from mlplatform.rollout.summary import question
 
 ATTEMPTS = 20
 DEAD_AFTER_MS = 90_000
@@ -28,7 +28,7 @@ class PrefectApprovals:
             "model": self._model,
             "rollout_id": rollout_id,
             "evidence_digest": digest,
-            "summary": to_markdown(rollout_id, evidence),
+            "summary": question(rollout_id, evidence),
         }
         for attempt in range(ATTEMPTS):
             run = self._api.start(APPROVAL_FLOW, parameters, f"approval-{digest}-{attempt}")

@@ -11,7 +11,7 @@ from mlplatform.rollout.journal import Passes, Rollouts
 from mlplatform.rollout.plan import Observation, Service, rolled_back_routes
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.rollout.state import RolloutState, fold
-from mlplatform.rollout.transitions import Answer, Answered, Opened, RolledBack
+from mlplatform.rollout.transitions import Answer, Answered, Evidence, Opened, RolledBack
 from mlplatform.serving.names import ServiceName
 
 COMMAND_LEASE_TTL_S = 10.0
@@ -25,6 +25,8 @@ class Candidate:
         bundle: its full digest.
         author: who made it, and so may not approve it.
         alert_low, alert_high: the predicted band of its alert share (0-1).
+        validation: its gate report, as `validation.report.to_dict` gives it: who approves sees it,
+            and is bound to it.
     """
 
     version: int
@@ -32,6 +34,7 @@ class Candidate:
     author: str
     alert_low: float
     alert_high: float
+    validation: Evidence
 
 
 def open_rollout(
@@ -66,6 +69,7 @@ def open_rollout(
         alert_low=candidate.alert_low,
         alert_high=candidate.alert_high,
         bootstrap=routes.champion is None,
+        validation=candidate.validation,
     )
     rollouts.commit(opened, None)
     return opened.rollout_id

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlplatform.decisions.log import Watermark
+from mlplatform.figures import percent, span
 from mlplatform.rollout.journal import GatewayLease
 from mlplatform.rollout.statistics import (
     Share,
@@ -127,10 +128,9 @@ def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
         share = _failure_share(window, limits.error_share / 2**look)
         if share.low > limits.failure_share:
             reason = (
-                f"the challenger failed {sum(window.failures)} of {sum(window.requests)} requests "
-                f"({window.units} customers, {_failed_moments(window)}): "
-                f"at least {share.low:.2%}, "
-                f"allowed {limits.failure_share:.2%}"
+                f"failed to answer {_of(window.failures, window.requests, 'requests')} "
+                f"({window.units:,} customers, {_failed_moments(window)}): "
+                f"{_against(share, limits.failure_share)}"
             )
             return Gate("guardrail", "UNHEALTHY", reason, values_of(share)), cut
     return None
@@ -153,7 +153,8 @@ def _answers_gate(window: ArmWindow) -> list[Gate]:
 
 def _failure_gate(window: ArmWindow, limits: Limits) -> Gate:
     share = _failure_share(window, 2 * limits.error_share)
-    return _at_most("failures", share, limits.failure_share, "requests that it failed")
+    seen = f"failed to answer {_of(window.failures, window.requests, 'requests')}"
+    return _at_most("failures", share, limits.failure_share, seen)
 
 
 def _failure_share(window: ArmWindow, error_share: float) -> Share:
@@ -168,7 +169,7 @@ def _failure_share(window: ArmWindow, error_share: float) -> Share:
 
 def _failed_moments(window: ArmWindow) -> str:
     counts = window.evidence()
-    return f"in {counts['failed_moments']} of {counts['moments']} moments"
+    return f"in {counts['failed_moments']:,} of {counts['moments']:,} moments"
 
 
 def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:
@@ -179,16 +180,20 @@ def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:
         reason = f"decisions of both arms for {paired} of {window.units} customers"
         return [Gate("flips", "INCONCLUSIVE", reason, {"paired": paired, "units": window.units})]
     share = _share(window.flips, window.pairs, 2 * limits.error_share)
-    return [_at_most("flips", share, limits.flip_share, "decisions unlike the champion's")]
+    seen = f"decided {_of(window.flips, window.pairs, 'requests')} unlike the champion"
+    return [_at_most("flips", share, limits.flip_share, seen)]
 
 
 def _alert_gate(window: ArmWindow, limits: Limits) -> Gate:
     share = _share(window.alerts, window.answers, limits.error_share)
     values = values_of(share) | {"band_low": limits.alert_low, "band_high": limits.alert_high}
-    band = f"predicted {limits.alert_low:.2%} to {limits.alert_high:.2%}"
     if not (math.isfinite(share.low) and math.isfinite(share.high)):
         return Gate("alerts", "INCONCLUSIVE", "no answer of the challenger can be counted", values)
-    seen = f"alert share {share.value:.2%} ({share.low:.2%} to {share.high:.2%}), {band}"
+    seen = (
+        f"raised an alert on {_of(window.alerts, window.answers, 'requests')}: "
+        f"{percent(share.value)} ({100 * (1 - limits.error_share):g} % interval "
+        f"{span(share.low, share.high)}; {span(limits.alert_low, limits.alert_high)} was predicted)"
+    )
     inside = share.low <= limits.alert_high and share.high >= limits.alert_low
     return Gate("alerts", "HEALTHY" if inside else "UNHEALTHY", seen, values)
 
@@ -203,7 +208,10 @@ def _split_gate(traffic: Traffic, cut: int, limits: Limits) -> list[Gate]:
         "units": everyone,
         "p_value": number_of(p_value),
     }
-    seen = f"{mine} of {everyone} customers, asked for {limits.percent:g} % (p = {p_value:.2g})"
+    seen = (
+        f"answered {mine:,} of {everyone:,} customers, where {limits.percent:g} % were to be its "
+        f"own (a split as uneven comes by chance with probability {p_value:.2g})"
+    )
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", seen, values)]
     broken = p_value < limits.error_share * SAMPLE_RATIO_ERROR_PART
@@ -213,18 +221,27 @@ def _split_gate(traffic: Traffic, cut: int, limits: Limits) -> list[Gate]:
 def _too_few(traffic: Traffic, limits: Limits) -> Gate:
     window, _ = arm_windows(traffic, len(traffic))
     requests = sum(window.requests)
-    reason = f"{window.units} of {limits.units} customers"
+    reason = f"{window.units:,} of {limits.units or 0:,} customers needed"
     if limits.requests:
-        reason += f", {requests} of {limits.requests} requests"
+        reason += f", {requests:,} of {limits.requests:,} requests"
     return Gate("sample", "INCONCLUSIVE", reason, {"units": window.units, "requests": requests})
 
 
-def _at_most(name: str, share: Share, limit: float, what: str) -> Gate:
+def _at_most(name: str, share: Share, limit: float, seen: str) -> Gate:
     values = values_of(share) | {"limit": limit}
     if not math.isfinite(share.low):
-        return Gate(name, "INCONCLUSIVE", f"nothing to count of {what}", values)
-    seen = f"{what}: {share.value:.2%}, at least {share.low:.2%}, allowed {limit:.2%}"
-    return Gate(name, "HEALTHY" if share.low <= limit else "UNHEALTHY", seen, values)
+        return Gate(name, "INCONCLUSIVE", f"{seen}: nothing to count", values)
+    verdict: Verdict = "HEALTHY" if share.low <= limit else "UNHEALTHY"
+    return Gate(name, verdict, f"{seen}: {_against(share, limit)}", values)
+
+
+def _of(hits: Sequence[int], trials: Sequence[int], what: str) -> str:
+    return f"{sum(hits):,} of {sum(trials):,} {what}"
+
+
+def _against(share: Share, limit: float) -> str:
+    proven = f"at least {percent(share.low)} proven"
+    return f"{percent(share.value)}, {proven} (at most {percent(limit)} allowed)"
 
 
 def _when_complete(gates: list[Gate], traffic: Traffic, cut: int, sources: Sources) -> Judgement:

@@ -217,7 +217,7 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
     if not state.bootstrap:
         reason = f"{state.challenger.service} is ready"
         return Advance("shadow", None, _shadow_routes(state, seen.routes), reason)
-    evidence: dict[str, Any] = _identity(state) | {"bootstrap": True}
+    evidence = _validated(state) | {"bootstrap": True}
     if policy.approval == "none":
         return Promote(_promoted_routes(state, seen.routes), "the first version", evidence)
     return AskApproval("the first version is ready; there is no champion to compare with", evidence)
@@ -228,7 +228,7 @@ def _shadow(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: 
     if held is not None:
         return held
     judgement = _judged(seen)
-    evidence = _identity(state) | judgement.evidence
+    evidence = _validated(state) | judgement.evidence
     if policy.approval == "required":
         return AskApproval(f"shadow: {judgement.reason}", evidence)
     return _canary_step(state, seen, policy, 0, f"shadow: {judgement.reason}", evidence)
@@ -336,6 +336,11 @@ def _identity(state: RolloutState) -> Evidence:
         "author": state.author,
         "alert_band": [state.alert_low, state.alert_high],
     }
+
+
+def _validated(state: RolloutState) -> Evidence:
+    """What is known of a version before it met traffic: an approval is an answer to this too."""
+    return _identity(state) | {"validation": state.validation}
 
 
 def _canary_step(

@@ -14,6 +14,7 @@ from mlplatform.rollout.transitions import (
     ApprovalAsked,
     CanaryStepped,
     Confirmed,
+    Evidence,
     Opened,
     Promoted,
     RolledBack,
@@ -41,6 +42,7 @@ class RolloutState:
     """One rollout, now.
 
     Args:
+        validation: the version's gate report, as it was when the rollout was opened.
         step: index into the policy's canary steps, in phase "canary".
         since_event_ms, since_wall_ms: when the phase, or the canary step, began.
         displaced: the rollout that the routes named before this one's shadow began.
@@ -58,6 +60,7 @@ class RolloutState:
     alert_low: float
     alert_high: float
     bootstrap: bool
+    validation: Evidence
     phase: Phase
     step: int | None
     since_event_ms: int
@@ -143,6 +146,7 @@ def _opened(fact: Opened) -> RolloutState:
         alert_low=fact.alert_low,
         alert_high=fact.alert_high,
         bootstrap=fact.bootstrap,
+        validation=fact.validation,
         phase="deploying",
         step=None,
         since_event_ms=fact.event_ms,

@@ -3,48 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from mlplatform.figures import percent, span
+from mlplatform.validation import report
+
+MARKS = {"HEALTHY": "✅ healthy", "UNHEALTHY": "❌ unhealthy", "INCONCLUSIVE": "❔ cannot be told"}
+TITLES = {
+    "guardrail": "guardrail",
+    "failures": "answers in time",
+    "alerts": "share of alerts",
+    "flips": "changed decisions",
+    "split": "split of customers",
+    "sample": "enough traffic",
+    "log": "complete log",
+    "labels": "mature labels",
+    "missed_fraud": "missed fraud",
+    "false_alerts": "false alerts",
+}
 ARM_COUNTS = (
     ("units", "customers"),
     ("requests", "requests"),
-    ("failures", "failures"),
+    ("failures", "not answered in time"),
     ("alerts", "alerts"),
-    ("flips", "decisions that differ"),
+    ("flips", "decisions unlike the champion's"),
 )
+
+
+def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
+    """What an approval asks, what each answer does, and the evidence, in Markdown."""
+    if evidence.get("bootstrap"):
+        approved = "it becomes champion and answers every customer at once: there is none before it"
+    else:
+        approved = "it answers a small share of the customers, and more only while it stays healthy"
+    return "\n".join(
+        [
+            f"## May version {evidence.get('version')} of {evidence.get('model')} answer customers?",
+            "",
+            f"**approve**: {approved}. **reject**: it answers nobody, and its rollout ends.",
+            "",
+            to_markdown(rollout_id, evidence),
+        ]
+    )
 
 
 def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     """The evidence of a transition in Markdown: the version, each gate, the counts by arm."""
-    band = evidence.get("alert_band", ["?", "?"])
-    made = (
-        f"Rollout `{rollout_id}`, bundle `{str(evidence.get('bundle'))[:16]}`, made by "
-        f"{evidence.get('author')}. Predicted alert share: {_percent(band[0])} to "
-        f"{_percent(band[1])}."
-    )
+    low, high = evidence.get("alert_band", (None, None))
+    expected = "" if low is None else f" It should raise an alert on {span(low, high)} of requests."
     lines = [
-        f"## May version {evidence.get('version')} answer customers?",
-        "",
-        made,
+        f"Version {evidence.get('version')} was made by {evidence.get('author')}.{expected} "
+        f"Rollout `{rollout_id}`, bundle `{str(evidence.get('bundle'))[:16]}`.",
         "",
     ]
-    if evidence.get("bootstrap"):
-        lines += ["It is the first version: there is no champion to compare it with.", ""]
-    gates = evidence.get("gates", {})
-    if gates:
-        lines += ["| gate | verdict | seen |", "|---|---|---|"]
-        lines += [f"| {n} | {g['verdict']} | {g['reason']} |" for n, g in sorted(gates.items())]
-        lines.append("")
-    arms = evidence.get("arms", {})
-    if arms:
-        lines += ["| arm | " + " | ".join(text for _, text in ARM_COUNTS) + " |"]
-        lines += ["|---" * (len(ARM_COUNTS) + 1) + "|"]
-        for name, counts in sorted(arms.items()):
-            cells = " | ".join(f"{counts.get(key, 0):,}" for key, _ in ARM_COUNTS)
-            lines.append(f"| {name} | {cells} |")
-        lines.append("")
+    if "validation" in evidence:
+        lines += ["### Before traffic: validation", "", *_validation(evidence["validation"]), ""]
+    if "gates" in evidence:
+        lines += ["### In traffic", "", _read(evidence), "", *_gates(evidence["gates"]), ""]
+    if evidence.get("arms"):
+        lines += [*_arms(evidence["arms"]), ""]
     return "\n".join(lines)
 
 
-def _percent(share: object) -> str:
-    return f"{share:.2%}" if isinstance(share, float | int) else str(share)
+def _validation(found: Mapping[str, Any]) -> list[str]:
+    if not found.get("gates"):
+        return ["**No gate report was recorded when this rollout was opened.**"]
+    return [report.summary(found), "", *report.table(found)]
+
+
+def _read(evidence: Mapping[str, Any]) -> str:
+    until_ms, records = evidence.get("until_event_ms"), evidence.get("records", 0)
+    if until_ms is None:
+        return "No record of the decision log could be counted."
+    until = datetime.fromtimestamp(until_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    text = f"Counted in {records:,} records of the decision log, the last of {until} UTC."
+    dropped = evidence.get("dropped", {})
+    if dropped:
+        reasons = ", ".join(f"{n:,} {why.replace('_', ' ')}" for why, n in sorted(dropped.items()))
+        text += f" Copies that never reached it, and were not counted: {reasons}."
+    return text
+
+
+def _gates(gates: Mapping[str, Any]) -> list[str]:
+    rows = [
+        f"| {TITLES.get(name, name)} | {MARKS[g['verdict']]} | {g['reason'].replace('|', '/')} |"
+        for name, g in sorted(gates.items())
+    ]
+    return ["| gate | result | what was found |", "|---|---|---|", *rows]
+
+
+def _arms(arms: Mapping[str, Any]) -> list[str]:
+    head = " | ".join(text for _, text in ARM_COUNTS)
+    lines = [f"| who | {head} | share of alerts |", "|---" + "|---:" * (len(ARM_COUNTS) + 1) + "|"]
+    for name, counts in sorted(arms.items()):
+        cells = [_count(key, counts) for key, _ in ARM_COUNTS]
+        answers = counts.get("answers", 0)
+        cells.append(percent(counts.get("alerts", 0) / answers) if answers else "no answers")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _count(key: str, counts: Mapping[str, Any]) -> str:
+    """Decisions are compared only where both arms decided on one request."""
+    if key == "flips" and not counts.get("pairs"):
+        return "not compared"
+    return f"{counts.get(key, 0):,}"

@@ -40,13 +40,19 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Opened(_Fact, frozen=True, tag="opened"):
-    """Somebody asked for this version; a bootstrap has no champion to compare with."""
+    """Somebody asked for this version; a bootstrap has no champion to compare with.
+
+    Args:
+        validation: the version's gate report as the registry kept it. Empty where an earlier
+            release opened the rollout.
+    """
 
     challenger: Arm
     author: str
     alert_low: float
     alert_high: float
     bootstrap: bool
+    validation: Evidence = {}
 
 
 class ShadowStarted(_Fact, frozen=True, tag="shadow"):

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mlplatform.figures import percent, span
 from mlplatform.models.definition import GatePolicy, InputSpec, TrainingPolicy
 from mlplatform.registry.bundle import AlertBand
-from mlplatform.validation.statistics import Interval
+from mlplatform.validation.statistics import QUALITY_LEVEL, Interval
 
 Verdict = Literal["passed", "failed", "inconclusive"]
 
@@ -23,13 +24,20 @@ MINIMUM_REPLAYED = 1000
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What one gate saw, what it allows, and why it decided so."""
+    """What one gate saw, what it allows, and why it decided so.
+
+    Args:
+        reason: a sentence with units, for whoever answers for the version.
+        interval: where the observed value may lie, for a gate that holds the whole of it to the
+            limit.
+    """
 
     name: str
     verdict: Verdict
     observed: float | None
     limit: float | None
     reason: str
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +177,9 @@ def judge_data(
             "missing_values", "inconclusive", None, gates.missing_share, "no rows to count"
         )
     else:
+        seen = f"{worst}, the input missing most often, is missing in {percent(shares[worst])}"
         missing = _at_most(
-            "missing_values", shares[worst], gates.missing_share, f"{worst} is missing most often"
+            "missing_values", shares[worst], gates.missing_share, seen, percent(gates.missing_share)
         )
     return (
         _at_least("rows", data.rows, training.minimum_rows, "payments in the window"),
@@ -204,50 +213,61 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
     """
     name = "quality"
     if quality.positives < MINIMUM_POSITIVES:
-        reason = f"{quality.positives} frauds on the days to judge; wanted: {MINIMUM_POSITIVES}"
-        return GateResult(name, "inconclusive", None, None, reason)
+        return GateResult(name, "inconclusive", None, None, _too_few_frauds(quality.positives))
     if quality.champion is None or quality.difference is None:
-        text = "average precision {value:.3f} ({low:.3f} to {high:.3f})"
-        return _above(name, quality.candidate, gates.minimum_average_precision, text)
+        text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} frauds"
+        return _above(name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}")
     text = (
-        f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f}; "
-        "difference {value:+.3f} ({low:+.3f} to {high:+.3f})"
+        f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f} "
+        f"on the same {quality.positives:,} frauds"
     )
     if quality.champion_saw_days:
-        text += f"; the champion was made from {quality.champion_saw_days} of these days"
-    return _above(name, quality.difference, -gates.average_precision_drop, text)
+        text += f" (it was made from {_days(quality.champion_saw_days)} of these, and so flattered)"
+    text += f"; difference {quality.difference.value:+.3f}"
+    return _above(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
 
 
 def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
     """Probabilities mean what they say on days that the calibration did not see."""
     name, limit = "calibration", gates.calibration_error
     if running.positives < MINIMUM_POSITIVES:
-        reason = f"{running.positives} frauds on the days to judge; wanted: {MINIMUM_POSITIVES}"
-        return GateResult(name, "inconclusive", None, limit, reason)
-    return _at_most(name, running.calibration_error, limit, "expected calibration error")
+        return GateResult(name, "inconclusive", None, limit, _too_few_frauds(running.positives))
+    seen = (
+        f"predicted and actual shares of fraud lie {100 * running.calibration_error:.2f} "
+        f"percentage points apart on average (expected calibration error), over "
+        f"{running.positives:,} frauds"
+    )
+    return _at_most(name, running.calibration_error, limit, seen, f"{100 * limit:.2f}")
 
 
 def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
     """The ONNX file gives the scores that it should."""
-    what = f"largest difference to {running.parity_against}"
-    return _at_most("onnx_parity", running.parity_difference, gates.onnx_difference, what)
+    seen = (
+        f"scores differ from those of {running.parity_against} by {running.parity_difference:.1g} "
+        "or less"
+    )
+    limit = gates.onnx_difference
+    return _at_most("onnx_parity", running.parity_difference, limit, seen, f"{limit:g}")
 
 
 def judge_golden(running: ModelEvidence) -> GateResult:
     """The written bundle repeats its own examples."""
-    what = "largest difference on the golden rows"
-    return _at_most("golden", running.golden_difference, running.golden_tolerance, what)
+    value, limit = running.golden_difference, running.golden_tolerance
+    seen = f"the bundle's own examples score as they should to within {value:.1g}"
+    return _at_most("golden", value, limit, seen, f"{limit:g}")
 
 
 def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
     """One row on one thread is fast enough."""
-    name, limit = "latency", gates.latency_p99_ms
-    if running.latency_calls < MINIMUM_CALLS:
-        reason = f"{running.latency_calls} calls measured; wanted: {MINIMUM_CALLS}"
-        if running.latency_p99_ms > limit:
-            return GateResult(name, "failed", running.latency_p99_ms, limit, reason)
-        return GateResult(name, "inconclusive", _number(running.latency_p99_ms), limit, reason)
-    return _at_most(name, running.latency_p99_ms, limit, "ms at the 99th percentile")
+    name, value, limit = "latency", running.latency_p99_ms, gates.latency_p99_ms
+    calls = running.latency_calls
+    if calls < MINIMUM_CALLS:
+        reason = f"only {calls:,} calls could be timed (at least {MINIMUM_CALLS:,} wanted)"
+        if value > limit:
+            return GateResult(name, "failed", value, limit, reason)
+        return GateResult(name, "inconclusive", _number(value), limit, reason)
+    seen = f"one payment on one thread takes {value:.3g} ms (99th percentile of {calls:,} calls)"
+    return _at_most(name, value, limit, seen, f"{limit:g} ms")
 
 
 def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResult:
@@ -257,13 +277,14 @@ def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResul
         return GateResult(name, "failed", None, None, "the bundle has no small model")
     limit = gates.small_model_lift * small.positive_share
     if small.positives < MINIMUM_POSITIVES:
-        reason = f"{small.positives} frauds on the days to judge; wanted: {MINIMUM_POSITIVES}"
+        reason = _too_few_frauds(small.positives)
         return GateResult(name, "inconclusive", _number(value), limit, reason)
     if math.isnan(value):
         return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
     reason = (
-        f"average precision {value:.3f}; wanted: {limit:.3f} or more, "
-        f"{gates.small_model_lift:g} times that of guessing"
+        f"the small model in the gateway reaches an average precision of {value:.3f} on "
+        f"{small.positives:,} frauds (at least {limit:.3f} wanted, {gates.small_model_lift:g} "
+        "times that of guessing)"
     )
     return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
 
@@ -273,12 +294,12 @@ def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
     name, share = "alert_share", replay.alert_share
     low, high = gates.alert_share_minimum, gates.alert_share_maximum
     if replay.rows < MINIMUM_REPLAYED or math.isnan(share):
-        reason = f"{replay.rows} payments replayed; wanted: {MINIMUM_REPLAYED}"
+        reason = _too_few_replayed(replay)
         return GateResult(name, "inconclusive", None, high, reason)
     band = replay.band
     reason = (
-        f"{share:.4f} of {replay.rows} payments ({replay.source}) would raise an alert; "
-        f"wanted: {low:g} to {high:g}; expected live: {band.low:.4f} to {band.high:.4f}"
+        f"{percent(share)} of {replay.rows:,} payments ({replay.source}) would raise an alert "
+        f"({span(low, high)} wanted); in live traffic {span(band.low, band.high)} is expected"
     )
     inside = low <= share <= high and band.low <= share <= band.high
     limit = low if share < low else high
@@ -291,16 +312,20 @@ def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
     if replay.flip_share is None:
         return GateResult(name, "passed", None, limit, "a first version has nothing to differ from")
     if replay.rows < MINIMUM_REPLAYED:
-        reason = f"{replay.rows} payments replayed; wanted: {MINIMUM_REPLAYED}"
+        reason = _too_few_replayed(replay)
         return GateResult(name, "inconclusive", _number(replay.flip_share), limit, reason)
-    return _at_most(name, replay.flip_share, limit, "of replayed payments decided differently")
+    seen = (
+        f"{percent(replay.flip_share)} of {replay.rows:,} payments ({replay.source}) would be "
+        "decided otherwise than by the champion"
+    )
+    return _at_most(name, replay.flip_share, limit, seen, percent(limit))
 
 
 def _judge_maturity(data: DataEvidence) -> GateResult:
     name = "label_maturity"
     early_days = (data.window_to_ms - data.matured_until_ms) / 86_400_000
     if early_days > 0:
-        reason = "the window holds payments whose labels have not matured"
+        reason = f"labels of the window's last {_days(early_days)} have not matured"
         return GateResult(name, "failed", early_days, 0.0, reason)
     if data.labels_until_ms is None:
         return GateResult(name, "inconclusive", None, 0.0, "no label has ever arrived")
@@ -311,27 +336,39 @@ def _judge_maturity(data: DataEvidence) -> GateResult:
     return GateResult(name, "failed", silent_days, 0.0, reason)
 
 
-def _above(name: str, interval: Interval, limit: float, text: str) -> GateResult:
+def _above(name: str, interval: Interval, limit: float, text: str, form: str) -> GateResult:
     value, low, high = interval.value, interval.low, interval.high
     if any(math.isnan(v) for v in (value, low, high)):
         return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
-    reason = f"{text.format(value=value, low=low, high=high)}; wanted: above {limit:g}"
-    if low >= limit:
-        return GateResult(name, "passed", low, limit, reason)
-    verdict: Verdict = "failed" if high < limit else "inconclusive"
-    return GateResult(name, verdict, low, limit, reason)
+    within = f"{form.format(low)} to {form.format(high)}"
+    level = f"{100 * QUALITY_LEVEL:g} % interval {within}"
+    reason = f"{text} ({level}; all of it must be {form.format(limit)} or more)"
+    passed: Verdict = "passed" if low >= limit else "failed" if high < limit else "inconclusive"
+    return GateResult(name, passed, value, limit, reason, (low, high))
 
 
-def _at_most(name: str, value: float, limit: float, what: str) -> GateResult:
+def _at_most(name: str, value: float, limit: float, seen: str, allowed: str) -> GateResult:
     if math.isnan(value):
-        return GateResult(name, "inconclusive", None, limit, f"{what}: not a number")
-    reason = f"{what}: {value:.4g}; allowed: {limit:g}"
+        return GateResult(name, "inconclusive", None, limit, f"not measured (limit {allowed})")
+    reason = f"{seen} (at most {allowed} allowed)"
     return GateResult(name, "passed" if value <= limit else "failed", value, limit, reason)
 
 
 def _at_least(name: str, value: int, limit: int, what: str) -> GateResult:
-    reason = f"{value} {what}; wanted: {limit} or more"
+    reason = f"{value:,} {what} (at least {limit:,} wanted)"
     return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
+
+
+def _too_few_frauds(positives: int) -> str:
+    return f"only {positives:,} frauds to judge by (at least {MINIMUM_POSITIVES:,} wanted)"
+
+
+def _too_few_replayed(replay: ReplayEvidence) -> str:
+    return f"only {replay.rows:,} payments replayed (at least {MINIMUM_REPLAYED:,} wanted)"
+
+
+def _days(days: float) -> str:
+    return "1 day" if days == 1 else f"{days:.3g} days"
 
 
 def _number(value: float) -> float | None:

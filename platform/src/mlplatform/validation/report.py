@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mlplatform.canonical import finite_or_none
-from mlplatform.validation.gates import GateReport, GateResult
 
-MARKS = {"passed": "✅ passed", "failed": "❌ failed", "inconclusive": "❔ inconclusive"}
+if TYPE_CHECKING:
+    from mlplatform.validation.gates import GateReport, GateResult
+
+MARKS = {"passed": "✅ passed", "failed": "❌ failed", "inconclusive": "❔ cannot be told"}
+TITLES = {
+    "rows": "payments to learn from",
+    "positives": "frauds to learn from",
+    "missing_values": "missing values",
+    "label_maturity": "mature labels",
+    "schema": "inputs",
+    "quality": "ranking of frauds",
+    "calibration": "calibration",
+    "onnx_parity": "ONNX file",
+    "golden": "golden examples",
+    "latency": "latency",
+    "small_model": "small model",
+    "alert_share": "share of alerts",
+    "decision_flips": "changed decisions",
+}
 
 
 def to_dict(report: GateReport) -> dict[str, Any]:
@@ -21,28 +39,38 @@ def to_dict(report: GateReport) -> dict[str, Any]:
     }
 
 
-def to_markdown(report: GateReport) -> str:
-    """The report as a table, what stopped it first."""
-    against = f"against champion `{report.champion[:8]}`" if report.champion else "first version"
-    outcome = "passed" if report.passed else "did not pass"
-    order = {"failed": 0, "inconclusive": 1, "passed": 2}
-    rows = [
-        f"| {g.name} | {MARKS[g.verdict]} | {_figure(g.observed)} | {_figure(g.limit)} "
-        f"| {g.reason.replace('|', '/')} |"
-        for g in sorted(report.gates, key=lambda g: order[g.verdict])
-    ]
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """A report of `to_dict` as a page."""
+    outcome = "passed" if report["passed"] else "did not pass"
     return "\n".join(
         [
-            f"## {report.model}, bundle `{report.bundle[:8]}` {outcome}",
+            f"## A candidate for {report['model']} {outcome} validation",
             "",
-            f"Validated {against}.",
+            f"Bundle `{report['bundle'][:16]}`. {summary(report)}",
             "",
-            "| gate | verdict | observed | limit | reason |",
-            "| --- | --- | ---: | ---: | --- |",
-            *rows,
+            *table(report),
             "",
         ]
     )
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """How many gates passed, and against what, in two sentences."""
+    gates, champion = report["gates"], report["champion"]
+    passed = sum(g["verdict"] == "passed" for g in gates)
+    against = f"champion `{champion[:16]}`" if champion else "no champion: it is the first version"
+    return f"{passed} of {len(gates)} gates passed. Compared with {against}."
+
+
+def table(report: Mapping[str, Any]) -> list[str]:
+    """The gates as lines of a Markdown table, what stopped the candidate first."""
+    order = {"failed": 0, "inconclusive": 1, "passed": 2}
+    rows = [
+        f"| {TITLES.get(g['name'], g['name'])} | {MARKS[g['verdict']]} "
+        f"| {g['reason'].replace('|', '/')} |"
+        for g in sorted(report["gates"], key=lambda g: order[g["verdict"]])
+    ]
+    return ["| gate | result | what was found |", "|---|---|---|", *rows]
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:
@@ -51,9 +79,6 @@ def _gate(gate: GateResult) -> dict[str, Any]:
         "verdict": gate.verdict,
         "observed": finite_or_none(gate.observed),
         "limit": finite_or_none(gate.limit),
+        "interval": list(gate.interval) if gate.interval else None,
         "reason": gate.reason,
     }
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
