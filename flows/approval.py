@@ -12,6 +12,7 @@ from pydantic import Field
 from mlplatform import wiring
 from mlplatform.errors import Refused
 from mlplatform.jobs import rollouts as job
+from mlplatform.orchestration import names
 
 ATTEMPTS = 5
 WAIT_S = 7 * 24 * 3600
@@ -25,7 +26,7 @@ class Approval(RunInput):
     reason: str = Field(min_length=5, max_length=500, description="What you looked at, and why")
 
 
-@flow(name="approval", persist_result=True)
+@flow(name="approval", flow_run_name=names.RUNS["approval"], persist_result=True)
 def approval(model: str, rollout_id: str, evidence_digest: str, summary: str) -> str:
     """Suspend until somebody answers; the answer is appended to the journal before anything else.
 
@@ -35,7 +36,7 @@ def approval(model: str, rollout_id: str, evidence_digest: str, summary: str) ->
         evidence_digest: what the answer is bound to; an answer to other evidence is refused.
         summary: the evidence in Markdown, shown in the form.
     """
-    key = f"evidence-{evidence_digest[:16]}"
+    key = names.evidence_key(rollout_id, evidence_digest)
     create_markdown_artifact(summary, key=key, description=f"Evidence of rollout {rollout_id}")
     platform, note = wiring.platform(), ""
     for attempt in range(ATTEMPTS):

@@ -14,6 +14,7 @@ from pydantic import Field
 from mlplatform import wiring
 from mlplatform.compute.jobs import Job, JobStatus
 from mlplatform.jobs import batch as job
+from mlplatform.orchestration import names
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -32,7 +33,7 @@ def score(asked: job.Batch, work: Job) -> Path:
     return job.score(wiring.platform(), asked, work, report)
 
 
-@flow(name="batch", persist_result=False)
+@flow(name="batch", flow_run_name=names.RUNS["batch"], persist_result=False)
 def batch(
     model: str,
     first: date,
@@ -59,7 +60,9 @@ def batch(
         deadline_s=deadline_s,
     )
     folder = score(asked, prepare(asked))
-    create_markdown_artifact(job.page(folder), key=f"batch-{model}")
+    create_markdown_artifact(
+        job.page(folder), key=f"batch-{model}", description="The days that were scored again"
+    )
     return str(folder)
 
 

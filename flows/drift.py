@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from mlplatform import wiring
 from mlplatform.jobs import drift as job
+from mlplatform.orchestration import names
 
 
 @task(retries=2, retry_delay_seconds=2, persist_result=False, cache_policy=NO_CACHE)
@@ -28,7 +29,7 @@ def write_report(model: str, check: job.DriftCheck) -> Path:
     return job.write_report(wiring.platform(), model, check)
 
 
-@flow(name="drift", persist_result=False)
+@flow(name="drift", flow_run_name=names.RUNS["drift"], persist_result=False)
 def drift(model: str, report: bool | None = None) -> str:
     """Judge the last windows of a model; open or follow its incident; emit the event to retrain.
 
@@ -39,8 +40,15 @@ def drift(model: str, report: bool | None = None) -> str:
     check = watch(model)
     if check.event is not None:
         emit(dict(check.event))
-    create_markdown_artifact(job.page(model, check), key=f"drift-{model}")
+    create_markdown_artifact(
+        job.page(model, check), key=f"drift-{model}", description=f"Has {model} drifted?"
+    )
     if report or (report is None and check.opened):
         path = write_report(model, check)
-        create_link_artifact(path.as_uri(), key=f"drift-report-{model}", link_text=path.name)
+        create_link_artifact(
+            path.as_uri(),
+            key=f"drift-report-{model}",
+            link_text=path.name,
+            description="Evidently's report on this machine",
+        )
     return check.words

@@ -8,6 +8,7 @@ from prefect import flow, task
 
 from mlplatform import wiring
 from mlplatform.jobs import features as job
+from mlplatform.orchestration import names
 
 
 @task(retries=2, retry_delay_seconds=2, timeout_seconds=600)
@@ -15,7 +16,7 @@ def take_snapshot(model: str, at_ms: int | None) -> dict[str, int]:
     return job.materialize(wiring.platform(), model, at_ms)
 
 
-@flow(name="materialize")
+@flow(name="materialize", flow_run_name=names.RUNS["materialize"])
 def materialize(model: str, at: datetime | None = None) -> dict[str, int]:
     """Snapshot the features of a model at an event-time midnight (UTC) and serve them from then on.
 

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from mlplatform import wiring
 from mlplatform.jobs import rollouts as job
+from mlplatform.orchestration import names
 from mlplatform.orchestration.forms import Actor, Reason
 
 
-@flow(name="promote")
+@flow(name="promote", flow_run_name=names.RUNS["promote"])
 def promote(
     model: str,
     version: Annotated[int, Field(ge=1, description="A validated version in the registry")],

@@ -12,10 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from mlplatform import wiring
 from mlplatform.jobs import rollouts
 from mlplatform.jobs import training as job
+from mlplatform.orchestration import names
 from mlplatform.orchestration.forms import Actor, Reason
 from mlplatform.orchestration.retries import unavailable
 
-# What a task returns here stays in this process: training sets and models are not Prefect results.
 if TYPE_CHECKING:
     from mlplatform.registry.versions import Version
     from mlplatform.training.candidate import Candidate
@@ -52,7 +52,7 @@ def register(candidate: Candidate, report: GateReport, author: str) -> Version:
     return job.register(wiring.platform(), candidate, report, author=author)
 
 
-@flow(name="retrain", persist_result=False)
+@flow(name="retrain", flow_run_name=names.RUNS["retrain"], persist_result=False)
 def retrain(
     model: str,
     actor: Actor,
@@ -75,7 +75,9 @@ def retrain(
     prepared = prepare(model, job.milliseconds(as_of))
     candidate = fit(model, prepared)
     report = validate(model, candidate, prepared)
-    create_markdown_artifact(job.report_page(report), key=f"gates-{model}")
+    create_markdown_artifact(
+        job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
+    )
     with job.answering(wiring.platform(), incident, claim) as answer:
         version = register(candidate, report, actor).version
         answer(version)

@@ -6,10 +6,11 @@ from prefect import flow
 
 from mlplatform import wiring
 from mlplatform.jobs import rollouts as job
+from mlplatform.orchestration import names
 from mlplatform.orchestration.forms import Actor, Reason
 
 
-@flow(name="rollback")
+@flow(name="rollback", flow_run_name=names.RUNS["rollback"])
 def rollback(
     model: str,
     actor: Actor,

@@ -8,6 +8,7 @@ from prefect import flow, task
 
 from mlplatform import wiring
 from mlplatform.jobs import rollouts as job
+from mlplatform.orchestration import names
 
 
 @task(retries=2, retry_delay_seconds=1, timeout_seconds=300)
@@ -15,7 +16,7 @@ def take_pass(model: str, dry_run: bool) -> dict[str, Any]:
     return job.rollout_pass(wiring.platform(), model, dry_run=dry_run)
 
 
-@flow(name="rollout")
+@flow(name="rollout", flow_run_name=names.RUNS["rollout"])
 def rollout(model: str, dry_run: bool = False) -> dict[str, Any]:
     """Advance, hold or take back what is being rolled out, under a lease; safe to start any time.
 

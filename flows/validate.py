@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mlplatform import wiring
 from mlplatform.jobs import training as job
+from mlplatform.orchestration import names
 from mlplatform.orchestration.forms import Actor
 from mlplatform.orchestration.retries import unavailable
 
@@ -53,7 +54,7 @@ def register(candidate: Candidate, report: GateReport, author: str) -> Version:
     return job.register(wiring.platform(), candidate, report, author=author)
 
 
-@flow(name="validate", persist_result=False)
+@flow(name="validate", flow_run_name=names.RUNS["validate"], persist_result=False)
 def validate(
     model: str,
     onnx_path: Annotated[str, Field(description="An ONNX file on the machine of the flows")],
@@ -69,5 +70,7 @@ def validate(
     prepared = prepare(model)
     candidate = bring(model, onnx_path, actor, prepared)
     report = judge(model, candidate, prepared)
-    create_markdown_artifact(job.report_page(report), key=f"gates-{model}")
+    create_markdown_artifact(
+        job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
+    )
     return int(register(candidate, report, actor).version)

@@ -27,15 +27,30 @@ START_S = 150  # 7 s of CPU, on a machine that others may use too
 
 PREFECT = """
 import os, sys
+from pathlib import Path
+from mlplatform.orchestration.served import TAG, retire_former
 from mlplatform.settings import load
 from mlplatform.supervisor.prefect_server import run
 
 def deployments():
     from prefect.flows import load_flow_from_entrypoint
     flow = load_flow_from_entrypoint(sys.argv[1] + "/look_around.py:look_around")
-    return [flow.to_deployment("default")]
+    former = flow.to_deployment("default", tags=[TAG])
+    return [flow.to_deployment("fraud-look-around"), former]
 
-ready = lambda: open(sys.argv[1] + "/ready", "w").close()
+def ready():
+    from prefect.client.orchestration import get_client
+    from prefect.states import Suspended
+    with get_client(sync_client=True) as client:
+        former = client.read_deployment_by_name("look-around/default")
+        given = {"model": "fraud", "to": "nowhere"}
+        asked = client.create_flow_run_from_deployment(
+            former.id, parameters=given, state=Suspended()
+        )
+        retire_former(client)
+    Path(sys.argv[1], "asked").write_text(str(asked.id))
+    Path(sys.argv[1], "ready").touch()
+
 run(load(os.environ), deployments, ready, preload=("colorsys",))
 """
 
@@ -47,7 +62,7 @@ WAS_THERE = "colorsys" in sys.modules
 from prefect import flow
 
 @flow
-def look_around(to: str, ends: str = "well") -> None:
+def look_around(model: str, to: str, ends: str = "well") -> None:
     Path(to).write_text(f"{os.getpid()} {WAS_THERE}")
     match ends:
         case "failing":
@@ -131,7 +146,9 @@ def test_prefect_serves_what_it_is_given_and_ends_when_told(
         deployments = httpx.post(f"{api}/deployments/filter", json={}).json()
         evil = httpx.get(f"{api}/health", headers={"Origin": "http://evil.example"})
         own = httpx.get(f"{api}/health", headers={"Origin": settings.prefect_url})
-        assert [d["name"] for d in deployments] == ["default"]
+        assert [d["name"] for d in deployments] == ["fraud-look-around"], "the former one is gone"
+        asked = httpx.get(f"{api}/flow_runs/{(tmp_path / 'asked').read_text()}").json()
+        assert asked["state"]["type"] == "CANCELLED", "a pass asks it again where somebody answers"
         assert "access-control-allow-origin" not in evil.headers
         assert own.headers["access-control-allow-origin"] == settings.prefect_url
         assert settings.home.prefect.stat().st_mode & 0o077 == 0
@@ -149,7 +166,7 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
         prefect = PrefectApi(settings.prefect_url)
 
         def run(ends: str) -> tuple[str, list[str]]:
-            given = {"to": str(tmp_path / ends), "ends": ends}
+            given = {"model": "fraud", "to": str(tmp_path / ends), "ends": ends}
             started = prefect.start("look-around", given)
             wait(lambda: prefect.run(started.id).final)
             return prefect.run(started.id).state, (tmp_path / ends).read_text().split()

@@ -275,9 +275,5 @@ def test_markdown_shows_first_what_stopped_the_candidate():
     slow = replace(GOOD, running=replace(GOOD.running, latency_p99_ms=11.0))
     lines = to_markdown(to_dict(judge(slow, GATES, TRAINING))).splitlines()
     assert "did not pass" in lines[0]
-    first = next(
-        line
-        for line in lines
-        if line.startswith("| ") and "---" not in line and not line.startswith("| gate")
-    )
-    assert first.startswith("| latency | ❌ failed | one payment on one thread takes 11 ms")
+    first = next(line for line in lines if line.startswith("- "))
+    assert first.startswith("- ✘ failed: **latency**. one payment on one thread takes 11 ms")

@@ -17,7 +17,7 @@ from mlplatform.errors import InputInvalid, NotFound, Unavailable
 from mlplatform.orchestration import prefect
 from mlplatform.orchestration.prefect import PrefectApi
 
-DEPLOYMENT_PATH = "/api/deployments/name/drift/default"
+DEPLOYMENT_PATH = "/api/deployments/name/drift/fraud-drift"
 RUN_PATH = "/api/deployments/d-1/create_flow_run"
 RUN = {
     "id": "r-1",
@@ -103,6 +103,7 @@ def test_a_run_is_asked_of_the_flows_deployment(api: PrefectApi, server: Server)
     method, path, body = server.asked[-1]
     assert (method, path) == ("POST", RUN_PATH)
     assert body["parameters"] == {"model": "fraud"}
+    assert body["name"] == "drift check fraud"
     assert body["idempotency_key"] == "fraud-1"
 
 
@@ -172,17 +173,17 @@ def test_nobody_listening_is_unavailable() -> None:
 def test_what_the_server_does_not_know_is_not_found(api: PrefectApi) -> None:
     with pytest.raises(NotFound, match="/flow_runs/nobody"):
         api.run("nobody")
-    with pytest.raises(NotFound, match="/deployments/name/bake/default"):
-        api.start("bake", {})
+    with pytest.raises(NotFound, match="/deployments/name/bake/fraud-bake"):
+        api.start("bake", {"model": "fraud"})
 
 
 @pytest.mark.parametrize("status", [409, 422])
 def test_refused_parameters_are_invalid_input_in_the_servers_words(
     api: PrefectApi, server: Server, status: int
 ) -> None:
-    server.gives(RUN_PATH, (status, {"detail": "'model' is a required property"}))
-    with pytest.raises(InputInvalid, match="'model' is a required property"):
-        api.start("drift", {})
+    server.gives(RUN_PATH, (status, {"detail": "'perhaps' is not a boolean"}))
+    with pytest.raises(InputInvalid, match="'perhaps' is not a boolean"):
+        api.start("drift", {"model": "fraud", "report": "perhaps"})
 
 
 def test_an_accepted_answer_resumes_the_run(api: PrefectApi, server: Server) -> None:

@@ -474,7 +474,7 @@ def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
     world.log.rows[generation] = rows
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert f"failed {enough} of {enough} requests" in world.state(second).reason
+    assert f"failed to answer {enough} of {enough} requests" in world.state(second).reason
 
 
 def test_a_service_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def open_rollout(
     reason: Reason,
     json: AsJson = False,
 ) -> None:
-    """Start to promote a version (the Prefect deployment `promote`).
+    """Start to promote a version (the Prefect deployment MODEL-promote).
 
     Example: mlplatform rollouts open fraud 3 --actor ana --reason "beats v2 on new terminals"
     """
@@ -130,7 +130,7 @@ def take_pass(
     dry_run: Annotated[bool, typer.Option(help="Only say what the next step would be.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Take the steps that are due, now (the Prefect deployment `rollout`, which is scheduled too).
+    """Take the steps that are due, now (the Prefect deployment MODEL-rollout, scheduled too).
 
     Example: mlplatform rollouts pass fraud --dry-run
     """
@@ -146,7 +146,7 @@ def take_pass(
 
 @app.command()
 def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """Take a model's traffic back at once (the Prefect deployment `rollback`).
+    """Take a model's traffic back at once (the Prefect deployment MODEL-rollback).
 
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """

@@ -109,7 +109,7 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
     run = api.start(flow, given)
     address = f"{settings.prefect_url}/runs/flow-run/{run.id}"
     try:
-        with progress(f"{flow} {run.name}"):
+        with progress(run.name):
             run = wait(api, run)
             reports = answered(Patience(partial(api.reports, run.id)))
     except Unavailable as error:
@@ -118,15 +118,15 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
         facts = {"flow": flow, "run": run.id, "state": run.state, "message": run.message}
         print_json(facts | {"reports": reports})
     else:
-        _print_end(flow, run, reports, address)
+        _print_end(run, reports, address)
     raise typer.Exit(_code_of(run))
 
 
-def _print_end(flow: str, run: FlowRun, reports: Mapping[str, str], address: str) -> None:
+def _print_end(run: FlowRun, reports: Mapping[str, str], address: str) -> None:
     for text in reports.values():
         print_markdown(text)
     said = "" if run.failure or not run.message else f" {run.message}"
-    OUT.print(f"{flow} {run.name}: {run.state_name}.{said}", soft_wrap=True, markup=False)
+    OUT.print(f"{run.name}: {run.state_name}.{said}", soft_wrap=True, markup=False)
     OUT.print(f"  {address}", soft_wrap=True)
     if run.failure:
         print_error(PlatformError(run.failure.text))

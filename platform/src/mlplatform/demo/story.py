@@ -94,7 +94,7 @@ class Story:
             if run is not None and run.state == "COMPLETED":
                 return run
             if run is not None and run.state == "FAILED":
-                raise LoopNotClosed(f"{flow} {run.name} failed: {run.message}")
+                raise LoopNotClosed(f"{run.name} failed: {run.message}")
         raise LoopNotClosed(f"no run of {flow} completed within {RUN_LIMIT_S:.0f} s")
 
     async def _follow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from mlplatform.clock import Clock
 from mlplatform.errors import Unavailable
-from mlplatform.orchestration.prefect import APPROVAL_FLOW, FlowRun, PrefectApi
+from mlplatform.orchestration.names import APPROVAL_FLOW
+from mlplatform.orchestration.prefect import FlowRun, PrefectApi
 from mlplatform.rollout.summary import question
 
 ATTEMPTS = 20

@@ -17,10 +17,9 @@ from typing import Any, Generic, TypeVar
 import httpx
 
 from mlplatform.errors import InputInvalid, NotFound, Unavailable
+from mlplatform.orchestration import names
 
-DEPLOYMENT = "default"
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
-APPROVAL_FLOW = "approval"
 RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
 TRIES, PAUSE_S = 6, 0.3
 SILENCE_LIMIT_S = 60.0
@@ -84,13 +83,19 @@ class PrefectApi:
     def start(
         self, flow: str, parameters: Mapping[str, Any], idempotency_key: str | None = None
     ) -> FlowRun:
-        """Ask for a run of a flow's deployment; with a key, asking again gives the same run."""
+        """Ask for a run of a flow; with a key, asking again gives the same run.
+
+        Args:
+            parameters: with the model, whose deployment of the flow it is.
+        """
         body = {
+            "name": names.run_name(flow, parameters),
             "parameters": dict(parameters),
             "state": {"type": "SCHEDULED"},
             "idempotency_key": idempotency_key or str(uuid.uuid4()),
         }
-        path = f"/deployments/{self._deployment(flow)}/create_flow_run"
+        found = self._deployment(flow, str(parameters.get("model")))
+        path = f"/deployments/{found}/create_flow_run"
         return _flow_run(self._call("POST", path, body))
 
     def run(self, run_id: str) -> FlowRun:
@@ -105,7 +110,7 @@ class PrefectApi:
         found = self._call("POST", "/artifacts/filter", body)
         return {a["key"]: a["data"] for a in reversed(found)}
 
-    def suspended(self, flow: str = APPROVAL_FLOW) -> list[FlowRun]:
+    def suspended(self, flow: str = names.APPROVAL_FLOW) -> list[FlowRun]:
         """Runs of a flow that wait for a person's answer, the oldest first."""
         body = {
             "flows": {"name": {"any_": [flow]}},
@@ -139,11 +144,12 @@ class PrefectApi:
     def close(self) -> None:
         self._client.close()
 
-    def _deployment(self, flow: str) -> str:
-        if flow not in self._deployments:
-            found = self._call("GET", f"/deployments/name/{flow}/{DEPLOYMENT}")
-            self._deployments[flow] = found["id"]
-        return self._deployments[flow]
+    def _deployment(self, flow: str, model: str) -> str:
+        name = f"{flow}/{names.deployment(flow, model)}"
+        if name not in self._deployments:
+            found = self._call("GET", f"/deployments/name/{name}")
+            self._deployments[name] = found["id"]
+        return self._deployments[name]
 
     def _call(self, method: str, path: str, body: Any = None, tries: int = TRIES) -> Any:
         response = self._request(method, path, body)

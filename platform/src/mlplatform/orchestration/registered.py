@@ -7,6 +7,7 @@ a Job of each run, and this says, once at each start of that worker, what such a
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import time
@@ -18,13 +19,13 @@ import yaml
 
 from mlplatform import wiring
 from mlplatform.errors import ConfigInvalid, Unavailable
-from mlplatform.orchestration import served
-from mlplatform.orchestration.prefect import APPROVAL_FLOW
+from mlplatform.models.definition import model_names
+from mlplatform.orchestration import names, served
 from mlplatform.settings import Settings
 
 POOL: Final = "kubernetes"
 START_LIMIT_S: Final = 300
-PASSES: Final = frozenset({"rollout", "promote", "rollback", APPROVAL_FLOW})
+PASSES: Final = frozenset({"rollout", "promote", "rollback", names.APPROVAL_FLOW})
 """Flows that take a pass over rollouts, and so create and remove services."""
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def template(path: Path) -> dict[str, Any]:
 
 
 def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
-    """The pool, a deployment of each flow in it, and the automation that starts retrains.
+    """The pool, deployments of each flow in it, and the automations that start retrains.
 
     To be called in the folder that holds `flows`: runs find them from there.
     """
@@ -65,12 +66,12 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
     )
     with get_client(sync_client=True) as client:
         client.create_work_pool(pool, overwrite=True)
-    for name in served.NAMES:
+    for model, name in itertools.product(model_names(), names.RUNS):
         placed = {"work_pool_name": POOL, "job_variables": job_variables(name)}
-        deployment = served.deployment(name, settings, Path("flows"), **placed)
+        deployment = served.deployment(name, model, settings, Path("flows"), **placed)
         deployment.apply()
         log.info("registered %s", deployment.full_name)
-    served.keep_automation()
+    served.settle()
 
 
 def await_server(settings: Settings) -> None:

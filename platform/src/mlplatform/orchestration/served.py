@@ -1,11 +1,12 @@
 """`python -m mlplatform.orchestration.served`: Prefect's server with this platform's flows.
 
-Every flow has one deployment, called "default". Schedules give the model as a parameter, so that
-no flow knows a model by name.
+Every flow has one deployment a model, which gives the model as a parameter, so that no flow knows
+a model by name.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from datetime import timedelta
 from pathlib import Path
@@ -14,32 +15,25 @@ from typing import TYPE_CHECKING, Any
 from mlplatform import wiring
 from mlplatform.drift.job import RETRAIN_EVENT
 from mlplatform.models.definition import model_names
-from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT
+from mlplatform.orchestration import names
 from mlplatform.settings import Settings
 from mlplatform.supervisor import prefect_server
 from mlplatform.supervisor.lifeline import step_back
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.events.schemas.automations import AutomationCore
     from prefect.flows import Flow
     from prefect.schedules import Schedule
 
 FLOWS = Path(__file__).parents[4] / "flows"
-NAMES = (
-    "materialize",
-    "drift",
-    "retrain",
-    "validate",
-    "promote",
-    "rollout",
-    "rollback",
-    "batch",
-    APPROVAL_FLOW,
-)
 DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 3
-AUTOMATION = "drift-retrain"
+TAG = "mlplatform"
 PRELOADED = (
     "prefect.flow_engine",
     "mlplatform.jobs.features",
@@ -51,13 +45,16 @@ PRELOADED = (
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
-    """One deployment a flow. Recorded traffic has no daily schedules: who plays it starts the runs
-    at its own midnights."""
-    return [deployment(name, settings, FLOWS) for name in NAMES]
+    """One deployment a flow and model. Recorded traffic has no daily schedules: who plays it starts
+    the runs at its own midnights."""
+    pairs = itertools.product(names.RUNS, model_names())
+    return [deployment(flow, model, settings, FLOWS) for flow, model in pairs]
 
 
-def deployment(name: str, settings: Settings, flows: Path, **placed: Any) -> RunnerDeployment:
-    """The deployment of one flow.
+def deployment(
+    name: str, model: str, settings: Settings, flows: Path, **placed: Any
+) -> RunnerDeployment:
+    """The deployment of one flow for a model.
 
     Args:
         flows: the folder that has it.
@@ -67,10 +64,11 @@ def deployment(name: str, settings: Settings, flows: Path, **placed: Any) -> Run
 
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"{flows / name}.py:{name}")
     return flow.to_deployment(
-        DEPLOYMENT,
+        names.deployment(name, model),
+        parameters={"model": model},
         schedules=_schedules(name, settings),
         description=flow.description,
-        tags=["mlplatform"],
+        tags=[TAG, model],
         **placed,
     )  # type: ignore[return-value]
 
@@ -79,41 +77,88 @@ def _schedules(name: str, settings: Settings) -> list[Schedule]:
     from prefect.schedules import Cron, Interval
 
     if name == "rollout":
-        return [
-            Interval(PASS_INTERVAL, parameters={"model": model}, slug=model)
-            for model in model_names()
-        ]
+        return [Interval(PASS_INTERVAL, slug="passes")]
     if name in DAILY and settings.clock == "system":
-        return [
-            Cron(DAILY[name], timezone="UTC", parameters={"model": model}, slug=model)
-            for model in model_names()
-        ]
+        return [Cron(DAILY[name], timezone="UTC", slug="daily")]
     return []
 
 
 def on_ready(settings: Settings) -> None:
-    """Keep the automation that starts retrains, and pass once over every model's rollouts."""
-    keep_automation()
+    """Keep the automations that start retrains, and pass once over every model's rollouts."""
+    settle()
     api = wiring.prefect_api(settings)
     for model in model_names():
         api.start("rollout", {"model": model})
     api.close()
 
 
-def keep_automation() -> None:
-    """The server's automation by which an incident starts a retrain, as it is defined here."""
+def settle() -> None:
+    """Retire what an earlier release left on the server, and keep the automations by which an
+    incident starts a retrain."""
     from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        retire_former(client)
+        for model in model_names():
+            _keep_automation(client, model)
+
+
+def retire_former(client: SyncPrefectClient) -> None:
+    """Remove what an earlier release served under other names: nobody runs it any more.
+
+    Questions that wait there are cancelled; the next pass asks them again. An automation goes with
+    the deployment that it would start.
+    """
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        DeploymentFilterTags,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import State, StateType
+    from prefect.states import Cancelled
+
+    served = {names.deployment(flow, model) for model in model_names() for flow in names.RUNS}
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    former = {d.id for d in client.read_deployments(deployment_filter=ours) if d.name not in served}
+    if not former:
+        return
+    paused = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED]))
+    )
+    theirs = DeploymentFilter(id=DeploymentFilterId(any_=list(former)))
+    for run in client.read_flow_runs(flow_run_filter=paused, deployment_filter=theirs):
+        gone: State[Any] = Cancelled(message="asked again under a deployment's new name")
+        client.set_flow_run_state(run.id, gone, force=True)
+    for automation in client.read_automations():
+        if former & {getattr(a, "deployment_id", None) for a in automation.actions}:
+            client.delete_automation(automation.id)
+    for deployment in former:
+        client.delete_deployment(deployment)
+
+
+def _keep_automation(client: SyncPrefectClient, model: str) -> None:
+    retrain = client.read_deployment_by_name(f"retrain/{names.deployment('retrain', model)}")
+    automation = _automation(model, retrain.id)
+    present = client.read_automations_by_name(automation.name)
+    if present:
+        client.update_automation(present[0].id, automation)
+    else:
+        client.create_automation(automation)
+
+
+def _automation(model: str, retrain: UUID) -> AutomationCore:
     from prefect.events.actions import RunDeployment
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-    with get_client(sync_client=True) as client:
-        retrain = client.read_deployment_by_name(f"retrain/{DEPLOYMENT}")
-    automation = AutomationCore(
-        name=AUTOMATION,
+    return AutomationCore(
+        name=names.automation(model),
         description="A drift incident whose new pattern has matured starts a retrain.",
         trigger=EventTrigger(
             expect={RETRAIN_EVENT},
-            match={"prefect.resource.id": "mlplatform.model.*"},
+            match={"prefect.resource.id": f"mlplatform.model.{model}"},
             for_each={"prefect.resource.id"},
             posture=Posture.Reactive,
             threshold=1,
@@ -122,7 +167,7 @@ def keep_automation() -> None:
         actions=[
             RunDeployment(
                 source="selected",
-                deployment_id=retrain.id,
+                deployment_id=retrain,
                 job_variables=None,
                 parameters={
                     "model": "{{ event.payload.model }}",
@@ -136,12 +181,6 @@ def keep_automation() -> None:
             )
         ],
     )
-    with get_client(sync_client=True) as client:
-        present = client.read_automations_by_name(AUTOMATION)
-        if present:
-            client.update_automation(present[0].id, automation)
-        else:
-            client.create_automation(automation)
 
 
 def main() -> None:

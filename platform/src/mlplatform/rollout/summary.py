@@ -9,7 +9,7 @@ from typing import Any
 from mlplatform.figures import percent, span
 from mlplatform.validation import report
 
-MARKS = {"HEALTHY": "✅ healthy", "UNHEALTHY": "❌ unhealthy", "INCONCLUSIVE": "❔ cannot be told"}
+MARKS = {"HEALTHY": "✔ healthy", "UNHEALTHY": "✘ unhealthy", "INCONCLUSIVE": "? cannot be told"}
 TITLES = {
     "guardrail": "guardrail",
     "failures": "answers in time",
@@ -33,13 +33,14 @@ ARM_COUNTS = (
 
 def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     """What an approval asks, what each answer does, and the evidence, in Markdown."""
+    version, model = evidence.get("version"), evidence.get("model")
     if evidence.get("bootstrap"):
         approved = "it becomes champion and answers every customer at once: there is none before it"
     else:
         approved = "it answers a small share of the customers, and more only while it stays healthy"
     return "\n".join(
         [
-            f"## May version {evidence.get('version')} of {evidence.get('model')} answer customers?",
+            f"## May version {version} of {model} answer customers?",
             "",
             f"**approve**: {approved}. **reject**: it answers nobody, and its rollout ends.",
             "",
@@ -69,7 +70,7 @@ def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
 def _validation(found: Mapping[str, Any]) -> list[str]:
     if not found.get("gates"):
         return ["**No gate report was recorded when this rollout was opened.**"]
-    return [report.summary(found), "", *report.table(found)]
+    return [report.summary(found), "", *report.findings(found)]
 
 
 def _read(evidence: Mapping[str, Any]) -> str:
@@ -86,22 +87,24 @@ def _read(evidence: Mapping[str, Any]) -> str:
 
 
 def _gates(gates: Mapping[str, Any]) -> list[str]:
-    rows = [
-        f"| {TITLES.get(name, name)} | {MARKS[g['verdict']]} | {g['reason'].replace('|', '/')} |"
+    return [
+        f"- {MARKS[g['verdict']]}: **{TITLES.get(name, name)}**. {g['reason']}"
         for name, g in sorted(gates.items())
     ]
-    return ["| gate | result | what was found |", "|---|---|---|", *rows]
 
 
 def _arms(arms: Mapping[str, Any]) -> list[str]:
-    head = " | ".join(text for _, text in ARM_COUNTS)
-    lines = [f"| who | {head} | share of alerts |", "|---" + "|---:" * (len(ARM_COUNTS) + 1) + "|"]
-    for name, counts in sorted(arms.items()):
-        cells = [_count(key, counts) for key, _ in ARM_COUNTS]
-        answers = counts.get("answers", 0)
-        cells.append(percent(counts.get("alerts", 0) / answers) if answers else "no answers")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    counted = [arms[name] for name in sorted(arms)]
+    lines = [f"| | {' | '.join(sorted(arms))} |", "|---" + "|---:" * len(arms) + "|"]
+    for key, text in ARM_COUNTS:
+        lines.append(f"| {text} | {' | '.join(_count(key, counts) for counts in counted)} |")
+    shares = " | ".join(_alert_share(counts) for counts in counted)
+    return [*lines, f"| share of alerts | {shares} |"]
+
+
+def _alert_share(counts: Mapping[str, Any]) -> str:
+    answers = counts.get("answers", 0)
+    return percent(counts.get("alerts", 0) / answers) if answers else "no answers"
 
 
 def _count(key: str, counts: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from mlplatform.models.definition import load_definition, model_names
-from mlplatform.orchestration.prefect import APPROVAL_FLOW, DEPLOYMENT
+from mlplatform.orchestration import names
 from mlplatform.settings import Settings
 from mlplatform.supervisor.prefect_server import environment as prefect_environment
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck
@@ -20,6 +20,7 @@ THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 def children(settings: Settings) -> list[ChildSpec]:
     """MLflow, the gateways, workers and Prefect; traffic stops first, the registry last."""
     common = settings.environment()
+    last = names.deployment(names.APPROVAL_FLOW, model_names()[-1])
     return [
         ChildSpec(
             name="mlflow",
@@ -38,9 +39,9 @@ def children(settings: Settings) -> list[ChildSpec]:
         ChildSpec(
             name="prefect",
             argv=_module("mlplatform.orchestration.served"),
-            # The approval flow is registered last: before it, runs can't be asked for.
+            # The last model's approval is registered last: before it, runs can't be asked for.
             check=HttpCheck(
-                ready=f"/api/deployments/name/{APPROVAL_FLOW}/{DEPLOYMENT}",
+                ready=f"/api/deployments/name/{names.APPROVAL_FLOW}/{last}",
                 live="/api/health",
                 port=settings.prefect_port,
             ),

@@ -10,7 +10,7 @@ from mlplatform.canonical import finite_or_none
 if TYPE_CHECKING:
     from mlplatform.validation.gates import GateReport, GateResult
 
-MARKS = {"passed": "✅ passed", "failed": "❌ failed", "inconclusive": "❔ cannot be told"}
+MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? cannot be told"}
 TITLES = {
     "rows": "payments to learn from",
     "positives": "frauds to learn from",
@@ -48,7 +48,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "",
             f"Bundle `{report['bundle'][:16]}`. {summary(report)}",
             "",
-            *table(report),
+            *findings(report),
             "",
         ]
     )
@@ -62,15 +62,16 @@ def summary(report: Mapping[str, Any]) -> str:
     return f"{passed} of {len(gates)} gates passed. Compared with {against}."
 
 
-def table(report: Mapping[str, Any]) -> list[str]:
-    """The gates as lines of a Markdown table, what stopped the candidate first."""
+def findings(report: Mapping[str, Any]) -> list[str]:
+    """The gates as lines of a Markdown list, what stopped the candidate first.
+
+    A list, not a table: the form in Prefect's UI is too narrow for a column of sentences.
+    """
     order = {"failed": 0, "inconclusive": 1, "passed": 2}
-    rows = [
-        f"| {TITLES.get(g['name'], g['name'])} | {MARKS[g['verdict']]} "
-        f"| {g['reason'].replace('|', '/')} |"
+    return [
+        f"- {MARKS[g['verdict']]}: **{TITLES.get(g['name'], g['name'])}**. {g['reason']}"
         for g in sorted(report["gates"], key=lambda g: order[g["verdict"]])
     ]
-    return ["| gate | result | what was found |", "|---|---|---|", *rows]
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:
