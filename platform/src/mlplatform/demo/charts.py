@@ -12,18 +12,20 @@ import numpy as np
 from matplotlib import dates as mdates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 mpl.rcParams["svg.fonttype"] = "none"
-PALETTE = ("#2f6690", "#d1495b", "#3a9679", "#edae49", "#7b5ea7", "#8c8c8c", "#00798c", "#b5651d")
-PHASE_COLOURS = {
-    "deploying": "#c9d6df",
-    "shadow": "#7b5ea7",
-    "awaiting_approval": "#edae49",
-    "canary": "#2f6690",
-    "promoted": "#3a9679",
-    "confirmed": "#1f6b53",
-    "rolled_back": "#d1495b",
+PALETTE = ("#2f6690", "#e08e45", "#3a9679", "#7b5ea7", "#d1495b", "#8c8c8c", "#00798c", "#b5651d")
+PHASES = {
+    "deploying": ("deploying", "#c9d6df"),
+    "shadow": ("shadow", "#7b5ea7"),
+    "awaiting_approval": ("awaiting approval", "#edae49"),
+    "canary": ("canary", "#2f6690"),
+    "promoted": ("champion, provisionally", "#7cc4a8"),
+    "confirmed": ("champion, confirmed", "#1f6b53"),
+    "rolled_back": ("rolled back", "#d1495b"),
 }
+"""What a phase is called in the picture, and its colour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,74 +46,76 @@ class PhaseSpan:
     to_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An SVG with its title, and a sentence on how to read it."""
+
+    title: str
+    note: str
+    svg: str
+
+
 def traffic_shares(
     hours_ms: np.ndarray, counts: Mapping[str, np.ndarray], marks: Sequence[Mark]
 ) -> str:
     """Which version answered: requests an hour, stacked. Shapes: hours [h], each count [h]."""
-    figure, axes = _figure("Requests an hour, by the version that answered", "requests")
+    figure, axes = _figure("requests an hour")
     x = _times(hours_ms)
-    axes.stackplot(
-        x, *counts.values(), labels=list(counts), colors=PALETTE[: len(counts)], linewidth=0
-    )
-    _legend(axes, len(counts))
+    colours = [_colour(i) for i in range(len(counts))]
+    axes.stackplot(x, *counts.values(), labels=list(counts), colors=colours, linewidth=0)
+    axes.set_xlim(x[0], x[-1])
     return _finish(figure, axes, marks)
 
 
-def daily_lines(
-    days_ms: np.ndarray,
-    lines: Mapping[str, np.ndarray],
-    marks: Sequence[Mark],
-    title: str,
-    unit: str,
-) -> str:
-    """Daily figures, one line a name; NaN leaves a gap. Shapes: days [d], each line [d]."""
-    figure, axes = _figure(title, unit)
+def daily_lines(days_ms: np.ndarray, lines: Mapping[str, np.ndarray], marks: Sequence[Mark]) -> str:
+    """Daily shares (0-1), one line a name; NaN leaves a gap. Shapes: days [d], each line [d]."""
+    figure, axes = _figure("")
     x = _times(days_ms)
-    for colour, (name, values) in zip(PALETTE, lines.items(), strict=False):
-        axes.plot(x, values, marker="o", markersize=4, color=colour, label=name, linewidth=1.6)
+    for i, (name, values) in enumerate(lines.items()):
+        axes.plot(x, values, marker="o", markersize=4, color=_colour(i), label=name, linewidth=1.6)
     axes.set_ylim(bottom=0)
-    _legend(axes, len(lines))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     return _finish(figure, axes, marks)
 
 
 def score_histograms(scores: Mapping[str, np.ndarray]) -> str:
-    """Distribution of calibrated scores by version, on a logarithmic count axis."""
-    figure, axes = _figure("Scores, by version", "share of answers (log)")
+    """Distribution of calibrated scores by version, on a logarithmic axis; empty bins are gaps."""
+    figure, axes = _figure("share of answers (log)")
     bins = np.linspace(0, 1, 41)
-    for colour, (name, values) in zip(PALETTE, scores.items(), strict=False):
+    for i, (name, values) in enumerate(scores.items()):
         counts, _ = np.histogram(values, bins=bins)
-        share = counts / max(counts.sum(), 1)
-        axes.stairs(np.maximum(share, 1e-5), bins, color=colour, label=name, linewidth=1.6)
+        share = np.where(counts > 0, counts / max(counts.sum(), 1), np.nan)
+        axes.stairs(share, bins, baseline=None, color=_colour(i), label=name, linewidth=1.6)
     axes.set_yscale("log")
-    axes.set_xlabel("calibrated score (0 to 1)")
-    axes.legend(loc="upper right", frameon=False)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    axes.set_xlabel("calibrated score: the chance of fraud, 0 to 1")
+    _legend(figure)
     return _svg(figure)
 
 
 def phases(spans: Sequence[PhaseSpan], marks: Sequence[Mark]) -> str:
     """Each rollout's phases as a bar in event time."""
     rollouts = list(dict.fromkeys(s.rollout for s in spans))
-    figure, axes = _figure("Rollouts, phase by phase", "", height=1.0 + 0.5 * len(rollouts))
+    figure, axes = _figure("", height=1.3 + 0.5 * len(rollouts))
+    seen: dict[str, str] = {}
     for span in spans:
         start, stop = _times(np.array([span.from_ms, span.to_ms]))
-        colour = PHASE_COLOURS.get(span.phase.split(" ")[0], "#8c8c8c")
-        axes.barh(
-            rollouts.index(span.rollout), width=stop - start, left=start, height=0.6, color=colour
-        )
+        words, colour = PHASES.get(span.phase.split(" ")[0], (span.phase, "#8c8c8c"))
+        seen[words] = colour
+        place = rollouts.index(span.rollout)
+        axes.barh(place, width=stop - start, left=start, height=0.6, color=colour)
     axes.set_yticks(range(len(rollouts)), rollouts)
     axes.invert_yaxis()
-    seen = [p for p in PHASE_COLOURS if any(s.phase.startswith(p) for s in spans)]
-    handles = [mpl.patches.Patch(color=PHASE_COLOURS[p], label=p.replace("_", " ")) for p in seen]
-    axes.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=7, frameon=False
-    )
-    return _finish(figure, axes, marks)
+    axes.grid(axis="y", visible=False)
+    order = [words for words, _ in PHASES.values() if words in seen]
+    handles = [mpl.patches.Patch(color=seen[words], label=words) for words in order]
+    figure.legend(handles=handles, loc="outside lower left", ncols=7, frameon=False, fontsize=9)
+    return _finish(figure, axes, marks, legend=False)
 
 
-def _figure(title: str, unit: str, height: float = 3.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9.6, height), layout="constrained")
+def _figure(unit: str, height: float = 3.0) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(10.4, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -119,32 +123,38 @@ def _figure(title: str, unit: str, height: float = 3.0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, columns: int) -> None:
-    """Beside the title, where no line can run through it."""
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=max(columns, 1), fontsize=9
-    )
+def _colour(place: int) -> str:
+    return PALETTE[place % len(PALETTE)]
 
 
-def _finish(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> str:
-    top = axes.get_ylim()[1]
+def _legend(figure: Figure) -> None:
+    """Above everything, where neither a line nor a mark's text can run through it."""
+    figure.legend(loc="outside upper right", frameon=False, ncols=8, fontsize=9)
+
+
+def _finish(figure: Figure, axes: Axes, marks: Sequence[Mark], *, legend: bool = True) -> str:
+    first, last = axes.get_xlim()
     for mark in marks:
         x = _times(np.array([mark.event_ms]))[0]
-        axes.axvline(x, color="#444444", linewidth=0.9, linestyle="--")
+        axes.axvline(x, color="#1d2733", linewidth=0.9, linestyle="--")
+        late = (x - first) > 0.8 * (last - first)
         axes.annotate(
             mark.text,
-            (x, top),
-            rotation=90,
-            va="top",
-            ha="right",
-            fontsize=7.5,
-            color="#444444",
-            xytext=(-2, -2),
+            (x, 1.0),
+            xycoords=("data", "axes fraction"),
+            ha="right" if late else "left",
+            va="bottom",
+            fontsize=9,
+            color="#1d2733",
+            xytext=(3 if late else -3, 3),
             textcoords="offset points",
         )
+    if legend:
+        _legend(figure)
     locator = mdates.AutoDateLocator(maxticks=10)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, show_offset=False))
+    axes.xaxis.get_major_formatter().formats[2] = "%d %b"  # type: ignore[attr-defined]
     return _svg(figure)
 
 

@@ -16,24 +16,25 @@ from rich.table import Table
 
 from mlplatform.canonical import canonical_json
 from mlplatform.decisions.log import Span
-from mlplatform.demo import charts, page
-from mlplatform.demo.source import DAY_MS, MODEL
-from mlplatform.demo.state import DemoState, Diary
+from mlplatform.demo import page
+from mlplatform.demo.pictures import pictures
+from mlplatform.demo.reigns import Promotion, Reign, reigns
+from mlplatform.demo.source import MODEL
+from mlplatform.demo.state import Diary
 from mlplatform.demo.traffic import Counts, Recording
 from mlplatform.files import write_atomically
 from mlplatform.rollout.state import RolloutState, follow
 from mlplatform.rollout.transitions import Transition
 from mlplatform.wiring import Platform
 
-HOUR_MS = 3_600_000
 COLUMNS = (
     *("decision_id", "event_ms", "generation", "rollout_id", "arm", "answered_by", "unit"),
     *("version", "score", "decision", "degraded", "payload"),
 )
 NOTES = (
     "Event time is that of the payments; it passes some thousand times faster than wall time.",
-    "An alert is a review or a decline. Precision is the share of frauds among the alerts of a "
-    "day, by the labels of the recording, matured or not.",
+    "Precision and recall are by the labels of the recording, matured or not: nobody could know "
+    "them on that day.",
     "A request that the champion answered because the challenger did not in time counts as the "
     "challenger's failure.",
     "Approvers are self-declared: nothing here checks who somebody is.",
@@ -57,7 +58,9 @@ def write(
     state, folder = diary.state, platform.settings.home.demo
     decisions = platform.log.read(Span(model=MODEL, kinds=("decision",), columns=COLUMNS))
     totals = _totals(decisions, recording, counts)
-    rollouts = [_rollout(platform, s) for s in platform.rollouts.active(MODEL, finished=True)]
+    states = platform.rollouts.active(MODEL, finished=True)
+    rollouts = [_rollout(platform, s) for s in states]
+    champions = reigns(_promotions(rollouts))
     problems = _problems(totals, problem)
     found = {
         "closed": not problems,
@@ -69,19 +72,21 @@ def write(
         "wall_s": round(diary.elapsed_s, 1),
         "totals": totals,
         "rollouts": rollouts,
+        "champions": [_reign(r) for r in champions],
         "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
         "log": _verified(platform),
     }
     write_atomically(folder / "report.json", canonical_json(found))
     html = page.render(
-        title="The loop, closed on one machine",
-        lead=f"{state.source}. {diary.elapsed_s:.0f} s of wall time.",
-        totals=totals,
-        closed=not problems,
-        problems=problems,
-        rollouts=rollouts,
+        found,
         timeline=[(event_time(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.moments],
-        figures=_figures(decisions, recording, state, rollouts),
+        pictures=pictures(
+            decisions,
+            _labels(decisions, recording),
+            change_ms=state.change_ms,
+            rollouts=rollouts,
+            champions=champions,
+        ),
         notes=NOTES,
     )
     write_atomically(folder / "report.html", html.encode())
@@ -136,6 +141,31 @@ def _totals(decisions: pa.Table, recording: Recording, counts: Counts) -> dict[s
 def _keys(decisions: pa.Table) -> list[str]:
     decoder = msgspec.json.Decoder(_Payload)
     return [decoder.decode(str(t)).idempotency_key for t in decisions["payload"].to_pylist()]
+
+
+def _labels(decisions: pa.Table, recording: Recording) -> np.ndarray:
+    """1 for fraud, for each decision."""
+    label_of = dict(zip(recording.keys, recording.labels.tolist(), strict=True))
+    return np.array([label_of[key] for key in _keys(decisions)])
+
+
+def _promotions(rollouts: list[dict[str, Any]]) -> list[Promotion]:
+    found = []
+    for rollout in rollouts:
+        began = {p["phase"]: p["event_ms"] for p in rollout["phases"]}
+        if "promoted" in began:
+            undone_ms = began.get("rolled_back")
+            found.append(Promotion(rollout["version"], began["promoted"], undone_ms))
+    return found
+
+
+def _reign(reign: Reign) -> dict[str, Any]:
+    return {
+        "version": reign.version,
+        "from": event_time(reign.from_ms),
+        "until": None if reign.to_ms is None else event_time(reign.to_ms),
+        "successor": reign.successor,
+    }
 
 
 def _problems(totals: Mapping[str, int], problem: str | None) -> list[str]:
@@ -223,80 +253,3 @@ def _incident(incident: Any) -> dict[str, Any]:
         "answer": incident.answer,
         "reasons": incident.found.evidence.get("reasons", []),
     }
-
-
-def _figures(
-    decisions: pa.Table, recording: Recording, state: DemoState, rollouts: list[dict[str, Any]]
-) -> list[str]:
-    if decisions.num_rows == 0:
-        return []
-    event_ms = decisions["event_ms"].to_numpy()
-    version = np.nan_to_num(decisions["version"].to_numpy().astype(np.float64)).astype(int)
-    alert = np.array([d != "approve" for d in decisions["decision"].to_pylist()])
-    label_of = dict(zip(recording.keys, recording.labels.tolist(), strict=True))
-    label = np.array([label_of[key] for key in _keys(decisions)])
-    marks = [charts.Mark(state.change_ms, "pattern changes")]
-    names = {v: f"v{v}" if v else "no version" for v in sorted(set(version.tolist()))}
-    hours = np.arange(event_ms.min() // HOUR_MS, event_ms.max() // HOUR_MS + 1)
-    per_hour = {
-        name: np.bincount(event_ms[version == v] // HOUR_MS - hours[0], minlength=len(hours))
-        for v, name in names.items()
-    }
-    days = np.arange(event_ms.min() // DAY_MS, event_ms.max() // DAY_MS + 1)
-    return [
-        charts.phases(_spans(rollouts, int(event_ms.max())), marks),
-        charts.traffic_shares(hours * HOUR_MS, per_hour, marks),
-        charts.daily_lines(
-            days * DAY_MS,
-            {
-                "precision of alerts": _daily(days, event_ms, label, alert),
-                "share of frauds alerted": _daily(days, event_ms, alert, label == 1),
-            },
-            marks,
-            "Precision and recall by day (each payment by the version that answered it)",
-            "share",
-        ),
-        charts.daily_lines(
-            days * DAY_MS,
-            {
-                "alert share": _daily(days, event_ms, alert, np.ones(len(alert), bool)),
-                "fraud share": _daily(days, event_ms, label, np.ones(len(alert), bool)),
-            },
-            marks,
-            "Alerts and frauds by day",
-            "share of payments",
-        ),
-        charts.score_histograms(_scores(decisions, version, names)),
-    ]
-
-
-def _daily(
-    days: np.ndarray, event_ms: np.ndarray, hit: np.ndarray, among: np.ndarray
-) -> np.ndarray:
-    """Share of hits among the chosen rows, by day; NaN on a day without any."""
-    day = event_ms[among] // DAY_MS - days[0]
-    counts = np.bincount(day, minlength=len(days)).astype(np.float64)
-    hits = np.bincount(day, weights=hit[among].astype(np.float64), minlength=len(days))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts > 0, hits / counts, np.nan)
-
-
-def _scores(
-    decisions: pa.Table, version: np.ndarray, names: Mapping[int, str]
-) -> dict[str, np.ndarray]:
-    score = decisions["score"].to_numpy().astype(np.float64)
-    return {name: score[(version == v) & np.isfinite(score)] for v, name in names.items() if v != 0}
-
-
-def _spans(rollouts: list[dict[str, Any]], last_ms: int) -> list[charts.PhaseSpan]:
-    spans = []
-    for rollout in rollouts:
-        phases = rollout["phases"]
-        ends = [p["event_ms"] for p in phases[1:]] + [last_ms]
-        for phase, end in zip(phases, ends, strict=True):
-            begun = phase["event_ms"]
-            if phase["phase"] == "rolled_back":
-                end = begun + 3 * HOUR_MS
-            label = f"v{rollout['version']} ({rollout['id']})"
-            spans.append(charts.PhaseSpan(label, phase["phase"], begun, max(end, begun)))
-    return spans

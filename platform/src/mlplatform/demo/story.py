@@ -339,7 +339,8 @@ class Story:
 
     def _tell_phases(self, seen: dict[str, str]) -> None:
         for state in self._all():
-            phase = state.phase if state.step is None else f"canary step {state.step + 1}"
+            words = state.phase.replace("_", " ")
+            phase = words if state.step is None else f"canary step {state.step + 1}"
             known = any(
                 m.text.startswith(f"{state.rollout_id}: {phase}") for m in self._diary.state.moments
             )

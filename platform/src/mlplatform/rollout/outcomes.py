@@ -109,10 +109,10 @@ def outcome_gates(seen: Outcomes, *, error_share: float) -> list[Gate]:
         return [Gate("labels", "INCONCLUSIVE", reason, {})]
     new, old = seen.challenger, seen.champion
     return [
-        _compared("missed_fraud", "frauds let through", (new.missed, new.frauds),
-                  (old.missed, old.frauds), error_share),
-        _compared("false_alerts", "alerts on genuine payments", (new.false_alerts, new.alerts),
-                  (old.false_alerts, old.alerts), error_share),
+        _compared("missed_fraud", "let {} frauds through",
+                  (new.missed, new.frauds), (old.missed, old.frauds), error_share),
+        _compared("false_alerts", "raised {} alerts on genuine payments",
+                  (new.false_alerts, new.alerts), (old.false_alerts, old.alerts), error_share),
     ]  # fmt: skip
 
 
@@ -125,7 +125,8 @@ def _compared(name: str, what: str, new: Counted, old: Counted, error_share: flo
         clustered_share(np.array(hits), np.array(trials), error_share=error_share)
         for hits, trials in (new, old)
     )
-    seen = f"{what}: {sum(new[0])} of {sum(new[1])}, the champion {sum(old[0])} of {sum(old[1])}"
+    counts = [f"{sum(hits):,} of {sum(trials):,}" for hits, trials in (new, old)]
+    seen = f"{what.format(counts[0])} (the version before it: {counts[1]})"
     worse = mine.low > other.high
     prefixed = {f"champion_{key}": value for key, value in values_of(other).items()}
     return Gate(name, "UNHEALTHY" if worse else "HEALTHY", seen, values_of(mine) | prefixed)

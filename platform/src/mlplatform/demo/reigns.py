@@ -1,0 +1,56 @@
+"""Who was champion when: from the promotions and rollbacks of all rollouts of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A version made champion; `undone_ms` is when its promotion was rolled back."""
+
+    version: int
+    at_ms: int
+    undone_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """One stretch of event time in which a version was champion.
+
+    Args:
+        to_ms: None while it lasts.
+        successor: who was champion next; None while it lasts.
+    """
+
+    version: int
+    from_ms: int
+    to_ms: int | None
+    successor: int | None
+
+
+def reigns(promotions: Sequence[Promotion]) -> list[Reign]:
+    """Every reign in the order of time: at any moment the last promotion that stands then rules."""
+    moments = sorted(
+        {p.at_ms for p in promotions} | {p.undone_ms for p in promotions if p.undone_ms is not None}
+    )
+    rulers: list[tuple[int, int]] = []
+    for moment in moments:
+        version = _ruler(promotions, moment)
+        if version is not None and (not rulers or rulers[-1][1] != version):
+            rulers.append((moment, version))
+    found = []
+    for place, (start, version) in enumerate(rulers):
+        end, successor = rulers[place + 1] if place + 1 < len(rulers) else (None, None)
+        found.append(Reign(version, start, end, successor))
+    return found
+
+
+def _ruler(promotions: Sequence[Promotion], moment_ms: int) -> int | None:
+    standing = [
+        p
+        for p in promotions
+        if p.at_ms <= moment_ms and (p.undone_ms is None or moment_ms < p.undone_ms)
+    ]
+    return max(standing, key=lambda p: p.at_ms).version if standing else None
