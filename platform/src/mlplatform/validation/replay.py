@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.errors import InputInvalid
+from mlplatform.figures import percent
 from mlplatform.registry.bundle import AlertBand, Bundle
 from mlplatform.training.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.training.onnx_file import OnnxFile
@@ -26,7 +27,7 @@ class Recent:
         if share >= 1:
             return self
         kept = self.matrix.rows(share_of_units(self.matrix.unit, share))
-        return Recent(kept, f"{self.source}, {share:g} of the customers")
+        return Recent(kept, f"{self.source}, {percent(share)} of the customers")
 
 
 def strengths(bundle: Bundle, model: OnnxFile, rows: Matrix) -> NDArray[np.int8]:
