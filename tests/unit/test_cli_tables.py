@@ -12,7 +12,7 @@ from mlplatform.cli.markdown import print_markdown
 from mlplatform.cli.tables import print_table, wrapped
 from mlplatform.rollout.summary import to_markdown as evidence_page
 from mlplatform.validation.gates import GateReport, GateResult
-from mlplatform.validation.report import to_markdown
+from mlplatform.validation.report import to_dict, to_markdown
 
 REASON = (
     "shadow: 1500 customers compared; gates passed: alert_rate, decision_flips, errors, "
@@ -65,13 +65,14 @@ def test_where_not_even_names_have_room_cells_are_folded() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_report_of_gates_is_no_markdown_any_more(width: int) -> None:
-    page = to_markdown(GateReport(model="fraud", bundle="a" * 64, champion=None, gates=GATES))
+    report = GateReport(model="fraud", bundle="a" * 64, champion=None, gates=GATES)
+    page = to_markdown(to_dict(report))
     shown = printed(width, print_markdown, page)
     assert max(map(cell_len, shown.splitlines())) <= width
     assert not re.search(r"\*\*|`|##|---|\| ", shown)
-    assert shown.splitlines()[0] == "fraud, bundle aaaaaaaa did not pass"
+    assert shown.splitlines()[0] == "A candidate for fraud did not pass validation"
     assert "[0.01 to 0.02]" in shown
-    assert {"alert_share", "quality", "-0.0312", "0.05", "sample_ratio;"} <= set(words(shown))
+    assert {"alerts.", "frauds.", "0.512;", "sample_ratio;"} <= set(words(shown))
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -81,12 +82,12 @@ def test_evidence_of_a_rollout_is_a_page_of_tables(width: int) -> None:
         "bundle": "b" * 64,
         "author": "ana",
         "alert_band": [0.01, 0.02],
-        "gates": {"alert_rate": {"verdict": "healthy", "reason": REASON}},
+        "gates": {"alerts": {"verdict": "HEALTHY", "reason": REASON}},
         "arms": {"champion": {"units": 1200, "requests": 4000}},
     }
     shown = printed(width, print_markdown, evidence_page("fraud-v2-1", evidence))
     assert max(map(cell_len, shown.splitlines())) <= width
-    assert {"alert_rate", "1", "200", "champion", "ana."} <= set(words(shown))
+    assert {"alerts.", "healthy:", "1", "200", "champion", "ana."} <= set(words(shown))
     assert "##" not in shown
 
 
