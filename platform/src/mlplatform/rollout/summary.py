@@ -13,6 +13,7 @@ MARKS = {"HEALTHY": "✔ healthy", "UNHEALTHY": "✘ unhealthy", "INCONCLUSIVE":
 TITLES = {
     "guardrail": "guardrail",
     "failures": "answers in time",
+    "answers": "answers that count",
     "alerts": "share of alerts",
     "flips": "changed decisions",
     "split": "split of customers",
