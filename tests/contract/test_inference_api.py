@@ -154,6 +154,28 @@ def test_a_refusal_is_a_problem_and_the_protocols_error(
     assert problem["type"].startswith("urn:mlplatform:problem:")
 
 
+@pytest.mark.parametrize("name", ["inputs", "data", "assignment_key"])
+def test_what_stands_twice_is_refused(canary: Canary, name: str) -> None:
+    sent = json.dumps(body(1.0, assignment_key=7))
+    assert infer(canary.world, json.loads(sent)).status_code == 200
+    at = sent.index(f'"{name}"')
+    again = json.dumps(find(json.loads(sent), name))
+    reply = httpx.post(
+        f"{canary.world.url}/v2/models/{MODEL}/infer",
+        content=f'{sent[:at]}"{name}": {again}, {sent[at:]}',
+        headers=canary.world.headers | {"content-type": "application/json"},
+    )
+    assert (reply.status_code, reply.json()["field"]) == (422, name)
+
+
+def find(value: Any, name: str) -> Any:
+    """The member of that name, wherever it stands in a JSON value."""
+    if isinstance(value, dict) and name in value:
+        return value[name]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for one in inner if (found := find(one, name)) is not None), None)
+
+
 def test_unknown_models_are_named(canary: Canary) -> None:
     for path in ("/v2/models/other", "/v2/models/other/infer", f"/v2/models/{MODEL}/guess"):
         reply = httpx.get(canary.world.url + path, headers=canary.world.headers)

@@ -132,6 +132,11 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(tmp_path: Path) -> None:
         pytest.param(b'{"inputs": [{"name": "inputs"}]}', {}, id="half a tensor"),
         pytest.param(b"[" * 100_000, {}, id="nesting"),
         pytest.param(
+            b'{"inputs":[],"parameters":{"a":' + b"[" * 9000 + b"]" * 9000 + b"}}",
+            {},
+            id="nesting where anything may stand",
+        ),
+        pytest.param(
             b'{"inputs":[{"name":"inputs","shape":[1000000000000,3],"datatype":"FP32",'
             b'"data":[1]}]}',
             {},

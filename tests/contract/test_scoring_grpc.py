@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlplatform.predictor.grpc_server import MAX_CONNECTIONS
 from mlplatform.protos import scoring_pb2 as pb
 from support.scoring_world import MODEL, ScoringWorld
 
@@ -26,6 +27,7 @@ class Calls:
 
     def __init__(self, world: ScoringWorld, port: int) -> None:
         self.world = world
+        self.port = port
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
     def raw(self, method: str, request: bytes, timeout: float = 5.0, **metadata: str) -> bytes:
@@ -110,6 +112,20 @@ def test_a_refusal_is_a_status_with_the_problem_behind_it(
     assert caught.value.code() == code
     problem = json.loads(dict(caught.value.trailing_metadata())["problem-bin"])
     assert problem["status"] == status
+
+
+def test_strangers_that_hold_connections_are_counted_and_callers_stay(calls: Calls) -> None:
+    calls.score(payment(1.0))
+    port, held = calls.port, []
+    try:
+        for _ in range(MAX_CONNECTIONS + 20):
+            held.append(socket.create_connection(("127.0.0.1", port), timeout=5.0))
+        assert held[-1].recv(100) == b""  # closed
+        assert held[0].recv(100) != b""  # the settings of HTTP/2
+        calls.score(payment(1.0))
+    finally:
+        for one in held:
+            one.close()
 
 
 @settings(

@@ -117,6 +117,20 @@ def test_no_bytes_are_too_strange(world: ScoringWorld, sent: bytes) -> None:
     check(exchange(world, sent))
 
 
+@pytest.mark.parametrize("name", ["parameters", "requests", "labels", "unknown"])
+@pytest.mark.parametrize("path", POSTS)
+def test_no_depth_is_the_gateways_fault(world: ScoringWorld, path: str, name: str) -> None:
+    deep = b'[{"a":' + b"[" * 9000 + b"]" * 9000 + b"}]"
+    body = (
+        b'{"inputs":[],"' + name.encode() + b'":' + (deep[1:-1] if name[0] == "p" else deep) + b"}"
+    )
+    with world.client() as client:
+        reply = client.post(
+            world.url + path, content=body, headers={"content-type": "application/json"}
+        )
+    assert reply.status_code in (400, 422)
+
+
 @bounded
 @given(
     method=st.sampled_from([b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"TRACE", b"CONNECT"]),

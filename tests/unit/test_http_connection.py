@@ -171,7 +171,7 @@ def post(path: str, body: bytes, *headers: bytes) -> bytes:
 
 
 def chunked(path: str, *parts: bytes, trailer: bytes = b"") -> bytes:
-    head = b"POST %s HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode()
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode()
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
     return head + chunks + b"0\r\n" + trailer + b"\r\n"
 
@@ -224,16 +224,16 @@ async def test_what_fails_unexpectedly_is_a_500_and_no_more() -> None:
 CASES = [
     post("/a", b""), post("/wait3", b"x" * 50), post("/wait0", b"y"), GET,
     chunked("/c", b"abc", b"d" * 40), chunked("/wait2", b"z", trailer=b"authorization: no\r\n"),
-    b"GET /x%20y?q=1 HTTP/1.1\r\nA: b\r\nA: c\r\n\r\n",
-    b"HEAD / HTTP/1.1\r\n\r\n",
+    b"GET /x%20y?q=1 HTTP/1.1\r\nhost: x\r\nA: b\r\nA: c\r\n\r\n",
+    b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n",
     post("/up", b"body", b"connection: upgrade", b"upgrade: h2c"),
     GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"),
 ]  # fmt: skip
 BAD = [
     b"GET / HTTP/1.1\r\na : b\r\n\r\n",
     b"nonsense\r\n\r\n",
-    b"POST /wait1 HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-    b"GET / HTTP/1.1\r\nconnection: close\r\n\r\nmore",
+    b"POST /wait1 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\nmore",
 ]
 
 
@@ -304,6 +304,10 @@ def test_no_bytes_raise_or_get_more_answers_than_requests(parts: list[bytes]) ->
         b"a: b\x00\r\n\r\n",
         b"a: b\nc: d\r\n\r\n",
         b" a: b\r\n\r\n",
+        b"host: y\r\n\r\n",
+        b"transfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"idempotency-key: a\r\nidempotency-key: b\r\n\r\n",
+        b"Authorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n",
     ],
 )
 async def test_what_two_readers_could_read_differently_is_refused(sent: bytes) -> None:
@@ -312,6 +316,11 @@ async def test_what_two_readers_could_read_differently_is_refused(sent: bytes) -
     assert [status for status, _ in parted(written)] == [400]
     assert world.application.asked == []
     assert world.transport.has_ended
+
+
+async def test_of_hosts_there_is_one_and_before_http_1_1_none_is_needed() -> None:
+    assert parted(await World().send(b"GET / HTTP/1.1\r\n\r\n"))[0][0] == 400
+    assert parted(await World().send(b"GET / HTTP/1.0\r\n\r\n"))[0][0] == 200
 
 
 @pytest.mark.parametrize("version", [b"HTTP/0.9", b"HTTP/2.0", b"HTTP/3.0", b""])
@@ -407,6 +416,12 @@ async def test_a_body_is_asked_for_when_it_is_wanted() -> None:
     assert [status for status, _ in parted(written)] == [100, 200]
 
 
+async def test_an_older_client_is_told_nothing_in_between() -> None:
+    request = post("/a", b"12345", b"expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    written = await World().send(request[:-5], request[-5:])
+    assert [status for status, _ in parted(written)] == [200]
+
+
 async def test_a_body_that_is_not_wanted_is_not_asked_for() -> None:
     world = World()
     request = post("/unread", b"12345", b"expect: 100-continue")
@@ -440,7 +455,7 @@ async def test_a_body_that_is_too_large_is_refused(sent: bytes, whole: bool) -> 
 
 async def test_a_sender_without_end_is_cut_off() -> None:
     world = World()
-    head = b"POST /a HTTP/1.1\r\ncontent-length: 100000000\r\n\r\n"
+    head = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n"
     await world.send(head)
     assert [status for status, _ in parted(world.transport.written)] == [413]
     for _ in range(MAX_DISCARDED_BYTES // 65536):
@@ -454,7 +469,7 @@ async def test_a_sender_without_end_is_cut_off() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEADERS + 1) + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * (MAX_HEADERS + 1) + b"\r\n",
         b"GET / HTTP/1.1\r\na: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + (b"a: " + b"x" * 1000 + b"\r\n") * 20 + b"\r\n",
         b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
@@ -468,9 +483,26 @@ async def test_a_head_that_is_too_large_is_refused(head: bytes, part: int) -> No
     assert world.application.ends == ["head-too-large"]
 
 
+@pytest.mark.parametrize("part", [1, 1000, 65536])
+@pytest.mark.parametrize("where", [b"0\r\nx: ", b"0\r\n", b"1;"], ids=["long", "many", "name"])
+async def test_what_comes_in_a_bodys_place_has_an_end(where: bytes, part: int) -> None:
+    world, sent = World(), (b"a: b\r\n" if where == b"0\r\n" else b"y" * 6) * 11000
+    parts = [sent[at : at + part] for at in range(0, MAX_HEAD_BYTES + 2 * part, part)]
+    written = await world.send(chunked("/wait9", b"12").removesuffix(b"0\r\n\r\n") + where, *parts)
+    assert [status for status, _ in parted(written)] == [431]
+    assert world.application.asked == []
+    assert world.transport.has_ended
+
+
+async def test_a_body_in_the_smallest_chunks_comes_whole() -> None:
+    sent = chunked("/a", *[b"x"] * LIMIT_BYTES, trailer=b"a: b\r\n" * 100)
+    written = await World().send(*[sent[at : at + 7] for at in range(0, len(sent), 7)])
+    assert [status for status, _ in parted(written)] == [200]
+
+
 async def test_large_requests_do_not_add_up_to_a_large_head() -> None:
     world = World(connections=5)
-    large = b"GET / HTTP/1.1\r\na: " + b"x" * (MAX_HEAD_BYTES - 100) + b"\r\n\r\n"
+    large = b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * (MAX_HEAD_BYTES - 100) + b"\r\n\r\n"
     written = await world.send(large * 2 + large[:9000], large[9000:])
     assert [status for status, _ in parted(written)] == [200] * 3
 

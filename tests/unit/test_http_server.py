@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -149,6 +151,29 @@ async def test_an_idle_connection_outlives_the_time_a_request_may_take() -> None
         assert server.application.ends == []
 
 
+_FEW_FILES = """
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (16, 64))
+from mlplatform.http import server
+print(server.connections_within(4096), server.connections_within(10))
+held = []
+try:
+    while True:
+        held.append(socket.socket())
+except OSError:
+    print(len(held))
+"""
+
+
+def test_connections_leave_files_for_what_answers_them() -> None:
+    """In a process of its own, because nobody gets a hard limit back."""
+    done = subprocess.run([sys.executable, "-c", _FEW_FILES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    most, few, files = map(int, done.stdout.split())
+    assert (most, few) == (32, 10)
+    assert 32 < files < 64  # the soft limit was raised
+
+
 async def test_one_connection_too_many_is_told_so() -> None:
     async with running() as server:
         held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
@@ -187,7 +212,7 @@ async def test_bytes_that_nobody_reads_take_no_answer_with_them(drains: bool) ->
         peer.setblocking(False)
         await loop.sock_connect(peer, ("127.0.0.1", server.port))
         last = GET + (b"" if drains else CLOSE) + b"\r\n"
-        await loop.sock_sendall(peer, b"GET /gate HTTP/1.1\r\n\r\n" + last)
+        await loop.sock_sendall(peer, b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n" + last)
         await asyncio.sleep(0.1)  # reading is paused: an answer is owed, and another one waits
         await loop.sock_sendall(peer, GET + b"\r\n")
         if drains:
@@ -211,7 +236,7 @@ async def test_no_request_is_lost_when_it_is_told_to_end() -> None:
         nonlocal answers
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while True:
-            writer.write(b"GET /2 HTTP/1.1\r\n\r\n")
+            writer.write(b"GET /2 HTTP/1.1\r\nhost: x\r\n\r\n")
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 OK")
             answers += 1
@@ -237,7 +262,7 @@ async def test_a_request_under_way_is_finished_and_an_idle_connection_is_not_wai
         idle = await asyncio.open_connection("127.0.0.1", server.port)
         idle[1].write(GET + b"\r\n")
         await idle[0].readuntil(b"\r\n\r\n")
-        slow = asyncio.create_task(answer(server.port, b"GET /300 HTTP/1.1\r\n\r\n"))
+        slow = asyncio.create_task(answer(server.port, b"GET /300 HTTP/1.1\r\nhost: x\r\n\r\n"))
         await asyncio.sleep(0.1)
         server.server.end()
         assert await idle[0].read() == b""
@@ -248,7 +273,7 @@ async def test_a_request_under_way_is_finished_and_an_idle_connection_is_not_wai
 
 async def test_told_twice_it_waits_for_nothing() -> None:
     async with running() as server:
-        slow = asyncio.create_task(answer(server.port, b"GET /9000 HTTP/1.1\r\n\r\n"))
+        slow = asyncio.create_task(answer(server.port, b"GET /9000 HTTP/1.1\r\nhost: x\r\n\r\n"))
         await asyncio.sleep(0.1)
         server.server.end()
         server.server.end()

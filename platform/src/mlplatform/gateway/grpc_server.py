@@ -16,6 +16,7 @@ from mlplatform.gateway.probes import Health
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.spans import Traces
 from mlplatform.http.messages import MAX_BODY_BYTES
+from mlplatform.predictor.grpc_server import options
 
 DRAIN_S: Final = 10.0
 
@@ -51,12 +52,7 @@ class GrpcListener:
 
     async def start(self) -> None:
         """Raises Busy: somebody else has the port."""
-        server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", MAX_BODY_BYTES),
-                ("grpc.so_reuseport", 1),
-            )
-        )
+        server = grpc.aio.server(options=options(MAX_BODY_BYTES, shares_port=True))
         server.add_generic_rpc_handlers(self._handlers)
         try:
             server.add_insecure_port(self._address)

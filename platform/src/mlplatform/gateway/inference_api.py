@@ -14,9 +14,10 @@ import msgspec
 from mlplatform.admission.gate import Gate
 from mlplatform.gateway.answers import encode
 from mlplatform.gateway.http import JSON_TYPE, Endpoint, Request, reading
+from mlplatform.gateway.members import refuse_repeats
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.raw_calls import PARAMETER, PLATFORM, inferred, refused, width
+from mlplatform.gateway.raw_calls import MAX_ROWS, PARAMETER, PLATFORM, inferred, refused, width
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.terms import terms
 from mlplatform.http.messages import Reply, line
@@ -141,6 +142,8 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
     except RequestRefused as error:
         raise refused(error) from error
     head = body if text is None else body[: int(text)]
+    if len(asked.rows) <= MAX_ROWS:
+        refuse_repeats(head)
     key = _parameters.decode(head).parameters.get(PARAMETER)
     assert request.admitted is not None
     gate.charge(request.admitted, len(asked.rows) - 1)

@@ -20,9 +20,13 @@ def refuse_repeats(body: bytes) -> None:
     """Reads all of a body that is known to be JSON.
 
     Raises:
-        Problem: 422, names the first member that stands twice in its object.
+        Problem: 422, names the first member that stands twice in its object; 400, what nobody asked
+            for in it is too deep or not text.
     """
-    json.loads(body, object_pairs_hook=_once, parse_int=str, parse_float=str, strict=False)
+    try:
+        json.loads(body, object_pairs_hook=_once, parse_int=str, parse_float=str, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
 
 
 def refuse_repeats_of(name: str, body: bytes, items: Sequence[bytes]) -> None:

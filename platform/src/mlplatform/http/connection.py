@@ -33,6 +33,13 @@ LINGER_S: Final = 2.0
 _MAX_KEPT_PATHS: Final = 256
 _METHODS: Final = {name: name.decode() for name in (b"GET", b"HEAD", b"POST")}
 _VERSIONS: Final = ("1.0", "1.1")
+_ONCE: Final = frozenset(
+    b"host authorization content-type expect transfer-encoding idempotency-key x-request-timeout-ms"
+    b" x-priority inference-header-content-length".split()
+)
+"""Headers of one value, refused when they come again: what lies in between may have read the other
+one. `Host`: RFC 9112 section 3.2; the parser itself refuses a second `Content-Length`."""
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 log = logging.getLogger(__name__)
@@ -116,6 +123,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_bodiless_bytes",
         "_current",
         "_discarded",
         "_farewell",
@@ -155,6 +163,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0  # what came with a head before that; -1 if it begins in that
         self._first_bytes = 0  # of those, what came with its first byte, and may be older
         self._repeated = self._repeated_bytes = 0  # headers whose names came again
+        self._bodiless_bytes = 0  # read in a row without a body's; -1 where the last read had some
         self._raw_left = 0  # of a body that the parser knows nothing of
         self._discarded = 0
         self._is_arriving = True  # who connects is to say something
@@ -256,6 +265,8 @@ class Connection(asyncio.Protocol):
         headers, parser, limits = self._headers, self._parser, self._shared.limits
         self._check_head()
         is_last = not parser.should_keep_alive()
+        if b"host" not in headers and parser.get_http_version() == "1.1":
+            raise Refusal(400, "malformed-http", "HTTP/1.1 wants a Host")
         if is_last or b"connection" in headers:
             version = parser.get_http_version()
             if version not in _VERSIONS:
@@ -270,11 +281,13 @@ class Connection(asyncio.Protocol):
         if len(length) > 5 and int(length) > limits.body_bytes:
             request.turn_too_large()
         if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
-            request.wanted = self._want
+            # HTTP/1.0 knows no interim answer: its client would take it for the last one.
+            request.wanted = None if parser.get_http_version() == "1.0" else self._want
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
             raise Refusal(400, "malformed-http", "the only transfer coding taken is chunked")
         self._incoming = request
+        self._bodiless_bytes = -1
         if parser.should_upgrade():
             self._stay(request)
         self._is_last = request.is_last
@@ -282,6 +295,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, part: bytes) -> None:
         request = self._incoming
         assert request is not None
+        self._bodiless_bytes = -1
         if request.is_answered or request.is_too_large:
             self._discard(len(part))
         else:
@@ -474,10 +488,21 @@ class Connection(asyncio.Protocol):
             surely_bytes = self._head_bytes - self._first_bytes
             if surely_bytes > MAX_HEAD_BYTES + _HEAD_SLACK_BYTES and not self._is_deaf:
                 self._refuse(_head_too_large())
+        elif self._is_body_missing():
+            self._refuse(_head_too_large())
         elif not request.is_taken:
             self._take(request)
         if self._current is not None and self._current is not request:
             self._pause()
+
+    def _is_body_missing(self) -> bool:
+        """Whether what comes in a body's place (trailers, names of chunks) goes on for too long.
+
+        The parser gathers a trailer until it ends, which takes all the event loop's time.
+        """
+        fresh_bytes = 0 if self._bodiless_bytes < 0 else self._read_bytes
+        self._bodiless_bytes = max(self._bodiless_bytes, 0) + fresh_bytes
+        return self._bodiless_bytes > MAX_HEAD_BYTES
 
     def _check_head(self) -> None:
         if len(self._headers) + self._repeated > MAX_HEADERS:
@@ -490,6 +515,8 @@ class Connection(asyncio.Protocol):
                 raise _head_too_large()
 
     def _repeat(self, name: bytes, value: bytes) -> None:
+        if name in _ONCE:
+            raise Refusal(400, "malformed-http", f"the header {name.decode()} stands twice")
         if not self._repeated:
             self._repeated_bytes = 0
         self._repeated += 1
@@ -543,5 +570,5 @@ class Connection(asyncio.Protocol):
 
 
 def _head_too_large() -> Refusal:
-    detail = f"the head may have {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes"
+    detail = f"head and trailers may have {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes"
     return Refusal(431, "head-too-large", detail)

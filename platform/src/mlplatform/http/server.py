@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import uvloop
@@ -15,11 +16,32 @@ import uvloop
 from mlplatform.http.connection import Application, Connection, Limits, Shared
 
 BACKLOG: Final = 512
+OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
+"""Open files that are not these connections: what two listeners may have taken before anybody
+counts it, gRPC's connections, and what is read, written and asked behind the answers."""
+
 LOOK_S: Final = 1.0
 """How often connections are looked at; their limits are kept to this."""
 
 _TICK_S: Final = 0.1
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def connections_within(wanted: int) -> int:
+    """How many of the wanted connections this process may have open files for.
+
+    The soft limit is raised as far as it must and may be. With connections up to it, a file that
+    is needed to answer or to record would not open.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < needed:
+        soft = needed if hard == unlimited else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == unlimited:
+        return wanted
+    return max(min(wanted, soft - min(OTHER_FILES, soft // 2)), 1)
 
 
 async def _nothing() -> None: ...
@@ -83,7 +105,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for sign in _ENDING:
             loop.add_signal_handler(sign, self.end)
-        shared = Shared(self._application, self._limits)
+        room = connections_within(self._limits.connections)
+        shared = Shared(self._application, replace(self._limits, connections=room))
         life = self._life
         await life.start()
         listening = [

@@ -29,6 +29,12 @@ from mlplatform.protos import open_inference_pb2 as pb
 
 SERVICE: Final = "inference.GRPCInferenceService"
 MESSAGE_OVERHEAD_BYTES: Final = 4096
+MAX_CONNECTIONS: Final = 512
+MAX_STREAMS: Final = 256
+"""Calls of one connection at a time; its client keeps further ones back."""
+
+HANDSHAKE_MS: Final = 10_000
+IDLE_MS: Final = 75_000
 _CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -186,16 +192,23 @@ def _from_bytes(raw: Sequence[bytes], tensor: pb.ModelInferRequest.InferInputTen
     return np.frombuffer(raw[0], dtype="<f4")
 
 
+def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple[str, int], ...]:
+    """What callers of a listener may take: gRPC itself sets no bounds but a message's."""
+    return (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.so_reuseport", int(shares_port)),
+    )
+
+
 def server(predictor: Predictor) -> grpc.aio.Server:
     """A gRPC server for the predictor, without a port as yet."""
     size = predictor.max_body_bytes + MESSAGE_OVERHEAD_BYTES
-    made = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", size),
-            # Two servers on one port would share its calls without knowing.
-            ("grpc.so_reuseport", 0),
-        )
-    )
+    # Two servers on one port would share its calls without knowing.
+    made = grpc.aio.server(options=options(size, shares_port=False))
     made.add_generic_rpc_handlers((InferenceService(predictor).handlers(),))
     return made
 

@@ -99,7 +99,7 @@ def parse(body: bytes, header_length: str | None, width: int) -> Inference:
     head, tail = _split(body, header_length)
     try:
         request = _decoder.decode(head)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise RequestRefused(400, f"the request is not an inference request: {error}") from error
     if len(request.inputs) != 1:
         names = [tensor.name for tensor in request.inputs]
