@@ -331,6 +331,19 @@ async def test_a_full_batch_waits_for_nobody_and_neither_does_one_after_a_pause(
     await committer.close()
 
 
+async def test_once_all_that_may_come_have_come_nobody_waits() -> None:
+    log = MemoryLog()
+    committer = AsyncGroupCommit(log, "gw", max_wait_ms=60_000.0, expected=lambda: 3)
+    await asyncio.gather(*(committer.submit([entry(name)]) for name in "ab"))  # under load now
+    waiting = [committer.submit([entry(name)]) for name in "cd"]
+    await asyncio.wait(waiting, timeout=0.02)
+    assert not any(answer.done() for answer in waiting)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*waiting, committer.submit([entry("e")]))
+    await committer.close()
+    assert log.batches == [["a", "b"], ["c", "d", "e"]]
+
+
 async def test_closing_writes_what_waits_for_company() -> None:
     log = MemoryLog()
     committer = AsyncGroupCommit(log, "gw", max_wait_ms=5000.0)

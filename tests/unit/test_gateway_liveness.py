@@ -56,7 +56,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
     log = BrittleLog()
-    recorder = Recorder(lambda: AsyncGroupCommit(log, "gw"), lambda event_ms: None)
+    recorder = Recorder(lambda _: AsyncGroupCommit(log, "gw"), lambda event_ms: None)
     gateway = Gateway(
         cast(Gate, None),
         {},

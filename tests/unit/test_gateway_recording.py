@@ -35,7 +35,7 @@ class Commits:
 
 
 def started(commits: Commits, seen: list[int]) -> Recorder:
-    recorder = Recorder(lambda: commits, seen.append)
+    recorder = Recorder(lambda _: commits, seen.append)
     recorder.start()
     return recorder
 

@@ -108,6 +108,8 @@ class AsyncGroupCommit:
     Args: as for GroupCommit, but for
         max_wait_ms: how long the loop itself holds back what is submitted under load, so that it
             goes together and the thread is woken once for it. A lone submission waits for nothing.
+        expected: how many submissions may be waiting at most: once so many do, nobody is left to
+            wait for. 0: that is not known.
     """
 
     def __init__(
@@ -119,7 +121,10 @@ class AsyncGroupCommit:
         *,
         reached_ms: Callable[[], int | None] | None = None,
         relief: Relief | None = None,
+        expected: Callable[[], int] = lambda: 0,
     ) -> None:
+        self._expected = expected
+        self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._collected: list[_Ticket] = []
         self._size = 0
@@ -150,18 +155,26 @@ class AsyncGroupCommit:
         answer: asyncio.Future[list[Outcome]] = self._loop.create_future()
         if not self._collected:
             if self._may_wait():
-                self._loop.call_later(self._wait_s, self._hand_in)
+                self._timer = self._loop.call_later(self._wait_s, self._hand_in)
             else:
                 self._loop.call_soon(self._hand_in)
         self._collected.append(_Ticket(entries, answer))
         self._size += len(entries)
         if self._size >= self._max_batch:
             self._hand_in()
+        elif self._timer is not None and len(self._collected) >= self._expected() > 0:
+            self._wait_no_more()
+            self._loop.call_soon(self._hand_in)
         return answer
 
     def _may_wait(self) -> bool:
         """Under load only: when the last batch was of several, and not long ago."""
         return self._last_size > 1 and self._loop.time() - self._last_s < COMPANY_S
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def close(self) -> None:
         """Append what is queued, then say that this writer is done."""
@@ -169,6 +182,7 @@ class AsyncGroupCommit:
         await self._loop.run_in_executor(None, self._committer.close)
 
     def _hand_in(self) -> None:
+        self._wait_no_more()
         tickets, self._collected, self._size = self._collected, [], 0
         if not tickets:
             return

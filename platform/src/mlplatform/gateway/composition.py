@@ -175,9 +175,12 @@ def spill_policy(settings: Settings) -> SpillPolicy:
 
 
 def _recorder(name: str, log: SpillingLog, times: EventTimes, watermark: Watermark) -> Recorder:
-    def open_commit() -> AsyncGroupCommit:
+    def open_commit(expected: Callable[[], int]) -> AsyncGroupCommit:
         return AsyncGroupCommit(
-            log, name, MAX_COMMIT, COMMIT_WAIT_MS, reached_ms=times.passed_ms, relief=log
+            *(log, name, MAX_COMMIT, COMMIT_WAIT_MS),
+            reached_ms=times.passed_ms,
+            relief=log,
+            expected=expected,
         )
 
     return Recorder(open_commit, watermark.advance)
@@ -251,7 +254,7 @@ def _life(
     async def start() -> None:
         if spans is not None:
             spans.start()
-        shared.recorder.start()
+        shared.recorder.start(lambda: admitting.gate.in_flight)
         shadow.start()
         await admitting.start()
         if settings.clock == "replay":

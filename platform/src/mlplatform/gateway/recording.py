@@ -48,6 +48,9 @@ class Commit(Protocol):
     async def close(self) -> None: ...
 
 
+OpenCommit = Callable[[Callable[[], int]], Commit]
+
+
 class LogUnavailable(Unavailable):
     """The log did not confirm a record in time; whether it holds it is open."""
 
@@ -62,20 +65,22 @@ class Recorder:
     """Appends records one by one; the commit behind it makes them few transactions.
 
     Args:
-        open_commit: called when the server starts, in the event loop.
+        open_commit: called when the server starts, in the event loop, with what tells how many
+            records may be waiting at most.
         advanced: told the event time of every record that was written.
     """
 
-    def __init__(self, open_commit: Callable[[], Commit], advanced: Callable[[int], None]) -> None:
+    def __init__(self, open_commit: OpenCommit, advanced: Callable[[int], None]) -> None:
         self._open_commit = open_commit
         self._advanced = advanced
         self._commit: Commit | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call
         self._waits = Deadlines()
 
-    def start(self) -> None:
+    def start(self, expected: Callable[[], int] = lambda: 0) -> None:
+        """Args: expected: how many requests are being answered now; 0 where that is not known."""
         self._loop = asyncio.get_running_loop()
-        self._commit = self._open_commit()
+        self._commit = self._open_commit(expected)
 
     @property
     def alive(self) -> bool:
