@@ -17,8 +17,9 @@ from mlplatform.errors import Busy, PlatformError, Refused, StaleFence, Unavaila
 
 HEARTBEAT_S: Final = 1.0
 QUEUED_ENTRIES: Final = 4_096
-SLOW_S: Final = 0.1
-"""A log that takes longer than this for a batch is slow: what is queued goes elsewhere."""
+SLOW_S: Final = 0.03
+"""A log that takes longer than this for a batch is slow: what is queued goes elsewhere, while
+whoever waits for it still can."""
 COMPANY_S: Final = 0.05
 """So long after a batch of several the next is expected to be one."""
 CHECKPOINT_S: Final = 0.25

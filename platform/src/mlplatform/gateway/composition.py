@@ -47,8 +47,9 @@ COMMIT_WAIT_MS = 2.0
 """How long the records of a busy gateway wait for others to be committed with. Alone, a record
 costs nearly three times what it costs among eight: requests that come evenly, and so leave one by
 one, were more than a gateway could do at rates that it does for callers who come in crowds."""
-LOG_LOCK_WAIT_MS = 100
-"""How long a commit waits for those of other processes before its records are spilled."""
+LOG_LOCK_WAIT_MS = 20
+"""How long a commit waits for those of other processes before its records are spilled: whoever
+waits for the records has a deadline."""
 MIB = 1024 * 1024
 SHADOW_DRAIN_S = 2.0
 
