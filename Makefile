@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-async test-servers test-cluster cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-cluster cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -108,6 +108,9 @@ drill-scoring: .venv/.dev ## a steady load while predictors, features, log, regi
 
 drill-soak: .venv/.dev ## ten minutes at full load: memory flat, log verifies, counters add up (DRILL_FLAGS="--seconds 60")
 	@$(RUN) tests.drills.soak $(DRILL_FLAGS)
+
+drill-restore: .venv/.dev ## back up under traffic, kill, wipe, restore, go on; report in build/drills/restore.json
+	@$(RUN) tests.drills.restore $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py

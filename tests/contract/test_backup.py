@@ -396,6 +396,37 @@ restore(Path(sys.argv[1]), load({"MLPLATFORM_HOME": sys.argv[2]}), now_ms=7)
 """
 
 
+KILLED_BACKUP = """
+import os, signal, sys
+from pathlib import Path
+from mlplatform.backup.take import back_up
+from mlplatform.settings import load
+left = int(sys.argv[3])
+def step(call):
+    def made(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+    return made
+os.fsync, os.rename = step(os.fsync), step(os.rename)
+back_up(load({"MLPLATFORM_HOME": sys.argv[1]}), Path(sys.argv[2]), now_ms=7)
+"""
+
+
+@pytest.mark.parametrize("steps", [1, 5, 15, 25])
+def test_a_backup_that_is_killed_is_not_there(
+    world: HomeWorld, tmp_path: Path, empty: Home, steps: int
+) -> None:
+    target = tmp_path / "backup"
+    argv = [sys.executable, "-c", KILLED_BACKUP, str(world.home.root), str(target), str(steps)]
+    assert subprocess.run(argv).returncode == -signal.SIGKILL
+    assert not target.exists()
+    taken(world, target)
+    assert restored(target, empty).findings == ()
+
+
 def test_a_restore_that_is_killed_at_any_step_leaves_no_home_that_would_start(
     world: HomeWorld, tmp_path: Path, empty: Home
 ) -> None:
