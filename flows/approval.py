@@ -10,8 +10,9 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from mlplatform import wiring
-from mlplatform.errors import Refused
+from mlplatform.errors import InputInvalid, Refused
 from mlplatform.jobs import rollouts as job
+from mlplatform.jobs.signed import ACTOR, REASON
 from mlplatform.orchestration import names
 
 ATTEMPTS = 5
@@ -22,8 +23,13 @@ class Approval(RunInput):
     """The form: a decision has no default, so that nobody approves by pressing Enter."""
 
     decision: Literal["approve", "reject"]
-    approver: str = Field(min_length=2, max_length=80, description="Your name (self-declared)")
-    reason: str = Field(min_length=5, max_length=500, description="What you looked at, and why")
+    # Spaces count for the form; the journal's own check, which strips them, asks again.
+    approver: str = Field(
+        min_length=ACTOR.least, max_length=ACTOR.most, description="Your name (self-declared)"
+    )
+    reason: str = Field(
+        min_length=REASON.least, max_length=REASON.most, description="What you looked at, and why"
+    )
 
 
 @flow(name="approval", flow_run_name=names.RUNS["approval"], persist_result=True)
@@ -51,7 +57,7 @@ def approval(model: str, rollout_id: str, evidence_digest: str, summary: str) ->
                 approver=answer.approver,
                 reason=answer.reason,
             )
-        except Refused as refusal:
+        except (Refused, InputInvalid) as refusal:
             note = f"**The last answer was refused: {refusal}**\n\n"
             continue
         job.rollout_pass(platform, model)

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 from mlplatform import cli, wiring
 from mlplatform.canonical import digest
 from mlplatform.cli import rollouts as command
-from mlplatform.errors import Refused
+from mlplatform.errors import InputInvalid, Refused
+from mlplatform.jobs.rollouts import record_approval as record_answer_of_form
 from mlplatform.orchestration.prefect import FlowRun
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval
 from mlplatform.rollout.transitions import ApprovalAsked
@@ -135,3 +136,15 @@ def test_the_author_is_refused_before_the_form_is_answered(approve: Any, author:
     assert isinstance(result.exception, Refused)
     assert "somebody else approves" in str(result.exception)
     assert form.answers == []
+
+
+@pytest.mark.parametrize(("approver", "reason"), [("  b  ", "it was read"), ("bob", "   ok   ")])
+def test_a_form_filled_with_spaces_is_not_an_answer(
+    platform: wiring.Platform, rollout: str, approver: str, reason: str
+) -> None:
+    with pytest.raises(InputInvalid, match="characters; wanted"):
+        record_answer_of_form(
+            platform, rollout, DIGEST, "approve", approver=approver, reason=reason
+        )
+    (state,) = platform.rollouts.active("fraud")
+    assert state.answer is None

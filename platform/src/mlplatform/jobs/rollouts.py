@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING, Any
 
+from mlplatform.jobs.signed import ACTOR, REASON
 from mlplatform.rollout import commands, execute
 from mlplatform.rollout.state import RolloutState, fold
 from mlplatform.rollout.transitions import Answer, Transition
@@ -64,7 +65,13 @@ def record_approval(
     approver: str,
     reason: str,
 ) -> str:
-    """Append a person's answer to the journal, in words."""
+    """Append a person's answer to the journal, in words.
+
+    Raises:
+        InputInvalid: a name or a reason that is too short or too long.
+        Refused: by the rollout, as `rollout.commands.record_approval` says.
+    """
+    approver, reason = ACTOR.checked("approver", approver), REASON.checked("reason", reason)
     state = commands.record_approval(
         platform.rollouts,
         rollout_id,
