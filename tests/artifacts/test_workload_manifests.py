@@ -46,8 +46,12 @@ def pods() -> dict[str, dict[str, Any]]:
     """Pod templates by what makes them."""
     made = of_kind("StatefulSet") | of_kind("Deployment")
     found = {name: d["spec"]["template"] for name, d in made.items()}
-    job = registered.template(WORKLOADS / "flow-run.yaml")["job_configuration"]["job_manifest"]
+    job = flow_run()["job_configuration"]["job_manifest"]
     return found | {"flow-run": job["spec"]["template"]}
+
+
+def flow_run() -> dict[str, Any]:
+    return registered.template(WORKLOADS / "flow-run.yaml", "flows:2")
 
 
 def containers() -> dict[str, dict[str, Any]]:
@@ -121,7 +125,7 @@ def test_what_a_container_is_told_are_settings_that_hold(name: str) -> None:
 
 def test_flow_runs_and_the_gateway_are_told_the_same_home_and_servers() -> None:
     shared = of_kind("ConfigMap")["platform"]["data"]
-    template = registered.template(WORKLOADS / "flow-run.yaml")
+    template = flow_run()
     of_runs = settings.load(shared | template["variables"]["properties"]["env"]["default"])
     of_gateway = settings.load(variables(containers()["gateway/gateway"]))
 
@@ -167,6 +171,8 @@ def test_commands_are_those_that_the_programs_take() -> None:
     assert (options.name, options.host) == ("$(POD_NAME)", "0.0.0.0")
     assert mlflow_parser().parse_args(containers()["mlflow/mlflow"]["args"]).host == "0.0.0.0"
     placed = registered.parser().parse_args(register["args"])
+    assert placed.image == "$(FLOW_RUN_IMAGE)"
+    assert "FLOW_RUN_IMAGE" in variables(register)
     mounted = {m["mountPath"] for m in register["volumeMounts"]}
     assert str(placed.template.parent) in mounted
     for name, container in containers().items():
@@ -194,7 +200,7 @@ def test_the_gateway_drains_within_its_grace() -> None:
 
 def test_accounts_are_there_and_only_those_with_rights_get_a_token() -> None:
     accounts = of_kind("ServiceAccount", MANIFESTS / "base")
-    template = registered.template(WORKLOADS / "flow-run.yaml")
+    template = flow_run()
     of_runs = {template["variables"]["properties"]["service_account_name"]["default"]}
     of_runs |= {registered.job_variables("rollout")["service_account_name"]}
     fixed = {name: pod["spec"]["serviceAccountName"] for name, pod in pods().items()}

@@ -90,7 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def register(environment: dict[str, str]) -> None:
     """As the worker's first container does."""
     argv = container("prefect-worker", "initContainers")["command"][1:]
-    argv += [f"--template={WORKLOADS / 'flow-run.yaml'}", f"--folder={ROOT}"]
+    argv += [f"--template={WORKLOADS / 'flow-run.yaml'}", f"--folder={ROOT}", "--image=flows:2"]
     done = subprocess.run(
         [sys.executable, *argv], env=environment, capture_output=True, text=True, timeout=120
     )
@@ -173,6 +173,7 @@ def test_a_run_becomes_a_job_that_kubernetes_takes(
     assert violations(pod) == []
     assert manifest["metadata"]["namespace"] == "mlplatform"
     assert pod["serviceAccountName"] == account
+    assert [c["image"] for c in pod["containers"]] == ["flows:2"]
     assert manifest["spec"]["template"]["metadata"]["labels"]["mlplatform/asks-api-server"] == asks
     assert "{{" not in str(manifest)
 

@@ -38,8 +38,11 @@ def job_variables(name: str) -> dict[str, str]:
     return {"service_account_name": "rollouts", "asks_api_server": "true"}
 
 
-def template(path: Path) -> dict[str, Any]:
+def template(path: Path, image: str) -> dict[str, Any]:
     """The base job template in that file.
+
+    Args:
+        image: of flow runs, unless a deployment names another.
 
     Raises:
         ConfigInvalid: it is none.
@@ -47,6 +50,7 @@ def template(path: Path) -> dict[str, Any]:
     found = yaml.safe_load(path.read_text())
     if not isinstance(found, dict) or set(found) != {"job_configuration", "variables"}:
         raise ConfigInvalid(str(path), None, "a base job template: job_configuration and variables")
+    found["variables"]["properties"]["image"] = {"type": "string", "default": image}
     return found
 
 
@@ -92,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line; where the server is, the settings say."""
     taken = argparse.ArgumentParser(prog="mlplatform.orchestration.registered")
     taken.add_argument("--template", type=Path, required=True, help="the base job template")
+    taken.add_argument("--image", required=True, help="of flow runs")
     taken.add_argument("--folder", type=Path, required=True, help="where runs begin: has flows/")
     return taken
 
@@ -100,7 +105,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     options = parser().parse_args()
     settings = wiring.settings()
-    job_template = template(options.template)
+    job_template = template(options.template, options.image)
     # Before Prefect is imported, which reads it then.
     os.environ["PREFECT_API_URL"] = f"{settings.prefect_url}/api"
     os.chdir(options.folder)
