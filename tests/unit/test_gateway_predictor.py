@@ -123,6 +123,19 @@ async def test_rows_that_arrive_during_a_call_leave_together(peer: Peer) -> None
     predictor.close()
 
 
+async def test_a_predictor_that_is_forgotten_while_a_call_connects_answers_it(peer: Peer) -> None:
+    """Its connection is not kept: the next call asks where the predictor is now."""
+    predictor = client(peer)
+    asked = predictor.predict([(1.0, 0.0)], soon())
+    while predictor._address is None:
+        await asyncio.sleep(0)
+    predictor.forget()
+    assert await asked == [2.0]
+    assert await predictor.predict([(1.0, 0.0)], soon()) == [2.0]
+    assert peer.connections == 2
+    predictor.close()
+
+
 async def told(asked: list[asyncio.Future[Scores]]) -> list[bool]:
     ended = await asyncio.gather(*asked, return_exceptions=True)
     return [end.speaks for end in ended if isinstance(end, Scores | PredictionFailed)]

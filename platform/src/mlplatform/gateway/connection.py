@@ -19,7 +19,8 @@ class Connection(asyncio.Protocol):
     (docs/performance.md); it speaks to our own predictors only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
         self.usable = False
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Reply] | None = None

@@ -276,10 +276,11 @@ class Predictor:
 
     async def _ask(self, rows: Sequence[Row]) -> Reply:
         connection = await self._connection()
-        assert self._address is not None
-        authority = f"{self._address[0]}:{self._address[1]}"
+        authority = f"{connection.address[0]}:{connection.address[1]}"
         reply = await connection.call(infer_request(self.service, authority, self._bearer, rows))
-        if connection.usable:
+        if connection.address != self._address:  # forgotten meanwhile
+            connection.close()
+        elif connection.usable:
             self._idle.append(connection)
         return reply
 
@@ -290,8 +291,8 @@ class Predictor:
                 return connection
         if self._address is None:
             self._address = self._locate()
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, *self._address)
+        loop, address = asyncio.get_running_loop(), self._address
+        _, connection = await loop.create_connection(lambda: Connection(address), *address)
         return connection
 
     def _locate(self) -> tuple[str, int]:
