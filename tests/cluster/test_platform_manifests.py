@@ -20,6 +20,7 @@ from mlplatform.serving.kserve import KServePlane
 from support.kserve_world import KServe, test_cluster
 from support.platform_process import wait
 
+MANIFESTS = ROOT / "platform" / "manifests"
 MODELS = "mlplatform-models"
 SMALL = msgspec.structs.replace(load_definition("fraud"), tier=3)
 
@@ -29,8 +30,7 @@ def world() -> Iterator[KServe]:
     """The manifests applied as a user would, and a volume of bundles beside them."""
     _, place = test_cluster()
     kubectl = [str(place.bin / "kubectl"), f"--kubeconfig={place.kubeconfig}"]
-    base = ROOT / "platform" / "manifests" / "base"
-    subprocess.run([*kubectl, "apply", "--server-side", "-k", str(base)], check=True)
+    subprocess.run([*kubectl, "apply", "--server-side", "-k", str(MANIFESTS / "base")], check=True)
     made = KServe(SMALL, MODELS)
     yield made
     made.close()
@@ -103,7 +103,52 @@ def test_what_rollouts_may_do(
     assert may(world.api, "mlplatform:rollouts", verb, group, resource) is allowed
 
 
-@pytest.mark.parametrize("account", ["mlplatform:gateway", f"{MODELS}:predictor"])
+@pytest.mark.parametrize(
+    ("verb", "group", "resource", "namespace", "allowed"),
+    [
+        ("create", "batch", "jobs", "mlplatform", True),
+        ("watch", "batch", "jobs", "mlplatform", True),
+        ("delete", "batch", "jobs", "mlplatform", True),
+        ("watch", "", "pods", "mlplatform", True),
+        ("create", "", "pods", "mlplatform", False),
+        ("get", "", "pods/log", "mlplatform", False),
+        ("get", "", "secrets", "mlplatform", False),
+        ("create", "batch", "jobs", MODELS, False),
+        ("create", "serving.kserve.io", "inferenceservices", MODELS, False),
+        ("list", "", "namespaces", "mlplatform", False),
+    ],
+)
+def test_what_prefects_worker_may_do(
+    world: KServe, verb: str, group: str, resource: str, namespace: str, allowed: bool
+) -> None:
+    account = "mlplatform:prefect-worker"
+    assert may(world.api, account, verb, group, resource, namespace) is allowed
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("folder", ["platform/manifests/workloads", "kserve/examples"])
+def test_what_installations_begin_with_is_taken_as_it_is(folder: str) -> None:
+    """Nothing is created: a cluster's admission, Pod Security among it, has no word against it."""
+    _, place = test_cluster()
+    path, flag = ROOT / folder, "-f" if folder.startswith("kserve") else "-k"
+    asked = [
+        *(str(place.bin / "kubectl"), f"--kubeconfig={place.kubeconfig}", "apply"),
+        *("--server-side", "--dry-run=server", "--validate=strict", flag, str(path)),
+    ]
+
+    answer = subprocess.run(asked, capture_output=True, text=True)
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "(server dry run)" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        *("mlplatform:gateway", "mlplatform:mlflow", "mlplatform:prefect", "mlplatform:flows"),
+        f"{MODELS}:predictor",
+    ],
+)
 @pytest.mark.parametrize(("verb", "resource"), [("list", "pods"), ("get", "secrets")])
 def test_what_serves_requests_may_do_nothing(
     world: KServe, account: str, verb: str, resource: str
@@ -140,11 +185,13 @@ def test_a_pod_that_could_gain_privileges_is_refused(world: KServe) -> None:
     world.plane.remove(name)
 
 
-def may(api: KubernetesApi, account: str, verb: str, group: str, resource: str) -> bool:
+def may(
+    api: KubernetesApi, account: str, verb: str, group: str, resource: str, namespace: str = MODELS
+) -> bool:
     """As `kubectl auth can-i --as system:serviceaccount:...` asks."""
     kind, _, sub = resource.partition("/")
     asked: dict[str, Any] = {
-        "namespace": MODELS,
+        "namespace": namespace,
         "verb": verb,
         "group": group,
         "resource": kind,
