@@ -148,6 +148,21 @@ def test_a_file_that_nobody_thought_of_is_in_the_backup(
         assert store.all_keys() == []
 
 
+def test_bundles_on_a_volume_of_their_own_go_back_to_one(
+    world: HomeWorld, target: Path, empty: Home, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old volume", tmp_path / "new volume"
+    (world.home.root / "bundles").rename(old)
+    here, there = (
+        load({"MLPLATFORM_HOME": str(root), "MLPLATFORM_BUNDLES": str(bundles)})
+        for root, bundles in ((world.home.root, old), (empty.root, new))
+    )
+    back_up(here, target, now_ms=7)
+    assert restore(target, there, now_ms=7).findings == ()
+    assert (new / "ab" / "bundle.json").read_text() == "{}"
+    assert not (empty.root / "bundles").exists()
+
+
 def test_services_read_their_bundles_in_the_new_home(
     world: HomeWorld, target: Path, empty: Home
 ) -> None:
@@ -327,6 +342,17 @@ def test_a_log_that_was_damaged_before_is_put_in_place_only_where_that_is_asked_
     assert done.contents is None
     assert not empty.root.exists()
     assert restored(target, empty, despite_findings=True).contents is not None
+
+
+def test_a_log_without_the_journal_that_anchors_it_is_not_called_whole(
+    world: HomeWorld, tmp_path: Path, empty: Home
+) -> None:
+    for path in world.home.root.glob("rollouts.db*"):
+        path.unlink()
+    taken(world, tmp_path / "backup")
+    (finding,) = restored(tmp_path / "backup", empty).findings
+    assert "journal" in finding
+    assert not empty.root.exists()
 
 
 def test_a_backup_of_a_newer_release_is_refused(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import errno
 import fcntl
@@ -10,15 +9,12 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform import backends
-from mlplatform.admission.postgres import PostgresKeys
-from mlplatform.admission.sqlite import SqliteAdmission
 from mlplatform.backup import manifest as manifests
 from mlplatform.backup import servers
 from mlplatform.backup.archive import (
@@ -30,6 +26,7 @@ from mlplatform.backup.archive import (
     sync,
     sync_folders,
 )
+from mlplatform.backup.contents import Contents, contents_of
 from mlplatform.backup.manifest import File, Manifest
 from mlplatform.canonical import canonical_json
 from mlplatform.decisions.log import VerifyReport
@@ -44,22 +41,6 @@ from mlplatform.supervisor.records import Lock
 
 FINDINGS: Final = 100
 LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a restored home folder holds.
-
-    Args:
-        champions: version that answers, by model; None where none does.
-        rollouts: how many are in each phase.
-        keys: API keys that are live.
-    """
-
-    champions: Mapping[str, int | None]
-    rollouts: Mapping[str, int]
-    keys: int
-    bundles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +99,8 @@ def restore(
             return Restored(manifest, findings, report)
         _move_services(folder, Path(manifest.home), home.root)
         servers.fill(settings, folder)
-        contents = _contents(settings, folder, now_ms)
-        _put_in_place(folder, home.root)
+        contents = contents_of(dataclasses.replace(settings, home=Home(folder)), now_ms)
+        _put_in_place(folder, home)
     return Restored(manifest, findings, report, contents)
 
 
@@ -248,6 +229,8 @@ def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str
     log = SqliteDecisionLog(home.decisions)
     report = log.verify(anchor)
     log.close()
+    if report.records and manifest.journal is None:
+        findings = (*findings, "the journal that anchors the log is not in the backup")
     return report, (*report.findings, *findings)
 
 
@@ -262,37 +245,22 @@ def _move_services(folder: Path, before: Path, after: Path) -> None:
             write_atomically(path, canonical_json(manifest))
 
 
-def _contents(settings: Settings, folder: Path, now_ms: int) -> Contents:
-    staged = dataclasses.replace(settings, home=Home(folder))
-    champions: dict[str, int | None] = {}
-    phases: collections.Counter[str] = collections.Counter()
-    if backends.has_rollouts(staged):
-        rollouts = backends.rollouts(staged)
-        for state in rollouts.active(finished=True):
-            phases[state.phase] += 1
-            champion = rollouts.routes(state.model).champion
-            champions[state.model] = champion.version if champion else None
-        rollouts.close()
-    bundles = staged.home.bundles
-    count = len(list(bundles.glob("[!.]*"))) if bundles.is_dir() else 0
-    return Contents(champions, dict(phases), _keys(staged, now_ms), count)
-
-
-def _keys(settings: Settings, now_ms: int) -> int:
-    if settings.postgres is None and not settings.home.admission_db.exists():
-        return 0
-    store = (
-        SqliteAdmission(settings.home.admission_db)
-        if settings.postgres is None
-        else PostgresKeys(settings.postgres)
-    )
-    live = sum(key.is_live(now_ms) for key in store.all_keys())
-    store.close()
-    return live
-
-
-def _put_in_place(folder: Path, root: Path) -> None:
+def _put_in_place(folder: Path, home: Home) -> None:
+    if home.shared_bundles is not None:
+        _share(folder / "bundles", home.shared_bundles)
     sync_folders(folder)
     for path in sorted(folder.iterdir()):
-        path.rename(root / path.name)
-    sync(root)
+        path.rename(home.root / path.name)
+    sync(home.root)
+
+
+def _share(staged: Path, shared: Path) -> None:
+    """Move bundles to the volume that predictors read too; one that is there is the same one."""
+    shared.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for bundle in sorted(staged.glob("[!.]*")):
+        if not (shared / bundle.name).exists():
+            draft = shared / f".{bundle.name}.restoring"
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(bundle, draft)
+            draft.rename(shared / bundle.name)
+    shutil.rmtree(staged, ignore_errors=True)

@@ -97,6 +97,7 @@ class _Taking:
             self._file(name)
         for name in self._rest():
             self._found(name)
+        self._shared_bundles()
 
     def manifest(self, now_ms: int) -> Manifest:
         return Manifest(
@@ -153,9 +154,19 @@ class _Taking:
             source: Any = _First(file, spill.bytes)
             self._files.append(self._writer.add(spill.name, source, self._told))
 
-    def _file(self, name: str) -> None:
+    def _shared_bundles(self) -> None:
+        """Those on a volume beside the home folder, under the name that they have within it."""
+        shared = self._settings.home.shared_bundles
+        if shared is None or shared.is_relative_to(self._root):
+            return
+        for path in sorted(shared.rglob("*")):
+            name = f"bundles/{path.relative_to(shared).as_posix()}"
+            if path.is_file() and _is_kept(name):
+                self._file(name, path)
+
+    def _file(self, name: str, path: Path | None = None) -> None:
         try:
-            with (self._root / name).open("rb") as file:
+            with (path or self._root / name).open("rb") as file:
                 self._files.append(self._writer.add(name, file, self._told))
         except FileNotFoundError as error:
             raise Busy(f"{name} was removed while the backup was taken; try again") from error
