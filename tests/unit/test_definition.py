@@ -47,6 +47,17 @@ def test_every_model_of_this_installation_has_a_valid_definition() -> None:
     }
 
 
+@pytest.mark.parametrize("path", ["rollout.false_alarm_share", "drift.false_alarm_share"])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_test_that_proves_nothing_or_anything_is_refused(path: str, share: float) -> None:
+    refused(changed(path, share), path)
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: "])
+def test_a_bottomless_document_is_refused(opening: str) -> None:
+    refused(opening * 5000, "nested too deeply")
+
+
 def test_an_unknown_model_is_answered_with_those_that_exist() -> None:
     with pytest.raises(NotFound, match=r"no model 'credit'; there are: .*fraud"):
         load_definition("credit")

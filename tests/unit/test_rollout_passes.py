@@ -404,6 +404,37 @@ def test_the_champion_is_not_rolled_out_again(tmp_path: Path) -> None:
         world.open(1)
 
 
+@pytest.mark.parametrize(
+    ("approver", "refusal"),
+    [
+        (" ANN\n", "somebody else"),
+        ("\uff41nn", "somebody else"),
+        ("ann\u200b", "can't be seen"),
+        ("\u202eann", "can't be seen"),
+    ],
+    ids=["in capitals", "in full width", "with an invisible space", "from right to left"],
+)
+def test_the_author_does_not_approve_under_a_name_that_looks_the_same(
+    tmp_path: Path, approver: str, refusal: str
+) -> None:
+    world = World(tmp_path)
+    first = world.open(1)
+    world.settle()
+    with pytest.raises(Refused, match=refusal):
+        world.approve(first, approver=approver)
+
+
+def test_an_answer_that_nobody_read_in_time_comes_too_late(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    first = world.open(1)
+    world.settle()
+    world.pass_time(world.definition.rollout.approval_deadline_h)
+    world.approve(first)
+    world.settle()
+    assert world.state(first).phase == "rolled_back"
+    assert world.state(first).reason == "bob answered too late: after 168 h of event time"
+
+
 def test_the_author_does_not_approve(tmp_path: Path) -> None:
     world = World(tmp_path)
     first = world.open(1)

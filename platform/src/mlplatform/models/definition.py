@@ -21,6 +21,8 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
+"""At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -191,7 +193,7 @@ class CanaryStep(_Strict, frozen=True):
 
 class RolloutPolicy(_Strict, frozen=True):
     approval: Literal["required", "none"]
-    false_alarm_share: Share
+    false_alarm_share: ErrorShare
     failure_share_limit: Share
     guardrail_minimum_failures: Count
     shadow: ShadowStep
@@ -207,7 +209,7 @@ class DriftPolicy(_Strict, frozen=True):
     windows: Count
     drifted_windows: Count
     minimum_rows: Count
-    false_alarm_share: Share
+    false_alarm_share: ErrorShare
     psi: Positive
     wasserstein: Positive
     inputs: tuple[str, ...]
@@ -265,6 +267,8 @@ def parse(text: str, source: str) -> ModelDefinition:
     try:
         written = document.read(text)
         definition = msgspec.convert(written, ModelDefinition)
+    except RecursionError:
+        raise ConfigInvalid(source, "nested too deeply", "a model.yaml as documented") from None
     except yaml.MarkedYAMLError as error:
         where = (
             source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,11 +119,13 @@ def record_approval(
 
 
 def check_approver(state: RolloutState, approver: str) -> None:
-    """Refuse the author of the version that the rollout is about.
+    """Refuse the author of the version that the rollout is about, and names that hide something.
 
     Raises:
-        Refused: names the version.
+        Refused: names the version, or says what is wrong with the name.
     """
+    if not approver.strip().isprintable():
+        raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
     if _is_one_person(approver, state.author):
         raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
 
@@ -192,4 +195,9 @@ def _arm(model: str, candidate: Candidate) -> Arm:
 
 
 def _is_one_person(one: str, other: str) -> bool:
-    return one.strip().casefold() == other.strip().casefold()
+    return _plain(one) == _plain(other)
+
+
+def _plain(name: str) -> str:
+    # full-width and other compatible forms of a letter are that letter
+    return unicodedata.normalize("NFKC", name).strip().casefold()

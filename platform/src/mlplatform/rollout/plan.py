@@ -243,12 +243,16 @@ def _awaiting_approval(
     answer = state.answer
     if answer is not None and answer.answer == "reject":
         return _back(state, seen, f"rejected by {answer.approver}: {answer.reason}", {})
+    deadline_h = policy.approval_deadline_h
     if answer is not None:
+        answered = Now(answer.event_ms, answer.wall_ms)
+        if late := _expired(state, deadline_h, deadline_h * 3600, answered):
+            return _back(state, seen, f"{answer.approver} answered too late: after {late}", {})
         reason = f"approved by {answer.approver}: {answer.reason}"
         if state.bootstrap:
             return Promote(_promoted_routes(state, seen.routes), reason)
         return _canary_step(state, seen, policy, 0, reason, {})
-    expired = _expired(state, policy.approval_deadline_h, policy.approval_deadline_h * 3600, now)
+    expired = _expired(state, deadline_h, deadline_h * 3600, now)
     if expired:
         return _back(state, seen, f"nobody answered: {expired}", {})
     return Hold(f"waits for an approval of evidence {state.asked}")
