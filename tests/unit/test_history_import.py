@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from mlplatform import cli, wiring
 from mlplatform.errors import InputInvalid, Refused
 from mlplatform.features import snapshots
+from mlplatform.features.feast_sqlite import FeastSqlite
 from mlplatform.jobs.features import history_is_whole, import_history
 from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.settings import load
@@ -76,6 +77,19 @@ def test_an_import_that_was_killed_is_finished_by_the_same_files(
     other.settings.home.pseudonym_key.write_bytes(platform.settings.home.pseudonym_key.read_bytes())
     import_history(other, "fraud", payments(), "march")
     assert snapshot_files(other) == snapshot_files(platform)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_import_that_was_killed_before_it_was_served_is_not_whole(
+    monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform, call: int
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(FeastSqlite, "write", killed_at(call, FeastSqlite.write))
+        with pytest.raises(Killed):
+            import_history(platform, "fraud", payments(), "march")
+    assert not history_is_whole(platform, "fraud")
+    import_history(platform, "fraud", payments(), "march")
+    assert history_is_whole(platform, "fraud")
 
 
 def test_a_whole_history_is_imported_once(platform: wiring.Platform) -> None:

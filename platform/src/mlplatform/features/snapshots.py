@@ -66,7 +66,7 @@ def materialize(
             training read what serving never could.
     """
     _check_times(at_ms, available_ms)
-    missing = [v for v in views if not snapshot_path(offline, v, at_ms).exists()]
+    missing = _missing(offline, views, at_ms)
     if missing:
         _load(offline, missing, [at_ms])
     for view in missing:
@@ -87,7 +87,8 @@ def backfill(
 ) -> Materialized:
     """Write the snapshots of these midnights, each as if available at once; serve the last.
 
-    For history, whose requests were not served from here. The offline table is read once.
+    For history, whose requests were not served from here. The offline table is read once. Where
+    every file is there, the last one is served too.
 
     Raises:
         InputInvalid: no midnight at all, or one that is none.
@@ -99,16 +100,26 @@ def backfill(
     if not days:
         raise InputInvalid("backfill", None, "there is no day to fill")
     _load(offline, views, days)
-    for at_ms in days:
-        for view in views:
-            if not snapshot_path(offline, view, at_ms).exists():
-                _write(offline, view, at_ms, at_ms)
-    return materialize(offline, views, days[-1], online, days[-1])
+    for at_ms in days[:-1]:
+        for view in _missing(offline, views, at_ms):
+            _write(offline, view, at_ms, at_ms)
+    last_ms = days[-1]
+    missing = _missing(offline, views, last_ms)
+    for view in missing:
+        _check_not_late(snapshot_path(offline, view, last_ms))
+        online.write(view.name, _computed(offline, view, last_ms, last_ms))
+    for view in missing:
+        _write(offline, view, last_ms, last_ms)
+    return materialize(offline, views, last_ms, online, last_ms)
 
 
 def snapshot_path(offline: OfflineTable, view: FeatureView, at_ms: int) -> Path:
     day = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
     return offline.snapshot_folder(view.name) / f"{day}.parquet"
+
+
+def _missing(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int) -> list[FeatureView]:
+    return [v for v in views if not snapshot_path(offline, v, at_ms).exists()]
 
 
 def _load(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[int]) -> None:
@@ -145,12 +156,16 @@ def _check_times(at_ms: int, available_ms: int) -> None:
 
 def _write(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int) -> None:
     path = snapshot_path(offline, view, at_ms)
-    later = [f.stem for f in path.parent.glob("*.parquet") if f.stem > path.stem]
-    if later:
-        raise Refused(f"snapshot {path.stem} comes late: there is one of {max(later)} already")
+    _check_not_late(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     pq.write_table(_computed(offline, view, at_ms, available_ms), temporary)
     with contextlib.suppress(FileExistsError):  # another run was first; its rows are served
         os.link(temporary, path)
     temporary.unlink()
+
+
+def _check_not_late(path: Path) -> None:
+    later = [f.stem for f in path.parent.glob("*.parquet") if f.stem > path.stem]
+    if later:
+        raise Refused(f"snapshot {path.stem} comes late: there is one of {max(later)} already")
