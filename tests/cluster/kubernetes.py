@@ -42,10 +42,7 @@ class TestCluster:
         Raises:
             Failed: one is up already, or a part did not start.
         """
-        if self._holder.pid is not None:
-            raise Failed(
-                f"a test cluster is up: {self.layout.kubeconfig} (make cluster-down ends it)"
-            )
+        self.refuse_second()
         self._began = time.monotonic()
         self._clear()
         for name in ("log", "pid", "volumes", "static"):
@@ -57,6 +54,13 @@ class TestCluster:
         if level == "node":
             self._node()
             self._say("node")
+
+    def refuse_second(self) -> None:
+        """Raises Failed: one is up already, and may be somebody else's."""
+        if self._holder.pid is not None:
+            raise Failed(
+                f"a test cluster is up: {self.layout.kubeconfig} (make cluster-down ends it)"
+            )
 
     def down(self) -> None:
         """End it, if it runs, and remove what it left."""
