@@ -49,7 +49,7 @@ def test_status_names_every_process_with_its_memory(platform: PlatformProcess, h
 
     assert [p.name for p in found.processes] == ["supervisor", "first", "second"]
     assert {p.state for p in found.processes} == {"ready"}
-    assert all(p.rss_mb > 5 for p in found.processes)
+    assert all(p.memory_mb > 5 for p in found.processes)
     assert found.processes[0].pid == platform.popen.pid
 
 

@@ -99,7 +99,7 @@ def status(json: AsJson = False) -> None:
     models = _models(settings)
     if json:
         told = {name: seen_of.as_json() for name, seen_of in models.items()}
-        facts = {**dataclasses.asdict(seen), "rss_mb": round(seen.rss_mb), "models": told}
+        facts = {**dataclasses.asdict(seen), "memory_mb": round(seen.memory_mb), "models": told}
         print_json({**facts, "addresses": _addresses(settings)})
     else:
         _print_status(seen)
@@ -143,7 +143,7 @@ def _print_status(seen: PlatformStatus) -> None:
             p.pid,
             p.state,
             p.port,
-            f"{p.rss_mb:.0f}",
+            f"{p.memory_mb:.0f}",
             f"{p.uptime_s:.0f}",
             p.restarts,
             p.reason,
@@ -151,7 +151,7 @@ def _print_status(seen: PlatformStatus) -> None:
         for p in seen.processes
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
-    print_table(columns, rows, f"{seen.state}, {seen.rss_mb:.0f} MB", prose="")
+    print_table(columns, rows, f"{seen.state}, {seen.memory_mb:.0f} MB", prose="")
 
 
 def _print_models(models: Mapping[str, ModelStatus]) -> None:

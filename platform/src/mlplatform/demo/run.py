@@ -77,13 +77,19 @@ async def run(settings: Settings, options: Options) -> int:
     except Unavailable as gone:
         if process.alive():
             raise
-        diary.save()
-        CONSOLE.print(f"[red]the platform is gone[/]: {gone}", soft_wrap=True)
-        CONSOLE.print("nothing that was answered is lost; go on with: mlplatform demo --resume")
-        return CONTINUE_EXIT
+        return _stopped(diary, f"[red]the platform is gone[/]: {gone}")
+    except asyncio.CancelledError:  # Ctrl-C, or a SIGTERM: who sent it knows that it was stopped
+        return _stopped(diary, "stopped")
     finally:
         if not options.keep:
             await process.stop()
+
+
+def _stopped(diary: Diary, why: str) -> int:
+    diary.save()
+    CONSOLE.print(why, soft_wrap=True)
+    CONSOLE.print("nothing that was answered is lost; go on with: mlplatform demo --resume")
+    return CONTINUE_EXIT
 
 
 async def _play(

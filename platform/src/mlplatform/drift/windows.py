@@ -15,8 +15,8 @@ from mlplatform.decisions.log import DecisionLog, Span, Watermark
 from mlplatform.drift.verdict import Window
 from mlplatform.errors import Corrupt
 from mlplatform.features.definitions import FeatureView
-from mlplatform.features.inputs import EVENT_TIME, InputPlan
-from mlplatform.models.definition import DriftPolicy, InputSpec, ModelDefinition
+from mlplatform.features.inputs import InputPlan
+from mlplatform.models.definition import EVENT_TIME, DriftPolicy, InputSpec, ModelDefinition
 
 HOUR_MS = 3_600_000
 COLUMNS = (

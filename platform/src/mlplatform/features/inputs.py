@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from mlplatform.errors import ConfigInvalid
 from mlplatform.features import request as transforms
 from mlplatform.features.definitions import FeatureView
-from mlplatform.models.definition import InputSpec, ModelDefinition
+from mlplatform.models.definition import EVENT_TIME, InputSpec, ModelDefinition
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EVENT_TIME = "event_time"
 Request = Mapping[str, Any]
 ViewValues = Mapping[str, float | None]
 Step = Callable[[Request, int, ViewValues], float]

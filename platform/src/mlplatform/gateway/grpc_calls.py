@@ -19,8 +19,9 @@ from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.spans import Traces
-from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS, terms
+from mlplatform.gateway.terms import terms
 from mlplatform.gateway.trace import TraceContext, trace_context
+from mlplatform.models.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.spans import Attributes
 
@@ -169,6 +170,6 @@ def _headers(context: Context) -> dict[bytes, bytes]:
     }
     left_s = context.time_remaining()
     if left_s is not None:
-        left_ms = min(max(int(left_s * 1000), MIN_TIMEOUT_MS), MAX_TIMEOUT_MS)
+        left_ms = min(max(int(left_s * 1000), MIN_DEADLINE_MS), MAX_DEADLINE_MS)
         headers[b"x-request-timeout-ms"] = str(left_ms).encode()
     return headers

@@ -11,12 +11,13 @@ from mlplatform.gateway.answers import Answer as Stored
 from mlplatform.gateway.answers import encode
 from mlplatform.gateway.decided import Caller
 from mlplatform.gateway.grpc_calls import Answer, Call, model_of, parsed
-from mlplatform.gateway.payloads import EVENT_TIME, MAX_ITEMS
+from mlplatform.gateway.payloads import MAX_ITEMS
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.scoring_api import BATCH_CONCURRENCY
 from mlplatform.gateway.shapes import stored_answer
 from mlplatform.gateway.terms import terms
+from mlplatform.models.definition import EVENT_TIME
 from mlplatform.protos import scoring_pb2 as pb
 
 SERVICE: Final = "mlplatform.scoring.v1.Scoring"

@@ -9,9 +9,8 @@ from typing import Any, Final
 from mlplatform.admission.gate import PRIORITY_HEADER
 from mlplatform.admission.priorities import PRIORITIES
 from mlplatform.gateway.payloads import MAX_ITEMS, MAX_KEY
-from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
 from mlplatform.http.messages import MAX_BODY_BYTES
-from mlplatform.models.definition import ModelDefinition
+from mlplatform.models.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS, ModelDefinition
 
 Json = dict[str, Any]
 
@@ -162,7 +161,7 @@ def priority_header() -> Json:
 
 def timeout_header(definition: ModelDefinition) -> Json:
     text = f"When the answer must be decided; {definition.deadline_ms:g} ms if left out."
-    bounds = {"type": "integer", "minimum": MIN_TIMEOUT_MS, "maximum": MAX_TIMEOUT_MS}
+    bounds = {"type": "integer", "minimum": MIN_DEADLINE_MS, "maximum": MAX_DEADLINE_MS}
     return header("X-Request-Timeout-Ms", text, **bounds)
 
 

@@ -11,9 +11,8 @@ from msgspec import Meta
 
 from mlplatform.gateway.members import BACKSLASH, QUOTE, refuse_repeats, refuse_repeats_of
 from mlplatform.gateway.problems import Problem
-from mlplatform.models.definition import ModelDefinition, RequestField
+from mlplatform.models.definition import EVENT_TIME, ModelDefinition, RequestField
 
-EVENT_TIME = "event_time"
 BATCH_KEY = "idempotency_key"
 MAX_ITEMS = 1000
 MAX_TEXT = 1024

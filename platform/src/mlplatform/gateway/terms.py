@@ -8,9 +8,7 @@ from mlplatform.gateway.decided import Caller, Finished
 from mlplatform.gateway.payloads import idempotency_key
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.trace import TraceContext
-
-MIN_TIMEOUT_MS = 5
-MAX_TIMEOUT_MS = 10_000
+from mlplatform.models.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 
 
 def terms(
@@ -48,8 +46,8 @@ def _timeout_ms(header: bytes | None, default_ms: float) -> float:
     if (
         not header.isdigit()
         or len(header) > 5
-        or not MIN_TIMEOUT_MS <= int(header) <= MAX_TIMEOUT_MS
+        or not MIN_DEADLINE_MS <= int(header) <= MAX_DEADLINE_MS
     ):
-        detail = f"X-Request-Timeout-Ms must be {MIN_TIMEOUT_MS} to {MAX_TIMEOUT_MS}"
+        detail = f"X-Request-Timeout-Ms must be {MIN_DEADLINE_MS} to {MAX_DEADLINE_MS}"
         raise Problem(422, "invalid-header", detail, field="X-Request-Timeout-Ms")
     return float(header)

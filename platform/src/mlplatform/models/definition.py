@@ -15,10 +15,16 @@ from mlplatform.errors import ConfigInvalid, NotFound
 from mlplatform.models import document
 
 REQUEST_UNIT = "request"
+EVENT_TIME = "event_time"
+"""The field of every request that no model.yaml declares: when the payment was made."""
+MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 10_000
+"""Of what an application may ask for, and of what a model.yaml may give it by default."""
 
 # NaN is in none of these.
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
-Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{0,30}\Z")]
+FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
+Text = Annotated[str, Meta(pattern=r"\S", max_length=500)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
@@ -205,8 +211,8 @@ class RolloutPolicy(_Strict, frozen=True):
 
 
 class DriftPolicy(_Strict, frozen=True):
-    window_h: Count
-    windows: Count
+    window_h: Annotated[int, Meta(ge=1, le=24 * 366)]
+    windows: Annotated[int, Meta(ge=1, le=366)]
     drifted_windows: Count
     minimum_rows: Count
     false_alarm_share: ErrorShare
@@ -222,16 +228,16 @@ class ModelDefinition(_Strict, frozen=True):
     """Everything that the platform knows about a model before any version of it exists."""
 
     name: Name
-    owner: str
-    purpose: str
+    owner: Text
+    purpose: Text
     tier: Literal[1, 2, 3]
     accelerator: Literal["cpu", "cuda", "tensorrt"]
     assignment_unit: str
     latency_slo_ms: float
-    deadline_ms: float
+    deadline_ms: Annotated[float, Meta(ge=MIN_DEADLINE_MS, le=MAX_DEADLINE_MS)]
     idempotency_keep_h: Count
     when_unrecordable: Literal["refuse", "answer_unlogged"]
-    request: dict[str, RequestField]
+    request: Annotated[dict[FieldName, RequestField], Meta(min_length=1)]
     inputs: tuple[InputSpec, ...]
     label: Label
     training: TrainingPolicy
@@ -324,6 +330,12 @@ def _check(model: ModelDefinition, source: str) -> None:
             "assignment_unit",
             model.assignment_unit,
             f"a request field or {REQUEST_UNIT!r}",
+        ),
+        (
+            EVENT_TIME not in model.request,
+            "request",
+            EVENT_TIME,
+            "another name: every request has it",
         ),
         (len(set(names)) == len(names), "inputs", names, "names that differ"),
         (

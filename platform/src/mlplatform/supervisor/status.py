@@ -24,7 +24,8 @@ class ProcessStatus:
     Args:
         state: starting, ready, not ready, restarting, stopping, stopped, or gone where the record
             names a process that no longer runs.
-        rss_mb: resident memory of it and all its descendants.
+        memory_mb: of it and all its descendants; a page that several processes share, as flow runs
+            do, counts once in all (PSS), where the system tells.
     """
 
     name: str
@@ -32,7 +33,7 @@ class ProcessStatus:
     state: str
     reason: str
     restarts: int
-    rss_mb: float
+    memory_mb: float
     uptime_s: float
     port: int | None
 
@@ -53,8 +54,8 @@ class PlatformStatus:
         return self.state != "stopped"
 
     @property
-    def rss_mb(self) -> float:
-        return sum(process.rss_mb for process in self.processes)
+    def memory_mb(self) -> float:
+        return sum(process.memory_mb for process in self.processes)
 
 
 def status(home: Home) -> PlatformStatus:
@@ -69,7 +70,7 @@ def status(home: Home) -> PlatformStatus:
         supervisor.state,
         "",
         0,
-        _rss_mb([supervisor.process]),
+        _memory_mb([supervisor.process]),
         time.time() - supervisor.process.started_s,
         None,
     )
@@ -86,16 +87,27 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         state=state,
         reason=record.reason,
         restarts=record.restarts,
-        rss_mb=_rss_mb([process, *record.descendants]) if process is not None else 0.0,
+        memory_mb=_memory_mb([process, *record.descendants]) if process is not None else 0.0,
         uptime_s=time.time() - process.started_s if process is not None and alive else 0.0,
         port=record.port,
     )
 
 
-def _rss_mb(processes: list[ProcessId]) -> float:
+def _memory_mb(processes: list[ProcessId]) -> float:
     total = 0
     for process in processes:
         with contextlib.suppress(psutil.Error):
             if process.alive():
-                total += psutil.Process(process.pid).memory_info().rss
+                total += _memory(psutil.Process(process.pid))
     return total / 1e6
+
+
+def _memory(process: psutil.Process) -> int:
+    """Bytes that are its own, and its part of those that it shares; resident ones elsewhere than on
+    Linux, or where another user's process tells no more."""
+    with contextlib.suppress(psutil.AccessDenied):
+        proportional: int | None = getattr(process.memory_full_info(), "pss", None)
+        if proportional is not None:
+            return proportional
+    resident: int = process.memory_info().rss
+    return resident
