@@ -8,10 +8,12 @@ import threading
 import numpy as np
 import pytest
 
+from mlplatform.predictor import batching
 from mlplatform.predictor.batching import Limits, ScoreQueue, wait_s
 from mlplatform.predictor.metrics import Metrics
 from mlplatform.predictor.model import Model, Served, Timing, self_test
 from mlplatform.predictor.protocol import Floats, RequestRefused
+from mlplatform.predictor.state import Predictor
 
 SERVED = Served(
     model="m",
@@ -211,3 +213,65 @@ def test_where_a_model_runs_is_what_warm_up_measured() -> None:
 
     assert (quick.mode, quick.inline_rows) == ("event_loop", 8)
     assert (slow.mode, slow.inline_rows) == ("thread", 0)
+
+
+class Failing(Recorder):
+    """A model that raises what it is told to, until it is mended."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error: BaseException | None = error
+
+    def score(self, rows: Floats) -> Floats:
+        self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        return super().score(rows)
+
+
+@pytest.mark.parametrize("inline_rows", [0, 1], ids=["in the thread", "on the event loop"])
+@pytest.mark.parametrize("error", [ValueError("no such shape"), MemoryError("of 3 GiB")])
+async def test_whatever_a_model_raises_its_callers_are_told_and_the_next_are_scored(
+    error: Exception,
+    inline_rows: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching.log, "filters", [])  # an earlier test may have said the same
+    model = Failing(error)
+    scores = queue(model, inline_rows=inline_rows)
+    asked = [asyncio.create_task(scores.score(row(value))) for value in range(3)]
+
+    failures = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+    model.error = None
+
+    assert [failure.status for failure in failures] == [500] * 3
+    assert all(str(error) in str(failure) for failure in failures)
+    assert "not scored" in caplog.text
+    assert (await asyncio.wait_for(scores.score(row(4)), 10)).scores.tolist() == [4]
+    assert scores.alive
+
+
+async def test_where_the_thread_ends_nobody_waits_and_the_predictor_is_neither_ready_nor_live(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Failing(SystemExit("out of the model"))
+    model.gate.clear()
+    predictor = Predictor("m")
+    predictor.serve(Model(SERVED, model.score, (Timing(1, 1e-3),)))
+    assert (predictor.ready, predictor.alive) == (True, True)
+    _, scores = predictor.served()
+    asked = [asyncio.create_task(scores.score(row(value))) for value in range(3)]
+    await asyncio.sleep(0.05)
+    model.gate.set()
+
+    failures = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+
+    assert [failure.status for failure in failures] == [500] * 3
+    assert (predictor.ready, predictor.alive) == (False, False)
+    assert b'mlplatform_predictor_ready{service="m"} 0' in predictor.metrics.text()
+    assert "the thread that scores has ended" in str(predictor.not_ready())
+    assert "the thread that scores has ended" in caplog.text
+    with pytest.raises(RequestRefused) as refusal:
+        await asyncio.wait_for(scores.score(row(4)), 10)
+    assert refusal.value.status == 503

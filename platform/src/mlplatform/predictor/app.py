@@ -121,7 +121,7 @@ class RestApplication:
             return self._infer(request)
         answers: dict[str, Callable[[], Reply]] = {
             "/v2": self._server_metadata,
-            "/v2/health/live": lambda: Reply(protocol.encode({"live": True})),
+            "/v2/health/live": self._liveness,
             "/v2/health/ready": self._readiness,
             f"/v2/models/{self._predictor.name}": self._model_metadata,
             f"/v2/models/{self._predictor.name}/ready": self._readiness,
@@ -147,6 +147,11 @@ class RestApplication:
             version, rest = rest[1], rest[2:]
         self._predictor.check_name(name, version)
         return "/".join(("/v2/models", self._predictor.name, *rest))
+
+    def _liveness(self) -> Reply:
+        if not self._predictor.alive:
+            raise self._predictor.not_ready()
+        return Reply(protocol.encode({"live": True}))
 
     def _readiness(self) -> Reply:
         if not self._predictor.ready:

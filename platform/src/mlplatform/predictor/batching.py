@@ -7,22 +7,28 @@ Low-Latency Online Prediction Serving System", NSDI 2017, section 4.3.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from mlplatform.predictor.metrics import Metrics
-from mlplatform.predictor.model import Model, RuntimeFailure
+from mlplatform.predictor.model import Model
 from mlplatform.predictor.protocol import Floats, RequestRefused
+from mlplatform.sparing import Sparing
 
 RETRY_AFTER_S: Final = 1
 SWITCH_INTERVAL_S: Final = 0.0005
 """Python's own 5 ms would let a busy event loop keep the scoring thread waiting for that long."""
+
+log = logging.getLogger(__name__)
+log.addFilter(Sparing())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +104,18 @@ class ScoreQueue:
         self._limits = limits or Limits()
         self._inline_rows = model.inline_rows
         self._waiting: deque[_Waiting] = deque()
+        self._taken: Sequence[_Waiting] = ()
         self._arrived = threading.Condition(threading.Lock())
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.alive = True
+        """False once the thread has ended: what it should score is answered by nobody any more."""
 
     async def score(self, rows: Floats) -> Scored:
         """Raw scores of the rows.
 
         Raises:
-            RequestRefused: 503 when too much waits already, 500 when the model fails.
+            RequestRefused: 503 when too much waits already or nothing is scored any more, 500 when
+                the model fails.
         """
         asked_s = time.perf_counter()
         scored = self.score_at_once(rows)
@@ -119,6 +129,8 @@ class ScoreQueue:
             self._start_thread()
         future: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
         with self._arrived:
+            if not self.alive:
+                raise RequestRefused(503, "nothing is scored here any more", RETRY_AFTER_S)
             self._waiting.append(_Waiting(rows, future, asked_s))
             self._arrived.notify()
         return await future
@@ -134,8 +146,9 @@ class ScoreQueue:
         asked_s = time.perf_counter()
         try:
             scores = self._model.score(rows)
-        except RuntimeFailure as error:
-            raise _failed(error) from error
+        except Exception as error:
+            log.exception("%d rows were not scored", len(rows))
+            raise _failure(error) from error
         self._metrics.loop_batch(len(rows))
         return Scored(scores, 0.0, time.perf_counter() - asked_s)
 
@@ -148,9 +161,27 @@ class ScoreQueue:
         threading.Thread(target=self._work, name="score", daemon=True).start()
 
     def _work(self) -> None:
+        try:
+            self._score_batches()
+        except BaseException as error:
+            log.critical("the thread that scores has ended", exc_info=error)
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """Never ready again, and an answer for all that will have no other."""
+        self._metrics.ready.set(0)
+        with self._arrived:
+            self.alive = False
+            left = [*self._taken, *self._waiting]
+            self._waiting.clear()
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the event loop has ended, too: nobody waits any more
+            self._loop.call_soon_threadsafe(_deliver, left, [_failure(error) for _ in left])
+
+    def _score_batches(self) -> None:
         last_end_s, last_requests = 0.0, 0
         while True:
-            batch = self._next_batch(last_end_s, last_requests)
+            batch = self._taken = self._next_batch(last_end_s, last_requests)
             outcomes = self._scored(batch)
             last_end_s, last_requests = time.perf_counter(), len(batch)
             assert self._loop is not None
@@ -189,12 +220,13 @@ class ScoreQueue:
 
     def _scored(self, batch: Sequence[_Waiting]) -> list[Outcome]:
         parts = [waiting.rows for waiting in batch]
-        rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
         start_s = time.perf_counter()
         try:
+            rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
             scores = self._model.score(rows)
-        except RuntimeFailure as error:
-            return [_failed(error) for _ in batch]
+        except Exception as error:
+            log.exception("a batch of %d requests was not scored", len(batch))
+            return [_failure(error) for _ in batch]
         compute_s = time.perf_counter() - start_s
         self._metrics.thread_batch(len(rows))
         outcomes: list[Outcome] = []
@@ -216,5 +248,5 @@ def _deliver(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
             waiting.future.set_exception(outcome)
 
 
-def _failed(error: Exception) -> RequestRefused:
+def _failure(error: BaseException) -> RequestRefused:
     return RequestRefused(500, f"the model failed: {error}")

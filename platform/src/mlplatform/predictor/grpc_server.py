@@ -97,7 +97,7 @@ class InferenceService:
 
     async def _server_live(self, request: bytes) -> pb.ServerLiveResponse:
         _parsed(pb.ServerLiveRequest, request)
-        return pb.ServerLiveResponse(live=True)
+        return pb.ServerLiveResponse(live=self._predictor.alive)
 
     async def _server_ready(self, request: bytes) -> pb.ServerReadyResponse:
         _parsed(pb.ServerReadyRequest, request)

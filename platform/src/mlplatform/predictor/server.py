@@ -74,7 +74,8 @@ def run(arguments: Arguments) -> None:
     """Serves until SIGTERM or SIGINT; a second signal ends it at once.
 
     Raises:
-        SystemExit: 1, where the model can't be served and there is a termination log to say so in.
+        SystemExit: 1, where the model can't be served and there is a termination log to say so in,
+            or where the thread that scores has ended.
     """
     token = arguments.token_file.read_text().strip() if arguments.token_file else None
     predictor = Predictor(arguments.model_name, token, arguments.limits)
@@ -85,7 +86,7 @@ def run(arguments: Arguments) -> None:
         serving.start,
         predictor.drain,
         serving.stop,
-        is_useful=lambda: not serving.gave_up,
+        is_useful=lambda: predictor.alive and not serving.gave_up,
         linger_s=arguments.drain_s,
     )
     limits = HttpLimits(body_bytes=predictor.max_body_bytes)

@@ -62,8 +62,13 @@ class Predictor:
         self.metrics.ready.set(0)
 
     @property
+    def alive(self) -> bool:
+        """False once nothing can be scored any more, which only a new process can mend."""
+        return self._served is None or self._served[1].alive
+
+    @property
     def ready(self) -> bool:
-        return self._served is not None and not self.draining
+        return self._served is not None and self.alive and not self.draining
 
     def served(self) -> tuple[Model, ScoreQueue]:
         """The model and its queue.
@@ -76,7 +81,8 @@ class Predictor:
         return self._served
 
     def not_ready(self) -> RequestRefused:
-        return RequestRefused(503, f"{self.name} is not ready: {self._problem}", RETRY_AFTER_S)
+        problem = self._problem if self.alive else "the thread that scores has ended"
+        return RequestRefused(503, f"{self.name} is not ready: {problem}", RETRY_AFTER_S)
 
     def check_token(self, authorization: bytes | None) -> None:
         """Whether the caller knows the token.
