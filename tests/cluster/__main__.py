@@ -1,4 +1,4 @@
-"""`python -m tests.cluster build | up [control|node] | down | test [FLAGS]`: a Kubernetes, here."""
+"""`python -m tests.cluster build | state | up [LEVEL] | down | test [FLAGS]`: a Kubernetes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Final
 
 from tests.cluster import argo, build, gateway, kserve
 from tests.cluster.kubernetes import TestCluster
-from tests.cluster.layout import ROOT, layout
-from tests.cluster.processes import Failed, resident_bytes
+from tests.cluster.layout import ROOT, Layout, layout
+from tests.cluster.processes import CGROUPS, Failed, resident_bytes
 
 KUBECONFIG: Final = "MLPLATFORM_TEST_KUBECONFIG"
 SUITES: Final = ("tests/cluster", "tests/contract/test_serving_plane.py")
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
         match command:
             case "build":
                 build.main(place)
+            case "state":
+                print(_state(place))
             case "up":
                 build.main(place)
                 _up(cluster, rest[0] if rest else "node")
@@ -42,6 +44,18 @@ def main(arguments: list[str]) -> int:
         print(f"cluster: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _state(place: Layout) -> str:
+    """Whether the suites can run here, in a line that CI decides by and people read."""
+    missing = build.lacking(place)
+    if (CGROUPS / "cgroup.controllers").exists():
+        missing.append("control groups of version 1: nobody has tried version 2")
+    if missing:
+        return f"lacking {'; '.join(missing)}"
+    if not all((place.bin / command).exists() for command in ("etcd", *build.COMMANDS)):
+        return "to be built"
+    return "built, with Argo" if argo.is_built(place) else "built"
 
 
 def _up(cluster: TestCluster, level: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,8 @@ def lacking(layout: Layout) -> list[str]:
     missing = []
     if os.geteuid() != 0:
         missing.append("root: namespaces, mounts and cgroups are made (run it with sudo)")
+    elif shutil.which("unshare") and not _may_unshare():
+        missing.append("namespaces of its own: refused here (a container must be privileged)")
     if shutil.which("go") is None and not all((layout.bin / c).exists() for c in COMMANDS):
         missing.append("Go 1.26 or newer: Kubernetes and etcd are built from their modules, once")
     packages = {p for command, p in PACKAGES.items() if shutil.which(command) is None}
@@ -126,13 +129,17 @@ def _pause(layout: Layout) -> None:
 
 def _gateway_api(layout: Layout) -> None:
     """The definitions of HTTPRoute and its kin, from the module that publishes them."""
-    source = _module("gateway-api", "sigs.k8s.io/gateway-api") / "config" / "crd" / "standard"
     target = layout.cache / "gateway-api"
+    mark = _Mark(layout, target.name, "gateway-api")
+    if mark.holds():
+        return
+    source = _module("gateway-api", "sigs.k8s.io/gateway-api") / "config" / "crd" / "standard"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for kind in ("gatewayclasses", "gateways", "httproutes", "referencegrants"):
         file = f"gateway.networking.k8s.io_{kind}.yaml"
         (target / file).write_bytes((source / file).read_bytes())
+    mark.set()
 
 
 def _envoy(layout: Layout) -> None:
@@ -154,10 +161,31 @@ def _argo(layout: Layout) -> None:
     output = layout.bin / "workflow-controller"
     _go(layout, "argo", f"{module}/cmd/workflow-controller", flags="-s -w", output=output)
     target = layout.cache / "argo"
+    mark = _Mark(layout, "argo-definitions", "argo")
+    if mark.holds():
+        return
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for file in (_module("argo", module) / "manifests" / "base" / "crds" / "minimal").glob("argo*"):
         (target / file.name).write_bytes(file.read_bytes())
+    mark.set()
+
+
+class _Mark:
+    """What something in the cache was made from: file times differ from checkout to checkout."""
+
+    def __init__(self, layout: Layout, name: str, tool: str, *settings: str) -> None:
+        self._file = layout.cache / "made" / name
+        parts = [path.read_bytes() for path in sorted((TOOLS / tool).iterdir())]
+        parts += [setting.encode() for setting in settings]
+        self._digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+    def holds(self) -> bool:
+        return self._file.exists() and self._file.read_text() == self._digest
+
+    def set(self) -> None:
+        self._file.parent.mkdir(exist_ok=True)
+        self._file.write_text(self._digest)
 
 
 def _module(tool: str, module: str) -> Path:
@@ -171,8 +199,9 @@ def _module(tool: str, module: str) -> Path:
 
 
 def _go(layout: Layout, tool: str, package: str, *, flags: str, output: Path) -> None:
-    """Go's own cache decides what is to do; a binary that is current is only linked again."""
-    if output.exists() and output.stat().st_mtime > max(_mtimes(TOOLS / tool)):
+    """By its locked modules; what was built from the same ones, by whichever checkout, is kept."""
+    mark = _Mark(layout, output.name, tool, package, flags)
+    if output.exists() and mark.holds():
         return
     command = ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(output), package]
     environment = {**os.environ, "CGO_ENABLED": "0"}
@@ -180,11 +209,13 @@ def _go(layout: Layout, tool: str, package: str, *, flags: str, output: Path) ->
         f"{os.environ.get('GOFLAGS', '')} -mod=readonly -buildvcs=false".strip()
     )
     subprocess.run(command, cwd=TOOLS / tool, env=environment, check=True)
-    os.utime(output)
+    mark.set()
 
 
-def _mtimes(folder: Path) -> Iterator[float]:
-    return (path.stat().st_mtime for path in folder.iterdir())
+def _may_unshare() -> bool:
+    return (
+        subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True).returncode == 0
+    )
 
 
 def _read_only(path: str) -> bool:

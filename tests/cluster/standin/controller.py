@@ -13,6 +13,7 @@ from tests.cluster.standin.objects import (
     Variant,
     autoscaler,
     deployment,
+    grpc_port_of,
     network_service,
     routes,
     variants,
@@ -74,8 +75,12 @@ def reconcile(api: KubernetesApi, service: Object) -> None:
     for variant in wanted:
         for made in _objects(service, variant, runtime):
             _apply(api, made)
-    for route in routes(service):
-        _apply(api, route)
+    found = {v.name: _available(api, service, v) for v in wanted}
+    if found[wanted[0].name]:
+        unready = frozenset(v.canary for v in wanted[1:] if v.canary and not found[v.name])
+        port = grpc_port_of(network_service(service, wanted[0], runtime))
+        for route in routes(service, port, unready):
+            _apply(api, route)
     _write_status(api, service, _status(api, service, wanted))
 
 
@@ -91,6 +96,11 @@ def _runtime(api: KubernetesApi, service: Object) -> Object:
     if model["modelFormat"]["name"] not in formats:
         raise NotFound("Specified runtime does not support specified framework/version")
     return runtime
+
+
+def _available(api: KubernetesApi, service: Object, variant: Variant) -> bool:
+    path = MADE["Deployment"].path(service["metadata"]["namespace"], variant.name)
+    return bool(api.get(path).get("status", {}).get("availableReplicas", 0))
 
 
 def _objects(service: Object, variant: Variant, runtime: Object) -> list[Object]:
@@ -166,7 +176,14 @@ def _ingress_condition(api: KubernetesApi, service: Object) -> Object:
     """As KServe says it: a route counts when a gateway has accepted it."""
     for route in routes(service):
         metadata = route["metadata"]
-        found = api.get(HTTP_ROUTES.path(metadata["namespace"], metadata["name"]))
+        found = api.find(HTTP_ROUTES.path(metadata["namespace"], metadata["name"]))
+        if found is None:
+            return {
+                "type": "IngressReady",
+                "status": "False",
+                "reason": "Predictor Deployment NotReady",
+                "message": "Predictor HTTPRoute not created",
+            }
         parents = found.get("status", {}).get("parents", [])
         accepted = any(
             c["type"] == "Accepted" and c["status"] == "True"

@@ -105,10 +105,8 @@ def _virtual_host(route: Object) -> Object:
 
 
 def _route(route: Object, match: Object, rule: Object) -> Object:
-    if match["path"]["type"] != "PathPrefix":
-        raise ValueError(f"paths of type {match['path']['type']} are not translated here")
     made: Object = {
-        "match": {"path_separated_prefix": match["path"]["value"].rstrip("/")},
+        "match": _path(match["path"]),
         "route": {
             "weighted_clusters": {
                 "clusters": [
@@ -121,12 +119,32 @@ def _route(route: Object, match: Object, rule: Object) -> Object:
     }
     if match.get("headers"):
         made["match"]["headers"] = [
-            {"name": h["name"], "string_match": {"exact": h["value"]}} for h in match["headers"]
+            {"name": h["name"], "string_match": _text(h)} for h in match["headers"]
         ]
     for given in rule.get("filters", []):
         if given["type"] == "RequestHeaderModifier":
             _modify(made, given["requestHeaderModifier"])
     return made
+
+
+def _text(header: Object) -> Object:
+    match header["type"]:
+        case "Exact":
+            return {"exact": header["value"]}
+        case "RegularExpression":
+            return {"safe_regex": {"regex": header["value"]}}
+        case other:
+            raise ValueError(f"headers of type {other} are not translated here")
+
+
+def _path(match: Object) -> Object:
+    match match["type"]:
+        case "PathPrefix":
+            return {"path_separated_prefix": match["value"].rstrip("/")}
+        case "RegularExpression":
+            return {"safe_regex": {"regex": match["value"]}}
+        case other:
+            raise ValueError(f"paths of type {other} are not translated here")
 
 
 def _modify(made: Object, modifier: Object) -> None:

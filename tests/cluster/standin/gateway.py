@@ -21,6 +21,8 @@ from mlplatform.errors import NotFound, PlatformError
 EVERY_S: Final = 0.2
 NAMESPACE: Final = "edge"
 NAME: Final = "public"
+FOLLOWED: Final = frozenset({(NAMESPACE, NAME), ("kserve", "kserve-ingress-gateway")})
+"""Ours, and the one that KServe's own routes name: both are this Envoy."""
 PORT: Final = 8000
 ADMIN_PORT: Final = 9901
 CONTROLLER: Final = "mlplatform.test/gateway"
@@ -103,7 +105,7 @@ def _is_ours(route: Object) -> bool:
 
 
 def _names_us(parent: Object) -> bool:
-    return (parent.get("namespace"), parent["name"]) == (NAMESPACE, NAME)
+    return (parent.get("namespace"), parent["name"]) in FOLLOWED
 
 
 def _key(route: Object) -> str:
@@ -118,8 +120,8 @@ def _lost(api: KubernetesApi, route: Object) -> list[str]:
 
 
 def _addresses(name: str, slices: list[Object]) -> set[envoy.Address]:
-    """The ready endpoints of a backend. Its Service's first port is the one that is routed to."""
-    namespace, service, _ = name.split(".")
+    """The ready endpoints of a backend. A Service's port 80 is the one that is called http1."""
+    namespace, service, number = name.split(".")
     found = set()
     for each in slices:
         metadata = each["metadata"]
@@ -129,7 +131,8 @@ def _addresses(name: str, slices: list[Object]) -> set[envoy.Address]:
             service,
         ):
             continue
-        port = next(p["port"] for p in each["ports"] if p["name"] in ("http1", "", None))
+        named = {p["name"]: p["port"] for p in each["ports"]}
+        port = named.get("http1", 0) if number == "80" else int(number)
         ready = [e for e in each["endpoints"] or [] if e.get("conditions", {}).get("ready", True)]
         found |= {(address, port) for e in ready for address in e["addresses"]}
     return found

@@ -49,11 +49,17 @@ class Variant:
 
 
 def variants(service: Object) -> list[Variant]:
-    """Stable first; the canaries' percents are taken from its hundred."""
+    """Stable first; the canaries' percents are taken from its hundred.
+
+    A predictor that was promoted under a canary's name keeps that name, and so its pods.
+    """
     name, spec = service["metadata"]["name"], service["spec"]
     canaries = spec.get("canary", [])
     rest = 100 - sum(c["trafficPercent"] for c in canaries)
-    stable = Variant(f"{name}-predictor", spec["predictor"], rest)
+    own = spec["predictor"].get("name")
+    stable = Variant(
+        f"{name}-{own}-predictor" if own else f"{name}-predictor", spec["predictor"], rest
+    )
     return [stable, *(_canary(name, spec["predictor"], c) for c in canaries)]
 
 
@@ -129,47 +135,76 @@ def autoscaler(service: Object, variant: Variant, runtime: Object) -> Object | N
     }
 
 
-def routes(service: Object) -> list[Object]:
-    """Its HTTPRoutes; none where it is to be seen inside the cluster alone."""
+def routes(
+    service: Object, grpc_port: int | None = None, unready: frozenset[str] = frozenset()
+) -> list[Object]:
+    """Its HTTPRoutes; none where it is to be seen inside the cluster alone.
+
+    Args:
+        grpc_port: of the predictor's Service; None: it has none (`grpc_port_of`).
+        unready: canaries that get nothing yet; the stable predictor has their share.
+    """
     if service["metadata"].get("labels", {}).get(VISIBILITY) == "cluster-local":
         return []
     name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    shares = _shares(service, unready)
+    rules = [_rule(service, shares, _EVERYTHING, 80)]
+    if grpc_port is not None:
+        rules.insert(0, _rule(service, shares, _GRPC, grpc_port))
     return [
-        _route(service, host, f"{host}-{namespace}.{DOMAIN}")
+        {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {**_owned(service), "name": host},
+            "spec": {
+                "hostnames": [f"{host}-{namespace}.{DOMAIN}"],
+                "parentRefs": [GATEWAY],
+                "rules": rules,
+            },
+        }
         for host in (f"{name}-predictor", name)
     ]
 
 
-def _route(service: Object, name: str, hostname: str) -> Object:
+def grpc_port_of(network_service: Object) -> int | None:
+    """The port that gets a rule of its own."""
+    marked = [p["port"] for p in network_service["spec"]["ports"] if p.get("appProtocol")]
+    return marked[0] if marked else None
+
+
+def _shares(service: Object, unready: frozenset[str]) -> dict[str, int]:
+    """Backend → weight; where nothing is split, the one that an API server fills in."""
+    stable, *canaries = variants(service)
+    if not canaries:
+        return {stable.name: 1}
+    ready = [canary for canary in canaries if canary.canary not in unready]
+    rest = 100 - sum(canary.percent for canary in ready)
+    return {stable.name: rest} | {canary.name: canary.percent for canary in ready}
+
+
+_EVERYTHING: Final = {"path": {"type": "RegularExpression", "value": "^/.*$"}}
+_GRPC: Final = {
+    "path": {"type": "RegularExpression", "value": "^/inference\\.GRPCInferenceService/.*$"},
+    "headers": [
+        {"type": "RegularExpression", "name": "content-type", "value": "^application/grpc.*"}
+    ],
+}
+
+
+def _rule(service: Object, shares: dict[str, int], match: Object, port: int) -> Object:
     namespace = service["metadata"]["namespace"]
     headers = [
         {"name": "KServe-Isvc-Name", "value": service["metadata"]["name"]},
         {"name": "KServe-Isvc-Namespace", "value": namespace},
     ]
-    backends = [
-        {
-            "group": "",
-            "kind": "Service",
-            "name": variant.name,
-            "namespace": namespace,
-            "port": 80,
-            "weight": variant.percent,
-        }
-        for variant in variants(service)
-    ]
-    rule = {
-        "backendRefs": backends,
+    backend = {"group": "", "kind": "Service", "namespace": namespace, "port": port}
+    return {
+        "backendRefs": [{**backend, "name": n, "weight": share} for n, share in shares.items()],
         "filters": [
             {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": headers}},
         ],
-        "matches": [{"path": {"type": "RegularExpression", "value": "^/.*$"}}],
+        "matches": [match],
         "timeouts": {"request": "60s"},
-    }
-    return {
-        "apiVersion": "gateway.networking.k8s.io/v1",
-        "kind": "HTTPRoute",
-        "metadata": {**_owned(service), "name": name},
-        "spec": {"hostnames": [hostname], "parentRefs": [GATEWAY], "rules": [rule]},
     }
 
 
