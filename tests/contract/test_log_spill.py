@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -21,9 +22,10 @@ from typing import Any
 
 import pytest
 
-from mlplatform.decisions import spill
+from mlplatform.decisions import spill, spilling
 from mlplatform.decisions.catching_up import resolved
 from mlplatform.decisions.commit import GroupCommit
+from mlplatform.decisions.key_locks import KeyLocks
 from mlplatform.decisions.log import (
     Appended,
     Entry,
@@ -428,6 +430,124 @@ def test_killed_between_any_two_steps_of_catching_up_nothing_is_doubled(
     with opened(folder) as log:
         caught_up(log)
         assert recorded(folder) == list(enumerate(names(300), start=1))
+        assert adds_up(log)
+
+
+def all_adopted(folder: Path, log: SpillingLog, within_s: float = 20.0) -> None:
+    end_s = time.monotonic() + within_s
+    while log.catch_up() or list((folder / "spill").glob("*.spill")):
+        assert time.monotonic() < end_s, "something stays in a spill"
+        time.sleep(0.005)
+
+
+FILE_ERRORS = [
+    pytest.param(SpillFile, "take_over", id="no file can be opened"),
+    pytest.param(spill, "frames", id="a spill can't be read"),
+    pytest.param(SpillFile, "rename", id="it can't be renamed"),
+    pytest.param(SpillFile, "next", id="what is adopted can't be read"),
+    pytest.param(SpillFile, "remove", id="it can't be removed"),
+    pytest.param(Path, "glob", id="the folder can't be listed"),
+]
+
+
+@pytest.mark.parametrize(("owner", "step"), FILE_ERRORS)
+def test_what_a_file_error_keeps_from_the_log_enters_it_once_the_error_is_over(
+    folder: Path, owner: Any, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catching up goes on, as does whoever appends; nothing is lost, doubled or held by a lock."""
+    monkeypatch.setattr(spilling, "ADOPT_S", 0.0)
+    monkeypatch.setattr(spilling, "RETRY_S", 0.0)
+    with opened(folder, "gateway-1") as left, locked(folder):
+        for name in names(3):
+            left.append("gateway-1", [entry(name, name)])
+    failures = 0
+
+    def fail(*arguments: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with opened(folder) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, fail)
+            for _ in range(6):
+                log.catch_up()
+            assert failures >= 2
+        (answer,) = log.append(WRITER, [entry("own", "own")])
+        assert isinstance(answer, Appended | Spilled)
+        all_adopted(folder, log)
+        found = [name for _, name in recorded(folder)]
+        assert sorted(found) == [*names(3), "own"]
+        assert adds_up(log)
+
+
+def test_a_thread_that_commits_outlives_file_errors(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spilling, "ADOPT_S", 0.0)
+    failures = threading.Semaphore(0)
+
+    def fail(*arguments: Any) -> Any:
+        failures.release()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "glob", fail)
+    with closing(SqliteDecisionLog(folder)) as inner:
+        log = SpillingLog(inner, WRITER, SpillPolicy(MIB))
+        committer = GroupCommit(log, WRITER, relief=log)
+        for name in names(3):
+            assert committer.submit([entry(name)]).result(10) != []
+            assert failures.acquire(timeout=10)
+        assert committer.alive
+        committer.close()
+    assert recorded(folder) == list(enumerate(names(3), start=1))
+
+
+def test_what_entered_the_log_before_an_error_enters_it_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction is over, and what follows it fails: the spill's mark says how far it came."""
+    writing = KeyLocks.writing
+
+    @contextmanager
+    def fail_at_the_end(locks: KeyLocks) -> Iterator[None]:
+        with writing(locks):
+            yield
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with opened(folder) as log:
+        with locked(folder):
+            for name in names(3):
+                log.append(WRITER, [entry(name, name)])
+        with monkeypatch.context() as patch:
+            patch.setattr(KeyLocks, "writing", fail_at_the_end)
+            assert log.catch_up()
+        caught_up(log)
+        assert recorded(folder) == list(enumerate(names(3), start=1))
+        assert (log.counts.written, log.counts.recovered) == (3, 0)
+        assert adds_up(log)
+
+
+def test_what_is_spilled_while_a_siblings_spill_is_adopted_is_not_overwritten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a long one takes so long that others relieve the thread meanwhile."""
+    monkeypatch.setattr(spilling, "ADOPT_S", 0.0)
+    with opened(folder, "gateway-1") as left, locked(folder):
+        left.append("gateway-1", [entry("d0", "k0")])
+    take_over = SpillFile.take_over
+    with opened(folder) as log:
+
+        def slowly(path: Path) -> SpillFile | None:
+            file = take_over(path)
+            log.relieve([entry("d1", "k1")])
+            return file
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SpillFile, "take_over", slowly)
+            log.catch_up()
+        all_adopted(folder, log)
+        assert sorted(name for _, name in recorded(folder)) == ["d0", "d1"]
         assert adds_up(log)
 
 

@@ -205,7 +205,7 @@ class SpillFile:
             ends = [frame.end for frame in frames(descriptor)]
             end = ends[-1] if ends else START
             _cut(path, descriptor, end)
-        except Busy:
+        except (Busy, OSError):
             os.close(descriptor)
             raise
         return cls(path, descriptor, name, end, len(ends))
@@ -294,7 +294,10 @@ def _cut(path: Path, descriptor: int, end: int) -> None:
 def _discard(path: Path, descriptor: int) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
-    os.close(descriptor)
+    with suppress(
+        OSError
+    ):  # it is closed all the same, and what could not be written is not missed
+        os.close(descriptor)
 
 
 def _fsync_folder(folder: Path) -> None:

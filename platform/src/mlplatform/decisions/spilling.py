@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -148,6 +149,7 @@ class SpillingLog:
         self._writing: Sequence[Prepared] = ()
         self._file: SpillFile | None = None
         self._marked = True
+        self._moved_itself = False
         self._retry_s = RETRY_S
         self._retry_at_s = 0.0
         self._adopt_at_s = 0.0
@@ -184,18 +186,24 @@ class SpillingLog:
         return self._keys.find(client, model, key) or self._log.find(client, model, key)
 
     def catch_up(self) -> bool:
-        """Move some of what is spilled into the log; whether more of it waits."""
+        """Move some of what is spilled into the log; whether more of it waits.
+
+        Whatever keeps it from that, files that can't be opened or read included, it is tried again.
+        """
         now_s = time.monotonic()
-        if self._file is None:
-            self._adopt(now_s)
-        file = self._file
-        if file is None or now_s < self._retry_at_s:
-            return file is not None
         try:
-            self._move(file)
-            self._retry_s = RETRY_S
-        except (Unavailable, Corrupt) as error:
-            _logger.info("%s has %d records to catch up: %s", self._writer, file.records, error)
+            if self._file is None:
+                self._adopt(now_s)
+            file = self._file
+            if file is not None and now_s >= self._retry_at_s:
+                self._move(file)
+                self._retry_s = RETRY_S
+        except (Unavailable, Corrupt, OSError) as error:
+            level = logging.WARNING if isinstance(error, OSError) else logging.INFO
+            waiting = self.counts.waiting
+            _logger.log(level, "%s has %d records to catch up: %s", self._writer, waiting, error)
+            if self._file is not None and self._marked:
+                self._marked, self._moved_itself = False, True  # it may be in the log all the same
             self._retry_at_s = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
         return self._file is not None
@@ -308,8 +316,9 @@ class SpillingLog:
         try:
             file.append(parts, maximum_bytes=policy.maximum_bytes, durable=policy.durable)
         except SpillFull:
-            if file.records == 0:
-                file.remove()  # nothing waits, so nothing has to go through the spill
+            if self._file is None:
+                with suppress(OSError):  # catching up tries again
+                    self._drop(file)
             raise
         if self._file is None:
             self._file, self._marked = file, True
@@ -341,12 +350,20 @@ class SpillingLog:
             self._weigh(file)
             if file.records > 0:
                 return
-            self._file = None
-            file.remove()
+            self._drop(file)
         self._weigh(None)
         self._keys.refresh()
         _logger.info("%s has caught up: all that was spilled is in the log", self._writer)
         self._log.forget_spill(file.name)
+
+    def _drop(self, file: SpillFile) -> None:
+        """Nothing waits in it, so nothing has to go through it. One that can't be removed stays."""
+        try:
+            file.remove()
+        except OSError:
+            self._file = file
+            raise
+        self._file = None
 
     def _skip_what_was_moved(self, file: SpillFile) -> None:
         mark = self._log.spill_mark(file.name)
@@ -354,8 +371,11 @@ class SpillingLog:
             if mark is not None:
                 before = file.records
                 file.moved(sum(1 for _ in file.between(mark)), mark)
-                self.counts.recovered -= before - file.records
-            self._marked = True
+                if self._moved_itself:
+                    self.counts.written += before - file.records
+                else:
+                    self.counts.recovered -= before - file.records
+            self._marked, self._moved_itself = True, False
 
     def _adopt(self, now_s: float) -> None:
         """Take over what a writer left that does not run any more."""
@@ -367,17 +387,30 @@ class SpillingLog:
                 file = SpillFile.take_over(path)
             except Busy:
                 continue
+            except OSError as error:
+                _logger.warning("%s does not take over %s: %s", self._writer, path.name, error)
+                continue
             if file is not None:
-                with self._mutex:
-                    file.rename(self._path)
-                    self._own(file)
+                self._go_on_with(file)
                 return
+
+    def _go_on_with(self, file: SpillFile) -> None:
+        with self._mutex:
+            if self._file is not None:  # spilled meanwhile: its place is taken
+                file.close()
+                return
+            try:
+                file.rename(self._path)
+            except OSError:
+                file.close()
+                raise
+            self._own(file)
 
     def _own(self, file: SpillFile | None) -> None:
         if file is None:
             return
         _logger.warning("%s takes over %d spilled records", self._writer, file.records)
-        self._file, self._marked = file, False
+        self._file, self._marked, self._moved_itself = file, False, False
         self.counts.recovered += file.records
         self._weigh(file)
 
