@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,10 +21,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from mlplatform.admission import jwks as jwks_module
 from mlplatform.admission import tokens as tokens_module
 from mlplatform.admission.clients import Client, Scope
 from mlplatform.admission.issuer import Issuer, issuer
-from mlplatform.admission.jwks import IssuerKeys
+from mlplatform.admission.jwks import IssuerKeys, fetch_json
 from mlplatform.admission.tokens import REFUSALS, KeysAndTokens, Tokens
 from mlplatform.errors import ConfigInvalid, Unavailable
 from mlplatform.gateway.problems import Problem
@@ -294,6 +297,61 @@ def test_keys_are_not_taken_from_where_a_redirect_points_nor_without_bound(world
     with pytest.raises(Unavailable, match="more than"):
         world.keys.refresh()
     assert list(world.keys.current) == ["one"]
+
+
+@contextlib.contextmanager
+def dripping(head: bytes, drop: bytes, every_s: float) -> Iterator[str]:
+    """A server that answers without end, a little at a time."""
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(head)
+                while not is_over.wait(every_s):
+                    connection.sendall(drop)
+
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/jwks"
+        finally:
+            is_over.set()
+            thread.join(10)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        pytest.param(OK + b"content-length: 1000\r\n\r\n", b" ", id="in its body"),
+        pytest.param(OK + b"transfer-encoding: chunked\r\n\r\n", b"1\r\n \r\n", id="in chunks"),
+        pytest.param(OK + b"a: ", b"b", id="in its head"),
+    ],
+)
+def test_an_answer_that_drips_is_given_up_once_its_time_is_over(
+    head: bytes, drop: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read gets a byte in time; all of them together do not."""
+    monkeypatch.setattr(jwks_module, "FETCH_S", 0.5)
+    with dripping(head, drop, every_s=0.05) as url:
+        start_s = time.monotonic()
+        with pytest.raises(Unavailable, match=r"longer than 0\.5 s|timed out"):
+            fetch_json(url)
+        assert 0.4 < time.monotonic() - start_s < 10
+
+
+def test_an_answer_is_bounded_with_its_head_and_what_a_coding_adds() -> None:
+    chunk = b"1;" + b"x" * 32_000 + b"\r\n \r\n"
+    with (
+        dripping(OK + b"transfer-encoding: chunked\r\n\r\n", chunk, every_s=0.001) as url,
+        pytest.raises(Unavailable, match="more than"),
+    ):
+        fetch_json(url)
 
 
 def test_before_the_first_keys_a_caller_is_told_to_come_back() -> None:

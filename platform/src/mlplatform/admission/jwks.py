@@ -5,13 +5,15 @@ Source: RFC 7517 (JWK Set), RFC 7518 section 6 (key types), OpenID Connect Disco
 
 from __future__ import annotations
 
+import io
 import logging
+import socket
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Final
 
 import jwt
@@ -28,8 +30,13 @@ MIN_REFRESH_S: Final = 10.0
 """Between two fetches, whoever asks for them: unknown keys are named by anybody who likes to."""
 
 FETCH_S: Final = 5.0
+"""How long connecting to an address may take, and how long its answer from first to last byte."""
+
 STOP_S: Final = 1.0
 MAX_JWKS_BYTES: Final = 256 * 1024
+MAX_ANSWER_BYTES: Final = MAX_JWKS_BYTES + 64 * 1024
+"""With its head, and with what a transfer coding adds."""
+
 MAX_KEYS: Final = 64
 MIN_RSA_BITS: Final = 2048
 
@@ -199,7 +206,59 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_opener: Final = urllib.request.build_opener(_NoRedirects)
+class _InTime(io.RawIOBase):
+    """What a socket receives until a moment and up to a size; its own timeout is for each read."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._until_s = time.monotonic() + FETCH_S
+        self._left_bytes = MAX_ANSWER_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"its answer takes longer than {FETCH_S:g} s")
+        self._sock.settimeout(left_s)
+        read = self._raw.readinto(buffer)
+        self._left_bytes -= read or 0
+        if self._left_bytes < 0:
+            raise OSError(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
+        return int(read or 0)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_InTime(sock, self.fp.detach()))
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Secure(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_SecureConnection, req)  # its own context verifies names and chains
+
+
+_opener: Final = urllib.request.build_opener(_NoRedirects, _Plain, _Secure)
 
 
 def fetch_json(url: str) -> bytes:
