@@ -1,0 +1,238 @@
+"""The gateway as its StatefulSet runs it: on its volume, under the restricted standard, evicted and
+back with its records. Stores are the embedded ones, on that volume."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from tests.cluster.layout import ROOT, Layout
+
+from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.rollout.transitions import Opened, Promoted
+from support.kserve_world import test_cluster
+from support.platform_process import wait
+from support.probe import status_of
+from support.scoring_world import MODEL, write_amount_bundle
+
+NAMESPACE = "mlplatform"
+POD = f"/api/v1/namespaces/{NAMESPACE}/pods/gateway-0"
+USER = 65532
+READY_S = 120.0
+MANIFESTS = ROOT / "platform" / "manifests"
+KINDS = {"StatefulSet", "Service", "PersistentVolumeClaim", "PodDisruptionBudget", "ConfigMap"}
+NOT_HERE = ("POSTGRES", "REDIS", "MLFLOW", "PREFECT")
+
+
+class Gateway:
+    """The pod, and the folder of this machine that is its volume."""
+
+    def __init__(self) -> None:
+        self.api, self._place = test_cluster()
+        self._kubectl("apply", "--server-side", "-k", str(MANIFESTS / "base"))
+        self.home = _volume(self._place, "home-gateway-0")
+        self.bundles = _volume(self._place, "bundles")
+        self.documents = [
+            *_volumes(self._place),
+            *(_secret(name) for name in ("postgres", "redis")),
+            *_workloads(self._kubectl("kustomize", str(MANIFESTS / "workloads"))),
+        ]
+        self._kubectl("apply", "--server-side", "-f", "-", given=yaml.dump_all(self.documents))
+
+    def pod(self) -> dict[str, Any] | None:
+        return self.api.find(POD)
+
+    def ready(self, *, but: str = "") -> dict[str, Any]:
+        """The pod, once it is ready and not the one with that uid."""
+        found: dict[str, Any] = {}
+
+        def is_ready() -> bool:
+            pod = self.pod()
+            if pod is None or pod["metadata"]["uid"] == but:
+                return False
+            found.update(pod)
+            conditions = pod["status"].get("conditions", [])
+            return any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
+
+        wait(is_ready, "gateway-0", within_s=READY_S)
+        # kube-proxy hears of the pod's new address a moment later.
+        wait(lambda: status_of(f"{self.url()}/readyz") == 200, "the Service", within_s=READY_S)
+        return found
+
+    def url(self) -> str:
+        """Of the Service, as this machine reaches it."""
+        service = self.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/gateway")
+        return f"http://{service['spec']['clusterIP']}"
+
+    def score(self, body: dict[str, Any], key: str) -> dict[str, Any]:
+        """An answer, by the Service, as an application asks."""
+        secret = (self.home / "home" / "secrets" / "api.key").read_text()
+        answer = httpx.post(
+            f"{self.url()}/api/v1/models/{MODEL}/score",
+            json=body,
+            headers={"Authorization": f"Bearer {secret}", "Idempotency-Key": key},
+            timeout=10.0,
+        )
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def promote(self) -> None:
+        """A champion whose predictor is not there: answers come from its bundle, and say so."""
+        draft = self.bundles / "draft"
+        digest = write_amount_bundle(draft)
+        draft.rename(self.bundles / digest)
+        for path in (self.bundles / digest, *(self.bundles / digest).iterdir()):
+            os.chown(path, USER, USER)
+        journal = SqliteRollouts(self.home / "home" / "rollouts.db")
+        arm = Arm(1, digest, f"{MODEL}-v1-{digest[:8]}")
+        fact = {
+            "rollout_id": "r1",
+            "model": MODEL,
+            "event_ms": 0,
+            "wall_ms": 0,
+            "actor": "tests",
+            "reason": "tests",
+        }
+        opened = Opened(
+            **fact, challenger=arm, author="tests", alert_low=0.0, alert_high=1.0, bootstrap=True
+        )
+        journal.commit(opened, None)
+        routes = Routes(MODEL, 1, arm, None, None, "r1", "steady", 0.0)
+        fence = journal.acquire(MODEL, "tests", 60.0)
+        journal.commit(Promoted(**fact, predecessor=None), fence, routes)
+        journal.close()
+
+    def generation(self) -> int | None:
+        """Of the routes that the pod says it applies."""
+        journal = SqliteRollouts(self.home / "home" / "rollouts.db")
+        try:
+            return next((g.generation for g in journal.gateways(MODEL)), None)
+        finally:
+            journal.close()
+
+    def evict(self) -> None:
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": "gateway-0", "namespace": NAMESPACE},
+        }
+        self.api.create(f"{POD}/eviction", body)
+
+    def close(self) -> None:
+        made = [d for d in self.documents if d["kind"] != "PersistentVolume"]
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "home-gateway-0", "namespace": NAMESPACE},
+        }
+        volumes = [d for d in self.documents if d["kind"] == "PersistentVolume"]
+        given = yaml.dump_all([*made, claim, *volumes])
+        self._kubectl("delete", "--ignore-not-found", "--timeout=60s", "-f", "-", given=given)
+
+    def _kubectl(self, *args: str, given: str = "") -> str:
+        command = [str(self._place.bin / "kubectl"), f"--kubeconfig={self._place.kubeconfig}"]
+        done = subprocess.run([*command, *args], input=given, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def _volume(place: Layout, claim: str) -> Path:
+    folder = place.volumes / f"{NAMESPACE}-{claim}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.chown(folder, 0, USER)  # as fsGroup does it to volumes of a storage class
+    folder.chmod(0o2775)
+    return folder
+
+
+def _volumes(place: Layout) -> list[dict[str, Any]]:
+    modes = {"home-gateway-0": ("ReadWriteOnce", "20Gi"), "bundles": ("ReadWriteMany", "10Gi")}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": f"{NAMESPACE}-{claim}"},
+            "spec": {
+                "capacity": {"storage": size},
+                "accessModes": [mode],
+                "hostPath": {"path": str(place.volumes / f"{NAMESPACE}-{claim}")},
+                "claimRef": {"namespace": NAMESPACE, "name": claim},
+                "storageClassName": "",
+            },
+        }
+        for claim, (mode, size) in modes.items()
+    ]
+
+
+def _secret(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "data": {"password": base64.b64encode(b"unused").decode()},
+    }
+
+
+def _workloads(built: str) -> list[dict[str, Any]]:
+    """What belongs to the gateway, by the image that this cluster has of the same role."""
+    documents = [d for d in yaml.safe_load_all(built) if d["kind"] in KINDS]
+    documents = [d for d in documents if d["metadata"]["name"] not in ("mlflow", "prefect")]
+    for document in documents:
+        if document["kind"] == "ConfigMap" and document["metadata"]["name"] == "platform":
+            told = document["data"]
+            document["data"] = {k: v for k, v in told.items() if not any(n in k for n in NOT_HERE)}
+        if document["kind"] == "StatefulSet":
+            [container] = document["spec"]["template"]["spec"]["containers"]
+            container["image"] = "mlplatform/predictor:0.1.0"
+            container["resources"]["requests"] = {"cpu": "100m", "memory": "256Mi"}
+    return documents
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    made = Gateway()
+    yield made
+    made.close()
+
+
+def test_an_evicted_gateway_comes_back_to_its_records(gateway: Gateway) -> None:
+    first = gateway.ready()
+    body = {
+        "customer_id": 7,
+        "terminal_id": 3,
+        "amount": 40.0,
+        "event_time": int(time.time() * 1000),
+    }
+    gateway.promote()
+    wait(lambda: gateway.generation() == 1, within_s=30)
+    answer = gateway.score(body, "one")
+
+    gateway.evict()
+    second = gateway.ready(but=first["metadata"]["uid"])
+
+    assert second["spec"]["nodeName"] == first["spec"]["nodeName"]
+    assert gateway.score(body, "one")["decision_id"] == answer["decision_id"]
+    assert first["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_a_drained_node_lets_the_gateway_go(gateway: Gateway) -> None:
+    """One pod of one: its budget must not hold the node up for ever."""
+    gateway.ready()
+    path = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/gateway"
+
+    def allowed() -> bool:
+        status = gateway.api.get(path).get("status", {})
+        return bool(status.get("disruptionsAllowed") == 1)
+
+    wait(allowed, within_s=30)
