@@ -14,117 +14,34 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 from tests.bench import processes, wrk
+from tests.bench.measured import CONSOLE, LOAD_CORE, ROOT, SERVER_CORE, Bench, Contender
 from tests.bench.model import ADVERSE_SHARE, MODEL, fraud_bundle, plain_bundle, trees
 
 from mlplatform.features.definitions import load_views
 from mlplatform.features.feast_sqlite import FeastSqlite
 from mlplatform.features.feast_values import project_name
 from mlplatform.models.definition import load_definition, model_folder
+from mlplatform.protos import open_inference_pb2 as pb
 from mlplatform.pseudonym import load_or_create_key, pseudonym
 from mlplatform.registry.bundle import load_bundle
 from support.scoring_world import ScoringWorld
 
-ROOT = Path(__file__).parents[2]
 SERVERS = Path(__file__).parent / "servers"
 BUILD = ROOT / "build" / "bench"
 ENVIRONMENTS = BUILD / "envs"
-SERVER_CORE, LOAD_CORE = 0, 1
 INPUTS, BODIES, CANDIDATES, CUSTOMERS = 30, 200, 1000, 500
-CONNECTIONS = 32
 # KServe reads its command line when it is imported. Its switches against logging make it faster.
 KSERVE_FLAGS = ["--enable_latency_logging=false", "--configure_logging=false"]
 KSERVE_FLAGS += ["--enable_grpc=false", "--enable_docs_url=false"]
-OPEN_SHARE = 0.7
-CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-
-
-@dataclass
-class Contender:
-    """What is asked, and the processes whose cost counts (role to pid)."""
-
-    url: str
-    bodies: list[bytes]
-    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
-    keyed: bool = False
-    pids: dict[str, int] = field(default_factory=dict)
-
-
-class Bench:
-    """Runs contenders one after another and gathers their figures."""
-
-    def __init__(self, seconds: float, folder: Path) -> None:
-        self.seconds = seconds
-        self.folder = folder
-        self.figures: dict[str, dict[str, Any]] = {}
-
-    def measure(self, name: str, contender: Contender, connections: int = CONNECTIONS) -> None:
-        """A warm-up, then one measured run."""
-
-        def once(seconds: float) -> dict[str, Any]:
-            return wrk.run(
-                contender.url,
-                contender.headers,
-                contender.bodies,
-                keyed=contender.keyed,
-                connections=connections,
-                seconds=seconds,
-                core=LOAD_CORE,
-                folder=self.folder,
-                prefix=f"{name}-{time.time_ns()}-",
-            )
-
-        once(max(2.0, self.seconds / 4))
-        before = {role: processes.cpu_s(pid) for role, pid in contender.pids.items()}
-        found = once(self.seconds)
-        spent = {role: processes.cpu_s(pid) - before[role] for role, pid in contender.pids.items()}
-        found["cpu_us_per_request"] = {
-            role: round(s / found["requests"] * 1e6, 1) for role, s in spent.items()
-        }
-        found["rss_mb"] = {r: round(processes.rss_mb(p), 1) for r, p in contender.pids.items()}
-        found["connections"] = connections
-        if found["errors"] > found["requests"] // 100:
-            raise SystemExit(
-                f"{name}: {found['errors']} of {found['requests']} failed; see its log"
-            )
-        self.figures[name] = found
-        CONSOLE.print(
-            f"  {name:28} {found['rps']:>9.0f} rps  p50 {found['p50_ms']:.2f}  p99"
-            f" {found['p99_ms']:.2f} ms  errors {found['errors']}"
-        )
-
-    def open_loop(self, name: str, contender: Contender, rate: float) -> dict[str, Any]:
-        """The same at a constant arrival rate."""
-        spec = self.folder / "open.json"
-        spec.write_text(
-            json.dumps(
-                {
-                    "url": contender.url,
-                    "headers": contender.headers,
-                    "bodies": [body.decode() for body in contender.bodies],
-                    "keyed": contender.keyed,
-                }
-            )
-        )
-        command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "tests.bench.open_loop"]
-        command += [str(spec), "--rate", f"{rate:.1f}", "--seconds", f"{self.seconds * 2:.0f}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise SystemExit(f"the open loop failed:\n{done.stderr[-2000:]}")
-        found: dict[str, Any] = json.loads(done.stdout)
-        CONSOLE.print(
-            f"  {name:28} {rate:>9.0f} due a second: p50 {found['p50_ms']:.2f}  p99"
-            f" {found['p99_ms']:.2f}  p99.9 {found['p999_ms']:.2f} ms"
-        )
-        return found
+PATH_CONNECTIONS = (1, 8, 32, 64, 128)
+LIMIT_CONNECTIONS = (32, 64)
 
 
 def environment(name: str) -> Path:
@@ -168,10 +85,12 @@ def predictors(bench: Bench, work: Path) -> None:
 
     path = "/v2/models/bench/infer"
     served("limit", [sys.executable, str(SERVERS / "limit.py"), "{port}"], path, infer)
-    with own_predictor(content, x, work) as contender:
+    with own_predictor(content, x, work) as (contender, grpc):
         bench.measure("predictor_json", contender)
         contender.bodies, contender.headers = _oip_binary(rows, contender.headers)
         bench.measure("predictor_binary", contender)
+        contender.bodies, contender.grpc = [_oip_grpc(row) for row in rows], grpc
+        bench.measure("predictor_grpc", contender)
     fastapi = str(environment("fastapi"))
     served("fastapi", [fastapi, str(SERVERS / "fastapi_app.py"), "{port}"], path, infer)
     kserve = str(environment("kserve"))
@@ -213,24 +132,27 @@ def mlserver(served: Any, work: Path, infer: list[bytes]) -> None:
 
 
 @contextmanager
-def own_predictor(content: bytes, x: Any, work: Path) -> Iterator[Contender]:
-    """This platform's predictor, with its token, as the supervisor starts it."""
+def own_predictor(content: bytes, x: Any, work: Path) -> Iterator[tuple[Contender, dict[str, str]]]:
+    """This platform's predictor, with its token, as the supervisor starts it; and its gRPC."""
     bundle = work / "bundle"
     plain_bundle(content, x, bundle)
     token = work / "token"
     token.write_text("bench-token")
     port = processes.free_port()
     command = [sys.executable, "-m", "mlplatform.predictor", "--model-dir", str(bundle)]
+    grpc_port = processes.free_port()
     command += ["--model-name", "bench", "--port", str(port), "--token-file", str(token)]
+    command += ["--grpc-port", str(grpc_port)]
     variables = {"PYTHONPATH": str(ROOT / "platform" / "src")}
     log = work / "predictor.log"
     with processes.started(command, variables, port, SERVER_CORE, log) as pid:
-        yield Contender(
+        contender = Contender(
             f"http://127.0.0.1:{port}/v2/models/bench/infer",
             [_oip_json(row) for row in x[:BODIES].round(4).tolist()],
             {"Content-Type": "application/json", "Authorization": "Bearer bench-token"},
             pids={"server": pid},
         )
+        yield contender, {"address": f"127.0.0.1:{grpc_port}", "token": "bench-token"}
 
 
 def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
@@ -258,18 +180,20 @@ def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
             keyed=True,
             pids=pids,
         )
-        for connections in (1, 8, 32, 64):
+        for connections in PATH_CONNECTIONS:
             bench.measure(f"path_c{connections}", path, connections)
-        best = max(bench.figures[f"path_c{c}"]["rps"] for c in (1, 8, 32, 64))
-        open_loop["path"] = bench.open_loop("path", path, best * OPEN_SHARE)
+        best = max(bench.figures[f"path_c{c}"]["rps"] for c in PATH_CONNECTIONS)
+        open_loop["path"] = bench.open_loops("path", path, best)
         port = processes.free_port()
         command = [sys.executable, str(SERVERS / "limit.py"), str(port)]
         env = {"BENCH_ONNX": str(onnx)}
         with processes.started(command, env, port, SERVER_CORE, work / "limit.log") as pid:
             rows = [_oip_json(row) for row in x[:BODIES].round(4).tolist()]
             limit = Contender(f"http://127.0.0.1:{port}/", rows, pids={"server": pid})
-            bench.measure("limit_of_path_model", limit)
-            open_loop["limit"] = bench.open_loop("limit", limit, best * OPEN_SHARE)
+            for connections in LIMIT_CONNECTIONS:
+                bench.measure(f"limit_of_path_model_c{connections}", limit, connections)
+            same = open_loop["path"]["rate"]
+            open_loop["limit"] = bench.open_loop("limit", limit, same, bench.seconds * 2)
         stock_chain(bench, work, world, onnx, bodies, arm.bundle)
     finally:
         world.close()
@@ -420,6 +344,14 @@ def _oip_binary(
     return bodies, {**named, "Inference-Header-Content-Length": str(len(head))}
 
 
+def _oip_grpc(row: list[float]) -> bytes:
+    asked = pb.ModelInferRequest(model_name="bench")
+    asked.inputs.add(name="inputs", datatype="FP32", shape=[1, len(row)])
+    asked.raw_input_contents.append(np.array(row, dtype="<f4").tobytes())
+    content: bytes = asked.SerializeToString()
+    return content
+
+
 def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
     """What the goals are stated in; a contender that was not run has no ratio."""
 
@@ -434,7 +366,7 @@ def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
         "predictor_vs_mlserver": ("predictor_json", "mlserver"),
         "predictor_vs_bentoml": ("predictor_json", "bentoml"),
         "predictor_vs_fastapi": ("predictor_json", "fastapi"),
-        "path_vs_limit": ("path_c", "limit_of_path_model"),
+        "path_vs_limit": ("path_c", "limit_of_path_model_c"),
         "path_vs_stock_chain": ("path_c", "stock_chain_c"),
     }
     found = {}
