@@ -24,11 +24,9 @@ from mlplatform.models.definition import load_definition
 from mlplatform.serving.manifest import RUNTIME
 from support.kserve_world import KServe
 from support.platform_process import wait
-from support.raw_world import Load
 
 NAMESPACE = "controller"
 DEFINITION = msgspec.structs.replace(load_definition("fraud"), tier=3)
-TENSOR = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
 
 
 class Split:
@@ -39,7 +37,6 @@ class Split:
         self.manifest = self.kserve.manifest(1)
         self.challenger = self.kserve.manifest(2)["spec"]["predictor"]["model"]["storageUri"]
         self.name = self.manifest["metadata"]["name"]
-        self.host = f"{self.name}-{NAMESPACE}.example.com"
         self.manifest["metadata"]["labels"].pop("networking.kserve.io/visibility")
         self.manifest["metadata"]["annotations"].pop("serving.kserve.io/autoscalerClass")
         self.path = INFERENCE_SERVICES.path(NAMESPACE, self.name)
@@ -73,8 +70,9 @@ class Split:
         return {**self.manifest["spec"]["predictor"]["model"], "storageUri": self.challenger}
 
     def close(self) -> None:
+        """The next test finds the node's processors free again."""
         self.kserve.api.delete(self.path)
-        wait(lambda: self.found("Service", f"{self.name}-predictor") is None, within_s=60)
+        wait(lambda: not self.kserve.pods(self.name), "the end of its pods", within_s=90)
 
 
 @pytest.fixture
@@ -113,17 +111,14 @@ def test_it_makes_these_objects(split: Split) -> None:
         assert differences(own, live) == [], (own["kind"], own["metadata"]["name"])
 
 
-def test_a_promotion_before_the_weights_have_moved_loses_requests(split: Split) -> None:
-    """Why the platform owns a route: KServe deletes the old Service before it routes anew."""
+def test_a_promoted_canary_keeps_its_name_and_the_route_its_own(split: Split) -> None:
+    """KServe's order is not asked here; what it can cost is shown in test_raw_callers."""
     split.write(25)
     canary = f"{split.name}-next-predictor"
     wait(lambda: split.weights().get(canary) == 25, within_s=KServe.deadline_s)
-    with Load(split.name, {"inputs": [TENSOR]}, per_s=100, host=split.host) as load:
-        wait(lambda: load.answered > 20, "answers", within_s=30)
-        before = load.failed.copy()
-        split.promote()
-        wait(lambda: set(split.weights()) == {canary}, within_s=KServe.deadline_s)
-        wait(lambda: load.failed, "a lost request", within_s=10)
 
-    assert before == {}
-    assert all(status.startswith("5") for status in load.failed)
+    split.promote()
+
+    wait(lambda: set(split.weights()) == {canary}, within_s=KServe.deadline_s)
+    wait(lambda: split.found("Service", f"{split.name}-predictor") is None, within_s=60)
+    assert split.found("Deployment", canary) is not None

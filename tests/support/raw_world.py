@@ -108,17 +108,12 @@ class Backends:
 
 
 class Caller:
-    """A raw caller of one model.
+    """A raw caller of one model."""
 
-    Args:
-        host: that is asked for; None: the model's own of the platform's domain.
-    """
-
-    def __init__(self, model: str, host: str | None = None) -> None:
+    def __init__(self, model: str) -> None:
         _, place = test_cluster()
         self.model = model
-        named = {"host": host or f"{model}.{DOMAIN}"}
-        self._client = httpx.Client(base_url=url(place), headers=named)
+        self._client = httpx.Client(base_url=url(place), headers={"host": f"{model}.{DOMAIN}"})
 
     def post(self, body: Any = None, **headers: str) -> httpx.Response:
         path = f"/v2/models/{self.model}/infer"
@@ -137,10 +132,8 @@ class Caller:
 class Load:
     """A raw caller that goes on, so many requests a second, until it is told to stop."""
 
-    def __init__(
-        self, model: str, body: Any = None, *, per_s: float = 50.0, host: str | None = None
-    ) -> None:
-        self._caller = Caller(model, host)
+    def __init__(self, model: str, body: Any = None, *, per_s: float = 50.0) -> None:
+        self._caller = Caller(model)
         self._body = body
         self._every_s = 1 / per_s
         self._over = threading.Event()
