@@ -83,7 +83,7 @@ def _polling(version: ApiVersion, deferral: Deferral) -> Endpoint:
 
     async def poll(request: Request) -> Reply:
         decision_id = request.path.removeprefix(f"{version.decisions}/")
-        model, stored = deferral.stored(request.client, decision_id)
+        model, stored = await deferral.stored(request.client, decision_id, request.started_s)
         assert request.admitted is not None
         if not request.admitted.client.may(model, "score"):
             detail = f"{request.client} may not score on model {model!r} any more"

@@ -11,7 +11,6 @@ import msgspec
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Appended, Entry, Idempotency, Repeated, Spilled
 from mlplatform.decisions.records import Record
-from mlplatform.errors import PlatformError
 from mlplatform.gateway.accepted import AcceptedRequest, sealed
 from mlplatform.gateway.answers import PendingAnswer, encode
 from mlplatform.gateway.decided import Caller
@@ -19,7 +18,7 @@ from mlplatform.gateway.decision_ids import is_owned, made_ms, owned_decision_id
 from mlplatform.gateway.payloads import ScoreRequest
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.gateway.scoring import Answers, Given, Scoring, promised_to, replayed
+from mlplatform.gateway.scoring import Answers, Given, Scoring, looked_up, promised_to, replayed
 
 _PURPOSE = b"score-async"
 
@@ -52,7 +51,8 @@ class Deferral:
             request.body, key=self._key, digest_size=32, person=_PURPOSE
         ).hexdigest()
         if caller.key is not None:
-            stored = self._find(caller.client, model, caller.key)
+            key = (caller.client, model, caller.key)
+            stored = await looked_up(self._answers, key, caller.started_s, caller.deadline_s)
             if stored is not None:
                 return replayed(stored.answer, same_body=stored.body_digest == digest)
         scoring.check_accepts(request.event_ms)
@@ -65,16 +65,24 @@ class Deferral:
             record = self._record(scoring, decision_id, request, caller)
             return await self._recorded(Entry(record, promise), body, caller.deadline_s)
 
-    def stored(self, client: str, decision_id: str) -> tuple[str, bytes | None]:
+    async def stored(
+        self, client: str, decision_id: str, started_s: float
+    ) -> tuple[str, bytes | None]:
         """The model, and the answer that was given under an id; None while it is to come.
 
+        Args:
+            started_s: when it was asked for, on the monotonic clock.
+
         Raises:
-            Problem: 404, this client was told no such id, or the answer is kept no longer.
+            Problem: 404, this client was told no such id, or the answer is kept no longer; 503, the
+                log does not say.
         """
         for model, scoring in self._models.items():
             if not is_owned(model, client, decision_id, self._key):
                 continue
-            found = self._find(promised_to(client), model, decision_id)
+            key = (promised_to(client), model, decision_id)
+            deadline_s = started_s + scoring.definition.deadline_ms / 1000
+            found = await looked_up(self._answers, key, started_s, deadline_s)
             if found is not None:
                 return model, found.answer
             if self._clock.wall_ms() - made_ms(decision_id) <= scoring.keep_ms:
@@ -115,9 +123,3 @@ class Deferral:
                 return Given(body, replayed=False)
             case _:  # what is on no record can be scored by nobody
                 raise log_unavailable()
-
-    def _find(self, client: str, model: str, key: str) -> Any:
-        try:
-            return self._answers.find(client, model, key)
-        except PlatformError as error:
-            raise log_unavailable() from error

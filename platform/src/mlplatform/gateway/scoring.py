@@ -36,6 +36,7 @@ from mlplatform.gateway.payloads import Payloads, ScoreRequest
 from mlplatform.gateway.prediction import Facts, RawFacts, judged, predicted, without_predictor
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import (
+    Found,
     InFlight,
     LogUnavailable,
     Recorder,
@@ -320,14 +321,9 @@ class Scoring:
             caller.finished.append(Finished(decided, caller.started_s, now_s))
 
     async def _stored(self, client: str, key: str, caller: Caller) -> Stored | None:
-        until_s = caller.started_s + LOOK_UP_SHARE * (caller.deadline_s - caller.started_s)
-        try:
-            return await found_in_time(
-                lambda: self._answers.find(client, self.definition.name, key), until_s
-            )
-        except PlatformError as error:
-            log.error("the decision log was not read: %s", error)
-            raise log_unavailable() from error
+        return await looked_up(
+            self._answers, (client, self.definition.name, key), caller.started_s, caller.deadline_s
+        )
 
     def pseudonymised(self, sent: Mapping[str, Any]) -> dict[str, Any]:
         """The fields as they are stored."""
@@ -353,6 +349,22 @@ class Scoring:
         chain = self.definition.chain
         until_s = features_until(chain, caller.started_s, caller.deadline_s)
         return await self._features.read_apart(keys, event_ms, until_s)
+
+
+async def looked_up(
+    answers: Found, key: tuple[str, str, str], started_s: float, deadline_s: float
+) -> Stored | None:
+    """What is kept under a client, model and key, looked for while there is time to decide after.
+
+    Raises:
+        Problem: 503, the log does not say.
+    """
+    until_s = started_s + LOOK_UP_SHARE * (deadline_s - started_s)
+    try:
+        return await found_in_time(lambda: answers.find(*key), until_s)
+    except PlatformError as error:
+        log.error("the decision log was not read: %s", error)
+        raise log_unavailable() from error
 
 
 def features_missing(gaps: Gaps) -> Problem:
