@@ -138,6 +138,21 @@ def test_a_signed_token_with_a_wrong_claim_proves_nobody(
     assert world.why(world.issuer.token(**changes)) == why
 
 
+@pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", None])
+def test_an_access_token_says_so_or_says_nothing(world: World, typ: str | None) -> None:
+    assert world.client(world.issuer.token(typ=typ)) is not None
+
+
+@pytest.mark.parametrize(
+    "typ", ["logout+jwt", "dpop+jwt", "secevent+jwt", "application/logout+jwt", "JOSE", 7, ["JWT"]]
+)
+def test_another_kind_of_token_with_the_same_signature_proves_nobody(
+    world: World, typ: Any
+) -> None:
+    """What an issuer signs to log somebody out has the same key, and may have the same claims."""
+    assert world.why(world.issuer.token(typ=typ)) == "kind"
+
+
 def test_an_audience_among_others_is_ours(world: World) -> None:
     assert world.client(world.issuer.token(aud=["another", "scoring"])) is not None
 

@@ -77,10 +77,17 @@ class LocalIssuer:
         return {name: value for name, value in claims.items() if value is not None}
 
     def token(
-        self, key: Any = None, kid: str = "one", algorithm: str = "RS256", **claims: Any
+        self,
+        key: Any = None,
+        kid: str = "one",
+        algorithm: str = "RS256",
+        *,
+        typ: Any = "at+jwt",
+        **claims: Any,
     ) -> bytes:
+        """Args: typ: None leaves it out."""
         key = rsa_key("one") if key is None else key
-        headers = {"kid": kid, "typ": "at+jwt"}
+        headers = {"kid": kid, "typ": typ}
         return jwt.encode(self.claims(**claims), key, algorithm, headers=headers).encode()
 
 

@@ -1,6 +1,7 @@
 """Whom a token of the OpenID Connect issuer proves: a JWT, verified once and kept till it ends.
 
-Source: RFC 7519 (JWT), RFC 8725 (best current practices), RFC 9068 (claims of access tokens).
+Source: RFC 7519 (JWT), RFC 8725 (best current practices; kinds: section 3.11), RFC 9068 (claims and
+kind of access tokens).
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ MAX_SCOPES: Final = 256
 CLIENT_PREFIX: Final = "oidc:"
 """No API key's client has a colon in its name: nobody gets another's records, retries or rate by
 choosing a name at the issuer."""
+
+KINDS: Final = frozenset({"jwt", "at+jwt"})
+"""What `typ` may say: an issuer signs other things with the same keys (a logout, a DPoP proof, a
+security event), and none of these is a token that lets its bearer in."""
 
 
 class Tokens:
@@ -76,9 +81,12 @@ class Tokens:
         if len(token) > MAX_TOKEN_BYTES:
             raise _Refused("too-long")
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
+            header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise _Refused("malformed") from error
+        if "typ" in header and not _is_kind(header["typ"]):
+            raise _Refused("kind")
+        kid = header.get("kid")
         key = keys.get(kid) if isinstance(kid, str) else None
         if key is not None:
             return key
@@ -146,6 +154,11 @@ def scopes(claim: object) -> frozenset[Scope]:
     return frozenset(found)
 
 
+def _is_kind(typ: object) -> bool:
+    """Media types have no case, and may leave out `application/` (RFC 7515 section 4.1.9)."""
+    return isinstance(typ, str) and typ.lower().removeprefix("application/") in KINDS
+
+
 class _Refused(Exception):
     def __init__(self, why: str) -> None:
         self.why = why
@@ -167,6 +180,7 @@ REFUSALS: Final = (
     "client-name",
     "invalid",
     "keys-awaited",
+    "kind",
     "too-long",
     "unknown-key",
 )

@@ -163,7 +163,7 @@ TOKENS_REFUSED: Final = Metric(
     "Tokens of the issuer that prove nobody.",
     (
         Label("reason", ("algorithm", "audience", "claims", "expired", "issuer", "malformed",
-                         "not-yet", "signature", "client-name", "invalid", "keys-awaited",
+                         "not-yet", "signature", "client-name", "invalid", "keys-awaited", "kind",
                          "too-long", "unknown-key")),
     ),
 )  # fmt: skip
