@@ -323,6 +323,27 @@ async def test_of_hosts_there_is_one_and_before_http_1_1_none_is_needed() -> Non
     assert parted(await World().send(b"GET / HTTP/1.0\r\n\r\n"))[0][0] == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, 200) for host in (b"", b"x:8080", b"gateway-0.gateway:80", b"a_b", b"a%20b")),
+        *((host, 200) for host in (b"127.0.0.1", b"[::1]", b"[::1]:8080", b"[fe80::1%25eth0]")),
+        *((host, 400) for host in (b"a b", b"a,b c", b"a/b", b"u@x", b"x:80a", b"x:1:2", b"\xff")),
+        *(
+            (host, 400)
+            for host in (b"::1", b"[::1", b"[]", b"a?b", b"a#b", b'"x"', b"a%2", b"a\tb")
+        ),
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_host_that_is_none_is_refused(host: bytes, status: int, version: bytes) -> None:
+    """Also behind one that is one, on the same connection."""
+    world = World()
+    world.connection.data_received(GET)
+    written = await world.send(b"GET / HTTP/" + version + b"\r\nhost: " + host + b"\r\n\r\n")
+    assert [code for code, _ in parted(written)][-1] == status
+
+
 @pytest.mark.parametrize("version", [b"HTTP/0.9", b"HTTP/2.0", b"HTTP/3.0", b""])
 async def test_other_versions_are_refused(version: bytes) -> None:
     written = await World().send(b"GET / " + version + b"\r\n\r\n")

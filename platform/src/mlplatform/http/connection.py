@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -39,6 +40,11 @@ _ONCE: Final = frozenset(
 )
 """Headers of one value, refused when they come again: what lies in between may have read the other
 one. `Host`: RFC 9112 section 3.2; the parser itself refuses a second `Content-Length`."""
+
+_HOST: Final = re.compile(
+    rb"(?:\[[0-9A-Za-z:.%_~-]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+)
+"""`uri-host [":" port]`, or nothing. Source: RFC 9112 section 3.2, RFC 3986 section 3.2.2."""
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -95,11 +101,20 @@ class Shared:
         self.answering: set[Request] = set()
         self.is_draining = False
         self._paths: dict[bytes, str] = {}
+        self._host = b""
 
     @property
     def owes_answers(self) -> bool:
         """Whether anybody waits for an answer, or has not got all of one."""
         return bool(self.answering) or any(one.owes_answer for one in self.connections)
+
+    def is_host(self, value: bytes) -> bool:
+        """Whether a Host may say this; most say what the last one did."""
+        if value != self._host:
+            if _HOST.fullmatch(value) is None:
+                return False
+            self._host = value
+        return True
 
     def path(self, url: bytes) -> str:
         """The decoded path of a target; the few that are asked for often are kept."""
@@ -265,8 +280,12 @@ class Connection(asyncio.Protocol):
         headers, parser, limits = self._headers, self._parser, self._shared.limits
         self._check_head()
         is_last = not parser.should_keep_alive()
-        if b"host" not in headers and parser.get_http_version() == "1.1":
-            raise Refusal(400, "malformed-http", "HTTP/1.1 wants a Host")
+        host = headers.get(b"host")
+        if host is None:
+            if parser.get_http_version() == "1.1":
+                raise Refusal(400, "malformed-http", "HTTP/1.1 wants a Host")
+        elif not self._shared.is_host(host):
+            raise Refusal(400, "malformed-http", "the Host is no host")
         if is_last or b"connection" in headers:
             version = parser.get_http_version()
             if version not in _VERSIONS:
