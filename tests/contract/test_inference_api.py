@@ -211,8 +211,25 @@ def test_no_binary_body_is_too_strange(
     assert reply.status_code in (200, 400)
 
 
+@pytest.mark.parametrize(
+    ("value", "status"), [(np.inf, 400), (-np.inf, 400), (np.nan, 200), (3e38, 200)]
+)
+def test_what_is_infinite_is_refused_as_bytes_too_and_what_is_missing_is_not(
+    canary: Canary, value: float, status: int
+) -> None:
+    """In JSON an infinite value cannot be said, and one too large for FP32 is refused."""
+    data = np.array([[500.0, *([value] * (WIDTH - 1))]], dtype="<f4").tobytes()
+    assert infer_bytes(canary, data).status_code == status
+
+
 def test_a_whole_binary_body_is_answered_in_binary(canary: Canary) -> None:
-    data = np.array([row(500.0)], dtype="<f4").tobytes()
+    reply = infer_bytes(canary, np.array([row(500.0)], dtype="<f4").tobytes()).raise_for_status()
+    length = int(reply.headers["inference-header-content-length"])
+    assert np.frombuffer(reply.content[length:], "<f4") == pytest.approx([0.5], abs=1e-4)
+
+
+def infer_bytes(canary: Canary, data: bytes) -> httpx.Response:
+    """The answer to one row of bytes, which is in bytes too."""
     tensor = {
         "name": "inputs",
         "shape": [1, WIDTH],
@@ -223,6 +240,4 @@ def test_a_whole_binary_body_is_answered_in_binary(canary: Canary) -> None:
     head = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head)), **canary.world.headers}
     url = f"{canary.world.url}/v2/models/{MODEL}/infer"
-    reply = httpx.post(url, content=head + data, headers=headers).raise_for_status()
-    length = int(reply.headers["inference-header-content-length"])
-    assert np.frombuffer(reply.content[length:], "<f4") == pytest.approx([0.5], abs=1e-4)
+    return httpx.post(url, content=head + data, headers=headers)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlplatform.models.definition import load_definition
 from mlplatform.predictor.grpc_server import MAX_CONNECTIONS
+from mlplatform.protos import open_inference_pb2 as oip
 from mlplatform.protos import scoring_pb2 as pb
 from support.scoring_world import MODEL, ScoringWorld
 
@@ -139,3 +143,28 @@ def test_no_message_is_too_strange(calls: Calls, request_: bytes, method: str) -
     except grpc.RpcError as error:
         if error.code() not in refused:
             raise
+
+
+@pytest.mark.parametrize("is_raw", [True, False], ids=["raw", "typed"])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_an_inference_takes_missing_values_and_no_infinite_ones(
+    calls: Calls, value: float, is_raw: bool
+) -> None:
+    values = [500.0, *([value] * (len(load_definition(MODEL).inputs) - 1))]
+    request = oip.ModelInferRequest(model_name=MODEL)
+    tensor = request.inputs.add(name="inputs", datatype="FP32", shape=[1, len(values)])
+    if is_raw:
+        request.raw_input_contents.append(struct.pack(f"<{len(values)}f", *values))
+    else:
+        tensor.contents.fp32_contents.extend(values)
+    infer = calls.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    sent = (("authorization", calls.world.headers["Authorization"]),)
+    if math.isnan(value):
+        oip.ModelInferResponse.FromString(
+            infer(request.SerializeToString(), timeout=5.0, metadata=sent)
+        )
+        return
+    with pytest.raises(grpc.RpcError) as refused:
+        infer(request.SerializeToString(), timeout=5.0, metadata=sent)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "too large for FP32" in refused.value.details()

@@ -12,7 +12,7 @@ from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.raw_calls import PARAMETER, inferred, refused, width
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.predictor.grpc_server import rows_of
-from mlplatform.predictor.protocol import DATATYPE, OUTPUT, RequestRefused
+from mlplatform.predictor.protocol import DATATYPE, OUTPUT, RequestRefused, check_finite
 from mlplatform.protos import open_inference_pb2 as pb
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -53,6 +53,7 @@ def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
         scoring = model_of(models, asked.model_name)
         try:
             rows = rows_of(asked, width(scoring))
+            check_finite(rows)
         except RequestRefused as error:
             raise refused(error) from error
         call.gate.charge(admitted, len(rows) - 1)

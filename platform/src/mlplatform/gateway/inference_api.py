@@ -28,6 +28,7 @@ from mlplatform.predictor.protocol import (
     OUTPUT,
     RequestRefused,
     answer,
+    check_finite,
     parse,
 )
 
@@ -139,6 +140,7 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
     text = None if length is None else length.decode("latin-1")
     try:
         asked = parse(body, text, width(scoring))
+        check_finite(asked.rows)
     except RequestRefused as error:
         raise refused(error) from error
     head = body if text is None else body[: int(text)]

@@ -180,6 +180,19 @@ def shaped(values: Floats, shape: Sequence[int]) -> Floats:
     return values.reshape(shape)
 
 
+def check_finite(rows: Floats) -> None:
+    """Whether every value is a number that FP32 holds, or NaN, which is a missing one.
+
+    In JSON nothing else can be said. As bytes a predictor takes infinite values: so the gateway
+    sends what is beyond FP32, as in the training matrix. A caller's own are refused at the gateway.
+
+    Raises:
+        RequestRefused: 400, one is infinite.
+    """
+    if np.isinf(rows).any():
+        raise RequestRefused(400, f"{INPUT!r} has a value too large for {DATATYPE}")
+
+
 def _rows(tensor: _InputTensor, tail: memoryview, width: int) -> Floats:
     check_tensor(tensor.name, tensor.datatype, tensor.shape, width)
     size = tensor.parameters.get("binary_data_size")
@@ -215,8 +228,7 @@ def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
         )
     with np.errstate(over="ignore"):
         values = wide.astype(np.float32)
-    if np.isinf(values).any():
-        raise RequestRefused(400, f"{INPUT!r} has a value too large for {DATATYPE}")
+    check_finite(values)
     return values
 
 
