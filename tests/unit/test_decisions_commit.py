@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -32,7 +33,8 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 class MemoryLog:
-    """A log in memory; `gate` holds appends back, "bad" is refused, `stale` refuses all.
+    """A log in memory; `gate` holds appends back, "bad" is refused, `stale` refuses all, and with
+    "no-file" there are too many open files.
 
     `broken` is an error that nobody has thought of: every heartbeat after it was set raises it.
     """
@@ -54,6 +56,8 @@ class MemoryLog:
         names = [e.record.decision_id for e in entries]
         if self.stale:
             raise StaleFence(writer)
+        if "no-file" in names:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if "bad" in names:
             raise InputInvalid("record bad", None, "is bad")
         self.batches.append(names)
@@ -112,6 +116,16 @@ def test_a_bad_record_fails_alone() -> None:
         bad.result(10)
     assert after.result(10)
     assert log.batches == [["a"], ["b"], ["c"]]
+    committer.close()
+
+
+def test_where_files_run_out_records_are_unavailable_and_the_next_are_taken() -> None:
+    log = MemoryLog()
+    committer = GroupCommit(log, "gw")
+    with pytest.raises(Unavailable, match="Too many open files") as refused:
+        committer.submit([entry("no-file")]).result(10)
+    assert isinstance(refused.value.__cause__, OSError)
+    assert committer.submit([entry("next")]).result(10) == [Appended(1)]
     committer.close()
 
 

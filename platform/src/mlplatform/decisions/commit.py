@@ -339,6 +339,10 @@ class _Committer:
             outcomes = iter(to([e for ticket in tickets for e in ticket.entries]))
         except Unavailable as error:
             self._fail(tickets, error)
+        except OSError as error:  # of the files beside the log: no record is to blame
+            failure = Unavailable(f"the files of {self._writer} cannot be used: {error.strerror}")
+            failure.__cause__ = error
+            self._fail(tickets, failure)
         except StaleFence as error:  # for good: another process has this writer's name
             self._fail(tickets, error)
             raise
@@ -382,5 +386,5 @@ class _Committer:
         while not self._closed.wait(CHECKPOINT_S):
             try:
                 self._log.checkpoint()
-            except PlatformError as error:
+            except (PlatformError, OSError) as error:
                 _logger.warning("no checkpoint of the decision log: %s", error)
