@@ -26,8 +26,12 @@ from schemathesis.checks import (
 
 from mlplatform.gateway import openapi
 from mlplatform.gateway.payloads import YEAR_9999_MS
-from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
-from mlplatform.models.definition import load_definition, model_names
+from mlplatform.models.definition import (
+    MAX_DEADLINE_MS,
+    MIN_DEADLINE_MS,
+    load_definition,
+    model_names,
+)
 from support.scoring_world import ScoringWorld, payment
 
 pytestmark = pytest.mark.slow
@@ -115,7 +119,7 @@ def check(case: Any, world: ScoringWorld, decision_id: str) -> None:
         return  # HTTP lets anybody along the way add headers: they are no reason to refuse
     make_possible(case.body, decision_id)
     if case.method == "POST" and is_within_bounds(case.headers.get(TIMEOUT)):
-        case.headers[TIMEOUT] = str(MAX_TIMEOUT_MS)
+        case.headers[TIMEOUT] = str(MAX_DEADLINE_MS)
     if "decision_id" in (case.path_parameters or {}):
         case.path_parameters["decision_id"] = decision_id
     # What a schema can't say may be wrong still: two fields that exclude one another. And a 503 is
@@ -135,7 +139,7 @@ def is_within_bounds(timeout: Any) -> bool:
     if timeout is None:
         return True
     text = str(timeout)
-    return text.isdecimal() and MIN_TIMEOUT_MS <= int(text) <= MAX_TIMEOUT_MS
+    return text.isdecimal() and MIN_DEADLINE_MS <= int(text) <= MAX_DEADLINE_MS
 
 
 def is_moment(text: str) -> bool:

@@ -25,8 +25,8 @@ from mlplatform.gateway.payloads import (
     idempotency_key,
 )
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.terms import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS, terms
-from mlplatform.models.definition import load_definition
+from mlplatform.gateway.terms import terms
+from mlplatform.models.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS, load_definition
 
 GOOD = {"customer_id": 7, "terminal_id": 3, "amount": 12.5, "event_time": 1_700_000_000_000}
 PAYLOADS = Payloads(load_definition("fraud"))
@@ -220,7 +220,7 @@ def test_terms_are_within_their_bounds_or_a_header_is_named(
         return
     given_ms = round((caller.deadline_s - 10.0) * 1000)
     assert given_ms == (50 if timeout is None else int(timeout))
-    assert MIN_TIMEOUT_MS <= given_ms <= MAX_TIMEOUT_MS
+    assert MIN_DEADLINE_MS <= given_ms <= MAX_DEADLINE_MS
     assert caller.key == (None if key is None else key.decode("ascii"))
 
 
