@@ -489,7 +489,7 @@ def test_a_challenger_with_wrong_alerts_is_stopped_in_shadow(tmp_path: Path) -> 
     )
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "raised an alert on 57 of 120 requests" in world.state(second).reason
+    assert "raised an alert on 23 of 50 requests" in world.state(second).reason
 
 
 def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:

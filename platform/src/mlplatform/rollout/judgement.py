@@ -1,8 +1,9 @@
 """Is the challenger good enough? A verdict with its reasons, from windows of the decision log.
 
-Hard guardrails count failures and act at once: they are read when the arm has failed m, 2m, 4m, ...
-times, each time with half the error share that was left, so that looking often does not cost.
-Every other gate is read once, at its minimum sample of customers. Failures come in bursts, for one
+Hard guardrails count failures and alerts and act at once: they are read when the arm has failed m,
+2m, 4m, ... times, or given n, 2n, 4n, ... answers that count, each time with half the error share
+that was left, so that looking often does not cost. Every other gate is read once, at its minimum
+sample of customers. Failures come in bursts, for one
 customer and for all who meet one pause: they prove as much as the bursts do.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from mlplatform.rollout.window import (
     Traffic,
     arm_windows,
     behind,
+    cut_at_answers,
     cut_at_failure,
     cut_at_sample,
     first_appearances,
@@ -39,6 +41,10 @@ SAMPLE_RATIO_ERROR_PART = 0.1
 """A broken split is a fault of the platform, not of a challenger: it takes ten times the proof."""
 
 MAX_GUARDRAIL_LOOKS = 20
+
+GUARDRAIL_ANSWERS = 50
+"""The first look at the share of alerts: of fewer answers no share that is allowed can be told from
+one that is not."""
 
 COUNTED_PART = 0.5
 """Of a sample's customers, those whose answers must count (not degraded): of fewer, an interval is
@@ -97,7 +103,7 @@ def judge(
     Args:
         slow_gates: what matured labels say, where there are any to ask.
     """
-    tripped = _guardrail(traffic, limits)
+    tripped = _failing(traffic, limits) or _alerting(traffic, limits)
     if tripped is not None:
         gate, cut = tripped
         return _judgement([gate], traffic, cut, sources)
@@ -117,7 +123,7 @@ def judge(
     return _when_complete(gates, traffic, cut_or_none, sources)
 
 
-def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
+def _failing(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
     """The first look at which failures prove too many, and the number of records it read."""
     for look in range(MAX_GUARDRAIL_LOOKS):
         cut = cut_at_failure(traffic, failures=limits.guardrail_failures * 2**look)
@@ -133,6 +139,26 @@ def _guardrail(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
                 f"{_against(share, limits.failure_share)}"
             )
             return Gate("guardrail", "UNHEALTHY", reason, values_of(share)), cut
+    return None
+
+
+def _alerting(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
+    """The first look at which alerts are outside their band, and the number of records it read.
+
+    In shadow and canary alone: a champion's alerts move with its traffic, of which no other arm has
+    a part to compare with. That is drift, and drift's checks answer it.
+    """
+    if limits.units is None:
+        return None
+    for look in range(MAX_GUARDRAIL_LOOKS):
+        cut = cut_at_answers(traffic, answers=GUARDRAIL_ANSWERS * 2**look)
+        if cut is None:
+            return None
+        window, _ = arm_windows(traffic, cut)
+        left = replace(limits, error_share=limits.error_share / 2 ** (look + 1))
+        gate = _alert_gate(window, left)
+        if gate.verdict == "UNHEALTHY":
+            return gate, cut
     return None
 
 

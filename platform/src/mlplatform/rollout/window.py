@@ -203,6 +203,12 @@ def cut_at_failure(traffic: Traffic, *, failures: int) -> int | None:
     return int(reached.argmax()) + 1 if reached.any() else None
 
 
+def cut_at_answers(traffic: Traffic, *, answers: int) -> int | None:
+    """How many records it takes until so many answers of the judged arm count."""
+    reached = np.cumsum(traffic.challenger & traffic.scored) >= answers
+    return int(reached.argmax()) + 1 if reached.any() else None
+
+
 def arm_windows(traffic: Traffic, cut: int) -> tuple[ArmWindow, ArmWindow]:
     """Challenger's and champion's windows over the first `cut` records."""
     return (
