@@ -50,8 +50,9 @@ def batch(
         version: the registry's number of a version; default: the champion.
         deadline_s: how long the scoring may take.
     """
+    platform = wiring.platform()
     asked = job.batch(
-        wiring.platform(),
+        platform,
         model,
         version,
         name=f"batch-{runtime.flow_run.id}",
@@ -59,7 +60,8 @@ def batch(
         to_ms=_midnight_ms(last + timedelta(days=1)),
         deadline_s=deadline_s,
     )
-    folder = score(asked, prepare(asked))
+    with job.turn(platform, asked, get_run_logger().info):
+        folder = score(asked, prepare(asked))
     create_markdown_artifact(
         job.page(folder), key=f"batch-{model}", description="The days that were scored again"
     )

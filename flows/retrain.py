@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform import wiring
-from mlplatform.jobs import rollouts
+from mlplatform.jobs import heavy, rollouts
 from mlplatform.jobs import training as job
 from mlplatform.orchestration import names
 from mlplatform.orchestration.forms import Actor, Reason
@@ -72,9 +72,10 @@ def retrain(
         open_rollout: open a rollout if every gate passes.
         incident: the drift incident that this answers, and its claim.
     """
-    prepared = prepare(model, job.milliseconds(as_of))
-    candidate = fit(model, prepared)
-    report = validate(model, candidate, prepared)
+    with heavy.turn(wiring.settings().home.run, f"retrain of {model}", get_run_logger().info):
+        prepared = prepare(model, job.milliseconds(as_of))
+        candidate = fit(model, prepared)
+        report = validate(model, candidate, prepared)
     create_markdown_artifact(
         job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from mlplatform import wiring
+from mlplatform.jobs import heavy
 from mlplatform.jobs import training as job
 from mlplatform.orchestration import names
 from mlplatform.orchestration.forms import Actor
@@ -67,9 +68,10 @@ def validate(
         onnx_path: input "inputs" float32 [n, F] in the champion's order, output "scores" [n].
         actor: who brings it (self-declared): the author of the version, who may not approve it.
     """
-    prepared = prepare(model)
-    candidate = bring(model, onnx_path, actor, prepared)
-    report = judge(model, candidate, prepared)
+    with heavy.turn(wiring.settings().home.run, f"validate of {model}", get_run_logger().info):
+        prepared = prepare(model)
+        candidate = bring(model, onnx_path, actor, prepared)
+        report = judge(model, candidate, prepared)
     create_markdown_artifact(
         job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
     )

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ from mlplatform.compute.running import run
 from mlplatform.compute.scoring import BUNDLE, ID, ORDER, SCORES, Order
 from mlplatform.errors import InputInvalid, NotFound
 from mlplatform.files import write_atomically
+from mlplatform.jobs import heavy
 from mlplatform.rollout.routes import Arm
 from mlplatform.training.dataset import DAY_MS
 
@@ -47,6 +49,15 @@ class Batch:
     from_ms: int
     to_ms: int
     deadline_s: int
+
+
+def turn(
+    platform: Platform, asked: Batch, tell: Callable[[str], None]
+) -> AbstractContextManager[None]:
+    """The place of a heavy run on this machine; none is needed where jobs are Argo workflows."""
+    if platform.settings.argo is not None:
+        return nullcontext()
+    return heavy.turn(platform.settings.home.run, f"batch of {asked.model}", tell)
 
 
 def batch(

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 FLOWS = Path(__file__).parents[4] / "flows"
 DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
-RUNS_AT_A_TIME = 3
+RUNS_AT_A_TIME = 12
+"""Runs that wait for a heavy one hold a place too, and none of them may keep a pass or a rollback
+from starting."""
 TAG = "mlplatform"
 PRELOADED = (
     "prefect.flow_engine",
