@@ -11,6 +11,9 @@ import pytest
 from mlplatform.demo import page
 from mlplatform.demo.pictures import pictures
 from mlplatform.demo.reigns import Promotion, Reign, reigns
+from mlplatform.demo.report import problems_of
+from mlplatform.demo.story import gates_that_stopped
+from mlplatform.rollout.transitions import RolledBack
 
 HOUR_MS = 3_600_000
 FOUND: dict[str, Any] = {
@@ -103,3 +106,36 @@ def test_every_picture_is_drawn_and_has_a_title() -> None:
     assert all(p.svg.startswith("<svg") for p in drawn)
     assert "v3 is champion" in drawn[0].svg
     assert pictures(decisions[:0], np.array([]), change_ms=0, rollouts=[], champions=[]) == []
+
+
+WHOLE = {"requests": 10, "answers": 10, "records": 10, "lost": 0, "doubled": 0}
+
+
+@pytest.mark.parametrize(
+    ("totals", "problem", "findings", "named"),
+    [
+        (WHOLE, "version 3 went another way", [], "another way"),
+        (WHOLE, None, ["gateway-0: record 7 was changed"], "record 7"),
+        (WHOLE | {"lost": 1}, None, [], "1 requests lost"),
+        (WHOLE | {"doubled": 2}, None, [], "2 doubled"),
+        (WHOLE | {"records": 9}, None, [], "differ"),
+    ],
+)
+def test_a_loop_that_did_not_close_says_why(
+    totals: dict[str, int], problem: str | None, findings: list[str], named: str
+) -> None:
+    assert any(named in text for text in problems_of(totals, problem, findings))
+
+
+def test_a_loop_that_closed_has_no_problem() -> None:
+    assert problems_of(WHOLE, None, []) == []
+
+
+def test_a_challenger_that_ended_by_no_gate_was_stopped_by_none() -> None:
+    common = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 1}
+    signed = {"actor": "a pass", "reason": "it was stopped"}
+    gates = {"alerts": {"verdict": "UNHEALTHY"}, "failures": {"verdict": "HEALTHY"}}
+    by_alerts = RolledBack(**common, **signed, evidence={"gates": gates})
+    by_hand = RolledBack(**common, **signed)
+    assert gates_that_stopped([by_alerts]) == {"alerts"}
+    assert gates_that_stopped([by_hand]) == gates_that_stopped([]) == set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def write(
     states = platform.rollouts.active(MODEL, finished=True)
     rollouts = [_rollout(platform, s) for s in states]
     champions = reigns(_promotions(rollouts))
-    problems = _problems(totals, problem)
+    records, findings = _verified(platform)
+    problems = problems_of(totals, problem, findings)
     found = {
         "closed": not problems,
         "problems": problems,
@@ -74,7 +75,10 @@ def write(
         "rollouts": rollouts,
         "champions": [_reign(r) for r in champions],
         "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
-        "log": _verified(platform),
+        "log": {
+            "records": records,
+            "verdict": "; ".join(findings) or "whole: every digest and chain holds",
+        },
     }
     write_atomically(folder / "report.json", canonical_json(found))
     html = page.render(
@@ -168,8 +172,12 @@ def _reign(reign: Reign) -> dict[str, Any]:
     }
 
 
-def _problems(totals: Mapping[str, int], problem: str | None) -> list[str]:
+def problems_of(
+    totals: Mapping[str, int], problem: str | None, findings: Sequence[str]
+) -> list[str]:
+    """Why the loop did not close: by the story, by the totals, by what is wrong in the log."""
     problems = [] if problem is None else [problem]
+    problems += findings
     if totals["lost"] or totals["doubled"]:
         problems.append(f"{totals['lost']} requests lost, {totals['doubled']} doubled")
     if not totals["requests"] == totals["answers"] == totals["records"]:
@@ -177,11 +185,10 @@ def _problems(totals: Mapping[str, int], problem: str | None) -> list[str]:
     return problems
 
 
-def _verified(platform: Platform) -> dict[str, Any]:
+def _verified(platform: Platform) -> tuple[int, list[str]]:
+    """How many records the log has, and what is wrong with it and with the journal."""
     checked = platform.log.verify(platform.rollouts.anchored())
-    findings = [*checked.findings, *platform.rollouts.verify()]
-    verdict = "; ".join(findings) or "whole: every digest and chain holds"
-    return {"records": checked.records, "verdict": verdict}
+    return checked.records, [*checked.findings, *platform.rollouts.verify()]
 
 
 def _rollout(platform: Platform, state: RolloutState) -> dict[str, Any]:

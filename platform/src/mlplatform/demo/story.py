@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mlplatform.errors import InputInvalid, NotFound, PlatformError, Unavailable
 from mlplatform.orchestration.prefect import FlowRun
 from mlplatform.registry.bundle import MODEL_FILE
 from mlplatform.rollout.state import RolloutState
+from mlplatform.rollout.transitions import RolledBack, Transition
 from mlplatform.wiring import Platform
 
 ENGINEER, BRINGER, APPROVER = "demo.engineer", "demo.modeller", "demo.approver"
@@ -167,6 +168,7 @@ class Story:
         rollout = await self._open(version, "it was validated, was it not")
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, never="CanaryStepped")
+        self._expect_stopped_by(ended, {"alerts"})
 
     async def slow_candidate(self) -> None:
         """A model made elsewhere, which passes every gate: alone, one row is fast enough."""
@@ -188,6 +190,7 @@ class Story:
         rollout = await self._open(version, "an ensemble with a neural network")
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, wanted="CanaryStepped")
+        self._expect_stopped_by(ended, {"guardrail", "failures"})
         champion = self._platform.rollouts.routes(MODEL).champion
         learned = self._diary.state.learned_version
         if champion is None or champion.version != learned:
@@ -337,6 +340,16 @@ class Story:
         if (wanted and wanted not in names) or (never and never in names):
             raise LoopNotClosed(f"{state.rollout_id} went another way: {', '.join(names)}")
 
+    def _expect_stopped_by(self, state: RolloutState, wanted: set[str]) -> None:
+        """One of these gates must have been UNHEALTHY: any other end is another story."""
+        gates = gates_that_stopped(self._platform.rollouts.read(state.rollout_id))
+        if not gates & wanted:
+            found = ", ".join(sorted(gates)) or "no gate"
+            raise LoopNotClosed(
+                f"{state.rollout_id} was to be stopped by {' or '.join(sorted(wanted))}, "
+                f"and was by {found}: {state.reason}"
+            )
+
     def _tell_phases(self, seen: dict[str, str]) -> None:
         for state in self._all():
             words = state.phase.replace("_", " ")
@@ -356,3 +369,12 @@ def _incident_words(incident: Any) -> str:
         reasons = "; ".join(incident.found.evidence.get("reasons", [])[:2])
         return f"drift since {changed}: incident {incident.id} opened ({reasons})"
     return f"incident {incident.id}: {incident.state}, {incident.note}"
+
+
+def gates_that_stopped(facts: Sequence[Transition]) -> set[str]:
+    """Names of the gates that were UNHEALTHY when a rollout was rolled back."""
+    last = facts[-1] if facts else None
+    if not isinstance(last, RolledBack):
+        return set()
+    gates: dict[str, Any] = last.evidence.get("gates", {})
+    return {name for name, gate in gates.items() if gate["verdict"] == "UNHEALTHY"}
