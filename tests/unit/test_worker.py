@@ -16,6 +16,7 @@ import pytest
 from mlplatform.errors import Refused, Unavailable
 from mlplatform.topics.local import LocalTopics, backlog
 from mlplatform.topics.messages import Message, Received
+from mlplatform.worker import drain
 from mlplatform.worker.drain import Limits, Worker, chunks
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Answered, Item, Names, Poison, item_of
@@ -310,6 +311,27 @@ def test_told_to_stop_it_does_not_wait_for_a_gateway_that_is_gone() -> None:
     scorer = GatewayScorer("http://127.0.0.1:1", "fraud", lambda: "key", lambda _: None)
     with pytest.raises(Unavailable):
         scorer.score(items(1), stopping)
+
+
+def test_the_lag_is_looked_at_while_a_batch_waits_for_its_gateway(
+    topics: LocalTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr(drain, "LAG_S", 0.0)
+    seen: list[int] = []
+    monkeypatch.setattr(Metrics, "lag", lambda _, messages: seen.append(messages))
+    topics.publish(requests(3))
+    scorer = Echo(pause_s=1.0)
+    worker = worker_of(topics, scorer)
+    thread = threading.Thread(target=worker.step, args=(threading.Event(),))
+    thread.start()
+    assert scorer.began.wait(10)
+    topics.publish(requests(5))
+    end_s = time.monotonic() + 10
+    while 8 not in seen and time.monotonic() < end_s:
+        time.sleep(0.01)
+    thread.join(10)
+    assert 8 in seen
 
 
 def test_metrics_are_shown_to_who_has_the_token() -> None:

@@ -146,6 +146,7 @@ class Worker:
             _, waiting = wait(waiting, KEEP_ALIVE_S)
             if waiting:
                 self._subscription.consume(0, 0.0)
+                self._observe_lag()  # what a gateway that is gone keeps from being drained grows
         for future in asked:
             outcomes += future.result()
         return outcomes
