@@ -61,7 +61,9 @@ class SeaweedServer:
             binary, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder}",
             *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
             "-s3", f"-s3.port={self.port}", f"-s3.config={config}",
-            "-volume.max=20", "-master.volumeSizeLimitMB=64",
+            # each bucket takes some volumes, and each of these listens on a port of everybody's
+            "-volume.max=400", "-master.volumeSizeLimitMB=64",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]  # fmt: skip
 
     def _wait_until_it_answers(self) -> None:
