@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform import wiring
@@ -45,10 +45,9 @@ def drift(model: str, report: bool | None = None) -> str:
     )
     if report or (report is None and check.opened):
         path = write_report(model, check)
-        create_link_artifact(
-            path.as_uri(),
+        create_markdown_artifact(
+            job.report_note(path),
             key=f"drift-report-{model}",
-            link_text=path.name,
             description="Evidently's report on this machine",
         )
     return check.words

@@ -96,6 +96,11 @@ def page(model: str, check: DriftCheck) -> str:
     return summary(model, seen.champion, seen.verdicts, check.words)
 
 
+def report_note(path: Path) -> str:
+    """Where the report is, in Markdown: no browser follows a link from a page to a local file."""
+    return f"Evidently's report is a file on the machine of the flows; open it there:\n\n`{path}`\n"
+
+
 def write_report(platform: Platform, model: str, check: DriftCheck) -> Path:
     """Evidently's report on the windows that were judged, as an HTML file; returns its path."""
     from mlplatform.drift import report

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlplatform.code_version import code_version
 from mlplatform.registry.versions import Registry, Rejection, Version, VersionFacts
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> V
         data_from_ms=bundle.data.from_ms,
         data_to_ms=bundle.data.to_ms,
         data_digest=bundle.data.digest,
-        code_version=metadata.version("mlplatform"),
+        code_version=code_version(),
         metrics={g.name: g.observed for g in report.gates if g.observed is not None},
         report=to_dict(report),
         author=author,
