@@ -14,7 +14,8 @@ import pytest
 from mlplatform.decisions.log import Appended, Entry, Outcome
 from mlplatform.decisions.records import Record
 from mlplatform.gateway import recording
-from mlplatform.gateway.recording import BEYOND_S, STALL_S, LogUnavailable, Recorder
+from mlplatform.gateway.problems import Problem
+from mlplatform.gateway.recording import BEYOND_S, STALL_S, InFlight, LogUnavailable, Recorder
 
 ENTRY = Entry(Record(kind="label", decision_id="d", model="fraud", event_ms=7, recorded_ms=7))
 
@@ -128,3 +129,15 @@ async def test_a_refusal_is_freed_with_its_record_when_it_was_told() -> None:
         assert left() is None
     finally:
         gc.enable()
+
+
+def test_a_key_that_is_being_answered_is_refused_and_free_afterwards() -> None:
+    in_flight = InFlight()
+    with in_flight.claim("shop", "k-1"):
+        with pytest.raises(Problem) as refused, in_flight.claim("shop", "k-1"):
+            pass
+        with in_flight.claim("bank", "k-1"), in_flight.claim("shop", "k-2"):
+            pass
+    assert (refused.value.status, refused.value.retry_after_s) == (409, 1)
+    with in_flight.claim("shop", "k-1"):
+        pass
