@@ -402,29 +402,10 @@ def test_a_backup_that_fails_leaves_nothing(world: HomeWorld, target: Path) -> N
     assert sorted(target.parent.iterdir()) == before
 
 
-KILLED = """
+KILLED_AT_A_STEP = """
 import os, signal, sys
 from pathlib import Path
 from mlplatform.backup.restore import restore
-from mlplatform.settings import load
-left = int(sys.argv[3])
-def step(call):
-    def made(*args, **kwargs):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **kwargs)
-    return made
-Path.rename = step(Path.rename)
-os.open = step(os.open)
-restore(Path(sys.argv[1]), load({"MLPLATFORM_HOME": sys.argv[2]}), now_ms=7)
-"""
-
-
-KILLED_BACKUP = """
-import os, signal, sys
-from pathlib import Path
 from mlplatform.backup.take import back_up
 from mlplatform.settings import load
 left = int(sys.argv[3])
@@ -436,8 +417,15 @@ def step(call):
             os.kill(os.getpid(), signal.SIGKILL)
         return call(*args, **kwargs)
     return made
+"""
+KILLED = f"""{KILLED_AT_A_STEP}
+Path.rename = step(Path.rename)
+os.open = step(os.open)
+restore(Path(sys.argv[1]), load({{"MLPLATFORM_HOME": sys.argv[2]}}), now_ms=7)
+"""
+KILLED_BACKUP = f"""{KILLED_AT_A_STEP}
 os.fsync, os.rename = step(os.fsync), step(os.rename)
-back_up(load({"MLPLATFORM_HOME": sys.argv[1]}), Path(sys.argv[2]), now_ms=7)
+back_up(load({{"MLPLATFORM_HOME": sys.argv[1]}}), Path(sys.argv[2]), now_ms=7)
 """
 
 

@@ -25,13 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mlplatform.models.fraud.generator import Population, generate
+from mlplatform.models.fraud.generator import Population
 from mlplatform.settings import Home
 from mlplatform.supervisor.records import read_processes, read_supervisor
+from support.handbook_payments import write_payments
 from support.scoring_world import free_port
 
 OUT = Path(__file__).parents[2] / "build" / "drills" / "restore.json"
@@ -328,23 +326,10 @@ def _problems(found: dict[str, Any]) -> list[str]:
 
 
 def _history(here: Installation) -> None:
-    table = generate(seed=1, start_ms=START_MS, days=DAYS, population=POPULATION)
-    rows = table.num_rows
-    seconds = (table["event_time"].cast(pa.int64()).to_numpy() - START_MS * 1000) // 1_000_000
-    columns = {
-        "TRANSACTION_ID": pa.array(np.arange(rows, dtype=np.int64)),
-        "TX_DATETIME": table["event_time"].cast(pa.timestamp("ns")),
-        "CUSTOMER_ID": table["customer_id"].cast(pa.int32()),
-        "TERMINAL_ID": table["terminal_id"].cast(pa.int32()),
-        "TX_AMOUNT": table["amount"],
-        "TX_TIME_SECONDS": pa.array(seconds.astype(np.int32)),
-        "TX_TIME_DAYS": pa.array((seconds // 86_400).astype(np.int32)),
-        "TX_FRAUD": table["label"],
-        "TX_FRAUD_SCENARIO": table["label"],
-    }
-    (here.folder / "payments").mkdir()
-    pq.write_table(pa.table(columns), here.folder / "payments" / "payments.parquet")
-    here.json("history", "import", MODEL, str(here.folder / "payments"))
+    folder = here.folder / "payments"
+    folder.mkdir()
+    write_payments(folder, start_ms=START_MS, days=DAYS, population=POPULATION)
+    here.json("history", "import", MODEL, str(folder))
 
 
 def _first_version(here: Installation) -> None:

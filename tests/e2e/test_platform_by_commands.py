@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.errors import Unavailable
-from mlplatform.models.fraud.generator import Population, generate
+from mlplatform.models.fraud.generator import Population
 from mlplatform.orchestration.prefect import PrefectApi
+from support.handbook_payments import write_payments
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -77,27 +76,9 @@ class Commands:
 @pytest.fixture(scope="module")
 def payments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two months in the handbook's schema."""
-    table = generate(
-        seed=1,
-        start_ms=START_MS,
-        days=DAYS,
-        population=Population(customers=3_000, payments_per_day=6_000),
-    )
-    rows = table.num_rows
-    seconds = (table["event_time"].cast(pa.int64()).to_numpy() - START_MS * 1000) // 1_000_000
-    columns = {
-        "TRANSACTION_ID": pa.array(np.arange(rows, dtype=np.int64)),
-        "TX_DATETIME": table["event_time"].cast(pa.timestamp("ns")),
-        "CUSTOMER_ID": table["customer_id"].cast(pa.int32()),
-        "TERMINAL_ID": table["terminal_id"].cast(pa.int32()),
-        "TX_AMOUNT": table["amount"],
-        "TX_TIME_SECONDS": pa.array(seconds.astype(np.int32)),
-        "TX_TIME_DAYS": pa.array((seconds // 86_400).astype(np.int32)),
-        "TX_FRAUD": table["label"],
-        "TX_FRAUD_SCENARIO": table["label"],
-    }
     folder = tmp_path_factory.mktemp("payments")
-    pq.write_table(pa.table(columns), folder / "payments.parquet")
+    population = Population(customers=3_000, payments_per_day=6_000)
+    write_payments(folder, start_ms=START_MS, days=DAYS, population=population)
     return folder
 
 
