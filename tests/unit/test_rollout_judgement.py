@@ -33,8 +33,10 @@ SHADOW = Limits(
     requests=600,
 )
 CANARY = dataclasses.replace(SHADOW, percent=25.0, units=100, requests=0)
-COMPLETE = Sources((Watermark("gateway-1", 10**6, 10**9, 0, True),), (GatewayLease("g", 1),))
-LATE = Sources((Watermark("gateway-1", 5, 5, 0, True),), (GatewayLease("g", 0),))
+COMPLETE = Sources(
+    (Watermark("gateway-1", 10**6, 10**9, 0, True),), (GatewayLease("gateway-1", 1),)
+)
+LATE = Sources((Watermark("gateway-1", 5, 5, 0, True),), (GatewayLease("gateway-1", 0),))
 
 
 def shadow(rows: list[dict[str, Any]], sources: Sources = COMPLETE) -> Judgement:
@@ -78,7 +80,20 @@ def test_an_incomplete_log_is_inconclusive_and_names_who_is_behind() -> None:
     verdict = shadow(shadow_rows(400, 2, generation=1, version=2), LATE)
     assert verdict.verdict == "INCONCLUSIVE"
     assert "gateway-1 is at 5" in verdict.reason
-    assert "g applies generation 0" in verdict.reason
+    assert "gateway-1 applies generation 0" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "customers", [pytest.param(20, id="too few"), pytest.param(400, id="enough")]
+)
+def test_a_gateway_whose_log_is_elsewhere_is_named_and_never_health(customers: int) -> None:
+    """It has part of the customers, and nobody who reads this log alone can say how they fared."""
+    leases = (*COMPLETE.gateways, GatewayLease("gateway-2", 1))
+    rows = shadow_rows(customers, 2, generation=1, version=2)
+    verdict = shadow(rows, Sources(COMPLETE.watermarks, leases))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "gateway-2" in verdict.reason
+    assert "gateway-1" not in verdict.reason
 
 
 @pytest.mark.parametrize("alert_share", [0.2, 0.0])

@@ -230,11 +230,27 @@ def test_whoever_may_still_write_is_named() -> None:
         Watermark("ahead", 1, 10, 0, live=True),
         Watermark("late", 1, 9, 0, live=True),
         Watermark("silent", 0, None, 0, live=True),
+        *(Watermark(name, 1, 10, 0, live=True) for name in ("g1", "g2", "g3")),
     ]
     leases = [GatewayLease("g1", 3), GatewayLease("g2", 2), GatewayLease("g3", None)]
     found = " ".join(behind(marks, leases, event_ms=10, generation=3))
     assert all(name in found for name in ("late", "silent", "g2", "g3"))
     assert not any(name in found for name in ("done", "ahead", "g1"))
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        pytest.param([], id="its records lie in another log"),
+        pytest.param([Watermark("g1", 9, 10, 0, live=False)], id="its writer has ended here"),
+    ],
+)
+def test_a_gateway_that_answers_without_a_living_writer_is_named(marks: list[Watermark]) -> None:
+    here = Watermark("g0", 9, 10, 0, live=True)
+    leases = [GatewayLease("g0", 3), GatewayLease("g1", 3)]
+    assert behind([here, *marks], leases, event_ms=10, generation=3) == (
+        "gateway g1 answers, and no living writer of this log has its name",
+    )
 
 
 def test_a_writer_with_spilled_records_is_behind_and_says_so() -> None:

@@ -35,6 +35,7 @@ from mlplatform.rollout.window import (
     cut_at_sample,
     first_appearances,
     log_ranges,
+    unlogged,
 )
 
 SAMPLE_RATIO_ERROR_PART = 0.1
@@ -111,7 +112,9 @@ def judge(
         return _when_complete([_calm(traffic), *slow_gates], traffic, len(traffic), sources)
     cut_or_none = cut_at_sample(traffic, units=limits.units, requests=limits.requests)
     if cut_or_none is None:
-        return _judgement([_too_few(traffic, limits)], traffic, len(traffic), sources)
+        # Customers of a gateway whose log is not this one would be waited for in vain.
+        unread = _incomplete(unlogged(sources.watermarks, sources.gateways))
+        return _judgement([_too_few(traffic, limits), *unread], traffic, len(traffic), sources)
     challenger, _ = arm_windows(traffic, cut_or_none)
     gates = [
         _failure_gate(challenger, limits),
@@ -275,8 +278,11 @@ def _when_complete(gates: list[Gate], traffic: Traffic, cut: int, sources: Sourc
     late = behind(
         sources.watermarks, sources.gateways, event_ms=event_ms, generation=traffic.generation
     )
-    incomplete = [Gate("log", "INCONCLUSIVE", "; ".join(late), {})] if late else []
-    return _judgement(incomplete or gates, traffic, cut, sources)
+    return _judgement(_incomplete(late) or gates, traffic, cut, sources)
+
+
+def _incomplete(missing: Sequence[str]) -> list[Gate]:
+    return [Gate("log", "INCONCLUSIVE", "; ".join(missing), {})] if missing else []
 
 
 def _judgement(gates: list[Gate], traffic: Traffic, cut: int, sources: Sources) -> Judgement:

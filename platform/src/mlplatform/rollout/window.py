@@ -255,7 +255,18 @@ def behind(
         for g in gateways
         if g.generation is None or g.generation < generation
     ]
-    return tuple(writers + leases)
+    return (*writers, *leases, *unlogged(watermarks, gateways))
+
+
+def unlogged(watermarks: Sequence[Watermark], gateways: Sequence[GatewayLease]) -> tuple[str, ...]:
+    """Gateways that answer and whose records are not in this log, because no living writer of it
+    has their name; a gateway that has just ended is one of them until its lease is over."""
+    living = {w.writer for w in watermarks if w.live}
+    return tuple(
+        f"gateway {g.gateway} answers, and no living writer of this log has its name"
+        for g in gateways
+        if g.gateway not in living
+    )
 
 
 Columns = dict[str, npt.NDArray[Any]]
