@@ -52,7 +52,7 @@ GOOD = Evidence(
         positives=150,
     ),
     running=ModelEvidence(
-        calibration_error=0.001,
+        calibration_error=Interval(0.001, 0.0, 0.003),
         positives=80,
         parity_difference=1e-7,
         parity_against="the fitted model",
@@ -177,7 +177,19 @@ def test_good_evidence_passes_every_gate():
             {"quality": {"positives": 9}}, {"quality": "inconclusive"}, id="too few frauds to judge"
         ),
         pytest.param(
-            {"running": {"calibration_error": 0.02}}, {"calibration": "failed"}, id="miscalibrated"
+            {"running": {"calibration_error": Interval(0.02, 0.011, 0.03)}},
+            {"calibration": "failed"},
+            id="miscalibrated",
+        ),
+        pytest.param(
+            {"running": {"calibration_error": Interval(0.011, 0.009, 0.013)}},
+            {},
+            id="perhaps miscalibrated, and perhaps chance",
+        ),
+        pytest.param(
+            {"running": {"calibration_error": Interval(NAN, NAN, NAN)}},
+            {"calibration": "inconclusive"},
+            id="no calibration measured",
         ),
         pytest.param(
             {"running": {"parity_difference": 0.01}}, {"onnx_parity": "failed"}, id="ONNX differs"
@@ -236,7 +248,6 @@ def test_a_first_version_is_held_to_the_absolute_minimum():
 
 
 NUMBERS = [
-    ("running", "calibration_error"),
     ("running", "parity_difference"),
     ("running", "golden_difference"),
     ("running", "latency_p99_ms"),

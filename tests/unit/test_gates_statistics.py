@@ -10,6 +10,7 @@ from mlplatform.validation.replay import Recent, flip_share, predicted_band
 from mlplatform.validation.statistics import (
     average_precision,
     average_precision_interval,
+    calibration_error_interval,
     share_band,
 )
 
@@ -91,6 +92,50 @@ def _difference(rng):
     scores, y, _ = scored(rng)
     worse = scores + rng.normal(0, 0.7, len(scores))
     return average_precision(scores, y) - average_precision(worse, y)
+
+
+def probable(rng, *, rows, share=0.01):
+    """Payments with the probability of fraud, which comes in bursts of customers: p, y, unit."""
+    unit = rng.integers(0, rows // 6, rows)
+    p = 1 / (1 + np.exp(7.0 - rng.normal(0, 2.0, rows)))
+    p *= share / p.mean()
+    burst = rng.gamma(1.0, 1.0, rows // 6)[unit]
+    return p, (rng.random(rows) < p * burst).astype(np.int8), unit
+
+
+def refusals(times_too_high, limit, *, rows, seed, trials=100):
+    """How many candidates a limit refuses by the low end, and by the error as it is found."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for trial in range(trials):
+        p, y, unit = probable(rng, rows=rows)
+        scores = np.minimum(1.0, times_too_high * p)
+        found.append(calibration_error_interval(scores, y, unit, seed=trial))
+    return sum(i.low > limit for i in found), sum(i.value > limit for i in found)
+
+
+@pytest.mark.parametrize("rows", [1500, 6000])
+def test_a_calibration_error_of_the_limit_is_refused_about_5_times_in_100(rows):
+    by_low_end, as_found = refusals(2.0, 0.01, rows=rows, seed=8)
+    assert by_low_end <= 12
+    assert as_found >= 45
+
+
+@pytest.mark.parametrize("rows", [1500, 6000])
+def test_an_error_of_two_and_a_half_limits_is_refused_also_by_few_frauds(rows):
+    assert refusals(3.5, 0.01, rows=rows, seed=9)[0] >= 95
+
+
+def test_probabilities_that_are_right_are_not_refused_for_chance():
+    by_low_end, _ = refusals(1.0, 0.01, rows=1500, seed=10)
+    assert by_low_end == 0
+
+
+def test_no_probabilities_have_no_calibration_error():
+    p, y, unit = probable(np.random.default_rng(11), rows=600)
+    for scores, labels in ((p[:0], y[:0]), (np.full_like(p, np.nan), y)):
+        found = calibration_error_interval(scores, labels, unit[: len(labels)], seed=1)
+        assert np.isnan([found.value, found.low, found.high]).all()
 
 
 @pytest.mark.parametrize("days", [4, 7])

@@ -16,7 +16,6 @@ KNOTS_LOG_ODDS = np.linspace(-12.0, 12.0, 193)
 SMALLEST = 1e-9
 LEAST_SLOPE = 1e-3
 ITERATIONS = 50
-ERROR_BINS = 20
 
 
 def fit_calibration(raw: Floats, y: NDArray[np.integer[Any]]) -> Calibration:
@@ -51,22 +50,6 @@ def fit_thresholds(scores: Floats, *, review_share: float, decline_share: float)
         review=_threshold(scores, review_share + decline_share),
         decline=_threshold(scores, decline_share),
     )
-
-
-def calibration_error(scores: Floats, y: NDArray[np.integer[Any]]) -> float:
-    """Expected calibration error over bins of equal size; NaN without rows.
-
-    Source: Naeini, Cooper, Hauskrecht, Obtaining Well Calibrated Probabilities (AAAI 2015), with
-    bins of equal counts, since nearly all scores are near zero.
-    """
-    if len(scores) == 0:
-        return float("nan")
-    order = np.argsort(scores, kind="stable")
-    gaps = [
-        abs(float(scores[part].mean() - y[part].mean())) * len(part)
-        for part in np.array_split(order, min(ERROR_BINS, len(order)))
-    ]
-    return sum(gaps) / len(scores)
 
 
 def _threshold(scores: Floats, share: float) -> float:

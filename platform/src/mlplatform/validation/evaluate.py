@@ -13,7 +13,6 @@ from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.registry.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.registry.scorecard import SmallScorer
-from mlplatform.training.calibration import calibration_error
 from mlplatform.training.candidate import Candidate
 from mlplatform.training.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.training.onnx_file import OnnxFile
@@ -31,6 +30,7 @@ from mlplatform.validation.statistics import (
     Interval,
     average_precision,
     average_precision_interval,
+    calibration_error_interval,
 )
 
 LATENCY_CALLS = 1000
@@ -92,7 +92,7 @@ def gather(
             declared=definition.inputs,
         ),
         quality=_quality(challenger, champion, holdout, seed),
-        running=_running(challenger, candidate, holdout, judging),
+        running=_running(challenger, candidate, holdout, judging, seed),
         replay=_replay(challenger, champion, replayed),
         small_model=_small_model(written, holdout.rows(judging)),
     )
@@ -139,7 +139,7 @@ def _quality(
 
 
 def _running(
-    challenger: Runnable, candidate: Candidate, holdout: Labelled, judging: slice
+    challenger: Runnable, candidate: Candidate, holdout: Labelled, judging: slice, seed: int
 ) -> ModelEvidence:
     bundle, model = challenger.bundle, challenger.model
     y, scores = holdout.y[judging], bundle.calibrate_many(challenger.raw(holdout)[judging])
@@ -152,7 +152,9 @@ def _running(
         x if len(x) else golden, calls=LATENCY_CALLS, budget_s=LATENCY_BUDGET_S
     )
     return ModelEvidence(
-        calibration_error=calibration_error(scores, y),
+        calibration_error=calibration_error_interval(
+            scores, y, holdout.matrix.unit[judging], seed=seed
+        ),
         positives=int(y.sum()),
         parity_difference=candidate.parity.difference,
         parity_against=candidate.parity.against,

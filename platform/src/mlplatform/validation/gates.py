@@ -13,7 +13,7 @@ from typing import Literal
 from mlplatform.figures import percent, span
 from mlplatform.models.definition import GatePolicy, InputSpec, TrainingPolicy
 from mlplatform.registry.bundle import AlertBand
-from mlplatform.validation.statistics import QUALITY_LEVEL, Interval
+from mlplatform.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 
 Verdict = Literal["passed", "failed", "inconclusive"]
 
@@ -28,8 +28,7 @@ class GateResult:
 
     Args:
         reason: a sentence with units, for whoever answers for the version.
-        interval: where the observed value may lie, for a gate that holds the whole of it to the
-            limit.
+        interval: where the observed value may lie, for a gate that holds an end of it to the limit.
     """
 
     name: str
@@ -80,7 +79,7 @@ class QualityEvidence:
 class ModelEvidence:
     """What running the candidate's own file showed."""
 
-    calibration_error: float
+    calibration_error: Interval
     positives: int
     parity_difference: float
     parity_against: str
@@ -228,16 +227,25 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
-    """Probabilities mean what they say on days that the calibration did not see."""
+    """Probabilities are not shown to mean something else, on days that calibration did not see.
+
+    The platform fitted the calibration itself, on the days just before: what is asked is whether
+    that went wrong. The low end of the interval must be within the limit (decision 0040).
+    """
     name, limit = "calibration", gates.calibration_error
     if running.positives < MINIMUM_POSITIVES:
         return GateResult(name, "inconclusive", None, limit, _too_few_frauds(running.positives))
-    seen = (
-        f"predicted and actual shares of fraud lie {100 * running.calibration_error:.2f} "
-        f"percentage points apart on average (expected calibration error), over "
-        f"{running.positives:,} frauds"
+    value, low, high = (getattr(running.calibration_error, end) for end in ("value", "low", "high"))
+    if any(math.isnan(v) for v in (value, low, high)):
+        return GateResult(name, "inconclusive", None, limit, "the error is not a number")
+    reason = (
+        f"predicted and actual shares of fraud lie {100 * value:.2f} percentage points apart on "
+        f"average (expected calibration error) over {running.positives:,} frauds; "
+        f"{100 * CALIBRATION_LEVEL:g} % interval {100 * low:.2f} to {100 * high:.2f}, which must "
+        f"begin at {100 * limit:.2f} or less"
     )
-    return _at_most(name, running.calibration_error, limit, seen, f"{100 * limit:.2f}")
+    verdict: Verdict = "passed" if low <= limit else "failed"
+    return GateResult(name, verdict, value, limit, reason, (low, high))
 
 
 def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
