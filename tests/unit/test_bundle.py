@@ -123,6 +123,17 @@ def test_another_bundle_in_the_same_place_is_refused(tmp_path):
     assert load_bundle(tmp_path / "bundle") == BUNDLE
 
 
+@pytest.mark.parametrize("granted", [0o700, 0o750, 0o755, 0o775])
+def test_a_bundle_is_as_readable_as_the_folder_that_it_is_in(tmp_path, granted):
+    tmp_path.chmod(granted)
+    folder = tmp_path / "bundle"
+    write_bundle(BUNDLE, MODEL, folder)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (folder, *folder.iterdir())}
+    wanted = granted & 0o755  # nobody else ever gets to change one
+    files = oct(wanted & 0o644)
+    assert modes == {"bundle": oct(wanted), BUNDLE_FILE: files, MODEL_FILE: files}
+
+
 def test_a_model_that_is_not_the_bundle_s_is_never_written(tmp_path):
     with pytest.raises(BundleCorrupt, match=MODEL_FILE):
         write_bundle(BUNDLE, b"another", tmp_path / "bundle")

@@ -37,6 +37,9 @@ EXPLAINER_FILE = "contributions.onnx"
 CONTRIBUTIONS_NAME = "contributions"
 MAX_MODEL_BYTES = 256 * 1024 * 1024
 MARGIN_TOLERANCE = 1e-4
+OWN_FOLDER, OWN_FILE = 0o700, 0o600
+READERS, READING = 0o055, 0o044
+"""What a folder may grant to its group and to others, and what of that is for a file."""
 
 Link = Literal["logistic", "identity"]
 
@@ -394,15 +397,25 @@ def load_bundle(folder: Path, expected: str | None = None) -> Bundle:
 def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
     """Rename a complete draft to its place; somebody else's equal bundle there is as good.
 
+    It is as readable as the folder that it gets into: on a volume, predictors read it as another
+    user.
+
     Raises:
         BundleCorrupt: the folder holds another bundle or something broken.
     """
+    _open_as(folder.parent, draft)
     try:
         os.rename(draft, folder)
     except OSError:
         if not folder.is_dir():
             raise
         load_bundle(folder, bundle_digest)
+
+
+def _open_as(folder: Path, draft: Path) -> None:
+    readers = folder.stat().st_mode & READERS
+    for path in (draft, *draft.rglob("*")):
+        path.chmod(OWN_FOLDER | readers if path.is_dir() else OWN_FILE | readers & READING)
 
 
 def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[str, Reason]:
