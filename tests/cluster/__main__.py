@@ -1,4 +1,4 @@
-"""`python -m tests.cluster build | state | up [LEVEL] | down | test [FLAGS]`: a Kubernetes."""
+"""`python -m tests.cluster build|state|up [LEVEL]|down|test [FLAGS]|demo [FLAGS]`: a Kubernetes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Final
 
-from tests.cluster import argo, build, gateway, kserve
+from tests.cluster import argo, build, demo, gateway, kserve
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT, Layout, layout
 from tests.cluster.processes import CGROUPS, Failed, resident_bytes
@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> int:
                 cluster.down()
             case "test":
                 return _test(cluster, rest)
+            case "demo":
+                return demo.run(cluster, rest)
             case _:
                 print(__doc__)
     except Failed as error:

@@ -50,7 +50,7 @@ class KServe:
         self._digests: dict[int, str] = {}
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        self._prepare()
+        bundles_volume(self.api, namespace, self.folder)
         self.plane: ServingPlane = KServePlane(self.api, namespace)
 
     def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
@@ -83,35 +83,39 @@ class KServe:
         for name in self.plane.names():
             self.plane.remove(name)
 
-    def _prepare(self) -> None:
-        volume = f"{self.namespace}-bundles"
-        size = {"storage": "1Gi"}
-        self._apply(f"/api/v1/namespaces/{self.namespace}", "Namespace", self.namespace)
-        self._apply(
-            f"/api/v1/persistentvolumes/{volume}",
-            "PersistentVolume",
-            volume,
-            capacity=size,
-            accessModes=["ReadOnlyMany"],
-            hostPath={"path": str(self.folder)},
-            claimRef={"namespace": self.namespace, "name": "bundles"},
-            storageClassName="",
-        )
-        self._apply(
-            f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims/bundles",
-            "PersistentVolumeClaim",
-            "bundles",
-            accessModes=["ReadOnlyMany"],
-            resources={"requests": size},
-            storageClassName="",
-            volumeName=volume,
-        )
 
-    def _apply(self, path: str, kind: str, name: str, **spec: Any) -> None:
-        body: dict[str, Any] = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
-        if spec:
-            body["spec"] = spec
-        self.api.apply(path, body, force=True, manager="tests")
+def bundles_volume(api: KubernetesApi, namespace: str, folder: Path) -> None:
+    """The namespace, and in it claim `bundles`: a folder of this machine."""
+    volume, size = f"{namespace}-bundles", {"storage": "1Gi"}
+    _apply(api, f"/api/v1/namespaces/{namespace}", "Namespace", namespace)
+    _apply(
+        api,
+        f"/api/v1/persistentvolumes/{volume}",
+        "PersistentVolume",
+        volume,
+        capacity=size,
+        accessModes=["ReadOnlyMany"],
+        hostPath={"path": str(folder)},
+        claimRef={"namespace": namespace, "name": "bundles"},
+        storageClassName="",
+    )
+    _apply(
+        api,
+        f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/bundles",
+        "PersistentVolumeClaim",
+        "bundles",
+        accessModes=["ReadOnlyMany"],
+        resources={"requests": size},
+        storageClassName="",
+        volumeName=volume,
+    )
+
+
+def _apply(api: KubernetesApi, path: str, kind: str, name: str, **spec: Any) -> None:
+    body: dict[str, Any] = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
+    if spec:
+        body["spec"] = spec
+    api.apply(path, body, force=True, manager="tests")
 
 
 def _command(pid: int) -> bytes:

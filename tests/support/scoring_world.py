@@ -54,7 +54,7 @@ from mlplatform.rollout.transitions import (
     RolledBack,
     ShadowStarted,
 )
-from mlplatform.serving.local import LocalPlane, StatusFile
+from mlplatform.serving.local import LocalPlane, StatusFile, Told
 from mlplatform.serving.manifest import render
 from mlplatform.settings import Home
 from support.probe import status_of
@@ -146,6 +146,9 @@ class ScoringWorld:
         rollouts: where the gateway is told to find its routes; None: in the home folder.
     """
 
+    asks_for_token = True
+    """Whether its predictors do, as processes of this machine; pods rely on their network."""
+
     def __init__(self, root: Path, rollouts: SqlRollouts | None = None) -> None:
         self.home = Home(root / "var")
         self.home.create()
@@ -184,7 +187,7 @@ class ScoringWorld:
             "--model-dir", str(self.home.bundles / arm.bundle),
             "--model-name", arm.service,
             "--address-file", str(address),
-            "--token-file", str(self.home.predictor_token),
+            *(("--token-file", str(self.home.predictor_token)) if self.asks_for_token else ()),
         )  # fmt: skip
         self.predictors[arm.service] = Running(arm, process)
         port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
@@ -193,13 +196,11 @@ class ScoringWorld:
         wait_for(lambda: status_of(ready_url, headers) == 200)
         self.tell_address(arm, port)
 
-    def tell_address(self, arm: Arm, port: int) -> None:
+    def tell_address(self, arm: Arm, port: int, host: str = "127.0.0.1") -> None:
         """Gateways that look for the arm's predictor find this port, as a supervisor would say."""
         pid = self.predictors[arm.service].process.pid
-        status = StatusFile(arm.service, True, "", 0, pid, port, int(time.time() * 1000))
-        write_atomically(
-            self.home.serving / "status" / f"{arm.service}.json",
-            json.dumps({f: getattr(status, f) for f in status.__struct_fields__}).encode(),
+        Told(self.home.serving).say(
+            StatusFile(arm.service, True, "", 0, pid, port, int(time.time() * 1000), host)
         )
 
     def predictor_port(self, arm: Arm) -> int:

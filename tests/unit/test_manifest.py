@@ -43,6 +43,13 @@ def test_rendering_is_pure() -> None:
     assert manifest() == manifest()
 
 
+def test_a_cluster_with_little_room_runs_fewer_pods_than_the_tier_asks_for() -> None:
+    of_tier, one = manifest(), render(FRAUD, 7, DIGEST, URI, replicas=1)
+
+    assert of_tier["spec"]["predictor"]["minReplicas"] == 2
+    assert one["spec"]["predictor"]["minReplicas"] == 1
+
+
 def test_kserve_makes_no_route_for_a_service() -> None:
     metadata = manifest()["metadata"]
 

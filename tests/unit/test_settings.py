@@ -143,6 +143,8 @@ def test_the_known_settings_are_those_that_are_read() -> None:
             "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
             "MLPLATFORM_MLFLOW_POSTGRES": "postgresql://m@db/mlflow",
             "MLPLATFORM_REDIS": "rediss://cache:6380/0",
+            "MLPLATFORM_KSERVE_NAMESPACE": "models",
+            "MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles",
         }
     )
     told = set(load(given).environment())
@@ -177,6 +179,10 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_MLFLOW_URL": "http://mlflow.mlplatform:5000",
         "MLPLATFORM_MLFLOW_TOKEN_FILE": "/run/secrets/mlflow/token",
         "MLPLATFORM_BUNDLES": "/bundles",
+        "MLPLATFORM_PROFILE": "cluster",
+        "MLPLATFORM_KSERVE_NAMESPACE": "models",
+        "MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles",
+        "MLPLATFORM_KSERVE_REPLICAS": "1",
     }
     settings = load(given)
     assert settings.environment() == given

@@ -43,6 +43,8 @@ def test_children_get_them_too() -> None:
         ({"MLPLATFORM_KSERVE_BUNDLES": ""}, "KSERVE_BUNDLES"),
         ({"MLPLATFORM_KSERVE_BUNDLES": "s3://bucket"}, "KSERVE_BUNDLES"),
         ({"MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles/"}, "KSERVE_BUNDLES"),
+        ({"MLPLATFORM_KSERVE_REPLICAS": "0"}, "KSERVE_REPLICAS"),
+        ({"MLPLATFORM_KSERVE_REPLICAS": "two"}, "KSERVE_REPLICAS"),
     ],
 )
 def test_half_or_wrong_settings_are_refused_by_name(changes: dict[str, str], key: str) -> None:

@@ -12,6 +12,8 @@ from mlplatform import addresses, variables
 from mlplatform.addresses import Address
 from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import Busy, ConfigInvalid
+from mlplatform.profile import VARIABLE as PROFILE
+from mlplatform.profile import Profile, profile
 from mlplatform.rollout.entrance import Entrance, entrance
 from mlplatform.servers import HERE, Servers, servers
 from mlplatform.variables import PREFIX
@@ -20,6 +22,7 @@ MAX_GATEWAYS = 64
 MAX_SPILL_MIB = 65_536
 MAX_IN_FLIGHT = 100_000
 MAX_JOB_PROCESSES = 64
+MAX_REPLICAS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +177,13 @@ class OnKServe:
         bundles: `pvc://claim` or `pvc://claim/folder`: the shared volume that is mounted as this
             platform's `<home>/bundles` (or where `MLPLATFORM_BUNDLES` says), as pods of that
             namespace name it.
+        replicas: pods of each version, on a cluster that has no room for as many as the model's
+            tier asks for; None: as many as that.
     """
 
     namespace: str
     bundles: str
+    replicas: int | None = None
 
     def storage_uri(self, folder: Path) -> str:
         """Of a bundle's folder."""
@@ -187,6 +193,7 @@ class OnKServe:
         return {
             f"{PREFIX}KSERVE_NAMESPACE": self.namespace,
             f"{PREFIX}KSERVE_BUNDLES": self.bundles,
+            f"{PREFIX}KSERVE_REPLICAS": str(self.replicas or ""),
         }
 
 
@@ -195,6 +202,7 @@ class Settings:
     """Everything that may differ between two installations.
 
     Args:
+        profile: `cluster` where every server was to be named, and is.
         gateways: processes that answer together on `gateway_port`; about one for each core.
         durability: what an answer that was given survives: the death of any process, or the loss of
             power as well (an fsync for each commit).
@@ -239,6 +247,7 @@ class Settings:
     mlflow_postgres: Address | None = None
     mlflow_artifacts: str = ""
     servers: Servers = HERE
+    profile: Profile = "embedded"
 
     @property
     def gateway_url(self) -> str:
@@ -264,6 +273,7 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these same settings."""
         return {
+            PROFILE: self.profile,
             f"{PREFIX}HOME": str(self.home.root),
             f"{PREFIX}CLOCK": self.clock,
             f"{PREFIX}GATEWAY_PORT": str(self.gateway_port),
@@ -299,6 +309,7 @@ def load(environment: Mapping[str, str]) -> Settings:
             reads; or two that name one port.
     """
     variables.check(environment)
+    asked = profile(environment)
     clock = environment.get(f"{PREFIX}CLOCK", "system")
     if clock not in ("system", "replay"):
         raise ConfigInvalid(f"{PREFIX}CLOCK", clock, "system or replay")
@@ -337,6 +348,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         mlflow_postgres=addresses.postgres(f"{PREFIX}MLFLOW_POSTGRES", environment),
         mlflow_artifacts=_artifacts(environment),
         servers=servers(environment),
+        profile=asked,
     )
     _check_ports(settings)
     return settings
@@ -394,7 +406,10 @@ def _kserve(environment: Mapping[str, str]) -> OnKServe | None:
         raise ConfigInvalid(f"{PREFIX}KSERVE_NAMESPACE", namespace, "a namespace of the cluster")
     if not re.fullmatch(r"pvc://[a-z0-9][-a-z0-9.]*(/[-A-Za-z0-9._]+)*", bundles):
         raise ConfigInvalid(f"{PREFIX}KSERVE_BUNDLES", bundles, "pvc://claim or pvc://claim/folder")
-    return OnKServe(namespace, bundles)
+    if not environment.get(f"{PREFIX}KSERVE_REPLICAS"):
+        return OnKServe(namespace, bundles)
+    replicas = _number(environment, "KSERVE_REPLICAS", 1, most=MAX_REPLICAS, wanted="pods")
+    return OnKServe(namespace, bundles, replicas)
 
 
 def _endpoint(environment: Mapping[str, str]) -> str:

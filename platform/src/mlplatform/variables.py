@@ -12,14 +12,29 @@ PREFIX = "MLPLATFORM_"
 SETTINGS = frozenset(
     PREFIX + name
     for name in (
-        *("HOME", "CLOCK", "DURABILITY", "SPILL_MAX_MIB", "MAX_IN_FLIGHT", "JOB_PROCESSES"),
+        *(
+            "PROFILE",
+            "HOME",
+            "CLOCK",
+            "DURABILITY",
+            "SPILL_MAX_MIB",
+            "MAX_IN_FLIGHT",
+            "JOB_PROCESSES",
+        ),
         *("GATEWAYS", "GATEWAY_PORT", "GATEWAY_GRPC_PORT", "PREFECT_PORT", "MLFLOW_PORT"),
         *("KAFKA", "OTLP_ENDPOINT", "TRACE_SHARE", "ARGO_NAMESPACE", "ARTIFACTS"),
         *("OIDC_ISSUER", "OIDC_AUDIENCE", "OIDC_JWKS_URL", "OIDC_LEEWAY_S"),
         *("OIDC_CLIENT_CLAIM", "OIDC_SCOPES_CLAIM"),
         *("POSTGRES", "POSTGRES_PASSWORD_FILE", "REDIS", "REDIS_PASSWORD_FILE"),
         *("MLFLOW_POSTGRES", "MLFLOW_POSTGRES_PASSWORD_FILE", "MLFLOW_ARTIFACTS"),
-        *("KSERVE_NAMESPACE", "KSERVE_BUNDLES", "BUNDLES", "RAW_GATEWAY", "RAW_DOMAIN"),
+        *(
+            "KSERVE_NAMESPACE",
+            "KSERVE_BUNDLES",
+            "KSERVE_REPLICAS",
+            "BUNDLES",
+            "RAW_GATEWAY",
+            "RAW_DOMAIN",
+        ),
         *("GATEWAY_URL", "PREFECT_URL", "MLFLOW_URL", "MLFLOW_TOKEN_FILE"),
     )
 )

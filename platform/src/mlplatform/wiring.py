@@ -28,6 +28,7 @@ from mlplatform.models.definition import (
 )
 from mlplatform.orchestration.approvals import PrefectApprovals
 from mlplatform.orchestration.prefect import PrefectApi
+from mlplatform.profile import VARIABLE, Profile
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.registry.bundle import load_bundle
 from mlplatform.registry.mlflow_rest import MlflowRest
@@ -46,6 +47,13 @@ if TYPE_CHECKING:
 def settings() -> Settings:
     """The settings of this process, from its environment."""
     return settings_module.load(os.environ)
+
+
+def settings_in(profile: Profile | None) -> Settings:
+    """The settings of this process and of its children, in a profile; None: the environment's."""
+    if profile is not None:
+        os.environ[VARIABLE] = profile
+    return settings()
 
 
 @functools.cache
@@ -164,6 +172,7 @@ class Platform:
             bundles=self.settings.home.bundles,
             storage_uri=backends.storage_uri(self.settings),
             raw=raw_routes(self.settings),
+            replicas=None if self.settings.kserve is None else self.settings.kserve.replicas,
         )
 
     def mlflow_token(self) -> str:
@@ -191,8 +200,11 @@ def prefect_api(settings: Settings) -> PrefectApi:
     return PrefectApi(settings.prefect_url, auth=settings.servers.prefect_auth)
 
 
-def serving_plane(settings: Settings) -> ServingPlane:
+def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:
     """Where versions are served. Not among `backends`: a request's path knows no Kubernetes client.
+
+    Args:
+        by_address: a cluster's services are asked for at addresses and not by the cluster's names.
 
     Raises:
         ConfigInvalid: no cluster can be found, where one is asked for.
@@ -202,7 +214,17 @@ def serving_plane(settings: Settings) -> ServingPlane:
     from mlplatform.cluster.api import KubernetesApi
     from mlplatform.serving.kserve import KServePlane
 
-    return KServePlane(KubernetesApi.connect(), settings.kserve.namespace)
+    api = KubernetesApi.connect()
+    return KServePlane(api, settings.kserve.namespace, by_address=by_address)
+
+
+def followed_plane(settings: Settings) -> ServingPlane | None:
+    """Whose services the supervisor of this machine follows; None where it starts them itself.
+
+    Raises:
+        ConfigInvalid: no cluster can be found, where one is asked for.
+    """
+    return None if settings.kserve is None else serving_plane(settings, by_address=True)
 
 
 def raw_routes(settings: Settings) -> RawRoutes | None:

@@ -8,6 +8,7 @@ import typer
 
 from mlplatform.jobs.signed import ACTOR, REASON
 from mlplatform.models.definition import model_folder
+from mlplatform.profile import Profile
 
 
 def _known(model: str | None) -> str | None:
@@ -39,3 +40,10 @@ Approver = Annotated[
     typer.Option(callback=_approver, help="Who you are (self-declared); not the author."),
 ]
 Reason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the journal.")]
+InProfile = Annotated[
+    Profile | None,
+    typer.Option(
+        help="cluster: every server must be named (docs/cluster.md). Default: MLPLATFORM_PROFILE, "
+        "or embedded: what is not named is on this machine."
+    ),
+]

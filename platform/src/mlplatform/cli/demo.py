@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mlplatform import wiring
+from mlplatform.cli.arguments import InProfile
 from mlplatform.errors import Busy
 from mlplatform.supervisor.records import read_supervisor
 
@@ -29,6 +30,11 @@ def demo(
     fresh: Annotated[
         bool, typer.Option(help="Delete what an earlier demo left in the home folder.")
     ] = False,
+    profile: InProfile = None,
+    pace: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, help="Of the payments: a busy machine needs a slower one."),
+    ] = 1.0,
 ) -> None:
     """Close the loop on recorded time: train, promote, drift, retrain, shadow, canary, roll back.
 
@@ -38,12 +44,12 @@ def demo(
     """
     from mlplatform.demo.run import Options, run
 
-    settings = wiring.settings()
+    settings = wiring.settings_in(profile)
     if fresh:
         record = read_supervisor(settings.home)
         if record is not None and record.process.alive():
             raise Busy("a platform runs in this home folder: `mlplatform down` stops it")
         if (settings.home.demo / "state.json").exists():
             shutil.rmtree(settings.home.root)
-    options = Options(transactions, seed, keep, resume)
+    options = Options(transactions, seed, keep, resume, pace)
     raise typer.Exit(asyncio.run(run(settings, options)))

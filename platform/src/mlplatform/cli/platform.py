@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from mlplatform import backends, wiring
+from mlplatform.cli.arguments import InProfile
 from mlplatform.cli.exit_codes import FAILED, UNAVAILABLE
 from mlplatform.cli.output import (
     ERR,
@@ -48,13 +49,14 @@ def up(
         Literal["system", "replay"] | None,
         typer.Option(help="Event time: the wall clock, or that of recorded traffic."),
     ] = None,
+    profile: InProfile = None,
 ) -> None:
     """Start everything and stay up until Ctrl-C: Prefect with its flows, MLflow, gateway, models.
 
     Example: MLPLATFORM_GATEWAY_PORT=9080 mlplatform up
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    settings = wiring.settings()
+    settings = wiring.settings_in(profile)
     if clock is not None:
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
@@ -65,6 +67,7 @@ def up(
         on_change=_tell,
         on_start=lambda: _say_starting(settings),
         on_ready=lambda: _print_addresses(settings, began),
+        elsewhere=wiring.followed_plane(settings),
     )
     supervisor.run()
 

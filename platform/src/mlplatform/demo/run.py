@@ -38,12 +38,17 @@ CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the demo was asked for."""
+    """What the demo was asked for.
+
+    Args:
+        pace: of the payments, as a share of what two cores carry beside embedded stores.
+    """
 
     transactions: Path | None
     seed: int
     keep: bool
     resume: bool
+    pace: float = 1.0
 
 
 async def run(settings: Settings, options: Options) -> int:
@@ -112,7 +117,7 @@ async def _play(
         story = Story(
             platform, process, diary, lambda: player.event_ms, platform.settings.home.demo
         )
-        problem = await _tell(story, player, diary, process)
+        problem = await _tell(story, player, diary, process, options.pace)
         _save_counts(player, diary)
     found = report.write(platform, diary, recording, player.counts, problem)
     report.show(CONSOLE, found, platform.settings.home.demo)
@@ -122,12 +127,14 @@ async def _play(
     return 0 if found["closed"] else 1
 
 
-async def _tell(story: Story, player: Player, diary: Diary, process: PlatformProcess) -> str | None:
+async def _tell(
+    story: Story, player: Player, diary: Diary, process: PlatformProcess, pace: float
+) -> str | None:
     """Play the story to its end; returns what went otherwise, if anything did."""
     running = [asyncio.create_task(story.passes())]
     try:
         await _beside(running, story.bootstrap())
-        days = asyncio.create_task(_days(story, player, diary, process))
+        days = asyncio.create_task(_days(story, player, diary, process, pace))
         running.append(days)
         await _beside(running, _reached(player, diary, STALE_AFTER_DAYS))
         await _beside(running, story.stale_candidate())
@@ -148,7 +155,9 @@ async def _tell(story: Story, player: Player, diary: Diary, process: PlatformPro
     return None
 
 
-async def _days(story: Story, player: Player, diary: Diary, process: PlatformProcess) -> None:
+async def _days(
+    story: Story, player: Player, diary: Diary, process: PlatformProcess, pace: float
+) -> None:
     """Traffic, day by day: payments, the labels that arrived, the snapshot, the drift check."""
     state = diary.state
     checks: asyncio.Task[None] | None = None
@@ -158,7 +167,8 @@ async def _days(story: Story, player: Player, diary: Diary, process: PlatformPro
             diary.tell(state.change_ms, "the pattern changes (nobody tells the platform)")
         end = player.recording.first_row_at(midnight)
         while player.position < end and not player.stopping:
-            await player.play(min(_chunk_end(player), end), _rate(story), process.alive)
+            rate = _rate(story) * pace
+            await player.play(min(_chunk_end(player), end), rate, process.alive)
             _save_counts(player, diary)
         if player.stopping:
             return

@@ -39,6 +39,11 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help='gets {"port": ..., "pid": ...} of a port where this very process answers',
     )
+    taken.add_argument(
+        "--supervised",
+        action="store_true",
+        help="a cluster's predictors are where the supervisor says, not behind its names",
+    )
     return taken
 
 
@@ -73,7 +78,7 @@ def main() -> None:
     try:
         settings = settings_module.load(os.environ)
         sockets = [shared_listener(options.host, settings.gateway_port)]
-        composition = compose(settings, options.name, options.host)
+        composition = compose(settings, options.name, options.host, supervised=options.supervised)
         if options.address_file is not None:
             sockets.append(own_listener(options.address_file))
     except PlatformError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlplatform import backends
@@ -35,7 +36,7 @@ from mlplatform.gateway.watermark import Watermark
 from mlplatform.http.server import Life
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import load_or_create_key
-from mlplatform.serving.local import LocalPlane
+from mlplatform.serving.local import Told
 from mlplatform.serving.names import cluster_url
 from mlplatform.settings import Settings
 
@@ -68,10 +69,12 @@ class _Shared:
 
     Args:
         name: of the process: writer of the decision log and holder of a lease on the routes.
+        supervised: whether a supervisor of this machine says where predictors listen.
     """
 
     name: str
     settings: Settings
+    supervised: bool
     key: bytes
     answers: KeptAnswers
     watermark: Watermark
@@ -81,14 +84,18 @@ class _Shared:
     recorder: Recorder
 
 
-def compose(settings: Settings, name: str, host: str = "127.0.0.1") -> Composition:
+def compose(
+    settings: Settings, name: str, host: str = "127.0.0.1", *, supervised: bool = False
+) -> Composition:
     """The gateway process of that name, which no other living one may have.
 
     Args:
         host: where gRPC listens.
+        supervised: a cluster's predictors are where the supervisor of this machine says, and not
+            behind the cluster's names.
     """
     settings.home.create()
-    shared = _shared(settings, name)
+    shared = _shared(settings, name, supervised)
     live = {model: _live_model(model, shared) for model in model_names()}
     shadow = _shadow(live, shared)
     models = {model: _scoring(live[model], shared, shadow) for model in live}
@@ -118,7 +125,7 @@ def compose(settings: Settings, name: str, host: str = "127.0.0.1") -> Compositi
     return Composition(app, Life(start=start, stop=stop, is_useful=lambda: shared.recorder.alive))
 
 
-def _shared(settings: Settings, name: str) -> _Shared:
+def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
     home, metrics = settings.home, Metrics()
     is_durable = settings.durability == "disk"
     log = SqliteDecisionLog(home.decisions, durable=is_durable, lock_wait_ms=LOG_LOCK_WAIT_MS)
@@ -130,6 +137,7 @@ def _shared(settings: Settings, name: str) -> _Shared:
     return _Shared(
         name=name,
         settings=settings,
+        supervised=supervised,
         key=load_or_create_key(home.pseudonym_key),
         answers=KeptAnswers(spilling),
         watermark=watermark,
@@ -199,12 +207,14 @@ def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
 
 def _live_model(model: str, shared: _Shared) -> LiveModel:
     home, cluster = shared.settings.home, shared.settings.kserve
-    plane = LocalPlane(home.serving)
+    endpoint: Callable[[str], str | None] = Told(home.serving).endpoint
+    if cluster is not None and not shared.supervised:
+        # By name: a gateway there asks no API server, and has no right to.
+        endpoint = partial(cluster_url, namespace=cluster.namespace)
+    token = home.predictor_token.read_text if cluster is None else str
 
     def new_predictor(service: str, limits: Limits) -> Predictor:
-        if cluster is not None:  # by name: a gateway there asks no API server, and has no right to
-            return Predictor(service, lambda s: cluster_url(s, cluster.namespace), str, limits)
-        return Predictor(service, plane.endpoint, home.predictor_token.read_text, limits)
+        return Predictor(service, endpoint, token, limits)
 
     return LiveModel(load_definition(model), _views(model), home.bundles, new_predictor)
 
@@ -235,7 +245,7 @@ def _follower(settings: Settings, live: Mapping[str, LiveModel], shared: _Shared
         list(live.values()),
         lambda: backends.rollouts(settings, answer_s=backends.GATEWAY_ANSWER_S),
         lambda model, number: generation.labels(model).set(number),
-        Processes(LocalPlane(settings.home.serving).status),
+        Processes(Told(settings.home.serving).status),
     )
 
 

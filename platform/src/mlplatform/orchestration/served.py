@@ -44,6 +44,7 @@ PRELOADED = (
     "mlplatform.jobs.training",
     "pyarrow.dataset",  # brings pandas
 )
+ON_KSERVE = ("mlplatform.serving.kserve",)  # brings the Kubernetes client: a second for each pass
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
@@ -194,7 +195,7 @@ def main() -> None:
         lambda: deployments(settings),
         lambda: on_ready(settings),
         limit=RUNS_AT_A_TIME,
-        preload=PRELOADED,
+        preload=PRELOADED if settings.kserve is None else (*PRELOADED, *ON_KSERVE),
     )
 
 

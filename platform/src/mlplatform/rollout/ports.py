@@ -78,6 +78,8 @@ class Ports:
     """How the plane's predictors name a bundle's folder."""
     raw: RawRoutes | None = None
     """None: nobody calls predictors past the gateway."""
+    replicas: int | None = None
+    """Pods of a version; None: as many as the model's tier asks for."""
 
     def now(self) -> Now:
         return Now(event_ms=self.clock.event_ms(), wall_ms=self.clock.wall_ms())

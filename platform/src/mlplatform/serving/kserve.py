@@ -14,6 +14,7 @@ from mlplatform.cluster.api import (
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
     PODS,
+    SERVICES,
     AlreadyThere,
     Conflict,
     KubernetesApi,
@@ -41,12 +42,22 @@ class KServePlane:
         namespace: where its services live; others' InferenceServices there are left alone.
         counts_gpus: refuse a service whose GPUs are not free, with the numbers. Off where an
             autoscaler adds GPU nodes on demand, or where the platform may not list nodes and pods.
+        by_address: services are reached at their cluster addresses, where nobody resolves the
+            cluster's names.
     """
 
-    def __init__(self, api: KubernetesApi, namespace: str, *, counts_gpus: bool = True) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi,
+        namespace: str,
+        *,
+        counts_gpus: bool = True,
+        by_address: bool = False,
+    ) -> None:
         self._api = api
         self._namespace = namespace
         self._counts_gpus = counts_gpus
+        self._by_address = by_address
 
     def apply(self, manifest: Manifest) -> None:
         name = _checked(manifest)
@@ -71,8 +82,9 @@ class KServePlane:
         return diagnose(name, service, deployment, pods)
 
     def endpoint(self, name: str) -> str | None:
-        service = self._find(name)
-        return None if service is None else cluster_url(name, self._namespace)
+        if self._find(name) is None:
+            return None
+        return self._address(name) if self._by_address else cluster_url(name, self._namespace)
 
     def remove(self, name: str) -> None:
         service = self._find(name)
@@ -85,6 +97,11 @@ class KServePlane:
             INFERENCE_SERVICES.path(self._namespace), labelSelector=BUNDLE_LABEL
         )
         return sorted(s["metadata"]["name"] for s in found if not _leaving(s))
+
+    def _address(self, name: str) -> str | None:
+        """Of the Service that KServe has made by now; it keeps its address while it is there."""
+        made = self._api.find(SERVICES.path(self._namespace, f"{name}-predictor"))
+        return None if made is None else f"http://{made['spec']['clusterIP']}:80"
 
     def _find(self, name: str) -> Object | None:
         service = self._api.find(self._path(name))

@@ -12,7 +12,7 @@ import msgspec
 
 from mlplatform.canonical import canonical_json
 from mlplatform.errors import ConfigInvalid, NotFound, Refused
-from mlplatform.files import create_atomically
+from mlplatform.files import create_atomically, write_atomically
 from mlplatform.serving.manifest import read
 from mlplatform.serving.names import ServiceName
 from mlplatform.serving.plane import Manifest, ServiceStatus
@@ -31,10 +31,64 @@ class StatusFile(msgspec.Struct, frozen=True):
     pid: int | None
     port: int | None
     checked_at_ms: int
+    host: str = "127.0.0.1"
 
 
-def _wall_ms() -> int:
+def wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+class Told:
+    """What the supervisor of this machine has said about services: its processes, or pods.
+
+    Args:
+        folder: `<home>/serving`.
+    """
+
+    def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
+        self._folder = folder / "status"
+        self._now_ms = now_ms
+
+    def status(self, name: str) -> ServiceStatus:
+        """How a service did when it was last looked at, not long ago."""
+        found = self._read(name)
+        if found is None:
+            return ServiceStatus(name, False, "waits for the supervisor to start it")
+        age_ms = self._now_ms() - found.checked_at_ms
+        if age_ms > STALE_MS:
+            reason = f"the supervisor has said nothing about it for {age_ms // 1000} s"
+            return ServiceStatus(name, False, reason, found.restarts, None)
+        return ServiceStatus(name, found.ready, found.reason, found.restarts, found.pid)
+
+    def endpoint(self, name: str) -> str | None:
+        """The base URL where it listens, or None while nobody knows."""
+        found = self._read(name)
+        if found is None or found.port is None:
+            return None
+        return f"http://{found.host}:{found.port}"
+
+    def say(self, status: StatusFile) -> None:
+        """Write down how a service does now."""
+        write_atomically(self._path(status.name), msgspec.json.encode(status))
+
+    def names(self) -> set[str]:
+        """Services about which something is said."""
+        return {path.stem for path in self._folder.glob("[!.]*.json")}
+
+    def forget(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _read(self, name: str) -> StatusFile | None:
+        if ServiceName.parse(name) is None:
+            raise NotFound(f"{name!r} is no name of a service")
+        try:
+            data = self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=StatusFile)
 
 
 class LocalPlane:
@@ -44,10 +98,9 @@ class LocalPlane:
         folder: `<home>/serving`.
     """
 
-    def __init__(self, folder: Path, now_ms: Callable[[], int] = _wall_ms) -> None:
+    def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
         self._desired = folder / "desired"
-        self._status = folder / "status"
-        self._now_ms = now_ms
+        self._told = Told(folder, now_ms)
 
     def apply(self, manifest: Manifest) -> None:
         service = read(manifest)
@@ -63,20 +116,10 @@ class LocalPlane:
     def status(self, name: str) -> ServiceStatus:
         if not self._path(name).is_file():
             raise NotFound(f"no service {name!r}; there are: {', '.join(self.names()) or 'none'}")
-        found = self._read_status(name)
-        if found is None:
-            return ServiceStatus(name, False, "waits for the supervisor to start it")
-        age_ms = self._now_ms() - found.checked_at_ms
-        if age_ms > STALE_MS:
-            reason = f"the supervisor has said nothing about it for {age_ms // 1000} s"
-            return ServiceStatus(name, False, reason, found.restarts, None)
-        return ServiceStatus(name, found.ready, found.reason, found.restarts, found.pid)
+        return self._told.status(name)
 
     def endpoint(self, name: str) -> str | None:
-        found = self._read_status(name) if self._path(name).is_file() else None
-        if found is None or found.port is None:
-            return None
-        return f"http://127.0.0.1:{found.port}"
+        return self._told.endpoint(name) if self._path(name).is_file() else None
 
     def remove(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
@@ -88,13 +131,6 @@ class LocalPlane:
         if ServiceName.parse(name) is None:
             raise NotFound(f"{name!r} is no name of a service")
         return self._desired / f"{name}.json"
-
-    def _read_status(self, name: str) -> StatusFile | None:
-        try:
-            data = (self._status / f"{name}.json").read_bytes()
-        except FileNotFoundError:
-            return None
-        return msgspec.json.decode(data, type=StatusFile)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -44,7 +44,11 @@ class Service:
 
 
 def render(
-    definition: ModelDefinition, version: int, digest: str, storage_uri: str
+    definition: ModelDefinition,
+    version: int,
+    digest: str,
+    storage_uri: str,
+    replicas: int | None = None,
 ) -> dict[str, Any]:
     """The InferenceService of one version, immutable and reachable inside the cluster alone.
 
@@ -54,6 +58,7 @@ def render(
     Args:
         digest: SHA-256 of the bundle, hexadecimal.
         storage_uri: of the bundle's folder.
+        replicas: how many pods; None: as many as the model's tier asks for.
     """
     name = ServiceName.of(definition.name, version, digest)
     labels = {
@@ -75,7 +80,7 @@ def render(
         },
         "spec": {
             "predictor": {
-                "minReplicas": REPLICAS[definition.tier],
+                "minReplicas": replicas or REPLICAS[definition.tier],
                 "labels": labels,
                 "automountServiceAccountToken": False,
                 **placement(definition, str(name)),

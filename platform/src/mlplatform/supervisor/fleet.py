@@ -9,11 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from mlplatform.errors import ConfigInvalid, PlatformError
-from mlplatform.files import write_atomically
-from mlplatform.serving.local import StatusFile, bundle_folder, read_manifest
+from mlplatform.serving.local import StatusFile, Told, bundle_folder, read_manifest, wall_ms
 from mlplatform.serving.manifest import Service, read
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
@@ -32,6 +29,7 @@ class Fleet:
 
     def __init__(self, home: Home, lifeline: Lifeline, changed: Callable[[Child], None]) -> None:
         self._home = home
+        self._told = Told(home.serving)
         self._lifeline = lifeline
         self._changed = changed
         self._kept: dict[str, tuple[Child, asyncio.Task[None]]] = {}
@@ -85,10 +83,9 @@ class Fleet:
         self._kept[name] = (child, asyncio.create_task(child.keep()))
 
     def _clean(self, known: set[str]) -> None:
-        for path in (self._home.serving / "status").glob("[!.]*.json"):
-            if path.stem not in known:
-                path.unlink(missing_ok=True)
-                address_file(self._home, path.stem).unlink(missing_ok=True)
+        for name in self._told.names() - known:
+            self._told.forget(name)
+            address_file(self._home, name).unlink(missing_ok=True)
         for name in self._refused.keys() - known:
             del self._refused[name]
 
@@ -96,7 +93,7 @@ class Fleet:
         for child in self.children:
             self._write(child)
         for name, reason in self._refused.items():
-            self._write_status(StatusFile(name, False, reason, 0, None, None, _wall_ms()))
+            self._told.say(StatusFile(name, False, reason, 0, None, None, wall_ms()))
 
     def _publish(self, child: Child) -> None:
         self._write(child)
@@ -105,15 +102,11 @@ class Fleet:
     def _write(self, child: Child) -> None:
         pid = None if child.process is None else child.process.pid
         reason = child.reason or ("" if child.ready else child.state)
-        self._write_status(
+        self._told.say(
             StatusFile(
-                child.spec.name, child.ready, reason, child.restarts, pid, child.port, _wall_ms()
+                child.spec.name, child.ready, reason, child.restarts, pid, child.port, wall_ms()
             )
         )
-
-    def _write_status(self, status: StatusFile) -> None:
-        path = self._home.serving / "status" / f"{status.name}.json"
-        write_atomically(path, msgspec.json.encode(status))
 
 
 def predictor_spec(home: Home, service: Service) -> ChildSpec:
@@ -152,7 +145,3 @@ def predictor_spec(home: Home, service: Service) -> ChildSpec:
 def address_file(home: Home, name: str) -> Path:
     """Where a predictor says on which port it listens."""
     return home.run / "predictors" / f"{name}.json"
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

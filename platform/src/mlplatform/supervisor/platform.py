@@ -59,7 +59,12 @@ def gateway(settings: Settings, name: str) -> ChildSpec:
     address = settings.home.run / "gateways" / f"{name}.json"
     return ChildSpec(
         name=name,
-        argv=(*_module("mlplatform.gateway"), f"--name={name}", f"--address-file={address}"),
+        argv=(
+            *_module("mlplatform.gateway"),
+            f"--name={name}",
+            f"--address-file={address}",
+            "--supervised",
+        ),
         check=HttpCheck(ready="/readyz", live="/healthz", address_file=address),
         env={**settings.environment(), **THREADS},
         stop_order=0,

@@ -19,9 +19,11 @@ from typing import Final
 import msgspec
 
 from mlplatform.files import write_atomically
+from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
 from mlplatform.supervisor.fleet import Fleet
+from mlplatform.supervisor.followed import Followed
 from mlplatform.supervisor.lifeline import Lifeline
 from mlplatform.supervisor.listeners import Listeners, taken
 from mlplatform.supervisor.records import (
@@ -59,6 +61,7 @@ class Supervisor:
         on_change: told of every change of a child, from the supervisor's own thread.
         on_ready: called once, when every child of `specs` is ready for the first time.
         on_start: called once, when nothing stands in the way of the first child.
+        elsewhere: whose services are followed; None: predictors are processes of this machine.
     """
 
     def __init__(
@@ -68,12 +71,14 @@ class Supervisor:
         on_change: Callable[[Change], None] = lambda change: None,
         on_ready: Callable[[], None] = lambda: None,
         on_start: Callable[[], None] = lambda: None,
+        elsewhere: ServingPlane | None = None,
     ) -> None:
         self._home = home
         self._specs = specs
         self._on_change = on_change
         self._on_ready = on_ready
         self._on_start = on_start
+        self._elsewhere = elsewhere
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
@@ -114,7 +119,7 @@ class Supervisor:
             for number in SIGNALS:
                 self._loop.add_signal_handler(number, self._ask_to_stop)
         lifeline = Lifeline()
-        fleet = Fleet(self._home, lifeline, self._changed)
+        fleet = self._predictors(lifeline)
         children = [
             Child(spec, self._home, lifeline, self._changed, listeners.of(spec))
             for spec in self._specs
@@ -139,6 +144,11 @@ class Supervisor:
             write_processes(self._home, [])
             self._write_state("stopped")
             lifeline.close()
+
+    def _predictors(self, lifeline: Lifeline) -> Fleet | Followed:
+        if self._elsewhere is None:
+            return Fleet(self._home, lifeline, self._changed)
+        return Followed(self._home, self._elsewhere)
 
     async def _until_told(self, tasks: list[asyncio.Task[None]]) -> None:
         """Returns when the platform is to stop; raises what any of the tasks raised."""
@@ -165,7 +175,7 @@ class Supervisor:
                         child.kill()
                 await asyncio.sleep(0.05)
 
-    async def _record(self, children: Sequence[Child], fleet: Fleet) -> None:
+    async def _record(self, children: Sequence[Child], fleet: Fleet | Followed) -> None:
         """Keeps `run/processes.json` true: at once after a change, and from time to time."""
         last: list[object] = []
         written_s = 0.0
