@@ -129,6 +129,16 @@ def test_an_approval_needs_no_reasons(client: httpx.Client) -> None:
             {"headers": {"Content-Type": "text/plain"}},
             id="text",
         ),
+        pytest.param(
+            415,
+            "wrong-content-coding",
+            "Content-Encoding",
+            {"headers": {"Content-Encoding": "gzip"}},
+            id="said to be compressed",
+        ),
+        pytest.param(
+            417, "malformed-http", None, {"headers": {"Expect": "a reply"}}, id="expectation"
+        ),
         pytest.param(400, "malformed-json", None, {"content": b"{"}, id="no JSON"),
         pytest.param(422, "invalid-field", "amount", {"json": payment("many")}, id="wrong type"),
         pytest.param(

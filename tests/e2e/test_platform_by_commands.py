@@ -16,9 +16,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mlplatform.errors import Unavailable
+from mlplatform.drift.incidents import Finding
+from mlplatform.drift.job import act
+from mlplatform.drift.retrain import Retrain
+from mlplatform.errors import InputInvalid, Unavailable
 from mlplatform.models.fraud.generator import Population
 from mlplatform.orchestration.prefect import PrefectApi
+from mlplatform.settings import load
+from mlplatform.wiring import Platform
 from support.handbook_payments import write_payments
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -117,6 +122,12 @@ def phase(commands: Commands, rollout: str) -> str:
     return next(s["phase"] for s in states if s["rollout_id"] == rollout)
 
 
+def rollout_of(commands: Commands, version: int) -> Any:
+    """The newest rollout of a version; None before there is one."""
+    states = commands.json("rollouts", "list", "--all")
+    return next((s for s in reversed(states) if s["challenger"]["version"] == version), None)
+
+
 def approve(commands: Commands, rollout: str, approver: str) -> int:
     return commands.run(
         *("rollouts", "approve", rollout, "--decision", "approve"),
@@ -130,6 +141,9 @@ def answer_the_form(commands: Commands, rollout: str, approver: str) -> None:
     wait(lambda: bool(api.suspended()), lambda: "the form never came")
     (asked,) = (r for r in api.suspended() if r.parameters["rollout_id"] == rollout)
     answer = {"decision": "approve", "approver": approver, "reason": "I made it"}
+    undecided = {name: value for name, value in answer.items() if name != "decision"}
+    with pytest.raises(InputInvalid, match="decision"):
+        api.answer(asked.id, undecided)
 
     def answered() -> bool:
         try:
@@ -221,6 +235,56 @@ def test_past_days_are_scored_again_by_a_job(commands: Commands) -> None:
     late = commands.run("batch", "fraud", "--first", "2031-01-01")
     assert late.returncode == 2
     assert "no request on these days" in late.stderr
+
+
+def test_an_incident_starts_a_retrain_through_the_automation_and_opens_its_rollout(
+    commands: Commands,
+) -> None:
+    platform = Platform(load(commands.environment))
+    go_live_ms, wall_ms = START_MS + DAYS * 86_400_000, int(time.time() * 1000)
+    found = Finding("fraud", "drift", go_live_ms, go_live_ms - 9 * 86_400_000, 1, {"reasons": []})
+    incident = platform.incidents.open(found, now_ms=wall_ms)
+    due = Retrain(reason="the new pattern's labels have matured", as_of_ms=go_live_ms)
+    event = act(
+        *(platform.incidents, incident, due),
+        holder="drift-watch",
+        claim_s=600,
+        wall_ms=wall_ms,
+    )
+    assert event is not None
+    for _ in range(2):  # a pass that does not know whether it was heard emits again
+        platform.prefect.emit(event)
+
+    wait(
+        lambda: rollout_of(commands, 2) is not None,
+        lambda: (
+            json.dumps(commands.json("models", "show", "fraud"), default=str)
+            + str(platform.incidents.list("fraud"))
+        ),
+    )
+    (kept,) = platform.incidents.list("fraud")
+    assert (kept.state, kept.claim, kept.answer) == ("answered", 1, 2)
+    opened = rollout_of(commands, 2)
+    assert opened["author"] == "drift-watch"
+    assert due.reason in platform.rollouts.read(opened["rollout_id"])[0].reason
+    assert len(commands.json("models", "show", "fraud")) == 2  # emitted twice, trained once
+
+
+def test_a_ramping_version_is_taken_back_and_opened_again(commands: Commands) -> None:
+    opened = rollout_of(commands, 2)
+    who = ("--actor", "ana", "--reason", "the new terminals first")
+    back = commands.json("rollouts", "rollback", "fraud", *who)
+    assert back["state"] == "COMPLETED", back
+    assert phase(commands, opened["rollout_id"]) == "rolled_back"
+    again = commands.json("rollouts", "open", "fraud", "2", *who)
+    assert again["state"] == "COMPLETED", again
+    wait(
+        lambda: rollout_of(commands, 2)["phase"] == "shadow",
+        lambda: str(rollout_of(commands, 2)),
+    )
+    assert rollout_of(commands, 2)["rollout_id"] != opened["rollout_id"]
+    taken = commands.json("rollouts", "rollback", "fraud", *who)
+    assert taken["state"] == "COMPLETED", taken
 
 
 def test_a_second_platform_in_the_same_folder_is_refused(commands: Commands) -> None:

@@ -54,6 +54,16 @@ def test_a_changed_record_is_named_with_exit_code_1(decisions: Path) -> None:
     assert (report["ok"], report["records"], len(report["findings"])) == (False, 3, 1)
 
 
+def test_a_file_that_is_no_database_is_a_finding_also_in_json(decisions: Path) -> None:
+    (decisions / "decisions.db-wal").unlink(missing_ok=True)
+    (decisions / "decisions.db").write_bytes(b"not a database, " * 1000)
+    result = RUNNER.invoke(log_commands.app, ["verify", "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert not report["ok"]
+    assert "decisions.db is damaged" in report["findings"][0]
+
+
 def test_the_anchor_comes_from_whoever_builds_the_commands(decisions: Path) -> None:
     """A log that is behind its anchor is not whole."""
 

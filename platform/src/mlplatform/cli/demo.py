@@ -35,6 +35,9 @@ def demo(
         float,
         typer.Option(min=0.01, max=1.0, help="Of the payments: a busy machine needs a slower one."),
     ] = 1.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Tell the story beside, and print the report as JSON.")
+    ] = False,
 ) -> None:
     """Close the loop on recorded time: train, promote, drift, retrain, shadow, canary, roll back.
 
@@ -51,5 +54,5 @@ def demo(
             raise Busy("a platform runs in this home folder: `mlplatform down` stops it")
         if (settings.home.demo / "state.json").exists():
             shutil.rmtree(settings.home.root)
-    options = Options(transactions, seed, keep, resume, pace)
+    options = Options(transactions, seed, keep, resume, pace, json)
     raise typer.Exit(asyncio.run(run(settings, options)))

@@ -16,13 +16,13 @@ import typer
 from mlplatform import settings, wiring
 from mlplatform.cli.exit_codes import FAILED, exit_code, exit_code_of_status
 from mlplatform.cli.explanations import explain_again, print_explanations
-from mlplatform.cli.output import OUT, AsJson, print_error, print_fields, print_json
+from mlplatform.cli.output import OUT, AsJson, print_error, print_fields, print_json, progress
 from mlplatform.decisions.log import ManifestHead, Span, VerifyReport, Watermark
 from mlplatform.decisions.records import COLUMNS, SCALARS
 from mlplatform.decisions.spilled import Pending
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.decisions.tables import DATABASE
-from mlplatform.errors import NotFound, PlatformError, Unavailable
+from mlplatform.errors import Corrupt, NotFound, PlatformError, Unavailable
 from mlplatform.settings import Settings
 
 
@@ -70,8 +70,8 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         Whatever is wrong is named, and the exit code is 1.
         """
         given = settings.load(os.environ)
-        with _errors_as_exit_codes(), closing(_open(given)) as log:
-            report = _verified(log, journal_of(given))
+        with _errors_as_exit_codes(), progress("checking every record, chain and segment"):
+            report = _verified(given, journal_of(given))
         _print_report(report, as_json=json)
         raise typer.Exit(0 if report.ok else FAILED)
 
@@ -169,8 +169,13 @@ def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[
     return answer
 
 
-def _verified(log: SqliteDecisionLog, journal: Journal | None) -> VerifyReport:
-    report = log.verify(None if journal is None else journal.anchor)
+def _verified(given: Settings, journal: Journal | None) -> VerifyReport:
+    try:
+        with closing(_open(given)) as log:
+            report = log.verify(None if journal is None else journal.anchor)
+    except Corrupt as error:
+        finding = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        return VerifyReport(records=0, segments=0, writers=0, findings=(finding,))
     if journal is not None:
         return replace(report, findings=report.findings + journal.findings)
     return replace(report, findings=(*report.findings, MISSING)) if report.records else report

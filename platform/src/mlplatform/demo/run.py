@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from mlplatform.canonical import canonical_json
 from mlplatform.demo import report
 from mlplatform.demo.process import PlatformProcess
 from mlplatform.demo.source import DAY_MS, MODEL, Source, prepare
@@ -49,6 +51,7 @@ class Options:
     keep: bool
     resume: bool
     pace: float = 1.0
+    as_json: bool = False
 
 
 async def run(settings: Settings, options: Options) -> int:
@@ -58,6 +61,7 @@ async def run(settings: Settings, options: Options) -> int:
         Refused: the home folder holds an earlier demo, or there is none to resume.
     """
     settings = replace(settings, clock="replay")
+    CONSOLE.stderr = options.as_json  # standard output is the report's
     os.environ.update(settings.environment())
     folder = settings.home.demo
     state = _state(folder, options)
@@ -87,7 +91,16 @@ async def run(settings: Settings, options: Options) -> int:
         return _stopped(diary, "stopped")
     finally:
         if not options.keep:
-            await process.stop()
+            await _to_its_end(process.stop())
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work also where the demo is asked to end meanwhile: ending is what it is about."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()
 
 
 def _stopped(diary: Diary, why: str) -> int:
@@ -121,6 +134,8 @@ async def _play(
         _save_counts(player, diary)
     found = report.write(platform, diary, recording, player.counts, problem)
     report.show(CONSOLE, found, platform.settings.home.demo)
+    if options.as_json:
+        print(canonical_json(found).decode())
     if options.keep:
         CONSOLE.print(f"the platform stays up: {platform.settings.prefect_url}; stop it with")
         CONSOLE.print("  mlplatform down")

@@ -85,7 +85,7 @@ class Endpoint:
     refusal: Callable[[Problem], bytes] = attrgetter("body")
 
     def check(self, request: Request) -> None:
-        """Raises Problem: 405 for another method, 415 for another kind of body."""
+        """Raises Problem: 405 for another method, 415 for another kind or coding of body."""
         if request.method not in self.methods:
             allow = ", ".join(self.methods)
             detail = f"{request.path} takes {allow}, not {request.method}"
@@ -99,6 +99,10 @@ class Endpoint:
                 wanted = " or ".join(t.decode() for t in self.takes if t) or "nothing"
                 detail = f"the body must be {wanted}, not {media_type.decode('latin-1')!r}"
                 raise Problem(415, "wrong-content-type", detail, field="Content-Type")
+        coding = request.headers.get(b"content-encoding")
+        if coding is not None and coding.strip().lower() != b"identity":
+            detail = f"the body must not be encoded, and is {coding.decode('latin-1')!r}"
+            raise Problem(415, "wrong-content-coding", detail, field="Content-Encoding")
 
 
 def problem_of(refused: Refusal) -> Problem:

@@ -43,7 +43,7 @@ _REASONS: Final = {
     408: "The body did not arrive in time, or the connection ended before it did.",
     409: "A request with this Idempotency-Key is being answered.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
-    415: "The body is of another media type.",
+    415: "The body is of another media type, or encoded.",
     422: "A field or header is missing, unknown or out of range, the event time is too far from "
     "the clock, or the Idempotency-Key was used with another body or operation.",
     429: "Too many requests of this client or for this model; Retry-After says when to come back. "

@@ -299,7 +299,9 @@ class Connection(asyncio.Protocol):
         length = headers.get(b"content-length", b"")
         if len(length) > 5 and int(length) > limits.body_bytes:
             request.turn_too_large()
-        if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
+        if b"expect" in headers:
+            if headers[b"expect"].lower() != b"100-continue":
+                raise Refusal(417, "malformed-http", "the only Expect taken is 100-continue")
             # HTTP/1.0 knows no interim answer: its client would take it for the last one.
             request.wanted = None if parser.get_http_version() == "1.0" else self._want
         coding = headers.get(b"transfer-encoding")
