@@ -66,11 +66,11 @@ def main() -> int:
 
 
 def _kill_in_canary(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    _await(lambda: _phase(home) == "canary", DEMO_LIMIT_S, demo, "a canary")
     kills = []
-    for name in ("gateway-0", _champion(home), "mlflow", "prefect"):
-        before = _process(home, name)
-        began, phase = time.monotonic(), _phase(home)
+    for part in ("gateway-0", "the champion", "mlflow", "prefect"):
+        phase = _in_canary(home, demo)
+        before = _process(home, _champion(home) if part == "the champion" else part)
+        name, began = before.name, time.monotonic()
         print(f"drill: kill -9 {name} (process {before.pid}) in {phase}", flush=True)
         os.kill(before.pid or 0, signal.SIGKILL)
         _await(_back(home, before), RECOVERY_LIMIT_S, demo, f"{name} comes back")
@@ -79,13 +79,19 @@ def _kill_in_canary(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str,
     supervisor = read_supervisor(home)
     if supervisor is None:
         raise SystemExit("drill: there is no supervisor to kill")
-    phase = _phase(home)
+    phase = _in_canary(home, demo)
     print(
         f"drill: kill -9 the supervisor (process {supervisor.process.pid}) in {phase}", flush=True
     )
     os.kill(supervisor.process.pid, signal.SIGKILL)
     kills.append({"process": "supervisor", "phase": phase, "recovery_s": None})
     return kills
+
+
+def _in_canary(home: Home, demo: subprocess.Popen[bytes]) -> str:
+    """The phase "canary", waited for: of the next rollout where this one is through."""
+    _await(lambda: _phase(home) == "canary", DEMO_LIMIT_S, demo, "a canary")
+    return "canary"
 
 
 def _back(home: Home, before: ProcessStatus) -> Callable[[], bool]:
