@@ -14,7 +14,7 @@ from mlplatform.settings import Settings
 from mlplatform.supervisor.records import read_processes, read_supervisor
 from mlplatform.supervisor.status import status
 
-START_LIMIT_S = 300.0
+START_LIMIT_S = 600.0
 STOP_LIMIT_S = 40.0
 POLL_S = 0.25
 
@@ -31,7 +31,7 @@ class PlatformProcess:
 
         Raises:
             Busy: a platform runs in this home folder already.
-            Unavailable: it ended, or is not ready after five minutes; its log says why.
+            Unavailable: it ended, or is not ready after ten minutes; its log says why.
         """
         home = self._settings.home
         record = read_supervisor(home)

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from mlplatform import backends
 from mlplatform.canonical import canonical_json
 from mlplatform.demo import report
 from mlplatform.demo.process import PlatformProcess
@@ -58,7 +59,8 @@ async def run(settings: Settings, options: Options) -> int:
     """The demo's exit code: 0 where the loop closed, 1 where not, 75 where it can be resumed.
 
     Raises:
-        Refused: the home folder holds an earlier demo, or there is none to resume.
+        Refused: the home folder holds an earlier demo, or there is none to resume; or the journal
+            already has rollouts of the model, of which the demo knows nothing.
     """
     settings = replace(settings, clock="replay")
     CONSOLE.stderr = options.as_json  # standard output is the report's
@@ -66,6 +68,9 @@ async def run(settings: Settings, options: Options) -> int:
     folder = settings.home.demo
     state = _state(folder, options)
     settings.home.create()
+    platform = Platform(settings)
+    if state is None:
+        _refuse_used(platform)
     folder.mkdir(mode=0o700, exist_ok=True)
     CONSOLE.print("preparing the payments")
     source = await asyncio.to_thread(prepare, options.transactions, options.seed, folder)
@@ -82,7 +87,7 @@ async def run(settings: Settings, options: Options) -> int:
     process = PlatformProcess(settings)
     _end_on_sigterm()
     try:
-        return await _play(Platform(settings), process, diary, source, options)
+        return await _play(platform, process, diary, source, options)
     except Unavailable as gone:
         if process.alive():
             raise
@@ -259,6 +264,13 @@ def _state(folder: Path, options: Options) -> DemoState | None:
             f"{folder} holds an earlier demo: go on with --resume, or begin anew with --fresh"
         )
     return state
+
+
+def _refuse_used(platform: Platform) -> None:
+    settings = platform.settings
+    if backends.has_rollouts(settings) and platform.rollouts.active(MODEL, finished=True):
+        where = settings.postgres or settings.home.rollouts_db
+        raise Refused(f"{where} has rollouts of {MODEL} already: a demo begins with an empty one")
 
 
 def _save_counts(player: Player, diary: Diary) -> None:
