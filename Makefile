@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-cluster demo-cluster cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe 
 
 cluster-state: .venv/.dev ## whether that Kubernetes is built, to be built, or what it lacks here
 	@$(RUN) tests.cluster state
+
+cluster-build: .venv/.dev ## build what is missing of it, with FULL=1 Argo's controller too
+	@$(RUN) tests.cluster build
 
 cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control for an API server alone)
 	@$(RUN) tests.cluster up $(or $(LEVEL),node)

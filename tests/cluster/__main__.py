@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +23,8 @@ MIB: Final = 1 << 20
 def main(arguments: list[str]) -> int:
     """The exit status; 2 where a cluster cannot come up here."""
     command, *rest = arguments or ["help"]
+    # As if it had failed: what was started ends, however long a caller is willing to wait.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     place = layout()
     cluster = TestCluster(place)
     try:
@@ -31,8 +34,9 @@ def main(arguments: list[str]) -> int:
             case "state":
                 print(_state(place))
             case "up":
+                cluster.refuse_second()  # it may be somebody else's: only what starts here is ended
                 build.main(place)
-                _up(cluster, rest[0] if rest else "node")
+                _up_or_down(cluster, rest[0] if rest else "node")
                 print(f"export {KUBECONFIG}={place.kubeconfig}")
             case "down":
                 cluster.down()
@@ -58,6 +62,15 @@ def _state(place: Layout) -> str:
     if not all((place.bin / command).exists() for command in ("etcd", *build.COMMANDS)):
         return "to be built"
     return "built, with Argo" if argo.is_built(place) else "built"
+
+
+def _up_or_down(cluster: TestCluster, level: str) -> None:
+    """Up, or nothing of it left."""
+    try:
+        _up(cluster, level)
+    except BaseException:
+        cluster.down()
+        raise
 
 
 def _up(cluster: TestCluster, level: str) -> None:

@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# The suites on a real Kubernetes, for .ci/run, which has `leg` and `legs`.
+#
+# Where Kubernetes is not cached it is built first. Nothing of that refuses a change: a machine that lacks something, a build that
+# does not end, a Kubernetes that does not come up and suites that are not through in time lose this leg alone, and say so. But
+# once it is up, suites that fail, and fail again when they are tried a second time, end the run.
+
+RUN_S=$((75 * 60))    # what a whole run may take
+COLD_S=$((30 * 60))   # left of it, or nothing is built
+UP_S=$((20 * 60))     # to build what is missing, and to come up
+ARGO_S=$((12 * 60))   # to build Argo's controller
+SUITES_S=$((15 * 60)) # to start, run the suites and end
+LEAST_S=$((10 * 60))  # left of the run, or the suites are not begun
+
+left_s() { echo $((RUN_S - SECONDS)); }
+
+leave_out() { legs+=("test-cluster left out: $1"); }
+
+# A step of this many seconds. make hands SIGTERM on, and tests.cluster then ends what it started.
+within() {
+    local name=$1 limit_s=$2
+    shift 2
+    leg "$name" timeout --kill-after=90 "$limit_s" "$@"
+}
+
+cluster_state() { timeout 300 make --no-print-directory cluster-state | tail -n 1; }
+
+cluster_leg() {
+    local state failed=0
+    state=$(cluster_state) || state="make cluster-state failed"
+    if [ "$state" = "to be built" ] && [ "$(left_s)" -lt "$COLD_S" ]; then
+        leave_out "Kubernetes is to be built, and of $((RUN_S / 60)) minutes fewer than $((COLD_S / 60)) are left"
+        return
+    fi
+    case $state in
+    built* | "to be built") ;;
+    *)
+        leave_out "$state"
+        return
+        ;;
+    esac
+    within cluster-up "$UP_S" make cluster-up || failed=$?
+    if [ "$failed" -eq 0 ]; then within cluster-down 120 make cluster-down || failed=$?; fi
+    if [ "$failed" -ne 0 ]; then
+        leave_out "a Kubernetes does not come up and end on this machine in time; the log above says why"
+        return
+    fi
+    if [ "$state" != "built, with Argo" ] && [ "$(left_s)" -ge $((ARGO_S + SUITES_S)) ]; then
+        within cluster-build "$ARGO_S" make cluster-build FULL=1 || legs+=("Argo left out: its controller was not built in time")
+    fi
+    if [ "$(cluster_state)" = "built, with Argo" ]; then cluster_suites FULL=1; else cluster_suites; fi
+}
+
+# cluster_suites [FULL=1]: the suites, twice at most.
+cluster_suites() {
+    local try failed log=build/ci/test-cluster.log
+    mkdir -p "${log%/*}"
+    for try in 1 2; do
+        if [ "$try" -eq 1 ] && [ "$(left_s)" -lt "$LEAST_S" ]; then
+            leave_out "of $((RUN_S / 60)) minutes fewer than $((LEAST_S / 60)) are left"
+            return
+        fi
+        failed=0
+        within test-cluster "$SUITES_S" .ci/logged "$log" make test-cluster "$@" || failed=$?
+        case $failed in
+        0)
+            legs+=("test-cluster ran ${*:-without Argo}; $(grep -m 1 '^KServe controller' "$log")")
+            return
+            ;;
+        124 | 137)
+            leave_out "the suites were not through in $((SUITES_S / 60)) minutes"
+            return
+            ;;
+        esac
+        legs+=("test-cluster failed at try $try: $(grep -E '^(FAILED|ERROR) ' "$log" | cut -c 1-120 | head -n 5 | paste -sd ';')")
+        echo "=== ${legs[-1]}"
+    done
+    return 1
+}

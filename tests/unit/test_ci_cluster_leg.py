@@ -1,0 +1,172 @@
+"""CI's leg on a Kubernetes: what it runs, when it stands aside, and what alone refuses a change."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAKE = """\
+#!/usr/bin/env bash
+# Plays the targets: each ends with the next status of its file (0 where it has none).
+target=${*: -1}
+case "$*" in *FULL=1*) target="${*: -2:1} FULL=1" ;; esac
+echo "$target" >> "$FAKE/calls"
+status=$(head -n 1 "$FAKE/$target" 2>/dev/null)
+sed -i 1d "$FAKE/$target" 2>/dev/null
+case $target in
+cluster-state) cat "$FAKE/state" ;;
+"cluster-build FULL=1") [ "${status:-0}" -eq 0 ] && echo "built, with Argo" > "$FAKE/state" ;;
+cluster-up) [ "${status:-0}" -eq 0 ] && sed -i "s/to be built/built/" "$FAKE/state" ;;
+test-cluster*)
+    echo "KServe controller: the stand-in"
+    [ "${status:-0}" -eq 0 ] || echo "FAILED tests/cluster/test_x.py::test_y"
+    ;;
+esac
+exit "${status:-0}"
+"""
+
+
+@dataclass
+class Ran:
+    """What make was asked for after the state, and what was said of it."""
+
+    status: int
+    calls: list[str]
+    legs: str
+
+
+class Ci:
+    """The leg with a make that plays its part, at a minute of the run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "bin").mkdir()
+        make = folder / "bin" / "make"
+        make.write_text(MAKE)
+        make.chmod(0o755)
+        (folder / "work").mkdir()
+        (folder / "work" / ".ci").symlink_to(ROOT / ".ci")
+
+    def run(self, state: str, minute: int, **statuses: list[int]) -> Ran:
+        (self._folder / "state").write_text(state + "\n")
+        for target, given in statuses.items():
+            name = target.replace("_", "-").replace("-FULL", " FULL=1")
+            (self._folder / name).write_text("".join(f"{status}\n" for status in given))
+        script = (
+            "set -euo pipefail; source .ci/legs.sh; source .ci/cluster.sh; trap tell_legs EXIT; "
+            f"SECONDS={minute * 60}; cluster_leg"
+        )
+        environment = {
+            **os.environ,
+            "PATH": f"{self._folder / 'bin'}:{os.environ['PATH']}",
+            "FAKE": str(self._folder),
+        }
+        done = subprocess.run(
+            ["bash", "-c", script],
+            **{"cwd": self._folder / "work", "env": environment, "timeout": 60},
+            **{"capture_output": True, "text": True},
+        )
+        calls = (self._folder / "calls").read_text().splitlines()
+        legs = done.stdout.rsplit("=== legs\n", 1)[1]
+        return Ran(done.returncode, [c for c in calls if c != "cluster-state"], legs)
+
+
+@pytest.fixture
+def ci(tmp_path: Path) -> Ci:
+    return Ci(tmp_path)
+
+
+BUILT = "built, with Argo"
+FULL = "test-cluster FULL=1"
+
+
+def test_what_is_cached_runs_whole_and_says_which_controller(ci: Ci) -> None:
+    ran = ci.run(BUILT, 50)
+    assert (ran.status, ran.calls) == (0, ["cluster-up", "cluster-down", FULL])
+    assert "test-cluster ran FULL=1; KServe controller: the stand-in" in ran.legs
+
+
+def test_a_machine_that_has_nothing_builds_all_of_it_in_the_time_that_is_left(ci: Ci) -> None:
+    ran = ci.run("to be built", 40)
+    assert ran.calls == ["cluster-up", "cluster-down", "cluster-build FULL=1", FULL]
+
+
+def test_late_in_the_run_argo_is_not_built(ci: Ci) -> None:
+    ran = ci.run("built", 55)
+    assert ran.calls == ["cluster-up", "cluster-down", "test-cluster"]
+    assert "test-cluster ran without Argo" in ran.legs
+
+
+def test_later_nothing_is_built(ci: Ci) -> None:
+    ran = ci.run("to be built", 46)
+    assert (ran.status, ran.calls) == (0, [])
+    assert "left out: Kubernetes is to be built, and of 75 minutes fewer than 30" in ran.legs
+
+
+@pytest.mark.parametrize(
+    ("state", "statuses", "calls", "told"),
+    [
+        pytest.param("lacking root", {}, [], "left out: lacking root", id="something is lacking"),
+        pytest.param(BUILT, {"cluster_up": [2]}, ["cluster-up"], "does not come up", id="no up"),
+        pytest.param(
+            BUILT,
+            {"cluster_down": [2]},
+            ["cluster-up", "cluster-down"],
+            "does not come up and end",
+            id="no down",
+        ),
+        pytest.param(
+            BUILT,
+            {"test_cluster_FULL": [124]},
+            ["cluster-up", "cluster-down", FULL],
+            "not through in 15 minutes",
+            id="too slow",
+        ),
+    ],
+)
+def test_a_machine_that_cannot_loses_this_leg_alone(
+    ci: Ci, state: str, statuses: dict[str, list[int]], calls: list[str], told: str
+) -> None:
+    ran = ci.run(state, 30, **statuses)
+    assert (ran.status, ran.calls) == (0, calls)
+    assert told in ran.legs
+
+
+def test_argo_that_is_not_built_in_time_loses_argo_alone(ci: Ci) -> None:
+    ran = ci.run("built", 30, cluster_build_FULL=[124])
+    assert (ran.status, ran.calls[-1]) == (0, "test-cluster")
+    assert "Argo left out" in ran.legs
+
+
+def test_suites_that_fail_are_tried_once_more_and_named(ci: Ci) -> None:
+    ran = ci.run(BUILT, 30, test_cluster_FULL=[2])
+    assert (ran.status, ran.calls) == (0, ["cluster-up", "cluster-down", FULL, FULL])
+    assert "failed at try 1: FAILED tests/cluster/test_x.py::test_y" in ran.legs
+    assert "test-cluster ran FULL=1" in ran.legs
+
+
+def test_suites_that_fail_twice_refuse_the_change(ci: Ci) -> None:
+    ran = ci.run(BUILT, 30, test_cluster_FULL=[2, 2])
+    assert (ran.status, ran.calls.count(FULL)) == (1, 2)
+    assert "failed at try 2" in ran.legs
+
+
+def test_a_command_that_is_ended_may_end_what_it_started(tmp_path: Path) -> None:
+    """`timeout` goes on once its command has ended: that must not be before the cluster has."""
+    ends = "trap 'sleep 1; echo ended; exit 3' TERM; echo begun; sleep 60 & wait"
+    log = tmp_path / "log"
+    began = time.monotonic()
+    done = subprocess.run(
+        ["timeout", "2", ROOT / ".ci" / "logged", log, "bash", "-c", ends],
+        **{"capture_output": True, "text": True, "timeout": 60},
+    )
+    assert done.returncode == 124
+    assert log.read_text() == "begun\nended\n"
+    assert "begun" in done.stdout
+    assert time.monotonic() - began < 30
