@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -81,7 +81,8 @@ def build(layout: Layout, *, full: bool = False) -> None:
         ("etcd", _etcd),
         (f"Kubernetes {KUBERNETES}", _kubernetes),
         ("pause", _pause),
-        ("Gateway API definitions", _gateway_api),
+        ("Gateway API's definitions", _gateway_api),
+        ("KEDA's definition", _keda),
         ("Envoy", _envoy),
         ("base image", predictor_image.base),
         ("predictor image", predictor_image.build),
@@ -128,17 +129,29 @@ def _pause(layout: Layout) -> None:
 
 
 def _gateway_api(layout: Layout) -> None:
-    """The definitions of HTTPRoute and its kin, from the module that publishes them."""
-    target = layout.cache / "gateway-api"
-    mark = _Mark(layout, target.name, "gateway-api")
+    """The definitions of HTTPRoute and its kin."""
+    kinds = ("gatewayclasses", "gateways", "httproutes", "referencegrants")
+    files = [f"config/crd/standard/gateway.networking.k8s.io_{kind}.yaml" for kind in kinds]
+    _definitions(layout, "gateway-api", "sigs.k8s.io/gateway-api", files)
+
+
+def _keda(layout: Layout) -> None:
+    """The definition of ScaledObject."""
+    file = "config/crd/bases/keda.sh_scaledobjects.yaml"
+    _definitions(layout, "keda", "github.com/kedacore/keda/v2", [file])
+
+
+def _definitions(layout: Layout, tool: str, module: str, files: Sequence[str]) -> None:
+    """Files of the module that publishes them, in a folder of the cache."""
+    target = layout.cache / tool
+    mark = _Mark(layout, tool, tool)
     if mark.holds():
         return
-    source = _module("gateway-api", "sigs.k8s.io/gateway-api") / "config" / "crd" / "standard"
+    source = _module(tool, module)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    for kind in ("gatewayclasses", "gateways", "httproutes", "referencegrants"):
-        file = f"gateway.networking.k8s.io_{kind}.yaml"
-        (target / file).write_bytes((source / file).read_bytes())
+    for file in files:
+        (target / Path(file).name).write_bytes((source / file).read_bytes())
     mark.set()
 
 

@@ -84,6 +84,9 @@ def test_restricted_pods_are_what_the_predictor_runs_as(world: KServe) -> None:
     [
         ("create", "serving.kserve.io", "inferenceservices", True),
         ("delete", "serving.kserve.io", "inferenceservices", True),
+        ("create", "keda.sh", "scaledobjects", True),
+        ("patch", "keda.sh", "scaledobjects", True),
+        ("delete", "keda.sh", "scaledobjects", False),
         ("list", "", "pods", True),
         ("delete", "", "pods", False),
         ("create", "", "pods/exec", False),

@@ -18,18 +18,21 @@ from mlplatform.models.fraud.generator import DAY_US, Population, generate
 from mlplatform.serving.autoscaling import (
     BEHAVIOR,
     HOLD_ABOVE,
+    asked_for,
     latency_p99_ms,
     queued,
     scaled_object,
 )
-from mlplatform.serving.manifest import render
+from mlplatform.serving.companions import autoscaler
+from mlplatform.serving.ignored import AUTOSCALER, refuse_ignored
+from mlplatform.serving.manifest import LATENCY_ANNOTATION, QUEUED_ANNOTATION, render
 from mlplatform.telemetry import signals
 from support.horizontal_autoscaler import Autoscaler, Metric, wanted
 from support.predictors_under_load import MOST, Day, LatencyMetric, Pods, live
 
 FRAUD = load_definition("fraud")
 POLICY = msgspec.structs.replace(FRAUD.serving.scaling or pytest.fail("fraud is not scaled"))
-MANIFEST = render(FRAUD, 7, "0123456789abcdef" * 4, "s3://bundles/x")
+MANIFEST = render(FRAUD, 7, "0123456789abcdef" * 4, "s3://bundles/x", scales=True)
 NAME = "fraud-v7-01234567"
 URL = "http://prometheus.monitoring:9090"
 PREDICTOR = {f"{m.name}{end}" for m in signals.METRICS["predictor"] for end in ("", "_bucket")}
@@ -52,6 +55,67 @@ def test_the_deployment_of_that_version_is_scaled_between_the_models_limits() ->
 
     assert spec["scaleTargetRef"]["name"] == f"{NAME}-predictor"
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 24)
+
+
+def test_a_manifest_says_all_that_its_autoscaler_is_made_from() -> None:
+    refuse_ignored(MANIFEST)
+    assert asked_for(MANIFEST) == POLICY
+    # With "none" KServe would hold the Deployment to one number of pods, against the autoscaler.
+    assert MANIFEST["metadata"]["annotations"][AUTOSCALER] == "external"
+    assert MANIFEST["spec"]["predictor"]["minReplicas"] == POLICY.minimum_replicas
+
+
+def test_the_autoscaler_goes_with_its_service() -> None:
+    made = autoscaler(MANIFEST, "uid-1", URL)
+
+    assert made is not None
+    [owner] = made["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("InferenceService", NAME, "uid-1")
+    assert made["spec"] == object_()["spec"]
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        pytest.param(render(FRAUD, 7, "01" * 32, "s3://b/x"), id="the installation scales nothing"),
+        pytest.param(
+            render(
+                msgspec.structs.replace(
+                    FRAUD, serving=msgspec.structs.replace(FRAUD.serving, scaling=None)
+                ),
+                *(7, "01" * 32, "s3://b/x"),
+                scales=True,
+            ),
+            id="the model asks for none",
+        ),
+    ],
+)
+def test_otherwise_the_number_of_pods_is_that_of_the_tier(manifest: dict[str, Any]) -> None:
+    assert asked_for(manifest) is None
+    assert autoscaler(manifest, "uid-1", URL) is None
+    assert manifest["metadata"]["annotations"][AUTOSCALER] == "none"
+    assert manifest["spec"]["predictor"]["minReplicas"] == 2
+    assert "maxReplicas" not in manifest["spec"]["predictor"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (LATENCY_ANNOTATION, None),
+        (LATENCY_ANNOTATION, "nan"),
+        (LATENCY_ANNOTATION, "fast"),
+        (QUEUED_ANNOTATION, "0"),
+        (QUEUED_ANNOTATION, "1.5"),
+    ],
+)
+def test_half_of_an_autoscaler_is_refused_by_name(annotation: str, value: str | None) -> None:
+    manifest = msgspec.json.decode(msgspec.json.encode(MANIFEST))
+    manifest["metadata"]["annotations"].pop(annotation)
+    if value is not None:
+        manifest["metadata"]["annotations"][annotation] = value
+
+    with pytest.raises(ConfigInvalid, match=annotation):
+        asked_for(manifest)
 
 
 def test_every_query_reads_metrics_of_predictors_of_this_version_alone() -> None:

@@ -70,6 +70,14 @@ def test_scaling_is_allowed_where_something_scales() -> None:
     refuse_ignored(manifest)
 
 
+def test_scaling_by_kserve_is_refused_where_it_is_left_to_others() -> None:
+    manifest = changed("spec/predictor/scaleTarget", 80)
+    manifest["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] = "external"
+
+    with pytest.raises(Refused, match="'external'"):
+        refuse_ignored(manifest)
+
+
 def test_a_budget_keeps_all_but_one_pod_and_goes_with_its_service() -> None:
     budget = disruption_budget(MANIFEST, "uid-1")
     assert budget is not None

@@ -45,11 +45,29 @@ def test_children_get_them_too() -> None:
         ({"MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles/"}, "KSERVE_BUNDLES"),
         ({"MLPLATFORM_KSERVE_REPLICAS": "0"}, "KSERVE_REPLICAS"),
         ({"MLPLATFORM_KSERVE_REPLICAS": "two"}, "KSERVE_REPLICAS"),
+        ({"MLPLATFORM_KSERVE_PROMETHEUS": "prometheus:9090"}, "KSERVE_PROMETHEUS"),
+        ({"MLPLATFORM_KSERVE_PROMETHEUS": "http://a:b@prometheus"}, "KSERVE_PROMETHEUS"),
     ],
 )
 def test_half_or_wrong_settings_are_refused_by_name(changes: dict[str, str], key: str) -> None:
     with pytest.raises(ConfigInvalid, match=key):
         load({**ON, **changes})
+
+
+def test_pods_are_scaled_where_it_is_said_who_has_the_metrics() -> None:
+    settings = load(ON | {"MLPLATFORM_KSERVE_PROMETHEUS": "http://prometheus.monitoring:9090"})
+
+    assert (backends.scales(settings), backends.scales(load(ON))) == (True, False)
+    assert backends.scales(load({})) is False
+    assert load(settings.environment()).kserve == settings.kserve
+    with pytest.raises(ConfigInvalid, match="KSERVE_NAMESPACE"):
+        load({"MLPLATFORM_KSERVE_PROMETHEUS": "http://prometheus.monitoring:9090"})
+
+
+def test_a_fixed_number_of_pods_and_an_autoscaler_exclude_each_other() -> None:
+    both = {"MLPLATFORM_KSERVE_PROMETHEUS": "http://p:9090", "MLPLATFORM_KSERVE_REPLICAS": "1"}
+    with pytest.raises(ConfigInvalid, match="an autoscaler chooses the number"):
+        load(ON | both)
 
 
 RAW = {"MLPLATFORM_RAW_GATEWAY": "edge/public", "MLPLATFORM_RAW_DOMAIN": "models.example.com"}

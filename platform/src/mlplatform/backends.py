@@ -115,6 +115,11 @@ def storage_uri(settings: Settings) -> Callable[[Path], str]:
     return settings.kserve.storage_uri
 
 
+def scales(settings: Settings) -> bool:
+    """Whether the number of a version's pods is left to an autoscaler, where its model asks."""
+    return settings.kserve is not None and settings.kserve.prometheus is not None
+
+
 def has_rollouts(settings: Settings) -> bool:
     """Whether there is a journal to read; asking makes none."""
     return settings.postgres is not None or settings.home.rollouts_db.exists()

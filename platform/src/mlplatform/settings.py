@@ -179,11 +179,14 @@ class OnKServe:
             namespace name it.
         replicas: pods of each version, on a cluster that has no room for as many as the model's
             tier asks for; None: as many as that.
+        prometheus: URL of the Prometheus that scrapes the predictors, as KEDA's operator reaches
+            it; None: no autoscaler.
     """
 
     namespace: str
     bundles: str
     replicas: int | None = None
+    prometheus: str | None = None
 
     def storage_uri(self, folder: Path) -> str:
         """Of a bundle's folder."""
@@ -194,6 +197,7 @@ class OnKServe:
             f"{PREFIX}KSERVE_NAMESPACE": self.namespace,
             f"{PREFIX}KSERVE_BUNDLES": self.bundles,
             f"{PREFIX}KSERVE_REPLICAS": str(self.replicas or ""),
+            **({f"{PREFIX}KSERVE_PROMETHEUS": self.prometheus} if self.prometheus else {}),
         }
 
 
@@ -400,15 +404,21 @@ def _argo_variables(argo: Argo) -> dict[str, str]:
 def _kserve(environment: Mapping[str, str]) -> OnKServe | None:
     namespace = environment.get(f"{PREFIX}KSERVE_NAMESPACE", "")
     bundles = environment.get(f"{PREFIX}KSERVE_BUNDLES", "")
-    if not namespace and not bundles:
+    prometheus = environment.get(f"{PREFIX}KSERVE_PROMETHEUS", "")
+    if not namespace and not bundles and not prometheus:
         return None
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
         raise ConfigInvalid(f"{PREFIX}KSERVE_NAMESPACE", namespace, "a namespace of the cluster")
     if not re.fullmatch(r"pvc://[a-z0-9][-a-z0-9.]*(/[-A-Za-z0-9._]+)*", bundles):
         raise ConfigInvalid(f"{PREFIX}KSERVE_BUNDLES", bundles, "pvc://claim or pvc://claim/folder")
+    if prometheus and not re.fullmatch(r"https?://[^/@\s]+(/[^\s?#]*)?", prometheus):
+        raise ConfigInvalid(f"{PREFIX}KSERVE_PROMETHEUS", prometheus, "http(s)://host:port")
     if not environment.get(f"{PREFIX}KSERVE_REPLICAS"):
-        return OnKServe(namespace, bundles)
+        return OnKServe(namespace, bundles, prometheus=prometheus or None)
     replicas = _number(environment, "KSERVE_REPLICAS", 1, most=MAX_REPLICAS, wanted="pods")
+    if prometheus:
+        wanted = "nothing beside KSERVE_PROMETHEUS: an autoscaler chooses the number"
+        raise ConfigInvalid(f"{PREFIX}KSERVE_REPLICAS", replicas, wanted)
     return OnKServe(namespace, bundles, replicas)
 
 

@@ -171,6 +171,7 @@ class Platform:
             clock=self.clock,
             bundles=self.settings.home.bundles,
             storage_uri=backends.storage_uri(self.settings),
+            scales=backends.scales(self.settings),
             raw=raw_routes(self.settings),
             replicas=None if self.settings.kserve is None else self.settings.kserve.replicas,
         )
@@ -214,8 +215,12 @@ def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPla
     from mlplatform.cluster.api import KubernetesApi
     from mlplatform.serving.kserve import KServePlane
 
-    api = KubernetesApi.connect()
-    return KServePlane(api, settings.kserve.namespace, by_address=by_address)
+    return KServePlane(
+        KubernetesApi.connect(),
+        settings.kserve.namespace,
+        by_address=by_address,
+        prometheus_url=settings.kserve.prometheus,
+    )
 
 
 def followed_plane(settings: Settings) -> ServingPlane | None:

@@ -116,7 +116,7 @@ def network_service(service: Object, variant: Variant, runtime: Object) -> Objec
 
 def autoscaler(service: Object, variant: Variant, runtime: Object) -> Object | None:
     """The HorizontalPodAutoscaler of a variant; None where the service asks for none."""
-    if service["metadata"].get("annotations", {}).get(AUTOSCALER) == "none":
+    if service["metadata"].get("annotations", {}).get(AUTOSCALER) in ("none", "external"):
         return None
     low = variant.predictor.get("minReplicas", 1)
     target = {"type": "Utilization", "averageUtilization": variant.predictor.get("scaleTarget", 80)}

@@ -96,6 +96,12 @@ class KubernetesApi:
         found: list[Object] = self.get(path, **query)["items"]
         return found
 
+    def serves(self, resource: Resource) -> bool:
+        """Whether the cluster has this kind, by discovery, which every user may ask."""
+        found = self.find(f"/apis/{resource.group_version}")
+        kinds = [] if found is None else found["resources"]
+        return any(kind["name"] == resource.plural for kind in kinds)
+
     def create(self, path: str, body: Mapping[str, Any]) -> Object:
         """Create an object below the path of its kind.
 
@@ -219,6 +225,7 @@ PODS: Final = Resource("v1", "pods")
 SERVICES: Final = Resource("v1", "services")
 DISRUPTION_BUDGETS: Final = Resource("policy/v1", "poddisruptionbudgets")
 INFERENCE_SERVICES: Final = Resource("serving.kserve.io/v1beta1", "inferenceservices")
+SCALED_OBJECTS: Final = Resource("keda.sh/v1alpha1", "scaledobjects")
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "httproutes")
 
 

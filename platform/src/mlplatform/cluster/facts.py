@@ -19,6 +19,8 @@ RIGHTS: Final = (
     ("", "pods", "list"),
     ("policy", "poddisruptionbudgets", "create"),
     ("policy", "poddisruptionbudgets", "patch"),
+    ("keda.sh", "scaledobjects", "create"),
+    ("keda.sh", "scaledobjects", "patch"),
 )
 """Group, resource and verb, in the models' namespace: what KServePlane does."""
 PRODUCT: Final = "nvidia.com/gpu.product"

@@ -206,7 +206,8 @@ def _carry_out(
 def _deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
     folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
     uri = ports.storage_uri(folder)
-    ports.plane.apply(render(definition, arm.version, arm.bundle, uri, ports.replicas))
+    manifest = render(definition, arm.version, arm.bundle, uri, ports.replicas, scales=ports.scales)
+    ports.plane.apply(manifest)
 
 
 def _upkeep(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:

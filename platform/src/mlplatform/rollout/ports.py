@@ -76,6 +76,8 @@ class Ports:
     bundles: Path
     storage_uri: Callable[[Path], str] = lambda folder: folder.absolute().as_uri()
     """How the plane's predictors name a bundle's folder."""
+    scales: bool = False
+    """Whether models that ask for an autoscaler get one."""
     raw: RawRoutes | None = None
     """None: nobody calls predictors past the gateway."""
     replicas: int | None = None

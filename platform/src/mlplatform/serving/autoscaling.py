@@ -8,15 +8,22 @@ the number of pods to others (`autoscalerClass: external`).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
+from mlplatform.errors import ConfigInvalid
 from mlplatform.models.definition import (
     ModelDefinition,
     ScalingPolicy,
     load_definition,
     model_names,
 )
-from mlplatform.serving.manifest import example, plain_yaml
+from mlplatform.serving.manifest import (
+    LATENCY_ANNOTATION,
+    QUEUED_ANNOTATION,
+    example,
+    plain_yaml,
+)
 from mlplatform.serving.plane import Manifest
 from mlplatform.telemetry import signals
 
@@ -85,6 +92,42 @@ def scaled_object(manifest: Manifest, policy: ScalingPolicy, prometheus_url: str
             ],
         },
     }
+
+
+def asked_for(manifest: Manifest) -> ScalingPolicy | None:
+    """What `render` wrote of an autoscaler into a manifest; None: the number of pods is fixed.
+
+    Raises:
+        ConfigInvalid: half of it is there, or it is no number.
+    """
+    annotations = manifest["metadata"].get("annotations", {})
+    queued, latency = annotations.get(QUEUED_ANNOTATION), annotations.get(LATENCY_ANNOTATION)
+    if queued is None and latency is None:
+        return None
+    predictor = manifest["spec"]["predictor"]
+    return ScalingPolicy(
+        minimum_replicas=_whole("spec.predictor.minReplicas", predictor.get("minReplicas")),
+        maximum_replicas=_whole("spec.predictor.maxReplicas", predictor.get("maxReplicas")),
+        queued_requests=_whole(f"metadata.annotations.{QUEUED_ANNOTATION}", queued),
+        latency_p99_ms=_positive(f"metadata.annotations.{LATENCY_ANNOTATION}", latency),
+    )
+
+
+def _whole(key: str, value: object) -> int:
+    number = _positive(key, value)
+    if number != int(number):
+        raise ConfigInvalid(key, value, "a whole number")
+    return int(number)
+
+
+def _positive(key: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError as error:
+        raise ConfigInvalid(key, value, "a number") from error
+    if not 0 < number < math.inf:
+        raise ConfigInvalid(key, value, "a number above 0")
+    return number
 
 
 def render_examples() -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""What goes with an InferenceService and KServe does not make: the disruption budget."""
+"""What goes with an InferenceService and KServe does not make: disruption budget, autoscaler."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from mlplatform.serving.autoscaling import asked_for, scaled_object
 from mlplatform.serving.plane import Manifest
 
 
@@ -18,22 +19,41 @@ def disruption_budget(manifest: Manifest, uid: str) -> dict[str, Any] | None:
     name = manifest["metadata"]["name"]
     if manifest["spec"]["predictor"]["minReplicas"] < 2:
         return None
-    owner = {
-        "apiVersion": manifest["apiVersion"],
-        "kind": manifest["kind"],
-        "name": name,
-        "uid": uid,
-    }
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {
             "name": name,
             "labels": manifest["spec"]["predictor"]["labels"],
-            "ownerReferences": [owner],
+            "ownerReferences": [_owner(manifest, uid)],
         },
         "spec": {
             "maxUnavailable": 1,
             "selector": {"matchLabels": {"app": f"isvc.{name}-predictor"}},
         },
+    }
+
+
+def autoscaler(manifest: Manifest, uid: str, prometheus_url: str) -> dict[str, Any] | None:
+    """The ScaledObject of a service; None where its manifest asks for none.
+
+    Args:
+        uid: of the InferenceService, which takes it with it.
+        prometheus_url: as KEDA's operator reaches it.
+    """
+    policy = asked_for(manifest)
+    if policy is None:
+        return None
+    made = scaled_object(manifest, policy, prometheus_url)
+    made["metadata"]["ownerReferences"] = [_owner(manifest, uid)]
+    return made
+
+
+def _owner(manifest: Manifest, uid: str) -> dict[str, str]:
+    name = manifest["metadata"]["name"]
+    return {
+        "apiVersion": manifest["apiVersion"],
+        "kind": manifest["kind"],
+        "name": name,
+        "uid": uid,
     }

@@ -43,7 +43,7 @@ def _refuse_in(path: str, component: dict[str, Any], autoscaler: str) -> None:
             raise Refused(f"{path}.{field} does nothing in {STANDARD} mode: {why}")
     if component.get("minReplicas") == 0:
         raise Refused(f"{path}.minReplicas is 0: nothing starts a pod again when a request comes")
-    if autoscaler == "none":
+    if autoscaler in ("none", "external"):
         for field in SCALING:
             if field in component:
-                raise Refused(f"{path}.{field} does nothing while {AUTOSCALER} is 'none'")
+                raise Refused(f"{path}.{field} does nothing while {AUTOSCALER} is {autoscaler!r}")

@@ -14,6 +14,7 @@ from mlplatform.cluster.api import (
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
     PODS,
+    SCALED_OBJECTS,
     SERVICES,
     AlreadyThere,
     Conflict,
@@ -22,7 +23,8 @@ from mlplatform.cluster.api import (
 )
 from mlplatform.cluster.capacity import Short, room_for
 from mlplatform.errors import ConfigInvalid, NotFound, Refused
-from mlplatform.serving.companions import disruption_budget
+from mlplatform.serving.autoscaling import asked_for
+from mlplatform.serving.companions import autoscaler, disruption_budget
 from mlplatform.serving.diagnosis import diagnose
 from mlplatform.serving.ignored import refuse_ignored
 from mlplatform.serving.manifest import BUNDLE_LABEL, read
@@ -44,6 +46,8 @@ class KServePlane:
             autoscaler adds GPU nodes on demand, or where the platform may not list nodes and pods.
         by_address: services are reached at their cluster addresses, where nobody resolves the
             cluster's names.
+        prometheus_url: where KEDA's operator reads the metrics of services that ask for an
+            autoscaler; None: such services are refused.
     """
 
     def __init__(
@@ -53,14 +57,17 @@ class KServePlane:
         *,
         counts_gpus: bool = True,
         by_address: bool = False,
+        prometheus_url: str | None = None,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._counts_gpus = counts_gpus
         self._by_address = by_address
+        self._prometheus_url = prometheus_url
 
     def apply(self, manifest: Manifest) -> None:
         name = _checked(manifest)
+        self._check_autoscaler(manifest)
         wanted = _signed(manifest)
         found = self._find(name)
         if found is None:
@@ -107,6 +114,23 @@ class KServePlane:
         service = self._api.find(self._path(name))
         return None if service is None or _leaving(service) else service
 
+    def _check_autoscaler(self, manifest: Manifest) -> None:
+        """Without KEDA such a service would stay at one pod, whatever came."""
+        if asked_for(manifest) is None:
+            return
+        name = manifest["metadata"]["name"]
+        if self._prometheus_url is None:
+            raise Refused(
+                f"{name} is to be scaled, and nothing says where KEDA reads its metrics "
+                "(MLPLATFORM_KSERVE_PROMETHEUS); nothing was changed"
+            )
+        if not self._api.serves(SCALED_OBJECTS):
+            raise Refused(
+                f"{name} is to be scaled (serving.scaling of model.yaml), and this cluster has no "
+                f"{SCALED_OBJECTS.plural} of {SCALED_OBJECTS.group_version}: install KEDA, or "
+                "leave MLPLATFORM_KSERVE_PROMETHEUS out; nothing was changed"
+            )
+
     def _check_room(self, manifest: Manifest) -> None:
         """For services with GPUs: nodes of those are few, and no autoscaler makes them quickly."""
         predictor = manifest["spec"]["predictor"]
@@ -138,6 +162,9 @@ class KServePlane:
         budget = disruption_budget(wanted, uid)
         if budget is not None:
             self._api.apply(DISRUPTION_BUDGETS.path(self._namespace, name), budget)
+        scaler = autoscaler(wanted, uid, self._prometheus_url or "")
+        if scaler is not None:
+            self._api.apply(SCALED_OBJECTS.path(self._namespace, name), scaler)
 
     def _path(self, name: str) -> str:
         if ServiceName.parse(name) is None:
