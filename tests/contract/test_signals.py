@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlplatform.admission.priorities import PRIORITIES
 from mlplatform.admission.tokens import REFUSALS
+from mlplatform.drift.incidents import State as IncidentState
+from mlplatform.exporter.measured import ArmCounts
+from mlplatform.features.policy import Cause
 from mlplatform.gateway.answers import AnsweredBy
 from mlplatform.gateway.fallback import ModelStep
 from mlplatform.gateway.oip import FailureReason
 from mlplatform.registry.rules import Decision
+from mlplatform.rollout.state import Phase as RolloutPhase
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.prometheus import Registry
 from mlplatform.telemetry.signals import METRICS, PROCESS_METRICS, Metric, Process
@@ -69,6 +74,11 @@ def test_a_gateway_emits_what_is_listed(world: ScoringWorld) -> None:
     text = httpx.get(f"{world.url}/metrics", headers=world.headers).text
     compare("gateway", text)
     assert 'mlplatform_gateway_degraded_total{model="fraud",reason="' in text
+    assert re.search(r'_score_count\{arm="champion",model="fraud"} [1-9]', text)
+    scored = 'mlplatform_gateway_requests_total{model="fraud",operation="score",status="200"}'
+    assert scored in text
+    unknown = 'mlplatform_gateway_requests_total{model="",operation="unknown",status="404"}'
+    assert unknown in text
 
 
 def test_a_predictor_emits_what_is_listed(world: ScoringWorld) -> None:
@@ -94,6 +104,24 @@ def test_a_worker_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -> N
         assert process.wait(20) == 0
 
 
+def test_an_exporter_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -> None:
+    address, token = tmp_path / "address.json", tmp_path / "token"
+    token.write_text("secret")
+    files = ("--address-file", str(address), "--token-file", str(token))
+    process: subprocess.Popen[bytes] = world._start("mlplatform.exporter", *files)
+    try:
+        port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
+        url = f"http://127.0.0.1:{port}/metrics"
+        assert httpx.get(url).status_code == 401
+        text = httpx.get(url, headers={"Authorization": "Bearer secret"}).text
+        compare("exporter", text)
+        assert 'mlplatform_routes_share{arm="champion",model="fraud"} 1.0' in text
+        assert 'mlplatform_log_watermark_seconds{writer="gateway-0"}' in text
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 @pytest.mark.parametrize(
     ("listed", "possible"),
     [
@@ -103,6 +131,10 @@ def test_a_worker_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -> N
         (signals.DECISIONS.labels[2].values, get_args(Decision)),
         (signals.PRIORITY.values, (*PRIORITIES, "")),
         (signals.TOKENS_REFUSED.labels[0].values, REFUSALS),
+        (signals.FEATURES_MISSING.labels[2].values, get_args(Cause)),
+        (signals.PHASES, get_args(RolloutPhase)),
+        (signals.ROLLOUT_COUNTS.labels[2].values, ArmCounts.__struct_fields__),
+        (signals.INCIDENT.labels[1].values, set(get_args(IncidentState)) - {"closed"}),
     ],
 )
 def test_listed_values_are_those_that_the_code_has(listed: Any, possible: Any) -> None:

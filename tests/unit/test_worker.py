@@ -14,13 +14,14 @@ import httpx
 import pytest
 
 from mlplatform.errors import Refused, Unavailable
+from mlplatform.telemetry.listener import listen
 from mlplatform.topics.local import LocalTopics, backlog
 from mlplatform.topics.messages import Message, Received
 from mlplatform.worker import drain
 from mlplatform.worker.drain import Limits, Worker, chunks
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Answered, Item, Names, Poison, item_of
-from mlplatform.worker.metrics import Metrics, listen
+from mlplatform.worker.metrics import Metrics
 
 NAMES = Names("fraud")
 
@@ -337,7 +338,7 @@ def test_the_lag_is_looked_at_while_a_batch_waits_for_its_gateway(
 def test_metrics_are_shown_to_who_has_the_token() -> None:
     metrics = Metrics("fraud")
     metrics.lag(7)
-    root = f"http://127.0.0.1:{listen(metrics, 'secret')}"
+    root = f"http://127.0.0.1:{listen(metrics.registry, 'secret')}"
     assert httpx.get(f"{root}/metrics").status_code == 401
     shown = httpx.get(f"{root}/metrics", headers={"Authorization": "Bearer secret"})
     assert 'mlplatform_worker_lag_messages{model="fraud"} 7.0' in shown.text

@@ -98,6 +98,11 @@ class Home:
         return self.root / "batches"
 
     @property
+    def measured(self) -> Path:
+        """What flows saw last, for whoever scrapes: small files that the next run replaces."""
+        return self.root / "measured"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 
@@ -125,6 +130,10 @@ class Home:
     @property
     def worker_token(self) -> Path:
         return self.run / "worker.token"
+
+    @property
+    def exporter_token(self) -> Path:
+        return self.run / "exporter.token"
 
     @property
     def mlflow_token(self) -> Path:

@@ -88,9 +88,9 @@ class Gateway:
             if request.admitted is not None:
                 self._gate.leave(request.admitted)
         if endpoint is None:
-            self._metrics.answered(UNKNOWN, reply.status)
+            self._metrics.answered(UNKNOWN, reply.status, None)
         else:
-            self._metrics.answered(endpoint.operation, reply.status)
+            self._metrics.answered(endpoint.operation, reply.status, endpoint.model)
             if endpoint.headers:
                 reply.headers = [*reply.headers, *endpoint.headers]
         if request.trace is not None:

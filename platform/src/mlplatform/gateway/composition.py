@@ -126,7 +126,7 @@ def compose(
 
 
 def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
-    home, metrics = settings.home, Metrics()
+    home, metrics = settings.home, Metrics(model_names())
     is_durable = settings.durability == "disk"
     log = SqliteDecisionLog(home.decisions, durable=is_durable, lock_wait_ms=LOG_LOCK_WAIT_MS)
     spilling = SpillingLog(log, name, spill_policy(settings), metrics.commit_records.observe)

@@ -48,16 +48,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Call:
-    """One call: who asks is known once a model is named."""
+    """One call: who asks, and about which model, is known once one is named, existing or not."""
 
     headers: dict[bytes, bytes]
     started_s: float
     gate: Gate
     admitted: Admitted | None = None
     finished: list[Finished] | None = None
+    model: str | None = None
 
     async def admit(self, model: str | None, operation: Operation) -> Admitted:
         """Raises Problem: 401, 403, 422, 429, 503."""
+        self.model = model
         self.admitted = await self.gate.admit(self.headers, model, operation)
         return self.admitted
 
@@ -139,7 +141,7 @@ def _guarded(
         finally:
             if made.admitted is not None:
                 gate.leave(made.admitted)
-            metrics.answered(operation, status)
+            metrics.answered(operation, status, made.model)
             if traces is not None:
                 _ended(traces, operation, made, status)
         trailers: list[tuple[str, str | bytes]] = [(PROBLEM, refusal.body)]

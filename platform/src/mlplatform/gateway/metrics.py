@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from mlplatform.decisions.spilling import Counts
+from mlplatform.features.policy import Gaps
 from mlplatform.gateway.decided import Decided
 from mlplatform.gateway.log_metrics import LogCollector
 from mlplatform.telemetry import signals
+from mlplatform.telemetry.histogram import Histograms
+from mlplatform.telemetry.kernel_clock import ClockCollector
 from mlplatform.telemetry.prometheus import CONTENT_TYPE, Registry
 
 __all__ = ["CONTENT_TYPE", "AdmissionMetrics", "Metrics", "ModelMetrics"]
@@ -17,10 +20,16 @@ BREAKER_VALUES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Metrics:
-    """All metrics of one gateway process."""
+    """All metrics of one gateway process.
 
-    def __init__(self) -> None:
+    Args:
+        models: those of the installation: names that callers make up are counted as none.
+    """
+
+    def __init__(self, models: Iterable[str] = ()) -> None:
         self._registry = Registry()
+        self._registry.register(ClockCollector())
+        self._models = {model: model for model in models}
         counter = self._registry.counter
         self._requests = counter(signals.REQUESTS)
         self.decisions = counter(signals.DECISIONS)
@@ -35,18 +44,28 @@ class Metrics:
         self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
         self.generation = self._registry.gauge(signals.GENERATION)
         self.breaker = self._registry.gauge(signals.BREAKER)
-        self._bound: dict[tuple[str, int], Any] = {}
+        self._bound: dict[tuple[str, int, str], Any] = {}
+        self.scores = Histograms(signals.SCORE)
+        self.feature_ages = Histograms(signals.FEATURE_AGE)
+        self.features_missing = counter(signals.FEATURES_MISSING)
+        for histograms in (self.scores, self.feature_ages):
+            self._registry.register(histograms)
 
     def watch_log(self, counts: Counts) -> None:
         """Show what becomes of records."""
         self._registry.register(LogCollector(counts))
 
-    def answered(self, operation: str, status: int) -> None:
-        """Count an HTTP request."""
-        counter = self._bound.get((operation, status))
+    def answered(self, operation: str, status: int, model: str | None) -> None:
+        """Count an HTTP request or a gRPC call.
+
+        Args:
+            model: as the caller names it; None where the operation is about none.
+        """
+        key = (operation, status, "" if model is None else self._models.get(model, ""))
+        counter = self._bound.get(key)
         if counter is None:
-            counter = self._requests.labels(operation, str(status))
-            self._bound[operation, status] = counter
+            counter = self._requests.labels(operation, str(status), key[2])
+            self._bound[key] = counter
         counter.inc()
 
     def text(self, breakers: Iterable[tuple[str, str, str]]) -> bytes:
@@ -102,6 +121,8 @@ class ModelMetrics:
         self._latency = metrics.latency.labels(model)
         self._late = metrics.late.labels(model)
         self._decisions: dict[tuple[str, str], Any] = {}
+        self._scores = {arm: metrics.scores.of(model, arm).observe for arm in signals.ARM.values}
+        self._ages: dict[str, Callable[[float], None]] = {}
 
     def decided(self, decided: Decided, *, latency_s: float, late: bool) -> None:
         """Count a decision that was recorded."""
@@ -115,9 +136,29 @@ class ModelMetrics:
         self._latency.observe(latency_s)
         if late:
             self._late.inc()
+        case = decided.case
         if decided.degraded_reason is not None:
             self._metrics.degraded.labels(self._model, decided.degraded_reason).inc()
+        elif verdict.score is not None:
+            self._scores[case.assignment.arm](verdict.score)
+        self._aged(case.facts.event_ms, case.facts.features.times)
+        if case.gaps.features:
+            self._missed(case.gaps)
         if verdict.omitted is not None:
             self._metrics.reasons_omitted.labels(self._model, verdict.omitted).inc()
         for failure in decided.failures:
             self._metrics.step_failures.labels(self._model, failure.step, failure.reason).inc()
+
+    def _aged(self, event_ms: int, times: Mapping[str, int | None]) -> None:
+        for view, time_ms in times.items():
+            if time_ms is not None:
+                observe = self._ages.get(view)
+                if observe is None:
+                    observe = self._metrics.feature_ages.of(self._model, view).observe
+                    self._ages[view] = observe
+                # a request that comes late may meet features of after it
+                observe(max(event_ms - time_ms, 0) / 1000)
+
+    def _missed(self, gaps: Gaps) -> None:
+        for feature, (cause, _) in gaps.features.items():
+            self._metrics.features_missing.labels(self._model, feature, cause).inc()

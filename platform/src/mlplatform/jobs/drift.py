@@ -12,6 +12,8 @@ from mlplatform.drift import incidents as drift_incidents
 from mlplatform.drift import job as drift_job
 from mlplatform.drift.retrain import RetrainDecision
 from mlplatform.errors import Busy, NotFound
+from mlplatform.exporter import measured
+from mlplatform.exporter.measured import Check, Moved
 from mlplatform.jobs import rollouts
 from mlplatform.registry.bundle import load_bundle
 from mlplatform.rollout.transitions import Promoted
@@ -61,6 +63,7 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
     champion = _champion(platform, model)
     before = {i.id for i in platform.incidents.list(model)}
     seen = drift_job.observe(platform.log, definition, platform.views(model), champion, now_ms)
+    _keep_measured(platform, model, seen, wall_ms)
     incident = drift_job.keep_incident(platform.incidents, model, seen, wall_ms=wall_ms)
     if incident is None:
         return DriftCheck(seen, champion)
@@ -86,6 +89,21 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
     )
     opened = incident.id not in before
     return DriftCheck(seen, champion, incident, opened, decision, event)
+
+
+def _keep_measured(
+    platform: Platform, model: str, seen: drift_job.Observation, wall_ms: int
+) -> None:
+    from mlplatform.exporter.outcomes import read_outcomes
+
+    newest = seen.verdicts[-1].shifts if seen.verdicts else ()
+    inputs = {
+        s.name: Moved(s.psi, s.psi_limit, s.distance, s.distance_limit, s.missing_share)
+        for s in newest
+    }
+    outcomes = read_outcomes(platform.log, platform.definition(model), seen.now_ms)
+    check = Check(wall_ms, type(seen.verdict).__name__.lower(), inputs, outcomes)
+    measured.keep(platform.settings.home.measured, model, check)
 
 
 def page(model: str, check: DriftCheck) -> str:

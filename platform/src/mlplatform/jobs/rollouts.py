@@ -6,6 +6,10 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from mlplatform.exporter import measured
+from mlplatform.exporter.measured import ArmCounts, Pass
 from mlplatform.jobs.signed import ACTOR, REASON
 from mlplatform.rollout import commands, execute
 from mlplatform.rollout.state import RolloutState, fold
@@ -39,6 +43,10 @@ def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> di
         holder=f"pass {os.getpid()}",
         dry_run=dry_run,
     )
+    if report.ran and not dry_run:
+        arms = {arm: msgspec.convert(counts, ArmCounts) for arm, counts in report.arms.items()}
+        seen = Pass(platform.clock.wall_ms(), arms)
+        measured.keep(platform.settings.home.measured, model, seen)
     return dataclasses.asdict(report)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
-from mlplatform.predictor.histogram import Buckets, add_to
 from mlplatform.predictor.model import Model
 from mlplatform.telemetry import signals
+from mlplatform.telemetry.histogram import Buckets, add_to
 from mlplatform.telemetry.prometheus import (
     CONTENT_TYPE,
     Collector,

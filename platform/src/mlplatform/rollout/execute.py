@@ -7,8 +7,8 @@ pass reads the journal and goes on from there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from mlplatform.errors import Busy, Refused, StaleFence, Unavailable
@@ -59,6 +59,7 @@ class PassReport:
         ran: false where another pass holds the lease.
         steps: what was carried out (in a dry run: what would be next), in words.
         waits: why nothing more was done, in words.
+        arms: by arm, the counts that the present step was judged by; empty where nothing was.
     """
 
     model: str
@@ -67,6 +68,7 @@ class PassReport:
     generation: int
     steps: tuple[str, ...]
     waits: tuple[str, ...]
+    arms: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def run_pass(
@@ -92,8 +94,9 @@ def run_pass(
     if fence is None:
         return _report(definition, ports, [], ["another pass holds the lease"], ran=False)
     steps: list[str] = []
+    arms: dict[str, dict[str, int]] = {}
     try:
-        waits = _steps(definition, ports, fence, steps)
+        waits = _steps(definition, ports, fence, steps, arms)
         waits += follow_routes(ports, definition.name)
         waits += _upkeep(definition, ports, steps)
         waits += _project(definition, ports)
@@ -101,7 +104,7 @@ def run_pass(
         waits = [str(stale)]
     finally:
         ports.passes.release(fence)
-    return _report(definition, ports, steps, waits)
+    return dataclasses.replace(_report(definition, ports, steps, waits), arms=arms)
 
 
 def retire(ports: Ports, model: str, service: str) -> None:
@@ -156,9 +159,16 @@ def transition_of(
             assert_never(step)
 
 
-def _steps(definition: ModelDefinition, ports: Ports, fence: Fence, steps: list[str]) -> list[str]:
+def _steps(
+    definition: ModelDefinition,
+    ports: Ports,
+    fence: Fence,
+    steps: list[str],
+    arms: dict[str, dict[str, int]],
+) -> list[str]:
     for _ in range(MAX_STEPS):
-        due, waits = _due(definition, ports)
+        arms.clear()
+        due, waits = _due(definition, ports, arms)
         if due is None:
             return waits
         state, step, routes = due
@@ -168,13 +178,15 @@ def _steps(definition: ModelDefinition, ports: Ports, fence: Fence, steps: list[
 
 
 def _due(
-    definition: ModelDefinition, ports: Ports
+    definition: ModelDefinition, ports: Ports, arms: dict[str, dict[str, int]]
 ) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
     """The first rollout with a step to take, or why each one waits."""
     waits = []
     for state in ports.rollouts.active(definition.name):
         routes = ports.rollouts.routes(definition.name)
         seen = observe(definition, ports, state, routes)
+        if seen.judgement is not None:
+            arms.update(seen.judgement.evidence.get("arms", {}))
         step = next_step(state, seen, definition.rollout, ports.now())
         if not isinstance(step, Hold):
             return (state, step, routes), []
@@ -274,7 +286,7 @@ def _anchor(definition: ModelDefinition, ports: Ports) -> None:
 
 
 def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
-    due, waits = _due(definition, ports)
+    due, waits = _due(definition, ports, {})
     chores = _upkeep_plan(definition, ports)
     steps = [] if due is None else [f"{due[0].rollout_id}: {_words(due[1])}"]
     steps += [_words(step) for step in chores if not isinstance(step, Hold)]

@@ -36,6 +36,7 @@ def children(settings: Settings) -> list[ChildSpec]:
         # Recorded traffic leaves nothing for later, and its pace needs the cores.
         *(workers(settings) if settings.clock == "system" else ()),
         *((jobs(settings),) if settings.argo is None else ()),
+        exporter(settings),
         ChildSpec(
             name="prefect",
             argv=_module("mlplatform.orchestration.served"),
@@ -95,6 +96,22 @@ def worker(settings: Settings, model: str) -> ChildSpec:
         env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
         stop_order=-1,
         stop_grace_s=WORKER_GRACE_S,
+    )
+
+
+def exporter(settings: Settings) -> ChildSpec:
+    """What shows the state of rollouts, drift, labels and log to who scrapes."""
+    address = settings.home.run / "exporter.json"
+    return ChildSpec(
+        name="exporter",
+        argv=(
+            *_module("mlplatform.exporter"),
+            f"--address-file={address}",
+            f"--token-file={settings.home.exporter_token}",
+        ),
+        check=HttpCheck(ready="/healthz", address_file=address),
+        env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
+        stop_order=2,
     )
 
 

@@ -100,7 +100,12 @@ class Supervisor:
                 log.warning("killed what an earlier supervisor left: %s", ", ".join(left))
             check_ports(self._specs)
             home = self._home
-            for path in (home.predictor_token, home.mlflow_token, home.worker_token):
+            for path in (
+                home.predictor_token,
+                home.mlflow_token,
+                home.worker_token,
+                home.exporter_token,
+            ):
                 new_token(path)
             listeners = Listeners(self._specs)
             self._on_start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -77,10 +77,19 @@ def counted(metric: Metric, samples: Sequence[tuple[Sequence[str], float]]) -> C
     return family
 
 
-def shown(metric: Metric, value: float) -> GaugeMetricFamily:
-    """A gauge without labels that somebody else keeps."""
+def shown(metric: Metric, value: float | None) -> GaugeMetricFamily:
+    """A gauge without labels that somebody else keeps; None: it has no value now."""
     _check(metric, "gauge")
     return GaugeMetricFamily(metric.name, metric.meaning, value)
+
+
+def gauged(metric: Metric, samples: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
+    """A gauge that somebody else keeps: values by labels."""
+    _check(metric, "gauge")
+    family = GaugeMetricFamily(metric.name, metric.meaning, labels=metric.label_names)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
 
 
 def observed(metric: Metric) -> HistogramMetricFamily:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Process = Literal["gateway", "predictor", "worker"]
+Process = Literal["gateway", "predictor", "worker", "exporter"]
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -72,6 +72,7 @@ STATUS: Final = Label("status", bound="HTTP status codes that the OpenAPI docume
 PRIORITY: Final = Label("priority", ("critical", "standard", "background", ""))
 PROTOCOL: Final = Label("protocol", ("rest", "grpc"))
 STEP: Final = Label("step", ("champion", "challenger", "previous"))
+ARM: Final = Label("arm", ("champion", "challenger"))
 FAILURES: Final = (
     "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead",
     "stalled",
@@ -85,8 +86,12 @@ _POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 REQUESTS: Final = Metric(
     "mlplatform_gateway_requests", "counter", "requests",
-    "HTTP requests by operation and status.",
-    (Label("operation", bound="operations of the API; `unknown` for other paths"), STATUS),
+    "HTTP requests and gRPC calls by operation and status.",
+    (
+        Label("operation", bound="operations of the API; `unknown` for other paths"),
+        STATUS,
+        Label("model", bound="model folders of the installation; empty where it is about none"),
+    ),
 )  # fmt: skip
 DECISIONS: Final = Metric(
     "mlplatform_gateway_decisions", "counter", "decisions",
@@ -124,6 +129,27 @@ SHADOW_DROPPED: Final = Metric(
 LATENCY: Final = Metric(
     "mlplatform_gateway_latency_seconds", "histogram", "seconds",
     "From a request's first byte to its durable decision.", (MODEL,), _LATENCY_S,
+)  # fmt: skip
+SCORE: Final = Metric(
+    "mlplatform_gateway_score", "histogram", "probability",
+    "Calibrated scores that decided, by assigned arm; degraded answers are left out.",
+    (MODEL, ARM),
+    (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0),
+)  # fmt: skip
+FEATURE_AGE: Final = Metric(
+    "mlplatform_gateway_feature_age_seconds", "histogram", "seconds",
+    "Event time since the features of a view that a decision used were true.",
+    (MODEL, Label("view", bound="feature views of the model")),
+    (60.0, 300.0, 900.0, 3600.0, 21600.0, 43200.0, 86400.0, 129600.0, 172800.0, 259200.0, 604800.0),
+)  # fmt: skip
+FEATURES_MISSING: Final = Metric(
+    "mlplatform_gateway_features_missing", "counter", "decisions",
+    "Decisions made without a feature, and why it was not there.",
+    (
+        MODEL,
+        Label("feature", bound="features that the model's inputs read"),
+        Label("cause", ("missing", "stale", "unavailable")),
+    ),
 )  # fmt: skip
 COMMIT_RECORDS: Final = Metric(
     "mlplatform_gateway_commit_records", "histogram", "records",
@@ -175,6 +201,14 @@ TRACES: Final = Metric(
     "mlplatform_gateway_traces", "counter", "requests",
     "Requests whose spans were asked for: sent, dropped as too many waited, or not taken.",
     (Label("outcome", ("exported", "dropped", "failed")),),
+)  # fmt: skip
+CLOCK_OFFSET: Final = Metric(
+    "mlplatform_clock_offset_seconds", "gauge", "seconds",
+    "How far the kernel's clock is from its time source, as the kernel says; not on macOS.",
+)  # fmt: skip
+CLOCK_SYNCHRONISED: Final = Metric(
+    "mlplatform_clock_synchronised", "gauge", "1",
+    "1 while something keeps the kernel's clock on time, 0 where nothing does; not on macOS.",
 )  # fmt: skip
 
 
@@ -274,11 +308,121 @@ WORKER_BATCH: Final = Metric(
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )  # fmt: skip
 
+PHASES: Final = (
+    "deploying", "shadow", "awaiting_approval", "canary", "promoted", "confirmed", "superseded",
+    "rolled_back",
+)  # fmt: skip
+_INPUT = Label("input", bound="`drift.inputs` of the model, and `score`")
+_WRITER = Label("writer", bound="gateway processes that write the decision log now")
+
+
+def _state(name: str, unit: str, meaning: str, *labels: Label, kind: Kind = "gauge") -> Metric:
+    return Metric(f"mlplatform_{name}", kind, unit, meaning, labels)
+
+
+ROUTES_GENERATION: Final = _state(
+    "routes_generation", "generation", "Generation of routes that gateways are to apply.", MODEL
+)
+ROUTES_SHARE: Final = _state(
+    "routes_share", "share", "Share of the assignment units that an arm answers.", MODEL, ARM
+)
+ROLLOUT_PHASE: Final = _state(
+    "rollout_phase", "1", "1 for the phase of the model's newest rollout, 0 for the others.",
+    MODEL, Label("phase", PHASES),
+)  # fmt: skip
+ROLLOUT_SINCE: Final = _state(
+    "rollout_phase_since_seconds", "seconds",
+    "Unix time at which the newest rollout's phase, or its canary step, began.", MODEL,
+)  # fmt: skip
+ROLLOUT_PASS: Final = _state(
+    "rollout_pass_time_seconds", "seconds",
+    "Unix time of the last pass over the model's rollouts that came to its end.", MODEL,
+)  # fmt: skip
+ROLLOUT_COUNTS: Final = _state(
+    "rollout_step_counts", "1",
+    "What the last pass judged the present step by: of each arm. A shadow's differences are "
+    "its flips among its pairs.",
+    MODEL, ARM,
+    Label("of", ("units", "requests", "failures", "answers", "alerts", "pairs", "flips")),
+)  # fmt: skip
+DRIFT_CHECK: Final = _state(
+    "drift_check_time_seconds", "seconds", "Unix time of the last drift check that had a verdict.",
+    MODEL,
+)  # fmt: skip
+DRIFT_VERDICT: Final = _state(
+    "drift_verdict", "1", "1 for the last drift check's verdict, 0 for the others.",
+    MODEL, Label("verdict", ("steady", "drifted", "undecided")),
+)  # fmt: skip
+DRIFT_PSI: Final = _state(
+    "drift_psi", "1", "Population stability index of the newest window.", MODEL, _INPUT
+)
+DRIFT_PSI_LIMIT: Final = _state(
+    "drift_psi_limit", "1", "What the index may be in a window of that size.", MODEL, _INPUT
+)
+DRIFT_DISTANCE: Final = _state(
+    "drift_distance", "standard deviations", "Wasserstein distance of the newest window.",
+    MODEL, _INPUT,
+)  # fmt: skip
+DRIFT_DISTANCE_LIMIT: Final = _state(
+    "drift_distance_limit", "standard deviations",
+    "What the distance may be in a window of that size.", MODEL, _INPUT,
+)  # fmt: skip
+DRIFT_MISSING: Final = _state(
+    "drift_missing_share", "share", "Share of the newest window that lacks the input.",
+    MODEL, _INPUT,
+)  # fmt: skip
+INCIDENT: Final = _state(
+    "drift_incident", "1", "1 for the state of the model's incident that is not closed.",
+    MODEL, Label("state", ("open", "claimed", "answered")),
+)  # fmt: skip
+INCIDENT_SINCE: Final = _state(
+    "drift_incident_since_seconds", "seconds", "Unix time at which that incident was opened.",
+    MODEL,
+)  # fmt: skip
+LABELS_MATURED: Final = _state(
+    "labels_matured_decisions", "decisions",
+    "Decisions of the last drift check's days whose label is mature.", MODEL,
+)  # fmt: skip
+LABELS_KNOWN: Final = _state(
+    "labels_positive_decisions", "decisions", "Those of them that turned out positive.", MODEL
+)
+LABELS_LATE: Final = _state(
+    "labels_late_share", "share",
+    "Of the positive labels of those days, those that came after the maturity that the model "
+    "declares.", MODEL,
+)  # fmt: skip
+LABEL_NEWEST: Final = _state(
+    "label_newest_time_seconds", "seconds", "Event time at which the newest label came.", MODEL
+)
+PRECISION: Final = _state(
+    "outcome_precision", "share", "Share of alerts that were right, on matured labels.", MODEL
+)
+RECALL: Final = _state(
+    "outcome_recall", "share", "Share of positives that raised an alert, on matured labels.", MODEL
+)
+WATERMARK: Final = _state(
+    "log_watermark_seconds", "seconds",
+    "Event time up to which a living writer has nothing left to append.", _WRITER,
+)  # fmt: skip
+WRITER_RECORDS: Final = _state(
+    "log_writer_records", "records", "Number of a living writer's last record in the log.", _WRITER
+)
+EVENT_TIME: Final = _state(
+    "event_time_seconds", "seconds",
+    "Now in event time: the wall clock, or how far recorded traffic has come.",
+)  # fmt: skip
+STATE_UNREAD: Final = _state(
+    "exporter_read_failures", "reads", "Times that a part of the state could not be read.",
+    Label("of", ("routes", "incidents", "log", "measured")), kind="counter",
+)  # fmt: skip
+
 METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     "gateway": (
         REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
-        LATENCY, COMMIT_RECORDS, GENERATION, BREAKER, ADMISSION, STORE_FAILURES,
-        CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, *LOG_COUNTS.values(),
+        LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING, COMMIT_RECORDS, GENERATION, BREAKER,
+        ADMISSION, STORE_FAILURES,
+        CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED,
+        *LOG_COUNTS.values(),
     ),
     "predictor": (
         PREDICTOR_REQUESTS, PREDICTOR_ERRORS, PREDICTOR_LATENCY, PREDICTOR_BATCH, PREDICTOR_READY,
@@ -286,6 +430,13 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     ),
     "worker": (
         WORKER_MESSAGES, WORKER_GIVEN_UP, WORKER_RETRIES, WORKER_LAG, WORKER_IN_WORK, WORKER_BATCH,
+    ),
+    "exporter": (
+        ROUTES_GENERATION, ROUTES_SHARE, ROLLOUT_PHASE, ROLLOUT_SINCE, ROLLOUT_PASS, ROLLOUT_COUNTS,
+        DRIFT_CHECK, DRIFT_VERDICT, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
+        DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
+        LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,
+        STATE_UNREAD,
     ),
 }  # fmt: skip
 PROCESS_METRICS: Final = (

@@ -12,20 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from mlplatform import settings as settings_module
 from mlplatform.errors import PlatformError
-from mlplatform.files import write_atomically
 from mlplatform.models.definition import AsyncPolicy, load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent, step_back
 from mlplatform.telemetry import logs
+from mlplatform.telemetry.listener import listen, tell
 from mlplatform.worker import outbox
 from mlplatform.worker.drain import Limits, Worker
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Names
-from mlplatform.worker.metrics import Metrics, listen
+from mlplatform.worker.metrics import Metrics
 from mlplatform.worker.topics import open_topics
 
 
@@ -91,10 +89,9 @@ def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Ev
 
 def _listen(options: argparse.Namespace, metrics: Metrics) -> None:
     token = options.token_file.read_text() if options.token_file else secrets.token_hex(16)
-    port = listen(metrics, token.strip())
+    port = listen(metrics.registry, token.strip())
     if options.address_file is not None:
-        address = {"port": port, "pid": os.getpid()}
-        write_atomically(options.address_file, msgspec.json.encode(address))
+        tell(options.address_file, port)
 
 
 @contextmanager

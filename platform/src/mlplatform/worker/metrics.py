@@ -1,13 +1,10 @@
-"""What a worker counts, and the listener that shows it to who has the token."""
+"""What a worker counts."""
 
 from __future__ import annotations
 
-import hmac
-import threading
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.prometheus import Registry
@@ -49,34 +46,3 @@ class Metrics:
             yield
         finally:
             self._in_work.set(0)
-
-
-def listen(metrics: Metrics, token: str) -> int:
-    """Serve /healthz to anybody and /metrics to who has the token, on loopback; the port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if self.path == "/healthz":
-                self._reply(200, b"ok")
-            elif self.path != "/metrics":
-                self._reply(404, b"")
-            elif hmac.compare_digest(given.encode(), token.encode()):
-                self._reply(200, metrics.registry.text())
-            else:
-                self._reply(401, b"")
-
-        def _reply(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    port: int = server.server_address[1]
-    return port

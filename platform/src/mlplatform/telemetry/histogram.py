@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from mlplatform.telemetry.prometheus import HistogramFamily
+from mlplatform.telemetry.prometheus import Collector, Family, HistogramFamily, observed
+from mlplatform.telemetry.signals import Metric
 
 
 class Buckets:
@@ -41,3 +42,21 @@ def add_to(
         running += sum(writer.counts[i] for writer in writers)
         cumulated.append(("+Inf" if bound == float("inf") else repr(float(bound)), running))
     family.add_metric(labels, cumulated, sum_value=sum(writer.total for writer in writers))
+
+
+class Histograms(Collector):
+    """One metric by labels, all of it counted by one thread."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._by_labels: dict[tuple[str, ...], Buckets] = {}
+
+    def of(self, *labels: str) -> Buckets:
+        """The buckets under these labels, to be kept by who counts."""
+        return self._by_labels.setdefault(labels, Buckets(self._metric.buckets))
+
+    def collect(self) -> Iterable[Family]:
+        family = observed(self._metric)
+        for labels, buckets in self._by_labels.items():
+            add_to(family, labels, self._metric.buckets, [buckets])
+        yield family

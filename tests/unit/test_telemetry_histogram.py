@@ -11,8 +11,8 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from mlplatform.predictor.histogram import Buckets, add_to
 from mlplatform.predictor.metrics import LATENCY_BUCKETS_S
+from mlplatform.telemetry.histogram import Buckets, add_to
 
 
 class Ours(Collector):

@@ -1,0 +1,1 @@
+"""The state of rollouts, drift, labels and log as metrics: what no request passes through."""

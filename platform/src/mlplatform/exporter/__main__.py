@@ -1,0 +1,83 @@
+"""`python -m mlplatform.exporter`: /metrics of the platform's state, until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from mlplatform import backends
+from mlplatform import settings as settings_module
+from mlplatform.clock import Clock, ReplayClock, SystemClock
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.errors import PlatformError
+from mlplatform.exporter import targets
+from mlplatform.exporter.state import StateCollector
+from mlplatform.models.definition import model_names
+from mlplatform.settings import Settings
+from mlplatform.supervisor.lifeline import follow_parent, step_back
+from mlplatform.telemetry import logs
+from mlplatform.telemetry.listener import listen, tell
+from mlplatform.telemetry.prometheus import Registry
+
+TARGETS_S = 2.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, which the supervisor writes too."""
+    taken = argparse.ArgumentParser(prog="mlplatform.exporter", description=__doc__)
+    taken.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
+    taken.add_argument("--port", type=int, default=0, help="0: any that is free")
+    taken.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
+    taken.add_argument(
+        "--token-file", type=Path, required=True, help="holds the bearer token of /metrics"
+    )
+    return taken
+
+
+def main() -> None:
+    """Runs until SIGTERM or SIGINT."""
+    options = parser().parse_args()
+    follow_parent()
+    step_back()
+    logs.configure("exporter")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        settings = settings_module.load(os.environ)
+        registry = Registry()
+        registry.register(collector(settings))
+        token = options.token_file.read_text().strip()
+        port = listen(registry, token, port=options.port, host=options.host)
+    except (PlatformError, OSError) as error:
+        sys.exit(f"the exporter cannot start: {error}")
+    if options.address_file is not None:
+        tell(options.address_file, port)
+    while not stopping.wait(TARGETS_S):
+        targets.keep(settings.home)
+
+
+def collector(settings: Settings) -> StateCollector:
+    """Over the backends that these settings name."""
+    settings.home.create()
+    log = SqliteDecisionLog(settings.home.decisions)
+    return StateCollector(
+        model_names(),
+        backends.rollouts(settings),
+        backends.incidents(settings),
+        log.watermarks,
+        _clock(settings, log),
+        settings.home.measured,
+    )
+
+
+def _clock(settings: Settings, log: SqliteDecisionLog) -> Clock:
+    return SystemClock() if settings.clock == "system" else ReplayClock(log.latest_event_ms)
+
+
+if __name__ == "__main__":
+    main()
