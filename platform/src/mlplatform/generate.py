@@ -1,7 +1,7 @@
 """`python -m mlplatform.generate`: render everything that is made from another file.
 
 Feature definitions, the OpenAPI document, the example manifests, the templates of jobs, the list of
-signals and the code of .proto files;
+signals, the alerts and the code of .proto files;
 `make verify` runs this and fails when a committed file is not what its source says.
 """
 
@@ -16,6 +16,7 @@ from mlplatform.gateway import openapi
 from mlplatform.models.definition import model_folder, model_names
 from mlplatform.protos import render
 from mlplatform.serving import autoscaling, manifest
+from mlplatform.slo import rendered as slo
 from mlplatform.telemetry import rendered
 
 ROOT = Path(__file__).parents[3]
@@ -29,6 +30,7 @@ def files() -> dict[Path, str]:
         **openapi.render_files(),
         **render.render_files(ROOT),
         **rendered.render_files(),
+        **slo.render_files(ROOT),
         **templates.render_files(),
     }
     return {ROOT / name: text for name, text in relative.items()}

@@ -1,0 +1,1 @@
+"""Service levels: what is promised, and the rules and alerts of Prometheus that watch over it."""

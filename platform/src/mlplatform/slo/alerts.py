@@ -1,0 +1,195 @@
+"""Alerts on states: silence where something should be heard, and what no error budget shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mlplatform.models.definition import ModelDefinition
+from mlplatform.slo.objectives import Objectives, Severity, seconds
+from mlplatform.slo.rules import Rule
+from mlplatform.telemetry import signals
+from mlplatform.telemetry.signals import Metric
+
+JOBS: Final = {
+    "gateway": "mlplatform-gateway",
+    "predictor": "mlplatform-predictor",
+    "worker": "mlplatform-worker",
+    "exporter": "mlplatform-exporter",
+}
+"""Process → `job` of its series: what observability/prometheus.yaml calls it."""
+
+HAS_CHAMPION: Final = f'max by (model) ({signals.ROUTES_SHARE.name}{{arm="champion"}}) > 0'
+
+
+def of_installation(objectives: Objectives) -> list[Rule]:
+    """Alerts over all models and processes."""
+    limits = objectives.limits
+    made = _Maker(objectives)
+    return [
+        *_silences(made, objectives),
+        made(
+            "ClockOff", "page",
+            f"abs({signals.CLOCK_OFFSET.name}) > {limits.clock_offset_ms / 1000:g}",
+            "5m", f"a clock is more than {limits.clock_offset_ms:g} ms off",
+        ),
+        made(
+            "ClockUnkept", "ticket", f"{signals.CLOCK_SYNCHRONISED.name} == 0",
+            limits.clock_unkept, "nothing keeps a machine's clock on time",
+        ),
+        made(
+            "BreakerOpen", "page", f"max by (model, service) ({signals.BREAKER.name}) == 2",
+            limits.breaker_open, "no request is sent to {{ $labels.service }}",
+        ),
+        made(
+            "LogSpilling", "ticket", f"sum({signals.LOG_COUNTS['waiting'].name}) > 0",
+            limits.log_spilling, "records wait in a spill, the decision log does not take them",
+        ),
+        made(
+            "LogBehind", "ticket",
+            f"{signals.EVENT_TIME.name} - ignoring (writer) group_right () "
+            f"{signals.WATERMARK.name} > {seconds(limits.watermark_behind)}",
+            "5m", "{{ $labels.writer }} is behind: no verdict reaches past its watermark",
+        ),
+        made(
+            "RoutesDiverge", "page",
+            f"max by (model) ({signals.ROUTES_GENERATION.name}) != on (model) "
+            f"min by (model) ({signals.GENERATION.name})",
+            limits.routes_diverge, "a gateway applies other routes of {{ $labels.model }}",
+        ),
+        made(
+            "ApprovalWaits", "ticket",
+            f'max by (model) ({signals.ROLLOUT_PHASE.name}{{phase="awaiting_approval"}}) == 1',
+            limits.approval_waits, "a rollout of {{ $labels.model }} waits for a person",
+        ),
+        made(
+            "DriftFound", "ticket",
+            f"max by (model, state) ({signals.INCIDENT.name}) == 1",
+            limits.incident_open, "{{ $labels.model }} has drifted; its incident is "
+            "{{ $labels.state }}",
+        ),
+        *_work(made, objectives),
+    ]  # fmt: skip
+
+
+def of_model(model: ModelDefinition, objectives: Objectives) -> list[Rule]:
+    """Alerts whose limits stand in a model.yaml."""
+    policy, own = model.rollout, f'model="{model.name}"'
+    slack_s = seconds(objectives.limits.rollout_overdue)
+    steps_s = policy.step_wall_deadline_s
+    deadlines_s = {
+        "deploying": policy.deploy_wall_deadline_s,
+        "shadow": steps_s,
+        "canary": steps_s,
+        "awaiting_approval": policy.approval_deadline_h * 3600,
+    }
+    since = f"time() - max by (model) ({signals.ROLLOUT_SINCE.name}{{{own}}})"
+    phases = [
+        f"({since} > {deadline_s + slack_s:g} and on (model) "
+        f'max by (model) ({signals.ROLLOUT_PHASE.name}{{{own},phase="{phase}"}}) == 1)'
+        for phase, deadline_s in deadlines_s.items()
+    ]
+    summary = f"a rollout of {model.name} is past its deadline, and nobody took it back"
+    return [_Maker(objectives)("RolloutOverdue", "page", "\nor\n".join(phases), "1m", summary)]
+
+
+def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
+    limits = objectives.limits
+    scored = f"sum by (model) (increase({signals.DECISIONS.name}_total[{limits.nothing_scored}]))"
+    late_s = seconds(limits.drift_check_late)
+    checked = f"max by (model) ({signals.DRIFT_CHECK.name})"
+    others = "|".join(JOBS[name] for name in ("gateway", "predictor", "worker"))
+    unread = f"increase({signals.STATE_UNREAD.name}_total[{limits.unreadable}])"
+    return [
+        made(
+            "NothingScored", "page", f"{HAS_CHAMPION} unless on (model) {scored} > 0",
+            "1m", "{{ $labels.model }} has a champion and decides nothing",
+        ),
+        made(
+            "GatewayGone", "page", f'absent(up{{job="{JOBS["gateway"]}"}} == 1)',
+            "1m", "no gateway can be scraped",
+        ),
+        made(
+            "ExporterGone", "page", f'absent(up{{job="{JOBS["exporter"]}"}} == 1)',
+            limits.process_gone, "nobody shows rollouts, drift and labels: their alerts are blind",
+        ),
+        made(
+            "ProcessGone", "ticket", f'up{{job=~"{others}"}} == 0',
+            limits.process_gone, "{{ $labels.job }} at {{ $labels.instance }} can't be scraped",
+        ),
+        made(
+            "DriftCheckMissing", "ticket",
+            f"time() - {checked} > {late_s}\nor\n({HAS_CHAMPION} unless on (model) {checked})",
+            "1h", "no drift check of {{ $labels.model }} came to a verdict when it should",
+        ),
+        made(
+            "StateUnreadable", "ticket", f"sum by (of) ({unread}) > 0",
+            limits.unreadable, "the exporter can't read {{ $labels.of }}",
+        ),
+    ]  # fmt: skip
+
+
+def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
+    limits = objectives.limits
+    refused = _rate(signals.ADMISSION, 'outcome=~"shed|client-rate|model-rate"')
+    dropped = f"sum by (model) (rate({signals.SHADOW_DROPPED.name}_total[5m]))"
+    decided = f"sum by (model) (rate({signals.DECISIONS.name}_total[5m]))"
+    of_store = f"sum by (of) (increase({signals.STORE_FAILURES.name}_total[5m]))"
+    fetches = f'sum(increase({signals.KEY_FETCHES.name}_total{{outcome="%s"}}[1h]))'
+    dead = f'{signals.WORKER_MESSAGES.name}_total{{outcome="dead_letter"}}'
+    return [
+        made(
+            "WorkerLags", "ticket",
+            f"sum by (model) ({signals.WORKER_LAG.name}) > {limits.worker_lag}",
+            limits.worker_lagging, "messages of {{ $labels.model }} wait, and do not become fewer",
+        ),
+        made(
+            "DeadLetters", "ticket", f"sum by (model) (increase({dead}[15m])) > 0",
+            "1m", "messages of {{ $labels.model }} could not be scored and were put aside",
+        ),
+        made(
+            "LimitsHit", "ticket",
+            f"{refused} / {_rate(signals.ADMISSION)} > {limits.refused_share:g}",
+            limits.refusing, "requests are refused for rates or room",
+        ),
+        made(
+            "ShadowDropped", "ticket",
+            f"{dropped} / {decided} > {limits.shadow_dropped_share:g}",
+            limits.refusing, "copies for the shadow of {{ $labels.model }} are dropped",
+        ),
+        made(
+            "AdmissionStoreFails", "ticket", f"{of_store} > 0",
+            limits.store_failing, "gateways do not reach the store of {{ $labels.of }}",
+        ),
+        made(
+            "IssuerKeysStale", "ticket",
+            f"{fetches % 'failed'} > 0 unless on () {fetches % 'fetched'} > 0",
+            limits.store_failing, "the issuer's keys can't be fetched: new ones are unknown",
+        ),
+    ]  # fmt: skip
+
+
+def _rate(metric: Metric, labels: str = "") -> str:
+    chosen = f"{{{labels}}}" if labels else ""
+    return f"sum(rate({metric.name}_total{chosen}[5m]))"
+
+
+class _Maker:
+    """Makes alerts that all link to their runbook."""
+
+    def __init__(self, objectives: Objectives) -> None:
+        self._runbooks = objectives.runbooks
+
+    def __call__(self, name: str, severity: Severity, expr: str, lasts: str, summary: str) -> Rule:
+        return {
+            "alert": name,
+            "expr": expr,
+            "for": lasts,
+            "labels": {"severity": severity},
+            "annotations": {"summary": summary, "runbook_url": f"{self._runbooks}/{name}.md"},
+        }
+
+
+def names(rules: Sequence[Rule]) -> list[str]:
+    """Of the alerts among rules, in order, each once."""
+    return list(dict.fromkeys(rule["alert"] for rule in rules if "alert" in rule))

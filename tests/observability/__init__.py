@@ -1,0 +1,1 @@
+"""Real Prometheus, Alertmanager and OpenTelemetry Collector over a running platform."""
