@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,11 +72,11 @@ check: .venv/.dev ## lint, format, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests and the code of .proto files
+generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests, the alerts and the code of .proto files
 	@$(BIN)/python -m mlplatform.generate
 
 verify: generate ## generated files are what their sources say, locks name no host
-	@git diff --exit-code -- argo kserve docs platform
+	@git diff --exit-code -- argo kserve docs observability platform
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
 test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Argo too (Linux, root, Go)
@@ -96,6 +96,12 @@ cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control f
 
 cluster-down: .venv/.dev ## end it
 	@$(RUN) tests.cluster down
+
+observability-tools: .venv/.dev ## Prometheus, Alertmanager (Debian's packages) and the OpenTelemetry Collector (needs Go), into a cache
+	@$(RUN) tests.observability.build
+
+test-observability: observability-tools ## rules, configurations, and drills of alerts over running processes, with the real servers
+	@MLPLATFORM_OBSERVABILITY_TOOLS=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py $(TEST_FLAGS)
 
 drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report in build/drills/kill.json
 	@$(RUN) tests.e2e.kill_drill $(DRILL_FLAGS)
