@@ -103,6 +103,24 @@ observability-tools: .venv/.dev ## Prometheus, Alertmanager (Debian's packages) 
 test-observability: observability-tools ## rules, configurations, and drills of alerts over running processes, with the real servers
 	@MLPLATFORM_OBSERVABILITY_TOOLS=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py $(TEST_FLAGS)
 
+.PHONY: test-terraform terraform-apply terraform-state
+
+build/terraform/.done: requirements/terraform.txt .venv/.dev
+	@echo "set-up: installing requirements/terraform.txt into build/terraform"
+	@rm -rf build/terraform && $(PYTHON) -m venv build/terraform
+	@build/terraform/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r requirements/terraform.txt
+	@touch $@
+
+test-terraform: build/terraform/.done ## infra/terraform: format, schemas, tests, policies, plans, and a real apply where an API server is named
+	@$(RUN) tests.terraform test $(TEST_FLAGS)
+
+terraform-apply: build/terraform/.done ## apply and destroy what the kubectl provider can on the cluster that `make cluster-up` started
+	@MLPLATFORM_TEST_KUBECONFIG="$$(PYTHONPATH=. $(BIN)/python -c 'from tests.cluster.layout import layout; print(layout().kubeconfig)')" \
+	  $(RUN) tests.terraform test tests/terraform/test_applied.py -rP $(TEST_FLAGS)
+
+terraform-state: .venv/.dev ## whether those checks can run here, or what they lack
+	@$(RUN) tests.terraform state
+
 drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report in build/drills/kill.json
 	@$(RUN) tests.e2e.kill_drill $(DRILL_FLAGS)
 

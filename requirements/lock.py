@@ -18,7 +18,7 @@ COMPILE = [
 
 
 def main() -> None:
-    for role in ("dev", "flows", "serve", "servers", "cluster"):
+    for role in ("dev", "flows", "serve", "servers", "cluster", "terraform"):
         constraint = ["-c", "dev.txt"] if role in ("flows", "serve") else []
         command = [*COMPILE, *constraint, f"{role}.in", "-o", f"{role}.txt"]
         subprocess.run(command, cwd=FOLDER, check=True)
