@@ -8,6 +8,7 @@
 RUN_S=$((75 * 60))    # what a whole run may take
 COLD_S=$((30 * 60))   # left of it, or nothing is built
 UP_S=$((20 * 60))     # to build what is missing, and to come up
+APPLY_S=$((6 * 60))   # to apply and destroy what Terraform can there
 ARGO_S=$((12 * 60))   # to build Argo's controller
 SUITES_S=$((15 * 60)) # to start, run the suites and end
 LEAST_S=$((10 * 60))  # left of the run, or the suites are not begun
@@ -26,7 +27,7 @@ within() {
 cluster_state() { timeout 300 make --no-print-directory cluster-state | tail -n 1; }
 
 cluster_leg() {
-    local state failed=0
+    local state failed=0 applied=0
     state=$(cluster_state) || state="make cluster-state failed"
     if [ "$state" = "to be built" ] && [ "$(left_s)" -lt "$COLD_S" ]; then
         leave_out "Kubernetes is to be built, and of $((RUN_S / 60)) minutes fewer than $((COLD_S / 60)) are left"
@@ -40,11 +41,19 @@ cluster_leg() {
         ;;
     esac
     within cluster-up "$UP_S" make cluster-up || failed=$?
+    if [ "$failed" -eq 0 ] && [ "$(make --no-print-directory terraform-state | tail -n 1)" = ready ]; then
+        within terraform-apply "$APPLY_S" make terraform-apply || applied=$?
+    fi
     if [ "$failed" -eq 0 ]; then within cluster-down 120 make cluster-down || failed=$?; fi
     if [ "$failed" -ne 0 ]; then
         leave_out "a Kubernetes does not come up and end on this machine in time; the log above says why"
         return
     fi
+    case $applied in
+    0) ;;
+    124 | 137) legs+=("terraform-apply left out: it was not through in $((APPLY_S / 60)) minutes") ;;
+    *) return 1 ;;
+    esac
     if [ "$state" != "built, with Argo" ] && [ "$(left_s)" -ge $((ARGO_S + SUITES_S)) ]; then
         within cluster-build "$ARGO_S" make cluster-build FULL=1 || legs+=("Argo left out: its controller was not built in time")
     fi

@@ -27,8 +27,11 @@ module "secrets" {
 }
 
 module "observability" {
-  source      = "../modules/observability"
-  metrics_key = "${local.prefix}metrics"
+  source        = "../modules/observability"
+  folder        = "${local.repository}/observability"
+  environment   = var.environment
+  metrics_entry = var.metrics ? "${local.prefix}metrics" : null
+  alerts        = var.pager_url == null ? null : { pager_url = var.pager_url, entry = "${local.prefix}alerts" }
   buckets = {
     logs   = module.state.buckets["logs"].name
     traces = module.state.buckets["traces"].name

@@ -231,3 +231,16 @@ variable "protect" {
   default     = true
   nullable    = false
 }
+
+variable "metrics" {
+  description = "Whether the entry `metrics` is in the store already (README): Prometheus shows it to be let in."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "pager_url" {
+  description = "Where pages go, by https; the entry `alerts` then has `slack-webhook-url` and `pager-token`. Null: alerts are in Grafana alone."
+  type        = string
+  default     = null
+}

@@ -32,11 +32,13 @@ module "state" {
 }
 
 module "observability" {
-  source      = "../modules/observability"
-  count       = var.observability ? 1 : 0
-  metrics_key = "metrics"
-  sizes       = { prometheus = "10Gi", grafana = "1Gi", loki = "5Gi", tempo = "5Gi" }
-  depends_on  = [module.secrets]
+  source        = "../modules/observability"
+  count         = var.observability ? 1 : 0
+  folder        = "${local.repository}/observability"
+  environment   = "local"
+  metrics_entry = var.metrics ? "metrics" : null
+  sizes         = { prometheus = "10Gi", grafana = "1Gi", loki = "5Gi", tempo = "5Gi" }
+  depends_on    = [module.secrets]
 }
 
 module "signals" {

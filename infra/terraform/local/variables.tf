@@ -74,3 +74,10 @@ variable "wait_for_rollout" {
   default     = true
   nullable    = false
 }
+
+variable "metrics" {
+  description = "Whether the entry `metrics` is in the store already (README): Prometheus shows it to be let in."
+  type        = bool
+  default     = false
+  nullable    = false
+}

@@ -16,8 +16,8 @@ locals {
 
 resource "aws_secretsmanager_secret" "main" {
   #checkov:skip=CKV2_AWS_57:a password changes in the server and here together, by passwords_version
-  # `metrics` is filled by hand: the gateway makes that key (docs/security.md).
-  for_each                = setunion(local.written, ["metrics"])
+  # `metrics` and `alerts` are filled by hand: keys of the gateway (docs/security.md), and of whoever is told.
+  for_each                = setunion(local.written, ["metrics", "alerts"])
   name                    = "${var.secrets_prefix}${each.value}"
   description             = "${each.value} of ${var.name}"
   kms_key_id              = var.key_arn

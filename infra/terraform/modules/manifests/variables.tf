@@ -28,6 +28,10 @@ variable "replacements" {
   nullable    = false
 
   validation {
+    condition     = alltrue([for old in keys(var.replacements) : old != "" && !(startswith(old, "/") && endswith(old, "/"))])
+    error_message = "A text is not empty, and not between two slashes: that would be a pattern."
+  }
+  validation {
     condition     = length(var.replacements) <= 6
     error_message = "Six texts at most are replaced, one after the other."
   }

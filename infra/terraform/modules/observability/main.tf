@@ -34,7 +34,7 @@ resource "helm_release" "prometheus" {
   atomic     = true
   timeout    = 900
   values     = [yamlencode(local.prometheus_values)]
-  depends_on = [kubectl_manifest.namespace, kubectl_manifest.grafana_admin]
+  depends_on = [kubectl_manifest.grafana_admin, kubectl_manifest.metrics_key, kubectl_manifest.receivers]
 }
 
 resource "helm_release" "loki" {

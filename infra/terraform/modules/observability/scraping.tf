@@ -1,5 +1,6 @@
-# Gateways ask for a key of scope `*:metrics`; it is in the store `bank`, as whoever made it put it there.
+# What Prometheus shows to be let in, and Alertmanager to be heard: entries of the store, as files of their pods.
 resource "kubectl_manifest" "metrics_key" {
+  for_each = toset(var.metrics_entry[*])
   yaml_body = yamlencode({
     apiVersion = "external-secrets.io/v1"
     kind       = "ExternalSecret"
@@ -8,36 +9,26 @@ resource "kubectl_manifest" "metrics_key" {
       refreshInterval = "15m"
       secretStoreRef  = { kind = "ClusterSecretStore", name = "bank" }
       target          = { name = "mlplatform-metrics" }
-      data            = [{ secretKey = "key", remoteRef = { key = var.metrics_key, property = "key" } }]
+      dataFrom        = [{ extract = { key = each.value } }]
     }
   })
   server_side_apply = true
   depends_on        = [kubectl_manifest.namespace]
 }
 
-resource "kubectl_manifest" "scraped" {
-  for_each = {
-    gateways = yamlencode({
-      namespaceSelector = { matchNames = ["mlplatform"] }
-      selector          = { matchLabels = { "app.kubernetes.io/name" = "mlplatform-gateway" } }
-      podMetricsEndpoints = [{
-        port          = "http"
-        interval      = "15s"
-        authorization = { credentials = { name = "mlplatform-metrics", key = "key" } }
-      }]
-    })
-    predictors = yamlencode({
-      namespaceSelector   = { matchNames = ["mlplatform-models"] }
-      selector            = { matchExpressions = [{ key = "serving.kserve.io/inferenceservice", operator = "Exists" }] }
-      podMetricsEndpoints = [{ port = "http1", interval = "15s" }]
-    })
-  }
+resource "kubectl_manifest" "receivers" {
+  for_each = toset([for a in var.alerts[*] : a.entry])
   yaml_body = yamlencode({
-    apiVersion = "monitoring.coreos.com/v1"
-    kind       = "PodMonitor"
-    metadata   = { name = "mlplatform-${each.key}", namespace = local.namespace, labels = local.labels }
-    spec       = yamldecode(each.value)
+    apiVersion = "external-secrets.io/v1"
+    kind       = "ExternalSecret"
+    metadata   = { name = "alertmanager-receivers", namespace = local.namespace, labels = local.labels }
+    spec = {
+      refreshInterval = "15m"
+      secretStoreRef  = { kind = "ClusterSecretStore", name = "bank" }
+      target          = { name = "alertmanager-receivers" }
+      dataFrom        = [{ extract = { key = each.value } }]
+    }
   })
   server_side_apply = true
-  depends_on        = [helm_release.prometheus]
+  depends_on        = [kubectl_manifest.namespace]
 }

@@ -1,17 +1,32 @@
 # What the charts are told. Names and tracing between the three stores are by trace id, which logs carry as `trace_id`.
 locals {
+  # Addresses and secrets of the files are those of one machine; here they are this namespace's.
+  config = { for f in ["collector/collector", "loki/loki", "tempo/tempo", "prometheus/cluster", "alertmanager/alertmanager"] :
+  basename(dirname(f)) => file("${var.folder}/${f}.yaml") }
+  loki_file = yamldecode(local.config["loki"])
+  scraped   = yamldecode(replace(local.config["prometheus"], "/etc/prometheus/secrets", "/etc/prometheus/secrets/mlplatform-metrics")).scrape_configs
+  told = replace(replace(
+    local.config["alertmanager"],
+    "/etc/alertmanager/secrets", "/etc/alertmanager/secrets/alertmanager-receivers"),
+  one(distinct(flatten(regexall("url: (http://127[^\\s]+)", local.config["alertmanager"])))), try(var.alerts.pager_url, "http://127.0.0.1:9099/alerts"))
+
   prometheus_values = {
     fullnameOverride = "prometheus"
     prometheus = { prometheusSpec = {
-      retention                               = "${var.retention_days.metrics}d"
+      retention                               = "${var.retention_days}d"
       enableRemoteWriteReceiver               = true
       enableFeatures                          = ["exemplar-storage"]
       ruleSelectorNilUsesHelmValues           = false
       serviceMonitorSelectorNilUsesHelmValues = false
       podMonitorSelectorNilUsesHelmValues     = false
+      secrets                                 = [for e in var.metrics_entry[*] : "mlplatform-metrics"]
+      additionalScrapeConfigs                 = local.scraped
       storageSpec                             = { volumeClaimTemplate = { spec = { accessModes = ["ReadWriteOnce"], resources = { requests = { storage = var.sizes.prometheus } } } } }
     } }
-    alertmanager = { alertmanagerSpec = { alertmanagerConfigMatcherStrategy = { type = "None" } } }
+    alertmanager = merge(
+      { alertmanagerSpec = { secrets = [for a in var.alerts[*] : "alertmanager-receivers"] } },
+      { for a in var.alerts[*] : "stringConfig" => local.told },
+    )
     grafana = {
       admin       = { existingSecret = "grafana-admin", userKey = "admin-user", passwordKey = "admin-password" }
       persistence = { enabled = true, size = var.sizes.grafana }
@@ -56,15 +71,12 @@ locals {
       auth_enabled = false # the only way in is from the collector and Grafana, within the namespace
       commonConfig = { replication_factor = 1 }
       storage      = local.loki_storage
-      schemaConfig = { configs = [{
-        from         = "2026-01-01"
-        store        = "tsdb"
-        object_store = var.buckets == null ? "filesystem" : "s3"
-        schema       = "v13"
-        index        = { prefix = "index_", period = "24h" }
-      }] }
-      limits_config = { allow_structured_metadata = true, retention_period = "${var.retention_days.logs * 24}h" }
-      compactor     = { retention_enabled = true, delete_request_store = var.buckets == null ? "filesystem" : "s3" }
+      schemaConfig = { configs = [
+        for c in local.loki_file.schema_config.configs : merge(c, { object_store = var.buckets == null ? c.object_store : "s3" })
+      ] }
+      # How long lines are kept follows from the label that the collector sets.
+      limits_config = local.loki_file.limits_config
+      compactor     = { retention_enabled = local.loki_file.compactor.retention_enabled, delete_request_store = var.buckets == null ? "filesystem" : "s3" }
       analytics     = { reporting_enabled = false }
     }
     singleBinary   = { replicas = 1, persistence = { enabled = true, size = var.sizes.loki } }
@@ -86,7 +98,7 @@ locals {
   tempo_values = {
     tempo = {
       reportingEnabled = false
-      retention        = "${var.retention_days.traces * 24}h"
+      retention        = yamldecode(local.config["tempo"]).compactor.compaction.block_retention
       metricsGenerator = { enabled = true, remoteWriteUrl = "${local.prometheus}/api/v1/write" }
       # Enabled above is the generator; which metrics it makes is said for each tenant, here for the only one.
       overrides = { defaults = { metrics_generator = { processors = ["service-graphs", "span-metrics"] } } }
@@ -96,23 +108,26 @@ locals {
     persistence    = { enabled = true, size = var.sizes.tempo }
   }
 
+  # The collector's own file; what it takes from its environment is said below, and probes ask for it at the pod's address.
+  collector_file = yamldecode(local.config["collector"])
   collector_values = {
     mode             = "deployment"
     fullnameOverride = "collector"
     image            = { repository = "otel/opentelemetry-collector-contrib" }
     ports            = { for name in ["jaeger-compact", "jaeger-thrift", "jaeger-grpc", "zipkin"] : name => { enabled = false } }
-    config = {
-      receivers = { jaeger = null, zipkin = null, prometheus = null }
-      exporters = {
-        "otlp/tempo"          = { endpoint = "tempo.${local.namespace}:4317", tls = { insecure = true } }
-        "otlphttp/loki"       = { endpoint = "${local.loki}/otlp" }
-        prometheusremotewrite = { endpoint = "${local.prometheus}/api/v1/write" }
-      }
-      service = { pipelines = {
-        traces  = { receivers = ["otlp"], processors = ["memory_limiter", "batch"], exporters = ["otlp/tempo"] }
-        logs    = { receivers = ["otlp"], processors = ["memory_limiter", "batch"], exporters = ["otlphttp/loki"] }
-        metrics = { receivers = ["otlp"], processors = ["memory_limiter", "batch"], exporters = ["prometheusremotewrite"] }
-      } }
-    }
+    alternateConfig = merge(local.collector_file, {
+      extensions = merge(local.collector_file.extensions, { health_check = { endpoint = "$${env:MY_POD_IP}:13133" } })
+    })
+    extraEnvs = [for name, value in {
+      OTLP_HOST    = "0.0.0.0"
+      TEMPO        = "tempo.${local.namespace}:4317"
+      LOKI         = local.loki
+      PROMETHEUS   = local.prometheus
+      STATE_FOLDER = "/var/lib/otelcol"
+      ENVIRONMENT  = var.environment
+    } : { name = name, value = value }]
+    extraVolumes       = [{ name = "state", emptyDir = {} }]
+    extraVolumeMounts  = [{ name = "state", mountPath = "/var/lib/otelcol" }]
+    podSecurityContext = { fsGroup = 10001 }
   }
 }

@@ -15,19 +15,46 @@ variable "versions" {
   }
 }
 
-variable "retention_days" {
-  description = "How long metrics, traces and logs are kept."
-  type = object({
-    metrics = optional(number, 30)
-    traces  = optional(number, 7)
-    logs    = optional(number, 30)
-  })
-  default  = {}
-  nullable = false
+variable "folder" {
+  description = "The repository's `observability` folder: configurations of collector, Prometheus, Alertmanager, Loki and Tempo are read there."
+  type        = string
+  nullable    = false
 
   validation {
-    condition     = alltrue([for d in values(var.retention_days) : d >= 1 && d <= 400])
+    condition     = alltrue([for f in ["collector/collector", "loki/loki", "tempo/tempo", "prometheus/cluster", "alertmanager/alertmanager"] : fileexists("${var.folder}/${f}.yaml")])
+    error_message = "A configuration is missing below that folder."
+  }
+}
+
+variable "environment" {
+  description = "Name of the environment, on every trace and log line."
+  type        = string
+  nullable    = false
+}
+
+variable "retention_days" {
+  description = "How long metrics are kept; for logs and traces it is said in their stores' own files."
+  type        = number
+  default     = 90
+  nullable    = false
+
+  validation {
+    condition     = var.retention_days >= 1 && var.retention_days <= 400
     error_message = "Between one day and 400."
+  }
+}
+
+variable "alerts" {
+  description = "Where pages go, and the entry of the store `bank` with the properties `slack-webhook-url` and `pager-token`; null: alerts are in Grafana alone."
+  type = object({
+    pager_url = string
+    entry     = string
+  })
+  default = null
+
+  validation {
+    condition     = var.alerts == null ? true : startswith(var.alerts.pager_url, "https://")
+    error_message = "Pages go by https."
   }
 }
 
@@ -58,9 +85,8 @@ variable "buckets" {
   default = null
 }
 
-variable "metrics_key" {
-  description = "Entry of the store `bank` whose property `key` is an API key of the gateway with scope `*:metrics`."
+variable "metrics_entry" {
+  description = "Entry of the store `bank` with the properties `api.key`, an API key of scope `*:metrics`, `exporter.token` and `worker.token`; null: what asks for them is not scraped yet."
   type        = string
-  default     = "mlplatform/metrics"
-  nullable    = false
+  default     = null
 }

@@ -1,0 +1,70 @@
+# The stores and the collector are told what the repository's own files say.
+mock_provider "kubectl" {}
+mock_provider "helm" {}
+
+variables {
+  folder      = "../../../../observability"
+  environment = "test"
+}
+
+run "one_home_for_each_number" {
+  command = plan
+
+  assert {
+    condition     = yamldecode(helm_release.loki.values[0]).loki.limits_config == yamldecode(file("../../../../observability/loki/loki.yaml")).limits_config
+    error_message = "How long logs are kept is Loki's file's to say."
+  }
+  assert {
+    condition     = yamldecode(helm_release.collector.values[0]).alternateConfig.processors == yamldecode(file("../../../../observability/collector/collector.yaml")).processors
+    error_message = "Which traces are kept is the collector's file's to say."
+  }
+  assert {
+    condition     = length(yamldecode(helm_release.prometheus.values[0]).prometheus.prometheusSpec.additionalScrapeConfigs) >= 5
+    error_message = "What is scraped is Prometheus' file's to say."
+  }
+  assert {
+    condition     = !can(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig)
+    error_message = "Without receivers nobody is told."
+  }
+}
+
+run "receivers_and_keys_are_files_of_secrets" {
+  command = plan
+  variables {
+    metrics_entry = "mlplatform/metrics"
+    alerts        = { pager_url = "https://pager.bank.example/alerts", entry = "mlplatform/alerts" }
+  }
+
+  assert {
+    condition     = strcontains(helm_release.prometheus.values[0], "/etc/prometheus/secrets/mlplatform-metrics/api.key")
+    error_message = "Prometheus reads the key where its operator mounts it."
+  }
+  assert {
+    condition = alltrue([
+      strcontains(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig, "/etc/alertmanager/secrets/alertmanager-receivers/pager-token"),
+      strcontains(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig, "https://pager.bank.example/alerts"),
+      !strcontains(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig, "127.0.0.1"),
+    ])
+    error_message = "Alertmanager tells the bank's pager."
+  }
+}
+
+run "in_buckets" {
+  command = plan
+  variables {
+    buckets = { logs = "logs.example", traces = "traces.example", region = "eu-central-1" }
+  }
+
+  assert {
+    condition     = alltrue([for c in yamldecode(helm_release.loki.values[0]).loki.schemaConfig.configs : c.object_store == "s3"])
+    error_message = "Logs are in the bucket."
+  }
+}
+
+run "pages_in_clear_are_refused" {
+  command = plan
+  variables {
+    alerts = { pager_url = "http://pager.bank.example", entry = "x" }
+  }
+  expect_failures = [var.alerts]
+}
