@@ -15,6 +15,7 @@ from mlplatform.jobs import training as job
 from mlplatform.orchestration import names
 from mlplatform.orchestration.forms import Actor, Reason
 from mlplatform.orchestration.retries import unavailable
+from mlplatform.telemetry.flow_spans import link_to
 
 if TYPE_CHECKING:
     from mlplatform.registry.versions import Version
@@ -61,6 +62,7 @@ def retrain(
     open_rollout: bool = False,
     incident: str | None = None,
     claim: int = 0,
+    traceparent: str = "",
 ) -> int:
     """Train a version on what had matured by a moment; fails with a report if a gate does.
 
@@ -71,7 +73,9 @@ def retrain(
         as_of: train as if it were this moment of event time; default: now.
         open_rollout: open a rollout if every gate passes.
         incident: the drift incident that this answers, and its claim.
+        traceparent: of the drift check that asked for it; its trace is linked with this run's.
     """
+    link_to(traceparent)
     with heavy.turn(wiring.settings().home.run, f"retrain of {model}", get_run_logger().info):
         prepared = prepare(model, job.milliseconds(as_of))
         candidate = fit(model, prepared)

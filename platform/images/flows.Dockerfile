@@ -24,4 +24,4 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PY
 # Numbers, so that a kubelet can tell that this is not root.
 USER 65532:65532
 WORKDIR /opt/mlplatform
-ENTRYPOINT ["python", "-m", "prefect.engine"]
+ENTRYPOINT ["python", "-m", "mlplatform.orchestration.flow_run"]

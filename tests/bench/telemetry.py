@@ -3,11 +3,11 @@
     python tests/bench/telemetry.py --json build/bench/telemetry.json
 
 Real gateways over one predictor, log and collector take turns in short blocks, so that what else
-the machine does falls on all alike. `off` has no collector, twice: what those two differ by,
-processes differ by anyway. The others are named by their `MLPLATFORM_TRACE_SHARE`. Slow answers
-have spans whatever the share: `kept` tells how many.
+the machine does falls on all alike. `file` keeps its spans on disk, twice: what those two differ
+by, processes differ by anyway. The others send theirs, and are named by their
+`MLPLATFORM_TRACE_SHARE`. Slow answers have spans whatever the share: `kept` tells how many.
 `ended_us` is what the event loop pays at the end of one request, measured alone; `thread_us` is
-what the span thread pays for one that is kept.
+what the span thread pays for one that is kept, on its way to a collector or a file.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ from mlplatform.gateway.routing import Assignment
 from mlplatform.gateway.spans import Ended, Traces, build
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.telemetry import signals
-from mlplatform.telemetry.otlp import SpanExport
+from mlplatform.telemetry.otlp import OtlpSender
+from mlplatform.telemetry.span_files import encoded
+from mlplatform.telemetry.spans import Teller
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
 from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
 
-SHARES: Final = ("off", "off-again", "0", "0.01", "1")
+SHARES: Final = ("file", "file-again", "0", "0.01", "1")
 BLOCK: Final = 50
 PATH: Final = f"/api/v1/models/{MODEL}/score"
 ALONE: Final = 20_000
@@ -57,7 +59,7 @@ class Gateway:
             "--name",
             f"gateway-{share}",
             MLPLATFORM_GATEWAY_PORT=str(self.port),
-            **({} if share.startswith("off") else traced),
+            **({} if share.startswith("file") else traced),
         )
         wait_for(self._is_ready)
         self._headers = {**world.headers, "Content-Type": "application/json"}
@@ -111,7 +113,7 @@ def finished() -> Finished:
 
 
 class _Nowhere:
-    def offer(self, item: Ended) -> None:
+    def offer(self, item: Ended, *, is_spare: bool) -> None:
         pass
 
 
@@ -141,16 +143,18 @@ def alone() -> dict[str, float]:
     item = Ended(
         "score", attributes, None, given.started_s, given.recorded_s, False, [given], "share"
     )
-    export = SpanExport[Ended]("http://127.0.0.1:9", {"service.name": "x"}, build, lambda *_: None)
+    teller = Teller("gateway", "gateway-0")
+    sender = OtlpSender("http://127.0.0.1:9", teller)
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
-    def in_thread() -> None:
-        encode_spans(export._readable(build(item))).SerializePartialToString()
+    def by_otlp() -> None:
+        encode_spans(list(sender.readable(build(item)))).SerializePartialToString()
 
     return {
         "ended_us_not_kept": each_us(end(Traces(_Nowhere(), slo_s, 0.0))),
         "ended_us_kept": each_us(end(Traces(_Nowhere(), slo_s, 1.0))),
-        "thread_us": each_us(in_thread, ALONE // 20),
+        "thread_us_otlp": each_us(by_otlp, ALONE // 20),
+        "thread_us_file": each_us(lambda: encoded(build(item), teller), ALONE // 20),
     }
 
 
@@ -183,8 +187,8 @@ def main() -> None:
     result = {
         "requests_each": options.blocks * BLOCK,
         "cpu_us_per_request": cpu_us,
-        "difference_to_off_us": {share: cpu_us[share] - cpu_us["off"] for share in SHARES},
-        "ratio_to_off": {share: cpu_us[share] / cpu_us["off"] for share in SHARES},
+        "difference_to_file_us": {share: cpu_us[share] - cpu_us["file"] for share in SHARES},
+        "ratio_to_file": {share: cpu_us[share] / cpu_us["file"] for share in SHARES},
         "kept": kept,
         **alone(),
     }

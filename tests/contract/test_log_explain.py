@@ -98,7 +98,9 @@ class ModelFile:
         self.failing: FailureReason | None = None
         self._score = scorer(folder / MODEL_FILE)
 
-    def predict(self, rows: Sequence[Sequence[float]], deadline_s: float) -> asyncio.Future[Scores]:
+    def predict(
+        self, rows: Sequence[Sequence[float]], deadline_s: float, origin: object = None
+    ) -> asyncio.Future[Scores]:
         answer: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
         if self.failing is None:
             answer.set_result(Scores(self._score(np.array(rows, np.float32)).tolist()))

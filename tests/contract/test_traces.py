@@ -14,16 +14,19 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 
 from mlplatform.protos import scoring_pb2 as pb
 from mlplatform.rollout.routes import Arm
 from mlplatform.telemetry import signals
+from mlplatform.telemetry.export import MAX_WAITING, SpanExport
 from mlplatform.telemetry.logs import EXTRA, JsonLines
-from mlplatform.telemetry.otlp import MAX_A_POLL, MAX_WAITING, SpanExport
-from mlplatform.telemetry.spans import Span, Trace, new_span_id
-from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver
+from mlplatform.telemetry.otlp import OtlpSender
+from mlplatform.telemetry.spans import Span, Teller, Trace, new_span_id
+from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver, roots
 from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
 
+KEPT_FOR = signals.KEPT_FOR.name
 CUSTOMER = 8_675_309_774_412  # long enough to stand in no time, port or process id by chance
 """So unlike any other number that a line with it would be found."""
 
@@ -66,6 +69,12 @@ def parent(flags: str = "01") -> tuple[str, str, dict[str, str]]:
     return trace_id, span_id, {"traceparent": f"00-{trace_id}-{span_id}-{flags}"}
 
 
+def root_of(spans: list[Received]) -> Received:
+    """The gateway's own span of a request."""
+    (root,) = roots(spans)
+    return root
+
+
 def spans_of(world: Traced, trace_id: str) -> list[Received]:
     found: list[Received] = wait_for(lambda: world.receiver.trace(trace_id))
     return found
@@ -77,7 +86,7 @@ def test_a_trace_that_its_caller_samples_has_spans_that_fit_into_each_other(
     trace_id, caller_id, headers = parent()
     answer = client.post("/score", json=payment(), headers=headers)
     spans = spans_of(world, trace_id)
-    root = next(span for span in spans if span.kind == 2)
+    root = root_of(spans)
     assert root.name == "score fraud"
     assert root.parent_id == caller_id
     assert answer.headers["traceparent"] == f"00-{trace_id}-{root.span_id}-01"
@@ -97,13 +106,19 @@ def test_a_trace_that_its_caller_samples_has_spans_that_fit_into_each_other(
         "service.name": "mlplatform-gateway", "service.instance.id": "gateway-0",
     }.items()  # fmt: skip
     inner = {span.name: span for span in spans if span is not root}
+    infer = inner.pop(f"infer {world.arm.service}")
     assert set(inner) == {"features", "predict champion", "record"}
     for span in inner.values():
         assert span.parent_id == root.span_id
         assert root.start_ns <= span.start_ns <= span.end_ns <= root.end_ns
     predict = inner["predict champion"]
+    assert (infer.kind, infer.parent_id) == (2, predict.span_id)
+    assert predict.start_ns < infer.start_ns < infer.end_ns < predict.end_ns
+    assert infer.resource.items() >= {
+        "service.name": "mlplatform-predictor", "service.instance.id": world.arm.service,
+    }.items()  # fmt: skip
     took_ms = (predict.end_ns - predict.start_ns) / 1e6
-    assert 0 < predict.attributes["mlplatform.predictor.compute_ms"] < took_ms
+    assert 0 < infer.attributes["mlplatform.predictor.compute_ms"] < took_ms
     assert abs(root.end_ns - time.time_ns()) < 30e9
 
 
@@ -111,7 +126,7 @@ def test_only_listed_names_and_attributes_are_sent(world: Traced, client: httpx.
     trace_id, _, headers = parent()
     client.post("/score", json=payment(customer=CUSTOMER), headers=headers)
     client.get("/nowhere/secret-path", headers=headers)
-    wait_for(lambda: len([s for s in world.receiver.trace(trace_id) if s.kind == 2]) == 2)
+    wait_for(lambda: len(roots(world.receiver.trace(trace_id))) == 2)
     listed = {attribute.name for attribute in signals.ATTRIBUTES}
     for span in world.receiver.spans:
         assert set(span.attributes) <= listed
@@ -129,10 +144,11 @@ def test_the_trace_stands_in_the_record_or_has_the_decisions_id(
     records = {row["decision_id"]: row["payload"] for row in world.records("decision")}
     assert records[told]["trace_id"] == trace_id
     assert "trace_id" not in records[alone]
-    root = next(span for span in spans_of(world, alone) if span.kind == 2)
+    root = root_of(spans_of(world, alone))
     assert root.parent_id == ""
     assert root.attributes["mlplatform.trace.kept_for"] == "degraded"
-    assert world.receiver.trace(trace_id) == []
+    reasons = {r.attributes[KEPT_FOR] for r in roots(world.receiver.trace(trace_id))}
+    assert reasons <= {"slow"}  # which a busy machine is at times
 
 
 def test_a_degraded_answer_says_which_predictor_failed_and_why(
@@ -142,7 +158,7 @@ def test_a_degraded_answer_says_which_predictor_failed_and_why(
     with world.frozen_predictor(world.arm):
         answer = client.post("/score", json=payment(), headers=headers).json()
     spans = spans_of(world, trace_id)
-    root = next(span for span in spans if span.kind == 2)
+    root = root_of(spans)
     assert root.attributes["mlplatform.degraded.reason"] == answer["degraded_reason"]
     asked = [span for span in spans if span.name == "predict champion"]
     if answer["degraded_reason"] != "breaker_open":
@@ -160,9 +176,7 @@ def test_a_request_that_nothing_speaks_for_leaves_no_spans(
     client.post("/score", json=payment(), headers=headers)
     spans_of(world, trace_id)
     new = Counter(
-        s.attributes.get("mlplatform.trace.kept_for")
-        for s in world.receiver.spans[before:]
-        if s.kind == 2
+        s.attributes.get("mlplatform.trace.kept_for") for s in roots(world.receiver.spans[before:])
     )
     assert set(new) <= {"caller", "slow", "degraded"}
     assert new["caller"] == 1
@@ -173,12 +187,13 @@ def test_a_batch_has_a_span_for_each_decision(world: Traced, client: httpx.Clien
     items = [payment(customer=number) for number in range(3)]
     client.post("/score:batch", json={"requests": items}, headers=headers)
     spans = spans_of(world, trace_id)
-    root = next(span for span in spans if span.kind == 2)
+    root = root_of(spans)
     decisions = [span for span in spans if span.name == "decide"]
     assert root.name == "score_batch fraud"
     assert [span.parent_id for span in decisions] == [root.span_id] * 3
     ids = {span.span_id for span in decisions}
-    assert {span.parent_id for span in spans} - ids - {root.span_id} == {root.parent_id}
+    asked = {span.span_id for span in spans if span.name.startswith("predict")}
+    assert {span.parent_id for span in spans} - ids - asked - {root.span_id} == {root.parent_id}
 
 
 def test_the_gateway_counts_what_it_sent(world: Traced, client: httpx.Client) -> None:
@@ -220,7 +235,7 @@ def test_a_call_over_grpc_has_its_spans_too(world: Traced) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{world.grpc_port}") as channel:
         call = channel.unary_unary("/mlplatform.scoring.v1.Scoring/Score")
         call(request.SerializeToString(), timeout=5.0, metadata=tuple(sent.items()))
-    (root,) = [span for span in spans_of(world, trace_id) if span.kind == 2]
+    root = root_of(spans_of(world, trace_id))
     assert (root.name, root.parent_id) == ("grpc_Score fraud", caller_id)
     assert root.attributes["rpc.system"] == "grpc"
 
@@ -236,7 +251,7 @@ def test_answers_of_a_challenger_are_kept(world: Traced, client: httpx.Client) -
     assert 0 < len(challenged) < 12
     wait_for(lambda: all(world.receiver.trace(key) for key in challenged))
     for key in challenged:
-        (root,) = [span for span in world.receiver.trace(key) if span.kind == 2]
+        root = root_of(world.receiver.trace(key))
         assert root.attributes["mlplatform.route.arm"] == "challenger"
         assert root.attributes["mlplatform.trace.kept_for"] in ("canary", "slow", "degraded")
 
@@ -253,7 +268,7 @@ def collected(receiver: OtlpReceiver) -> tuple[SpanExport[int], Counter[str]]:
     def count(end: str, number: int) -> None:
         ends[end] += number
 
-    return SpanExport(receiver.url, {"service.name": "test"}, build, count), ends
+    return SpanExport(OtlpSender(receiver.url, Teller("gateway", "test")), build, count), ends
 
 
 def test_what_waits_too_long_is_dropped_and_counted_and_the_rest_arrives() -> None:
@@ -263,7 +278,7 @@ def test_what_waits_too_long_is_dropped_and_counted_and_the_rest_arrives() -> No
             export.offer(number)
         assert ends == {"dropped": 50}
         export.start()
-        wait_for(lambda: ends["exported"] >= 2 * MAX_A_POLL)
+        wait_for(lambda: ends["exported"] >= OtlpSender.most_a_second)
         export.stop()
         assert ends["exported"] == len(receiver.spans)
         numbers = [span.attributes["http.response.status_code"] for span in receiver.spans]
@@ -305,7 +320,7 @@ def test_a_log_line_has_the_names_that_it_was_given_and_nothing_else_of_its_reco
         "decision_id",
     }  # fmt: skip
     assert (line["level"], line["message"], line["trace_id"]) == ("error", "it failed", "t")
-    assert set(EXTRA) <= set(signals.LOG_FIELDS)
+    assert set(EXTRA.values()) <= set(signals.LOG_FIELDS)
 
 
 def test_a_line_stays_one_line_with_the_chain_of_errors() -> None:
@@ -324,3 +339,23 @@ def test_every_attribute_and_span_is_listed_once() -> None:
     names = [attribute.name for attribute in signals.ATTRIBUTES]
     assert len(set(names)) == len(names)
     assert len({span.name for span in signals.SPANS}) == len(signals.SPANS)
+
+
+def test_exemplars_lead_from_the_latency_to_traces_that_were_kept(
+    world: Traced, client: httpx.Client
+) -> None:
+    trace_id, _, headers = parent()
+    client.post("/score", json=payment(), headers=headers)
+    spans_of(world, trace_id)
+    wanted = {**world.headers, "Accept": "application/openmetrics-text; version=1.0.0"}
+    answer = httpx.get(f"{world.url}/metrics", headers=wanted)
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    families = {f.name: f for f in openmetrics.text_string_to_metric_families(answer.text)}
+    shown = [s.exemplar for s in families["mlplatform_gateway_latency_seconds"].samples]
+    found = {exemplar.labels["trace_id"]: exemplar for exemplar in shown if exemplar}
+    assert trace_id in found
+    assert all(world.receiver.trace(each) for each in found)
+    assert 0 < found[trace_id].value < 1
+    plain = httpx.get(f"{world.url}/metrics", headers=world.headers)
+    assert plain.headers["content-type"].startswith("text/plain")
+    assert trace_id not in plain.text

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,6 +24,7 @@ from mlplatform.errors import InputInvalid, Unavailable
 from mlplatform.models.fraud.generator import Population
 from mlplatform.orchestration.prefect import PrefectApi
 from mlplatform.settings import load
+from mlplatform.telemetry import signals, span_files
 from mlplatform.wiring import Platform
 from support.handbook_payments import write_payments
 
@@ -32,6 +34,8 @@ START_MS = 1_772_323_200_000
 DAYS = 63  # as in the demo, whose first version passes its gates with room
 DEADLINE_S = 120.0
 START_LIMIT_S = 300.0  # more than the supervisor gives Prefect before it starts it again
+CUSTOMER, TERMINAL, AMOUNT = 8_675_309_774_412, 7_123_456_000_017, 912.4375
+"""Of the payment that is scored: so unlike any other number that what holds them would be found."""
 
 
 def free_port() -> int:
@@ -189,9 +193,9 @@ def test_a_first_version_goes_from_history_to_champion(commands: Commands) -> No
 
 def test_an_application_gets_a_score_that_can_be_explained(commands: Commands) -> None:
     body = {
-        "customer_id": 7,
-        "terminal_id": 9,
-        "amount": 912.5,
+        "customer_id": CUSTOMER,
+        "terminal_id": TERMINAL,
+        "amount": AMOUNT,
         "event_time": START_MS + DAYS * 86_400_000 + 60_000,
     }
     ask = ("score", "fraud", json.dumps(body), "--key", "t-1")
@@ -235,6 +239,7 @@ def test_past_days_are_scored_again_by_a_job(commands: Commands) -> None:
         scores = pq.read_table(folder / name)
         assert scores.num_rows == file["rows"] > 1_000
     assert not list((commands.home / "staging").iterdir())
+    assert_traced(commands, folder.name.removeprefix("batch-"))
     late = commands.run("batch", "fraud", "--first", "2031-01-01")
     assert late.returncode == 2
     assert "no request on these days" in late.stderr
@@ -255,6 +260,8 @@ def test_an_incident_starts_a_retrain_through_the_automation_and_opens_its_rollo
         wall_ms=wall_ms,
     )
     assert event is not None
+    check = ("d" * 32, "e" * 16)  # the span of a drift check
+    event["payload"]["traceparent"] = f"00-{check[0]}-{check[1]}-01"
     for _ in range(2):  # a pass that does not know whether it was heard emits again
         platform.prefect.emit(event)
 
@@ -271,6 +278,8 @@ def test_an_incident_starts_a_retrain_through_the_automation_and_opens_its_rollo
     assert opened["author"] == "drift-watch"
     assert due.reason in platform.rollouts.read(opened["rollout_id"])[0].reason
     assert len(commands.json("models", "show", "fraud")) == 2  # emitted twice, trained once
+    linked = [s.name for s in span_files.find(commands.home / "traces", check) if s.links]
+    assert linked == ["retrain fraud"]
 
 
 def test_a_ramping_version_is_taken_back_and_opened_again(commands: Commands) -> None:
@@ -288,6 +297,41 @@ def test_a_ramping_version_is_taken_back_and_opened_again(commands: Commands) ->
     assert rollout_of(commands, 2)["rollout_id"] != opened["rollout_id"]
     taken = commands.json("rollouts", "rollback", "fraud", *who)
     assert taken["state"] == "COMPLETED", taken
+
+
+def assert_traced(commands: Commands, run_id: str) -> None:
+    """The flow run, its tasks and the job's items are one trace, and its lines name it."""
+    spans = list(span_files.find(commands.home / "traces", [run_id]))
+    (run,) = [span for span in spans if span.attributes.get("prefect.run.id") == run_id]
+    found = commands.json("trace", run.trace_id)
+    names = [span["name"] for span in found["spans"]]
+    assert names.count("work score") == 2
+    assert any(name.startswith("score") for name in names)  # its task
+    of = {span["span_id"]: span for span in found["spans"]}
+    items = [span for span in found["spans"] if span["name"] == "work score"]
+    assert {of[of[item["parent_id"]]["parent_id"]]["name"] for item in items} == {run.name}
+    assert {line["process"] for line in found["lines"]} >= {"flows"}
+    assert {line.get("run_id") for line in found["lines"]} & {run_id}
+
+
+def test_what_the_platform_told_holds_nothing_that_was_said_of_a_person(commands: Commands) -> None:
+    """Lines of every process, spans and metrics, after all the tests above."""
+    gateway = f"http://127.0.0.1:{commands.environment['MLPLATFORM_GATEWAY_PORT']}"
+    key = (commands.home / "secrets" / "api.key").read_text()
+    headers = {"Authorization": f"Bearer {key}", "Accept": "application/openmetrics-text"}
+    told = {"metrics": httpx.get(f"{gateway}/metrics", headers=headers).text}
+    for folder in ("logs", "traces"):
+        told |= {p.name: p.read_text() for p in (commands.home / folder).iterdir()}
+    assert {"supervisor.log", "gateway-0.log", "prefect.log", "mlflow.log", "jobs.log"} <= set(told)
+    assert "flows-runs.jsonl" in told
+    for name, text in told.items():
+        for value in (CUSTOMER, TERMINAL, AMOUNT):
+            assert str(value) not in text, name
+    for name in ("supervisor.log", "gateway-0.log", "prefect.log", "jobs.log"):
+        lines = told[name].splitlines()
+        fields = [set(json.loads(line)) for line in lines if line.startswith("{")]
+        assert all(each <= set(signals.LOG_FIELDS) for each in fields)
+        assert len(fields) == len(lines), [line for line in lines if not line.startswith("{")][:5]
 
 
 def test_a_second_platform_in_the_same_folder_is_refused(commands: Commands) -> None:

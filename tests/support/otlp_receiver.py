@@ -30,6 +30,7 @@ class Received:
     attributes: dict[str, Any]
     resource: dict[str, Any]
     is_error: bool
+    links: list[tuple[str, str]]
 
 
 @dataclass
@@ -48,10 +49,16 @@ class OtlpReceiver:
                 self.spans += [_received(span, resource) for span in scope.spans]
 
     def roots(self) -> list[Received]:
-        return [span for span in self.spans if span.kind == 2]
+        return roots(self.spans)
 
     def trace(self, trace_id: str) -> list[Received]:
         return [span for span in self.spans if span.trace_id == trace_id]
+
+
+def roots(spans: list[Received]) -> list[Received]:
+    """Those of whole requests to a gateway, by the kind (server) and the process."""
+    servers = (span for span in spans if span.kind == 2)
+    return [s for s in servers if s.resource["service.name"] == "mlplatform-gateway"]
 
 
 def _received(span: Any, resource: dict[str, Any]) -> Received:
@@ -66,6 +73,7 @@ def _received(span: Any, resource: dict[str, Any]) -> Received:
         _values(span.attributes),
         resource,
         span.status.code == 2,
+        [(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
     )
 
 

@@ -223,6 +223,11 @@ class ScoringWorld:
         finally:
             process.send_signal(signal.SIGCONT)
 
+    def thaw(self) -> None:
+        """Every predictor goes on."""
+        for running in self.predictors.values():
+            running.process.send_signal(signal.SIGCONT)
+
     def promote(self, arm: Arm) -> Routes:
         """The arm becomes champion at once."""
         rollout_id = self._opened(arm, bootstrap=True)

@@ -109,6 +109,7 @@ def test_while_a_claim_holds_the_same_event_comes_again(incidents: SqliteInciden
     assert first["resource"]["prefect.resource.id"] == "mlplatform.model.fraud"
     assert first["payload"] == {
         "model": "fraud",
+        "traceparent": "",  # whoever emits it says where
         "incident": incident.id,
         "claim": 1,
         "as_of": "1970-01-01T00:00:00.007000+00:00",

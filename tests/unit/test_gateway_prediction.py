@@ -46,7 +46,9 @@ class Oracle:
         self.outcome = outcome
         self.calls: list[tuple[int, float]] = []
 
-    def predict(self, rows: Sequence[Sequence[float]], deadline_s: float) -> asyncio.Future[Scores]:
+    def predict(
+        self, rows: Sequence[Sequence[float]], deadline_s: float, origin: object = None
+    ) -> asyncio.Future[Scores]:
         self.calls.append((len(rows), deadline_s))
         future: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
         if callable(self.outcome):

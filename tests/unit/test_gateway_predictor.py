@@ -14,6 +14,7 @@ import pytest
 
 from mlplatform.gateway.oip import PredictionFailed, Reply, Scores, infer_request, scores
 from mlplatform.gateway.predictor import Limits, Predictor
+from mlplatform.telemetry.context import Origin, TraceContext, derived_span_id, trace_context
 
 SERVICE = "fraud-v1-aaaaaaaa"
 
@@ -24,6 +25,7 @@ class Peer:
 
     port: int = 0
     batches: list[int] = field(default_factory=list)
+    headers: list[dict[bytes, bytes]] = field(default_factory=list)
     connections: int = 0
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     reply: Callable[[list[float]], bytes] | None = None
@@ -35,6 +37,7 @@ class Peer:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 headers = _headers(head)
+                self.headers.append(headers)
                 body = await reader.readexactly(int(headers[b"content-length"]))
                 raw = body[int(headers[b"inference-header-content-length"]) :]
                 firsts = [value for (value,) in struct.iter_unpack("<f", raw)][::2]
@@ -285,3 +288,33 @@ def _hold_up(seconds: float) -> None:
     end_s = time.perf_counter() + seconds
     while time.perf_counter() < end_s:
         pass
+
+
+DECISION = "0198c2f0a4b7d1e2f3a4b5c6d7e8f901"
+
+
+async def test_a_call_bears_the_callers_trace_with_the_span_that_asks(peer: Peer) -> None:
+    caller = TraceContext("a" * 32, "b" * 16, "c" * 16, True, b"vendor=1")
+    await client(peer).predict([(1.0, 0.0)], soon(), Origin(DECISION, caller, "challenger"))
+    (headers,) = peer.headers
+    told = trace_context(headers)
+    assert told is not None
+    assert (told.trace_id, told.is_sampled, told.state) == ("a" * 32, True, b"vendor=1")
+    assert told.parent_id == derived_span_id(DECISION, 2)
+
+
+async def test_a_call_without_a_callers_trace_bears_the_decisions(peer: Peer) -> None:
+    predictor = client(peer)
+    first = predictor.predict([(1.0, 0.0)], soon(), Origin(DECISION, None))
+    second = predictor.predict([(1.0, 0.0)], soon(), Origin("f" * 42, None))
+    await told([first, second])
+    (headers,) = peer.headers  # they share a call
+    parent = trace_context(headers)
+    assert parent is not None
+    assert (parent.trace_id, parent.is_sampled) == (DECISION, False)
+    assert b"tracestate" not in headers
+
+
+async def test_a_call_on_nobodys_behalf_names_no_trace(peer: Peer) -> None:
+    await client(peer).predict([(1.0, 0.0)], soon())
+    assert b"traceparent" not in peer.headers[0]

@@ -27,7 +27,9 @@ class SlowChallenger:
         self.let = asyncio.Event()
         self.rows = 0
 
-    async def predict(self, rows: Sequence[Any], deadline_s: float) -> list[float]:
+    async def predict(
+        self, rows: Sequence[Any], deadline_s: float, origin: object = None
+    ) -> list[float]:
         self.rows += len(rows)
         await self.let.wait()
         return [0.5] * len(rows)

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.gateway.spans import Ended, Traces, build, timings
-from mlplatform.gateway.trace import TraceContext
 from mlplatform.telemetry import signals
+from mlplatform.telemetry.context import TraceContext
 
 SAMPLED = TraceContext("a" * 32, "b" * 16, "c" * 16, is_sampled=True)
 NOT_SAMPLED = TraceContext("a" * 32, "b" * 16, "c" * 16, is_sampled=False)
 
 
 class Kept(list[Ended]):
-    def offer(self, item: Ended) -> None:
+    def offer(self, item: Ended, *, is_spare: bool) -> None:
         self.append(item)
 
 
@@ -39,7 +39,7 @@ def test_a_request_without_a_decision_is_kept(
     trace: TraceContext | None, status: int, chance: float, kept_for: str | None
 ) -> None:
     kept = Kept()
-    traces = Traces(kept, {}, 0.1, lambda: chance)
+    traces = Traces(kept, {}, 0.1, chance=lambda: chance)
     traces.ended("models", trace, time.monotonic(), status, (), lambda: {})
     assert [each.kept_for for each in kept] == ([] if kept_for is None else [kept_for])
 

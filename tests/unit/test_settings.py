@@ -168,6 +168,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_KAFKA": "broker-1:9092,broker-2:9092",
         "MLPLATFORM_GATEWAY_GRPC_PORT": "9081",
         "MLPLATFORM_OTLP_ENDPOINT": "https://collector:4318",
+        "MLPLATFORM_LOG_LEVEL": "debug",
         "MLPLATFORM_TRACE_SHARE": "0.250000",
         "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
         "MLPLATFORM_POSTGRES_PASSWORD_FILE": "/run/secrets/db",
@@ -278,6 +279,7 @@ def test_what_records_survive_is_said_rightly_or_not_at_all(variable: str, text:
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
+        ("LOG_LEVEL", "DEBUG"),
         ("OTLP_ENDPOINT", "collector:4318"),
         ("OTLP_ENDPOINT", "ftp://collector"),
         ("OTLP_ENDPOINT", "http://user@collector"),

@@ -22,6 +22,7 @@ from mlplatform.worker.drain import Limits, Worker, chunks
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Answered, Item, Names, Poison, item_of
 from mlplatform.worker.metrics import Metrics
+from mlplatform.worker.spans import MAX_LINKS, Drained, Draining, build
 
 NAMES = Names("fraud")
 
@@ -32,10 +33,14 @@ class Echo:
     def __init__(self, pause_s: float = 0.0, fail: int = 0) -> None:
         self.pause_s = pause_s
         self.fail = fail
+        self.is_kept = False
         self.sizes: list[int] = []
         self.began = threading.Event()
 
-    def score(self, items: Sequence[Item], stopping: threading.Event) -> list[Answered | Poison]:
+    def score(
+        self, items: Sequence[Item], stopping: threading.Event, batch: Draining
+    ) -> list[Answered | Poison]:
+        batch.is_kept_there = self.is_kept
         self.began.set()
         time.sleep(self.pause_s)
         if self.fail:
@@ -57,9 +62,26 @@ def topics(tmp_path: Path) -> Iterator[LocalTopics]:
     opened.close()
 
 
-def worker_of(topics: LocalTopics, scorer: Any, name: str = "worker-0", **limits: int) -> Worker:
+class Kept(list[Drained]):
+    def offer(self, item: Drained) -> None:
+        self.append(item)
+
+
+def worker_of(
+    topics: LocalTopics,
+    scorer: Any,
+    name: str = "worker-0",
+    kept: Kept | None = None,
+    share: float = 0.0,
+    **limits: int,
+) -> Worker:
     subscription = topics.subscribe([NAMES.requests], NAMES.group, name)
-    return Worker(subscription, scorer, NAMES, Metrics("fraud"), Limits(**limits))
+    spans = Kept() if kept is None else kept
+    return Worker(subscription, scorer, NAMES, Metrics("fraud"), Limits(**limits), spans, share)
+
+
+def draining(is_sampled: bool = False) -> Draining:
+    return Draining(NAMES.requests, 1, (), time.monotonic(), is_sampled)
 
 
 def requests(count: int, **extra: Any) -> list[Message]:
@@ -192,6 +214,7 @@ class Gateway:
         self.paths: list[str] = []
         self.replies = replies
         self.asked: list[int] = []
+        self.traceparents: list[str | None] = []
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -200,6 +223,7 @@ class Gateway:
                 length = int(self.headers["Content-Length"])
                 sent = json.loads(self.rfile.read(length))["requests"]
                 outer.asked.append(len(sent))
+                outer.traceparents.append(self.headers["traceparent"])
                 answers = [{"answer": {"key": i.get("idempotency_key")}} for i in sent]
                 outer.paths.append(self.path.rpartition(":")[2])
                 status, body, *more = (
@@ -236,7 +260,7 @@ def test_the_gateway_is_asked_again_for_what_a_retry_can_settle_and_for_nothing_
     gateway = Gateway([(503, {}), (200, {"results": first})])
     waits: list[str] = []
     scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", waits.append)
-    outcomes = scorer.score(items(3), threading.Event())
+    outcomes = scorer.score(items(3), threading.Event(), draining())
     assert gateway.asked == [3, 3, 1]
     assert waits == ["status-503", "in-flight"]
     assert sorted(o.item.key for o in outcomes if isinstance(o, Answered)) == ["k0", "k2"]
@@ -248,7 +272,7 @@ def test_a_key_that_the_gateway_does_not_know_stops_the_worker() -> None:
     gateway = Gateway([(401, {})])
     scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
     with pytest.raises(Refused, match="401"):
-        scorer.score(items(1), threading.Event())
+        scorer.score(items(1), threading.Event(), draining())
     gateway.server.shutdown()
 
 
@@ -273,7 +297,7 @@ def test_the_gateway_says_when_to_ask_again(header: str, waited_s: float) -> Non
     gateway = Gateway([(503, {}, ("Retry-After", header))])
     scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
     waits = Waits()
-    assert len(scorer.score(items(2), waits)) == 2
+    assert len(scorer.score(items(2), waits, draining())) == 2
     assert waits.seconds == [waited_s]
     gateway.server.shutdown()
 
@@ -281,7 +305,7 @@ def test_the_gateway_says_when_to_ask_again(header: str, waited_s: float) -> Non
 def test_a_call_that_is_too_large_is_halved_and_an_item_that_is_becomes_poison() -> None:
     gateway = Gateway([(413, {}), (413, {}), (413, {})])
     scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
-    outcomes = scorer.score(items(4), Waits())
+    outcomes = scorer.score(items(4), Waits(), draining())
     assert gateway.asked == [4, 2, 1, 1, 2]
     assert [o.reason for o in outcomes if isinstance(o, Poison)] == ["too-large"]
     assert sorted(o.item.key for o in outcomes if isinstance(o, Answered)) == ["k1", "k2", "k3"]
@@ -301,7 +325,7 @@ def test_what_a_gateway_accepted_goes_back_as_it_came_and_by_its_own_way() -> No
     gateway = Gateway([])
     scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
     for chunk in found[:2]:
-        scorer.score(chunk, threading.Event())
+        scorer.score(chunk, threading.Event(), draining())
     assert gateway.paths == ["accepted", "batch"]
     gateway.server.shutdown()
 
@@ -311,7 +335,7 @@ def test_told_to_stop_it_does_not_wait_for_a_gateway_that_is_gone() -> None:
     stopping.set()
     scorer = GatewayScorer("http://127.0.0.1:1", "fraud", lambda: "key", lambda _: None)
     with pytest.raises(Unavailable):
-        scorer.score(items(1), stopping)
+        scorer.score(items(1), stopping, draining())
 
 
 def test_the_lag_is_looked_at_while_a_batch_waits_for_its_gateway(
@@ -343,3 +367,84 @@ def test_metrics_are_shown_to_who_has_the_token() -> None:
     shown = httpx.get(f"{root}/metrics", headers={"Authorization": "Bearer secret"})
     assert 'mlplatform_worker_lag_messages{model="fraud"} 7.0' in shown.text
     assert httpx.get(f"{root}/healthz").status_code == 200
+
+
+TRACE, SPAN = "a" * 32, "b" * 16
+TOLD = {"traceparent": f"00-{TRACE}-{SPAN}-01".encode()}
+
+
+def told_requests(count: int) -> list[Message]:
+    """Requests that say where they come from."""
+    return [Message(m.topic, m.key, m.value, {**m.headers, **TOLD}) for m in requests(count)]
+
+
+def test_a_result_bears_the_trace_of_its_request_and_the_batch_is_linked_with_it(
+    topics: LocalTopics,
+) -> None:
+    kept = Kept()
+    worker = worker_of(topics, Echo(), kept=kept, share=1.0)
+    topics.publish([*told_requests(2), *requests(1)])
+    assert worker.step(threading.Event()) == 3
+    reader = topics.subscribe([NAMES.results], "reader", "reader-0")
+    told = [m.headers.get("traceparent") for m in reader.consume(10, 1.0)]
+    assert (told.count(TOLD["traceparent"]), told.count(None)) == (2, 1)
+    (drained,) = kept
+    root = build(drained).spans[0]
+    assert (root.name, root.kind.kind, root.parent_id) == (
+        "process fraud.requests", "CONSUMER", None,
+    )  # fmt: skip
+    assert list(root.links) == [(TRACE, SPAN)] * 2
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("is_kept", "share", "extra", "kept_for"),
+    [
+        (False, 0.0, {}, None),
+        (True, 0.0, {}, "gateway"),
+        (False, 1.0, {}, "share"),
+        (False, 0.0, {"poison": 1}, "error"),
+    ],
+)
+def test_a_batch_is_kept_where_something_speaks_for_it(
+    topics: LocalTopics, is_kept: bool, share: float, extra: dict[str, int], kept_for: str | None
+) -> None:
+    kept, echo = Kept(), Echo()
+    echo.is_kept = is_kept
+    worker = worker_of(topics, echo, kept=kept, share=share)
+    topics.publish(requests(1, **extra))
+    worker.step(threading.Event())
+    assert [each.kept_for for each in kept] == ([] if kept_for is None else [kept_for])
+
+
+def test_a_batch_that_is_given_up_is_kept(topics: LocalTopics) -> None:
+    kept = Kept()
+    worker = worker_of(topics, Echo(fail=1), kept=kept)
+    topics.publish(requests(1))
+    with pytest.raises(Unavailable):
+        worker.step(threading.Event())
+    assert [each.kept_for for each in kept] == ["error"]
+
+
+def test_links_are_bounded(topics: LocalTopics) -> None:
+    kept = Kept()
+    worker = worker_of(topics, Echo(), kept=kept, share=1.0)
+    topics.publish(told_requests(MAX_LINKS + 10))
+    while not kept or sum(each.batch.messages for each in kept) < MAX_LINKS + 10:
+        worker.step(threading.Event())
+    assert all(len(each.batch.links) <= MAX_LINKS for each in kept)
+
+
+def test_the_gateway_is_told_the_span_that_calls_it_and_says_whether_it_kept_its_part() -> None:
+    trace_of_gateway = f"00-{TRACE}-{SPAN}-01"
+    gateway = Gateway(
+        [(200, {"results": [{"answer": {"key": "k"}}]}, ("traceparent", trace_of_gateway))]
+    )
+    scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
+    batch = draining()
+    scorer.score(items(1), threading.Event(), batch)
+    assert batch.kept_for == "gateway"
+    (call,) = batch.calls
+    assert gateway.traceparents == [f"00-{batch.trace_id}-{call.span_id}-00"]
+    assert call.parent_id == batch.span_id
+    gateway.server.shutdown()

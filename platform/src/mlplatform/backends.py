@@ -21,6 +21,9 @@ from mlplatform.features.online import OnlineFeatures
 from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.settings import Settings
+from mlplatform.telemetry.export import Sender
+from mlplatform.telemetry.span_files import FileSender
+from mlplatform.telemetry.spans import Teller
 
 GATEWAY_ANSWER_S = 2.0
 """A gateway that follows its routes gives up sooner than a pass: its lease must not run out."""
@@ -55,6 +58,16 @@ def incidents(settings: Settings) -> SqlIncidents:
     from mlplatform.drift.postgres import PostgresIncidents
 
     return PostgresIncidents(settings.postgres)
+
+
+def span_sender(settings: Settings, teller: Teller) -> Sender:
+    """Where a process's spans go."""
+    if not settings.otlp_endpoint:
+        return FileSender(settings.home.traces, teller)
+    # The SDK takes a third of a second to import: those who send no spans by it pay nothing.
+    from mlplatform.telemetry.otlp import OtlpSender
+
+    return OtlpSender(settings.otlp_endpoint, teller)
 
 
 def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:

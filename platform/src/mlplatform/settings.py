@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from mlplatform import addresses, variables
 from mlplatform.addresses import Address
@@ -16,6 +16,7 @@ from mlplatform.profile import VARIABLE as PROFILE
 from mlplatform.profile import Profile, profile
 from mlplatform.rollout.entrance import Entrance, entrance
 from mlplatform.servers import HERE, Servers, servers
+from mlplatform.telemetry.logs import Level
 from mlplatform.variables import PREFIX
 
 MAX_GATEWAYS = 64
@@ -47,6 +48,10 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def traces(self) -> Path:
+        return self.root / "traces"
 
     @property
     def decisions(self) -> Path:
@@ -223,8 +228,10 @@ class Settings:
         gateway_grpc_port: of gRPC scoring, shared by the gateway processes; 0: none listens.
         kafka: brokers of the topics, `host:port` separated by commas; empty: the embedded topics.
         oidc: whose tokens are taken beside API keys.
-        otlp_endpoint: of the collector that gets spans, http://host:port; empty: none are built.
+        otlp_endpoint: of the collector that gets spans, http://host:port; empty: they are kept in
+            files of the home folder, of bounded size.
         trace_share: of the requests that nothing else speaks for, whose spans are built.
+        log_level: from which on lines are written; of debug lines a tenth (`retention`).
         job_processes: how many processes of heavy jobs run at a time.
         argo: who runs heavy jobs; None: a pool of processes on this machine.
         postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
@@ -251,6 +258,7 @@ class Settings:
     oidc: Issuer | None = None
     otlp_endpoint: str = ""
     trace_share: float = 0.01
+    log_level: Level = "info"
     job_processes: int = 1
     argo: Argo | None = None
     postgres: Address | None = None
@@ -301,6 +309,7 @@ class Settings:
             f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
             f"{PREFIX}OTLP_ENDPOINT": self.otlp_endpoint,
             f"{PREFIX}TRACE_SHARE": f"{self.trace_share:.6f}",
+            f"{PREFIX}LOG_LEVEL": self.log_level,
             **(_argo_variables(self.argo) if self.argo else {}),
             **(self.oidc.environment() if self.oidc else {}),
             **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
@@ -354,6 +363,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         oidc=issuer(environment),
         otlp_endpoint=_endpoint(environment),
         trace_share=_share(environment),
+        log_level=_level(environment),
         postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
         redis=addresses.redis(f"{PREFIX}REDIS", environment),
         kserve=_kserve(environment),
@@ -450,6 +460,14 @@ def _share(environment: Mapping[str, str]) -> float:
     if not re.fullmatch(r"[01]?\.?[0-9]{1,6}", text) or not 0 <= float(text) <= 1:
         raise ConfigInvalid(f"{PREFIX}TRACE_SHARE", text, "a share, 0 to 1")
     return float(text)
+
+
+def _level(environment: Mapping[str, str]) -> Level:
+    text = environment.get(f"{PREFIX}LOG_LEVEL", "info")
+    for level in get_args(Level):
+        if text == level:
+            return level  # type: ignore[no-any-return]
+    raise ConfigInvalid(f"{PREFIX}LOG_LEVEL", text, "debug, info or warning")
 
 
 def _port(environment: Mapping[str, str], name: str, default: int) -> int:

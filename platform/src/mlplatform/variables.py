@@ -22,7 +22,7 @@ SETTINGS = frozenset(
             "JOB_PROCESSES",
         ),
         *("GATEWAYS", "GATEWAY_PORT", "GATEWAY_GRPC_PORT", "PREFECT_PORT", "MLFLOW_PORT"),
-        *("KAFKA", "OTLP_ENDPOINT", "TRACE_SHARE", "ARGO_NAMESPACE", "ARTIFACTS"),
+        *("KAFKA", "OTLP_ENDPOINT", "TRACE_SHARE", "LOG_LEVEL", "ARGO_NAMESPACE", "ARTIFACTS"),
         *("OIDC_ISSUER", "OIDC_AUDIENCE", "OIDC_JWKS_URL", "OIDC_LEEWAY_S"),
         *("OIDC_CLIENT_CLAIM", "OIDC_SCOPES_CLAIM"),
         *("POSTGRES", "POSTGRES_PASSWORD_FILE", "REDIS", "REDIS_PASSWORD_FILE"),
@@ -34,7 +34,7 @@ SETTINGS = frozenset(
 )
 HANDED_DOWN = frozenset({"MLPLATFORM_LIFELINE_FD", "MLPLATFORM_LISTEN_FD"})
 """From the supervisor to its children."""
-OF_TESTS = re.compile(r"MLPLATFORM_(TEST_\w+|CLUSTER_CACHE|OBSERVABILITY_TOOLS|TRANSACTIONS)")
+OF_TESTS = re.compile(r"MLPLATFORM_(TEST_\w+|CLUSTER_CACHE|TRANSACTIONS)")
 OF_SERVICES = re.compile(r"\w+_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 OF_A_PORT = re.compile(r"(tcp|udp|sctp)://.+")
 """Names, and values of names that end in PORT, that a pod is given for each service of its

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -176,6 +177,10 @@ class Platform:
             replicas=None if self.settings.kserve is None else self.settings.kserve.replicas,
         )
 
+    def traceparent(self) -> str:
+        """Of the flow or task that runs here; empty where none does."""
+        return _current_traceparent()
+
     def mlflow_token(self) -> str:
         """This start's token.
 
@@ -198,7 +203,9 @@ class Platform:
 
 def prefect_api(settings: Settings) -> PrefectApi:
     """A client of this platform's Prefect server."""
-    return PrefectApi(settings.prefect_url, auth=settings.servers.prefect_auth)
+    return PrefectApi(
+        settings.prefect_url, auth=settings.servers.prefect_auth, traceparent=_current_traceparent
+    )
 
 
 def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:
@@ -253,3 +260,12 @@ class _Versions:
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         self._platform.mlflow_rest.show(model, alias, version)
+
+
+def _current_traceparent() -> str:
+    """Of the flow or task that runs here; a command that imports no OpenTelemetry runs in none."""
+    if "opentelemetry.sdk.trace" not in sys.modules:
+        return ""
+    from mlplatform.telemetry.flow_spans import current_traceparent
+
+    return current_traceparent()

@@ -20,6 +20,7 @@ from mlplatform.cli import (
     rollouts,
     runs,
     score,
+    trace,
     worker,
 )
 from mlplatform.cli.exit_codes import exit_code
@@ -49,6 +50,7 @@ runs.add_to(app)
 demo.add_to(app)
 score.add_to(app)
 worker.add_to(app)
+trace.add_to(app)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(keys.app, name="keys")

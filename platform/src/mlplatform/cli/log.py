@@ -101,7 +101,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         Records that are spilled, and not in the log yet, have no number.
         """
         with _errors_as_exit_codes(), closing(_open(settings.load(os.environ))) as log:
-            records = _all_records(log, decision_id)
+            records = [_traced(record) for record in _all_records(log, decision_id)]
         if json:
             print_json(records)
         else:
@@ -119,12 +119,16 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         """
         given = settings.load(os.environ)
         with _errors_as_exit_codes(), closing(_open(given)) as log:
-            explanations = explain_again(_records(log, decision_id), given.home.bundles)
+            records = _records(log, decision_id)
+            explanations = explain_again(records, given.home.bundles)
         equal = all(not e.differences for e in explanations)
+        trace_id = _traced(records[0])["trace_id"]
         if json:
-            print_json({"equal": equal, "explanations": msgspec.to_builtins(explanations)})
+            explained = msgspec.to_builtins(explanations)
+            print_json({"equal": equal, "explanations": explained, "trace_id": trace_id})
         else:
             print_explanations(explanations)
+            OUT.print(f"trace and log lines: mlplatform trace {trace_id}", soft_wrap=True)
         raise typer.Exit(0 if equal else FAILED)
 
     @app.command(epilog="Example: mlplatform log void 0198c2f0a4 --reason 'sent twice by the till'")
@@ -213,6 +217,12 @@ def _all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any
     return records
 
 
+def _traced(record: dict[str, Any]) -> dict[str, Any]:
+    """With the trace that it belongs to: the caller's, or the one that began with it."""
+    told = record["payload"].get("trace_id") if record["payload"] else None
+    return {**record, "trace_id": told or record["decision_id"][:32]}
+
+
 def _print_status(marks: list[Watermark], spilled: Mapping[str, Pending]) -> None:
     for mark in marks:
         state = "live" if mark.live else "not live"
@@ -244,6 +254,8 @@ def _print_report(report: VerifyReport, *, as_json: bool) -> None:
 
 
 def _print_records(records: list[dict[str, Any]]) -> None:
+    for trace_id in dict.fromkeys(record["trace_id"] for record in records):
+        OUT.print(f"trace and log lines: mlplatform trace {trace_id}", soft_wrap=True)
     for record in records:
         OUT.print(f"[bold underline]{record['kind']}[/]")
         print_fields({k: v for k, v in record.items() if v is not None and k != "payload"})

@@ -34,6 +34,7 @@ from mlplatform.supervisor.records import read_supervisor
 from mlplatform.supervisor.status import PlatformStatus
 from mlplatform.supervisor.status import status as processes
 from mlplatform.supervisor.supervisor import Change, Supervisor
+from mlplatform.telemetry import logs
 
 STOP_LIMIT_S = 40.0
 
@@ -57,6 +58,8 @@ def up(
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     settings = wiring.settings_in(profile)
+    settings.home.create()
+    _log_to(settings)
     if clock is not None:
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
@@ -182,6 +185,15 @@ def _print_models(models: Mapping[str, ModelStatus]) -> None:
 
 def _arm(arm: Arm | None) -> str | None:
     return f"v{arm.version} {arm.bundle[:8]}" if arm else None
+
+
+def _log_to(settings: Settings) -> None:
+    """The supervisor's lines in a file beside those of its children; the terminal gets changes."""
+    shown = logging.getLogger().handlers[0]
+    shown.setLevel(logging.WARNING)
+    log = logging.getLogger("mlplatform")
+    log.addHandler(logs.handler("supervisor", to=settings.home.logs / "supervisor.log"))
+    logs.set_level(settings.log_level)
 
 
 def _tell(change: Change) -> None:

@@ -22,6 +22,11 @@ ITEMS: Final = "items"
 RESULT: Final = "result.json"
 """Of an item's outputs, the file that is written last: what came of it, as one JSON object."""
 MAX_ITEMS: Final = 1000
+TRACEPARENT: Final = "TRACEPARENT"
+"""Variable of an item's process: the span that the job was asked for in.
+
+Source: OpenTelemetry, Environment Variables as Context Propagation Carriers.
+"""
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 _ITEM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -39,6 +44,7 @@ class Job:
             `shared/`. It must not change until the job has ended.
         items: each is worked on once, several at a time, in no order.
         deadline_s: from submission on; a job that takes longer is ended and has failed.
+        traceparent: of the span that asks for it; empty: none does. It is no part of what is done.
 
     Raises:
         InputInvalid: a name of another form, no item, or too many of them.
@@ -50,6 +56,7 @@ class Job:
     inputs: Path
     items: tuple[str, ...]
     deadline_s: int
+    traceparent: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

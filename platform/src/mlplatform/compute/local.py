@@ -37,6 +37,7 @@ class JobFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_s: int
     digest: str
     submitted_ms: int
+    traceparent: str = ""
 
 
 class StatusFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +76,7 @@ class LocalJobs:
             deadline_s=job.deadline_s,
             digest=job.digest,
             submitted_ms=self._now_ms(),
+            traceparent=job.traceparent,
         )
         path = self._folder / job.name / JOB_FILE
         made = create_atomically(path, msgspec.json.encode(content))

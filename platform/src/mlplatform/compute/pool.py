@@ -22,7 +22,7 @@ from typing import IO, Final
 
 import msgspec
 
-from mlplatform.compute.jobs import FINAL, ITEMS, RESULT, SHARED, State
+from mlplatform.compute.jobs import FINAL, ITEMS, RESULT, SHARED, TRACEPARENT, State
 from mlplatform.compute.local import (
     CANCEL_FILE,
     LOCK_FILE,
@@ -37,6 +37,7 @@ from mlplatform.errors import Busy
 from mlplatform.files import write_atomically
 from mlplatform.supervisor.lifeline import Lifeline, follow_parent, step_back
 from mlplatform.supervisor.records import kill_group
+from mlplatform.telemetry import logs
 
 POLL_S: Final = 0.25
 KEPT_S: Final = 7 * 24 * 3600
@@ -179,10 +180,11 @@ class Pool:
             f"--item={inputs / ITEMS / item}",
             f"--output={output}",
         ]
+        told = {TRACEPARENT: running.job.traceparent}
         with _log(running.folder, item).open("wb") as log:
             return subprocess.Popen(
                 command,
-                env={**os.environ, **self._lifeline.environment},
+                env={**os.environ, **self._lifeline.environment, **told},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -253,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     taken.add_argument("--slots", type=int, default=1, help="processes at a time")
     options = taken.parse_args(arguments)
     follow_parent()
+    logs.configure("jobs")
     step_back()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,18 +7,24 @@ ends with status 0 once its result is written, and else says why in the last lin
 from __future__ import annotations
 
 import argparse
-import logging
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from mlplatform import backends, settings
 from mlplatform.canonical import canonical_json
-from mlplatform.compute.jobs import RESULT, Work
+from mlplatform.compute.jobs import RESULT, TRACEPARENT, Work
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.models.definition import load_definition
 from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.telemetry import logs, signals
+from mlplatform.telemetry.context import trace_context
+from mlplatform.telemetry.spans import Span, Teller, Trace
 
 Result = Mapping[str, Any]
 Program = Callable[[argparse.Namespace], Result]
@@ -39,12 +45,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one item to its end."""
     options = parser().parse_args(arguments)
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
-    try:
-        result = PROGRAMS[options.work](options)
-    except PlatformError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    logs.configure("jobs", options.item.name)
+    with traced(options.work, os.environ):
+        try:
+            result = PROGRAMS[options.work](options)
+        except PlatformError as error:
+            sys.exit(f"{type(error).__name__}: {error}")
     write_atomically(options.output / RESULT, canonical_json(result))
+
+
+@contextlib.contextmanager
+def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
+    """A span around the work on an item, below the one that the environment names, if it does."""
+    told = trace_context({b"traceparent": environment.get(TRACEPARENT, "").encode()})
+    began_s, is_error = time.monotonic(), True
+    try:
+        yield
+        is_error = False
+    finally:
+        if told is not None:
+            kind, at_s = signals.ITEM_SPAN, (began_s, time.monotonic())
+            name = kind.name.format(work=work)
+            span = Span(kind, name, told.span_id, told.parent_id, *at_s, is_error=is_error)
+            sender = backends.span_sender(settings.load(environment), Teller("jobs", "items"))
+            sender.send([Trace(told.trace_id, (span,), has_remote_parent=True)])
+            sender.close()
 
 
 def _score(options: argparse.Namespace) -> Result:

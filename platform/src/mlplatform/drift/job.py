@@ -201,7 +201,8 @@ def _event(
             "prefect.resource.name": model,
         },
         "related": [],
-        "payload": {"model": model, **payload},
+        # where it was found out, which whoever emits the event fills in
+        "payload": {"model": model, "traceparent": "", **payload},
     }
 
 

@@ -77,6 +77,7 @@ def main() -> None:
     logs.configure("gateway", options.name)
     try:
         settings = settings_module.load(os.environ)
+        logs.set_level(settings.log_level)
         sockets = [shared_listener(options.host, settings.gateway_port)]
         composition = compose(settings, options.name, options.host, supervised=options.supervised)
         if options.address_file is not None:

@@ -17,11 +17,12 @@ from mlplatform.gateway.probes import Health
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.spans import Traces
-from mlplatform.gateway.trace import trace_context
 from mlplatform.gateway.voids import Voids
 from mlplatform.http import messages
 from mlplatform.http.messages import Refusal, Reply, line
 from mlplatform.telemetry import signals
+from mlplatform.telemetry.context import trace_context
+from mlplatform.telemetry.logs import SENT
 from mlplatform.telemetry.spans import Attributes
 
 UNKNOWN = "unknown"
@@ -73,16 +74,20 @@ class Gateway:
         if self._traces is not None:
             request.finished = []
         endpoint = self._endpoints.get(request.path) or self._named(request.path)
+        problem_name = ""
         try:
             reply = await self._reply(request, endpoint)
         except Problem as problem:
+            problem_name = problem.name
             body = endpoint.refusal(problem) if endpoint else self._refusal(request.path, problem)
             reply = _told(problem, body)
         except Exception:
             trace_id = request.trace.trace_id if request.trace else None
             known = request.path if endpoint else UNKNOWN
-            log.exception("%s %s failed", request.method, known, extra={"trace_id": trace_id})
+            extra = {"trace_id": trace_id, SENT: request.asked.arrived}
+            log.exception("%s %s failed", request.method, known, extra=extra)
             fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
+            problem_name = fault.name
             reply = _told(fault, fault.body)
         finally:
             if request.admitted is not None:
@@ -93,11 +98,13 @@ class Gateway:
             self._metrics.answered(endpoint.operation, reply.status, endpoint.model)
             if endpoint.headers:
                 reply.headers = [*reply.headers, *endpoint.headers]
-        if request.trace is not None:
-            traced = (line(name, value) for name, value in request.trace.headers)
-            reply.headers = [*reply.headers, *traced]
+        trace = request.trace
+        is_kept = trace is not None and trace.is_sampled
         if self._traces is not None:
-            self._ended(self._traces, request, endpoint, reply.status)
+            is_kept = self._ended(self._traces, request, endpoint, reply.status, problem_name)
+        if trace is not None:
+            traced = (line(name, value) for name, value in trace.headers(is_kept=is_kept))
+            reply.headers = [*reply.headers, *traced]
         return reply
 
     def refusal(self, refused: Refusal) -> Reply:
@@ -110,19 +117,23 @@ class Gateway:
         self._metrics.admission.connection_refused(reason)
 
     def _ended(
-        self, traces: Traces, request: Request, endpoint: Endpoint | None, status: int
-    ) -> None:
+        self,
+        traces: Traces,
+        request: Request,
+        endpoint: Endpoint | None,
+        status: int,
+        problem: str,
+    ) -> bool:
         def attributes() -> Attributes:
             return {
                 signals.HTTP_METHOD: request.method,
                 signals.HTTP_STATUS: status,
                 signals.HTTP_ROUTE: self._route(request.path) if endpoint else None,
-                signals.ERROR_TYPE: str(status) if status >= 500 else None,
+                signals.ERROR_TYPE: problem if status >= 500 else None,
             }
 
-        operation = endpoint.operation if endpoint else UNKNOWN
-        finished = request.finished or ()
-        traces.ended(operation, request.trace, request.started_s, status, finished, attributes)
+        operation, done = endpoint.operation if endpoint else UNKNOWN, request.finished or ()
+        return traces.ended(operation, request.trace, request.started_s, status, done, attributes)
 
     def _route(self, path: str) -> str:
         return path if path in self._endpoints else f"{path.rpartition('/')[0]}/*"

@@ -23,6 +23,7 @@ from mlplatform.gateway.scoring_api import (
 from mlplatform.gateway.shapes import SHAPES, Shape
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
 from mlplatform.http.messages import JSON, Reply, line
+from mlplatform.telemetry.context import begun
 
 POLL_S = 1
 """What a client is told to wait before it asks again."""
@@ -64,12 +65,15 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
     shape = SHAPES[version.name]
 
     async def score_accepted(request: Request) -> Reply:
+        request.trace = request.trace or begun()
         caller = caller_of(scoring, request)
         batch = decoded_batch(await request.body())
 
         async def item(raw: bytes, now_s: float, deadline_s: float) -> Given:
             accepted: AcceptedRequest = decoded(_accepted, raw)
-            own = Caller(caller.client, now_s, deadline_s, finished=caller.finished)
+            own = Caller(
+                caller.client, now_s, deadline_s, finished=caller.finished, was_accepted=True
+            )
             return await scoring.answer_accepted(accepted, own)
 
         # who asked paid for the items when they were accepted

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from mlplatform import backends
 from mlplatform.admission import service as admission
@@ -39,9 +38,8 @@ from mlplatform.pseudonym import load_or_create_key
 from mlplatform.serving.local import Told
 from mlplatform.serving.names import cluster_url
 from mlplatform.settings import Settings
-
-if TYPE_CHECKING:
-    from mlplatform.telemetry.otlp import SpanExport
+from mlplatform.telemetry.export import SpanExport
+from mlplatform.telemetry.spans import Teller
 
 MAX_COMMIT = 256
 COMMIT_WAIT_MS = 2.0
@@ -104,7 +102,7 @@ def compose(
     admitting = admission.compose(settings, definitions, shared.metrics.admission)
     health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
     spans = _spans(settings, name, shared.metrics)
-    traces = _traces(settings, definitions, spans)
+    traces = _traces(settings, definitions, spans, shared.metrics)
     port = settings.gateway_grpc_port
     calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces)
     life = _life(settings, shared, shadow, follower, admitting, spans)
@@ -148,27 +146,20 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
     )
 
 
-def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended] | None:
-    """What sends spans to the collector of this installation; None if it has none."""
-    if not settings.otlp_endpoint:
-        return None
-    # The SDK takes a third of a second to import: those who send no spans pay nothing.
-    from mlplatform.telemetry.otlp import SpanExport
-
-    ends = metrics.traces
-    resource = {"service.name": "mlplatform-gateway", "service.instance.id": name}
-    return SpanExport(
-        settings.otlp_endpoint, resource, build, lambda end, count: ends.labels(end).inc(count)
-    )
+def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended]:
+    """What keeps the spans of this process."""
+    ends, sender = metrics.traces, backends.span_sender(settings, Teller("gateway", name))
+    return SpanExport(sender, build, lambda end, count: ends.labels(end).inc(count))
 
 
 def _traces(
-    settings: Settings, definitions: Sequence[ModelDefinition], spans: SpanExport[Ended] | None
-) -> Traces | None:
-    if spans is None:
-        return None
+    settings: Settings,
+    definitions: Sequence[ModelDefinition],
+    spans: SpanExport[Ended],
+    metrics: Metrics,
+) -> Traces:
     slo_s = {d.name: d.latency_slo_ms / 1000 for d in definitions}
-    return Traces(spans, slo_s, settings.trace_share)
+    return Traces(spans, slo_s, settings.trace_share, metrics.show_trace)
 
 
 def spill_policy(settings: Settings) -> SpillPolicy:
@@ -258,13 +249,12 @@ def _life(
     shadow: ShadowCopies,
     follower: RouteFollower,
     admitting: admission.Running,
-    spans: SpanExport[Ended] | None,
+    spans: SpanExport[Ended],
 ) -> tuple[Step, Step]:
     """What runs when the server starts, and when it has finished its last request."""
 
     async def start() -> None:
-        if spans is not None:
-            spans.start()
+        spans.start()
         shared.recorder.start(lambda: admitting.gate.in_flight)
         shadow.start()
         await admitting.start()
@@ -278,8 +268,7 @@ def _life(
         await shadow.stop(within_s=SHADOW_DRAIN_S)
         await shared.recorder.stop()
         await admitting.stop()
-        if spans is not None:
-            await asyncio.to_thread(spans.stop)
+        await asyncio.to_thread(spans.stop)
 
     return start, stop
 

@@ -17,6 +17,7 @@ from mlplatform.gateway.live import Live
 from mlplatform.gateway.prediction import Facts, Failure, Prediction, RawFacts, Verdict
 from mlplatform.gateway.routing import Assignment
 from mlplatform.rollout.routes import Arm
+from mlplatform.telemetry.context import TraceContext
 
 UNLOGGED: Final = "unlogged"
 
@@ -27,7 +28,9 @@ class Caller(msgspec.Struct, frozen=True):
     Args:
         started_s: when the request arrived, on the monotonic clock.
         deadline_s: when it must be decided, on the same clock.
+        trace: the caller's trace, with this gateway's span.
         finished: gets what was decided, where somebody wants its timings; None where nobody does.
+        was_accepted: it asks for what a gateway accepted earlier.
     """
 
     client: str
@@ -35,7 +38,9 @@ class Caller(msgspec.Struct, frozen=True):
     deadline_s: float
     key: str | None = None
     trace_id: str | None = None
-    finished: list[Finished] | None = None
+    finished: list[Done] | None = None
+    trace: TraceContext | None = None
+    was_accepted: bool = False
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -89,11 +94,31 @@ class Decided(msgspec.Struct, frozen=True):
 
 
 class Finished(NamedTuple):
-    """A decision that is on record, and from when to when it took, on the monotonic clock."""
+    """A decision, and from when to when it took until it was on record, on the monotonic clock.
+
+    Args:
+        is_recorded: it is; otherwise its caller was refused.
+        accepted: the trace and the span under which the request was accepted earlier.
+    """
 
     decided: Decided
     started_s: float
     recorded_s: float
+    is_recorded: bool = True
+    accepted: tuple[str, str] | None = None
+
+
+class Taken(NamedTuple):
+    """A request that is on record, to be decided later."""
+
+    decision_id: str
+    model: str
+    started_s: float
+    recorded_s: float
+
+
+Done = Finished | Taken
+"""What a request has come to."""
 
 
 def answer(decided: Decided) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from mlplatform.decisions.log import Appended, Entry, Idempotency, Repeated, Spi
 from mlplatform.decisions.records import Record
 from mlplatform.gateway.accepted import AcceptedRequest, sealed
 from mlplatform.gateway.answers import PendingAnswer, encode
-from mlplatform.gateway.decided import Caller
+from mlplatform.gateway.decided import Caller, Taken
 from mlplatform.gateway.decision_ids import is_owned, made_ms, owned_decision_id
 from mlplatform.gateway.payloads import ScoreRequest
 from mlplatform.gateway.problems import Problem
@@ -63,7 +64,11 @@ class Deferral:
             promise = Idempotency(caller.client, caller.key, digest, body, scoring.keep_ms)
         with scoring.times.answering(request.event_ms):
             record = self._record(scoring, decision_id, request, caller)
-            return await self._recorded(Entry(record, promise), body, caller.deadline_s)
+            given = await self._recorded(Entry(record, promise), body, caller.deadline_s)
+        if caller.finished is not None and not given.replayed:
+            now_s = time.monotonic()
+            caller.finished.append(Taken(decision_id, model, caller.started_s, now_s))
+        return given
 
     async def stored(
         self, client: str, decision_id: str, started_s: float

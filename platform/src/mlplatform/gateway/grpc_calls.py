@@ -14,15 +14,16 @@ from google.protobuf.message import DecodeError, Message
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Admitted, Gate
-from mlplatform.gateway.decided import Caller, Finished
+from mlplatform.gateway.decided import Caller, Done
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.spans import Traces
 from mlplatform.gateway.terms import terms
-from mlplatform.gateway.trace import TraceContext, trace_context
 from mlplatform.models.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.telemetry import signals
+from mlplatform.telemetry.context import TraceContext, begun, trace_context
+from mlplatform.telemetry.logs import SENT
 from mlplatform.telemetry.spans import Attributes
 
 PROBLEM: Final = "problem-bin"
@@ -54,7 +55,7 @@ class Call:
     started_s: float
     gate: Gate
     admitted: Admitted | None = None
-    finished: list[Finished] | None = None
+    finished: list[Done] | None = None
     model: str | None = None
 
     async def admit(self, model: str | None, operation: Operation) -> Admitted:
@@ -66,6 +67,11 @@ class Call:
     @cached_property
     def trace(self) -> TraceContext | None:
         return trace_context(self.headers)
+
+    def begin_trace(self) -> None:
+        """Where the caller names none: what follows has several records, which all name it."""
+        if self.trace is None:
+            self.trace = begun()
 
     def caller(self, scoring: Scoring, client: str, key: str = "") -> Caller:
         """The terms of this call; a key in the message counts before one in the metadata."""
@@ -126,24 +132,25 @@ def _guarded(
 ) -> Callable[[bytes, Context], Awaitable[Message]]:
     async def call(request: bytes, context: Context) -> Message:
         status = 200
+        problem_name = ""
         made = Call(_headers(context), time.monotonic(), gate)
         if traces is not None:
             made.finished = []
         try:
             return await answer(request, made)
         except Problem as problem:
-            status, refusal = problem.status, problem
+            status, problem_name, refusal = problem.status, problem.name, problem
         except Exception:
             trace_id = made.trace.trace_id if made.trace else None
-            log.exception("%s failed", operation, extra={"trace_id": trace_id})
-            status = 500
+            log.exception("%s failed", operation, extra={"trace_id": trace_id, SENT: request})
+            status, problem_name = 500, "internal"
             refusal = Problem(500, "internal", "this is the gateway's fault; its log says more")
         finally:
             if made.admitted is not None:
                 gate.leave(made.admitted)
             metrics.answered(operation, status, made.model)
             if traces is not None:
-                _ended(traces, operation, made, status)
+                _ended(traces, operation, made, status, problem_name)
         trailers: list[tuple[str, str | bytes]] = [(PROBLEM, refusal.body)]
         if refusal.retry_after_s is not None:
             trailers.append(("retry-after", str(refusal.retry_after_s)))
@@ -154,11 +161,11 @@ def _guarded(
     return call
 
 
-def _ended(traces: Traces, operation: str, made: Call, status: int) -> None:
+def _ended(traces: Traces, operation: str, made: Call, status: int, problem: str) -> None:
     def attributes() -> Attributes:
         return {
             signals.RPC_SYSTEM: "grpc",
-            signals.ERROR_TYPE: str(status) if status >= 500 else None,
+            signals.ERROR_TYPE: problem if status >= 500 else None,
         }
 
     traces.ended(operation, made.trace, made.started_s, status, made.finished or (), attributes)

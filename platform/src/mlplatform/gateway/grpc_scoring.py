@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from mlplatform.gateway.answers import Answer as Stored
 from mlplatform.gateway.answers import encode
 from mlplatform.gateway.decided import Caller
@@ -42,6 +44,7 @@ def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
             raise Problem(422, "invalid-field", detail, field="requests")
         scoring = model_of(models, names.pop())
         call.gate.charge(admitted, len(asked) - 1)
+        call.begin_trace()
         terms_of_all = call.caller(scoring, admitted.client.name)
         if terms_of_all.key is not None:
             detail = "in a batch every item has its own idempotency_key"
@@ -79,8 +82,8 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
             deadline_ms=(batch.deadline_s - batch.started_s) * 1000,
             trace=None,
         )
-        caller = Caller(
-            batch.client, now_s, own.deadline_s, own.key, batch.trace_id, batch.finished
+        caller = msgspec.structs.replace(
+            batch, started_s=now_s, deadline_s=own.deadline_s, key=own.key
         )
         return pb.ScoreBatchResult(answer=await _scored(scoring, asked, caller))
     except Problem as problem:

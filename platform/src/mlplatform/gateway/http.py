@@ -11,11 +11,11 @@ import msgspec
 
 from mlplatform.admission.clients import Operation
 from mlplatform.admission.gate import Admitted
-from mlplatform.gateway.decided import Finished
+from mlplatform.gateway.decided import Done
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.trace import TraceContext
 from mlplatform.http import messages
 from mlplatform.http.messages import Line, Refusal, Reply, line
+from mlplatform.telemetry.context import TraceContext
 
 JSON_TYPE: Final = b"application/json"
 
@@ -40,7 +40,7 @@ class Request(msgspec.Struct):
     client: str = ""
     trace: TraceContext | None = None
     admitted: Admitted | None = None
-    finished: list[Finished] | None = None
+    finished: list[Done] | None = None
 
     async def body(self) -> bytes:
         """The whole body.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -12,9 +13,9 @@ from mlplatform.gateway.log_metrics import LogCollector
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.histogram import Histograms
 from mlplatform.telemetry.kernel_clock import ClockCollector
-from mlplatform.telemetry.prometheus import CONTENT_TYPE, Registry
+from mlplatform.telemetry.prometheus import Registry
 
-__all__ = ["CONTENT_TYPE", "AdmissionMetrics", "Metrics", "ModelMetrics"]
+__all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
 
 BREAKER_VALUES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
@@ -40,7 +41,7 @@ class Metrics:
         self.shadow_dropped = counter(signals.SHADOW_DROPPED)
         self.admission = AdmissionMetrics(self._registry)
         self.traces = counter(signals.TRACES)
-        self.latency = self._registry.histogram(signals.LATENCY)
+        self.latency = Histograms(signals.LATENCY)
         self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
         self.generation = self._registry.gauge(signals.GENERATION)
         self.breaker = self._registry.gauge(signals.BREAKER)
@@ -48,8 +49,12 @@ class Metrics:
         self.scores = Histograms(signals.SCORE)
         self.feature_ages = Histograms(signals.FEATURE_AGE)
         self.features_missing = counter(signals.FEATURES_MISSING)
-        for histograms in (self.scores, self.feature_ages):
+        for histograms in (self.latency, self.scores, self.feature_ages):
             self._registry.register(histograms)
+
+    def show_trace(self, model: str, latency_s: float, trace_id: str) -> None:
+        """That a latency which was counted has a trace."""
+        self.latency.of(model).show(latency_s, trace_id, time.time())
 
     def watch_log(self, counts: Counts) -> None:
         """Show what becomes of records."""
@@ -74,10 +79,18 @@ class Metrics:
         Args:
             breakers: model, service and state of every arm that the routes name.
         """
+        self._show(breakers)
+        return self._registry.text()
+
+    def open_text(self, breakers: Iterable[tuple[str, str, str]]) -> bytes:
+        """As `text`, in OpenMetrics' format, with exemplars."""
+        self._show(breakers)
+        return self._registry.open_text()
+
+    def _show(self, breakers: Iterable[tuple[str, str, str]]) -> None:
         self.breaker.clear()
         for model, service, state in breakers:
             self.breaker.labels(model, service).set(BREAKER_VALUES[state])
-        return self._registry.text()
 
 
 class AdmissionMetrics:
@@ -118,7 +131,7 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
-        self._latency = metrics.latency.labels(model)
+        self._observe_s = metrics.latency.of(model).observe
         self._late = metrics.late.labels(model)
         self._decisions: dict[tuple[str, str], Any] = {}
         self._scores = {arm: metrics.scores.of(model, arm).observe for arm in signals.ARM.values}
@@ -133,7 +146,7 @@ class ModelMetrics:
             counter = self._metrics.decisions.labels(self._model, *key)
             self._decisions[key] = counter
         counter.inc()
-        self._latency.observe(latency_s)
+        self._observe_s(latency_s)
         if late:
             self._late.inc()
         case = decided.case

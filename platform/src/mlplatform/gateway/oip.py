@@ -85,12 +85,17 @@ class Scores(list[float]):
 
 
 def infer_request(
-    service: str, authority: str, token: str, rows: Sequence[Sequence[float]]
+    service: str,
+    authority: str,
+    token: str,
+    rows: Sequence[Sequence[float]],
+    more: str = "",
 ) -> bytes:
     """A whole HTTP/1.1 request that asks for one score a row.
 
     Args:
         rows: of one width; NaN is a missing value.
+        more: headers besides, each with its line's end.
     """
     count, width = len(rows), len(rows[0])
     size = count * width * 4
@@ -101,7 +106,7 @@ def infer_request(
     ).encode()
     head = (
         f"POST /v2/models/{service}/infer HTTP/1.1\r\nHost: {authority}\r\n"
-        f"Authorization: Bearer {token}\r\nContent-Type: application/octet-stream\r\n"
+        f"Authorization: Bearer {token}\r\n{more}Content-Type: application/octet-stream\r\n"
         f"Inference-Header-Content-Length: {len(header)}\r\n"
         f"Content-Length: {len(header) + size}\r\n\r\n"
     ).encode()

@@ -18,6 +18,7 @@ from mlplatform.gateway.reasons import MOST, NotExplained, drivers, without_each
 from mlplatform.registry.bundle import Bundle
 from mlplatform.registry.rules import Decision, evaluate
 from mlplatform.registry.scorecard import SmallScorer
+from mlplatform.telemetry.context import Origin
 
 SAFE_DEFAULT: Decision = "review"
 DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
@@ -96,19 +97,19 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 async def predicted(
-    live: Live, order: Sequence[Step], facts: Facts, until_s: float
+    live: Live, order: Sequence[Step], facts: Facts, until_s: float, origin: Origin | None = None
 ) -> tuple[Prediction | None, list[Failure]]:
     """The score of the first step that gives one, and the failures of those before it."""
     if not live.bulkhead.enter():
         return None, [Failure(order[0].name, "bulkhead")]
     try:
-        return await _asked(live, order, facts, until_s)
+        return await _asked(live, order, facts, until_s, origin)
     finally:
         live.bulkhead.leave()
 
 
 async def _asked(
-    live: Live, order: Sequence[Step], facts: Facts, until_s: float
+    live: Live, order: Sequence[Step], facts: Facts, until_s: float, origin: Origin | None
 ) -> tuple[Prediction | None, list[Failure]]:
     clock = time.monotonic
     failures: list[Failure] = []
@@ -129,7 +130,9 @@ async def _asked(
             failures.append(Failure(step.name, "breaker_open"))
             continue
         slice_until_s = step_until(live.chain, now_s, until_s, len(order) - position)
-        outcome = await _score(target, row, now_s, slice_until_s)
+        if origin is not None and origin.step != step.name:
+            origin = Origin(origin.decision_id, origin.trace, step.name)
+        outcome = await _score(target, row, now_s, slice_until_s, origin)
         if isinstance(outcome, Scores):
             (raw,) = outcome
             if cache is not None:
@@ -141,12 +144,12 @@ async def _asked(
 
 
 async def _score(
-    target: Target, row: Sequence[float], asked_s: float, until_s: float
+    target: Target, row: Sequence[float], asked_s: float, until_s: float, origin: Origin | None
 ) -> Scores | FailureReason:
     """The one score, or why there is none; the breaker is told of either, once for each call."""
     breaker = target.breaker
     try:
-        found = await target.predictor.predict((row,), until_s)
+        found = await target.predictor.predict((row,), until_s, origin)
     except PredictionFailed as failure:
         if failure.speaks:
             breaker.failed(asked_s, time.monotonic())

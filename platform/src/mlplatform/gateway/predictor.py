@@ -29,6 +29,7 @@ from mlplatform.gateway.oip import (
     infer_request,
     scores,
 )
+from mlplatform.telemetry.context import Origin
 
 Row = Sequence[float]
 
@@ -83,14 +84,19 @@ class _Waiting:
     of itself: the calls that are under way.
     """
 
-    __slots__ = ("call", "deadline_s", "future", "is_stalled", "rows")
+    __slots__ = ("call", "deadline_s", "future", "is_stalled", "origin", "rows")
 
     def __init__(
-        self, rows: Sequence[Row], deadline_s: float, future: asyncio.Future[Scores]
+        self,
+        rows: Sequence[Row],
+        deadline_s: float,
+        future: asyncio.Future[Scores],
+        origin: Origin | None,
     ) -> None:
         self.rows = rows
         self.deadline_s = deadline_s
         self.future = future
+        self.origin = origin
         self.is_stalled = False
         self.call: _Call | None = None
 
@@ -158,16 +164,20 @@ class Predictor:
         self._address: tuple[str, int] | None = None
         self._bearer = ""
 
-    def predict(self, rows: Sequence[Row], deadline_s: float) -> asyncio.Future[Scores]:
+    def predict(
+        self, rows: Sequence[Row], deadline_s: float, origin: Origin | None = None
+    ) -> asyncio.Future[Scores]:
         """A future of one raw score a row.
 
         It raises PredictionFailed.
 
         Args:
             deadline_s: on the monotonic clock, which is also the event loop's.
+            origin: the decision that needs it. A call that several share bears the first one's
+                trace: there is one header.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(rows, deadline_s, loop.create_future())
+        waiting = _Waiting(rows, deadline_s, loop.create_future(), origin)
         if len(self._queue) >= self._limits.waiting:
             waiting.fail("queue_full", f"{self._limits.waiting} wait already")
             return waiting.future
@@ -235,8 +245,10 @@ class Predictor:
     async def _send(self, batch: list[_Waiting]) -> None:
         rows = [row for waiting in batch for row in waiting.rows]
         until_s = max(waiting.deadline_s for waiting in batch)
+        origin = batch[0].origin
+        more = origin.header_lines if origin is not None else ""
         try:
-            reply = await self._call(rows, until_s)
+            reply = await self._call(rows, until_s, more)
             values = scores(reply, len(rows))
         except OSError as error:
             failure = PredictionFailed("unavailable", str(error))
@@ -251,7 +263,7 @@ class Predictor:
         for waiting in batch:
             waiting.fail(failure.reason, failure.detail)
 
-    async def _call(self, rows: Sequence[Row], until_s: float) -> Reply:
+    async def _call(self, rows: Sequence[Row], until_s: float, more: str) -> Reply:
         """One call, repeated at most once, with what the plane says then.
 
         Repeated is a call whose connection was refused or broke before the answer was whole, and
@@ -261,7 +273,7 @@ class Predictor:
         """
         self._retries.called()
         try:
-            reply = await self._ask(rows)
+            reply = await self._ask(rows, more)
             if reply.status != HTTPStatus.UNAUTHORIZED or not self._may_repeat(until_s):
                 return reply
         except ConnectionError:
@@ -269,15 +281,16 @@ class Predictor:
                 self.forget()
                 raise
         self.forget()
-        return await self._ask(rows)
+        return await self._ask(rows, more)
 
     def _may_repeat(self, until_s: float) -> bool:
         return until_s - time.monotonic() >= RETRY_LEAST_S and self._retries.may_repeat()
 
-    async def _ask(self, rows: Sequence[Row]) -> Reply:
+    async def _ask(self, rows: Sequence[Row], more: str) -> Reply:
         connection = await self._connection()
         authority = f"{connection.address[0]}:{connection.address[1]}"
-        reply = await connection.call(infer_request(self.service, authority, self._bearer, rows))
+        request = infer_request(self.service, authority, self._bearer, rows, more)
+        reply = await connection.call(request)
         if connection.address != self._address:  # forgotten meanwhile
             connection.close()
         elif connection.usable:

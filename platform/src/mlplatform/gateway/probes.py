@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
-from mlplatform.gateway.http import Endpoint, reading
-from mlplatform.gateway.metrics import CONTENT_TYPE, Metrics
+from mlplatform.gateway.http import Endpoint, Request, reading
+from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.scoring import Scoring
+from mlplatform.http.messages import Reply, line
+from mlplatform.telemetry.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, wants_openmetrics
+
+_TEXT: Final = line(b"content-type", CONTENT_TYPE)
+_OPENMETRICS: Final = line(b"content-type", OPENMETRICS_TYPE)
 
 
 class Health:
@@ -52,8 +58,10 @@ def endpoints(
         health.check_ready()
         return b'{"status":"ready"}'
 
-    def exposition() -> bytes:
-        return metrics.text(_breakers(models))
+    async def exposition(request: Request) -> Reply:
+        if wants_openmetrics(request.headers.get(b"accept", b"")):
+            return Reply(metrics.open_text(_breakers(models)), [_OPENMETRICS])
+        return Reply(metrics.text(_breakers(models)), [_TEXT])
 
     def document(content: bytes) -> Endpoint:
         return reading("openapi", lambda: content, is_open=True)
@@ -61,7 +69,7 @@ def endpoints(
     return {
         "/healthz": reading("health", alive, is_open=True),
         "/readyz": reading("ready", ready, is_open=True),
-        "/metrics": reading("metrics", exposition, CONTENT_TYPE, is_open=False, scope="metrics"),
+        "/metrics": Endpoint("metrics", ("GET", "HEAD"), exposition, scope="metrics"),
         **{path: document(content) for path, content in documents.items()},
     }
 

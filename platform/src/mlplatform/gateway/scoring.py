@@ -49,9 +49,12 @@ from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.pseudonym import pseudonym
 from mlplatform.sparing import Sparing
+from mlplatform.telemetry.context import ACCEPTED, Origin, derived_span_id, trace_id_of
 
 log = logging.getLogger(__name__)
 log.addFilter(Sparing())
+each = logging.getLogger(f"{__name__}.each")
+"""Of every decision a line, for who asks for debug lines; none is spared here."""
 
 
 NO_FEATURES = OnlineRow({}, {})
@@ -270,7 +273,8 @@ class Scoring:
         if case.is_raw and live.champion is not None:
             names = live.champion.plan.names
             order = tuple(s for s in order if live.targets[s.arm.service].plan.names == names)
-        prediction, failures = await predicted(live, order, case.facts, until_s)
+        origin = Origin(case.decision_id, caller.trace)
+        prediction, failures = await predicted(live, order, case.facts, until_s, origin)
         if prediction is None:
             verdict = without_predictor(live, case.facts)
         else:
@@ -291,13 +295,16 @@ class Scoring:
             outcome = await self._recorder.append(given, caller.deadline_s)
         except LogUnavailable as error:
             decision_id = decided.case.decision_id
-            extra = {"decision_id": decision_id, "trace_id": caller.trace_id or decision_id}
+            trace_id = caller.trace_id or trace_id_of(decision_id)
+            extra = {"decision_id": decision_id, "trace_id": trace_id}
             log.error("a decision was not recorded: %s", error, extra=extra)
+            self._note(decided, caller, time.monotonic(), is_recorded=False)
             raise log_unavailable() from error
         if isinstance(outcome, Repeated):
             return replayed(outcome.answer, same_body=outcome.same_body)
         if isinstance(outcome, Unlogged):
             if promise is not None and not promise.may_be_unlogged:
+                self._note(decided, caller, time.monotonic(), is_recorded=False)
                 raise log_unavailable()
             body = encode(unlogged_answer(decided))
             self._answers.keep_unlogged(given, body)
@@ -317,8 +324,26 @@ class Scoring:
         self._metrics.decided(
             decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
         )
-        if caller.finished is not None:
-            caller.finished.append(Finished(decided, caller.started_s, now_s))
+        self._note(decided, caller, now_s)
+        if each.isEnabledFor(logging.DEBUG):
+            verdict, decision_id = decided.verdict, decided.case.decision_id
+            took_ms = (now_s - caller.started_s) * 1000
+            trace_id = caller.trace_id or trace_id_of(decision_id)
+            extra = {"decision_id": decision_id, "trace_id": trace_id}
+            each.debug("decided by %s in %.1f ms", verdict.answered_by, took_ms, extra=extra)
+
+    @staticmethod
+    def _note(decided: Decided, caller: Caller, now_s: float, *, is_recorded: bool = True) -> None:
+        """For the request's trace, should it become one."""
+        if caller.finished is None:
+            return
+        accepted = None
+        if caller.was_accepted:
+            decision_id = decided.case.decision_id
+            trace_id = caller.trace_id or trace_id_of(decision_id)
+            accepted = trace_id, derived_span_id(decision_id, ACCEPTED)
+        finished = Finished(decided, caller.started_s, now_s, is_recorded, accepted)
+        caller.finished.append(finished)
 
     async def _stored(self, client: str, key: str, caller: Caller) -> Stored | None:
         return await looked_up(

@@ -29,6 +29,7 @@ from mlplatform.gateway.terms import terms
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
 from mlplatform.gateway.voids import Voids
 from mlplatform.http.messages import JSON, Reply, line
+from mlplatform.telemetry.context import begun
 
 API = "/api/"
 BATCH_CONCURRENCY = 64
@@ -86,6 +87,7 @@ def _of_model(
         return Reply(shape(given.body), [JSON, REPLAYED] if given.replayed else [JSON])
 
     async def score_batch(request: Request) -> Reply:
+        request.trace = request.trace or begun()
         caller = caller_of(scoring, request)
         if caller.key is not None:
             detail = "in a batch every item has its own idempotency_key"
@@ -96,8 +98,8 @@ def _of_model(
 
         async def item(raw: bytes, now_s: float, deadline_s: float) -> Given:
             asked = scoring.payloads.batch_item(raw)
-            own = Caller(
-                caller.client, now_s, deadline_s, asked.key, caller.trace_id, caller.finished
+            own = msgspec.structs.replace(
+                caller, started_s=now_s, deadline_s=deadline_s, key=asked.key
             )
             return await scoring.answer(asked, own)
 

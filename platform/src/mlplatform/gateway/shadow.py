@@ -17,6 +17,7 @@ from mlplatform.gateway.oip import PredictionFailed
 from mlplatform.gateway.prediction import Facts
 from mlplatform.gateway.recording import LogUnavailable, Recorder
 from mlplatform.rollout.routes import Routes
+from mlplatform.telemetry.context import Origin
 
 QUEUE_LENGTH = 4096
 BATCH_ROWS = 32
@@ -139,7 +140,8 @@ class ShadowCopies:
         deadline_s = time.monotonic() + TIMEOUT_S
         raw: list[float | None]
         try:
-            raw, reason = list(await target.shadow.predict(rows, deadline_s)), None
+            origin = Origin(batch[0].decision_id, None, "shadow")
+            raw, reason = list(await target.shadow.predict(rows, deadline_s, origin)), None
         except PredictionFailed as failure:
             raw, reason = [None] * len(batch), failure.reason
         latency_us = (time.perf_counter_ns() - started_ns) // 1000

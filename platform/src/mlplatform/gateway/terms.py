@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlplatform.gateway.decided import Caller, Finished
+from mlplatform.gateway.decided import Caller, Done
 from mlplatform.gateway.payloads import idempotency_key
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.trace import TraceContext
 from mlplatform.models.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
+from mlplatform.telemetry.context import TraceContext
 
 
 def terms(
@@ -18,7 +18,7 @@ def terms(
     started_s: float,
     deadline_ms: float,
     trace: TraceContext | None,
-    finished: list[Finished] | None = None,
+    finished: list[Done] | None = None,
 ) -> Caller:
     """The terms that these headers ask for.
 
@@ -37,6 +37,7 @@ def terms(
         key=idempotency_key(headers.get(b"idempotency-key")),
         trace_id=trace.trace_id if trace else None,
         finished=finished,
+        trace=trace,
     )
 
 

@@ -374,7 +374,7 @@ class Connection(asyncio.Protocol):
             self._go_on()
 
     def _failed(self, request: Request) -> Reply:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", request.method, request.path, extra={"sent": request.arrived})
         return self._shared.application.refusal(Refusal(500, "internal", "the log says more"))
 
     def _finish(self, request: Request, reply: Reply) -> None:

@@ -138,6 +138,11 @@ class Request:
             await self._waiter
         return self.arrived_body()
 
+    @property
+    def arrived(self) -> bytes:
+        """What has come of the body so far."""
+        return bytes(self._body)
+
     def arrived_body(self) -> bytes:
         """The body, once `is_whole`.
 

@@ -112,7 +112,8 @@ def prepare(platform: Platform, asked: Batch) -> Job:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     items = tuple(sorted(path.name for path in (folder / ITEMS).iterdir()))
-    return Job(asked.name, "score", asked.model, folder, items, asked.deadline_s)
+    told = platform.traceparent()
+    return Job(asked.name, "score", asked.model, folder, items, asked.deadline_s, told)
 
 
 def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatus], None]) -> Path:

@@ -259,6 +259,13 @@ class ModelDefinition(_Strict, frozen=True):
         return self.asynchronous is not None and self.asynchronous.enabled
 
     @property
+    def personal(self) -> frozenset[str]:
+        """The names whose values say something about a person: what applications send, and the
+        inputs that are made of it. No log, span or metric may hold such a value."""
+        made = (i.name for i in self.inputs if i.of is not None)
+        return frozenset((*self.request, *made))
+
+    @property
     def entities(self) -> dict[str, str]:
         """Entity name → the request field that holds its key."""
         return {f.entity: name for name, f in self.request.items() if f.entity is not None}

@@ -21,6 +21,8 @@ from mlplatform.orchestration import names
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
+TRACE_LABEL = "__OTEL_TRACEPARENT"
+"""By which Prefect knows the span that a run's own belongs below."""
 TRIES, PAUSE_S = 6, 0.3
 SILENCE_LIMIT_S = 60.0
 
@@ -67,6 +69,7 @@ class PrefectApi:
 
     Args:
         auth: user:password that the server asks for; empty: it asks for none.
+        traceparent: of the span that asks for runs, which theirs are put below; empty: none does.
 
     Raises (every method):
         Unavailable: the server does not answer or answers with a 5xx.
@@ -74,11 +77,23 @@ class PrefectApi:
         NotFound: no such deployment or run.
     """
 
-    def __init__(self, url: str, timeout_s: float = 15.0, *, auth: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 15.0,
+        *,
+        auth: str = "",
+        traceparent: Callable[[], str] = str,
+    ) -> None:
         user, _, password = auth.partition(":")
         basic = httpx.BasicAuth(user, password) if auth else None
         self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s, auth=basic)
         self._deployments: dict[str, str] = {}
+        self._traceparent = traceparent
+
+    def _labels(self) -> dict[str, str]:
+        traceparent = self._traceparent()
+        return {TRACE_LABEL: traceparent} if traceparent else {}
 
     def start(
         self, flow: str, parameters: Mapping[str, Any], idempotency_key: str | None = None
@@ -93,6 +108,7 @@ class PrefectApi:
             "parameters": dict(parameters),
             "state": {"type": "SCHEDULED"},
             "idempotency_key": idempotency_key or str(uuid.uuid4()),
+            "labels": self._labels(),
         }
         found = self._deployment(flow, str(parameters.get("model")))
         path = f"/deployments/{found}/create_flow_run"
@@ -131,7 +147,12 @@ class PrefectApi:
             raise InputInvalid(f"flow run {run_id}", None, f"the answer was refused: {reason}")
 
     def emit(self, event: Mapping[str, Any]) -> None:
-        """Send one event; the same id twice starts one run."""
+        """Send one event; the same id twice starts one run. Its payload says which span sent it, if
+        it has a place for that."""
+        payload = event.get("payload", {})
+        if "traceparent" in payload:
+            told = payload["traceparent"] or self._traceparent()
+            event = {**event, "payload": {**payload, "traceparent": told}}
         occurred = event.get("occurred") or datetime.now(UTC).isoformat()
         self._call("POST", "/events", [{"related": [], **event, "occurred": occurred}])
 

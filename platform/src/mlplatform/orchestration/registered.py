@@ -22,6 +22,7 @@ from mlplatform.errors import ConfigInvalid, Unavailable
 from mlplatform.models.definition import model_names
 from mlplatform.orchestration import names, served
 from mlplatform.settings import Settings
+from mlplatform.telemetry import logs
 
 POOL: Final = "kubernetes"
 START_LIMIT_S: Final = 300
@@ -102,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logs.configure("flows", "registered")
     options = parser().parse_args()
     settings = wiring.settings()
     job_template = template(options.template, options.image)

@@ -7,7 +7,6 @@ a model by name.
 from __future__ import annotations
 
 import itertools
-import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from mlplatform.orchestration import names
 from mlplatform.settings import Settings
 from mlplatform.supervisor import prefect_server
 from mlplatform.supervisor.lifeline import step_back
+from mlplatform.telemetry import logs
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -37,6 +37,7 @@ RUNS_AT_A_TIME = 12
 from starting."""
 TAG = "mlplatform"
 PRELOADED = (
+    "mlplatform.orchestration.flow_run",
     "prefect.flow_engine",
     "mlplatform.jobs.features",
     "mlplatform.jobs.rollouts",
@@ -178,6 +179,7 @@ def _automation(model: str, retrain: UUID) -> AutomationCore:
                     "incident": "{{ event.payload.incident }}",
                     "claim": "{{ event.payload.claim }}",
                     "reason": "{{ event.payload.reason }}",
+                    "traceparent": "{{ event.payload.traceparent }}",
                     "actor": "drift-watch",
                     "open_rollout": True,
                 },
@@ -188,8 +190,9 @@ def _automation(model: str, retrain: UUID) -> AutomationCore:
 
 def main() -> None:
     step_back()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logs.configure("flows", "served")
     settings = wiring.settings()
+    logs.set_level(settings.log_level)
     prefect_server.run(
         settings,
         lambda: deployments(settings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +14,11 @@ from mlplatform.predictor.batching import Scored
 from mlplatform.predictor.metrics import CONTENT_TYPE
 from mlplatform.predictor.protocol import HEADER_LENGTH, Inference, RequestRefused
 from mlplatform.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
+from mlplatform.sparing import Sparing
+from mlplatform.telemetry.context import trace_context
 
+log = logging.getLogger(__name__)
+log.addFilter(Sparing())
 _BINARY: Final = line(b"content-type", b"application/octet-stream")
 _METRICS: Final = line(b"content-type", CONTENT_TYPE)
 _BEARER: Final = line(b"www-authenticate", b"Bearer")
@@ -53,10 +58,10 @@ class RestApplication:
             asked = protocol.parse(_body(request), header_length, model.width)
             scored = queue.score_at_once(asked.rows)
             if scored is None:
-                return self._score_later(asked, start_s)
+                return self._score_later(request, asked, start_s)
             return self._scores(asked, scored, start_s)
         except RequestRefused as error:
-            self._predictor.metrics.error("rest", error.status)
+            self._failed(request, error)
             raise
 
     async def _infer_later(
@@ -68,18 +73,26 @@ class RestApplication:
             model, _ = self._predictor.served()
             asked = protocol.parse(_body(request), header_length, model.width)
         except RequestRefused as error:
-            self._predictor.metrics.error("rest", error.status)
+            self._failed(request, error)
             return _refused(error)
-        return await self._score_later(asked, start_s)
+        return await self._score_later(request, asked, start_s)
 
-    async def _score_later(self, asked: Inference, start_s: float) -> Reply:
+    async def _score_later(self, request: Request, asked: Inference, start_s: float) -> Reply:
         """The reply of a model that is too slow for the event loop."""
         try:
             _, queue = self._predictor.served()
             return self._scores(asked, await queue.score(asked.rows), start_s)
         except RequestRefused as error:
-            self._predictor.metrics.error("rest", error.status)
+            self._failed(request, error)
             return _refused(error)
+
+    def _failed(self, request: Request, error: RequestRefused) -> None:
+        """Count it, and if it is this predictor's doing, say so with the trace of who asked."""
+        self._predictor.metrics.error("rest", error.status)
+        if error.status >= 500:
+            told = trace_context(request.headers)
+            extra = {"trace_id": told.trace_id if told else None}
+            log.warning("an inference request got no scores: %s", error, extra=extra)
 
     def _scores(self, asked: Inference, scored: Scored, start_s: float) -> Reply:
         model, _ = self._predictor.served()

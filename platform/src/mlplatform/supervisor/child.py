@@ -20,14 +20,13 @@ from mlplatform.supervisor.lifeline import Lifeline
 from mlplatform.supervisor.probe import Answered, Silent, ask
 from mlplatform.supervisor.records import ProcessId, ProcessRecord, kill_group
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck, next_failures, restart_delay_s
+from mlplatform.telemetry import retention
 
 State = Literal["starting", "ready", "not ready", "restarting", "stopping", "stopped"]
 
 EXIT_POLL_S: Final = 0.1
 START_PROBE_S: Final = 0.25
 PROBE_S: Final = 1.0
-LOG_BYTES: Final = 5 * 1024 * 1024
-LOG_FILES: Final = 3
 
 
 class _Address(msgspec.Struct):
@@ -125,7 +124,8 @@ class Child:
         return reason or _ending(popen.returncode)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        _rotate(self._log)
+        if is_full(self._log):
+            retention.turn(self._log, retention.LOGS)
         if isinstance(self.spec.check, Path):
             self.spec.check.unlink(missing_ok=True)
         environment = {**os.environ, **self.spec.env, **self._lifeline.environment}
@@ -163,6 +163,8 @@ class Child:
         begun = heard = time.monotonic()
         answered = False
         while True:
+            if is_full(self._log):
+                await asyncio.to_thread(retention.turn_in_place, self._log, retention.LOGS)
             answer = await asyncio.to_thread(self._ask)
             now = time.monotonic()
             if isinstance(answer, Answered):
@@ -200,6 +202,11 @@ class Child:
             self._changed(self)
 
 
+def is_full(log: Path) -> bool:
+    """Whether a log is to be turned."""
+    return log.exists() and log.stat().st_size >= retention.LOGS.file_bytes
+
+
 def _port_of(process: ProcessId | None, address_file: Path) -> int | None:
     try:
         address = msgspec.json.decode(address_file.read_bytes(), type=_Address)
@@ -213,14 +220,3 @@ def _ending(returncode: int) -> str:
     if returncode < 0:
         return f"was ended by signal {-returncode}"
     return f"ended with status {returncode}"
-
-
-def _rotate(log: Path) -> None:
-    """Keeps what was logged before in .1, .2, …; the current file starts empty when it is big."""
-    if not log.exists() or log.stat().st_size < LOG_BYTES:
-        return
-    for number in range(LOG_FILES - 1, 0, -1):
-        older = log.with_name(f"{log.name}.{number}")
-        newer = log.with_name(f"{log.name}.{number - 1}") if number > 1 else log
-        if newer.exists():
-            newer.replace(older)

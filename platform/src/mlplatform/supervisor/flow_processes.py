@@ -10,8 +10,6 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import runpy
-import sys
 from collections.abc import Sequence
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.runner._control_channel import ControlChannel
 
-ENGINE: Final = "prefect.engine"
 CONTEXT: Final = multiprocessing.get_context("forkserver")
 SETTLED: Final = "mlplatform.supervisor.settled"
 
@@ -90,10 +87,11 @@ class WarmStarter:
 def run_engine(environment: dict[str, str]) -> None:
     """What the child does: Prefect's engine for the run that the environment names."""
     os.environ.update(environment)
-    sys.argv = [ENGINE]
-    sys.modules.pop(ENGINE, None)
+    from mlplatform.orchestration import flow_run
+
     try:
-        runpy.run_module(ENGINE, run_name="__main__")
+        flow_run.observe()
+        flow_run.run()
     finally:
         # multiprocessing leaves without them, and Prefect sends its last logs and events there
         atexit._run_exitfuncs()

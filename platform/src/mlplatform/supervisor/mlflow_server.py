@@ -6,7 +6,6 @@ import argparse
 import base64
 import binascii
 import hmac
-import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
@@ -16,6 +15,7 @@ from mlplatform.addresses import Address
 from mlplatform.postgres import tls_context
 from mlplatform.settings import Settings, load
 from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.telemetry import logs
 
 OPEN_PATHS: Final = ("/health",)
 
@@ -36,7 +36,7 @@ def main() -> None:
     """Serves tracking and registry until told to stop."""
     options = parser().parse_args()
     follow_parent()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure("mlflow")
     settings = load(os.environ)
     os.environ.update(environment(settings))
     settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,6 +110,7 @@ def _serve(settings: Settings, host: str) -> None:
         host=host,
         port=settings.mlflow_port,
         log_level="warning",
+        log_config=None,  # lines are ours
         access_log=False,
         timeout_graceful_shutdown=5,
     )

@@ -85,6 +85,10 @@ def run(
     import uvicorn
     from prefect.server.api.server import create_app
 
+    from mlplatform.orchestration import flow_run
+
+    flow_run.lines_as_json("served")
+
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
     server = uvicorn.Server(
         uvicorn.Config(
@@ -92,6 +96,7 @@ def run(
             host="127.0.0.1",
             port=settings.prefect_port,
             log_level="warning",
+            log_config=None,  # lines are ours
             access_log=False,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=STOP_LIMIT_S,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from mlplatform.telemetry.prometheus import Collector, Family, HistogramFamily, observed
+from mlplatform.telemetry.prometheus import (
+    Collector,
+    Family,
+    HistogramFamily,
+    exemplar,
+    observed,
+)
 from mlplatform.telemetry.signals import Metric
 
 
@@ -16,17 +23,23 @@ class Buckets:
     request would otherwise be a tenth of all that a request costs beside its model.
     """
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("_bounds", "counts", "examples", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = tuple(bounds)
         self.counts = [0] * (len(self._bounds) + 1)
         self.total = 0.0
+        self.examples: dict[int, tuple[float, str, float]] = {}
+        """By bucket, a value that was counted in it, its trace, and when, wall time in seconds."""
 
     def observe(self, value: float) -> None:
         """Count a value, in the first bucket whose bound it does not exceed."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def show(self, value: float, trace_id: str, wall_s: float) -> None:
+        """That there is a trace of a value that was counted; the latest of each bucket is kept."""
+        self.examples[bisect_left(self._bounds, value)] = value, trace_id, wall_s
 
 
 def add_to(
@@ -35,12 +48,14 @@ def add_to(
     bounds: Sequence[float],
     writers: Sequence[Buckets],
 ) -> None:
-    """Put what all the writers counted into a metric family."""
+    """Put what all the writers counted into a metric family, with an exemplar a bucket."""
     running = 0
-    cumulated: list[tuple[str, float]] = []
+    cumulated: list[Any] = []
     for i, bound in enumerate((*bounds, float("inf"))):
         running += sum(writer.counts[i] for writer in writers)
-        cumulated.append(("+Inf" if bound == float("inf") else repr(float(bound)), running))
+        name = "+Inf" if bound == float("inf") else repr(float(bound))
+        shown = next((w.examples[i] for w in writers if i in w.examples), None)
+        cumulated.append((name, running) if shown is None else (name, running, exemplar(*shown)))
     family.add_metric(labels, cumulated, sum_value=sum(writer.total for writer in writers))
 
 

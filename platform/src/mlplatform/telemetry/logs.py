@@ -5,47 +5,115 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import time
-from typing import Any, Final
+import zlib
+from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final, Literal
 
+from mlplatform.telemetry import retention
+from mlplatform.telemetry.redaction import FieldPolicy, policy
 from mlplatform.telemetry.signals import Process
 
-EXTRA: Final = ("trace_id", "decision_id", "model")
-"""What a line may be given by `extra=`: names of things, never their content."""
+Level = Literal["debug", "info", "warning"]
+EXTRA: Final[Mapping[str, str]] = {
+    "trace_id": "trace_id",
+    "decision_id": "decision_id",
+    "model": "model",
+    "flow_run_id": "run_id",
+}
+"""What a line may be given by `extra=`, and as which field: names of things, never their content.
+Prefect gives the last to the lines of its runs."""
+
+SENT: Final = "sent"
+"""By `extra=` too: the body of the request that a line is about. It is not in the line, and its
+values are taken out of the line's text."""
 
 MAX_ERROR_CHARS: Final = 16_384
+_OURS: Final = "mlplatform"
 
 
 class JsonLines(logging.Formatter):
     """Formats a record with the fields of `signals.LOG_FIELDS`."""
 
-    def __init__(self, process: Process, instance: str | None = None) -> None:
+    def __init__(
+        self, process: Process, instance: str | None = None, fields: FieldPolicy | None = None
+    ) -> None:
         super().__init__()
         self._same: dict[str, Any] = {"process": process}
         if instance is not None:
             self._same["instance"] = instance
-        self._same["pid"] = os.getpid()
+        self._fields = fields or policy()
 
     def format(self, record: logging.LogRecord) -> str:
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        sent = getattr(record, SENT, b"")
         line = {
             "time": f"{second}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             **self._same,
+            "pid": os.getpid(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._fields.applied(record.getMessage(), sent),
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)[-MAX_ERROR_CHARS:]
-        for name in EXTRA:
+            text = self.formatException(record.exc_info)[-MAX_ERROR_CHARS:]
+            line["error"] = self._fields.applied(text, sent)
+        for name, field in EXTRA.items():
             value = getattr(record, name, None)
             if value is not None:
-                line[name] = value
+                line[field] = value
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class DebugShare(logging.Filter):
+    """Lets a share of debug lines pass, and every other line.
+
+    Those of one decision, or one trace, pass together or not at all: half a story helps nobody.
+    """
+
+    def __init__(self, share: float = retention.DEBUG_SHARE) -> None:
+        super().__init__()
+        self._share = share
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno > logging.DEBUG:
+            return True
+        key = getattr(record, "decision_id", None) or getattr(record, "trace_id", None)
+        if key is None:
+            return random.random() < self._share  # noqa: S311
+        return zlib.crc32(str(key).encode()) < self._share * (1 << 32)
+
+
+def handler(
+    process: Process, instance: str | None = None, *, to: Path | None = None
+) -> logging.Handler:
+    """Writes lines of a process.
+
+    Args:
+        to: a file, which is turned when it is full; None: standard error.
+    """
+    made: logging.Handler
+    if to is None:
+        made = logging.StreamHandler()
+    else:
+        kept = retention.LOGS
+        to.touch(mode=0o600)
+        made = RotatingFileHandler(
+            to, maxBytes=kept.file_bytes, backupCount=kept.files - 1, encoding="utf-8"
+        )
+    made.setFormatter(JsonLines(process, instance))
+    made.addFilter(DebugShare())
+    return made
 
 
 def configure(process: Process, instance: str | None = None) -> None:
     """Every line of this process, from now on, as JSON to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines(process, instance))
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.basicConfig(handlers=[handler(process, instance)], level=logging.INFO, force=True)
+
+
+def set_level(level: Level) -> None:
+    """From which level on the platform's own lines are written; others' from info on."""
+    logging.getLogger(_OURS).setLevel(level.upper())

@@ -20,11 +20,14 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from mlplatform.telemetry.signals import Metric
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 __all__ = ["Collector", "Counter", "Family", "Gauge", "Histogram", "HistogramFamily", "Registry"]
 
@@ -64,8 +67,12 @@ class Registry:
         self._registry.register(collector)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All of it in Prometheus' text format, which has no exemplars."""
         return generate_latest(self._registry)
+
+    def open_text(self) -> bytes:
+        """All of it in OpenMetrics' text format, with the exemplars that lead to traces."""
+        return openmetrics.generate_latest(self._registry)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def counted(metric: Metric, samples: Sequence[tuple[Sequence[str], float]]) -> CounterMetricFamily:
@@ -75,6 +82,16 @@ def counted(metric: Metric, samples: Sequence[tuple[Sequence[str], float]]) -> C
     for labels, value in samples:
         family.add_metric(labels, value)
     return family
+
+
+def exemplar(value: float, trace_id: str, wall_s: float) -> Exemplar:
+    """A value that was observed and has a trace."""
+    return Exemplar({"trace_id": trace_id}, value, wall_s)
+
+
+def wants_openmetrics(accept: bytes) -> bool:
+    """Whether who asks with this Accept header takes OpenMetrics."""
+    return b"application/openmetrics-text" in accept
 
 
 def shown(metric: Metric, value: float | None) -> GaugeMetricFamily:

@@ -19,16 +19,27 @@ _SPANS = """
 ## Spans
 
 A gateway decides at the end of a request whether to build its spans: for an error (status 500 or
-more), an answer slower than `latency_slo_ms`, a degraded one, one of a challenger, one that the
-caller's traceparent marks as sampled, or a share (`MLPLATFORM_TRACE_SHARE`) of the others. They go
-to `MLPLATFORM_OTLP_ENDPOINT` by OTLP/HTTP; without it none are built. The trace id stands in the
-decision's record; where it does not, the trace began here and has the decision's id.
+more, or a decision that was not recorded), an answer slower than `latency_slo_ms`, a degraded one,
+one of a challenger, one that the caller's traceparent marks as sampled, or a share
+(`MLPLATFORM_TRACE_SHARE`) of the others. They go to `MLPLATFORM_OTLP_ENDPOINT` by OTLP/HTTP, at
+most 200 requests a second of a process; without it to files below `<home>/traces`, at most 500 a
+second, of bounded size. What is dropped is counted, slow and sampled ones first.
+
+A `traceparent` is taken from every caller (HTTP and gRPC) and passed on to predictors; where there
+is none, the trace has the first 32 digits of the decision's id, and a batch has a new one. The
+decision's record names its trace where that is not its own id. Where the caller sent one, the
+answer's `traceparent` says by its flag whether the spans were kept. `mlplatform trace <id>` shows
+spans, log lines and records of a trace or a decision on one machine.
 """
 _LOGS = """
 ## Log lines
 
-One JSON object a line on standard error. Lines name things and hold nothing from a request's body;
-only the text of an unexpected exception (`error`) is as whoever raised it wrote it. Fields:
+One JSON object a line: on standard error, which the supervisor keeps in `<home>/logs` (its own
+lines are in `supervisor.log`). Lines name things and hold nothing from a request's body. What
+others wrote, above all the text of an exception, loses the values of the fields that model.yaml
+declares, by their names and by the values of the request under way (`telemetry/redaction.py`).
+From `MLPLATFORM_LOG_LEVEL` on (info), and of debug lines a tenth, those of one decision together.
+How much is kept on disk: `telemetry/retention.py`. Fields:
 """
 
 

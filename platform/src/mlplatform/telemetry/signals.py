@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Process = Literal["gateway", "predictor", "worker", "exporter"]
+Process = Literal[
+    "gateway", "predictor", "worker", "exporter", "supervisor", "flows", "jobs", "mlflow"
+]  # fmt: skip
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -59,11 +61,16 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class SpanKind:
-    """A span that a gateway builds."""
+    """A span.
+
+    Args:
+        of: the process whose work it is.
+    """
 
     name: str
-    kind: Literal["SERVER", "CLIENT", "INTERNAL"]
+    kind: Literal["SERVER", "CLIENT", "INTERNAL", "PRODUCER", "CONSUMER"]
     meaning: str
+    of: Process = "gateway"
 
 
 MODEL: Final = Label("model", bound="model folders of the installation")
@@ -302,6 +309,11 @@ WORKER_IN_WORK: Final = Metric(
     "mlplatform_worker_in_work_messages", "gauge", "messages",
     "Messages read and not committed.", (MODEL,),
 )  # fmt: skip
+WORKER_TRACES: Final = Metric(
+    "mlplatform_worker_traces", "counter", "batches",
+    "Batches whose spans were asked for: sent, dropped as too many waited, or not taken.",
+    (Label("outcome", ("exported", "dropped", "failed")),),
+)  # fmt: skip
 WORKER_BATCH: Final = Metric(
     "mlplatform_worker_batch_seconds", "histogram", "seconds",
     "From a batch's first message read to its commit.", (MODEL,),
@@ -430,6 +442,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     ),
     "worker": (
         WORKER_MESSAGES, WORKER_GIVEN_UP, WORKER_RETRIES, WORKER_LAG, WORKER_IN_WORK, WORKER_BATCH,
+        WORKER_TRACES,
     ),
     "exporter": (
         ROUTES_GENERATION, ROUTES_SHARE, ROLLOUT_PHASE, ROLLOUT_SINCE, ROLLOUT_PASS, ROLLOUT_COUNTS,
@@ -451,8 +464,36 @@ REQUEST_SPAN: Final = SpanKind(
 DECISION_SPAN: Final = SpanKind("decide", "INTERNAL", "One decision of a request that has several.")
 FEATURES_SPAN: Final = SpanKind("features", "INTERNAL", "The read of the online features.")
 PREDICT_SPAN: Final = SpanKind("predict {step}", "CLIENT", "One predictor asked, answered or not.")
+INFER_SPAN: Final = SpanKind(
+    "infer {service}",
+    "SERVER",
+    "What a predictor says of its time for an answer. The gateway builds it, so it has no clock of "
+    "its own: it lies in the middle of the call.",
+    "predictor",
+)
 RECORD_SPAN: Final = SpanKind("record", "INTERNAL", "From the decision until its record is kept.")
-SPANS: Final = (REQUEST_SPAN, DECISION_SPAN, FEATURES_SPAN, PREDICT_SPAN, RECORD_SPAN)
+ACCEPT_SPAN: Final = SpanKind(
+    "send {topic}", "PRODUCER", "A request accepted for later, until its record is kept."
+)
+DRAIN_SPAN: Final = SpanKind(
+    "process {topic}",
+    "CONSUMER",
+    "A batch of messages, from its first one read until results and offsets are committed. It is "
+    "linked with where its messages come from, as far as they say.",
+    "worker",
+)
+ASK_SPAN: Final = SpanKind("ask gateway", "CLIENT", "One call of the gateway for items.", "worker")
+FLOW_SPAN: Final = SpanKind(
+    "{flow run}", "INTERNAL", "A flow run, made by Prefect, under the run's name.", "flows"
+)
+TASK_SPAN: Final = SpanKind("{task run}", "INTERNAL", "A task of a flow run.", "flows")
+ITEM_SPAN: Final = SpanKind(
+    "work {work}", "INTERNAL", "One item of a heavy job, below the flow run that asked.", "jobs"
+)
+SPANS: Final = (
+    REQUEST_SPAN, DECISION_SPAN, FEATURES_SPAN, PREDICT_SPAN, INFER_SPAN, RECORD_SPAN, ACCEPT_SPAN,
+    DRAIN_SPAN, ASK_SPAN, FLOW_SPAN, TASK_SPAN, ITEM_SPAN,
+)  # fmt: skip
 
 _HTTP = "OpenTelemetry semantic conventions, HTTP"
 HTTP_METHOD: Final = Attribute("http.request.method", "Method of the request.", _HTTP)
@@ -463,7 +504,7 @@ RPC_SYSTEM: Final = Attribute(
 )
 ERROR_TYPE: Final = Attribute(
     "error.type",
-    "Status of a failed request; why a predictor gave no score.",
+    "Problem of a failed request; why a predictor gave no score; that no record was kept.",
     "OpenTelemetry semantic conventions",
 )
 MODEL_NAME: Final = Attribute("mlplatform.model.name", "The model's name.")
@@ -473,22 +514,32 @@ ROUTE_ARM: Final = Attribute("mlplatform.route.arm", "Arm that the routes assign
 GENERATION_USED: Final = Attribute("mlplatform.route.generation", "Generation of the routes.")
 ANSWERED_BY: Final = Attribute("mlplatform.answered_by", "Step that gave the answer.")
 DEGRADED_REASON: Final = Attribute("mlplatform.degraded.reason", "Why the answer is degraded.")
-QUEUE_MS: Final = Attribute("mlplatform.predictor.queue_ms", "Waited for the model, as it says.")
+QUEUE_MS: Final = Attribute(
+    "mlplatform.predictor.queue_ms", "Waited for the model, as the predictor says."
+)
 COMPUTE_MS: Final = Attribute("mlplatform.predictor.compute_ms", "In the model, as it says.")
+_MESSAGING = "OpenTelemetry semantic conventions, messaging"
+TOPIC: Final = Attribute("messaging.destination.name", "The topic.", _MESSAGING)
+MESSAGES: Final = Attribute(
+    "messaging.batch.message_count", "Messages of the batch; items of the call.", _MESSAGING
+)
+RUN_ID: Final = Attribute("prefect.run.id", "The run's id in Prefect.", "Prefect")
+RUN_TYPE: Final = Attribute("prefect.run.type", "flow or task.", "Prefect")
 KEPT_FOR: Final = Attribute(
     "mlplatform.trace.kept_for",
-    "Why these spans were built: error, slow, degraded, canary, caller or share.",
+    "Why these spans were built: error, slow, degraded, canary, caller or share; gateway where a "
+    "gateway kept its part.",
 )
 ATTRIBUTES: Final = (
     HTTP_METHOD, HTTP_STATUS, HTTP_ROUTE, RPC_SYSTEM, ERROR_TYPE, MODEL_NAME, MODEL_VERSION,
     DECISION_ID, ROUTE_ARM, GENERATION_USED, ANSWERED_BY, DEGRADED_REASON, QUEUE_MS, COMPUTE_MS,
-    KEPT_FOR,
+    TOPIC, MESSAGES, RUN_ID, RUN_TYPE, KEPT_FOR,
 )  # fmt: skip
 
 LOG_FIELDS: Final = {
     "time": "When, UTC, RFC 3339 with milliseconds.",
     "level": "debug, info, warning, error or critical.",
-    "process": "gateway, predictor or worker.",
+    "process": "gateway, predictor, worker, supervisor, flows, jobs or mlflow.",
     "instance": "Name of the process, where it has one.",
     "pid": "Its process id.",
     "logger": "Module that wrote the line.",
@@ -497,5 +548,6 @@ LOG_FIELDS: Final = {
     "trace_id": "The trace that the line belongs to.",
     "decision_id": "The decision that the line is about.",
     "model": "The model that the line is about.",
+    "run_id": "The flow run that wrote the line.",
 }
-"""Of every log line, a JSON object; the last four and `instance` where they apply."""
+"""Of every log line, a JSON object; the last five and `instance` where they apply."""

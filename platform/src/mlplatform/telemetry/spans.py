@@ -5,11 +5,26 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from mlplatform.telemetry.signals import Attribute, SpanKind
+from mlplatform.telemetry.signals import Attribute, Process, SpanKind
 
 Value = str | int | float
 Attributes = Mapping[Attribute, Value | None]
+
+
+class Link(NamedTuple):
+    """A span of another trace that this work goes back to."""
+
+    trace_id: str
+    span_id: str
+
+
+class Teller(NamedTuple):
+    """The process that a span is of: its kind and its name."""
+
+    process: Process
+    instance: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +35,8 @@ class Span:
         start_s, end_s: on the monotonic clock.
         attributes: those without a value are left out.
         is_error: whether the work failed, by this process's own account.
+        links: where the work came from, if it waited in between.
+        of: whose work it was; None: of the process that sends it.
     """
 
     kind: SpanKind
@@ -30,6 +47,8 @@ class Span:
     end_s: float
     attributes: Attributes = field(default_factory=dict)
     is_error: bool = False
+    links: tuple[Link, ...] = ()
+    of: Teller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +67,14 @@ class Trace:
 def new_span_id() -> str:
     """16 hexadecimal digits, not all of them zero; they need only be unlikely to meet again."""
     return f"{random.randrange(1, 1 << 64):016x}"  # noqa: S311
+
+
+def resource_of(teller: Teller) -> dict[str, str]:
+    """The attributes by which backends know a process.
+
+    Source: OpenTelemetry semantic conventions, service.
+    """
+    return {
+        "service.name": f"mlplatform-{teller.process}",
+        "service.instance.id": teller.instance,
+    }

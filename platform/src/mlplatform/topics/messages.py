@@ -9,6 +9,14 @@ from typing import Protocol
 import msgspec
 
 HOUR_MS = 3_600_000
+TRACE_HEADER = "traceparent"
+"""Of a message: the span that it comes from, as W3C Trace Context writes it. Whoever works on the
+message later links its own trace with it."""
+
+
+def requests_topic(model: str) -> str:
+    """Where a model's requests wait that are to be scored later."""
+    return f"{model}.requests"
 
 
 class TopicSpec(msgspec.Struct, frozen=True):

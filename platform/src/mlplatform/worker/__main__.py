@@ -12,18 +12,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlplatform import backends
 from mlplatform import settings as settings_module
 from mlplatform.errors import PlatformError
 from mlplatform.models.definition import AsyncPolicy, load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent, step_back
 from mlplatform.telemetry import logs
+from mlplatform.telemetry.export import SpanExport
 from mlplatform.telemetry.listener import listen, tell
+from mlplatform.telemetry.spans import Teller
 from mlplatform.worker import outbox
 from mlplatform.worker.drain import Limits, Worker
 from mlplatform.worker.gateway import GatewayScorer
 from mlplatform.worker.messages import Names
 from mlplatform.worker.metrics import Metrics
+from mlplatform.worker.spans import build
 from mlplatform.worker.topics import open_topics
 
 
@@ -52,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        _run(options, settings_module.load(os.environ), stopping)
+        settings = settings_module.load(os.environ)
+        logs.set_level(settings.log_level)
+        _run(options, settings, stopping)
     except PlatformError as error:
         sys.exit(f"{options.name} ends: {error}")
 
@@ -76,7 +82,10 @@ def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Ev
     subscription = topics.subscribe([names.requests], names.group, options.name)
     _listen(options, metrics)
     limits = limits_of(definition.asynchronous, options.batch)
-    worker = Worker(subscription, scorer, names, metrics, limits)
+    sender = backends.span_sender(settings, Teller("worker", options.name))
+    spans = SpanExport(sender, build, metrics.traced)
+    worker = Worker(subscription, scorer, names, metrics, limits, spans, settings.trace_share)
+    spans.start()
     try:
         if options.outbox:
             with _outbox(names.model, settings, stopping):
@@ -84,6 +93,7 @@ def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Ev
         else:
             worker.run(stopping)
     finally:
+        spans.stop()
         topics.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from mlplatform.worker.messages import (
     result,
 )
 from mlplatform.worker.metrics import Metrics
+from mlplatform.worker.spans import Drained, Draining, came_from, context_of
 
 WAIT_S = 0.5
 KEEP_ALIVE_S = 1.0
@@ -37,8 +39,14 @@ class Scorer(Protocol):
     """What answers the items of a batch."""
 
     def score(
-        self, items: Sequence[Item], stopping: threading.Event
+        self, items: Sequence[Item], stopping: threading.Event, batch: Draining
     ) -> list[Answered | Poison]: ...
+
+
+class Sink(Protocol):
+    """Where batches go whose spans are wanted."""
+
+    def offer(self, item: Drained) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,16 @@ class Worker:
         names: Names,
         metrics: Metrics,
         limits: Limits,
+        spans: Sink,
+        trace_share: float,
     ) -> None:
         self._subscription = subscription
         self._scorer = scorer
         self._names = names
         self._metrics = metrics
         self._limits = limits
+        self._spans = spans
+        self._trace_share = trace_share
         self._pool = ThreadPoolExecutor(limits.connections, "score")
         self._fenced = 0
         self._lag_s = 0.0
@@ -110,23 +122,40 @@ class Worker:
         found = self._subscription.consume(self._limits.batch, WAIT_S)
         if not found:
             return 0
-        began_s = time.monotonic()
+        is_sampled = random.random() < self._trace_share  # noqa: S311
+        batch = Draining(
+            self._names.requests, len(found), came_from(found), time.monotonic(), is_sampled
+        )
+        try:
+            return self._drained(found, stopping, batch)
+        except BaseException:
+            batch.is_error = True
+            raise
+        finally:
+            kept_for = batch.kept_for
+            if kept_for is not None:
+                self._spans.offer(Drained(batch, time.monotonic(), kept_for))
+
+    def _drained(
+        self, found: Sequence[Received], stopping: threading.Event, batch: Draining
+    ) -> int:
         with self._metrics.in_work(len(found)):
-            outcomes = self._scored(found, stopping)
+            outcomes = self._scored(found, stopping, batch)
             try:
-                self._subscription.commit([self._message(o) for o in outcomes])
+                self._subscription.commit([self._message(o, batch) for o in outcomes])
             except StaleFence:
                 self._fenced += 1
+                batch.is_error = True
                 self._metrics.given_up("fenced")
                 if self._fenced >= MAX_FENCED:
                     raise
                 return 0
         self._fenced = 0
-        self._metrics.committed(outcomes, time.monotonic() - began_s)
+        self._metrics.committed(outcomes, time.monotonic() - batch.started_s)
         return len(found)
 
     def _scored(
-        self, found: Sequence[Received], stopping: threading.Event
+        self, found: Sequence[Received], stopping: threading.Event, batch: Draining
     ) -> list[Answered | Poison]:
         outcomes: list[Answered | Poison] = []
         items: list[Item] = []
@@ -137,7 +166,7 @@ class Worker:
             else:
                 outcomes.append(read)
         asked = {
-            self._pool.submit(self._scorer.score, chunk, stopping)
+            self._pool.submit(self._scorer.score, chunk, stopping, batch)
             for chunk in chunks(items, self._limits.chunk)
         }
         waiting = asked
@@ -151,10 +180,13 @@ class Worker:
             outcomes += future.result()
         return outcomes
 
-    def _message(self, outcome: Answered | Poison) -> Message:
+    def _message(self, outcome: Answered | Poison, batch: Draining) -> Message:
         if isinstance(outcome, Answered):
             return result(self._names, outcome)
-        log.warning("%s is poison: %s", outcome.message.place, outcome.reason)
+        batch.is_error = True
+        told = context_of(outcome.message)
+        extra = {"trace_id": told.trace_id if told else batch.trace_id, "model": self._names.model}
+        log.warning("%s is poison: %s", outcome.message.place, outcome.reason, extra=extra)
         return dead_letter(self._names, outcome)
 
     def _observe_lag(self) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import http.client
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
 
 from mlplatform.errors import Refused, Unavailable
+from mlplatform.telemetry.spans import new_span_id
 from mlplatform.worker.messages import Answered, Item, Poison
+from mlplatform.worker.spans import Draining, outcome
+from mlplatform.worker.spans import Outcome as Told
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +61,14 @@ class GatewayScorer:
         self._local = threading.local()
         self._decoder = msgspec.json.Decoder(_Results)
 
-    def score(self, items: Sequence[Item], stopping: threading.Event) -> list[Outcome]:
+    def score(
+        self, items: Sequence[Item], stopping: threading.Event, batch: Draining
+    ) -> list[Outcome]:
         """One outcome an item, in any order.
 
         Args:
             items: all of them accepted by a gateway, or none.
+            batch: whose they are; it is told of every call.
 
         Raises:
             Refused: the gateway does not know this worker's key, or it may not score the model.
@@ -70,7 +77,7 @@ class GatewayScorer:
         outcomes: list[Outcome] = []
         left, delay_s = list(items), FIRST_DELAY_S
         while left:
-            left, reason, asked_s = self._attempt(left, outcomes)
+            left, reason, asked_s = self._attempt(left, outcomes, batch)
             if left:
                 self._retried(reason)
                 if delay_s == FIRST_DELAY_S:
@@ -80,19 +87,21 @@ class GatewayScorer:
                 delay_s = min(2 * delay_s, LONGEST_DELAY_S)
         return outcomes
 
-    def _attempt(self, items: list[Item], outcomes: list[Outcome]) -> tuple[list[Item], str, float]:
+    def _attempt(
+        self, items: list[Item], outcomes: list[Outcome], batch: Draining
+    ) -> tuple[list[Item], str, float]:
         """Adds what is settled to the outcomes; the items to ask for again, why, and after how
         many seconds the gateway wants to be asked."""
         body = b'{"requests":[' + b",".join(i.body for i in items) + b"]}"
         try:
-            status, answer, asked_s = self._post(items[0].is_accepted, body)
+            status, answer, asked_s = self._called(items, body, batch)
         except (OSError, http.client.HTTPException) as error:
             self._local.connection = None
             return items, type(error).__name__, 0.0
         if status in (401, 403):
             raise Refused(f"the gateway answers this worker {status}: {answer[:300]!r}")
         if status == http.client.REQUEST_ENTITY_TOO_LARGE:
-            return self._by_halves(items, outcomes)
+            return self._by_halves(items, outcomes, batch)
         if status != http.client.OK:
             return items, f"status-{status}", asked_s
         again, reason = [], ""
@@ -109,17 +118,31 @@ class GatewayScorer:
         return again, reason, 0.0
 
     def _by_halves(
-        self, items: list[Item], outcomes: list[Outcome]
+        self, items: list[Item], outcomes: list[Outcome], batch: Draining
     ) -> tuple[list[Item], str, float]:
         if len(items) == 1:
             outcomes.append(Poison(items[0].message, "too-large", "more than a gateway takes"))
             return [], "", 0.0
         middle = len(items) // 2
-        first, reason, first_s = self._attempt(items[:middle], outcomes)
-        second, other, second_s = self._attempt(items[middle:], outcomes)
+        first, reason, first_s = self._attempt(items[:middle], outcomes, batch)
+        second, other, second_s = self._attempt(items[middle:], outcomes, batch)
         return first + second, reason or other, max(first_s, second_s)
 
-    def _post(self, is_accepted: bool, body: bytes) -> tuple[int, bytes, float]:
+    def _called(
+        self, items: Sequence[Item], body: bytes, batch: Draining
+    ) -> tuple[int, bytes, float]:
+        """As `_post`, with a span."""
+        began_s, span_id, told = time.monotonic(), new_span_id(), Told(error="no-answer")
+        try:
+            response, answer = self._post(items[0].is_accepted, body, batch.call(span_id))
+            told = outcome(response.status, response.headers["traceparent"])
+        finally:
+            batch.called(span_id, (began_s, time.monotonic()), len(items), told)
+        return response.status, answer, _retry_after_s(response.headers["Retry-After"])
+
+    def _post(
+        self, is_accepted: bool, body: bytes, traceparent: str
+    ) -> tuple[http.client.HTTPResponse, bytes]:
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_S)
@@ -128,11 +151,12 @@ class GatewayScorer:
             "Authorization": f"Bearer {self._api_key()}",
             "Content-Type": "application/json",
             "X-Request-Timeout-Ms": str(ITEM_TIMEOUT_MS),
+            "traceparent": traceparent,
         }
         way = "accepted" if is_accepted else "batch"
         connection.request("POST", f"{self._root}/score:{way}", body, headers)
         response = connection.getresponse()
-        return response.status, response.read(), _retry_after_s(response.headers["Retry-After"])
+        return response, response.read()
 
 
 def _retry_after_s(header: str | None) -> float:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mlplatform.topics.messages import Message, Received, TopicSpec
+from mlplatform.topics.messages import (
+    TRACE_HEADER,
+    Message,
+    Received,
+    TopicSpec,
+    requests_topic,
+)
 
 KEY_HEADER = "idempotency-key"
 ACCEPTED_HEADER = "accepted"
@@ -28,7 +34,7 @@ class Names:
 
     @property
     def requests(self) -> str:
-        return f"{self.model}.requests"
+        return requests_topic(self.model)
 
     @property
     def results(self) -> str:
@@ -115,6 +121,8 @@ def result(names: Names, answered: Answered) -> Message:
     """The message in the topic of results, beside which the request counts as read."""
     message = answered.item.message
     headers = {KEY_HEADER: answered.item.key.encode(), "request": message.place.encode()}
+    if TRACE_HEADER in message.headers:  # whoever waits for the result knows that trace
+        headers[TRACE_HEADER] = message.headers[TRACE_HEADER]
     return Message(names.results, message.key, answered.answer, headers)
 
 

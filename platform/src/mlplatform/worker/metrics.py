@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mlplatform.telemetry import signals
+from mlplatform.telemetry.export import Outcome
 from mlplatform.telemetry.prometheus import Registry
 from mlplatform.worker.messages import Answered, Poison
 
@@ -22,6 +23,7 @@ class Metrics:
         self._retries = self.registry.counter(signals.WORKER_RETRIES)
         self._lag = self.registry.gauge(signals.WORKER_LAG).labels(model)
         self._in_work = self.registry.gauge(signals.WORKER_IN_WORK).labels(model)
+        self._traces = self.registry.counter(signals.WORKER_TRACES)
         self._batch = self.registry.histogram(signals.WORKER_BATCH).labels(model)
 
     def committed(self, outcomes: Sequence[Answered | Poison], seconds: float) -> None:
@@ -35,6 +37,9 @@ class Metrics:
 
     def retried(self, reason: str) -> None:
         self._retries.labels(self._model, reason).inc()
+
+    def traced(self, outcome: Outcome, batches: int) -> None:
+        self._traces.labels(outcome).inc(batches)
 
     def lag(self, messages: int) -> None:
         self._lag.set(messages)

@@ -23,7 +23,8 @@ from mlplatform.models.definition import load_definition
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.telemetry import logs
-from mlplatform.topics.messages import Message, Progress, Topics, TopicSpec
+from mlplatform.telemetry.context import ACCEPTED, derived_span_id, parent, trace_id_of
+from mlplatform.topics.messages import TRACE_HEADER, Message, Progress, Topics, TopicSpec
 from mlplatform.worker.messages import ACCEPTED_HEADER, Names
 from mlplatform.worker.topics import open_topics
 
@@ -32,7 +33,16 @@ POLL_S = 0.2
 BACK_OFF_S = 1.0
 
 log = logging.getLogger(__name__)
+
+
+class _Named(msgspec.Struct):
+    """Of an accepted request, what its message's header needs."""
+
+    trace_id: str | None = None
+
+
 _encode = msgspec.json.Encoder().encode
+_named = msgspec.json.Decoder(_Named).decode
 _position = msgspec.json.Decoder(dict[str, int]).decode
 
 
@@ -84,11 +94,18 @@ def requests_of(model: str) -> Projection:
 
     def message(row: Mapping[str, Any]) -> Message:
         decision_id = row["decision_id"].encode()
-        headers = {ACCEPTED_HEADER: decision_id, "log": _place(row)}
+        headers = {ACCEPTED_HEADER: decision_id, "log": _place(row), TRACE_HEADER: _accepted(row)}
         return Message(topic, decision_id, row["payload"].encode(), headers)
 
     columns = ("writer", "seq", "decision_id", "payload")
     return Projection(f"requests.{model}", model, ("accepted",), columns, message)
+
+
+def _accepted(row: Mapping[str, Any]) -> bytes:
+    """The span under which a request was accepted; nobody here knows whether it was kept."""
+    decision_id = row["decision_id"]
+    trace_id = _named(row["payload"]).trace_id or trace_id_of(decision_id)
+    return parent(trace_id, derived_span_id(decision_id, ACCEPTED), False).encode()
 
 
 def _place(row: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,67 @@
+"""How much of logs and traces a machine keeps: the one home of these numbers.
+
+They bound sizes, so that no disk fills up. For how many days logs are kept where a log server keeps
+them is that server's configuration.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Of one process's file: a full one becomes .1, that one .2, and the last is gone.
+
+    Args:
+        file_bytes: from which on a file is full.
+        files: all that there are, the one that is written to included.
+    """
+
+    file_bytes: int
+    files: int
+
+
+LOGS: Final = Retention(5 * MIB, 4)
+TRACES: Final = Retention(16 * MIB, 4)
+"""A trace of one decision has some 2 KB: 64 MiB hold the last 30,000."""
+
+DEBUG_SHARE: Final = 0.1
+"""Of the debug lines that are asked for; those of one decision are kept or left out together."""
+
+
+def turn(path: Path, retention: Retention) -> None:
+    """Make room for a new file; what was written so far is the youngest of the old ones."""
+    _age(path, retention)
+    path.replace(_old(path, 1))
+
+
+def turn_in_place(path: Path, retention: Retention) -> None:
+    """As `turn`, for a file that its writer keeps open (for appending): it is copied and emptied.
+
+    What is written between the last look at it and its end, microseconds, is lost.
+    """
+    _age(path, retention)
+    with path.open("rb") as source, _old(path, 1).open("wb") as copy:
+        _old(path, 1).chmod(0o600)
+        shutil.copyfileobj(source, copy)
+        while rest := source.read():
+            copy.write(rest)
+        with path.open("r+b") as emptied:
+            emptied.truncate(0)
+
+
+def _age(path: Path, retention: Retention) -> None:
+    for number in range(retention.files - 1, 1, -1):
+        younger = _old(path, number - 1)
+        if younger.exists():
+            younger.replace(_old(path, number))
+
+
+def _old(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")

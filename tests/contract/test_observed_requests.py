@@ -1,0 +1,240 @@
+"""A slow, a failed, a degraded, a challenger's and a late request: found on disk with all spans.
+
+From the decision's id one comes to its trace, lines and record, and back. And of all that every
+process told, nothing holds what the requests said of a person.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from mlplatform.cli.trace import Found, look_up
+from mlplatform.decisions.tables import DATABASE
+from mlplatform.rollout.routes import Arm
+from mlplatform.settings import Settings
+from mlplatform.telemetry import signals
+from mlplatform.telemetry.span_files import Kept
+from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+
+ARM, KEPT_FOR = signals.ROUTE_ARM.name, signals.KEPT_FOR.name
+DEADLINE = {"X-Request-Timeout-Ms": "8000"}
+FIRST_CUSTOMER, FIRST_TERMINAL = 8_675_309_000_000, 7_123_456_000_000
+"""So unlike any other number that what holds them would be found."""
+
+
+class Observed(ScoringWorld):
+    """A world whose gateway and worker tell as much as they can."""
+
+    arm: Arm
+
+    def start(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self._numbers = itertools.count()
+        self.arm = self.deploy(1)
+        self.promote(self.arm)
+        variables = {"MLPLATFORM_LOG_LEVEL": "debug", "MLPLATFORM_TRACE_SHARE": "0"}
+        self.start_gateway(MLPLATFORM_SPILL_MAX_MIB="1", **variables)
+        self.start_worker()
+
+    def payment(self, **changes: Any) -> dict[str, Any]:
+        """A payment of somebody who is in no other one."""
+        number = next(self._numbers)
+        who = {"customer_id": FIRST_CUSTOMER + number, "terminal_id": FIRST_TERMINAL + number}
+        body = payment(amount=40.0 + (number % 900) + 0.0625) | who | changes
+        self.sent.append(body)
+        return body
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.home, "system", self.port, 1, 2)
+
+    def found(self, any_id: str, *names: str) -> Found:
+        """What is known of an id, once the spans of these names are there."""
+
+        def look() -> Found | None:
+            found = look_up(self.settings, any_id)
+            return found if set(names) <= {span.name for span in found.spans} else None
+
+        found: Found = wait_for(look)
+        return found
+
+    @contextmanager
+    def locked_log(self) -> Iterator[None]:
+        """Somebody holds the write lock of the log."""
+        with closing(sqlite3.connect(self.home.decisions / DATABASE)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.rollback()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    made = Observed(tmp_path_factory.mktemp("world"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def client(world: Observed) -> Iterator[httpx.Client]:
+    with world.client() as made:
+        yield made
+
+
+def root_of(found: Found) -> Kept:
+    """The request's own span."""
+    (root,) = (span for span in found.spans if span.kind == "SERVER" and span.parent_id is None)
+    return root
+
+
+def complete(world: Observed, arm: Arm, step: str) -> tuple[str, ...]:
+    """The spans of a decision that a predictor gave the score for."""
+    return f"score {MODEL}", "features", f"predict {step}", f"infer {arm.service}", "record"
+
+
+def test_a_slow_request_is_found_with_all_spans(world: Observed, client: httpx.Client) -> None:
+    with world.frozen_predictor(world.arm):
+        threading.Timer(0.3, world.thaw).start()
+        answer = client.post("/score", json=world.payment(), headers=DEADLINE).json()
+    assert not answer["degraded"]
+    found = world.found(answer["decision_id"], *complete(world, world.arm, "champion"))
+    root = root_of(found)
+    assert root.attributes[KEPT_FOR] == "slow"
+    assert root.trace_id == answer["decision_id"]
+    predict = next(span for span in found.spans if span.name == "predict champion")
+    assert (predict.end_ns - predict.start_ns) / 1e6 > 200
+    (record,) = found.decisions
+    assert (record["kind"], record["decision_id"]) == ("decision", answer["decision_id"])
+
+
+def test_a_degraded_request_is_found_with_all_spans(world: Observed, client: httpx.Client) -> None:
+    with world.frozen_predictor(world.arm):
+        timeout = {"X-Request-Timeout-Ms": "500"}
+        answer = client.post("/score", json=world.payment(), headers=timeout).json()
+    assert answer["degraded"]
+    found = world.found(answer["decision_id"], f"score {MODEL}", "features", "record")
+    root = root_of(found)
+    assert root.attributes[KEPT_FOR] == "degraded"
+    if answer["degraded_reason"] == "deadline":
+        (asked,) = (span for span in found.spans if span.name == "predict champion")
+        assert asked.is_error
+
+
+def test_a_failed_request_is_found_with_all_spans_and_its_line(
+    world: Observed, client: httpx.Client
+) -> None:
+    wait_for(
+        lambda: client.post("/score", json=world.payment()).json().get("degraded") is False, 60.0
+    )
+    with world.locked_log():
+
+        def failed_trace() -> str | None:  # there is one once the spill is full
+            items = [world.payment() for _ in range(500)]
+            client.post("/score:batch", json={"requests": items}, headers=DEADLINE)
+            trace_id = f"{time.time_ns():032x}"
+            headers = {"traceparent": f"00-{trace_id}-{'b' * 16}-00", **DEADLINE}
+            answer = client.post("/score", json=world.payment(), headers=headers)
+            return trace_id if answer.status_code == 503 else None
+
+        trace_id = wait_for(failed_trace, 60.0)
+    names = (*complete(world, world.arm, "champion")[:-1], "record")
+    found = world.found(trace_id, *names)
+    failed = [s for s in found.spans if s.name == f"score {MODEL}" and s.is_error]
+    assert failed
+    assert {span.attributes[KEPT_FOR] for span in failed} == {"error"}
+    assert "error.type" in failed[0].attributes
+    lost = [span for span in found.spans if span.name == "record" and span.is_error]
+    assert {span.attributes["error.type"] for span in lost} == {"unrecorded"}
+    # of many alike a line is written from time to time: it leads to the trace of its own request
+    text = (world.home.logs / "mlplatform.gateway.log").read_text()
+    lines = [line for line in text.splitlines() if "a decision was not recorded" in line]
+    told = json.loads(lines[0])
+    back = world.found(told["trace_id"], "record")
+    assert told in back.lines
+    assert told["decision_id"] in text
+    wait_for(
+        lambda: client.post("/score", json=world.payment()).json().get("degraded") is False, 60.0
+    )
+
+
+def test_what_was_accepted_is_linked_with_what_was_decided_later(
+    world: Observed, client: httpx.Client
+) -> None:
+    trace_id, caller = f"{time.time_ns():032x}", "c" * 16
+    headers = {"traceparent": f"00-{trace_id}-{caller}-01"}
+    told = client.post("/score:async", json=world.payment(), headers=headers).json()
+    # the gateway is held up, so that the worker's batch is slow, and kept
+    with world.frozen_predictor(world.arm):
+        time.sleep(1.0)
+    accepted = f"send {MODEL}.requests"
+    found = world.found(told["decision_id"], accepted, "decide", f"process {MODEL}.requests")
+    by_name = {span.name: span for span in found.spans}
+    place = (trace_id, by_name[accepted].span_id)
+    assert by_name[accepted].trace_id == trace_id
+    assert place in by_name["decide"].links
+    assert place in by_name[f"process {MODEL}.requests"].links
+    assert by_name["decide"].trace_id == by_name[f"process {MODEL}.requests"].trace_id != trace_id
+    asked = by_name["ask gateway"]
+    assert by_name[f"score_accepted {MODEL}"].parent_id == asked.span_id
+    assert {record["kind"] for record in found.decisions} == {"accepted", "decision"}
+    assert {record["trace_id"] for record in found.decisions} == {trace_id}
+
+
+def test_a_request_of_the_challenger_is_found_with_all_spans(
+    world: Observed, client: httpx.Client
+) -> None:
+    challenger = world.deploy(2, offset=0.01)
+    world.shadow(challenger)
+    world.canary(50.0)
+
+    def answered() -> dict[str, Any] | None:
+        answer = client.post("/score", json=world.payment(), headers=DEADLINE).json()
+        is_its = answer["route"] == answer["answered_by"] == "challenger"
+        return answer if is_its else None
+
+    answer = wait_for(answered, 60.0)
+    found = world.found(answer["decision_id"], *complete(world, challenger, "challenger"))
+    root = root_of(found)
+    assert root.attributes[ARM] == "challenger"
+    assert root.attributes[KEPT_FOR] in ("canary", "slow")
+    assert answer["decision_id"] in json.dumps(msgspec.to_builtins(found))
+
+
+def test_nothing_that_was_told_holds_what_a_request_said(
+    world: Observed, client: httpx.Client
+) -> None:
+    """Every line, span and metric of gateway, predictors and worker in all the tests above."""
+    strange = world.payment(amount="as much as 7123456000099", customer_id=FIRST_CUSTOMER + 99_999)
+    assert client.post("/score", json=strange).status_code == 422
+    wait_for(lambda: client.post("/score", json=world.payment()).status_code == 200)
+    assert world.stop_gateway() == 0
+    told = {
+        p.name: p.read_text() for p in (*world.home.logs.iterdir(), *world.home.traces.iterdir())
+    }
+    assert {"mlplatform.gateway.log", "mlplatform.worker.log", "gateway-gateway-0.jsonl"} <= set(
+        told
+    )
+    assert any("decided by" in text for text in told.values())
+    values = {str(body[name]) for body in world.sent for name in ("customer_id", "terminal_id")}
+    amounts = {repr(body["amount"]) for body in world.sent}
+    assert len(values) > 1000
+    for name, text in told.items():
+        for number in ("8675309", "7123456"):
+            assert number not in text, name
+        assert not [value for value in amounts if value in text], name
+        if name.endswith(".log"):
+            lines = [json.loads(line) for line in text.splitlines()]
+            assert all(set(line) <= set(signals.LOG_FIELDS) for line in lines)
