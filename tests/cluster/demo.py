@@ -27,6 +27,7 @@ HOME: Final = ROOT / "build" / "demo-cluster"
 PORTS: Final = ("GATEWAY_PORT", "PREFECT_PORT", "MLFLOW_PORT")
 PACE: Final = "0.3"
 """Two cores have a Kubernetes to run beside the platform, and features are in another process."""
+COLUMNS: Final = "150"  # of tables, where nobody knows how wide a log is
 STOP_S: Final = 60.0
 
 
@@ -95,7 +96,7 @@ def _own() -> dict[str, str]:
         f"MLPLATFORM_{name}": str(port) for name, port in zip(PORTS, free_ports(3), strict=True)
     }
     named = {name: os.environ[name] for name in ports if name in os.environ}
-    return {"MLPLATFORM_HOME": str(HOME), **ports, **named}
+    return {"MLPLATFORM_HOME": str(HOME), "COLUMNS": COLUMNS, **ports, **named}
 
 
 def _mlplatform(*words: str, environment: dict[str, str]) -> int:

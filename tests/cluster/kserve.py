@@ -108,7 +108,7 @@ def apply_definition(api: KubernetesApi, document: dict[str, Any]) -> None:
         conditions = api.get(path).get("status", {}).get("conditions") or []
         return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
-    until(established, document["metadata"]["name"], within_s=30)
+    until(established, document["metadata"]["name"], within_s=120)
 
 
 def make_namespace(api: KubernetesApi, name: str, **labels: str) -> None:

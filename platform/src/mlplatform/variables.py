@@ -34,7 +34,7 @@ SETTINGS = frozenset(
 )
 HANDED_DOWN = frozenset({"MLPLATFORM_LIFELINE_FD", "MLPLATFORM_LISTEN_FD"})
 """From the supervisor to its children."""
-OF_TESTS = re.compile(r"MLPLATFORM_(TEST_\w+|CLUSTER_CACHE|TRANSACTIONS)")
+OF_TESTS = re.compile(r"MLPLATFORM_(TEST_\w+|CLUSTER_CACHE|OBSERVABILITY_TOOLS|TRANSACTIONS)")
 OF_SERVICES = re.compile(r"\w+_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 OF_A_PORT = re.compile(r"(tcp|udp|sctp)://.+")
 """Names, and values of names that end in PORT, that a pod is given for each service of its
