@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kubernetes.config import ConfigException
 from typer.testing import CliRunner
 
 from mlplatform import cli, wiring
@@ -60,6 +61,26 @@ def test_a_registry_elsewhere_has_its_own_database_and_bucket() -> None:
 def test_another_profile_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="wanted: embedded or cluster"):
         load({VARIABLE: "production"})
+
+
+def _in_no_pod(*_: object) -> None:
+    raise ConfigException
+
+
+def test_without_a_cluster_to_ask_up_says_so_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kubernetes.config.load_incluster_config", _in_no_pod)
+    # The library read KUBECONFIG when it was imported; what the message names is that of now.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "nowhere")
+    monkeypatch.setattr("os.environ", {**CLUSTER, "KUBECONFIG": "nowhere"})
+    wiring.settings.cache_clear()
+    result = CliRunner().invoke(cli.app, ["up"])
+    wiring.settings.cache_clear()
+    assert isinstance(result.exception, ConfigInvalid)
+    assert str(result.exception).startswith("KUBECONFIG is 'nowhere'; wanted: a file that says")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["up", "demo"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,7 +61,9 @@ class KubernetesApi:
             else:
                 own = _load_file(settings, kubeconfig, context)
         except (config.ConfigException, OSError) as error:
-            raise ConfigInvalid("kubeconfig", kubeconfig, str(error)) from error
+            named = kubeconfig or os.environ.get("KUBECONFIG", "")
+            wanted = f"a file that says where the cluster is ({error})"
+            raise ConfigInvalid("KUBECONFIG", named, wanted) from error
         settings.retries = urllib3.Retry(connect=2, read=0, redirect=0, status=0)
         return cls(client.ApiClient(settings), namespace or own)
 
