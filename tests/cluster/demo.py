@@ -24,7 +24,7 @@ from support.kserve_world import bundles_volume
 NAMESPACE: Final = "mlplatform-models"
 HOME: Final = ROOT / "build" / "demo-cluster"
 """Kept for its report and logs; begun anew each time, as the servers are."""
-PORTS: Final = ("GATEWAY_PORT", "PREFECT_PORT", "MLFLOW_PORT")
+PORTS: Final = ("GATEWAY_PORT", "PREFECT_PORT", "MLFLOW_PORT", "PAGE_PORT")
 PACE: Final = "0.3"
 """Two cores have a Kubernetes to run beside the platform, and features are in another process."""
 COLUMNS: Final = "150"  # of tables, where nobody knows how wide a log is
@@ -93,7 +93,8 @@ def _cluster(cluster: TestCluster, ends: contextlib.ExitStack) -> dict[str, str]
 def _own() -> dict[str, str]:
     shutil.rmtree(HOME, ignore_errors=True)
     ports = {
-        f"MLPLATFORM_{name}": str(port) for name, port in zip(PORTS, free_ports(3), strict=True)
+        f"MLPLATFORM_{name}": str(port)
+        for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)
     }
     named = {name: os.environ[name] for name in ports if name in os.environ}
     return {"MLPLATFORM_HOME": str(HOME), "COLUMNS": COLUMNS, **ports, **named}

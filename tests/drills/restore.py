@@ -133,7 +133,8 @@ class Installation:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, Home(folder / "home")
         ports = {
-            f"MLPLATFORM_{name}_PORT": free_port() for name in ("GATEWAY", "PREFECT", "MLFLOW")
+            f"MLPLATFORM_{name}_PORT": free_port()
+            for name in ("GATEWAY", "PREFECT", "MLFLOW", "PAGE")
         }
         self.gateway = f"http://127.0.0.1:{ports['MLPLATFORM_GATEWAY_PORT']}"
         self.environment = {

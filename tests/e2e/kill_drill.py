@@ -26,7 +26,7 @@ from mlplatform.supervisor.status import ProcessStatus, status
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "drills" / "kill.json"
 HOME = ROOT / "build" / "drills" / "home"
-PORTS = {"GATEWAY": "18080", "PREFECT": "14200", "MLFLOW": "15000"}
+PORTS = {"GATEWAY": "18080", "PREFECT": "14200", "MLFLOW": "15000", "PAGE": "18090"}
 DEMO_LIMIT_S = 1500.0
 RECOVERY_LIMIT_S = 120.0
 

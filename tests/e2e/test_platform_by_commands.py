@@ -48,7 +48,7 @@ class Commands:
     """`mlplatform` in a home folder and on ports of its own."""
 
     def __init__(self, home: Path) -> None:
-        names = ("GATEWAY", "PREFECT", "MLFLOW")
+        names = ("GATEWAY", "PREFECT", "MLFLOW", "PAGE")
         self.home = home
         ports = {f"MLPLATFORM_{name}_PORT": str(free_port()) for name in names}
         self.environment = {

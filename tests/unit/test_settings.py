@@ -158,6 +158,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_GATEWAY_PORT": "1",
         "MLPLATFORM_PREFECT_PORT": "2",
         "MLPLATFORM_MLFLOW_PORT": "65535",
+        "MLPLATFORM_PAGE_PORT": "3",
         "MLPLATFORM_MAX_IN_FLIGHT": "99",
         "MLPLATFORM_GATEWAYS": "3",
         "MLPLATFORM_DURABILITY": "disk",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlplatform.models.definition import load_definition, model_names
 from mlplatform.settings import Home, load
-from mlplatform.supervisor.mlflow_server import TokenGate, environment
+from mlplatform.supervisor.mlflow_server import environment
 from mlplatform.supervisor.platform import children
 from mlplatform.supervisor.records import (
     ProcessId,
@@ -25,6 +25,7 @@ from mlplatform.supervisor.records import (
     write_processes,
 )
 from mlplatform.supervisor.spec import LONGEST_DELAY_S, STABLE_S, next_failures, restart_delay_s
+from mlplatform.supervisor.token_gate import TokenGate
 
 
 def test_delays_double_up_to_a_limit() -> None:
@@ -85,7 +86,7 @@ async def passed(authorization: str | None, path: str = "/api") -> int:
 
     headers = [] if authorization is None else [(b"authorization", authorization.encode())]
     scope = {"type": "http", "path": path, "headers": headers}
-    await TokenGate(application, "secret")(scope, None, send)  # type: ignore[arg-type]
+    await TokenGate(application, "secret", "server")(scope, None, send)  # type: ignore[arg-type]
     return statuses[0]
 
 

@@ -24,6 +24,7 @@ MAX_SPILL_MIB = 65_536
 MAX_IN_FLIGHT = 100_000
 MAX_JOB_PROCESSES = 64
 MAX_REPLICAS = 64
+PAGE_PORT = 8090
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,10 @@ class Home:
     def mlflow_token(self) -> Path:
         return self.run / "mlflow.token"
 
+    @property
+    def page_token(self) -> Path:
+        return self.run / "page.token"
+
     def offline(self, model: str) -> Path:
         return self.root / "offline" / model
 
@@ -248,6 +253,7 @@ class Settings:
     gateway_port: int
     prefect_port: int
     mlflow_port: int
+    page_port: int = PAGE_PORT
     gateways: int = 1
     durability: Literal["process", "disk"] = "process"
     spill_max_mib: int = 256
@@ -288,6 +294,10 @@ class Settings:
         return self.servers.mlflow or f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
+    def page_url(self) -> str:
+        return f"http://127.0.0.1:{self.page_port}"
+
+    @property
     def mlflow_token_file(self) -> Path:
         return self.servers.mlflow_token_file or self.home.mlflow_token
 
@@ -300,6 +310,7 @@ class Settings:
             f"{PREFIX}GATEWAY_PORT": str(self.gateway_port),
             f"{PREFIX}PREFECT_PORT": str(self.prefect_port),
             f"{PREFIX}MLFLOW_PORT": str(self.mlflow_port),
+            f"{PREFIX}PAGE_PORT": str(self.page_port),
             f"{PREFIX}DURABILITY": self.durability,
             f"{PREFIX}SPILL_MAX_MIB": str(self.spill_max_mib),
             f"{PREFIX}GATEWAYS": str(self.gateways),
@@ -344,6 +355,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         gateway_port=_port(environment, "GATEWAY_PORT", 8080),
         prefect_port=_port(environment, "PREFECT_PORT", 4200),
         mlflow_port=_port(environment, "MLFLOW_PORT", 5000),
+        page_port=_port(environment, "PAGE_PORT", PAGE_PORT),
         durability="disk" if durability == "disk" else "process",
         spill_max_mib=_number(environment, "SPILL_MAX_MIB", 256, most=MAX_SPILL_MIB, wanted="MiB"),
         gateways=_number(environment, "GATEWAYS", 1, most=MAX_GATEWAYS, wanted="gateway processes"),
@@ -391,6 +403,7 @@ def _check_ports(settings: Settings) -> None:
         "GATEWAY_GRPC_PORT": settings.gateway_grpc_port,
         "PREFECT_PORT": settings.prefect_port,
         "MLFLOW_PORT": settings.mlflow_port,
+        "PAGE_PORT": settings.page_port,
     }
     owners: dict[int, str] = {}
     for name, port in ports.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -17,8 +16,8 @@ from mlplatform import settings, wiring
 from mlplatform.cli.exit_codes import FAILED, exit_code, exit_code_of_status
 from mlplatform.cli.explanations import explain_again, print_explanations
 from mlplatform.cli.output import OUT, AsJson, print_error, print_fields, print_json, progress
-from mlplatform.decisions.log import ManifestHead, Span, VerifyReport, Watermark
-from mlplatform.decisions.records import COLUMNS, SCALARS
+from mlplatform.decisions.log import ManifestHead, VerifyReport, Watermark
+from mlplatform.decisions.one import all_records, logged_records, trace_of
 from mlplatform.decisions.spilled import Pending
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.decisions.tables import DATABASE
@@ -101,7 +100,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         Records that are spilled, and not in the log yet, have no number.
         """
         with _errors_as_exit_codes(), closing(_open(settings.load(os.environ))) as log:
-            records = [_traced(record) for record in _all_records(log, decision_id)]
+            records = [_traced(record) for record in all_records(log, decision_id)]
         if json:
             print_json(records)
         else:
@@ -119,7 +118,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         """
         given = settings.load(os.environ)
         with _errors_as_exit_codes(), closing(_open(given)) as log:
-            records = _records(log, decision_id)
+            records = logged_records(log, decision_id)
             explanations = explain_again(records, given.home.bundles)
         equal = all(not e.differences for e in explanations)
         trace_id = _traced(records[0])["trace_id"]
@@ -141,7 +140,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         given = settings.load(os.environ)
         with _errors_as_exit_codes():
             with closing(_open(given)) as log:
-                model = _records(log, decision_id)[0]["model"]
+                model = logged_records(log, decision_id)[0]["model"]
             answer = _voided(given, model, decision_id, reason)
         if json:
             print_json(answer)
@@ -191,36 +190,8 @@ def _open(given: Settings) -> SqliteDecisionLog:
     return SqliteDecisionLog(given.home.decisions)
 
 
-def _records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
-    table = log.read(Span(decision_id=decision_id, columns=tuple(COLUMNS)))
-    if table.num_rows == 0:
-        raise NotFound(f"the decision log has no decision {decision_id}")
-    records: list[dict[str, Any]] = table.to_pylist()
-    for record in records:
-        record["payload"] = jsonlib.loads(record["payload"] or "null")
-    return records
-
-
-def _all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
-    # spills first: what is moved into the log meanwhile is then found twice, and shown once
-    spilled = log.spilled_records(decision_id)
-    try:
-        records = _records(log, decision_id)
-    except NotFound:
-        if not spilled:
-            raise
-        records = []
-    known = [{name: r[name] for name in SCALARS[2:]} for r in records]
-    for writer, fields in spilled:
-        if {name: fields[name] for name in SCALARS[2:]} not in known:
-            records.append({"writer": writer, "seq": None, "spilled": True, **fields})
-    return records
-
-
 def _traced(record: dict[str, Any]) -> dict[str, Any]:
-    """With the trace that it belongs to: the caller's, or the one that began with it."""
-    told = record["payload"].get("trace_id") if record["payload"] else None
-    return {**record, "trace_id": told or record["decision_id"][:32]}
+    return {**record, "trace_id": trace_of(record)}
 
 
 def _print_status(marks: list[Watermark], spilled: Mapping[str, Pending]) -> None:

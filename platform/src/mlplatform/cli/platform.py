@@ -213,13 +213,21 @@ def _addresses(settings: Settings) -> dict[str, str]:
     }
     if settings.gateway_grpc_target is not None:
         found["scoring by gRPC"] = settings.gateway_grpc_target
-    return found | {"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url}
+    return found | {
+        "page": settings.page_url,
+        "Prefect": settings.prefect_url,
+        "MLflow": settings.mlflow_url,
+    }
 
 
 def _print_addresses(settings: Settings, began: float) -> None:
     OUT.print(f"the platform is up after {time.monotonic() - began:.0f} s")
     print_fields(_addresses(settings))
     print_fields(
-        {"API key": settings.home.api_key, "MLflow's password": settings.home.mlflow_token}
+        {
+            "API key": settings.home.api_key,
+            "the page's password": settings.home.page_token,
+            "MLflow's password": settings.home.mlflow_token,
+        }
     )
     OUT.print("Ctrl-C stops it; `mlplatform status` shows it")

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
-import hmac
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlplatform.addresses import Address
 from mlplatform.postgres import tls_context
 from mlplatform.settings import Settings, load
 from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.token_gate import TokenGate
 from mlplatform.telemetry import logs
-
-OPEN_PATHS: Final = ("/health",)
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,7 +96,7 @@ def _serve(settings: Settings, host: str) -> None:
     )
     token = settings.mlflow_token_file.read_text().strip()
     uvicorn.run(
-        TokenGate(app, token),
+        TokenGate(app, token, "MLflow"),
         host=host,
         port=settings.mlflow_port,
         log_level="warning",
@@ -114,54 +104,6 @@ def _serve(settings: Settings, host: str) -> None:
         access_log=False,
         timeout_graceful_shutdown=5,
     )
-
-
-class TokenGate:
-    """Lets through who knows the token: as a bearer token, or as the password of any user.
-
-    MLflow's client sends the first (MLFLOW_TRACKING_TOKEN), a browser asks a person for the second.
-    """
-
-    def __init__(self, application: Application, token: str) -> None:
-        self._application = application
-        self._token = token.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS or self._admits(scope):
-            await self._application(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await _refuse(send)
-
-    def _admits(self, scope: Scope) -> bool:
-        for key, value in scope["headers"]:
-            if key == b"authorization":
-                return hmac.compare_digest(_secret(value), self._token)
-        return False
-
-
-def _secret(authorization: bytes) -> bytes:
-    scheme, _, value = authorization.partition(b" ")
-    if scheme.lower() == b"bearer":
-        return value.strip()
-    if scheme.lower() == b"basic":
-        try:
-            return base64.b64decode(value, validate=True).partition(b":")[2]
-        except binascii.Error:
-            return b""
-    return b""
-
-
-async def _refuse(send: Send) -> None:
-    body = b'{"error_code": "UNAUTHENTICATED", "message": "the token of this MLflow is needed"}'
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"www-authenticate", b'Basic realm="MLflow: any name, the token as password"'),
-    ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def children(settings: Settings) -> list[ChildSpec]:
-    """MLflow, the gateways, workers and Prefect; traffic stops first, the registry last."""
+    """All that is started, the registry first; traffic stops first, the registry last."""
     common = settings.environment()
     last = names.deployment(names.APPROVAL_FLOW, model_names()[-1])
     return [
@@ -37,6 +37,7 @@ def children(settings: Settings) -> list[ChildSpec]:
         *(workers(settings) if settings.clock == "system" else ()),
         *((jobs(settings),) if settings.argo is None else ()),
         exporter(settings),
+        page(settings),
         ChildSpec(
             name="prefect",
             argv=_module("mlplatform.orchestration.served"),
@@ -126,6 +127,25 @@ def jobs(settings: Settings) -> ChildSpec:
         ),
         env={**settings.environment(), **THREADS},
         stop_order=0,
+    )
+
+
+def page(settings: Settings) -> ChildSpec:
+    """The platform's own page. It reads and nothing else, so it may end at once."""
+    return ChildSpec(
+        name="page",
+        argv=_module("mlplatform.page"),
+        check=HttpCheck(ready="/health", port=settings.page_port),
+        env={
+            **settings.environment(),
+            **THREADS,
+            "MALLOC_ARENA_MAX": "2",
+            "ARROW_DEFAULT_MEMORY_POOL": "system",  # gives back what a look at the log took
+        },
+        stop_order=1,
+        stop_grace_s=2.0,
+        port_setting="MLPLATFORM_PAGE_PORT",
+        live_failure_s=30.0,
     )
 
 

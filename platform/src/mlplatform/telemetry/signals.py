@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Process = Literal[
-    "gateway", "predictor", "worker", "exporter", "supervisor", "flows", "jobs", "mlflow"
+    "gateway", "predictor", "worker", "exporter", "supervisor", "flows", "jobs", "mlflow",
+    "page",
 ]  # fmt: skip
 Kind = Literal["counter", "gauge", "histogram"]
 

@@ -1,0 +1,112 @@
+"""Where the lines of an interval plot lie: pure geometry, drawn by a template as inline SVG."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+WIDTH, HEIGHT, MARGIN = 320.0, 34.0, 8.0
+ROOM = 0.08
+"""Of the values' range, left free on either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What was measured, and what it is held to; all in one unit.
+
+    Args:
+        low, high: ends of the interval around the value; None: there is none.
+        allowed: from where to where is well; an open end is None.
+        limit: what it is held to, where only that is known and not which side is well.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    allowed: tuple[float | None, float | None] = (None, None)
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """An interval plot in the units of its view box, `WIDTH` by `HEIGHT`.
+
+    Args:
+        value, low, high: x of the dot and of the whisker's ends.
+        well: x and width of what is allowed; None: that is not known.
+        edges: x of the limits.
+        said: all of it in words, for who does not see it.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    well: tuple[float, float] | None
+    edges: tuple[float, ...]
+    said: str
+    left: str
+    right: str
+    width: float = WIDTH
+    height: float = HEIGHT
+
+
+def plot(shown: Interval, *, share: bool, from_zero: bool = False) -> Plot | None:
+    """The plot of an interval; None where there is nothing to draw, or nothing to hold it to.
+
+    Args:
+        share: the values are shares (0-1), written in percent.
+        from_zero: the axis begins at zero, as that of shares does.
+    """
+    value, low, high = (_finite(v) for v in (shown.value, shown.low, shown.high))
+    least, most = (_finite(v) for v in shown.allowed)
+    edges = [v for v in (least, most, _finite(shown.limit)) if v is not None]
+    measured = [v for v in (value, low, high) if v is not None]
+    if not edges or not measured:
+        return None
+    from_zero = from_zero or share
+    numbers = [*measured, *edges, *([0.0] if from_zero else [])]
+    # Numbers that are as good as equal get room by their size: it must not be lost beside them.
+    size = max(abs(v) for v in numbers)
+    room = max((max(numbers) - min(numbers)) * ROOM, size * 1e-6) or 1.0
+    first, last = min(numbers) - (0.0 if from_zero else room), max(numbers) + room
+
+    def x(v: float) -> float:
+        place = (min(max(v, first), last) - first) / (last - first)
+        return round(MARGIN + place * (WIDTH - 2 * MARGIN), 1)
+
+    from_x, to_x = x(first if least is None else least), x(last if most is None else most)
+    return Plot(
+        value=None if value is None else x(value),
+        low=None if low is None else x(low),
+        high=None if high is None else x(high),
+        well=(from_x, round(to_x - from_x, 1)) if (least, most) != (None, None) else None,
+        edges=tuple(x(v) for v in edges),
+        said="; ".join([*_measured(value, low, high, share), _wanted(least, most, edges, share)]),
+        left=_number(first, share=share),
+        right=_number(last, share=share),
+    )
+
+
+def _measured(value: float | None, low: float | None, high: float | None, share: bool) -> list[str]:
+    parts = [] if value is None else [_number(value, share=share)]
+    if low is not None and high is not None:
+        parts.append(f"interval {_number(low, share=share)} to {_number(high, share=share)}")
+    return parts
+
+
+def _wanted(least: float | None, most: float | None, edges: list[float], share: bool) -> str:
+    if least is not None and most is not None:
+        return f"allowed {_number(least, share=share)} to {_number(most, share=share)}"
+    if most is not None:
+        return f"at most {_number(most, share=share)} allowed"
+    if least is not None:
+        return f"at least {_number(least, share=share)} wanted"
+    return f"limit {_number(edges[0], share=share)}"
+
+
+def _number(value: float, *, share: bool) -> str:
+    return f"{100 * value:.2f} %" if share else f"{value:.3g}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

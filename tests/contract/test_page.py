@@ -1,0 +1,213 @@
+"""A page process on a home folder: who gets in, what it shows, and what it never does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mlplatform.drift.incidents import Finding
+from mlplatform.drift.sqlite import SqliteIncidents
+from mlplatform.settings import Home
+from support.home_world import HomeWorld
+from support.platform_process import wait
+from support.probe import status_of
+from support.scoring_world import free_port
+
+pytestmark = pytest.mark.slow
+TOKEN = "a token of this start"
+VOID = {"meta", "link", "br", "rect", "line", "circle", "path"}
+HOSTILE = "<script>alert(1)</script>"
+PAGES = [
+    "/",
+    "/models/fraud",
+    "/rollouts",
+    "/rollouts/fraud-v1-1",
+    "/incidents",
+    "/incidents/fraud-drift-1",
+    "/decisions",
+    "/decisions/d1",
+]
+
+
+class WellFormed(HTMLParser):
+    """Every element that is opened is closed, in order; ids are unique; no script, no style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "style", "iframe", "form")
+        assert not [name for name, _ in attrs if name == "style" or name.startswith("on")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+class PageProcess:
+    """`python -m mlplatform.page` on a home folder."""
+
+    def __init__(self, home: Home) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        home.page_token.parent.mkdir(parents=True, exist_ok=True)
+        home.page_token.write_text(TOKEN)
+        self.log = home.root / "logs" / "page.log"
+        environment = {
+            **os.environ,
+            "MLPLATFORM_HOME": str(home.root),
+            "MLPLATFORM_PAGE_PORT": str(self.port),
+            "MLPLATFORM_MLFLOW_PORT": str(free_port()),
+        }
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "mlplatform.page"]
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        wait(lambda: status_of(f"{self.url}/health") == 200, "the page answers")
+
+    def get(self, path: str, **how: object) -> httpx.Response:
+        given = {"auth": ("anybody", TOKEN)} | how
+        return httpx.get(f"{self.url}{path}", **given)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
+    world = HomeWorld(tmp_path_factory.mktemp("home") / "home")
+    world.fill()
+    world.decide(60)
+    incidents = SqliteIncidents(world.home.rollouts_db)
+    incidents.open(Finding("fraud", "drift", 1, 1, 1, {"reasons": [HOSTILE]}), now_ms=1)
+    (world.home.root / "run" / "mlflow.token").unlink()
+    process = PageProcess(world.home)
+    yield process
+    process.close()
+    world.close()
+
+
+def test_nobody_gets_in_without_the_token(page: PageProcess) -> None:
+    for path in [*PAGES, "/style.css", "/nothing"]:
+        refused = page.get(path, auth=None)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic ")
+        assert "fraud" not in refused.text
+    assert page.get("/", auth=("anybody", "another")).status_code == 401
+    assert page.get("/", auth=None, headers={"Authorization": "Basic !"}).status_code == 401
+    assert page.get("/", auth=None, headers={"Authorization": f"Bearer {TOKEN}"}).is_success
+
+
+def test_a_name_made_to_mean_this_machine_is_refused(page: PageProcess) -> None:
+    assert page.get("/", headers={"Host": f"evil.example:{page.port}"}).status_code == 403
+    assert page.get("/", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert page.get("/", headers={"Host": f"localhost:{page.port}"}).is_success
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_answers_in_well_formed_html_that_runs_nothing(
+    page: PageProcess, path: str
+) -> None:
+    answer = page.get(path)
+    assert answer.status_code == 200
+    WellFormed(answer.text)
+    assert HOSTILE not in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "script" not in policy
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/models/none",
+        "/rollouts/none",
+        "/rollouts/%3Cscript%3Ealert(1)%3C/script%3E",
+        "/incidents/none",
+        "/decisions/none",
+        "/evidence/none",
+        "/decisions?until=x",
+        "/rollouts?from=-1",
+        "/rollouts?from=99999999999999999999",
+    ],
+)
+def test_what_is_not_there_is_said_on_a_page(page: PageProcess, path: str) -> None:
+    answer = page.get(path)
+    assert answer.status_code == 404
+    WellFormed(answer.text)
+    assert "There is nothing of that name here" in answer.text
+    assert "Traceback" not in answer.text
+    assert "<script" not in answer.text
+
+
+def test_nothing_can_be_written_through_it(page: PageProcess) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = httpx.request(method, f"{page.url}/rollouts", auth=("x", TOKEN))
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "GET, HEAD"
+    assert httpx.head(f"{page.url}/", auth=("x", TOKEN)).text == ""
+
+
+def test_a_registry_that_is_away_is_said_beside_the_rest(page: PageProcess) -> None:
+    text = page.get("/models/fraud").text
+    assert "This cannot be read now: the platform has not started MLflow" in text
+    assert "fraud-v1-1" in text
+
+
+def test_older_links_lead_through_all_decisions(page: PageProcess) -> None:
+    path: str | None = "/decisions"
+    seen: list[str] = []
+    for _ in range(9):
+        if path is None:
+            break
+        text = page.get(path).text
+        seen += re.findall(r'href="/decisions/(d\d+)"', text)
+        found = re.search(r'href="(/decisions\?until=[^"]+)"', text)
+        path = found.group(1) if found else None
+    assert path is None
+    assert seen[:2] == ["d68", "d67"]
+    assert len(seen) == len(set(seen)) == 68
+
+
+def test_the_list_says_nothing_of_whom_a_decision_was_about(page: PageProcess) -> None:
+    assert "amount" not in page.get("/decisions").text
+    assert "amount" in page.get("/decisions/d1").text
+
+
+def test_a_home_folder_where_nothing_ran_yet_is_shown_and_left_as_it_is(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    process = PageProcess(home)
+    try:
+        for path in ("/", "/models/fraud", "/rollouts", "/incidents", "/decisions"):
+            assert process.get(path).status_code == 200
+        assert process.get("/rollouts/none").status_code == 404
+        assert process.get("/decisions/none").status_code == 404
+        assert not home.rollouts_db.exists()
+        assert not (home.decisions / "decisions.db").exists()
+        home.rollouts_db.write_bytes(b"this is no database" * 100)
+        answer = process.get("/rollouts")
+        assert answer.status_code in (500, 503)
+        assert "Traceback" not in answer.text
+        assert "cannot be read now" in answer.text or "damaged" in answer.text
+        assert process.get("/").status_code == 200
+    finally:
+        process.close()
