@@ -52,7 +52,13 @@ def serve(content: schemas.Schemas, socket: Path) -> grpc.Server:
     def handler(reply: bytes) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(lambda request, context: reply)
 
+    def as_it_was(request: bytes, context: grpc.ServicerContext) -> bytes:
+        state = pb.StateAsked.FromString(request).raw_state.json
+        told: bytes = pb.StateTold(upgraded_state=pb.DynamicValue(json=state)).SerializeToString()
+        return told
+
     methods = {"GetProviderSchema": handler(answer), "StopProvider": handler(nothing)}
+    methods["UpgradeResourceState"] = grpc.unary_unary_rpc_method_handler(as_it_was)
     methods |= {name: handler(nothing) for name in (*CHECKS, "ConfigureProvider")}
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     server.add_generic_rpc_handlers(

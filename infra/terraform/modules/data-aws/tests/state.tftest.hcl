@@ -55,7 +55,7 @@ run "protected_by_default" {
     error_message = "Everything is spoken to by TLS."
   }
   assert {
-    condition     = output.bundles["platform"].csi.volumeHandle != output.bundles["models"].csi.volumeHandle
+    condition     = toset(keys(aws_efs_access_point.bundles)) == toset(["platform", "models"]) && aws_efs_access_point.bundles["platform"].root_directory == aws_efs_access_point.bundles["models"].root_directory
     error_message = "One folder has two volumes, so that one node can mount both."
   }
   assert {
