@@ -97,11 +97,11 @@ cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control f
 cluster-down: .venv/.dev ## end it
 	@$(RUN) tests.cluster down
 
-observability-tools: .venv/.dev ## Prometheus, Alertmanager (Debian's packages) and the OpenTelemetry Collector (needs Go), into a cache
+observability-tools: .venv/.dev ## Prometheus (Debian's package), Alertmanager and the OpenTelemetry Collector (built by Go), into a cache
 	@$(RUN) tests.observability.build
 
 test-observability: observability-tools ## rules, configurations, and drills of alerts over running processes, with the real servers
-	@MLPLATFORM_OBSERVABILITY_TOOLS=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py $(TEST_FLAGS)
+	@MLPLATFORM_TEST_OBSERVABILITY=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py $(TEST_FLAGS)
 
 .PHONY: test-terraform terraform-apply terraform-state
 

@@ -14,18 +14,18 @@ from typing import Final
 from tests.observability.binaries import cache, find
 
 TOOLS: Final = Path(__file__).parent / "tools"
-PACKAGES: Final = {
-    "prometheus": "prometheus",
-    "promtool": "prometheus",
-    "alertmanager": "prometheus-alertmanager",
-    "amtool": "prometheus-alertmanager",
+PACKAGES: Final = {"prometheus": "prometheus", "promtool": "prometheus"}
+"""Program → the Debian package that has it; it is unpacked, not installed, so nothing starts."""
+BUILT: Final = {
+    "alertmanager": "github.com/prometheus/alertmanager/cmd/alertmanager",
+    "amtool": "github.com/prometheus/alertmanager/cmd/amtool",
 }
-"""Program → the Debian package that has it; they are unpacked, not installed, so nothing starts."""
+"""Debian's Alertmanager wants its templates where only an installed package has them."""
 
 
 def main() -> None:
     """Gets what is not here yet, or ends with what this machine lacks for it."""
-    missing = _packages() + _collector()
+    missing = _packages() + _programs()
     if missing:
         lines = [f"- {line}" for line in missing]
         sys.exit("\n".join(["make test-observability cannot run here. Lacking:", *lines]))
@@ -49,22 +49,41 @@ def _packages() -> list[str]:
     return [f"{name}: its package did not have it" for name in PACKAGES if find(name) is None]
 
 
-def _collector() -> list[str]:
-    if os.environ.get("OTELCOL"):
-        return []
-    output, mark = cache() / "bin" / "otelcol", cache() / "bin" / "otelcol.made-of"
-    parts = [path.read_bytes() for path in sorted(TOOLS.glob("*/*"))]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
-    if output.exists() and mark.exists() and mark.read_text() == digest:
+def _programs() -> list[str]:
+    """What Go builds: Alertmanager unless it is installed, and the collector."""
+    wanted = [name for name in BUILT if shutil.which(name) is None]
+    stale = [name for name in (*wanted, "otelcol") if not _is_current(name)]
+    if not stale:
         return []
     if shutil.which("go") is None:
-        return ["Go 1.26 or newer: the collector is built from its modules, once (four minutes)"]
-    began = time.monotonic()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _build(output)
-    mark.write_text(digest)
-    print(f"observability: built the collector, {time.monotonic() - began:.0f} s", flush=True)
+        return [f"Go 1.26 or newer: {', '.join(stale)} are built from modules, once (five minutes)"]
+    for name in stale:
+        began = time.monotonic()
+        output = cache() / "bin" / name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if name == "otelcol":
+            _build(output)
+        else:
+            _go(TOOLS / "alertmanager", output, BUILT[name])
+        _mark(name).write_text(_digest(name))
+        print(f"observability: built {name}, {time.monotonic() - began:.0f} s", flush=True)
     return []
+
+
+def _is_current(name: str) -> bool:
+    mark = _mark(name)
+    made = (cache() / "bin" / name).exists() and mark.exists()
+    return made and mark.read_text() == _digest(name)
+
+
+def _mark(name: str) -> Path:
+    return cache() / "bin" / f"{name}.made-of"
+
+
+def _digest(name: str) -> str:
+    folders = ("ocb", "otelcol") if name == "otelcol" else ("alertmanager",)
+    files = [path for folder in folders for path in sorted((TOOLS / folder).iterdir())]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _build(output: Path) -> None:

@@ -540,7 +540,7 @@ ATTRIBUTES: Final = (
 LOG_FIELDS: Final = {
     "time": "When, UTC, RFC 3339 with milliseconds.",
     "level": "debug, info, warning, error or critical.",
-    "process": "gateway, predictor, worker, supervisor, flows, jobs or mlflow.",
+    "process": "gateway, predictor, worker, exporter, supervisor, flows, jobs or mlflow.",
     "instance": "Name of the process, where it has one.",
     "pid": "Its process id.",
     "logger": "Module that wrote the line.",

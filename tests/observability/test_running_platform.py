@@ -1,0 +1,255 @@
+"""Over running processes: every query has an answer, and every absence alert reaches a person.
+
+`make test-observability` runs it; elsewhere it is skipped, as it needs a minute and real servers.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.observability import queries
+from tests.observability.stack import ROOT, Stack, eventually
+
+from mlplatform.settings import Settings, load
+from mlplatform.slo.objectives import FILE
+from mlplatform.slo.objectives import load as load_objectives
+from mlplatform.wiring import Platform
+from support.probe import status_of
+from support.scoring_world import MODEL, ScoringWorld, free_port, payment
+
+pytestmark = [
+    pytest.mark.skipif(
+        os.environ.get("MLPLATFORM_TEST_OBSERVABILITY") != "required",
+        reason="needs Prometheus and Alertmanager beside the platform: make test-observability",
+    ),
+    pytest.mark.timeout(600),
+]
+
+FIRST_WITH_THE_FIRST = "a labelled counter begins with its first event, and there was none"
+NO_DATA = {
+    "mlplatform_gateway_admission_store_failures_total": FIRST_WITH_THE_FIRST,
+    "mlplatform_gateway_issuer_key_fetches_total": "no issuer of tokens is set up here",
+    "mlplatform_gateway_shadow_dropped_total": FIRST_WITH_THE_FIRST,
+    "mlplatform_gateway_late_total": FIRST_WITH_THE_FIRST,
+    "mlplatform_gateway_degraded_total": FIRST_WITH_THE_FIRST,
+    "mlplatform_worker_messages_total": "no request was left to be scored later",
+    "mlplatform_labels_late_share": "no label has matured in a minute",
+}
+"""Series of rules that this run does not have, each for its reason."""
+
+
+class World(ScoringWorld):
+    """The processes of one machine, where Prometheus finds them."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.exporter: subprocess.Popen[bytes] | None = None
+        for name in ("exporter", "worker"):
+            (self.home.run / f"{name}.token").write_text("a token of this run")
+        for folder in ("gateways", "predictors", "workers"):
+            (self.home.run / folder).mkdir()
+
+    def start_all(self) -> None:
+        self.start_gateway("--address-file", str(self.home.run / "gateways" / "gateway-0.json"))
+        self.start_exporter()
+        self._worker = self._start(
+            "mlplatform.worker", "--model", MODEL,
+            "--address-file", str(self.home.run / "workers" / f"{MODEL}.json"),
+            "--token-file", str(self.home.worker_token),
+        )  # fmt: skip
+
+    def start_exporter(self) -> None:
+        self.exporter = self._start(
+            "mlplatform.exporter",
+            "--address-file", str(self.home.run / "exporter.json"),
+            "--token-file", str(self.home.exporter_token),
+        )  # fmt: skip
+
+    def show_predictors(self) -> None:
+        """As the supervisor does."""
+        for service in self.predictors:
+            told = (self.home.run / f"{service}.address.json").read_bytes()
+            (self.home.run / "predictors" / f"{service}.json").write_bytes(told)
+
+    def kill_exporter(self) -> None:
+        assert self.exporter is not None
+        self.exporter.kill()
+        self.exporter.wait()
+
+    def close(self) -> None:
+        if self.exporter is not None:
+            self.kill_exporter()
+        super().close()
+
+
+class Load:
+    """A payment every 20 ms, until told to stop."""
+
+    def __init__(self, world: World) -> None:
+        self._over = threading.Event()
+        self.statuses: set[int] = set()
+        self._thread = threading.Thread(target=self._send, args=(world,))
+        self._thread.start()
+
+    def _send(self, world: World) -> None:
+        with world.client() as client:
+            while not self._over.wait(0.02):
+                self.statuses.add(client.post("/score", json=payment()).status_code)
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("world"))
+    try:
+        made.start_all()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def stack(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("stack"), world.home.root)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def told(stack: Stack, alert: str, status: str = "firing") -> None:
+    eventually(lambda: stack.webhook.pages(alert, status), f"{alert} {status}, told to the pager")
+
+
+def test_a_burn_of_the_5m_1h_pair_reaches_the_pager(world: World, stack: Stack) -> None:
+    """Before there is a champion every request is answered 503."""
+    eventually(lambda: not stack.down() and stack.query("up"), "all targets up")
+    eventually(lambda: stack.query("mlplatform_gateway_admission_total") or _refused(world), "load")
+    end_s = time.monotonic() + 60
+    while not stack.webhook.pages("AvailabilityBudgetBurns", "firing"):
+        assert time.monotonic() < end_s, stack.firing()
+        assert _refused(world)
+        time.sleep(0.2)
+    pair = load_objectives(ROOT / FILE).burns.page[0]
+    limit = pair.factor * load_objectives(ROOT / FILE).tiers[1].availability.budget
+    chosen = f'{{service="{MODEL}",slo="availability"}} > {limit:.10g}'
+    for window in (pair.long, pair.short):
+        assert stack.query(f"slo:sli_error:ratio_rate{window}{chosen}")
+    page = stack.webhook.pages("AvailabilityBudgetBurns", "firing")[0]
+    assert page["annotations"]["runbook_url"].endswith("/AvailabilityBudgetBurns.md")
+
+
+def test_silence_under_a_champion_reaches_the_pager(world: World, stack: Stack) -> None:
+    world.promote(world.deploy(1))
+    world.show_predictors()
+    told(stack, "NothingScored")
+
+
+def test_a_missing_drift_check_becomes_a_ticket(stack: Stack) -> None:
+    eventually(lambda: stack.webhook.slacked("DriftCheckMissing"), "told to Slack", 150)
+
+
+def test_under_load_every_rule_has_data_or_says_why_not(world: World, stack: Stack) -> None:
+    load = Load(world)
+    try:
+        platform = Platform(settings_of(world))
+        from mlplatform.jobs import drift, rollouts
+
+        fence = world.rollouts.acquire(MODEL, "test", 1.0)
+        assert fence is not None
+        world.rollouts.release(fence)
+        assert rollouts.rollout_pass(platform, MODEL)["ran"]
+        drift.watch(platform, MODEL, holder="test")
+        eventually(lambda: not stack.down(), "all targets up")
+        told(stack, "NothingScored", "resolved")
+        rules = queries.rules()
+        names = {n for rule in rules for n in queries.series(rule["expr"])}
+        assert not _unsaid(stack, names, within_s=60), "asked for, not there, and no reason why"
+        assert not sorted(NO_DATA.keys() - names), "a reason for what nobody asks"
+        for rule in rules:
+            assert stack.query(rule["expr"]) is not None
+    finally:
+        load.stop()
+    assert 200 in load.statuses
+
+
+def test_every_series_has_bounded_labels(stack: Stack) -> None:
+    emitted = queries.emitted()
+    for name, metric in emitted.items():
+        for found in stack.query(name):
+            for label in metric.labels:
+                if label.values:
+                    assert found["metric"].get(label.name, "") in label.values, name
+    assert len(stack.query('{__name__=~"mlplatform_.+"}')) < 3000
+
+
+def test_spans_become_metrics_in_prometheus(world: World, stack: Stack) -> None:
+    """Through the collector, by its own configuration: a second gateway sends them there."""
+    endpoint = stack.start_collector(world.home.logs)
+    traced = {"MLPLATFORM_OTLP_ENDPOINT": endpoint, "MLPLATFORM_TRACE_SHARE": "1"}
+    port = free_port()
+    second = world._start(
+        "mlplatform.gateway", "--name=gateway-1", MLPLATFORM_GATEWAY_PORT=str(port), **traced
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: status_of(f"{url}/readyz") == 200, "the second gateway is ready")
+        for _ in range(20):
+            path = f"{url}/api/v1/models/{MODEL}/score"
+            assert httpx.post(path, json=payment(), headers=world.headers).status_code == 200
+        counted = 'sum(traces_span_metrics_calls_total{service_name="mlplatform-gateway"})'
+        eventually(lambda: _at_least(stack, counted, 20), "spans counted in Prometheus")
+    finally:
+        second.terminate()
+        second.wait(30)
+
+
+def test_an_exporter_that_is_gone_reaches_the_pager(world: World, stack: Stack) -> None:
+    world.kill_exporter()
+    told(stack, "ExporterGone")
+    world.start_exporter()
+    told(stack, "ExporterGone", "resolved")
+
+
+def test_a_process_that_is_gone_becomes_a_ticket(world: World, stack: Stack) -> None:
+    world.kill_worker()
+    eventually(lambda: stack.webhook.slacked("ProcessGone"), "told to Slack")
+
+
+def test_gateways_that_are_gone_reach_the_pager(world: World, stack: Stack) -> None:
+    world.kill_gateway()
+    told(stack, "GatewayGone")
+
+
+def settings_of(world: World) -> Settings:
+    return load({"MLPLATFORM_HOME": str(world.home.root)})
+
+
+def _refused(world: World) -> bool:
+    with world.client() as client:
+        return all(client.post("/score", json=payment()).status_code == 503 for _ in range(5))
+
+
+def _at_least(stack: Stack, query: str, least: float) -> bool:
+    found = stack.query(query)
+    return bool(found) and float(found[0]["value"][1]) >= least
+
+
+def _unsaid(stack: Stack, names: set[str], within_s: float) -> list[str]:
+    """Series that are still missing then, without a reason."""
+    end_s = time.monotonic() + within_s
+    while True:
+        unsaid = sorted(n for n in names - NO_DATA.keys() if not stack.query(n))
+        if not unsaid or time.monotonic() > end_s:
+            return unsaid
+        time.sleep(1)
