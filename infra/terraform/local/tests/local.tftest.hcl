@@ -22,6 +22,10 @@ run "everything_on_one_cluster" {
     error_message = "Heavy jobs have their templates."
   }
   assert {
+    condition     = toset(module.signals[0].rules) == toset(fileset("../../../observability", "alerts/*.yaml"))
+    error_message = "Every file of alerts is applied."
+  }
+  assert {
     condition     = output.kafka == null
     error_message = "Kafka is there only where it is asked for."
   }

@@ -70,6 +70,18 @@ resource "helm_release" "collector" {
   depends_on = [helm_release.prometheus, helm_release.loki, helm_release.tempo]
 }
 
+# On each node: what the platform's pods write, read as the collector's file says, and sent to the collector.
+resource "helm_release" "logs" {
+  name       = "logs"
+  repository = "https://open-telemetry.github.io/opentelemetry-helm-charts"
+  chart      = "opentelemetry-collector"
+  version    = var.versions.collector
+  namespace  = local.namespace
+  atomic     = true
+  values     = [yamlencode(local.logs_values)]
+  depends_on = [helm_release.collector]
+}
+
 # Grafana's first password is made in the cluster, once.
 resource "kubectl_manifest" "grafana_admin" {
   for_each = {

@@ -130,4 +130,41 @@ locals {
     extraVolumeMounts  = [{ name = "state", mountPath = "/var/lib/otelcol" }]
     podSecurityContext = { fsGroup = 10001 }
   }
+
+  # A pod's lines are wrapped by the container runtime; within, they are the lines that the collector's file reads.
+  logs_values = {
+    mode             = "daemonset"
+    fullnameOverride = "logs"
+    image            = { repository = "otel/opentelemetry-collector-contrib" }
+    ports            = { for name in ["otlp", "otlp-http", "jaeger-compact", "jaeger-thrift", "jaeger-grpc", "zipkin"] : name => { enabled = false } }
+    alternateConfig = {
+      receivers = { file_log = merge(local.collector_file.receivers.file_log, {
+        include           = ["/var/log/pods/mlplatform*_*/*/*.log"]
+        include_file_path = true
+        operators         = concat([{ type = "container" }], local.collector_file.receivers.file_log.operators)
+      }) }
+      processors = { for name in ["memory_limiter", "batch"] : name => local.collector_file.processors[name] }
+      exporters  = { otlp_grpc = { endpoint = "collector.${local.namespace}:4317", tls = { insecure = true } } }
+      extensions = {
+        health_check = { endpoint = "$${env:MY_POD_IP}:13133" }
+        file_storage = local.collector_file.extensions.file_storage
+      }
+      service = {
+        extensions = ["health_check", "file_storage"]
+        pipelines  = { logs = { receivers = ["file_log"], processors = ["memory_limiter", "batch"], exporters = ["otlp_grpc"] } }
+      }
+    }
+    extraEnvs = [{ name = "STATE_FOLDER", value = "/var/lib/otelcol" }]
+    extraVolumes = [
+      { name = "state", emptyDir = {} },
+      { name = "pods", hostPath = { path = "/var/log/pods" } },
+    ]
+    extraVolumeMounts = [
+      { name = "state", mountPath = "/var/lib/otelcol" },
+      { name = "pods", mountPath = "/var/log/pods", readOnly = true },
+    ]
+    # The kubelet's files are root's.
+    securityContext = { runAsUser = 0, runAsGroup = 0, readOnlyRootFilesystem = true, allowPrivilegeEscalation = false, capabilities = { drop = ["ALL"], add = ["DAC_READ_SEARCH"] } }
+    tolerations     = [{ operator = "Exists" }] # GPU nodes too
+  }
 }

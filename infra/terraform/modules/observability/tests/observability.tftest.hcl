@@ -19,6 +19,10 @@ run "one_home_for_each_number" {
     error_message = "Which traces are kept is the collector's file's to say."
   }
   assert {
+    condition     = slice(yamldecode(helm_release.logs.values[0]).alternateConfig.receivers.file_log.operators, 1, length(yamldecode(helm_release.logs.values[0]).alternateConfig.receivers.file_log.operators)) == yamldecode(file("../../../../observability/collector/collector.yaml")).receivers.file_log.operators
+    error_message = "Lines of pods are read as lines of files are."
+  }
+  assert {
     condition     = length(yamldecode(helm_release.prometheus.values[0]).prometheus.prometheusSpec.additionalScrapeConfigs) >= 5
     error_message = "What is scraped is Prometheus' file's to say."
   }
