@@ -32,7 +32,10 @@ def observe() -> None:
 def lines_as_json(instance: str) -> None:
     """Every line of a process in which Prefect is imported already."""
     logs.configure("flows", instance)
-    logging.getLogger().handlers[0].addFilter(flow_spans.CurrentTrace())
+    root = logging.getLogger()
+    root.handlers[0].addFilter(flow_spans.CurrentTrace())
+    root.setLevel(logging.WARNING)  # a client of Prefect's API would tell of each of its calls
+    logs.set_level("info")
     for name in OWN_HANDLERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()

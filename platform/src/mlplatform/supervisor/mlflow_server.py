@@ -53,6 +53,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_CONFIGURE_LOGGING": "false",  # lines are ours
         "DO_NOT_TRACK": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         **_allowed_hosts(settings),

@@ -28,9 +28,14 @@ _LISTED: Final[tuple[Attribute, ...]] = (signals.RUN_ID, signals.RUN_TYPE)
 
 def install(sender: Sender) -> None:
     """From now on spans of this process go there; they are sent at its end at the latest."""
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(_Listed(sender)))
-    trace.set_tracer_provider(provider)
+    trace.set_tracer_provider(provider(sender))
+
+
+def provider(sender: Sender) -> TracerProvider:
+    """Makes tracers whose spans go there."""
+    made = TracerProvider()
+    made.add_span_processor(BatchSpanProcessor(_Listed(sender)))
+    return made
 
 
 def current_traceparent() -> str:

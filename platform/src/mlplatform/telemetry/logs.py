@@ -112,6 +112,7 @@ def handler(
 def configure(process: Process, instance: str | None = None) -> None:
     """Every line of this process, from now on, as JSON to standard error."""
     logging.basicConfig(handlers=[handler(process, instance)], level=logging.INFO, force=True)
+    logging.captureWarnings(True)
 
 
 def set_level(level: Level) -> None:
