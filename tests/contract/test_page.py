@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,12 +14,9 @@ from mlplatform.drift.incidents import Finding
 from mlplatform.drift.sqlite import SqliteIncidents
 from mlplatform.settings import Home
 from support.home_world import HomeWorld
-from support.platform_process import wait
-from support.probe import status_of
-from support.scoring_world import free_port
+from support.page_process import TOKEN, PageProcess
 
 pytestmark = pytest.mark.slow
-TOKEN = "a token of this start"
 VOID = {"meta", "link", "br", "rect", "line", "circle", "path"}
 HOSTILE = "<script>alert(1)</script>"
 PAGES = [
@@ -56,35 +50,6 @@ class WellFormed(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self.open.pop() == tag
-
-
-class PageProcess:
-    """`python -m mlplatform.page` on a home folder."""
-
-    def __init__(self, home: Home) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        home.page_token.parent.mkdir(parents=True, exist_ok=True)
-        home.page_token.write_text(TOKEN)
-        self.log = home.root / "logs" / "page.log"
-        environment = {
-            **os.environ,
-            "MLPLATFORM_HOME": str(home.root),
-            "MLPLATFORM_PAGE_PORT": str(self.port),
-            "MLPLATFORM_MLFLOW_PORT": str(free_port()),
-        }
-        with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "mlplatform.page"]
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        wait(lambda: status_of(f"{self.url}/health") == 200, "the page answers")
-
-    def get(self, path: str, **how: object) -> httpx.Response:
-        given = {"auth": ("anybody", TOKEN)} | how
-        return httpx.get(f"{self.url}{path}", **given)  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,45 @@
+"""`python -m mlplatform.page` in a process of its own, for tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import httpx
+
+from mlplatform.settings import Home
+from support.platform_process import wait
+from support.probe import status_of
+from support.scoring_world import free_port
+
+TOKEN = "a token of this start"
+
+
+class PageProcess:
+    """`python -m mlplatform.page` on a home folder."""
+
+    def __init__(self, home: Home) -> None:
+        self.port, self.token = free_port(), TOKEN
+        self.url = f"http://127.0.0.1:{self.port}"
+        home.page_token.parent.mkdir(parents=True, exist_ok=True)
+        home.page_token.write_text(TOKEN)
+        self.log = home.root / "logs" / "page.log"
+        environment = {
+            **os.environ,
+            "MLPLATFORM_HOME": str(home.root),
+            "MLPLATFORM_PAGE_PORT": str(self.port),
+            "MLPLATFORM_MLFLOW_PORT": str(free_port()),
+        }
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "mlplatform.page"]
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        wait(lambda: status_of(f"{self.url}/health") == 200, "the page answers")
+
+    def get(self, path: str, **how: object) -> httpx.Response:
+        given = {"auth": ("anybody", TOKEN)} | how
+        return httpx.get(f"{self.url}{path}", **given)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
