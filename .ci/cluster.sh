@@ -42,22 +42,36 @@ cluster_leg() {
     esac
     within cluster-up "$UP_S" make cluster-up || failed=$?
     if [ "$failed" -eq 0 ] && [ "$(make --no-print-directory terraform-state | tail -n 1)" = ready ]; then
-        within terraform-apply "$APPLY_S" make terraform-apply || applied=$?
+        apply_terraform || applied=$?
     fi
     if [ "$failed" -eq 0 ]; then within cluster-down 120 make cluster-down || failed=$?; fi
     if [ "$failed" -ne 0 ]; then
         leave_out "a Kubernetes does not come up and end on this machine in time; the log above says why"
         return
     fi
-    case $applied in
-    0) ;;
-    124 | 137) legs+=("terraform-apply left out: it was not through in $((APPLY_S / 60)) minutes") ;;
-    *) return 1 ;;
-    esac
+    if [ "$applied" -ne 0 ]; then return 1; fi
     if [ "$state" != "built, with Argo" ] && [ "$(left_s)" -ge $((ARGO_S + SUITES_S)) ]; then
         within cluster-build "$ARGO_S" make cluster-build FULL=1 || legs+=("Argo left out: its controller was not built in time")
     fi
     if [ "$(cluster_state)" = "built, with Argo" ]; then cluster_suites FULL=1; else cluster_suites; fi
+}
+
+# On the cluster that is up; twice at most, as the suites.
+apply_terraform() {
+    local try failed
+    for try in 1 2; do
+        failed=0
+        within terraform-apply "$APPLY_S" make terraform-apply || failed=$?
+        case $failed in
+        0) return ;;
+        124 | 137)
+            legs+=("terraform-apply left out: it was not through in $((APPLY_S / 60)) minutes")
+            return
+            ;;
+        esac
+        legs+=("terraform-apply failed at try $try")
+    done
+    return 1
 }
 
 # cluster_suites [FULL=1]: the suites, twice at most.

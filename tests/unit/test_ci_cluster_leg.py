@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ status=$(head -n 1 "$FAKE/$target" 2>/dev/null)
 sed -i 1d "$FAKE/$target" 2>/dev/null
 case $target in
 cluster-state) cat "$FAKE/state" ;;
+terraform-state) cat "$FAKE/terraform" ;;
 "cluster-build FULL=1") [ "${status:-0}" -eq 0 ] && echo "built, with Argo" > "$FAKE/state" ;;
 cluster-up) [ "${status:-0}" -eq 0 ] && sed -i "s/to be built/built/" "$FAKE/state" ;;
 test-cluster*)
@@ -53,8 +55,11 @@ class Ci:
         (folder / "work").mkdir()
         (folder / "work" / ".ci").symlink_to(ROOT / ".ci")
 
-    def run(self, state: str, minute: int, **statuses: list[int]) -> Ran:
+    def run(
+        self, state: str, minute: int, *, terraform: str = "lacking", **statuses: list[int]
+    ) -> Ran:
         (self._folder / "state").write_text(state + "\n")
+        (self._folder / "terraform").write_text(f"{terraform}\n")
         for target, given in statuses.items():
             name = target.replace("_", "-").replace("-FULL", " FULL=1")
             (self._folder / name).write_text("".join(f"{status}\n" for status in given))
@@ -74,7 +79,7 @@ class Ci:
         )
         calls = (self._folder / "calls").read_text().splitlines()
         legs = done.stdout.rsplit("=== legs\n", 1)[1]
-        return Ran(done.returncode, [c for c in calls if c != "cluster-state"], legs)
+        return Ran(done.returncode, [c for c in calls if not c.endswith("-state")], legs)
 
 
 @pytest.fixture
@@ -142,6 +147,24 @@ def test_argo_that_is_not_built_in_time_loses_argo_alone(ci: Ci) -> None:
     ran = ci.run("built", 30, cluster_build_FULL=[124])
     assert (ran.status, ran.calls[-1]) == (0, "test-cluster")
     assert "Argo left out" in ran.legs
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "tries", "told"),
+    [
+        ([0], 0, 1, r"terraform-apply \d+ s"),
+        ([2], 0, 2, "terraform-apply failed at try 1"),
+        ([124], 0, 1, "terraform-apply left out"),
+        ([2, 2], 1, 2, "terraform-apply failed at try 2"),
+    ],
+)
+def test_terraform_is_applied_to_the_cluster_that_is_up(
+    ci: Ci, statuses: list[int], status: int, tries: int, told: str
+) -> None:
+    ran = ci.run(BUILT, 30, terraform="ready", terraform_apply=statuses)
+    assert ran.calls[: tries + 2] == ["cluster-up", *["terraform-apply"] * tries, "cluster-down"]
+    assert (ran.status, FULL in ran.calls) == (status, status == 0)
+    assert re.search(told, ran.legs)
 
 
 def test_suites_that_fail_are_tried_once_more_and_named(ci: Ci) -> None:
