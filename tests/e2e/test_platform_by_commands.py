@@ -217,7 +217,7 @@ def test_an_application_gets_a_score_that_can_be_explained(commands: Commands) -
 def test_what_the_platform_holds_can_be_looked_at(commands: Commands) -> None:
     status = commands.json("status")
     names = {process["name"] for process in status["processes"]}
-    assert {"supervisor", "mlflow", "gateway-0", "jobs", "exporter", "prefect"} < names
+    assert {"supervisor", "mlflow", "gateway-0", "jobs", "exporter", "page", "prefect"} < names
     assert status["memory_mb"] < 1_500
     assert commands.json("models", "list")[0]["champion"] == 1
     assert commands.json("models", "show", "fraud")[0]["version"] == 1

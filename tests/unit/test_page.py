@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +15,11 @@ from mlplatform.drift.incidents import Change, Finding, Incident
 from mlplatform.page import decisions, incidents, rollouts
 from mlplatform.page.plots import WIDTH, Interval, plot
 from mlplatform.page.rendering import render
-from mlplatform.rollout.routes import Arm
+from mlplatform.page.sources import ModelShown
+from mlplatform.registry.versions import Version, VersionFacts
+from mlplatform.rollout.routes import Arm, no_routes
 from mlplatform.rollout.transitions import Opened, RolledBack, ShadowStarted, Transition
-from rollout_world import gate_report
+from rollout_world import fraud, gate_report
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y>\"'&{{ 7*7 }}"
 FACTS: dict[str, Any] = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 2}
@@ -174,3 +178,38 @@ def test_older_links_lead_to_every_decision_once(
 @pytest.mark.parametrize("text", ["", "a", "a:", ":1", "a:-1", "a:1,", "a b:1", "a:1;b:2", "a:²"])
 def test_a_link_that_this_page_did_not_write_is_told_apart(text: str) -> None:
     assert decisions.read_cursor(text) is None
+
+
+def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:
+    facts = VersionFacts(
+        bundle="b" * 64,
+        data_from_ms=0,
+        data_to_ms=1,
+        data_digest="d",
+        code_version=HOSTILE,
+        metrics={},
+        report={},
+        author=HOSTILE,
+        validated=True,
+        alert_low=0.0,
+        alert_high=0.03,
+        seed=1,
+    )
+    text = render(
+        "model.html",
+        here="",
+        model=ModelShown(fraud(), no_routes("fraud")),
+        versions=[Version("fraud", 7, "b" * 64, "run", 0, facts)],
+        rollouts=[],
+        tones={},
+    )
+    assert "v7" in text
+    assert "0.00 % to 3.00 %" in text
+    assert "<script" not in text
+
+
+def test_the_process_carries_nothing_heavy() -> None:
+    code = "import sys, mlplatform.page.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    heavy = {"matplotlib", "pandas", "mlflow", "prefect", "evidently", "sklearn", "onnxruntime"}
+    assert heavy.isdisjoint(done.stdout.split())

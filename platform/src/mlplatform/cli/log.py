@@ -17,7 +17,8 @@ from mlplatform.cli.exit_codes import FAILED, exit_code, exit_code_of_status
 from mlplatform.cli.explanations import explain_again, print_explanations
 from mlplatform.cli.output import OUT, AsJson, print_error, print_fields, print_json, progress
 from mlplatform.decisions.log import ManifestHead, VerifyReport, Watermark
-from mlplatform.decisions.one import all_records, logged_records, trace_of
+from mlplatform.decisions.one import all_records, logged_records
+from mlplatform.decisions.records import trace_of
 from mlplatform.decisions.spilled import Pending
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.decisions.tables import DATABASE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from mlplatform.decisions.log import Span
@@ -46,10 +45,3 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
         if {name: fields[name] for name in SCALARS[2:]} not in known:
             records.append({"writer": writer, "seq": None, "spilled": True, **fields})
     return records
-
-
-def trace_of(record: Mapping[str, Any]) -> str:
-    """The trace that a record belongs to: the caller's, or the one that began with it."""
-    told: str | None = record["payload"].get("trace_id") if record["payload"] else None
-    decision_id: str = record["decision_id"]
-    return told or decision_id[:32]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -198,6 +198,13 @@ def record_digest(writer: str, seq: int, scalars: Sequence[Any], payload_digest:
 def link(chain: bytes, digest: bytes) -> bytes:
     """The chain after a record: SHA-256 over the chain before it and the record's digest."""
     return _sha256(chain + digest).digest()
+
+
+def trace_of(record: Mapping[str, Any]) -> str:
+    """The trace that a record belongs to: the caller's, or the one that began with it."""
+    told: str | None = record["payload"].get("trace_id") if record["payload"] else None
+    decision_id: str = record["decision_id"]
+    return told or decision_id[:32]
 
 
 def _check_shape(record: Record, shape: tuple[type, ...]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlplatform.decisions.one import trace_of
+from mlplatform.decisions.records import trace_of
 
 TONES = {"approve": "good", "decline": "bad"}
 _CURSOR = re.compile(r"[A-Za-z0-9._-]{1,64}:\d{1,18}")
