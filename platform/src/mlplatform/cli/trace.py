@@ -82,7 +82,8 @@ def look_up(settings: Settings, any_id: str) -> Found:
     traces = dict.fromkeys([span.trace_id for span in spans])
     decided = {str(d) for s in spans if (d := s.attributes.get(signals.DECISION_ID.name))}
     records += _records(settings, decided - {any_id})
-    ids = {any_id, *named, *traces, *(r["decision_id"] for r in records)}
+    runs = {str(run) for s in spans if (run := s.attributes.get(signals.RUN_ID.name))}
+    ids = {any_id, *named, *traces, *runs, *(r["decision_id"] for r in records)}
     lines = sorted(line_files.find(settings.home.logs, ids), key=lambda line: line["time"])
     unique = {(span.trace_id, span.span_id): span for span in spans}
     return Found(

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -112,8 +112,7 @@ def prepare(platform: Platform, asked: Batch) -> Job:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     items = tuple(sorted(path.name for path in (folder / ITEMS).iterdir()))
-    told = platform.traceparent()
-    return Job(asked.name, "score", asked.model, folder, items, asked.deadline_s, told)
+    return Job(asked.name, "score", asked.model, folder, items, asked.deadline_s)
 
 
 def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatus], None]) -> Path:
@@ -127,7 +126,8 @@ def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatu
     """
     target = platform.settings.home.batches / asked.model / asked.name
     if not (target / MANIFEST).exists():
-        _keep(run(platform.jobs, job, report), job, asked, target, platform.clock.wall_ms())
+        told = replace(job, traceparent=platform.traceparent())
+        _keep(run(platform.jobs, told, report), job, asked, target, platform.clock.wall_ms())
     shutil.rmtree(_inputs(platform, asked), ignore_errors=True)
     return target
 
