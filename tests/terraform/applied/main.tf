@@ -55,6 +55,7 @@ resource "kubectl_manifest" "definition" {
 resource "kubectl_manifest" "telemetry" {
   yaml_body         = yamlencode({ apiVersion = "v1", kind = "Namespace", metadata = { name = "telemetry" } })
   server_side_apply = true
+  wait              = true
 }
 
 module "signals" {

@@ -100,6 +100,7 @@ resource "kubectl_manifest" "first" {
   for_each          = local.first
   yaml_body         = each.value
   server_side_apply = true
+  wait              = true # for its end, at a destroy
 }
 
 resource "kubectl_manifest" "rest" {

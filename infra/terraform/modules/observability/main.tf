@@ -23,6 +23,7 @@ resource "kubectl_manifest" "namespace" {
     }
   })
   server_side_apply = true
+  wait              = true # for its end, at a destroy
 }
 
 resource "helm_release" "prometheus" {

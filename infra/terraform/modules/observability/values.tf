@@ -25,7 +25,7 @@ locals {
     } }
     alertmanager = merge(
       { alertmanagerSpec = { secrets = [for a in var.alerts[*] : "alertmanager-receivers"] } },
-      { for a in var.alerts[*] : "stringConfig" => local.told },
+      { for a in var.alerts[*] : "config" => yamldecode(local.told) },
     )
     grafana = {
       admin       = { existingSecret = "grafana-admin", userKey = "admin-user", passwordKey = "admin-password" }

@@ -18,6 +18,7 @@ resource "kubectl_manifest" "jobs_namespace" {
     }
   })
   server_side_apply = true
+  wait              = true # for its end, at a destroy
 }
 
 module "jobs" {

@@ -114,6 +114,7 @@ resource "kubectl_manifest" "volume" {
     )
   })
   server_side_apply = true
+  wait              = true # for its end, at a destroy
   depends_on        = [module.base]
 }
 

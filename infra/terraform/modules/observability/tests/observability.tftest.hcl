@@ -27,7 +27,7 @@ run "one_home_for_each_number" {
     error_message = "What is scraped is Prometheus' file's to say."
   }
   assert {
-    condition     = !can(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig)
+    condition     = !can(yamldecode(helm_release.prometheus.values[0]).alertmanager.config)
     error_message = "Without receivers nobody is told."
   }
 }
@@ -45,9 +45,9 @@ run "receivers_and_keys_are_files_of_secrets" {
   }
   assert {
     condition = alltrue([
-      strcontains(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig, "/etc/alertmanager/secrets/alertmanager-receivers/pager-token"),
-      strcontains(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig, "https://pager.bank.example/alerts"),
-      !strcontains(yamldecode(helm_release.prometheus.values[0]).alertmanager.stringConfig, "127.0.0.1"),
+      strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "/etc/alertmanager/secrets/alertmanager-receivers/pager-token"),
+      strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "https://pager.bank.example/alerts"),
+      !strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "127.0.0.1"),
     ])
     error_message = "Alertmanager tells the bank's pager."
   }
