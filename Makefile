@@ -105,7 +105,7 @@ test-observability: observability-tools ## rules, configurations, and drills of 
 
 .PHONY: test-terraform terraform-apply terraform-state
 
-build/terraform/.done: requirements/terraform.txt .venv/.dev
+build/terraform/.done: requirements/terraform.txt | .venv/.dev
 	@echo "set-up: installing requirements/terraform.txt into build/terraform"
 	@rm -rf build/terraform && $(PYTHON) -m venv build/terraform
 	@build/terraform/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r requirements/terraform.txt

@@ -127,16 +127,24 @@ def test_a_second_plan_changes_nothing(applied: Applied) -> None:
     assert plan.status == 0, plan.text[-4000:]
 
 
-def test_a_change_by_hand_is_found_and_put_right(applied: Applied) -> None:
-    patch = '{"data": {"MLPLATFORM_DURABILITY": "process"}}'
+def test_a_change_by_hand_is_found_and_not_overruled_but_told(applied: Applied) -> None:
+    """Who took a field over is named; once it is as it was, there is nothing to do."""
     named = ("configmap", "platform", "-n", "mlplatform")
-    applied.kubectl("patch", *named, "--type=merge", "-p", patch)
 
-    plan = applied.run("plan", "-detailed-exitcode", "-input=false")
-    assert plan.status == 2, plan.text[-4000:]
+    def change(durability: str) -> None:
+        patch = json.dumps({"data": {"MLPLATFORM_DURABILITY": durability}})
+        applied.kubectl("patch", *named, "--type=merge", "-p", patch)
+
+    change("process")
+    found = applied.run("plan", "-detailed-exitcode", "-input=false")
+    refused = applied.run("apply", "-auto-approve", "-input=false")
+    assert found.status == 2, found.text[-4000:]
+    assert refused.status == 1
+    assert 'conflict with "kubectl-patch"' in refused.text
+
+    change("disk")
     assert applied.run("apply", "-auto-approve", "-input=false").status == 0
-    settings = json.loads(applied.kubectl("get", *named, "-o", "json"))
-    assert settings["data"]["MLPLATFORM_DURABILITY"] == "disk"
+    assert applied.run("plan", "-detailed-exitcode", "-input=false").status == 0
 
 
 def test_a_changed_address_changes_the_settings_and_nothing_else(applied: Applied) -> None:
