@@ -2,8 +2,9 @@
 # The suites on a real Kubernetes, for .ci/run, which has `leg` and `legs`.
 #
 # Where Kubernetes is not cached it is built first. Nothing of that refuses a change: a machine that lacks something, a build that
-# does not end, a Kubernetes that does not come up and suites that are not through in time lose this leg alone, and say so. But
-# once it is up, suites that fail, and fail again when they are tried a second time, end the run.
+# does not end, a Kubernetes that does not come up and suites that are not through in time lose this leg alone, and say so. Once
+# it is up, suites that fail, and fail again when they are tried a second time, are told; with CLUSTER_STRICT=1 they end the run.
+# That is to be the default once they have been seen to pass on the machines that CI runs on.
 
 RUN_S=$((75 * 60))    # what a whole run may take
 COLD_S=$((30 * 60))   # left of it, or nothing is built
@@ -49,11 +50,19 @@ cluster_leg() {
         leave_out "a Kubernetes does not come up and end on this machine in time; the log above says why"
         return
     fi
-    if [ "$applied" -ne 0 ]; then return 1; fi
+    if [ "$applied" -ne 0 ]; then
+        refuse terraform-apply || return
+    fi
     if [ "$state" != "built, with Argo" ] && [ "$(left_s)" -ge $((ARGO_S + SUITES_S)) ]; then
         within cluster-build "$ARGO_S" make cluster-build FULL=1 || legs+=("Argo left out: its controller was not built in time")
     fi
-    if [ "$(cluster_state)" = "built, with Argo" ]; then cluster_suites FULL=1; else cluster_suites; fi
+    if [ "$(cluster_state)" = "built, with Argo" ]; then cluster_suites FULL=1; else cluster_suites; fi || refuse test-cluster
+}
+
+# What failed twice.
+refuse() {
+    if [ -n "${CLUSTER_STRICT:-}" ]; then return 1; fi
+    legs+=("$1 FAILED; without CLUSTER_STRICT=1 that refuses nothing")
 }
 
 # On the cluster that is up; twice at most, as the suites.
@@ -79,9 +88,9 @@ cluster_suites() {
     local try failed log=build/ci/test-cluster.log
     mkdir -p "${log%/*}"
     for try in 1 2; do
-        if [ "$try" -eq 1 ] && [ "$(left_s)" -lt "$LEAST_S" ]; then
-            leave_out "of $((RUN_S / 60)) minutes fewer than $((LEAST_S / 60)) are left"
-            return
+        if [ "$(left_s)" -lt "$LEAST_S" ]; then
+            leave_out "of $((RUN_S / 60)) minutes fewer than $((LEAST_S / 60)) are left at try $try"
+            return $((try - 1))
         fi
         failed=0
         within test-cluster "$SUITES_S" .ci/logged "$log" make test-cluster "$@" || failed=$?

@@ -56,7 +56,13 @@ class Ci:
         (folder / "work" / ".ci").symlink_to(ROOT / ".ci")
 
     def run(
-        self, state: str, minute: int, *, terraform: str = "lacking", **statuses: list[int]
+        self,
+        state: str,
+        minute: int,
+        *,
+        terraform: str = "lacking",
+        strict: bool = True,
+        **statuses: list[int],
     ) -> Ran:
         (self._folder / "state").write_text(state + "\n")
         (self._folder / "terraform").write_text(f"{terraform}\n")
@@ -71,6 +77,7 @@ class Ci:
             **os.environ,
             "PATH": f"{self._folder / 'bin'}:{os.environ['PATH']}",
             "FAKE": str(self._folder),
+            "CLUSTER_STRICT": "1" if strict else "",
         }
         done = subprocess.run(
             ["bash", "-c", script],
@@ -178,6 +185,19 @@ def test_suites_that_fail_twice_refuse_the_change(ci: Ci) -> None:
     ran = ci.run(BUILT, 30, test_cluster_FULL=[2, 2])
     assert (ran.status, ran.calls.count(FULL)) == (1, 2)
     assert "failed at try 2" in ran.legs
+
+
+@pytest.mark.parametrize("target", ["test_cluster_FULL", "terraform_apply"])
+def test_what_fails_twice_is_told_alone_where_nobody_asked_for_more(ci: Ci, target: str) -> None:
+    ran = ci.run(BUILT, 30, terraform="ready", strict=False, **{target: [2, 2]})
+    assert (ran.status, FULL in ran.calls) == (0, True)
+    assert "FAILED; without CLUSTER_STRICT=1 that refuses nothing" in ran.legs
+
+
+def test_a_second_try_is_not_begun_late(ci: Ci) -> None:
+    ran = ci.run(BUILT, 66, test_cluster_FULL=[2])
+    assert (ran.status, ran.calls.count(FULL)) == (0, 0)
+    assert "fewer than 10 are left at try 1" in ran.legs
 
 
 def test_a_command_that_is_ended_may_end_what_it_started(tmp_path: Path) -> None:
