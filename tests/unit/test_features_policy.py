@@ -15,6 +15,7 @@ from mlplatform.features.online import OnlineRow
 from mlplatform.features.policy import NO_GAPS, FeaturePolicies
 from mlplatform.gateway.feature_reads import (
     QUICK_READS,
+    SLOW_READ_S,
     SLOW_READS,
     FeatureReads,
     FeaturesUnavailable,
@@ -130,7 +131,11 @@ async def test_a_locked_store_is_unavailable(apart: bool) -> None:
 async def test_slow_reads_in_a_row_send_the_next_to_a_thread_until_they_are_quick() -> None:
     store = Store()
     reads = FeatureReads("fraud", store)
-    reads.read({}, 0)
+    quick_s = 1.0
+    while quick_s > SLOW_READ_S:  # a busy machine may make the first one slow
+        began_s = time.perf_counter()
+        reads.read({}, 0)
+        quick_s = time.perf_counter() - began_s
     store.takes_s = 0.05
     for slow in range(1, SLOW_READS + 1):
         reads.read({}, 0)

@@ -58,11 +58,12 @@ def up(
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     settings = wiring.settings_in(profile)
-    settings.home.create()
-    _log_to(settings)
     if clock is not None:
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
+    elsewhere = wiring.followed_plane(settings)  # first: where it can't be asked, nothing is made
+    settings.home.create()
+    _log_to(settings)
     began = time.monotonic()
     supervisor = Supervisor(
         settings.home,
@@ -70,7 +71,7 @@ def up(
         on_change=_tell,
         on_start=lambda: _say_starting(settings),
         on_ready=lambda: _print_addresses(settings, began),
-        elsewhere=wiring.followed_plane(settings),
+        elsewhere=elsewhere,
     )
     supervisor.run()
 
