@@ -79,6 +79,21 @@ def states() -> list[Case]:
             (70, 81),
         ),
         Case(
+            "LabelsMissing",
+            {
+                "mlplatform_event_time_seconds": "181000x100",
+                f"mlplatform_label_newest_time_seconds{{{FRAUD}}}": "1000x9 999x70 181000x20",
+            },
+            {70: [ticket | fraud]},  # more than 50 h old from minute 10 on
+            (69, 81),
+        ),
+        Case(
+            "LabelsMissing",
+            {champion: "1x90", f"mlplatform_drift_check_time_seconds{{{FRAUD}}}": "_x10 1e9x80"},
+            {70: [ticket | fraud]},
+            (69,),
+        ),
+        Case(
             "StateUnreadable",
             {'mlplatform_exporter_read_failures_total{of="log"}': "0x9 0+1x25 25x40"},
             {26: [ticket | {"of": "log"}]},

@@ -14,12 +14,23 @@ from prometheus_client import CollectorRegistry
 from mlplatform.clock import ReplayClock
 from mlplatform.decisions.log import Watermark
 from mlplatform.drift.incidents import Change, Finding, Incident
-from mlplatform.errors import Corrupt, Unavailable
-from mlplatform.exporter.measured import ArmCounts, Check, Moved, Outcomes, Pass, keep, last
-from mlplatform.exporter.outcomes import outcomes
+from mlplatform.errors import ConfigInvalid, Corrupt, Unavailable
+from mlplatform.exporter.measured import (
+    ArmCounts,
+    Check,
+    Moved,
+    Outcomes,
+    Pass,
+    for_people,
+    keep,
+    last,
+)
+from mlplatform.exporter.outcomes import outcomes, together
 from mlplatform.exporter.state import StateCollector
 from mlplatform.exporter.targets import targets
 from mlplatform.rollout.routes import Arm, Routes, no_routes
+from mlplatform.telemetry.listener import listen
+from mlplatform.telemetry.prometheus import Registry
 
 MODEL = "fraud"
 DAY_MS = 86_400_000
@@ -193,3 +204,20 @@ def test_every_process_that_said_where_it_listens_is_a_target(tmp_path: Path) ->
         ("gateway", "127.0.0.1:81"),
         ("predictor", "127.0.0.1:82"),
     ]
+
+
+def test_windows_together_are_their_sums_and_the_newest_label() -> None:
+    one, none = Outcomes(4, 2, 2, 1, 1, 7), Outcomes(3, 0, 1, 0, 0, None)
+    assert together([one, none]) == Outcomes(7, 2, 3, 1, 1, 7)
+    assert together([none]).newest_label_ms is None
+
+
+def test_a_figure_that_cannot_be_kept_fails_no_pass(tmp_path: Path) -> None:
+    (tmp_path / "measured").write_text("a file where a folder is to be")
+    with for_people():
+        keep(tmp_path / "measured", MODEL, Pass(1))
+
+
+def test_a_token_that_is_empty_opens_no_listener() -> None:
+    with pytest.raises(ConfigInvalid, match="token"):
+        listen(Registry(), "")

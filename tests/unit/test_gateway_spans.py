@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.gateway.spans import Ended, Traces, build, timings
+from mlplatform.gateway.spans import MAX_DECISIONS, Ended, Taken, Traces, build, timings
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.context import TraceContext
 
@@ -42,6 +42,14 @@ def test_a_request_without_a_decision_is_kept(
     traces = Traces(kept, {}, 0.1, chance=lambda: chance)
     traces.ended("models", trace, time.monotonic(), status, (), lambda: {})
     assert [each.kept_for for each in kept] == ([] if kept_for is None else [kept_for])
+
+
+def test_what_is_kept_of_a_large_batch_is_what_a_trace_shows() -> None:
+    kept, batch = Kept(), [Taken(f"{number:032x}", "fraud", 0.0, 0.1) for number in range(1000)]
+    Traces(kept, {}, 1.0).ended("batch", None, time.monotonic(), 200, batch, lambda: {})
+    (ended,) = kept
+    assert len(ended.done) == MAX_DECISIONS
+    assert ended.done[0] is batch[0]
 
 
 def test_attributes_are_made_for_kept_requests_only() -> None:

@@ -35,6 +35,13 @@ def test_a_value_goes_where_its_fields_name_stands_before_it(text: str, left: st
     assert FIELDS.applied(text) == left
 
 
+def test_a_short_value_of_a_large_batch_goes_as_well_as_long_ones() -> None:
+    items = [{"amount": 1000 + n, "note": f"a long text of item {n:06d}"} for n in range(2000)]
+    sent = json.dumps({"items": items}).encode()
+    assert FIELDS.applied("1234 is too much", sent) == f"{REDACTED} is too much"
+    assert FIELDS.applied(" ".join(i["note"] for i in items), sent) == REDACTED
+
+
 def test_values_of_the_request_under_way_go_wherever_they_stand() -> None:
     sent = b'{"customer_id": 8675309, "amount": 40.0, "note": ["a name", true, null]}'
     text = "8675309 has no 40.0 or 40; 18675309 and 'a name' at line 409"

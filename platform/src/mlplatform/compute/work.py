@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,8 @@ from mlplatform.telemetry.spans import Span, Teller, Trace
 
 Result = Mapping[str, Any]
 Program = Callable[[argparse.Namespace], Result]
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,9 +70,12 @@ def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
             kind, at_s = signals.ITEM_SPAN, (began_s, time.monotonic())
             name = kind.name.format(work=work)
             span = Span(kind, name, told.span_id, told.parent_id, *at_s, is_error=is_error)
-            sender = backends.span_sender(settings.load(environment), Teller("jobs", "items"))
-            sender.send([Trace(told.trace_id, (span,), has_remote_parent=True)])
-            sender.close()
+            try:
+                sender = backends.span_sender(settings.load(environment), Teller("jobs", "items"))
+                sender.send([Trace(told.trace_id, (span,), has_remote_parent=True)])
+                sender.close()
+            except (PlatformError, OSError):  # the work is done, or failed for a reason of its own
+                log.exception("the span of %s could not be kept", name)
 
 
 def _score(options: argparse.Namespace) -> Result:

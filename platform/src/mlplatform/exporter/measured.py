@@ -5,13 +5,15 @@ They are for people and alerts; nothing is decided from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from mlplatform.errors import Corrupt
+from mlplatform.errors import Corrupt, PlatformError
 from mlplatform.files import write_atomically
 
 
@@ -90,6 +92,16 @@ class Check(msgspec.Struct, frozen=True):
 
 
 M = TypeVar("M", Pass, Check)
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def for_people() -> Iterator[None]:
+    """What goes wrong inside is told in the log alone: no pass or check may fail for a figure."""
+    try:
+        yield
+    except (PlatformError, OSError, MemoryError):
+        log.exception("what was seen could not be measured or kept")
 
 
 def keep(folder: Path, model: str, seen: Pass | Check) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,30 +18,46 @@ if TYPE_CHECKING:
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 _DECISION = ("decision_id", "event_ms", "decision")
-_NONE: Final = (0, 0)
 _LABEL = ("decision_id", "event_ms", "label")
 
 
 def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) -> Outcomes:
     """Of the decisions of as many windows as drift is judged by, the last that are mature.
 
+    Windows are read one after the other, as they are for drift: a day of decisions has to fit into
+    memory, and no more.
+
     Args:
         now_ms: event time.
     """
     model, maturity_ms = definition.name, definition.label.maturity_days * DAY_MS
-    until_ms = now_ms - maturity_ms
-    from_ms = until_ms - definition.drift.windows * definition.drift.window_h * HOUR_MS
+    window_ms, windows = definition.drift.window_h * HOUR_MS, definition.drift.windows
+    from_ms = now_ms - maturity_ms - windows * window_ms
 
-    def read(
-        kind: Kind, since: int | None, to_ms: int | None, columns: tuple[str, ...]
-    ) -> pa.Table:
+    def read(kind: Kind, since: int, to_ms: int | None, columns: tuple[str, ...]) -> pa.Table:
         span = Span(model=model, kinds=(kind,), from_ms=since, to_ms=to_ms, columns=columns)
         return log.read(span)
 
-    decisions = read("decision", from_ms, until_ms, _DECISION)
-    labels = read("label", from_ms, now_ms + 1, _LABEL)
-    voids = read("void", None, None, ("decision_id",))
-    return outcomes(decisions, labels, voids, maturity_ms=maturity_ms)
+    def window(start_ms: int) -> Outcomes:
+        decisions = read("decision", start_ms, start_ms + window_ms, _DECISION)
+        labels = read("label", start_ms, now_ms + 1, _LABEL)
+        voids = read("void", start_ms, None, ("decision_id",))
+        return outcomes(decisions, labels, voids, maturity_ms=maturity_ms)
+
+    return together([window(from_ms + number * window_ms) for number in range(windows)])
+
+
+def together(parts: Sequence[Outcomes]) -> Outcomes:
+    """Of several windows, as one."""
+    newest = [p.newest_label_ms for p in parts if p.newest_label_ms is not None]
+    return Outcomes(
+        matured=sum(p.matured for p in parts),
+        positives=sum(p.positives for p in parts),
+        alerts=sum(p.alerts for p in parts),
+        hits=sum(p.hits for p in parts),
+        late=sum(p.late for p in parts),
+        newest_label_ms=max(newest, default=None),
+    )
 
 
 def outcomes(
@@ -53,28 +70,34 @@ def outcomes(
         labels: decision_id, event_ms (of its arrival), label, in any order.
         voids: decision_id of decisions that never were.
     """
-    arrivals = labels["event_ms"].to_numpy()
-    known: dict[str, tuple[int, int]] = {}
-    for decision_id, at_ms, label in zip(
-        _values(labels, "decision_id"), arrivals.tolist(), _values(labels, "label"), strict=True
-    ):
-        known[decision_id] = max(known.get(decision_id, _NONE), (at_ms, label))
-    gone = set(_values(voids, "decision_id"))
-    ids = _values(decisions, "decision_id")
-    kept = np.array([i not in gone for i in ids], dtype=np.bool_)
-    positive = np.array([known.get(i, _NONE)[1] == 1 for i in ids], dtype=np.bool_) & kept
-    arrived = np.array([known.get(i, _NONE)[0] for i in ids], dtype=np.int64)
+    last = labels.sort_by([("event_ms", "ascending"), ("label", "ascending")])
+    last = last.group_by("decision_id", use_threads=False).aggregate(
+        [("event_ms", "last"), ("label", "last")]
+    )
+    kept = ~_among(decisions, voids)
+    decisions = decisions.filter(kept).join(last, "decision_id", join_type="left outer")
+    positive = _filled(decisions, "label_last") == 1
+    arrived = _filled(decisions, "event_ms_last")
     late = positive & (arrived - decisions["event_ms"].to_numpy() > maturity_ms)
-    alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), ALERTS) & kept
+    alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), ALERTS)
     return Outcomes(
-        matured=int(kept.sum()),
+        matured=decisions.num_rows,
         positives=int(positive.sum()),
         alerts=int(alert.sum()),
         hits=int((alert & positive).sum()),
         late=int(late.sum()),
-        newest_label_ms=int(arrivals.max()) if len(arrivals) else None,
+        newest_label_ms=int(labels["event_ms"].to_numpy().max()) if labels.num_rows else None,
     )
 
 
-def _values(table: pa.Table, column: str) -> list[Any]:
-    return table[column].to_pylist()
+def _among(decisions: pa.Table, voids: pa.Table) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    found = pc.is_in(decisions["decision_id"], value_set=voids["decision_id"])
+    return np.asarray(found.to_numpy(), dtype=np.bool_)
+
+
+def _filled(joined: pa.Table, column: str) -> np.ndarray:
+    """Of a decision that nobody labelled: 0."""
+    found = joined[column].to_numpy()
+    return np.nan_to_num(np.asarray(found, dtype=np.float64)).astype(np.int64)

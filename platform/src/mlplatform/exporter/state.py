@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from pg8000.exceptions import DatabaseError
+
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Watermark
 from mlplatform.drift.incidents import Incident
@@ -90,8 +92,8 @@ class StateCollector(Collector):
     def _found(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
         try:
             return list(read())
-        except (PlatformError, sqlite3.Error) as error:
-            log.warning("%s could not be read: %s", of, error)
+        except (PlatformError, sqlite3.Error, DatabaseError) as error:
+            log.warning("%s could not be read: %r", of, error)
             self._unread[of] += 1
             return []
 

@@ -104,7 +104,9 @@ class Traces:
         if kept_for is None:
             return False
         now_s, is_error = time.monotonic(), status >= 500
-        ended = Ended(operation, attributes(), trace, started_s, now_s, is_error, done, kept_for)
+        ended = Ended(
+            operation, attributes(), trace, started_s, now_s, is_error, _first_of(done), kept_for
+        )  # a batch may hold a thousand
         self._sink.offer(ended, is_spare=kept_for in SPARE)
         trace_id = ended.trace_id
         for each in done:
@@ -143,7 +145,7 @@ def spoken_for(done: Done, slo_s: Mapping[str, float]) -> KeptFor | None:
 
 def build(ended: Ended) -> Trace:
     """The spans of a request; the first is the request's own."""
-    done, trace = _first_of(ended.done), ended.trace
+    done, trace = ended.done, ended.trace
     parent_id = trace.parent_id if trace is not None else None
     if trace is not None:
         span_id = trace.span_id
@@ -167,10 +169,13 @@ def build(ended: Ended) -> Trace:
 
 
 def _first_of(done: Sequence[Done]) -> Sequence[Done]:
-    """As many as a trace shows, those that something is wrong with first."""
+    """As many as a trace shows, those that something is wrong with before others.
+
+    The first stays the first: a trace that no caller began is named by it.
+    """
     if len(done) <= MAX_DECISIONS:
         return done
-    return sorted(done, key=_is_ordinary)[:MAX_DECISIONS]
+    return [done[0], *sorted(done[1:], key=_is_ordinary)[: MAX_DECISIONS - 1]]
 
 
 def _is_ordinary(done: Done) -> tuple[bool, float]:

@@ -58,12 +58,18 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
     Raises:
         NotFound: the model has no champion yet.
     """
+    check = _watched(platform, model, holder)
+    with measured.for_people():
+        _keep_measured(platform, model, check.observation)
+    return check
+
+
+def _watched(platform: Platform, model: str, holder: str) -> DriftCheck:
     definition, wall_ms = platform.definition(model), platform.clock.wall_ms()
     now_ms = platform.clock.event_ms()
     champion = _champion(platform, model)
     before = {i.id for i in platform.incidents.list(model)}
     seen = drift_job.observe(platform.log, definition, platform.views(model), champion, now_ms)
-    _keep_measured(platform, model, seen, wall_ms)
     incident = drift_job.keep_incident(platform.incidents, model, seen, wall_ms=wall_ms)
     if incident is None:
         return DriftCheck(seen, champion)
@@ -91,9 +97,7 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
     return DriftCheck(seen, champion, incident, opened, decision, event)
 
 
-def _keep_measured(
-    platform: Platform, model: str, seen: drift_job.Observation, wall_ms: int
-) -> None:
+def _keep_measured(platform: Platform, model: str, seen: drift_job.Observation) -> None:
     from mlplatform.exporter.outcomes import read_outcomes
 
     newest = seen.verdicts[-1].shifts if seen.verdicts else ()
@@ -102,7 +106,8 @@ def _keep_measured(
         for s in newest
     }
     outcomes = read_outcomes(platform.log, platform.definition(model), seen.now_ms)
-    check = Check(wall_ms, type(seen.verdict).__name__.lower(), inputs, outcomes)
+    at_ms = platform.clock.wall_ms()
+    check = Check(at_ms, type(seen.verdict).__name__.lower(), inputs, outcomes)
     measured.keep(platform.settings.home.measured, model, check)
 
 

@@ -44,9 +44,10 @@ def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> di
         dry_run=dry_run,
     )
     if report.ran and not dry_run:
-        arms = {arm: msgspec.convert(counts, ArmCounts) for arm, counts in report.arms.items()}
-        seen = Pass(platform.clock.wall_ms(), arms)
-        measured.keep(platform.settings.home.measured, model, seen)
+        with measured.for_people():
+            arms = {arm: msgspec.convert(counts, ArmCounts) for arm, counts in report.arms.items()}
+            seen = Pass(platform.clock.wall_ms(), arms)
+            measured.keep(platform.settings.home.measured, model, seen)
     return dataclasses.asdict(report)
 
 

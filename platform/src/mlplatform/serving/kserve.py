@@ -108,7 +108,12 @@ class KServePlane:
     def _address(self, name: str) -> str | None:
         """Of the Service that KServe has made by now; it keeps its address while it is there."""
         made = self._api.find(SERVICES.path(self._namespace, f"{name}-predictor"))
-        return None if made is None else f"http://{made['spec']['clusterIP']}:80"
+        if made is None:
+            return None
+        if (address := made["spec"]["clusterIP"]) == "None":
+            problem = "has no address of its own: KServe must not make headless Services"
+            raise Refused(f"Service {name}-predictor {problem} (serviceClusterIPNone: false)")
+        return f"http://{address}:80"
 
     def _find(self, name: str) -> Object | None:
         service = self._api.find(self._path(name))

@@ -98,6 +98,8 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
     scored = f"sum by (model) (increase({signals.DECISIONS.name}_total[{limits.nothing_scored}]))"
     late_s = seconds(limits.drift_check_late)
     checked = f"max by (model) ({signals.DRIFT_CHECK.name})"
+    labelled = f"max by (model) ({signals.LABEL_NEWEST.name})"
+    missing_s = seconds(limits.labels_missing)
     others = "|".join(JOBS[name] for name in ("gateway", "predictor", "worker"))
     unread = f"increase({signals.STATE_UNREAD.name}_total[{limits.unreadable}])"
     return [
@@ -121,6 +123,12 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
             "DriftCheckMissing", "ticket",
             f"time() - {checked} > {late_s}\nor\n({HAS_CHAMPION} unless on (model) {checked})",
             "1h", "no drift check of {{ $labels.model }} came to a verdict when it should",
+        ),
+        made(
+            "LabelsMissing", "ticket",
+            f"{labelled} < on () group_left () (max({signals.EVENT_TIME.name}) - {missing_s})\n"
+            f"or\n({HAS_CHAMPION} and on (model) {checked} unless on (model) {labelled})",
+            "1h", "no labels of {{ $labels.model }} come any more: nobody knows how right it is",
         ),
         made(
             "StateUnreadable", "ticket", f"sum by (of) ({unread}) > 0",

@@ -77,6 +77,7 @@ class Limits(_Strict, frozen=True):
     drift_check_late: Duration
     rollout_pass_late: Duration
     late_label_share: Ratio
+    labels_missing: Duration
     nothing_scored: Duration
     process_gone: Duration
     clock_offset_ms: Annotated[float, Meta(gt=0, le=1000)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -27,6 +28,8 @@ State = Literal["starting", "ready", "not ready", "restarting", "stopping", "sto
 EXIT_POLL_S: Final = 0.1
 START_PROBE_S: Final = 0.25
 PROBE_S: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class _Address(msgspec.Struct):
@@ -158,13 +161,19 @@ class Child:
         while popen.poll() is None and time.monotonic() < deadline and not self._killed:
             await asyncio.sleep(EXIT_POLL_S)
 
+    def _turn_log(self) -> None:
+        try:
+            retention.turn_in_place(self._log, retention.LOGS)
+        except OSError as error:  # a full disk must not end what answers payments
+            log.warning("%s keeps growing: %s", self._log, error)
+
     async def _watch(self) -> str:
         """Follows the child's answers; returns why it must be killed, if it must."""
         begun = heard = time.monotonic()
         answered = False
         while True:
             if is_full(self._log):
-                await asyncio.to_thread(retention.turn_in_place, self._log, retention.LOGS)
+                await asyncio.to_thread(self._turn_log)
             answer = await asyncio.to_thread(self._ask)
             now = time.monotonic()
             if isinstance(answer, Answered):

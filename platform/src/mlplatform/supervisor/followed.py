@@ -42,8 +42,8 @@ class Followed:
             problem = ""
             try:
                 await asyncio.to_thread(self.look)
-            except PlatformError as error:
-                problem = str(error)
+            except (PlatformError, OSError, KeyError) as error:  # must not end the supervisor
+                problem = str(error) or type(error).__name__
             if problem != self._problem:
                 log.warning("services of the cluster: %s", problem or "followed again")
             self._problem = problem

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from mlplatform.errors import ConfigInvalid
 from mlplatform.files import write_atomically
 from mlplatform.telemetry.prometheus import Registry
+
+REQUEST_S = 10.0
+"""How long a caller may say nothing."""
 
 
 def listen(registry: Registry, token: str, *, port: int = 0, host: str = "127.0.0.1") -> int:
@@ -21,7 +25,12 @@ def listen(registry: Registry, token: str, *, port: int = 0, host: str = "127.0.
         port: 0: any that is free.
     """
 
+    if not token:
+        raise ConfigInvalid("the token of /metrics", "an empty file", "a secret")
+
     class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_S
+
         def do_GET(self) -> None:
             given = self.headers.get("Authorization", "").removeprefix("Bearer ")
             if self.path == "/healthz":

@@ -43,9 +43,12 @@ class FieldPolicy:
         """
         if self._has_names:
             text = self._named.sub(rf"\1{REDACTED}", text)
-        values = sorted({v for v in _values(sent) if len(v) >= LEAST_CHARS}, key=len, reverse=True)
+        found = {v for v in _values(sent) if len(v) >= LEAST_CHARS and v in text}
+        values = sorted(found, key=len, reverse=True)
+        if len(values) > MAX_VALUES:
+            return REDACTED
         if values:
-            alternatives = "|".join(map(re.escape, values[:MAX_VALUES]))
+            alternatives = "|".join(map(re.escape, values))
             text = re.sub(rf"(?<![\w.])(?:{alternatives})(?![\w.])", REDACTED, text)
         return text
 

@@ -7,6 +7,7 @@ them is that server's configuration.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,8 @@ DEBUG_SHARE: Final = 0.1
 def turn(path: Path, retention: Retention) -> None:
     """Make room for a new file; what was written so far is the youngest of the old ones."""
     _age(path, retention)
-    path.replace(_old(path, 1))
+    with suppress(FileNotFoundError):  # another process that writes to it made room just now
+        path.replace(_old(path, 1))
 
 
 def turn_in_place(path: Path, retention: Retention) -> None:
