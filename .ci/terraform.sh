@@ -5,7 +5,7 @@ terraform_leg() {
     make --no-print-directory build/terraform/.done
     state=$(make --no-print-directory terraform-state | tail -n 1)
     if [ "$state" = ready ] || command -v go >/dev/null; then
-        leg test-terraform make test-terraform
+        leg_tried test-terraform make test-terraform
     else
         legs+=("test-terraform left out: $state")
     fi
