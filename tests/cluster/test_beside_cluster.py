@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from mlplatform.cluster.api import PODS
@@ -18,7 +17,7 @@ from mlplatform.settings import OnKServe
 from mlplatform.supervisor.followed import Followed
 from support.kserve_world import KServe
 from support.platform_process import wait
-from support.scoring_world import MODEL, ScoringWorld, payment, write_amount_bundle
+from support.scoring_world import MODEL, ScoringWorld, write_amount_bundle
 
 ON = OnKServe("beside", "pvc://bundles", replicas=1)
 
@@ -53,12 +52,6 @@ class Beside(ScoringWorld):
             )
 
         wait(is_told, arm.service, within_s=KServe.deadline_s)
-
-    def answered_by(self) -> str:
-        url = f"{self.url}/api/v1/models/{MODEL}/score"
-        found = httpx.post(url, json=payment(), headers=self.headers, timeout=5)
-        assert found.status_code == 200, found.text
-        return str(found.json()["answered_by"])
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+from support.scoring_world import ScoringWorld, wait_for
 
 pytestmark = pytest.mark.slow
 ON_KSERVE = {
@@ -21,12 +20,6 @@ class World(ScoringWorld):
     """Predictors as pods are: at addresses that are told, and without a token."""
 
     asks_for_token = False
-
-    def answered_by(self) -> str:
-        url = f"{self.url}/api/v1/models/{MODEL}/score"
-        found = httpx.post(url, json=payment(), headers=self.headers, timeout=5)
-        assert found.status_code == 200, found.text
-        return str(found.json()["answered_by"])
 
 
 @pytest.fixture

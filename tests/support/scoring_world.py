@@ -345,6 +345,13 @@ class ScoringWorld:
         self._worker.kill()
         self._worker.wait()
 
+    def answered_by(self) -> str:
+        """Who answers a payment now."""
+        url = f"{self.url}/api/v1/models/{MODEL}/score"
+        found = httpx.post(url, json=payment(), headers=self.headers, timeout=5)
+        assert found.status_code == 200, found.text
+        return str(found.json()["answered_by"])
+
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.home.api_key.read_text()}"}

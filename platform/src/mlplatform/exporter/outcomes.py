@@ -24,7 +24,7 @@ _LABEL = ("decision_id", "event_ms", "label")
 def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) -> Outcomes:
     """Of the decisions of as many windows as drift is judged by, the last that are mature.
 
-    Windows are read one after the other, as they are for drift: a day of decisions has to fit into
+    Decisions are read window by window, as they are for drift: those of one have to fit into
     memory, and no more.
 
     Args:
@@ -38,10 +38,11 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
         span = Span(model=model, kinds=(kind,), from_ms=since, to_ms=to_ms, columns=columns)
         return log.read(span)
 
+    labels = read("label", from_ms, now_ms + 1, _LABEL)
+    voids = read("void", from_ms, None, ("decision_id",))
+
     def window(start_ms: int) -> Outcomes:
         decisions = read("decision", start_ms, start_ms + window_ms, _DECISION)
-        labels = read("label", start_ms, now_ms + 1, _LABEL)
-        voids = read("void", start_ms, None, ("decision_id",))
         return outcomes(decisions, labels, voids, maturity_ms=maturity_ms)
 
     return together([window(from_ms + number * window_ms) for number in range(windows)])

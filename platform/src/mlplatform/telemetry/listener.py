@@ -23,8 +23,10 @@ def listen(registry: Registry, token: str, *, port: int = 0, host: str = "127.0.
 
     Args:
         port: 0: any that is free.
-    """
 
+    Raises:
+        ConfigInvalid: the token is empty.
+    """
     if not token:
         raise ConfigInvalid("the token of /metrics", "an empty file", "a secret")
 
