@@ -169,6 +169,7 @@ def test_under_load_every_rule_has_data_or_says_why_not(world: World, stack: Sta
         assert fence is not None
         world.rollouts.release(fence)
         assert rollouts.rollout_pass(platform, MODEL)["ran"]
+        _label_one(world)
         drift.watch(platform, MODEL, holder="test")
         eventually(lambda: not stack.down(), "all targets up")
         told(stack, "NothingScored", "resolved")
@@ -238,6 +239,14 @@ def settings_of(world: World) -> Settings:
 def _refused(world: World) -> bool:
     with world.client() as client:
         return all(client.post("/score", json=payment()).status_code == 503 for _ in range(5))
+
+
+def _label_one(world: World) -> None:
+    key = {"Idempotency-Key": "labelled"}
+    label = {"idempotency_key": "labelled", "label": 0}
+    with world.client() as client:
+        assert client.post("/score", json=payment(), headers=key).status_code == 200
+        assert client.post("/labels", json={"labels": [label]}).status_code == 200
 
 
 def _at_least(stack: Stack, query: str, least: float) -> bool:
