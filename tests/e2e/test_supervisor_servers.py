@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 START_S = 150  # 7 s of CPU, on a machine that others may use too
 
 PREFECT = """
-import os, sys
+import logging, os, sys
 from pathlib import Path
 from mlplatform.orchestration.served import TAG, retire_former
 from mlplatform.settings import load
@@ -49,6 +49,8 @@ def ready():
         )
         retire_former(client)
     Path(sys.argv[1], "asked").write_text(str(asked.id))
+    level = logging.getLogger("mlplatform").getEffectiveLevel()
+    Path(sys.argv[1], "level").write_text(logging.getLevelName(level))
     Path(sys.argv[1], "ready").touch()
 
 run(load(os.environ), deployments, ready, preload=("colorsys",))
@@ -139,7 +141,8 @@ def test_prefect_serves_what_it_is_given_and_ends_when_told(
     settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "look_around.py").write_text(FLOW)
-    with running(settings, "-c", PREFECT, str(tmp_path)) as process:
+    chosen = replace(settings, log_level="warning")
+    with running(chosen, "-c", PREFECT, str(tmp_path)) as process:
         wait((tmp_path / "ready").exists, within_s=START_S)
 
         api = f"{settings.prefect_url}/api"
@@ -152,6 +155,7 @@ def test_prefect_serves_what_it_is_given_and_ends_when_told(
         assert "access-control-allow-origin" not in evil.headers
         assert own.headers["access-control-allow-origin"] == settings.prefect_url
         assert settings.home.prefect.stat().st_mode & 0o077 == 0
+        assert (tmp_path / "level").read_text() == "WARNING"
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.gateway.spans import MAX_DECISIONS, Ended, Taken, Traces, build, timings
+from mlplatform.gateway.spans import (
+    MAX_DECISIONS,
+    Ended,
+    Taken,
+    Traces,
+    _first_of,
+    build,
+    timings,
+)
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.context import TraceContext
 
@@ -50,6 +61,49 @@ def test_what_is_kept_of_a_large_batch_is_what_a_trace_shows() -> None:
     (ended,) = kept
     assert len(ended.done) == MAX_DECISIONS
     assert ended.done[0] is batch[0]
+
+
+class Counted(float):
+    """Counts how often its differences are compared."""
+
+    compared = 0
+
+    def __sub__(self, other: float) -> Counted:
+        return Counted(float(self) - other)
+
+    def __lt__(self, other: float) -> bool:
+        Counted.compared += 1
+        return float.__lt__(self, other)
+
+
+def decision(took_s: float, arm: str = "champion", degraded: str | None = None) -> Any:
+    case = SimpleNamespace(assignment=SimpleNamespace(arm=arm))
+    decided = SimpleNamespace(case=case, degraded_reason=degraded)
+    return SimpleNamespace(
+        decided=decided, is_recorded=True, started_s=Counted(0.0), recorded_s=took_s
+    )
+
+
+@given(st.permutations(range(200)), st.sets(st.integers(1, 199), max_size=30))
+def test_a_large_batch_shows_what_is_wrong_then_what_was_slow(
+    took_ms: list[int], wrong: set[int]
+) -> None:
+    batch = [
+        decision(took / 1000, degraded="deadline" if number in wrong else None)
+        for number, took in enumerate(took_ms)
+    ]
+    first, *others = _first_of(batch)
+    assert first is batch[0]
+    by_worth = sorted(range(1, 200), key=lambda n: (n not in wrong, -took_ms[n]))
+    assert others == [batch[number] for number in by_worth[: MAX_DECISIONS - 1]]
+
+
+def test_choosing_them_does_not_sort_the_batch() -> None:
+    """It is done on the event loop: most are compared once, with the last that is shown."""
+    took_ms = random.Random(7).sample(range(1000), 1000)
+    batch, Counted.compared = [decision(took / 1000) for took in took_ms], 0
+    assert len(_first_of(batch)) == MAX_DECISIONS
+    assert 0 < Counted.compared < 2 * len(batch)
 
 
 def test_attributes_are_made_for_kept_requests_only() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,64 @@ def test_files_are_private_bounded_and_an_end_that_was_cut_off_harms_nobody(
     span_files.append(tmp_path / "traces" / "gateway-0.jsonl", b'{"resourceSpans":[{"x' + b"\n")
     sender.send([trace(7_777)])
     assert len(list(find(tmp_path / "traces", [f"{7_777:032x}"]))) == 2
+
+
+def test_a_file_that_two_find_full_at_one_moment_is_turned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first moved away stays there, and what was written since stays in the new file."""
+    path, kept = tmp_path / "flows-runs.jsonl", retention.Retention(10, 3)
+    path.write_bytes(b"all that was kept so far\n")
+    ages, is_midway, is_other_done = retention._age, threading.Event(), threading.Event()
+
+    def ages_slowly(aged: Path, retained: retention.Retention) -> None:
+        ages(aged, retained)
+        if threading.current_thread() is first:
+            is_midway.set()
+            is_other_done.wait(20)
+
+    def turn_and_go_on() -> None:
+        retention.turn(path, kept)
+        if not path.exists():
+            span_files.append(path, b"new\n")
+
+    monkeypatch.setattr(retention, "_age", ages_slowly)
+    first = threading.Thread(target=retention.turn, args=(path, kept))
+    first.start()
+    assert is_midway.wait(20)
+    turn_and_go_on()
+    is_other_done.set()
+    first.join()
+    turn_and_go_on()
+    turn_and_go_on()
+    names = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert names == {
+        "flows-runs.jsonl": b"new\n",
+        "flows-runs.jsonl.1": b"all that was kept so far\n",
+    }
+
+
+def test_processes_that_write_to_one_file_lose_no_line_when_it_is_turned(tmp_path: Path) -> None:
+    """As those of flow runs do; there may be more files here than they can fill."""
+    context, path = multiprocessing.get_context("spawn"), tmp_path / "flows-runs.jsonl"
+    writers = [context.Process(target=_write, args=(path, number)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    files = [file.read_text().splitlines() for file in tmp_path.iterdir()]
+    assert len(files) > 5
+    found = sorted(line for lines in files for line in lines)
+    assert found == sorted(f"{number} {line}" for number in range(3) for line in range(LINES))
+
+
+LINES = 500
+
+
+def _write(path: Path, number: int) -> None:
+    retention.TRACES = retention.Retention(400, 100)  # type: ignore[misc]
+    for line in range(LINES):
+        span_files.append(path, f"{number} {line}\n".encode())
 
 
 def test_a_folder_that_is_not_there_has_no_spans(tmp_path: Path) -> None:

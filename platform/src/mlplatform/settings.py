@@ -375,7 +375,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         oidc=issuer(environment),
         otlp_endpoint=_endpoint(environment),
         trace_share=_share(environment),
-        log_level=_level(environment),
+        log_level=log_level(environment),
         postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
         redis=addresses.redis(f"{PREFIX}REDIS", environment),
         kserve=_kserve(environment),
@@ -475,7 +475,12 @@ def _share(environment: Mapping[str, str]) -> float:
     return float(text)
 
 
-def _level(environment: Mapping[str, str]) -> Level:
+def log_level(environment: Mapping[str, str]) -> Level:
+    """From which on a process writes lines, for one that needs no other setting.
+
+    Raises:
+        ConfigInvalid: it is none.
+    """
     text = environment.get(f"{PREFIX}LOG_LEVEL", "info")
     for level in get_args(Level):
         if text == level:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.serving.local import LocalPlane
 from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Settings
+from mlplatform.telemetry import logs
 
 if TYPE_CHECKING:
     from mlplatform.registry.mlflow import MlflowRegistry
@@ -61,7 +61,7 @@ def settings_in(profile: Profile | None) -> Settings:
 def platform() -> Platform:
     """The platform that these settings describe; its home is there, for its owner alone."""
     # Prefect sends our records to its API; the level is ours to set.
-    logging.getLogger("mlplatform").setLevel(logging.INFO)
+    logs.set_level(settings().log_level)
     settings().home.create()
     return Platform(settings())
 

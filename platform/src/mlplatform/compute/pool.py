@@ -33,8 +33,9 @@ from mlplatform.compute.local import (
     read_job,
     read_status,
 )
-from mlplatform.errors import Busy
+from mlplatform.errors import Busy, PlatformError
 from mlplatform.files import write_atomically
+from mlplatform.settings import log_level
 from mlplatform.supervisor.lifeline import Lifeline, follow_parent, step_back
 from mlplatform.supervisor.records import kill_group
 from mlplatform.telemetry import logs
@@ -261,8 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
+        logs.set_level(log_level(os.environ))
         pool = Pool(options.folder, options.slots)
-    except Busy as error:
+    except PlatformError as error:
         sys.exit(str(error))
     run(pool, stopping)
 

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure("jobs", options.item.name)
     with traced(options.work, os.environ):
         try:
+            logs.set_level(settings.log_level(os.environ))
             result = PROGRAMS[options.work](options)
         except PlatformError as error:
             sys.exit(f"{type(error).__name__}: {error}")

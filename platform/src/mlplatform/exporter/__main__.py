@@ -49,6 +49,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     try:
         settings = settings_module.load(os.environ)
+        logs.set_level(settings.log_level)
         registry = Registry()
         registry.register(collector(settings))
         token = options.token_file.read_text().strip()

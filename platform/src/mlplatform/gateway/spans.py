@@ -5,6 +5,8 @@ A request that is not leaves no more than a few clock readings behind.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -103,13 +105,11 @@ class Traces:
         kept_for = self._kept_for(trace, status, done)
         if kept_for is None:
             return False
-        now_s, is_error = time.monotonic(), status >= 500
-        ended = Ended(
-            operation, attributes(), trace, started_s, now_s, is_error, _first_of(done), kept_for
-        )  # a batch may hold a thousand
+        now_s, is_error, shown = time.monotonic(), status >= 500, _first_of(done)
+        ended = Ended(operation, attributes(), trace, started_s, now_s, is_error, shown, kept_for)
         self._sink.offer(ended, is_spare=kept_for in SPARE)
         trace_id = ended.trace_id
-        for each in done:
+        for each in shown:
             if isinstance(each, Finished) and trace_id is not None:
                 latency_s = each.recorded_s - each.started_s
                 self._shown(each.decided.case.live.routes.model, latency_s, trace_id)
@@ -171,11 +171,13 @@ def build(ended: Ended) -> Trace:
 def _first_of(done: Sequence[Done]) -> Sequence[Done]:
     """As many as a trace shows, those that something is wrong with before others.
 
-    The first stays the first: a trace that no caller began is named by it.
+    The first stays the first: a trace that no caller began is named by it. A batch may hold a
+    thousand, and this is on the event loop: they are looked at once, not sorted.
     """
     if len(done) <= MAX_DECISIONS:
         return done
-    return [done[0], *sorted(done[1:], key=_is_ordinary)[: MAX_DECISIONS - 1]]
+    others = itertools.islice(done, 1, None)
+    return [done[0], *heapq.nsmallest(MAX_DECISIONS - 1, others, key=_is_ordinary)]
 
 
 def _is_ordinary(done: Done) -> tuple[bool, float]:

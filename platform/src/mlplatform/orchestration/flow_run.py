@@ -24,18 +24,17 @@ OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
 def observe() -> None:
     """Lines of this process as JSON with the trace that they belong to, its spans where they go."""
     given = settings.load(os.environ)
-    lines_as_json(INSTANCE)
-    logs.set_level(given.log_level)
+    lines_as_json(INSTANCE, given.log_level)
     flow_spans.install(backends.span_sender(given, Teller("flows", INSTANCE)))
 
 
-def lines_as_json(instance: str) -> None:
-    """Every line of a process in which Prefect is imported already."""
+def lines_as_json(instance: str, level: logs.Level) -> None:
+    """Every line of a process in which Prefect is imported already; our own from a level on."""
     logs.configure("flows", instance)
     root = logging.getLogger()
     root.handlers[0].addFilter(flow_spans.CurrentTrace())
     root.setLevel(logging.WARNING)  # a client of Prefect's API would tell of each of its calls
-    logs.set_level("info")
+    logs.set_level(level)
     for name in OWN_HANDLERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -106,6 +106,7 @@ def main() -> None:
     logs.configure("flows", "registered")
     options = parser().parse_args()
     settings = wiring.settings()
+    logs.set_level(settings.log_level)
     job_template = template(options.template, options.image)
     # Before Prefect is imported, which reads it then.
     os.environ["PREFECT_API_URL"] = f"{settings.prefect_url}/api"

@@ -24,6 +24,7 @@ def main() -> None:
     from mlplatform.page.sources import Sources
 
     settings = wiring.settings()
+    logs.set_level(settings.log_level)
     uvicorn.run(
         application(
             Sources(wiring.platform()),

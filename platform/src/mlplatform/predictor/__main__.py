@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
+from mlplatform.errors import ConfigInvalid
+from mlplatform.settings import log_level
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.telemetry import logs
 
@@ -66,6 +70,10 @@ def main() -> None:
     options = parser().parse_args()
     follow_parent()
     logs.configure("predictor", options.model_name)
+    try:
+        logs.set_level(log_level(os.environ))
+    except ConfigInvalid as error:
+        sys.exit(f"the predictor cannot start: {error}")
     from mlplatform.predictor.server import Arguments, run
 
     run(Arguments(**vars(options)))

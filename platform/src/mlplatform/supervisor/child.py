@@ -127,7 +127,7 @@ class Child:
         return reason or _ending(popen.returncode)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        if is_full(self._log):
+        if retention.is_full(self._log, retention.LOGS):
             retention.turn(self._log, retention.LOGS)
         if isinstance(self.spec.check, Path):
             self.spec.check.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ class Child:
         begun = heard = time.monotonic()
         answered = False
         while True:
-            if is_full(self._log):
+            if retention.is_full(self._log, retention.LOGS):
                 await asyncio.to_thread(self._turn_log)
             answer = await asyncio.to_thread(self._ask)
             now = time.monotonic()
@@ -209,11 +209,6 @@ class Child:
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason = state, reason
             self._changed(self)
-
-
-def is_full(log: Path) -> bool:
-    """Whether a log is to be turned."""
-    return log.exists() and log.stat().st_size >= retention.LOGS.file_bytes
 
 
 def _port_of(process: ProcessId | None, address_file: Path) -> int | None:

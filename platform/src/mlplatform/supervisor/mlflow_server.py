@@ -28,6 +28,7 @@ def main() -> None:
     follow_parent()
     logs.configure("mlflow")
     settings = load(os.environ)
+    logs.set_level(settings.log_level)
     os.environ.update(environment(settings))
     settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.mlflow_postgres is not None:

@@ -88,7 +88,7 @@ def run(
 
     from mlplatform.orchestration import flow_run
 
-    flow_run.lines_as_json("served")
+    flow_run.lines_as_json("served", settings.log_level)
 
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
     server = uvicorn.Server(

@@ -6,8 +6,11 @@ them is that server's configuration.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,10 +39,23 @@ DEBUG_SHARE: Final = 0.1
 """Of the debug lines that are asked for; those of one decision are kept or left out together."""
 
 
+def is_full(path: Path, retention: Retention) -> bool:
+    """Whether a file is to be turned; one that is not there is not."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size >= retention.file_bytes
+    return False
+
+
 def turn(path: Path, retention: Retention) -> None:
-    """Make room for a new file; what was written so far is the youngest of the old ones."""
-    _age(path, retention)
-    with suppress(FileNotFoundError):  # another process that writes to it made room just now
+    """Make room for a new file where this one is full; it becomes the youngest of the old ones.
+
+    Any number of processes may write to the file. Where another one makes room in this folder just
+    now, nothing is done: whoever writes next looks again.
+    """
+    with _only_here(path.parent) as is_ours:
+        if not is_ours or not is_full(path, retention):
+            return
+        _age(path, retention)
         path.replace(_old(path, 1))
 
 
@@ -56,6 +72,23 @@ def turn_in_place(path: Path, retention: Retention) -> None:
             copy.write(rest)
         with path.open("r+b") as emptied:
             emptied.truncate(0)
+
+
+@contextmanager
+def _only_here(folder: Path) -> Iterator[bool]:
+    """Whether nobody else turns a file of the folder; nobody will, meanwhile.
+
+    The kernel frees the lock of a process that was killed. Nobody waits for one that was stopped.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def _age(path: Path, retention: Retention) -> None:

@@ -52,7 +52,7 @@ def append(path: Path, lines: bytes) -> None:
     with open(descriptor, "wb", buffering=0) as file:
         file.write(lines)
         size = file.tell()
-    if size > retention.TRACES.file_bytes:
+    if size >= retention.TRACES.file_bytes:
         retention.turn(path, retention.TRACES)
 
 

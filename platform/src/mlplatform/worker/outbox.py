@@ -216,7 +216,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        run(load_definition(options.model).name, settings_module.load(os.environ), stopping)
+        settings = settings_module.load(os.environ)
+        logs.set_level(settings.log_level)
+        run(load_definition(options.model).name, settings, stopping)
     except PlatformError as error:
         sys.exit(f"the outbox of {options.model} ends: {error}")
 
