@@ -6,11 +6,13 @@ import fnmatch
 import importlib.util
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tests.cluster.predictor_image import OF_THE_PAGE
 
 from support.dockerfiles import stages, violations
 
@@ -76,6 +78,55 @@ def test_predictor_and_gateway_hold_nothing_that_is_not_on_a_requests_path() -> 
 
     assert {"onnxruntime", "msgspec"} <= names
     assert not names & {"prefect", "mlflow", "evidently", "feast", "scikit-learn", "pandas"}
+
+
+ONLY = """
+import importlib, importlib.metadata, re, sys
+allowed, modules = (set(text.split(",")) for text in sys.argv[1:])
+def known(name):
+    return re.sub(r"[-_.]+", "-", name).lower() in allowed
+found = importlib.metadata.packages_distributions()
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        owners = found.get(name.split(".")[0])
+        if owners and not any(map(known, owners)):
+            raise ModuleNotFoundError(f"{name} is not in the lock", name=name)
+for name in [n for n in sys.modules if "." not in n and n in found]:
+    del sys.modules[name]
+sys.meta_path.insert(0, Nothing())
+for name in sorted(modules):
+    importlib.import_module(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("lock", "besides", "modules"),
+    [
+        ("serve", (), ("mlplatform.exporter.__main__",)),
+        ("serve", (), ("mlplatform.gateway.__main__", "mlplatform.predictor.__main__")),
+        ("serve", OF_THE_PAGE, ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),
+        ("flows", (), ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),
+    ],
+)
+def test_what_an_image_starts_imports_what_its_role_has(
+    lock: str, besides: tuple[str, ...], modules: tuple[str, ...]
+) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    allowed = {*re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE), "mlplatform", *besides}
+    stores = ("mlplatform.rollout.postgres", "mlplatform.drift.postgres")
+    asked = (",".join(sorted(allowed)), ",".join((*modules, *stores)))
+
+    tried = subprocess.run([sys.executable, "-c", ONLY, *asked], capture_output=True, text=True)
+
+    assert (tried.returncode, tried.stderr) == (0, "")
+
+
+def test_a_module_that_its_role_lacks_is_found() -> None:
+    asked = ("mlplatform,msgspec", "mlplatform.page.app")
+
+    tried = subprocess.run([sys.executable, "-c", ONLY, *asked], capture_output=True, text=True)
+
+    assert "starlette is not in the lock" in tried.stderr
 
 
 def test_every_file_that_an_image_copies_is_in_the_build_context() -> None:

@@ -11,8 +11,11 @@ import pytest
 import yaml
 
 from mlplatform import settings
+from mlplatform.exporter.__main__ import parser as exporter_parser
 from mlplatform.gateway.__main__ import parser as gateway_parser
 from mlplatform.orchestration import registered
+from mlplatform.page.__main__ import asked_for_as
+from mlplatform.page.__main__ import parser as page_parser
 from mlplatform.supervisor.mlflow_server import parser as mlflow_parser
 from support.manifest_schemas import unknown
 from support.pod_security import violations
@@ -25,8 +28,12 @@ SECRETS = {
     "mlflow": {"token", "postgres-password"},
     "prefect": {"database-url", "auth"},
     "s3": set[str](),
+    "exporter": {"token"},
+    "page": {"token"},
 }
 """Those that docs/cluster.md tells an operator to make, with their keys."""
+HOLD_THE_HOME = ("gateway", "exporter", "page", "flow-run")
+"""Pods that mount the gateway's volume."""
 
 
 def documents(folder: Path) -> list[dict[str, Any]]:
@@ -132,7 +139,7 @@ def test_flow_runs_and_the_gateway_are_told_the_same_home_and_servers() -> None:
     assert of_runs.home == of_gateway.home
     assert of_runs.servers == of_gateway.servers
     assert of_runs.kserve == of_gateway.kserve
-    for name in ("gateway", "flow-run"):
+    for name in HOLD_THE_HOME:
         [container] = pods()[name]["spec"]["containers"]
         mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
         assert of_gateway.home.root.is_relative_to(mounts["home"])
@@ -140,21 +147,104 @@ def test_flow_runs_and_the_gateway_are_told_the_same_home_and_servers() -> None:
         assert str(of_gateway.home.bundles) == mounts["bundles"]
 
 
-def test_flow_runs_are_on_the_node_of_the_volume_that_they_share() -> None:
-    gateway, run = pods()["gateway"], pods()["flow-run"]["spec"]
-    [term] = run["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    claims = {
-        v["persistentVolumeClaim"]["claimName"]
-        for v in run["volumes"]
-        if "persistentVolumeClaim" in v
+def neighbours(name: str) -> dict[str, str]:
+    """Labels of the pods on whose node a pod must be."""
+    affinity = pods()[name]["spec"]["affinity"]["podAffinity"]
+    [term] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    found: dict[str, str] = term["labelSelector"]["matchLabels"]
+    return found
+
+
+def claims(name: str) -> set[str]:
+    volumes = pods()[name]["spec"]["volumes"]
+    return {
+        v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v
     }
+
+
+@pytest.mark.parametrize("name", [n for n in HOLD_THE_HOME if n != "gateway"])
+def test_who_shares_the_gateways_volume_is_on_its_node(name: str) -> None:
     stateful = of_kind("StatefulSet")["gateway"]["spec"]
 
-    assert term["topologyKey"] == "kubernetes.io/hostname"
-    assert term["labelSelector"]["matchLabels"].items() <= gateway["metadata"]["labels"].items()
-    assert claims == {"home-gateway-0", "bundles"}
+    assert neighbours(name).items() <= pods()["gateway"]["metadata"]["labels"].items()
+    assert claims(name) == {"home-gateway-0", "bundles"}
     assert stateful["replicas"] == 1
     assert [t["metadata"]["name"] for t in stateful["volumeClaimTemplates"]] == ["home"]
+
+
+def test_the_gateway_goes_where_its_volume_is_held_and_anywhere_else_where_it_is_not() -> None:
+    """A volume of one node that another pod holds there would keep it waiting on every other."""
+    with_label = {n for n, p in pods().items() if neighbours("gateway").items() <= labels(p)}
+
+    assert with_label == {n for n in pods() if "home-gateway-0" in claims(n)} | {"gateway"}
+    assert with_label == set(HOLD_THE_HOME)
+
+
+def labels(pod: dict[str, Any]) -> Any:
+    return pod["metadata"].get("labels", {}).items()
+
+
+def test_what_only_watches_cannot_make_the_gateway_unready() -> None:
+    """A container that ends takes its pod out of the Services, and so all containers of it."""
+    assert [c["name"] for c in pods()["gateway"]["spec"]["containers"]] == ["gateway"]
+    assert "initContainers" not in pods()["gateway"]["spec"]
+
+
+def test_prometheus_finds_the_exporter_by_the_name_of_its_port() -> None:
+    root = MANIFESTS.parents[1]
+    scraped = yaml.safe_load((root / "observability" / "prometheus" / "cluster.yaml").read_text())
+    [job] = [s for s in scraped["scrape_configs"] if s["job_name"] == "mlplatform-exporter"]
+    kept = [r["regex"] for r in job["relabel_configs"] if r.get("action") == "keep"]
+    named = [n for n, c in containers().items() for p in c.get("ports", []) if p["name"] in kept]
+
+    assert named == ["exporter/exporter"]
+    [found] = job["kubernetes_sd_configs"]
+    namespace = of_kind("Deployment")["exporter"]["metadata"]["namespace"]
+    assert found["namespaces"]["names"] == [namespace]
+
+
+def test_ports_are_those_that_policies_open_and_programs_take() -> None:
+    policies = of_kind("NetworkPolicy", MANIFESTS / "base")
+    for name in ("exporter", "page"):
+        [rule] = policies[name]["spec"]["ingress"]
+        [port] = containers()[f"{name}/{name}"]["ports"]
+        assert [p["port"] for p in rule["ports"]] == [port["containerPort"]]
+    exporter, page = containers()["exporter/exporter"], containers()["page/page"]
+    taken = exporter_parser().parse_args(exporter["args"])
+    assert (taken.host, taken.port) == ("0.0.0.0", exporter["ports"][0]["containerPort"])
+    shown = page_parser().parse_args(page["args"])
+    assert shown.host == "0.0.0.0"
+    assert settings.load(variables(page)).page_port == page["ports"][0]["containerPort"]
+    for options, pod in ((taken, "exporter"), (shown, "page")):
+        assert str(options.token_file) in secret_files(pod)
+
+
+def secret_files(name: str) -> set[str]:
+    """Where a pod finds what is secret."""
+    [volume] = [v for v in pods()[name]["spec"]["volumes"] if v["name"] == "secrets"]
+    [container] = pods()[name]["spec"]["containers"]
+    [mount] = [m for m in container["volumeMounts"] if m["name"] == "secrets"]
+    items = [i for s in volume["projected"]["sources"] for i in s["secret"]["items"]]
+    return {f"{mount['mountPath']}/{item['path']}" for item in items}
+
+
+@pytest.mark.parametrize("name", sorted(HOLD_THE_HOME))
+def test_files_that_settings_name_are_mounted_where_they_are_read(name: str) -> None:
+    told = of_kind("ConfigMap")["platform"]["data"]
+    loaded = settings.load(told)
+    wanted = {told["MLPLATFORM_POSTGRES_PASSWORD_FILE"]}
+    wanted |= {str(loaded.mlflow_token_file)} if name in ("page", "flow-run") else set()
+
+    assert wanted <= secret_files(name)
+
+
+def test_probes_of_the_page_ask_for_it_by_a_name_that_it_answers_to() -> None:
+    page = containers()["page/page"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        [header] = page[probe]["httpGet"]["httpHeaders"]
+        assert header["name"] == "Host"
+        assert header["value"] in asked_for_as(settings.load(variables(page)))
 
 
 def test_the_gateways_volume_outlives_its_pod_and_its_set() -> None:
@@ -242,7 +332,7 @@ def test_services_choose_pods_and_ports_that_are_there() -> None:
 def test_servers_are_named_as_their_services_are() -> None:
     loaded = settings.load(of_kind("ConfigMap")["platform"]["data"])
     services = of_kind("Service")
-    for url in (loaded.gateway_url, loaded.prefect_url, loaded.mlflow_url):
+    for url in (loaded.gateway_url, loaded.prefect_url, loaded.mlflow_url, loaded.page_url):
         host, _, port = url.removeprefix("http://").partition(":")
         service, namespace = host.split(".")
         assert namespace == "mlplatform"

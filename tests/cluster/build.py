@@ -85,7 +85,7 @@ def build(layout: Layout, *, full: bool = False) -> None:
         ("KEDA's definition", _keda),
         ("Envoy", _envoy),
         ("base image", predictor_image.base),
-        ("predictor image", predictor_image.build),
+        ("images of predictor and page", predictor_image.build),
         *([("Argo's controller", _argo)] if full else []),
     ]
     for name, step in steps:

@@ -1,20 +1,31 @@
-"""The predictor's image without a daemon or a registry: Debian's Python, serve lock, our wheel."""
+"""Images without a daemon or a registry: Debian's Python, the serve lock, our wheel; and for the
+page what it imports of the flows lock besides, as that lock is too large for a test cluster."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.cluster.images import Image, layer, pack
 from tests.cluster.layout import ROOT, Layout
+from tests.cluster.processes import Failed
 
 NAME: Final = "mlplatform/predictor:0.1.0"
 """As kserve/runtimes/mlplatform-onnx.yaml names it."""
+PAGE: Final = "mlplatform.test/page:1"
+OF_THE_PAGE: Final = (
+    *("anyio", "click", "h11", "httpcore", "httpx", "jinja2", "markupsafe", "psutil", "starlette"),
+    *("scipy", "uvicorn"),
+)
+"""What it imports, and what that imports, beyond the serve lock."""
+REQUIREMENTS: Final = ROOT / "requirements"
 VENV: Final = "opt/venv"
 SUITE: Final = "bookworm"
 
@@ -42,11 +53,20 @@ def base(layout: Layout) -> None:
 
 
 def build(layout: Layout) -> None:
-    """The image's archive; its layer of libraries is made again when the lock changes."""
-    archive = layout.images / "predictor.tar"
-    libraries, code = _libraries(layout), _code(layout)
-    stamp = layout.cache / "predictor.digest"
-    made_of = hashlib.sha256(code.read_bytes()).hexdigest() + libraries.name
+    """Both archives; layers of libraries are made again when their locks change."""
+    base_, code = layout.cache / "base.tar", _code(layout)
+    libraries = _libraries(layout, "libraries", (REQUIREMENTS / "serve.txt").read_text())
+    lock = _entries((REQUIREMENTS / "flows.txt").read_text(), OF_THE_PAGE)
+    of_page = _libraries(layout, "page-libraries", lock)
+    _image(layout, "predictor", NAME, [base_, libraries, code])
+    _image(layout, "page", PAGE, [base_, libraries, of_page, code])
+
+
+def _image(layout: Layout, module: str, name: str, layers: list[Path]) -> None:
+    """Packed anew where its code or the names of its layers, which say what is in them, changed."""
+    archive, stamp = layout.images / f"{module}.tar", layout.cache / f"{module}.digest"
+    made_of = hashlib.sha256(layers[-1].read_bytes()).hexdigest()
+    made_of += " ".join(each.name for each in layers)
     if archive.exists() and stamp.exists() and stamp.read_text() == made_of:
         return
     environment = [
@@ -58,34 +78,41 @@ def build(layout: Layout) -> None:
             "MALLOC_ARENA_MAX=2",
         ),
     ]
-    image = Image(
-        NAME,
-        ["python", "-m", "mlplatform.predictor"],
-        environment,
-        layers=[layout.cache / "base.tar", libraries, code],
-    )
-    pack(archive, image)
+    pack(archive, Image(name, ["python", "-m", f"mlplatform.{module}"], environment, layers=layers))
     stamp.write_text(made_of)
 
 
-def _libraries(layout: Layout) -> Path:
-    lock = ROOT / "requirements" / "serve.txt"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    target = layout.cache / f"libraries-{digest[:16]}.tar"
+def _entries(lock: str, names: Sequence[str]) -> str:
+    """The entries of these packages, with their hashes: one of several may be of each Python.
+
+    Raises:
+        Failed: one is not locked.
+    """
+    entries = [e for e in re.split(r"\n(?=[a-z0-9])", lock) if e.partition("==")[0] in names]
+    if missing := set(names) - {e.partition("==")[0] for e in entries}:
+        raise Failed(f"requirements/flows.txt does not lock {', '.join(sorted(missing))}")
+    return "".join(f"{entry.rstrip()}\n" for entry in entries)
+
+
+def _libraries(layout: Layout, kind: str, lock: str) -> Path:
+    """A layer of what a lock holds, named by its digest."""
+    digest = hashlib.sha256(lock.encode()).hexdigest()
+    target = layout.cache / f"{kind}-{digest[:16]}.tar"
     if target.exists():
         return target
-    for former in layout.cache.glob("libraries-*.tar"):
+    for former in layout.cache.glob(f"{kind}-*.tar"):
         former.unlink()
-    tree = layout.cache / "libraries"
+    tree, locked = layout.cache / kind, layout.cache / f"{kind}.txt"
     shutil.rmtree(tree, ignore_errors=True)
     packages = tree / "lib" / "python3.11" / "site-packages"
     packages.mkdir(parents=True)
     (tree / "bin").mkdir()
     (tree / "bin" / "python").symlink_to("/usr/bin/python3")
     (tree / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+    locked.write_text(lock)
     pip = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
     flags = ("--no-deps", "--no-compile", "--require-hashes", "--only-binary=:all:")
-    subprocess.run([*pip, *flags, "--target", str(packages), "-r", str(lock)], check=True)
+    subprocess.run([*pip, *flags, "--target", str(packages), "-r", str(locked)], check=True)
     _compile(packages)
     layer(target, {tree: VENV}, skip=("tests",))
     shutil.rmtree(tree)

@@ -1,5 +1,6 @@
 """The gateway as its StatefulSet runs it: on its volume, under the restricted standard, evicted and
-back with its records. Stores are the embedded ones, on that volume."""
+back with its records; beside it exporter and page, on that volume too. Stores are the embedded
+ones, on that volume."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from tests.cluster import predictor_image
 from tests.cluster.layout import ROOT, Layout
 
+from mlplatform.cluster.api import PODS
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.rollout.transitions import Opened, Promoted
@@ -28,10 +31,26 @@ from support.scoring_world import MODEL, write_amount_bundle
 NAMESPACE = "mlplatform"
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods/gateway-0"
 USER = 65532
-READY_S = 120.0
+READY_S = 180.0
 MANIFESTS = ROOT / "platform" / "manifests"
-KINDS = {"StatefulSet", "Service", "PersistentVolumeClaim", "PodDisruptionBudget", "ConfigMap"}
+KINDS = {
+    *("StatefulSet", "Deployment", "Service"),
+    *("PersistentVolumeClaim", "PodDisruptionBudget", "ConfigMap"),
+}
+OTHERS = ("mlflow", "prefect", "prefect-worker")
 NOT_HERE = ("POSTGRES", "REDIS", "MLFLOW", "PREFECT")
+IMAGES = {
+    "mlplatform/gateway:0.1.0": "mlplatform/predictor:0.1.0",
+    "mlplatform/flows:0.1.0": predictor_image.PAGE,
+}
+"""What this cluster has of the same role, or the part of it that the page imports."""
+SECRETS = {
+    "postgres": "password",
+    "redis": "password",
+    "mlflow": "token",
+    "exporter": "token",
+    "page": "token",
+}
 
 
 class Gateway:
@@ -39,12 +58,13 @@ class Gateway:
 
     def __init__(self) -> None:
         self.api, self._place = test_cluster()
+        self._is_promoted = False
         self._kubectl("apply", "--server-side", "-k", str(MANIFESTS / "base"))
         self.home = _volume(self._place, "home-gateway-0")
         self.bundles = _volume(self._place, "bundles")
         self.documents = [
             *_volumes(self._place),
-            *(_secret(name) for name in ("postgres", "redis")),
+            *(_secret(name, key) for name, key in SECRETS.items()),
             *_workloads(self._kubectl("kustomize", str(MANIFESTS / "workloads"))),
         ]
         self._kubectl("apply", "--server-side", "-f", "-", given=yaml.dump_all(self.documents))
@@ -61,8 +81,7 @@ class Gateway:
             if pod is None or pod["metadata"]["uid"] == but:
                 return False
             found.update(pod)
-            conditions = pod["status"].get("conditions", [])
-            return any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
+            return _is_ready(pod)
 
         wait(is_ready, "gateway-0", within_s=READY_S)
         # kube-proxy hears of the pod's new address a moment later.
@@ -87,8 +106,23 @@ class Gateway:
         found: dict[str, Any] = answer.json()
         return found
 
+    def beside(self, name: str) -> dict[str, Any]:
+        """A pod that shares the volume, once it is ready and none of an earlier try is left."""
+        found: list[dict[str, Any]] = []
+
+        def is_ready() -> bool:
+            label = f"app.kubernetes.io/name=mlplatform-{name}"
+            found[:] = self.api.items(PODS.path(NAMESPACE), labelSelector=label)
+            return len(found) == 1 and _is_ready(found[0])
+
+        wait(is_ready, name, within_s=READY_S)
+        return found[0]
+
     def promote(self) -> None:
         """A champion whose predictor is not there: answers come from its bundle, and say so."""
+        if self._is_promoted:
+            return
+        self._is_promoted = True
         draft = self.bundles / "draft"
         digest = write_amount_bundle(draft)
         draft.rename(self.bundles / digest)
@@ -147,6 +181,16 @@ class Gateway:
         return done.stdout
 
 
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
+
+
+def payment() -> dict[str, Any]:
+    now_ms = int(time.time() * 1000)
+    return {"customer_id": 7, "terminal_id": 3, "amount": 40.0, "event_time": now_ms}
+
+
 def _volume(place: Layout, claim: str) -> Path:
     folder = place.volumes / f"{NAMESPACE}-{claim}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -175,27 +219,32 @@ def _volumes(place: Layout) -> list[dict[str, Any]]:
     ]
 
 
-def _secret(name: str) -> dict[str, Any]:
+def token(name: str) -> str:
+    """What the Secret of this name holds."""
+    return f"a-{SECRETS[name]}-of-{name}"
+
+
+def _secret(name: str, key: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "namespace": NAMESPACE},
-        "data": {"password": base64.b64encode(b"unused").decode()},
+        "data": {key: base64.b64encode(token(name).encode()).decode()},
     }
 
 
 def _workloads(built: str) -> list[dict[str, Any]]:
-    """What belongs to the gateway, by the image that this cluster has of the same role."""
+    """What belongs to the gateway, and what watches it, by the images that this cluster has."""
     documents = [d for d in yaml.safe_load_all(built) if d["kind"] in KINDS]
-    documents = [d for d in documents if d["metadata"]["name"] not in ("mlflow", "prefect")]
+    documents = [d for d in documents if d["metadata"]["name"] not in OTHERS]
     for document in documents:
         if document["kind"] == "ConfigMap" and document["metadata"]["name"] == "platform":
             told = document["data"]
             document["data"] = {k: v for k, v in told.items() if not any(n in k for n in NOT_HERE)}
-        if document["kind"] == "StatefulSet":
+        if document["kind"] in ("StatefulSet", "Deployment"):
             [container] = document["spec"]["template"]["spec"]["containers"]
-            container["image"] = "mlplatform/predictor:0.1.0"
-            container["resources"]["requests"] = {"cpu": "100m", "memory": "256Mi"}
+            container["image"] = IMAGES[container["image"]]
+            container["resources"]["requests"] = {"cpu": "50m", "memory": "128Mi"}
     return documents
 
 
@@ -208,12 +257,7 @@ def gateway() -> Iterator[Gateway]:
 
 def test_an_evicted_gateway_comes_back_to_its_records(gateway: Gateway) -> None:
     first = gateway.ready()
-    body = {
-        "customer_id": 7,
-        "terminal_id": 3,
-        "amount": 40.0,
-        "event_time": int(time.time() * 1000),
-    }
+    body = payment()
     gateway.promote()
     wait(lambda: gateway.generation() == 1, within_s=30)
     answer = gateway.score(body, "one")
@@ -236,3 +280,66 @@ def test_a_drained_node_lets_the_gateway_go(gateway: Gateway) -> None:
         return bool(status.get("disruptionsAllowed") == 1)
 
     wait(allowed, within_s=30)
+
+
+def test_the_exporter_shows_the_volumes_state_to_who_has_its_token(gateway: Gateway) -> None:
+    gateway.ready()
+    gateway.promote()
+    wait(lambda: gateway.generation() == 1, within_s=30)
+    gateway.score(payment(), "shown")
+    pod = gateway.beside("exporter")
+    [port] = pod["spec"]["containers"][0]["ports"]
+    url = f"http://{pod['status']['podIP']}:{port['containerPort']}/metrics"
+
+    def shown() -> str:
+        return httpx.get(url, headers={"Authorization": f"Bearer {token('exporter')}"}).text
+
+    assert port["name"] == "exporter"
+    assert status_of(url) == 401
+    share = f'mlplatform_routes_share{{arm="champion",model="{MODEL}"}} 1.0'
+    wait(lambda: share in shown(), share, within_s=30)
+    records = 'mlplatform_log_writer_records{writer="gateway-0"}'
+    wait(lambda: records in shown(), records, within_s=30)
+
+
+def test_the_page_shows_a_decision_to_who_has_its_token(gateway: Gateway) -> None:
+    first = gateway.ready()
+    gateway.promote()
+    wait(lambda: gateway.generation() == 1, within_s=30)
+    made = gateway.score(payment(), "looked at")["decision_id"]
+    pod = gateway.beside("page")
+    service = gateway.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/page")
+    [port] = service["spec"]["ports"]
+    url, name = f"http://{service['spec']['clusterIP']}:{port['port']}", "page.mlplatform:8090"
+
+    def shown(path: str, host: str = name, password: str = token("page")) -> httpx.Response:
+        return httpx.get(f"{url}{path}", headers={"Host": host}, auth=("ana", password))
+
+    wait(lambda: status_of(f"{url}/health", {"Host": name}) == 200, "the Service", within_s=READY_S)
+    assert made in shown(f"/decisions/{made}").text
+    assert made in shown("/decisions").text
+    overview = shown("/")
+    assert (overview.status_code, MODEL in overview.text) == (200, True)
+    assert "They are pods" in overview.text
+    assert shown("/", password="another").status_code == 401
+    assert shown("/", host="evil.example").status_code == 403
+    assert pod["spec"]["nodeName"] == first["spec"]["nodeName"]
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_the_gateway_stays_ready_while_what_watches_it_comes_and_goes(gateway: Gateway) -> None:
+    before = gateway.ready()["metadata"]["uid"]
+    page = gateway.beside("page")["metadata"]
+    seen: set[tuple[str, bool]] = set()
+    gateway.api.delete(f"{PODS.path(NAMESPACE)}/{page['name']}")
+
+    def is_back() -> bool:
+        pod = gateway.pod()
+        assert pod is not None
+        seen.add((pod["metadata"]["uid"], _is_ready(pod)))
+        label = "app.kubernetes.io/name=mlplatform-page"
+        pods = gateway.api.items(PODS.path(NAMESPACE), labelSelector=label)
+        return [(p["metadata"]["uid"] != page["uid"], _is_ready(p)) for p in pods] == [(True, True)]
+
+    wait(is_back, "another page", within_s=READY_S)
+    assert seen == {(before, True)}

@@ -12,7 +12,11 @@ import pytest
 
 from mlplatform.drift.incidents import Finding
 from mlplatform.drift.sqlite import SqliteIncidents
-from mlplatform.settings import Home
+from mlplatform.errors import ConfigInvalid
+from mlplatform.page.app import application
+from mlplatform.page.sources import Sources
+from mlplatform.settings import Home, load
+from mlplatform.wiring import Platform
 from support.home_world import HomeWorld
 from support.page_process import TOKEN, PageProcess
 
@@ -81,6 +85,26 @@ def test_a_name_made_to_mean_this_machine_is_refused(page: PageProcess) -> None:
     assert page.get("/", headers={"Host": f"evil.example:{page.port}"}).status_code == 403
     assert page.get("/", headers={"Origin": "http://evil.example"}).status_code == 403
     assert page.get("/", headers={"Host": f"localhost:{page.port}"}).is_success
+
+
+def test_beside_pods_it_answers_to_its_services_name_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    process = PageProcess(home, MLPLATFORM_PAGE_URL="http://page.mlplatform:8090")
+    try:
+        shown = process.get("/")
+        assert (shown.status_code, "They are pods" in shown.text) == (200, True)
+        assert "127.0.0.1" not in shown.text
+        for name in (f"127.0.0.1:{process.port}", "page.mlplatform", "evil.example"):
+            assert process.get("/health", headers={"Host": name}).status_code == 403
+        assert process.get("/", auth=("anybody", "")).status_code == 401
+    finally:
+        process.close()
+
+
+def test_a_password_that_is_empty_opens_no_page() -> None:
+    with pytest.raises(ConfigInvalid, match="token of the page"):
+        application(Sources(Platform(load({}))), token="", hosts=[], links={})
 
 
 @pytest.mark.parametrize("path", PAGES)

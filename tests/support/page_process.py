@@ -19,7 +19,7 @@ TOKEN = "a token of this start"
 class PageProcess:
     """`python -m mlplatform.page` on a home folder."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, **told: str) -> None:
         self.port, self.token = free_port(), TOKEN
         self.url = f"http://127.0.0.1:{self.port}"
         home.page_token.parent.mkdir(parents=True, exist_ok=True)
@@ -30,14 +30,16 @@ class PageProcess:
             "MLPLATFORM_HOME": str(home.root),
             "MLPLATFORM_PAGE_PORT": str(self.port),
             "MLPLATFORM_MLFLOW_PORT": str(free_port()),
+            **told,
         }
+        self.names = {"Host": told["MLPLATFORM_PAGE_URL"].removeprefix("http://")} if told else None
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "mlplatform.page"]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        wait(lambda: status_of(f"{self.url}/health") == 200, "the page answers")
+        wait(lambda: status_of(f"{self.url}/health", self.names) == 200, "the page answers")
 
     def get(self, path: str, **how: object) -> httpx.Response:
-        given = {"auth": ("anybody", TOKEN)} | how
+        given = {"auth": ("anybody", TOKEN), "headers": self.names} | how
         return httpx.get(f"{self.url}{path}", **given)  # type: ignore[arg-type]
 
     def close(self) -> None:

@@ -180,6 +180,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_PREFECT_URL": "https://prefect.mlplatform:4200",
         "MLPLATFORM_MLFLOW_URL": "http://mlflow.mlplatform:5000",
         "MLPLATFORM_MLFLOW_TOKEN_FILE": "/run/secrets/mlflow/token",
+        "MLPLATFORM_PAGE_URL": "http://page.mlplatform:8090",
         "MLPLATFORM_BUNDLES": "/bundles",
         "MLPLATFORM_PROFILE": "cluster",
         "MLPLATFORM_KSERVE_NAMESPACE": "models",
@@ -216,7 +217,7 @@ def test_servers_that_are_elsewhere_are_reached_by_their_urls(tmp_path: Path) ->
     assert load({}).mlflow_token_file == load({}).home.mlflow_token
 
 
-@pytest.mark.parametrize("name", ["GATEWAY_URL", "PREFECT_URL", "MLFLOW_URL"])
+@pytest.mark.parametrize("name", ["GATEWAY_URL", "PREFECT_URL", "MLFLOW_URL", "PAGE_URL"])
 @pytest.mark.parametrize(
     "text", ["mlflow:5000", "http://", "http://a/path", "http://u:p@a", "http://a:port", "a"]
 )

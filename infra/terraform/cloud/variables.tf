@@ -198,6 +198,8 @@ variable "passwords" {
     mlflow_token     = string
     prefect_postgres = string
     prefect_api      = string
+    exporter_token   = string
+    page_token       = string
   })
   default   = null
   sensitive = true

@@ -23,6 +23,7 @@ class Servers:
         gateway: http://host:port of the scoring API.
         prefect: http://host:port of Prefect's server.
         mlflow: http://host:port of the registry.
+        page: http://host:port of the platform's own page, as who shows it to people asks for it.
         prefect_auth: user:password that Prefect's server asks for; empty: it asks for none.
         mlflow_token_file: of the registry's token; None: the one in the home folder.
     """
@@ -30,6 +31,7 @@ class Servers:
     gateway: str = ""
     prefect: str = ""
     mlflow: str = ""
+    page: str = ""
     prefect_auth: str = field(default="", repr=False)
     mlflow_token_file: Path | None = None
 
@@ -39,6 +41,7 @@ class Servers:
             f"{PREFIX}GATEWAY_URL": self.gateway,
             f"{PREFIX}PREFECT_URL": self.prefect,
             f"{PREFIX}MLFLOW_URL": self.mlflow,
+            f"{PREFIX}PAGE_URL": self.page,
             f"{PREFIX}MLFLOW_TOKEN_FILE": str(self.mlflow_token_file or ""),
         }
 
@@ -47,7 +50,8 @@ HERE: Final = Servers()
 
 
 def servers(environment: Mapping[str, str]) -> Servers:
-    """From `MLPLATFORM_GATEWAY_URL`, `_PREFECT_URL`, `_MLFLOW_URL` and `_MLFLOW_TOKEN_FILE`.
+    """From `MLPLATFORM_GATEWAY_URL`, `_PREFECT_URL`, `_MLFLOW_URL`, `_PAGE_URL` and
+    `_MLFLOW_TOKEN_FILE`.
 
     Raises:
         ConfigInvalid: names the variable and what is wanted.
@@ -59,6 +63,7 @@ def servers(environment: Mapping[str, str]) -> Servers:
         gateway=_url(environment, "GATEWAY_URL"),
         prefect=_url(environment, "PREFECT_URL"),
         mlflow=_url(environment, "MLFLOW_URL"),
+        page=_url(environment, "PAGE_URL"),
         prefect_auth=auth,
         mlflow_token_file=Path(file) if file else None,
     )

@@ -295,7 +295,7 @@ class Settings:
 
     @property
     def page_url(self) -> str:
-        return f"http://127.0.0.1:{self.page_port}"
+        return self.servers.page or f"http://127.0.0.1:{self.page_port}"
 
     @property
     def mlflow_token_file(self) -> Path:

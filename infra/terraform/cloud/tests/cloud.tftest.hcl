@@ -47,6 +47,8 @@ variables {
     mlflow_token     = "not-a-real-password-000004"
     prefect_postgres = "not-a-real-password-000005"
     prefect_api      = "not-a-real-password-000006"
+    exporter_token   = "not-a-real-password-000007"
+    page_token       = "not-a-real-password-000008"
   }
 }
 

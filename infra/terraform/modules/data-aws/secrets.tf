@@ -10,8 +10,10 @@ locals {
       "database-url"      = "postgresql+asyncpg://prefect:${var.passwords.prefect_postgres}@${local.host}:${local.ports.postgres}/prefect?ssl=verify-full"
       auth                = "operator:${var.passwords.prefect_api}"
     }
+    exporter = { token = var.passwords.exporter_token }
+    page     = { token = var.passwords.page_token }
   }
-  written = toset(["postgres", "redis", "mlflow", "prefect"])
+  written = toset(["postgres", "redis", "mlflow", "prefect", "exporter", "page"])
 }
 
 resource "aws_secretsmanager_secret" "main" {

@@ -110,7 +110,7 @@ variable "retention_days" {
 }
 
 variable "passwords" {
-  description = "Passwords of the databases' users, Redis, the registry's token and Prefect's API; taken once for each `passwords_version`, and kept in no state."
+  description = "Passwords of the databases' users, Redis, Prefect's API, and the tokens of registry, exporter and page; taken once for each `passwords_version`, and kept in no state."
   type = object({
     postgres         = string
     redis            = string
@@ -118,6 +118,8 @@ variable "passwords" {
     mlflow_token     = string
     prefect_postgres = string
     prefect_api      = string
+    exporter_token   = string
+    page_token       = string
   })
   default   = null
   sensitive = true

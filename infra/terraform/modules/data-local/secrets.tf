@@ -24,6 +24,8 @@ locals {
         auth           = "operator:{{ .api }}"
       }
     }
+    exporter = { words = ["token"], data = { token = "{{ .token }}" } }
+    page     = { words = ["token"], data = { token = "{{ .token }}" } }
     s3 = {
       words = ["password", "id"]
       data  = { "access-key-id" = "{{ .id }}", "secret-access-key" = "{{ .password }}" }

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
 
+from mlplatform.errors import PlatformError
+from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent, step_back
 from mlplatform.telemetry import logs
 
@@ -11,8 +17,19 @@ MAX_REQUESTS = 64
 """At a time; who comes after them is told to come again (503)."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line; all else are settings."""
+    taken = argparse.ArgumentParser(prog="mlplatform.page", description=__doc__)
+    taken.add_argument("--host", default="127.0.0.1", help="where it listens")
+    taken.add_argument(
+        "--token-file", type=Path, help="holds its password; without: run/page.token of the home"
+    )
+    return taken
+
+
 def main() -> None:
-    """Serves; the token is that of this start (`run/page.token`)."""
+    """Serves until SIGTERM or SIGINT."""
+    options = parser().parse_args()
     follow_parent()
     step_back()
     logs.configure("page")
@@ -25,14 +42,19 @@ def main() -> None:
 
     settings = wiring.settings()
     logs.set_level(settings.log_level)
-    uvicorn.run(
-        application(
+    token_file: Path = options.token_file or settings.home.page_token
+    try:
+        shown = application(
             Sources(wiring.platform()),
-            token=settings.home.page_token.read_text().strip(),
-            port=settings.page_port,
-            links={"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url},
-        ),
-        host="127.0.0.1",
+            token=token_file.read_text().strip(),
+            hosts=asked_for_as(settings),
+            links=_links(settings),
+        )
+    except (PlatformError, OSError) as error:
+        sys.exit(f"the page cannot start: {error}")
+    uvicorn.run(
+        shown,
+        host=options.host,
         port=settings.page_port,
         log_config=None,
         log_level="warning",
@@ -42,6 +64,20 @@ def main() -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
     )
+
+
+def asked_for_as(settings: Settings) -> list[str]:
+    """What a request's `Host` may say: the address of `MLPLATFORM_PAGE_URL`, else this machine."""
+    if settings.servers.page:
+        return [urlsplit(settings.page_url).netloc]
+    return [f"{name}:{settings.page_port}" for name in ("127.0.0.1", "localhost")]
+
+
+def _links(settings: Settings) -> dict[str, str]:
+    """Pages beside this one, where a browser that reads this one reaches them."""
+    if settings.servers.page:  # a cluster's names mean nothing to it
+        return {}
+    return {"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url}
 
 
 if __name__ == "__main__":

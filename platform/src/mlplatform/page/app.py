@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mlplatform.errors import Corrupt, NotFound, PlatformError
+from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, PlatformError
 from mlplatform.page import decisions, incidents, rollouts
 from mlplatform.page.rendering import render, style
 from mlplatform.page.sources import Sources
@@ -43,13 +43,19 @@ T = TypeVar("T")
 
 
 def application(
-    sources: Sources, *, token: str, port: int, links: Mapping[str, str]
+    sources: Sources, *, token: str, hosts: Sequence[str], links: Mapping[str, str]
 ) -> Application:
     """The page behind its token.
 
     Args:
+        hosts: what a request's `Host` may say, each with its port.
         links: addresses of other pages, by what they are called.
+
+    Raises:
+        ConfigInvalid: the token is empty.
     """
+    if not token:
+        raise ConfigInvalid("the token of the page", "an empty file", "a secret")
     pages = Pages(sources, links)
     shown: dict[str, Show] = {
         "/": pages.overview,
@@ -69,7 +75,6 @@ def application(
         routes=routes,
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
-    hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost")]
     return Headers(OwnPages(TokenGate(inner, token, "page"), hosts))
 
 
@@ -209,7 +214,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     # What went wrong is in the log: the server writes it there once this is answered.
-    return _problem(500, "This page failed", "The page's log in the home folder says why.")
+    return _problem(500, "This page failed", "The page's log says why.")
 
 
 async def _health(request: Request) -> Response:

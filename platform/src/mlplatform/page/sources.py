@@ -54,8 +54,10 @@ class Sources:
         self._platform = platform
         self._opening = threading.Lock()
 
-    def processes(self) -> PlatformStatus:
-        return status(self._platform.settings.home)
+    def processes(self) -> PlatformStatus | None:
+        """Of this machine's supervisor; None where the page runs elsewhere, and pods do."""
+        settings = self._platform.settings
+        return None if settings.servers.page else status(settings.home)
 
     def models(self) -> list[ModelShown]:
         """Every model of this installation.

@@ -28,6 +28,8 @@ variables {
     mlflow_token     = "not-a-real-password-000004"
     prefect_postgres = "not-a-real-password-000005"
     prefect_api      = "not-a-real-password-000006"
+    exporter_token   = "not-a-real-password-000007"
+    page_token       = "not-a-real-password-000008"
   }
 }
 
@@ -68,7 +70,7 @@ run "a_short_password_is_refused" {
   command = plan
   variables {
     passwords = {
-      postgres = "short", redis = "short", mlflow_postgres = "short", mlflow_token = "short", prefect_postgres = "short", prefect_api = "short"
+      postgres = "short", redis = "short", mlflow_postgres = "short", mlflow_token = "short", prefect_postgres = "short", prefect_api = "short", exporter_token = "short", page_token = "short"
     }
   }
   expect_failures = [var.passwords]
