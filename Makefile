@@ -72,7 +72,7 @@ check: .venv/.dev ## lint, format, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests, the alerts and the code of .proto files
+generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests, alerts, dashboards and the code of .proto files
 	@$(BIN)/python -m mlplatform.generate
 
 verify: generate ## generated files are what their sources say, locks name no host

@@ -82,7 +82,7 @@ def needed_by(alert: str) -> list[dict[str, Any]]:
     kept = [
         rule
         for rule in recorded
-        if (rule["labels"]["service"], rule["labels"]["slo"]) in about
+        if (rule["labels"]["service"], rule["labels"].get("slo")) in about
         and rule["record"] in used | {"slo:bad:bool"}
     ]
     return [{"name": "all", "rules": [*kept, *own]}]

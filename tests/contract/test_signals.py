@@ -55,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringWorld]:
 def compare(process: Process, text: str) -> None:
     """Fails for a metric, type, meaning, label or value that is not listed, and for one missing."""
     found = {family.name: family for family in text_string_to_metric_families(text)}
-    assert set(found) == {m.name for m in METRICS[process]} | set(PROCESS_METRICS)
+    assert set(found) == {m.name for m in (*METRICS[process], *PROCESS_METRICS)}
     for metric in METRICS[process]:
         family = found[metric.name]
         assert (family.type, family.documentation) == (metric.kind, metric.meaning)

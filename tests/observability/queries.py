@@ -21,8 +21,6 @@ SUFFIXES: Final = {
     "gauge": ("",),
     "histogram": ("_bucket", "_count", "_sum"),
 }
-OTHERS: Final = re.compile(r"up|DCGM_\w+|traces_span_metrics_\w+|process_\w+")
-"""Series that somebody else makes: Prometheus, NVIDIA's exporter, the collector, every client."""
 VARIABLES: Final = {
     r"\$__rate_interval|\$__interval|\$__range|\$\{__\w+\}": "5m",
     r"\$\{?\w+(:\w+)?\}?": "fraud",
@@ -37,13 +35,29 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def panels() -> dict[str, str]:
-    """Dashboard and panel → a PromQL query of it; empty while there are no dashboards."""
-    found = {}
-    for file in sorted(DASHBOARDS.glob("*.json")):
-        for number, (title, query) in enumerate(_targets(json.loads(file.read_text()))):
-            found[f"{file.stem}: {title} ({number})"] = query
-    return found
+def dashboards() -> dict[str, dict[str, Any]]:
+    """Name of its file → a dashboard."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(DASHBOARDS.glob("*.json"))}
+
+
+def panels(store: str = "prometheus") -> dict[str, str]:
+    """Dashboard, panel and query → the query, of panels on a kind of data source."""
+    return {
+        f"{name}: {panel['title']} ({target['refId']})": target.get("expr") or target["query"]
+        for name, dashboard in dashboards().items()
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+        if target["datasource"]["type"] == store
+    }
+
+
+def marks() -> dict[str, str]:
+    """Dashboard and annotation → its query."""
+    return {
+        f"{name}: marks of {mark['name']}": mark["expr"]
+        for name, dashboard in dashboards().items()
+        for mark in dashboard["annotations"]["list"]
+    }
 
 
 def plain(query: str) -> str:
@@ -59,41 +73,47 @@ def series(query: str) -> set[str]:
     Raises:
         ValueError: it is no PromQL.
     """
+    return {selector.name for selector in selectors(query)}
+
+
+def selectors(query: str) -> list[promql_parser.VectorSelector]:
+    """What a query selects, at any depth.
+
+    Raises:
+        ValueError: it is no PromQL.
+    """
+    return [node for node in _nodes(query) if isinstance(node, promql_parser.VectorSelector)]
+
+
+def groupings(query: str) -> set[str]:
+    """Labels that a query groups by or joins on."""
     found: set[str] = set()
-    _walk(promql_parser.parse(query), found)
+    for node in _nodes(query):
+        modifier = getattr(node, "modifier", None)
+        for part in (modifier, getattr(modifier, "matching", None)):
+            found |= set(getattr(part, "labels", None) or [])
     return found
 
 
 def emitted() -> dict[str, signals.Metric]:
     """Name of a series → the metric that it belongs to."""
-    return {
-        f"{metric.name}{suffix}": metric
-        for metrics in signals.METRICS.values()
-        for metric in metrics
-        for suffix in SUFFIXES[metric.kind]
-    }
+    return {f"{m.name}{suffix}": m for m in metrics() for suffix in SUFFIXES[m.kind]}
 
 
-def _walk(node: Any, found: set[str]) -> None:
-    if isinstance(node, promql_parser.VectorSelector):
-        found.add(node.name)
+def metrics() -> list[signals.Metric]:
+    """All that are listed: of the platform's processes, and those of others that it uses."""
+    own = [metric for of_process in signals.METRICS.values() for metric in of_process]
+    return [*own, *signals.PROCESS_METRICS, *signals.FOREIGN]
+
+
+def _nodes(query: str) -> Iterator[Any]:
+    yield from _below(promql_parser.parse(query))
+
+
+def _below(node: Any) -> Iterator[Any]:
+    yield node
     parts = [getattr(node, part, None) for part in ("expr", "lhs", "rhs", "vector_selector")]
     parts += list(getattr(node, "args", None) or [])
     for part in parts:
         if part is not None:
-            _walk(part, found)
-
-
-def _targets(node: Any, title: str = "") -> Iterator[tuple[str, str]]:
-    """Expressions of panels on Prometheus, at any depth."""
-    if isinstance(node, list):
-        for one in node:
-            yield from _targets(one, title)
-    elif isinstance(node, dict):
-        title = node.get("title", title)
-        kind = (node.get("datasource") or {}).get("type", "prometheus")
-        if isinstance(node.get("expr"), str) and kind == "prometheus":
-            yield title, node["expr"]
-        for key, value in node.items():
-            if key != "expr":
-                yield from _targets(value, title)
+            yield from _below(part)

@@ -1,7 +1,7 @@
 """`python -m mlplatform.generate`: render everything that is made from another file.
 
 Feature definitions, the OpenAPI document, the example manifests, the templates of jobs, the list of
-signals, the alerts and the code of .proto files;
+signals, the alerts, the dashboards and the code of .proto files;
 `make verify` runs this and fails when a committed file is not what its source says.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlplatform.compute import templates
+from mlplatform.dashboards import rendered as dashboards
 from mlplatform.features import feast_repo
 from mlplatform.features.definitions import FILE
 from mlplatform.gateway import openapi
@@ -31,6 +32,7 @@ def files() -> dict[Path, str]:
         **render.render_files(ROOT),
         **rendered.render_files(),
         **slo.render_files(ROOT),
+        **dashboards.render_files(ROOT),
         **templates.render_files(),
     }
     return {ROOT / name: text for name, text in relative.items()}

@@ -45,7 +45,9 @@ def of_model(model: ModelDefinition, objectives: Objectives) -> dict[str, Any]:
         for name, indicator in measured.items()
     ]
     own = alerts.of_model(model, objectives)
-    return {"groups": [*_promised(promises, objectives), _group(f"{model.name} states", own)]}
+    numbers = _group(f"{model.name} numbers", rules.numbers(model))
+    states = _group(f"{model.name} states", own)
+    return {"groups": [*_promised(promises, objectives), numbers, states]}
 
 
 def of_installation(models: list[ModelDefinition], objectives: Objectives) -> dict[str, Any]:

@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlplatform.models.definition import ModelDefinition
 from mlplatform.slo.indicators import Events, Times
 from mlplatform.slo.objectives import WINDOWS, Burn, Objective, Objectives, Severity
 
 Rule = dict[str, Any]
+
+OBJECTIVE: Final = "slo:objective:ratio"
+BUDGET: Final = "slo:error_budget:ratio"
+BURN_NOW: Final = "slo:current_burn_rate:ratio"
+BURN_OF_PERIOD: Final = "slo:period_burn_rate:ratio"
+LATENCY_GOAL: Final = "slo:latency:seconds"
+DEADLINE: Final = "slo:deadline:seconds"
+FAILURE_LIMIT: Final = "slo:failure_share_limit:ratio"
 
 ALERTS: Final = {
     "availability": "AvailabilityBudgetBurns",
@@ -60,7 +69,7 @@ def recordings(promise: Promise, objectives: Objectives) -> list[Rule]:
     """Error ratios over every window, the objective, and how fast its budget burns."""
     days = f"{objectives.window_days}d"
     long = f"slo:sli_error:ratio_rate{days}"
-    budget = f"slo:error_budget:ratio{promise.selector}"
+    budget = f"{BUDGET}{promise.selector}"
     five = promise.ratio("5m")
     measured = promise.measured
     first = [("slo:bad:bool", measured.bad)] if isinstance(measured, Times) else []
@@ -68,12 +77,23 @@ def recordings(promise: Promise, objectives: Objectives) -> list[Rule]:
         *first,
         *((f"slo:sli_error:ratio_rate{window}", _ratio(promise, window)) for window in WINDOWS),
         (long, f"sum_over_time({five}[{days}]) / count_over_time({five}[{days}])"),
-        ("slo:objective:ratio", f"vector({promise.objective.objective:.10g})"),
-        ("slo:error_budget:ratio", f"vector({promise.objective.budget:.10g})"),
-        ("slo:current_burn_rate:ratio", f"{five} / {budget}"),
-        ("slo:period_burn_rate:ratio", f"{long}{promise.selector} / {budget}"),
+        (OBJECTIVE, f"vector({promise.objective.objective:.10g})"),
+        (BUDGET, f"vector({promise.objective.budget:.10g})"),
+        (BURN_NOW, f"{five} / {budget}"),
+        (BURN_OF_PERIOD, f"{long}{promise.selector} / {budget}"),
     ]
     return [{"record": name, "expr": expr, "labels": promise.labels} for name, expr in made]
+
+
+def numbers(model: ModelDefinition) -> list[Rule]:
+    """What a model.yaml says of time and failures, as series that a dashboard can draw."""
+    made = [
+        (LATENCY_GOAL, model.latency_slo_ms / 1000),
+        (DEADLINE, model.deadline_ms / 1000),
+        (FAILURE_LIMIT, model.rollout.failure_share_limit),
+    ]
+    of = {"service": model.name}
+    return [{"record": name, "expr": f"vector({value:.10g})", "labels": of} for name, value in made]
 
 
 def alerts(promise: Promise, objectives: Objectives) -> list[Rule]:

@@ -48,8 +48,9 @@ def render_files() -> dict[str, str]:
     parts = [_HEAD]
     for process, metrics in signals.METRICS.items():
         parts.append(f"\n## Metrics of a {process}\n\n{_metrics(metrics)}")
-    names = ", ".join(f"`{name}`" for name in signals.PROCESS_METRICS)
+    names = ", ".join(f"`{metric.name}`" for metric in signals.PROCESS_METRICS)
     parts.append(f"\nEvery process has {names} besides.\n")
+    parts.append(f"\n## Metrics that others emit\n\n{_metrics(signals.FOREIGN)}")
     spans = [(f"`{s.name}`", s.kind, s.meaning) for s in signals.SPANS]
     attributes = [(f"`{a.name}`", a.meaning, a.source) for a in signals.ATTRIBUTES]
     parts.append(f"{_SPANS}\n{_table(('span', 'kind', 'meaning'), spans)}")

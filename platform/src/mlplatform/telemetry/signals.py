@@ -453,11 +453,78 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         STATE_UNREAD,
     ),
 }  # fmt: skip
+
+
+def _process(name: str, kind: Kind, unit: str, meaning: str) -> Metric:
+    return Metric(f"process_{name}", kind, unit, meaning)
+
+
+VIRTUAL_MEMORY: Final = _process(
+    "virtual_memory_bytes", "gauge", "bytes", "Address space of a process."
+)
+RESIDENT_MEMORY: Final = _process(
+    "resident_memory_bytes", "gauge", "bytes", "Memory that a process holds."
+)
+STARTED: Final = _process(
+    "start_time_seconds", "gauge", "seconds", "Unix time at which a process started."
+)
+CPU: Final = _process("cpu_seconds", "counter", "seconds", "Processor time of a process.")
+OPEN_FILES: Final = _process("open_fds", "gauge", "files", "Files and sockets that are open.")
+MOST_FILES: Final = _process("max_fds", "gauge", "files", "How many may be open.")
 PROCESS_METRICS: Final = (
-    "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
-    "process_cpu_seconds", "process_open_fds", "process_max_fds",
+    VIRTUAL_MEMORY, RESIDENT_MEMORY, STARTED, CPU, OPEN_FILES, MOST_FILES,
 )  # fmt: skip
 """Of every process besides, as all Prometheus clients name them."""
+
+UP: Final = Metric(
+    "up", "gauge", "1", "Prometheus: 1 for a process that it could scrape.",
+    (Label("job", bound="jobs of observability/prometheus"), Label("instance", bound="processes")),
+)  # fmt: skip
+ALERTS: Final = Metric(
+    "ALERTS", "gauge", "1", "Prometheus: 1 for an alert that is pending or firing.",
+    (
+        Label("alertname", bound="alerts of observability/alerts"),
+        Label("alertstate", ("pending", "firing")),
+        Label("severity", ("page", "ticket")),
+    ),
+)  # fmt: skip
+_SPAN = (
+    Label("service_name", bound="processes that have spans"),
+    Label("span_name", bound="kinds of spans and models; runs of flows"),
+    Label("status_code", ("STATUS_CODE_UNSET", "STATUS_CODE_OK", "STATUS_CODE_ERROR")),
+)
+SPAN_CALLS: Final = Metric(
+    "traces_span_metrics_calls", "counter", "spans",
+    "The collector: spans that it took, before any is sampled away.", _SPAN,
+)  # fmt: skip
+SPAN_DURATION: Final = Metric(
+    "traces_span_metrics_duration_milliseconds", "histogram", "milliseconds",
+    "The collector: how long they took.", _SPAN,
+)  # fmt: skip
+_GPU = (
+    SERVICE,
+    Label("gpu", bound="GPUs of a node"),
+    Label("instance", bound="nodes that have GPUs"),
+)
+
+
+def _gpu(name: str, unit: str, meaning: str) -> Metric:
+    return Metric(f"DCGM_FI_{name}", "gauge", unit, f"NVIDIA's exporter: {meaning}", _GPU)
+
+
+GPU_BUSY: Final = _gpu(
+    "PROF_GR_ENGINE_ACTIVE", "share", "share of time in which the GPU, or the part of it that a "
+    "pod has, was busy.",
+)  # fmt: skip
+GPU_UTILISATION: Final = _gpu("DEV_GPU_UTIL", "percent", "the same of whole GPUs, of any model.")
+GPU_MEMORY: Final = _gpu("DEV_FB_USED", "mebibytes", "memory in use.")
+GPU_MEMORY_FREE: Final = _gpu("DEV_FB_FREE", "mebibytes", "memory that is free.")
+GPU_POWER: Final = _gpu("DEV_POWER_USAGE", "watts", "power drawn.")
+FOREIGN: Final = (
+    UP, ALERTS, SPAN_CALLS, SPAN_DURATION, GPU_BUSY, GPU_UTILISATION, GPU_MEMORY, GPU_MEMORY_FREE,
+    GPU_POWER,
+)  # fmt: skip
+"""Emitted by others about the platform, and used by rules or dashboards."""
 
 REQUEST_SPAN: Final = SpanKind(
     "{operation} {model}", "SERVER", "A request, from its first byte until its answer is ready."
