@@ -79,6 +79,12 @@ def states() -> list[Case]:
             (70, 81),
         ),
         Case(
+            "DriftUndecided",
+            {f"mlplatform_drift_undecided_since_seconds{{{FRAUD}}}": "-1209000x80 _x20"},
+            {71: [ticket | fraud]},  # more than 14 days ago from minute 11 on
+            (70, 90),
+        ),
+        Case(
             "LabelsMissing",
             {
                 "mlplatform_event_time_seconds": "181000x100",

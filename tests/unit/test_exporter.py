@@ -24,6 +24,7 @@ from mlplatform.exporter.measured import (
     for_people,
     keep,
     last,
+    undecided_since,
 )
 from mlplatform.exporter.outcomes import outcomes, together
 from mlplatform.exporter.state import StateCollector
@@ -143,6 +144,27 @@ def test_what_flows_saw_last_is_shown(tmp_path: Path) -> None:
     assert value(registry, "outcome_precision") == 0.4
     assert value(registry, "outcome_recall") == 0.5
     assert value(registry, "labels_late_share") == 0.25
+
+
+def test_checks_are_undecided_since_the_first_of_them_until_one_decides(tmp_path: Path) -> None:
+    name = "drift_undecided_since_seconds"
+    for at_ms, verdict, wanted in (
+        (1_000, "steady", None),
+        (2_000, "undecided", 2.0),
+        (3_000, "undecided", 2.0),
+        (4_000, "drifted", None),
+        (5_000, "undecided", 5.0),
+    ):
+        since = undecided_since(verdict, at_ms, last(tmp_path, MODEL, Check))
+        keep(tmp_path, MODEL, Check(at_ms, verdict, undecided_since_ms=since))
+        assert value(shown(tmp_path, canary()), name) == wanted
+
+
+def test_a_check_that_an_earlier_version_kept_is_read(tmp_path: Path) -> None:
+    (tmp_path / f"{MODEL}.check.json").write_text('{"at_ms": 1000, "verdict": "undecided"}')
+    before = last(tmp_path, MODEL, Check)
+    assert before is not None
+    assert undecided_since("undecided", 2_000, before) == 2_000
 
 
 def test_a_share_of_nothing_is_no_number(tmp_path: Path) -> None:

@@ -83,12 +83,27 @@ class Outcomes(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """A drift check; `at_ms` is wall time, `verdict` is steady, drifted or undecided."""
+    """A drift check; `verdict` is steady, drifted or undecided.
+
+    Args:
+        at_ms: wall time.
+        undecided_since_ms: wall time of the first check that was undecided without a decided one
+            since; None where this one is decided.
+    """
 
     at_ms: int
     verdict: str
     inputs: Mapping[str, Moved] = {}
     outcomes: Outcomes | None = None
+    undecided_since_ms: int | None = None
+
+
+def undecided_since(verdict: str, at_ms: int, before: Check | None) -> int | None:
+    """Since when checks have been undecided, this one included; None where it is not."""
+    if verdict != "undecided":
+        return None
+    began_ms = None if before is None else before.undecided_since_ms
+    return at_ms if began_ms is None else began_ms
 
 
 M = TypeVar("M", Pass, Check)

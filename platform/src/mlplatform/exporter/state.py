@@ -146,6 +146,8 @@ class StateCollector(Collector):
         yield signals.DRIFT_CHECK, [((model,), seen.at_ms / 1000)]
         verdicts = signals.DRIFT_VERDICT.labels[1].values
         yield signals.DRIFT_VERDICT, [((model, v), float(v == seen.verdict)) for v in verdicts]
+        if seen.undecided_since_ms is not None:
+            yield signals.DRIFT_UNDECIDED, [((model,), seen.undecided_since_ms / 1000)]
         for name, moved in seen.inputs.items():
             at = (model, name)
             yield signals.DRIFT_PSI, [(at, moved.psi)]

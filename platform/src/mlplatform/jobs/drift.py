@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlplatform.drift import incidents as drift_incidents
 from mlplatform.drift import job as drift_job
 from mlplatform.drift.retrain import RetrainDecision
-from mlplatform.errors import Busy, NotFound
+from mlplatform.errors import Busy, Corrupt, NotFound
 from mlplatform.exporter import measured
 from mlplatform.exporter.measured import Check, Moved
 from mlplatform.jobs import rollouts
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mlplatform.wiring import Platform
 
 AUTHOR = "drift-watch"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,18 @@ def _keep_measured(platform: Platform, model: str, seen: drift_job.Observation) 
         for s in newest
     }
     outcomes = read_outcomes(platform.log, platform.definition(model), seen.now_ms)
-    at_ms = platform.clock.wall_ms()
-    check = Check(at_ms, type(seen.verdict).__name__.lower(), inputs, outcomes)
-    measured.keep(platform.settings.home.measured, model, check)
+    at_ms, verdict = platform.clock.wall_ms(), type(seen.verdict).__name__.lower()
+    folder = platform.settings.home.measured
+    since_ms = measured.undecided_since(verdict, at_ms, _check_before(folder, model))
+    measured.keep(folder, model, Check(at_ms, verdict, inputs, outcomes, since_ms))
+
+
+def _check_before(folder: Path, model: str) -> Check | None:
+    try:
+        return measured.last(folder, model, Check)
+    except Corrupt:  # the next one takes its place
+        log.exception("the last drift check of %s can't be read", model)
+        return None
 
 
 def page(model: str, check: DriftCheck) -> str:

@@ -97,6 +97,7 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
     limits = objectives.limits
     scored = f"sum by (model) (increase({signals.DECISIONS.name}_total[{limits.nothing_scored}]))"
     late_s = seconds(limits.drift_check_late)
+    undecided_s = seconds(limits.drift_undecided)
     checked = f"max by (model) ({signals.DRIFT_CHECK.name})"
     labelled = f"max by (model) ({signals.LABEL_NEWEST.name})"
     missing_s = seconds(limits.labels_missing)
@@ -123,6 +124,11 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
             "DriftCheckMissing", "ticket",
             f"time() - {checked} > {late_s}\nor\n({HAS_CHAMPION} unless on (model) {checked})",
             "1h", "no drift check of {{ $labels.model }} came to a verdict when it should",
+        ),
+        made(
+            "DriftUndecided", "ticket",
+            f"time() - max by (model) ({signals.DRIFT_UNDECIDED.name}) > {undecided_s}",
+            "1h", "drift checks of {{ $labels.model }} run, and can't say whether it drifted",
         ),
         made(
             "LabelsMissing", "ticket",

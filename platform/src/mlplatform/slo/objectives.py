@@ -75,6 +75,7 @@ class Limits(_Strict, frozen=True):
     """From when on a state is bad, and how long it may last."""
 
     drift_check_late: Duration
+    drift_undecided: Duration
     rollout_pass_late: Duration
     late_label_share: Ratio
     labels_missing: Duration

@@ -366,6 +366,11 @@ DRIFT_VERDICT: Final = _state(
     "drift_verdict", "1", "1 for the last drift check's verdict, 0 for the others.",
     MODEL, Label("verdict", ("steady", "drifted", "undecided")),
 )  # fmt: skip
+DRIFT_UNDECIDED: Final = _state(
+    "drift_undecided_since_seconds", "seconds",
+    "Unix time of the first of the drift checks that have been undecided since; none while they "
+    "decide.", MODEL,
+)  # fmt: skip
 DRIFT_PSI: Final = _state(
     "drift_psi", "1", "Population stability index of the newest window.", MODEL, _INPUT
 )
@@ -447,7 +452,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     ),
     "exporter": (
         ROUTES_GENERATION, ROUTES_SHARE, ROLLOUT_PHASE, ROLLOUT_SINCE, ROLLOUT_PASS, ROLLOUT_COUNTS,
-        DRIFT_CHECK, DRIFT_VERDICT, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
+        DRIFT_CHECK, DRIFT_VERDICT, DRIFT_UNDECIDED, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
         DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
         LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,
         STATE_UNREAD,
