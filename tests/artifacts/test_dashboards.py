@@ -130,7 +130,7 @@ def urls(node: Any) -> list[str]:
 
 def test_links_lead_to_what_is_there() -> None:
     """To another dashboard, to a path that the platform's page answers, to MLflow or Prefect."""
-    app: Any = application(None, token="t", port=1, links={})  # type: ignore[arg-type]
+    app: Any = application(None, token="t", hosts=["page"], links={})  # type: ignore[arg-type]
     while not hasattr(app, "routes"):
         app = next(v for k, v in vars(app).items() if callable(v) and not isinstance(v, type))
     answered = [route.path_regex for route in app.routes]
