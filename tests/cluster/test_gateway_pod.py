@@ -306,7 +306,7 @@ def test_the_page_shows_a_decision_to_who_has_its_token(gateway: Gateway) -> Non
     first = gateway.ready()
     gateway.promote()
     wait(lambda: gateway.generation() == 1, within_s=30)
-    made = gateway.score(payment(), "looked at")["decision_id"]
+    made = gateway.score(payment(), "looked-at")["decision_id"]
     pod = gateway.beside("page")
     service = gateway.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/page")
     [port] = service["spec"]["ports"]
