@@ -138,9 +138,10 @@ def spoken_for(done: Done, slo_s: Mapping[str, float]) -> KeptFor | None:
     case = done.decided.case
     if done.decided.degraded_reason is not None:
         return "degraded"
-    if done.recorded_s - done.started_s > slo_s[case.live.routes.model]:
-        return "slow"
-    return "canary" if case.assignment.arm == "challenger" else None
+    if case.assignment.arm == "challenger":
+        return "canary"  # a slow one too: in an overload all are slow, and these must not be lost
+    is_slow = done.recorded_s - done.started_s > slo_s[case.live.routes.model]
+    return "slow" if is_slow else None
 
 
 def build(ended: Ended) -> Trace:

@@ -11,8 +11,8 @@ from typing import Final, Generic, Literal, Protocol, TypeVar
 from mlplatform.telemetry.spans import Trace
 
 POLL_S: Final = 0.5
-MAX_WAITING: Final = 1024
-SPARE_WAITING: Final = 256
+MAX_WAITING: Final = 2048
+SPARE_WAITING: Final = 1024
 """What nothing speaks for finds room only while fewer wait: the rest is kept for what matters."""
 
 STOP_S: Final = 1.0

@@ -1,0 +1,36 @@
+"""Under load a gateway keeps every trace that matters, and few of the others."""
+
+from __future__ import annotations
+
+import pytest
+from tests.bench.sampling import Sampled, sampled
+
+pytestmark = pytest.mark.slow
+REST_SHARE = 0.05
+CHANCE = 10
+"""So many of the rest may be kept where there are few of them: a busy machine makes all slow."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Sampled:
+    """At a rate whose every trace a gateway may write: what it drops is no chance of the machine's
+    but the limit's own, and told below."""
+    return sampled(tmp_path_factory.mktemp("load"), rate=300.0, seconds=8.0)
+
+
+def test_all_of_them_happened(found: Sampled) -> None:
+    assert found.unanswered == 0
+    assert min(found.happened.values()) > 0, found.happened
+
+
+def test_every_failed_degraded_and_canary_request_is_kept(found: Sampled) -> None:
+    assert found.unkept == []
+    assert found.kept["error"] == found.happened["failed"]
+
+
+def test_every_slow_request_is_kept_or_counted_as_dropped(found: Sampled) -> None:
+    assert found.happened["slow"] - found.dropped <= found.kept_slow
+
+
+def test_few_of_the_rest_are_kept(found: Sampled) -> None:
+    assert found.kept.get("share", 0) <= max(REST_SHARE * found.rest, CHANCE)
