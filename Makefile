@@ -97,7 +97,7 @@ cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control f
 cluster-down: .venv/.dev ## end it
 	@$(RUN) tests.cluster down
 
-observability-tools: .venv/.dev ## Prometheus (Debian's package), Alertmanager and the OpenTelemetry Collector (built by Go), into a cache
+observability-tools: .venv/.dev ## Prometheus (Debian's package), and what Go builds: Alertmanager, OpenTelemetry Collector, Jaeger, VictoriaLogs; into a cache
 	@$(RUN) tests.observability.build
 
 test-observability: observability-tools ## rules, configurations, and drills of alerts over running processes, with the real servers

@@ -100,9 +100,8 @@ def test_lines_are_kept_as_long_as_the_collector_labels_them() -> None:
     limits = read("loki", "loki.yaml")["limits_config"]
     kept = {limits["retention_period"], *(s["period"] for s in limits["retention_stream"])}
     assert kept == {"7d", "30d", "90d"}
-    transform = read("collector", "collector.yaml")["processors"]["transform/tier"]
-    statements = transform["log_statements"][0]["statements"]
-    assert {s.split('"')[3] for s in statements if '"retention"' in s} == kept
+    operators = read("collector", "collector.yaml")["receivers"]["file_log"]["operators"]
+    assert {o["value"] for o in operators if o.get("field") == 'resource["retention"]'} == kept
     labels = limits["otlp_config"]["resource_attributes"]["attributes_config"][0]
     assert labels["action"] == "index_label"
     assert "retention" in labels["attributes"]

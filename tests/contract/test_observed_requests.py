@@ -6,76 +6,23 @@ process told, nothing holds what the requests said of a person.
 
 from __future__ import annotations
 
-import itertools
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
-from mlplatform.cli.trace import Found, look_up
-from mlplatform.decisions.tables import DATABASE
+from mlplatform.cli.trace import Found
 from mlplatform.rollout.routes import Arm
-from mlplatform.settings import Settings
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.span_files import Kept
-from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+from support.observed_world import DEADLINE, FIRST_CUSTOMER, Observed
+from support.scoring_world import MODEL, wait_for
 
 ARM, KEPT_FOR = signals.ROUTE_ARM.name, signals.KEPT_FOR.name
-DEADLINE = {"X-Request-Timeout-Ms": "8000"}
-FIRST_CUSTOMER, FIRST_TERMINAL = 8_675_309_000_000, 7_123_456_000_000
-"""So unlike any other number that what holds them would be found."""
-
-
-class Observed(ScoringWorld):
-    """A world whose gateway and worker tell as much as they can."""
-
-    arm: Arm
-
-    def start(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self._numbers = itertools.count()
-        self.arm = self.deploy(1)
-        self.promote(self.arm)
-        variables = {"MLPLATFORM_LOG_LEVEL": "debug", "MLPLATFORM_TRACE_SHARE": "0"}
-        self.start_gateway(MLPLATFORM_SPILL_MAX_MIB="1", **variables)
-        self.start_worker()
-
-    def payment(self, **changes: Any) -> dict[str, Any]:
-        """A payment of somebody who is in no other one."""
-        number = next(self._numbers)
-        who = {"customer_id": FIRST_CUSTOMER + number, "terminal_id": FIRST_TERMINAL + number}
-        body = payment(amount=40.0 + (number % 900) + 0.0625) | who | changes
-        self.sent.append(body)
-        return body
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(self.home, "system", self.port, 1, 2)
-
-    def found(self, any_id: str, *names: str) -> Found:
-        """What is known of an id, once the spans of these names are there."""
-
-        def look() -> Found | None:
-            found = look_up(self.settings, any_id)
-            return found if set(names) <= {span.name for span in found.spans} else None
-
-        found: Found = wait_for(look)
-        return found
-
-    @contextmanager
-    def locked_log(self) -> Iterator[None]:
-        """Somebody holds the write lock of the log."""
-        with closing(sqlite3.connect(self.home.decisions / DATABASE)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            yield
-            other.rollback()
 
 
 @pytest.fixture(scope="module")
@@ -136,20 +83,7 @@ def test_a_degraded_request_is_found_with_all_spans(world: Observed, client: htt
 def test_a_failed_request_is_found_with_all_spans_and_its_line(
     world: Observed, client: httpx.Client
 ) -> None:
-    wait_for(
-        lambda: client.post("/score", json=world.payment()).json().get("degraded") is False, 60.0
-    )
-    with world.locked_log():
-
-        def failed_trace() -> str | None:  # there is one once the spill is full
-            items = [world.payment() for _ in range(500)]
-            client.post("/score:batch", json={"requests": items}, headers=DEADLINE)
-            trace_id = f"{time.time_ns():032x}"
-            headers = {"traceparent": f"00-{trace_id}-{'b' * 16}-00", **DEADLINE}
-            answer = client.post("/score", json=world.payment(), headers=headers)
-            return trace_id if answer.status_code == 503 else None
-
-        trace_id = wait_for(failed_trace, 60.0)
+    trace_id = world.unrecorded(client)
     names = (*complete(world, world.arm, "champion")[:-1], "record")
     found = world.found(trace_id, *names)
     failed = [s for s in found.spans if s.name == f"score {MODEL}" and s.is_error]
@@ -165,9 +99,6 @@ def test_a_failed_request_is_found_with_all_spans_and_its_line(
     back = world.found(told["trace_id"], "record")
     assert told in back.lines
     assert told["decision_id"] in text
-    wait_for(
-        lambda: client.post("/score", json=world.payment()).json().get("degraded") is False, 60.0
-    )
 
 
 def test_what_was_accepted_is_linked_with_what_was_decided_later(
@@ -199,13 +130,7 @@ def test_a_request_of_the_challenger_is_found_with_all_spans(
     challenger = world.deploy(2, offset=0.01)
     world.shadow(challenger)
     world.canary(50.0)
-
-    def answered() -> dict[str, Any] | None:
-        answer = client.post("/score", json=world.payment(), headers=DEADLINE).json()
-        is_its = answer["route"] == answer["answered_by"] == "challenger"
-        return answer if is_its else None
-
-    answer = wait_for(answered, 60.0)
+    answer = world.challengers(client)
     found = world.found(answer["decision_id"], *complete(world, challenger, "challenger"))
     root = root_of(found)
     assert root.attributes[ARM] == "challenger"

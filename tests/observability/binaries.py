@@ -1,4 +1,4 @@
-"""Where Prometheus, Alertmanager and the OpenTelemetry Collector are on this machine."""
+"""Where the servers of `make test-observability` are on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m tests.observability.build`: Prometheus, Alertmanager, collector, into a cache."""
+"""`python -m tests.observability.build`: the servers of `make test-observability`, into a cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ TOOLS: Final = Path(__file__).parent / "tools"
 PACKAGES: Final = {"prometheus": "prometheus", "promtool": "prometheus"}
 """Program → the Debian package that has it; it is unpacked, not installed, so nothing starts."""
 BUILT: Final = {
-    "alertmanager": "github.com/prometheus/alertmanager/cmd/alertmanager",
-    "amtool": "github.com/prometheus/alertmanager/cmd/amtool",
+    # Debian's Alertmanager wants its templates where only an installed package has them
+    "alertmanager": ("alertmanager", "github.com/prometheus/alertmanager/cmd/alertmanager"),
+    "amtool": ("alertmanager", "github.com/prometheus/alertmanager/cmd/amtool"),
+    # they stand in for Tempo and Loki, which can be had as images alone
+    "victoria-logs": ("victorialogs", "github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs"),
+    "jaeger": ("jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger"),
 }
-"""Debian's Alertmanager wants its templates where only an installed package has them."""
+"""Program → the folder of `tools` that locks its modules, and its package."""
 
 
 def main() -> None:
@@ -50,13 +54,13 @@ def _packages() -> list[str]:
 
 
 def _programs() -> list[str]:
-    """What Go builds: Alertmanager unless it is installed, and the collector."""
+    """What Go builds: the collector, and what is not installed. Each profits from those before."""
     wanted = [name for name in BUILT if shutil.which(name) is None]
-    stale = [name for name in (*wanted, "otelcol") if not _is_current(name)]
+    stale = [name for name in ("otelcol", *wanted) if not _is_current(name)]
     if not stale:
         return []
     if shutil.which("go") is None:
-        return [f"Go 1.26 or newer: {', '.join(stale)} are built from modules, once (five minutes)"]
+        return [f"Go 1.26 or newer: {', '.join(stale)} are built from modules, once"]
     for name in stale:
         began = time.monotonic()
         output = cache() / "bin" / name
@@ -64,7 +68,8 @@ def _programs() -> list[str]:
         if name == "otelcol":
             _build(output)
         else:
-            _go(TOOLS / "alertmanager", output, BUILT[name])
+            folder, package = BUILT[name]
+            _go(TOOLS / folder, output, package)
         _mark(name).write_text(_digest(name))
         print(f"observability: built {name}, {time.monotonic() - began:.0f} s", flush=True)
     return []
@@ -81,7 +86,7 @@ def _mark(name: str) -> Path:
 
 
 def _digest(name: str) -> str:
-    folders = ("ocb", "otelcol") if name == "otelcol" else ("alertmanager",)
+    folders = ("ocb", "otelcol") if name == "otelcol" else (BUILT[name][0],)
     files = [path for folder in folders for path in sorted((TOOLS / folder).iterdir())]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 

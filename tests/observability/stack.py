@@ -101,17 +101,13 @@ class Stack:
 
     def start_collector(self, logs: Path) -> str:
         """The collector, which reads these log files; returns where it takes spans."""
-        http_port, health = free_port(), free_port()
-        text = (CONFIGS / "collector" / "collector.yaml").read_text()
-        for fixed, port in ((4317, free_port()), (4318, http_port), (13133, health)):
-            text = re.sub(rf":{fixed}\b", f":{port}", text)
-        text = text.replace("metrics_flush_interval: 15s", "metrics_flush_interval: 1s")
+        text, spans, health = collector()
         (self._folder / "collector.yaml").write_text(text)
         self._start(
-            "otelcol", f"http://127.0.0.1:{health}", "--config=collector.yaml", ready="",
+            "otelcol", health, "--config=collector.yaml", ready="",
             PROMETHEUS=self.url, LOG_FOLDER=str(logs), STATE_FOLDER=str(self._folder / "state"),
         )  # fmt: skip
-        return f"http://127.0.0.1:{http_port}"
+        return spans
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Its instant vector."""
@@ -145,11 +141,7 @@ class Stack:
     def _start(
         self, program: str, url: str, *arguments: str, ready: str = "/-/ready", **variables: str
     ) -> None:
-        with (self._folder / f"{program}.log").open("wb") as log:
-            command = [str(needed(program)), *arguments]
-            process = subprocess.Popen(
-                command, cwd=self._folder, stdout=log, stderr=log, env=os.environ | variables
-            )
+        process = started(self._folder, program, *arguments, **variables)
         self._processes.append(process)
         wait_for(lambda: status_of(f"{url}{ready}") == 200, 60)
 
@@ -183,6 +175,28 @@ class Stack:
         pager["url"] = f"{self.webhook.url}/alerts"
         pager["http_config"]["authorization"]["credentials_file"] = str(self._folder / "token")
         (self._folder / "alertmanager.yaml").write_text(yaml.safe_dump(content))
+
+
+def collector() -> tuple[str, str, str]:
+    """Our collector's configuration, quicker and on free ports: its text, where it takes spans,
+    and where it says that it is ready."""
+    http_port, health = free_port(), free_port()
+    text = (CONFIGS / "collector" / "collector.yaml").read_text()
+    for fixed, port in ((4317, free_port()), (4318, http_port), (13133, health)):
+        text = re.sub(rf":{fixed}\b", f":{port}", text)
+    text = text.replace("metrics_flush_interval: 15s", "metrics_flush_interval: 1s")
+    return text, f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{health}"
+
+
+def started(
+    folder: Path, program: str, *arguments: str, **variables: str
+) -> subprocess.Popen[bytes]:
+    """A server that works in a folder, with its log there."""
+    with (folder / f"{program}.log").open("wb") as log:
+        command = [str(needed(program)), *arguments]
+        return subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, env=os.environ | variables
+        )
 
 
 def eventually(condition: Callable[[], Any], what: str, within_s: float = 60.0) -> Any:
