@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Final
 
-from tests.cluster import argo, build, demo, gateway, kserve
+from tests.cluster import argo, build, demo, gateway, kserve, metrics
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT, Layout, layout
 from tests.cluster.processes import CGROUPS, Failed, resident_bytes
@@ -61,7 +61,8 @@ def _state(place: Layout) -> str:
         return f"lacking {'; '.join(missing)}"
     if not all((place.bin / command).exists() for command in ("etcd", *build.COMMANDS)):
         return "to be built"
-    return "built, with Argo" if argo.is_built(place) else "built"
+    whole = argo.is_built(place) and metrics.is_built(place)
+    return "built, whole" if whole else "built"
 
 
 def _up_or_down(cluster: TestCluster, level: str) -> None:
@@ -83,6 +84,8 @@ def _up(cluster: TestCluster, level: str) -> None:
         gateway.install(cluster)
     if argo.is_built(cluster.layout):
         argo.install(cluster)
+    if level == "node" and metrics.is_built(cluster.layout):
+        metrics.install(cluster)
 
 
 def _test(cluster: TestCluster, flags: list[str]) -> int:

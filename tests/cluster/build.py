@@ -73,7 +73,7 @@ def build(layout: Layout, *, full: bool = False) -> None:
     """Everything that a cluster needs; what is there and current is left alone.
 
     Args:
-        full: Argo's controller too, which takes minutes.
+        full: Argo's controller and metrics-server too, which take minutes.
     """
     for folder in (layout.bin, layout.images):
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def build(layout: Layout, *, full: bool = False) -> None:
         ("Envoy", _envoy),
         ("base image", predictor_image.base),
         ("images of predictor and page", predictor_image.build),
-        *([("Argo's controller", _argo)] if full else []),
+        *([("Argo's controller", _argo), ("metrics-server", _metrics)] if full else []),
     ]
     for name, step in steps:
         began = time.monotonic()
@@ -182,6 +182,11 @@ def _argo(layout: Layout) -> None:
     for file in (_module("argo", module) / "manifests" / "base" / "crds" / "minimal").glob("argo*"):
         (target / file.name).write_bytes(file.read_bytes())
     mark.set()
+
+
+def _metrics(layout: Layout) -> None:
+    package = "sigs.k8s.io/metrics-server/cmd/metrics-server"
+    _go(layout, "metrics", package, flags="-s -w", output=layout.bin / "metrics-server")
 
 
 class _Mark:

@@ -175,8 +175,8 @@ def _hierarchies() -> list[Path]:
 def _cgroups(name: str) -> Iterator[Path]:
     for root in (*_hierarchies(), CGROUPS / "unified"):
         if (root / name).is_dir():
-            yield root / name
-            yield from (path for path in (root / name).rglob("*") if path.is_dir())
+            # os.walk passes over folders that go meanwhile: a pod's does when it ends.
+            yield from (Path(folder) for folder, _, _ in os.walk(root / name))
 
 
 def _members(name: str) -> set[int]:

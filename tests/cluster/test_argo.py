@@ -163,7 +163,7 @@ def _unschedulable(world: World, job: Job, accelerator: Any) -> Job:
 
 
 def _waited_for(world: World, job: Job) -> set[str]:
-    nodes = world.api.get(WORKFLOWS.path(NAMESPACE, job.name))["status"].get("nodes", {})
+    nodes = world.api.get(WORKFLOWS.path(NAMESPACE, job.name)).get("status", {}).get("nodes", {})
     return {n["synchronizationStatus"]["waiting"] for n in nodes.values() if _waits(n)}
 
 

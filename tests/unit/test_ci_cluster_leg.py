@@ -23,7 +23,7 @@ sed -i 1d "$FAKE/$target" 2>/dev/null
 case $target in
 cluster-state) cat "$FAKE/state" ;;
 terraform-state) cat "$FAKE/terraform" ;;
-"cluster-build FULL=1") [ "${status:-0}" -eq 0 ] && echo "built, with Argo" > "$FAKE/state" ;;
+"cluster-build FULL=1") [ "${status:-0}" -eq 0 ] && echo "built, whole" > "$FAKE/state" ;;
 cluster-up) [ "${status:-0}" -eq 0 ] && sed -i "s/to be built/built/" "$FAKE/state" ;;
 test-cluster*)
     echo "KServe controller: the stand-in"
@@ -94,7 +94,7 @@ def ci(tmp_path: Path) -> Ci:
     return Ci(tmp_path)
 
 
-BUILT = "built, with Argo"
+BUILT = "built, whole"
 FULL = "test-cluster FULL=1"
 
 
@@ -109,10 +109,10 @@ def test_a_machine_that_has_nothing_builds_all_of_it_in_the_time_that_is_left(ci
     assert ran.calls == ["cluster-up", "cluster-down", "cluster-build FULL=1", FULL]
 
 
-def test_late_in_the_run_argo_is_not_built(ci: Ci) -> None:
+def test_late_in_the_run_the_rest_is_not_built(ci: Ci) -> None:
     ran = ci.run("built", 55)
     assert ran.calls == ["cluster-up", "cluster-down", "test-cluster"]
-    assert "test-cluster ran without Argo" in ran.legs
+    assert "test-cluster ran without FULL=1" in ran.legs
 
 
 def test_later_nothing_is_built(ci: Ci) -> None:
@@ -150,10 +150,10 @@ def test_a_machine_that_cannot_loses_this_leg_alone(
     assert told in ran.legs
 
 
-def test_argo_that_is_not_built_in_time_loses_argo_alone(ci: Ci) -> None:
+def test_a_rest_that_is_not_built_in_time_loses_the_rest_alone(ci: Ci) -> None:
     ran = ci.run("built", 30, cluster_build_FULL=[124])
     assert (ran.status, ran.calls[-1]) == (0, "test-cluster")
-    assert "Argo left out" in ran.legs
+    assert "FULL=1 left out" in ran.legs
 
 
 @pytest.mark.parametrize(
