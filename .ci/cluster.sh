@@ -13,6 +13,7 @@ APPLY_S=$((6 * 60))   # to apply and destroy what Terraform can there
 WHOLE_S=$((12 * 60))  # to build what FULL=1 adds
 SUITES_S=$((15 * 60)) # to start, run the suites and end
 LEAST_S=$((10 * 60))  # left of the run, or the suites are not begun
+DEMO_S=$((15 * 60))   # left of it, or the demo through KServe is not tried, each time
 
 left_s() { echo $((RUN_S - SECONDS)); }
 
@@ -43,7 +44,7 @@ cluster_leg() {
     esac
     within cluster-up "$UP_S" make cluster-up || failed=$?
     if [ "$failed" -eq 0 ] && [ "$(make --no-print-directory terraform-state | tail -n 1)" = ready ]; then
-        apply_terraform || applied=$?
+        twice terraform-apply "$APPLY_S" make terraform-apply || applied=$?
     fi
     if [ "$failed" -eq 0 ]; then within cluster-down 120 make cluster-down || failed=$?; fi
     if [ "$failed" -ne 0 ]; then
@@ -56,7 +57,11 @@ cluster_leg() {
     if [ "$state" != "built, whole" ] && [ "$(left_s)" -ge $((WHOLE_S + SUITES_S)) ]; then
         within cluster-build "$WHOLE_S" make cluster-build FULL=1 || legs+=("FULL=1 left out: what it adds was not built in time")
     fi
-    if [ "$(cluster_state)" = "built, whole" ]; then cluster_suites FULL=1; else cluster_suites; fi || refuse test-cluster
+    if [ "$(cluster_state)" = "built, whole" ]; then cluster_suites FULL=1; else cluster_suites; fi || failed=$?
+    case $failed in
+    0) twice demo-cluster "$DEMO_S" make demo-cluster || refuse demo-cluster ;;
+    1) refuse test-cluster ;;
+    esac
 }
 
 # What failed twice, on a cluster that `state` said was there or not.
@@ -65,32 +70,37 @@ refuse() {
     legs+=("$1 FAILED; on a Kubernetes built just now that refuses nothing without CLUSTER_STRICT=1")
 }
 
-# On the cluster that is up; twice at most, as the suites.
-apply_terraform() {
-    local try failed
+# twice NAME SECONDS CMD…: tried twice at most, where as many are left; what is not through in time is left out.
+twice() {
+    local name=$1 limit_s=$2 try failed
+    shift 2
     for try in 1 2; do
+        if [ "$(left_s)" -lt "$limit_s" ]; then
+            legs+=("$name left out: of $((RUN_S / 60)) minutes fewer than $((limit_s / 60)) are left at try $try")
+            return $((try - 1))
+        fi
         failed=0
-        within terraform-apply "$APPLY_S" make terraform-apply || failed=$?
+        within "$name" "$limit_s" "$@" || failed=$?
         case $failed in
         0) return ;;
         124 | 137)
-            legs+=("terraform-apply left out: it was not through in $((APPLY_S / 60)) minutes")
+            legs+=("$name left out: it was not through in $((limit_s / 60)) minutes")
             return
             ;;
         esac
-        legs+=("terraform-apply failed at try $try")
+        legs+=("$name failed at try $try")
     done
     return 1
 }
 
-# cluster_suites [FULL=1]: the suites, twice at most.
+# cluster_suites [FULL=1]: the suites, twice at most. 0: they passed; 1: they failed; 2: they were left out.
 cluster_suites() {
     local try failed log=build/ci/test-cluster.log
     mkdir -p "${log%/*}"
     for try in 1 2; do
         if [ "$(left_s)" -lt "$LEAST_S" ]; then
             leave_out "of $((RUN_S / 60)) minutes fewer than $((LEAST_S / 60)) are left at try $try"
-            return $((try - 1))
+            return $((3 - try))
         fi
         failed=0
         within test-cluster "$SUITES_S" .ci/logged "$log" make test-cluster "$@" || failed=$?
@@ -101,7 +111,7 @@ cluster_suites() {
             ;;
         124 | 137)
             leave_out "the suites were not through in $((SUITES_S / 60)) minutes"
-            return
+            return 2
             ;;
         esac
         legs+=("test-cluster failed at try $try: $(grep -E '^(FAILED|ERROR) ' "$log" | cut -c 1-120 | head -n 5 | paste -sd ';')")

@@ -96,22 +96,23 @@ def ci(tmp_path: Path) -> Ci:
 
 BUILT = "built, whole"
 FULL = "test-cluster FULL=1"
+DEMO = "demo-cluster"
 
 
 def test_what_is_cached_runs_whole_and_says_which_controller(ci: Ci) -> None:
     ran = ci.run(BUILT, 50)
-    assert (ran.status, ran.calls) == (0, ["cluster-up", "cluster-down", FULL])
+    assert (ran.status, ran.calls) == (0, ["cluster-up", "cluster-down", FULL, DEMO])
     assert "test-cluster ran FULL=1; KServe controller: the stand-in" in ran.legs
 
 
 def test_a_machine_that_has_nothing_builds_all_of_it_in_the_time_that_is_left(ci: Ci) -> None:
     ran = ci.run("to be built", 40)
-    assert ran.calls == ["cluster-up", "cluster-down", "cluster-build FULL=1", FULL]
+    assert ran.calls == ["cluster-up", "cluster-down", "cluster-build FULL=1", FULL, DEMO]
 
 
 def test_late_in_the_run_the_rest_is_not_built(ci: Ci) -> None:
     ran = ci.run("built", 55)
-    assert ran.calls == ["cluster-up", "cluster-down", "test-cluster"]
+    assert ran.calls == ["cluster-up", "cluster-down", "test-cluster", DEMO]
     assert "test-cluster ran without FULL=1" in ran.legs
 
 
@@ -152,7 +153,7 @@ def test_a_machine_that_cannot_loses_this_leg_alone(
 
 def test_a_rest_that_is_not_built_in_time_loses_the_rest_alone(ci: Ci) -> None:
     ran = ci.run("built", 30, cluster_build_FULL=[124])
-    assert (ran.status, ran.calls[-1]) == (0, "test-cluster")
+    assert (ran.status, ran.calls[-2:]) == (0, ["test-cluster", DEMO])
     assert "FULL=1 left out" in ran.legs
 
 
@@ -176,19 +177,40 @@ def test_terraform_is_applied_to_the_cluster_that_is_up(
 
 def test_suites_that_fail_are_tried_once_more_and_named(ci: Ci) -> None:
     ran = ci.run(BUILT, 30, test_cluster_FULL=[2])
-    assert (ran.status, ran.calls) == (0, ["cluster-up", "cluster-down", FULL, FULL])
+    assert (ran.status, ran.calls) == (0, ["cluster-up", "cluster-down", FULL, FULL, DEMO])
     assert "failed at try 1: FAILED tests/cluster/test_x.py::test_y" in ran.legs
     assert "test-cluster ran FULL=1" in ran.legs
 
 
 def test_suites_that_fail_twice_refuse_the_change(ci: Ci) -> None:
     ran = ci.run(BUILT, 30, test_cluster_FULL=[2, 2])
-    assert (ran.status, ran.calls.count(FULL)) == (1, 2)
+    assert (ran.status, ran.calls.count(FULL), DEMO in ran.calls) == (1, 2, False)
     assert "failed at try 2" in ran.legs
 
 
+@pytest.mark.parametrize(
+    ("statuses", "status", "told"),
+    [
+        ([2], 0, "demo-cluster failed at try 1"),
+        ([124], 0, "demo-cluster left out: it was not through"),
+        ([2, 2], 1, "demo-cluster failed at try 2"),
+    ],
+)
+def test_the_demo_through_kserve_is_tried_twice(
+    ci: Ci, statuses: list[int], status: int, told: str
+) -> None:
+    ran = ci.run(BUILT, 30, demo_cluster=statuses)
+    assert (ran.status, told in ran.legs) == (status, True)
+
+
+def test_the_demo_through_kserve_is_not_begun_late(ci: Ci) -> None:
+    ran = ci.run(BUILT, 61)
+    assert (ran.status, ran.calls[-1]) == (0, FULL)
+    assert "demo-cluster left out: of 75 minutes fewer than 15 are left at try 1" in ran.legs
+
+
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("target", ["test_cluster_FULL", "terraform_apply"])
+@pytest.mark.parametrize("target", ["test_cluster_FULL", "terraform_apply", "demo_cluster"])
 def test_what_fails_twice_on_a_cluster_built_just_now_is_told_or_refuses_as_asked(
     ci: Ci, target: str, strict: bool
 ) -> None:
