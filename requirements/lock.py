@@ -18,9 +18,10 @@ COMPILE = [
 
 
 def main() -> None:
-    for role in ("dev", "flows", "serve", "servers", "cluster", "terraform"):
+    for role in ("dev", "flows", "serve", "servers", "cluster", "terraform", "browser"):
         constraint = ["-c", "dev.txt"] if role in ("flows", "serve") else []
-        command = [*COMPILE, *constraint, f"{role}.in", "-o", f"{role}.txt"]
+        alone = ["--no-deps"] if role == "browser" else []  # a file of its wheel is all that is used
+        command = [*COMPILE, *constraint, *alone, f"{role}.in", "-o", f"{role}.txt"]
         subprocess.run(command, cwd=FOLDER, check=True)
         text = (FOLDER / f"{role}.txt").read_text()
         if re.search(r"https?://", text):

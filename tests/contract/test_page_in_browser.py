@@ -1,7 +1,7 @@
 """The page in a real browser: nothing is refused, nothing overflows, and axe finds nothing serious.
 
-`MLPLATFORM_TEST_AXE` names axe-core's axe.min.js (`npm pack axe-core`); pictures of every page are
-left in the folder that `MLPLATFORM_TEST_PICTURES` names.
+`MLPLATFORM_TEST_AXE` names axe-core's axe.min.js (`make test-page` gets one); pictures of every page
+are left in the folder that `MLPLATFORM_TEST_PICTURES` names.
 """
 
 from __future__ import annotations

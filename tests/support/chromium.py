@@ -27,6 +27,7 @@ class Chromium:
         assert PROGRAM is not None
         profile = folder / "profile"
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        flags.append("--disable-dev-shm-usage")  # a container's /dev/shm may hold next to nothing
         place = [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
         self._process = subprocess.Popen(
             [PROGRAM, *flags, *place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
