@@ -20,7 +20,7 @@ COMPILE = [
 def main() -> None:
     for role in ("dev", "flows", "serve", "servers", "cluster", "terraform", "browser"):
         constraint = ["-c", "dev.txt"] if role in ("flows", "serve") else []
-        alone = ["--no-deps"] if role == "browser" else []  # a file of its wheel is all that is used
+        alone = ["--no-deps"] if role == "browser" else []  # one file of it is used
         command = [*COMPILE, *constraint, *alone, f"{role}.in", "-o", f"{role}.txt"]
         subprocess.run(command, cwd=FOLDER, check=True)
         text = (FOLDER / f"{role}.txt").read_text()

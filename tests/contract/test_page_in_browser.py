@@ -1,6 +1,6 @@
 """The page in a real browser: nothing is refused, nothing overflows, and axe finds nothing serious.
 
-`MLPLATFORM_TEST_AXE` names axe-core's axe.min.js (`make test-page` gets one); pictures of every page
+`MLPLATFORM_TEST_AXE` names axe-core's axe.min.js (`make test-page` gets one); pictures of each page
 are left in the folder that `MLPLATFORM_TEST_PICTURES` names.
 """
 

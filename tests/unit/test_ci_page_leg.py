@@ -1,4 +1,4 @@
-"""CI's leg on the page in a browser: what it installs, when it stands aside, what refuses a change."""
+"""CI's leg on the page in a browser: what it installs, when it stands aside and refuses."""
 
 from __future__ import annotations
 
