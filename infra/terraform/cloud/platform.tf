@@ -44,6 +44,7 @@ module "signals" {
   source    = "../modules/signals"
   folder    = "${local.repository}/observability"
   namespace = module.observability.namespace
+  addresses = var.links
 }
 
 module "serving" {

@@ -246,3 +246,9 @@ variable "pager_url" {
   type        = string
   default     = null
 }
+
+variable "links" {
+  description = "Where people find the platform's page (`page`), `mlflow` and `prefect` in their browser, for the links of dashboards; what is not named leads to one machine's."
+  type        = map(string)
+  default     = {}
+}

@@ -47,6 +47,7 @@ module "signals" {
   count     = var.observability ? 1 : 0
   folder    = "${local.repository}/observability"
   namespace = module.observability[0].namespace
+  addresses = var.links
 }
 
 module "serving" {

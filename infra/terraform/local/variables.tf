@@ -81,3 +81,9 @@ variable "metrics" {
   default     = false
   nullable    = false
 }
+
+variable "links" {
+  description = "Where people find the platform's page (`page`), `mlflow` and `prefect` in their browser, for the links of dashboards; what is not named leads to one machine's."
+  type        = map(string)
+  default     = {}
+}

@@ -30,7 +30,10 @@ locals {
     grafana = {
       admin       = { existingSecret = "grafana-admin", userKey = "admin-user", passwordKey = "admin-password" }
       persistence = { enabled = true, size = var.sizes.grafana }
-      sidecar     = { dashboards = { enabled = true, label = "grafana_dashboard", labelValue = "1", searchNamespace = local.namespace } }
+      sidecar = {
+        dashboards  = { enabled = true, label = "grafana_dashboard", labelValue = "1", searchNamespace = local.namespace }
+        datasources = { defaultDatasourceEnabled = false } # the file has Prometheus too, with the way from a point to its trace
+      }
       "grafana.ini" = {
         analytics = { reporting_enabled = false, check_for_updates = false }
         users     = { allow_sign_up = false }
@@ -39,26 +42,9 @@ locals {
     }
   }
 
-  data_sources = [
-    {
-      name     = "Loki"
-      uid      = "loki"
-      type     = "loki"
-      url      = local.loki
-      jsonData = { derivedFields = [{ name = "trace", matcherType = "label", matcherRegex = "trace_id", datasourceUid = "tempo", url = "$${__value.raw}" }] }
-    },
-    {
-      name = "Tempo"
-      uid  = "tempo"
-      type = "tempo"
-      url  = local.tempo
-      jsonData = {
-        tracesToLogsV2  = { datasourceUid = "loki", filterByTraceID = true }
-        tracesToMetrics = { datasourceUid = "prometheus" }
-        serviceMap      = { datasourceUid = "prometheus" }
-      }
-    },
-  ]
+  # How Grafana goes from one store to another is the file's to say, where they are is this module's.
+  stores       = { prometheus = local.prometheus, loki = local.loki, tempo = local.tempo }
+  data_sources = [for s in yamldecode(file("${var.folder}/grafana/datasources.yaml")).datasources : merge(s, { url = local.stores[s.uid] })]
 
   loki_storage = merge(
     { type = var.buckets == null ? "filesystem" : "s3" },

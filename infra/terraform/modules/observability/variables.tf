@@ -21,7 +21,7 @@ variable "folder" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for f in ["collector/collector", "loki/loki", "tempo/tempo", "prometheus/cluster", "alertmanager/alertmanager"] : fileexists("${var.folder}/${f}.yaml")])
+    condition     = alltrue([for f in ["collector/collector", "loki/loki", "tempo/tempo", "prometheus/cluster", "alertmanager/alertmanager", "grafana/datasources"] : fileexists("${var.folder}/${f}.yaml")])
     error_message = "A configuration is missing below that folder."
   }
 }

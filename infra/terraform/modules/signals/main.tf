@@ -1,6 +1,13 @@
 # What Grafana and Prometheus are told, from the files that tests of this repository hold to the running platform.
 locals {
-  dashboards = { for f in fileset(var.folder, "dashboards/**/*.json") : f => file("${var.folder}/${f}") }
+  read = { for f in fileset(var.folder, "dashboards/**/*.json") : f => jsondecode(file("${var.folder}/${f}")) }
+
+  # A dashboard's constants are addresses that it links to.
+  dashboards = { for f, content in local.read : f => jsonencode(merge(content, {
+    for templating in [try(content.templating, null)] : "templating" => {
+      list = [for v in templating.list : merge(v, { for name, url in var.addresses : "query" => url if v.type == "constant" && v.name == name })]
+    } if templating != null
+  })) }
 
   # Rule files as Prometheus reads them, or PrometheusRules; a file of tests has neither groups nor a spec.
   candidates = { for f in fileset(var.folder, "{alerts,rules}/**/*.{yaml,yml}") : f => yamldecode(file("${var.folder}/${f}")) }

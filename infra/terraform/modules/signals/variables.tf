@@ -4,6 +4,18 @@ variable "folder" {
   nullable    = false
 }
 
+variable "addresses" {
+  description = "Where people find the platform's page, MLflow and Prefect in their browser: the constants `page`, `mlflow` and `prefect` of dashboards, whose files have those of one machine."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name, url in var.addresses : contains(["page", "mlflow", "prefect"], name) && can(regex("^https?://[^/\\s]+(/[^\\s]*[^/\\s])?$", url))])
+    error_message = "Addresses of page, mlflow or prefect, such as https://mlflow.bank.example, without a slash at their end."
+  }
+}
+
 variable "namespace" {
   description = "Namespace of Grafana's and Prometheus' own pods, where dashboards and rules go."
   type        = string

@@ -13,7 +13,7 @@ ADDRESSES: Final = {
     "mlflow": _HERE.mlflow_url,
     "prefect": _HERE.prefect_url,
 }
-"""Name of a dashboard's constant → the address on one machine."""
+"""Name of a dashboard's constant → the address on one machine; infra/terraform sets others."""
 
 PAGE: Final = Link("Platform's page", "${page}/")
 MODEL_PAGE: Final = Link("Model on the platform's page", "${page}/models/${model}")

@@ -27,6 +27,16 @@ run "one_home_for_each_number" {
     error_message = "What is scraped is Prometheus' file's to say."
   }
   assert {
+    condition = [for s in yamldecode(helm_release.prometheus.values[0]).grafana.additionalDataSources : jsonencode(s.jsonData)] == [
+      for s in yamldecode(file("../../../../observability/grafana/datasources.yaml")).datasources : jsonencode(s.jsonData)
+    ]
+    error_message = "How Grafana goes from one store to another is its file's to say."
+  }
+  assert {
+    condition     = !strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).grafana), "127.0.0.1")
+    error_message = "Stores are asked in their namespace."
+  }
+  assert {
     condition     = !can(yamldecode(helm_release.prometheus.values[0]).alertmanager.config)
     error_message = "Without receivers nobody is told."
   }

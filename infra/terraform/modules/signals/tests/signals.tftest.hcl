@@ -33,6 +33,36 @@ run "every_file_is_taken_and_no_file_of_tests" {
   }
 }
 
+run "links_lead_where_people_find_things" {
+  command = plan
+  variables {
+    folder    = "../../../../observability"
+    addresses = { page = "https://page.bank.example" }
+  }
+
+  assert {
+    condition = alltrue([for d in kubectl_manifest.dashboard : alltrue([
+      for v in jsondecode(one(values(yamldecode(d.yaml_body).data))).templating.list :
+      v.type != "constant" || v.query == lookup({ page = "https://page.bank.example", mlflow = "http://127.0.0.1:5000", prefect = "http://127.0.0.1:4200" }, v.name, "")
+    ])])
+    error_message = "A constant that is given is replaced, others stay."
+  }
+  assert {
+    condition = alltrue([for f, d in kubectl_manifest.dashboard :
+      jsonencode(jsondecode(one(values(yamldecode(d.yaml_body).data))).panels) == jsonencode(jsondecode(file("../../../../observability/${f}")).panels)
+    ])
+    error_message = "Panels are those of the file."
+  }
+}
+
+run "addresses_of_nothing_are_refused" {
+  command = plan
+  variables {
+    addresses = { grafana = "https://grafana.bank.example" }
+  }
+  expect_failures = [var.addresses]
+}
+
 run "a_folder_without_any_is_no_error" {
   command = plan
   variables {
