@@ -111,7 +111,7 @@ observability-tools: .venv/.dev ## Prometheus (Debian's package), and what Go bu
 	@$(RUN) tests.observability.build
 
 test-observability: observability-tools ## rules, configurations, and drills of alerts over running processes, with the real servers
-	@MLPLATFORM_TEST_OBSERVABILITY=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py $(TEST_FLAGS)
+	@MLPLATFORM_TEST_OBSERVABILITY=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py tests/artifacts/test_dashboards.py $(TEST_FLAGS)
 
 .PHONY: test-terraform terraform-apply terraform-state
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from tests.observability import queries
+from tests.observability import lezer, queries
 
 from mlplatform.dashboards import rendered
 from mlplatform.dashboards.panels import WIDTH, Panel, Place, Row, places
@@ -228,3 +228,11 @@ def test_data_sources_lead_to_each_other() -> None:
     for one in found["tempo"]["jsonData"]["tracesToMetrics"]["queries"]:
         query = one["query"].replace("$$__tags", 'service_name="x"')
         assert queries.series(query) <= queries.emitted().keys()
+
+
+@pytest.mark.parametrize("store", ["loki", "tempo"])
+def test_queries_of_lines_and_traces_are_what_their_stores_read(store: str) -> None:
+    asked = {place: queries.plain(query) for place, query in queries.panels(store).items()}
+    assert asked
+    assert not lezer.errors(store, asked)
+    assert "broken" in lezer.errors(store, {"broken": "{ a = && }"})

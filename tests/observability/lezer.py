@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from tests.observability.binaries import cache, needed
+import pytest
+from tests.observability.binaries import cache
 
 SOURCE: Final = Path(__file__).parent / "tools" / "lezer"
 
@@ -17,28 +19,36 @@ SOURCE: Final = Path(__file__).parent / "tools" / "lezer"
 def errors(language: str, queries: dict[str, str]) -> dict[str, int]:
     """Queries that are wrong, and after how many characters.
 
+    A test without Node is skipped aloud, and one without the parsers too, unless it has to run.
+
     Args:
         language: `loki` or `tempo`.
         queries: place → query, without Grafana's variables.
     """
-    node, npm = needed("node"), needed("npm")
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("LogQL and TraceQL are parsed in Node (20 or newer, with npm), not here")
     asked = json.dumps({"language": language, "queries": queries})
-    command = [str(node), str(_installed(npm) / "parse.mjs")]
+    command = [node, str(_installed(npm) / "parse.mjs")]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, int] = json.loads(done.stdout)
     return found
 
 
-def _installed(npm: Path) -> Path:
+def _installed(npm: str) -> Path:
     """A folder of the cache with what the lock names, got once."""
     files = sorted(SOURCE.iterdir())
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
     folder = cache() / f"lezer-{digest[:16]}"
-    if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(SOURCE, folder)
-        command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
-        (folder / "done").touch()
+    if (folder / "done").exists():
+        return folder
+    if os.environ.get("MLPLATFORM_TEST_OBSERVABILITY") != "required":
+        pytest.skip("the parsers of LogQL and TraceQL are not here: make test-observability")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(SOURCE, folder)
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (folder / "done").touch()
     return folder
