@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tests.cluster.predictor_image import OF_THE_PAGE
 
 from support.dockerfiles import stages, violations
@@ -78,6 +81,42 @@ def test_predictor_and_gateway_hold_nothing_that_is_not_on_a_requests_path() -> 
 
     assert {"onnxruntime", "msgspec"} <= names
     assert not names & {"prefect", "mlflow", "evidently", "feast", "scikit-learn", "pandas"}
+
+
+GENERATORS = {"feast", "grafana_foundation_sdk", "grpc_tools", "hera"}
+"""Of `make generate`, in role dev: nothing that ships imports a module that needs them."""
+
+
+def imported() -> set[str]:
+    """First names of what the code of flows and images imports, wherever in a file."""
+    files = [*(ROOT / "platform/src").rglob("*.py"), *(ROOT / "flows").glob("*.py")]
+    found: set[str] = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"mlplatform"}
+
+
+def test_what_code_imports_is_asked_for_by_name() -> None:
+    """And not got because something else happens to need it, today."""
+    lines = [
+        line
+        for role in ("serve", "flows")
+        for line in (ROOT / "requirements" / f"{role}.in").read_text().splitlines()
+        if re.match(r"[a-z]", line)
+    ]
+    asked = {canonicalize_name(Requirement(line).name) for line in lines}
+    owners = importlib.metadata.packages_distributions()
+    loose = {
+        name
+        for name in imported() - GENERATORS
+        if not asked & {canonicalize_name(owner) for owner in owners.get(name, [name])}
+    }
+
+    assert {"msgspec", "starlette"} <= imported()
+    assert loose == set()
 
 
 ONLY = """
