@@ -1,4 +1,4 @@
-# The flow runner: one run of a flow as a job of Prefect's Kubernetes work pool, MLflow and Prefect's own processes.
+# The flow runner: one run of a flow as a job of Prefect's Kubernetes work pool, MLflow, Prefect's own processes and the page.
 #
 #   make wheels
 #   docker build --network none --build-arg BASE_IMAGE=... --file platform/images/flows.Dockerfile .
