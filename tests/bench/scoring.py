@@ -7,6 +7,7 @@ predictor behind it. Figures of one run compare with each other and with nothing
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.protos import open_inference_pb2 as pb
 from mlplatform.pseudonym import load_or_create_key, pseudonym
 from mlplatform.registry.bundle import load_bundle
+from mlplatform.rollout.routes import Arm
 from support.scoring_world import ScoringWorld
 
 SERVERS = Path(__file__).parent / "servers"
@@ -42,6 +45,9 @@ KSERVE_FLAGS = ["--enable_latency_logging=false", "--configure_logging=false"]
 KSERVE_FLAGS += ["--enable_grpc=false", "--enable_docs_url=false"]
 PATH_CONNECTIONS = (1, 8, 32, 64, 128)
 LIMIT_CONNECTIONS = (32, 64)
+TRACED_CONNECTIONS = 4
+TRACED = {"none": "0", "default": "0.01", "all": "1", "none_again": "0"}
+"""Figure → share of the requests that nothing speaks for and that have spans all the same."""
 
 
 def environment(name: str) -> Path:
@@ -155,31 +161,75 @@ def own_predictor(content: bytes, x: Any, work: Path) -> Iterator[tuple[Contende
         yield contender, {"address": f"127.0.0.1:{grpc_port}", "token": "bench-token"}
 
 
-def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
-    """One online score with all that belongs to it, and the stock chain doing its own."""
-    definition = load_definition(MODEL)
-    content, x = trees(len(definition.inputs))
+@dataclass
+class OnlinePath:
+    """A gateway on a core of its own over one predictor, and the model's rows.
+
+    Args:
+        onnx: the model alone.
+        x: rows of its inputs.
+    """
+
+    world: ScoringWorld
+    arm: Arm
+    onnx: Path
+    x: Any
+    contender: Contender
+
+    def again(self, **settings: str) -> Contender:
+        """The same with a new gateway process under other settings."""
+        assert self.world.stop_gateway() == 0
+        self.world.start_gateway(**settings)
+        pids = {**self.contender.pids, "gateway": _pinned(self.world)}
+        return dataclasses.replace(self.contender, pids=pids)
+
+
+@contextmanager
+def online_path(work: Path) -> Iterator[OnlinePath]:
+    """Ends with the block."""
+    content, x = trees(len(load_definition(MODEL).inputs))
     onnx = work / "path.onnx"
     onnx.write_bytes(content)
     world = ScoringWorld(work / "world")
-    open_loop: dict[str, Any] = {}
     try:
         arm = world.deploy(1, write=lambda folder: fraud_bundle(content, x, folder))
         world.promote(arm)
         world.start_gateway()
-        bodies = _with_adverse_share(world, _payments(world, x))
-        gateway = world._gateway
-        assert gateway is not None
-        pids = {"gateway": gateway.pid, "predictor": world.predictors[arm.service].process.pid}
-        processes.pin(pids["gateway"], SERVER_CORE)
-        processes.pin(pids["predictor"], LOAD_CORE)
+        predictor = world.predictors[arm.service].process.pid
+        processes.pin(predictor, LOAD_CORE)
         path = Contender(
             f"{world.url}/api/v1/models/{MODEL}/score",
-            bodies,
+            _with_adverse_share(world, _payments(world, x)),
             {"Content-Type": "application/json", **world.headers},
             keyed=True,
-            pids=pids,
+            pids={"gateway": _pinned(world), "predictor": predictor},
         )
+        yield OnlinePath(world, arm, onnx, x, path)
+    finally:
+        world.close()
+
+
+def _pinned(world: ScoringWorld) -> int:
+    assert world._gateway is not None
+    processes.pin(world._gateway.pid, SERVER_CORE)
+    return world._gateway.pid
+
+
+def traced(bench: Bench, online: OnlinePath) -> None:
+    """The path by the share of requests that have spans, none of them slow: few ask at a time.
+
+    The first again at the end: what the two differ by is the machine's.
+    """
+    for name, share in TRACED.items():
+        path = online.again(MLPLATFORM_TRACE_SHARE=share)
+        bench.measure(f"path_traced_{name}", path, TRACED_CONNECTIONS)
+
+
+def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
+    """One online score with all that belongs to it, and the stock chain doing its own."""
+    open_loop: dict[str, Any] = {}
+    with online_path(work) as online:
+        path, x, onnx = online.contender, online.x, online.onnx
         for connections in PATH_CONNECTIONS:
             bench.measure(f"path_c{connections}", path, connections)
         best = max(bench.figures[f"path_c{c}"]["rps"] for c in PATH_CONNECTIONS)
@@ -194,9 +244,8 @@ def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
                 bench.measure(f"limit_of_path_model_c{connections}", limit, connections)
             same = open_loop["path"]["rate"]
             open_loop["limit"] = bench.open_loop("limit", limit, same, bench.seconds * 2)
-        stock_chain(bench, work, world, onnx, bodies, arm.bundle)
-    finally:
-        world.close()
+        stock_chain(bench, work, online.world, onnx, path.bodies, online.arm.bundle)
+        traced(bench, online)
     return open_loop
 
 
@@ -378,6 +427,16 @@ def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
     return found
 
 
+def cost_of_traces(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """CPU of the gateway a request, in microseconds, by the share of requests that have spans."""
+    traced = {name: f"path_traced_{name}" for name in TRACED}
+    return {
+        name: figures[figure]["cpu_us_per_request"]["gateway"]
+        for name, figure in traced.items()
+        if figure in figures
+    }
+
+
 def table(figures: dict[str, dict[str, Any]]) -> Table:
     shown = Table("contender", "c", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU us", "MB")
     for name, f in figures.items():
@@ -392,7 +451,7 @@ def main() -> None:
     """Runs the benchmark, writes build/bench/scoring.json and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measured run")
-    parser.add_argument("--only", choices=("predictor", "path"), help="one half alone")
+    parser.add_argument("--only", choices=("predictor", "path", "traces"), help="a part alone")
     options = parser.parse_args()
     wrk.required()
     if len(os.sched_getaffinity(0)) < 2:
@@ -401,23 +460,28 @@ def main() -> None:
     work.mkdir(parents=True)
     bench = Bench(options.seconds, work)
     open_loop: dict[str, Any] = {}
-    if options.only != "path":
+    if options.only in (None, "predictor"):
         CONSOLE.print("predictors: one row of 30 inputs, one core")
         predictors(bench, work)
-    if options.only != "predictor":
+    if options.only == "traces":
+        with online_path(work) as online:
+            traced(bench, online)
+    if options.only in (None, "path"):
         CONSOLE.print("the whole path: one core for the gateway; predictor and load on the other")
         open_loop = whole_path(bench, work)
     report = {
         "contenders": bench.figures,
         "ratios": ratios(bench.figures),
         "open_loop": open_loop,
+        "traced_cpu_us": cost_of_traces(bench.figures),
         "pinning": {"server": SERVER_CORE, "load": LOAD_CORE, "behind the path": LOAD_CORE},
         "model": {"trees": 300, "leaves": 63, "inputs": INPUTS},
         "seconds": options.seconds,
     }
     (BUILD / "scoring.json").write_text(json.dumps(report, indent=1) + "\n")
     CONSOLE.print(table(bench.figures))
-    CONSOLE.print({"ratios": report["ratios"], "open loop": open_loop})
+    told = {"ratios": report["ratios"], "open loop": open_loop}
+    CONSOLE.print(told | {"CPU us by traces": report["traced_cpu_us"]})
     CONSOLE.print(f"written to {BUILD / 'scoring.json'}")
 
 
