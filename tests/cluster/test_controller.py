@@ -70,9 +70,8 @@ class Split:
         return {**self.manifest["spec"]["predictor"]["model"], "storageUri": self.challenger}
 
     def close(self) -> None:
-        """The next test finds the node's processors free again."""
         self.kserve.api.delete(self.path)
-        wait(lambda: not self.kserve.pods(self.name), "the end of its pods", within_s=90)
+        self.kserve.end_pods()
 
 
 @pytest.fixture

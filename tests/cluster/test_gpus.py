@@ -38,9 +38,6 @@ def cluster() -> Iterator[KServe]:
 def world(cluster: KServe) -> Iterator[KServe]:
     yield cluster
     cluster.close()
-    for pod in cluster.api.items(PODS.path(NAMESPACE)):
-        cluster.api.delete(PODS.path(NAMESPACE, pod["metadata"]["name"]), grace_s=0)
-    until(lambda: not cluster.api.items(PODS.path(NAMESPACE)))
 
 
 def offer(api: KubernetesApi, gpus: dict[str, str]) -> None:

@@ -43,6 +43,10 @@ def name_of(manifest: dict[str, Any]) -> str:
     return str(manifest["metadata"]["name"])
 
 
+def conditions(found: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(c["type"], c["status"]) for c in found.get("status", {}).get("conditions", [])}
+
+
 def path_of(world: KServe, manifest: dict[str, Any]) -> str:
     return INFERENCE_SERVICES.path(world.namespace, name_of(manifest))
 
@@ -162,6 +166,10 @@ def test_a_gpu_that_no_node_has_is_told_with_the_schedulers_numbers(world: KServ
     told = "Insufficient nvidia.com/gpu"
     until(lambda: told in plane.status(name_of(manifest)).reason)
     assert not plane.status(name_of(manifest)).failed
+    # KServe calls it ready: one pod of one may be away where there is no spare GPU.
+    path = path_of(world, manifest)
+    until(lambda: ("Ready", "True") in conditions(world.api.get(path)))
+    assert not plane.status(name_of(manifest)).ready
 
 
 def test_a_model_that_takes_too_much_memory_is_told_so(world: KServe) -> None:

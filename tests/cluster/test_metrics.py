@@ -40,10 +40,10 @@ def name(world: KServe) -> Iterator[str]:
     found = str(manifest["metadata"]["name"])
     path = INFERENCE_SERVICES.path(NAMESPACE, found)
     world.api.apply(path, manifest, manager="tests")
-    wait(lambda: world.plane.status(found).ready, found, within_s=KServe.deadline_s)
+    world.until_ready(found)
     yield found
     world.api.delete(path)
-    wait(lambda: not world.pods(found), "the end of its pods", within_s=90)
+    world.end_pods()
 
 
 def test_it_scales_by_the_processor_time_that_is_measured(world: KServe, name: str) -> None:

@@ -54,6 +54,8 @@ class World(Protocol):
         """Of the predictor, on this machine."""
         ...
 
+    def end_services(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -88,6 +90,10 @@ class Local:
         assert pid is not None
         return pid
 
+    def end_services(self) -> None:
+        for name in self.plane.names():
+            self.plane.remove(name)
+
     def close(self) -> None:
         self.process.close()
 
@@ -110,9 +116,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """A service of one test takes no room from the next one's."""
     yield
     if "world" in request.fixturenames:
-        plane = request.getfixturevalue("world").plane
-        for name in plane.names():
-            plane.remove(name)
+        request.getfixturevalue("world").end_services()
 
 
 def until(world: World, holds: Callable[[], object], what: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 from tests.cluster.layout import Layout, layout
 from tests.cluster.processes import pids_of_pod
 
-from mlplatform.cluster.api import PODS, SERVICES, KubernetesApi
+from mlplatform.cluster.api import DEPLOYMENTS, PODS, SERVICES, KubernetesApi
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.serving.kserve import OF_SERVICE, KServePlane
 from mlplatform.serving.manifest import render
 from mlplatform.serving.plane import ServingPlane
 from support.onnx_bundles import sigmoid_bundle
+from support.platform_process import wait
 
 KUBECONFIG = "MLPLATFORM_TEST_KUBECONFIG"
 
@@ -79,9 +81,33 @@ class KServe:
         [pid] = [p for p in found if b"mlplatform.predictor" in _command(p)]
         return pid
 
+    def until_ready(self, name: str) -> None:
+        """Or what it is that a service lacks."""
+        end_s = time.monotonic() + self.deadline_s
+        while not (status := self.plane.status(name)).ready:
+            assert time.monotonic() < end_s, f"{name} after {self.deadline_s} s: {status}"
+            time.sleep(0.2)
+
     def close(self) -> None:
+        self.end_services()
+
+    def end_services(self) -> None:
         for name in self.plane.names():
             self.plane.remove(name)
+        self.end_pods()
+
+    def end_pods(self) -> None:
+        """Without their drain: the next test finds the node's processors free at once."""
+        wait(lambda: not self._killed(), "the end of the pods", within_s=self.deadline_s)
+
+    def _killed(self) -> list[dict[str, Any]]:
+        """What was still there; before its Deployment is gone, another would take a pod's place."""
+        if makers := self.api.items(DEPLOYMENTS.path(self.namespace)):
+            return makers
+        found = self.api.items(PODS.path(self.namespace))
+        for pod in found:
+            self.api.delete(PODS.path(self.namespace, pod["metadata"]["name"]), grace_s=0)
+        return found
 
 
 def bundles_volume(api: KubernetesApi, namespace: str, folder: Path) -> None:

@@ -93,6 +93,33 @@ def test_a_service_whose_pods_answer_is_ready_and_has_no_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        pytest.param(
+            {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 0},
+            "no node takes it: Unschedulable: 0/3 nodes are available: 3 Insufficient gpu.",
+            id="beside GPUs, where one of one may be away",
+        ),
+        pytest.param(
+            {"replicas": 2, "updatedReplicas": 1, "availableReplicas": 1},
+            "no node takes it: Unschedulable: 0/3 nodes are available: 3 Insufficient gpu.",
+            id="the pod that answers is of a former template",
+        ),
+    ],
+)
+def test_a_deployment_that_calls_itself_available_without_a_pod_is_not_ready(
+    status: dict[str, int], why: str
+) -> None:
+    found = deployment(**status, conditions=[condition("Available", "True")])
+    found["spec"]["replicas"] = 1
+    pending = unscheduled("0/3 nodes are available: 3 Insufficient gpu.")
+
+    told = diagnose(NAME, service(), found, [pending])
+
+    assert (told.ready, told.reason) == (False, why)
+
+
+@pytest.mark.parametrize(
     ("why", "found", "failed"),
     [
         pytest.param(

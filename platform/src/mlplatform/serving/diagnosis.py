@@ -167,12 +167,22 @@ def _short_of(service: Object, deployment: Object) -> str:
 
 
 def _available(deployment: Object) -> bool:
-    """Whether enough pods of the present template answer, and not those of a former one."""
+    """Whether enough pods of the present template answer, and not those of a former one.
+
+    A Deployment of one pod that may be replaced without a spare (maxUnavailable 1, as beside GPUs)
+    calls itself available while it has none: at least one must answer, whatever it says.
+    """
     current = _at(deployment, "status", "observedGeneration")
     if current != deployment["metadata"]["generation"]:
         return False
     updated = _at(deployment, "status", "updatedReplicas") or 0
-    return updated >= _at(deployment, "spec", "replicas") and _is_true(deployment, "Available")
+    former = (_at(deployment, "status", "replicas") or updated) - updated
+    answering = (_at(deployment, "status", "availableReplicas") or 0) - former
+    return (
+        updated >= _at(deployment, "spec", "replicas")
+        and answering > 0
+        and _is_true(deployment, "Available")
+    )
 
 
 def _restarts(pod: Object) -> int:
