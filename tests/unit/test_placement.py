@@ -39,6 +39,26 @@ def test_a_gpu_is_held_as_request_and_limit_alike(
         assert {k: v for k, v in resources[part].items() if k.startswith("nvidia.com/")} == held
 
 
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_processors_and_memory_that_a_model_names_are_held_as_request_and_limit(
+    accelerator: str,
+) -> None:
+    serving = msgspec.structs.replace(FRAUD.serving, cpus=2.5, memory_mib=8192)
+
+    resources = predictor(accelerator=accelerator, serving=serving)["model"]["resources"]
+
+    for part in ("requests", "limits"):
+        assert (resources[part]["cpu"], resources[part]["memory"]) == ("2500m", "8192Mi")
+
+
+@pytest.mark.parametrize("line", ["cpus: 0", "memory_mib: 64", "memory_mib: 6Gi"])
+def test_amounts_that_no_predictor_runs_with_are_refused(line: str) -> None:
+    changed = TEXT.replace("  load_deadline_s: 60", f"  {line}\n  load_deadline_s: 60")
+
+    with pytest.raises(ConfigInvalid, match=line.partition(":")[0]):
+        parse(changed, "model.yaml")
+
+
 def test_a_model_on_cpus_neither_asks_for_a_gpu_nor_goes_where_they_are() -> None:
     found = predictor()
 

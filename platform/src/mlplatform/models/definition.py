@@ -136,12 +136,20 @@ class ScalingPolicy(_Strict, frozen=True):
 
 
 class ServingPolicy(_Strict, frozen=True):
-    """How a predictor of this model collects requests into calls of the model."""
+    """How a predictor of this model collects requests into calls of the model, and what it needs.
+
+    Args:
+        load_deadline_s: a pod that is not ready this long after its start is started again.
+        cpus: processors of each pod, asked for and allowed; None means the platform's own amounts.
+        memory_mib: its memory in MiB, likewise; a model takes some of it twice while it loads.
+    """
 
     queue_requests: Count
     batch_rows: Count
     batch_delay_us: Annotated[int, Meta(ge=0)]
     load_deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    cpus: Annotated[float, Meta(ge=0.1, le=128)] | None = None
+    memory_mib: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
     scaling: ScalingPolicy | None = None
 
 

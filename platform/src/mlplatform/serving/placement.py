@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mlplatform.models.definition import GpuPolicy, ModelDefinition
+from mlplatform.models.definition import GpuPolicy, ModelDefinition, ServingPolicy
 
 PRODUCTION: Final = "mlplatform-production"
 DEVELOPMENT: Final = "mlplatform-development"
@@ -31,12 +31,25 @@ def gpu_of(definition: ModelDefinition) -> GpuPolicy | None:
 
 
 def resources(definition: ModelDefinition) -> dict[str, dict[str, str]]:
-    """Requests and limits of a predictor; KServe's own defaults are never left to apply."""
+    """Requests and limits of a predictor; KServe's own defaults are never left to apply.
+
+    What model.yaml names is both: a model that needs 6 GB has them, or is not placed.
+    """
     gpu = gpu_of(definition)
-    if gpu is None:
-        return {part: dict(amounts) for part, amounts in _CPU.items()}
-    held = {gpu.resource: str(gpu.count)}
-    return {part: {**amounts, **held} for part, amounts in _BESIDE_GPU.items()}
+    named = _named(definition.serving)
+    if gpu is not None:
+        named[gpu.resource] = str(gpu.count)
+    usual = _CPU if gpu is None else _BESIDE_GPU
+    return {part: amounts | named for part, amounts in usual.items()}
+
+
+def _named(serving: ServingPolicy) -> dict[str, str]:
+    named = {}
+    if serving.cpus is not None:
+        named["cpu"] = f"{round(serving.cpus * 1000)}m"
+    if serving.memory_mib is not None:
+        named["memory"] = f"{serving.memory_mib}Mi"
+    return named
 
 
 def placement(definition: ModelDefinition, name: str) -> dict[str, Any]:
