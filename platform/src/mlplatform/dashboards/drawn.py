@@ -27,6 +27,7 @@ from grafana_foundation_sdk.models import tempo as tempo_models
 
 from mlplatform.dashboards import asked, links
 from mlplatform.dashboards.panels import (
+    NO_LIMITS,
     Dashboard,
     Kind,
     Limits,
@@ -122,12 +123,13 @@ def _panel(panel: Panel, number: int, place: Place) -> _Builder:
 
 
 def _stat(panel: Panel) -> _Builder:
-    text_mode = options.BigValueTextMode
+    """Large values; a background of colour where colour says something."""
+    colours, texts = options.BigValueColorMode, options.BigValueTextMode
     return (
         stat.Panel()
-        .color_mode(options.BigValueColorMode.BACKGROUND)
+        .color_mode(colours.VALUE if panel.limits == NO_LIMITS else colours.BACKGROUND)
         .graph_mode(options.BigValueGraphMode.NONE)
-        .text_mode(text_mode.NAME if panel.named else text_mode.AUTO)
+        .text_mode(texts.NAME if panel.named else texts.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     )
 
