@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -43,6 +45,46 @@ NO_DATA = {
     "mlplatform_labels_late_share": "no label has matured in a minute",
 }
 """Series of rules that this run does not have, each for its reason."""
+NO_PANEL_DATA = {
+    "no GPU is here, nor NVIDIA's exporter": (
+        "gpu: GPU hours taken", "gpu: GPU hours used", "gpu: Share used",
+        "gpu: GPU seconds for 1000 requests", "gpu: Energy", "gpu: GPUs taken", "gpu: Busy",
+        "gpu: Utilisation, GPU by GPU", "gpu: Memory in use", "gpu: Power",
+    ),
+    "no label has matured in a minute": (
+        "labels: Of them positive", "labels: Late labels", "labels: Late labels over time",
+        "labels: Precision", "labels: Recall", "labels: Precision and recall over time",
+    ),
+    "a window of drift is a day, so none is full": (
+        "drift: Stability index over its limit", "drift: Distance over its limit",
+        "drift: Inputs that are missing", "drift: Stability index", "drift: Distance",
+    ),
+    "nothing has drifted": (
+        "drift: Incident", "drift: Open for", "overview: Drift incidents",
+    ),
+    "no features were materialised: every decision is made without": ("drift: Age",),
+    "no request was left to be scored later": (
+        "pipelines: Messages committed", "pipelines: Time of a batch",
+        "pipelines: Batches that are read again", "pipelines: Requests that were repeated",
+        "pipelines: Traces of batches",
+    ),
+    "no flow runs here: the test calls what flows call": (
+        "pipelines: Runs, tasks and items of jobs", "pipelines: How long they take, 95 of 100",
+    ),
+}  # fmt: skip
+"""Reason → panels that this run leaves empty, all their queries or the named one."""
+MAYBE_NO_PANEL_DATA = {
+    FIRST_WITH_THE_FIRST: (
+        "drift: Decisions without fresh features", "model: Alerts without reasons",
+        "model: Inference requests without scores", "overview: Connections that were ended",
+        "overview: Requests let in and refused (B)", "overview: Stores of keys and limits (A)",
+        "rollout: Shadow copies that were dropped", "rollout: Why copies were dropped",
+    ),
+    "no issuer of tokens is set up here": (
+        "overview: Tokens that prove nobody", "overview: Stores of keys and limits (B)",
+    ),
+}  # fmt: skip
+"""The same, of panels that show what should not happen, and may."""
 
 
 class World(ScoringWorld):
@@ -55,6 +97,11 @@ class World(ScoringWorld):
             (self.home.run / f"{name}.token").write_text("a token of this run")
         for folder in ("gateways", "predictors", "workers"):
             (self.home.run / folder).mkdir()
+
+    def _fact(self, rollout_id: str) -> dict[str, Any]:
+        """Of now, so that a pass finds no deadline of it over."""
+        now_ms = int(time.time() * 1000)
+        return super()._fact(rollout_id) | {"event_ms": now_ms, "wall_ms": now_ms}
 
     def start_all(self) -> None:
         self.start_gateway("--address-file", str(self.home.run / "gateways" / "gateway-0.json"))
@@ -163,12 +210,9 @@ def test_under_load_every_rule_has_data_or_says_why_not(world: World, stack: Sta
     load = Load(world)
     try:
         platform = Platform(settings_of(world))
-        from mlplatform.jobs import drift, rollouts
+        from mlplatform.jobs import drift
 
-        fence = world.rollouts.acquire(MODEL, "test", 1.0)
-        assert fence is not None
-        world.rollouts.release(fence)
-        assert rollouts.rollout_pass(platform, MODEL)["ran"]
+        _pass(world)
         _label_one(world)
         drift.watch(platform, MODEL, holder="test")
         eventually(lambda: not stack.down(), "all targets up")
@@ -215,6 +259,36 @@ def test_spans_become_metrics_in_prometheus(world: World, stack: Stack) -> None:
         second.wait(30)
 
 
+def test_under_load_every_panel_has_data_or_says_why_not(world: World, stack: Stack) -> None:
+    """Each query of a dashboard, with the values that a person would have chosen."""
+    shown = queries.panels() | {p: q for p, q in queries.marks().items() if "Rollouts" in p}
+    asked = {place: queries.plain(query) for place, query in shown.items()}
+    never, may = (
+        {place for names in of.values() for place in asked if {place, place[:-4]} & set(names)}
+        for of in (NO_PANEL_DATA, MAYBE_NO_PANEL_DATA)
+    )
+    world.shadow(world.deploy(2, offset=0.001))
+    world.show_predictors()
+    load = Load(world)
+    try:
+        eventually(lambda: world.records("shadow"), "copies of a shadow")
+        _pass(world)
+        empty = _empty(stack, asked, never | may, within_s=60)
+    finally:
+        load.stop()
+    unsaid = sorted(empty - never - may)
+    assert not unsaid, "panels without data, and no reason why:\n" + "\n".join(unsaid)
+    assert not sorted(never - empty), "a reason why there is no data, and there is"
+    print(f"{len(asked) - len(empty)} of {len(asked)} queries of panels have data")
+
+
+@pytest.mark.parametrize("reasons", [NO_PANEL_DATA, MAYBE_NO_PANEL_DATA])
+def test_a_reason_is_of_a_panel_that_there_is(reasons: dict[str, tuple[str, ...]]) -> None:
+    there = queries.panels()
+    known = there.keys() | {place[:-4] for place in there}
+    assert not sorted({name for names in reasons.values() for name in names} - known)
+
+
 def test_an_exporter_that_is_gone_reaches_the_pager(world: World, stack: Stack) -> None:
     world.kill_exporter()
     told(stack, "ExporterGone")
@@ -241,6 +315,16 @@ def _refused(world: World) -> bool:
         return all(client.post("/score", json=payment()).status_code == 503 for _ in range(5))
 
 
+def _pass(world: World) -> None:
+    """Over the rollouts, as the flow does; the world itself may still hold their fence."""
+    from mlplatform.jobs import rollouts
+
+    fence = world.rollouts.acquire(MODEL, "test", 1.0)
+    assert fence is not None
+    world.rollouts.release(fence)
+    assert rollouts.rollout_pass(Platform(settings_of(world)), MODEL)["ran"]
+
+
 def _label_one(world: World) -> None:
     key = {"Idempotency-Key": "labelled"}
     label = {"idempotency_key": "labelled", "label": 0}
@@ -252,6 +336,21 @@ def _label_one(world: World) -> None:
 def _at_least(stack: Stack, query: str, least: float) -> bool:
     found = stack.query(query)
     return bool(found) and float(found[0]["value"][1]) >= least
+
+
+def _empty(stack: Stack, asked: dict[str, str], excused: set[str], within_s: float) -> set[str]:
+    """Places of queries without a number, once all that nothing excuses have one, or then."""
+    end_s = time.monotonic() + within_s
+    while True:
+        empty = {place for place, query in asked.items() if not _shows(stack, query)}
+        if not empty - excused or time.monotonic() > end_s:
+            return empty
+        time.sleep(2)
+
+
+def _shows(stack: Stack, query: str) -> bool:
+    """Whether a panel has something to draw: idle histograms have series that are no numbers."""
+    return any(not math.isnan(float(found["value"][1])) for found in stack.query(query))
 
 
 def _unsaid(stack: Stack, names: set[str], within_s: float) -> list[str]:
