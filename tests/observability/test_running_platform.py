@@ -16,12 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from tests.observability import queries
-from tests.observability.stack import ROOT, Stack, eventually
+from tests.observability.stack import CONFIGS, ROOT, Stack, eventually
 
 from mlplatform.settings import Settings, load
 from mlplatform.slo.objectives import FILE
 from mlplatform.slo.objectives import load as load_objectives
+from mlplatform.telemetry import signals
 from mlplatform.wiring import Platform
 from support.probe import status_of
 from support.scoring_world import MODEL, ScoringWorld, free_port, payment
@@ -274,6 +276,7 @@ def test_under_load_every_panel_has_data_or_says_why_not(world: World, stack: St
         eventually(lambda: world.records("shadow"), "copies of a shadow")
         _pass(world)
         empty = _empty(stack, asked, never | may, within_s=60)
+        eventually(lambda: _leading_to_traces(stack), "points that lead to traces", 30)
     finally:
         load.stop()
     unsaid = sorted(empty - never - may)
@@ -351,6 +354,16 @@ def _empty(stack: Stack, asked: dict[str, str], excused: set[str], within_s: flo
 def _shows(stack: Stack, query: str) -> bool:
     """Whether a panel has something to draw: idle histograms have series that are no numbers."""
     return any(not math.isnan(float(found["value"][1])) for found in stack.query(query))
+
+
+def _leading_to_traces(stack: Stack) -> list[str]:
+    """Traces of points on latency panels, by the label that Grafana is told to follow."""
+    content = yaml.safe_load((CONFIGS / "grafana" / "datasources.yaml").read_text())
+    followed = content["datasources"][0]["jsonData"]["exemplarTraceIdDestinations"][0]["name"]
+    now_s = time.time()
+    asked = {"query": f"{signals.LATENCY.name}_bucket", "start": now_s - 300, "end": now_s}
+    found = httpx.get(f"{stack.url}/api/v1/query_exemplars", params=asked, timeout=20).json()
+    return [one["labels"][followed] for series in found["data"] for one in series["exemplars"]]
 
 
 def _unsaid(stack: Stack, names: set[str], within_s: float) -> list[str]:
