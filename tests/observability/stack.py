@@ -185,6 +185,8 @@ def collector() -> tuple[str, str, str]:
     for fixed, port in ((4317, free_port()), (4318, http_port), (13133, health)):
         text = re.sub(rf":{fixed}\b", f":{port}", text)
     text = text.replace("metrics_flush_interval: 15s", "metrics_flush_interval: 1s")
+    # its own metrics would take a fixed port, which another collector of this machine may have
+    text = text.replace("\nservice:\n", "\nservice:\n  telemetry: {metrics: {level: none}}\n")
     return text, f"http://127.0.0.1:{http_port}", f"http://127.0.0.1:{health}"
 
 
