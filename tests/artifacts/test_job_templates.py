@@ -13,7 +13,7 @@ from mlplatform.compute.argo import POOLS, workflow
 from mlplatform.compute.jobs import Job
 from mlplatform.compute.templates import GENERATED, render_files, template
 from mlplatform.compute.work import parser
-from mlplatform.models.definition import load_definition, model_names
+from mlplatform.models.definition import GpuPolicy, load_definition, model_names
 
 ROOT = Path(__file__).parents[2]
 FRAUD = load_definition("fraud")
@@ -63,6 +63,14 @@ def test_a_model_on_a_gpu_takes_one_from_the_pool(accelerator: Any) -> None:
     access = yaml.safe_load_all((ROOT / "argo" / "access.yaml").read_text())
     [pools] = [d for d in access if d["metadata"]["name"] == POOLS]
     assert int(pools["data"]["gpu"]) > 0
+
+
+def test_a_job_asks_for_the_kind_of_gpu_that_the_model_names() -> None:
+    gpu = GpuPolicy(resource="nvidia.com/mig-1g.10gb", product="NVIDIA-H100")
+    item = item_of(template(msgspec.structs.replace(FRAUD, accelerator="cuda", gpu=gpu), "score"))
+    limits = item["container"]["resources"]["limits"]
+    assert (limits["nvidia.com/mig-1g.10gb"], "nvidia.com/gpu" in limits) == ("1", False)
+    assert item["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100"}
 
 
 def test_a_job_names_its_template_its_items_and_its_deadline(tmp_path: Path) -> None:
