@@ -31,7 +31,7 @@ PROMOTED = Routes("fraud", 6, TWO, None, ONE, "r", "steady", 0.0)
 def everybody(routes: Routes) -> dict[str, Any]:
     made = render(routes, ENTRANCE)
     assert made is not None
-    rule: dict[str, Any] = made["spec"]["rules"][-1]
+    rule: dict[str, Any] = made["spec"]["rules"][0]
     return rule
 
 
@@ -90,8 +90,18 @@ def test_testers_reach_champion_and_challenger(routes: Routes, versions: list[st
     made = render(routes, ENTRANCE)
     assert made is not None
 
-    headers = [rule["matches"][0]["headers"] for rule in made["spec"]["rules"][:-1]]
+    headers = [rule["matches"][0]["headers"] for rule in made["spec"]["rules"][1:]]
     assert [h[0]["value"] for h in headers] == versions
+
+
+@pytest.mark.parametrize("routes", [STEADY, SHADOW, CANARY, PROMOTED], ids=lambda r: r.phase)
+def test_the_rule_of_everybody_has_the_same_place_in_every_phase(routes: Routes) -> None:
+    made = render(routes, ENTRANCE)
+    assert made is not None
+
+    [first, *others] = ["headers" in rule["matches"][0] for rule in made["spec"]["rules"]]
+    assert not first
+    assert all(others)
 
 
 def test_without_a_champion_there_is_nothing_to_route() -> None:
@@ -143,7 +153,7 @@ def test_a_newer_route_is_never_written_over() -> None:
 def test_what_somebody_changed_is_written_again() -> None:
     raw = in_cluster(CANARY)
     assert raw.route is not None
-    raw.route["spec"]["rules"][-1]["backendRefs"][0]["weight"] = 1
+    raw.route["spec"]["rules"][0]["backendRefs"][0]["weight"] = 1
 
     assert isinstance(step(CANARY, raw), Write)
 

@@ -605,7 +605,7 @@ def test_a_service_that_raw_callers_reach_is_not_removed(tmp_path: Path) -> None
 
 
 def raw_weights(world: World) -> dict[str, float]:
-    backends = world.raw.in_force["rules"][-1]["backendRefs"]
+    backends = world.raw.in_force["rules"][0]["backendRefs"]
     return {b["name"].removesuffix("-predictor"): b["weight"] for b in backends}
 
 

@@ -88,7 +88,10 @@ def render(routes: Routes, entrance: Entrance) -> Object | None:
         "spec": {
             "parentRefs": [{**parent, "name": entrance.gateway, "namespace": entrance.namespace}],
             "hostnames": [f"{routes.model}.{entrance.domain}"],
-            "rules": [*_tester_rules(routes), _everybody(routes, routes.champion)],
+            # Testers' rules win wherever they stand, as they match a header. Envoy Gateway names a
+            # rule's cluster by its place and takes clusters away before routes: everybody's rule
+            # keeps its place in all phases, or a step back loses requests.
+            "rules": [_everybody(routes, routes.champion), *_tester_rules(routes)],
         },
     }
 
