@@ -89,7 +89,7 @@ verify: generate ## generated files are what their sources say, locks name no ho
 	@git diff --exit-code -- argo kserve docs observability platform
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
-test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Argo and metrics-server too (Linux, root, Go)
+test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Envoy Gateway, Argo and metrics-server too (Linux, root, Go)
 	@$(RUN) tests.cluster test $(TEST_FLAGS)
 
 demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe and state on PostgreSQL, Valkey, Kafka, S3: all started for it
@@ -98,7 +98,7 @@ demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe 
 cluster-state: .venv/.dev ## whether that Kubernetes is built, to be built, or what it lacks here
 	@$(RUN) tests.cluster state
 
-cluster-build: .venv/.dev ## build what is missing of it, with FULL=1 Argo's controller and metrics-server too
+cluster-build: .venv/.dev ## build what is missing of it, with FULL=1 Envoy Gateway, Argo's controller and metrics-server too
 	@$(RUN) tests.cluster build
 
 cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control for an API server alone)

@@ -10,7 +10,7 @@ RUN_S=$((75 * 60))    # what a whole run may take
 COLD_S=$((30 * 60))   # left of it, or nothing is built
 UP_S=$((20 * 60))     # to build what is missing, and to come up
 APPLY_S=$((6 * 60))   # to apply and destroy what Terraform can there
-WHOLE_S=$((12 * 60))  # to build what FULL=1 adds
+WHOLE_S=$((16 * 60))  # to build what FULL=1 adds
 SUITES_S=$((15 * 60)) # to start, run the suites and end
 LEAST_S=$((10 * 60))  # left of the run, or the suites are not begun
 DEMO_S=$((15 * 60))   # left of it, or the demo through KServe is not tried, each time

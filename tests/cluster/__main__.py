@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Final
 
-from tests.cluster import argo, build, demo, gateway, kserve, metrics
+from tests.cluster import argo, build, demo, envoy_gateway, gateway, kserve, metrics
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT, Layout, layout
 from tests.cluster.processes import CGROUPS, Failed, resident_bytes
@@ -61,7 +61,7 @@ def _state(place: Layout) -> str:
         return f"lacking {'; '.join(missing)}"
     if not all((place.bin / command).exists() for command in ("etcd", *build.COMMANDS)):
         return "to be built"
-    whole = argo.is_built(place) and metrics.is_built(place)
+    whole = all(part.is_built(place) for part in (argo, metrics, envoy_gateway))
     return "built, whole" if whole else "built"
 
 

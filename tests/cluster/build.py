@@ -73,7 +73,7 @@ def build(layout: Layout, *, full: bool = False) -> None:
     """Everything that a cluster needs; what is there and current is left alone.
 
     Args:
-        full: Argo's controller and metrics-server too, which take minutes.
+        full: Argo's controller, metrics-server and Envoy Gateway too, which take minutes.
     """
     for folder in (layout.bin, layout.images):
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def build(layout: Layout, *, full: bool = False) -> None:
         ("Envoy", _envoy),
         ("base image", predictor_image.base),
         ("images of predictor and page", predictor_image.build),
-        *([("Argo's controller", _argo), ("metrics-server", _metrics)] if full else []),
+        *(_WHOLE if full else []),
     ]
     for name, step in steps:
         began = time.monotonic()
@@ -187,6 +187,33 @@ def _argo(layout: Layout) -> None:
 def _metrics(layout: Layout) -> None:
     package = "sigs.k8s.io/metrics-server/cmd/metrics-server"
     _go(layout, "metrics", package, flags="-s -w", output=layout.bin / "metrics-server")
+
+
+def _envoy_gateway(layout: Layout) -> None:
+    """The controller, the definition of what it is set up by, and images of it and its Envoy."""
+    module = "github.com/envoyproxy/gateway"
+    output = layout.bin / "envoy-gateway"
+    _go(layout, "gateway", f"{module}/cmd/envoy-gateway", flags="-s -w", output=output)
+    folder = "charts/gateway-helm/charts/crds/crds/generated"
+    _definitions(layout, "gateway", module, [f"{folder}/gateway.envoyproxy.io_envoyproxies.yaml"])
+    layout.gateway_images.mkdir(exist_ok=True)
+    envoy = layout.envoy / "envoy" / "_bin" / "envoy"
+    for binary, below in ((output, []), (envoy, [layout.cache / "base.tar"])):
+        archive = layout.gateway_images / f"{binary.name}.tar"
+        if archive.exists() and archive.stat().st_mtime >= binary.stat().st_mtime:
+            continue
+        path = layout.cache / f"{binary.name}-layer.tar"
+        content = layer(path, {binary: f"usr/local/bin/{binary.name}"})
+        image = f"mlplatform.test/{binary.name}:1"
+        pack(archive, Image(image, [binary.name], layers=[*below, content]))
+        content.unlink()
+
+
+_WHOLE: Final[list[tuple[str, Callable[[Layout], None]]]] = [
+    ("Argo's controller", _argo),
+    ("metrics-server", _metrics),
+    ("Envoy Gateway", _envoy_gateway),
+]
 
 
 class _Mark:

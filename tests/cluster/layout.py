@@ -41,6 +41,11 @@ class Layout:
         return self.cache / "images"
 
     @property
+    def gateway_images(self) -> Path:
+        """Apart from the others, as one suite alone takes them: importing takes seconds."""
+        return self.cache / "gateway-images"
+
+    @property
     def envoy(self) -> Path:
         """Envoy's wheel, unpacked."""
         return self.cache / "envoy"

@@ -108,12 +108,13 @@ class Backends:
 
 
 class Caller:
-    """A raw caller of one model."""
+    """A raw caller of one model, at the Gateway that all tests share or at another address."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, at: str | None = None) -> None:
         _, place = test_cluster()
         self.model = model
-        self._client = httpx.Client(base_url=url(place), headers={"host": f"{model}.{DOMAIN}"})
+        host = {"host": f"{model}.{DOMAIN}"}
+        self._client = httpx.Client(base_url=at or url(place), headers=host)
 
     def post(self, body: Any = None, **headers: str) -> httpx.Response:
         path = f"/v2/models/{self.model}/infer"
@@ -132,8 +133,10 @@ class Caller:
 class Load:
     """A raw caller that goes on, so many requests a second, until it is told to stop."""
 
-    def __init__(self, model: str, body: Any = None, *, per_s: float = 50.0) -> None:
-        self._caller = Caller(model)
+    def __init__(
+        self, model: str, body: Any = None, *, per_s: float = 50.0, at: str | None = None
+    ) -> None:
+        self._caller = Caller(model, at)
         self._body = body
         self._every_s = 1 / per_s
         self._over = threading.Event()
