@@ -99,12 +99,11 @@ def _spans(answer: Any) -> list[dict[str, Any]]:
     """Every span with its attributes and its process's name."""
     return [
         {
-            "trace_id": span["traceID"],
+            "trace_id": span["traceID"].zfill(32),  # zeros in front are left out
             "span_id": span["spanID"],
             "name": span["operationName"],
             "service": trace["processes"][span["processID"]]["serviceName"],
             "attributes": {tag["key"]: tag["value"] for tag in span["tags"]},
-            "links": {(r["traceID"], r["spanID"]) for r in span["references"]},
         }
         for trace in answer["data"]
         for span in trace["spans"]

@@ -132,17 +132,27 @@ def test_a_degraded_request(world: Observed, stores: Stores, client: httpx.Clien
 
 
 def test_a_failed_request(world: Observed, stores: Stores, client: httpx.Client) -> None:
-    world.unrecorded(client)
+    trace_id = world.unrecorded(client)
+    names = f"score {MODEL}", "features", "predict champion", f"infer {world.arm.service}", "record"
+    spans = eventually(lambda: _whole(stores.trace(trace_id), names), "its trace", WITHIN_S)
+    (root,) = (s for s in spans if s["name"] == f"score {MODEL}")
+    assert root["attributes"][signals.KEPT_FOR.name] == "error"
+    assert lost_in(spans)
+    decision_id = root["attributes"][signals.DECISION_ID.name]
+    tagged = stores.tagged(GATEWAY, **{signals.DECISION_ID.name: decision_id})
+    assert {s["trace_id"] for s in tagged} == {trace_id}
     # of many alike a line is written from time to time: it leads to the trace of its own request
     line, *_ = eventually(
         lambda: stores.lines('"a decision was not recorded"'), "the line in VictoriaLogs", WITHIN_S
     )
-    names = ("record",)
-    spans = eventually(lambda: _whole(stores.trace(line["trace_id"]), names), "its trace", WITHIN_S)
-    lost = [s for s in spans if s["name"] == "record"]
-    assert "unrecorded" in {s["attributes"].get("error.type") for s in lost}
-    of = {s["attributes"].get(signals.DECISION_ID.name) for s in spans}
-    assert line["decision_id"] in of
+    assert line["decision_id"]
+    assert eventually(lambda: lost_in(stores.trace(line["trace_id"])), "the line's trace", WITHIN_S)
+
+
+def lost_in(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that say that a record was not written."""
+    records = (s for s in spans if s["name"] == "record")
+    return [s for s in records if s["attributes"].get("error.type") == "unrecorded"]
 
 
 def test_a_request_of_the_challenger(world: Observed, stores: Stores, client: httpx.Client) -> None:
