@@ -1,4 +1,4 @@
-# The gateway: the scoring API, with routing, fallbacks, limits and the decision log; and, by another command, the exporter.
+# The gateway: the scoring API, with routing, fallbacks, limits and the decision log; and, by other commands, exporter and worker.
 #
 #   make wheels
 #   docker build --network none --build-arg BASE_IMAGE=... --file platform/images/gateway.Dockerfile .

@@ -142,6 +142,7 @@ for name in sorted(modules):
     ("lock", "besides", "modules"),
     [
         ("serve", (), ("mlplatform.exporter.__main__",)),
+        ("serve", (), ("mlplatform.worker.__main__", "mlplatform.topics.kafka_group")),
         ("serve", (), ("mlplatform.gateway.__main__", "mlplatform.predictor.__main__")),
         ("serve", OF_THE_PAGE, ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),
         ("flows", (), ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),

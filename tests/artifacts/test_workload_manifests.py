@@ -13,10 +13,12 @@ import yaml
 from mlplatform import settings
 from mlplatform.exporter.__main__ import parser as exporter_parser
 from mlplatform.gateway.__main__ import parser as gateway_parser
+from mlplatform.models.definition import load_definition, model_names
 from mlplatform.orchestration import registered
 from mlplatform.page.__main__ import asked_for_as
 from mlplatform.page.__main__ import parser as page_parser
 from mlplatform.supervisor.mlflow_server import parser as mlflow_parser
+from mlplatform.worker.__main__ import parser as worker_parser
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
@@ -30,9 +32,10 @@ SECRETS = {
     "s3": set[str](),
     "exporter": {"token"},
     "page": {"token"},
+    "worker": {"token"},
 }
 """Those that docs/cluster.md tells an operator to make, with their keys."""
-HOLD_THE_HOME = ("gateway", "exporter", "page", "flow-run")
+HOLD_THE_HOME = ("gateway", "exporter", "page", "worker-fraud", "flow-run")
 """Pods that mount the gateway's volume."""
 
 
@@ -191,24 +194,72 @@ def test_what_only_watches_cannot_make_the_gateway_unready() -> None:
     assert "initContainers" not in pods()["gateway"]["spec"]
 
 
-def test_prometheus_finds_the_exporter_by_the_name_of_its_port() -> None:
-    root = MANIFESTS.parents[1]
-    scraped = yaml.safe_load((root / "observability" / "prometheus" / "cluster.yaml").read_text())
-    [job] = [s for s in scraped["scrape_configs"] if s["job_name"] == "mlplatform-exporter"]
+@pytest.mark.parametrize(
+    ("scraped", "container"),
+    [
+        ("mlplatform-exporter", "exporter/exporter"),
+        ("mlplatform-worker", "worker-fraud/worker"),
+    ],
+)
+def test_prometheus_finds_a_pod_by_the_name_of_its_port(scraped: str, container: str) -> None:
+    path = MANIFESTS.parents[1] / "observability" / "prometheus" / "cluster.yaml"
+    jobs = yaml.safe_load(path.read_text())["scrape_configs"]
+    [job] = [s for s in jobs if s["job_name"] == scraped]
     kept = [r["regex"] for r in job["relabel_configs"] if r.get("action") == "keep"]
     named = [n for n, c in containers().items() for p in c.get("ports", []) if p["name"] in kept]
 
-    assert named == ["exporter/exporter"]
+    assert named == [container]
     [found] = job["kubernetes_sd_configs"]
-    namespace = of_kind("Deployment")["exporter"]["metadata"]["namespace"]
+    namespace = of_kind("Deployment")[container.split("/", maxsplit=1)[0]]["metadata"]["namespace"]
     assert found["namespaces"]["names"] == [namespace]
+
+
+def test_each_model_that_takes_requests_for_later_has_a_worker_and_its_outbox() -> None:
+    """As on one machine: without them a request that was answered 202 is never scored."""
+    told = [c for n, c in containers().items() if n.endswith("/worker")]
+    workers = {o.model: o for o in (worker_parser().parse_args(c["args"]) for c in told)}
+
+    assert workers.keys() == {m for m in model_names() if load_definition(m).takes_async}
+    assert all(options.outbox for options in workers.values())
+    assert len(workers) == len(told)
+    for model in workers:
+        deployment = of_kind("Deployment")[f"worker-{model}"]["spec"]
+        assert deployment["strategy"] == {"type": "Recreate"}
+        assert deployment["replicas"] == 1
+
+
+def test_the_worker_reaches_the_gateway_the_topics_and_the_collector() -> None:
+    policies = of_kind("NetworkPolicy", MANIFESTS / "base")
+    reached = {
+        (str(to), rule["ports"][0]["port"])
+        for rule in policies["worker"]["spec"]["egress"]
+        for to in rule["to"]
+    }
+    loaded = settings.load(variables(containers()["worker-fraud/worker"]))
+    broker_port = int(loaded.kafka.rpartition(":")[2])
+    gateway = {"podSelector": policies["gateways"]["spec"]["podSelector"]}
+    [let_in] = [
+        rule
+        for rule in policies["gateways"]["spec"]["ingress"]
+        if rule["from"] == [{"podSelector": policies["worker"]["spec"]["podSelector"]}]
+    ]
+
+    assert reached == {
+        (str(gateway), let_in["ports"][0]["port"]),
+        (str({"namespaceSelector": {"matchLabels": {"mlplatform/state": "true"}}}), broker_port),
+        (str({"namespaceSelector": {"matchLabels": {"mlplatform/telemetry": "true"}}}), 4318),
+    }
 
 
 def test_ports_are_those_that_policies_open_and_programs_take() -> None:
     policies = of_kind("NetworkPolicy", MANIFESTS / "base")
-    for name in ("exporter", "page"):
+    for name, container in (
+        ("exporter", "exporter/exporter"),
+        ("page", "page/page"),
+        ("worker", "worker-fraud/worker"),
+    ):
         [rule] = policies[name]["spec"]["ingress"]
-        [port] = containers()[f"{name}/{name}"]["ports"]
+        [port] = containers()[container]["ports"]
         assert [p["port"] for p in rule["ports"]] == [port["containerPort"]]
     exporter, page = containers()["exporter/exporter"], containers()["page/page"]
     taken = exporter_parser().parse_args(exporter["args"])
@@ -216,7 +267,10 @@ def test_ports_are_those_that_policies_open_and_programs_take() -> None:
     shown = page_parser().parse_args(page["args"])
     assert shown.host == "0.0.0.0"
     assert settings.load(variables(page)).page_port == page["ports"][0]["containerPort"]
-    for options, pod in ((taken, "exporter"), (shown, "page")):
+    worker = containers()["worker-fraud/worker"]
+    scores = worker_parser().parse_args(worker["args"])
+    assert (scores.host, scores.port) == ("0.0.0.0", worker["ports"][0]["containerPort"])
+    for options, pod in ((taken, "exporter"), (shown, "page"), (scores, "worker-fraud")):
         assert str(options.token_file) in secret_files(pod)
 
 
@@ -229,7 +283,7 @@ def secret_files(name: str) -> set[str]:
     return {f"{mount['mountPath']}/{item['path']}" for item in items}
 
 
-@pytest.mark.parametrize("name", sorted(HOLD_THE_HOME))
+@pytest.mark.parametrize("name", sorted({*HOLD_THE_HOME} - {"worker-fraud"}))
 def test_files_that_settings_name_are_mounted_where_they_are_read(name: str) -> None:
     told = of_kind("ConfigMap")["platform"]["data"]
     loaded = settings.load(told)

@@ -37,7 +37,7 @@ KINDS = {
     *("StatefulSet", "Deployment", "Service"),
     *("PersistentVolumeClaim", "PodDisruptionBudget", "ConfigMap"),
 }
-OTHERS = ("mlflow", "prefect", "prefect-worker")
+OTHERS = ("mlflow", "prefect", "prefect-worker", "worker-fraud")
 NOT_HERE = ("POSTGRES", "REDIS", "MLFLOW", "PREFECT")
 IMAGES = {
     "mlplatform/gateway:0.1.0": "mlplatform/predictor:0.1.0",

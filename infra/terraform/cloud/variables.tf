@@ -200,6 +200,7 @@ variable "passwords" {
     prefect_api      = string
     exporter_token   = string
     page_token       = string
+    worker_token     = string
   })
   default   = null
   sensitive = true

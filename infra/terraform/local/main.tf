@@ -63,6 +63,7 @@ module "platform" {
   repository = local.repository
   images     = var.images
   addresses = merge(module.state.addresses, {
+    kafka         = module.state.kafka
     otlp_endpoint = one(module.observability[*].otlp_endpoint)
   })
   bundles = {

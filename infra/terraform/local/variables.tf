@@ -55,7 +55,7 @@ variable "gpus" {
 }
 
 variable "kafka" {
-  description = "Whether Kafka is installed."
+  description = "Whether Kafka is installed; without it topics are on the gateway's volume."
   type        = bool
   default     = false
   nullable    = false

@@ -49,6 +49,7 @@ variables {
     prefect_api      = "not-a-real-password-000006"
     exporter_token   = "not-a-real-password-000007"
     page_token       = "not-a-real-password-000008"
+    worker_token     = "not-a-real-password-000009"
   }
 }
 

@@ -12,8 +12,9 @@ locals {
     }
     exporter = { token = var.passwords.exporter_token }
     page     = { token = var.passwords.page_token }
+    worker   = { token = var.passwords.worker_token }
   }
-  written = toset(["postgres", "redis", "mlflow", "prefect", "exporter", "page"])
+  written = toset(["postgres", "redis", "mlflow", "prefect", "exporter", "page", "worker"])
 }
 
 resource "aws_secretsmanager_secret" "main" {

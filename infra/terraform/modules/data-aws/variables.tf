@@ -110,7 +110,7 @@ variable "retention_days" {
 }
 
 variable "passwords" {
-  description = "Passwords of the databases' users, Redis, Prefect's API, and the tokens of registry, exporter and page; taken once for each `passwords_version`, and kept in no state."
+  description = "Passwords of the databases' users, Redis, Prefect's API, and the tokens of registry, exporter, page and worker; taken once for each `passwords_version`, and kept in no state."
   type = object({
     postgres         = string
     redis            = string
@@ -120,6 +120,7 @@ variable "passwords" {
     prefect_api      = string
     exporter_token   = string
     page_token       = string
+    worker_token     = string
   })
   default   = null
   sensitive = true

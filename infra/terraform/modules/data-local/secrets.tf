@@ -26,6 +26,7 @@ locals {
     }
     exporter = { words = ["token"], data = { token = "{{ .token }}" } }
     page     = { words = ["token"], data = { token = "{{ .token }}" } }
+    worker   = { words = ["token"], data = { token = "{{ .token }}" } }
     s3 = {
       words = ["password", "id"]
       data  = { "access-key-id" = "{{ .id }}", "secret-access-key" = "{{ .password }}" }

@@ -9,6 +9,7 @@ locals {
     {
       MLPLATFORM_POSTGRES = var.addresses.postgres
       MLPLATFORM_REDIS    = var.addresses.redis
+      MLPLATFORM_KAFKA    = var.addresses.kafka
     },
     { for u in compact([var.addresses.otlp_endpoint]) : "MLPLATFORM_OTLP_ENDPOINT" => u },
     { for u in compact([var.addresses.s3_endpoint]) : "AWS_ENDPOINT_URL_S3" => u },

@@ -31,6 +31,7 @@ variable "addresses" {
     redis            = string
     mlflow_postgres  = string
     mlflow_artifacts = string
+    kafka            = optional(string, "") # empty: topics on the gateway's volume
     otlp_endpoint    = optional(string)
     s3_endpoint      = optional(string)
     s3_region        = optional(string)

@@ -37,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     taken.add_argument("--model", required=True, help="a model folder's name")
     taken.add_argument("--name", default="worker-0", help="one process a name; it keeps partitions")
     taken.add_argument("--key-file", type=Path, help="holds the API key to score with")
+    taken.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
+    taken.add_argument("--port", type=int, default=0, help="0: any that is free")
     taken.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
     taken.add_argument("--token-file", type=Path, help="holds the bearer token of /metrics")
     taken.add_argument("--batch", type=int, help="messages of a commit, instead of model.yaml's")
@@ -70,6 +72,7 @@ def limits_of(policy: AsyncPolicy | None, batch: int | None) -> Limits:
 
 
 def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Event) -> None:
+    settings.home.create()  # in a pod it may be here before the gateway
     definition = load_definition(options.model)
     names = Names(definition.name)
     metrics = Metrics(names.model)
@@ -99,7 +102,7 @@ def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Ev
 
 def _listen(options: argparse.Namespace, metrics: Metrics) -> None:
     token = options.token_file.read_text() if options.token_file else secrets.token_hex(16)
-    port = listen(metrics.registry, token.strip())
+    port = listen(metrics.registry, token.strip(), port=options.port, host=options.host)
     if options.address_file is not None:
         tell(options.address_file, port)
 

@@ -30,6 +30,7 @@ variables {
     prefect_api      = "not-a-real-password-000006"
     exporter_token   = "not-a-real-password-000007"
     page_token       = "not-a-real-password-000008"
+    worker_token     = "not-a-real-password-000009"
   }
 }
 
@@ -70,7 +71,7 @@ run "a_short_password_is_refused" {
   command = plan
   variables {
     passwords = {
-      postgres = "short", redis = "short", mlflow_postgres = "short", mlflow_token = "short", prefect_postgres = "short", prefect_api = "short", exporter_token = "short", page_token = "short"
+      postgres = "short", redis = "short", mlflow_postgres = "short", mlflow_token = "short", prefect_postgres = "short", prefect_api = "short", exporter_token = "short", page_token = "short", worker_token = "short"
     }
   }
   expect_failures = [var.passwords]

@@ -37,6 +37,10 @@ run "images_and_addresses_are_the_installations" {
     error_message = "Settings name the installation's database."
   }
   assert {
+    condition     = yamldecode(output.documents["ConfigMap/mlplatform/platform"]).data.MLPLATFORM_KAFKA == ""
+    error_message = "Where no brokers are given, none of the manifests' is left: topics are on the gateway's volume."
+  }
+  assert {
     condition     = yamldecode(output.documents["ConfigMap/mlplatform/platform"]).data.MLPLATFORM_DURABILITY == "disk"
     error_message = "Settings that are not an installation's stay what the manifests say."
   }
