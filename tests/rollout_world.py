@@ -178,13 +178,21 @@ class FakeRawRoutes:
 
 @dataclass
 class FakePlane:
-    """Services that are ready as soon as they are applied, unless told otherwise."""
+    """Services that are ready as soon as they are applied, unless told otherwise.
+
+    Args:
+        gpus: how many there are, for services that hold one each; None: enough.
+    """
 
     manifests: dict[str, Manifest] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    gpus: int | None = None
 
     def apply(self, manifest: Manifest) -> None:
-        self.manifests[manifest["metadata"]["name"]] = manifest
+        name, taken = manifest["metadata"]["name"], len(self.manifests)
+        if name not in self.manifests and self.gpus is not None and taken >= self.gpus:
+            raise Refused(f"{name} needs 1 GPU; {taken} of {self.gpus} are taken")
+        self.manifests[name] = manifest
 
     def status(self, name: str) -> ServiceStatus:
         if name not in self.manifests:

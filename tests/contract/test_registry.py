@@ -1,5 +1,6 @@
 """What every registry promises, held against a real MLflow tracking server."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,20 +329,30 @@ def test_no_package_adds_headers_of_its_own_to_our_requests(uri: str) -> None:
     assert done.stdout == "[] False\n", done.stderr
 
 
-def test_while_a_server_behind_the_registry_is_away_it_is_unavailable(registry, place, tmp_path):
+@contextlib.contextmanager
+def away(proxy: Proxy) -> Iterator[None]:
+    """What is behind the proxy can't be reached for a while, whatever happens meanwhile."""
+    proxy.refuse()
+    try:
+        yield
+    finally:
+        proxy.forward()
+
+
+def test_while_a_server_behind_the_registry_is_away_it_is_unavailable(
+    registry, uri, place, tmp_path
+):
     if place.s3 is None:
         pytest.skip("files do not go away")
     folder, bundle = written(tmp_path, 9, "outage")
     version = registry.register(folder, facts_of(bundle)).version
-    place.to_s3.refuse()
-    with pytest.raises(Unavailable):
+    with away(place.to_s3), pytest.raises(Unavailable):
         registry.fetch("outage", version, tmp_path / "away")
-    place.to_s3.forward()
     assert load_bundle(registry.fetch("outage", version, tmp_path / "back"), bundle.digest)
-    place.to_postgres.refuse()
-    with pytest.raises(Unavailable):
-        registry.get("outage", version)
-    place.to_postgres.forward()
+    with away(place.to_postgres):
+        for get in (registry.get, MlflowRest(uri, TOKEN).get):
+            with pytest.raises(Unavailable):
+                get("outage", version)
     assert registry.get("outage", version).digest == bundle.digest
 
 

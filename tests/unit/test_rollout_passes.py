@@ -20,9 +20,10 @@ from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, Refused, Unavailable
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
-from mlplatform.rollout.execute import PassReport, retire, run_pass
+from mlplatform.rollout.execute import PassReport, run_pass
 from mlplatform.rollout.plan import DAY_MS
 from mlplatform.rollout.ports import Ports
+from mlplatform.rollout.services import retire
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.rollout.state import RolloutState, fold
 from rollout_world import (
@@ -87,11 +88,12 @@ class Fuse:
         if hit and not self.after:
             self.blown = True
             raise Killed
-        result = write(*args, **kwargs)
-        if hit:
-            self.blown = True
-            raise Killed
-        return result
+        try:
+            return write(*args, **kwargs)
+        finally:
+            if hit:  # also after a write that was refused
+                self.blown = True
+                raise Killed
 
 
 @dataclass
@@ -289,6 +291,19 @@ def regret(world: World) -> None:
     assert world.state("fraud-v2-1").phase == "rolled_back"
 
 
+def no_room(world: World) -> None:
+    """The champion's service is lost, a stray one holds its GPU, and a challenger wants one."""
+    world.plane.gpus = 1
+    world.plane.manifests = {arm(7).service: {}}
+    rollout_id = world.open(2)
+    for _ in range(3):
+        world.settle()
+    assert world.plane.names() == [arm(1).service]
+    world.clock.wall += 600_000
+    world.settle()
+    assert world.state(rollout_id).reason.endswith("1 of 1 are taken")
+
+
 def deadline(world: World) -> None:
     rollout_id = to_canary(world, 2)
     world.pass_time(97)
@@ -350,6 +365,7 @@ CHAPTERS: list[tuple[list[Chapter], Chapter]] = [
     ([bootstrap, to_promoted], confirmation),
     ([bootstrap, to_promoted], regret),
     ([bootstrap], deadline),
+    ([bootstrap], no_room),
 ]
 
 
@@ -519,6 +535,62 @@ def test_a_service_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
     world.settle()
     assert world.state(second).reason == "not ready in time: self-test failed"
     assert world.plane.names() == [arm(1).service]
+
+
+def test_a_challenger_without_room_leaves_the_rest_of_the_pass_to_be_done(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    stray = arm(7).service
+    world.plane.gpus = 1
+    world.plane.manifests = {stray: {}}  # it holds the GPU, and the champion's service is lost
+    second = world.open(2)
+    report = world.settle()
+    assert world.plane.names() == [arm(1).service]
+    assert [step.split(":")[0] for step in report.steps] == [
+        f"retire {stray}",
+        f"deploy {arm(1).service}",
+    ]
+    report = world.settle()
+    numbers = f"{arm(2).service} needs 1 GPU; 1 of 1 are taken"
+    assert f"{second}: {arm(2).service} can't be started: {numbers}" in report.waits
+    assert world.state(second).reason == numbers
+    assert world.rollouts.anchored() is not None
+    before = world.outcome()
+    assert world.settle().steps == ()
+    assert world.outcome() == before
+    world.clock.wall += 600_000
+    world.settle()
+    assert world.state(second).phase == "rolled_back"
+    assert world.state(second).reason == f"not ready in time: {numbers}"
+    assert world.plane.names() == [arm(1).service]
+
+
+def test_a_champion_without_room_is_told_and_the_stray_still_goes(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    world.plane.gpus = 0
+    world.plane.manifests = {arm(7).service: {}}
+    report = world.settle()
+    assert world.plane.names() == []
+    refusal = f"{arm(1).service} needs 1 GPU; 0 of 0 are taken"
+    assert any(w.startswith("can't deploy") and w.endswith(refusal) for w in report.waits)
+    world.plane.gpus = 1
+    world.settle()
+    assert world.plane.names() == [arm(1).service]
+
+
+def test_a_challenger_goes_on_as_soon_as_there_is_room(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    world.plane.gpus = 1
+    second = world.open(2)
+    for _ in range(3):
+        world.settle()
+    facts = [type(fact).__name__ for fact in world.rollouts.read(second)]
+    assert facts == ["Opened", "DeployRefused"]
+    world.plane.gpus = 2
+    world.settle()
+    assert world.state(second).phase == "shadow"
 
 
 def test_an_inconclusive_step_is_rolled_back_at_its_deadline(tmp_path: Path) -> None:
@@ -750,4 +822,20 @@ def test_an_unreachable_registry_delays_only_its_alias(tmp_path: Path) -> None:
     report = world.run()
     assert world.state(first).phase == "promoted"
     assert "for a later pass: MLflow does not answer" in report.waits
+    assert world.rollouts.anchored() is not None
+
+
+def test_a_registry_that_refuses_an_alias_is_told_and_the_log_is_anchored(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    first = world.open(1)
+    world.settle()
+    world.approve(first)
+
+    def refuses(*_: Any) -> None:
+        raise Refused("this account may not set aliases")
+
+    world.versions.set_alias = refuses  # type: ignore[method-assign]
+    report = world.run()
+    assert world.state(first).phase == "promoted"
+    assert "for a later pass: this account may not set aliases" in report.waits
     assert world.rollouts.anchored() is not None

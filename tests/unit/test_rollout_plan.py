@@ -32,7 +32,7 @@ from mlplatform.rollout.plan import (
 )
 from mlplatform.rollout.routes import Routes, no_routes
 from mlplatform.rollout.state import RolloutState, fold, follow
-from mlplatform.rollout.transitions import Answered, Opened, decode, encode
+from mlplatform.rollout.transitions import Answered, DeployRefused, Opened, decode, encode
 from rollout_world import arm, fraud, gate_report
 
 POLICY = fraud().rollout
@@ -330,11 +330,63 @@ def test_approval_is_checked_by_the_journal_itself() -> None:
 GATEWAY = [GatewayLease("gateway-1", 4)]
 
 
-def test_upkeep_starts_what_the_routes_list_and_stops_what_nothing_needs() -> None:
+REFUSED = Service(deployed=False, ready=False, reason="room for 0 of 2 pods", refused=True)
+LATE = Now(NOW.event_ms, NOW.wall_ms + int(POLICY.deploy_wall_deadline_s * 1000))
+
+
+@pytest.mark.parametrize(
+    ("service", "refused", "champion_deployed", "reason"),
+    [
+        (REFUSED, "room for 1 of 2 pods", True, "room for 0 of 2 pods"),
+        (ABSENT, "room for 1 of 2 pods", True, "room for 1 of 2 pods"),
+        (ABSENT, None, False, "the champion's service is missing and is started first"),
+        (ABSENT, None, True, "not deployed"),
+    ],
+    ids=["refused now", "refused by an earlier pass", "after the champion", "never tried"],
+)
+def test_a_verdict_at_the_deadline_says_what_kept_the_service_from_starting(
+    service: Service, refused: str | None, champion_deployed: bool, reason: str
+) -> None:
+    state = dataclasses.replace(fold([opened()]), refused=refused)
+    seen = Observation(STEADY, service, None, False, None, champion_deployed)
+    step = next_step(state, seen, POLICY, LATE)
+    assert isinstance(step, RollBack)
+    assert step.reason == f"not ready in time: {reason}"
+
+
+def test_a_service_that_was_refused_is_not_tried_twice_in_one_pass() -> None:
+    seen = Observation(STEADY, REFUSED, None, False, None)
+    step = next_step(fold([opened()]), seen, POLICY, NOW)
+    assert step == Hold(f"{arm(2).service} can't be started: room for 0 of 2 pods")
+
+
+def test_a_challenger_is_started_after_a_champion_whose_service_is_lost() -> None:
+    seen = Observation(STEADY, ABSENT, None, False, None, champion_deployed=False)
+    assert isinstance(next_step(fold([opened()]), seen, POLICY, NOW), Hold)
+
+
+def test_a_refusal_begins_no_phase_and_follows_only_an_opening() -> None:
+    state = fold([opened()])
+    said = DeployRefused(
+        rollout_id="fraud-v2-1",
+        model="fraud",
+        event_ms=NOW.event_ms + 1,
+        wall_ms=NOW.wall_ms + 1,
+        actor="pass",
+        reason="room for 0 of 2 pods",
+    )
+    assert decode(encode(said)) == said
+    told = follow(state, said)
+    assert told == dataclasses.replace(state, refused=said.reason, reason=said.reason)
+    with pytest.raises(Refused, match="DeployRefused refused"):
+        follow(in_canary().state, said)
+
+
+def test_upkeep_stops_what_nothing_needs_before_it_starts_what_the_routes_list() -> None:
     deployed = [arm(7).service, "fraud-eu-v7-aaaaaaaa", "other-v1-aaaaaaaa"]
     steps = upkeep(STEADY, [], deployed, GATEWAY)
-    assert [type(step) for step in steps] == [Deploy, Retire]
-    assert steps[1].service == arm(7).service  # type: ignore[union-attr]
+    assert [type(step) for step in steps] == [Retire, Deploy]
+    assert steps[0].service == arm(7).service  # type: ignore[union-attr]
 
 
 def test_upkeep_keeps_a_service_for_the_rollout_that_deploys_it() -> None:

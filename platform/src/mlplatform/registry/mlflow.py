@@ -17,6 +17,7 @@ import msgspec
 from mlplatform.canonical import canonical_json
 from mlplatform.errors import NotFound, PlatformError, Refused, Unavailable
 from mlplatform.registry.bundle import appear, load_bundle
+from mlplatform.registry.mlflow_errors import database_away
 from mlplatform.registry.versions import (
     FACTS_TAG,
     STATUS_TAG,
@@ -192,6 +193,8 @@ class MlflowRegistry:
             return NotFound("MLflow has no such model, version or run")
         if error.get_http_status_code() >= 500:
             return Unavailable(f"MLflow at {self._uri} did not answer")
+        if database_away(error.error_code, error.message):
+            return Unavailable(f"the database of MLflow at {self._uri}")
         return Refused(f"MLflow at {self._uri} refused the request")
 
 

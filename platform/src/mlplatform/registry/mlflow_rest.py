@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from mlplatform.errors import NotFound, Unavailable
+from mlplatform.registry.mlflow_errors import database_away
 from mlplatform.registry.versions import Version, read_version
 
 ALIAS = "/api/2.0/mlflow/registered-models/alias"
@@ -73,4 +74,16 @@ class MlflowRest:
             raise Unavailable(f"MLflow at {self._uri}") from error
         if response.is_server_error or response.status_code == httpx.codes.UNAUTHORIZED:
             raise Unavailable(f"MLflow at {self._uri} answered {response.status_code}")
+        if response.status_code == httpx.codes.BAD_REQUEST and _tells_of_database(response):
+            raise Unavailable(f"the database of MLflow at {self._uri}")
         return response
+
+
+def _tells_of_database(response: httpx.Response) -> bool:
+    try:
+        said = response.json()
+    except ValueError:
+        return False
+    if not isinstance(said, dict):
+        return False
+    return database_away(str(said.get("error_code")), str(said.get("message")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, assert_never
 
 from mlplatform.errors import Busy, Refused, StaleFence, Unavailable
@@ -24,27 +25,27 @@ from mlplatform.rollout.plan import (
     Move,
     Now,
     Promote,
-    Retire,
     RollBack,
     Supersede,
     next_step,
-    upkeep,
 )
 from mlplatform.rollout.ports import Ports
-from mlplatform.rollout.raw_callers import follow_routes, gateways, lists
-from mlplatform.rollout.routes import Arm, Routes
+from mlplatform.rollout.raw_callers import follow_routes
+from mlplatform.rollout.routes import Routes
+from mlplatform.rollout.services import chores, deploy, keep_up, refusal_of
 from mlplatform.rollout.state import RolloutState
 from mlplatform.rollout.transitions import (
     ApprovalAsked,
     CanaryStepped,
     Confirmed,
+    DeployRefused,
     Promoted,
     RolledBack,
     ShadowStarted,
     Superseded,
     Transition,
 )
-from mlplatform.serving.manifest import render
+from mlplatform.rollout.words import words
 
 MAX_STEPS = 20
 LEASE_TTL_S = 20.0
@@ -81,6 +82,8 @@ def run_pass(
 ) -> PassReport:
     """Take every step that is due for a model, under its lease, and say what is waited for.
 
+    A service that may not be started is waited for too: the rest of the pass goes on.
+
     Args:
         holder: names the pass; a name that is used again takes its own lease over at once.
         dry_run: only say which step would be next.
@@ -98,27 +101,13 @@ def run_pass(
     try:
         waits = _steps(definition, ports, fence, steps, arms)
         waits += follow_routes(ports, definition.name)
-        waits += _upkeep(definition, ports, steps)
+        waits += keep_up(definition, ports, steps)
         waits += _project(definition, ports)
     except StaleFence as stale:
         waits = [str(stale)]
     finally:
         ports.passes.release(fence)
     return dataclasses.replace(_report(definition, ports, steps, waits), arms=arms)
-
-
-def retire(ports: Ports, model: str, service: str) -> None:
-    """Stop a service.
-
-    Raises:
-        Refused: the routes list it, or a rollout is about to, or raw callers still reach it.
-    """
-    ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
-    if service in ports.rollouts.routes(model).services | ramping:
-        raise Refused(f"{service} is in use: take it out of the routes first")
-    if lists(ports, model, service):
-        raise Refused(f"{service} is in use: raw callers still reach it")
-    ports.plane.remove(service)
 
 
 def transition_of(
@@ -166,25 +155,36 @@ def _steps(
     steps: list[str],
     arms: dict[str, dict[str, int]],
 ) -> list[str]:
+    refusals: dict[str, str] = {}
     for _ in range(MAX_STEPS):
         arms.clear()
-        due, waits = _due(definition, ports, arms)
+        due, waits = _due(definition, ports, arms, refusals)
         if due is None:
             return waits
         state, step, routes = due
-        _carry_out(definition, ports, fence, state, step, routes)
-        steps.append(f"{state.rollout_id}: {_words(step)}")
+        refusal = _carry_out(definition, ports, fence, state, step, routes)
+        if refusal is not None:
+            refusals[state.rollout_id] = refusal
+            continue
+        steps.append(f"{state.rollout_id}: {words(step)}")
     return [f"{MAX_STEPS} steps in one pass are enough"]
 
 
 def _due(
-    definition: ModelDefinition, ports: Ports, arms: dict[str, dict[str, int]]
+    definition: ModelDefinition,
+    ports: Ports,
+    arms: dict[str, dict[str, int]],
+    refusals: Mapping[str, str],
 ) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
-    """The first rollout with a step to take, or why each one waits."""
+    """The first rollout with a step to take, or why each one waits.
+
+    Args:
+        refusals: by rollout, why this pass could not start its service.
+    """
     waits = []
     for state in ports.rollouts.active(definition.name):
         routes = ports.rollouts.routes(definition.name)
-        seen = observe(definition, ports, state, routes)
+        seen = observe(definition, ports, state, routes, refusals.get(state.rollout_id))
         if seen.judgement is not None:
             arms.update(seen.judgement.evidence.get("arms", {}))
         step = next_step(state, seen, definition.rollout, ports.now())
@@ -201,10 +201,14 @@ def _carry_out(
     state: RolloutState,
     step: Move,
     routes: Routes,
-) -> None:
+) -> str | None:
+    """Why the step could not be taken; None: it was."""
     match step:
         case Deploy():
-            _deploy(definition, ports, step.arm)
+            refusal = refusal_of(partial(deploy, definition, ports, step.arm))
+            if refusal is not None and refusal != state.refused:
+                ports.rollouts.commit(_deploy_refused(state, ports.now(), fence, refusal), fence)
+            return refusal
         case Hold():
             pass
         case Advance() | Promote() | Confirm() | RollBack() | AskApproval() | Supersede():
@@ -213,38 +217,17 @@ def _carry_out(
             ports.rollouts.commit(transition, fence, following)
         case _:
             assert_never(step)
+    return None
 
 
-def _deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
-    folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
-    uri = ports.storage_uri(folder)
-    manifest = render(definition, arm.version, arm.bundle, uri, ports.replicas, scales=ports.scales)
-    ports.plane.apply(manifest)
-
-
-def _upkeep(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:
-    waits = []
-    for step in _upkeep_plan(definition, ports):
-        match step:
-            case Deploy():
-                _deploy(definition, ports, step.arm)
-            case Retire():
-                retire(ports, definition.name, step.service)
-            case Hold():
-                waits.append(step.reason)
-                continue
-            case _:
-                assert_never(step)
-        steps.append(_words(step))
-    return waits
-
-
-def _upkeep_plan(definition: ModelDefinition, ports: Ports) -> tuple[Deploy | Retire | Hold, ...]:
-    return upkeep(
-        ports.rollouts.routes(definition.name),
-        ports.rollouts.active(definition.name),
-        ports.plane.names(),
-        gateways(ports, definition.name),
+def _deploy_refused(state: RolloutState, now: Now, fence: Fence, refusal: str) -> DeployRefused:
+    return DeployRefused(
+        rollout_id=state.rollout_id,
+        model=state.model,
+        event_ms=now.event_ms,
+        wall_ms=now.wall_ms,
+        actor=fence.holder,
+        reason=refusal,
     )
 
 
@@ -260,7 +243,7 @@ def _attempt(
 ) -> str | None:
     try:
         projection(definition, ports)
-    except (Unavailable, Busy) as error:
+    except (Unavailable, Busy, Refused) as error:
         return f"for a later pass: {error}"
     return None
 
@@ -286,11 +269,11 @@ def _anchor(definition: ModelDefinition, ports: Ports) -> None:
 
 
 def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
-    due, waits = _due(definition, ports, {})
-    chores = _upkeep_plan(definition, ports)
-    steps = [] if due is None else [f"{due[0].rollout_id}: {_words(due[1])}"]
-    steps += [_words(step) for step in chores if not isinstance(step, Hold)]
-    waits += [step.reason for step in chores if isinstance(step, Hold)]
+    due, waits = _due(definition, ports, {}, {})
+    due_chores = chores(definition, ports)
+    steps = [] if due is None else [f"{due[0].rollout_id}: {words(due[1])}"]
+    steps += [words(step) for step in due_chores if not isinstance(step, Hold)]
+    waits += [step.reason for step in due_chores if isinstance(step, Hold)]
     return dataclasses.replace(_report(definition, ports, steps, waits), dry_run=True)
 
 
@@ -311,29 +294,3 @@ def _report(
         steps=tuple(steps),
         waits=tuple(waits),
     )
-
-
-def _words(step: Move | Retire) -> str:
-    match step:
-        case Deploy():
-            return f"deploy {step.arm.service}: {step.reason}"
-        case Retire():
-            return f"retire {step.service}: {step.reason}"
-        case Advance(to="shadow"):
-            return f"start the shadow: {step.reason}"
-        case Advance():
-            return f"canary {step.routes.challenger_percent:g} %: {step.reason}"
-        case AskApproval():
-            return f"ask for approval: {step.reason}"
-        case Promote():
-            return f"promote: {step.reason}"
-        case Confirm():
-            return f"confirm: {step.reason}"
-        case Supersede():
-            return f"close: {step.reason}"
-        case RollBack():
-            return f"roll back: {step.reason}"
-        case Hold():
-            return f"hold: {step.reason}"
-        case _:
-            assert_never(step)

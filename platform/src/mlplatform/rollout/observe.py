@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 
 
 def observe(
-    definition: ModelDefinition, ports: Ports, state: RolloutState, routes: Routes
+    definition: ModelDefinition,
+    ports: Ports,
+    state: RolloutState,
+    routes: Routes,
+    refusal: str | None = None,
 ) -> Observation:
-    """Everything that the next step of this rollout depends on."""
+    """Everything that the next step of this rollout depends on.
+
+    Args:
+        refusal: why this pass could not start the challenger's service, where it has tried to.
+    """
     states = ports.rollouts.active(definition.name, finished=True)
     confirmed = [
         s.challenger for s in states if s.phase == "confirmed" and s.rollout_id != state.rollout_id
@@ -34,10 +42,11 @@ def observe(
     provisional = any(s.phase == "promoted" and s.challenger == routes.champion for s in states)
     return Observation(
         routes=routes,
-        challenger=_service(ports.plane, state.challenger.service),
+        challenger=_service(ports.plane, state.challenger.service, refusal),
         judgement=_judgement(definition, ports, state, routes),
         champion_is_provisional=provisional,
         last_confirmed=confirmed[-1] if confirmed else None,
+        champion_deployed=routes.champion is None or routes.champion.service in ports.plane.names(),
     )
 
 
@@ -143,7 +152,9 @@ def limits_of(definition: ModelDefinition, state: RolloutState) -> Limits:
     )
 
 
-def _service(plane: ServingPlane, name: str) -> Service:
+def _service(plane: ServingPlane, name: str, refusal: str | None) -> Service:
+    if refusal is not None:
+        return Service(deployed=False, ready=False, reason=refusal, refused=True)
     try:
         status = plane.status(name)
     except NotFound:

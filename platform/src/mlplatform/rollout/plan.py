@@ -109,11 +109,16 @@ Step = Move | Retire
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How an arm's service is, as the serving plane tells it."""
+    """How an arm's service is, as the serving plane tells it.
+
+    Args:
+        refused: this pass has tried to start it, and may not; the reason says why.
+    """
 
     deployed: bool
     ready: bool
     reason: str
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ class Observation:
         judgement: the verdict on this rollout's traffic; None where it has none.
         champion_is_provisional: some rollout's promotion to the present champion is unconfirmed.
         last_confirmed: the arm that was confirmed last, other than this rollout's.
+        champion_deployed: the champion's service is there, or there is no champion.
     """
 
     routes: Routes
@@ -132,6 +138,10 @@ class Observation:
     judgement: Judgement | None
     champion_is_provisional: bool
     last_confirmed: Arm | None
+    champion_deployed: bool = True
+
+
+_CHAMPION_FIRST = "the champion's service is missing and is started first"
 
 
 def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
@@ -160,6 +170,7 @@ def upkeep(
     """Services that the routes need and that are missing, and services that nothing needs.
 
     A service is retired only when no living gateway applies an older generation of the routes.
+    What goes comes first: it makes room for what starts.
     """
     deployed = frozenset(deployed)
     missing = [a for a in routes.arms if a.service not in deployed]
@@ -174,9 +185,9 @@ def upkeep(
     if old and spare:
         names = ", ".join(sorted(g.gateway for g in old))
         hold = f"{', '.join(spare)}: waits for {names} to apply generation {routes.generation}"
-        return (*starts, Hold(hold))
+        return (Hold(hold), *starts)
     why = f"generation {routes.generation} does not list it"
-    return (*starts, *(Retire(name, why) for name in spare))
+    return (*(Retire(name, why) for name in spare), *starts)
 
 
 def confirmation_due_ms(state: RolloutState, policy: RolloutPolicy) -> int:
@@ -209,7 +220,12 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
     service = seen.challenger
     waited_ms = now.wall_ms - state.since_wall_ms
     if not service.ready and waited_ms >= policy.deploy_wall_deadline_s * 1000:
-        return RollBack(None, f"not ready in time: {service.reason}")
+        return RollBack(None, f"not ready in time: {_unready(state, seen)}")
+    if service.refused:
+        return Hold(f"{state.challenger.service} can't be started: {service.reason}")
+    if not service.deployed and not seen.champion_deployed:
+        # What room there is belongs to who answers the customers.
+        return Hold(_CHAMPION_FIRST)
     if not service.deployed:
         return Deploy(state.challenger, "the rollout was opened")
     if not service.ready:
@@ -221,6 +237,16 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
     if policy.approval == "none":
         return Promote(_promoted_routes(state, seen.routes), "the first version", evidence)
     return AskApproval("the first version is ready; there is no champion to compare with", evidence)
+
+
+def _unready(state: RolloutState, seen: Observation) -> str:
+    """Why the service is not ready, by what this pass sees, or what an earlier one was told."""
+    service = seen.challenger
+    if service.deployed or service.refused:
+        return service.reason
+    if state.refused is not None:
+        return state.refused
+    return service.reason if seen.champion_deployed else _CHAMPION_FIRST
 
 
 def _shadow(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:

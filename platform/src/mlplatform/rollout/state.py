@@ -14,6 +14,7 @@ from mlplatform.rollout.transitions import (
     ApprovalAsked,
     CanaryStepped,
     Confirmed,
+    DeployRefused,
     Evidence,
     Opened,
     Promoted,
@@ -50,6 +51,7 @@ class RolloutState:
         answer: that person's answer.
         predecessor: the champion that this rollout's promotion replaced.
         canary_generation: of the routes in the last canary step, set at promotion.
+        refused: why the service could not be started when that was last tried; None: never.
         reason: of the last transition.
     """
 
@@ -70,6 +72,7 @@ class RolloutState:
     answer: Answered | None
     predecessor: Arm | None
     canary_generation: int | None
+    refused: str | None
     reason: str
 
     @property
@@ -110,6 +113,9 @@ def follow(state: RolloutState | None, fact: Transition) -> RolloutState:
     _check(state, fact)
     if isinstance(fact, Answered):
         return dataclasses.replace(state, answer=fact, reason=fact.reason)
+    if isinstance(fact, DeployRefused):
+        # neither phase nor deadline begins anew
+        return dataclasses.replace(state, refused=fact.reason, reason=fact.reason)
     moved = dataclasses.replace(
         state,
         phase=_phase(fact),
@@ -156,6 +162,7 @@ def _opened(fact: Opened) -> RolloutState:
         answer=None,
         predecessor=None,
         canary_generation=None,
+        refused=None,
         reason=fact.reason,
     )
 
@@ -185,7 +192,8 @@ def _phase(fact: Moving) -> Phase:
             assert_never(fact)
 
 
-_FROM: dict[type[Moving | Answered], frozenset[Phase]] = {
+_FROM: dict[type[Moving | Answered | DeployRefused], frozenset[Phase]] = {
+    DeployRefused: frozenset({"deploying"}),
     ShadowStarted: frozenset({"deploying"}),
     ApprovalAsked: frozenset({"deploying", "shadow"}),
     Answered: frozenset({"awaiting_approval"}),
@@ -197,7 +205,7 @@ _FROM: dict[type[Moving | Answered], frozenset[Phase]] = {
 }
 
 
-def _check(state: RolloutState, fact: Moving | Answered) -> None:
+def _check(state: RolloutState, fact: Moving | Answered | DeployRefused) -> None:
     if state.model != fact.model or state.rollout_id != fact.rollout_id:
         raise Refused(f"a transition of {fact.rollout_id} can't follow {state.rollout_id}")
     if state.phase not in _FROM[type(fact)]:

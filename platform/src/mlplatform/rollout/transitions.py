@@ -55,6 +55,10 @@ class Opened(_Fact, frozen=True, tag="opened"):
     validation: Evidence = {}
 
 
+class DeployRefused(_Fact, frozen=True, tag="deploy-refused"):
+    """Its service can't be started now; the reason has the numbers. Begins no phase."""
+
+
 class ShadowStarted(_Fact, frozen=True, tag="shadow"):
     """Copies of answered requests go to the challenger; `displaced` routed before it."""
 
@@ -100,6 +104,7 @@ class RolledBack(_Fact, frozen=True, tag="rolled-back"):
 
 Transition = (
     Opened
+    | DeployRefused
     | ShadowStarted
     | ApprovalAsked
     | Answered

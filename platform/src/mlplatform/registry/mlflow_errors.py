@@ -1,0 +1,28 @@
+"""Whether what MLflow calls a bad request is a failure of the database behind it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+BAD_REQUEST: Final = "BAD_REQUEST"
+"""MLflow's code for whatever SQLAlchemy raises, but for an OperationalError."""
+
+# The class of the driver's error stands in brackets first, the statement and its values after it.
+_DRIVER: Final = re.compile(r"\((?:\w+\.)*(?:InterfaceError|OperationalError)\) ")
+# SQLSTATE: connection, who may connect, resources, an operator's doing, the system's own.
+_SERVER: Final = re.compile(r"\((?:\w+\.)*\w+Error\) \{[^\n]*'C': '(?:08|28|53|57|58)")
+_POOL: Final = re.compile(r"QueuePool limit|Can't reconnect until invalid transaction")
+
+
+def database_away(code: str, message: str) -> bool:
+    """Whether asking again later may help, though the answer was 400.
+
+    Args:
+        code: MLflow's `error_code`.
+        message: its `message`; its client puts the code before it.
+    """
+    if code != BAD_REQUEST:
+        return False
+    said = message.removeprefix(f"{BAD_REQUEST}: ")
+    return any(pattern.match(said) for pattern in (_DRIVER, _SERVER, _POOL))
