@@ -14,7 +14,7 @@ from mlplatform import settings
 from mlplatform.exporter.__main__ import parser as exporter_parser
 from mlplatform.gateway.__main__ import parser as gateway_parser
 from mlplatform.models.definition import load_definition, model_names
-from mlplatform.orchestration import registered
+from mlplatform.orchestration import names, registered
 from mlplatform.page.__main__ import asked_for_as
 from mlplatform.page.__main__ import parser as page_parser
 from mlplatform.supervisor.mlflow_server import parser as mlflow_parser
@@ -354,6 +354,30 @@ def test_accounts_are_there_and_only_those_with_rights_get_a_token() -> None:
     assert [n for n, p in pods().items() if p["spec"].get("automountServiceAccountToken")] == [
         "prefect-worker"
     ]
+
+
+def test_passes_and_what_stands_make_what_only_tries_give_way() -> None:
+    """Of pods without a class, whose priority is 0, a pass would displace Prefect itself."""
+    classes = of_kind("PriorityClass", MANIFESTS / "base")
+    standing = {p["spec"].get("priorityClassName") for n, p in pods().items() if n != "flow-run"}
+    asked = flow_run()["variables"]["properties"]["priority_class_name"]
+    passes = {registered.job_variables(n)["priority_class_name"] for n in registered.PASSES}
+    others = [registered.job_variables(n) for n in set(names.RUNS) - registered.PASSES]
+
+    assert pods()["flow-run"]["spec"]["priorityClassName"] == "{{ priority_class_name }}"
+    assert standing == passes == {"mlplatform-production"}
+    assert asked["default"] == "mlplatform-development"
+    assert not any("priority_class_name" in variables for variables in others)
+    assert set(asked["enum"]) == classes.keys()
+    assert classes[asked["default"]]["value"] < classes["mlplatform-production"]["value"]
+    assert classes[asked["default"]]["preemptionPolicy"] == "Never"
+
+
+def test_the_pools_limit_of_runs_is_the_only_one() -> None:
+    """A lower one of the worker's would keep a rollback waiting behind heavy runs."""
+    args = containers()["prefect-worker/prefect-worker"]["args"]
+
+    assert not [a for a in args if a.startswith(("--limit", "-l"))]
 
 
 def test_a_flow_that_asks_the_api_server_may_reach_it() -> None:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from mlplatform.orchestration.prefect import PrefectApi
+from mlplatform.orchestration.served import RUNS_AT_A_TIME
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 from support.probe import status_of
@@ -143,6 +144,13 @@ def test_nobody_registers_or_asks_without_the_password(server: Server) -> None:
     assert status_of(f"{server.url}/api/ready") == 200
 
 
+def test_the_pool_takes_as_many_runs_at_a_time_as_one_machine(server: Server) -> None:
+    with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
+        pool = client.get("/work_pools/kubernetes").json()
+
+    assert pool["concurrency_limit"] == RUNS_AT_A_TIME
+
+
 def test_registering_again_changes_nothing(server: Server) -> None:
     def known() -> dict[str, Any]:
         with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
@@ -157,10 +165,14 @@ def test_registering_again_changes_nothing(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flow", "account", "asks"), [("rollout", "rollouts", "true"), ("drift", "flows", "false")]
+    ("flow", "account", "asks", "priority"),
+    [
+        ("rollout", "rollouts", "true", "mlplatform-production"),
+        ("drift", "flows", "false", "mlplatform-development"),
+    ],
 )
 def test_a_run_becomes_a_job_that_kubernetes_takes(
-    server: Server, flow: str, account: str, asks: str
+    server: Server, flow: str, account: str, asks: str, priority: str
 ) -> None:
     api = PrefectApi(server.url, auth=AUTH)
     manifest = rendered(server, api.start(flow, {"model": "fraud"}).id)
@@ -173,6 +185,7 @@ def test_a_run_becomes_a_job_that_kubernetes_takes(
     assert violations(pod) == []
     assert manifest["metadata"]["namespace"] == "mlplatform"
     assert pod["serviceAccountName"] == account
+    assert pod["priorityClassName"] == priority
     assert [c["image"] for c in pod["containers"]] == ["flows:2"]
     assert manifest["spec"]["template"]["metadata"]["labels"]["mlplatform/asks-api-server"] == asks
     assert "{{" not in str(manifest)

@@ -27,7 +27,8 @@ from mlplatform.telemetry import logs
 POOL: Final = "kubernetes"
 START_LIMIT_S: Final = 300
 PASSES: Final = frozenset({"rollout", "promote", "rollback", names.APPROVAL_FLOW})
-"""Flows that take a pass over rollouts, and so create and remove services."""
+"""Flows that take a pass over rollouts, and so create and remove services: a rollback waits for
+no retrain, whose pod makes room for it."""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,11 @@ def job_variables(name: str) -> dict[str, str]:
     """What the Jobs of that flow have otherwise than the template says."""
     if name not in PASSES:
         return {}
-    return {"service_account_name": "rollouts", "asks_api_server": "true"}
+    return {
+        "service_account_name": "rollouts",
+        "asks_api_server": "true",
+        "priority_class_name": "mlplatform-production",
+    }
 
 
 def template(path: Path, image: str) -> dict[str, Any]:

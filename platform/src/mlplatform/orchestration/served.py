@@ -34,7 +34,7 @@ DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 12
 """Runs that wait for a heavy one hold a place too, and none of them may keep a pass or a rollback
-from starting."""
+from starting. On Kubernetes it is the pool's limit, and its worker has none of its own."""
 TAG = "mlplatform"
 PRELOADED = (
     "mlplatform.orchestration.flow_run",
