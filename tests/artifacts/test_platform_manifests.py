@@ -67,7 +67,7 @@ def test_no_right_is_given_by_a_star_and_no_secret_is_readable() -> None:
             assert not any("/" in resource for resource in rule["resources"])
 
 
-def test_a_token_is_for_passes_over_rollouts_and_for_who_makes_their_jobs() -> None:
+def test_a_token_is_for_who_asks_an_api_server_passes_batches_and_who_makes_their_jobs() -> None:
     with_token = [
         a["metadata"]["name"]
         for a in of_kind("ServiceAccount")
@@ -79,7 +79,7 @@ def test_a_token_is_for_passes_over_rollouts_and_for_who_makes_their_jobs() -> N
         for s in b["subjects"]
     }
 
-    assert with_token == ["rollouts"]
+    assert with_token == ["batches", "rollouts"]
     assert bound == {"rollouts", "prefect-worker"}
 
 

@@ -346,7 +346,7 @@ def test_accounts_are_there_and_only_those_with_rights_get_a_token() -> None:
     accounts = of_kind("ServiceAccount", MANIFESTS / "base")
     template = flow_run()
     of_runs = {template["variables"]["properties"]["service_account_name"]["default"]}
-    of_runs |= {registered.job_variables("rollout")["service_account_name"]}
+    of_runs |= {registered.job_variables(n)["service_account_name"] for n in ("rollout", "batch")}
     fixed = {name: pod["spec"]["serviceAccountName"] for name, pod in pods().items()}
     del fixed["flow-run"]
 
@@ -387,8 +387,39 @@ def test_a_flow_that_asks_the_api_server_may_reach_it() -> None:
 
     assert label == {"mlplatform/asks-api-server": "true"}
     assert registered.job_variables("rollout")["asks_api_server"] == "true"
+    assert registered.job_variables("batch")["asks_api_server"] == "true"
     assert registered.job_variables("drift") == {}
     assert "mlplatform/asks-api-server" in pods()["flow-run"]["metadata"]["labels"]
+
+
+def test_a_batch_may_start_jobs_with_argo_and_nothing_else() -> None:
+    """Its account's rights are in Argo's namespace, and it alone gets keys of object storage."""
+    access = list(yaml.safe_load_all((MANIFESTS.parents[1] / "argo" / "access.yaml").read_text()))
+    account = registered.job_variables("batch")["service_account_name"]
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": "mlplatform"}
+    bound = [d for d in access if d["kind"] == "RoleBinding" and d["subjects"] == [subject]]
+    roles = {d["metadata"]["name"]: d["rules"] for d in access if d["kind"] == "Role"}
+    elsewhere = [d for d in documents(MANIFESTS / "base") if subject in d.get("subjects", [])]
+    keys = flow_run()["variables"]["properties"]["keys_secret"]
+    [container] = pods()["flow-run"]["spec"]["containers"]
+
+    assert [roles[d["roleRef"]["name"]] for d in bound] == [
+        [
+            {
+                "apiGroups": ["argoproj.io"],
+                "resources": ["workflows"],
+                "verbs": ["get", "create", "patch"],
+            }
+        ]
+    ]
+    assert elsewhere == []
+    assert of_kind("ServiceAccount", MANIFESTS / "base")[account].get(
+        "automountServiceAccountToken", True
+    )
+    assert {"secretRef": {"name": "{{ keys_secret }}", "optional": True}} in container["envFrom"]
+    assert registered.job_variables("batch")["keys_secret"] in SECRETS
+    assert keys["default"] not in SECRETS
+    assert {n for n in names.RUNS if "keys_secret" in registered.job_variables(n)} == {"batch"}
 
 
 def test_each_pod_is_let_through_by_a_network_policy() -> None:
@@ -431,7 +462,7 @@ def test_secrets_are_the_ones_that_the_operator_is_told_to_make() -> None:
                 key = variable["valueFrom"]["secretKeyRef"]
                 used.setdefault(key["name"], set()).add(key["key"])
         for source in container.get("envFrom", []):
-            if "secretRef" in source:
+            if "secretRef" in source and "{{" not in source["secretRef"]["name"]:
                 used.setdefault(source["secretRef"]["name"], set())
     page = (MANIFESTS.parents[1] / "docs" / "cluster.md").read_text()
 

@@ -168,6 +168,7 @@ def test_registering_again_changes_nothing(server: Server) -> None:
     ("flow", "account", "asks", "priority"),
     [
         ("rollout", "rollouts", "true", "mlplatform-production"),
+        ("batch", "batches", "true", "mlplatform-development"),
         ("drift", "flows", "false", "mlplatform-development"),
     ],
 )
@@ -175,7 +176,8 @@ def test_a_run_becomes_a_job_that_kubernetes_takes(
     server: Server, flow: str, account: str, asks: str, priority: str
 ) -> None:
     api = PrefectApi(server.url, auth=AUTH)
-    manifest = rendered(server, api.start(flow, {"model": "fraud"}).id)
+    days = {"first": "2026-01-01", "last": "2026-01-02"} if flow == "batch" else {}
+    manifest = rendered(server, api.start(flow, {"model": "fraud", **days}).id)
     api.close()
     pod = manifest["spec"]["template"]["spec"]
 

@@ -29,7 +29,7 @@ module "stores_versions" {
 
 module "starts_jobs" {
   source   = "../modules/identity"
-  for_each = toset(["mlplatform/flows", "${local.jobs}/mlplatform-jobs"])
+  for_each = toset(["mlplatform/batches", "${local.jobs}/mlplatform-jobs"])
   cluster  = module.cluster.name
   account  = each.value
   rights   = local.uses_bucket["jobs"]

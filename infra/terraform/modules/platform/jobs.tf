@@ -58,28 +58,6 @@ resource "kubectl_manifest" "artifacts" {
   depends_on        = [kubectl_manifest.jobs_namespace]
 }
 
-resource "kubectl_manifest" "starts_jobs" {
-  for_each = { for kind, content in {
-    Role = yamlencode({
-      rules = [{ apiGroups = ["argoproj.io"], resources = ["workflows"], verbs = ["get", "create", "patch"] }]
-    })
-    RoleBinding = yamlencode({
-      roleRef  = { apiGroup = "rbac.authorization.k8s.io", kind = "Role", name = "starts-jobs" }
-      subjects = [{ kind = "ServiceAccount", name = "flows", namespace = "mlplatform" }]
-    })
-  } : kind => content if var.jobs != null }
-  yaml_body = yamlencode(merge(
-    {
-      apiVersion = "rbac.authorization.k8s.io/v1"
-      kind       = each.key
-      metadata   = { name = "starts-jobs", namespace = var.jobs.namespace }
-    },
-    yamldecode(each.value),
-  ))
-  server_side_apply = true
-  depends_on        = [kubectl_manifest.jobs_namespace]
-}
-
 # The keys of the artifacts' store, where it asks for some: the same entry of `bank` as MLflow's.
 resource "kubectl_manifest" "artifacts_keys" {
   count = try(var.jobs.keys, false) ? 1 : 0

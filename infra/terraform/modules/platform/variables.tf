@@ -105,7 +105,7 @@ variable "credentials_address" {
 }
 
 variable "jobs" {
-  description = "Argo's namespace for heavy jobs, the bucket and where it is, and how many GPUs jobs hold at a time; null: jobs stay within their flow runs."
+  description = "Argo's namespace for heavy jobs, the bucket and where it is, and how many GPUs jobs hold at a time; null: nobody takes jobs, and `batch` ends at its deadline."
   type = object({
     namespace = string
     bucket    = string

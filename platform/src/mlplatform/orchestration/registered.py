@@ -35,6 +35,12 @@ log = logging.getLogger(__name__)
 
 def job_variables(name: str) -> dict[str, str]:
     """What the Jobs of that flow have otherwise than the template says."""
+    if name == "batch":
+        return {
+            "service_account_name": "batches",
+            "asks_api_server": "true",
+            "keys_secret": "s3",
+        }
     if name not in PASSES:
         return {}
     return {

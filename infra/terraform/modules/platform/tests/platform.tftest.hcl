@@ -122,7 +122,7 @@ run "jobs_have_a_namespace_an_artifact_repository_and_who_may_start_them" {
     error_message = "Templates of jobs are in the jobs' namespace."
   }
   assert {
-    condition     = toset(keys(kubectl_manifest.starts_jobs)) == toset(["Role", "RoleBinding"])
+    condition     = yamldecode(output.documents["RoleBinding/mlplatform-jobs/mlplatform-starts-jobs"]).subjects == [{ kind = "ServiceAccount", name = "batches", namespace = "mlplatform" }]
     error_message = "Flow runs may start jobs there."
   }
 }
