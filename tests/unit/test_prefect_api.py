@@ -19,6 +19,8 @@ from mlplatform.orchestration.prefect import PrefectApi
 
 DEPLOYMENT_PATH = "/api/deployments/name/drift/fraud-drift"
 RUN_PATH = "/api/deployments/d-1/create_flow_run"
+DROPPED = 0
+"""For a status: the connection is closed without an answer."""
 RUN = {
     "id": "r-1",
     "name": "calm-lynx",
@@ -64,6 +66,10 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             server.authorizations.append(self.headers.get("authorization"))
             sent = self.rfile.read(int(self.headers.get("content-length", 0)))
             status, content = server.answer(method, self.path, json.loads(sent or b"null"))
+            if status == DROPPED:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
             body = b"" if content is None else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
@@ -151,6 +157,33 @@ def test_what_a_busy_database_refused_is_asked_again_as_the_same_run(
     assert len(keys) == 3
     assert len(set(keys)) == 1
     assert keys[0]
+
+
+@pytest.mark.parametrize(("drops", "asked"), [(0, 1), (1, 2)])
+def test_a_dropped_connection_is_asked_over_once_more(
+    api: PrefectApi, server: Server, drops: int, asked: int
+) -> None:
+    server.gives("/api/flow_runs/r-1", *[(DROPPED, None)] * drops, (200, RUN))
+    assert api.run("r-1").id == "r-1"
+    assert len(server.asked) == asked
+
+
+def test_connections_that_are_dropped_again_are_unavailable(
+    api: PrefectApi, server: Server
+) -> None:
+    server.gives("/api/flow_runs/r-1", (DROPPED, None))
+    with pytest.raises(Unavailable):
+        api.run("r-1")
+    assert len(server.asked) == 2
+
+
+def test_an_answer_whose_connection_is_dropped_is_not_sent_again(
+    api: PrefectApi, server: Server
+) -> None:
+    server.gives("/api/flow_runs/r-1/resume", (DROPPED, None))
+    with pytest.raises(Unavailable):
+        api.answer("r-1", {})
+    assert len(server.asked) == 1
 
 
 def test_an_answer_to_a_question_is_sent_once(api: PrefectApi, server: Server) -> None:

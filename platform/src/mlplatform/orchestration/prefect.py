@@ -173,7 +173,7 @@ class PrefectApi:
         return self._deployments[name]
 
     def _call(self, method: str, path: str, body: Any = None, tries: int = TRIES) -> Any:
-        response = self._request(method, path, body)
+        response = self._request(method, path, body, again=tries > 1)
         for attempt in range(1, tries):
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
@@ -187,9 +187,15 @@ class PrefectApi:
             raise InputInvalid(f"Prefect {path}", None, response.text[:500])
         return response.json() if response.content else None
 
-    def _request(self, method: str, path: str, body: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, body: Any, *, again: bool = False) -> httpx.Response:
+        """Asked once more at once, if `again`, where the server drops the connection unanswered, as
+        it may do with a kept one at any time."""
         try:
             return self._client.request(method, path, json=body)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as dropped:
+            if again:
+                return self._request(method, path, body)
+            raise Unavailable(f"Prefect at {self._client.base_url}") from dropped
         except httpx.HTTPError as error:
             raise Unavailable(f"Prefect at {self._client.base_url}") from error
 
