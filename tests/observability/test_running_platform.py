@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -78,6 +79,8 @@ NO_PANEL_DATA = {
 MAYBE_NO_PANEL_DATA = {
     FIRST_WITH_THE_FIRST: (
         "drift: Decisions without fresh features", "model: Alerts without reasons",
+        "model: Degraded decisions", "model: Steps that failed", "overview: Degraded decisions",
+        "rollout: Steps that failed",
         "model: Inference requests without scores", "overview: Connections that were ended",
         "overview: Requests let in and refused (B)", "overview: Stores of keys and limits (A)",
         "rollout: Shadow copies that were dropped", "rollout: Why copies were dropped",
@@ -139,7 +142,7 @@ class World(ScoringWorld):
 
 
 class Load:
-    """A payment every 20 ms, until told to stop."""
+    """A payment every 20 ms, every tenth of them declined, until told to stop."""
 
     def __init__(self, world: World) -> None:
         self._over = threading.Event()
@@ -148,9 +151,11 @@ class Load:
         self._thread.start()
 
     def _send(self, world: World) -> None:
+        amounts = itertools.cycle([*[40.0] * 9, 950.0])
         with world.client() as client:
             while not self._over.wait(0.02):
-                self.statuses.add(client.post("/score", json=payment()).status_code)
+                sent = payment(next(amounts))
+                self.statuses.add(client.post("/score", json=sent).status_code)
 
     def stop(self) -> None:
         self._over.set()
