@@ -123,6 +123,26 @@ def test_both_adapters_put_a_key_into_the_same_partition(
     assert placed[0] == placed[1]
 
 
+@pytest.mark.kafka
+def test_a_member_whose_name_another_took_is_told_so_for_good(
+    kafka: str, names: tuple[str, str]
+) -> None:
+    """At its next look; `test_a_member_whose_name_was_taken_over_commits_nothing` says the rest."""
+    topics = KafkaTopics(kafka, [TopicSpec(names[0])])
+    topics.publish(numbered(names[0], 10))
+    first = topics.subscribe(names[:1], f"g-{names[0]}", "m")
+    assert len(read(first, 10)) == 10
+    second = topics.subscribe(names[:1], f"g-{names[0]}", "m")
+    assert len(read(second, 10)) == 10  # the first had committed nothing
+
+    with pytest.raises(StaleFence):
+        read(first, 1)
+
+    for one in (first, second):
+        one.close()
+    topics.close()
+
+
 def test_each_group_reads_everything(open_topics: Open, names: tuple[str, str]) -> None:
     topics = open_topics()
     topics.publish(numbered(names[0], 20))

@@ -139,6 +139,10 @@ class KafkaSubscription:
                 received.append(_received(message, place, offset))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ends[place] = offset
+            elif error.code() == KafkaError._FATAL:
+                # Also without another: a broker that ends while a static member joins may know it
+                # by another id later. This consumer reads nothing any more; a new one does.
+                raise StaleFence(f"Kafka takes this member for another: {error.str()}")
             else:
                 raise error_of(error)
         return received

@@ -90,6 +90,10 @@ class Subscription(Protocol):
 
         With limit 0 nothing is delivered, but the member stays one: whoever has enough to do
         calls it so, at least every few seconds.
+
+        Raises:
+            StaleFence: the group takes another for this member, for good: subscribe again.
+            Unavailable: the topics did not answer.
         """
         ...
 
