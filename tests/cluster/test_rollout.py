@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,8 +272,8 @@ def test_a_version_that_no_node_can_serve_never_gets_traffic(world: World) -> No
     candidate = world.candidate(4)
     rollout = world.open(candidate)
 
-    with pytest.raises(Exception, match=r"nvidia.com/gpu; .* nothing was changed"):
-        world.run()
+    world.run()
 
+    assert re.search(r"nvidia.com/gpu; .* nothing was changed", world.state(rollout).refused or "")
     assert world.plane.names() == [first]
     assert world.state(rollout).phase == "deploying"
