@@ -59,7 +59,7 @@ cluster_leg() {
     fi
     if [ "$(cluster_state)" = "built, whole" ]; then cluster_suites FULL=1; else cluster_suites; fi || failed=$?
     case $failed in
-    0) twice demo-cluster "$DEMO_S" make demo-cluster || refuse demo-cluster ;;
+    0) twice demo-cluster "$DEMO_S" make demo-cluster || tell demo-cluster ;;
     1) refuse test-cluster ;;
     esac
 }
@@ -68,6 +68,12 @@ cluster_leg() {
 refuse() {
     if [ -n "${CLUSTER_STRICT:-}" ] || [ "$state" != "to be built" ]; then return 1; fi
     legs+=("$1 FAILED; on a Kubernetes built just now that refuses nothing without CLUSTER_STRICT=1")
+}
+
+# What failed twice, and has not been seen to pass on CI's own machines.
+tell() {
+    if [ -n "${CLUSTER_STRICT:-}" ]; then return 1; fi
+    legs+=("$1 FAILED; that refuses nothing without CLUSTER_STRICT=1")
 }
 
 # twice NAME SECONDS CMD…: tried twice at most, where as many are left; what is not through in time is left out.
