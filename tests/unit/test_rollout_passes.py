@@ -17,7 +17,7 @@ from mlplatform.canonical import digest
 from mlplatform.decisions.log import Entry
 from mlplatform.decisions.records import Record
 from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import Busy, Refused, Unavailable
+from mlplatform.errors import Busy, PlatformError, Refused, Unavailable
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
 from mlplatform.rollout.execute import PassReport, run_pass
@@ -809,33 +809,22 @@ def test_a_promotion_waits_for_its_canary_to_be_in_the_log(tmp_path: Path) -> No
     assert any("not in the log" in wait for wait in report.waits)
 
 
-def test_an_unreachable_registry_delays_only_its_alias(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [Unavailable("MLflow does not answer"), Refused("this account may not set aliases")]
+)
+def test_a_registry_that_sets_no_alias_delays_nothing_else(
+    tmp_path: Path, error: PlatformError
+) -> None:
     world = World(tmp_path)
     first = world.open(1)
     world.settle()
     world.approve(first)
 
-    def down(*_: Any) -> None:
-        raise Unavailable("MLflow does not answer")
+    def fails(*_: Any) -> None:
+        raise error
 
-    world.versions.set_alias = down  # type: ignore[method-assign]
+    world.versions.set_alias = fails  # type: ignore[method-assign]
     report = world.run()
     assert world.state(first).phase == "promoted"
-    assert "for a later pass: MLflow does not answer" in report.waits
-    assert world.rollouts.anchored() is not None
-
-
-def test_a_registry_that_refuses_an_alias_is_told_and_the_log_is_anchored(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    first = world.open(1)
-    world.settle()
-    world.approve(first)
-
-    def refuses(*_: Any) -> None:
-        raise Refused("this account may not set aliases")
-
-    world.versions.set_alias = refuses  # type: ignore[method-assign]
-    report = world.run()
-    assert world.state(first).phase == "promoted"
-    assert "for a later pass: this account may not set aliases" in report.waits
+    assert f"for a later pass: {error}" in report.waits
     assert world.rollouts.anchored() is not None

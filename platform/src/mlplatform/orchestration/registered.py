@@ -21,6 +21,7 @@ from mlplatform import wiring
 from mlplatform.errors import ConfigInvalid, Unavailable
 from mlplatform.models.definition import model_names
 from mlplatform.orchestration import names, served
+from mlplatform.serving.placement import PRODUCTION
 from mlplatform.settings import Settings
 from mlplatform.telemetry import logs
 
@@ -46,7 +47,7 @@ def job_variables(name: str) -> dict[str, str]:
     return {
         "service_account_name": "rollouts",
         "asks_api_server": "true",
-        "priority_class_name": "mlplatform-production",
+        "priority_class_name": PRODUCTION,
     }
 
 

@@ -46,7 +46,11 @@ def observe(
         judgement=_judgement(definition, ports, state, routes),
         champion_is_provisional=provisional,
         last_confirmed=confirmed[-1] if confirmed else None,
-        champion_deployed=routes.champion is None or routes.champion.service in ports.plane.names(),
+        champion_deployed=(
+            state.phase != "deploying"  # nothing else asks, and a cluster lists its services for it
+            or routes.champion is None
+            or routes.champion.service in ports.plane.names()
+        ),
     )
 
 

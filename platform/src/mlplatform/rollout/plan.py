@@ -130,7 +130,8 @@ class Observation:
         judgement: the verdict on this rollout's traffic; None where it has none.
         champion_is_provisional: some rollout's promotion to the present champion is unconfirmed.
         last_confirmed: the arm that was confirmed last, other than this rollout's.
-        champion_deployed: the champion's service is there, or there is no champion.
+        champion_deployed: the champion's service is there, or there is no champion; looked at while
+            the challenger's is deployed, and true in later phases.
     """
 
     routes: Routes
