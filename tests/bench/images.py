@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
-from tests.bench.processes import free_port
 
 from support.dockerfiles import build, stages
 from support.onnx_bundles import sigmoid_bundle
+from support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("predictor", "gateway", "flows")

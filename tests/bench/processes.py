@@ -15,11 +15,6 @@ import psutil
 START_S = 90.0
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 @contextlib.contextmanager
 def started(
     command: Sequence[str], environment: Mapping[str, str], port: int, core: int, log: Path

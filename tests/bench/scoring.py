@@ -34,6 +34,7 @@ from mlplatform.protos import open_inference_pb2 as pb
 from mlplatform.pseudonym import load_or_create_key, pseudonym
 from mlplatform.registry.bundle import load_bundle
 from mlplatform.rollout.routes import Arm
+from support.ports import free_port
 from support.scoring_world import ScoringWorld
 
 SERVERS = Path(__file__).parent / "servers"
@@ -81,7 +82,7 @@ def predictors(bench: Bench, work: Path) -> None:
         port: int | None = None,
         **env: str,
     ) -> None:
-        port = port or processes.free_port()
+        port = port or free_port()
         command = [part.replace("{port}", str(port)) for part in command]
         variables = {**shared, "BENCH_PORT": str(port), **env}
         log = work / f"{name}.log"
@@ -120,12 +121,12 @@ def mlserver(served: Any, work: Path, infer: list[bytes]) -> None:
     folder = work / "mlserver"
     folder.mkdir()
     binary = environment("mlserver").parent / "mlserver"
-    port = processes.free_port()
+    port = free_port()
     settings = {
         "host": "127.0.0.1",
         "http_port": port,
-        "grpc_port": processes.free_port(),
-        "metrics_port": processes.free_port(),
+        "grpc_port": free_port(),
+        "metrics_port": free_port(),
         "parallel_workers": 0,
         "debug": False,
         "use_structured_logging": False,
@@ -144,9 +145,9 @@ def own_predictor(content: bytes, x: Any, work: Path) -> Iterator[tuple[Contende
     plain_bundle(content, x, bundle)
     token = work / "token"
     token.write_text("bench-token")
-    port = processes.free_port()
+    port = free_port()
     command = [sys.executable, "-m", "mlplatform.predictor", "--model-dir", str(bundle)]
-    grpc_port = processes.free_port()
+    grpc_port = free_port()
     command += ["--model-name", "bench", "--port", str(port), "--token-file", str(token)]
     command += ["--grpc-port", str(grpc_port)]
     variables = {"PYTHONPATH": str(ROOT / "platform" / "src")}
@@ -234,7 +235,7 @@ def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
             bench.measure(f"path_c{connections}", path, connections)
         best = max(bench.figures[f"path_c{c}"]["rps"] for c in PATH_CONNECTIONS)
         open_loop["path"] = bench.open_loops("path", path, best)
-        port = processes.free_port()
+        port = free_port()
         command = [sys.executable, str(SERVERS / "limit.py"), str(port)]
         env = {"BENCH_ONNX": str(onnx)}
         with processes.started(command, env, port, SERVER_CORE, work / "limit.log") as pid:
@@ -259,7 +260,7 @@ def stock_chain(
     views = load_views(model_folder(MODEL))
     features = [f"{view.name}:{name}" for view in views for name in view.feature_names]
     shared = {"OMP_NUM_THREADS": "1", "BENCH_ONNX": str(onnx), "FEAST_USAGE": "False"}
-    behind, front = processes.free_port(), processes.free_port()
+    behind, front = free_port(), free_port()
     with ExitStack() as stack:
         predictor = stack.enter_context(
             processes.started(

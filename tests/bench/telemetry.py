@@ -40,7 +40,8 @@ from mlplatform.telemetry.otlp import OtlpSender
 from mlplatform.telemetry.span_files import encoded
 from mlplatform.telemetry.spans import Teller
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
-from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
+from support.ports import free_port
+from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 
 SHARES: Final = ("file", "file-again", "0", "0.01", "1")
 BLOCK: Final = 50

@@ -15,11 +15,11 @@ from tests.cluster import build, kserve
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT
 from tests.servers import given
-from tests.servers.process import free_ports
 
 from mlplatform import addresses
 from mlplatform.cluster.api import INFERENCE_SERVICES
 from support.kserve_world import bundles_volume
+from support.ports import free_ports
 
 NAMESPACE: Final = "mlplatform-models"
 HOME: Final = ROOT / "build" / "demo-cluster"

@@ -10,8 +10,9 @@ import grpc
 import pytest
 
 from mlplatform.protos import open_inference_pb2 as pb
+from support.ports import free_port
 from support.probe import status_of
-from support.scoring_world import ScoringWorld, free_port
+from support.scoring_world import ScoringWorld
 
 HOST = "127.0.0.2"
 """As loopback as 127.0.0.1, and another address."""

@@ -21,7 +21,8 @@ from mlplatform.models.definition import load_definition
 from mlplatform.pseudonym import load_or_create_key, pseudonym
 from mlplatform.rollout.routes import Arm
 from support import standard_clients
-from support.scoring_world import MODEL, ScoringWorld, free_port
+from support.ports import free_port
+from support.scoring_world import MODEL, ScoringWorld
 from support.standard_clients import Target
 
 pytestmark = pytest.mark.slow

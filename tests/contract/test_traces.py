@@ -24,7 +24,8 @@ from mlplatform.telemetry.logs import EXTRA, JsonLines
 from mlplatform.telemetry.otlp import OtlpSender
 from mlplatform.telemetry.spans import Span, Teller, Trace, new_span_id
 from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver, roots
-from support.scoring_world import MODEL, ScoringWorld, free_port, payment, wait_for
+from support.ports import free_port
+from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 
 KEPT_FOR = signals.KEPT_FOR.name
 CUSTOMER = 8_675_309_774_412  # long enough to stand in no time, port or process id by chance

@@ -30,7 +30,7 @@ from mlplatform.models.fraud.generator import Population
 from mlplatform.settings import Home
 from mlplatform.supervisor.records import read_processes, read_supervisor
 from support.handbook_payments import write_payments
-from support.scoring_world import free_port
+from support.ports import free_port
 
 OUT = Path(__file__).parents[2] / "build" / "drills" / "restore.json"
 MODEL = "fraud"

@@ -21,7 +21,8 @@ from tests.drills.scoring_findings import Shows
 from mlplatform.rollout.routes import Arm
 from support.faulty_predictor import Behaviour, FaultyPredictor
 from support.gateways_world import GatewaysWorld
-from support.scoring_world import ScoringWorld, free_port, wait_for
+from support.ports import free_port
+from support.scoring_world import ScoringWorld, wait_for
 from support.stopped_writer import stopped_writer
 
 REGISTRY_START_S = 120.0

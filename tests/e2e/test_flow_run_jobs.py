@@ -20,8 +20,9 @@ from mlplatform.orchestration.prefect import PrefectApi
 from mlplatform.orchestration.served import RUNS_AT_A_TIME
 from support.manifest_schemas import unknown
 from support.pod_security import violations
+from support.ports import free_port
 from support.probe import status_of
-from support.scoring_world import free_port, wait_for
+from support.scoring_world import wait_for
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from mlplatform.telemetry import signals, span_files
 from mlplatform.telemetry.retention import DEBUG_SHARE
 from mlplatform.wiring import Platform
 from support.handbook_payments import write_payments
+from support.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -38,12 +38,6 @@ DEADLINE_S = 120.0
 START_LIMIT_S = 300.0  # more than the supervisor gives Prefect before it starts it again
 CUSTOMER, TERMINAL, AMOUNT = 8_675_309_774_412, 7_123_456_000_017, 912.4375
 """Of the payment that is scored: so unlike any other number that what holds them would be found."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Commands:

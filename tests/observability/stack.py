@@ -18,8 +18,9 @@ from tests.observability.binaries import needed
 
 from mlplatform.slo import rendered
 from mlplatform.slo.objectives import seconds
+from support.ports import free_port
 from support.probe import status_of
-from support.scoring_world import free_port, wait_for
+from support.scoring_world import wait_for
 
 ROOT: Final = Path(__file__).parents[2]
 CONFIGS: Final = ROOT / "observability"

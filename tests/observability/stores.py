@@ -13,8 +13,9 @@ from typing import Any, Final
 import httpx
 from tests.observability.stack import collector, started
 
+from support.ports import free_port
 from support.probe import status_of
-from support.scoring_world import free_port, wait_for
+from support.scoring_world import wait_for
 
 JAEGER: Final = Path(__file__).parent / "jaeger.yaml"
 LOKI: Final = "${env:LOKI:-http://127.0.0.1:3100}/otlp"

@@ -26,8 +26,9 @@ from mlplatform.slo.objectives import FILE
 from mlplatform.slo.objectives import load as load_objectives
 from mlplatform.telemetry import signals
 from mlplatform.wiring import Platform
+from support.ports import free_port
 from support.probe import status_of
-from support.scoring_world import MODEL, ScoringWorld, free_port, payment
+from support.scoring_world import MODEL, ScoringWorld, payment
 
 pytestmark = [
     pytest.mark.skipif(

@@ -16,11 +16,12 @@ from tests.servers import certificates
 from tests.servers.process import (
     Process,
     ServerMissing,
-    free_ports,
     new_folder,
     program,
     version_of,
 )
+
+from support.ports import free_ports
 
 USER = "platform"
 SETTINGS = {

@@ -82,15 +82,6 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody had a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 def new_folder(name: str, owner: str | None = None) -> Path:
     """A folder of its own for a server's state, outside of ours that others may not enter."""
     folder = Path(tempfile.mkdtemp(prefix=f"mlplatform-{name}-"))

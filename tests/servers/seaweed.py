@@ -9,7 +9,9 @@ import time
 import urllib.error
 import urllib.request
 
-from tests.servers.process import DOWNLOADED, Process, free_ports, new_folder, program, version_of
+from tests.servers.process import DOWNLOADED, Process, new_folder, program, version_of
+
+from support.ports import free_ports
 
 READY_S = 60.0
 

@@ -10,11 +10,12 @@ from tests.servers.process import (
     DOWNLOADED,
     Process,
     ServerMissing,
-    free_ports,
     new_folder,
     program,
     version_of,
 )
+
+from support.ports import free_ports
 
 
 class ValkeyServer:

@@ -10,8 +10,8 @@ import httpx
 
 from mlplatform.settings import Home
 from support.platform_process import wait
+from support.ports import free_port
 from support.probe import status_of
-from support.scoring_world import free_port
 
 TOKEN = "a token of this start"
 

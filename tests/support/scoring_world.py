@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -57,6 +56,7 @@ from mlplatform.rollout.transitions import (
 from mlplatform.serving.local import LocalPlane, StatusFile, Told
 from mlplatform.serving.manifest import render
 from mlplatform.settings import Home
+from support.ports import free_port
 from support.probe import status_of
 
 MODEL = "fraud"
@@ -425,9 +425,3 @@ def payment(amount: float = 40.0, customer: int = 7, **changes: Any) -> dict[str
         "event_time": int(time.time() * 1000),
     }
     return body | changes
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -10,7 +10,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.servers.process import ServerMissing, free_ports
+from tests.servers.process import ServerMissing
+
+from support.ports import free_ports
 
 HERE = Path(__file__).parent
 LIBS = HERE.parents[2] / "build" / "servers" / "kafka" / "libs"
