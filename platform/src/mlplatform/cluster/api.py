@@ -99,6 +99,16 @@ class KubernetesApi:
         found: list[Object] = self.get(path, **query)["items"]
         return found
 
+    def metadata(self, path: str) -> Object | None:
+        """What is said about one object, without what is in it; None where there is none.
+
+        The server leaves the rest out, so that a Secret's values are never sent here.
+        """
+        try:
+            return dict(json.loads(self._call("GET", path, accept=METADATA))["metadata"])
+        except NotFound:
+            return None
+
     def serves(self, resource: Resource) -> bool:
         """Whether the cluster has this kind, by discovery, which every user may ask."""
         found = self.find(f"/apis/{resource.group_version}")
@@ -178,8 +188,9 @@ class KubernetesApi:
         body: Mapping[str, Any] | None = None,
         content: str | None = None,
         query: Mapping[str, str] | None = None,
+        accept: str = "application/json",
     ) -> str:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": accept}
         if content is not None:
             headers["Content-Type"] = content
         # What the library's generated calls do, with plain dicts for their models.
@@ -207,6 +218,7 @@ class KubernetesApi:
 JSON: Final = "application/json"
 MERGE: Final = "application/merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
+METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +238,9 @@ class Resource:
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 PODS: Final = Resource("v1", "pods")
 SERVICES: Final = Resource("v1", "services")
+CLAIMS: Final = Resource("v1", "persistentvolumeclaims")
+SECRETS: Final = Resource("v1", "secrets")
+STATEFUL_SETS: Final = Resource("apps/v1", "statefulsets")
 DISRUPTION_BUDGETS: Final = Resource("policy/v1", "poddisruptionbudgets")
 INFERENCE_SERVICES: Final = Resource("serving.kserve.io/v1beta1", "inferenceservices")
 SCALED_OBJECTS: Final = Resource("keda.sh/v1alpha1", "scaledobjects")

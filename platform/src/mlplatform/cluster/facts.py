@@ -3,85 +3,86 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Final
 
-from mlplatform.cluster.api import KubernetesApi, Object
-from mlplatform.cluster.check import Facts
-from mlplatform.cluster.quantities import quantity
-from mlplatform.errors import NotFound, Refused
-
-KSERVE: Final = "kserve"
-RIGHTS: Final = (
-    *(("serving.kserve.io", "inferenceservices", v) for v in ("get", "create", "patch", "delete")),
-    ("serving.kserve.io", "inferenceservices", "list"),
-    ("apps", "deployments", "get"),
-    ("", "pods", "list"),
-    ("policy", "poddisruptionbudgets", "create"),
-    ("policy", "poddisruptionbudgets", "patch"),
-    ("keda.sh", "scaledobjects", "create"),
-    ("keda.sh", "scaledobjects", "patch"),
+from mlplatform.cluster.api import (
+    CLAIMS,
+    DEPLOYMENTS,
+    SECRETS,
+    STATEFUL_SETS,
+    KubernetesApi,
+    Object,
 )
-"""Group, resource and verb, in the models' namespace: what KServePlane does."""
-PRODUCT: Final = "nvidia.com/gpu.product"
+from mlplatform.cluster.finding import Claim, Controller, Facts, Unread, Wanted
+from mlplatform.cluster.installation import LET_IN
+from mlplatform.cluster.installation import SECRETS as WANTED_SECRETS
+from mlplatform.cluster.quantities import quantity
+from mlplatform.cluster.rights import RIGHTS, Right
+from mlplatform.errors import NotFound, Refused
+from mlplatform.serving.manifest import RUNTIME
+from mlplatform.serving.placement import PRODUCT_LABEL
+
+CONTROLLER: Final = "kserve-controller-manager"
+VERSION_LABEL: Final = "app.kubernetes.io/version"
 
 
-def read(api: KubernetesApi, namespace: str, runtime: str) -> Facts:
-    """Everything, in some twenty calls.
-
-    What this user may not look at counts as absent; `rights` says what it may.
-
-    Args:
-        namespace: of the models.
-        runtime: name of the platform's ClusterServingRuntime.
+def read(api: KubernetesApi, wanted: Wanted) -> Facts:
+    """Everything, in some fifty calls; nothing is changed, and no Secret's value is asked for.
 
     Raises:
         Unavailable: the API server does not answer.
     """
-    nodes = _items(api, "/api/v1/nodes")
-    home = _find(api, f"/api/v1/namespaces/{namespace}")
+    nodes = _items(api, "/api/v1/nodes", "nodes")
+    every_namespace = _items(api, "/api/v1/namespaces", "namespaces")
     return Facts(
         version=api.get("/version")["gitVersion"],
         kinds=_kinds(api),
-        controller_replicas=_controller(api),
-        default_mode=_default_mode(api),
-        runtime_image=_runtime_image(api, runtime),
-        namespace=namespace,
-        namespace_labels=None if home is None else home["metadata"].get("labels", {}),
+        controller=_controller(api, wanted.kserve),
+        default_mode=_default_mode(api, wanted.kserve),
+        runtime_image=_runtime_image(api),
+        namespaces={n: _labels(api, n) for n in (wanted.models, wanted.platform)},
+        labelled=every_namespace
+        if isinstance(every_namespace, Unread)
+        else _let_in(every_namespace),
         priorities=_names(api, "/apis/scheduling.k8s.io/v1/priorityclasses"),
-        policies=frozenset(
-            b["spec"]["policyName"]
-            for b in _items(
-                api, "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
-            )
-        ),
+        policies=_policies(api),
         storage_classes=_storage_classes(api),
-        gpus=_gpus(nodes),
-        gpu_products=frozenset(
-            n["metadata"]["labels"][PRODUCT]
-            for n in nodes
-            if PRODUCT in n["metadata"].get("labels", {})
-        ),
-        rights={f"{v} {r}": _may(api, namespace, g, r, v) for g, r, v in RIGHTS},
+        claims={
+            (n, wanted.bundles): _claim(api, n, wanted.bundles)
+            for n in (wanted.models, wanted.platform)
+        },
+        secrets={name: _keys(api, wanted.platform, name) for name in WANTED_SECRETS},
+        workloads=_workloads(api, wanted.platform),
+        gpus=nodes if isinstance(nodes, Unread) else _gpus(nodes),
+        gpu_products=frozenset() if isinstance(nodes, Unread) else _products(nodes),
+        rights=_rights(api, wanted),
     )
 
 
-def _find(api: KubernetesApi, path: str) -> Object | None:
+def _find(api: KubernetesApi, path: str, what: str) -> Object | Unread | None:
     try:
         return api.find(path)
     except Refused:
-        return None
+        return Unread(f"this user may not get {what}")
 
 
-def _items(api: KubernetesApi, path: str) -> list[Object]:
+def _items(api: KubernetesApi, path: str, what: str) -> list[Object] | Unread:
     try:
         return api.items(path)
-    except (NotFound, Refused):
+    except NotFound:
         return []
+    except Refused:
+        return Unread(f"this user may not list {what}")
 
 
-def _names(api: KubernetesApi, path: str) -> frozenset[str]:
-    return frozenset(item["metadata"]["name"] for item in _items(api, path))
+def _names(api: KubernetesApi, path: str) -> frozenset[str] | Unread:
+    found = _items(api, path, path.rsplit("/", 1)[-1])
+    if isinstance(found, Unread):
+        return found
+    return frozenset(item["metadata"]["name"] for item in found)
 
 
 def _kinds(api: KubernetesApi) -> dict[str, frozenset[str]]:
@@ -97,16 +98,31 @@ def _kinds(api: KubernetesApi) -> dict[str, frozenset[str]]:
     return {kind: frozenset(versions) for kind, versions in served.items()}
 
 
-def _controller(api: KubernetesApi) -> int | None:
-    path = f"/apis/apps/v1/namespaces/{KSERVE}/deployments/kserve-controller-manager"
-    found = _find(api, path)
-    return None if found is None else int(found.get("status", {}).get("availableReplicas", 0))
+def _controller(api: KubernetesApi, namespace: str) -> Controller | Unread | None:
+    path = DEPLOYMENTS.path(namespace, CONTROLLER)
+    found = _find(api, path, f"deployments of {namespace}")
+    if found is None or isinstance(found, Unread):
+        return found
+    answering = int(found.get("status", {}).get("availableReplicas", 0))
+    return Controller(answering, version_of(found))
 
 
-def _default_mode(api: KubernetesApi) -> str | None:
-    found = _find(api, f"/api/v1/namespaces/{KSERVE}/configmaps/inferenceservice-config")
-    if found is None:
-        return None
+def version_of(deployment: Mapping[str, object]) -> str | None:
+    """KServe's, by the tag of its controller's image or a label; a digest alone says none."""
+    found: Object = dict(deployment)
+    pod = found["spec"]["template"]["spec"]["containers"]
+    images = [c["image"] for c in pod if c["name"] == "manager"] or [c["image"] for c in pod]
+    tag = re.search(r":(v?\d+\.\d+[^@/:]*)(@|$)", images[0])
+    labelled = found["metadata"].get("labels", {}).get(VERSION_LABEL, "")
+    said = tag[1] if tag else labelled
+    return str(said) if re.match(r"v?\d+\.\d+", said) else None
+
+
+def _default_mode(api: KubernetesApi, namespace: str) -> str | Unread | None:
+    path = f"/api/v1/namespaces/{namespace}/configmaps/inferenceservice-config"
+    found = _find(api, path, f"configmaps of {namespace}")
+    if found is None or isinstance(found, Unread):
+        return found
     try:
         mode = json.loads(found["data"]["deploy"])["defaultDeploymentMode"]
     except (KeyError, TypeError, ValueError):
@@ -114,19 +130,80 @@ def _default_mode(api: KubernetesApi) -> str | None:
     return str(mode)
 
 
-def _runtime_image(api: KubernetesApi, name: str) -> str | None:
-    found = _find(api, f"/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/{name}")
-    if found is None:
-        return None
+def _runtime_image(api: KubernetesApi) -> str | Unread | None:
+    path = f"/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/{RUNTIME}"
+    found = _find(api, path, "clusterservingruntimes")
+    if found is None or isinstance(found, Unread):
+        return found
     return str(found["spec"]["containers"][0]["image"])
 
 
-def _storage_classes(api: KubernetesApi) -> dict[str, bool]:
+def _labels(api: KubernetesApi, namespace: str) -> Mapping[str, str] | Unread | None:
+    found = _find(api, f"/api/v1/namespaces/{namespace}", f"namespace {namespace}")
+    if found is None or isinstance(found, Unread):
+        return found
+    return dict(found["metadata"].get("labels", {}))
+
+
+def _let_in(namespaces: list[Object]) -> dict[str, frozenset[str]]:
+    return {
+        label: frozenset(
+            n["metadata"]["name"]
+            for n in namespaces
+            if n["metadata"].get("labels", {}).get(label) == "true"
+        )
+        for label in LET_IN
+    }
+
+
+def _policies(api: KubernetesApi) -> frozenset[str] | Unread:
+    kind = "validatingadmissionpolicybindings"
+    found = _items(api, f"/apis/admissionregistration.k8s.io/v1/{kind}", kind)
+    return found if isinstance(found, Unread) else frozenset(b["spec"]["policyName"] for b in found)
+
+
+def _storage_classes(api: KubernetesApi) -> dict[str, bool] | Unread:
     default = "storageclass.kubernetes.io/is-default-class"
+    found = _items(api, "/apis/storage.k8s.io/v1/storageclasses", "storageclasses")
+    if isinstance(found, Unread):
+        return found
     return {
         item["metadata"]["name"]: item["metadata"].get("annotations", {}).get(default) == "true"
-        for item in _items(api, "/apis/storage.k8s.io/v1/storageclasses")
+        for item in found
     }
+
+
+def _claim(api: KubernetesApi, namespace: str, name: str) -> Claim | Unread | None:
+    what = f"persistentvolumeclaims of {namespace}"
+    found = _find(api, CLAIMS.path(namespace, name), what)
+    if found is None or isinstance(found, Unread):
+        return found
+    status = found.get("status", {})
+    return Claim(
+        phase=status.get("phase", "Pending"),
+        modes=frozenset(status.get("accessModes") or found["spec"].get("accessModes", ())),
+        storage_class=found["spec"].get("storageClassName") or None,
+    )
+
+
+def _keys(api: KubernetesApi, namespace: str, name: str) -> frozenset[str] | Unread | None:
+    """Of a Secret, from what the server says about who wrote which: no value is sent here."""
+    try:
+        metadata = api.metadata(SECRETS.path(namespace, name))
+    except Refused:
+        return Unread(f"this user may not get secrets of {namespace}")
+    if metadata is None:
+        return None
+    if "managedFields" not in metadata:
+        return Unread("its managedFields, which name its keys, were removed")
+    fields = [entry.get("fieldsV1", {}) for entry in metadata["managedFields"]]
+    written = [f.get(part, {}) for f in fields for part in ("f:data", "f:stringData")]
+    return frozenset(key.removeprefix("f:") for keys in written for key in keys if key != ".")
+
+
+def _workloads(api: KubernetesApi, namespace: str) -> bool | Unread:
+    found = _find(api, STATEFUL_SETS.path(namespace, "gateway"), f"statefulsets of {namespace}")
+    return found if isinstance(found, Unread) else found is not None
 
 
 def _gpus(nodes: list[Object]) -> dict[str, int]:
@@ -138,8 +215,28 @@ def _gpus(nodes: list[Object]) -> dict[str, int]:
     return {name: count for name, count in total.items() if count}
 
 
-def _may(api: KubernetesApi, namespace: str, group: str, resource: str, verb: str) -> bool:
-    asked = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
+def _products(nodes: list[Object]) -> frozenset[str]:
+    labels = [n["metadata"].get("labels", {}) for n in nodes]
+    return frozenset(of[PRODUCT_LABEL] for of in labels if PRODUCT_LABEL in of)
+
+
+def _rights(api: KubernetesApi, wanted: Wanted) -> dict[Right, bool]:
+    where = {"models": wanted.models, "jobs": wanted.jobs, "cluster": ""}
+    return {
+        right: _may(api, namespace, right)
+        for right in RIGHTS
+        if (namespace := where[right.where]) is not None
+    }
+
+
+def _may(api: KubernetesApi, namespace: str, right: Right) -> bool:
+    asked = {
+        "namespace": namespace,
+        "group": right.group,
+        "resource": right.resource,
+        "verb": right.verb,
+        "name": right.name,
+    }
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

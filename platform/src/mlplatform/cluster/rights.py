@@ -1,0 +1,72 @@
+"""What the platform asks an API server for: the home of every right that it needs.
+
+The Roles of platform/manifests and argo/ give these and no others, `mlplatform cluster check` asks
+for them, and tests hold both, and the calls of the adapters, to this list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION
+
+Use = Literal["services", "GPUs", "autoscaling", "raw callers", "heavy jobs", "addresses"]
+"""What a right is for. `addresses` is of a machine beside the cluster alone."""
+Where = Literal["models", "jobs", "cluster"]
+"""In the namespace of the models, in that of the jobs, or in no namespace or all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One verb on one kind of object.
+
+    Args:
+        group: of the API; empty for Kubernetes' core.
+        name: of the only object that it is about; empty for all.
+    """
+
+    use: Use
+    where: Where
+    verb: str
+    group: str
+    resource: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        kind = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{self.verb} {kind} {self.name}".rstrip()
+
+
+def _rights(
+    use: Use, where: Where, verbs: str, group: str, resource: str, *names: str
+) -> Iterator[Right]:
+    for verb in verbs.split():
+        for name in names or ("",):
+            yield Right(use, where, verb, group, resource, name)
+
+
+RIGHTS: Final = (
+    *_rights(
+        "services", "models", "get list create patch delete", "serving.kserve.io",
+        "inferenceservices",
+    ),
+    # Why a service is not ready.
+    *_rights("services", "models", "get", "apps", "deployments"),
+    *_rights("services", "models", "list", "", "pods"),
+    *_rights("services", "models", "create patch", "policy", "poddisruptionbudgets"),
+    # Whether GPUs are free is seen on nodes and on the pods that hold them, whosever they are.
+    *_rights("GPUs", "models", "list", "", "resourcequotas"),
+    *_rights("GPUs", "cluster", "list", "", "nodes"),
+    *_rights("GPUs", "cluster", "list", "", "pods"),
+    *_rights(
+        "GPUs", "cluster", "get", "scheduling.k8s.io", "priorityclasses", PRODUCTION, DEVELOPMENT
+    ),
+    *_rights("autoscaling", "models", "create patch", "keda.sh", "scaledobjects"),
+    *_rights(
+        "raw callers", "models", "get create patch", "gateway.networking.k8s.io", "httproutes"
+    ),
+    *_rights("heavy jobs", "jobs", "get create patch", "argoproj.io", "workflows"),
+    *_rights("addresses", "models", "get", "", "services"),
+)  # fmt: skip
