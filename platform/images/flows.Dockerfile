@@ -3,6 +3,8 @@
 #   make wheels
 #   docker build --network none --build-arg BASE_IMAGE=... --file platform/images/flows.Dockerfile .
 #
+# Backups (docs/backup.md) run in an image of their own name, mlplatform/backup, which is this on a BASE_IMAGE that also has
+# PostgreSQL's client programs (Debian: postgresql-client), of the server's release or a later one.
 # BASE_IMAGE has python3 3.11. BUILD_IMAGE has its venv module and pip besides, for the first stage alone.
 # Wheels come from build/wheels: no package index is asked while this is built.
 ARG BASE_IMAGE

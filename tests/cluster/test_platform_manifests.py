@@ -129,7 +129,13 @@ def test_what_prefects_worker_may_do(
 
 
 @pytest.mark.usefixtures("world")
-@pytest.mark.parametrize("folder", ["platform/manifests/workloads", "kserve/examples"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("platform/manifests/workloads", "platform/manifests/components/backup"),
+        *("platform/manifests/restore", "kserve/examples"),
+    ],
+)
 def test_what_installations_begin_with_is_taken_as_it_is(folder: str) -> None:
     """Nothing is created: a cluster's admission, Pod Security among it, has no word against it."""
     _, place = test_cluster()

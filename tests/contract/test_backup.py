@@ -500,3 +500,46 @@ def test_the_commands_say_what_they_did_in_words_and_in_json(
     code, said = run(empty, "restore", target)
     assert code == 1
     assert said.splitlines()[0] == "rollouts.db is missing"
+
+
+def scheduled(world: HomeWorld, folder: Path, keep: int) -> Any:
+    """`mlplatform backup FOLDER --keep N`, as the CronJob runs it."""
+    command = [sys.executable, "-m", "mlplatform.cli", "backup", str(folder), f"--keep={keep}"]
+    home = {"MLPLATFORM_HOME": str(world.home.root)}
+    return subprocess.run(
+        [*command, "--json"], capture_output=True, text=True, env=os.environ | home
+    )
+
+
+def test_a_scheduled_backup_is_checked_and_the_oldest_goes(
+    world: HomeWorld, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    old = [folder / f"mlplatform-2020010{day}T000000Z.tar" for day in (1, 2)]
+    for file in old:
+        file.touch()
+
+    done = scheduled(world, folder, keep=2)
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["removed"] == [old[0].name]
+    assert {p.name for p in folder.iterdir()} == {old[1].name, Path(told["backup"]).name}
+    assert check(Path(told["backup"])).findings == ()
+
+
+def test_while_the_log_does_not_hold_no_older_backup_is_removed(
+    world: HomeWorld, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    (folder / "mlplatform-20200101T000000Z.tar").touch()
+    (segment,) = world.home.decisions.glob("segments/*/*.parquet")
+    segment.write_bytes(b"?" + segment.read_bytes()[1:])
+
+    done = scheduled(world, folder, keep=1)
+
+    names = {p.name.partition("-")[0] for p in folder.iterdir()}
+    assert (done.returncode, names) == (1, {"mlplatform", "damaged"})
+    assert "no older one was removed" in done.stderr

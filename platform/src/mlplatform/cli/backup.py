@@ -12,6 +12,7 @@ import typer
 
 from mlplatform import wiring
 from mlplatform.backup.archive import Told
+from mlplatform.backup.kept import name_at, superseded
 from mlplatform.backup.manifest import Manifest
 from mlplatform.backup.restore import Restored, check
 from mlplatform.backup.restore import restore as put_back
@@ -19,6 +20,7 @@ from mlplatform.backup.take import back_up
 from mlplatform.cli.exit_codes import FAILED
 from mlplatform.cli.output import ERR, OUT, AsJson, print_fields, print_json
 from mlplatform.clock import SystemClock
+from mlplatform.errors import Corrupt
 
 MIB = 1024 * 1024
 
@@ -29,21 +31,48 @@ def add_to(app: typer.Typer) -> None:
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(help="A new folder, or a new file that ends in .tar.")],
+    target: Annotated[
+        Path,
+        typer.Argument(help="A new folder, or a new file that ends in .tar."),
+    ],
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="TARGET is a folder: write a .tar named by its time, check it, keep so many.",
+        ),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Copy the platform's whole state, while it runs or not. Keep the copy as you keep the home.
 
     Example: mlplatform backup /backups/2026-11-25.tar
     """
+    now_ms = SystemClock().wall_ms()
+    path = target.absolute() if keep is None else target.absolute() / name_at(now_ms)
     with _progress("copying") as told:
-        manifest = back_up(
-            wiring.settings(), target.absolute(), now_ms=SystemClock().wall_ms(), told=told
-        )
+        manifest = back_up(wiring.settings(), path, now_ms=now_ms, told=told)
+    removed = [] if keep is None else _keep(path, keep)
     if json:
-        print_json({"backup": str(target.absolute()), **_facts(manifest)})
+        print_json({"backup": str(path), "removed": removed, **_facts(manifest)})
     else:
-        print_fields({"backup": target.absolute(), **_fields(manifest)})
+        print_fields({"backup": path, **_fields(manifest)})
+        if removed:
+            print_fields({"removed": ", ".join(removed)})
+
+
+def _keep(path: Path, keep: int) -> list[str]:
+    """Older ones go once this one is known to be whole; if it is not, its name says so."""
+    with _progress("checking") as told:
+        findings = check(path, told=told).findings
+    if findings:
+        bad = path.with_name(f"damaged-{path.name}")
+        path.rename(bad)
+        raise Corrupt(f"{bad} does not hold, and no older one was removed: {'; '.join(findings)}")
+    removed = superseded((file.name for file in path.parent.iterdir()), keep)
+    for name in removed:
+        (path.parent / name).unlink()
+    return removed
 
 
 def restore(

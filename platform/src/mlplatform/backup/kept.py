@@ -1,0 +1,25 @@
+"""Backups in one folder, named by when they began: what the next is called, and which may go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+NAME: Final = re.compile(r"mlplatform-\d{8}T\d{6}Z\.tar")
+
+
+def name_at(now_ms: int) -> str:
+    """Of the backup that begins now, to the second; names sort as times do."""
+    return f"mlplatform-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%SZ}.tar"
+
+
+def superseded(names: Iterable[str], keep: int) -> list[str]:
+    """The oldest of them, but for the newest `keep`; what is not named as here is left alone.
+
+    Args:
+        keep: 1 or more.
+    """
+    ours = sorted(name for name in names if NAME.fullmatch(name))
+    return ours[:-keep]
