@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from mlplatform.cli import app
 from mlplatform.cli import log as log_commands
+from mlplatform.decisions.copies import Stand
+from mlplatform.decisions.gathering import GatheringLog
 from mlplatform.decisions.log import Entry, ManifestHead, Spilled, WriterHead
-from mlplatform.decisions.records import Record
+from mlplatform.decisions.records import GENESIS, Record
 from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.rollout.sqlite import SqliteRollouts
@@ -163,3 +165,17 @@ def test_help_has_examples() -> None:
     for command in ([], ["status"], ["verify"], ["show"], ["explain"]):
         result = RUNNER.invoke(log_commands.app, [*command, "--help"])
         assert "mlplatform log" in result.output
+
+
+def test_who_comes_from_elsewhere_can_be_given_up(decisions: Path) -> None:
+    """Others can't: their records are in the log."""
+    with closing(GatheringLog(decisions)) as log:
+        log.gather([Stand("gateway-more-2", 0, GENESIS, 5, 0, False, 0)])
+    assert "gateway-more-2: 0 records, event time 5, live" in status()
+    assert RUNNER.invoke(log_commands.app, ["give-up", "gateway-more-2"]).exit_code == 0
+    assert "gateway-more-2: 0 records, event time 5, not live" in status()
+    assert RUNNER.invoke(log_commands.app, ["give-up", "gw"]).exit_code == 2
+
+
+def status() -> str:
+    return RUNNER.invoke(log_commands.app, ["status"]).output

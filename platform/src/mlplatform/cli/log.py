@@ -16,6 +16,7 @@ from mlplatform import settings, wiring
 from mlplatform.cli.exit_codes import FAILED, exit_code, exit_code_of_status
 from mlplatform.cli.explanations import explain_again, print_explanations
 from mlplatform.cli.output import OUT, AsJson, print_error, print_fields, print_json, progress
+from mlplatform.decisions.gathering import GatheringLog
 from mlplatform.decisions.log import ManifestHead, VerifyReport, Watermark
 from mlplatform.decisions.one import all_records, logged_records
 from mlplatform.decisions.records import trace_of
@@ -147,6 +148,21 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
             print_json(answer)
         else:
             print_fields(answer)
+
+    @app.command("give-up", epilog="Example: mlplatform log give-up gateway-more-2")
+    def give_up(
+        writer: Annotated[str, typer.Argument(help="As `mlplatform log status` names it.")],
+    ) -> None:
+        """Wait no longer for a gateway whose volume is lost, with what of its log had not come.
+
+        Verdicts are then given without those records. If it is heard of again, it is waited for.
+        """
+        given = settings.load(os.environ)
+        with _errors_as_exit_codes():
+            _open(given).close()
+            with closing(GatheringLog(given.home.decisions)) as log:
+                log.give_up(writer)
+        OUT.print(f"nothing waits for {writer} any more", markup=False)
 
     return app
 

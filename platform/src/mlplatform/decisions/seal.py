@@ -61,7 +61,10 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
         yield from _delete_rows(db, name, last)
     while _delete_keys(db, now_ms):
         yield "expired keys deleted"
+    pruned = tables.pruned(db)
     for writer in tables.writers(db):
+        if writer.writer in pruned:  # sealed in the log that has them from here
+            continue
         yield from _seal_writer(db, folder, writer, limits)
 
 

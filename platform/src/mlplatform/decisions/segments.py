@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlplatform.canonical import digest
 from mlplatform.decisions.records import GENESIS, SCALARS, arrow_schema, arrow_table
 from mlplatform.decisions.tables import STORED
+from mlplatform.errors import Corrupt
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,6 +141,20 @@ def records(path: Path) -> Iterator[list[tuple[Any, ...]]]:
         for batch in file.iter_batches(_BATCH_ROWS, columns=list(STORED)):
             columns = [column.to_pylist() for column in batch.columns]
             yield list(zip(*columns, strict=True))
+
+
+def stored(path: Path) -> Iterator[list[tuple[Any, ...]]]:
+    """As `records`, for who cannot go on without the file.
+
+    Raises:
+        Corrupt: it is missing or not readable.
+    """
+    import pyarrow as pa
+
+    try:
+        yield from records(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Corrupt(f"segment {path} cannot be read; run `mlplatform log verify`") from error
 
 
 def file_sha256(path: Path) -> str:

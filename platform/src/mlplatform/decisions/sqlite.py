@@ -33,7 +33,8 @@ from mlplatform.decisions.log import (
 from mlplatform.decisions.prepared import Prepared, prepared
 from mlplatform.decisions.records import GENESIS, Record, link, record_digest
 from mlplatform.decisions.spilled import Pending, damaged, lowered, pending, records_of
-from mlplatform.errors import Corrupt, InputInvalid, StaleFence, Unavailable
+from mlplatform.decisions.translation import Translation
+from mlplatform.errors import InputInvalid, StaleFence, Unavailable
 from mlplatform.wal_readers import WalReaders
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class SqliteDecisionLog:
         self._path = folder / tables.DATABASE
         self._wall_ms = wall_ms
         self._segment_rows = segment_rows
-        self._translation = _Translation(self._path)
+        self._translation = Translation(self._path)
         with self._translated():
             self._db = sqlite.connect(
                 self._path, schema=tables.SCHEMA, durable=durable, threads=True
@@ -208,12 +209,9 @@ class SqliteDecisionLog:
         """One per writer, by name."""
         spilled = self.spilled()  # first: what is moved into the log meanwhile is in the log then
         with self._lookups_lock, self._translated():
-            rows = tables.writers(self._lookups)
+            rows, elsewhere = tables.writers(self._lookups), tables.gathered(self._lookups)
         oldest = self._wall_ms() - LIVE_WITHIN_MS
-        marks = [
-            Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, _live(w, oldest))
-            for w in rows
-        ]
+        marks = [_mark(w, elsewhere.get(w.writer), oldest) for w in rows]
         return lowered(marks, spilled)
 
     @property
@@ -372,30 +370,6 @@ class SqliteDecisionLog:
         return self._translation
 
 
-class _Translation:
-    """Errors of SQLite as the platform's own. Keeps nothing of a use, so one serves all threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        match error:
-            case sqlite3.OperationalError():
-                raise Unavailable(f"decision log {self._path}") from error
-            case sqlite3.IntegrityError():
-                problem = f"decision log {self._path}: rows and heads disagree"
-                raise Corrupt(problem) from error
-            case sqlite3.ProgrammingError():
-                return
-            case sqlite3.DatabaseError() | UnicodeDecodeError():
-                raise Corrupt(f"decision log {self._path} is damaged") from error
-
-
 @contextmanager
 def _refusing_what_cannot_be_stored() -> Iterator[None]:
     try:
@@ -404,8 +378,13 @@ def _refusing_what_cannot_be_stored() -> Iterator[None]:
         raise InputInvalid("a record", None, str(error)) from error
 
 
-def _live(writer: tables.Writer, oldest_ms: int) -> bool:
-    return not writer.closed and writer.heartbeat_at_ms >= oldest_ms
+def _mark(w: tables.Writer, gathered: tables.Gathered | None, oldest_ms: int) -> Watermark:
+    if gathered is None:
+        is_live = not w.closed and w.heartbeat_at_ms >= oldest_ms
+        return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, is_live)
+    # Nobody knows what a log elsewhere holds that was not heard of: only its end ends the wait.
+    spilled = gathered.spilled
+    return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, not w.closed, spilled)
 
 
 def _key_row(item: Prepared, key: Idempotency, now_ms: int) -> tuple[object, ...]:

@@ -90,6 +90,12 @@ CREATE TABLE IF NOT EXISTS segments (
             "CREATE TABLE IF NOT EXISTS spills (spill TEXT PRIMARY KEY, moved INTEGER NOT NULL)"
             " STRICT, WITHOUT ROWID",
         ),
+        (
+            "CREATE TABLE IF NOT EXISTS gathered (writer TEXT PRIMARY KEY,"
+            " session INTEGER NOT NULL, spilled INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS pruned (writer TEXT PRIMARY KEY, seq INTEGER NOT NULL,"
+            " chain BLOB NOT NULL) STRICT, WITHOUT ROWID",
+        ),
     ),
 )
 """The columns of `records` are those of `STORED`, in that order; a new one needs a step of its own.
@@ -98,6 +104,18 @@ The steps also meet files of before there were versions, which have these tables
 """
 
 _CHUNKS = (64, 32, *range(16, 0, -1))
+
+
+class Gathered(NamedTuple):
+    """That a writer's records come from a log elsewhere.
+
+    Args:
+        session: of the table of writers, at which that was so; at another it writes here itself.
+        spilled: records that its gateway had spilled when it was last heard of.
+    """
+
+    session: int
+    spilled: int
 
 
 class Writer(NamedTuple):
@@ -126,6 +144,31 @@ def writers(db: sqlite3.Connection) -> list[Writer]:
     """Every writer that this log has seen, by name."""
     query = f"SELECT {', '.join(Writer._fields)} FROM writers ORDER BY writer"
     return [Writer(*row) for row in db.execute(query)]
+
+
+def gathered(db: sqlite3.Connection) -> dict[str, Gathered]:
+    """The writers whose records come from a log elsewhere."""
+    rows = db.execute(
+        "SELECT g.writer, g.session, g.spilled FROM gathered g JOIN writers w"
+        " USING (writer) WHERE g.session = w.session"
+    )
+    return {writer: Gathered(session, spilled) for writer, session, spilled in rows}
+
+
+def pruned(db: sqlite3.Connection) -> dict[str, tuple[int, bytes]]:
+    """Per writer, up to which number its records are in another log alone, and the chain there."""
+    rows = db.execute("SELECT writer, seq, chain FROM pruned")
+    return {writer: (seq, chain) for writer, seq, chain in rows}
+
+
+def move_pruned(db: sqlite3.Connection, writer: str, seq: int, chain: bytes) -> None:
+    """Say that records up to here are kept elsewhere, and drop the rows that hold them."""
+    move = """
+    INSERT INTO pruned VALUES (?, ?, ?)
+    ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, chain = excluded.chain
+    """
+    db.execute(move, (writer, seq, chain))
+    db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, seq))
 
 
 def sealed(db: sqlite3.Connection) -> dict[str, int]:

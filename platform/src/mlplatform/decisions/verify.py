@@ -51,11 +51,13 @@ class _Walk:
         self.folder = folder
         self.anchor = anchor
         self.manifest: list[Segment] = []
+        self.pruned: dict[str, tuple[int, bytes]] = {}
         self.chains: dict[str, Chain] = {}
 
     def findings(self) -> Iterator[str]:
         yield from _database(self.db)
         self.manifest = segments.manifest(self.db)
+        self.pruned = tables.pruned(self.db)
         yield from _manifest(self.manifest)
         writers = {w.writer: w for w in tables.writers(self.db)}
         for name in sorted({*writers, *_named_elsewhere(self.db, self.manifest)}):
@@ -78,6 +80,9 @@ class _Walk:
             if segment.writer == chain.writer:
                 yield from self._segment(segment, chain)
                 chain.jump(segment.last, segment.chain)
+        seq, there = self.pruned.get(chain.writer, (0, GENESIS))
+        if seq > chain.seq:
+            chain.jump(seq, there)
         while rows := tables.unsealed(self.db, chain.writer, after=chain.seq, limit=_BATCH_ROWS):
             before = chain.seq
             yield from chain.follow(rows)

@@ -1,0 +1,36 @@
+"""How a publisher and a gatherer start and are told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Final
+
+from mlplatform import settings
+from mlplatform.settings import Settings
+from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.telemetry import logs
+
+BACK_OFF_S: Final = 1.0
+
+
+def stopping_at_signals() -> threading.Event:
+    """Set at SIGTERM or SIGINT."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+def started(name: str) -> Settings:
+    """The settings of the environment, with logs that say who wrote them.
+
+    Raises:
+        ConfigInvalid: a variable says something that can't be.
+    """
+    follow_parent()
+    logs.configure("worker", name)
+    given = settings.load(os.environ)
+    logs.set_level(given.log_level)
+    return given

@@ -1,0 +1,401 @@
+"""Logs of several gateways in one: everything once and in order, whatever is killed or lost."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlplatform.decisions.copies import Copy, CopyReader, Stand
+from mlplatform.decisions.gathered import Differs, Lacks
+from mlplatform.decisions.gathering import GatheringLog
+from mlplatform.decisions.log import Entry, Span, Watermark
+from mlplatform.decisions.pruning import prune
+from mlplatform.decisions.records import Record
+from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.errors import NotFound, Refused, StaleFence
+from mlplatform.gathering.carried import Names
+from mlplatform.gathering.gatherer import Gatherer
+from mlplatform.gathering.publisher import Publisher
+from mlplatform.rollout.window import behind
+from mlplatform.topics.messages import Topics
+from support import gathering_process
+
+LIVES = {"local": range(1, 14), "kafka": range(1, 10)}
+"""Each life of a process is ended one moment later than the one before."""
+KINDS = ("decision", "shadow", "label", "void", "accepted")
+
+
+@dataclass(frozen=True)
+class Own:
+    """The log of one gateway."""
+
+    writer: str
+    folder: Path
+    log: SqliteDecisionLog
+    note: str = "ä\u2028\n"
+
+    def append(self, count: int) -> None:
+        first = self.end + 1
+        entries = [
+            Entry(
+                Record(
+                    kind=KINDS[n % len(KINDS)],  # type: ignore[arg-type]
+                    decision_id=f"{self.writer}-{n}",
+                    model="fraud",
+                    event_ms=1_000 + n,
+                    recorded_ms=2_000 + n,
+                    score=n / 1_000 if n % 2 else None,
+                    payload={"request": {"amount": n * 1.0, "note": self.note}},
+                )
+            )
+            for n in range(first, first + count)
+        ]
+        self.log.append(self.writer, entries)
+        self.log.heartbeat(self.writer, 1_000 + first + count)
+
+    @property
+    def end(self) -> int:
+        return max((mark.seq for mark in self.log.watermarks()), default=0)
+
+    def records(self) -> list[Copy]:
+        return copies(self.folder, self.log, self.writer)
+
+    def stand(self) -> Stand:
+        (found,) = CopyReader(self.folder, self.log).stands()
+        return found
+
+
+def copies(folder: Path, log: SqliteDecisionLog, writer: str) -> list[Copy]:
+    reader, found = CopyReader(folder, log), []
+    while more := reader.copies(writer, after=len(found), limit=1_000):
+        found += more
+    return found
+
+
+@pytest.fixture
+def gateways(tmp_path: Path) -> Iterator[list[Own]]:
+    tag = uuid.uuid4().hex[:6]
+    made = [
+        Own(name, tmp_path / name, SqliteDecisionLog(tmp_path / name))
+        for name in (f"gw-a-{tag}", f"gw-b-{tag}")
+    ]
+    yield made
+    for one in made:
+        one.log.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[SqliteDecisionLog]:
+    with closing(SqliteDecisionLog(tmp_path / "home", segment_rows=(10, 40))) as log:
+        yield log
+
+
+@pytest.fixture
+def into(tmp_path: Path, home: SqliteDecisionLog) -> Iterator[GatheringLog]:
+    with closing(GatheringLog(tmp_path / "home")) as log:
+        yield log
+
+
+def marks(home: SqliteDecisionLog) -> dict[str, Watermark]:
+    return {mark.writer: mark for mark in home.watermarks()}
+
+
+def assert_gathered(tmp_path: Path, home: SqliteDecisionLog, gateways: list[Own]) -> None:
+    """The home's log is the union of the gateways', records and watermarks."""
+    assert {one.writer for one in gateways} == marks(home).keys()
+    for one in gateways:
+        assert one.records() == copies(tmp_path / "home", home, one.writer)
+        mark, own = marks(home)[one.writer], one.stand()
+        assert (own.seq, own.event_ms, own.heartbeat_at_ms) == (
+            mark.seq,
+            mark.event_ms,
+            mark.heartbeat_at_ms,
+        )
+        assert mark.live
+    report = home.verify()
+    assert report.ok, report.findings
+    assert report.records == sum(one.end for one in gateways)
+
+
+@pytest.mark.parametrize("adapter", ["local", pytest.param("kafka", marks=pytest.mark.kafka)])
+def test_publishers_and_gatherer_killed_around_every_write_lose_and_double_nothing(
+    request: pytest.FixtureRequest, tmp_path: Path, gateways: list[Own], adapter: str
+) -> None:
+    """SIGKILL before, within and after each write of messages, records, offsets and answers."""
+    is_kafka = adapter == "kafka"
+    place = request.getfixturevalue("kafka") if is_kafka else str(tmp_path / "topics.db")
+    prefix = f"log-{uuid.uuid4().hex[:6]}"
+
+    def live(role: str, folder: Path, name: str, die_at: int) -> int:
+        script = [sys.executable, gathering_process.__file__]
+        given = [role, str(folder), name, place, prefix, str(die_at)]
+        return subprocess.run([*script, *given], timeout=120).returncode
+
+    killed = 0
+    lives = LIVES[adapter]
+    for die_at in lives:
+        for one in gateways:
+            one.append(11)
+            killed += live("publisher", one.folder, one.writer, die_at) == -signal.SIGKILL
+        killed += live("gatherer", tmp_path / "home", "gatherer", die_at) == -signal.SIGKILL
+    assert killed > 2 * len(lives)
+    # A publisher may hear only in its next life that something must be sent again: none must.
+    assert [live("publisher", one.folder, one.writer, 0) for one in gateways] == [0, 0]
+    assert live("gatherer", tmp_path / "home", "gatherer", 0) == 0
+    with closing(SqliteDecisionLog(tmp_path / "home")) as home:
+        assert_gathered(tmp_path, home, gateways)
+
+
+class World:
+    """Publishers and a gatherer over the embedded topics, step by step."""
+
+    def __init__(self, tmp_path: Path, gateways: list[Own], into: GatheringLog) -> None:
+        self.names = Names()
+        self._place = str(tmp_path / "topics.db")
+        self._closing = contextlib.ExitStack()
+        self.publishers = {one.writer: self.publisher(one) for one in gateways}
+        topics = self._topics()
+        self.subscription = topics.subscribe([self.names.records], self.names.gatherers, "g")
+        self.gatherer = Gatherer(into, self.subscription, batch=100)
+        self._closing.callback(self.gatherer.close)
+
+    def _topics(self) -> Topics:
+        topics = gathering_process.open_topics(self._place, self.names)
+        self._closing.callback(topics.close)
+        return topics
+
+    def publisher(self, one: Own, *, batch: int = 20) -> Publisher:
+        topics = self._topics()
+        answers = topics.subscribe([self.names.confirmed], self.names.of(one.writer), one.writer)
+        reader = CopyReader(one.folder, one.log)
+        made = Publisher(reader, topics, answers, one.writer, batch=batch)
+        self._closing.callback(made.close)
+        return made
+
+    def settle(self, *only: str) -> None:
+        """Publish and gather until nothing is left to do."""
+        for _ in range(100):
+            steps = [p.step() for w, p in self.publishers.items() if not only or w in only]
+            if not any(steps) and not self.gatherer.step() and self.subscription.lag() == 0:
+                return
+        raise AssertionError("it does not settle")
+
+    def close(self) -> None:
+        self._closing.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, gateways: list[Own], into: GatheringLog) -> Iterator[World]:
+    made = World(tmp_path, gateways, into)
+    yield made
+    made.close()
+
+
+def test_two_logs_are_one_that_is_sealed_and_followed_as_any(
+    tmp_path: Path, gateways: list[Own], home: SqliteDecisionLog, world: World
+) -> None:
+    home.append("flows", [Entry(Record(kind="label", decision_id="d", model="fraud", event_ms=1,
+                                       recorded_ms=1, label=1))])  # fmt: skip
+    home.close_writer("flows")
+    for count in (30, 45, 3):
+        for one in gateways:
+            one.append(count)
+        world.settle()
+        home.seal()
+    table = home.read(Span(columns=("writer", "seq", "decision_id")))
+    assert len({(row["writer"], row["seq"]) for row in table.to_pylist()}) == 157
+    assert [one.records() for one in gateways] == [
+        copies(tmp_path / "home", home, one.writer) for one in gateways
+    ]
+    report = home.verify(home.seal())
+    assert (report.ok, report.records, report.writers) == (True, 157, 3), report.findings
+
+
+def test_what_the_topic_lost_is_asked_for_and_sent_again(
+    tmp_path: Path, gateways: list[Own], home: SqliteDecisionLog, world: World
+) -> None:
+    first, second = gateways
+    for one in gateways:
+        one.append(40)
+        world.publishers[one.writer].step()
+    world.subscription.consume(15, 0.1)
+    world.subscription.commit(())  # read, and gathered nowhere
+    for one in gateways:
+        one.append(5)
+    world.settle()
+    assert_gathered(tmp_path, home, gateways)
+    assert first.end == second.end == 45
+
+
+def test_a_log_that_began_anew_under_its_name_is_refused_and_its_watermark_stays(
+    tmp_path: Path, gateways: list[Own], home: SqliteDecisionLog, into: GatheringLog, world: World
+) -> None:
+    """Its volume was lost: what was gathered stands, and every verdict waits for somebody."""
+    one, other = gateways
+    one.append(20)
+    world.settle(one.writer)
+    before = marks(home)[one.writer]
+    folder = tmp_path / "anew"
+    with closing(SqliteDecisionLog(folder)) as log:
+        anew = Own(one.writer, folder, log, note="anew")
+        for count in (1, 18, 30):
+            anew.append(count)
+            found = [*anew.records(), anew.stand()]
+            (standing,) = into.gather(found)
+            assert isinstance(standing.finding, Differs)
+            assert before == marks(home)[one.writer]
+    waiting = behind(home.watermarks(), (), event_ms=5_000, generation=0)
+    assert [f"writer {one.writer} is at {before.event_ms}, before 5000"] == list(waiting)
+    other.append(3)
+    world.settle(other.writer)  # others are not held up
+    assert marks(home)[other.writer].seq == 3
+    assert home.verify().ok
+
+
+def test_a_writer_that_was_not_heard_of_is_waited_for_until_it_closes_or_is_given_up(
+    gateways: list[Own], home: SqliteDecisionLog, into: GatheringLog, world: World
+) -> None:
+    """A gateway that answers may have records that nobody here has seen."""
+    one, other = gateways
+    for each in gateways:
+        each.append(10)
+    world.settle()
+
+    def waits() -> list[str]:
+        found = behind(home.watermarks(), (), event_ms=1_500, generation=0)
+        return [
+            w for each in gateways if any(each.writer in f for f in found) for w in [each.writer]
+        ]
+
+    assert [one.writer, other.writer] == waits()
+    one.log.close_writer(one.writer)
+    world.settle()
+    assert [other.writer] == waits()
+    into.give_up(other.writer)
+    assert waits() == []
+    with pytest.raises(Refused):
+        into.give_up(other.writer)
+    with pytest.raises(NotFound):
+        into.give_up("gateway-9")
+    for each in gateways:  # they live after all
+        each.append(1)
+    world.settle()
+    assert [one.writer, other.writer] == waits()
+
+
+def test_what_a_gateway_has_spilled_holds_its_watermark_back(
+    gateways: list[Own], home: SqliteDecisionLog, into: GatheringLog
+) -> None:
+    one = gateways[0]
+    one.append(10)
+    own = one.stand()
+    told = Stand(own.writer, own.seq, own.chain, 1_004, own.heartbeat_at_ms, False, 3)
+    into.gather([*one.records(), told])
+    (mark,) = home.watermarks()
+    assert (mark.event_ms, mark.spilled, mark.live) == (1_004, 3, True)
+
+
+def test_a_gateway_that_writes_here_itself_is_not_gathered(
+    gateways: list[Own], home: SqliteDecisionLog, into: GatheringLog
+) -> None:
+    one = gateways[0]
+    one.append(5)
+    home.heartbeat(one.writer, 77)
+    (standing,) = into.gather([*one.records(), one.stand()])
+    assert isinstance(standing.finding, Differs)
+    assert (marks(home)[one.writer].seq, marks(home)[one.writer].event_ms) == (0, 77)
+
+
+def test_who_wrote_here_once_is_gathered_from_where_it_is_now_and_fenced_here(
+    tmp_path: Path, gateways: list[Own], home: SqliteDecisionLog, into: GatheringLog
+) -> None:
+    one = gateways[0]
+    home.append(one.writer, [])
+    home.close_writer(one.writer)
+    stale = SqliteDecisionLog(tmp_path / "home")
+    stale.append(one.writer, [])
+    with closing(SqliteDecisionLog(tmp_path / "home")) as third:
+        third.append(one.writer, [])
+        third.close_writer(one.writer)
+    one.append(5)
+    (standing,) = into.gather([*one.records(), one.stand()])
+    assert (standing.taken, standing.finding) == (5, None)
+    with pytest.raises(StaleFence):
+        stale.heartbeat(one.writer)
+    stale.close()
+    home.heartbeat(one.writer, 99)  # a gateway that is started here by mistake
+    (standing,) = into.gather([one.stand()])
+    assert isinstance(standing.finding, Differs)
+
+
+def test_gathering_the_same_again_from_anywhere_changes_nothing(
+    tmp_path: Path, gateways: list[Own], home: SqliteDecisionLog, into: GatheringLog
+) -> None:
+    one = gateways[0]
+    one.append(60)
+    items = [*one.records(), one.stand()]
+    (standing,) = into.gather(items)
+    assert (standing.taken, standing.repeated) == (60, 0)
+    home.seal()  # what comes again is in a segment by now
+    for start in (0, 13, 59):
+        (standing,) = into.gather(items[start:])
+        assert (0, 60 - start) == (standing.taken, standing.repeated)
+    (standing,) = into.gather(items[:1])
+    assert standing.finding is None
+    assert_gathered(tmp_path, home, [one])
+
+
+def test_a_gap_in_what_came_is_left_open(gateways: list[Own], into: GatheringLog) -> None:
+    one = gateways[0]
+    one.append(10)
+    (standing,) = into.gather(one.records()[:4] + one.records()[6:])
+    assert (4, Lacks(5, 6)) == (standing.seq, standing.finding)
+
+
+def test_a_second_publisher_of_a_log_ends_the_first(gateways: list[Own], world: World) -> None:
+    one = gateways[0]
+    one.append(3)
+    world.publisher(one)
+    with pytest.raises(StaleFence):
+        world.publishers[one.writer].step()
+
+
+def test_a_log_drops_what_is_safe_elsewhere_and_old_and_stays_whole(
+    tmp_path: Path, gateways: list[Own], home: SqliteDecisionLog, world: World
+) -> None:
+    one = gateways[0]
+    one.append(600)
+    world.settle()
+    safe = world.publishers[one.writer].safe[one.writer]
+    assert safe.seq == 600
+    before_ms = 2_000 + 551  # record n was made at 2 000 + n
+
+    def pruned(chain: bytes) -> int:
+        return prune(
+            one.folder, one.writer, seq=safe.seq, chain=chain, before_ms=before_ms, now_ms=0
+        )
+
+    assert pruned(b"x" * 32) == 0  # the other log has other records
+    assert pruned(safe.chain) == 550
+    assert pruned(safe.chain) == 0
+    assert [
+        c.seq for c in CopyReader(one.folder, one.log).copies(one.writer, after=0, limit=99)
+    ] == [*range(551, 601)]
+    assert one.log.read(Span()).num_rows == 50
+    assert one.log.verify().ok, one.log.verify().findings
+    one.append(20)
+    with closing(SqliteDecisionLog(one.folder, segment_rows=(1, 40))) as log:
+        assert log.seal().count == 0  # it is the home's log that is sealed
+    assert one.log.verify().ok
+    world.settle()
+    assert marks(home)[one.writer].seq == 620
+    assert home.verify().records == 620
