@@ -228,29 +228,6 @@ def test_each_model_that_takes_requests_for_later_has_a_worker_and_its_outbox() 
         assert deployment["replicas"] == 1
 
 
-def test_the_worker_reaches_the_gateway_the_topics_and_the_collector() -> None:
-    policies = of_kind("NetworkPolicy", MANIFESTS / "base")
-    reached = {
-        (str(to), rule["ports"][0]["port"])
-        for rule in policies["worker"]["spec"]["egress"]
-        for to in rule["to"]
-    }
-    loaded = settings.load(variables(containers()["worker-fraud/worker"]))
-    broker_port = int(loaded.kafka.rpartition(":")[2])
-    gateway = {"podSelector": policies["gateways"]["spec"]["podSelector"]}
-    [let_in] = [
-        rule
-        for rule in policies["gateways"]["spec"]["ingress"]
-        if rule["from"] == [{"podSelector": policies["worker"]["spec"]["podSelector"]}]
-    ]
-
-    assert reached == {
-        (str(gateway), let_in["ports"][0]["port"]),
-        (str({"namespaceSelector": {"matchLabels": {"mlplatform/state": "true"}}}), broker_port),
-        (str({"namespaceSelector": {"matchLabels": {"mlplatform/telemetry": "true"}}}), 4318),
-    }
-
-
 def test_ports_are_those_that_policies_open_and_programs_take() -> None:
     policies = of_kind("NetworkPolicy", MANIFESTS / "base")
     for name, container in (
@@ -420,14 +397,6 @@ def test_a_batch_may_start_jobs_with_argo_and_nothing_else() -> None:
     assert registered.job_variables("batch")["keys_secret"] in SECRETS
     assert keys["default"] not in SECRETS
     assert {n for n in names.RUNS if "keys_secret" in registered.job_variables(n)} == {"batch"}
-
-
-def test_each_pod_is_let_through_by_a_network_policy() -> None:
-    policies = [p["spec"] for p in of_kind("NetworkPolicy", MANIFESTS / "base").values()]
-    for name, pod in pods().items():
-        labels = pod["metadata"]["labels"]
-        chosen = [p["podSelector"].get("matchLabels") for p in policies]
-        assert any(c and c.items() <= labels.items() for c in chosen), name
 
 
 def test_services_choose_pods_and_ports_that_are_there() -> None:

@@ -1,0 +1,210 @@
+"""Network policies open the paths that processes take, as settings name them, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from mlplatform import settings
+from mlplatform.orchestration import registered
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "platform" / "manifests"
+SOURCE = ROOT / "platform" / "src" / "mlplatform"
+FOLDERS = ("base", "workloads", "components/backup")
+PLATFORM, MODELS = "mlplatform", "mlplatform-models"
+Path_ = tuple[str, int]
+"""Whom, as a policy names them, and the port."""
+
+STATE, TELEMETRY = "namespaces mlplatform/state", "namespaces mlplatform/telemetry"
+PREDICTORS = "pods serving.kserve.io/inferenceservice in mlplatform-models"
+NAMES = {("namespaces kube-system", 53)}
+API_SERVER = {("anybody", 443), ("anybody", 6443)}
+
+
+def documents() -> list[dict[str, Any]]:
+    found = []
+    for folder in FOLDERS:
+        listed = yaml.safe_load((MANIFESTS / folder / "kustomization.yaml").read_text())
+        for name in listed["resources"]:
+            found += list(yaml.safe_load_all((MANIFESTS / folder / name).read_text()))
+    return found
+
+
+DOCUMENTS = documents()
+[TOLD] = [d["data"] for d in DOCUMENTS if d["kind"] == "ConfigMap"]
+SETTINGS = settings.load(TOLD)
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Pod templates by what makes them."""
+    found = {
+        d["metadata"]["name"]: d["spec"]["template"]
+        for d in DOCUMENTS
+        if d["kind"] in ("StatefulSet", "Deployment")
+    }
+    for cron in (d for d in DOCUMENTS if d["kind"] == "CronJob"):
+        found[cron["metadata"]["name"]] = cron["spec"]["jobTemplate"]["spec"]["template"]
+    run = registered.template(MANIFESTS / "workloads" / "flow-run.yaml", "flows:2")
+    return found | {"flow-run": run["job_configuration"]["job_manifest"]["spec"]["template"]}
+
+
+def own(service: str) -> Path_:
+    """A server of the platform, by its Service: its pods, and the port that they listen on."""
+    [found] = [d for d in DOCUMENTS if d["kind"] == "Service" and d["metadata"]["name"] == service]
+    [name] = found["spec"]["selector"].values()
+    [port] = [p["targetPort"] for p in found["spec"]["ports"] if p["name"] == "http"]
+    [pod] = [p for p in pods().values() if found["spec"]["selector"].items() <= labels(p).items()]
+    listens = {p["name"]: p["containerPort"] for p in pod["spec"]["containers"][0]["ports"]}
+    return f"pods {name}", listens[port]
+
+
+def labels(pod: dict[str, Any]) -> dict[str, str]:
+    return dict(pod["metadata"]["labels"])
+
+
+def port(url: str, default: int = 0) -> int:
+    return urlsplit(url).port or default
+
+
+POSTGRES = (STATE, port(TOLD["MLPLATFORM_POSTGRES"]))
+REDIS = (STATE, port(TOLD["MLPLATFORM_REDIS"]))
+KAFKA = (STATE, int(SETTINGS.kafka.rpartition(":")[2]))
+HTTPS = (STATE, 443)
+COLLECTOR = (TELEMETRY, 4318)  # OTLP over HTTP; the setting names no port of its own
+OPENS: dict[str, set[Path_]] = {
+    # Routes and keys, features and buckets, the issuer's keys.
+    "gateway": {POSTGRES, REDIS, HTTPS, COLLECTOR, (PREDICTORS, 8080), (PREDICTORS, 8081)},
+    "worker-fraud": {own("gateway"), KAFKA, COLLECTOR},
+    "exporter": {POSTGRES},
+    "page": {POSTGRES, own("mlflow")},
+    "mlflow": {POSTGRES, HTTPS},
+    "prefect": {POSTGRES},
+    "prefect-worker": {own("prefect"), *API_SERVER},
+    # Passes and batches ask the API server too: their runs alone have the label's "true".
+    "flow-run": {own("prefect"), own("mlflow"), POSTGRES, REDIS, HTTPS, COLLECTOR},
+    "backup": {POSTGRES, HTTPS},
+}
+"""The home of what each process opens, besides asking for names."""
+
+
+def policies(namespace: str = PLATFORM) -> list[dict[str, Any]]:
+    found = [d for d in DOCUMENTS if d["kind"] == "NetworkPolicy"]
+    return [d["spec"] for d in found if d["metadata"]["namespace"] == namespace]
+
+
+def chosen(selector: dict[str, Any], of_pod: dict[str, str]) -> bool:
+    expressions = selector.get("matchExpressions", [])
+    assert all(e["operator"] == "Exists" for e in expressions)
+    has = all(e["key"] in of_pod for e in expressions)
+    return has and selector.get("matchLabels", {}).items() <= of_pod.items()
+
+
+def whom(peer: dict[str, Any]) -> str:
+    space = peer.get("namespaceSelector", {}).get("matchLabels", {})
+    pod = peer.get("podSelector", {})
+    where = space.get("kubernetes.io/metadata.name", "") or next(iter(space), "")
+    words = [e["key"] for e in pod.get("matchExpressions", [])] or [
+        key if value == "true" else value for key, value in pod.get("matchLabels", {}).items()
+    ]
+    if not words:
+        return f"namespaces {where}"
+    return f"pods {words[0]}" + (f" in {where}" if where and where != PLATFORM else "")
+
+
+def opened(of_pod: dict[str, str], way: str, namespace: str = PLATFORM) -> set[Path_]:
+    """What policies let a pod open (`Egress`) or be opened by (`Ingress`)."""
+    side = {"Egress": ("egress", "to"), "Ingress": ("ingress", "from")}[way]
+    found: set[Path_] = set()
+    for spec in policies(namespace):
+        if way not in spec["policyTypes"] or not chosen(spec["podSelector"], of_pod):
+            continue
+        for rule in spec.get(side[0], []):
+            peers = [whom(p) for p in rule[side[1]]] if side[1] in rule else ["anybody"]
+            found |= {(peer, p["port"]) for peer in peers for p in rule["ports"]}
+    return found
+
+
+def test_every_pod_is_in_the_table() -> None:
+    assert OPENS.keys() == pods().keys()
+
+
+@pytest.mark.parametrize("name", OPENS)
+def test_a_pod_may_open_what_it_opens_and_nothing_else(name: str) -> None:
+    assert opened(labels(pods()[name]), "Egress") == OPENS[name] | NAMES
+
+
+def test_a_flow_that_asks_the_api_server_may_reach_it_too() -> None:
+    asking = labels(pods()["flow-run"]) | {"mlplatform/asks-api-server": "true"}
+
+    assert opened(asking, "Egress") == OPENS["flow-run"] | NAMES | API_SERVER
+
+
+def test_predictors_open_nothing_but_where_their_bundles_lie() -> None:
+    of_pod = {"serving.kserve.io/inferenceservice": "fraud-v1-00000000"}
+
+    assert opened(of_pod, "Egress", MODELS) == NAMES | {HTTPS}
+
+
+@pytest.mark.parametrize("name", OPENS)
+def test_what_one_pod_opens_of_another_lets_it_in(name: str) -> None:
+    """A path has two ends, and a policy at each."""
+    caller = labels(pods()[name])
+    names = {f"pods {value if value != 'true' else key}" for key, value in caller.items()}
+    for server, number in OPENS[name]:
+        if not server.startswith("pods mlplatform-"):
+            continue
+        called = {"app.kubernetes.io/name": server.removeprefix("pods ")}
+        assert names & {who for who, p in opened(called, "Ingress") if p == number}, server
+
+
+def mounted(name: str) -> set[tuple[str, str]]:
+    """Secrets and their keys that a pod has as files."""
+    return {
+        (source["secret"]["name"], item["key"])
+        for volume in pods()[name]["spec"].get("volumes", [])
+        for source in volume.get("projected", {}).get("sources", [])
+        for item in source["secret"]["items"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("secret", "key", "server"), [("postgres", "password", POSTGRES), ("redis", "password", REDIS)]
+)
+def test_who_has_a_servers_password_is_who_may_open_it(
+    secret: str, key: str, server: Path_
+) -> None:
+    with_password = {n for n in pods() if (secret, key) in mounted(n)}
+    databases_of_their_own = {"mlflow", "prefect"} if secret == "postgres" else set()
+
+    assert with_password == {n for n, o in OPENS.items() if server in o} - databases_of_their_own
+
+
+def test_who_sends_spans_may_reach_the_collector() -> None:
+    """Found in the code: a program that makes a sender sends."""
+    calling = {
+        path.relative_to(SOURCE).parts[0]
+        for path in SOURCE.rglob("*.py")
+        if "span_sender(" in path.read_text() and path.name != "backends.py"
+    }
+    pods_of = {"gateway": "gateway", "worker": "worker-fraud", "orchestration": "flow-run"}
+    of_argo = {"compute"}  # their pods are in Argo's namespace, where these policies are not
+
+    assert calling == pods_of.keys() | of_argo
+    assert {n for n, o in OPENS.items() if COLLECTOR in o} == set(pods_of.values())
+
+
+def test_who_follows_topics_may_reach_kafka() -> None:
+    opening = {
+        path.relative_to(SOURCE).parts[0]
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"topics\.kafka(_group)? import", path.read_text())
+    }
+
+    assert opening - {"topics"} == {"worker"}
+    assert {n for n, o in OPENS.items() if KAFKA in o} == {"worker-fraud"}
