@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -172,44 +170,3 @@ def test_its_policy_lets_it_to_postgresql_and_objects_and_nowhere_else() -> None
         assert policy["podSelector"]["matchLabels"].items() <= labels.items()
     assert rule["to"] == [{"namespaceSelector": {"matchLabels": {"mlplatform/state": "true"}}}]
     assert {p["port"] for p in rule["ports"]} == {5432, 443}
-
-
-PATCH = """
-resources: [../base, ../workloads]
-components: [../components/backup]
-patches:
-  - target: {kind: Deployment, name: mlflow}
-    patch: |
-      apiVersion: apps/v1
-      kind: Deployment
-      metadata: {name: mlflow}
-      spec:
-        template:
-          spec:
-            containers:
-              - name: mlflow
-                env:
-                  - {name: MLPLATFORM_MLFLOW_POSTGRES, value: "postgresql://x@here/y"}
-                  - {name: MLPLATFORM_MLFLOW_ARTIFACTS, value: "s3://other/place"}
-"""
-
-
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
-def test_what_an_overlay_says_of_mlflow_reaches_backups(tmp_path: Path) -> None:
-    copied = tmp_path / "manifests"
-    shutil.copytree(MANIFESTS, copied)
-    example = yaml.safe_load((copied / "overlays/example/kustomization.yaml").read_text())
-    own = yaml.safe_load(PATCH) | {"replacements": example["replacements"]}
-    (copied / "own").mkdir()
-    (copied / "own" / "kustomization.yaml").write_text(yaml.safe_dump(own))
-    built = subprocess.run(
-        ["kubectl", "kustomize", str(copied / "own")], capture_output=True, text=True
-    )
-    assert built.returncode == 0, built.stderr
-
-    [cron] = [d for d in yaml.safe_load_all(built.stdout) if d["kind"] == "CronJob"]
-    [made] = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    env = {e["name"]: e["value"] for e in made["env"]}
-    assert env["MLPLATFORM_MLFLOW_POSTGRES"] == "postgresql://x@here/y"
-    assert env["MLPLATFORM_MLFLOW_ARTIFACTS"] == "s3://other/place"
-    assert env["MLPLATFORM_MLFLOW_POSTGRES_PASSWORD_FILE"].startswith("/run/secrets/")

@@ -9,11 +9,12 @@ import msgspec
 import pytest
 import yaml
 
-from mlplatform.compute.argo import POOLS, workflow
+from mlplatform.compute.argo import POOLS, SETTINGS, workflow
 from mlplatform.compute.jobs import Job
-from mlplatform.compute.templates import GENERATED, render_files, template
+from mlplatform.compute.templates import GENERATED, LOG_LEVEL, render_files, template
 from mlplatform.compute.work import parser
 from mlplatform.models.definition import GpuPolicy, load_definition, model_names
+from mlplatform.settings import log_level
 
 ROOT = Path(__file__).parents[2]
 FRAUD = load_definition("fraud")
@@ -39,6 +40,16 @@ def test_the_command_is_one_that_the_program_takes() -> None:
     assert container["command"] == ["python", "-m", "mlplatform.compute.work"]
     options = parser().parse_args(container["args"])
     assert (options.work, options.model) == ("score", "fraud")
+
+
+def test_items_are_told_their_level_by_a_config_map_beside_them() -> None:
+    [variable] = item_of(template(FRAUD, "score"))["container"]["env"]
+    access = yaml.safe_load_all((ROOT / "argo" / "access.yaml").read_text())
+    [told] = [d for d in access if (d["kind"], d["metadata"]["name"]) == ("ConfigMap", SETTINGS)]
+
+    place = {"name": SETTINGS, "key": LOG_LEVEL, "optional": True}
+    assert variable == {"name": LOG_LEVEL, "valueFrom": {"configMapKeyRef": place}}
+    assert log_level(told["data"]) == "info"
 
 
 def test_only_what_is_transient_is_tried_again() -> None:

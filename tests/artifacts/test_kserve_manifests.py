@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import yaml
 
-from mlplatform.models.definition import load_definition
+from mlplatform.models.definition import load_definition, model_names
 from mlplatform.serving.ignored import refuse_ignored
-from mlplatform.serving.manifest import MODEL_FORMAT, RUNTIME, read, render_examples
+from mlplatform.serving.manifest import MODEL_FORMAT, RUNTIME, example, read, render_examples
 from mlplatform.serving.triton import config
+from mlplatform.settings import log_level
+from mlplatform.variables import PREFIX
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
 ROOT = Path(__file__).parents[2]
+LOG_LEVEL = f"{PREFIX}LOG_LEVEL"
 KINDS = {
     "InferenceService": "V1beta1InferenceService",
     "ClusterServingRuntime": "V1alpha1ClusterServingRuntime",
@@ -74,6 +77,22 @@ def test_the_runtime_is_ready_only_when_the_model_is() -> None:
     [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
 
     assert container["readinessProbe"]["httpGet"]["path"] == "/v2/models/{{.Name}}/ready"
+
+
+def test_predictors_are_told_their_level_by_the_runtime_and_no_service_changes_by_it() -> None:
+    """A service that named the level would be refused, as another, once the level changed."""
+    [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
+    told = content(ROOT / "platform/manifests/base/predictors.yaml")
+    [variable] = container["env"]
+    source = variable["valueFrom"]["configMapKeyRef"]
+
+    assert (variable["name"], source["key"]) == (LOG_LEVEL, LOG_LEVEL)
+    assert source["optional"] is True  # without it lines are written from info on
+    assert (source["name"], list(told["data"])) == (told["metadata"]["name"], [LOG_LEVEL])
+    assert told["metadata"]["namespace"] == "mlplatform-models"
+    assert log_level(told["data"]) == "info"
+    for name in model_names():
+        assert "env" not in example(load_definition(name))["spec"]["predictor"]["model"]
 
 
 def test_the_runtime_passes_arguments_that_the_predictor_takes() -> None:

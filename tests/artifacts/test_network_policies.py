@@ -37,7 +37,7 @@ def documents() -> list[dict[str, Any]]:
 
 
 DOCUMENTS = documents()
-[TOLD] = [d["data"] for d in DOCUMENTS if d["kind"] == "ConfigMap"]
+[TOLD] = [d["data"] for d in DOCUMENTS if d["metadata"]["name"] == "platform" and "data" in d]
 SETTINGS = settings.load(TOLD)
 
 

@@ -191,6 +191,48 @@ def test_the_example_is_built_whole() -> None:
     assert "MLPLATFORM_MLFLOW_URL" in shared["data"]
 
 
+OWN = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: mlflow, namespace: mlplatform}
+spec:
+  template:
+    spec:
+      containers:
+        - name: mlflow
+          env:
+            - {name: MLPLATFORM_MLFLOW_POSTGRES, value: "postgresql://x@here/y"}
+            - {name: MLPLATFORM_MLFLOW_ARTIFACTS, value: "s3://other/place"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: platform, namespace: mlplatform}
+data: {MLPLATFORM_LOG_LEVEL: debug}
+"""
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+def test_what_an_installation_says_once_reaches_everything_that_it_is_about(tmp_path: Path) -> None:
+    """MLflow's database and bucket its backups, and the level of lines the predictors."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    example = tmp_path / "manifests" / "overlays" / "example"
+    kustomization = yaml.safe_load((example / "kustomization.yaml").read_text())
+    kustomization["patches"].append({"path": "own.yaml"})
+    (example / "own.yaml").write_text(OWN)
+    (example / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    made = subprocess.run(["kubectl", "kustomize", str(example)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    built = {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
+
+    job = built["CronJob", "backup"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    env = {e["name"]: e["value"] for e in job["containers"][0]["env"]}
+    assert env["MLPLATFORM_MLFLOW_POSTGRES"] == "postgresql://x@here/y"
+    assert env["MLPLATFORM_MLFLOW_ARTIFACTS"] == "s3://other/place"
+    assert env["MLPLATFORM_MLFLOW_POSTGRES_PASSWORD_FILE"].startswith("/run/secrets/")
+    told = built["ConfigMap", "mlplatform-predictors"]["data"]
+    assert told == {"MLPLATFORM_LOG_LEVEL": "debug"}
+
+
 def test_autoscalers_are_in_the_words_of_keda() -> None:
     for path in sorted((ROOT / "kserve" / "models").glob("*-scaling.yaml")):
         document = yaml.safe_load(path.read_text())

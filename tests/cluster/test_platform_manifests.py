@@ -70,12 +70,14 @@ def test_restricted_pods_are_what_the_predictor_runs_as(world: KServe) -> None:
     world.plane.apply(manifest)
     wait(lambda: world.plane.status(name).ready, name, within_s=world.deadline_s)
 
-    status = Path(f"/proc/{world.pid(name)}/status").read_text()
+    process = Path(f"/proc/{world.pid(name)}")
+    status, told = (process / "status").read_text(), (process / "environ").read_bytes()
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
 
     assert facts["Uid"].split()[0] == "65532"
     assert int(facts["CapEff"], 16) == 0
     assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
+    assert b"MLPLATFORM_LOG_LEVEL=info" in told.split(b"\0")
     world.plane.remove(name)
 
 
