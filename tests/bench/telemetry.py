@@ -7,7 +7,7 @@ the machine does falls on all alike. `file` keeps its spans on disk, twice: what
 by, processes differ by anyway. The others send theirs, and are named by their
 `MLPLATFORM_TRACE_SHARE`. Slow answers have spans whatever the share: `kept` tells how many.
 `ended_us` is what the event loop pays at the end of one request, measured alone; `thread_us` is
-what the span thread pays for one that is kept, on its way to a collector or a file.
+what the span thread pays for one that is kept, before it is sent or written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from mlplatform.gateway.routing import Assignment
 from mlplatform.gateway.spans import Ended, Traces, build
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.telemetry import signals
-from mlplatform.telemetry.otlp import OtlpSender
 from mlplatform.telemetry.span_files import encoded
 from mlplatform.telemetry.spans import Teller
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
@@ -145,17 +144,10 @@ def alone() -> dict[str, float]:
         "score", attributes, None, given.started_s, given.recorded_s, False, [given], "share"
     )
     teller = Teller("gateway", "gateway-0")
-    sender = OtlpSender("http://127.0.0.1:9", teller)
-    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
-    def by_otlp() -> None:
-        encode_spans(list(sender.readable(build(item)))).SerializePartialToString()
-
     return {
         "ended_us_not_kept": each_us(end(Traces(_Nowhere(), slo_s, 0.0))),
         "ended_us_kept": each_us(end(Traces(_Nowhere(), slo_s, 1.0))),
-        "thread_us_otlp": each_us(by_otlp, ALONE // 20),
-        "thread_us_file": each_us(lambda: encoded(build(item), teller), ALONE // 20),
+        "thread_us": each_us(lambda: encoded([build(item)], teller), ALONE // 20),
     }
 
 

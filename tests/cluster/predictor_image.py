@@ -21,8 +21,9 @@ NAME: Final = "mlplatform/predictor:0.1.0"
 """As kserve/runtimes/mlplatform-onnx.yaml names it."""
 PAGE: Final = "mlplatform.test/page:1"
 OF_THE_PAGE: Final = (
-    *("anyio", "click", "h11", "httpcore", "httpx", "jinja2", "markupsafe", "psutil", "starlette"),
-    *("scipy", "uvicorn"),
+    *("anyio", "certifi", "click", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe"),
+    *("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions"),
+    *("psutil", "scipy", "starlette", "uvicorn"),
 )
 """What it imports, and what that imports, beyond the serve lock."""
 REQUIREMENTS: Final = ROOT / "requirements"

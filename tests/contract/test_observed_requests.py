@@ -107,9 +107,13 @@ def test_what_was_accepted_is_linked_with_what_was_decided_later(
     trace_id, caller = f"{time.time_ns():032x}", "c" * 16
     headers = {"traceparent": f"00-{trace_id}-{caller}-01"}
     told = client.post("/score:async", json=world.payment(), headers=headers).json()
-    # the gateway is held up, so that the worker's batch is slow, and kept
+
+    def is_decided() -> bool:
+        return any(r["decision_id"] == told["decision_id"] for r in world.records("decision"))
+
+    # the gateway is held up meanwhile, so that the worker's batch is slow or degraded, and kept
     with world.frozen_predictor(world.arm):
-        time.sleep(1.0)
+        wait_for(is_decided)
     accepted = f"send {MODEL}.requests"
     found = world.found(told["decision_id"], accepted, "decide", f"process {MODEL}.requests")
     by_name = {span.name: span for span in found.spans}

@@ -19,7 +19,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from mlplatform.protos import scoring_pb2 as pb
 from mlplatform.rollout.routes import Arm
 from mlplatform.telemetry import signals
-from mlplatform.telemetry.export import MAX_WAITING, SpanExport
+from mlplatform.telemetry.export import MAX_WAITING, MOST_A_POLL, SpanExport
 from mlplatform.telemetry.logs import EXTRA, JsonLines
 from mlplatform.telemetry.otlp import OtlpSender
 from mlplatform.telemetry.spans import Span, Teller, Trace, new_span_id
@@ -279,7 +279,7 @@ def test_what_waits_too_long_is_dropped_and_counted_and_the_rest_arrives() -> No
             export.offer(number)
         assert ends == {"dropped": 50}
         export.start()
-        wait_for(lambda: ends["exported"] >= OtlpSender.most_a_second)
+        wait_for(lambda: ends["exported"] >= MOST_A_POLL)
         export.stop()
         assert ends["exported"] == len(receiver.spans)
         numbers = [span.attributes["http.response.status_code"] for span in receiver.spans]
@@ -296,7 +296,7 @@ def test_a_collector_that_is_down_costs_counted_spans_and_holds_nothing_up() -> 
         receiver.status = 200
         export.offer(2)
         wait_for(lambda: ends["exported"] == 1)
-        receiver.status = 503  # the exporter tries again by itself, until its time is up
+        receiver.status = 503  # the sender tries again by itself, until its time is up
         export.offer(3)
         time.sleep(0.6)
         start_s = time.monotonic()

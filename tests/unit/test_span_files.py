@@ -6,15 +6,15 @@ import multiprocessing
 import os
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from google.protobuf import json_format
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlplatform.telemetry import retention, signals, span_files
 from mlplatform.telemetry.span_files import FileSender, encoded, find
 from mlplatform.telemetry.spans import Link, Span, Teller, Trace
+from support.otlp_receiver import export_request
 
 US = Teller("gateway", "gateway-0")
 OTHER = Teller("predictor", "fraud-v1-0a0b0c0d")
@@ -36,7 +36,7 @@ def trace(number: int = 1) -> Trace:
 
 
 def test_a_line_is_what_a_collector_reads() -> None:
-    line = json_format.Parse(_as_protobuf_json(encoded(trace(), US)), ExportTraceServiceRequest())
+    line = export_request(encoded([trace()], US))
     first, second = line.resource_spans
     assert [a.value.string_value for a in first.resource.attributes] == [
         "mlplatform-gateway", "gateway-0",
@@ -48,19 +48,8 @@ def test_a_line_is_what_a_collector_reads() -> None:
         "http.response.status_code",
         "mlplatform.model.name",
     }
+    assert (root.trace_id.hex(), root.links[0].trace_id.hex()) == (f"{1:032x}", "a" * 32)
     assert second.resource.attributes[0].value.string_value == "mlplatform-predictor"
-
-
-def _as_protobuf_json(line: bytes) -> str:
-    """OTLP's JSON has ids in hexadecimal, protobuf's in base64: ids are left out here."""
-    import msgspec
-
-    found = msgspec.json.decode(line)
-    for part in found["resourceSpans"]:
-        for span in part["scopeSpans"][0]["spans"]:
-            for name in ("traceId", "spanId", "parentSpanId", "links"):
-                span.pop(name, None)
-    return msgspec.json.encode(found).decode()
 
 
 def test_what_is_written_is_found_by_trace_and_by_link(tmp_path: Path) -> None:
@@ -93,6 +82,18 @@ def test_files_are_private_bounded_and_an_end_that_was_cut_off_harms_nobody(
     span_files.append(tmp_path / "traces" / "gateway-0.jsonl", b'{"resourceSpans":[{"x' + b"\n")
     sender.send([trace(7_777)])
     assert len(list(find(tmp_path / "traces", [f"{7_777:032x}"]))) == 2
+
+
+def test_a_flood_of_traces_that_are_alike_turns_out_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "TRACES", retention.Retention(20_000, 3))
+    sender = FileSender(tmp_path, US)
+    sender.send([trace(1), replace(trace(2), is_spare=True)])
+    for number in range(10, 200):
+        sender.send([replace(trace(number), is_spare=True)])
+    assert len(list(find(tmp_path, [f"{1:032x}"]))) == 2
+    assert list(find(tmp_path, [f"{2:032x}"])) == []
 
 
 def test_a_file_that_two_find_full_at_one_moment_is_turned_once(

@@ -22,6 +22,7 @@ from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.rollout.sqlite import SqliteRollouts
 from mlplatform.settings import Settings
 from mlplatform.telemetry.export import Sender
+from mlplatform.telemetry.otlp import OtlpSender
 from mlplatform.telemetry.span_files import FileSender
 from mlplatform.telemetry.spans import Teller
 
@@ -64,9 +65,6 @@ def span_sender(settings: Settings, teller: Teller) -> Sender:
     """Where a process's spans go."""
     if not settings.otlp_endpoint:
         return FileSender(settings.home.traces, teller)
-    # The SDK takes a third of a second to import: those who send no spans by it pay nothing.
-    from mlplatform.telemetry.otlp import OtlpSender
-
     return OtlpSender(settings.otlp_endpoint, teller)
 
 

@@ -166,7 +166,7 @@ def build(ended: Ended) -> Trace:
         kind, name, span_id, parent_id, ended.started_s, ended.ended_s, own, ended.is_error
     )
     trace_id = ended.trace_id or new_span_id() + new_span_id()
-    return Trace(trace_id, (request, *spans), has_remote_parent=parent_id is not None)
+    return Trace(trace_id, (request, *spans), parent_id is not None, ended.kept_for in SPARE)
 
 
 def _first_of(done: Sequence[Done]) -> Sequence[Done]:

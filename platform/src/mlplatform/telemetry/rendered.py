@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mlplatform.telemetry import signals
+from mlplatform.telemetry import export, signals
 from mlplatform.telemetry.signals import Label, Metric
 
 FILE = "docs/signals.md"
@@ -21,9 +21,11 @@ _SPANS = """
 A gateway decides at the end of a request whether to build its spans: for an error (status 500 or
 more, or a decision that was not recorded), an answer slower than `latency_slo_ms`, a degraded one,
 one of a challenger, one that the caller's traceparent marks as sampled, or a share
-(`MLPLATFORM_TRACE_SHARE`) of the others. They go to `MLPLATFORM_OTLP_ENDPOINT` by OTLP/HTTP, at
-most 200 requests a second of a process; without it to files below `<home>/traces`, at most 500 a
-second, of bounded size. What is dropped is counted, slow and sampled ones first.
+(`MLPLATFORM_TRACE_SHARE`) of the others. They go to `MLPLATFORM_OTLP_ENDPOINT` by OTLP/HTTP in
+JSON (https is checked by the authorities of the machine, or of `SSL_CERT_FILE`); without it to
+files below `<home>/traces`, of bounded size. A process takes at most {most} requests a second, and
+holds {held} back. What is dropped is counted, slow and sampled ones first; files of these are
+apart, so that a flood of them turns out nothing else.
 
 A `traceparent` is taken from every caller (HTTP and gRPC) and passed on to predictors; where there
 is none, the trace has the first 32 digits of the decision's id, and a batch has a new one. The
@@ -53,7 +55,8 @@ def render_files() -> dict[str, str]:
     parts.append(f"\n## Metrics that others emit\n\n{_metrics(signals.FOREIGN)}")
     spans = [(f"`{s.name}`", s.kind, s.meaning) for s in signals.SPANS]
     attributes = [(f"`{a.name}`", a.meaning, a.source) for a in signals.ATTRIBUTES]
-    parts.append(f"{_SPANS}\n{_table(('span', 'kind', 'meaning'), spans)}")
+    told = _SPANS.format_map({"most": export.MOST_A_SECOND, "held": export.SPARE_WAITING})
+    parts.append(f"{told}\n{_table(('span', 'kind', 'meaning'), spans)}")
     parts.append(f"\n{_table(('attribute', 'meaning', 'convention'), attributes)}")
     fields = [(f"`{name}`", text) for name, text in signals.LOG_FIELDS.items()]
     parts.append(f"{_LOGS}\n{_table(('field', 'meaning'), fields)}")

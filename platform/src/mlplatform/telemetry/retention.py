@@ -33,7 +33,8 @@ class Retention:
 
 LOGS: Final = Retention(5 * MIB, 4)
 TRACES: Final = Retention(16 * MIB, 4)
-"""A trace of one decision has some 2 KB: 64 MiB hold the last 30,000."""
+"""A trace of one decision has some 2.5 KB: 64 MiB hold the last 25,000. A process has two files:
+what is rare, and what are many alike."""
 
 DEBUG_SHARE: Final = 0.1
 """Of the debug lines that are asked for; those of one decision are kept or left out together."""

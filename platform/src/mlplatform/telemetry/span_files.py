@@ -20,26 +20,32 @@ from mlplatform.telemetry.spans import Span, Teller, Trace, Value, resource_of
 
 _KINDS: Final = {"INTERNAL": 1, "SERVER": 2, "CLIENT": 3, "PRODUCER": 4, "CONSUMER": 5}
 _ERROR: Final = {"code": 2}
+_LOCAL, _REMOTE = 0x101, 0x301
+"""Sampled, with a parent that is known to be of this process or of another one."""
 _SCOPE: Final = {"name": "mlplatform.telemetry"}
 _encode = msgspec.json.Encoder().encode
 
 
 class FileSender:
-    """Appends to a file of the process's own, which is bounded.
+    """Appends to two files of the process's own, each of which is bounded.
+
+    Of many alike there is another file, so that a flood of them does not turn out what is rarer.
 
     Args:
         teller: whose spans they are where they do not say; its names are the file's.
     """
 
-    most_a_second = 500
-
     def __init__(self, folder: Path, teller: Teller) -> None:
         self._teller = teller
-        self._path = folder / f"{teller.process}-{teller.instance}.jsonl"
+        name = f"{teller.process}-{teller.instance}"
+        self._path, self._spare = folder / f"{name}.jsonl", folder / f"{name}.spare.jsonl"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def send(self, traces: Sequence[Trace]) -> bool:
-        append(self._path, b"".join(encoded(trace, self._teller) for trace in traces))
+        for path, is_spare in ((self._path, False), (self._spare, True)):
+            lines = [encoded([t], self._teller) + b"\n" for t in traces if t.is_spare == is_spare]
+            if lines:
+                append(path, b"".join(lines))
         return True
 
     def close(self) -> None:
@@ -56,27 +62,34 @@ def append(path: Path, lines: bytes) -> None:
         retention.turn(path, retention.TRACES)
 
 
-def encoded(trace: Trace, teller: Teller) -> bytes:
-    """The trace as one line."""
+def encoded(traces: Sequence[Trace], teller: Teller) -> bytes:
+    """An ExportTraceServiceRequest, on one line without its end.
+
+    Args:
+        teller: whose spans they are where they do not say.
+    """
     wall_ns = time.time_ns() - time.monotonic_ns()
-    parts = [
-        {
+    parts = [part for trace in traces for part in _parts(trace, teller, wall_ns)]
+    return _encode({"resourceSpans": parts})
+
+
+def _parts(trace: Trace, teller: Teller, wall_ns: int) -> Iterator[dict[str, Any]]:
+    """A trace's spans by the process that they are of."""
+    for of, spans in itertools.groupby(trace.spans, lambda span: span.of or teller):
+        yield {
             "resource": {"attributes": _attributes(resource_of(of))},
-            "scopeSpans": [
-                {"scope": _SCOPE, "spans": [_span(trace.trace_id, s, wall_ns) for s in spans]}
-            ],
+            "scopeSpans": [{"scope": _SCOPE, "spans": [_span(trace, s, wall_ns) for s in spans]}],
         }
-        for of, spans in itertools.groupby(trace.spans, lambda span: span.of or teller)
-    ]
-    return _encode({"resourceSpans": parts}) + b"\n"
 
 
-def _span(trace_id: str, span: Span, wall_ns: int) -> dict[str, Any]:
+def _span(trace: Trace, span: Span, wall_ns: int) -> dict[str, Any]:
+    is_remote = trace.has_remote_parent and span is trace.spans[0]
     made = {
-        "traceId": trace_id,
+        "traceId": trace.trace_id,
         "spanId": span.span_id,
         "name": span.name,
         "kind": _KINDS[span.kind.kind],
+        "flags": _REMOTE if is_remote else _LOCAL,
         # OTLP's JSON has 64-bit numbers as text
         "startTimeUnixNano": str(wall_ns + int(span.start_s * 1e9)),
         "endTimeUnixNano": str(wall_ns + int(span.end_s * 1e9)),

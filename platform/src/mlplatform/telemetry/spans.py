@@ -57,11 +57,13 @@ class Trace:
 
     Args:
         has_remote_parent: whether the first span's parent is the caller's.
+        is_spare: one of many alike, as all are slow in an overload; it gives way to what is not.
     """
 
     trace_id: str
     spans: tuple[Span, ...]
     has_remote_parent: bool = False
+    is_spare: bool = False
 
 
 def new_span_id() -> str:
