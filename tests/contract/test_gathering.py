@@ -183,9 +183,12 @@ class World:
 
     def settle(self, *only: str) -> None:
         """Publish and gather until nothing is left to do."""
+        idle = 0
         for _ in range(100):
             steps = [p.step() for w, p in self.publishers.items() if not only or w in only]
-            if not any(steps) and not self.gatherer.step() and self.subscription.lag() == 0:
+            is_idle = not any(steps) and not self.gatherer.step() and self.subscription.lag() == 0
+            idle = idle + 1 if is_idle else 0
+            if idle == 2:  # what the last step of the gatherer said was heard
                 return
         raise AssertionError("it does not settle")
 
@@ -399,3 +402,36 @@ def test_a_log_drops_what_is_safe_elsewhere_and_old_and_stays_whole(
     world.settle()
     assert marks(home)[one.writer].seq == 620
     assert home.verify().records == 620
+
+
+def test_what_a_home_that_was_restored_lacks_is_sent_again_as_long_as_it_is_kept(
+    tmp_path: Path, gateways: list[Own]
+) -> None:
+    """A backup is older than what was gathered since."""
+    one = gateways[0]
+    one.append(40)
+    for name, kept in (("backup", 30), ("older-backup", 10)):
+        into = GatheringLog(tmp_path / name)
+        into.gather(one.records()[:kept])
+        into.close()
+    with closing(GatheringLog(tmp_path / "home-before")) as into:
+        world = World(tmp_path, [one], into)
+        world.settle()
+        world.close()
+    safe = one.records()[-1]
+    dropped = prune(
+        one.folder, one.writer, seq=safe.seq, chain=safe.chain, before_ms=2_000 + 21, now_ms=0
+    )
+    assert dropped == 20
+    for name, seq in (("backup", 45), ("older-backup", 10)):
+        one.append(45 - one.end)
+        with (
+            closing(GatheringLog(tmp_path / name)) as into,
+            closing(SqliteDecisionLog(tmp_path / name)) as log,
+        ):
+            world = World(tmp_path, [one], into)
+            one.log.heartbeat(one.writer, 9_000)
+            world.settle()
+            assert marks(log)[one.writer].seq == seq
+            assert log.verify().ok
+            world.close()

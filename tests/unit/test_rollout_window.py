@@ -253,6 +253,18 @@ def test_a_gateway_that_answers_without_a_living_writer_is_named(marks: list[Wat
     )
 
 
+def test_a_gateway_whose_log_does_not_come_any_more_is_named() -> None:
+    """Also where its watermark is past the range, or none was asked for: customers of it lack."""
+    marks = [
+        Watermark("g0", 9, 20, 0, live=True),
+        Watermark("g1", 9, 20, 0, live=True, unheard=True),
+    ]
+    leases = [GatewayLease("g0", 3), GatewayLease("g1", 3)]
+    assert behind(marks, leases, event_ms=10, generation=3) == (
+        "gateway g1 answers, and nothing of its log has come lately",
+    )
+
+
 def test_a_writer_with_spilled_records_is_behind_and_says_so() -> None:
     """A verdict over a range that the spill may still add to is INCONCLUSIVE."""
     marks = [

@@ -182,6 +182,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_MLFLOW_TOKEN_FILE": "/run/secrets/mlflow/token",
         "MLPLATFORM_PAGE_URL": "http://page.mlplatform:8090",
         "MLPLATFORM_BUNDLES": "/bundles",
+        "MLPLATFORM_PSEUDONYM_KEY_FILE": "/run/secrets/pseudonym",
         "MLPLATFORM_PROFILE": "cluster",
         "MLPLATFORM_KSERVE_NAMESPACE": "models",
         "MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles",

@@ -6,7 +6,10 @@ import hashlib
 import secrets
 from pathlib import Path
 
+from mlplatform.errors import ConfigInvalid
 from mlplatform.files import create_atomically
+from mlplatform.settings import Home
+from mlplatform.variables import PREFIX
 
 KEY_BYTES = 32
 
@@ -18,6 +21,23 @@ def pseudonym(value: object, key: bytes) -> int:
     """
     mac = hashlib.blake2b(str(value).encode(), key=key, digest_size=8)
     return int.from_bytes(mac.digest(), "little", signed=True)
+
+
+def key_of(home: Home) -> bytes:
+    """The pseudonym key of a home folder's installation.
+
+    Raises:
+        ConfigInvalid: it is to be shared with other homes, and is not there or no such key.
+    """
+    shared = home.shared_pseudonym_key
+    if shared is None:
+        return load_or_create_key(home.pseudonym_key)
+    # Nobody makes it up here: with another key a customer would be somebody else in each home.
+    key = shared.read_bytes() if shared.is_file() else b""
+    if len(key) != KEY_BYTES:
+        wanted = f"a file that is there and holds the {KEY_BYTES} bytes of the first home's key"
+        raise ConfigInvalid(f"{PREFIX}PSEUDONYM_KEY_FILE", str(shared), wanted)
+    return key
 
 
 def load_or_create_key(path: Path) -> bytes:

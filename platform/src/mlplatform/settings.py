@@ -33,10 +33,12 @@ class Home:
 
     Args:
         shared_bundles: a folder outside of it, on a volume that predictors read too; None: within.
+        shared_pseudonym_key: the file of a key that several homes have in common; None: its own.
     """
 
     root: Path
     shared_bundles: Path | None = None
+    shared_pseudonym_key: Path | None = None
 
     @property
     def secrets(self) -> Path:
@@ -123,7 +125,7 @@ class Home:
 
     @property
     def pseudonym_key(self) -> Path:
-        return self.secrets / "pseudonym.key"
+        return self.shared_pseudonym_key or self.secrets / "pseudonym.key"
 
     @property
     def api_key(self) -> Path:
@@ -331,6 +333,7 @@ class Settings:
             f"{PREFIX}MLFLOW_ARTIFACTS": self.mlflow_artifacts,
             **self.servers.environment(),
             f"{PREFIX}BUNDLES": str(self.home.shared_bundles or ""),
+            f"{PREFIX}PSEUDONYM_KEY_FILE": str(self.home.shared_pseudonym_key or ""),
         }
 
 
@@ -390,11 +393,16 @@ def load(environment: Mapping[str, str]) -> Settings:
 
 
 def _home(environment: Mapping[str, str]) -> Home:
-    bundles = environment.get(f"{PREFIX}BUNDLES", "")
     return Home(
         Path(environment.get(f"{PREFIX}HOME", "var")).absolute(),
-        Path(bundles).absolute() if bundles else None,
+        _path(environment, "BUNDLES"),
+        _path(environment, "PSEUDONYM_KEY_FILE"),
     )
+
+
+def _path(environment: Mapping[str, str], name: str) -> Path | None:
+    value = environment.get(f"{PREFIX}{name}", "")
+    return Path(value).absolute() if value else None
 
 
 def _check_ports(settings: Settings) -> None:

@@ -29,7 +29,7 @@ from mlplatform.models.definition import (
 from mlplatform.orchestration.approvals import PrefectApprovals
 from mlplatform.orchestration.prefect import PrefectApi
 from mlplatform.profile import VARIABLE, Profile
-from mlplatform.pseudonym import load_or_create_key
+from mlplatform.pseudonym import key_of
 from mlplatform.registry.bundle import load_bundle
 from mlplatform.registry.mlflow_rest import MlflowRest
 from mlplatform.rollout.ports import Ports, RawRoutes
@@ -96,7 +96,7 @@ class Platform:
         return backends.online(self.settings, model, self.views(model))
 
     def pseudonym_key(self) -> bytes:
-        return load_or_create_key(self.settings.home.pseudonym_key)
+        return key_of(self.settings.home)
 
     @functools.cached_property
     def clock(self) -> Clock:

@@ -110,7 +110,8 @@ class Watermark:
     A live writer has sent a heartbeat lately and has not closed; a range that reaches past the
     event time of a live writer is not complete. While records of a writer are spilled it counts as
     live, and its event time is at most that of the oldest of them. A writer whose records come from
-    a log elsewhere is live until that log says that it has closed, heard of or not.
+    a log elsewhere is live until that log says that it has closed, and `unheard` while nothing
+    comes of it.
     """
 
     writer: str
@@ -119,6 +120,7 @@ class Watermark:
     heartbeat_at_ms: int
     live: bool
     spilled: int = 0
+    unheard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -383,8 +383,15 @@ def _mark(w: tables.Writer, gathered: tables.Gathered | None, oldest_ms: int) ->
         is_live = not w.closed and w.heartbeat_at_ms >= oldest_ms
         return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, is_live)
     # Nobody knows what a log elsewhere holds that was not heard of: only its end ends the wait.
-    spilled = gathered.spilled
-    return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, not w.closed, spilled)
+    return Watermark(
+        w.writer,
+        w.seq,
+        w.event_ms,
+        w.heartbeat_at_ms,
+        live=not w.closed,
+        spilled=gathered.spilled,
+        unheard=w.heartbeat_at_ms < oldest_ms,
+    )
 
 
 def _key_row(item: Prepared, key: Idempotency, now_ms: int) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ from mlplatform.gateway.voids import Voids
 from mlplatform.gateway.watermark import Watermark
 from mlplatform.http.server import Life
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
-from mlplatform.pseudonym import load_or_create_key
+from mlplatform.pseudonym import key_of
 from mlplatform.serving.local import Told
 from mlplatform.serving.names import cluster_url
 from mlplatform.settings import Settings
@@ -136,7 +136,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
         name=name,
         settings=settings,
         supervised=supervised,
-        key=load_or_create_key(home.pseudonym_key),
+        key=key_of(home),
         answers=KeptAnswers(spilling),
         watermark=watermark,
         clock=clock,

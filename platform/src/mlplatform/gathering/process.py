@@ -8,9 +8,11 @@ import threading
 from typing import Final
 
 from mlplatform import settings
+from mlplatform.errors import ConfigInvalid
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.telemetry import logs
+from mlplatform.variables import PREFIX
 
 BACK_OFF_S: Final = 1.0
 
@@ -27,10 +29,13 @@ def started(name: str) -> Settings:
     """The settings of the environment, with logs that say who wrote them.
 
     Raises:
-        ConfigInvalid: a variable says something that can't be.
+        ConfigInvalid: a variable says something that can't be, or names no brokers.
     """
     follow_parent()
     logs.configure("worker", name)
     given = settings.load(os.environ)
     logs.set_level(given.log_level)
+    if not given.kafka:
+        wanted = "brokers: the topics of a home folder reach nobody else"
+        raise ConfigInvalid(f"{PREFIX}KAFKA", given.kafka, wanted)
     return given

@@ -149,10 +149,16 @@ class Publisher:
     def _take(self, said: Confirmed) -> None:
         self.safe[said.writer] = said
         published = self._published
-        if said.again and published is not None and published.get(said.writer, 0) > said.seq:
-            log.warning("records of %s after %d are sent again", said.writer, said.seq)
-            published[said.writer] = said.seq
-            self._told.pop(said.writer, None)
+        if not said.again or published is None or published.get(said.writer, 0) <= said.seq:
+            return
+        following = self._source.copies(said.writer, after=said.seq, limit=1)
+        if not following or following[0].seq != said.seq + 1:
+            # Sending what is left would be refused, and asked for again, for ever.
+            log.error("record %d of %s is asked for and not here", said.seq + 1, said.writer)
+            return
+        log.warning("records of %s after %d are sent again", said.writer, said.seq)
+        published[said.writer] = said.seq
+        self._told.pop(said.writer, None)
 
     def _asked(self) -> dict[str, int]:
         value = self._topics.progress(self._progress)

@@ -260,13 +260,20 @@ def behind(
 
 def unlogged(watermarks: Sequence[Watermark], gateways: Sequence[GatewayLease]) -> tuple[str, ...]:
     """Gateways that answer and whose records are not in this log, because no living writer of it
-    has their name; a gateway that has just ended is one of them until its lease is over."""
-    living = {w.writer for w in watermarks if w.live}
-    return tuple(
+    has their name, or theirs come from a log elsewhere and do not come any more; a gateway that has
+    just ended is one of them until its lease is over."""
+    living = {w.writer: w for w in watermarks if w.live}
+    silent = [
         f"gateway {g.gateway} answers, and no living writer of this log has its name"
         for g in gateways
         if g.gateway not in living
-    )
+    ]
+    late = [
+        f"gateway {g.gateway} answers, and nothing of its log has come lately"
+        for g in gateways
+        if g.gateway in living and living[g.gateway].unheard
+    ]
+    return (*silent, *late)
 
 
 Columns = dict[str, npt.NDArray[Any]]
