@@ -16,7 +16,7 @@ from mlplatform.orchestration import registered
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "platform" / "manifests"
 SOURCE = ROOT / "platform" / "src" / "mlplatform"
-FOLDERS = ("base", "workloads", "components/backup")
+FOLDERS = ("base", "workloads", "components/backup", "components/gateways")
 PLATFORM, MODELS = "mlplatform", "mlplatform-models"
 Path_ = tuple[str, int]
 """Whom, as a policy names them, and the port."""
@@ -59,9 +59,10 @@ def own(service: str) -> Path_:
     [found] = [d for d in DOCUMENTS if d["kind"] == "Service" and d["metadata"]["name"] == service]
     [name] = found["spec"]["selector"].values()
     [port] = [p["targetPort"] for p in found["spec"]["ports"] if p["name"] == "http"]
-    [pod] = [p for p in pods().values() if found["spec"]["selector"].items() <= labels(p).items()]
-    listens = {p["name"]: p["containerPort"] for p in pod["spec"]["containers"][0]["ports"]}
-    return f"pods {name}", listens[port]
+    chosen = [p for p in pods().values() if found["spec"]["selector"].items() <= labels(p).items()]
+    ports = [p for pod in chosen for p in pod["spec"]["containers"][0]["ports"]]
+    [listens] = {p["containerPort"] for p in ports if p["name"] == port}
+    return f"pods {name}", listens
 
 
 def labels(pod: dict[str, Any]) -> dict[str, str]:
@@ -80,6 +81,12 @@ COLLECTOR = (TELEMETRY, 4318)  # OTLP over HTTP; the setting names no port of it
 OPENS: dict[str, set[Path_]] = {
     # Routes and keys, features and buckets, the issuer's keys.
     "gateway": {POSTGRES, REDIS, HTTPS, COLLECTOR, (PREDICTORS, 8080), (PREDICTORS, 8081)},
+    # As the first, and its publisher.
+    "gateway-more": {
+        *(POSTGRES, REDIS, HTTPS, COLLECTOR, KAFKA),
+        *((PREDICTORS, 8080), (PREDICTORS, 8081)),
+    },
+    "gatherer": {KAFKA},
     "worker-fraud": {own("gateway"), KAFKA, COLLECTOR},
     "exporter": {POSTGRES},
     "page": {POSTGRES, own("mlflow")},
@@ -192,19 +199,25 @@ def test_who_sends_spans_may_reach_the_collector() -> None:
         for path in SOURCE.rglob("*.py")
         if "span_sender(" in path.read_text() and path.name != "backends.py"
     }
-    pods_of = {"gateway": "gateway", "worker": "worker-fraud", "orchestration": "flow-run"}
+    pods_of = {
+        "gateway": {"gateway", "gateway-more"},
+        "worker": {"worker-fraud"},
+        "orchestration": {"flow-run"},
+    }
     of_argo = {"compute"}  # their pods are in Argo's namespace, where these policies are not
 
     assert calling == pods_of.keys() | of_argo
-    assert {n for n, o in OPENS.items() if COLLECTOR in o} == set(pods_of.values())
+    assert {n for n, o in OPENS.items() if COLLECTOR in o} == set().union(*pods_of.values())
 
 
 def test_who_follows_topics_may_reach_kafka() -> None:
     opening = {
         path.relative_to(SOURCE).parts[0]
         for path in SOURCE.rglob("*.py")
-        if re.search(r"topics\.kafka(_group)? import", path.read_text())
+        if re.search(r"topics\.kafka(_group)? import|worker.topics import", path.read_text())
     }
 
-    assert opening - {"topics"} == {"worker"}
-    assert {n for n, o in OPENS.items() if KAFKA in o} == {"worker-fraud"}
+    assert opening - {"topics"} == {"worker", "gathering"}
+    assert {n for n, o in OPENS.items() if KAFKA in o} == {
+        *("worker-fraud", "gateway-more", "gatherer"),
+    }
