@@ -80,7 +80,7 @@ def test_the_runtime_is_ready_only_when_the_model_is() -> None:
 
 
 def test_predictors_are_told_their_level_by_the_runtime_and_no_service_changes_by_it() -> None:
-    """A service that named the level would be refused, as another, once the level changed."""
+    """A service never changes: one that named its level would keep it as long as it runs."""
     [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
     told = content(ROOT / "platform/manifests/base/predictors.yaml")
     [variable] = container["env"]

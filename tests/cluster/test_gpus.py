@@ -7,19 +7,22 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
+from tests.cluster.layout import ROOT
 
 from mlplatform.cluster.api import INFERENCE_SERVICES, PODS, KubernetesApi
 from mlplatform.errors import Refused
 from mlplatform.models.definition import GpuPolicy, load_definition
 from mlplatform.serving.kserve import KServePlane
 from mlplatform.serving.manifest import render
-from mlplatform.serving.placement import DEVELOPMENT
+from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION
 from support.kserve_world import KServe
 from support.platform_process import wait
 
 SLICE = "nvidia.com/mig-1g.10gb"
 FRAUD = msgspec.structs.replace(load_definition("fraud"), accelerator="cuda")
 NAMESPACE = "gpus"
+CLASSES = "/apis/scheduling.k8s.io/v1/priorityclasses"
 SHARE = GpuPolicy(resource="nvidia.com/gpu.shared")
 # A predictor beside a real GPU asks for far more than this node has; what is tested is the GPU.
 LITTLE = {"cpu": "10m", "memory": "64Mi"}
@@ -153,6 +156,80 @@ def test_a_quota_refuses_before_anything_is_made(world: KServe) -> None:
         assert world.api.find(INFERENCE_SERVICES.path(NAMESPACE, made["metadata"]["name"])) is None
     finally:
         world.api.delete(path)
+
+
+@pytest.fixture
+def teams(world: KServe) -> Iterator[None]:
+    """Two teams, of which one may hold one GPU: what an installation has in its teams.yaml."""
+    [kind, quota] = yaml.safe_load_all(
+        (ROOT / "platform/manifests/overlays/example/teams.yaml").read_text()
+    )
+    quota["metadata"]["namespace"] = NAMESPACE
+    quota["spec"]["hard"] = {"requests.nvidia.com/gpu": "1", "pods": "5"}
+    name = quota["metadata"]["name"]
+    paths = {
+        f"/api/v1/namespaces/{NAMESPACE}/resourcequotas/{name}": quota,
+        f"{CLASSES}/{PRODUCTION}-payments": kind,
+        f"{CLASSES}/{PRODUCTION}-lending": kind | {"metadata": {"name": f"{PRODUCTION}-lending"}},
+    }
+    for path, body in paths.items():
+        world.api.apply(path, body)
+    until(lambda: "used" in world.api.get(next(iter(paths))).get("status", {}))
+    yield
+    for path in paths:
+        world.api.delete(path)
+
+
+def used(world: KServe) -> dict[str, str]:
+    """As the quota's controller counts."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/resourcequotas/team-payments"
+    return dict(world.api.get(path)["status"]["used"])
+
+
+@pytest.mark.usefixtures("teams")
+def test_a_teams_quota_holds_its_own_models_and_nobody_elses(world: KServe) -> None:
+    """The API server counts GPUs by PriorityClass, and the platform refuses what it would."""
+    first, second = manifest(1, team="payments"), manifest(2, team="payments")
+    other = manifest(3, team="lending")
+
+    world.plane.apply(first)
+    until(lambda: placed(world, first["metadata"]["name"]) == 1)
+    until(lambda: used(world) == {"requests.nvidia.com/gpu": "1", "pods": "1"})
+    with pytest.raises(Refused, match=r"1 nvidia.com/gpu; the quota team-payments allows 1, and 1"):
+        world.plane.apply(second)
+    world.plane.apply(other)
+
+    until(lambda: placed(world, other["metadata"]["name"]) == 1)
+    assert second["metadata"]["name"] not in world.plane.names()
+    assert used(world) == {"requests.nvidia.com/gpu": "1", "pods": "1"}
+
+
+@pytest.mark.usefixtures("teams")
+def test_the_api_server_itself_holds_a_team_to_its_quota(world: KServe) -> None:
+    """Whoever is past the platform's own count, or races it, gets no pod."""
+    world.plane.apply(manifest(1, team="payments"))
+    until(lambda: used(world)["pods"] == "1")
+    container = {"name": "x", "image": "mlplatform.test/pause:1"}
+    container |= {"resources": {"requests": LITTLE, "limits": LITTLE | {"nvidia.com/gpu": "1"}}}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "past-it"},
+        "spec": {"containers": [container], "priorityClassName": f"{PRODUCTION}-payments"},
+    }
+
+    with pytest.raises(Refused, match="exceeded quota: team-payments"):
+        world.api.create(PODS.path(NAMESPACE), body)
+
+
+@pytest.mark.usefixtures("teams")
+def test_a_model_without_gpus_is_held_to_the_quotas_too(world: KServe) -> None:
+    made = manifest(4, pods=6, accelerator="cpu", team="payments")
+
+    with pytest.raises(Refused, match="asks for 6 pods; the quota team-payments allows 5"):
+        world.plane.apply(made)
+
+    assert made["metadata"]["name"] not in world.plane.names()
 
 
 def trial(world: KServe, name: str) -> str:

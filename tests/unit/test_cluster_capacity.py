@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
-from mlplatform.cluster.capacity import Fits, Need, Node, Quota, Short, Taken, room_for
+from mlplatform.cluster.capacity import (
+    Fits,
+    Need,
+    Node,
+    Quota,
+    Scope,
+    Short,
+    Taken,
+    room_for,
+    within_quotas,
+)
 from mlplatform.cluster.quantities import amounts, quantity
+from mlplatform.cluster.supply import scopes_of
 from mlplatform.errors import InputInvalid
 
 GPU = "nvidia.com/gpu"
@@ -132,3 +143,84 @@ def test_quantities_are_read_as_kubernetes_writes_them(text: str, number: str) -
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(InputInvalid):
         quantity(text)
+
+
+def team_quota(hard: int, used: int = 0, operator: Any = "In", *classes: str) -> Quota:
+    scope = Scope(operator, frozenset(classes or ("production-cards",)))
+    amount = {"requests.nvidia.com/gpu": Decimal(hard)}
+    return Quota("team-cards", amount, {"requests.nvidia.com/gpu": Decimal(used)}, (scope,))
+
+
+def test_a_teams_quota_refuses_its_own_service_with_the_numbers_and_nobody_elses() -> None:
+    quotas = [team_quota(2, 1)]
+
+    assert room_for(need(2, priority_class="production-cards"), [node(4)], quotas) == Short(
+        "fraud-v8-01234567 asks for 2 nvidia.com/gpu; the quota team-cards allows 2, and 1 are used"
+    )
+    assert room_for(need(1, priority_class="production-cards"), [node(4)], quotas) == Fits()
+    assert room_for(need(2, priority_class="production-loans"), [node(4)], quotas) == Fits()
+
+
+@pytest.mark.parametrize(
+    ("operator", "of_class", "counts"),
+    [
+        ("In", "a", True),
+        ("In", "b", False),
+        ("In", "", False),
+        ("NotIn", "a", False),
+        ("NotIn", "b", True),
+        ("Exists", "a", True),
+        ("Exists", "", False),
+        ("DoesNotExist", "a", False),
+        ("DoesNotExist", "", True),
+    ],
+)
+def test_a_scope_is_about_the_classes_that_kubernetes_says(
+    operator: Any, of_class: str, *, counts: bool
+) -> None:
+    quotas = [team_quota(0, 0, operator, "a")]
+
+    answer = within_quotas(need(1, priority_class=of_class), quotas)
+
+    assert isinstance(answer, Short) is counts
+
+
+def test_a_quota_of_two_scopes_is_about_pods_in_both() -> None:
+    both = Quota("q", {"pods": Decimal(0)}, {}, (Scope("Exists"), Scope("NotIn", frozenset("a"))))
+
+    assert isinstance(within_quotas(need(1, priority_class="b"), [both]), Short)
+    assert within_quotas(need(1, priority_class="a"), [both]) == Fits()
+
+
+def test_pods_are_counted_as_pods() -> None:
+    quota = Quota("pods", {"pods": Decimal(3)}, {"pods": Decimal(2)})
+
+    assert within_quotas(need(1), [quota]) == Fits()
+    assert within_quotas(need(2), [quota]) == Short(
+        "fraud-v8-01234567 asks for 2 pods; the quota pods allows 3, and 2 are used"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "scopes"),
+    [
+        ({}, []),
+        ({"scopes": ["PriorityClass"]}, [Scope("Exists")]),
+        ({"scopes": ["NotTerminating", "NotBestEffort"]}, []),
+        ({"scopes": ["BestEffort"]}, None),
+        ({"scopes": ["Terminating"]}, None),
+        (
+            {
+                "scopeSelector": {
+                    "matchExpressions": [
+                        {"scopeName": "PriorityClass", "operator": "In", "values": ["a", "b"]},
+                        {"scopeName": "NotTerminating", "operator": "Exists"},
+                    ]
+                }
+            },
+            [Scope("In", frozenset("ab"))],
+        ),
+    ],
+)
+def test_the_scopes_of_a_resource_quota(spec: dict[str, Any], scopes: list[Scope] | None) -> None:
+    assert scopes_of(spec) == scopes

@@ -21,13 +21,12 @@ from mlplatform.rollout.entrance import Entrance
 from mlplatform.serving.httproute import HttpRoutes
 from mlplatform.serving.kserve import KServePlane
 from mlplatform.serving.manifest import render
-from mlplatform.serving.placement import DEVELOPMENT
 
 ROOT = Path(__file__).parents[2]
 FRAUD = load_definition("fraud")
 ON_GPU = msgspec.structs.replace(FRAUD, accelerator="cuda")
-Asked = tuple[str, str, str, str, str]
-"""Where, verb, group, resource, name where it is about one object only."""
+Asked = tuple[str, str, str, str]
+"""Where, verb, group, resource."""
 VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -73,16 +72,15 @@ class Server(KubernetesApi):
         if parts[0] == "namespaces":
             where, parts = parts[1], parts[2:]
         kind, name = parts[0], "".join(parts[1:])
-        only = name if where == "cluster" else ""
         verb = "list" if method == "GET" and not name else VERBS[method]
-        self.asked.add((where, verb, group, kind, only))
+        self.asked.add((where, verb, group, kind))
         if content == APPLY:  # of what is not there yet it needs both
-            self.asked.add((where, "create", group, kind, only))
+            self.asked.add((where, "create", group, kind))
         return bool(name)
 
 
 def as_asked(rights: Iterable[Right]) -> set[Asked]:
-    return {(r.where, r.verb, r.group, r.resource, r.name) for r in rights}
+    return {(r.where, r.verb, r.group, r.resource) for r in rights}
 
 
 def test_adapters_call_what_the_list_has_and_all_of_it(tmp_path: Path) -> None:
@@ -91,9 +89,7 @@ def test_adapters_call_what_the_list_has_and_all_of_it(tmp_path: Path) -> None:
     plane = KServePlane(server, "models", by_address=True, prometheus_url="http://prometheus:9090")
     scaled = render(FRAUD, 1, "1" * 64, "pvc://bundles/1", scales=True)
     on_gpu = render(ON_GPU, 2, "2" * 64, "pvc://bundles/2")
-    trial = render(ON_GPU, 3, "3" * 64, "pvc://bundles/3")
-    trial["spec"]["predictor"]["priorityClassName"] = DEVELOPMENT
-    for manifest in (scaled, on_gpu, trial):
+    for manifest in (scaled, on_gpu):
         plane.apply(manifest)
         name = manifest["metadata"]["name"]
         plane.status(name)
@@ -121,12 +117,11 @@ def rules(file: str, role: str, where: str) -> set[Asked]:
         if d["kind"] in ("Role", "ClusterRole") and d["metadata"]["name"] == role
     ]
     return {
-        (where, verb, group, resource, name)
+        (where, verb, group, resource)
         for rule in found["rules"]
         for verb in rule["verbs"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
-        for name in rule.get("resourceNames", [""])
     }
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
+from mlplatform.cluster.capacity import Scope
+from mlplatform.cluster.supply import scopes_of
 from mlplatform.errors import ConfigInvalid
 from mlplatform.models.definition import GpuPolicy, load_definition, model_folder, parse
 from mlplatform.serving.manifest import render
+from support.manifest_schemas import unknown
 
 FRAUD = load_definition("fraud")
 TEXT = (model_folder("fraud") / "model.yaml").read_text()
@@ -37,6 +42,29 @@ def test_a_gpu_is_held_as_request_and_limit_alike(
 
     for part in ("requests", "limits"):
         assert {k: v for k, v in resources[part].items() if k.startswith("nvidia.com/")} == held
+
+
+def test_a_teams_predictors_have_its_own_priority_class_and_others_the_common_one() -> None:
+    assert predictor(team="payments")["priorityClassName"] == "mlplatform-production-payments"
+    assert predictor()["priorityClassName"] == "mlplatform-production"
+
+
+def test_an_example_of_a_teams_quota_is_about_its_class_and_displaces_nobody() -> None:
+    manifests = Path(__file__).parents[2] / "platform" / "manifests"
+    kind, quota = yaml.safe_load_all((manifests / "overlays/example/teams.yaml").read_text())
+    common = yaml.safe_load_all((manifests / "base" / "priorities.yaml").read_text())
+    name = predictor(team="payments")["priorityClassName"]
+
+    assert kind["metadata"]["name"] == name
+    assert kind["value"] == max(c["value"] for c in common)
+    assert scopes_of(quota["spec"]) == [Scope("In", frozenset({name}))]
+    assert unknown(kind, "V1PriorityClass", "") == unknown(quota, "V1ResourceQuota", "") == []
+
+
+@pytest.mark.parametrize("team", ["Payments", "team of payments", "payments-", ""])
+def test_a_team_is_named_so_that_a_priority_class_can_be(team: str) -> None:
+    with pytest.raises(ConfigInvalid, match="team"):
+        parse(f"team: {team!r}\n{TEXT}", "model.yaml")
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])

@@ -14,7 +14,7 @@ from mlplatform.cli.output import AsJson, print_json, print_table
 from mlplatform.cluster.check import check as judge
 from mlplatform.cluster.finding import Gpu, Wanted
 from mlplatform.models.definition import load_definition, model_names
-from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of
+from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of, priority_class
 
 POLICY: Final = "mlplatform-immutable-services"
 IMAGE: Final = "mlplatform/predictor:0.1.0"
@@ -62,13 +62,15 @@ def check(
 def _wanted(models: str, platform: str, kserve: str) -> Wanted:
     given = settings.load(os.environ)
     bundles = given.kserve.bundles if given.kserve else BUNDLES
-    asked = [(name, gpu_of(load_definition(name))) for name in model_names()]
+    definitions = [load_definition(name) for name in model_names()]
+    asked = [(model.name, gpu_of(model)) for model in definitions]
     return Wanted(
         models=models,
         platform=platform,
         kserve=kserve,
         jobs=given.argo.namespace if given.argo else None,
         priorities=(PRODUCTION, DEVELOPMENT),
+        team_priorities=tuple(sorted({priority_class(m) for m in definitions if m.team})),
         policy=POLICY,
         image=IMAGE,
         bundles=bundles.removeprefix("pvc://").partition("/")[0],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Literal, assert_never
 
 from mlplatform.cluster.quantities import Amounts
 
@@ -35,12 +36,43 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """Which PriorityClasses a quota is about, in the words of Kubernetes.
+
+    Args:
+        operator: In or NotIn such `classes`; Exists: any class; DoesNotExist: none.
+    """
+
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    classes: frozenset[str] = frozenset()
+
+    def holds(self, priority_class: str) -> bool:
+        """Whether it is about pods of this class; an empty one is none."""
+        match self.operator:
+            case "In":
+                return priority_class in self.classes
+            case "NotIn":
+                return priority_class not in self.classes
+            case "Exists":
+                return bool(priority_class)
+            case "DoesNotExist":
+                return not priority_class
+            case _:
+                assert_never(self.operator)
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
-    """A limit of the namespace: resource → amount, as ResourceQuotas count requests."""
+    """A limit of the namespace: resource → amount, as ResourceQuotas count requests and pods.
+
+    Args:
+        scopes: all of them hold for the pods that it counts; none: it counts every pod.
+    """
 
     name: str
     hard: Amounts
     used: Amounts
+    scopes: tuple[Scope, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +84,7 @@ class Need:
         pods: how many at a time, surge included.
         selector: labels that a node must have.
         tolerates: keys of taints that do not keep its pods away.
+        priority_class: by which quotas tell pods apart; empty for none.
         preempts: whether pods of less priority make room for it.
     """
 
@@ -61,6 +94,7 @@ class Need:
     selector: Mapping[str, str]
     tolerates: frozenset[str]
     priority: int
+    priority_class: str = ""
     preempts: bool = True
 
 
@@ -87,8 +121,8 @@ def room_for(need: Need, nodes: Sequence[Node], quotas: Sequence[Quota]) -> Fits
 
     Nodes that an autoscaler could add are not counted: it may have none to add either.
     """
-    over = next((s for q in quotas if (s := _over(need, q)) is not None), None)
-    if over is not None:
+    over = within_quotas(need, quotas)
+    if isinstance(over, Short):
         return over
     suited = [n for n in nodes if _suits(n, need)]
     free = sum(_fitting(need, _free(n)) for n in suited)
@@ -101,17 +135,32 @@ def room_for(need: Need, nodes: Sequence[Node], quotas: Sequence[Quota]) -> Fits
     return Short(_numbers(need, suited, len(nodes), free))
 
 
+def within_quotas(need: Need, quotas: Sequence[Quota]) -> Fits | Short:
+    """Whether the namespace's quotas leave room, wherever the pods would run."""
+    counting = [q for q in quotas if all(s.holds(need.priority_class) for s in q.scopes)]
+    return next((s for q in counting if (s := _over(need, q)) is not None), Fits())
+
+
 def _over(need: Need, quota: Quota) -> Short | None:
     for name, hard in quota.hard.items():
-        resource = name.removeprefix("requests.")
-        asked = need.amounts.get(resource, Decimal(0)) * need.pods
-        used = quota.used.get(name, Decimal(0))
+        asked, used = _asked(need, name), quota.used.get(name, Decimal(0))
         if asked and used + asked > hard:
             return Short(
-                f"{need.service} asks for {asked.normalize():f} {resource}; the quota {quota.name} "
-                f"allows {hard.normalize():f}, and {used.normalize():f} are used"
+                f"{need.service} asks for {asked.normalize():f} {_plain(name)}; the quota "
+                f"{quota.name} allows {hard.normalize():f}, and {used.normalize():f} are used"
             )
     return None
+
+
+def _asked(need: Need, name: str) -> Decimal:
+    """Of what a quota calls so; limits and numbers of other objects are not foreseen."""
+    if name in ("pods", "count/pods"):
+        return Decimal(need.pods)
+    return need.amounts.get(_plain(name), Decimal(0)) * need.pods
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("requests.")
 
 
 def _suits(node: Node, need: Need) -> bool:

@@ -31,6 +31,7 @@ OPTIONAL_KINDS: Final = {
     "scaledobjects.keda.sh": ("v1alpha1", "scaling by queue depth", "install KEDA"),
     "workflows.argoproj.io": ("v1alpha1", "scoring of past days", "install Argo Workflows"),
 }
+TEAMS: Final = "make it as platform/manifests/overlays/example/teams.yaml has it"
 GIVEN_BY: Final[dict[Use, str]] = {
     "services": (
         "run passes as the ServiceAccount mlplatform/rollouts, or bind its Role to this user"
@@ -55,6 +56,7 @@ def check(facts: Facts, wanted: Wanted) -> list[Finding]:
         _mode(facts, wanted),
         *installation.namespaces(facts),
         *(_present("PriorityClass", name, facts.priorities) for name in wanted.priorities),
+        *_teams(facts, wanted),
         _present("admission policy", wanted.policy, facts.policies),
         _runtime(facts, wanted.image),
         _storage(facts),
@@ -136,12 +138,25 @@ def _mode(facts: Facts, wanted: Wanted) -> Finding:
     )
 
 
-def _present(kind: str, name: str, found: frozenset[str] | Unread) -> Finding:
+def _present(kind: str, name: str, found: frozenset[str] | Unread, do: str = APPLY_BASE) -> Finding:
     if isinstance(found, Unread):
         return unread(f"{kind} {name}", found)
     if name in found:
         return Finding("ok", f"{kind} {name}", "there")
-    return Finding("lacking", f"{kind} {name}", "not there", APPLY_BASE)
+    return Finding("lacking", f"{kind} {name}", "not there", do)
+
+
+def _teams(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+    """A team without a class has pods that are refused, one without a quota has no limit."""
+    for name in wanted.team_priorities:
+        yield _present("PriorityClass", name, facts.priorities, TEAMS)
+        what, quotas = f"quota of PriorityClass {name}", facts.quota_classes
+        if isinstance(quotas, Unread):
+            yield unread(what, quotas)
+        elif name in quotas:
+            yield Finding("ok", what, "there")
+        else:
+            yield Finding("optional", what, f"none in {wanted.models}", TEAMS)
 
 
 def _runtime(facts: Facts, image: str) -> Finding:

@@ -21,6 +21,7 @@ from mlplatform.cluster.installation import LET_IN
 from mlplatform.cluster.installation import SECRETS as WANTED_SECRETS
 from mlplatform.cluster.quantities import quantity
 from mlplatform.cluster.rights import RIGHTS, Right
+from mlplatform.cluster.supply import quotas
 from mlplatform.errors import NotFound, Refused
 from mlplatform.serving.manifest import RUNTIME
 from mlplatform.serving.placement import PRODUCT_LABEL
@@ -56,6 +57,7 @@ def read(api: KubernetesApi, wanted: Wanted) -> Facts:
         },
         secrets={name: _keys(api, wanted.platform, name) for name in WANTED_SECRETS},
         workloads=_workloads(api, wanted.platform),
+        quota_classes=_quota_classes(api, wanted.models),
         gpus=nodes if isinstance(nodes, Unread) else _gpus(nodes),
         gpu_products=frozenset() if isinstance(nodes, Unread) else _products(nodes),
         rights=_rights(api, wanted),
@@ -206,6 +208,14 @@ def _workloads(api: KubernetesApi, namespace: str) -> bool | Unread:
     return found if isinstance(found, Unread) else found is not None
 
 
+def _quota_classes(api: KubernetesApi, namespace: str) -> frozenset[str] | Unread:
+    try:
+        found = quotas(api, namespace)
+    except Refused:
+        return Unread(f"this user may not list resourcequotas of {namespace}")
+    return frozenset(c for q in found for s in q.scopes if s.operator == "In" for c in s.classes)
+
+
 def _gpus(nodes: list[Object]) -> dict[str, int]:
     total: dict[str, int] = defaultdict(int)
     for node in nodes:
@@ -235,7 +245,6 @@ def _may(api: KubernetesApi, namespace: str, right: Right) -> bool:
         "group": right.group,
         "resource": right.resource,
         "verb": right.verb,
-        "name": right.name,
     }
     review = {
         "apiVersion": "authorization.k8s.io/v1",

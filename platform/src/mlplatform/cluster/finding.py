@@ -86,6 +86,7 @@ class Facts:
         claims: namespace and name → claim; None where there is none.
         secrets: of the platform's namespace, name → keys, never values; None where there is none.
         workloads: whether the platform's own processes are applied.
+        quota_classes: PriorityClasses whose pods have a ResourceQuota of their own with the models.
         gpus: resource → how many all nodes have together.
         gpu_products: labels of the nodes that have them.
         rights: right → whether this user has it.
@@ -104,6 +105,7 @@ class Facts:
     claims: Mapping[tuple[str, str], Claim | Unread | None]
     secrets: Mapping[str, frozenset[str] | Unread | None]
     workloads: bool | Unread
+    quota_classes: frozenset[str] | Unread
     gpus: Mapping[str, int] | Unread
     gpu_products: frozenset[str]
     rights: Mapping[Right, bool]
@@ -133,6 +135,7 @@ class Wanted:
         kserve: namespace of KServe's controller.
         jobs: namespace of Argo's workflows; None: no heavy job runs there.
         priorities: PriorityClasses that manifests name.
+        team_priorities: those of teams that a model.yaml names.
         policy: the admission policy of platform/manifests.
         image: of the serving runtime.
         bundles: name of the claim.
@@ -144,6 +147,7 @@ class Wanted:
     kserve: str
     jobs: str | None
     priorities: tuple[str, ...]
+    team_priorities: tuple[str, ...]
     policy: str
     image: str
     bundles: str

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION
-
 Use = Literal["services", "GPUs", "autoscaling", "raw callers", "heavy jobs", "addresses"]
 """What a right is for. `addresses` is of a machine beside the cluster alone."""
 Where = Literal["models", "jobs", "cluster"]
@@ -24,7 +22,6 @@ class Right:
 
     Args:
         group: of the API; empty for Kubernetes' core.
-        name: of the only object that it is about; empty for all.
     """
 
     use: Use
@@ -32,19 +29,15 @@ class Right:
     verb: str
     group: str
     resource: str
-    name: str = ""
 
     def __str__(self) -> str:
         kind = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f"{self.verb} {kind} {self.name}".rstrip()
+        return f"{self.verb} {kind}"
 
 
-def _rights(
-    use: Use, where: Where, verbs: str, group: str, resource: str, *names: str
-) -> Iterator[Right]:
+def _rights(use: Use, where: Where, verbs: str, group: str, resource: str) -> Iterator[Right]:
     for verb in verbs.split():
-        for name in names or ("",):
-            yield Right(use, where, verb, group, resource, name)
+        yield Right(use, where, verb, group, resource)
 
 
 RIGHTS: Final = (
@@ -56,13 +49,12 @@ RIGHTS: Final = (
     *_rights("services", "models", "get", "apps", "deployments"),
     *_rights("services", "models", "list", "", "pods"),
     *_rights("services", "models", "create patch", "policy", "poddisruptionbudgets"),
+    # Whether the namespace's quotas leave room for a version.
+    *_rights("services", "models", "list", "", "resourcequotas"),
     # Whether GPUs are free is seen on nodes and on the pods that hold them, whosever they are.
-    *_rights("GPUs", "models", "list", "", "resourcequotas"),
     *_rights("GPUs", "cluster", "list", "", "nodes"),
     *_rights("GPUs", "cluster", "list", "", "pods"),
-    *_rights(
-        "GPUs", "cluster", "get", "scheduling.k8s.io", "priorityclasses", PRODUCTION, DEVELOPMENT
-    ),
+    *_rights("GPUs", "cluster", "get", "scheduling.k8s.io", "priorityclasses"),
     *_rights("autoscaling", "models", "create patch", "keda.sh", "scaledobjects"),
     *_rights(
         "raw callers", "models", "get create patch", "gateway.networking.k8s.io", "httproutes"

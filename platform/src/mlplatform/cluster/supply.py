@@ -8,10 +8,12 @@ from decimal import Decimal
 from typing import Any, Final
 
 from mlplatform.cluster.api import KubernetesApi, Object
-from mlplatform.cluster.capacity import Need, Node, Quota, Taken
+from mlplatform.cluster.capacity import Need, Node, Quota, Scope, Taken
 from mlplatform.cluster.quantities import amounts
 
 KEEPING_AWAY: Final = frozenset({"NoSchedule", "NoExecute"})
+NOT_OURS: Final = frozenset({"Terminating", "BestEffort", "CrossNamespacePodAffinity"})
+"""Scopes of ResourceQuotas that no pod of a predictor is in."""
 ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
@@ -34,9 +36,24 @@ def quotas(api: KubernetesApi, namespace: str) -> list[Quota]:
             q["metadata"]["name"],
             amounts(q.get("status", {}).get("hard", {})),
             amounts(q.get("status", {}).get("used", {})),
+            tuple(scopes),
         )
         for q in api.items(f"/api/v1/namespaces/{namespace}/resourcequotas")
+        if (scopes := scopes_of(q["spec"])) is not None
     ]
+
+
+def scopes_of(quota: Mapping[str, Any]) -> list[Scope] | None:
+    """By which PriorityClasses a ResourceQuota's spec chooses pods; None: it is about none of ours.
+
+    Pods of predictors ask for resources and end at no deadline of their own.
+    """
+    asked = [{"scopeName": name, "operator": "Exists"} for name in quota.get("scopes", [])]
+    asked += quota.get("scopeSelector", {}).get("matchExpressions", [])
+    if any(a["scopeName"] in NOT_OURS for a in asked):
+        return None
+    ours = (a for a in asked if a["scopeName"] == "PriorityClass")
+    return [Scope(a["operator"], frozenset(a.get("values") or ())) for a in ours]
 
 
 def priority(api: KubernetesApi, name: str | None) -> tuple[int, bool]:
@@ -59,6 +76,7 @@ def need_of(manifest: Mapping[str, Any], value: int, preempts: bool) -> Need:
         selector=predictor.get("nodeSelector", {}),
         tolerates=frozenset(t["key"] for t in predictor.get("tolerations", ())),
         priority=value,
+        priority_class=predictor.get("priorityClassName", ""),
         preempts=preempts,
     )
 

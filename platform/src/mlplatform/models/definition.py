@@ -22,6 +22,7 @@ MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 10_000
 
 # NaN is in none of these.
 Name = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{0,30}\Z")]
+Team = Annotated[str, Meta(pattern=r"\A[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")]
 FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
 Text = Annotated[str, Meta(pattern=r"\S", max_length=500)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -258,6 +259,8 @@ class ModelDefinition(_Strict, frozen=True):
     rollout: RolloutPolicy
     drift: DriftPolicy
     gpu: GpuPolicy | None = None
+    team: Team | None = None
+    """Whose quota of a cluster the model's pods count against; None: that of all such models."""
     cache: CachePolicy | None = None
     asynchronous: AsyncPolicy | None = msgspec.field(default=None, name="async")
 

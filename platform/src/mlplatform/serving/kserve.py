@@ -21,7 +21,7 @@ from mlplatform.cluster.api import (
     KubernetesApi,
     Object,
 )
-from mlplatform.cluster.capacity import Short, room_for
+from mlplatform.cluster.capacity import Short, room_for, within_quotas
 from mlplatform.errors import ConfigInvalid, NotFound, Refused
 from mlplatform.serving.autoscaling import asked_for
 from mlplatform.serving.companions import autoscaler, disruption_budget
@@ -43,7 +43,8 @@ class KServePlane:
     Args:
         namespace: where its services live; others' InferenceServices there are left alone.
         counts_gpus: refuse a service whose GPUs are not free, with the numbers. Off where an
-            autoscaler adds GPU nodes on demand, or where the platform may not list nodes and pods.
+            autoscaler adds GPU nodes on demand, or where the platform may not list nodes and pods;
+            what the namespace's quotas don't leave room for is refused in any case.
         by_address: services are reached at their cluster addresses, where nobody resolves the
             cluster's names.
         prometheus_url: where KEDA's operator reads the metrics of services that ask for an
@@ -137,14 +138,17 @@ class KServePlane:
             )
 
     def _check_room(self, manifest: Manifest) -> None:
-        """For services with GPUs: nodes of those are few, and no autoscaler makes them quickly."""
+        """Of quotas, which grow by no autoscaler, and for services with GPUs of nodes, of which
+        there are few, and none comes quickly."""
         predictor = manifest["spec"]["predictor"]
         asked = predictor["model"]["resources"]["requests"]
-        if not self._counts_gpus or not any(name.startswith("nvidia.com/") for name in asked):
-            return
-        value, preempts = supply.priority(self._api, predictor.get("priorityClassName"))
-        need = supply.need_of(manifest, value, preempts)
-        room = room_for(need, supply.nodes(self._api), supply.quotas(self._api, self._namespace))
+        quotas = supply.quotas(self._api, self._namespace)
+        if self._counts_gpus and any(name.startswith("nvidia.com/") for name in asked):
+            value, preempts = supply.priority(self._api, predictor.get("priorityClassName"))
+            need = supply.need_of(manifest, value, preempts)
+            room = room_for(need, supply.nodes(self._api), quotas)
+        else:
+            room = within_quotas(supply.need_of(manifest, 0, preempts=False), quotas)
         if isinstance(room, Short):
             raise Refused(f"{room.reason}; nothing was changed")
 

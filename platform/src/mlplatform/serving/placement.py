@@ -25,6 +25,11 @@ _BESIDE_GPU: Final = {
 }
 
 
+def priority_class(definition: ModelDefinition) -> str:
+    """Of a model's predictors: its team's own, where it has one, by which quotas know the team."""
+    return PRODUCTION if definition.team is None else f"{PRODUCTION}-{definition.team}"
+
+
 def gpu_of(definition: ModelDefinition) -> GpuPolicy | None:
     """The GPU that each pod of a model holds: a whole one, where model.yaml says no more."""
     return None if definition.accelerator == "cpu" else definition.gpu or WHOLE
@@ -62,7 +67,7 @@ def placement(definition: ModelDefinition, name: str) -> dict[str, Any]:
         name: of the InferenceService.
     """
     placed: dict[str, Any] = {
-        "priorityClassName": PRODUCTION,
+        "priorityClassName": priority_class(definition),
         "topologySpreadConstraints": [
             _spread(f"isvc.{name}-predictor", key)
             for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
