@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform import wiring
+from mlplatform.compute.jobs import JobStatus
 from mlplatform.jobs import heavy, rollouts
 from mlplatform.jobs import training as job
 from mlplatform.orchestration import names
@@ -31,9 +32,15 @@ def prepare(model: str, as_of_ms: int | None) -> job.Prepared:
     return job.prepare_training(wiring.platform(), model, as_of_ms)
 
 
-@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def fit(model: str, prepared: job.Prepared) -> Candidate:
-    return job.fit(wiring.platform(), model, prepared)
+@task(persist_result=False, cache_policy=NO_CACHE)
+def fit(prepared: job.Prepared, place: heavy.Place) -> Candidate:
+    """Its own deadline is the job's; a cancelled run cancels the job."""
+    log = get_run_logger()
+
+    def report(status: JobStatus) -> None:
+        log.info("the fit is %s. %s", status.state, status.reason)
+
+    return job.fit(wiring.platform(), prepared, place, report)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
@@ -76,9 +83,10 @@ def retrain(
         traceparent: of the drift check that asked for it; its trace is linked with this run's.
     """
     link_to(traceparent)
-    with heavy.turn(wiring.settings().home.run, f"retrain of {model}", get_run_logger().info):
+    run = wiring.settings().home.run
+    with heavy.turn(run, f"retrain of {model}", get_run_logger().info) as place:
         prepared = prepare(model, job.milliseconds(as_of))
-        candidate = fit(model, prepared)
+        candidate = fit(prepared, place)
         report = validate(model, candidate, prepared)
     create_markdown_artifact(
         job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 import yaml
 
 from mlplatform.compute.argo import POOLS, SETTINGS, workflow
-from mlplatform.compute.jobs import Job
+from mlplatform.compute.jobs import Job, Work
 from mlplatform.compute.templates import GENERATED, LOG_LEVEL, render_files, template
-from mlplatform.compute.work import parser
-from mlplatform.models.definition import GpuPolicy, load_definition, model_names
+from mlplatform.compute.work import PROGRAMS, parser
+from mlplatform.models.definition import GpuPolicy, ModelDefinition, load_definition, model_names
 from mlplatform.settings import log_level
 
 ROOT = Path(__file__).parents[2]
@@ -32,14 +32,17 @@ def test_a_committed_template_is_what_its_model_says(path: str) -> None:
 
 
 def test_each_model_has_a_template() -> None:
-    assert {f"argo/{name}-score.yaml" for name in model_names()} == set(render_files())
+    wanted = {f"argo/{name}-{work}.yaml" for name in model_names() for work in get_args(Work)}
+    assert wanted == set(render_files())
 
 
-def test_the_command_is_one_that_the_program_takes() -> None:
-    container = item_of(template(FRAUD, "score"))["container"]
+@pytest.mark.parametrize("work", get_args(Work))
+def test_the_command_is_one_that_the_program_takes(work: Work) -> None:
+    container = item_of(template(FRAUD, work))["container"]
     assert container["command"] == ["python", "-m", "mlplatform.compute.work"]
     options = parser().parse_args(container["args"])
-    assert (options.work, options.model) == ("score", "fraud")
+    assert (options.work, options.model) == (work, "fraud")
+    assert work in PROGRAMS
 
 
 def test_items_are_told_their_level_by_a_config_map_beside_them() -> None:
@@ -82,6 +85,29 @@ def test_a_job_asks_for_the_kind_of_gpu_that_the_model_names() -> None:
     limits = item["container"]["resources"]["limits"]
     assert (limits["nvidia.com/mig-1g.10gb"], "nvidia.com/gpu" in limits) == ("1", False)
     assert item["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100"}
+
+
+def test_a_fit_may_hold_another_gpu_than_the_models_pods() -> None:
+    slice_of = GpuPolicy(resource="nvidia.com/mig-1g.10gb")
+    serving = msgspec.structs.replace(FRAUD, accelerator="cuda", gpu=slice_of)
+    trained = msgspec.structs.replace(
+        FRAUD.training, gpu=GpuPolicy(resource="nvidia.com/gpu", count=2, product="NVIDIA-H100")
+    )
+    both = msgspec.structs.replace(serving, training=trained)
+    on_cpu = msgspec.structs.replace(FRAUD, training=trained)
+
+    def held(definition: ModelDefinition, work: Work) -> dict[str, str]:
+        limits = item_of(template(definition, work))["container"]["resources"]["limits"]
+        return {k: v for k, v in limits.items() if k.startswith("nvidia.com")}
+
+    assert held(serving, "fit") == held(serving, "score") == {"nvidia.com/mig-1g.10gb": "1"}
+    assert held(both, "fit") == held(on_cpu, "fit") == {"nvidia.com/gpu": "2"}
+    assert held(both, "score") == {"nvidia.com/mig-1g.10gb": "1"}
+    assert held(on_cpu, "score") == {}
+    fit = item_of(template(on_cpu, "fit"))
+    assert fit["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H100"}
+    [semaphore] = fit["synchronization"]["semaphores"]
+    assert semaphore["configMapKeyRef"] == {"name": POOLS, "key": "gpu"}
 
 
 def test_a_job_names_its_template_its_items_and_its_deadline(tmp_path: Path) -> None:

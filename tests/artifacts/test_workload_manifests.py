@@ -364,15 +364,17 @@ def test_a_flow_that_asks_the_api_server_may_reach_it() -> None:
 
     assert label == {"mlplatform/asks-api-server": "true"}
     assert registered.job_variables("rollout")["asks_api_server"] == "true"
-    assert registered.job_variables("batch")["asks_api_server"] == "true"
+    for name in registered.STARTS_JOBS:
+        assert registered.job_variables(name)["asks_api_server"] == "true"
     assert registered.job_variables("drift") == {}
     assert "mlplatform/asks-api-server" in pods()["flow-run"]["metadata"]["labels"]
 
 
-def test_a_batch_may_start_jobs_with_argo_and_nothing_else() -> None:
-    """Its account's rights are in Argo's namespace, and it alone gets keys of object storage."""
+def test_batches_and_retrains_may_start_jobs_with_argo_and_nothing_else() -> None:
+    """Their account's rights are in Argo's namespace, and they alone get keys of object storage."""
     access = list(yaml.safe_load_all((MANIFESTS.parents[1] / "argo" / "access.yaml").read_text()))
-    account = registered.job_variables("batch")["service_account_name"]
+    accounts = {registered.job_variables(n)["service_account_name"] for n in registered.STARTS_JOBS}
+    [account] = accounts
     subject = {"kind": "ServiceAccount", "name": account, "namespace": "mlplatform"}
     bound = [d for d in access if d["kind"] == "RoleBinding" and d["subjects"] == [subject]]
     roles = {d["metadata"]["name"]: d["rules"] for d in access if d["kind"] == "Role"}
@@ -396,7 +398,20 @@ def test_a_batch_may_start_jobs_with_argo_and_nothing_else() -> None:
     assert {"secretRef": {"name": "{{ keys_secret }}", "optional": True}} in container["envFrom"]
     assert registered.job_variables("batch")["keys_secret"] in SECRETS
     assert keys["default"] not in SECRETS
-    assert {n for n in names.RUNS if "keys_secret" in registered.job_variables(n)} == {"batch"}
+    assert {n for n in names.RUNS if "keys_secret" in registered.job_variables(n)} == {
+        "batch",
+        "retrain",
+    }
+    assert {"batch", "retrain"} == registered.STARTS_JOBS
+
+
+def test_a_run_works_on_its_jobs_itself_where_argo_does_not() -> None:
+    """No pool stands in the cluster: work that waited for one would never be done."""
+    shared = of_kind("ConfigMap")["platform"]["data"]
+    own = flow_run()["variables"]["properties"]["env"]["default"]
+    here = settings.load(shared | own)
+
+    assert (here.argo, here.job_processes) == (None, 0)
 
 
 def test_services_choose_pods_and_ports_that_are_there() -> None:

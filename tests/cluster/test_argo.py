@@ -15,15 +15,18 @@ from tests.cluster import argo
 from tests.cluster.layout import ROOT
 from tests.support.jobs_world import score_job, until
 from tests.support.kserve_world import test_cluster
+from tests.support.training_rows import payments
 
 from mlplatform.cluster.api import PODS, KubernetesApi, Object, Resource
+from mlplatform.code_version import code_version
 from mlplatform.compute.argo import POOLS, TEMPLATES, WORKFLOWS, ArgoJobs
 from mlplatform.compute.artifacts import Artifacts
-from mlplatform.compute.jobs import Job, JobStatus
+from mlplatform.compute.jobs import ITEMS, SHARED, Job, JobStatus
 from mlplatform.compute.running import run
 from mlplatform.compute.templates import template
 from mlplatform.errors import JobFailed, Refused
-from mlplatform.models.definition import load_definition
+from mlplatform.models.definition import GpuPolicy, load_definition
+from mlplatform.training import handover
 
 NAMESPACE = "jobs"
 RESULTS = Resource("argoproj.io/v1alpha1", "workflowtaskresults")
@@ -64,8 +67,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("argo")
     (folder / "bucket").mkdir()
     argo.allow_jobs(api, NAMESPACE)
-    rendered = yaml.safe_load((ROOT / "argo" / "fraud-score.yaml").read_text())
-    api.apply(TEMPLATES.path(NAMESPACE, "fraud-score"), rendered, force=True)
+    for name in ("fraud-score", "fraud-fit"):
+        rendered = yaml.safe_load((ROOT / "argo" / f"{name}.yaml").read_text())
+        api.apply(TEMPLATES.path(NAMESPACE, name), rendered, force=True)
     artifacts = Artifacts((folder / "bucket").as_uri())
     yield World(api, ArgoJobs(api, NAMESPACE, artifacts, folder / "cache"), folder)
     for found in api.items(WORKFLOWS.path(NAMESPACE)):
@@ -151,10 +155,62 @@ def test_items_on_a_gpu_wait_for_a_place_in_its_pool(world: World) -> None:
     world.jobs.cancel(job.name)
 
 
-def _unschedulable(world: World, job: Job, accelerator: Any) -> Job:
-    """The job by a template whose pods find no node, so that no kubelet speaks for them."""
+def test_a_fit_is_one_pod_on_the_gpu_that_its_training_names(world: World) -> None:
+    """Whoever asks again after a kill finds it; its outcome is what its pod says."""
+    job = _unschedulable(world, _fit(world), "cpu", gpu=GpuPolicy(resource="nvidia.com/gpu"))
+    world.jobs.submit(job)
+    [pod] = world.until_pods(job, 1)
+    main = next(c for c in pod["spec"]["containers"] if c["name"] == "main")
+    assert main["args"] == [
+        "fit",
+        f"--model={job.model}",
+        "--shared=/work/in/shared",
+        "--item=/work/in/items/payments.parquet",
+        "--output=/work/out",
+    ]
+    assert main["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    held = world.api.get(WORKFLOWS.path(NAMESPACE, job.name))["status"]["synchronization"]
+    assert [h["semaphore"] for h in held["semaphore"]["holding"]] == [
+        f"{NAMESPACE}/ConfigMap/{POOLS}/gpu"
+    ]
+    world.jobs.submit(job)
+    assert len(world.pods(job)) == 1
+    _finish(world, job, pod)
+    assert until(world.jobs, job.name, lambda s: s.final).state == "succeeded"
+
+
+def test_the_template_of_fits_is_taken_as_it_is_rendered(world: World) -> None:
+    job = _fit(world)
+    world.jobs.submit(job)
+    [pod] = world.until_pods(job, 1)
+    assert pod["spec"]["serviceAccountName"] == "mlplatform-jobs"
+    world.jobs.cancel(job.name)
+    assert until(world.jobs, job.name, lambda s: s.final).state == "cancelled"
+
+
+def _fit(world: World) -> Job:
+    """A job to fit the rows of a real order."""
+    name = f"fit-{time.time_ns() // 1_000_000}"
+    data = payments(1, per_day=50)
+    asked = handover.order(data, None, code=code_version(), seed=1)
+    shared, items = world.folder / name / SHARED, world.folder / name / ITEMS
+    shared.mkdir(parents=True)
+    items.mkdir()
+    handover.write(asked, data, None, shared, items)
+    return Job(name, "fit", "fraud", shared.parent, (handover.PAYMENTS,), 120)
+
+
+def _unschedulable(world: World, job: Job, accelerator: Any, gpu: GpuPolicy | None = None) -> Job:
+    """The job by a template whose pods find no node, so that no kubelet speaks for them.
+
+    Args:
+        gpu: of the model's training.
+    """
     fraud = load_definition("fraud")
-    changed = msgspec.structs.replace(fraud, name=f"on-{accelerator}", accelerator=accelerator)
+    training = msgspec.structs.replace(fraud.training, gpu=gpu)
+    changed = msgspec.structs.replace(
+        fraud, name=f"on-{accelerator}", accelerator=accelerator, training=training
+    )
     rendered = template(changed, job.work)
     rendered["spec"]["nodeSelector"] = {"mlplatform.test/there-is": "none"}
     path = TEMPLATES.path(NAMESPACE, rendered["metadata"]["name"])

@@ -20,6 +20,7 @@ from mlplatform.compute.argo import ArgoJobs, workflow
 from mlplatform.compute.artifacts import Artifacts
 from mlplatform.compute.jobs import Jobs, JobStatus
 from mlplatform.compute.local import NO_POOL, LocalJobs
+from mlplatform.compute.own import OwnPool
 from mlplatform.compute.running import run
 from mlplatform.compute.scoring import SCORES
 from mlplatform.errors import JobFailed, NotFound, Refused, Unavailable
@@ -32,12 +33,17 @@ class Backend:
     """Inputs of jobs; processes of their items name paths in here."""
 
 
-@pytest.fixture(params=["pool", "argo"])
+@pytest.fixture(params=["pool", "own", "argo"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    """The pool as a process, and Argo by its objects (tests/cluster has the real controller)."""
+    """A pool beside, one of this process's own, and Argo by its objects (tests/cluster has the real
+    controller)."""
     if request.param == "pool":
         with pool(tmp_path / "jobs"):
             yield Backend(LocalJobs(tmp_path / "jobs"), tmp_path)
+    elif request.param == "own":
+        jobs = OwnPool(tmp_path / "jobs")
+        yield Backend(jobs, tmp_path)
+        jobs.close()
     else:
         with standin(tmp_path) as server:
             yield Backend(argo_jobs(server, tmp_path), tmp_path)

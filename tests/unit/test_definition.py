@@ -53,6 +53,18 @@ def test_a_test_that_proves_nothing_or_anything_is_refused(path: str, share: flo
     refused(changed(path, share), path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("training.gpu", {"resource": "nvidia.com/mig-1g.10gb", "count": 2}, "training.gpu.count"),
+        ("training.gpu", {"resource": "amd.com/gpu"}, "$.training.gpu.resource"),
+        ("training.deadline_s", 59, "$.training.deadline_s"),
+    ],
+)
+def test_a_fit_asks_for_what_a_cluster_can_give(key: str, value: object, named: str) -> None:
+    refused(changed(key, value), named)
+
+
 @pytest.mark.parametrize("opening", ["[", "{a: "])
 def test_a_bottomless_document_is_refused(opening: str) -> None:
     refused(opening * 5000, "nested too deeply")

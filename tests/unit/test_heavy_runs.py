@@ -65,3 +65,44 @@ def test_the_place_of_a_killed_run_is_free(tmp_path: Path) -> None:
         os.kill(holder.pid, signal.SIGKILL)
     with heavy.turn(tmp_path, "batch", nobody):
         pass
+
+
+def test_others_may_have_the_place_of_a_run_that_leaves_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    with heavy.turn(tmp_path, "retrain of fraud", said.append) as place:
+        with place.left(), heavy.turn(tmp_path, "batch", nobody):
+            pass
+        other = threading.Thread(target=_hold, args=(tmp_path, said))
+        other.start()
+        while not said:
+            time.sleep(0.005)
+    other.join(10)
+    assert said == ["waits for retrain of fraud: one heavy run at a time"]
+
+
+def test_a_run_that_left_its_place_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heavy, "LOOK_AGAIN_S", 0.005)
+    order: list[str] = []
+    taken, said = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with heavy.turn(tmp_path, "batch", nobody):
+            taken.set()
+            said.wait(10)
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with heavy.turn(tmp_path, "retrain", lambda text: said.set()) as place:
+        with place.left():
+            thread.start()
+            taken.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["second", "first"]
+
+
+def _hold(folder: Path, said: list[str]) -> None:
+    with heavy.turn(folder, "batch", said.append):
+        pass

@@ -130,3 +130,22 @@ def test_a_worker_is_one_process_a_model_and_stops_before_the_gateways(tmp_path:
     for name in asking:
         assert specs[name].stop_order < specs["gateway-0"].stop_order
         assert "--outbox" in specs[name].argv
+
+
+@pytest.mark.parametrize(
+    ("told", "there"),
+    [
+        pytest.param({}, True, id="by default"),
+        pytest.param({"MLPLATFORM_JOB_PROCESSES": "0"}, False, id="runs work on jobs themselves"),
+        pytest.param(
+            {"MLPLATFORM_ARGO_NAMESPACE": "jobs", "MLPLATFORM_ARTIFACTS": "s3://artifacts"},
+            False,
+            id="Argo does",
+        ),
+    ],
+)
+def test_a_pool_of_jobs_is_there_where_nobody_else_works_on_them(
+    tmp_path: Path, told: dict[str, str], there: bool
+) -> None:
+    settings = load({"MLPLATFORM_HOME": str(tmp_path), **told})
+    assert ("jobs" in {spec.name for spec in children(settings)}) is there

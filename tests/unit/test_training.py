@@ -10,6 +10,7 @@ import onnx
 import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
+from tests.support.training_rows import DEFINITION, NAMES, TO_MS, payments
 
 from mlplatform.errors import InputInvalid
 from mlplatform.features.feast_sqlite import FeastSqlite
@@ -23,44 +24,15 @@ from mlplatform.registry.versions import Rejection, Version
 from mlplatform.training import candidate as candidates
 from mlplatform.training import retrain
 from mlplatform.training.candidate import candidate_from_onnx, train
-from mlplatform.training.dataset import DAY_MS, Dataset, Labelled, Matrix, dataset, window
+from mlplatform.training.dataset import DAY_MS, dataset, window
 from mlplatform.training.folder import load_folder
 from mlplatform.training.onnx_file import OnnxFile
 from mlplatform.validation.evaluate import load_runnable
 from mlplatform.validation.gates import MINIMUM_POSITIVES
 
 FOLDER = load_folder("fraud")
-DEFINITION = FOLDER.definition
-NAMES = tuple(i.name for i in DEFINITION.inputs)
-TO_MS = 20_000 * DAY_MS
 AS_OF_MS = TO_MS + DEFINITION.label.maturity_days * DAY_MS
 SEED = 7
-
-
-def payments(seed: int, per_day: int = 2500, to_ms: int = TO_MS) -> Dataset:
-    """Payments whose fraud depends on the amount and on the terminal's past."""
-    rng = np.random.default_rng(seed)
-    as_of_ms = to_ms + DEFINITION.label.maturity_days * DAY_MS
-    bounds = window(DEFINITION, as_of_ms)
-    days = (bounds.to_ms - bounds.from_ms) // DAY_MS
-    count = days * per_day
-    event_ms = np.sort(rng.integers(bounds.from_ms, bounds.to_ms, count))
-    x = rng.gamma(2.0, 1.0, (count, len(NAMES))).astype(np.float32)
-    amount, risk = NAMES.index("amount"), NAMES.index("terminal_risk_7d")
-    x[:, amount] = rng.lognormal(3.5, 0.7, count)
-    x[:, risk] = np.where(rng.random(count) < 0.02, rng.random(count), 0.0)
-    odds = -6.0 + 7.0 * x[:, risk] + 0.012 * x[:, amount]
-    y = (rng.random(count) < 1 / (1 + np.exp(-odds))).astype(np.int8)
-    x[rng.random(x.shape) < 0.05] = np.nan
-    matrix = Matrix(NAMES, x, event_ms, rng.integers(0, 800, count))
-    return Dataset(
-        model="fraud",
-        rows=Labelled(matrix, y),
-        window=bounds,
-        as_of_ms=as_of_ms,
-        labels_until_ms=as_of_ms,
-        digest=f"payments {seed}",
-    )
 
 
 DATA = payments(1)

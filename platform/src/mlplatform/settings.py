@@ -239,7 +239,8 @@ class Settings:
             files of the home folder, of bounded size.
         trace_share: of the requests that nothing else speaks for, whose spans are built.
         log_level: from which on lines are written; of debug lines a tenth (`retention`).
-        job_processes: how many processes of heavy jobs run at a time.
+        job_processes: how many processes of heavy jobs run at a time; 0: no pool runs them, and
+            each flow run starts one of its own, which ends with it.
         argo: who runs heavy jobs; None: a pool of processes on this machine.
         postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
         redis: of online features and token buckets; None: SQLite in the home folder.
@@ -366,7 +367,12 @@ def load(environment: Mapping[str, str]) -> Settings:
             environment, "MAX_IN_FLIGHT", 1024, most=MAX_IN_FLIGHT, wanted="requests at a time"
         ),
         job_processes=_number(
-            environment, "JOB_PROCESSES", 1, most=MAX_JOB_PROCESSES, wanted="processes of jobs"
+            environment,
+            "JOB_PROCESSES",
+            1,
+            least=0,
+            most=MAX_JOB_PROCESSES,
+            wanted="processes of jobs",
         ),
         argo=_argo(environment),
         kafka=environment.get(f"{PREFIX}KAFKA", ""),
@@ -501,9 +507,15 @@ def _port(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _number(
-    environment: Mapping[str, str], name: str, default: int, *, most: int, wanted: str
+    environment: Mapping[str, str],
+    name: str,
+    default: int,
+    *,
+    least: int = 1,
+    most: int,
+    wanted: str,
 ) -> int:
     text = environment.get(PREFIX + name, str(default))
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= most:
-        raise ConfigInvalid(PREFIX + name, text, f"{wanted}, 1 to {most}")
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+        raise ConfigInvalid(PREFIX + name, text, f"{wanted}, {least} to {most}")
     return int(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,6 +124,10 @@ class Platform:
     @functools.cached_property
     def jobs(self) -> Jobs:
         argo = self.settings.argo
+        if argo is None and self.settings.job_processes == 0:
+            from mlplatform.compute.own import OwnPool
+
+            return OwnPool(Path(tempfile.mkdtemp(prefix="jobs.")))
         if argo is None:
             return LocalJobs(self.settings.home.jobs)
         from mlplatform.cluster.api import KubernetesApi

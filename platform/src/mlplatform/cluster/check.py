@@ -29,7 +29,11 @@ NEEDED_KINDS: Final = {
 OPTIONAL_KINDS: Final = {
     "httproutes.gateway.networking.k8s.io": ("v1", "raw callers", "install the Gateway API"),
     "scaledobjects.keda.sh": ("v1alpha1", "scaling by queue depth", "install KEDA"),
-    "workflows.argoproj.io": ("v1alpha1", "scoring of past days", "install Argo Workflows"),
+    "workflows.argoproj.io": (
+        "v1alpha1",
+        "fits of retrains, scoring of past days",
+        "install Argo Workflows",
+    ),
 }
 TEAMS: Final = "make it as platform/manifests/overlays/example/teams.yaml has it"
 GIVEN_BY: Final[dict[Use, str]] = {

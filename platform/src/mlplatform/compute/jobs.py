@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol
 from mlplatform.canonical import digest
 from mlplatform.errors import InputInvalid
 
-Work = Literal["score"]
+Work = Literal["score", "fit"]
 """A program of `compute.work`."""
 State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 FINAL: Final[frozenset[State]] = frozenset({"succeeded", "failed", "cancelled"})

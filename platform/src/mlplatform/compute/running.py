@@ -6,10 +6,12 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from mlplatform.compute.jobs import Job, Jobs, JobStatus
 from mlplatform.errors import JobFailed, NotFound, PlatformError, Unavailable
+
+Answer = TypeVar("Answer")
 
 POLL_S: Final = 0.5
 GRACE_S: Final = 60.0
@@ -39,7 +41,7 @@ def run(
     """
     until_s = time.monotonic() + job.deadline_s + grace_s
     try:
-        _submit(jobs, job, until_s, poll_s)
+        patiently(lambda: jobs.submit(job), until_s, poll_s)
         status = _end(jobs, job.name, report, until_s, poll_s)
     except BaseException:
         with contextlib.suppress(NotFound, Unavailable):  # it ends at its own deadline then
@@ -50,10 +52,18 @@ def run(
     return jobs.outputs(job.name)
 
 
-def _submit(jobs: Jobs, job: Job, until_s: float, poll_s: float) -> None:
+def patiently(ask: Callable[[], Answer], until_s: float, poll_s: float = POLL_S) -> Answer:
+    """The answer of a backend, which is asked again while it gives none.
+
+    Args:
+        until_s: of the monotonic clock.
+
+    Raises:
+        Unavailable: it has not answered by then.
+    """
     while True:
         try:
-            return jobs.submit(job)
+            return ask()
         except Unavailable:
             if time.monotonic() > until_s:
                 raise

@@ -120,7 +120,7 @@ def _document(definition: ModelDefinition, work: Work) -> str:
 
 
 def _item(definition: ModelDefinition, work: Work) -> Container:
-    gpu = gpu_of(definition)
+    gpu = _gpu(definition, work)
     product = None if gpu is None else gpu.product
     return Container(
         name="item",
@@ -165,6 +165,11 @@ def _item(definition: ModelDefinition, work: Work) -> Container:
             read_only_root_filesystem=True,
         ),
     )
+
+
+def _gpu(definition: ModelDefinition, work: Work) -> GpuPolicy | None:
+    own = definition.training.gpu if work == "fit" else None
+    return own or gpu_of(definition)
 
 
 def _resources(gpu: GpuPolicy | None) -> ResourceRequirements:

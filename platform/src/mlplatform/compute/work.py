@@ -86,7 +86,13 @@ def _score(options: argparse.Namespace) -> Result:
     return score(options.shared, options.item, options.output, accelerator)
 
 
-PROGRAMS: Final[Mapping[str, Program]] = {"score": _score}
+def _fit(options: argparse.Namespace) -> Result:
+    from mlplatform.compute.fitting import fit
+
+    return fit(options.shared, options.item, options.output, options.model)
+
+
+PROGRAMS: Final[Mapping[Work, Program]] = {"score": _score, "fit": _fit}
 
 
 if __name__ == "__main__":

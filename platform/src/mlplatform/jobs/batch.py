@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from mlplatform.canonical import canonical_json, digest
-from mlplatform.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus
+from mlplatform.compute.jobs import ITEMS, MAX_ITEMS, RESULT, Job, JobStatus
 from mlplatform.compute.running import run
 from mlplatform.compute.scoring import BUNDLE, ID, ORDER, SCORES, Order
 from mlplatform.errors import InputInvalid, NotFound
 from mlplatform.files import write_atomically
-from mlplatform.jobs import heavy
+from mlplatform.jobs import heavy, staging
 from mlplatform.rollout.routes import Arm
 from mlplatform.training.dataset import DAY_MS
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from mlplatform.wiring import Platform
 
 MANIFEST: Final = "manifest.json"
-LEFT_S: Final = 7 * 24 * 3600
-"""Inputs that a killed run left are removed by the first run after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Batch:
 
 def turn(
     platform: Platform, asked: Batch, tell: Callable[[str], None]
-) -> AbstractContextManager[None]:
+) -> AbstractContextManager[object]:
     """The place of a heavy run on this machine; none is needed where jobs are Argo workflows."""
     if platform.settings.argo is not None:
         return nullcontext()
@@ -98,19 +95,12 @@ def prepare(platform: Platform, asked: Batch) -> Job:
         InputInvalid: there is no request on these days, or the bundle has an input that no view of
             the model's folder computes any more.
     """
-    _sweep(platform.settings.home.staging)
-    folder = _inputs(platform, asked)
-    if not folder.is_dir():
-        draft = folder.with_name(f".{asked.name}.{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)
-        (draft / SHARED).mkdir(parents=True)
-        (draft / ITEMS).mkdir()
-        try:
-            _write_bundle(platform, asked, draft / SHARED)
-            _write_shards(platform, asked, draft)
-            os.rename(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+
+    def write(shared: Path, items: Path) -> None:
+        _write_bundle(platform, asked, shared)
+        _write_shards(platform, asked, shared, items)
+
+    folder = staging.inputs(platform.settings.home.staging, asked.name, write)
     items = tuple(sorted(path.name for path in (folder / ITEMS).iterdir()))
     return Job(asked.name, "score", asked.model, folder, items, asked.deadline_s)
 
@@ -163,19 +153,19 @@ def _write_bundle(platform: Platform, asked: Batch, shared: Path) -> None:
     write_atomically(shared / ORDER, msgspec.json.encode(order))
 
 
-def _write_shards(platform: Platform, asked: Batch, draft: Path) -> None:
+def _write_shards(platform: Platform, asked: Batch, shared: Path, items: Path) -> None:
     import pyarrow.parquet as pq
 
     from mlplatform.registry.bundle import load_bundle
 
-    bundle = load_bundle(draft / SHARED / BUNDLE, asked.bundle)
+    bundle = load_bundle(shared / BUNDLE, asked.bundle)
     platform.offline(asked.model).project(platform.log)
     written = 0
     for day_ms in range(asked.from_ms, asked.to_ms, DAY_MS):
         table = _day(platform, asked.model, bundle, day_ms)
         if table.num_rows:
             day = time.strftime("%Y-%m-%d", time.gmtime(day_ms // 1000))
-            pq.write_table(table, draft / ITEMS / f"{day}.parquet")
+            pq.write_table(table, items / f"{day}.parquet")
             written += table.num_rows
     if not written:
         raise InputInvalid(f"offline/{asked.model}", None, "no request on these days")
@@ -223,10 +213,3 @@ def _keep(outputs: Path, job: Job, asked: Batch, target: Path, wall_ms: int) -> 
         "files": files,
     }
     write_atomically(target / MANIFEST, canonical_json(manifest))
-
-
-def _sweep(staging: Path) -> None:
-    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in staging.iterdir():
-        if time.time() - folder.stat().st_mtime > LEFT_S:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -16,8 +16,30 @@ SHOWN_CHARACTERS = 200
 LOCK = "heavy.lock"
 
 
+class Place:
+    """The only place for a heavy run, which the run that holds it may leave for a while."""
+
+    def __init__(self, descriptor: int, who: str, tell: Callable[[str], None]) -> None:
+        self._descriptor = descriptor
+        self._who = who
+        self._tell = tell
+
+    def take(self) -> None:
+        """Returns once the place is this run's."""
+        _wait(self._descriptor, self._tell)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, self._who.encode(), 0)
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Let others have the place; waits for it again afterwards, unless the run has failed."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        yield
+        self.take()
+
+
 @contextmanager
-def turn(folder: Path, who: str, tell: Callable[[str], None]) -> Iterator[None]:
+def turn(folder: Path, who: str, tell: Callable[[str], None]) -> Iterator[Place]:
     """Hold the only place for a heavy run; waits for it as long as another one has it.
 
     The kernel frees the place of a run that was killed.
@@ -30,10 +52,9 @@ def turn(folder: Path, who: str, tell: Callable[[str], None]) -> Iterator[None]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _wait(descriptor, tell)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, who.encode(), 0)
-        yield
+        place = Place(descriptor, who, tell)
+        place.take()
+        yield place
     finally:
         os.close(descriptor)
 

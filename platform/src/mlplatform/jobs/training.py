@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlplatform.errors import GateFailed, InputInvalid, NotFound
+from mlplatform.jobs import fitting, heavy
 from mlplatform.registry.bundle import MODEL_FILE
 from mlplatform.registry.versions import Rejection, Version
 from mlplatform.training import retrain
 from mlplatform.training.folder import load_folder
 
 if TYPE_CHECKING:
+    from mlplatform.compute.jobs import JobStatus
     from mlplatform.training.candidate import Candidate
     from mlplatform.training.dataset import Dataset
     from mlplatform.validation.evaluate import Runnable
@@ -69,14 +71,20 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
     return asked_ms
 
 
-def fit(platform: Platform, model: str, prepared: Prepared) -> Candidate:
-    """A candidate trained by the model's own folder."""
-    return retrain.fit(
-        load_folder(model),
-        prepared.dataset,
-        bundles=platform.settings.home.bundles,
-        recent=prepared.recent,
-    )
+def fit(
+    platform: Platform, prepared: Prepared, place: heavy.Place, report: Callable[[JobStatus], None]
+) -> Candidate:
+    """A candidate trained by the model's own folder, in a job.
+
+    Args:
+        place: of this run; others may have it while the job is another machine's.
+
+    Raises:
+        JobFailed, Corrupt, Refused, Unavailable: as `jobs.fitting.fit`.
+    """
+    elsewhere = platform.settings.argo is not None
+    with place.left() if elsewhere else nullcontext():
+        return fitting.fit(platform, prepared.dataset, prepared.recent, report)
 
 
 def bring(

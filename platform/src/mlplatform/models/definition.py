@@ -67,14 +67,6 @@ class SmallModelPolicy(_Strict, frozen=True):
     bins: Annotated[int, Meta(ge=2, le=50)]
 
 
-class TrainingPolicy(_Strict, frozen=True):
-    window_days: Count
-    holdout_days: Count
-    minimum_rows: Count
-    minimum_positives: Count
-    small_model: SmallModelPolicy
-
-
 class DecisionPolicy(_Strict, frozen=True):
     review_share: float
     decline_share: float
@@ -169,6 +161,24 @@ class GpuPolicy(_Strict, frozen=True):
     ]
     count: Annotated[int, Meta(ge=1, le=8)] = 1
     product: str | None = None
+
+
+class TrainingPolicy(_Strict, frozen=True):
+    """What a model learns from, and what its fit needs.
+
+    Args:
+        deadline_s: how long a fit may take from when it is asked for, waiting for its place
+            included; then it is ended and has failed.
+        gpu: that a fit on Kubernetes holds; None means the one that the model's pods hold.
+    """
+
+    window_days: Count
+    holdout_days: Count
+    minimum_rows: Count
+    minimum_positives: Count
+    small_model: SmallModelPolicy
+    deadline_s: Annotated[int, Meta(ge=60, le=86_400)] = 1200
+    gpu: GpuPolicy | None = None
 
 
 class CachePolicy(_Strict, frozen=True):
@@ -393,9 +403,15 @@ def _check(model: ModelDefinition, source: str) -> None:
             "nothing, where accelerator is cpu",
         ),
         (
-            model.gpu is None or model.gpu.count == 1 or model.gpu.resource == "nvidia.com/gpu",
+            _whole_or_one(model.gpu),
             "gpu.count",
             None if model.gpu is None else model.gpu.count,
+            "1 of a slice or a share",
+        ),
+        (
+            _whole_or_one(model.training.gpu),
+            "training.gpu.count",
+            None if model.training.gpu is None else model.training.gpu.count,
             "1 of a slice or a share",
         ),
         (
@@ -445,6 +461,10 @@ def _check(model: ModelDefinition, source: str) -> None:
     for holds, key, value, wanted in checks:
         if not holds:
             raise ConfigInvalid(f"{source}: {key}", value, wanted)
+
+
+def _whole_or_one(gpu: GpuPolicy | None) -> bool:
+    return gpu is None or gpu.count == 1 or gpu.resource == "nvidia.com/gpu"
 
 
 def _rising(percents: list[float]) -> bool:

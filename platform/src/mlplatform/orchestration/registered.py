@@ -30,13 +30,15 @@ START_LIMIT_S: Final = 300
 PASSES: Final = frozenset({"rollout", "promote", "rollback", names.APPROVAL_FLOW})
 """Flows that take a pass over rollouts, and so create and remove services: a rollback waits for
 no retrain, whose pod makes room for it."""
+STARTS_JOBS: Final = frozenset({"batch", "retrain"})
+"""Flows whose heavy work is a job: of Argo, where the settings name it."""
 
 log = logging.getLogger(__name__)
 
 
 def job_variables(name: str) -> dict[str, str]:
     """What the Jobs of that flow have otherwise than the template says."""
-    if name == "batch":
+    if name in STARTS_JOBS:
         return {
             "service_account_name": "batches",
             "asks_api_server": "true",

@@ -35,7 +35,7 @@ def children(settings: Settings) -> list[ChildSpec]:
         *(gateway(settings, f"gateway-{number}") for number in range(settings.gateways)),
         # Recorded traffic leaves nothing for later, and its pace needs the cores.
         *(workers(settings) if settings.clock == "system" else ()),
-        *((jobs(settings),) if settings.argo is None else ()),
+        *((jobs(settings),) if settings.argo is None and settings.job_processes else ()),
         exporter(settings),
         page(settings),
         ChildSpec(

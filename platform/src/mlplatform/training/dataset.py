@@ -236,7 +236,7 @@ def dataset(
         window=bounds,
         as_of_ms=as_of_ms,
         labels_until_ms=labels_until_ms,
-        digest=_digest(matrix, y),
+        digest=rows_digest(matrix, y),
     )
 
 
@@ -297,7 +297,7 @@ def _epoch_ms(table: pa.Table, column: str) -> NDArray[np.int64]:
     return times.astype("datetime64[ms]").astype(np.int64)
 
 
-def _digest(matrix: Matrix, y: NDArray[np.int8]) -> str:
+def rows_digest(matrix: Matrix, y: NDArray[np.int8]) -> str:
     """SHA-256 over names, inputs, labels, times and units, in row order."""
     total = hashlib.sha256("\n".join(matrix.names).encode())
     for part in (matrix.x, y, matrix.event_ms, matrix.unit):
