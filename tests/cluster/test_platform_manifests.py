@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,17 +141,37 @@ def test_what_prefects_worker_may_do(
 )
 def test_what_installations_begin_with_is_taken_as_it_is(folder: str) -> None:
     """Nothing is created: a cluster's admission, Pod Security among it, has no word against it."""
+    taken = tried("-f" if folder.startswith("kserve") else "-k", ROOT / folder)
+    assert "(server dry run)" in taken
+
+
+@pytest.mark.usefixtures("world")
+def test_an_installation_of_several_gateways_is_taken_as_it_is(tmp_path: Path) -> None:
+    """What the component patches has to be there, so it is not asked for alone."""
+    places = {
+        "resources": ["workloads"],
+        "components": ["components/gateways"],
+    }
+    overlay = {
+        name: [os.path.relpath(MANIFESTS / place, tmp_path.resolve()) for place in listed]
+        for name, listed in places.items()
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    assert "statefulset.apps/gateway-more serverside-applied (server dry run)" in tried(
+        "-k", tmp_path
+    )
+
+
+def tried(flag: str, path: Path) -> str:
+    """What a strict dry run says of it, if it has no word against it."""
     _, place = test_cluster()
-    path, flag = ROOT / folder, "-f" if folder.startswith("kserve") else "-k"
     asked = [
         *(str(place.bin / "kubectl"), f"--kubeconfig={place.kubeconfig}", "apply"),
         *("--server-side", "--dry-run=server", "--validate=strict", flag, str(path)),
     ]
-
     answer = subprocess.run(asked, capture_output=True, text=True)
-
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert "(server dry run)" in answer.stdout
+    return answer.stdout
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.errors import NotFound, StaleFence, Unavailable
-from mlplatform.topics.messages import Message, Progress, TopicSpec
+from mlplatform.topics.messages import HOUR_MS, Message, Progress, TopicSpec
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
@@ -256,7 +256,9 @@ def _create(options: Mapping[str, Any], specs: Sequence[TopicSpec], replication:
 
 def _config(spec: TopicSpec) -> dict[str, str]:
     if spec.name == PROGRESS_TOPIC:
-        return {"cleanup.policy": "compact"}
+        # A segment is compacted once it ends: by default after a week, in which a publisher that
+        # tells its stand each second writes more than anybody wants to read.
+        return {"cleanup.policy": "compact", "segment.ms": str(HOUR_MS)}
     return {
         "retention.ms": str(spec.retention_ms),
         "message.timestamp.type": "LogAppendTime",
