@@ -143,6 +143,7 @@ for name in sorted(modules):
     [
         ("serve", (), ("mlplatform.exporter.__main__",)),
         ("serve", (), ("mlplatform.worker.__main__", "mlplatform.topics.kafka_group")),
+        ("serve", (), ("mlplatform.gathering.publisher", "mlplatform.gathering.gatherer")),
         ("serve", (), ("mlplatform.gateway.__main__", "mlplatform.predictor.__main__")),
         ("serve", OF_THE_PAGE, ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),
         ("flows", (), ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),
