@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -91,6 +91,12 @@ verify: generate ## generated files are what their sources say, locks name no ho
 
 test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Envoy Gateway, Argo and metrics-server too (Linux, root, Go)
 	@$(RUN) tests.cluster test $(TEST_FLAGS)
+
+# Nothing is started or ended: the cluster is somebody's. docs/cluster.md says what it takes.
+test-other-cluster: .venv/.dev ## the suites that need no node, on the cluster of MLPLATFORM_TEST_KUBECONFIG
+	@test -n "$$MLPLATFORM_TEST_KUBECONFIG" || { echo "MLPLATFORM_TEST_KUBECONFIG names no cluster"; exit 2; }
+	@$(BIN)/python -m pytest -rs -k "not local" tests/contract/test_serving_plane.py tests/cluster/test_kserve_plane.py \
+	  tests/cluster/test_argo.py tests/cluster/test_manifests_taken.py tests/cluster/test_raw_callers.py $(TEST_FLAGS)
 
 demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe and state on PostgreSQL, Valkey, Kafka, S3: all started for it
 	@$(RUN) tests.cluster demo $(DEMO_FLAGS)

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from mlplatform.cluster.api import DISRUPTION_BUDGETS, INFERENCE_SERVICES
+from mlplatform.cluster.quantities import quantity
 from mlplatform.errors import ConfigInvalid, Refused
 from mlplatform.models.definition import load_definition
 from mlplatform.serving.kserve import MANIFEST_DIGEST, KServePlane
 from mlplatform.serving.manifest import render
-from support.kserve_world import KServe
+from support.kserve_world import OnKServe, on_any_cluster
 from support.platform_process import wait
 
 FRAUD = load_definition("fraud")
@@ -23,20 +24,20 @@ SMALL = msgspec.structs.replace(FRAUD, tier=3)
 
 
 @pytest.fixture(scope="module")
-def shared_world() -> Iterator[KServe]:
-    made = KServe(SMALL, "kserve-plane")
+def shared_world() -> Iterator[OnKServe]:
+    made = on_any_cluster(SMALL, "kserve-plane")
     yield made
     made.close()
 
 
 @pytest.fixture
-def world(shared_world: KServe) -> Iterator[KServe]:
+def world(shared_world: OnKServe) -> Iterator[OnKServe]:
     yield shared_world
     shared_world.close()
 
 
 def until(holds: Any, what: str = "") -> None:
-    wait(holds, what, within_s=KServe.deadline_s)
+    wait(holds, what, within_s=OnKServe.deadline_s)
 
 
 def name_of(manifest: dict[str, Any]) -> str:
@@ -47,11 +48,11 @@ def conditions(found: dict[str, Any]) -> set[tuple[str, str]]:
     return {(c["type"], c["status"]) for c in found.get("status", {}).get("conditions", [])}
 
 
-def path_of(world: KServe, manifest: dict[str, Any]) -> str:
+def path_of(world: OnKServe, manifest: dict[str, Any]) -> str:
     return INFERENCE_SERVICES.path(world.namespace, name_of(manifest))
 
 
-def test_of_many_that_race_with_one_name_one_manifest_stays(world: KServe) -> None:
+def test_of_many_that_race_with_one_name_one_manifest_stays(world: OnKServe) -> None:
     manifests = [world.manifest(1) for _ in range(8)]
     for number, manifest in enumerate(manifests):
         manifest["spec"]["predictor"]["model"]["args"] = [f"--queue-limit={number + 1}"]
@@ -74,7 +75,7 @@ def test_of_many_that_race_with_one_name_one_manifest_stays(world: KServe) -> No
     assert found["spec"]["predictor"]["model"]["args"] == [f"--queue-limit={winner + 1}"]
 
 
-def test_a_field_that_somebody_changed_is_not_overruled_but_told(world: KServe) -> None:
+def test_a_field_that_somebody_changed_is_not_overruled_but_told(world: OnKServe) -> None:
     manifest = world.manifest(2)
     world.plane.apply(manifest)
     body = {
@@ -88,7 +89,7 @@ def test_a_field_that_somebody_changed_is_not_overruled_but_told(world: KServe) 
         world.plane.apply(manifest)
 
 
-def test_applying_again_restores_what_was_lost(world: KServe) -> None:
+def test_applying_again_restores_what_was_lost(world: OnKServe) -> None:
     manifest = msgspec.json.decode(msgspec.json.encode(world.manifest(3)))
     manifest["spec"]["predictor"]["minReplicas"] = 2
     world.plane.apply(manifest)
@@ -101,7 +102,7 @@ def test_applying_again_restores_what_was_lost(world: KServe) -> None:
     assert world.api.find(budget) is not None
 
 
-def test_a_budget_goes_with_its_service(world: KServe) -> None:
+def test_a_budget_goes_with_its_service(world: OnKServe) -> None:
     manifest = world.manifest(4)
     manifest["spec"]["predictor"]["minReplicas"] = 2
     world.plane.apply(manifest)
@@ -112,7 +113,7 @@ def test_a_budget_goes_with_its_service(world: KServe) -> None:
     until(lambda: world.api.find(budget) is None)
 
 
-def test_services_of_others_are_neither_listed_nor_taken_over(world: KServe) -> None:
+def test_services_of_others_are_neither_listed_nor_taken_over(world: OnKServe) -> None:
     foreign = world.manifest(5)
     foreign["metadata"]["labels"] = {}
     world.api.create(INFERENCE_SERVICES.path(world.namespace), foreign)
@@ -124,7 +125,7 @@ def test_services_of_others_are_neither_listed_nor_taken_over(world: KServe) -> 
         world.api.delete(path_of(world, foreign))
 
 
-def test_what_was_applied_is_written_on_the_service(world: KServe) -> None:
+def test_what_was_applied_is_written_on_the_service(world: OnKServe) -> None:
     manifest = world.manifest(6)
     before = copy.deepcopy(manifest)
 
@@ -134,7 +135,7 @@ def test_what_was_applied_is_written_on_the_service(world: KServe) -> None:
     assert MANIFEST_DIGEST in world.api.get(path_of(world, manifest))["metadata"]["annotations"]
 
 
-def test_a_bundle_that_no_pod_can_read_is_refused_before_anything_is_made(world: KServe) -> None:
+def test_a_bundle_that_no_pod_can_read_is_refused_before_anything_is_made(world: OnKServe) -> None:
     manifest = render(SMALL, 7, "0" * 64, "file:///bundles/x")
 
     with pytest.raises(ConfigInvalid, match="where pods can read it"):
@@ -143,7 +144,7 @@ def test_a_bundle_that_no_pod_can_read_is_refused_before_anything_is_made(world:
     assert world.plane.names() == []
 
 
-def test_a_missing_image_is_told_as_a_failure(world: KServe) -> None:
+def test_a_missing_image_is_told_as_a_failure(world: OnKServe) -> None:
     manifest = world.manifest(8)
     manifest["spec"]["predictor"]["model"]["image"] = "mlplatform.test/nothing:1"
 
@@ -156,7 +157,10 @@ def test_a_missing_image_is_told_as_a_failure(world: KServe) -> None:
     )
 
 
-def test_a_gpu_that_no_node_has_is_told_with_the_schedulers_numbers(world: KServe) -> None:
+def test_a_gpu_that_no_node_has_is_told_with_the_schedulers_numbers(world: OnKServe) -> None:
+    nodes = world.api.items("/api/v1/nodes")
+    if any(quantity(n["status"]["allocatable"].get("nvidia.com/gpu", 0)) for n in nodes):
+        pytest.skip("THE CLUSTER HAS GPUs: that there is none is not tested")
     definition = msgspec.structs.replace(SMALL, accelerator="cuda")
     manifest = render(definition, 9, "9" * 64, "pvc://bundles/bundle-9")
     plane = KServePlane(world.api, world.namespace, counts_gpus=False)
@@ -172,7 +176,7 @@ def test_a_gpu_that_no_node_has_is_told_with_the_schedulers_numbers(world: KServ
     assert not plane.status(name_of(manifest)).ready
 
 
-def test_a_model_that_takes_too_much_memory_is_told_so(world: KServe) -> None:
+def test_a_model_that_takes_too_much_memory_is_told_so(world: OnKServe) -> None:
     manifest = world.manifest(10)
     limits = {"requests": {"cpu": "100m", "memory": "24Mi"}, "limits": {"memory": "24Mi"}}
     manifest["spec"]["predictor"]["model"]["resources"] = limits
@@ -182,7 +186,7 @@ def test_a_model_that_takes_too_much_memory_is_told_so(world: KServe) -> None:
     until(lambda: "memory limit of 24Mi" in world.plane.status(name_of(manifest)).reason)
 
 
-def test_a_load_past_its_deadline_is_told_so(world: KServe) -> None:
+def test_a_load_past_its_deadline_is_told_so(world: OnKServe) -> None:
     manifest = world.manifest(11)
     probe = manifest["spec"]["predictor"]["model"]["startupProbe"]
     probe["failureThreshold"], probe["httpGet"]["path"] = 2, "/never"
@@ -193,7 +197,7 @@ def test_a_load_past_its_deadline_is_told_so(world: KServe) -> None:
     until(lambda: told in world.plane.status(name_of(manifest)).reason)
 
 
-def test_a_runtime_that_is_not_there_is_told_as_a_failure(world: KServe) -> None:
+def test_a_runtime_that_is_not_there_is_told_as_a_failure(world: OnKServe) -> None:
     manifest = world.manifest(12)
     manifest["spec"]["predictor"]["model"]["protocolVersion"] = "v1"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,49 +128,6 @@ def test_what_prefects_worker_may_do(
 ) -> None:
     account = "mlplatform:prefect-worker"
     assert may(world.api, account, verb, group, resource, namespace) is allowed
-
-
-@pytest.mark.usefixtures("world")
-@pytest.mark.parametrize(
-    "folder",
-    [
-        *("platform/manifests/workloads", "platform/manifests/components/backup"),
-        *("platform/manifests/restore", "kserve/examples"),
-    ],
-)
-def test_what_installations_begin_with_is_taken_as_it_is(folder: str) -> None:
-    """Nothing is created: a cluster's admission, Pod Security among it, has no word against it."""
-    taken = tried("-f" if folder.startswith("kserve") else "-k", ROOT / folder)
-    assert "(server dry run)" in taken
-
-
-@pytest.mark.usefixtures("world")
-def test_an_installation_of_several_gateways_is_taken_as_it_is(tmp_path: Path) -> None:
-    """What the component patches has to be there, so it is not asked for alone."""
-    places = {
-        "resources": ["workloads"],
-        "components": ["components/gateways"],
-    }
-    overlay = {
-        name: [os.path.relpath(MANIFESTS / place, tmp_path.resolve()) for place in listed]
-        for name, listed in places.items()
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    assert "statefulset.apps/gateway-more serverside-applied (server dry run)" in tried(
-        "-k", tmp_path
-    )
-
-
-def tried(flag: str, path: Path) -> str:
-    """What a strict dry run says of it, if it has no word against it."""
-    _, place = test_cluster()
-    asked = [
-        *(str(place.bin / "kubectl"), f"--kubeconfig={place.kubeconfig}", "apply"),
-        *("--server-side", "--dry-run=server", "--validate=strict", flag, str(path)),
-    ]
-    answer = subprocess.run(asked, capture_output=True, text=True)
-    assert (answer.returncode, answer.stderr) == (0, "")
-    return answer.stdout
 
 
 @pytest.mark.parametrize(

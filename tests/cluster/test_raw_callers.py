@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pytest
 from scipy.stats import binom
 from tests.cluster import envoy_gateway, gateway
 from tests.cluster.kubernetes import TestCluster
+from tests.cluster.layout import layout
 
 from mlplatform.cluster.api import HTTP_ROUTES, Conflict, KubernetesApi
 from mlplatform.errors import NotFound, Refused
@@ -27,12 +29,13 @@ from mlplatform.rollout.raw_route import (
 from mlplatform.rollout.routes import Routes
 from mlplatform.serving.httproute import HttpRoutes
 from rollout_world import ENTRANCE, arm
-from support.kserve_world import test_cluster
+from support.kserve_world import any_cluster, is_ours, test_cluster
 from support.platform_process import wait
 from support.raw_world import Backends, Caller, Load
 
-NAMESPACE = "raw-callers"
+GATEWAY, GATEWAY_URL = "MLPLATFORM_TEST_GATEWAY", "MLPLATFORM_TEST_GATEWAY_URL"
 CHAMPION, CHALLENGER = arm(1), arm(2)
+FRONTS = ["the named one"] if os.environ.get(GATEWAY) else ["stand-in", "Envoy Gateway"]
 FALSE_ALARMS = 1e-6
 """Of each count: a test that fails by chance once in a million runs."""
 SETTLED_S = 1.0
@@ -43,28 +46,31 @@ class Front:
     """A Gateway of the cluster.
 
     Args:
-        spares: a weight on what is not ready goes to what is; else those requests are lost.
+        spares: a weight on what is not ready goes to what is; else those requests are lost. None:
+            nobody knows.
     """
 
     entrance: Entrance
     url: str
-    spares: bool
+    spares: bool | None
 
 
 @pytest.fixture(scope="module")
 def begun() -> Iterator[bool]:
     """Whether there is an Envoy Gateway; its pods start while the stand-in is tested."""
-    api, place = test_cluster()
-    built = envoy_gateway.is_built(place)
+    api, _ = any_cluster()
+    built = is_ours() and envoy_gateway.is_built(layout())
     if built:
-        envoy_gateway.begin(TestCluster(place))
+        envoy_gateway.begin(TestCluster(layout()))
     yield built
     if built:
         envoy_gateway.remove(api)
 
 
-@pytest.fixture(scope="module", params=["stand-in", "Envoy Gateway"])
+@pytest.fixture(scope="module", params=FRONTS)
 def front(request: pytest.FixtureRequest, begun: bool) -> Front:
+    if request.param == "the named one":
+        return named()
     api, place = test_cluster()
     if request.param == "stand-in":
         return Front(ENTRANCE, gateway.url(place), spares=False)
@@ -74,15 +80,28 @@ def front(request: pytest.FixtureRequest, begun: bool) -> Front:
     return Front(entrance, envoy_gateway.url(api), spares=True)
 
 
+def named() -> Front:
+    """The Gateway of a cluster that is not ours; what it makes of weights is not known."""
+    place, url = (os.environ.get(name, "") for name in (GATEWAY, GATEWAY_URL))
+    if not place or not url:
+        pytest.skip(f"NO GATEWAY IS NAMED: {GATEWAY} (namespace/name) and {GATEWAY_URL}")
+    namespace, _, name = place.partition("/")
+    return Front(Entrance(namespace, name, ENTRANCE.domain), url, spares=None)
+
+
 class Edge:
     """One model's raw callers in a namespace of their own; generations go on from test to test."""
 
     def __init__(self, front: Front) -> None:
         self.front = front
-        self.backends = Backends(NAMESPACE)
-        self.routes = HttpRoutes(self.backends.api, NAMESPACE, front.entrance)
+        self.backends = Backends("raw-callers")
+        self.routes = HttpRoutes(self.backends.api, self.namespace, front.entrance)
         self.caller = Caller("fraud", front.url)
         self.generation = 0
+
+    @property
+    def namespace(self) -> str:
+        return self.backends.namespace
 
     @property
     def api(self) -> KubernetesApi:
@@ -104,7 +123,7 @@ class Edge:
         return step
 
     def ready(self, service: str) -> bool:
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices"
         found = self.api.find(f"{path}/{service}-predictor")
         return found is not None and found["endpoints"][0]["conditions"]["ready"]
 
@@ -127,7 +146,7 @@ class Edge:
         return Load("fraud", per_s=100, at=self.front.url)
 
     def close(self) -> None:
-        self.api.delete(HTTP_ROUTES.path(NAMESPACE, "fraud-raw-callers"))
+        self.api.delete(HTTP_ROUTES.path(self.namespace, "fraud-raw-callers"))
         self.backends.close()
 
 
@@ -246,10 +265,10 @@ def test_a_weight_on_a_service_that_is_not_ready_is_as_good_as_its_gateway(edge:
     with edge.load() as load:
         edge.routes.write(forced.body, forced.version)
         wait(lambda: edge.applied() == routes.generation, "the Gateway", within_s=20)
-        if edge.front.spares:
-            time.sleep(SETTLED_S)
-        else:
+        if edge.front.spares is False:
             wait(lambda: load.failed.total() > 10, "lost requests", within_s=20)
+        else:
+            time.sleep(SETTLED_S)
         edge.follow(edge.picture("steady"))
 
     assert all(status.startswith("5") for status in load.failed)
@@ -294,7 +313,7 @@ def test_an_older_pass_overwrites_nothing(edge: Edge) -> None:
 
 def test_a_field_that_somebody_took_over_is_told(edge: Edge) -> None:
     edge.follow(edge.picture("steady"))
-    path = HTTP_ROUTES.path(NAMESPACE, "fraud-raw-callers")
+    path = HTTP_ROUTES.path(edge.namespace, "fraud-raw-callers")
     body = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",

@@ -20,7 +20,7 @@ from mlplatform.serving.local import STALE_MS, LocalPlane, StatusFile
 from mlplatform.serving.manifest import render
 from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Home
-from support.kserve_world import KServe
+from support.kserve_world import on_any_cluster
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import PlatformProcess, wait
 
@@ -106,7 +106,7 @@ def world(
     if request.param == "local":
         made = Local(tmp_path_factory.mktemp("local"))
     else:
-        made = KServe(SMALL, "serving-contract")
+        made = on_any_cluster(SMALL, "serving-contract")
     yield made
     made.close()
 

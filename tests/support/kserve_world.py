@@ -17,6 +17,7 @@ from mlplatform.models.definition import ModelDefinition
 from mlplatform.serving.kserve import OF_SERVICE, KServePlane
 from mlplatform.serving.manifest import render
 from mlplatform.serving.plane import ServingPlane
+from support.foreign_cluster import Bundles, Forwarded, kubectl, own_namespace
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import wait
 
@@ -24,62 +25,74 @@ KUBECONFIG = "MLPLATFORM_TEST_KUBECONFIG"
 
 
 def test_cluster() -> tuple[KubernetesApi, Layout]:
-    """The cluster that `make test-cluster` started; skips the test where there is none."""
-    named = os.environ.get(KUBECONFIG)
-    if not named:
-        pytest.skip(f"KUBERNETES IS NOT TESTED: make test-cluster sets {KUBECONFIG}")
-    place = layout()
-    if Path(named) != place.kubeconfig:
-        pytest.skip(
-            f"{named} IS NOT THE TEST CLUSTER: its pods can't mount bundles from this machine"
-        )
-    return KubernetesApi.connect(named), place
+    """The cluster that `make test-cluster` started; skips the test where there is none, or another.
+
+    For suites that reach into its node: processes, volumes, containers, addresses.
+    """
+    named = _named()
+    if not is_ours():
+        pytest.skip(f"{named} IS NOT THE TEST CLUSTER: this suite reaches into the node")
+    return KubernetesApi.connect(named), layout()
 
 
 test_cluster.__test__ = False  # type: ignore[attr-defined]
 
 
-class KServe:
-    """Bundles lie in a folder of this machine that every pod mounts."""
+def any_cluster() -> tuple[KubernetesApi, list[str]]:
+    """The cluster that MLPLATFORM_TEST_KUBECONFIG names, whosever it is, and kubectl for it."""
+    named = _named()
+    if is_ours():
+        return KubernetesApi.connect(named), [
+            str(layout().bin / "kubectl"),
+            f"--kubeconfig={named}",
+        ]
+    return KubernetesApi.connect(named), kubectl(named)
+
+
+def is_ours() -> bool:
+    """Whether the cluster is the one of `make test-cluster`, whose node this machine is."""
+    return Path(_named()) == layout().kubeconfig
+
+
+def _named() -> str:
+    named = os.environ.get(KUBECONFIG)
+    if not named:
+        pytest.skip(f"KUBERNETES IS NOT TESTED: make test-cluster sets {KUBECONFIG}")
+    return named
+
+
+def own_or_plain(api: KubernetesApi, name: str) -> str:
+    """A namespace of that name on our cluster, and one that says whose it is on another."""
+    if not is_ours():
+        return own_namespace(api, name)
+    _apply(api, f"/api/v1/namespaces/{name}", "Namespace", name)
+    return name
+
+
+def on_any_cluster(definition: ModelDefinition, namespace: str) -> KServe | Foreign:
+    """The plane in a namespace of the tests' own, on whatever cluster is named."""
+    make = KServe if is_ours() else Foreign
+    return make(definition, namespace)
+
+
+class OnKServe:
+    """What is of a namespace's services alone, wherever they are.
+
+    Args:
+        namespace: of the tests' own, or one that they make.
+    """
 
     deadline_s = 150.0
+    plane: ServingPlane
 
-    def __init__(self, definition: ModelDefinition, namespace: str) -> None:
-        self.api, self._place = test_cluster()
-        self.namespace = namespace
-        self._definition = definition
-        self.folder = self._place.volumes / namespace
-        self._digests: dict[int, str] = {}
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        bundles_volume(self.api, namespace, self.folder)
-        self.plane: ServingPlane = KServePlane(self.api, namespace)
-
-    def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
-        digest = sigmoid_bundle(self.folder / f"bundle-{version}", **bundle)
-        self._digests[version] = digest
-        for path in (self.folder / f"bundle-{version}", *self.folder.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # the predictor is another user
-        return render(self._definition, version, digest, f"pvc://bundles/bundle-{version}")
-
-    def lose(self, version: int, file: str) -> None:
-        (self.folder / f"bundle-{version}" / file).unlink()
-
-    def url(self, name: str) -> str:
-        service = self.api.get(SERVICES.path(self.namespace, f"{name}-predictor"))
-        return f"http://{service['spec']['clusterIP']}"
+    def __init__(self, api: KubernetesApi, namespace: str) -> None:
+        self.api, self.namespace = api, namespace
 
     def headers(self) -> dict[str, str]:
         return {}
 
     def pods(self, name: str) -> list[dict[str, Any]]:
         return self.api.items(PODS.path(self.namespace), labelSelector=f"{OF_SERVICE}={name}")
-
-    def pid(self, name: str) -> int:
-        [pod] = self.pods(name)
-        found = pids_of_pod(self._place, pod["metadata"]["uid"])
-        [pid] = [p for p in found if b"mlplatform.predictor" in _command(p)]
-        return pid
 
     def until_ready(self, name: str) -> None:
         """Or what it is that a service lacks."""
@@ -108,6 +121,69 @@ class KServe:
         for pod in found:
             self.api.delete(PODS.path(self.namespace, pod["metadata"]["name"]), grace_s=0)
         return found
+
+
+class KServe(OnKServe):
+    """Bundles lie in a folder of this machine that every pod mounts."""
+
+    def __init__(self, definition: ModelDefinition, namespace: str) -> None:
+        api, self._place = test_cluster()
+        super().__init__(api, namespace)
+        self._definition = definition
+        self.folder = self._place.volumes / namespace
+        self._digests: dict[int, str] = {}
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        bundles_volume(self.api, namespace, self.folder)
+        self.plane = KServePlane(self.api, namespace)
+
+    def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
+        digest = sigmoid_bundle(self.folder / f"bundle-{version}", **bundle)
+        self._digests[version] = digest
+        for path in (self.folder / f"bundle-{version}", *self.folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # the predictor is another user
+        return render(self._definition, version, digest, f"pvc://bundles/bundle-{version}")
+
+    def lose(self, version: int, file: str) -> None:
+        (self.folder / f"bundle-{version}" / file).unlink()
+
+    def url(self, name: str) -> str:
+        service = self.api.get(SERVICES.path(self.namespace, f"{name}-predictor"))
+        return f"http://{service['spec']['clusterIP']}"
+
+    def pid(self, name: str) -> int:
+        [pod] = self.pods(name)
+        found = pids_of_pod(self._place, pod["metadata"]["uid"])
+        [pid] = [p for p in found if b"mlplatform.predictor" in _command(p)]
+        return pid
+
+
+class Foreign(OnKServe):
+    """Bundles are written by a pod, and services are reached by `kubectl port-forward`."""
+
+    def __init__(self, definition: ModelDefinition, namespace: str) -> None:
+        api, command = any_cluster()
+        super().__init__(api, own_namespace(api, namespace))
+        self._definition = definition
+        self._bundles = Bundles(api, self.namespace)
+        self._forwarded = Forwarded(command, self.namespace)
+        self.plane = KServePlane(api, self.namespace)
+
+    def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
+        return self._bundles.manifest(self._definition, version, **bundle)
+
+    def lose(self, version: int, file: str) -> None:
+        self._bundles.lose(version, file)
+
+    def url(self, name: str) -> str:
+        return self._forwarded.url(f"{name}-predictor")
+
+    def pid(self, name: str) -> int:
+        pytest.skip(f"the process of {name} IS NOT REACHED: it is on a node of another machine")
+
+    def end_services(self) -> None:
+        self._forwarded.close()
+        super().end_services()
 
 
 def bundles_volume(api: KubernetesApi, namespace: str, folder: Path) -> None:
