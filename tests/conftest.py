@@ -115,12 +115,18 @@ def s3() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[str]:
-    """The bootstrap address of a broker."""
+def given_kafka() -> Iterator[Any]:
+    """A `given.Kafka`."""
     from tests.servers import given
 
     with _running("kafka", given.kafka) as found:
-        yield found.bootstrap
+        yield found
+
+
+@pytest.fixture(scope="session")
+def kafka(given_kafka: Any) -> Any:
+    """The `Brokers`."""
+    return given_kafka.brokers
 
 
 @contextlib.contextmanager

@@ -104,6 +104,7 @@ def test_one_more_gateway_is_as_the_first_but_for_its_log_and_the_key_that_they_
     secrets["projected"]["sources"].remove({"secret": secret})
     del a["affinity"]  # the home's volume is the first one's
     del b["initContainers"]
+    b["volumes"] = [v for v in b["volumes"] if v["name"] != "brokers"]  # the publisher's
     assert a == b
     for name in ("serviceName", "podManagementPolicy", "persistentVolumeClaimRetentionPolicy"):
         assert first[name] == more[name]
@@ -154,6 +155,21 @@ def test_a_publisher_has_its_gateways_name_and_ends_after_it() -> None:
     assert stop + LAST_WORDS_S < pods()["gateway-more"]["spec"]["terminationGracePeriodSeconds"]
 
 
+@pytest.mark.parametrize(("pod", "name"), [("gateway-more", "publisher"), ("gatherer", "gatherer")])
+def test_who_speaks_to_the_brokers_has_their_password_and_does_without_where_none_is(
+    pod: str, name: str
+) -> None:
+    container = containers()[name]
+    kafka = settings.load(told(container)).kafka
+    assert kafka is not None
+    [mount] = [m for m in container["volumeMounts"] if m["name"] == "brokers"]
+    [volume] = [v for v in pods()[pod]["spec"]["volumes"] if v["name"] == "brokers"]
+    [secret] = [s["secret"] for s in volume["projected"]["sources"]]
+    assert secret["optional"] is True
+    paths = {f"{mount['mountPath']}/{item['path']}" for item in secret["items"]}
+    assert str(kafka.password_file) in paths
+
+
 def test_the_gatherer_reaches_the_brokers_and_nobody_reaches_it() -> None:
     policy = found("NetworkPolicy", "gatherer")["spec"]
     assert (
@@ -162,8 +178,11 @@ def test_the_gatherer_reaches_the_brokers_and_nobody_reaches_it() -> None:
     )
     assert policy["policyTypes"] == ["Egress"]
     [rule] = policy["egress"]
-    broker_port = int(settings.load(told(containers()["gatherer"])).kafka.rpartition(":")[2])
-    assert [p["port"] for p in rule["ports"]] == [broker_port]
+    kafka = settings.load(told(containers()["gatherer"])).kafka
+    assert kafka is not None
+    assert {int(host.rpartition(":")[2]) for host in kafka.hosts} < {
+        p["port"] for p in rule["ports"]
+    }
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")

@@ -75,7 +75,15 @@ def port(url: str, default: int = 0) -> int:
 
 POSTGRES = (STATE, port(TOLD["MLPLATFORM_POSTGRES"]))
 REDIS = (STATE, port(TOLD["MLPLATFORM_REDIS"]))
-KAFKA = (STATE, int(SETTINGS.kafka.rpartition(":")[2]))
+assert SETTINGS.kafka is not None
+KAFKA = {
+    (STATE, listens)
+    for listens in (
+        int(SETTINGS.kafka.hosts[0].rpartition(":")[2]),
+        9092,  # without TLS
+        9096,  # of users, where Amazon runs the brokers
+    )
+}
 HTTPS = (STATE, 443)
 COLLECTOR = (TELEMETRY, 4318)  # OTLP over HTTP; the setting names no port of its own
 OPENS: dict[str, set[Path_]] = {
@@ -83,11 +91,11 @@ OPENS: dict[str, set[Path_]] = {
     "gateway": {POSTGRES, REDIS, HTTPS, COLLECTOR, (PREDICTORS, 8080), (PREDICTORS, 8081)},
     # As the first, and its publisher.
     "gateway-more": {
-        *(POSTGRES, REDIS, HTTPS, COLLECTOR, KAFKA),
+        *(POSTGRES, REDIS, HTTPS, COLLECTOR, *KAFKA),
         *((PREDICTORS, 8080), (PREDICTORS, 8081)),
     },
-    "gatherer": {KAFKA},
-    "worker-fraud": {own("gateway"), KAFKA, COLLECTOR},
+    "gatherer": KAFKA,
+    "worker-fraud": {own("gateway"), *KAFKA, COLLECTOR},
     "exporter": {POSTGRES},
     "page": {POSTGRES, own("mlflow")},
     "mlflow": {POSTGRES, HTTPS},
@@ -218,6 +226,6 @@ def test_who_follows_topics_may_reach_kafka() -> None:
     }
 
     assert opening - {"topics"} == {"worker", "gathering"}
-    assert {n for n, o in OPENS.items() if KAFKA in o} == {
+    assert {n for n, o in OPENS.items() if o >= KAFKA} == {
         *("worker-fraud", "gateway-more", "gatherer"),
     }

@@ -27,6 +27,7 @@ WORKLOADS = MANIFESTS / "workloads"
 SECRETS = {
     "postgres": {"password"},
     "redis": {"password"},
+    "kafka": {"password", "ca.crt"},
     "mlflow": {"token", "postgres-password"},
     "prefect": {"database-url", "auth"},
     "s3": set[str](),
@@ -226,6 +227,17 @@ def test_each_model_that_takes_requests_for_later_has_a_worker_and_its_outbox() 
         deployment = of_kind("Deployment")[f"worker-{model}"]["spec"]
         assert deployment["strategy"] == {"type": "Recreate"}
         assert deployment["replicas"] == 1
+
+
+def test_the_worker_alone_has_the_password_of_the_brokers_and_does_without_where_none_is() -> None:
+    kafka = settings.load(variables(containers()["worker-fraud/worker"])).kafka
+    assert kafka is not None
+    assert kafka.tls
+    holders = {name for name in HOLD_THE_HOME if str(kafka.password_file) in secret_files(name)}
+    assert holders == {"worker-fraud"}
+    [volume] = [v for v in pods()["worker-fraud"]["spec"]["volumes"] if v["name"] == "secrets"]
+    [source] = [s for s in volume["projected"]["sources"] if s["secret"]["name"] == "kafka"]
+    assert source["secret"]["optional"] is True
 
 
 def test_ports_are_those_that_policies_open_and_programs_take() -> None:

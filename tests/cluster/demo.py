@@ -61,7 +61,7 @@ def _servers(ends: contextlib.ExitStack) -> dict[str, str]:
         **addresses.variables("MLPLATFORM_POSTGRES", platform),
         **addresses.variables("MLPLATFORM_MLFLOW_POSTGRES", registry),
         **addresses.variables("MLPLATFORM_REDIS", redis.address),
-        "MLPLATFORM_KAFKA": kafka.bootstrap,
+        **addresses.variables("MLPLATFORM_KAFKA", kafka.brokers),
         "MLPLATFORM_MLFLOW_ARTIFACTS": f"s3://{s3.bucket()}/mlflow",
         **s3.environment,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mlplatform import addresses
 from mlplatform.decisions.copies import Copy, CopyReader, Stand
 from mlplatform.decisions.gathered import Differs, Lacks
 from mlplatform.decisions.gathering import GatheringLog
@@ -29,7 +31,7 @@ from mlplatform.rollout.window import behind
 from mlplatform.topics.messages import Topics
 from support import gathering_process
 
-LIVES = {"local": range(1, 14), "kafka": range(1, 10)}
+LIVES = {"local": range(1, 14), "kafka": range(1, 12)}
 """Each life of a process is ended one moment later than the one before."""
 KINDS = ("decision", "shadow", "label", "void", "accepted")
 
@@ -131,14 +133,15 @@ def test_publishers_and_gatherer_killed_around_every_write_lose_and_double_nothi
     request: pytest.FixtureRequest, tmp_path: Path, gateways: list[Own], adapter: str
 ) -> None:
     """SIGKILL before, within and after each write of messages, records, offsets and answers."""
-    is_kafka = adapter == "kafka"
-    place = request.getfixturevalue("kafka") if is_kafka else str(tmp_path / "topics.db")
+    brokers = request.getfixturevalue("kafka") if adapter == "kafka" else None
+    place = "" if brokers else str(tmp_path / "topics.db")
+    environment = {**os.environ, **addresses.variables("KAFKA", brokers)}
     prefix = f"log-{uuid.uuid4().hex[:6]}"
 
     def live(role: str, folder: Path, name: str, die_at: int) -> int:
         script = [sys.executable, gathering_process.__file__]
         given = [role, str(folder), name, place, prefix, str(die_at)]
-        return subprocess.run([*script, *given], timeout=120).returncode
+        return subprocess.run([*script, *given], env=environment, timeout=120).returncode
 
     killed = 0
     lives = LIVES[adapter]

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from mlplatform import addresses
+from mlplatform.addresses import Brokers
 from mlplatform.decisions.log import Span
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
@@ -52,12 +53,12 @@ LIMITS = Limits(
 class World(ScoringWorld):
     """The first gateway writes to the home's log; the other has a volume, and a publisher."""
 
-    def __init__(self, root: Path, postgres: Any, kafka: str) -> None:
+    def __init__(self, root: Path, postgres: Any, kafka: Brokers) -> None:
         self.postgres, self.database = postgres, postgres.database()
         super().__init__(root, PostgresRollouts(self.database))
         self.shared = {
             **addresses.variables("MLPLATFORM_POSTGRES", self.database),
-            "MLPLATFORM_KAFKA": kafka,
+            **addresses.variables("MLPLATFORM_KAFKA", kafka),
         }
         self.volume = Home(root / "volume")
         self.volume.create()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mlplatform import addresses
+from mlplatform.addresses import Brokers
 from mlplatform.decisions.log import Entry
 from mlplatform.decisions.records import Record
 from mlplatform.decisions.sqlite import SqliteDecisionLog
@@ -108,7 +111,7 @@ def test_a_message_comes_as_it_was_published_and_in_order_of_its_key(
 
 @pytest.mark.kafka
 def test_both_adapters_put_a_key_into_the_same_partition(
-    tmp_path: Path, kafka: str, names: tuple[str, str]
+    tmp_path: Path, kafka: Brokers, names: tuple[str, str]
 ) -> None:
     placed = []
     for topics in (
@@ -125,7 +128,7 @@ def test_both_adapters_put_a_key_into_the_same_partition(
 
 @pytest.mark.kafka
 def test_a_member_whose_name_another_took_is_told_so_for_good(
-    kafka: str, names: tuple[str, str]
+    kafka: Brokers, names: tuple[str, str]
 ) -> None:
     """At its next look; `test_a_member_whose_name_was_taken_over_commits_nothing` says the rest."""
     topics = KafkaTopics(kafka, [TopicSpec(names[0])])
@@ -326,20 +329,23 @@ def test_an_outbox_killed_around_its_commit_repeats_and_loses_nothing(
     request: pytest.FixtureRequest, tmp_path: Path, adapter: str, when: str
 ) -> None:
     model, folder = f"m{uuid.uuid4().hex[:8]}", tmp_path / "decisions"
-    kafka = adapter == "kafka"
-    place = request.getfixturevalue("kafka") if kafka else str(tmp_path / "topics.db")
+    brokers = request.getfixturevalue("kafka") if adapter == "kafka" else None
+    place = tmp_path / "topics.db"
     log = SqliteDecisionLog(folder)
     records = [
         Record(kind="decision", decision_id=f"d{n}", model=model, event_ms=n, recorded_ms=n)
         for n in range(50)
     ]
     log.append("gw-0", [Entry(record) for record in records])
+    told = [str(folder), model, "" if brokers else str(place), when]
     killed = subprocess.run(
-        [sys.executable, outbox_process.__file__, str(folder), model, place, when], timeout=60
+        [sys.executable, outbox_process.__file__, *told],
+        env={**os.environ, **addresses.variables("KAFKA", brokers)},
+        timeout=60,
     )
     assert killed.returncode == -signal.SIGKILL
 
-    topics = outbox_process.open_topics(place, model)
+    topics = outbox_process.open_topics(brokers or place, model)
     outbox = Outbox(log, topics, decisions_of(model), batch=outbox_process.BATCH)
     left = 0
     while published := outbox.step():

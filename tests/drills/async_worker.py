@@ -18,9 +18,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.servers.kafka.broker import Broker
+from tests.servers import given
 from tests.support.scoring_world import MODEL, ScoringWorld
 
+from mlplatform import addresses
+from mlplatform.addresses import Brokers
 from mlplatform.decisions.log import Span
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.topics.kafka import KafkaTopics
@@ -41,32 +43,31 @@ def main() -> int:
     options = _options()
     random.seed(options.seed)
     shutil.rmtree(HOME, ignore_errors=True)
-    broker = None if os.environ.get("KAFKA_BOOTSTRAP") else Broker(HOME / "kafka")
-    bootstrap = broker.bootstrap if broker else os.environ["KAFKA_BOOTSTRAP"]
+    kafka = given.kafka()
     world = ScoringWorld(HOME / "platform")
     try:
         world.promote(world.deploy(1))
         # recorded time: the last request may be scored long after the first
         world.start_gateway(MLPLATFORM_CLOCK="replay")
-        report = _drill(options, world, bootstrap)
+        report = _drill(options, world, kafka.brokers)
     finally:
         world.close()
-        if broker:
-            broker.close()
+        if kafka.server:
+            kafka.server.close()
     passed = report["results"] == report["inputs"] == report["decisions"] and not report["doubled"]
     print(json.dumps(report, indent=2))
     print(f"{int(passed)} passed, {int(not passed)} failed")
     return 0 if passed else 1
 
 
-def _drill(options: argparse.Namespace, world: ScoringWorld, bootstrap: str) -> dict[str, Any]:
-    topics = KafkaTopics(bootstrap, names.specs())
+def _drill(options: argparse.Namespace, world: ScoringWorld, brokers: Brokers) -> dict[str, Any]:
+    topics = KafkaTopics(brokers, names.specs())
     _publish(topics, options.messages)
     reader = topics.subscribe([names.results, names.dead_letters], "drill", "drill")
     began_s = time.monotonic()
     seen: Counter[str] = Counter()
     report: dict[str, Any] = {"inputs": options.messages, "kills": 0, "done": False}
-    worker = _worker(world, bootstrap)
+    worker = _worker(world, brokers)
     due = _kill_points(options)
     started_s = time.monotonic()
     try:
@@ -80,7 +81,7 @@ def _drill(options: argparse.Namespace, world: ScoringWorld, bootstrap: str) -> 
                 worker.kill()
                 worker.wait()
                 report["kills"] += 1
-                worker, started_s = _worker(world, bootstrap), time.monotonic()
+                worker, started_s = _worker(world, brokers), time.monotonic()
             elif worker.poll() is not None:
                 raise SystemExit(f"drill: the worker ended by itself with {worker.returncode}")
             _write(report, seen, began_s)
@@ -122,13 +123,13 @@ def _kill_points(options: argparse.Namespace) -> list[int]:
     return sorted(random.randrange(int(options.messages * 0.95)) for _ in range(options.kills))
 
 
-def _worker(world: ScoringWorld, bootstrap: str) -> subprocess.Popen[bytes]:
+def _worker(world: ScoringWorld, brokers: Brokers) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "platform" / "src"),
         "MLPLATFORM_HOME": str(world.home.root),
         "MLPLATFORM_GATEWAY_PORT": str(world.port),
-        "MLPLATFORM_KAFKA": bootstrap,
+        **addresses.variables("MLPLATFORM_KAFKA", brokers),
     }
     with (HOME / "worker.log").open("ab") as log:
         return subprocess.Popen(

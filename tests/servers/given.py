@@ -22,7 +22,7 @@ from tests.servers.seaweed import SeaweedServer
 from tests.servers.valkey import ValkeyServer
 
 from mlplatform import addresses
-from mlplatform.addresses import Address
+from mlplatform.addresses import Address, Brokers
 from mlplatform.redis import client
 
 
@@ -102,9 +102,9 @@ class S3:
 
 @dataclass(frozen=True)
 class Kafka:
-    """A broker by its bootstrap address."""
+    """Brokers of Kafka; our own by TLS, with a user."""
 
-    bootstrap: str
+    brokers: Brokers
     server: Broker | None
     version: str
 
@@ -158,12 +158,12 @@ def s3() -> S3:
 
 
 def kafka() -> Kafka:
-    """KAFKA_BOOTSTRAP, or a broker of our own."""
-    bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
-    if bootstrap:
-        return Kafka(bootstrap, None, "given")
-    broker = Broker(new_folder("kafka") / "broker")
-    return Kafka(broker.bootstrap, broker, broker.version)
+    """KAFKA_BOOTSTRAP (and KAFKA_BOOTSTRAP_PASSWORD_FILE), or a broker of our own."""
+    given = addresses.kafka("KAFKA_BOOTSTRAP", os.environ)
+    if given is not None:
+        return Kafka(given, None, "given")
+    broker = Broker(new_folder("kafka"))
+    return Kafka(broker.brokers("USERS"), broker, broker.version)
 
 
 def redis_address(port: int, password: Path, authority: Path | None) -> Address:

@@ -1,9 +1,10 @@
 """A publisher or a gatherer that kills itself at its n-th write, for tests.
 
 As a script: `gathering_process.py ROLE FOLDER NAME PLACE PREFIX DIE_AT`. ROLE is `publisher` or
-`gatherer`, FOLDER that of its log, PLACE Kafka's bootstrap address or the path of the embedded
-topics. It works until there is nothing more to do. DIE_AT counts the moments around its writes:
-before one, within it (written, and not committed), and after it. At 0 it lives.
+`gatherer`, FOLDER that of its log, PLACE the path of the embedded topics, or empty for the brokers
+that the environment names (KAFKA). It works until there is nothing more to do. DIE_AT counts the
+moments around its writes: before one, within it (written, and not committed), and after it. At 0 it
+lives.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlplatform import addresses
 from mlplatform.decisions import gathering as gathering_module
 from mlplatform.decisions.copies import CopyReader
 from mlplatform.decisions.gathering import GatheringLog
@@ -24,7 +26,7 @@ from mlplatform.errors import StaleFence
 from mlplatform.gathering.carried import Names
 from mlplatform.gathering.gatherer import Gatherer
 from mlplatform.gathering.publisher import Publisher
-from mlplatform.topics import kafka, local
+from mlplatform.topics import kafka_transactions, local
 from mlplatform.topics.kafka import KafkaTopics
 from mlplatform.topics.local import LocalTopics
 from mlplatform.topics.messages import Topics
@@ -35,9 +37,11 @@ IDLE_S = {"local": 1.5, "kafka": 5.0}
 
 
 def open_topics(place: str, names: Names) -> Topics:
-    if place.startswith("/"):
+    if place:
         return LocalTopics(Path(place), names.specs(), session_ms=2_000)
-    return KafkaTopics(place, names.specs())
+    brokers = addresses.kafka("KAFKA", os.environ)
+    assert brokers is not None
+    return KafkaTopics(brokers, names.specs())
 
 
 def main() -> None:
@@ -45,10 +49,10 @@ def main() -> None:
     names = Names(prefix)
     topics = open_topics(place, names)
     moments = Moments(int(die_at))
-    if place.startswith("/"):
+    if place:
         local.insert = moments.around(local.insert)
     else:
-        kafka._committed = moments.around(kafka._committed)
+        kafka_transactions._committed = moments.around(kafka_transactions._committed)
     if role == "publisher":
         publish(Path(folder), name, topics, names, moments)
     else:
@@ -94,7 +98,7 @@ def gather(folder: Path, place: str, topics: Topics, names: Names, moments: Mome
     into.gather = moments.around(into.gather)  # type: ignore[method-assign]
     subscription = topics.subscribe([names.records], names.gatherers, "gatherer")
     gatherer = Gatherer(into, subscription, names=names, batch=BATCH)
-    idle_s = IDLE_S["local" if place.startswith("/") else "kafka"]
+    idle_s = IDLE_S["local" if place else "kafka"]
     until_s = time.monotonic() + idle_s
     while time.monotonic() < until_s:
         try:

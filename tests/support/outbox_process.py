@@ -1,8 +1,8 @@
 """An outbox that kills itself in its third step, for tests.
 
-As a script: `outbox_process.py FOLDER MODEL PLACE WHEN`. PLACE is Kafka's bootstrap address, or the
-path of the embedded topics; WHEN is `before` (messages and progress are written, and not
-committed) or `after` (they are committed, and the outbox does not know).
+As a script: `outbox_process.py FOLDER MODEL PLACE WHEN`. PLACE is the path of the embedded topics,
+or empty for the brokers that the environment names (KAFKA); WHEN is `before` (messages and progress
+are written, and not committed) or `after` (they are committed, and the outbox does not know).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from mlplatform import addresses
+from mlplatform.addresses import Brokers
 from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.topics import kafka, local
+from mlplatform.topics import kafka_transactions, local
 from mlplatform.topics.kafka import KafkaTopics
 from mlplatform.topics.local import LocalTopics
 from mlplatform.topics.messages import Topics
@@ -25,24 +27,26 @@ STEPS_BEFORE = 2
 BATCH = 7
 
 
-def open_topics(place: str, model: str) -> Topics:
-    if place.startswith("/"):
-        return LocalTopics(Path(place), [topic_of(model)])
+def open_topics(place: Path | Brokers, model: str) -> Topics:
+    if isinstance(place, Path):
+        return LocalTopics(place, [topic_of(model)])
     return KafkaTopics(place, [topic_of(model)])
 
 
 def main() -> None:
     folder, model, place, when = sys.argv[1:]
-    topics = open_topics(place, model)
+    brokers = addresses.kafka("KAFKA", os.environ)
+    assert place or brokers
+    topics = open_topics(Path(place) if place else cast(Brokers, brokers), model)
     outbox = Outbox(SqliteDecisionLog(Path(folder)), topics, decisions_of(model), batch=BATCH)
     for _ in range(STEPS_BEFORE):
         assert outbox.step() == BATCH
     if when == "after":
         topics.publish = ending_with(topics.publish, die)  # type: ignore[method-assign]
-    elif place.startswith("/"):
+    elif place:
         local.insert = ending_with(local.insert, die)
     else:
-        kafka._committed = lambda producer: (producer.flush(), die())  # type: ignore[assignment]
+        kafka_transactions._committed = lambda producer: (producer.flush(), die())  # type: ignore[assignment]
     outbox.step()
 
 

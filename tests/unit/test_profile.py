@@ -28,7 +28,9 @@ NAMES = [f"MLPLATFORM_{name}" for name in (*NEEDED, *OF_THE_REGISTRY)]
 
 def test_without_a_word_the_profile_is_the_embedded_one_and_asks_for_nothing() -> None:
     assert load({}).profile == "embedded"
-    assert load({VARIABLE: "embedded", "MLPLATFORM_KAFKA": "broker:9092"}).kafka == "broker:9092"
+    kafka = load({VARIABLE: "embedded", "MLPLATFORM_KAFKA": "broker:9092"}).kafka
+    assert kafka is not None
+    assert kafka.hosts == ("broker:9092",)
 
 
 def test_with_every_server_named_it_is_the_cluster_s_and_so_for_children() -> None:

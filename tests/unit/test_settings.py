@@ -143,6 +143,8 @@ def test_the_known_settings_are_those_that_are_read() -> None:
             "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
             "MLPLATFORM_MLFLOW_POSTGRES": "postgresql://m@db/mlflow",
             "MLPLATFORM_REDIS": "rediss://cache:6380/0",
+            "MLPLATFORM_KAFKA": "kafka+ssl://u@broker:9093",
+            "MLPLATFORM_KAFKA_PASSWORD_FILE": "/run/secrets/kafka",
             "MLPLATFORM_KSERVE_NAMESPACE": "models",
             "MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles",
         }
@@ -166,7 +168,8 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_JOB_PROCESSES": "2",
         "MLPLATFORM_ARGO_NAMESPACE": "jobs",
         "MLPLATFORM_ARTIFACTS": "s3://artifacts/jobs?region=eu-central-1",
-        "MLPLATFORM_KAFKA": "broker-1:9092,broker-2:9092",
+        "MLPLATFORM_KAFKA": "kafka+ssl://u@broker-1:9093,broker-2:9093?ssl.ca.location=/ca.pem",
+        "MLPLATFORM_KAFKA_PASSWORD_FILE": "/run/secrets/kafka",
         "MLPLATFORM_GATEWAY_GRPC_PORT": "9081",
         "MLPLATFORM_OTLP_ENDPOINT": "https://collector:4318",
         "MLPLATFORM_LOG_LEVEL": "debug",

@@ -5,12 +5,16 @@ A URL with a password is refused: it would show in the environment and in every 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from typing import Final
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from mlplatform.errors import ConfigInvalid, Unavailable
+
+KAFKA_SSL: Final = "kafka+ssl://user@host:9093,host:9093?ssl.ca.location=FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +44,44 @@ class Address:
         Raises:
             Unavailable: names the file that cannot be read.
         """
-        if self.password_file is None:
-            return None
-        try:
-            return self.password_file.read_text().strip()
-        except OSError as error:
-            raise Unavailable(f"the password file {self.password_file}") from error
+        return _secret(self.password_file)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Brokers:
+    """A cluster of Kafka, and how it is to be spoken to.
+
+    Args:
+        variable: that names it.
+        url: as it was given, without any secret.
+        hosts: `host:port` of one broker or more, which name the others.
+        user: who proves to know the password (SCRAM-SHA-512); None: the brokers ask for nobody.
+        password_file: read whenever a client is made; there is one where there is a user.
+        tls: connections are encrypted, and certificates are of the hosts and trusted.
+        authority: PEM file of who is trusted; None: whom this machine trusts.
+    """
+
+    variable: str
+    url: str
+    hosts: tuple[str, ...]
+    user: str | None = None
+    password_file: Path | None = None
+    tls: bool = False
+    authority: Path | None = None
+
+    def password(self) -> str | None:
+        """The password of now.
+
+        Raises:
+            Unavailable: names the file that cannot be read.
+        """
+        return _secret(self.password_file)
+
+    def __str__(self) -> str:
+        return ",".join(self.hosts)
 
 
 def postgres(variable: str, environment: Mapping[str, str]) -> Address | None:
@@ -89,13 +122,92 @@ def redis(variable: str, environment: Mapping[str, str]) -> Address | None:
     return _address(variable, environment, parts, 6379, number, tls, authority)
 
 
-def variables(name: str, address: Address | None) -> dict[str, str]:
+def kafka(variable: str, environment: Mapping[str, str]) -> Brokers | None:
+    """From `kafka+ssl://user@host:9093,host:9093?ssl.ca.location=FILE`; `host:9092,host:9092` is
+    without encryption, and so without a user.
+
+    Raises:
+        ConfigInvalid: names the variable and what is wanted.
+    """
+    text = environment.get(variable, "")
+    if not text:
+        return None
+    secret = f"{variable}_PASSWORD_FILE"
+    shown, file = _without_secrets(text), environment.get(secret, "")
+    if shown != text:
+        raise ConfigInvalid(variable, shown, f"no password; {secret} names its file")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return _plain_brokers(variable, text, file)
+    place, _, query = rest.partition("?")
+    user, _, hosts = place.rpartition("@")
+    if scheme != "kafka+ssl" or "#" in text:
+        raise ConfigInvalid(variable, text, f"host:port, or {KAFKA_SSL}")
+    options = {name: values[-1] for name, values in parse_qs(query).items()}
+    if unknown := set(options) - {"ssl.ca.location"}:
+        wanted = f"of the options only ssl.ca.location: not {unknown}"
+        raise ConfigInvalid(variable, f"{scheme}://{place}?…", wanted)
+    if user and not file:
+        raise ConfigInvalid(secret, file, f"the file of the password of {variable}'s user")
+    if file and not user:
+        raise ConfigInvalid(secret, file, f"nothing, or a user in {variable}: {KAFKA_SSL}")
+    authority = options.get("ssl.ca.location")
+    return Brokers(
+        variable,
+        text,
+        _hosts(variable, text, hosts.removesuffix("/")),
+        user=unquote(user) or None,
+        password_file=Path(file) if file else None,
+        tls=True,
+        authority=Path(authority) if authority else None,
+    )
+
+
+def variables(name: str, address: Address | Brokers | None) -> dict[str, str]:
     """What gives a child process this same address."""
     if address is None:
         return {name: ""}
     file = address.password_file
     secret = {f"{name}_PASSWORD_FILE": str(file)} if file is not None else {}
     return {name: address.url, **secret}
+
+
+def _plain_brokers(variable: str, text: str, file: str) -> Brokers:
+    if "@" in text:
+        raise ConfigInvalid(variable, text, f"a user over TLS alone: {KAFKA_SSL}")
+    if file:
+        wanted = f"nothing, as brokers without TLS get no password; or {variable} {KAFKA_SSL}"
+        raise ConfigInvalid(f"{variable}_PASSWORD_FILE", file, wanted)
+    return Brokers(variable, text, _hosts(variable, text, text))
+
+
+def _hosts(variable: str, url: str, text: str) -> tuple[str, ...]:
+    hosts = tuple(text.split(","))
+    for host in hosts:
+        name, _, port = host.rpartition(":")
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name) or not (
+            re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) <= 65_535
+        ):
+            raise ConfigInvalid(variable, url, f"brokers as host:port,host:port, or {KAFKA_SSL}")
+    return hosts
+
+
+def _without_secrets(text: str) -> str:
+    """The same text, where nobody put a password before the host."""
+    found = re.match(r"[a-z+]+://", text)
+    scheme = found[0] if found else ""
+    who, _, hosts = text[len(scheme) :].rpartition("@")
+    user, colon, _ = who.partition(":")
+    return f"{scheme}{user}:...@{hosts}" if colon else text
+
+
+def _secret(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise Unavailable(f"the password file {file}") from error
 
 
 def _parts(

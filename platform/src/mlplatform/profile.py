@@ -14,7 +14,7 @@ VARIABLE: Final = f"{PREFIX}PROFILE"
 NEEDED: Final[Mapping[str, str]] = {
     "POSTGRES": "postgresql://user@host:5432/database, for rollouts, routes, incidents and keys",
     "REDIS": "rediss://host:6379/0, for online features and rate limits",
-    "KAFKA": "host:port of brokers, for the topics",
+    "KAFKA": "kafka+ssl://user@host:9093,host:9093 of brokers, for the topics",
     "KSERVE_NAMESPACE": "the namespace of the InferenceServices",
     "KSERVE_BUNDLES": "pvc://claim, the volume in that namespace from which predictors read",
 }

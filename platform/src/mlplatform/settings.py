@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mlplatform import addresses, variables
-from mlplatform.addresses import Address
+from mlplatform.addresses import Address, Brokers
 from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import Busy, ConfigInvalid
 from mlplatform.profile import VARIABLE as PROFILE
@@ -233,7 +233,7 @@ class Settings:
             power as well (an fsync for each commit).
         spill_max_mib: how much each gateway process may keep while the decision log is down.
         gateway_grpc_port: of gRPC scoring, shared by the gateway processes; 0: none listens.
-        kafka: brokers of the topics, `host:port` separated by commas; empty: the embedded topics.
+        kafka: brokers of the topics; None: the embedded topics.
         oidc: whose tokens are taken beside API keys.
         otlp_endpoint: of the collector that gets spans, http://host:port; empty: they are kept in
             files of the home folder, of bounded size.
@@ -262,7 +262,7 @@ class Settings:
     spill_max_mib: int = 256
     max_in_flight: int = 1024
     """Requests that one gateway process answers at a time."""
-    kafka: str = ""
+    kafka: Brokers | None = None
     gateway_grpc_port: int = 0
     oidc: Issuer | None = None
     otlp_endpoint: str = ""
@@ -319,7 +319,6 @@ class Settings:
             f"{PREFIX}GATEWAYS": str(self.gateways),
             f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
             f"{PREFIX}JOB_PROCESSES": str(self.job_processes),
-            f"{PREFIX}KAFKA": self.kafka,
             f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
             f"{PREFIX}OTLP_ENDPOINT": self.otlp_endpoint,
             f"{PREFIX}TRACE_SHARE": f"{self.trace_share:.6f}",
@@ -328,6 +327,7 @@ class Settings:
             **(self.oidc.environment() if self.oidc else {}),
             **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
             **addresses.variables(f"{PREFIX}REDIS", self.redis),
+            **addresses.variables(f"{PREFIX}KAFKA", self.kafka),
             **(self.kserve.environment() if self.kserve else {}),
             **(self.entrance.environment() if self.entrance else {}),
             **addresses.variables(f"{PREFIX}MLFLOW_POSTGRES", self.mlflow_postgres),
@@ -375,7 +375,7 @@ def load(environment: Mapping[str, str]) -> Settings:
             wanted="processes of jobs",
         ),
         argo=_argo(environment),
-        kafka=environment.get(f"{PREFIX}KAFKA", ""),
+        kafka=addresses.kafka(f"{PREFIX}KAFKA", environment),
         gateway_grpc_port=(
             0
             if environment.get(f"{PREFIX}GATEWAY_GRPC_PORT", "0") == "0"

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import os
+import secrets
 import shutil
-import socket
 import subprocess
-import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
-from tests.servers.process import ServerMissing
+from confluent_kafka.admin import (
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+from tests.servers import certificates
+from tests.servers.process import Process, ServerMissing
 
+from mlplatform import addresses
+from mlplatform.addresses import Brokers
 from support.ports import free_ports
 
 HERE = Path(__file__).parent
 LIBS = HERE.parents[2] / "build" / "servers" / "kafka" / "libs"
 START_S = 60.0
+USER = "platform"
+LISTENERS = {
+    "PLAIN": "127.0.0.1",
+    "TLS": "127.0.0.1",
+    "USERS": "127.0.0.1",
+    "STRANGER": "127.0.0.2",  # its certificate is not of that name
+}
+"""Name and address: without TLS; with TLS, without and with users."""
 JAVA = (
     "java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -25,11 +45,17 @@ PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-inter.broker.listener.name=PLAINTEXT
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+inter.broker.listener.name=PLAIN
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAIN:PLAINTEXT,TLS:SSL,USERS:SASL_SSL,\
+  STRANGER:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.location={keystore}
+sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.users.scram-sha-512.sasl.jaas.config={module} required;
+listener.name.stranger.scram-sha-512.sasl.jaas.config={module} required;
 log.dirs={data}
 auto.create.topics.enable=false
 default.replication.factor=1
@@ -47,52 +73,88 @@ log.cleaner.dedupe.buffer.size=16777216
 
 
 class Broker:
-    """A running broker; its data go when it is closed."""
+    """A running broker; its data go when it is closed.
+
+    Args:
+        folder: of its data, which outlive a kill.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises ServerMissing."""
         _fetch()
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.version = f"Kafka {_version()}"
-        self.bootstrap = ""
-        self._process = self._started()
+        self.certificates = certificates.make(folder)
+        self.password = secrets.token_urlsafe(16)
+        self.password_file = folder / "password"
+        self.password_file.write_text(f"{self.password}\n")
+        self.ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
+        self.bootstrap = self.listener("PLAIN")
+        java = (*JAVA, "-cp", f"{LIBS}/*")
+        config = self._configured(java)
+        command = [*java, "kafka.Kafka", config]
+        self._process = Process(command, folder, self.ports["PLAIN"])
+        self._process.start()
+        self.let_in(USER, self.password)
+
+    def listener(self, name: str) -> str:
+        """`host:port` of the listener of that name."""
+        return f"{LISTENERS[name]}:{self.ports[name]}"
+
+    def brokers(self, listener: str, **changes: Any) -> Brokers:
+        """The broker as its clients name it, by one of its listeners with TLS."""
+        user = "" if listener == "TLS" else f"{USER}@"
+        options = urlencode({"ssl.ca.location": self.certificates.authority})
+        environment = {"KAFKA": f"kafka+ssl://{user}{self.listener(listener)}?{options}"}
+        environment |= {"KAFKA_PASSWORD_FILE": str(self.password_file)} if user else {}
+        found = addresses.kafka("KAFKA", environment)
+        assert found is not None
+        return dataclasses.replace(found, **changes)
+
+    def let_in(self, user: str, password: str) -> None:
+        """A user with that password from now on."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        change = UserScramCredentialUpsertion(user, credential, password.encode())
+        for done in admin.alter_user_scram_credentials([change]).values():
+            done.result(START_S)
+
+    def kill(self) -> None:
+        """As a power cut of the process: SIGKILL; what it wrote is there."""
+        self._process.kill()
+
+    def start(self) -> None:
+        """On the ports and data that it had; returns once it takes connections."""
+        self._process.start()
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        port, controller = free_ports(2)
-        config = self._folder / "server.properties"
+    def _configured(self, java: Sequence[str]) -> str:
+        """Path of the configuration, of which the storage is formatted."""
+        shown = self.certificates
+        keystore, config = self._folder / "keystore.pem", self._folder / "server.properties"
+        keystore.touch(mode=0o600)
+        keystore.write_bytes(shown.key.read_bytes() + shown.certificate.read_bytes())
+        (controller,) = free_ports(1)
         config.write_text(
-            PROPERTIES.format(port=port, controller=controller, data=self._folder / "data")
+            PROPERTIES.format(
+                listeners=",".join(f"{name}://{self.listener(name)}" for name in LISTENERS),
+                controller=controller,
+                keystore=keystore,
+                module="org.apache.kafka.common.security.scram.ScramLoginModule",
+                data=self._folder / "data",
+            )
         )
-        path = ("-cp", f"{LIBS}/*")
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
         subprocess.run(
-            [*JAVA, *path, "kafka.tools.StorageTool", "format", "--standalone",
+            [*java, "kafka.tools.StorageTool", "format", "--standalone",
              "-t", f"A{cluster[1:]}", "-c", str(config)],
             check=True, capture_output=True,
         )  # fmt: skip
-        with (self._folder / "kafka.log").open("wb") as log:
-            process = subprocess.Popen(
-                [*JAVA, *path, "kafka.Kafka", str(config)], stdout=log, stderr=log
-            )
-        self.bootstrap = f"127.0.0.1:{port}"
-        self._wait(process, port)
-        return process
-
-    def _wait(self, process: subprocess.Popen[bytes], port: int) -> None:
-        until_s = time.monotonic() + START_S
-        while time.monotonic() < until_s and process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
-            time.sleep(0.1)
-        process.kill()
-        raise RuntimeError(f"Kafka did not start:\n{(self._folder / 'kafka.log').read_text()}")
+        return str(config)
 
 
 def _fetch() -> None:

@@ -37,5 +37,5 @@ def started(name: str) -> Settings:
     logs.set_level(given.log_level)
     if not given.kafka:
         wanted = "brokers: the topics of a home folder reach nobody else"
-        raise ConfigInvalid(f"{PREFIX}KAFKA", given.kafka, wanted)
+        raise ConfigInvalid(f"{PREFIX}KAFKA", "", wanted)
     return given

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.errors import StaleFence
-from mlplatform.topics.kafka import (
+from mlplatform.topics.kafka_access import Access
+from mlplatform.topics.kafka_transactions import (
     TIMEOUT_S,
     error_of,
     in_transaction,
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 SESSION_TIMEOUT_MS: Final = 10_000
 QUEUED_KB: Final = 16_384
-CLOSE_POLL_S: Final = 0.05
+WATCHED_S: Final = TIMEOUT_S + 5
+HANGS: Final = "Kafka's client hangs in a commit: subscribe again"
 Place = tuple[str, int]
 log = logging.getLogger(__name__)
 
@@ -36,31 +39,27 @@ class KafkaSubscription:
     left open is aborted before this one reads an offset.
     """
 
-    def __init__(
-        self, options: Mapping[str, Any], topics: tuple[str, ...], group: str, member: str
-    ) -> None:
+    def __init__(self, access: Access, topics: tuple[str, ...], group: str, member: str) -> None:
         from confluent_kafka import Consumer
 
-        self._options = options
-        self._transactional_id = f"mlplatform.{group}.{member}"
-        self._producer = transactional(options, self._transactional_id)
+        self._access = access
+        self._producer = transactional(access, f"mlplatform.{group}.{member}")
         self._starts: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
         self._is_stale = False
         self._is_paused = False
-        self._consumer: Consumer = Consumer(
-            {
-                **options,
-                "group.id": group,
-                "group.instance.id": member,
-                "session.timeout.ms": SESSION_TIMEOUT_MS,
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "queued.max.messages.kbytes": QUEUED_KB,
-            }
+        self._is_lost = False
+        self._consumer: Consumer = access.client(
+            Consumer,
+            group_id=group,
+            group_instance_id=member,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            enable_auto_commit=False,
+            enable_partition_eof=True,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            queued_max_messages_kbytes=QUEUED_KB,
         )
         with translated():
             self._consumer.subscribe(
@@ -72,12 +71,15 @@ class KafkaSubscription:
 
     def consume(self, limit: int, wait_s: float) -> list[Received]:
         """Messages of committed transactions; paused while the caller wants none."""
+        if self._is_lost:
+            raise StaleFence(HANGS)
         self._pause(limit == 0)
         until_s = time.monotonic() + wait_s
         while True:
             left_s = max(0.0, until_s - time.monotonic())
             with translated():
                 found = self._consumer.consume(max(1, limit), left_s)
+            self._access.check()
             received = self._received(found)
             if received or not found or time.monotonic() >= until_s:
                 return received
@@ -90,7 +92,8 @@ class KafkaSubscription:
         try:
             in_transaction(self._producer, results, self._send_offsets)
         except BaseException:
-            self.rewind()
+            if not self._is_lost:
+                self.rewind()
             raise
         self._starts, self._next = {}, {}
 
@@ -122,9 +125,35 @@ class KafkaSubscription:
 
         offsets = [TopicPartition(*place, offset) for place, offset in self._next.items()]
         if offsets:
-            self._producer.send_offsets_to_transaction(
-                offsets, self._consumer.consumer_group_metadata(), TIMEOUT_S
+            metadata = self._consumer.consumer_group_metadata()
+            self._watched(
+                lambda: self._producer.send_offsets_to_transaction(offsets, metadata, TIMEOUT_S)
             )
+
+    def _watched(self, send: Callable[[], None]) -> None:
+        """Do it in a thread that is given up where it hangs, and with it this subscription.
+
+        Killed at this moment, a broker may keep the client waiting for ever, timeout or not.
+        Source: https://github.com/confluentinc/librdkafka/issues/5456
+        """
+        from confluent_kafka import KafkaException
+
+        failed: list[KafkaException] = []
+
+        def act() -> None:
+            try:
+                send()
+            except KafkaException as error:
+                failed.append(error)
+
+        sender = threading.Thread(target=act, name="offsets", daemon=True)
+        sender.start()
+        sender.join(WATCHED_S)
+        if sender.is_alive():
+            self._is_lost = True
+            raise StaleFence(HANGS)
+        for error in failed:
+            raise error
 
     def _received(self, found: Sequence[KafkaMessage]) -> list[Received]:
         from confluent_kafka import KafkaError
