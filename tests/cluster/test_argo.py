@@ -15,6 +15,7 @@ from tests.cluster import argo
 from tests.cluster.layout import ROOT
 from tests.support.jobs_world import score_job, until
 from tests.support.kserve_world import any_cluster, is_ours, own_or_plain
+from tests.support.platform_process import wait
 from tests.support.training_rows import payments
 
 from mlplatform.cluster.api import PODS, KubernetesApi, Object, Resource
@@ -89,6 +90,7 @@ def test_each_item_becomes_a_pod_of_the_template(world: World) -> None:
     assert {p["spec"]["serviceAccountName"] for p in pods} == {"mlplatform-jobs"}
     assert mains[0]["resources"]["limits"] == {"cpu": "2", "memory": "4Gi"}
     assert mains[0]["securityContext"]["readOnlyRootFilesystem"] is True
+    wait(lambda: world.jobs.status(job.name).state != "pending", "a job that has begun")
     status = world.jobs.status(job.name)
     assert (status.state, status.done, status.total) == ("running", 0, 6)
     world.jobs.cancel(job.name)

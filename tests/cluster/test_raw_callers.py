@@ -232,12 +232,13 @@ def test_a_whole_rollout_in_the_platforms_order_loses_nothing(edge: Edge) -> Non
         edge.follow(shadow)
         for percent in (1, 5, 25, 50):
             edge.follow(edge.picture("canary", percent))
+            load.until_more()
         edge.follow(edge.picture("steady"))  # rolled back
         edge.backends.remove(CHALLENGER.service)
+        load.until_more()
         time.sleep(SETTLED_S)
 
     assert load.failed == {}
-    assert load.answered > 100
     assert load.by[CHALLENGER.service] > 0
 
 

@@ -17,6 +17,7 @@ from tests.cluster.layout import layout
 from mlplatform.cluster.api import SERVICES, Resource
 from mlplatform.rollout.routes import Arm
 from support.kserve_world import any_cluster, is_ours, own_or_plain
+from support.platform_process import wait
 
 SLICES = Resource("discovery.k8s.io/v1", "endpointslices")
 DOMAIN = "models.example.com"
@@ -163,6 +164,14 @@ class Load:
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
+
+    def until_more(self, requests: int = 20) -> None:
+        """Return when so many more have been answered or have failed."""
+        until = self._ended() + requests
+        wait(lambda: self._ended() >= until, f"{requests} more requests", within_s=30)
+
+    def _ended(self) -> int:
+        return self.answered + self.failed.total()
 
     def _run(self) -> None:
         while not self._over.wait(self._every_s):
