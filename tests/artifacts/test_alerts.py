@@ -61,7 +61,8 @@ def test_the_rules_are_what_prometheus_takes() -> None:
 @pytest.mark.parametrize("name", names())
 def test_an_alert_is_silent_before_fires_on_time_and_resolves(name: str, tmp_path: Path) -> None:
     cases = [case for case in CASES if case.alert == name]
-    assert any(case.fires and case.silent for case in cases), f"no series for {name}"
+    always = name == "Watchdog"
+    assert any(case.fires and (case.silent or always) for case in cases), f"no series for {name}"
     run_series(cases, tmp_path)
 
 
@@ -143,7 +144,7 @@ def commands(text: str) -> list[str]:
 
 def parse(command: str) -> None:
     """Raises USAGE_ERROR for what the command line does not take."""
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(command, comments=True)
     assert program == "mlplatform"
     found: Any = typer.main.get_command(app)
     context: Any = None
