@@ -14,8 +14,8 @@ output "buckets" {
 }
 
 output "kafka" {
-  description = "Brokers of Kafka (TLS and IAM), or null."
-  value       = module.state.kafka
+  description = "Brokers of Kafka and their user, as the platform is told of them, or null."
+  value       = module.state.addresses.kafka
 }
 
 output "objects" {

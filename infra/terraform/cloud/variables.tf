@@ -201,6 +201,7 @@ variable "passwords" {
     exporter_token   = string
     page_token       = string
     worker_token     = string
+    kafka            = optional(string) # where `kafka` is set
   })
   default   = null
   sensitive = true

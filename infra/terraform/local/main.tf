@@ -69,7 +69,7 @@ module "platform" {
   bundles = {
     for mount in ["platform", "models"] : mount => { hostPath = { path = var.bundles_path, type = "DirectoryOrCreate" } }
   }
-  external_secrets = { prefix = "" }
+  external_secrets = { prefix = "", left_out = ["ExternalSecret/mlplatform/kafka"] } # its brokers ask for nobody
   jobs = {
     namespace = local.jobs
     bucket    = "mlplatform-jobs"

@@ -50,6 +50,7 @@ variables {
     exporter_token   = "not-a-real-password-000007"
     page_token       = "not-a-real-password-000008"
     worker_token     = "not-a-real-password-000009"
+    kafka            = "not-a-real-password-000010"
   }
 }
 

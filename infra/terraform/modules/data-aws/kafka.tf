@@ -37,7 +37,7 @@ resource "aws_msk_cluster" "main" {
   client_authentication {
     unauthenticated = false
     sasl {
-      iam = true
+      scram = true # SCRAM-SHA-512, the only one that MSK has
     }
   }
   configuration_info {
@@ -59,4 +59,28 @@ resource "aws_msk_cluster" "main" {
       }
     }
   }
+}
+
+# MSK reads its users from entries of this name that have a key of the account's own; External Secrets reads the other (secrets.tf).
+resource "aws_secretsmanager_secret" "kafka" {
+  #checkov:skip=CKV2_AWS_57:a password changes in the server and here together, by passwords_version
+  count                   = var.kafka == null ? 0 : 1
+  name                    = "AmazonMSK_${var.name}"
+  description             = "User of Kafka of ${var.name}"
+  kms_key_id              = var.key_arn
+  recovery_window_in_days = var.protect ? 30 : 7
+}
+
+resource "aws_secretsmanager_secret_version" "kafka" {
+  count                    = var.kafka == null ? 0 : 1
+  secret_id                = aws_secretsmanager_secret.kafka[0].id
+  secret_string_wo         = local.values == null ? null : jsonencode({ username = local.kafka_user, password = local.values["kafka"].password })
+  secret_string_wo_version = var.passwords_version
+}
+
+resource "aws_msk_scram_secret_association" "main" {
+  count           = var.kafka == null ? 0 : 1
+  cluster_arn     = aws_msk_cluster.main[0].arn
+  secret_arn_list = [aws_secretsmanager_secret.kafka[0].arn]
+  depends_on      = [aws_secretsmanager_secret_version.kafka]
 }

@@ -2,7 +2,7 @@
 locals {
   ports = merge(
     { postgres = 5432, redis = 6379, files = 2049 },
-    { for k in var.kafka[*] : "kafka" => 9098 },
+    { for k in var.kafka[*] : "kafka" => 9096 }, # TLS, users by SCRAM
   )
   subnets = values(var.subnets)
   # The password is ephemeral: it reaches write-only arguments, and no state or plan.

@@ -9,6 +9,7 @@ output "addresses" {
     redis            = "rediss://mlplatform@${aws_elasticache_replication_group.main.primary_endpoint_address}:${local.ports.redis}/0"
     mlflow_postgres  = "postgresql://mlflow@${local.host}:${local.ports.postgres}/mlflow?${local.tls}"
     mlflow_artifacts = "s3://${aws_s3_bucket.main["registry"].bucket}/mlflow"
+    kafka            = one([for c in aws_msk_cluster.main : "kafka+ssl://${local.kafka_user}@${c.bootstrap_brokers_sasl_scram}"])
   }
 }
 
@@ -23,11 +24,6 @@ output "bundles" {
     csi = { driver = "efs.csi.aws.com", volumeHandle = "${aws_efs_file_system.bundles.id}::${p.id}" }
   } }
   depends_on = [aws_efs_mount_target.bundles]
-}
-
-output "kafka" {
-  description = "Brokers with TLS and IAM, or null. The platform's Kafka client has neither yet, so nothing is told of them."
-  value       = one(aws_msk_cluster.main[*].bootstrap_brokers_sasl_iam)
 }
 
 output "database" {

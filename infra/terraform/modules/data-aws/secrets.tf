@@ -4,6 +4,7 @@ locals {
   values = var.passwords == null ? null : {
     postgres = { password = var.passwords.postgres }
     redis    = { password = var.passwords.redis }
+    kafka    = { password = var.passwords.kafka }
     mlflow   = { "postgres-password" = var.passwords.mlflow_postgres, token = var.passwords.mlflow_token }
     prefect = {
       "postgres-password" = var.passwords.prefect_postgres
@@ -14,7 +15,8 @@ locals {
     page     = { token = var.passwords.page_token }
     worker   = { token = var.passwords.worker_token }
   }
-  written = toset(["postgres", "redis", "mlflow", "prefect", "exporter", "page", "worker"])
+  kafka_user = "mlplatform"
+  written    = toset(concat(["postgres", "redis", "mlflow", "prefect", "exporter", "page", "worker"], [for k in var.kafka[*] : "kafka"]))
 }
 
 resource "aws_secretsmanager_secret" "main" {

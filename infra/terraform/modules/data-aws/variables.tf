@@ -110,7 +110,7 @@ variable "retention_days" {
 }
 
 variable "passwords" {
-  description = "Passwords of the databases' users, Redis, Prefect's API, and the tokens of registry, exporter, page and worker; taken once for each `passwords_version`, and kept in no state."
+  description = "Passwords of the databases' users, Redis, Kafka, Prefect's API, and the tokens of registry, exporter, page and worker; taken once for each `passwords_version`, and kept in no state."
   type = object({
     postgres         = string
     redis            = string
@@ -121,14 +121,19 @@ variable "passwords" {
     exporter_token   = string
     page_token       = string
     worker_token     = string
+    kafka            = optional(string) # where var.kafka is set
   })
   default   = null
   sensitive = true
   ephemeral = true
 
   validation {
-    condition     = var.passwords == null ? true : alltrue([for p in values(var.passwords) : can(regex("^[A-Za-z0-9_-]{24,128}$", p))])
+    condition     = var.passwords == null ? true : alltrue([for p in values(var.passwords) : p == null || can(regex("^[A-Za-z0-9_-]{24,128}$", p))])
     error_message = "Between 24 and 128 letters, digits, hyphens and underscores: they stand in URLs."
+  }
+  validation {
+    condition     = var.passwords == null || var.kafka == null ? true : var.passwords.kafka != null
+    error_message = "Kafka's user has a password too: `kafka`."
   }
 }
 

@@ -11,6 +11,8 @@ locals {
       MLPLATFORM_REDIS    = var.addresses.redis
       MLPLATFORM_KAFKA    = var.addresses.kafka
     },
+    # brokers that ask for nobody get no password
+    strcontains(var.addresses.kafka, "@") ? {} : { MLPLATFORM_KAFKA_PASSWORD_FILE = "" },
     { for u in compact([var.addresses.otlp_endpoint]) : "MLPLATFORM_OTLP_ENDPOINT" => u },
     { for u in compact([var.addresses.s3_endpoint]) : "AWS_ENDPOINT_URL_S3" => u },
     { for r in compact([var.addresses.s3_region]) : "AWS_REGION" => r },

@@ -67,6 +67,50 @@ run "protected_by_default" {
   }
 }
 
+run "kafka_is_spoken_to_by_tls_as_a_user" {
+  command = apply
+  variables {
+    kafka = {}
+    passwords = {
+      postgres         = "not-a-real-password-000001"
+      redis            = "not-a-real-password-000002"
+      mlflow_postgres  = "not-a-real-password-000003"
+      mlflow_token     = "not-a-real-password-000004"
+      prefect_postgres = "not-a-real-password-000005"
+      prefect_api      = "not-a-real-password-000006"
+      exporter_token   = "not-a-real-password-000007"
+      page_token       = "not-a-real-password-000008"
+      worker_token     = "not-a-real-password-000009"
+      kafka            = "not-a-real-password-000010"
+    }
+  }
+
+  assert {
+    condition     = startswith(output.addresses.kafka, "kafka+ssl://mlplatform@") && !strcontains(output.addresses.kafka, "not-a-real-password")
+    error_message = "The platform is told of TLS and of its user, and of no password."
+  }
+  assert {
+    condition     = aws_msk_cluster.main[0].encryption_info[0].encryption_in_transit[0].client_broker == "TLS" && aws_msk_cluster.main[0].client_authentication[0].sasl[0].scram && !aws_msk_cluster.main[0].client_authentication[0].unauthenticated
+    error_message = "Brokers take users alone, by TLS alone."
+  }
+  assert {
+    condition     = aws_vpc_security_group_ingress_rule.pods["kafka"].from_port == 9096
+    error_message = "The port that is open is the one of SCRAM."
+  }
+  assert {
+    condition     = startswith(aws_secretsmanager_secret.kafka[0].name, "AmazonMSK_") && aws_secretsmanager_secret_version.kafka[0].secret_string == null
+    error_message = "MSK takes entries of that name alone; their value is in no state."
+  }
+}
+
+run "kafka_without_a_password_is_refused" {
+  command = plan
+  variables {
+    kafka = {}
+  }
+  expect_failures = [var.passwords]
+}
+
 run "a_short_password_is_refused" {
   command = plan
   variables {

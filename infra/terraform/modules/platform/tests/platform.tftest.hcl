@@ -37,7 +37,7 @@ run "images_and_addresses_are_the_installations" {
     error_message = "Settings name the installation's database."
   }
   assert {
-    condition     = yamldecode(output.documents["ConfigMap/mlplatform/platform"]).data.MLPLATFORM_KAFKA == ""
+    condition     = alltrue([for n in ["", "_PASSWORD_FILE"] : yamldecode(output.documents["ConfigMap/mlplatform/platform"]).data["MLPLATFORM_KAFKA${n}"] == ""])
     error_message = "Where no brokers are given, none of the manifests' is left: topics are on the gateway's volume."
   }
   assert {
@@ -102,7 +102,7 @@ run "state_outside_the_cluster_is_let_through_at_the_ports_of_the_manifests" {
   assert {
     condition = toset([
       for p in yamldecode(kubectl_manifest.state_outside["mlplatform"].yaml_body).spec.egress[0].ports : p.port
-    ]) == toset([443, 5432, 6379, 9092])
+    ]) == toset([443, 5432, 6379, 9092, 9093, 9096])
     error_message = "The ports are those of the policies for state inside the cluster."
   }
 }
@@ -133,6 +133,24 @@ run "an_image_that_moves_is_refused" {
     images = { gateway = "registry.example/gateway:latest", flows = "registry.example/flows:1", predictor = "registry.example/predictor:1" }
   }
   expect_failures = [var.images]
+}
+
+run "brokers_that_ask_for_a_user_get_its_password" {
+  command = plan
+  variables {
+    addresses = {
+      postgres         = "postgresql://mlplatform@db.example:5432/mlplatform"
+      redis            = "rediss://mlplatform@cache.example:6379/0"
+      kafka            = "kafka+ssl://mlplatform@kafka.example:9096"
+      mlflow_postgres  = "postgresql://mlflow@db.example:5432/mlflow"
+      mlflow_artifacts = "s3://artifacts.example/mlflow"
+    }
+  }
+
+  assert {
+    condition     = yamldecode(output.documents["ConfigMap/mlplatform/platform"]).data.MLPLATFORM_KAFKA_PASSWORD_FILE == "/run/secrets/mlplatform/kafka-password"
+    error_message = "The worker reads the password where the manifests put it."
+  }
 }
 
 run "a_password_in_an_address_is_refused" {
