@@ -79,6 +79,16 @@ def test_the_runtime_is_ready_only_when_the_model_is() -> None:
     assert container["readinessProbe"]["httpGet"]["path"] == "/v2/models/{{.Name}}/ready"
 
 
+def test_a_process_that_cannot_drain_is_not_waited_for() -> None:
+    """A pod's 30 s are for what is in flight: there is nothing of it before a model is ready, and
+    a process that gives no sign of life brings none of it to an end."""
+    [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
+
+    assert container["startupProbe"]["terminationGracePeriodSeconds"] <= 5
+    assert container["livenessProbe"]["terminationGracePeriodSeconds"] <= 5
+    assert "terminationGracePeriodSeconds" not in container["readinessProbe"]  # refused there
+
+
 def test_predictors_are_told_their_level_by_the_runtime_and_no_service_changes_by_it() -> None:
     """A service never changes: one that named its level would keep it as long as it runs."""
     [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
