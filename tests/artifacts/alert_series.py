@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlplatform.slo.objectives import HEARTBEAT
+
 GATEWAY = "mlplatform_gateway"
 FRAUD = 'model="fraud"'
 SCORED = f'{GATEWAY}_requests_total{{{FRAUD},operation="score"'
@@ -42,6 +44,7 @@ def states() -> list[Case]:
     keys = f'{GATEWAY}_issuer_key_fetches_total{{outcome="%s"}}'
     predictor = {"job": "mlplatform-predictor", "instance": "p"}
     return [
+        Case("Watchdog", {}, {0: [{"severity": HEARTBEAT}], 60: [{"severity": HEARTBEAT}]}, ()),
         Case(
             "NothingScored",
             {champion: "_x10 1x50", DECIDED: "_x20 0+60x40"},

@@ -59,10 +59,21 @@ def test_alertmanager_takes_its_configuration() -> None:
     run([str(needed("amtool")), "check-config", file])
 
 
-@pytest.mark.parametrize(("severity", "receiver"), [("page", "pager"), ("ticket", "tickets")])
-def test_alerts_are_told_to_who_is_meant(severity: str, receiver: str) -> None:
+@pytest.mark.parametrize(
+    ("alert", "severity", "receiver"),
+    [
+        ("NothingScored", "page", "pager"),
+        ("NothingScored", "ticket", "tickets"),
+        ("Watchdog", "none", "heartbeat"),
+        ("KubeNodeNotReady", "warning", "tickets"),
+        ("InfoInhibitor", "none", "nobody"),
+        ("CPUThrottlingHigh", "info", "nobody"),
+    ],
+)
+def test_alerts_are_told_to_who_is_meant(alert: str, severity: str, receiver: str) -> None:
+    """Also those that the chart of Prometheus' stack brings."""
     file = str(CONFIGS / "alertmanager" / "alertmanager.yaml")
-    labels = [f"severity={severity}", "alertname=NothingScored", "model=fraud"]
+    labels = [f"severity={severity}", f"alertname={alert}", "model=fraud"]
     wanted = f"--verify.receivers={receiver}"
     run(
         [

@@ -98,7 +98,10 @@ def test_a_worker_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -> N
     try:
         port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
         headers = {"Authorization": "Bearer secret"}
-        compare("worker", httpx.get(f"http://127.0.0.1:{port}/metrics", headers=headers).text)
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", headers=headers).text
+        compare("worker", text)
+        # before there is one, so that the first increases it, and its alert fires
+        assert 'mlplatform_worker_messages_total{model="fraud",outcome="dead_letter"} 0.0' in text
     finally:
         process.terminate()
         assert process.wait(20) == 0

@@ -6,9 +6,11 @@ import http.server
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,6 +63,11 @@ class Webhook:
             for one in body["alerts"]
             if one["labels"]["alertname"] == alert and one["status"] == status
         ]
+
+    @property
+    def beats(self) -> int:
+        """How often the heartbeat came."""
+        return sum(path == "/heartbeat" for path, _ in list(self.told))
 
     def slacked(self, alert: str, status: str = "FIRING") -> list[dict[str, Any]]:
         """Messages to Slack with that title."""
@@ -123,6 +130,16 @@ class Stack:
         alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=20).json()["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
+    @contextmanager
+    def without_prometheus(self) -> Iterator[None]:
+        """It stands still meanwhile, and tells Alertmanager nothing."""
+        prometheus = self._processes[1]
+        prometheus.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            prometheus.send_signal(signal.SIGCONT)
+
     def down(self) -> list[str]:
         """Targets that can't be scraped, and why."""
         found = httpx.get(f"{self.url}/api/v1/targets", timeout=20).json()["data"]
@@ -172,9 +189,11 @@ class Stack:
         content["global"]["slack_api_url_file"] = str(self._folder / "slack")
         for route in (content["route"], *content["route"]["routes"]):
             route |= {"group_wait": "0s", "group_interval": "1s"}
-        pager = content["receivers"][0]["webhook_configs"][0]
-        pager["url"] = f"{self.webhook.url}/alerts"
-        pager["http_config"]["authorization"]["credentials_file"] = str(self._folder / "token")
+            if route["receiver"] == "heartbeat":
+                route["repeat_interval"] = "1s"
+        for hook in (h for r in content["receivers"] for h in r.get("webhook_configs", ())):
+            hook["url"] = f"{self.webhook.url}/{hook['url'].rsplit('/', 1)[1]}"
+            hook["http_config"]["authorization"]["credentials_file"] = str(self._folder / "token")
         (self._folder / "alertmanager.yaml").write_text(yaml.safe_dump(content))
 
 

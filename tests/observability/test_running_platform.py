@@ -45,7 +45,6 @@ NO_DATA = {
     "mlplatform_gateway_shadow_dropped_total": FIRST_WITH_THE_FIRST,
     "mlplatform_gateway_late_total": FIRST_WITH_THE_FIRST,
     "mlplatform_gateway_degraded_total": FIRST_WITH_THE_FIRST,
-    "mlplatform_worker_messages_total": "no request was left to be scored later",
     "mlplatform_labels_late_share": "no label has matured in a minute",
 }
 """Series of rules that this run does not have, each for its reason."""
@@ -68,9 +67,8 @@ NO_PANEL_DATA = {
     ),
     "no features were materialised: every decision is made without": ("drift: Age",),
     "no request was left to be scored later": (
-        "pipelines: Messages committed", "pipelines: Time of a batch",
-        "pipelines: Batches that are read again", "pipelines: Requests that were repeated",
-        "pipelines: Traces of batches",
+        "pipelines: Time of a batch", "pipelines: Batches that are read again",
+        "pipelines: Requests that were repeated", "pipelines: Traces of batches",
     ),
     "no flow runs here: the test calls what flows call": (
         "pipelines: Runs, tasks and items of jobs", "pipelines: How long they take, 95 of 100",
@@ -214,17 +212,21 @@ def test_a_missing_drift_check_becomes_a_ticket(stack: Stack) -> None:
     eventually(lambda: stack.webhook.slacked("DriftCheckMissing"), "told to Slack", 150)
 
 
+def test_labels_that_do_not_come_become_a_ticket(world: World, stack: Stack) -> None:
+    """A drift check, which looks for labels, has run and found none."""
+    _look_for_drift(world)
+    eventually(lambda: stack.webhook.slacked("LabelsMissing"), "told to Slack", 150)
+
+
 def test_under_load_every_rule_has_data_or_says_why_not(world: World, stack: Stack) -> None:
     load = Load(world)
     try:
-        platform = Platform(settings_of(world))
-        from mlplatform.jobs import drift
-
         _pass(world)
         _label_one(world)
-        drift.watch(platform, MODEL, holder="test")
+        _look_for_drift(world)
         eventually(lambda: not stack.down(), "all targets up")
         told(stack, "NothingScored", "resolved")
+        eventually(lambda: stack.webhook.slacked("LabelsMissing", "RESOLVED"), "told to Slack")
         rules = queries.rules()
         names = {n for rule in rules for n in queries.series(rule["expr"])}
         assert not _unsaid(stack, names, within_s=60), "asked for, not there, and no reason why"
@@ -298,6 +300,20 @@ def test_a_reason_is_of_a_panel_that_there_is(reasons: dict[str, tuple[str, ...]
     assert not sorted({name for names in reasons.values() for name in names} - known)
 
 
+def test_a_heartbeat_comes_as_long_as_alerts_are_told_and_ends_with_them(stack: Stack) -> None:
+    """Nobody else would tell that Prometheus is gone."""
+
+    def is_heard() -> bool:
+        before = stack.webhook.beats
+        time.sleep(5)
+        return stack.webhook.beats > before
+
+    eventually(is_heard, "a heartbeat")
+    with stack.without_prometheus():
+        eventually(lambda: not is_heard(), "no heartbeat")
+    eventually(is_heard, "a heartbeat again")
+
+
 def test_an_exporter_that_is_gone_reaches_the_pager(world: World, stack: Stack) -> None:
     world.kill_exporter()
     told(stack, "ExporterGone")
@@ -332,6 +348,13 @@ def _pass(world: World) -> None:
     assert fence is not None
     world.rollouts.release(fence)
     assert rollouts.rollout_pass(Platform(settings_of(world)), MODEL)["ran"]
+
+
+def _look_for_drift(world: World) -> None:
+    """And for labels, as the daily flow does."""
+    from mlplatform.jobs import drift
+
+    drift.watch(Platform(settings_of(world)), MODEL, holder="test")
 
 
 def _label_one(world: World) -> None:

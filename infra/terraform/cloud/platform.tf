@@ -31,7 +31,7 @@ module "observability" {
   folder        = "${local.repository}/observability"
   environment   = var.environment
   metrics_entry = var.metrics ? "${local.prefix}metrics" : null
-  alerts        = var.pager_url == null ? null : { pager_url = var.pager_url, entry = "${local.prefix}alerts" }
+  alerts        = var.pager_url == null ? null : { pager_url = var.pager_url, heartbeat_url = var.heartbeat_url, entry = "${local.prefix}alerts" }
   buckets = {
     logs   = module.state.buckets["logs"].name
     traces = module.state.buckets["traces"].name

@@ -249,6 +249,12 @@ variable "pager_url" {
   default     = null
 }
 
+variable "heartbeat_url" {
+  description = "Where a message goes every one to two minutes as long as alerts are told, by https, with `pager-token`: whoever waits there pages when none comes. Null: an end of Prometheus or Alertmanager is noticed by nobody."
+  type        = string
+  default     = null
+}
+
 variable "links" {
   description = "Where people find the platform's page (`page`), `mlflow` and `prefect` in their browser, for the links of dashboards; what is not named leads to one machine's."
   type        = map(string)

@@ -45,16 +45,17 @@ variable "retention_days" {
 }
 
 variable "alerts" {
-  description = "Where pages go, and the entry of the store `bank` with the properties `slack-webhook-url` and `pager-token`; null: alerts are in Grafana alone."
+  description = "Where pages go, where the heartbeat goes by which an end of all alerts is noticed (null: nowhere), and the entry of the store `bank` with the properties `slack-webhook-url` and `pager-token`; null: alerts are in Grafana alone."
   type = object({
-    pager_url = string
-    entry     = string
+    pager_url     = string
+    heartbeat_url = optional(string)
+    entry         = string
   })
   default = null
 
   validation {
-    condition     = var.alerts == null ? true : startswith(var.alerts.pager_url, "https://")
-    error_message = "Pages go by https."
+    condition     = var.alerts == null ? true : alltrue([for url in compact([var.alerts.pager_url, var.alerts.heartbeat_url]) : startswith(url, "https://")])
+    error_message = "Pages and heartbeats go by https."
   }
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlplatform.models.definition import ModelDefinition
-from mlplatform.slo.objectives import Objectives, Severity, seconds
+from mlplatform.slo.objectives import HEARTBEAT, Objectives, seconds
 from mlplatform.slo.rules import Rule
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.signals import Metric
@@ -105,6 +105,10 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
     unread = f"increase({signals.STATE_UNREAD.name}_total[{limits.unreadable}])"
     return [
         made(
+            "Watchdog", HEARTBEAT, "vector(1)",
+            "0s", "alerts are told: where this is heard no more, so is no other alert",
+        ),
+        made(
             "NothingScored", "page", f"{HAS_CHAMPION} unless on (model) {scored} > 0",
             "1m", "{{ $labels.model }} has a champion and decides nothing",
         ),
@@ -194,7 +198,7 @@ class _Maker:
     def __init__(self, objectives: Objectives) -> None:
         self._runbooks = objectives.runbooks
 
-    def __call__(self, name: str, severity: Severity, expr: str, lasts: str, summary: str) -> Rule:
+    def __call__(self, name: str, severity: str, expr: str, lasts: str, summary: str) -> Rule:
         return {
             "alert": name,
             "expr": expr,

@@ -490,7 +490,7 @@ ALERTS: Final = Metric(
     (
         Label("alertname", bound="alerts of observability/alerts"),
         Label("alertstate", ("pending", "firing")),
-        Label("severity", ("page", "ticket")),
+        Label("severity", ("page", "ticket", "none")),
     ),
 )  # fmt: skip
 _SPAN = (

@@ -19,6 +19,10 @@ class Metrics:
         self._model = model
         self.registry = Registry()
         self._messages = self.registry.counter(signals.WORKER_MESSAGES)
+        # from 0 on: a series that begins with its first message shows no increase by it, and the
+        # first dead letter of a worker would alert nobody
+        for outcome in signals.WORKER_MESSAGES.labels[1].values:
+            self._messages.labels(model, outcome)
         self._given_up = self.registry.counter(signals.WORKER_GIVEN_UP)
         self._retries = self.registry.counter(signals.WORKER_RETRIES)
         self._lag = self.registry.gauge(signals.WORKER_LAG).labels(model)

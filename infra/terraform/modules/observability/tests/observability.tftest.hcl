@@ -61,6 +61,26 @@ run "receivers_and_keys_are_files_of_secrets" {
     ])
     error_message = "Alertmanager tells the bank's pager."
   }
+  assert {
+    condition     = !strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "heartbeat")
+    error_message = "Where nobody waits for a heartbeat, none is sent."
+  }
+}
+
+run "who_waits_for_a_heartbeat_gets_it" {
+  command = plan
+  variables {
+    alerts = { pager_url = "https://pager.bank.example/alerts", heartbeat_url = "https://pager.bank.example/beat", entry = "mlplatform/alerts" }
+  }
+
+  assert {
+    condition = alltrue([
+      strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config.receivers), "https://pager.bank.example/beat"),
+      contains([for r in yamldecode(helm_release.prometheus.values[0]).alertmanager.config.route.routes : r.receiver], "heartbeat"),
+      !strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "127.0.0.1"),
+    ])
+    error_message = "The heartbeat goes where it is waited for."
+  }
 }
 
 run "in_buckets" {
