@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from tests.observability.binaries import needed
 
+from mlplatform.gateway.spans import KeptFor as OfGateway
 from mlplatform.slo.alerts import JOBS
+from mlplatform.telemetry import signals
+from mlplatform.worker.spans import KeptFor as OfWorker
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "observability"
@@ -124,3 +128,13 @@ def test_all_spans_reach_the_metrics_before_any_is_sampled_away() -> None:
     assert "span_metrics" in pipelines["traces/in"]["exporters"]
     assert "tail_sampling" not in pipelines["traces/in"]["processors"]
     assert "tail_sampling" in pipelines["traces/kept"]["processors"]
+
+
+def test_no_trace_that_a_gateway_or_a_worker_chose_is_sampled_away() -> None:
+    """Points of latency lead to them, and answers tell callers that they are kept."""
+    policies = read("collector", "collector.yaml")["processors"]["tail_sampling"]["policies"]
+    (chosen,) = (p["string_attribute"] for p in policies if p["type"] == "string_attribute")
+    assert chosen["key"] == signals.KEPT_FOR.name
+    assert chosen["enabled_regex_matching"]
+    (pattern,) = chosen["values"]
+    assert all(re.fullmatch(pattern, why) for why in (*get_args(OfGateway), *get_args(OfWorker)))

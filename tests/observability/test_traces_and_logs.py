@@ -19,6 +19,8 @@ from tests.observability.stores import Stores
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.retention import DEBUG_SHARE
 from support.observed_world import DEADLINE, FIRST_CUSTOMER, FIRST_TERMINAL, Observed
+from support.ports import free_port
+from support.probe import status_of
 from support.scoring_world import MODEL, wait_for
 
 pytestmark = [
@@ -176,6 +178,30 @@ def test_from_a_decision_to_its_evidence_and_back(
     assert record["rollout_id"] == world.rollouts.routes(MODEL).rollout_id
     assert record["payload"].get("trace_id", record["decision_id"][:32]) == trace_id
     assert eventually(lambda: stores.trace(trace_id), "its trace", WITHIN_S)
+
+
+def test_the_share_that_a_gateway_chose_is_kept_whole(world: Observed, stores: Stores) -> None:
+    """A point of its latency leads to each of them, and none may lead nowhere."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    second = world._start(
+        "mlplatform.gateway", "--name=gateway-1", MLPLATFORM_GATEWAY_PORT=str(port),
+        MLPLATFORM_OTLP_ENDPOINT=stores.spans, MLPLATFORM_TRACE_SHARE="1",
+    )  # fmt: skip
+    try:
+        eventually(lambda: status_of(f"{url}/readyz") == 200, "the second gateway is ready")
+        path = f"{url}/api/v1/models/{MODEL}/score"
+
+        def ask() -> Answer | None:
+            answer = httpx.post(path, json=world.payment(), headers=world.headers)
+            return answer.json() if answer.status_code == 200 else None
+
+        for answer in [eventually(ask, "an answer") for _ in range(20)]:
+            trace_id = answer["decision_id"][:32]
+            assert eventually(lambda t=trace_id: stores.trace(t), f"{trace_id} in Jaeger", WITHIN_S)
+    finally:
+        second.terminate()
+        second.wait(30)
 
 
 def test_each_line_is_kept_by_its_own_level_under_its_own_process(stores: Stores) -> None:
