@@ -49,7 +49,7 @@ NO_DATA = {
 }
 """Series of rules that this run does not have, each for its reason."""
 NO_PANEL_DATA = {
-    "no GPU is here, nor NVIDIA's exporter": (
+    "no GPU is here, nor NVIDIA's exporter; test_gpus.py has what that one writes": (
         "gpu: GPU hours taken", "gpu: GPU hours used", "gpu: Share used",
         "gpu: GPU seconds for 1000 requests", "gpu: Energy", "gpu: GPUs taken", "gpu: Busy",
         "gpu: Utilisation, GPU by GPU", "gpu: Memory in use", "gpu: Power",

@@ -54,7 +54,7 @@ module "serving" {
   source = "../modules/serving"
   gpus   = var.gpus
   argo   = [local.jobs]
-  # DCGM's exporter is scraped by a ServiceMonitor.
+  # What is told from the first minute on is kept.
   depends_on = [module.observability]
 }
 

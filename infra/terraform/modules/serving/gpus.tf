@@ -24,10 +24,11 @@ resource "helm_release" "gpu_operator" {
   atomic           = true
   values = [yamlencode(merge(
     {
-      driver       = { enabled = !var.gpus.driver_on_nodes }
-      toolkit      = { enabled = !var.gpus.driver_on_nodes }
-      mig          = { strategy = var.gpus.mig }
-      dcgmExporter = { serviceMonitor = { enabled = true } }
+      driver  = { enabled = !var.gpus.driver_on_nodes }
+      toolkit = { enabled = !var.gpus.driver_on_nodes }
+      mig     = { strategy = var.gpus.mig }
+      # Scraped by the job `dcgm` of observability/prometheus/cluster.yaml, which knows whose pod holds a GPU; once is enough.
+      dcgmExporter = { serviceMonitor = { enabled = false } }
     },
     { for name in ["devicePlugin"] : name => { config = local.time_slicing } if local.shared },
   ))]
