@@ -11,7 +11,14 @@ import yaml
 
 from mlplatform.models.definition import load_definition, model_names
 from mlplatform.serving.ignored import refuse_ignored
-from mlplatform.serving.manifest import MODEL_FORMAT, RUNTIME, example, read, render_examples
+from mlplatform.serving.manifest import (
+    MODEL_FORMAT,
+    RUNTIME,
+    example,
+    read,
+    render,
+    render_examples,
+)
 from mlplatform.serving.triton import config
 from mlplatform.settings import log_level
 from mlplatform.variables import PREFIX
@@ -188,4 +195,20 @@ def test_triton_serves_what_is_laid_out_for_it() -> None:
 
     assert "--model-repository=/mnt/models" in container["args"]
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith(f"/{name}")
-    assert f'name: "{name}"' in config(load_definition("fraud"), name)
+    fraud = load_definition("fraud")
+    assert f'name: "{name}"' in config(fraud, name, len(fraud.inputs))
+
+
+def test_a_manifest_that_asks_for_triton_is_one_that_its_runtime_and_kserve_take() -> None:
+    service = render(load_definition("fraud"), 7, "0" * 64, "pvc://bundles/x", triton=True)
+    model = service["spec"]["predictor"]["model"]
+    runtime = runtimes()["triton"]
+
+    assert unknown(service, KINDS["InferenceService"], "") == []
+    refuse_ignored(service)
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    assert model["modelFormat"] in [
+        {"name": f["name"], "version": f["version"]}
+        for f in runtime["spec"]["supportedModelFormats"]
+    ]

@@ -466,3 +466,16 @@ def test_secrets_are_the_ones_that_the_operator_is_told_to_make() -> None:
     for name, keys in SECRETS.items():
         [row] = [line for line in page.splitlines() if line.startswith(f"| Secret `{name}`")]
         assert all(f"`{key}`" in row for key in keys)
+
+
+def test_passes_alone_may_ask_predictors_their_golden_rows() -> None:
+    policies = of_kind("NetworkPolicy", MANIFESTS / "base")
+    label = {"mlplatform/asks-predictors": "true"}
+    sources = [s for r in policies["predictions"]["spec"]["ingress"] for s in r["from"]]
+
+    assert policies["golden-rows"]["spec"]["podSelector"]["matchLabels"] == label
+    assert label in [s.get("podSelector", {}).get("matchLabels") for s in sources]
+    assert pods()["flow-run"]["metadata"]["labels"][next(iter(label))] == "{{ asks_predictors }}"
+    assert {n for n in names.RUNS if registered.job_variables(n).get("asks_predictors")} == set(
+        registered.PASSES
+    ) & set(names.RUNS)

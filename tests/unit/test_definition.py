@@ -65,6 +65,22 @@ def test_a_fit_asks_for_what_a_cluster_can_give(key: str, value: object, named: 
     refused(changed(key, value), named)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"runtime": "triton"}, "serving.scaling"),
+        ({"runtime": "triton", "scaling": None, "batch_rows": 127}, "serving.batch_rows"),
+        ({"runtime": "seldon"}, "$.serving.runtime"),
+    ],
+)
+def test_triton_is_asked_for_what_it_can_do(changes: dict[str, Any], named: str) -> None:
+    document = yaml.safe_load(TEXT)
+    document["serving"] |= changes
+    refused(yaml.safe_dump(document), named)
+    document["serving"] |= {"runtime": "triton", "scaling": None, "batch_rows": 128}
+    assert parse(yaml.safe_dump(document), "model.yaml").serving.runtime == "triton"
+
+
 @pytest.mark.parametrize("opening", ["[", "{a: "])
 def test_a_bottomless_document_is_refused(opening: str) -> None:
     refused(opening * 5000, "nested too deeply")

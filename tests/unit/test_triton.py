@@ -11,9 +11,10 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.onnx_bundles import sigmoid_bundle
 
-from mlplatform.models.definition import load_definition
-from mlplatform.registry.bundle import MODEL_FILE
+from mlplatform.models.definition import ModelDefinition, load_definition
+from mlplatform.registry.bundle import MODEL_FILE, BundleCorrupt
 from mlplatform.serving import triton
 
 FRAUD = load_definition("fraud")
@@ -40,7 +41,9 @@ SERVICE = "fraud-v7-01234567"
 
 def config(**changes: Any) -> Any:
     definition = msgspec.structs.replace(FRAUD, **{"accelerator": "cuda", **changes})
-    return text_format.Parse(triton.config(definition, SERVICE), pb.ModelConfig())
+    return text_format.Parse(
+        triton.config(definition, SERVICE, len(FRAUD.inputs)), pb.ModelConfig()
+    )
 
 
 def serving(**changes: Any) -> Any:
@@ -123,23 +126,90 @@ def test_any_text_is_quoted(name: str) -> None:
     assert found.name == name
 
 
-def test_a_repository_has_the_model_under_the_services_name(tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    (bundle / MODEL_FILE).write_bytes(b"onnx")
+@pytest.fixture
+def bundles(tmp_path: Path) -> Path:
+    """A folder with one bundle, which others may read."""
+    sigmoid_bundle(tmp_path / "bundles" / "bundle")
+    (tmp_path / "bundles").chmod(0o755)
+    return tmp_path / "bundles"
 
-    repository = triton.lay_out(FRAUD, SERVICE, bundle, tmp_path / "triton")
-    again = triton.lay_out(FRAUD, SERVICE, bundle, tmp_path / "triton")
+
+def laid_out(bundles: Path, definition: ModelDefinition = FRAUD) -> Path:
+    return triton.lay_out(definition, SERVICE, bundles / "bundle", bundles)
+
+
+def test_a_repository_has_the_model_under_the_services_name(bundles: Path) -> None:
+    repository = laid_out(bundles)
 
     files = {str(p.relative_to(repository)) for p in repository.rglob("*") if p.is_file()}
     assert files == {f"{SERVICE}/config.pbtxt", f"{SERVICE}/1/{MODEL_FILE}"}
-    assert (repository / SERVICE / "1" / MODEL_FILE).read_bytes() == b"onnx"
-    assert again == repository
-    assert [p.name for p in (tmp_path / "triton").iterdir()] == [SERVICE]
+    model = repository / SERVICE / "1" / MODEL_FILE
+    assert model.read_bytes() == (bundles / "bundle" / MODEL_FILE).read_bytes()
+    config = (repository / SERVICE / "config.pbtxt").read_text()
+    [taken] = text_format.Parse(config, pb.ModelConfig()).input
+    assert list(taken.dims) == [3], "the bundle's inputs, and not model.yaml's"
+    assert sorted(p.name for p in bundles.iterdir()) == ["bundle", SERVICE]
 
 
-def test_a_repository_that_could_not_be_laid_out_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        triton.lay_out(FRAUD, SERVICE, tmp_path / "none", tmp_path / "triton")
+def test_a_repository_is_as_readable_as_the_folder_of_bundles(bundles: Path) -> None:
+    repository = laid_out(bundles)
 
-    assert list((tmp_path / "triton").iterdir()) == []
+    modes = {p.stat().st_mode & 0o777 for p in (repository, *repository.rglob("*"))}
+    assert modes == {0o755, 0o644}
+
+
+def test_a_repository_that_says_the_same_is_left_alone(bundles: Path) -> None:
+    model = laid_out(bundles) / SERVICE / "1" / MODEL_FILE
+    written = model.stat().st_ino
+
+    laid_out(bundles)
+
+    assert model.stat().st_ino == written
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", f"1/{MODEL_FILE}"])
+def test_a_repository_that_was_changed_or_cut_off_is_made_anew(bundles: Path, file: str) -> None:
+    damaged = laid_out(bundles) / SERVICE / file
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:10])
+    laid_out(bundles)
+    assert damaged.read_bytes() == good
+    damaged.unlink()
+    laid_out(bundles)
+    assert damaged.read_bytes() == good
+
+
+def test_a_repository_follows_model_yaml_until_something_runs_from_it(bundles: Path) -> None:
+    laid_out(bundles)
+    slower = msgspec.structs.replace(FRAUD, serving=serving(batch_delay_us=777))
+
+    repository = laid_out(bundles, slower)
+
+    assert "777" in (repository / SERVICE / "config.pbtxt").read_text()
+
+
+def test_a_bundle_that_is_not_what_its_digest_says_is_not_laid_out(bundles: Path) -> None:
+    (bundles / "bundle" / MODEL_FILE).write_bytes(b"another")
+
+    with pytest.raises(BundleCorrupt, match=MODEL_FILE):
+        laid_out(bundles)
+
+    assert [p.name for p in bundles.iterdir()] == ["bundle"]
+
+
+def test_repositories_of_services_that_are_gone_and_drafts_are_swept(bundles: Path) -> None:
+    kept, gone, of_another = SERVICE, "fraud-v6-00000000", "cards-v1-00000000"
+    for name in (
+        kept,
+        gone,
+        of_another,
+        f".{gone}-draftx1y2",
+        f".{of_another}-draftx1y2",
+        "b" * 64,
+    ):
+        (bundles / name).mkdir()
+
+    triton.sweep("fraud", bundles, {kept})
+
+    left = {p.name for p in bundles.iterdir()}
+    assert left == {"bundle", kept, of_another, f".{of_another}-draftx1y2", "b" * 64}

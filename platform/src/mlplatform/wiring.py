@@ -177,6 +177,7 @@ class Platform:
             clock=self.clock,
             bundles=self.settings.home.bundles,
             storage_uri=backends.storage_uri(self.settings),
+            repositories=None if self.settings.kserve is None else self.settings.home.bundles,
             scales=backends.scales(self.settings),
             raw=raw_routes(self.settings),
             replicas=None if self.settings.kserve is None else self.settings.kserve.replicas,
@@ -232,6 +233,7 @@ def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPla
         settings.kserve.namespace,
         by_address=by_address,
         prometheus_url=settings.kserve.prometheus,
+        bundles=settings.home.bundles,
     )
 
 

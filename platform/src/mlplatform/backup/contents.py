@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mlplatform import backends
 from mlplatform.admission.postgres import PostgresKeys
 from mlplatform.admission.sqlite import SqliteAdmission
+from mlplatform.serving.names import ServiceName
 from mlplatform.settings import Settings
 
 
@@ -44,7 +45,8 @@ def contents_of(settings: Settings, now_ms: int) -> Contents:
             champions[state.model] = champion.version if champion else None
         rollouts.close()
     bundles = settings.home.bundles
-    count = len(list(bundles.glob("[!.]*"))) if bundles.is_dir() else 0
+    folders = bundles.glob("[!.]*") if bundles.is_dir() else ()
+    count = sum(ServiceName.parse(folder.name) is None for folder in folders)  # Triton's, else
     return Contents(champions, dict(phases), _keys(settings, now_ms), count)
 
 

@@ -29,6 +29,7 @@ from mlplatform.gateway.oip import (
     infer_request,
     scores,
 )
+from mlplatform.models.definition import CALL_ROWS
 from mlplatform.telemetry.context import Origin
 
 Row = Sequence[float]
@@ -47,7 +48,7 @@ class Limits:
     """
 
     calls: int = 2
-    rows: int = 128
+    rows: int = CALL_ROWS
     waiting: int = 512
     retry_share: float = 0.1
     retry_burst: int = 10

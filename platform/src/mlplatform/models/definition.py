@@ -19,6 +19,8 @@ EVENT_TIME = "event_time"
 """The field of every request that no model.yaml declares: when the payment was made."""
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 10_000
 """Of what an application may ask for, and of what a model.yaml may give it by default."""
+CALL_ROWS = 128
+"""The most rows that a gateway sends in one call of a predictor."""
 
 # NaN is in none of these.
 Name = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{0,30}\Z")]
@@ -135,6 +137,8 @@ class ServingPolicy(_Strict, frozen=True):
         load_deadline_s: a pod that is not ready this long after its start is started again.
         cpus: processors of each pod, asked for and allowed; None means the platform's own amounts.
         memory_mib: its memory in MiB, likewise; a model takes some of it twice while it loads.
+        runtime: what answers on Kubernetes: the platform's own predictor, or Triton. On one machine
+            it is the own predictor in any case.
     """
 
     queue_requests: Count
@@ -144,6 +148,7 @@ class ServingPolicy(_Strict, frozen=True):
     cpus: Annotated[float, Meta(ge=0.1, le=128)] | None = None
     memory_mib: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
     scaling: ScalingPolicy | None = None
+    runtime: Literal["mlplatform", "triton"] = "mlplatform"
 
 
 class GpuPolicy(_Strict, frozen=True):
@@ -415,6 +420,14 @@ def _check(model: ModelDefinition, source: str) -> None:
             "1 of a slice or a share",
         ),
         (
+            model.serving.runtime != "triton"
+            or model.serving.batch_rows >= max(CALL_ROWS, len(model.inputs)),
+            "serving.batch_rows",
+            model.serving.batch_rows,
+            f"{max(CALL_ROWS, len(model.inputs))} or more, where runtime is triton: a call holds so"
+            " many rows, and Triton refuses one of more",
+        ),
+        (
             model.breaker.minimum_calls <= model.breaker.window_calls,
             "breaker.minimum_calls",
             model.breaker.minimum_calls,
@@ -452,6 +465,12 @@ def _check(model: ModelDefinition, source: str) -> None:
                 "serving.scaling.queued_requests",
                 scaling.queued_requests,
                 "less than queue_requests, beyond which requests are refused",
+            ),
+            (
+                model.serving.runtime != "triton",
+                "serving.scaling",
+                "what asks for pods",
+                "nothing, where runtime is triton: it is read from the own predictor's metrics",
             ),
         ]
     for name, field in model.request.items():

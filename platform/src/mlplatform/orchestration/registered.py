@@ -49,6 +49,7 @@ def job_variables(name: str) -> dict[str, str]:
     return {
         "service_account_name": "rollouts",
         "asks_api_server": "true",
+        "asks_predictors": "true",
         "priority_class_name": PRODUCTION,
     }
 

@@ -403,7 +403,7 @@ def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
     Raises:
         BundleCorrupt: the folder holds another bundle or something broken.
     """
-    _open_as(folder.parent, draft)
+    open_as(folder.parent, draft)
     try:
         os.rename(draft, folder)
     except OSError:
@@ -412,7 +412,8 @@ def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
         load_bundle(folder, bundle_digest)
 
 
-def _open_as(folder: Path, draft: Path) -> None:
+def open_as(folder: Path, draft: Path) -> None:
+    """Let those read a draft who may read the folder that it gets into."""
     readers = folder.stat().st_mode & READERS
     for path in (draft, *draft.rglob("*")):
         path.chmod(OWN_FOLDER | readers if path.is_dir() else OWN_FILE | readers & READING)

@@ -76,6 +76,8 @@ class Ports:
     bundles: Path
     storage_uri: Callable[[Path], str] = lambda folder: folder.absolute().as_uri()
     """How the plane's predictors name a bundle's folder."""
+    repositories: Path | None = None
+    """Where model repositories of Triton lie; None: the plane has no Triton."""
     scales: bool = False
     """Whether models that ask for an autoscaler get one."""
     raw: RawRoutes | None = None

@@ -14,6 +14,7 @@ from mlplatform.rollout.raw_callers import gateways, lists
 from mlplatform.rollout.routes import Arm
 from mlplatform.rollout.words import words
 from mlplatform.serving.manifest import render
+from mlplatform.serving.triton import lay_out, sweep
 
 
 def keep_up(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:
@@ -38,6 +39,8 @@ def keep_up(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list
             steps.append(words(step))
         else:
             waits.append(f"can't {words(step)}: {refusal}")
+    if ports.repositories is not None:
+        sweep(definition.name, ports.repositories, _wanted(definition.name, ports))
     return waits
 
 
@@ -59,8 +62,18 @@ def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
         Unavailable, Corrupt: its bundle can't be had.
     """
     folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
-    uri = ports.storage_uri(folder)
-    manifest = render(definition, arm.version, arm.bundle, uri, ports.replicas, scales=ports.scales)
+    repositories = ports.repositories if definition.serving.runtime == "triton" else None
+    if repositories is not None:
+        folder = lay_out(definition, arm.service, folder, repositories)
+    manifest = render(
+        definition,
+        arm.version,
+        arm.bundle,
+        ports.storage_uri(folder),
+        ports.replicas,
+        scales=ports.scales,
+        triton=repositories is not None,
+    )
     ports.plane.apply(manifest)
 
 
@@ -76,6 +89,12 @@ def retire(ports: Ports, model: str, service: str) -> None:
     if lists(ports, model, service):
         raise Refused(f"{service} is in use: raw callers still reach it")
     ports.plane.remove(service)
+
+
+def _wanted(model: str, ports: Ports) -> set[str]:
+    """Services that run, and those that are to."""
+    ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
+    return {*ports.plane.names(), *ports.rollouts.routes(model).services, *ramping}
 
 
 def refusal_of(act: Callable[[], None]) -> str | None:

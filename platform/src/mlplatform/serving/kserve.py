@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,12 +25,14 @@ from mlplatform.cluster.api import (
     Object,
 )
 from mlplatform.cluster.capacity import Short, room_for, within_quotas
-from mlplatform.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, Refused, Unavailable
+from mlplatform.registry.bundle import load_bundle
+from mlplatform.serving import golden
 from mlplatform.serving.autoscaling import asked_for
 from mlplatform.serving.companions import autoscaler, disruption_budget
 from mlplatform.serving.diagnosis import diagnose
 from mlplatform.serving.ignored import refuse_ignored
-from mlplatform.serving.manifest import BUNDLE_LABEL, read
+from mlplatform.serving.manifest import BUNDLE_LABEL, DIGEST_ANNOTATION, TRITON, read
 from mlplatform.serving.names import ServiceName, cluster_url
 from mlplatform.serving.plane import Manifest, ServiceStatus
 
@@ -49,6 +54,8 @@ class KServePlane:
             cluster's names.
         prometheus_url: where KEDA's operator reads the metrics of services that ask for an
             autoscaler; None: such services are refused.
+        bundles: the folder of bundles, whose golden rows services of Triton are asked; None: such
+            services are refused.
     """
 
     def __init__(
@@ -59,16 +66,22 @@ class KServePlane:
         counts_gpus: bool = True,
         by_address: bool = False,
         prometheus_url: str | None = None,
+        bundles: Path | None = None,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._counts_gpus = counts_gpus
         self._by_address = by_address
         self._prometheus_url = prometheus_url
+        self._bundles = bundles
+        self._scored: set[str] = set()
+        """Uids of Triton's services whose golden rows this plane has seen scored."""
 
     def apply(self, manifest: Manifest) -> None:
         name = _checked(manifest)
         self._check_autoscaler(manifest)
+        if self._bundles is None and _is_triton(manifest):
+            raise Refused(f"{name} runs by Triton, and nobody here has its golden rows")
         wanted = _signed(manifest)
         found = self._find(name)
         if found is None:
@@ -87,7 +100,10 @@ class KServePlane:
             raise NotFound(f"no service {name!r}; there are: {', '.join(self.names()) or 'none'}")
         deployment = self._api.find(DEPLOYMENTS.path(self._namespace, f"{name}-predictor"))
         pods = self._api.items(PODS.path(self._namespace), labelSelector=f"{OF_SERVICE}={name}")
-        return diagnose(name, service, deployment, pods)
+        found = diagnose(name, service, deployment, pods)
+        if self._bundles is None or not _is_triton(service):
+            return found
+        return self._self_tested(found, service, self._bundles)
 
     def endpoint(self, name: str) -> str | None:
         if self._find(name) is None:
@@ -105,6 +121,28 @@ class KServePlane:
             INFERENCE_SERVICES.path(self._namespace), labelSelector=BUNDLE_LABEL
         )
         return sorted(s["metadata"]["name"] for s in found if not _leaving(s))
+
+    def _self_tested(self, found: ServiceStatus, service: Object, bundles: Path) -> ServiceStatus:
+        """Ready only once it scores its bundle's golden rows, which Triton itself is not asked."""
+        metadata = service["metadata"]
+        if not found.ready:
+            self._scored.discard(metadata["uid"])
+        elif metadata["uid"] not in self._scored:
+            url = self.endpoint(found.name)
+            if url is None:
+                return replace(found, ready=False, reason="it has no address yet")
+            digest = metadata["annotations"][DIGEST_ANNOTATION]
+            try:
+                bundle = load_bundle(bundles / digest, digest)
+                problem = golden.wrong(bundle, partial(golden.ask, url, found.name))
+            except (Corrupt, Unavailable) as error:
+                return replace(
+                    found, ready=False, reason=f"its golden rows can't be asked: {error}"
+                )
+            if problem:
+                return replace(found, ready=False, reason=problem, failed=True)
+            self._scored.add(metadata["uid"])
+        return found
 
     def _address(self, name: str) -> str | None:
         """Of the Service that KServe has made by now; it keeps its address while it is there."""
@@ -202,6 +240,10 @@ def _signed(manifest: Manifest) -> dict[str, Any]:
 
 def _digest(service: Object) -> object:
     return service["metadata"].get("annotations", {}).get(MANIFEST_DIGEST)
+
+
+def _is_triton(service: Manifest) -> bool:
+    return bool(service["spec"]["predictor"].get("model", {}).get("runtime") == TRITON)
 
 
 def _leaving(service: Object) -> bool:

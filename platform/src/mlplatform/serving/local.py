@@ -13,7 +13,7 @@ import msgspec
 from mlplatform.canonical import canonical_json
 from mlplatform.errors import ConfigInvalid, NotFound, Refused
 from mlplatform.files import create_atomically, write_atomically
-from mlplatform.serving.manifest import read
+from mlplatform.serving.manifest import RUNTIME, read
 from mlplatform.serving.names import ServiceName
 from mlplatform.serving.plane import Manifest, ServiceStatus
 
@@ -104,6 +104,10 @@ class LocalPlane:
 
     def apply(self, manifest: Manifest) -> None:
         service = read(manifest)
+        if service.runtime != RUNTIME:
+            raise Refused(
+                f"{service.name} asks for {service.runtime}, which runs on Kubernetes alone"
+            )
         bundle_folder(service.storage_uri)
         path = self._desired / f"{service.name}.json"
         data = canonical_json(manifest)

@@ -1,7 +1,8 @@
 """A bundle's model for Triton: the configuration that its model.yaml implies, and its repository.
 
 Triton takes what this platform's own predictor does for CPU bundles: batches across requests,
-instances, warm-up. It knows nothing of tokens and golden rows; a bundle is tested before.
+instances, warm-up. It knows nothing of tokens and golden rows: `serving.golden` asks in its
+place.
 """
 
 from __future__ import annotations
@@ -10,12 +11,21 @@ import enum
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from mlplatform.canonical import digest
 from mlplatform.models.definition import ModelDefinition
-from mlplatform.registry.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME
+from mlplatform.registry.bundle import (
+    INPUT_NAME,
+    MODEL_FILE,
+    OUTPUT_NAME,
+    BundleCorrupt,
+    load_bundle,
+    open_as,
+)
+from mlplatform.serving.names import ServiceName
 from mlplatform.serving.placement import gpu_of
 
 CONFIG_FILE: Final = "config.pbtxt"
@@ -41,15 +51,16 @@ class Late(enum.Enum):
     REJECT = enum.auto()
 
 
-def config(definition: ModelDefinition, service: str) -> str:
+def config(definition: ModelDefinition, service: str, width: int) -> str:
     """The model's `config.pbtxt`, protobuf text of `inference.ModelConfig`.
 
     Args:
         service: its name, by which requests ask for it.
+        width: how many inputs the bundle takes; model.yaml may have others by now.
 
     Source: NVIDIA Triton Inference Server, model_config.proto.
     """
-    width, rows = len(definition.inputs), definition.serving.batch_rows
+    rows = definition.serving.batch_rows
     return text(
         {
             "name": service,
@@ -135,27 +146,60 @@ def _scalar(value: str | bool | int | enum.Enum) -> str:
 def lay_out(definition: ModelDefinition, service: str, bundle: Path, into: Path) -> Path:
     """A model repository with this one model, for a runtime that mounts it at /mnt/models.
 
+    One that is there and says the same is left alone; another one, which nothing runs from, is
+    replaced. It is as readable as the folder that it gets into.
+
     Args:
         bundle: its folder, checked before.
-        into: where repositories lie; one that is there already is left as it is.
+        into: where repositories lie, which is there.
 
     Returns:
         The repository's folder, `into`/`service`, which has a folder `service` of its own.
+
+    Raises:
+        BundleCorrupt: the bundle's model is no longer what its digest says.
     """
+    loaded = load_bundle(bundle)
+    content = (bundle / MODEL_FILE).read_bytes()
+    if digest(content) != loaded.files[MODEL_FILE]:
+        raise BundleCorrupt(f"{bundle / MODEL_FILE} was changed while it was read")
+    files = {
+        Path(service, CONFIG_FILE): config(definition, service, len(loaded.inputs)).encode(),
+        Path(service, str(VERSION), MODEL_FILE): content,
+    }
     final = into / service
-    if final.is_dir():
+    if final.is_dir() and _holds(final, files):
         return final
-    into.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{service}-", dir=into))
+    draft = Path(tempfile.mkdtemp(prefix=f".{service}-draft", dir=into))
     try:
-        model = draft / service
-        (model / str(VERSION)).mkdir(parents=True)
-        (model / CONFIG_FILE).write_text(config(definition, service))
-        shutil.copyfile(bundle / MODEL_FILE, model / str(VERSION) / MODEL_FILE)
-        os.rename(draft, final)
-    except OSError:
+        for path, written in files.items():
+            (draft / path).parent.mkdir(parents=True, exist_ok=True)
+            (draft / path).write_bytes(written)
+        open_as(into, draft)
+        _replace(draft, final)
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
-        # Somebody else was faster; what they laid out is the same.
-        if not final.is_dir():
-            raise
     return final
+
+
+def sweep(model: str, into: Path, kept: Container[str]) -> None:
+    """Remove the repositories of a model's services that are not kept, and drafts that a killed
+    pass left."""
+    for folder in into.iterdir():
+        name = ServiceName.parse(folder.name.removeprefix(".").split("-draft")[0])
+        if name is not None and name.model == model and folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds(folder: Path, files: Mapping[Path, bytes]) -> bool:
+    try:
+        return all((folder / path).read_bytes() == content for path, content in files.items())
+    except OSError:
+        return False
+
+
+def _replace(draft: Path, final: Path) -> None:
+    """A pass holds a lease over its model, so that nobody else does this at the same time."""
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(draft, final)
