@@ -156,7 +156,7 @@ def test_the_secrets_are_those_that_workloads_take() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text().splitlines()
     rows = [line for line in page if line.startswith("| Secret `")]
 
-    assert len(given) == len(rows) == 8
+    assert len(given) == len(rows) > 0
     for name, keys in given.items():
         [row] = [r for r in rows if r.startswith(f"| Secret `{name}`")]
         assert all(f"`{key}`" in row for key in keys)
