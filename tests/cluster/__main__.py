@@ -17,6 +17,8 @@ from tests.cluster.processes import CGROUPS, Failed, resident_bytes
 
 KUBECONFIG: Final = "MLPLATFORM_TEST_KUBECONFIG"
 SUITES: Final = ("tests/cluster", "tests/contract/test_serving_plane.py")
+STREAMS: Final = ("-n", "2", "--dist", "loadfile")
+"""They wait for Kubernetes most of the time; each suite has namespaces of its own."""
 MIB: Final = 1 << 20
 
 
@@ -99,7 +101,7 @@ def _test(cluster: TestCluster, flags: list[str]) -> int:
         _up(cluster, "node")
         up = time.monotonic()
         environment = {**os.environ, KUBECONFIG: str(cluster.layout.kubeconfig)}
-        command = [sys.executable, "-m", "pytest", *(flags or SUITES)]
+        command = [sys.executable, "-m", "pytest", *(flags or (*STREAMS, *SUITES))]
         status = subprocess.run(command, cwd=ROOT, env=environment).returncode
         tested = time.monotonic()
     finally:
