@@ -76,7 +76,9 @@ def test_what_people_write_is_text_on_every_page() -> None:
     change = Change(1, 1, "open", 0, HOSTILE, HOSTILE)
     finding = Finding("fraud", "drift", 1, 1, 1, {"reasons": [HOSTILE]})
     incident = Incident(HOSTILE, finding, "open", 0, None, 0, None, (change,))
-    record = decisions.record(RECORD | {"payload": {"features": {HOSTILE: HOSTILE}}})
+    record = decisions.record(
+        RECORD | {"payload": {"features": {HOSTILE: HOSTILE}, "request": {HOSTILE: HOSTILE}}}
+    )
     pages = [
         render("rollout.html", here="rollouts", shown=shown),
         render("evidence.html", here="rollouts", found=found),
@@ -90,6 +92,17 @@ def test_what_people_write_is_text_on_every_page() -> None:
         assert "<script" not in page
         assert "<img" not in page
         assert "&lt;script&gt;" in page
+
+
+def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compared() -> None:
+    asked = {"amount": 380.58, "terminal_id": 448}
+    row = RECORD | {"score": 9.295e-05, "payload": {"request": asked, "reasons": ["AMOUNT"]}}
+    shown = render("decision.html", here="", name="d1", records=[decisions.record(row)])
+    assert '<dt>amount</dt><dd class="n">380.58</dd>' in shown
+    assert "score 0.0001" in shown
+    assert "mlplatform log explain d1" in shown
+    rows_of_a_raw_call = RECORD | {"payload": {"request": [[1.0, 2.0]]}}
+    assert decisions.record(rows_of_a_raw_call).request == ()
 
 
 @given(

@@ -21,6 +21,7 @@ class RecordShown:
     Args:
         fields: every scalar that has a value, in the log's order.
         reasons: codes of what raised the score most.
+        request: what was asked, name and value; who it was about is a keyed hash.
         features: name and value, None where it was missing.
         feature_times: of which moment each view's features are, epoch milliseconds.
         failures: arm and reason, of each that was asked in vain.
@@ -42,6 +43,7 @@ class RecordShown:
     latency_us: int | None
     trace_id: str | None
     reasons: tuple[str, ...]
+    request: tuple[tuple[str, Any], ...]
     features: tuple[tuple[str, Any], ...]
     feature_times: tuple[tuple[str, int], ...]
     failures: tuple[tuple[str, str], ...]
@@ -73,11 +75,17 @@ def record(found: Mapping[str, Any]) -> RecordShown:
         latency_us=found["latency_us"],
         trace_id=trace_of(found) if decided else None,
         reasons=tuple(map(str, payload.get("reasons") or ())),
-        features=tuple((payload.get("features") or {}).items()),
+        request=_named(payload.get("request")),
+        features=_named(payload.get("features")),
         feature_times=tuple((payload.get("feature_times") or {}).items()),
         failures=tuple((str(arm), str(why)) for arm, why in payload.get("failures") or ()),
         payload=found["payload"],
     )
+
+
+def _named(values: Any) -> tuple[tuple[str, Any], ...]:
+    """A raw call's request is rows of numbers: they stand in the record alone."""
+    return tuple(values.items()) if isinstance(values, Mapping) else ()
 
 
 @dataclass(frozen=True, slots=True)

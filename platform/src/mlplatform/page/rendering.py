@@ -33,8 +33,9 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        words=words, moment=moment, number=number, percent=percent, pretty=pretty, short=short
-    )
+        words=words, moment=moment, number=number, percent=percent, pretty=pretty, short=short,
+        probability=probability,
+    )  # fmt: skip
     return made
 
 
@@ -65,6 +66,11 @@ def number(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def probability(score: float | None) -> str:
+    """A score (0-1) with four decimals, so that scores below each other can be compared."""
+    return NONE if score is None else f"{score:.4f}"
 
 
 def percent(share: float | None) -> str:

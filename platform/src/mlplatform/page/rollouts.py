@@ -138,7 +138,7 @@ def validation_gates(report: Mapping[str, Any]) -> tuple[Gate, ...]:
 
 def _line(state: RolloutState, fact: Transition) -> PhaseShown:
     kind = type(fact).__name__
-    step = "" if state.step is None else f" {state.step + 1}"
+    step = "" if state.step is None else f", step {state.step + 1}"
     phase = "answered" if kind == "Answered" else state.phase + step
     shown = evidence(fact)
     tone = TONES.get(state.phase, "")
