@@ -124,6 +124,7 @@ def test_a_whole_cluster_lacks_nothing_and_everything_looked_at_is_told() -> Non
         (secret("redis", None) | {"workloads": False}, "optional", "Secret platform/redis", "pass"),
         (secret("redis", CLOSED), "unknown", "Secret platform/redis", "--kubeconfig"),
         (secret("s3", None), "optional", "Secret platform/s3", "identity"),
+        (secret("kafka", None), "optional", "Secret platform/kafka", "brokers"),
         ({"labelled": {}}, "optional", "namespaces labelled mlplatform/telemetry", "collector"),
         ({"labelled": CLOSED}, "unknown", "namespaces labelled mlplatform/state", "--kubeconfig"),
         ({"gpus": {}}, "optional", "GPUs", "GPU operator"),
@@ -201,6 +202,7 @@ def test_labels_are_those_that_policies_let_in() -> None:
         *LET_IN,
         "mlplatform/flow-run",  # of pods
         "mlplatform/asks-api-server",
+        "mlplatform/asks-predictors",
     }
 
 

@@ -32,6 +32,7 @@ LET_IN: Final[Mapping[str, str]] = {
 SECRETS: Final[Mapping[str, frozenset[str]]] = {
     "postgres": frozenset({"password"}),
     "redis": frozenset({"password"}),
+    "kafka": frozenset({"password"}),
     "mlflow": frozenset({"token", "postgres-password"}),
     "prefect": frozenset({"database-url", "auth"}),
     "exporter": frozenset({"token"}),
@@ -40,8 +41,11 @@ SECRETS: Final[Mapping[str, frozenset[str]]] = {
     "s3": frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
 }
 """Those that docs/cluster.md lists → their keys."""
-BY_IDENTITY: Final = frozenset({"s3"})
-"""Left out where accounts have identities of their own."""
+OPTIONAL: Final[Mapping[str, str]] = {
+    "s3": "where accounts have no identity of their own",
+    "kafka": "where the brokers ask for a user",
+}
+"""Secrets that installations may leave out → which need them."""
 READ_BY_MANY: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})
 WRITTEN_BY_MANY: Final = frozenset({"ReadWriteMany"})
 
@@ -90,8 +94,8 @@ def secrets(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
         listed = ", ".join(sorted(keys))
         if isinstance(found, Unread):
             yield unread(what, found)
-        elif found is None and name in BY_IDENTITY:
-            do = f"make it with {listed}, where accounts have no identity of their own"
+        elif found is None and name in OPTIONAL:
+            do = f"make it with {listed}, {OPTIONAL[name]}"
             yield Finding("optional", what, "not there", do)
         elif found is None:
             lacking = Finding("lacking", what, "not there", f"make it with {listed}")
