@@ -169,8 +169,11 @@ def test_progress_is_what_was_published_last_however_often_the_broker_is_killed(
             topics.close()
             topics = opened(kafka, name)
         assert topics.progress(name) == b"%d" % n
+    # Killed within moments of a commit, a broker may forget to tell a partition of it: what was
+    # committed is there, and is read once the publisher's next transaction ends (docs/faults.md).
+    topics.publish([Message(name, b"k", b"%d" % KILLS)], Progress(name, b"%d" % KILLS))
     reader = topics.subscribe([name], f"g-{name}", "m")
-    assert list(range(KILLS)) == read(reader, KILLS)
+    assert list(range(KILLS + 1)) == read(reader, KILLS + 1)
     reader.close()
     topics.close()
 
