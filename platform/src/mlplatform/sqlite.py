@@ -68,10 +68,11 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield db
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
+        db.execute("COMMIT")
+    finally:
+        # a commit that failed, on a full disk say, may leave its transaction open
+        if db.in_transaction:
+            db.rollback()
 
 
 class SqliteDatabase:

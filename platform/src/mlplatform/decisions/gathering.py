@@ -203,13 +203,8 @@ class GatheringLog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, self._translation:
-            try:
-                with sqlite.transaction(self._db):
-                    yield
-            finally:
-                if self._db.in_transaction:
-                    self._db.rollback()
+        with self._lock, self._translation, sqlite.transaction(self._db):
+            yield
 
 
 def _standing(looked: _Looked) -> Standing:

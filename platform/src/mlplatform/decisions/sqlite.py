@@ -350,14 +350,8 @@ class SqliteDecisionLog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._translated():
-            try:
-                with sqlite.transaction(self._db):
-                    yield
-            finally:
-                # a commit that failed, on a full disk say, may leave its transaction open
-                if self._db.in_transaction:
-                    self._db.rollback()
+        with self._translated(), sqlite.transaction(self._db):
+            yield
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
