@@ -115,6 +115,11 @@ class Home:
         return self.root / "reports"
 
     @property
+    def audit(self) -> Path:
+        """What was refused, and by which rule."""
+        return self.root / "audit"
+
+    @property
     def demo(self) -> Path:
         return self.root / "demo"
 

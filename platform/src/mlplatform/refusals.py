@@ -1,0 +1,114 @@
+"""What was refused at a door of the platform and a person should know of: a line and a file.
+
+One line of JSON a refusal, appended by any process of the home; a full file becomes the old one, so
+that nobody fills the disk by asking.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mlplatform.sparing import Sparing
+from mlplatform.telemetry.retention import MIB, Retention, is_full, turn
+
+KEPT: Final = Retention(4 * MIB, 2)
+MOST_CHARACTERS: Final = 200
+"""Of each field; what was asked comes from outside."""
+FILE: Final = "refusals.jsonl"
+
+log = logging.getLogger(__name__)
+log.addFilter(Sparing())
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """One refusal.
+
+    Args:
+        wall_ms: when, epoch milliseconds.
+        door: of which listener or command: prefect, page, approval, labels, candidate, ...
+        who: the proven identity; `unknown` where nobody was proven.
+        asked: what was asked for, in a few words.
+        why: the rule that refused it.
+    """
+
+    wall_ms: int
+    door: str
+    who: str
+    asked: str
+    why: str
+
+
+class Refusals:
+    """The refusals of one home. Keeping one never fails: a disk may be full, a home read-only.
+
+    Args:
+        folder: `Home.audit`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
+
+    def keep(self, refusal: Refusal) -> None:
+        """Write it to the log and to the file."""
+        short = _shortened(refusal)
+        log.warning("refused at %s, %s: %s (%s)", short.door, short.who, short.asked, short.why)
+        try:
+            self._append(msgspec.json.encode(short) + b"\n")
+        except OSError as error:
+            log.warning("refusals are not written to %s: %s", self._file, error.strerror)
+
+    def since(self, wall_ms: int) -> Iterator[Refusal]:
+        """Those that are kept from then on, the oldest first."""
+        for path in (self._file.with_name(f"{FILE}.1"), self._file):
+            for line in _lines(path):
+                try:
+                    refusal = msgspec.json.decode(line, type=Refusal)
+                except (msgspec.DecodeError, msgspec.ValidationError):
+                    continue  # the end of a line that a full disk cut off
+                if refusal.wall_ms >= wall_ms:
+                    yield refusal
+
+    def _append(self, line: bytes) -> None:
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_full(self._file, KEPT):
+            turn(self._file, KEPT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._file, flags, 0o600)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
+    """How many of them there were at each door."""
+    found: dict[str, int] = {}
+    for refusal in refusals:
+        found[refusal.door] = found.get(refusal.door, 0) + 1
+    return found
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError:
+        return []
+
+
+def _shortened(refusal: Refusal) -> Refusal:
+    return Refusal(
+        refusal.wall_ms,
+        *(_plain(text) for text in (refusal.door, refusal.who, refusal.asked, refusal.why)),
+    )
+
+
+def _plain(text: str) -> str:
+    """The text with what a terminal would take for a command written out."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MOST_CHARACTERS])
+    return shown if len(text) <= MOST_CHARACTERS else f"{shown}…"

@@ -1,0 +1,60 @@
+"""What was refused is kept, whatever the disk does, and nothing of it moves a terminal's cursor."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from mlplatform import refusals
+from mlplatform.refusals import Refusal, Refusals, counts
+
+LATER_MS = 2_000
+
+
+def _refusal(wall_ms: int = LATER_MS, asked: str = "PATCH /api/deployments/1") -> Refusal:
+    return Refusal(wall_ms, "prefect", "unknown", asked, "no log-in")
+
+
+def test_a_refusal_is_read_back(tmp_path: Path) -> None:
+    kept = Refusals(tmp_path / "audit")
+    kept.keep(_refusal())
+    assert [_refusal()] == list(kept.since(0))
+    assert counts(kept.since(0)) == {"prefect": 1}
+
+
+def test_only_later_ones_are_asked_for(tmp_path: Path) -> None:
+    kept = Refusals(tmp_path)
+    kept.keep(_refusal(1_000))
+    kept.keep(_refusal())
+    assert [_refusal()] == list(kept.since(LATER_MS))
+
+
+def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    Refusals(tmp_path).keep(_refusal())
+    assert stat.S_IMODE((tmp_path / refusals.FILE).stat().st_mode) == 0o600
+
+
+def test_control_characters_are_written_out(tmp_path: Path) -> None:
+    kept = Refusals(tmp_path)
+    kept.keep(_refusal(asked="\x1b[2J hello"))
+    assert [r.asked for r in kept.since(0)] == ["\\x1b[2J hello"]
+
+
+def test_a_line_that_was_cut_off_hides_no_other(tmp_path: Path) -> None:
+    kept = Refusals(tmp_path)
+    (tmp_path / refusals.FILE).write_bytes(b'{"wall_ms": 5, "door"\n')
+    kept.keep(_refusal())
+    assert [_refusal()] == list(kept.since(0))
+
+
+def test_a_home_that_takes_no_file_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "audit").write_bytes(b"a file where a folder should be")
+    Refusals(tmp_path / "audit").keep(_refusal())
+
+
+def test_many_refusals_do_not_fill_the_disk(tmp_path: Path) -> None:
+    kept = Refusals(tmp_path)
+    for _ in range(2 * refusals.KEPT.file_bytes // 400 + 100):
+        kept.keep(_refusal(asked="x" * refusals.MOST_CHARACTERS))
+    total = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert total <= refusals.KEPT.files * refusals.KEPT.file_bytes + 1_000
