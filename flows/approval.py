@@ -9,11 +9,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.input import RunInput
 from pydantic import Field
 
-from mlplatform import wiring
+from mlplatform import text, wiring
 from mlplatform.errors import InputInvalid, Refused
 from mlplatform.jobs import rollouts as job
-from mlplatform.jobs.signed import ACTOR, REASON
+from mlplatform.jobs.signed import REASON
 from mlplatform.orchestration import names
+from mlplatform.rollout.approval_codes import Question
 
 ATTEMPTS = 5
 WAIT_S = 7 * 24 * 3600
@@ -23,42 +24,40 @@ class Approval(RunInput):
     """The form: a decision has no default, so that nobody approves by pressing Enter."""
 
     decision: Literal["approve", "reject"]
-    # Spaces count for the form; the journal's own check, which strips them, asks again.
-    approver: str = Field(
-        min_length=ACTOR.least, max_length=ACTOR.most, description="Your name (self-declared)"
+    code: str = Field(
+        min_length=10,
+        max_length=200,
+        description="Your code for this decision: `mlplatform rollouts approve ROLLOUT --code`",
     )
+    # Spaces count for the form; the journal's own check, which strips them, asks again.
     reason: str = Field(
         min_length=REASON.least, max_length=REASON.most, description="What you looked at, and why"
     )
 
 
 @flow(name="approval", flow_run_name=names.RUNS["approval"], persist_result=True)
-def approval(model: str, rollout_id: str, evidence_digest: str, summary: str) -> str:
+def approval(model: str, rollout_id: str, evidence_digest: str) -> str:
     """Suspend until somebody answers; the answer is appended to the journal before anything else.
 
     Args:
         model: a model folder's name.
         rollout_id: the rollout that waits.
         evidence_digest: what the answer is bound to; an answer to other evidence is refused.
-        summary: the evidence in Markdown, shown in the form.
     """
-    key = names.evidence_key(rollout_id, evidence_digest)
-    create_markdown_artifact(summary, key=key, description=f"Evidence of rollout {rollout_id}")
     platform, note = wiring.platform(), ""
+    key = names.evidence_key(rollout_id, evidence_digest)
     for attempt in range(ATTEMPTS):
-        form = Approval.with_initial_data(description=note + summary)
+        shown = job.evidence(platform, rollout_id, evidence_digest)
+        create_markdown_artifact(shown, key=key, description=f"Evidence of rollout {rollout_id}")
+        form = Approval.with_initial_data(description=note + shown)
         answer = suspend_flow_run(form, timeout=WAIT_S, key=f"{key}-{attempt}")
+        question = Question(rollout_id, evidence_digest, answer.decision)
         try:
             outcome = job.record_approval(
-                platform,
-                rollout_id,
-                evidence_digest,
-                answer.decision,
-                approver=answer.approver,
-                reason=answer.reason,
+                platform, question, code=answer.code, reason=answer.reason
             )
         except (Refused, InputInvalid) as refusal:
-            note = f"**The last answer was refused: {refusal}**\n\n"
+            note = f"**The last answer was refused:** {text.markdown(str(refusal))}\n\n"
             continue
         job.rollout_pass(platform, model)
         return outcome

@@ -14,6 +14,7 @@ import pytest
 from mlplatform.cluster.api import HTTP_ROUTES
 from mlplatform.decisions.log import Watermark
 from mlplatform.models.definition import ModelDefinition, load_definition
+from mlplatform.rollout.approval_codes import Question
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
 from mlplatform.rollout.execute import run_pass
 from mlplatform.rollout.plan import DAY_MS
@@ -153,8 +154,9 @@ class World:
     def approve(self, rollout: str) -> None:
         digest = self.state(rollout).asked
         assert digest is not None
+        question = Question(rollout, digest, "approve")
         record_approval(
-            self.rollouts, rollout, digest, "approve", "bob", "looked at it", clock=self.clock
+            self.rollouts, question, "bob", "looked at it", proven_by="code", clock=self.clock
         )
 
     def generation(self) -> int:

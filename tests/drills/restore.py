@@ -343,7 +343,11 @@ def _first_version(here: Installation) -> None:
         return str(states[0]["phase"]) if states else ""
 
     _await(lambda: phase() == "awaiting_approval", "a rollout that awaits approval")
-    answer = ("--decision", "approve", "--approver", "bo", "--reason", "the evidence was read")
+    key = here.folder / "bo.key"
+    who = ("--name", "bo", "--model", MODEL, "--scope", "approve")
+    key.write_text(here.json("keys", "create", *who)["secret"])
+    answer = ("--decision", "approve", "--approver", "bo", "--key-file", str(key))
+    answer += ("--reason", "the evidence was read")
     _await(
         lambda: here.run("rollouts", "approve", f"{MODEL}-v1-1", *answer).returncode == 0,
         "an approval that is taken",

@@ -132,19 +132,31 @@ def rollout_of(commands: Commands, version: int) -> Any:
     return next((s for s in reversed(states) if s["challenger"]["version"] == version), None)
 
 
-def approve(commands: Commands, rollout: str, approver: str) -> int:
+def key_of(commands: Commands, name: str) -> Path:
+    """The file of a new key of somebody who approves and starts flows."""
+    file = commands.home.parent / f"{name}.key"
+    who = ("--name", name, "--model", "fraud", "--scope", "approve", "--scope", "run")
+    file.write_text(commands.json("keys", "create", *who)["secret"])
+    return file
+
+
+def approve(commands: Commands, rollout: str, approver: str, key: Path) -> int:
     return commands.run(
         *("rollouts", "approve", rollout, "--decision", "approve"),
-        *("--approver", approver, "--reason", "the evidence was read"),
+        *("--approver", approver, "--reason", "the evidence was read", "--key-file", str(key)),
     ).returncode
 
 
-def answer_the_form(commands: Commands, rollout: str, approver: str) -> None:
+def answer_the_form(commands: Commands, rollout: str, approver: str, key: Path) -> None:
     """Answer as the form in Prefect's UI does, and wait until the run asks again or has ended."""
-    api = PrefectApi(f"http://127.0.0.1:{commands.environment['MLPLATFORM_PREFECT_PORT']}")
+    api = PrefectApi(
+        f"http://127.0.0.1:{commands.environment['MLPLATFORM_PREFECT_PORT']}",
+        auth=lambda: f"{approver}:{key.read_text()}",
+    )
     wait(lambda: bool(api.suspended()), lambda: "the form never came")
     (asked,) = (r for r in api.suspended() if r.parameters["rollout_id"] == rollout)
-    answer = {"decision": "approve", "approver": approver, "reason": "I made it"}
+    forged = f"Chief Risk Officer:{2**31}:{'A' * 24}"
+    answer = {"decision": "approve", "code": forged, "reason": "I made it"}
     undecided = {name: value for name, value in answer.items() if name != "decision"}
     with pytest.raises(InputInvalid, match="decision"):
         api.answer(asked.id, undecided)
@@ -177,10 +189,11 @@ def test_a_first_version_goes_from_history_to_champion(commands: Commands) -> No
         lambda: commands.run("rollouts", "show", rollout).stdout,
     )
     # She made it: the command refuses her, the form asks again, and somebody else may answer.
-    assert approve(commands, rollout, "Ana ") == 4
-    answer_the_form(commands, rollout, "Ana ")
+    ana, bo = key_of(commands, "ana"), key_of(commands, "bo")
+    assert approve(commands, rollout, "Ana ", ana) == 4
+    answer_the_form(commands, rollout, "ana", ana)
     assert phase(commands, rollout) == "awaiting_approval"
-    wait(lambda: approve(commands, rollout, "bo") == 0, lambda: "the form never came back")
+    wait(lambda: approve(commands, rollout, "bo", bo) == 0, lambda: "the form never came back")
     wait(
         lambda: phase(commands, rollout) == "promoted",
         lambda: commands.run("rollouts", "show", rollout).stdout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from support.platform_process import DEADLINE_S, wait
 from support.probe import status_of
 
 pytestmark = pytest.mark.slow
+TOKEN = "of-this-start"
+LOGGED_IN = {"auth": ("operator", TOKEN)}
 START_S = 150  # 7 s of CPU, on a machine that others may use too
 
 PREFECT = """
@@ -74,11 +77,24 @@ def look_around(model: str, to: str, ends: str = "well") -> None:
 """
 
 
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("was-here").touch()
+from prefect import flow
+
+@flow
+def look_around(model: str, to: str, ends: str = "well") -> None:
+    Path(to).write_text("0 True")
+"""
+OPEN_BEFORE = ("/", "/docs", "/openapi.json", "/ui-settings", "/api/health", "/api/ready")
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     home = Home(tmp_path / "home")
     home.create()
     write_atomically(home.mlflow_token, b"secret")
+    write_atomically(home.prefect_token, TOKEN.encode())
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
         socket.create_server(("127.0.0.1", 0)) as two,
@@ -146,11 +162,20 @@ def test_prefect_serves_what_it_is_given_and_ends_when_told(
         wait((tmp_path / "ready").exists, within_s=START_S)
 
         api = f"{settings.prefect_url}/api"
-        deployments = httpx.post(f"{api}/deployments/filter", json={}).json()
-        evil = httpx.get(f"{api}/health", headers={"Origin": "http://evil.example"})
-        own = httpx.get(f"{api}/health", headers={"Origin": settings.prefect_url})
+        deployments = httpx.post(f"{api}/deployments/filter", json={}, **LOGGED_IN).json()
+        evil = httpx.get(f"{api}/health", headers={"Origin": "http://evil.example"}, **LOGGED_IN)
+        own = httpx.get(f"{api}/health", headers={"Origin": settings.prefect_url}, **LOGGED_IN)
+        page = httpx.get(settings.prefect_url, follow_redirects=True, **LOGGED_IN)
+        assert "<html" in page.text
+        assert httpx.get(f"{settings.prefect_url}/ui-settings", **LOGGED_IN).json()["api_url"] == (
+            "/api"
+        ), "of the page's own origin, so that a browser sends its log-in there"
+        assert {httpx.get(f"{settings.prefect_url}{path}").status_code for path in OPEN_BEFORE} == {
+            401
+        }
+        assert httpx.get(f"{settings.prefect_url}/health").status_code == 200
         assert [d["name"] for d in deployments] == ["fraud-look-around"], "the former one is gone"
-        asked = httpx.get(f"{api}/flow_runs/{(tmp_path / 'asked').read_text()}").json()
+        asked = httpx.get(f"{api}/flow_runs/{(tmp_path / 'asked').read_text()}", **LOGGED_IN).json()
         assert asked["state"]["type"] == "CANCELLED", "a pass asks it again where somebody answers"
         assert "access-control-allow-origin" not in evil.headers
         assert own.headers["access-control-allow-origin"] == settings.prefect_url
@@ -167,7 +192,7 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
     (tmp_path / "look_around.py").write_text(FLOW)
     with running(settings, "-c", PREFECT, str(tmp_path)):
         wait((tmp_path / "ready").exists, within_s=START_S)
-        prefect = PrefectApi(settings.prefect_url)
+        prefect = PrefectApi(settings.prefect_url, auth=lambda: f"operator:{TOKEN}")
 
         def run(ends: str) -> tuple[str, list[str]]:
             given = {"model": "fraud", "to": str(tmp_path / ends), "ends": ends}
@@ -176,11 +201,30 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
             return prefect.run(started.id).state, (tmp_path / ends).read_text().split()
 
         ended = {ends: run(ends) for ends in ("well", "failing", "killed")}
+        evil = tmp_path / "evil.py"
+        evil.write_text(EVIL)
+        _point_at(settings, evil)
+        ended["pinned"] = run("pinned")
+        with (tmp_path / "look_around.py").open("a") as file:
+            file.write("# another file now\n")
+        changed = prefect.start("look-around", {"model": "fraud", "to": str(tmp_path / "no")})
+        wait(lambda: prefect.run(changed.id).final)
+        assert prefect.run(changed.id).state == "CRASHED"
+        assert not (tmp_path / "no").exists()
+        assert not (tmp_path / "was-here").exists(), "the database named it, and nobody ran it"
 
     assert {ends: state for ends, (state, _) in ended.items()} == {
         "well": "COMPLETED",
         "failing": "FAILED",
         "killed": "CRASHED",
+        "pinned": "COMPLETED",
     }
     assert {was_there for _, (_, was_there) in ended.values()} == {"True"}
-    assert len({pid for _, (pid, _) in ended.values()}) == 3
+    assert len({pid for _, (pid, _) in ended.values()}) == 4
+
+
+def _point_at(settings: Settings, file: Path) -> None:
+    """What somebody who can write to the server's database would do."""
+    with sqlite3.connect(settings.home.prefect / "prefect.db", timeout=30) as database:
+        changed = database.execute("UPDATE deployment SET entrypoint = ?", [f"{file}:look_around"])
+        assert changed.rowcount == 1

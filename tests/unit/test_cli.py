@@ -19,6 +19,7 @@ from mlplatform import cli as command_line
 from mlplatform import errors, wiring
 from mlplatform.cli import exit_codes, output
 from mlplatform.cli.exit_codes import exit_code, exit_code_of_class, exit_code_of_status
+from mlplatform.files import write_atomically
 from mlplatform.rollout.routes import Arm
 from support.scoring_world import ScoringWorld
 
@@ -172,7 +173,7 @@ SIGNED = [
     pytest.param(p.values[0], x.name, id=f"{p.id} --{x.name}")
     for p in COMMANDS
     for x in found(p.values[0]).params
-    if x.name in ("actor", "approver", "reason") and p.id != "log void"
+    if x.name in ("actor", "reason") and p.id != "log void"
 ]
 
 
@@ -216,13 +217,15 @@ def test_a_wrong_setting_is_exit_code_2(
     assert "MLPLATFORM_GATEWAY_PORT is 'http'" in capfd.readouterr().err
 
 
-@pytest.mark.usefixtures("fresh_settings")
 def test_a_server_that_is_not_there_is_exit_code_3(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    fresh_settings: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     monkeypatch.setenv("MLPLATFORM_PREFECT_PORT", str(port))
+    assert ended(monkeypatch, "drift", "fraud") == 3
+    assert "the platform has not started Prefect: `mlplatform up`" in capfd.readouterr().err
+    write_atomically(fresh_settings / "run" / "prefect.token", b"of a platform that ended")
     assert ended(monkeypatch, "drift", "fraud") == 3
     assert f"error: Prefect at http://127.0.0.1:{port}" in capfd.readouterr().err
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlplatform import cli, wiring
+from mlplatform.admission.clients import parse_scope
+from mlplatform.admission.keyring import create_key
 from mlplatform.canonical import digest
 from mlplatform.cli import rollouts as command
-from mlplatform.errors import InputInvalid, Refused
-from mlplatform.jobs.rollouts import record_approval as record_answer_of_form
+from mlplatform.errors import ConfigInvalid, InputInvalid, Refused
+from mlplatform.jobs import rollouts as job
 from mlplatform.orchestration.prefect import FlowRun
-from mlplatform.rollout.commands import Candidate, open_rollout, record_approval
-from mlplatform.rollout.transitions import ApprovalAsked
+from mlplatform.refusals import Refusals
+from mlplatform.rollout.approval_codes import VALID_S, Question
+from mlplatform.rollout.commands import Candidate, open_rollout
+from mlplatform.rollout.transitions import Answered, ApprovalAsked
 from mlplatform.settings import load
 from rollout_world import StoppedClock, gate_report
 
@@ -27,7 +31,8 @@ DIGEST = digest(EVIDENCE)
 
 
 def suspended(rollout: str, state: str = "PAUSED", state_ms: int = 1) -> FlowRun:
-    return FlowRun("r-1", "calm-lynx", state, "", "", {"rollout_id": rollout}, state_ms)
+    given = {"rollout_id": rollout, "evidence_digest": DIGEST}
+    return FlowRun("r-1", "calm-lynx", state, "", "", given, state_ms)
 
 
 class FormOfPrefect:
@@ -47,15 +52,9 @@ class FormOfPrefect:
         rollout = self.now.parameters["rollout_id"]
         match self._becomes:
             case "recorded":
-                record_approval(
-                    self._platform.rollouts,
-                    rollout,
-                    DIGEST,
-                    run_input["decision"],
-                    run_input["approver"],
-                    run_input["reason"],
-                    clock=CLOCK,
-                )
+                answered = Question(rollout, DIGEST, run_input["decision"])
+                code, reason = run_input["code"], run_input["reason"]
+                job.record_approval(self._platform, answered, code=code, reason=reason)
                 self.now = suspended(rollout, "COMPLETED", 2)
             case "asked again":
                 self.now = suspended(rollout, "PAUSED", 2)
@@ -95,22 +94,39 @@ def rollout(platform: wiring.Platform) -> str:
     return found
 
 
+def key(platform: wiring.Platform, name: str, *scopes: str) -> str:
+    """The secret of a new key."""
+    made = frozenset(parse_scope(scope) for scope in scopes or ("fraud:approve",))
+    _, secret = create_key(
+        platform.keys, name, made, priority="standard", limit=None, now_ms=CLOCK.wall_ms()
+    )
+    return secret
+
+
 @pytest.fixture
 def approve(
-    platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, str], tuple[Result, FormOfPrefect]]:
+    platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[Result, FormOfPrefect]]:
     monkeypatch.setattr(command, "RECORD_LIMIT_S", 0.02)
     monkeypatch.setattr(command, "POLL_S", 0.001)
     monkeypatch.setattr(wiring, "platform", lambda: platform)
 
-    def run(approver: str, becomes: str) -> tuple[Result, FormOfPrefect]:
+    def run(
+        approver: str, becomes: str = "recorded", *, secret: str = "", more: Sequence[str] = ()
+    ) -> tuple[Result, FormOfPrefect]:
         form = FormOfPrefect(platform, rollout, becomes)
         monkeypatch.setitem(vars(platform), "prefect", form)
+        file = tmp_path / "key"
+        file.write_text(f"{secret or key(platform, approver.strip().casefold())}\n")
         words = ["rollouts", "approve", rollout, "--decision", "approve", "--json"]
-        words += ["--approver", approver, "--reason", "it was read"]
-        return CliRunner().invoke(cli.app, words), form
+        words += ["--approver", approver, "--reason", "it was read", "--key-file", str(file)]
+        return CliRunner().invoke(cli.app, [*words, *more]), form
 
     return run
+
+
+def refused(platform: wiring.Platform) -> list[str]:
+    return [r.why for r in Refusals(platform.settings.home.audit).since(0) if r.door == "approval"]
 
 
 @pytest.mark.parametrize(("becomes", "recorded"), [("recorded", True), ("late", False)])
@@ -118,8 +134,17 @@ def test_it_says_whether_the_answer_stands_in_the_journal(
     approve: Any, becomes: str, recorded: bool
 ) -> None:
     result, _ = approve("bo", becomes)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["recorded"] is recorded
+
+
+def test_the_journal_says_how_the_approver_was_known(
+    approve: Any, platform: wiring.Platform
+) -> None:
+    approve("bo")
+    (state,) = platform.rollouts.active("fraud")
+    assert state.answer is not None
+    assert (state.answer.approver, state.answer.proven_by) == ("bo", "code")
 
 
 @pytest.mark.parametrize("becomes", ["asked again", "failed"])
@@ -131,20 +156,97 @@ def test_an_answer_that_the_flow_turned_down_is_no_success(approve: Any, becomes
 
 
 @pytest.mark.parametrize("author", ["ana", " Ana "])
-def test_the_author_is_refused_before_the_form_is_answered(approve: Any, author: str) -> None:
-    result, form = approve(author, "recorded")
+def test_the_author_is_refused_before_the_form_is_answered(
+    approve: Any, author: str, platform: wiring.Platform
+) -> None:
+    result, form = approve(author)
     assert isinstance(result.exception, Refused)
     assert "somebody else approves" in str(result.exception)
     assert form.answers == []
+    assert len(refused(platform)) == 1
 
 
-@pytest.mark.parametrize(("approver", "reason"), [("  b  ", "it was read"), ("bob", "   ok   ")])
+def test_a_look_alike_is_no_name_of_anybody(approve: Any) -> None:
+    result, form = approve("аna", secret="mlp_none")  # noqa: RUF001 -- a Cyrillic a
+    assert isinstance(result.exception, ConfigInvalid)
+    assert form.answers == []
+
+
+@pytest.mark.parametrize(
+    ("scopes", "wanted"),
+    [(("*:*",), "nobody's"), (("fraud:run",), "may approve"), (("other:approve",), "may approve")],
+)
+def test_a_key_that_may_not_approve_proves_no_approver(
+    approve: Any, platform: wiring.Platform, scopes: tuple[str, ...], wanted: str
+) -> None:
+    result, form = approve("bo", secret=key(platform, "bo", *scopes))
+    assert isinstance(result.exception, Refused)
+    assert wanted in str(result.exception)
+    assert form.answers == []
+    assert len(refused(platform)) == 1
+
+
+@pytest.mark.parametrize("secret", ["mlp_made-up", "", "x" * 5000])
+def test_a_key_of_nobody_is_refused_and_kept(
+    approve: Any, platform: wiring.Platform, secret: str
+) -> None:
+    key(platform, "bo")
+    result, form = approve("bo", secret=secret or " ")
+    assert isinstance(result.exception, Refused)
+    assert form.answers == []
+    assert len(refused(platform)) == 1
+
+
+def test_somebody_elses_key_is_refused(approve: Any, platform: wiring.Platform) -> None:
+    result, _ = approve("bo", secret=key(platform, "cy"))
+    assert isinstance(result.exception, Refused)
+
+
+def test_a_code_is_shown_with_the_evidence_and_answers_nothing(
+    approve: Any, platform: wiring.Platform
+) -> None:
+    result, form = approve("bo", more=["--code"])
+    shown = json.loads(result.stdout)
+    assert shown["evidence_digest"] == DIGEST
+    assert "May version" in shown["evidence"]
+    assert shown["code"].startswith("bo:")
+    assert form.answers == []
+
+
+def test_a_code_is_worth_nothing_once_its_key_was_revoked(
+    platform: wiring.Platform, rollout: str
+) -> None:
+    secret = key(platform, "bo")
+    question, _ = job.question(platform, rollout, "approve")
+    code, until_s = job.approval_code(platform, question, approver="bo", secret=secret.encode())
+    assert until_s == platform.clock.wall_ms() // 1000 + VALID_S
+    platform.keys.revoke("bo", platform.clock.wall_ms())
+    with pytest.raises(Refused, match="no live key"):
+        job.record_approval(platform, question, code=code, reason="it was read")
+    assert len(refused(platform)) == 1
+
+
+def test_a_code_counts_once(platform: wiring.Platform, rollout: str) -> None:
+    secret = key(platform, "bo").encode()
+    approve_it, _ = job.question(platform, rollout, "approve")
+    reject_it, _ = job.question(platform, rollout, "reject")
+    yes, _ = job.approval_code(platform, approve_it, approver="bo", secret=secret)
+    no, _ = job.approval_code(platform, reject_it, approver="bo", secret=secret)
+    job.record_approval(platform, approve_it, code=yes, reason="it was read")
+    job.record_approval(platform, approve_it, code=yes, reason="it was read")  # a retry
+    with pytest.raises(Refused, match="was answered by bo"):
+        job.record_approval(platform, reject_it, code=no, reason="it was read")
+    answered = [f for f in platform.rollouts.read(rollout) if isinstance(f, Answered)]
+    assert len(answered) == 1
+
+
+@pytest.mark.parametrize(("code", "reason"), [("bo:1:A", "   ok   "), ("", " ")])
 def test_a_form_filled_with_spaces_is_not_an_answer(
-    platform: wiring.Platform, rollout: str, approver: str, reason: str
+    platform: wiring.Platform, rollout: str, code: str, reason: str
 ) -> None:
     with pytest.raises(InputInvalid, match="characters; wanted"):
-        record_answer_of_form(
-            platform, rollout, DIGEST, "approve", approver=approver, reason=reason
+        job.record_approval(
+            platform, Question(rollout, DIGEST, "approve"), code=code, reason=reason
         )
     (state,) = platform.rollouts.active("fraud")
     assert state.answer is None

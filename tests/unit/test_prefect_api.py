@@ -114,7 +114,7 @@ def test_a_run_is_asked_of_the_flows_deployment(api: PrefectApi, server: Server)
 
 
 def test_a_servers_password_is_sent_where_it_has_one(server: Server) -> None:
-    api = PrefectApi(server.url, timeout_s=5.0, auth="operators:with:colons")
+    api = PrefectApi(server.url, timeout_s=5.0, auth=lambda: "operators:with:colons")
 
     api.start("drift", {"model": "fraud"})
     api.close()

@@ -19,6 +19,7 @@ from mlplatform.decisions.records import Record
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, PlatformError, Refused, Unavailable
 from mlplatform.models.definition import ModelDefinition
+from mlplatform.rollout.approval_codes import Question
 from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
 from mlplatform.rollout.execute import PassReport, run_pass
 from mlplatform.rollout.plan import DAY_MS
@@ -187,8 +188,9 @@ class World:
         digest = self.state(rollout_id).asked
         assert digest is not None
         assert digest in self.approvals.asked
+        question = Question(rollout_id, digest, answer)
         record_approval(
-            self.rollouts, rollout_id, digest, answer, approver, "looked at it", clock=self.clock
+            self.rollouts, question, approver, "looked at it", proven_by="code", clock=self.clock
         )
 
     def state(self, rollout_id: str) -> RolloutState:
@@ -464,7 +466,14 @@ def test_an_answer_to_other_evidence_is_refused(tmp_path: Path) -> None:
     first = world.open(1)
     world.settle()
     with pytest.raises(Refused, match="bound to"):
-        record_approval(world.rollouts, first, "0" * 64, "approve", "bob", "yes", clock=world.clock)
+        record_approval(
+            world.rollouts,
+            Question(first, "0" * 64, "approve"),
+            "bob",
+            "yes",
+            proven_by="code",
+            clock=world.clock,
+        )
 
 
 def test_the_same_answer_twice_is_one_and_a_second_one_is_refused(tmp_path: Path) -> None:

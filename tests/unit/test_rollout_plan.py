@@ -91,7 +91,7 @@ class Simulation:
                 self.routes = routes
         return step
 
-    def answer(self, answer: Literal["approve", "reject"]) -> None:
+    def answer(self, answer: Literal["approve", "reject"], approver: str = "bob") -> None:
         assert self.state.asked is not None
         self.state = follow(
             self.state,
@@ -100,10 +100,10 @@ class Simulation:
                 model="fraud",
                 event_ms=NOW.event_ms,
                 wall_ms=NOW.wall_ms,
-                actor="bob",
+                actor=approver,
                 reason="looked at it",
                 answer=answer,
-                approver="bob",
+                approver=approver,
                 bound_to=self.state.asked,
             ),
         )
@@ -400,3 +400,14 @@ def test_upkeep_waits_for_the_slowest_gateway(generation: int | None) -> None:
     (step,) = upkeep(STEADY, [], deployed, [*GATEWAY, GatewayLease("slow", generation)])
     assert isinstance(step, Hold)
     assert "slow" in step.reason
+
+
+def test_the_author_of_a_version_cannot_answer_whatever_wrote_the_journal() -> None:
+    world = started(bootstrap=True)
+    for verdict in (None, None):
+        world.take(verdict)
+    assert world.state.phase == "awaiting_approval"
+    for name in ("ann", "Ann", "\u0430nn"):  # the last begins with a Cyrillic a
+        with pytest.raises(Refused, match="somebody else approves"):
+            world.answer("approve", name)
+    world.answer("approve", "bob")

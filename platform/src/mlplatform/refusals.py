@@ -16,6 +16,7 @@ import msgspec
 
 from mlplatform.sparing import Sparing
 from mlplatform.telemetry.retention import MIB, Retention, is_full, turn
+from mlplatform.text import shown
 
 KEPT: Final = Retention(4 * MIB, 2)
 MOST_CHARACTERS: Final = 200
@@ -109,6 +110,5 @@ def _shortened(refusal: Refusal) -> Refusal:
 
 
 def _plain(text: str) -> str:
-    """The text with what a terminal would take for a command written out."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MOST_CHARACTERS])
-    return shown if len(text) <= MOST_CHARACTERS else f"{shown}…"
+    plain = shown(text[:MOST_CHARACTERS])
+    return plain if len(text) <= MOST_CHARACTERS else f"{plain}…"

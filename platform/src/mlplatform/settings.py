@@ -153,6 +153,14 @@ class Home:
         return self.run / "mlflow.token"
 
     @property
+    def prefect_token(self) -> Path:
+        return self.run / "prefect.token"
+
+    @property
+    def approval_key(self) -> Path:
+        return self.secrets / "approval.key"
+
+    @property
     def page_token(self) -> Path:
         return self.run / "page.token"
 

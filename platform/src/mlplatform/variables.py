@@ -22,7 +22,7 @@ SETTINGS = frozenset(
             "JOB_PROCESSES",
         ),
         *("GATEWAYS", "GATEWAY_PORT", "GATEWAY_GRPC_PORT", "PREFECT_PORT", "MLFLOW_PORT"),
-        *("PAGE_PORT",),
+        *("PAGE_PORT", "KEY_FILE"),
         *("KAFKA", "KAFKA_PASSWORD_FILE", "ARGO_NAMESPACE", "ARTIFACTS"),
         *("OTLP_ENDPOINT", "TRACE_SHARE", "LOG_LEVEL"),
         *("OIDC_ISSUER", "OIDC_AUDIENCE", "OIDC_JWKS_URL", "OIDC_LEEWAY_S"),

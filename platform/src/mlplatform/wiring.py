@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlplatform import backends
 from mlplatform import settings as settings_module
+from mlplatform.admission.store import Keys
 from mlplatform.clock import Clock, ReplayClock, SystemClock
 from mlplatform.compute.jobs import Jobs
 from mlplatform.compute.local import LocalJobs
@@ -38,7 +39,7 @@ from mlplatform.rollout.routes import Arm
 from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.serving.local import LocalPlane
 from mlplatform.serving.plane import ServingPlane
-from mlplatform.settings import Settings
+from mlplatform.settings import Home, Settings
 from mlplatform.telemetry import logs
 
 if TYPE_CHECKING:
@@ -112,6 +113,10 @@ class Platform:
     @functools.cached_property
     def rollouts(self) -> SqlRollouts:
         return backends.rollouts(self.settings)
+
+    @functools.cached_property
+    def keys(self) -> Keys:
+        return backends.admission(self.settings)
 
     @functools.cached_property
     def incidents(self) -> SqlIncidents:
@@ -208,10 +213,24 @@ class Platform:
 
 
 def prefect_api(settings: Settings) -> PrefectApi:
-    """A client of this platform's Prefect server."""
+    """A client of this platform's Prefect server.
+
+    Its calls raise `Unavailable` where the server is this machine's and was never started.
+    """
+    given = settings.servers.prefect_auth
     return PrefectApi(
-        settings.prefect_url, auth=settings.servers.prefect_auth, traceparent=_current_traceparent
+        settings.prefect_url,
+        auth=lambda: given or _operator(settings.home),
+        traceparent=_current_traceparent,
     )
+
+
+def _operator(home: Home) -> str:
+    """Name and token of who holds the home folder, at Prefect's gate."""
+    try:
+        return f"operator:{home.prefect_token.read_text().strip()}"
+    except FileNotFoundError as error:
+        raise Unavailable("the platform has not started Prefect: `mlplatform up`") from error
 
 
 def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:

@@ -12,8 +12,11 @@ from typing import Final, Literal, get_args
 from mlplatform.admission.priorities import Priority
 from mlplatform.errors import ConfigInvalid
 
-Operation = Literal["score", "read", "labels", "void", "explain", "metrics"]
+Operation = Literal["score", "read", "labels", "void", "explain", "metrics", "run", "approve"]
 OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
+PERSONAL: Final[frozenset[Operation]] = frozenset({"run", "approve"})
+"""What people do: start flows, approve rollouts. `*` leaves these out, so that no key of an
+application approves anything."""
 ANY = "*"
 FOREVER: Final = math.inf
 MAX_RATE_PER_S: Final = 1_000_000
@@ -25,7 +28,7 @@ _MODEL = re.compile(r"\*|[a-z0-9][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scope:
-    """One operation on one model; `*` stands for every one.
+    """One operation on one model; `*` stands for every one, but those of people.
 
     `metrics` belongs to the whole installation: it needs the model `*`.
     """
@@ -35,6 +38,10 @@ class Scope:
 
     def __str__(self) -> str:
         return f"{self.model}:{self.operation}"
+
+    def covers(self, operation: Operation) -> bool:
+        """Whether it is about the operation, on whichever model."""
+        return self.operation == operation or (self.operation == ANY and operation not in PERSONAL)
 
 
 EVERYTHING: Final = frozenset({Scope(ANY, ANY)})
@@ -105,15 +112,18 @@ class Key:
         return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
 
 
-def check_client(name: str) -> str:
+def check_client(name: str, key: str = "name") -> str:
     """The name, if a client may have it.
+
+    Args:
+        key: what the name is called where it is given.
 
     Raises:
         ConfigInvalid: it may not.
     """
     # No slash and no colon: records, idempotency keys and token subjects are told apart by them.
     if not _CLIENT.fullmatch(name):
-        raise ConfigInvalid("name", name, "lower-case letters, digits, '.', '_' and '-', up to 64")
+        raise ConfigInvalid(key, name, "lower-case letters, digits, '.', '_' and '-', up to 64")
     return name
 
 
@@ -139,8 +149,7 @@ class Client:
         answer = self._answers.get((model, operation))
         if answer is None:
             answer = any(
-                scope.model in (model, ANY) and scope.operation in (operation, ANY)
-                for scope in self.scopes
+                scope.model in (model, ANY) and scope.covers(operation) for scope in self.scopes
             )
             if len(self._answers) < 256:  # model names come from outside
                 self._answers[model, operation] = answer
@@ -148,7 +157,12 @@ class Client:
 
     def may_on_some(self, operation: Operation) -> bool:
         """Whether there is any model on which a scope covers it."""
-        return any(scope.operation in (operation, ANY) for scope in self.scopes)
+        return any(scope.covers(operation) for scope in self.scopes)
+
+    @property
+    def is_person(self) -> bool:
+        """Whether it may do something that only people do."""
+        return any(self.may_on_some(operation) for operation in PERSONAL)
 
 
 def directory(keys: Iterable[Key], now_ms: int) -> Mapping[bytes, Client]:

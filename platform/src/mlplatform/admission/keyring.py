@@ -10,7 +10,7 @@ from pathlib import Path
 from mlplatform.admission.clients import EVERYTHING, Client, Key, RateLimit, Scope, directory
 from mlplatform.admission.priorities import Priority
 from mlplatform.admission.secrets import digest, key_id, new_secret
-from mlplatform.admission.store import Admission
+from mlplatform.admission.store import Admission, Keys
 from mlplatform.errors import PlatformError, Refused
 from mlplatform.files import create_atomically
 
@@ -81,7 +81,7 @@ class Keyring:
 
 
 def create_key(
-    store: Admission,
+    store: Keys,
     client: str,
     scopes: frozenset[Scope],
     *,

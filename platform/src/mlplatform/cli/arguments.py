@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mlplatform.admission.clients import check_client
 from mlplatform.jobs.signed import ACTOR, REASON
 from mlplatform.models.definition import model_folder
 from mlplatform.profile import Profile
@@ -22,11 +24,11 @@ def _actor(text: str) -> str:
 
 
 def _approver(text: str) -> str:
-    return ACTOR.checked("--approver", text)
+    return check_client(text.strip().casefold(), "--approver")
 
 
-def _reason(text: str) -> str:
-    return REASON.checked("--reason", text)
+def _reason(text: str | None) -> str | None:
+    return None if text is None else REASON.checked("--reason", text)
 
 
 Model = Annotated[
@@ -37,9 +39,18 @@ RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fra
 Actor = Annotated[str, typer.Option(callback=_actor, help="Who you are (self-declared).")]
 Approver = Annotated[
     str,
-    typer.Option(callback=_approver, help="Who you are (self-declared); not the author."),
+    typer.Option(callback=_approver, help="Your name, as your key has it; not the author's."),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="MLPLATFORM_KEY_FILE", help="Holds your key. Default: you are asked for it."
+    ),
 ]
 Reason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the journal.")]
+OptionalReason = Annotated[
+    str | None, typer.Option(callback=_reason, help="Why; it stands in the journal.")
+]
 InProfile = Annotated[
     Profile | None,
     typer.Option(

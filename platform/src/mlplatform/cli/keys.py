@@ -1,4 +1,4 @@
-"""Commands that make, list and revoke the API keys of applications."""
+"""Commands that make, list and revoke the keys of applications and of people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mlplatform.errors import ConfigInvalid
 DAY_MS = 24 * 3600 * 1000
 MAX_EXPIRY_DAYS = 3650
 
-app = typer.Typer(help="API keys of applications.", no_args_is_help=True)
+app = typer.Typer(help="Keys of applications and of people.", no_args_is_help=True)
 
 
 @app.command()
@@ -32,7 +32,11 @@ def create(
     name: Annotated[str, typer.Option(help="The client; several keys may be one client's.")],
     model: Annotated[list[str], typer.Option(help="A model it may use; * for every one.")],
     scope: Annotated[
-        list[str], typer.Option(help="score, read, labels, void, explain, metrics (model *) or *.")
+        list[str],
+        typer.Option(
+            help="score, read, labels, void, explain, metrics (model *) or * (all of these). "
+            "Of people: run (start flows, log in to Prefect), approve (rollouts)."
+        ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",
     rate: Annotated[float | None, typer.Option(help="Requests a second; none: no limit.")] = None,
@@ -44,7 +48,8 @@ def create(
 ) -> None:
     """Make a key and show its secret, this once. Running gateways take it within a second.
 
-    A client's newest live key says its priority and limits.
+    A client's newest live key says its priority and limits. A person's key has scope run (log in to
+    Prefect and start flows), approve (rollouts), or both.
 
     Example: mlplatform keys create --name shop --model fraud --scope score --rate 200
     """

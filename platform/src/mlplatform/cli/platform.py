@@ -228,6 +228,7 @@ def _print_addresses(settings: Settings, began: float) -> None:
         {
             "API key": settings.home.api_key,
             "the page's password": settings.home.page_token,
+            "Prefect's password": f"{settings.home.prefect_token}, or a person's name and key",
             "MLflow's password": settings.home.mlflow_token,
         }
     )

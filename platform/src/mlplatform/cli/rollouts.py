@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Literal
@@ -12,7 +13,16 @@ import msgspec
 import typer
 
 from mlplatform import wiring
-from mlplatform.cli.arguments import Actor, Approver, Model, OnlyModel, Reason, RolloutId
+from mlplatform.cli.arguments import (
+    Actor,
+    Approver,
+    KeyFile,
+    Model,
+    OnlyModel,
+    OptionalReason,
+    Reason,
+    RolloutId,
+)
 from mlplatform.cli.output import (
     OUT,
     AsJson,
@@ -23,9 +33,11 @@ from mlplatform.cli.output import (
     progress,
 )
 from mlplatform.cli.runs import POLL_S, follow
-from mlplatform.errors import NotFound, Refused
+from mlplatform.cli.secrets import secret_of
+from mlplatform.errors import ConfigInvalid, NotFound, Refused
 from mlplatform.jobs import rollouts as job
 from mlplatform.orchestration.prefect import FlowRun, Patience
+from mlplatform.rollout.approval_codes import Question
 from mlplatform.rollout.state import fold
 from mlplatform.rollout.summary import to_markdown
 from mlplatform.wiring import Platform
@@ -95,25 +107,36 @@ def open_rollout(
 def approve(
     rollout_id: RolloutId,
     approver: Approver,
-    reason: Reason,
     decision: Annotated[Literal["approve", "reject"], typer.Option(help="Your answer.")],
+    key_file: KeyFile = None,
+    code: Annotated[
+        bool, typer.Option("--code", help="Only show a code, to be typed into Prefect's form.")
+    ] = False,
+    reason: OptionalReason = None,
     json: AsJson = False,
 ) -> None:
-    """Answer the question that a rollout waits for, as the form in Prefect's UI would.
+    """Answer the question that a rollout waits for, with your own key, as Prefect's form does.
 
-    Ends when the answer stands in the journal, or says that it does not yet.
+    The evidence is shown as the journal has it now, and the answer is bound to it. Ends when the
+    answer stands in the journal, or says that it does not yet. A key that may approve is made by:
+    mlplatform keys create --name bo --model fraud --scope approve
 
     Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo
-    --reason "gates read"
+    --key-file bo.key --reason "gates read"
     """
     platform = wiring.platform()
+    question, evidence = job.question(platform, rollout_id, decision)
+    proof, until_s = job.approval_code(
+        platform, question, approver=approver, secret=secret_of(approver, key_file)
+    )
+    if code:
+        _show_code(rollout_id, question.evidence, evidence, proof, until_s, json)
+        return
+    if reason is None:
+        raise ConfigInvalid("--reason", None, "why you answer so, in 5 to 500 characters")
     prefect = platform.prefect
-    job.check_approver(platform, rollout_id, approver)
-    waiting = [r for r in prefect.suspended() if r.parameters.get("rollout_id") == rollout_id]
-    if not waiting:
-        raise NotFound(f"no approval of {rollout_id} is waiting; see `mlplatform rollouts list`")
-    run = waiting[-1]
-    prefect.answer(run.id, {"decision": decision, "approver": approver, "reason": reason})
+    run = _asking(prefect.suspended(), question)
+    prefect.answer(run.id, {"decision": decision, "code": proof, "reason": reason})
     with progress("writing the answer into the journal"):
         recorded = _is_recorded(platform, rollout_id, run)
     if json:
@@ -151,6 +174,35 @@ def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """
     follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+
+
+def _asking(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
+    """The run that waits for the answer to this question.
+
+    Raises:
+        NotFound: none does.
+    """
+    wanted = (question.rollout_id, question.evidence)
+    for run in reversed(suspended):
+        given = run.parameters
+        if (given.get("rollout_id"), given.get("evidence_digest")) == wanted:
+            return run
+    raise NotFound(
+        f"no approval of {question.rollout_id} is waiting in Prefect; the next pass asks:"
+        " `mlplatform rollouts pass MODEL`"
+    )
+
+
+def _show_code(
+    rollout_id: str, digest: str, evidence: str, code: str, until_s: int, as_json: bool
+) -> None:
+    until = datetime.fromtimestamp(until_s, UTC).isoformat(timespec="seconds")
+    if as_json:
+        facts = {"rollout": rollout_id, "evidence_digest": digest, "evidence": evidence}
+        print_json(facts | {"code": code, "until": until})
+        return
+    print_markdown(evidence)
+    print_fields({"evidence": digest, "code": code, "good until": until})
 
 
 def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:

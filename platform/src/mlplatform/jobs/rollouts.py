@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mlplatform.admission.people import check_may_approve, people
+from mlplatform.errors import NotFound, Refused
 from mlplatform.exporter import measured
 from mlplatform.exporter.measured import ArmCounts, Pass
-from mlplatform.jobs.signed import ACTOR, REASON
-from mlplatform.rollout import commands, execute
-from mlplatform.rollout.state import RolloutState, fold
-from mlplatform.rollout.transitions import Answer, Transition
+from mlplatform.jobs.signed import REASON
+from mlplatform.pseudonym import load_or_create_key
+from mlplatform.refusals import Refusal, Refusals
+from mlplatform.rollout import approval_codes, commands, execute, summary
+from mlplatform.rollout.approval_codes import Question
+from mlplatform.rollout.state import RolloutState, check_approver, fold
+from mlplatform.rollout.transitions import Answer, ApprovalAsked, Transition
 
 if TYPE_CHECKING:
     from mlplatform.wiring import Platform
@@ -65,37 +72,96 @@ def roll_back(platform: Platform, model: str, *, actor: str, reason: str) -> str
     return state.rollout_id
 
 
-def record_approval(
-    platform: Platform,
-    rollout_id: str,
-    evidence_digest: str,
-    decision: Answer,
-    *,
-    approver: str,
-    reason: str,
-) -> str:
-    """Append a person's answer to the journal, in words.
+def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Question, str]:
+    """What a rollout asks now, with the evidence of its journal in Markdown.
 
     Raises:
-        InputInvalid: a name or a reason that is too short or too long.
-        Refused: by the rollout, as `rollout.commands.record_approval` says.
+        NotFound: no rollout has this id.
+        Refused: it asks nothing.
     """
-    approver, reason = ACTOR.checked("approver", approver), REASON.checked("reason", reason)
-    state = commands.record_approval(
-        platform.rollouts,
-        rollout_id,
-        evidence_digest,
-        decision,
-        approver,
-        reason,
-        clock=platform.clock,
-    )
-    return f"{state.rollout_id}: {decision} by {approver} (self-declared)"
+    facts = platform.rollouts.read(rollout_id)
+    state = fold(facts)
+    asked = [fact for fact in facts if isinstance(fact, ApprovalAsked)]
+    if state.phase != "awaiting_approval" or not asked:
+        raise Refused(f"{rollout_id} is {state.phase} and asks nobody; see `rollouts list`")
+    evidence = asked[-1].evidence
+    shown = summary.question(rollout_id, evidence)
+    return Question(rollout_id, asked[-1].evidence_digest, answer), shown
 
 
-def check_approver(platform: Platform, rollout_id: str, approver: str) -> None:
-    """Refuse the author before the question is answered, and so used up."""
-    commands.check_approver(fold(platform.rollouts.read(rollout_id)), approver)
+def evidence(platform: Platform, rollout_id: str, digest: str) -> str:
+    """The question that a rollout's journal asked with this evidence, in Markdown.
+
+    Raises:
+        NotFound: the journal never asked it.
+    """
+    for fact in platform.rollouts.read(rollout_id):
+        if isinstance(fact, ApprovalAsked) and fact.evidence_digest == digest:
+            return summary.question(rollout_id, fact.evidence)
+    raise NotFound(f"{rollout_id} never asked with evidence {digest[:16]}")
+
+
+def approval_code(
+    platform: Platform, question: Question, *, approver: str, secret: bytes
+) -> tuple[str, int]:
+    """A code for an approver who proves to be one, and when it ends (epoch seconds).
+
+    Raises:
+        Refused: name and key are nobody's, may not approve this model's rollouts, or made it.
+    """
+    keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
+    with _kept(platform, f"a code for {question.rollout_id}", approver):
+        state = fold(platform.rollouts.read(question.rollout_id))
+        person = people(keys, now_ms).proven(approver, secret)
+        if person is None:
+            raise Refused(f"name {approver!a} and that key are nobody's; see `keys list`")
+        check_may_approve(keys, person.name, state.model, now_ms)
+        check_approver(state, person.name)
+    until_s = now_ms // 1000 + approval_codes.VALID_S
+    key = load_or_create_key(platform.settings.home.approval_key)
+    return approval_codes.code(key, person.name, question, until_s=until_s), until_s
+
+
+def record_approval(platform: Platform, question: Question, *, code: str, reason: str) -> str:
+    """Append a person's answer to the journal, in words.
+
+    Args:
+        code: the proof of who answers (`approval_code`).
+
+    Raises:
+        InputInvalid: a reason that is too short or too long.
+        Refused: the code proves nothing, its approver may not approve any more, or the rollout
+            refuses, as `rollout.commands.record_approval` says.
+    """
+    reason = REASON.checked("reason", reason)
+    now_ms = platform.clock.wall_ms()
+    key = load_or_create_key(platform.settings.home.approval_key)
+    who = code.partition(":")[0]
+    with _kept(platform, f"{question.answer} of {question.rollout_id}", who or "unknown"):
+        approver = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
+        state = fold(platform.rollouts.read(question.rollout_id))
+        check_may_approve(platform.keys.all_keys(), approver, state.model, now_ms)
+        commands.record_approval(
+            platform.rollouts,
+            question,
+            approver,
+            reason,
+            proven_by="code",
+            clock=platform.clock,
+        )
+    return f"{question.rollout_id}: {question.answer} by {approver}"
+
+
+@contextmanager
+def _kept(platform: Platform, asked: str, who: str) -> Iterator[None]:
+    """Keeps a refusal where a person finds it."""
+    try:
+        yield
+    except Refused as refused:
+        wall_ms = platform.clock.wall_ms()
+        refusal = Refusal(wall_ms, "approval", who, asked, str(refused))
+        Refusals(platform.settings.home.audit).keep(refusal)
+        raise
 
 
 def history(platform: Platform, rollout_id: str) -> tuple[RolloutState, tuple[Transition, ...]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlplatform import text as texts
 from mlplatform.errors import InputInvalid
 
 SHOWN = 40
@@ -11,24 +13,30 @@ SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How many characters a text may have, without the white space around it."""
+    """How many characters a text may have, without the white space around it.
+
+    Args:
+        form: the text as it is kept, or `InputInvalid` (`mlplatform.text`).
+    """
 
     least: int
     most: int
+    form: Callable[[str, str], str]
 
     def checked(self, name: str, text: str) -> str:
-        """The text without the white space around it.
+        """The text as it is kept.
 
         Raises:
-            InputInvalid: names what is too short or too long, and the limits.
+            InputInvalid: names what is too short or too long, and the limits, or the character that
+                no such text holds.
         """
-        stripped = text.strip()
+        stripped = self.form(name, text) if text.strip() else ""
         if self.least <= len(stripped) <= self.most:
             return stripped
-        shown = stripped if len(stripped) <= SHOWN else f"{stripped[:SHOWN]}…"
+        shown = texts.shown(stripped if len(stripped) <= SHOWN else f"{stripped[:SHOWN]}…")
         problem = f"{shown!r} has {len(stripped)} characters; wanted: {self.least} to {self.most}"
         raise InputInvalid(name, None, problem)
 
 
-ACTOR = Length(2, 80)
-REASON = Length(5, 500)
+ACTOR = Length(2, 80, texts.name)
+REASON = Length(5, 500, texts.cleaned)

@@ -9,7 +9,6 @@ from mlplatform.clock import Clock
 from mlplatform.errors import Unavailable
 from mlplatform.orchestration.names import APPROVAL_FLOW
 from mlplatform.orchestration.prefect import FlowRun, PrefectApi
-from mlplatform.rollout.summary import question
 
 ATTEMPTS = 20
 DEAD_AFTER_MS = 90_000
@@ -29,7 +28,6 @@ class PrefectApprovals:
             "model": self._model,
             "rollout_id": rollout_id,
             "evidence_digest": digest,
-            "summary": question(rollout_id, evidence),
         }
         for attempt in range(ATTEMPTS):
             run = self._api.start(APPROVAL_FLOW, parameters, f"approval-{digest}-{attempt}")

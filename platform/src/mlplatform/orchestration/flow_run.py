@@ -1,6 +1,8 @@
 """`python -m mlplatform.orchestration.flow_run`: one flow run, whose lines and spans are kept.
 
-It is Prefect's engine, for the run that the environment names (PREFECT__FLOW_RUN_ID).
+It is Prefect's engine, for the run that the environment names (PREFECT__FLOW_RUN_ID). Which file it
+executes is not asked of the server: on one machine the runner pins it, in a pod it is the flow of
+that name in the image.
 """
 
 from __future__ import annotations
@@ -9,14 +11,19 @@ import logging
 import os
 import runpy
 import sys
+from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from mlplatform import backends, settings
+from mlplatform.orchestration import pins
+from mlplatform.orchestration.pins import Pin
 from mlplatform.telemetry import flow_spans, logs
 from mlplatform.telemetry.spans import Teller
 
 ENGINE: Final = "prefect.engine"
 INSTANCE: Final = "runs"
+RUN_ID: Final = "PREFECT__FLOW_RUN_ID"
 OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
 """Loggers that Prefect gives handlers of their own, for a terminal."""
 
@@ -41,18 +48,37 @@ def lines_as_json(instance: str, level: logs.Level) -> None:
         logger.propagate = True
 
 
-def run() -> None:
-    """Prefect's engine, in this process."""
+def run(pin: Pin) -> None:
+    """Prefect's engine, in this process, for the flow that is pinned.
+
+    Raises:
+        Refused: its file has changed.
+    """
+    os.environ[pins.ENTRYPOINT] = pin.checked()
     sys.argv = [ENGINE]
     sys.modules.pop(ENGINE, None)
     runpy.run_module(ENGINE, run_name="__main__")
+
+
+def pinned_here() -> Pin:
+    """The flow of the run that the environment names, in `flows/` of the working folder.
+
+    Raises:
+        Refused: no flow of this platform has its name.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import load_flow_run
+
+    with get_client(sync_client=True) as client:
+        found = client.read_flow(load_flow_run(UUID(os.environ[RUN_ID])).flow_id)
+    return pins.pin_of_flow(found.name, Path("flows"))
 
 
 def main() -> None:
     import prefect.main  # noqa: F401 -- it sets up its logging, which is then ours
 
     observe()
-    run()
+    run(pinned_here())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ def deployment(flow: str, model: str) -> str:
     return f"{model}-{flow}"
 
 
+def parts(name: str) -> tuple[str, str] | None:
+    """The flow and the model of a deployment of that name; None where it is none of ours."""
+    for flow in RUNS:
+        if name.endswith(f"-{flow}") and len(name) > len(flow) + 1:
+            return flow, name.removesuffix(f"-{flow}")
+    return None
+
+
 def automation(model: str) -> str:
     """What starts a model's retrain when its drift incident is ready for one."""
     return deployment("retrain-on-drift", model)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import httpx
 
-from mlplatform.errors import InputInvalid, NotFound, Unavailable
+from mlplatform.errors import InputInvalid, NotFound, Refused, Unavailable
 from mlplatform.orchestration import names
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
@@ -68,12 +69,13 @@ class PrefectApi:
     """A client of one Prefect server, which repeats what a busy database refused.
 
     Args:
-        auth: user:password that the server asks for; empty: it asks for none.
+        auth: gives the user:password of now, as a token lives for one start; empty: none.
         traceparent: of the span that asks for runs, which theirs are put below; empty: none does.
 
     Raises (every method):
         Unavailable: the server does not answer or answers with a 5xx.
         InputInvalid: the server refuses the parameters.
+        Refused: the server's gate does not let this identity do that.
         NotFound: no such deployment or run.
     """
 
@@ -82,12 +84,10 @@ class PrefectApi:
         url: str,
         timeout_s: float = 15.0,
         *,
-        auth: str = "",
+        auth: Callable[[], str] = str,
         traceparent: Callable[[], str] = str,
     ) -> None:
-        user, _, password = auth.partition(":")
-        basic = httpx.BasicAuth(user, password) if auth else None
-        self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s, auth=basic)
+        self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s, auth=_Basic(auth))
         self._deployments: dict[str, str] = {}
         self._traceparent = traceparent
 
@@ -183,6 +183,8 @@ class PrefectApi:
             raise Unavailable(f"Prefect answered {response.status_code} to {method} {path}")
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFound(f"Prefect knows nothing at {path}")
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise Refused(f"Prefect's gate refused {path}: {_detail(response)}")
         if response.is_client_error:
             raise InputInvalid(f"Prefect {path}", None, response.text[:500])
         return response.json() if response.content else None
@@ -198,6 +200,19 @@ class PrefectApi:
             raise Unavailable(f"Prefect at {self._client.base_url}") from dropped
         except httpx.HTTPError as error:
             raise Unavailable(f"Prefect at {self._client.base_url}") from error
+
+
+class _Basic(httpx.Auth):
+    """Credentials that are read anew for every request."""
+
+    def __init__(self, credentials: Callable[[], str]) -> None:
+        self._credentials = credentials
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        given = self._credentials()
+        if given:
+            request.headers["Authorization"] = f"Basic {b64encode(given.encode()).decode()}"
+        yield request
 
 
 class Patience(Generic[Answer]):
@@ -227,6 +242,13 @@ class Patience(Generic[Answer]):
             raise Unavailable(f"no answer for {silent_s:.0f} s") from error
         self._heard_s = time.monotonic()
         return answer
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return str(response.status_code)
 
 
 def _flow_run(data: Mapping[str, Any]) -> FlowRun:

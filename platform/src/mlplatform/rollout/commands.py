@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.clock import Clock
 from mlplatform.errors import Busy, Refused
+from mlplatform.rollout.approval_codes import Question
 from mlplatform.rollout.journal import Passes, Rollouts
 from mlplatform.rollout.plan import Observation, Service, rolled_back_routes
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.rollout.state import RolloutState, fold
-from mlplatform.rollout.transitions import Answer, Answered, Evidence, Opened, RolledBack
+from mlplatform.rollout.transitions import Answered, Evidence, Opened, RolledBack
 from mlplatform.serving.names import ServiceName
 
 COMMAND_LEASE_TTL_S = 10.0
@@ -78,56 +78,45 @@ def open_rollout(
 
 def record_approval(
     rollouts: Rollouts,
-    rollout_id: str,
-    evidence_digest: str,
-    decision: Answer,
+    question: Question,
     approver: str,
     reason: str,
     *,
+    proven_by: str,
     clock: Clock,
 ) -> RolloutState:
     """The rollout with this answer in its journal; the same answer again changes nothing.
+
+    Args:
+        approver: an identity that the platform has proven.
+        proven_by: how.
 
     Raises:
         Refused: the approver is the version's author, the answer is bound to other evidence than
             the question, nobody was asked, or somebody else answered first.
         NotFound: no rollout has this id.
     """
-    state = fold(rollouts.read(rollout_id))
-    check_approver(state, approver)
-    if not approver.strip() or decision not in ("approve", "reject"):
-        raise Refused("an answer is approve or reject, and names who gives it")
+    state = fold(rollouts.read(question.rollout_id))
     given = state.answer
     if given is not None and (given.answer, given.approver, given.bound_to) == (
-        decision,
+        question.answer,
         approver,
-        evidence_digest,
+        question.evidence,
     ):
         return state
     answered = Answered(
-        rollout_id=rollout_id,
+        rollout_id=question.rollout_id,
         model=state.model,
         event_ms=clock.event_ms(),
         wall_ms=clock.wall_ms(),
         actor=approver,
         reason=reason,
-        answer=decision,
+        answer=question.answer,
         approver=approver,
-        bound_to=evidence_digest,
+        bound_to=question.evidence,
+        proven_by=proven_by,
     )
     return rollouts.commit(answered, None)
-
-
-def check_approver(state: RolloutState, approver: str) -> None:
-    """Refuse the author of the version that the rollout is about, and names that hide something.
-
-    Raises:
-        Refused: names the version, or says what is wrong with the name.
-    """
-    if not approver.strip().isprintable():
-        raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
-    if _is_one_person(approver, state.author):
-        raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
 
 
 def roll_back(
@@ -192,12 +181,3 @@ def _seen(states: list[RolloutState], routes: Routes, state: RolloutState) -> Ob
 def _arm(model: str, candidate: Candidate) -> Arm:
     service = str(ServiceName.of(model, candidate.version, candidate.bundle))
     return Arm(candidate.version, candidate.bundle, service)
-
-
-def _is_one_person(one: str, other: str) -> bool:
-    return _plain(one) == _plain(other)
-
-
-def _plain(name: str) -> str:
-    # full-width and other compatible forms of a letter are that letter
-    return unicodedata.normalize("NFKC", name).strip().casefold()

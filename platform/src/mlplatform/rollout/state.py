@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
+from mlplatform import text
 from mlplatform.errors import Refused
 from mlplatform.rollout.routes import Arm
 from mlplatform.rollout.transitions import (
@@ -143,6 +144,18 @@ def follow(state: RolloutState | None, fact: Transition) -> RolloutState:
             assert_never(fact)
 
 
+def check_approver(state: RolloutState, approver: str) -> None:
+    """Nothing where this person may answer: anybody but the author of the version.
+
+    Raises:
+        Refused: names the version; names that a reader takes for one another are one person's.
+    """
+    if not approver.strip().isprintable():
+        raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
+    if text.look_alike(approver) == text.look_alike(state.author):
+        raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
+
+
 def _opened(fact: Opened) -> RolloutState:
     return RolloutState(
         rollout_id=fact.rollout_id,
@@ -219,6 +232,7 @@ def _check(state: RolloutState, fact: Moving | Answered | DeployRefused) -> None
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
         if fact.bound_to != state.asked:
             raise Refused(f"the answer is bound to {fact.bound_to}, the question to {state.asked}")
+        check_approver(state, fact.approver)
     if isinstance(fact, Promoted | CanaryStepped) and state.phase == "awaiting_approval":
         _check_approved(state)
 

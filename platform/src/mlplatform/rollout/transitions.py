@@ -70,11 +70,17 @@ class ApprovalAsked(_Fact, frozen=True, tag="approval-asked"):
 
 
 class Answered(_Fact, frozen=True, tag="answered"):
-    """A person's answer, journalled before anything follows from it."""
+    """A person's answer, journalled before anything follows from it.
+
+    Args:
+        bound_to: digest of the evidence that was shown.
+        proven_by: how the platform knew the approver; empty where an earlier release took a name.
+    """
 
     answer: Answer
     approver: str
     bound_to: str
+    proven_by: str = ""
 
 
 class CanaryStepped(_Fact, frozen=True, tag="canary"):

@@ -3,6 +3,10 @@
 A cold interpreter spends two seconds importing Prefect and the platform for each run; a pass over
 a rollout takes less. The standard library's fork server is such a process: it holds no thread, no
 connection and no lock of ours, so that its children may begin where a fresh one would.
+
+A run executes the file that was registered here for its deployment, and only while that file has
+the content that it had then. What the server's database says about entrypoints, pull steps or
+storage is not read.
 """
 
 from __future__ import annotations
@@ -10,18 +14,27 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 import anyio
 import anyio.to_thread
 from prefect.runner import Runner
+from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
+
+from mlplatform.errors import Refused
+from mlplatform.orchestration.pins import Pin
+from mlplatform.refusals import Refusal, Refusals
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
     from prefect.client.schemas.objects import FlowRun
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.flows import Flow
     from prefect.runner._control_channel import ControlChannel
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
@@ -39,25 +52,58 @@ def warm_up(modules: Sequence[str]) -> None:
 
 
 class WarmRunner(Runner):
-    """Prefect's runner, which starts each flow run as a fork of the warm process."""
+    """Prefect's runner, which starts each flow run as a fork of the warm process.
+
+    Args:
+        refusals: where runs of what is not registered here are kept.
+    """
+
+    def __init__(self, refusals: Refusals, **options: Any) -> None:
+        super().__init__(**options)
+        self._refusals = refusals
+        self._pins: dict[UUID, Pin] = {}
+
+    def pin(self, deployment: RunnerDeployment) -> None:
+        """Register a deployment, whose runs execute its file as it is now."""
+        pin = Pin.of(deployment.entrypoint or "")
+        registered = self.add_deployment(deployment)
+        assert isinstance(registered, UUID)  # outside an event loop, as here
+        self._pins[registered] = pin
 
     async def __aenter__(self) -> WarmRunner:
         await super().__aenter__()
         poller = self._scheduled_run_poller
-        # Prefect offers no public way to choose how a process starts; the version is pinned, and
-        # tests/e2e/test_supervisor_servers.py fails where this no longer takes effect.
+        # Prefect offers no public way to choose how a process starts, nor where hooks of a run
+        # that crashed come from; the version is pinned, and tests/e2e/test_supervisor_servers.py
+        # fails where this no longer takes effect.
         poller._resolve_starter = self._starter
+        hooks = HookRunner(resolve_flow=_no_hooks)
+        self._hook_runner = poller._hook_runner = hooks
+        self._cancellation_manager._hook_runner = hooks
         return self
 
     def _starter(self, flow_run: FlowRun) -> WarmStarter:
-        return WarmStarter(self._control_channel)
+        pin = self._pins.get(flow_run.deployment_id) if flow_run.deployment_id else None
+        if pin is None:
+            why = f"deployment {flow_run.deployment_id} was not registered by this process"
+            wall_ms = time.time_ns() // 1_000_000
+            self._refusals.keep(Refusal(wall_ms, "flow run", "unknown", flow_run.name, why))
+            raise Refused(f"flow run {flow_run.name}: {why}")
+        return WarmStarter(self._control_channel, pin)
+
+
+async def _no_hooks(flow_run: FlowRun) -> Flow[..., Any]:
+    """Flows here have no hooks for crashes and cancellations; to look for some, the runner itself
+    would load the file that the server's database names."""
+    raise Refused(f"no hooks are run for {flow_run.name}")
 
 
 class WarmStarter:
     """Starts one flow run, as Prefect's own EngineCommandStarter does with a new interpreter."""
 
-    def __init__(self, control_channel: ControlChannel) -> None:
+    def __init__(self, control_channel: ControlChannel, pin: Pin) -> None:
         self._control_channel = control_channel
+        self._pin = pin
 
     async def start(
         self,
@@ -72,7 +118,7 @@ class WarmStarter:
             "PREFECT__CONTROL_PORT": str(port),
             "PREFECT__CONTROL_TOKEN": token,
         }
-        process: Any = CONTEXT.Process(target=run_engine, args=(environment,))
+        process: Any = CONTEXT.Process(target=run_engine, args=(environment, self._pin))
         is_started = False
         try:
             process.start()
@@ -84,14 +130,15 @@ class WarmStarter:
                 self._control_channel.unregister(flow_run.id)
 
 
-def run_engine(environment: dict[str, str]) -> None:
-    """What the child does: Prefect's engine for the run that the environment names."""
+def run_engine(environment: dict[str, str], pin: Pin) -> None:
+    """What the child does: Prefect's engine for the run that the environment names, with the flow
+    that is pinned."""
     os.environ.update(environment)
     from mlplatform.orchestration import flow_run
 
     try:
         flow_run.observe()
-        flow_run.run()
+        flow_run.run(pin)
     finally:
         # multiprocessing leaves without them, and Prefect sends its last logs and events there
         atexit._run_exitfuncs()

@@ -44,8 +44,9 @@ def children(settings: Settings) -> list[ChildSpec]:
             # The last model's approval is registered last: before it, runs can't be asked for.
             check=HttpCheck(
                 ready=f"/api/deployments/name/{names.APPROVAL_FLOW}/{last}",
-                live="/api/health",
+                live="/health",
                 port=settings.prefect_port,
+                token_file=settings.home.prefect_token,
             ),
             env={**common, **prefect_environment(settings)},
             stop_order=1,

@@ -1,20 +1,34 @@
-"""Prefect's server and the served flows in one process: half the memory of two."""
+"""Prefect's server and the served flows in one process: half the memory of two.
+
+Nothing reaches the server but through its gate (`prefect_gate`), and what a run executes is one of
+the flows that were registered here (`flow_processes`), whatever the server's database says.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from mlplatform import backends
+from mlplatform.admission.keyring import Keyring
+from mlplatform.admission.people import People
+from mlplatform.clock import SystemClock
 from mlplatform.errors import Unavailable
+from mlplatform.refusals import Refusals
+from mlplatform.servers import PREFECT_AUTH
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
-from mlplatform.supervisor.own_pages import OwnPages
+from mlplatform.supervisor.own_pages import Application, OwnPages
+from mlplatform.supervisor.prefect_gate import PLATFORM, PrefectGate, Tokens
 
 if TYPE_CHECKING:
+    import uvicorn
     from prefect.deployments.runner import RunnerDeployment
 
 START_LIMIT_S: Final = 180
@@ -35,7 +49,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": (f"{url},http://localhost:{settings.prefect_port}"),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin, by whatever name
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         # A slot of a limit that is leased in memory stays taken for ever after a crash.
@@ -79,6 +94,9 @@ def run(
     settings.home.prefect.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.home.prefect.chmod(0o700)
     os.environ.update(environment(settings))
+    tokens = Tokens(secrets.token_urlsafe(32), settings.home.prefect_token.read_text().strip())
+    # Inherited by the flow runs, and written nowhere: it ends with this process.
+    os.environ[PREFECT_AUTH] = f"{PLATFORM}:{tokens.platform}"
     os.umask(0o077)
     from mlplatform.supervisor import flow_processes
 
@@ -91,26 +109,63 @@ def run(
     flow_run.lines_as_json("served", settings.log_level)
 
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
-    server = uvicorn.Server(
-        uvicorn.Config(
-            OwnPages(create_app(), hosts),
-            host="127.0.0.1",
-            port=settings.prefect_port,
-            log_level="warning",
-            log_config=None,  # lines are ours
-            access_log=False,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=STOP_LIMIT_S,
-        )
+    with people_of(settings) as people:
+        gated = gate(create_app(), settings, tokens, people, hosts)
+        server = uvicorn.Server(configuration(gated, "127.0.0.1", settings.prefect_port))
+        thread = threading.Thread(target=server.run, name="prefect-api", daemon=True)
+        thread.start()
+        _await_start(server, thread)
+        try:
+            _serve(deployments(), on_ready, limit, Refusals(settings.home.audit))
+        finally:
+            server.should_exit = True
+            thread.join(STOP_LIMIT_S + 2)
+
+
+def gate(
+    application: Application,
+    settings: Settings,
+    tokens: Tokens,
+    people: People,
+    hosts: Sequence[str],
+) -> Application:
+    """Prefect's application behind what lets nobody in without an identity.
+
+    Args:
+        hosts: what a request's `Host` may be, each with its port.
+    """
+    return OwnPages(PrefectGate(application, tokens, people, Refusals(settings.home.audit)), hosts)
+
+
+def configuration(application: Application, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves it: lines are ours, and connections have limits."""
+    import uvicorn
+
+    return uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        log_level="warning",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=STOP_LIMIT_S,
     )
-    thread = threading.Thread(target=server.run, name="prefect-api", daemon=True)
-    thread.start()
-    _await_start(server, thread)
+
+
+@contextmanager
+def people_of(settings: Settings) -> Iterator[People]:
+    """Those who may log in, followed while they come and go.
+
+    Raises:
+        Unavailable: the store of keys does not answer.
+    """
+    keyring = Keyring(backends.admission(settings), SystemClock().wall_ms, lambda: None)
+    keyring.start()
     try:
-        _serve(deployments(), on_ready, limit)
+        yield People(keyring.client)
     finally:
-        server.should_exit = True
-        thread.join(STOP_LIMIT_S + 2)
+        keyring.stop()
 
 
 def _await_start(server: object, thread: threading.Thread) -> None:
@@ -122,7 +177,10 @@ def _await_start(server: object, thread: threading.Thread) -> None:
 
 
 def _serve(
-    deployments: Sequence[RunnerDeployment], on_ready: Callable[[], None], limit: int | None
+    deployments: Sequence[RunnerDeployment],
+    on_ready: Callable[[], None],
+    limit: int | None,
+    refusals: Refusals,
 ) -> None:
     import asyncio
 
@@ -131,9 +189,9 @@ def _serve(
     from mlplatform.supervisor.flow_processes import WarmRunner
 
     # What prefect.serve does, with a moment between registering and running.
-    runner = WarmRunner(pause_on_shutdown=False, limit=limit, query_seconds=QUERY_S)
+    runner = WarmRunner(refusals, pause_on_shutdown=False, limit=limit, query_seconds=QUERY_S)
     for deployment in deployments:
-        runner.add_deployment(deployment)
+        runner.pin(deployment)
     on_ready()
     try:
         asyncio.run(runner.start())

@@ -103,6 +103,7 @@ class Supervisor:
             for path in (
                 home.predictor_token,
                 home.mlflow_token,
+                home.prefect_token,
                 home.page_token,
                 home.worker_token,
                 home.exporter_token,

@@ -1,0 +1,57 @@
+"""Who a person is to the platform: a client whose key says what people do (`run`, `approve`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from mlplatform.admission.clients import Client, Key, directory
+from mlplatform.admission.secrets import digest
+from mlplatform.errors import Refused
+
+MOST_SECRET: int = 512
+"""Bytes of what may be a key's secret; nothing longer is looked up."""
+
+
+class People:
+    """The people of an installation, proven by the secret of a key of their own.
+
+    Args:
+        client: the live client behind a secret and its digest; as `Keyring.client`.
+        now_s: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[bytes, bytes], Client | None],
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._now_s = now_s
+
+    def proven(self, name: str, secret: bytes) -> Client | None:
+        """The person of that name whose secret this is; None where there is none."""
+        if not 0 < len(secret) <= MOST_SECRET:
+            return None
+        found = self._client(secret, digest(secret))
+        if found is None or not found.is_person or found.until_s <= self._now_s():
+            return None
+        return found if found.name == name.strip().casefold() else None
+
+
+def people(keys: Iterable[Key], now_ms: int) -> People:
+    """Those whose keys are live now."""
+    known = directory(keys, now_ms)
+    return People(lambda secret, hashed: known.get(hashed), lambda: now_ms / 1000)
+
+
+def check_may_approve(keys: Iterable[Key], name: str, model: str, now_ms: int) -> None:
+    """Nothing where a live key of that name may approve rollouts of the model.
+
+    Raises:
+        Refused: says what is missing, and the command that gives it.
+    """
+    known = directory(keys, now_ms).values()
+    if not any(client.name == name and client.may(model, "approve") for client in known):
+        command = f"mlplatform keys create --name {name} --model {model} --scope approve"
+        raise Refused(f"{name} has no live key that may approve rollouts of {model}: `{command}`")

@@ -1,0 +1,80 @@
+"""Proof that the platform gave this approver a code for this answer to this evidence.
+
+A code is bound to the approver, the rollout, the digest of the evidence that was shown, and the
+answer; it ends after some minutes. It counts once, as a journal takes one answer to a question.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.errors import Refused
+from mlplatform.rollout.transitions import Answer
+
+VALID_S: Final = 600
+"""From when the evidence was shown until the answer: to read it again, and to type."""
+MAC_BYTES: Final = 15
+MOST_CHARACTERS: Final = 200
+_WHO_AM_I: Final = b"mlplatform.approve"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is answered.
+
+    Args:
+        evidence: digest of the evidence that the rollout's journal asked with.
+    """
+
+    rollout_id: str
+    evidence: str
+    answer: Answer
+
+
+def code(key: bytes, approver: str, question: Question, *, until_s: int) -> str:
+    """The code of an approver who has been proven.
+
+    Args:
+        key: of this installation.
+        until_s: when it ends, epoch seconds.
+    """
+    return f"{approver}:{until_s}:{_mac(key, approver, question, until_s)}"
+
+
+def approver(key: bytes, text: str, question: Question, *, now_s: float) -> str:
+    """Whose answer a code is.
+
+    Raises:
+        Refused: it is none, has ended, or was given for another answer, rollout or evidence.
+    """
+    given = text.strip()
+    name, _, rest = given.partition(":")
+    until, _, mac = rest.partition(":")
+    if len(given) > MOST_CHARACTERS or not (until.isascii() and until.isdigit()) or not name:
+        raise Refused(f"this is no code; {_HOW.format(question.rollout_id)}")
+    if not hmac.compare_digest(mac.encode(), _mac(key, name, question, int(until)).encode()):
+        raise Refused(
+            f"the code was not given for this answer of {name!a} to this evidence of"
+            f" {question.rollout_id}; {_HOW.format(question.rollout_id)}"
+        )
+    if now_s >= int(until):
+        minutes = VALID_S // 60
+        how = _HOW.format(question.rollout_id)
+        raise Refused(f"the code of {name} ended: it is good for {minutes} minutes; {how}")
+    return name
+
+
+_HOW: Final = "`mlplatform rollouts approve {} --code` gives one"
+
+
+def _mac(key: bytes, name: str, question: Question, until_s: int) -> str:
+    """Source: BLAKE2b keyed mode, RFC 7693; base 32, RFC 4648."""
+    mac = hashlib.blake2b(key=key, digest_size=MAC_BYTES, person=_WHO_AM_I[:16])
+    fields = (name, question.rollout_id, question.evidence, question.answer, str(until_s))
+    for field in fields:
+        mac.update(len(field.encode()).to_bytes(4, "big") + field.encode())
+    return base64.b32encode(mac.digest()).decode()

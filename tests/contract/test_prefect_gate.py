@@ -1,0 +1,245 @@
+"""Nothing reaches Prefect without an identity, and people change nothing but runs of their own."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from mlplatform.admission.clients import Client, parse_scope
+from mlplatform.admission.people import People
+from mlplatform.admission.secrets import digest
+from mlplatform.refusals import Refusals
+from mlplatform.supervisor.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
+
+ID = "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
+OTHER = "00000000-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
+TOKENS = Tokens("token-of-processes", "token-of-the-operator")
+SECRETS = {
+    "ana": (b"mlp_ana", ("fraud:run",)),
+    "bo": (b"mlp_bo", ("fraud:approve",)),
+    "shop": (b"mlp_shop", ("*:*",)),
+}
+NAMES = {ID: "fraud-retrain", OTHER: "fraud-approval"}
+
+
+async def _deployment(request: Request) -> JSONResponse:
+    name = NAMES.get(request.path_params["id"])
+    return JSONResponse({"name": name}, 200 if name else 404)
+
+
+async def _run(request: Request) -> JSONResponse:
+    return JSONResponse({"deployment_id": request.path_params["id"]})
+
+
+async def _echo(request: Request) -> JSONResponse:
+    body = await request.body()
+    sent = await request.json() if body else None
+    return JSONResponse({"path": request.url.path, "sent": sent}, 201)
+
+
+async def _talk(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text("hello")
+    await socket.close()
+
+
+INNER = Starlette(
+    routes=[
+        Route("/api/health", _echo, methods=["GET"]),
+        Route("/api/deployments/{id}", _deployment, methods=["GET"]),
+        Route("/api/flow_runs/{id}", _run, methods=["GET"]),
+        WebSocketRoute("/api/events/out", _talk),
+        WebSocketRoute("/api/events/in", _talk),
+        Route("/{path:path}", _echo, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
+    ]
+)
+
+
+def _people() -> People:
+    known = {
+        digest(secret): Client(
+            name, frozenset(map(parse_scope, scopes)), priority="standard", limit=None
+        )
+        for name, (secret, scopes) in SECRETS.items()
+    }
+    return People(lambda secret, hashed: known.get(hashed))
+
+
+@pytest.fixture
+def refusals(tmp_path: Path) -> Refusals:
+    return Refusals(tmp_path / "audit")
+
+
+@pytest.fixture
+def asked(refusals: Refusals) -> Iterator[TestClient]:
+    with TestClient(PrefectGate(INNER, TOKENS, _people(), refusals)) as client:
+        yield client
+
+
+def basic(name: str, secret: str | bytes) -> dict[str, str]:
+    given = name.encode() + b":" + (secret.encode() if isinstance(secret, str) else secret)
+    return {"Authorization": f"Basic {base64.b64encode(given).decode()}"}
+
+
+def person(name: str) -> dict[str, str]:
+    return basic(name, SECRETS[name][0])
+
+
+PLATFORM = basic("platform", TOKENS.platform)
+OPERATOR = basic("operator", TOKENS.operator)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("ana", "mlp_bo"),
+        basic("ana", "mlp_made_up"),
+        basic("platform", ""),
+        basic("shop", "mlp_shop"),
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic "},
+        {"Authorization": "Digest x"},
+        {"Cookie": "session=1"},
+        {"X-Forwarded-User": "ana"},
+    ],
+    ids=[
+        "nobody",
+        "another person's key",
+        "a made-up key",
+        "an empty token",
+        "an application's key",
+        "no base 64",
+        "nothing",
+        "another scheme",
+        "a cookie",
+        "a proxy's header",
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/api/flow_runs/filter", "/docs", "/api/openapi.json"])
+def test_nobody_is_let_in_without_an_identity(
+    asked: TestClient, headers: dict[str, str], path: str
+) -> None:
+    for method in ("GET", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "HEAD"):
+        answer = asked.request(method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Basic ")
+
+
+def test_a_socket_needs_an_identity_too(asked: TestClient) -> None:
+    for path in ("/api/events/out", "/api/events/in"):
+        with pytest.raises(WebSocketDisconnect), asked.websocket_connect(path) as socket:
+            socket.receive_text()
+    with asked.websocket_connect("/api/events/out", headers=person("ana")) as socket:
+        assert socket.receive_text() == "hello"
+    with (
+        pytest.raises(WebSocketDisconnect),
+        asked.websocket_connect("/api/events/in", headers=person("ana")) as socket,
+    ):
+        socket.receive_text()
+    with asked.websocket_connect("/api/events/in", headers=PLATFORM) as socket:
+        assert socket.receive_text() == "hello"
+
+
+def test_the_platforms_own_calls_do_everything(asked: TestClient) -> None:
+    for method in ("POST", "PATCH", "DELETE"):
+        path = f"/api/deployments/{ID}/schedules"
+        answer = asked.request(method, path, headers=PLATFORM, json={"entrypoint": "x"})
+        assert answer.status_code == 201
+
+
+@pytest.mark.parametrize("who", [person("ana"), OPERATOR])
+def test_people_change_no_deployment(
+    asked: TestClient, refusals: Refusals, who: dict[str, str]
+) -> None:
+    change = {"entrypoint": "/tmp/evil.py:flow"}
+    answer = asked.patch(f"/api/deployments/{ID}", headers=who, json=change)
+    assert answer.status_code == 403
+    (kept,) = refusals.since(0)
+    assert (kept.door, kept.asked) == ("prefect", f"PATCH /api/deployments/{ID}")
+
+
+def test_a_person_starts_a_run_in_their_own_name(asked: TestClient) -> None:
+    path = f"/api/deployments/{ID}/create_flow_run"
+    sent = {"parameters": {"model": "fraud", "reason": "weekly"}, "job_variables": {}}
+    body = asked.post(path, headers=person("ana"), json=sent).json()["sent"]
+    assert body["parameters"] == {"model": "fraud", "reason": "weekly", "actor": "ana"}
+    assert body["enforce_parameter_schema"] is True
+    assert "job_variables" not in body
+    other = {"parameters": {"model": "fraud", "actor": "bo"}}
+    assert asked.post(path, headers=person("ana"), json=other).status_code == 403
+    assert asked.post(path, headers=OPERATOR, json=other).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("who", "deployment"),
+    [("bo", ID), ("ana", OTHER), ("ana", "11111111-2f5a-4a6e-9d7c-0e6b8b1c2d3e")],
+    ids=["who only approves", "an approval", "a deployment that is not there"],
+)
+def test_runs_that_a_person_may_not_start(asked: TestClient, who: str, deployment: str) -> None:
+    path = f"/api/deployments/{deployment}/create_flow_run"
+    answer = asked.post(path, headers=person(who), json={"parameters": {}})
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("sent", [b"", b"[", b"[" * 100_000, b"\xff", b"3"])
+def test_a_body_that_is_none_is_refused(asked: TestClient, sent: bytes) -> None:
+    path = f"/api/deployments/{ID}/create_flow_run"
+    assert asked.post(path, headers=person("ana"), content=sent).status_code == 403
+
+
+def test_a_run_is_ended_and_never_declared_done(asked: TestClient) -> None:
+    path = f"/api/flow_runs/{ID}/set_state"
+
+    def status(kind: str, who: str, at: str = path) -> int:
+        sent: dict[str, Any] = {"state": {"type": kind}, "force": True}
+        return asked.post(at, headers=person(who), json=sent).status_code
+
+    assert status("CANCELLING", "ana") == 201
+    assert status("COMPLETED", "ana") == 403
+    assert status("CANCELLING", "bo") == 403
+    assert status("CANCELLING", "ana", f"/api/flow_runs/{OTHER}/set_state") == 403
+
+
+def test_an_answer_is_passed_on_as_it_is(asked: TestClient) -> None:
+    form = {"run_input": {"decision": "approve", "code": "bo:1:A", "reason": "read it"}}
+    answer = asked.post(f"/api/flow_runs/{ID}/resume", headers=person("bo"), json=form)
+    assert answer.json()["sent"] == form
+
+
+def test_a_body_has_a_limit(asked: TestClient) -> None:
+    sent = b" " * (MOST_BODY_BYTES + 1)
+    answer = asked.post("/api/flow_runs/filter", headers=person("ana"), content=sent)
+    assert answer.status_code == 413
+
+
+def test_two_identities_are_none(asked: TestClient) -> None:
+    one, two = person("ana")["Authorization"], PLATFORM["Authorization"]
+    answer = asked.get("/", headers=[("Authorization", one), ("Authorization", two)])  # type: ignore[arg-type]
+    assert answer.status_code == 401
+
+
+def test_whoever_asks_is_told_whether_it_lives_and_no_more(asked: TestClient) -> None:
+    assert asked.get("/health").status_code == 200
+    assert asked.get("/health").json() == {"detail": "ok"}
+    assert asked.post("/health").status_code == 401
+
+
+def test_what_a_browser_asks_before_the_log_in_is_no_refusal(
+    asked: TestClient, refusals: Refusals
+) -> None:
+    asked.get("/")
+    assert list(refusals.since(0)) == []
+    asked.patch(f"/api/deployments/{ID}")
+    asked.get("/", headers=basic("ana", "guessed"))
+    assert [r.who for r in refusals.since(0)] == ["unknown", "unknown"]

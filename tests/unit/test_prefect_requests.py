@@ -1,0 +1,96 @@
+"""A run that a person starts takes parameters, in that person's name, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlplatform.supervisor.prefect_requests import Start, Wrong, is_cancelling, started
+
+PARAMETERS = {"model": "fraud", "actor": "ana", "reason": "weekly"}
+
+
+def _start(**body: Any) -> Start | Wrong:
+    return started({"parameters": PARAMETERS, **body}, flow="retrain", person="ana")
+
+
+def _parameters(taken: Start | Wrong) -> Any:
+    assert isinstance(taken, Start)
+    return taken.body["parameters"]
+
+
+def test_prefect_is_told_to_hold_parameters_to_their_schema() -> None:
+    taken = _start(enforce_parameter_schema=False)
+    assert isinstance(taken, Start)
+    assert taken.body["enforce_parameter_schema"] is True
+
+
+def test_a_person_starts_runs_in_their_own_name() -> None:
+    assert _parameters(_start())["actor"] == "ana"
+    nameless = started({"parameters": {"model": "fraud"}}, flow="promote", person="ana")
+    assert _parameters(nameless)["actor"] == "ana"
+    other = started({"parameters": PARAMETERS}, flow="retrain", person="bo")
+    assert isinstance(other, Wrong)
+    assert "give your own name" in other.reason
+
+
+def test_who_runs_the_platform_starts_runs_for_others() -> None:
+    taken = started({"parameters": PARAMETERS}, flow="retrain", person=None)
+    assert _parameters(taken)["actor"] == "ana"
+
+
+def test_a_flow_without_an_actor_gets_none() -> None:
+    taken = started({"parameters": {"model": "fraud"}}, flow="rollout", person="ana")
+    assert _parameters(taken) == {"model": "fraud"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"job_variables": {"image": "evil"}},
+        {"infrastructure_document_id": "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"},
+        {"work_queue_name": "theirs"},
+        {"context": {"a": 1}},
+        {"state": {"type": "COMPLETED"}},
+        {"state": "SCHEDULED"},
+        {"parameters": [1]},
+    ],
+)
+def test_nothing_about_where_or_how_it_runs_is_taken(body: dict[str, Any]) -> None:
+    assert isinstance(_start(**body), Wrong)
+
+
+def test_what_prefects_own_form_sends_besides_is_left_out() -> None:
+    taken = _start(job_variables={}, work_queue_name=None, state={"type": "SCHEDULED"})
+    assert isinstance(taken, Start)
+    assert set(taken.body) == {"parameters", "state", "enforce_parameter_schema"}
+
+
+def test_a_run_may_be_due_later() -> None:
+    when = "2030-01-01T00:00:00Z"
+    taken = _start(state={"type": "SCHEDULED", "state_details": {"scheduled_time": when, "x": 1}})
+    assert isinstance(taken, Start)
+    assert taken.body["state"]["state_details"] == {"scheduled_time": when}
+
+
+def test_nobody_asks_for_an_approval_but_a_pass() -> None:
+    assert isinstance(started({"parameters": {}}, flow="approval", person=None), Wrong)
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 3])
+def test_a_body_that_is_no_object_is_refused(body: object) -> None:
+    assert isinstance(started(body, flow="retrain", person="ana"), Wrong)
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ({"state": {"type": "CANCELLING"}}, True),
+        ({"state": {"type": "COMPLETED"}}, False),
+        ({"state": "CANCELLING"}, False),
+        (None, False),
+    ],
+)
+def test_a_state_is_set_to_end_a_run_alone(body: object, wanted: bool) -> None:
+    assert is_cancelling(body) is wanted
