@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.drift.incidents import Finding
 from mlplatform.drift.job import act
 from mlplatform.drift.retrain import Retrain
-from mlplatform.errors import InputInvalid, Unavailable
+from mlplatform.errors import InputInvalid, Refused, Unavailable
 from mlplatform.models.fraud.generator import Population
 from mlplatform.orchestration.prefect import PrefectApi
+from mlplatform.servers import PREFECT_AUTH
 from mlplatform.settings import load
+from mlplatform.supervisor.records import read_processes
 from mlplatform.telemetry import signals, span_files
 from mlplatform.telemetry.retention import DEBUG_SHARE
 from mlplatform.wiring import Platform
@@ -124,6 +127,15 @@ def wait(
 def phase(commands: Commands, rollout: str) -> str:
     states = commands.json("rollouts", "list", "--all")
     return next(s["phase"] for s in states if s["rollout_id"] == rollout)
+
+
+def as_a_flow_run(platform: Platform) -> PrefectApi:
+    """Prefect as the platform's own runs ask it: their token is in no file."""
+    (prefect,) = (p for p in read_processes(platform.settings.home) if p.name == "prefect")
+    assert prefect.process is not None
+    children = psutil.Process(prefect.process.pid).children(recursive=True)
+    (given,) = {child.environ()[PREFECT_AUTH] for child in children}
+    return PrefectApi(platform.settings.prefect_url, auth=lambda: given)
 
 
 def rollout_of(commands: Commands, version: int) -> Any:
@@ -323,8 +335,10 @@ def test_an_incident_starts_a_retrain_through_the_automation_and_opens_its_rollo
     assert event is not None
     check = ("d" * 32, "e" * 16)  # the span of a drift check
     event["payload"]["traceparent"] = f"00-{check[0]}-{check[1]}-01"
+    with pytest.raises(Refused, match="on no list"):
+        platform.prefect.emit(event)  # only the platform's own runs say what has drifted
     for _ in range(2):  # a pass that does not know whether it was heard emits again
-        platform.prefect.emit(event)
+        as_a_flow_run(platform).emit(event)
 
     wait(
         lambda: rollout_of(commands, 2) is not None,
