@@ -9,12 +9,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlplatform.errors import PlatformError
+from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent, step_back
 from mlplatform.telemetry import logs
-
-MAX_REQUESTS = 64
-"""At a time; who comes after them is told to come again (503)."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,11 +35,13 @@ def main() -> None:
     import uvicorn
 
     from mlplatform import wiring
+    from mlplatform.http.uvicorn_limits import Door
     from mlplatform.page.app import application
     from mlplatform.page.sources import Sources
 
     settings = wiring.settings()
     logs.set_level(settings.log_level)
+    door = Door("page", Refusals(settings.home.audit))
     token_file: Path = options.token_file or settings.home.page_token
     try:
         shown = application(
@@ -49,6 +49,7 @@ def main() -> None:
             token=token_file.read_text().strip(),
             hosts=asked_for_as(settings),
             links=_links(settings),
+            let_in=door.let_in,
         )
     except (PlatformError, OSError) as error:
         sys.exit(f"the page cannot start: {error}")
@@ -60,9 +61,8 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=MAX_REQUESTS,
-        timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
+        **door.options(),
     )
 
 

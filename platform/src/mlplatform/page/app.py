@@ -43,13 +43,19 @@ T = TypeVar("T")
 
 
 def application(
-    sources: Sources, *, token: str, hosts: Sequence[str], links: Mapping[str, str]
+    sources: Sources,
+    *,
+    token: str,
+    hosts: Sequence[str],
+    links: Mapping[str, str],
+    let_in: Callable[[Scope], None] = lambda scope: None,
 ) -> Application:
     """The page behind its token.
 
     Args:
         hosts: what a request's `Host` may say, each with its port.
         links: addresses of other pages, by what they are called.
+        let_in: called with each request of who knows the token.
 
     Raises:
         ConfigInvalid: the token is empty.
@@ -75,7 +81,7 @@ def application(
         routes=routes,
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
-    return Headers(OwnPages(TokenGate(inner, token, "page"), hosts))
+    return Headers(OwnPages(TokenGate(inner, token, "page", let_in), hosts))
 
 
 class Pages:

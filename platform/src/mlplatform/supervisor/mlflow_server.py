@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from mlplatform.addresses import Address
 from mlplatform.postgres import tls_context
+from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings, load
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.supervisor.token_gate import TokenGate
@@ -89,6 +90,8 @@ def _serve(settings: Settings, host: str) -> None:
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
+    from mlplatform.http.uvicorn_limits import Door
+
     variables = environment(settings)
     # Makes or migrates the database before the first answer, not during the first request.
     initialize_backend_stores(
@@ -97,14 +100,16 @@ def _serve(settings: Settings, host: str) -> None:
         variables["_MLFLOW_SERVER_ARTIFACT_ROOT"],
     )
     token = settings.mlflow_token_file.read_text().strip()
+    door = Door("mlflow", Refusals(settings.home.audit))
     uvicorn.run(
-        TokenGate(app, token, "MLflow"),
+        TokenGate(app, token, "MLflow", door.let_in),
         host=host,
         port=settings.mlflow_port,
         log_level="warning",
         log_config=None,  # lines are ours
         access_log=False,
         timeout_graceful_shutdown=5,
+        **door.options(),
     )
 
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hmac
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from mlplatform.supervisor.own_pages import Application, Receive, Scope, Send
@@ -23,15 +23,26 @@ class TokenGate:
 
     Args:
         name: what a browser calls the server where it asks.
+        let_in: called with each request of who knows the token.
     """
 
-    def __init__(self, application: Application, token: str, name: str) -> None:
+    def __init__(
+        self,
+        application: Application,
+        token: str,
+        name: str,
+        let_in: Callable[[Scope], None] = lambda scope: None,
+    ) -> None:
         self._application = application
         self._token = token.encode()
         self._name = name
+        self._let_in = let_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS or self._admits(scope):
+        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS:
+            await self._application(scope, receive, send)
+        elif self._admits(scope):
+            self._let_in(scope)
             await self._application(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})

@@ -1,0 +1,84 @@
+"""Which connections of one listener are open, and which of them has to end for a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+C = TypeVar("C", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many connections a listener holds.
+
+    Args:
+        connections: of everybody together.
+        strangers: of those, how many may belong to peers that have not proven who they are, on
+            these connections; so as many are always left for who has not yet.
+    """
+
+    connections: int
+    strangers: int
+
+
+class OpenConnections(Generic[C]):
+    """Everybody gets in; who has proven nothing may have to leave for whoever comes next.
+
+    When strangers are too many, the oldest connection of the peer that holds most of them ends: a
+    peer that opens many loses its own, and one that opens a few keeps them.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._peers: dict[C, str] = {}
+        self._strangers: dict[str, dict[C, None]] = {}
+        self._stranger_count = 0
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def __iter__(self) -> Iterator[C]:
+        return iter(tuple(self._peers))
+
+    def peer(self, connection: C) -> str:
+        return self._peers[connection]
+
+    def add(self, connection: C, peer: str) -> C | None:
+        """Count a new one; returns the one that has to end, which is still counted."""
+        self._peers[connection] = peer
+        self._strangers.setdefault(peer, {})[connection] = None
+        self._stranger_count += 1
+        if self._stranger_count <= self._room.strangers:
+            return None
+        most = max(self._strangers.values(), key=len)
+        return next(iter(most))
+
+    def admit(self, connection: C) -> bool:
+        """It has proven who it is, and keeps its place; False where all those places are taken: it
+        is served as a stranger's."""
+        peer = self._peers.get(connection)
+        if peer is None or connection not in self._strangers.get(peer, ()):
+            return peer is not None
+        if len(self._peers) - self._stranger_count >= self._room.connections - self._room.strangers:
+            return False
+        self._forget_stranger(connection, peer)
+        return True
+
+    def is_admitted(self, connection: C) -> bool:
+        peer = self._peers.get(connection)
+        return peer is not None and connection not in self._strangers.get(peer, ())
+
+    def remove(self, connection: C) -> None:
+        """It is closed; one that is not counted is nothing."""
+        peer = self._peers.pop(connection, None)
+        if peer is not None and connection in self._strangers.get(peer, ()):
+            self._forget_stranger(connection, peer)
+
+    def _forget_stranger(self, connection: C, peer: str) -> None:
+        held = self._strangers[peer]
+        del held[connection]
+        self._stranger_count -= 1
+        if not held:
+            del self._strangers[peer]
