@@ -6,6 +6,7 @@ Source: uvicorn's protocols for httptools and websockets, which are private to i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import MutableMapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -91,7 +93,7 @@ class Door:
         self._ended = EndedConnections(name, refusals)
 
     def options(self) -> dict[str, Any]:
-        """Arguments of `uvicorn.Config` and `uvicorn.run` by which the server keeps to the limits.
+        """Arguments of `uvicorn.Config` by which the server keeps to the limits.
 
         Headers of proxies are not taken: a connection's peer is who opened it.
         """
@@ -151,6 +153,34 @@ class Door:
             self._ended.count(reason, self._open.peer(held))
         self.closed(held)
         held.transport.abort()
+
+
+def serve(application: Any, door: Door, *, host: str, port: int, stop_s: int) -> None:
+    """Serve an ASGI application within a door's limits, until SIGTERM or SIGINT.
+
+    Args:
+        stop_s: how long requests may take to be finished then.
+
+    Raises:
+        SystemExit: it did not start; its log says why.
+    """
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            host=host,
+            port=port,
+            log_level="warning",
+            log_config=None,  # lines are ours
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=stop_s,
+            **door.options(),
+        )
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(1)
 
 
 class _TooMuch(Exception):

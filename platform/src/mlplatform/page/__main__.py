@@ -32,10 +32,8 @@ def main() -> None:
     step_back()
     logs.configure("page")
     os.umask(0o077)
-    import uvicorn
-
     from mlplatform import wiring
-    from mlplatform.http.uvicorn_limits import Door
+    from mlplatform.http.uvicorn_limits import Door, serve
     from mlplatform.page.app import application
     from mlplatform.page.sources import Sources
 
@@ -53,17 +51,7 @@ def main() -> None:
         )
     except (PlatformError, OSError) as error:
         sys.exit(f"the page cannot start: {error}")
-    uvicorn.run(
-        shown,
-        host=options.host,
-        port=settings.page_port,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-        **door.options(),
-    )
+    serve(shown, door, host=options.host, port=settings.page_port, stop_s=1)
 
 
 def asked_for_as(settings: Settings) -> list[str]:

@@ -86,11 +86,10 @@ def log_in_to(address: Address) -> None:
 
 
 def _serve(settings: Settings, host: str) -> None:
-    import uvicorn
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
-    from mlplatform.http.uvicorn_limits import Door
+    from mlplatform.http.uvicorn_limits import Door, serve
 
     variables = environment(settings)
     # Makes or migrates the database before the first answer, not during the first request.
@@ -101,16 +100,8 @@ def _serve(settings: Settings, host: str) -> None:
     )
     token = settings.mlflow_token_file.read_text().strip()
     door = Door("mlflow", Refusals(settings.home.audit))
-    uvicorn.run(
-        TokenGate(app, token, "MLflow", door.let_in),
-        host=host,
-        port=settings.mlflow_port,
-        log_level="warning",
-        log_config=None,  # lines are ours
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        **door.options(),
-    )
+    gated = TokenGate(app, token, "MLflow", door.let_in)
+    serve(gated, door, host=host, port=settings.mlflow_port, stop_s=5)
 
 
 if __name__ == "__main__":
