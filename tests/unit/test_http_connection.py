@@ -82,8 +82,11 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes]] = []
         self.ends: list[str] = []
+        self.lets_in = False
 
     def answer(self, request: Request) -> Answer:
+        if self.lets_in:
+            request.let_in()
         if request.path == "/broken":
             raise RuntimeError("on purpose")
         if request.path.startswith("/wait") or not request.is_whole:
@@ -614,9 +617,30 @@ async def test_of_a_draining_server_only_what_is_idle_is_closed(sent: bytes, clo
     assert world.transport.is_closed == closes
 
 
-async def test_one_connection_too_many_is_told_so() -> None:
+async def test_the_oldest_stranger_is_told_to_go_for_a_new_one() -> None:
     world = World(connections=1)
     transport = Transport()
     Connection(world.shared).connection_made(transport)
-    assert parted(transport.written) == [(503, b"too-many-connections")]
-    assert transport.is_closed
+    assert parted(world.transport.written) == [(503, b"too-many-connections")]
+    assert world.transport.is_closed
+    assert not transport.is_closed
+
+
+async def test_who_was_let_in_keeps_its_place() -> None:
+    world = World(connections=2, strangers=1)
+    world.application.lets_in = True
+    world.connection.data_received(GET)
+    first, second = Transport(), Transport()
+    Connection(world.shared).connection_made(first)
+    Connection(world.shared).connection_made(second)
+    assert not world.transport.is_closed
+    assert first.is_closed
+    assert not second.is_closed
+
+
+async def test_a_stranger_that_does_not_read_is_ended_without_a_word() -> None:
+    world = World(connections=1)
+    world.transport.unread = 1
+    Connection(world.shared).connection_made(Transport())
+    assert world.transport.is_closed
+    assert world.transport.writes == []

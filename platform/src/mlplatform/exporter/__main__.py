@@ -16,7 +16,9 @@ from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import PlatformError
 from mlplatform.exporter import targets
 from mlplatform.exporter.state import StateCollector
+from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.models.definition import model_names
+from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent, step_back
 from mlplatform.telemetry import logs
@@ -53,7 +55,8 @@ def main() -> None:
         registry = Registry()
         registry.register(collector(settings))
         token = options.token_file.read_text().strip()
-        port = listen(registry, token, port=options.port, host=options.host)
+        ended = EndedConnections("exporter", Refusals(settings.home.audit))
+        port = listen(registry, token, port=options.port, host=options.host, ended=ended)
     except (PlatformError, OSError) as error:
         sys.exit(f"the exporter cannot start: {error}")
     if options.address_file is not None:

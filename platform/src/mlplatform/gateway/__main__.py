@@ -15,7 +15,9 @@ from mlplatform import settings as settings_module
 from mlplatform.errors import Busy, PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.gateway.composition import compose
+from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.http.server import BACKLOG, Server
+from mlplatform.refusals import Refusals
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.supervisor.listeners import inherited
 from mlplatform.telemetry import logs
@@ -88,7 +90,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    server = Server(composition.app, sockets, composition.life)
+    ended = EndedConnections("gateway", Refusals(settings.home.audit))
+    server = Server(composition.app, sockets, composition.life, ended=ended)
     server.run()
     if server.gave_up:
         sys.exit(f"{options.name} ended: it could record nothing any more")

@@ -166,6 +166,7 @@ class Gateway:
         """Raises Problem: 401, 403, 422, 429, 503."""
         request.admitted = await self._gate.admit(request.headers, model, scope)
         request.client = request.admitted.client.name
+        request.asked.let_in()
 
 
 def _told(problem: Problem, body: bytes) -> Reply:

@@ -17,7 +17,10 @@ from urllib.parse import unquote
 
 import httptools
 
+from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.http.messages import MAX_BODY_BYTES, Refusal, Reply, Request
+from mlplatform.http.open_connections import OpenConnections, Room
+from mlplatform.http.peers import Peers
 
 MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -47,6 +50,9 @@ _HOST: Final = re.compile(
 """`uri-host [":" port]`, or nothing. Source: RFC 9112 section 3.2, RFC 3986 section 3.2.2."""
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_TOLD: Final = frozenset(("too-many-connections", "slow-request", "slow-reader", "head-too-large"))
+"""Ends that a person should know of; what is merely no HTTP is counted."""
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +84,16 @@ class Limits:
     """What connections may ask for.
 
     Args:
-        connections: of all clients together; one more is told so and closed.
+        connections: of all clients together.
+        strangers: of those, connections on which nobody has proven who it is; for one more, the
+            oldest of the peer that holds most of them is told so and closed.
         arrival_s: from a connection's or a request's first byte to its last: 1 MB on a slow line
             takes less.
         idle_s: between requests; also how long an answer waits to be read.
     """
 
     connections: int = 4096
+    strangers: int = 1024
     arrival_s: float = 10.0
     idle_s: float = 75.0
     body_bytes: int = MAX_BODY_BYTES
@@ -93,11 +102,22 @@ class Limits:
 class Shared:
     """What the connections of one server have in common."""
 
-    def __init__(self, application: Application, limits: Limits) -> None:
+    def __init__(
+        self,
+        application: Application,
+        limits: Limits,
+        ended: EndedConnections | None = None,
+    ) -> None:
         self.application = application
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
+        strangers = min(limits.strangers, limits.connections)
+        self.open: OpenConnections[Connection] = OpenConnections(
+            Room(limits.connections, strangers)
+        )
+        self._peers = Peers()
+        self._ended = ended
         self.answering: set[Request] = set()
         self.is_draining = False
         self._paths: dict[bytes, str] = {}
@@ -107,6 +127,29 @@ class Shared:
     def owes_answers(self) -> bool:
         """Whether anybody waits for an answer, or has not got all of one."""
         return bool(self.answering) or any(one.owes_answer for one in self.connections)
+
+    def opened(self, connection: Connection, transport: asyncio.BaseTransport) -> None:
+        """Count one more, and end another where it must."""
+        self.connections.add(connection)
+        info = transport.get_extra_info
+        peer = self._peers.of(info("sockname"), info("peername"))
+        victim = self.open.add(connection, peer)
+        if victim is not None:
+            victim.make_room()
+            self.open.remove(victim)
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self.open.remove(connection)
+
+    def count_end(self, connection: Connection, reason: str) -> None:
+        """A connection is ended for what it did."""
+        self.application.ended(reason)
+        if self._ended is not None and reason in _TOLD and connection in self.open:
+            self._ended.count(reason, self.open.peer(connection))
+
+    def close(self) -> None:
+        self._peers.close()
 
     def is_host(self, value: bytes) -> bool:
         """Whether a Host may say this; most say what the last one did."""
@@ -152,6 +195,7 @@ class Connection(asyncio.Protocol):
         "_is_heard_out",
         "_is_last",
         "_is_paused",
+        "_is_stranger",
         "_is_write_paused",
         "_parser",
         "_queue",
@@ -185,6 +229,7 @@ class Connection(asyncio.Protocol):
         self._is_last = False  # no other request is read
         self._is_deaf = False  # nothing is read but to be dropped
         self._is_closing = False  # nothing more is written
+        self._is_stranger = True  # nobody has proven who it is
         self._is_heard_out = False  # the peer has sent its last byte, and it was read
         self._is_paused = self._is_write_paused = False
         self._since_s = time.monotonic()  # in which this connection waits for the same thing
@@ -200,15 +245,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        shared = self._shared
-        shared.connections.add(self)
-        if len(shared.connections) > shared.limits.connections:
-            detail = f"{shared.limits.connections} connections are open already"
-            self._refuse(Refusal(503, "too-many-connections", detail, retry_after_s=1))
-            transport.close()
+        self._shared.opened(self, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._shared.connections.discard(self)
+        self._shared.closed(self)
         self._is_deaf = self._is_closing = True
         self._queue.clear()
         if self._incoming is not None:
@@ -295,6 +335,8 @@ class Connection(asyncio.Protocol):
         method = _METHODS.get(sent) or sent.decode()
         path = self._shared.path(self._url) if method != "CONNECT" else self._url.decode()
         request = Request(method, path, headers, is_last=is_last, limit_bytes=limits.body_bytes)
+        if self._is_stranger:
+            request.let_in = self._let_in
         self._discarded = 0
         length = headers.get(b"content-length", b"")
         if len(length) > 5 and int(length) > limits.body_bytes:
@@ -426,6 +468,16 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.close()
 
+    def make_room(self) -> None:
+        """End it for a new connection; it is told so where it still listens."""
+        if self._is_closing or self._transport.get_write_buffer_size():
+            self._shared.count_end(self, "too-many-connections")
+            self._transport.abort()
+            return
+        detail = f"{self._shared.open.strangers} connections without a client are open already"
+        self._refuse(Refusal(503, "too-many-connections", detail, retry_after_s=1))
+        self._transport.close()
+
     def close_idle(self) -> None:
         """Close it unless somebody waits for an answer."""
         begun = self._is_arriving and self._read_bytes
@@ -433,7 +485,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _abort_slow_reader(self) -> None:
-        self._shared.application.ended("slow-reader")
+        self._shared.count_end(self, "slow-reader")
         self._transport.abort()
 
     def _stop(self, error: httptools.HttpParserError) -> None:
@@ -451,7 +503,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Refuse what is arriving, after the answers that are owed before it, and end."""
-        self._shared.application.ended(refusal.name)
+        self._shared.count_end(self, refusal.name)
         self._is_deaf = True
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
@@ -573,6 +625,9 @@ class Connection(asyncio.Protocol):
                 data = data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 self._stop(error)
+
+    def _let_in(self) -> None:
+        self._is_stranger = not self._shared.open.admit(self)
 
     def _want(self) -> None:
         if not self._is_closing:

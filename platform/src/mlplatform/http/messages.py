@@ -75,6 +75,9 @@ class Refusal(Exception):
         self.retry_after_s = retry_after_s
 
 
+def _nothing() -> None: ...
+
+
 class Request:
     """One HTTP request; its body may still be arriving.
 
@@ -96,6 +99,7 @@ class Request:
         "is_taken",
         "is_too_large",
         "is_whole",
+        "let_in",
         "method",
         "path",
         "task",
@@ -119,6 +123,8 @@ class Request:
         self.is_taken = self.is_answered = False  # by the application, or to be as its turn comes
         self.wanted: Callable[[], None] | None = None
         """Tells a sender that waits for it (Expect) that its body is wanted."""
+        self.let_in: Callable[[], object] = _nothing
+        """Tells its connection that whoever sent it has proven who it is."""
         self.task: asyncio.Task[None] | None = None
         self._limit_bytes = limit_bytes
         self._body: bytes | bytearray = b""

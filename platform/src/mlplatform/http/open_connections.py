@@ -39,6 +39,14 @@ class OpenConnections(Generic[C]):
     def __len__(self) -> int:
         return len(self._peers)
 
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._peers
+
+    @property
+    def strangers(self) -> int:
+        """How many of them have proven nothing."""
+        return self._stranger_count
+
     def __iter__(self) -> Iterator[C]:
         return iter(tuple(self._peers))
 

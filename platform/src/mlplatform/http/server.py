@@ -6,6 +6,7 @@ import asyncio
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Final
 import uvloop
 
 from mlplatform.http.connection import Application, Connection, Limits, Shared
+from mlplatform.http.ended_connections import EndedConnections
 
 BACKLOG: Final = 512
 OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
@@ -70,9 +72,13 @@ class Life:
 
 
 class Server:
-    """Serves an application on sockets that listen, until SIGTERM, SIGINT or `end`.
+    """Serves an application on sockets that listen, until SIGTERM, SIGINT or `end`; in another
+    thread than the main one, until the process ends.
 
     A second signal ends it without waiting for anything. `gave_up` says that it ended by itself.
+
+    Args:
+        ended: told of connections that were ended for what they did.
     """
 
     def __init__(
@@ -81,11 +87,13 @@ class Server:
         sockets: Sequence[socket.socket],
         life: Life | None = None,
         limits: Limits | None = None,
+        ended: EndedConnections | None = None,
     ) -> None:
         self._application = application
         self._sockets = sockets
         self._life = life or Life()
         self._limits = limits or Limits()
+        self._ended = ended
         self._told_to_end = asyncio.Event()
         self._is_forced = False
         self.gave_up = False
@@ -103,10 +111,10 @@ class Server:
     async def serve(self) -> None:
         """Returns when all is answered and stopped."""
         loop = asyncio.get_running_loop()
-        for sign in _ENDING:
+        signs = _ENDING if threading.current_thread() is threading.main_thread() else ()
+        for sign in signs:
             loop.add_signal_handler(sign, self.end)
-        room = connections_within(self._limits.connections)
-        shared = Shared(self._application, replace(self._limits, connections=room))
+        shared = Shared(self._application, _within_files(self._limits), self._ended)
         life = self._life
         await life.start()
         listening = [
@@ -124,9 +132,10 @@ class Server:
             connection.close_idle()
         await self._unless_forced(time.monotonic() + life.drain_s, lambda: not shared.owes_answers)
         watching.cancel()
+        shared.close()
         if not self._is_forced:
             await life.stop()
-        for sign in _ENDING:
+        for sign in signs:
             loop.remove_signal_handler(sign)
 
     async def _unless_forced(self, until_s: float, is_done: Callable[[], bool]) -> None:
@@ -145,3 +154,12 @@ class Server:
                 look_s = now_s + self._look_s
                 for connection in tuple(shared.connections):
                     connection.look(now_s)
+                if self._ended is not None:
+                    self._ended.tell()
+
+
+def _within_files(limits: Limits) -> Limits:
+    """The limits, and their share of strangers, where there are few open files."""
+    room = connections_within(limits.connections)
+    strangers = max(limits.strangers * room // limits.connections, 1)
+    return replace(limits, connections=room, strangers=strangers)

@@ -120,6 +120,7 @@ class RestApplication:
         """
         headers = request.headers
         self._predictor.check_token(headers.get(b"authorization"))
+        request.let_in()
         if request.method != "POST":
             raise RequestRefused(405, f"{request.path} takes POST, not {request.method}")
         length = headers.get(_HEADER_LENGTH)
@@ -129,6 +130,7 @@ class RestApplication:
         path, method = request.path, request.method
         if path != "/v2/health/live":
             self._predictor.check_token(request.headers.get(b"authorization"))
+            request.let_in()
         path = self._unversioned(path)
         if path == self._infer_path:
             return self._infer(request)

@@ -2,61 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
+import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from mlplatform.errors import ConfigInvalid
 from mlplatform.files import write_atomically
+from mlplatform.http.connection import Answer, Limits
+from mlplatform.http.ended_connections import EndedConnections
+from mlplatform.http.messages import Refusal, Reply, Request, line
+from mlplatform.http.server import BACKLOG, Server
 from mlplatform.telemetry.prometheus import Registry
 
-REQUEST_S = 10.0
-"""How long a caller may say nothing."""
+LIMITS: Final = Limits(connections=256, strangers=64, body_bytes=1024)
+_TEXT: Final = (line(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 
 
-def listen(registry: Registry, token: str, *, port: int = 0, host: str = "127.0.0.1") -> int:
-    """Serve from now on, in threads of its own; returns the port.
+def listen(
+    registry: Registry,
+    token: str,
+    *,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    ended: EndedConnections | None = None,
+) -> int:
+    """Serve from now on, in a thread of its own; returns the port.
 
     Args:
         port: 0: any that is free.
+        ended: told of connections that were ended for what they did.
 
     Raises:
         ConfigInvalid: the token is empty.
     """
     if not token:
         raise ConfigInvalid("the token of /metrics", "an empty file", "a secret")
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_S
-
-        def do_GET(self) -> None:
-            given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if self.path == "/healthz":
-                self._reply(200, b"ok")
-            elif self.path != "/metrics":
-                self._reply(404, b"")
-            elif hmac.compare_digest(given.encode(), token.encode()):
-                self._reply(200, registry.text())
-            else:
-                self._reply(401, b"")
-
-        def _reply(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer((host, port), Handler)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    taken: int = server.server_address[1]
+    sock = socket.create_server((host, port), backlog=BACKLOG)
+    server = Server(_Metrics(registry, token), [sock], limits=LIMITS, ended=ended)
+    threading.Thread(target=server.run, name="metrics", daemon=True).start()
+    taken: int = sock.getsockname()[1]
     return taken
 
 
@@ -64,3 +54,34 @@ def tell(address_file: Path, port: int) -> None:
     """Say in a file where this process listens."""
     address = {"port": port, "pid": os.getpid()}
     write_atomically(address_file, msgspec.json.encode(address))
+
+
+class _Metrics:
+    """An application that shows a registry."""
+
+    def __init__(self, registry: Registry, token: str) -> None:
+        self._registry = registry
+        self._authorization = f"Bearer {token}".encode()
+
+    def answer(self, request: Request) -> Answer:
+        if request.path == "/healthz":
+            return Reply(b"ok", _TEXT)
+        if request.path != "/metrics":
+            return Reply(b"", _TEXT, 404)
+        given = request.headers.get(b"authorization", b"")
+        if not hmac.compare_digest(given, self._authorization):
+            return Reply(b"", _TEXT, 401)
+        request.let_in()
+        if request.method not in ("GET", "HEAD"):
+            return Reply(b"", (*_TEXT, line(b"allow", b"GET, HEAD")), 405)
+        return self._shown()
+
+    def refusal(self, refused: Refusal) -> Reply:
+        return Reply(str(refused).encode(), _TEXT, refused.status)
+
+    def ended(self, reason: str) -> None:
+        """Nothing more than who asked for it is told."""
+
+    async def _shown(self) -> Reply:
+        # What is shown is read from databases, and others need not wait for that.
+        return Reply(await asyncio.to_thread(self._registry.text), _TEXT)
