@@ -20,6 +20,7 @@ from mlplatform.features.feast_values import project_name
 from mlplatform.features.online import OnlineFeatures
 from mlplatform.rollout.sql import SqlRollouts
 from mlplatform.rollout.sqlite import SqliteRollouts
+from mlplatform.serving.local import bundle_uri
 from mlplatform.settings import Settings
 from mlplatform.telemetry.export import Sender
 from mlplatform.telemetry.otlp import OtlpSender
@@ -122,7 +123,7 @@ def _buckets(settings: Settings) -> Buckets | None:
 def storage_uri(settings: Settings) -> Callable[[Path], str]:
     """How predictors name a bundle's folder of this home."""
     if settings.kserve is None:
-        return lambda folder: folder.absolute().as_uri()
+        return lambda folder: bundle_uri(folder, settings.home.bundles)
     return settings.kserve.storage_uri
 
 

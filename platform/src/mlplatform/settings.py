@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from mlplatform import addresses, variables
+from mlplatform import addresses, private_folder, variables
 from mlplatform.addresses import Address, Brokers
 from mlplatform.admission.issuer import Issuer, issuer
 from mlplatform.errors import Busy, ConfigInvalid
@@ -34,11 +35,13 @@ class Home:
     Args:
         shared_bundles: a folder outside of it, on a volume that predictors read too; None: within.
         shared_pseudonym_key: the file of a key that several homes have in common; None: its own.
+        has_neighbours: whether other users may work on its machine; in a pod there are none.
     """
 
     root: Path
     shared_bundles: Path | None = None
     shared_pseudonym_key: Path | None = None
+    has_neighbours: bool = True
 
     @property
     def secrets(self) -> Path:
@@ -168,10 +171,11 @@ class Home:
         return self.root / "offline" / model
 
     def create(self) -> None:
-        """Make the folder, readable by its owner alone.
+        """Make the folder, readable by its owner alone, as is all that this process makes.
 
         Raises:
-            ConfigInvalid: it can't be made, or belongs to somebody else.
+            ConfigInvalid: it can't be made, belongs to somebody else, or lies where somebody else
+                may put another in its place.
             Busy: a restore is under way here, or was cut off.
         """
         if self.restoring.exists():
@@ -179,14 +183,24 @@ class Home:
                 f"a restore into {self.root} is under way or was cut off: wait for it, or empty"
                 " the folder and restore again"
             )
+        os.umask(private_folder.OTHERS)
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.root.chmod(0o700)
+            private_folder.claim(self.root, f"{PREFIX}HOME", has_neighbours=self.has_neighbours)
         except OSError as error:
             wanted = f"a folder that can be made and is yours ({error.strerror})"
             raise ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted) from error
         for folder in (self.secrets, self.run, self.logs, self.bundles):
             folder.mkdir(mode=0o700, exist_ok=True)
+
+    def close_to_others(self) -> None:
+        """Close what an earlier version, or a person, left open within. Bundles are read by who
+        may read the folder that they lie in, and say so themselves.
+
+        Raises:
+            ConfigInvalid: something within belongs to somebody else.
+        """
+        private_folder.narrow(self.root, left_alone=("bundles",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +430,7 @@ def _home(environment: Mapping[str, str]) -> Home:
         Path(environment.get(f"{PREFIX}HOME", "var")).absolute(),
         _path(environment, "BUNDLES"),
         _path(environment, "PSEUDONYM_KEY_FILE"),
+        has_neighbours=profile(environment) == "embedded",
     )
 
 

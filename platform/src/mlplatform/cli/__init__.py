@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 
@@ -61,6 +62,7 @@ app.add_typer(log.commands(_journal), name="log")
 
 def main() -> None:
     """Entry point: errors that we raise on purpose become one clear line and an exit code."""
+    os.umask(0o077)  # what is made is for its owner alone
     try:
         app()
     except PlatformError as error:

@@ -63,6 +63,7 @@ def up(
         os.environ.update(settings.environment())
     elsewhere = wiring.followed_plane(settings)  # first: where it can't be asked, nothing is made
     settings.home.create()
+    settings.home.close_to_others()
     _log_to(settings)
     began = time.monotonic()
     supervisor = Supervisor(

@@ -32,9 +32,11 @@ from mlplatform.gateway.spans import Ended, Traces, build
 from mlplatform.gateway.times import EventTimes
 from mlplatform.gateway.voids import Voids
 from mlplatform.gateway.watermark import Watermark
+from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.http.server import Life
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import key_of
+from mlplatform.refusals import Refusals
 from mlplatform.serving.local import Told
 from mlplatform.serving.names import cluster_url
 from mlplatform.settings import Settings
@@ -104,7 +106,8 @@ def compose(
     spans = _spans(settings, name, shared.metrics)
     traces = _traces(settings, definitions, spans, shared.metrics)
     port = settings.gateway_grpc_port
-    calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces)
+    ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
+    calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
     life = _life(settings, shared, shadow, follower, admitting, spans)
     start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
     app = Gateway(

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -54,6 +54,7 @@ class Call:
     headers: dict[bytes, bytes]
     started_s: float
     gate: Gate
+    let_in: Callable[[], None]
     admitted: Admitted | None = None
     finished: list[Done] | None = None
     model: str | None = None
@@ -62,6 +63,7 @@ class Call:
         """Raises Problem: 401, 403, 422, 429, 503."""
         self.model = model
         self.admitted = await self.gate.admit(self.headers, model, operation)
+        self.let_in()
         return self.admitted
 
     @cached_property
@@ -96,14 +98,19 @@ def handlers(
     gate: Gate,
     metrics: Metrics,
     traces: Traces | None,
+    let_in: Callable[[str], None],
 ) -> grpc.GenericRpcHandler[Any, Any]:
     """The methods of a service. Messages are parsed here: gRPC itself would call one that can't
-    be parsed the server's fault."""
+    be parsed the server's fault.
+
+    Args:
+        let_in: gets the peer of each call that was admitted.
+    """
     return grpc.method_handlers_generic_handler(
         service,
         {
             name: grpc.unary_unary_rpc_method_handler(
-                _guarded(f"grpc_{name}", answer, gate, metrics, traces),
+                _guarded(f"grpc_{name}", answer, gate, metrics, traces, let_in),
                 response_serializer=lambda message: message.SerializeToString(),
             )
             for name, answer in answers.items()
@@ -128,12 +135,18 @@ def model_of(models: Mapping[str, Scoring], name: str) -> Scoring:
 
 
 def _guarded(
-    operation: str, answer: Answer, gate: Gate, metrics: Metrics, traces: Traces | None
+    operation: str,
+    answer: Answer,
+    gate: Gate,
+    metrics: Metrics,
+    traces: Traces | None,
+    let_in: Callable[[str], None],
 ) -> Callable[[bytes, Context], Awaitable[Message]]:
     async def call(request: bytes, context: Context) -> Message:
         status = 200
         problem_name = ""
-        made = Call(_headers(context), time.monotonic(), gate)
+        let_in_now = partial(let_in, context.peer())
+        made = Call(_headers(context), time.monotonic(), gate, let_in_now)
         if traces is not None:
             made.finished = []
         try:

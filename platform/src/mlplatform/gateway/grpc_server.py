@@ -15,6 +15,8 @@ from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.scoring import Scoring
 from mlplatform.gateway.spans import Traces
+from mlplatform.http.ended_connections import EndedConnections
+from mlplatform.http.grpc_door import GrpcDoor
 from mlplatform.http.messages import MAX_BODY_BYTES
 from mlplatform.predictor.grpc_server import options
 
@@ -38,11 +40,13 @@ class GrpcListener:
         health: Health,
         metrics: Metrics,
         traces: Traces | None,
+        ended: EndedConnections | None = None,
     ) -> None:
         self._address = f"{host}:{port}"
         self._port = port
+        self._door = GrpcDoor(ended)
         self._handlers = tuple(
-            handlers(service, answers, gate, metrics, traces)
+            handlers(service, answers, gate, metrics, traces, self._door.let_in)
             for service, answers in (
                 (grpc_scoring.SERVICE, grpc_scoring.answers(models)),
                 (grpc_inference.SERVICE, grpc_inference.answers(models, health)),
@@ -60,8 +64,10 @@ class GrpcListener:
             raise Busy(f"port {self._port} is taken (MLPLATFORM_GATEWAY_GRPC_PORT)") from error
         await server.start()
         self._server = server
+        self._door.start(self._port)
 
     async def stop(self) -> None:
         """Calls under way are finished, for a while."""
         if self._server is not None:
             await self._server.stop(DRAIN_S)
+        self._door.stop()

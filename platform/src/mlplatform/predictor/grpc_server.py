@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from mlplatform.http.grpc_door import MAX_CONNECTIONS, GrpcDoor
 from mlplatform.predictor.batching import Scored
 from mlplatform.predictor.model import Model
 from mlplatform.predictor.protocol import (
@@ -29,7 +30,6 @@ from mlplatform.protos import open_inference_pb2 as pb
 
 SERVICE: Final = "inference.GRPCInferenceService"
 MESSAGE_OVERHEAD_BYTES: Final = 4096
-MAX_CONNECTIONS: Final = 512
 MAX_STREAMS: Final = 256
 """Calls of one connection at a time; its client keeps further ones back."""
 
@@ -53,10 +53,14 @@ class InferenceService:
 
     Requests come as bytes and are parsed here: gRPC itself would answer a message that can't be
     parsed with INTERNAL, as if that were the server's fault.
+
+    Args:
+        let_in: gets the peer of each call that knows the token.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, let_in: Callable[[str], None]) -> None:
         self._predictor = predictor
+        self._let_in = let_in
 
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """Every method of the service."""
@@ -84,6 +88,7 @@ class InferenceService:
             try:
                 if not is_open:
                     self._predictor.check_token(_authorization(context))
+                    self._let_in(context.peer())
                 return await answer(request)
             except RequestRefused as error:
                 code, trailers = _CODES[error.status], []
@@ -204,12 +209,16 @@ def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple
     )
 
 
-def server(predictor: Predictor) -> grpc.aio.Server:
-    """A gRPC server for the predictor, without a port as yet."""
+def server(predictor: Predictor, door: GrpcDoor) -> grpc.aio.Server:
+    """A gRPC server for the predictor, without a port as yet.
+
+    Args:
+        door: told of who knows the token.
+    """
     size = predictor.max_body_bytes + MESSAGE_OVERHEAD_BYTES
     # Two servers on one port would share its calls without knowing.
     made = grpc.aio.server(options=options(size, shares_port=False))
-    made.add_generic_rpc_handlers((InferenceService(predictor).handlers(),))
+    made.add_generic_rpc_handlers((InferenceService(predictor, door.let_in).handlers(),))
     return made
 
 

@@ -19,6 +19,7 @@ import msgspec
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.http.connection import Limits as HttpLimits
+from mlplatform.http.grpc_door import GrpcDoor
 from mlplatform.http.server import Life, Server
 from mlplatform.predictor import grpc_server
 from mlplatform.predictor.app import RestApplication
@@ -125,6 +126,7 @@ class _Serving:
         self._listener = listener
         self._loading: asyncio.Task[None] | None = None
         self._grpc: grpc.aio.Server | None = None
+        self._door = GrpcDoor()
         self.gave_up = False
 
     async def start(self) -> None:
@@ -138,12 +140,13 @@ class _Serving:
         # gRPC tells its clients to go and takes what they had sent by then: no call is lost.
         if self._grpc is not None:
             await self._grpc.stop(IN_FLIGHT_LIMIT_S)
+        self._door.stop()
 
     async def _start_grpc(self) -> int | None:
         """The port where gRPC is answered, None where nobody asked for it."""
         if self._arguments.grpc_port is None:
             return None
-        self._grpc = grpc_server.server(self._predictor)
+        self._grpc = grpc_server.server(self._predictor, self._door)
         former = _former(self._arguments) if self._arguments.grpc_port == 0 else None
         port = self._arguments.grpc_port if former is None else former.grpc_port or 0
         host = self._arguments.host
@@ -154,6 +157,7 @@ class _Serving:
                 raise
             port = self._grpc.add_insecure_port(f"{host}:0")
         await self._grpc.start()
+        self._door.start(port)
         return port
 
     async def _load(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -16,6 +17,9 @@ from mlplatform.files import create_atomically, write_atomically
 from mlplatform.serving.manifest import RUNTIME, read
 from mlplatform.serving.names import ServiceName
 from mlplatform.serving.plane import Manifest, ServiceStatus
+
+BUNDLE: Final = "bundle"
+"""Scheme of a storage URI that names a bundle of the home, and no path."""
 
 STALE_MS: Final = 10_000
 """The supervisor repeats every status within seconds; an older one says nothing any more."""
@@ -99,6 +103,7 @@ class LocalPlane:
     """
 
     def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
+        self._folder = folder
         self._desired = folder / "desired"
         self._told = Told(folder, now_ms)
 
@@ -108,10 +113,10 @@ class LocalPlane:
             raise Refused(
                 f"{service.name} asks for {service.runtime}, which runs on Kubernetes alone"
             )
-        bundle_folder(service.storage_uri)
+        bundle_folder(service.storage_uri, self._folder)
         path = self._desired / f"{service.name}.json"
         data = canonical_json(manifest)
-        if not create_atomically(path, data) and path.read_bytes() != data:
+        if not create_atomically(path, data) and not _is_same(path, manifest):
             raise Refused(
                 f"{service.name} runs from another manifest, and services are immutable; "
                 "register a new version"
@@ -149,15 +154,49 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ConfigInvalid(path.name, str(error), "a manifest in JSON") from error
 
 
-def bundle_folder(storage_uri: str) -> Path:
-    """The folder behind a file:// URI.
+def bundle_uri(folder: Path, bundles: Path) -> str:
+    """How a manifest names a bundle's folder: `bundle:<name>` within a home's bundles, wherever
+    that home is; a file:// URI elsewhere."""
+    within = folder.absolute().parent == bundles.absolute()
+    return f"{BUNDLE}:{quote(folder.name)}" if within else folder.absolute().as_uri()
+
+
+def bundle_folder(storage_uri: str, bundles: Path) -> Path:
+    """The folder that a manifest names.
+
+    Earlier manifests name it by the path where its home was. A home may have been moved or copied,
+    and bundles are called by their digests: one of that name in this home is the one.
+
+    Args:
+        bundles: the home's.
 
     Raises:
-        ConfigInvalid: another scheme or host.
+        ConfigInvalid: another scheme or host, or a name that leads out of the bundles.
     """
     parts = urlsplit(storage_uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+    path = unquote(parts.path)
+    if parts.scheme == BUNDLE and not parts.netloc and re.fullmatch(r"[^/.][^/]*", path):
+        return bundles / path
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path:
         raise ConfigInvalid(
-            "spec.predictor.model.storageUri", storage_uri, "file:///... on this machine"
+            "spec.predictor.model.storageUri",
+            storage_uri,
+            f"{BUNDLE}:<name> or file:///... on this machine",
         )
-    return Path(unquote(parts.path))
+    own = bundles / Path(path).name
+    return own if own.is_dir() else Path(path)
+
+
+def _is_same(path: Path, manifest: Manifest) -> bool:
+    try:
+        return _placeless(read_manifest(path)) == _placeless(manifest)
+    except (ConfigInvalid, LookupError, TypeError):
+        return False
+
+
+def _placeless(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest with its bundle by name alone, as bytes."""
+    placed = msgspec.json.decode(canonical_json(manifest), type=dict[str, Any])
+    model = placed["spec"]["predictor"]["model"]
+    model["storageUri"] = re.split("[/:]", model["storageUri"])[-1]
+    return canonical_json(placed)

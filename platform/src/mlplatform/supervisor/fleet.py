@@ -122,7 +122,7 @@ def predictor_spec(home: Home, service: Service) -> ChildSpec:
             sys.executable,
             "-m",
             "mlplatform.predictor",
-            f"--model-dir={bundle_folder(service.storage_uri)}",
+            f"--model-dir={bundle_folder(service.storage_uri, home.bundles)}",
             f"--model-name={service.name}",
             *service.args,
             "--grpc-port=0",
