@@ -195,7 +195,7 @@ def test_who_has_a_servers_password_is_who_may_open_it(
     secret: str, key: str, server: Path_
 ) -> None:
     with_password = {n for n in pods() if (secret, key) in mounted(n)}
-    databases_of_their_own = {"mlflow", "prefect"} if secret == "postgres" else set()
+    databases_of_their_own = {"mlflow"} if secret == "postgres" else set()
 
     assert with_password == {n for n, o in OPENS.items() if server in o} - databases_of_their_own
 

@@ -3,6 +3,7 @@ renders them, and run by the command that their pod would run. What is missing i
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from support.scoring_world import wait_for
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 WORKLOADS = ROOT / "platform" / "manifests" / "workloads"
-AUTH = "operators:of tests"
+AUTH = "platform:of tests"
 START_S = 150
 
 
@@ -37,6 +38,7 @@ class Server:
 
     url: str
     environment: dict[str, str]
+    home: Path
 
 
 def container(of: str, kind: str = "containers") -> dict[str, Any]:
@@ -68,7 +70,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "PREFECT_HOME": str(folder / "home"),
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db",
-        "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_API_AUTH_STRING": AUTH,
+        "MLPLATFORM_HOME": str(folder / "server"),
+        "MLPLATFORM_PREFECT_URL": f"http://127.0.0.1:{port}",
     }
     argv = [a for a in (*spec["command"][1:], *spec["args"])]
     argv = [{"0.0.0.0": "127.0.0.1", "4200": str(port)}.get(a, a) for a in argv]
@@ -86,7 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             lambda: status_of(f"{url}{spec['livenessProbe']['httpGet']['path']}") == 200, START_S
         )
         register(clients)
-        yield Server(url, clients)
+        yield Server(url, clients, folder / "server")
 
 
 def register(environment: dict[str, str]) -> None:
@@ -141,8 +145,28 @@ async def job(run_id: str) -> dict[str, Any]:
 
 
 def test_nobody_registers_or_asks_without_the_password(server: Server) -> None:
-    assert httpx.get(f"{server.url}/api/work_pools/kubernetes").status_code == 401
-    assert status_of(f"{server.url}/api/ready") == 200
+    for path in ("/", "/api/ready", "/api/work_pools/kubernetes"):
+        assert httpx.get(f"{server.url}{path}").status_code == 401
+    assert status_of(f"{server.url}/health") == 200
+
+
+def test_a_person_looks_and_changes_nothing(server: Server) -> None:
+    """By a key of the platform's own, which the server's gate follows."""
+    argv = ["-m", "mlplatform.cli", "keys", "create", "--name", "ana", "--model", "fraud"]
+    made = subprocess.run(
+        [sys.executable, *argv, "--scope", "run", "--json"],
+        env={**os.environ, "MLPLATFORM_HOME": str(server.home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ana = ("ana", json.loads(made.stdout)["secret"])
+    pool = f"{server.url}/api/work_pools/kubernetes"
+    wait_for(lambda: httpx.get(pool, auth=ana).status_code == 200, START_S)
+    change = {"base_job_template": {}}
+    assert httpx.patch(pool, json=change, auth=ana).status_code == 403
+    elsewhere = httpx.get(f"{server.url}/api/health", headers={"Host": "evil.example"}, auth=ana)
+    assert elsewhere.status_code == 403
 
 
 def test_the_pool_takes_as_many_runs_at_a_time_as_one_machine(server: Server) -> None:
@@ -176,7 +200,7 @@ def test_registering_again_changes_nothing(server: Server) -> None:
 def test_a_run_becomes_a_job_that_kubernetes_takes(
     server: Server, flow: str, account: str, asks: str, priority: str
 ) -> None:
-    api = PrefectApi(server.url, auth=AUTH)
+    api = PrefectApi(server.url, auth=lambda: AUTH)
     days = {"first": "2026-01-01", "last": "2026-01-02"} if flow == "batch" else {}
     manifest = rendered(server, api.start(flow, {"model": "fraud", **days}).id)
     api.close()
@@ -195,7 +219,7 @@ def test_a_run_becomes_a_job_that_kubernetes_takes(
 
 
 def test_what_the_pod_runs_ends_the_run_well(server: Server, tmp_path: Path) -> None:
-    api = PrefectApi(server.url, auth=AUTH)
+    api = PrefectApi(server.url, auth=lambda: AUTH)
     run = api.start("rollout", {"model": "fraud", "dry_run": True})
     [made] = rendered(server, run.id)["spec"]["template"]["spec"]["containers"]
     told = {e["name"]: e["value"] for e in made["env"]}

@@ -104,6 +104,16 @@ def admission(settings: Settings) -> Admission:
     return KeysAndBuckets(keys, buckets)
 
 
+def keys(settings: Settings) -> Keys:
+    """The keys of applications and of people alone.
+
+    Raises:
+        Unavailable: their store can't be opened.
+    """
+    wait_ms = int(ADMISSION_S * 1000)
+    return _keys(settings) or SqliteAdmission(settings.home.admission_db, busy_timeout_ms=wait_ms)
+
+
 def _keys(settings: Settings) -> Keys | None:
     if settings.postgres is None:
         return None

@@ -116,7 +116,7 @@ class Platform:
 
     @functools.cached_property
     def keys(self) -> Keys:
-        return backends.admission(self.settings)
+        return backends.keys(self.settings)
 
     @functools.cached_property
     def incidents(self) -> SqlIncidents:

@@ -9,7 +9,7 @@ locals {
     prefect = {
       "postgres-password" = var.passwords.prefect_postgres
       "database-url"      = "postgresql+asyncpg://prefect:${var.passwords.prefect_postgres}@${local.host}:${local.ports.postgres}/prefect?ssl=verify-full"
-      auth                = "operator:${var.passwords.prefect_api}"
+      auth                = "platform:${var.passwords.prefect_api}"
     }
     exporter = { token = var.passwords.exporter_token }
     page     = { token = var.passwords.page_token }

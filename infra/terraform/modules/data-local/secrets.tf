@@ -21,7 +21,7 @@ locals {
         username       = "prefect"
         password       = "{{ .password }}"
         "database-url" = "postgresql+asyncpg://prefect:{{ .password }}@postgres-rw.${local.namespace}:5432/prefect"
-        auth           = "operator:{{ .api }}"
+        auth           = "platform:{{ .api }}"
       }
     }
     exporter = { words = ["token"], data = { token = "{{ .token }}" } }

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlplatform.admission.clients import EVERYTHING, Client, Key, RateLimit, Scope, directory
 from mlplatform.admission.priorities import Priority
 from mlplatform.admission.secrets import digest, key_id, new_secret
-from mlplatform.admission.store import Admission, Keys
+from mlplatform.admission.store import Keys
 from mlplatform.errors import PlatformError, Refused
 from mlplatform.files import create_atomically
 
@@ -30,9 +30,7 @@ class Keyring:
         failed: told about every poll that the store did not answer.
     """
 
-    def __init__(
-        self, store: Admission, now_ms: Callable[[], int], failed: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: Keys, now_ms: Callable[[], int], failed: Callable[[], None]) -> None:
         self._store = store
         self._now_ms = now_ms
         self._failed = failed
@@ -97,7 +95,7 @@ def create_key(
     return key, secret
 
 
-def ensure_first_key(store: Admission, path: Path, now_ms: int) -> None:
+def ensure_first_key(store: Keys, path: Path, now_ms: int) -> None:
     """The key of this installation's own commands, in a file for its owner; it may do everything.
 
     A key that was revoked stays revoked, and a file that was removed is not made again.

@@ -16,7 +16,7 @@ from mlplatform.admission.clients import (
 )
 from mlplatform.admission.keyring import create_key
 from mlplatform.admission.priorities import PRIORITIES, Priority
-from mlplatform.admission.store import Admission
+from mlplatform.admission.store import Keys
 from mlplatform.cli.output import AsJson, print_fields, print_json, print_table
 from mlplatform.clock import SystemClock
 from mlplatform.errors import ConfigInvalid
@@ -102,10 +102,10 @@ def revoke(
         typer.echo(f"revoked: {', '.join(revoked) or 'nothing, it was before'}")
 
 
-def _store() -> Admission:
+def _store() -> Keys:
     settings = wiring.settings()
     settings.home.create()
-    return backends.admission(settings)
+    return backends.keys(settings)
 
 
 def _priority(text: str) -> Priority:

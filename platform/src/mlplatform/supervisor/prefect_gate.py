@@ -76,15 +76,22 @@ class PrefectGate:
     Args:
         people: who may log in.
         refusals: where refused requests are kept.
+        let_in: called with each request of somebody who has an identity.
     """
 
     def __init__(
-        self, application: Application, tokens: Tokens, people: People, refusals: Refusals
+        self,
+        application: Application,
+        tokens: Tokens,
+        people: People,
+        refusals: Refusals,
+        let_in: Callable[[Scope], None] = lambda scope: None,
     ) -> None:
         self._application = application
         self._tokens = tokens
         self._people = people
         self._refusals = refusals
+        self._let_in = let_in
         transport = httpx.ASGITransport(app=application)
         self._inner = httpx.AsyncClient(transport=transport, base_url="http://prefect/api")
 
@@ -101,8 +108,10 @@ class PrefectGate:
             case None:
                 await self._unknown(scope, receive, send, method, given=credentials is not None)
             case Platform():
+                self._let_in(scope)
                 await self._application(scope, receive, send)
             case Operator() | Client() as person:
+                self._let_in(scope)
                 await self._person(person, scope, receive, send, method)
 
     def _identity(self, given: tuple[str, bytes] | None) -> Identity | None:

@@ -20,12 +20,13 @@ from mlplatform.admission.keyring import Keyring
 from mlplatform.admission.people import People
 from mlplatform.clock import SystemClock
 from mlplatform.errors import Unavailable
+from mlplatform.http.uvicorn_limits import Door
 from mlplatform.refusals import Refusals
 from mlplatform.servers import PREFECT_AUTH
 from mlplatform.settings import Settings
 from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.supervisor.own_pages import Application, OwnPages
-from mlplatform.supervisor.prefect_gate import PLATFORM, PrefectGate, Tokens
+from mlplatform.supervisor.prefect_gate import DOOR, PLATFORM, PrefectGate, Tokens
 
 if TYPE_CHECKING:
     import uvicorn
@@ -109,9 +110,10 @@ def run(
     flow_run.lines_as_json("served", settings.log_level)
 
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
+    door = Door(DOOR, Refusals(settings.home.audit))
     with people_of(settings) as people:
-        gated = gate(create_app(), settings, tokens, people, hosts)
-        server = uvicorn.Server(configuration(gated, "127.0.0.1", settings.prefect_port))
+        gated = gate(create_app(), settings, tokens, people, door, hosts)
+        server = uvicorn.Server(configuration(gated, door, "127.0.0.1", settings.prefect_port))
         thread = threading.Thread(target=server.run, name="prefect-api", daemon=True)
         thread.start()
         _await_start(server, thread)
@@ -127,6 +129,7 @@ def gate(
     settings: Settings,
     tokens: Tokens,
     people: People,
+    door: Door,
     hosts: Sequence[str],
 ) -> Application:
     """Prefect's application behind what lets nobody in without an identity.
@@ -134,10 +137,11 @@ def gate(
     Args:
         hosts: what a request's `Host` may be, each with its port.
     """
-    return OwnPages(PrefectGate(application, tokens, people, Refusals(settings.home.audit)), hosts)
+    refusals = Refusals(settings.home.audit)
+    return OwnPages(PrefectGate(application, tokens, people, refusals, door.let_in), hosts)
 
 
-def configuration(application: Application, host: str, port: int) -> uvicorn.Config:
+def configuration(application: Application, door: Door, host: str, port: int) -> uvicorn.Config:
     """How uvicorn serves it: lines are ours, and connections have limits."""
     import uvicorn
 
@@ -148,8 +152,8 @@ def configuration(application: Application, host: str, port: int) -> uvicorn.Con
         log_level="warning",
         log_config=None,
         access_log=False,
-        timeout_keep_alive=5,
         timeout_graceful_shutdown=STOP_LIMIT_S,
+        **door.options(),
     )
 
 
@@ -160,7 +164,7 @@ def people_of(settings: Settings) -> Iterator[People]:
     Raises:
         Unavailable: the store of keys does not answer.
     """
-    keyring = Keyring(backends.admission(settings), SystemClock().wall_ms, lambda: None)
+    keyring = Keyring(backends.keys(settings), SystemClock().wall_ms, lambda: None)
     keyring.start()
     try:
         yield People(keyring.client)
