@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 from mlplatform import cli, wiring
 from mlplatform.admission.clients import parse_scope
 from mlplatform.admission.keyring import create_key
+from mlplatform.admission.people import people
 from mlplatform.canonical import digest
 from mlplatform.cli import rollouts as command
 from mlplatform.errors import ConfigInvalid, InputInvalid, Refused
@@ -250,3 +252,19 @@ def test_a_form_filled_with_spaces_is_not_an_answer(
         )
     (state,) = platform.rollouts.active("fraud")
     assert state.answer is None
+
+
+def test_a_secret_goes_to_a_file_of_its_owner_alone(
+    platform: wiring.Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(wiring, "settings", lambda: platform.settings)
+    words = ["keys", "create", "--name", "bo", "--model", "fraud", "--scope", "approve"]
+    words += ["--to", str(tmp_path / "bo.key"), "--json"]
+    shown = json.loads(CliRunner().invoke(cli.app, words).stdout)
+    assert "secret" not in shown
+    assert stat.S_IMODE((tmp_path / "bo.key").stat().st_mode) == 0o600
+    secret = (tmp_path / "bo.key").read_bytes().strip()
+    assert people(platform.keys.all_keys(), CLOCK.wall_ms() + 10**12).proven("bo", secret)
+    again = CliRunner().invoke(cli.app, words)
+    assert isinstance(again.exception, ConfigInvalid)
+    assert len(platform.keys.all_keys()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from mlplatform.admission.store import Keys
 from mlplatform.cli.output import AsJson, print_fields, print_json, print_table
 from mlplatform.clock import SystemClock
 from mlplatform.errors import ConfigInvalid
+from mlplatform.files import create_atomically
 
 DAY_MS = 24 * 3600 * 1000
 MAX_EXPIRY_DAYS = 3650
@@ -44,6 +46,10 @@ def create(
         int | None, typer.Option(help="Requests at once; default: a second's.")
     ] = None,
     expires_days: Annotated[int | None, typer.Option(help="Days until it ends.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A new file for the secret, yours alone, instead of showing it."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Make a key and show its secret, this once. Running gateways take it within a second.
@@ -54,6 +60,8 @@ def create(
     Example: mlplatform keys create --name shop --model fraud --scope score --rate 200
     """
     now_ms = SystemClock().wall_ms()
+    if to is not None and to.exists():
+        raise ConfigInvalid("--to", str(to), "a file that is not there yet")
     key, secret = create_key(
         _store(),
         check_client(name),
@@ -63,7 +71,9 @@ def create(
         now_ms=now_ms,
         expires_ms=_expires_ms(now_ms, expires_days),
     )
-    shown = _shown(key, now_ms) | {"secret": secret}
+    shown = _shown(key, now_ms) | ({"secret": secret} if to is None else {"secret in": str(to)})
+    if to is not None:
+        create_atomically(to.absolute(), f"{secret}\n".encode())
     if json:
         print_json(shown)
     else:

@@ -1,7 +1,7 @@
 """`python -m mlplatform.orchestration.server`: Prefect's server behind its gate, for a pod.
 
-On one machine the process that serves flows has the server in it (`served`). Here flows are Jobs,
-and whoever calls for the platform knows the token of Prefect's own variable, PREFECT_API_AUTH_STRING.
+On one machine the process that serves flows has the server in it (`served`). Here flows are Jobs.
+The platform's own calls have the token of PREFECT_API_AUTH_STRING, which is Prefect's own variable.
 """
 
 from __future__ import annotations
