@@ -53,7 +53,7 @@ from mlplatform.rollout.transitions import (
     RolledBack,
     ShadowStarted,
 )
-from mlplatform.serving.local import LocalPlane, StatusFile, Told
+from mlplatform.serving.local import LocalPlane, StatusFile, Told, bundle_uri
 from mlplatform.serving.manifest import render
 from mlplatform.settings import Home
 from support.ports import free_port
@@ -173,7 +173,9 @@ class ScoringWorld:
         draft.rename(self.home.bundles / bundle)
         folder = self.home.bundles / bundle
         assert load_bundle(folder).digest == bundle
-        manifest = render(load_definition(MODEL), version, bundle, folder.as_uri())
+        manifest = render(
+            load_definition(MODEL), version, bundle, bundle_uri(folder, self.home.bundles)
+        )
         self.plane.apply(manifest)
         arm = Arm(version, bundle, manifest["metadata"]["name"])
         self.start_predictor(arm)

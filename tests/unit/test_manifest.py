@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 
 from mlplatform.errors import ConfigInvalid, Refused
 from mlplatform.models.definition import load_definition
-from mlplatform.serving.local import bundle_folder
+from mlplatform.serving.local import bundle_folder, bundle_uri
 from mlplatform.serving.manifest import Service, read, render, render_examples
 from mlplatform.serving.names import ServiceName
 
@@ -138,14 +139,45 @@ def test_a_service_name_survives_parsing() -> None:
     assert not name.names("fraud", DIGEST)
 
 
+BUNDLES = Path("/home/bundles")
+
+
 def test_a_bundle_folder_may_have_a_space_in_its_path() -> None:
-    assert str(bundle_folder("file:///a%20b/c")) == "/a b/c"
+    assert str(bundle_folder("file:///a%20b/c", BUNDLES)) == "/a b/c"
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/x", "file://host/x", "file://"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("s3://bucket/x", "file://host/x", "file://", "bundle:", "bundle:../x", "bundle:a/b"),
+        *("bundle:..", "bundle:%2e%2e", "bundle://host/x", "bundle:.hidden"),
+    ],
+)
 def test_only_folders_of_this_machine_are_served_locally(uri: str) -> None:
     with pytest.raises(ConfigInvalid, match="storageUri"):
-        bundle_folder(uri)
+        bundle_folder(uri, BUNDLES)
+
+
+@pytest.mark.parametrize("name", ["0ab", "a b", "50%"])
+def test_a_bundle_of_a_home_is_named_without_a_path(name: str) -> None:
+    uri = bundle_uri(BUNDLES / name, BUNDLES)
+
+    assert uri.startswith("bundle:")
+    assert "/" not in uri
+    assert bundle_folder(uri, Path("/moved")) == Path("/moved") / name
+
+
+def test_a_folder_outside_of_the_home_is_named_by_its_path() -> None:
+    assert bundle_uri(Path("/elsewhere/0ab"), BUNDLES) == "file:///elsewhere/0ab"
+
+
+def test_a_path_of_a_former_home_leads_to_the_bundle_of_that_name_in_this_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "0ab").mkdir()
+
+    assert bundle_folder("file:///former/bundles/0ab", tmp_path) == tmp_path / "0ab"
+    assert bundle_folder("file:///former/bundles/0cd", tmp_path) == Path("/former/bundles/0cd")
 
 
 def test_examples_say_first_that_they_are_generated() -> None:

@@ -20,7 +20,7 @@ def test_without_them_predictors_are_processes_that_read_a_folder() -> None:
 
     assert settings.kserve is None
     assert isinstance(wiring.serving_plane(settings), LocalPlane)
-    assert backends.storage_uri(settings)(Path("/home/bundles/0ab")) == "file:///home/bundles/0ab"
+    assert backends.storage_uri(settings)(settings.home.bundles / "0ab") == "bundle:0ab"
 
 
 def test_with_them_pods_read_the_same_folder_from_a_volume() -> None:
