@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from mlplatform import private_folder
 from mlplatform.drift.incidents import Finding
 from mlplatform.drift.job import act
 from mlplatform.drift.retrain import Retrain
@@ -30,6 +32,7 @@ from mlplatform.supervisor.records import read_processes
 from mlplatform.telemetry import signals, span_files
 from mlplatform.telemetry.retention import DEBUG_SHARE
 from mlplatform.wiring import Platform
+from support import open_ports
 from support.handbook_payments import write_payments
 from support.ports import free_port
 
@@ -429,3 +432,58 @@ def test_a_rollback_without_a_predecessor_is_refused_and_says_why(commands: Comm
     assert done.returncode == 4
     assert "error: nothing of fraud is ramping" in done.stderr
     assert "no predecessor" in done.stderr
+
+
+def test_every_socket_of_the_platform_stands_in_the_table_of_listeners(commands: Commands) -> None:
+    settings = load(commands.environment)
+
+    assert open_ports.unknown(settings) == []
+    assert open_ports.missing(settings) == []
+    assert [s for s in open_ports.unix_sockets(settings) if not open_ports.is_private(s)] == []
+
+
+def test_nothing_in_the_home_is_open_to_others(commands: Commands) -> None:
+    settings = load(commands.environment)
+
+    assert private_folder.narrow(settings.home.root, left_alone=("bundles",)) == []
+
+
+def test_a_copied_home_serves_its_own_bundles_while_the_old_one_is_gone(
+    commands: Commands, tmp_path: Path
+) -> None:
+    """The last one: it stops the platform, and takes its home away."""
+    assert commands.run("down").returncode == 0
+    copied = Commands(tmp_path / "elsewhere")
+    shutil.copytree(commands.home, copied.home, symlinks=True)
+    commands.home.rename(commands.home.with_name("gone"))
+    log = tmp_path / "up.log"
+    up = copied.start("up", log=log)
+    try:
+        said = lambda: f"up: {log.read_text()}"  # noqa: E731
+        ready = lambda: copied.run("status").returncode == 0  # noqa: E731
+        wait(ready, said, alive=lambda: up.poll() is None, limit_s=START_LIMIT_S)
+        body = {
+            "customer_id": CUSTOMER,
+            "terminal_id": TERMINAL,
+            "amount": AMOUNT,
+            "event_time": START_MS + DAYS * 86_400_000 + 60_000,
+        }
+        answer = copied.json("score", "fraud", json.dumps(body), "--key", "copied")
+        assert (answer["model_version"], answer["answered_by"]) == (1, "champion")
+        bundle = served_bundle(copied)
+        assert bundle.parent == copied.home / "bundles"
+        fetched = Platform(load(copied.environment)).registry.fetch("fraud", 1, tmp_path / "new")
+        assert fetched.name == bundle.name
+        assert copied.run("log", "verify").returncode == 0
+        assert not commands.home.exists()
+    finally:
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(60) == 0
+
+
+def served_bundle(commands: Commands) -> Path:
+    """The folder that the predictor of the first version was started with."""
+    processes = commands.json("status")["processes"]
+    (pid,) = (p["pid"] for p in processes if p["name"].startswith("fraud-v1-"))
+    told = [part for part in psutil.Process(pid).cmdline() if part.startswith("--model-dir=")]
+    return Path(told[0].removeprefix("--model-dir="))
