@@ -36,6 +36,7 @@ class InputInvalid(PlatformError):
         super().__init__(f"{where}: {problem}")
         self.source = source
         self.row = row
+        self.problem = problem
 
 
 class NotFound(PlatformError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,11 @@ from mlplatform.registry.bundle import (
 )
 from mlplatform.registry.rules import Rule
 from mlplatform.training.calibration import fit_calibration, fit_thresholds
+from mlplatform.training.confined import ConfinedModel
 from mlplatform.training.dataset import Dataset, Matrix
-from mlplatform.training.explainer import make_explainer
+from mlplatform.training.explainer import Explainer, make_explainer
 from mlplatform.training.folder import ModelFolder, load_training
-from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.training.onnx_file import OnnxFile, Scoring
 from mlplatform.training.small_model import fit_scorecard, small_model
 from mlplatform.validation.gates import MINIMUM_POSITIVES
 from mlplatform.validation.replay import Recent, predicted_band
@@ -40,6 +40,8 @@ PARITY_ROWS = 4096
 ALONE_ROWS = 256
 SCORING_BUDGET_S = 25.0
 MOST_HALVINGS = 4
+TRAINED_HERE = "trained here"
+"""The origin of what a model's own folder fitted; what somebody brings never has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A written bundle that no gate has seen yet; `model` is its file, loaded.
+    """A written bundle that no gate has seen yet; `model` is its file, loaded, in this process only
+    where it was fitted here.
 
     `customers` is the share of customers on whose payments it was measured, and is to be judged:
     less than 1 only for a model that would take too long for all of them, and never so few that
@@ -62,7 +65,7 @@ class Candidate:
 
     folder: Path
     bundle: Bundle
-    model: OnnxFile
+    model: Scoring
     parity: Parity
     customers: float
 
@@ -72,7 +75,7 @@ class Made:
     """A model, and what of its bundle is not learned from the data."""
 
     content: bytes
-    model: OnnxFile
+    model: OnnxFile | ConfinedModel
     inputs: tuple[InputSpec, ...]
     views: tuple[View, ...]
     rules: tuple[Rule, ...]
@@ -120,7 +123,7 @@ def train(
         rules=folder.rules,
         reasons=folder.reasons,
         parity=Parity(float(gap.max()), len(rows), "the fitted model"),
-        origin="trained here",
+        origin=TRAINED_HERE,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -146,10 +149,42 @@ def candidate_from_onnx(
     Args:
         origin: where the model is from, for the record.
 
+    It is run in a confined process alone, which ends with the candidate's model.
+
     Raises:
-        InputInvalid: not such a model, or too little data.
+        ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
+        InputInvalid: too little data.
     """
-    model = OnnxFile(content, inputs=len(base.inputs))
+    model = ConfinedModel(content, inputs=len(base.inputs))
+    try:
+        return _brought(
+            model,
+            content,
+            base,
+            definition,
+            dataset,
+            recent,
+            bundles=bundles,
+            origin=origin,
+            seed=seed,
+        )
+    except BaseException:
+        model.close()
+        raise
+
+
+def _brought(
+    model: ConfinedModel,
+    content: bytes,
+    base: Bundle,
+    definition: ModelDefinition,
+    dataset: Dataset,
+    recent: Recent | None,
+    *,
+    bundles: Path,
+    origin: str,
+    seed: int,
+) -> Candidate:
     x = parity_rows(dataset.holdout.matrix.columns(base.input_names), seed)[:ALONE_ROWS]
     rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
     alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
@@ -224,9 +259,7 @@ def _candidate(
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
     recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
     background = dataset.fitting.matrix.columns(made.names)
-    explainer = make_explainer(
-        made.content, model, background=background, rows=parity_rows(x, seed)
-    )
+    explainer = _explainer(made, background, parity_rows(x, seed))
     files = {MODEL_FILE: digest(made.content)}
     if explainer.content is not None:
         files[EXPLAINER_FILE] = digest(explainer.content)
@@ -258,11 +291,17 @@ def _candidate(
     return Candidate(folder, bundle, model, made.parity, made.customers)
 
 
-def _expected_s(model: OnnxFile, x: NDArray[np.float32], rows: int) -> float:
+def _explainer(made: Made, background: NDArray[np.float32], rows: NDArray[np.float32]) -> Explainer:
+    match made.model:
+        case ConfinedModel() as model:
+            return model.explained(background, rows)
+        case model:
+            return make_explainer(made.content, model, background=background, rows=rows)
+
+
+def _expected_s(model: Scoring, x: NDArray[np.float32], rows: int) -> float:
     """How long the model will take for so many rows, from what it takes for a few."""
-    began = time.thread_time()
-    model.scores(x)
-    return (time.thread_time() - began) / len(x) * rows
+    return model.seconds(x) / len(x) * rows
 
 
 def _affordable(expected_s: float, dataset: Dataset) -> float:
@@ -280,7 +319,7 @@ def _enough(dataset: Dataset, share: float) -> bool:
     return all(int(part.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)
 
 
-def _golden(model: OnnxFile, rows: NDArray[np.float32]) -> Golden:
+def _golden(model: Scoring, rows: NDArray[np.float32]) -> Golden:
     return Golden(
         rows=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in rows),
         scores=tuple(model.scores(rows).tolist()),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mlplatform.errors import InputInvalid
 from mlplatform.registry.bundle import CONTRIBUTIONS_NAME, INPUT_NAME, Attribution
 from mlplatform.training.ensembles import NotAnEnsemble, read_ensemble
-from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.training.onnx_file import OnnxFile, session
 from mlplatform.training.tree_shap import compile_tree_shap
 
 BACKGROUND_ROWS = 20_000
@@ -64,11 +64,9 @@ def _check(
     rows: NDArray[np.float32],
     scores: NDArray[np.float64],
 ) -> None:
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    running = session(content)
     for row, score in zip(rows, scores.tolist(), strict=True):
-        (shares,) = session.run([CONTRIBUTIONS_NAME], {INPUT_NAME: row[None]})
+        (shares,) = running.run([CONTRIBUTIONS_NAME], {INPUT_NAME: row[None]})
         margin = attribution.base + float(shares.sum(dtype=np.float64))
         if not attribution.adds_up(margin, score):
             raise NotAnEnsemble(f"contributions add up to {margin:.6g} where it scores {score:.6g}")

@@ -30,8 +30,8 @@ from mlplatform.registry.bundle import (
     load_bundle,
 )
 from mlplatform.training.candidate import Candidate, Parity
+from mlplatform.training.confined import ConfinedModel
 from mlplatform.training.dataset import Dataset, Labelled, Matrix, Window, rows_digest
-from mlplatform.training.onnx_file import OnnxFile
 from mlplatform.validation.replay import Recent
 
 ORDER: Final = "order.json"
@@ -173,7 +173,7 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
     Raises:
         BundleCorrupt: a file is not what its digest says, or it is the candidate of another order.
         Corrupt: there is no result that can be read.
-        InputInvalid: the model cannot be run here.
+        ModelRefused: the model can't be run here, or is beyond what one from outside may be.
     """
     told = _decoded(written / RESULT, Result)
     bundles.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,8 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
         appear(draft, folder, told.bundle)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    model = OnnxFile(content, inputs=len(bundle.inputs))
+    # Whoever can write where jobs write can put another model there, with its digests.
+    model = ConfinedModel(content, inputs=len(bundle.inputs))
     return Candidate(folder, bundle, model, told.parity, told.customers)
 
 

@@ -13,9 +13,10 @@ from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import ModelDefinition
 from mlplatform.registry.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.registry.scorecard import SmallScorer
-from mlplatform.training.candidate import Candidate
+from mlplatform.training.candidate import TRAINED_HERE, Candidate
+from mlplatform.training.confined import ConfinedModel
 from mlplatform.training.dataset import DAY_MS, Dataset, Labelled
-from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.training.onnx_file import OnnxFile, Scoring
 from mlplatform.validation.gates import (
     DataEvidence,
     Evidence,
@@ -42,14 +43,14 @@ class Runnable:
     """A bundle on disk, checked, with its model loaded."""
 
     bundle: Bundle
-    model: OnnxFile
+    model: Scoring
 
     def raw(self, rows: Labelled) -> NDArray[np.float64]:
         return self.model.scores(rows.matrix.columns(self.bundle.input_names))
 
 
 def load_runnable(folder: Path) -> Runnable:
-    """The bundle of a folder, ready to score.
+    """The bundle of a folder, ready to score: in a confined process if it was made elsewhere.
 
     Raises:
         BundleCorrupt: a file is not what its digest says.
@@ -57,7 +58,8 @@ def load_runnable(folder: Path) -> Runnable:
     """
     bundle = load_bundle(folder)
     content = (folder / MODEL_FILE).read_bytes()
-    return Runnable(bundle, OnnxFile(content, inputs=len(bundle.inputs)))
+    load = OnnxFile if bundle.origin == TRAINED_HERE else ConfinedModel
+    return Runnable(bundle, load(content, inputs=len(bundle.inputs)))
 
 
 def gather(

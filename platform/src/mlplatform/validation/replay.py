@@ -11,7 +11,7 @@ from mlplatform.errors import InputInvalid
 from mlplatform.figures import percent
 from mlplatform.registry.bundle import AlertBand, Bundle
 from mlplatform.training.dataset import DAY_MS, Matrix, share_of_units
-from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.training.onnx_file import Scoring
 from mlplatform.validation.statistics import Band, share_band
 
 
@@ -30,7 +30,7 @@ class Recent:
         return Recent(kept, f"{self.source}, {percent(share)} of the customers")
 
 
-def strengths(bundle: Bundle, model: OnnxFile, rows: Matrix) -> NDArray[np.int8]:
+def strengths(bundle: Bundle, model: Scoring, rows: Matrix) -> NDArray[np.int8]:
     """The bundle's decision for each row: 0 approve, 1 review, 2 decline."""
     raw = model.scores(rows.columns(bundle.input_names))
     return bundle.decide_many(bundle.calibrate_many(raw)).astype(np.int8)

@@ -1,0 +1,59 @@
+"""What a confined process may take, and how the kernel is told."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+MIB: Final = 1024 * 1024
+_STATM: Final = Path("/proc/self/statm")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one confined process, beyond what it had once its libraries were loaded.
+
+    Args:
+        memory_bytes: that it may map.
+        cpu_s: processor time in its whole life.
+    """
+
+    memory_bytes: int
+    cpu_s: int
+
+
+def take_limits(limits: Limits) -> list[str]:
+    """Bind this process to the limits, for good; names those that this system has."""
+    hard = {
+        "RLIMIT_CPU": limits.cpu_s,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": 0,  # pipes and sockets have no file size
+        "RLIMIT_NOFILE": 0,  # those that are open stay so
+        "RLIMIT_NPROC": 0,  # root is not bound by it; the system call filter binds it
+        **_memory(limits.memory_bytes),
+    }
+    return [name for name, value in hard.items() if _set(name, value)]
+
+
+def _memory(bytes_more: int) -> dict[str, int]:
+    """Both are needed: RLIMIT_DATA counts no shared mapping, RLIMIT_AS is what malloc meets."""
+    if sys.platform != "linux":
+        return {"RLIMIT_AS": bytes_more}
+    size, *_, data, _ = (int(part) for part in _STATM.read_text().split())
+    page = os.sysconf("SC_PAGE_SIZE")
+    return {"RLIMIT_AS": size * page + bytes_more, "RLIMIT_DATA": data * page + bytes_more}
+
+
+def _set(name: str, value: int) -> bool:
+    kind = getattr(resource, name, None)
+    if kind is None:
+        return False
+    try:
+        resource.setrlimit(kind, (value, value))
+    except (OSError, ValueError):  # macOS knows RLIMIT_AS and refuses to set it
+        return False
+    return True

@@ -1,0 +1,89 @@
+"""What a confined process and its parent say to each other: JSON and raw arrays, both bounded."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_HEAD_BYTES: Final = 256 * 1024
+MOST_ARRAYS: Final = 64
+_LENGTH: Final = struct.Struct("=I")
+
+Kind = Literal["<f4", "<f8", "<i8", "<i4", "<i2", "|i1", "|u1"]
+Arrays = Sequence[NDArray[Any]]
+
+
+class BrokenFrame(Exception):
+    """What came is no frame, or more than was to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message; `body` is plain JSON."""
+
+    body: Mapping[str, Any]
+    arrays: Arrays = ()
+
+
+class _Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kind: Kind
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.kind).itemsize
+
+
+class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    body: dict[str, Any]
+    arrays: tuple[_Array, ...]
+
+
+def packed(frame: Frame) -> list[bytes | memoryview]:
+    """The parts of a frame, to be written one after the other."""
+    laid = [np.ascontiguousarray(array) for array in frame.arrays]
+    arrays = tuple(_Array(kind=_kind(array), shape=array.shape) for array in laid)
+    head = msgspec.json.encode(_Head(dict(frame.body), arrays))
+    parts: list[bytes | memoryview] = [_LENGTH.pack(len(head)) + head]
+    # A view of an array without elements can't be cast to bytes.
+    return parts + [array.reshape(-1).view(np.uint8).data for array in laid if array.size]
+
+
+def read(receive: Callable[[int], bytes | bytearray], most_bytes: int) -> Frame:
+    """The next frame.
+
+    Args:
+        receive: gives exactly so many bytes.
+        most_bytes: of its arrays together; nothing is allocated for more.
+
+    Raises:
+        BrokenFrame: it is none, or larger.
+    """
+    (length,) = _LENGTH.unpack(receive(_LENGTH.size))
+    if length > MOST_HEAD_BYTES:
+        raise BrokenFrame(f"a head of {length} bytes; the limit is {MOST_HEAD_BYTES}")
+    try:
+        head = msgspec.json.decode(receive(length), type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BrokenFrame("its head is not read") from error
+    if len(head.arrays) > MOST_ARRAYS or any(min(a.shape, default=0) < 0 for a in head.arrays):
+        raise BrokenFrame("its arrays are too many, or less than empty")
+    if (total := sum(a.size for a in head.arrays)) > most_bytes:
+        raise BrokenFrame(f"arrays of {total} bytes; the limit is {most_bytes}")
+    return Frame(head.body, [_array(receive(a.size), a) for a in head.arrays])
+
+
+def _array(raw: bytes | bytearray, told: _Array) -> NDArray[Any]:
+    return np.frombuffer(raw, np.dtype(told.kind)).reshape(told.shape)
+
+
+def _kind(array: NDArray[Any]) -> Kind:
+    kind: Kind = msgspec.convert(array.dtype.str, Kind)
+    return kind
