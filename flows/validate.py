@@ -33,14 +33,12 @@ def prepare(model: str) -> job.Prepared:
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
 def bring(model: str, onnx_path: str, author: str, prepared: job.Prepared) -> Candidate:
-    content = job.onnx_content(Path(onnx_path))
-    origin = f"{Path(onnx_path).name}, brought by {author}"
-    return job.bring(wiring.platform(), model, content, origin, prepared)
+    return job.bring(wiring.platform(), model, Path(onnx_path), author, prepared)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def judge(model: str, candidate: Candidate, prepared: job.Prepared) -> GateReport:
-    return job.validate(model, candidate, prepared)
+def judge(model: str, author: str, candidate: Candidate, prepared: job.Prepared) -> GateReport:
+    return job.judge_brought(wiring.platform(), model, author, candidate, prepared)
 
 
 @task(
@@ -71,7 +69,7 @@ def validate(
     with heavy.turn(wiring.settings().home.run, f"validate of {model}", get_run_logger().info):
         prepared = prepare(model)
         candidate = bring(model, onnx_path, actor, prepared)
-        report = judge(model, candidate, prepared)
+        report = judge(model, actor, candidate, prepared)
     create_markdown_artifact(
         job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
     )

@@ -9,15 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlplatform import plain_files
 from mlplatform.errors import GateFailed, InputInvalid, NotFound
 from mlplatform.jobs import fitting, heavy
+from mlplatform.refusals import Refusal, Refusals
 from mlplatform.registry.bundle import MODEL_FILE
 from mlplatform.registry.versions import Rejection, Version
 from mlplatform.training import retrain
 from mlplatform.training.folder import load_folder
+from mlplatform.training.onnx_limits import MOST_BYTES
 
 if TYPE_CHECKING:
     from mlplatform.compute.jobs import JobStatus
+    from mlplatform.settings import Home
     from mlplatform.training.candidate import Candidate
     from mlplatform.training.dataset import Dataset
     from mlplatform.validation.evaluate import Runnable
@@ -87,14 +91,45 @@ def fit(
         return fitting.fit(platform, prepared.dataset, prepared.recent, report)
 
 
-def bring(
-    platform: Platform, model: str, content: bytes, origin: str, prepared: Prepared
-) -> Candidate:
-    """A candidate around an ONNX model that was made elsewhere.
+def bring(platform: Platform, model: str, path: Path, author: str, prepared: Prepared) -> Candidate:
+    """A candidate around an ONNX file that somebody made elsewhere; a refusal is recorded.
+
+    Args:
+        path: a file, or the folder of a bundle.
 
     Raises:
-        NotFound: there is no champion whose inputs, views, rules and reasons it could take.
+        NotFound: there is no such file, or no champion whose inputs, views, rules and reasons its
+            model could take.
+        InputInvalid: the file is not taken, or its model is beyond what one from outside may be.
     """
+    asked = f"validate {plain_files.shown(path)} for {model}"
+    with _refusals_kept(platform, author, asked):
+        content = onnx_content(path, platform.settings.home)
+        origin = f"{plain_files.shown(path)}, brought by {author}"
+        return _candidate(platform, model, content, origin, prepared)
+
+
+def judge_brought(
+    platform: Platform, model: str, author: str, candidate: Candidate, prepared: Prepared
+) -> GateReport:
+    """As `validate`, of a candidate that somebody brought; a refusal is recorded."""
+    with _refusals_kept(platform, author, f"validate {candidate.bundle.origin} for {model}"):
+        return validate(model, candidate, prepared)
+
+
+@contextmanager
+def _refusals_kept(platform: Platform, who: str, asked: str) -> Iterator[None]:
+    try:
+        yield
+    except InputInvalid as error:
+        refusal = Refusal(platform.clock.wall_ms(), "candidate", who, asked, str(error))
+        Refusals(platform.settings.home.audit).keep(refusal)
+        raise
+
+
+def _candidate(
+    platform: Platform, model: str, content: bytes, origin: str, prepared: Prepared
+) -> Candidate:
     from mlplatform.training.candidate import candidate_from_onnx
 
     if prepared.champion is None:
@@ -112,14 +147,17 @@ def bring(
 
 
 def validate(model: str, candidate: Candidate, prepared: Prepared) -> GateReport:
-    """Every gate's result for a candidate."""
-    return retrain.validate(
-        load_folder(model),
-        candidate,
-        prepared.dataset,
-        champion=prepared.champion,
-        recent=prepared.recent,
-    )
+    """Every gate's result for a candidate, whose model scores no more after it."""
+    try:
+        return retrain.validate(
+            load_folder(model),
+            candidate,
+            prepared.dataset,
+            champion=prepared.champion,
+            recent=prepared.recent,
+        )
+    finally:
+        candidate.model.close()
 
 
 def register(
@@ -182,16 +220,17 @@ def _iso(epoch_ms: int) -> str:
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
-def onnx_content(path: Path) -> bytes:
+def onnx_content(path: Path, home: Home) -> bytes:
     """An ONNX file, or the one of a bundle folder.
 
     Raises:
         NotFound: there is no such file.
+        InputInvalid: it is no plain file of this user, too large, or a file of the platform's own.
     """
-    file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise NotFound(f"no ONNX file at {file}")
-    return file.read_bytes()
+    rule = plain_files.Rule(
+        most_bytes=MOST_BYTES, closed=(home.root,), but=(home.bundles, home.demo)
+    )
+    return plain_files.read_plain(path / MODEL_FILE if path.is_dir() else path, rule)
 
 
 def _champion(platform: Platform, model: str) -> Runnable | None:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 import onnxruntime
 
 from mlplatform.errors import Refused
+from mlplatform.registry.bundle import NO_OTHER_FILE
 
 Accelerator = Literal["cpu", "cuda", "tensorrt"]
 ACCELERATORS: Final[tuple[str, ...]] = get_args(Accelerator)
@@ -44,6 +45,7 @@ def session(
     if (reason := missing(accelerator)) is not None:
         raise Refused(reason)
     wanted = _PROVIDERS[accelerator]
+    options.add_session_config_entry(*NO_OTHER_FILE)
     if accelerator != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     made: Any = onnxruntime.InferenceSession(str(onnx_path), options, providers=list(wanted))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.canonical import digest
 from mlplatform.errors import InputInvalid
-from mlplatform.registry.bundle import INPUT_NAME, MAX_MODEL_BYTES, OUTPUT_NAME
+from mlplatform.registry.bundle import INPUT_NAME, MAX_MODEL_BYTES, NO_OTHER_FILE, OUTPUT_NAME
 
 BATCH_ROWS = 8192
 KEPT_ROWS = 1000
 KEPT = 8
 WARM_UP_CALLS = 20
-NO_FILE: Final = ("session.model_external_initializers_file_folder_path", "/dev/null")
-"""A setting of ONNX Runtime: tensors that a model looks for in other files are looked for here,
-where there are none."""
 
 
 class Scoring(Protocol):
@@ -151,7 +148,7 @@ def session(content: bytes) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.add_session_config_entry(*NO_FILE)
+    options.add_session_config_entry(*NO_OTHER_FILE)
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _runtime_errors() as error:
