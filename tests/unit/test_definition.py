@@ -83,7 +83,7 @@ def test_triton_is_asked_for_what_it_can_do(changes: dict[str, Any], named: str)
 
 @pytest.mark.parametrize("opening", ["[", "{a: "])
 def test_a_bottomless_document_is_refused(opening: str) -> None:
-    refused(opening * 5000, "nested too deeply")
+    refused(opening * 5000, "line 1 is 'nested more than 32 deep")
 
 
 def test_an_unknown_model_is_answered_with_those_that_exist() -> None:

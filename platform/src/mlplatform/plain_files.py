@@ -26,11 +26,13 @@ class Rule:
         most_bytes: of the file.
         closed: no file below these folders is opened,
         but: except below these.
+        anyones: whether it may be another user's, or have a second name.
     """
 
     most_bytes: int
     closed: Sequence[Path] = ()
     but: Sequence[Path] = ()
+    anyones: bool = False
 
     def lets(self, file: Path) -> bool:
         """Whether a file, its links resolved, lies where it may be opened."""
@@ -90,10 +92,11 @@ def _check(descriptor: int, file: Path, named: str, rule: Rule) -> None:
     place = _place(descriptor, file)
     if not rule.lets(place):  # a folder above became a link meanwhile
         raise InputInvalid(named, None, "files of this folder are not taken from a person")
-    if found.st_nlink > 1 and not _is_below(place, rule.but):
-        raise InputInvalid(named, None, "it has another name too (a hard link); copy it")
-    if found.st_uid not in (os.geteuid(), 0):
-        raise InputInvalid(named, None, f"it is user {found.st_uid}'s; copy it as this user")
+    if not rule.anyones:
+        if found.st_nlink > 1 and not _is_below(place, rule.but):
+            raise InputInvalid(named, None, "it has another name too (a hard link); copy it")
+        if found.st_uid not in (os.geteuid(), 0):
+            raise InputInvalid(named, None, f"it is user {found.st_uid}'s; copy it as this user")
     if not 0 < found.st_size <= rule.most_bytes:
         wanted = f"wanted: 1 to {rule.most_bytes}"
         raise InputInvalid(named, None, f"it has {found.st_size} bytes; {wanted}")

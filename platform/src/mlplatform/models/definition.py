@@ -306,16 +306,10 @@ def parse(text: str, source: str) -> ModelDefinition:
     try:
         written = document.read(text)
         definition = msgspec.convert(written, ModelDefinition)
-    except RecursionError:
-        raise ConfigInvalid(source, "nested too deeply", "a model.yaml as documented") from None
-    except yaml.MarkedYAMLError as error:
-        where = (
-            source
-            if error.problem_mark is None
-            else f"{source}: line {error.problem_mark.line + 1}"
-        )
-        raise ConfigInvalid(where, error.problem, "a model.yaml as documented") from error
-    except (msgspec.ValidationError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        where, problem = document.place(source, error)
+        raise ConfigInvalid(where, problem, "a model.yaml as documented") from error
+    except msgspec.ValidationError as error:
         raise ConfigInvalid(source, str(error), "a model.yaml as documented") from error
     _check(definition, source)
     for key, value in document.endless(written):

@@ -1,34 +1,61 @@
-"""YAML as a person meant it: a key that stands twice, and a number without an end, are errors."""
+"""YAML as a person meant it: plain, of bounded size and depth, every key once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
+MOST_CHARACTERS: Final = 256 * 1024
+MOST_DEPTH: Final = 32
+MOST_VALUES: Final = 20_000
+_KEYS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int")
 
-class _UniqueKeys(yaml.SafeLoader):
+
+class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {key.value} stands there twice"
-                raise yaml.constructor.ConstructorError(
-                    problem=problem, problem_mark=key.start_mark
-                )
-            seen.add(str(key.value))
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEYS:
+                raise _wrong("a key is a text or a whole number", key.start_mark)
+            if key.value in seen:
+                raise _wrong(f"the key {key.value[:100]} stands there twice", key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError, AttributeError, KeyError, TypeError) as error:
+            # A date of a 13th month, a number of ten thousand digits.
+            raise _wrong(
+                "a value is not of the kind that it looks like", node.start_mark
+            ) from error
 
 
 def read(text: str) -> Any:
-    """The document in plain values.
+    """The document in plain values; its events are looked at before anything is made of them.
 
     Raises:
-        yaml.YAMLError: no YAML, or a mapping in which a key stands twice; names the key and line.
+        yaml.MarkedYAMLError: no YAML, or beyond the limits, or with references, tags of its own, or
+            a key that stands twice or is no text; names what and the line.
+        yaml.YAMLError: it holds characters that YAML forbids.
     """
-    return yaml.load(text, _UniqueKeys)  # noqa: S506 -- its base is the safe loader
+    if len(text) > MOST_CHARACTERS:
+        problem = f"{len(text)} characters; the limit is {MOST_CHARACTERS}"
+        raise _wrong(problem, yaml.Mark("", 0, 0, 0, None, 0))
+    _check(text)
+    return yaml.load(text, _PlainLoader)  # noqa: S506 -- its base is the safe loader
+
+
+def place(source: str, error: yaml.YAMLError) -> tuple[str, str]:
+    """Where a document is wrong, with the line if it is known, and what is wrong there."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark, problem = error.problem_mark, error.problem or error.context or "no YAML"
+        return source if mark is None else f"{source}: line {mark.line + 1}", problem
+    return source, "a character that YAML forbids"
 
 
 def endless(value: object, path: str = "") -> Iterator[tuple[str, float]]:
@@ -42,3 +69,26 @@ def endless(value: object, path: str = "") -> Iterator[tuple[str, float]]:
                 yield from endless(part, f"{path}.{number}")
         case float() if not math.isfinite(value):
             yield path, value
+
+
+def _check(text: str) -> None:
+    """What takes more than its characters is refused as it comes: the parser makes events one by
+    one and does not call itself."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise _wrong("references (& and *) are not taken; write it out", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise _wrong("tags (!) are not taken", event.start_mark)
+        if number > MOST_VALUES:
+            raise _wrong(f"more than {MOST_VALUES} values", event.start_mark)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_DEPTH:
+            raise _wrong(f"nested more than {MOST_DEPTH} deep", event.start_mark)
+
+
+def _wrong(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

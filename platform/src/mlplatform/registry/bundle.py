@@ -430,9 +430,14 @@ def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[s
     """
     import yaml
 
+    from mlplatform.models import document
+
     try:
-        reasons = msgspec.convert(yaml.safe_load(text), dict[str, Reason])
-    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        reasons = msgspec.convert(document.read(text), dict[str, Reason])
+    except yaml.YAMLError as error:
+        where, problem = document.place(source, error)
+        raise ConfigInvalid(where, problem, "input: {code, customer, analyst}") from error
+    except msgspec.ValidationError as error:
         raise ConfigInvalid(source, str(error), "input: {code, customer, analyst}") from error
     if set(reasons) != set(inputs):
         differing = sorted(set(reasons) ^ set(inputs))

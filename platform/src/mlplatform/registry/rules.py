@@ -84,9 +84,14 @@ def parse_rules(text: str, *, source: str, inputs: Collection[str]) -> tuple[Rul
     """
     import yaml
 
+    from mlplatform.models import document
+
     try:
-        rules = msgspec.convert(yaml.safe_load(text), tuple[Rule, ...])
-    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        rules = msgspec.convert(document.read(text), tuple[Rule, ...])
+    except yaml.YAMLError as error:
+        where, problem = document.place(source, error)
+        raise ConfigInvalid(where, problem, "a list of rules") from error
+    except msgspec.ValidationError as error:
         raise ConfigInvalid(source, str(error), "a list of rules") from error
     codes = [rule.code for rule in rules]
     if len(set(codes)) != len(codes):

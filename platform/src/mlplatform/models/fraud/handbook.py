@@ -10,16 +10,16 @@ Source: https://fraud-detection-handbook.github.io, chapter 3 (schema only).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mlplatform.errors import InputInvalid
+from mlplatform.features.parquet_files import ParquetFiles
 from mlplatform.features.rows import (
     check_bounds,
     check_order,
@@ -59,14 +59,15 @@ def read_transactions(path: Path, *, now_ms: int | None = None, seed: int = 0) -
     Raises:
         InputInvalid: names the file, the row (from 0) and what is wrong; nothing was read.
     """
-    tables = []
+    files, tables = _files(path), []
     last_us: int | None = None
-    for file in _files(path):
-        table = _checked(file, now_ms)
-        last_us = _follows(table, last_us, file.name)
-        tables.append(table)
+    with ParquetFiles(files) as parquet:
+        for number, file in enumerate(files):
+            table = _checked(_read(parquet, number, file.name), file, now_ms)
+            last_us = _follows(table, last_us, file.name)
+            tables.append(table)
     together = pa.concat_tables(tables)
-    _unique_across(together, tables, _files(path))
+    _unique_across(together, tables, files)
     return _canonical(together, load_definition("fraud").label.maturity_days, seed)
 
 
@@ -94,12 +95,14 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _checked(file: Path, now_ms: int | None) -> pa.Table:
-    try:
-        _check_schema(pq.read_schema(file), file.name)
-        table = pq.read_table(file, columns=list(REQUIRED))
-    except (pa.ArrowException, OSError) as error:
-        raise InputInvalid(file.name, None, "no readable Parquet") from error
+def _read(parquet: ParquetFiles, number: int, source: str) -> pa.Table:
+    found = parquet.types(number)
+    _check_types(found, source)
+    known = {str(kind): kind for kinds in REQUIRED.values() for kind in kinds}
+    return parquet.read(number, {name: known[found[name]] for name in REQUIRED})
+
+
+def _checked(table: pa.Table, file: Path, now_ms: int | None) -> pa.Table:
     for name in REQUIRED:
         refuse(is_missing(table.column(name)), file.name, f"{name} is missing")
     table = table.set_column(1, "TX_DATETIME", table.column("TX_DATETIME").cast(TIME, safe=False))
@@ -116,15 +119,14 @@ def _checked(file: Path, now_ms: int | None) -> pa.Table:
     return table
 
 
-def _check_schema(schema: pa.Schema, source: str) -> None:
+def _check_types(found: Mapping[str, str], source: str) -> None:
     for name, types in REQUIRED.items():
-        if name not in schema.names:
+        if name not in found:
             raise InputInvalid(source, None, f"column {name} is missing")
-        found = schema.field(name).type
-        if found not in types:
+        if found[name] not in {str(t) for t in types}:
             wanted = " or ".join(str(t) for t in types)
-            raise InputInvalid(source, None, f"column {name} is {found}; wanted: {wanted}")
-    for name in schema.names:
+            raise InputInvalid(source, None, f"column {name} is {found[name]}; wanted: {wanted}")
+    for name in found:
         if name not in REQUIRED and name not in IGNORED:
             raise InputInvalid(source, None, f"column {name} is unknown")
 

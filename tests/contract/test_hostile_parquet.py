@@ -1,0 +1,140 @@
+"""Parquet files that do harm: refused by name before they take room, and the reader lives on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlplatform.errors import InputInvalid, PlatformError
+from mlplatform.features import parquet_files
+from mlplatform.features.parquet_files import ParquetFiles
+
+WANTED = {"a": pa.int64(), "at": pa.timestamp("us")}
+
+
+def written(path: Path, table: pa.Table, **how: object) -> Path:
+    pq.write_table(table, path, **how)
+    return path
+
+
+def rows_of(count: int) -> pa.Table:
+    return pa.table(
+        {"a": pa.array(np.arange(count)), "at": pa.array(np.arange(count), WANTED["at"])}
+    )
+
+
+def read(path: Path) -> pa.Table:
+    with ParquetFiles([path]) as files:
+        files.types(0)
+        return files.read(0, WANTED)
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+def test_what_was_written_is_read(tmp_path, compression):
+    table = rows_of(100_000)
+    path = written(tmp_path / "a.parquet", table, compression=compression)
+    assert read(path).equals(table)
+
+
+def test_missing_values_stay_missing(tmp_path):
+    table = pa.table({"a": pa.array([1, None, 3]), "at": pa.array([None, 2, 3], WANTED["at"])})
+    assert read(written(tmp_path / "a.parquet", table)).equals(table)
+
+
+def test_no_rows_are_no_rows(tmp_path):
+    assert read(written(tmp_path / "a.parquet", rows_of(0))).num_rows == 0
+
+
+def many_rows(path: Path) -> Path:
+    return written(path, pa.table({"a": pa.array(np.zeros(21_000_000, np.int8))}))
+
+
+def many_groups(path: Path) -> Path:
+    return written(path, pa.table({"a": pa.array(np.zeros(10_001, np.int8))}), row_group_size=1)
+
+
+def many_columns(path: Path) -> Path:
+    return written(path, pa.table({f"c{i}": [1] for i in range(65)}))
+
+
+def nested(path: Path) -> Path:
+    return written(path, pa.table({"a": [[1, 2], [3]]}))
+
+
+def decompression(path: Path) -> Path:
+    """160 MB of zeros out of some kilobytes."""
+    zeros = pa.table({"a": pa.array(np.zeros(19_000_000))})
+    return written(path, zeros, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
+
+
+def texts(path: Path) -> Path:
+    return written(path, pa.table({"a": ["x"], "at": ["y"]}))
+
+
+def cut(path: Path) -> Path:
+    written(path, rows_of(1000))
+    path.write_bytes(path.read_bytes()[:-20])
+    return path
+
+
+def noise(path: Path) -> Path:
+    path.write_bytes(b"PAR1" + os.urandom(2000) + b"PAR1")
+    return path
+
+
+def large_footer(path: Path) -> Path:
+    """A footer that says that it is nearly 4 GiB long."""
+    path.write_bytes(b"PAR1" + bytes(1000) + (0xFFFFFFF0).to_bytes(4, "little") + b"PAR1")
+    return path
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def device(path: Path) -> Path:
+    path.symlink_to("/dev/zero")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        pytest.param(many_rows, "21000000 rows; the limit is 20000000", id="many rows"),
+        pytest.param(many_groups, "10001 row groups; the limit is 10000", id="many row groups"),
+        pytest.param(many_columns, "65 columns; the limit is 64", id="many columns"),
+        pytest.param(nested, "columns within columns|no plain numbers", id="nested columns"),
+        pytest.param(decompression, "bytes of pages; the limit", id="decompression"),
+        pytest.param(texts, "no plain numbers", id="texts"),
+        pytest.param(cut, "no readable Parquet", id="cut off"),
+        pytest.param(noise, "no readable Parquet", id="noise"),
+        pytest.param(large_footer, "no readable Parquet", id="a footer of 4 GiB"),
+        pytest.param(pipe, "no plain file", id="a pipe"),
+        pytest.param(device, "not taken from a person", id="a link to a device"),
+    ],
+)
+def test_what_is_beyond_the_limits_is_refused_by_name(
+    tmp_path: Path, made: Callable[[Path], Path], why: str
+) -> None:
+    path = made(tmp_path / "history.parquet")
+    began = time.monotonic()
+    with pytest.raises(PlatformError, match=why):
+        read(path)
+    assert time.monotonic() - began < 20
+
+
+def test_rows_are_counted_over_all_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_files, "MOST_ROWS", 150)
+    paths = [written(tmp_path / f"{i}.parquet", rows_of(100)) for i in range(2)]
+    with ParquetFiles(paths) as files:
+        assert files.read(0, WANTED).num_rows == 100
+        with pytest.raises(InputInvalid, match=r"1\.parquet: more than 150 rows"):
+            files.read(1, WANTED)
