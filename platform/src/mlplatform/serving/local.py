@@ -47,11 +47,18 @@ class Told:
 
     Args:
         folder: `<home>/serving`.
+        write: how a file's content is replaced.
     """
 
-    def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        now_ms: Callable[[], int] = wall_ms,
+        write: Callable[[Path, bytes], None] = write_atomically,
+    ) -> None:
         self._folder = folder / "status"
         self._now_ms = now_ms
+        self._write = write
 
     def status(self, name: str) -> ServiceStatus:
         """How a service did when it was last looked at, not long ago."""
@@ -73,7 +80,7 @@ class Told:
 
     def say(self, status: StatusFile) -> None:
         """Write down how a service does now."""
-        write_atomically(self._path(status.name), msgspec.json.encode(status))
+        self._write(self._path(status.name), msgspec.json.encode(status))
 
     def names(self) -> set[str]:
         """Services about which something is said."""

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from mlplatform.settings import Home
-from mlplatform.supervisor import listeners
+from mlplatform.supervisor import endings, listeners
 from mlplatform.supervisor.lifeline import Lifeline
 from mlplatform.supervisor.probe import Answered, Silent, ask
 from mlplatform.supervisor.records import ProcessId, ProcessRecord, kill_group
@@ -57,6 +57,8 @@ class Child:
         self.state: State = "starting"
         self.reason = "not started yet"
         self.restarts = 0
+        self.ended = ""
+        self.ended_ms: int | None = None
         self.process: ProcessId | None = None
         self.port = spec.check.port if isinstance(spec.check, HttpCheck) else None
         self._log = home.logs / f"{spec.name}.log"
@@ -74,7 +76,14 @@ class Child:
     def record(self) -> ProcessRecord:
         """What others may know of it; descendants are added by the supervisor."""
         return ProcessRecord(
-            self.spec.name, self.state, self.reason, self.restarts, self.process, self.port
+            self.spec.name,
+            self.state,
+            self.reason,
+            self.restarts,
+            self.process,
+            self.port,
+            ended=self.ended,
+            ended_ms=self.ended_ms,
         )
 
     async def keep(self) -> None:
@@ -82,9 +91,15 @@ class Child:
         failures = 0
         while not self._stop.is_set():
             started = time.monotonic()
-            reason = await self._run()
+            try:
+                reason = await self._run()
+            except Exception as error:
+                # The edge of a process's life: what goes wrong in watching one ends that one alone.
+                log.exception("%s can't be watched", self.spec.name)
+                reason = f"could not be watched ({error or type(error).__name__}) and was killed"
             if self._stop.is_set():
                 break
+            self.ended, self.ended_ms = reason, time.time_ns() // 1_000_000
             failures = next_failures(failures, time.monotonic() - started)
             delay_s = restart_delay_s(failures)
             self._set("restarting", f"{reason}; starts again in {delay_s:.1f} s")
@@ -106,6 +121,7 @@ class Child:
 
     async def _run(self) -> str:
         """Starts the process and returns, once it is gone with all of its group, what ended it."""
+        kills_before, log_began = endings.memory_kills(), _size(self._log)
         try:
             popen = self._start()
         except OSError as error:
@@ -122,9 +138,14 @@ class Child:
             watch.cancel()  # also when this task is cancelled itself
             # A group keeps its number while anybody is in it, also when its leader is gone.
             kill_group(popen.pid)
-        popen.wait()
-        self._popen, self.process = None, None
-        return reason or _ending(popen.returncode)
+            popen.wait()
+            self._popen, self.process = None, None
+        return reason or endings.ending(
+            popen.returncode,
+            kills_before=kills_before,
+            kills_after=endings.memory_kills(),
+            last_lines=endings.tail(self._log, log_began),
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
         if retention.is_full(self._log, retention.LOGS):
@@ -220,7 +241,8 @@ def _port_of(process: ProcessId | None, address_file: Path) -> int | None:
     return address.port if process is not None and address.pid == process.pid else None
 
 
-def _ending(returncode: int) -> str:
-    if returncode < 0:
-        return f"was ended by signal {-returncode}"
-    return f"ended with status {returncode}"
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -15,6 +15,7 @@ from mlplatform.serving.manifest import Service, read
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
 from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.retried import RetriedWrites
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck
 
 RECONCILE_S: Final = 0.25
@@ -27,9 +28,15 @@ STOP_GRACE_S: Final = 12.0
 class Fleet:
     """Makes the running predictors those of the manifests, and keeps their statuses written."""
 
-    def __init__(self, home: Home, lifeline: Lifeline, changed: Callable[[Child], None]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        lifeline: Lifeline,
+        changed: Callable[[Child], None],
+        files: RetriedWrites,
+    ) -> None:
         self._home = home
-        self._told = Told(home.serving)
+        self._told = Told(home.serving, write=files.put)
         self._lifeline = lifeline
         self._changed = changed
         self._kept: dict[str, tuple[Child, asyncio.Task[None]]] = {}

@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -26,6 +26,7 @@ SAME_START_S: Final = 1.5
 SWEEP_LIMIT_S: Final = 5.0
 
 _T = TypeVar("_T")
+Write = Callable[[Path, bytes], None]
 
 
 class ProcessId(msgspec.Struct, frozen=True):
@@ -53,7 +54,12 @@ class ProcessId(msgspec.Struct, frozen=True):
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
-    """One child as of the last write."""
+    """One child as of the last write.
+
+    Args:
+        ended: what ended its last process that nobody asked to end; empty where none did.
+        ended_ms: when, epoch milliseconds.
+    """
 
     name: str
     state: str
@@ -62,6 +68,8 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     process: ProcessId | None = None
     port: int | None = None
     descendants: tuple[ProcessId, ...] = ()
+    ended: str = ""
+    ended_ms: int | None = None
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True):
@@ -104,9 +112,9 @@ class Lock:
             self._file = None
 
 
-def write_supervisor(home: Home, record: SupervisorRecord) -> None:
+def write_supervisor(home: Home, record: SupervisorRecord, write: Write = write_atomically) -> None:
     """Replace the record of the supervisor."""
-    write_atomically(home.run / SUPERVISOR_FILE, msgspec.json.encode(record))
+    write(home.run / SUPERVISOR_FILE, msgspec.json.encode(record))
 
 
 def read_supervisor(home: Home) -> SupervisorRecord | None:
@@ -114,9 +122,11 @@ def read_supervisor(home: Home) -> SupervisorRecord | None:
     return _read(home.run / SUPERVISOR_FILE, SupervisorRecord)
 
 
-def write_processes(home: Home, records: Sequence[ProcessRecord]) -> None:
+def write_processes(
+    home: Home, records: Sequence[ProcessRecord], write: Write = write_atomically
+) -> None:
     """Replace the records of all children."""
-    write_atomically(home.run / PROCESSES_FILE, msgspec.json.encode(records))
+    write(home.run / PROCESSES_FILE, msgspec.json.encode(records))
 
 
 def read_processes(home: Home) -> list[ProcessRecord]:

@@ -7,38 +7,40 @@ import dataclasses
 import itertools
 import logging
 import os
-import secrets
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 
-from mlplatform.files import write_atomically
 from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
 from mlplatform.supervisor.fleet import Fleet
 from mlplatform.supervisor.followed import Followed
 from mlplatform.supervisor.lifeline import Lifeline
-from mlplatform.supervisor.listeners import Listeners, taken
+from mlplatform.supervisor.listeners import Listeners
 from mlplatform.supervisor.records import (
     Lock,
     ProcessId,
+    ProcessRecord,
     SupervisorRecord,
     descendants,
-    sweep,
     write_processes,
     write_supervisor,
 )
-from mlplatform.supervisor.spec import ChildSpec, HttpCheck
+from mlplatform.supervisor.retried import RetriedWrites
+from mlplatform.supervisor.spec import ChildSpec
+from mlplatform.supervisor.start import prepare, when_there_is_room
 
 STOP_LIMIT_S: Final = 15.0
 RECORD_S: Final = 5.0
+RETRY_S: Final = 0.5
+"""Between two attempts to write what the disk did not take."""
+AGAIN_S: Final = 1.0
+"""Before a part of the supervisor that failed goes on."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Supervisor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
+        self._files = RetriedWrites()
 
     def run(self) -> None:
         """Runs until SIGINT, SIGTERM, SIGHUP or `stop`, and then stops the children in order.
@@ -91,24 +94,11 @@ class Supervisor:
         Raises:
             Busy: another supervisor holds the home folder, or a port is taken. Nothing was started.
         """
-        self._home.create()
+        when_there_is_room(self._home, self._home.create)
         lock = Lock(self._home)
-        lock.acquire()
+        when_there_is_room(self._home, lock.acquire)
         try:
-            left = sweep(self._home)
-            if left:
-                log.warning("killed what an earlier supervisor left: %s", ", ".join(left))
-            check_ports(self._specs)
-            home = self._home
-            for path in (
-                home.predictor_token,
-                home.mlflow_token,
-                home.prefect_token,
-                home.page_token,
-                home.worker_token,
-                home.exporter_token,
-            ):
-                new_token(path)
+            when_there_is_room(self._home, lambda: prepare(self._home, self._specs))
             listeners = Listeners(self._specs)
             self._on_start()
             asyncio.run(self._run(listeners))
@@ -134,9 +124,13 @@ class Supervisor:
         kept = [asyncio.create_task(child.keep()) for child in children]
         self._write_state("starting")
         others = [
-            asyncio.create_task(fleet.reconcile()),
-            asyncio.create_task(self._record(children, fleet)),
-            asyncio.create_task(self._await_ready(children)),
+            asyncio.create_task(_going_on("the predictors", fleet.reconcile)),
+            asyncio.create_task(
+                _going_on("the record of processes", lambda: self._record(children, fleet))
+            ),
+            asyncio.create_task(
+                _going_on("the wait for all to be ready", lambda: self._await_ready(children))
+            ),
         ]
         try:
             await self._until_told([*kept, *others])
@@ -148,13 +142,13 @@ class Supervisor:
             for task in others:
                 task.cancel()
             await asyncio.gather(*kept, *others, return_exceptions=True)
-            write_processes(self._home, [])
+            write_processes(self._home, [], self._files.put)
             self._write_state("stopped")
             lifeline.close()
 
     def _predictors(self, lifeline: Lifeline) -> Fleet | Followed:
         if self._elsewhere is None:
-            return Fleet(self._home, lifeline, self._changed)
+            return Fleet(self._home, lifeline, self._changed, self._files)
         return Followed(self._home, self._elsewhere)
 
     async def _until_told(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -184,23 +178,16 @@ class Supervisor:
 
     async def _record(self, children: Sequence[Child], fleet: Fleet | Followed) -> None:
         """Keeps `run/processes.json` true: at once after a change, and from time to time."""
-        last: list[object] = []
-        written_s = 0.0
+        last: list[ProcessRecord] = []
+        written_s = retried_s = 0.0
         while True:
             records = [child.record() for child in [*children, *fleet.children]]
             if records != last or time.monotonic() - written_s > RECORD_S:
-                last, written_s = list(records), time.monotonic()
-                pids = [r.process.pid for r in records if r.process is not None]
-                below = await asyncio.to_thread(descendants, pids)
-                write_processes(
-                    self._home,
-                    [
-                        msgspec.structs.replace(r, descendants=below.get(r.process.pid, ()))
-                        if r.process is not None
-                        else r
-                        for r in records
-                    ],
-                )
+                last, written_s = records, time.monotonic()
+                write_processes(self._home, await _with_descendants(records), self._files.put)
+            elif time.monotonic() - retried_s > RETRY_S:
+                retried_s = time.monotonic()
+                self._files.retry()
             await asyncio.sleep(0.1)
 
     async def _await_ready(self, children: Sequence[Child]) -> None:
@@ -211,7 +198,10 @@ class Supervisor:
 
     def _changed(self, child: Child) -> None:
         log.info("%s is %s", child.spec.name, f"{child.state}: {child.reason}".rstrip(": "))
-        self._on_change(Change(child.spec.name, child.state, child.reason))
+        try:
+            self._on_change(Change(child.spec.name, child.state, child.reason))
+        except OSError as error:  # a terminal that is gone, a file on a full disk
+            log.warning("nobody is told of changes: %s", error)
 
     def _ask_to_stop(self) -> None:
         if self._stopping.is_set():
@@ -221,24 +211,25 @@ class Supervisor:
     def _write_state(self, state: str) -> None:
         process = ProcessId.of(os.getpid())
         if process is not None:
-            write_supervisor(self._home, SupervisorRecord(process, state))
+            write_supervisor(self._home, SupervisorRecord(process, state), self._files.put)
 
 
-def check_ports(specs: Sequence[ChildSpec]) -> None:
-    """Nothing where every fixed port is free.
+async def _with_descendants(records: Sequence[ProcessRecord]) -> list[ProcessRecord]:
+    pids = [r.process.pid for r in records if r.process is not None]
+    below = await asyncio.to_thread(descendants, pids)
+    return [
+        r
+        if r.process is None
+        else msgspec.structs.replace(r, descendants=below.get(r.process.pid, ()))
+        for r in records
+    ]
 
-    Raises:
-        Busy: names the first port that is taken, and the setting that moves it.
-    """
-    for spec in specs:
-        if not isinstance(spec.check, HttpCheck) or spec.check.port is None:
-            continue
+
+async def _going_on(what: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part of the supervisor again where it fails: payments are answered meanwhile."""
+    while True:
         try:
-            socket.create_server(("127.0.0.1", spec.check.port)).close()
-        except OSError as error:
-            raise taken(spec, spec.check.port, error) from error
-
-
-def new_token(path: Path) -> None:
-    """A fresh random token in a file of mode 0600, good for one life of the platform."""
-    write_atomically(path, secrets.token_urlsafe(32).encode())
+            return await run()
+        except Exception:  # the edge of the process: nothing above it could do better
+            log.exception("%s failed and goes on", what)
+            await asyncio.sleep(AGAIN_S)

@@ -1,0 +1,66 @@
+"""How much room the disk of a folder has, and which errors say that it has none."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+LOW_SHARE: Final = 0.05
+"""Of the disk; with less than that free, `status`, the page and an alert say so."""
+FULL_BYTES: Final = 64 * 1024
+"""With less than that free, files of the usual sizes can't be written."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The disk on which a folder is.
+
+    Args:
+        free_bytes: that this user may still write.
+        size_bytes: of the whole disk, 0 where the system does not say.
+    """
+
+    free_bytes: int
+    size_bytes: int
+
+    @property
+    def is_low(self) -> bool:
+        return self.size_bytes > 0 and self.free_bytes < LOW_SHARE * self.size_bytes
+
+    @property
+    def is_full(self) -> bool:
+        return self.size_bytes > 0 and self.free_bytes < FULL_BYTES
+
+    def warning(self, folder: Path) -> str:
+        """What a person has to know and do; empty while there is room."""
+        if not self.is_low:
+            return ""
+        state = "is full" if self.is_full else "is nearly full"
+        return (
+            f"the disk of {folder} {state}: {self.free_bytes / 1e6:.1f} of"
+            f" {self.size_bytes / 1e6:.0f} MB are free, {LOW_SHARE:.0%} should be; make room there,"
+            " and everything goes on by itself"
+        )
+
+
+def room(folder: Path) -> Room:
+    """The room on a folder's disk now.
+
+    Raises:
+        OSError: the folder is not there.
+    """
+    found = shutil.disk_usage(folder)
+    return Room(found.free, found.total)
+
+
+def says_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that of a disk, a quota or a file without room."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False

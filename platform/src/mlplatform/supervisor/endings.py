@@ -1,0 +1,80 @@
+"""What ended a process, in words: the memory that it ran out of is named where anything tells."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUP: Final = Path("/proc/self/cgroup")
+_KERNEL: Final = Path("/proc/vmstat")
+_TAIL_BYTES: Final = 4096
+_MEMORY_ERROR: Final = re.compile(rb"^(?:[\w.]*\.)?\w*MemoryError\b", re.MULTILINE)
+
+
+def ending(
+    returncode: int, *, kills_before: int | None, kills_after: int | None, last_lines: bytes = b""
+) -> str:
+    """How a process that nobody asked to end has ended.
+
+    Args:
+        returncode: as subprocess has it: negative for a signal.
+        kills_before, kills_after: the kernel's counts of kills for memory when the process started
+            and when it had ended; None where the system tells none.
+        last_lines: the end of what it wrote to its log.
+    """
+    if returncode == -signal.SIGKILL:
+        return f"was killed (signal 9): {_killer(kills_before, kills_after)}"
+    if returncode < 0:
+        return f"was ended by signal {-returncode} ({_name(-returncode)})"
+    if returncode != 0 and _MEMORY_ERROR.search(last_lines):
+        return f"ran out of memory (MemoryError) and ended with status {returncode}"
+    return f"ended with status {returncode}"
+
+
+def memory_kills() -> int | None:
+    """How many processes the kernel has killed for memory: of this control group, else in all."""
+    with suppress(OSError, ValueError):
+        for line in _OWN_CGROUP.read_text().splitlines():
+            if line.startswith("0::/"):
+                own = _CGROUPS / line.removeprefix("0::/") / "memory.events"
+                if own.exists():
+                    return _counted(own.read_text())
+    with suppress(OSError, ValueError):
+        return _counted(_KERNEL.read_text())
+    return None
+
+
+def tail(log: Path, since: int) -> bytes:
+    """The end of a log, as far as it was written from that size on."""
+    with suppress(OSError), log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(since if since <= end else 0, end - _TAIL_BYTES))
+        return file.read(_TAIL_BYTES)
+    return b""
+
+
+def _killer(before: int | None, after: int | None) -> str:
+    if before is None or after is None:
+        return "by a person, or by the kernel for memory, which does not tell here"
+    if after > before:
+        return "out of memory; the kernel has killed for memory while it ran"
+    return "not by the platform, and the kernel counts no kill for memory while it ran"
+
+
+def _counted(text: str) -> int | None:
+    for line in text.splitlines():
+        name, _, count = line.partition(" ")
+        if name == "oom_kill":
+            return int(count)
+    return None
+
+
+def _name(number: int) -> str:
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return "unknown"
