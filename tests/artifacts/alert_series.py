@@ -109,6 +109,15 @@ def states() -> list[Case]:
             (25, 60),
         ),
         Case(
+            "DiskNearlyFull",
+            {
+                "mlplatform_home_free_bytes": "9x9 4x20 9x20",
+                "mlplatform_home_size_bytes": "100x60",
+            },
+            {12: [page]},
+            (10, 31),
+        ),
+        Case(
             "ClockOff",
             {'mlplatform_clock_offset_seconds{instance="a"}': "0.004x9 -0.006x10 0x10"},
             {15: [page | {"instance": "a"}]},

@@ -46,17 +46,24 @@ _decoder = msgspec.json.Decoder(Sent)
 
 
 class Load:
-    """The client's process, and what it has told so far."""
+    """The client's process, and what it has told so far.
 
-    def __init__(self, world: ScoringWorld, prefix: str, rate: float) -> None:
+    Args:
+        folder: of what it writes; None: the home's logs.
+    """
+
+    def __init__(
+        self, world: ScoringWorld, prefix: str, rate: float, folder: Path | None = None
+    ) -> None:
         self.rate = rate
         self.requests: list[Sent] = []
-        self._out = world.home.logs / f"{prefix}.jsonl"
+        folder = folder or world.home.logs
+        self._out = folder / f"{prefix}.jsonl"
         self._read = 0
         command = [sys.executable, "-m", "tests.drills.scoring_client", "--prefix", prefix]
         command += ["--port", str(world.port), "--key-file", str(world.home.api_key)]
         command += ["--rate", str(rate), "--out", str(self._out)]
-        with (world.home.logs / "client.log").open("ab") as log:
+        with (folder / "client.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=log, env=child_environment()
             )
@@ -127,10 +134,10 @@ def drilled(name: str, drill: Drill, world: ScoringWorld, rate: float, seconds: 
     found = finding(
         load.requests,
         fault,
-        _records(world, name),
+        decisions(world, name),
         deadline_ms=load_definition(MODEL).deadline_ms,
         calm_from_s=calm_from_s,
-        verified=_verified(world),
+        verified=verified(world),
         expected=drill.expected,
         waited_ms=waits.longest_ms,
     )
@@ -142,17 +149,17 @@ def _wait_until(end_s: float) -> None:
         time.sleep(min(left_s, POLL_S))
 
 
-def _records(world: ScoringWorld, prefix: str) -> list[dict[str, Any]]:
+def decisions(world: ScoringWorld, prefix: str) -> list[dict[str, Any]]:
     """Decisions of one drill, once nothing waits in a spill."""
     wait_for(lambda: not list((world.home.decisions / "spill").glob("*.spill")))
-    decisions = [
+    rows = [
         {"decision_id": row["decision_id"], "key": row["payload"].get("idempotency_key", "")}
         for row in world.records("decision")
     ]
-    return [row for row in decisions if row["key"].startswith(f"{prefix}-")]
+    return [row for row in rows if row["key"].startswith(f"{prefix}-")]
 
 
-def _verified(world: ScoringWorld) -> bool:
+def verified(world: ScoringWorld) -> bool:
     log = SqliteDecisionLog(world.home.decisions)
     try:
         return log.verify().ok

@@ -72,7 +72,7 @@ def shown(
     clock = ReplayClock(lambda: 5_000)
     found = incidents or Incidents()
     registry.register(
-        StateCollector([MODEL], Rollouts(routes), found, lambda: watermarks, clock, folder)
+        StateCollector([MODEL], Rollouts(routes), found, lambda: watermarks, clock, folder, folder)
     )
     return registry
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from mlplatform import backends, wiring
 from mlplatform.cli.arguments import InProfile
@@ -154,12 +155,14 @@ def _print_status(seen: PlatformStatus) -> None:
             f"{p.memory_mb:.0f}",
             f"{p.uptime_s:.0f}",
             p.restarts,
-            p.reason,
+            p.why,
         )
         for p in seen.processes
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
     print_table(columns, rows, f"{seen.state}, {seen.memory_mb:.0f} MB", prose="")
+    if seen.disk:
+        OUT.print(f"[bold red]{escape(seen.disk)}[/]", soft_wrap=True)
 
 
 def _print_models(models: Mapping[str, ModelStatus]) -> None:

@@ -14,8 +14,9 @@ from pg8000.exceptions import DatabaseError
 
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Watermark
+from mlplatform.disk import room
 from mlplatform.drift.incidents import Incident
-from mlplatform.errors import PlatformError
+from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.exporter.measured import ArmCounts, Check, Outcomes, Pass, last
 from mlplatform.rollout.routes import Routes
 from mlplatform.rollout.state import RolloutState
@@ -49,6 +50,7 @@ class StateCollector(Collector):
     Args:
         watermarks: of the decision log.
         measured: the folder of what flows saw last.
+        home: the folder of whose disk the room is shown.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class StateCollector(Collector):
         watermarks: Callable[[], Sequence[Watermark]],
         clock: Clock,
         measured: Path,
+        home: Path,
     ) -> None:
         self._models = models
         self._rollouts = rollouts
@@ -66,6 +69,7 @@ class StateCollector(Collector):
         self._watermarks = watermarks
         self._clock = clock
         self._measured = measured
+        self._home = home
         self._unread = Tally({of: 0 for of in signals.STATE_UNREAD.labels[0].values})
 
     def collect(self) -> Iterable[Family]:
@@ -88,6 +92,7 @@ class StateCollector(Collector):
             yield "measured", partial(self._passed, model)
             yield "measured", partial(self._checked, model)
         yield "log", self._log
+        yield "disk", self._disk
 
     def _found(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
         try:
@@ -165,6 +170,14 @@ class StateCollector(Collector):
             [((m.writer,), m.event_ms / 1000) for m in living if m.event_ms is not None],
         )
         yield signals.WRITER_RECORDS, [((m.writer,), m.seq) for m in living]
+
+    def _disk(self) -> Iterator[Read]:
+        try:
+            found = room(self._home)
+        except OSError as error:
+            raise Unavailable(f"the disk of {self._home}") from error
+        yield signals.HOME_FREE, [((), found.free_bytes)]
+        yield signals.HOME_SIZE, [((), found.size_bytes)]
 
 
 def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:

@@ -103,6 +103,7 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
     missing_s = seconds(limits.labels_missing)
     others = "|".join(JOBS[name] for name in ("gateway", "predictor", "worker"))
     unread = f"increase({signals.STATE_UNREAD.name}_total[{limits.unreadable}])"
+    free = f"{signals.HOME_FREE.name} / {signals.HOME_SIZE.name}"
     return [
         made(
             "Watchdog", HEARTBEAT, "vector(1)",
@@ -143,6 +144,11 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
         made(
             "StateUnreadable", "ticket", f"sum by (of) ({unread}) > 0",
             limits.unreadable, "the exporter can't read {{ $labels.of }}",
+        ),
+        made(
+            "DiskNearlyFull", "page", f"{free} < {limits.home_free_share:g}",
+            limits.home_filling, "the disk of the home has {{ $value | humanizePercentage }} left: "
+            "once it is full, decisions are refused",
         ),
     ]  # fmt: skip
 

@@ -99,6 +99,8 @@ class Limits(_Strict, frozen=True):
     shadow_dropped_share: Ratio
     store_failing: Duration
     unreadable: Duration
+    home_free_share: Ratio
+    home_filling: Duration
 
 
 class Objectives(_Strict, frozen=True):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from mlplatform.disk import room
 from mlplatform.settings import Home
 from mlplatform.supervisor.records import (
     ProcessId,
@@ -24,6 +25,7 @@ class ProcessStatus:
     Args:
         state: starting, ready, not ready, restarting, stopping, stopped, or gone where the record
             names a process that no longer runs.
+        ended: what ended its last process that nobody asked to end, and `ended_ms` when.
         memory_mb: of it and all its descendants; a page that several processes share, as flow runs
             do, counts once in all (PSS), where the system tells.
     """
@@ -36,6 +38,16 @@ class ProcessStatus:
     memory_mb: float
     uptime_s: float
     port: int | None
+    ended: str = ""
+    ended_ms: int | None = None
+
+    @property
+    def why(self) -> str:
+        """What a person wants to know of it: why it is not ready, or what ended it last."""
+        if self.reason or self.state != "ready" or not self.ended:
+            return self.reason
+        at = time.strftime("%m-%d %H:%M", time.gmtime((self.ended_ms or 0) / 1000))
+        return f"its last process {self.ended} ({at} UTC)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +56,13 @@ class PlatformStatus:
 
     Args:
         state: stopped, starting, ready or stopping.
+        disk: what a person has to know of the home's disk; empty while it has room. On a full one
+            states may be those of before.
     """
 
     state: str
     processes: tuple[ProcessStatus, ...]
+    disk: str = ""
 
     @property
     def running(self) -> bool:
@@ -63,7 +78,7 @@ def status(home: Home) -> PlatformStatus:
     supervisor = read_supervisor(home)
     if supervisor is None or not supervisor.process.alive():
         left = [r for r in read_processes(home) if r.process is not None and r.process.alive()]
-        return PlatformStatus("stopped", tuple(map(_status, left)))
+        return PlatformStatus("stopped", tuple(map(_status, left)), _disk(home))
     own = ProcessStatus(
         "supervisor",
         supervisor.process.pid,
@@ -74,7 +89,15 @@ def status(home: Home) -> PlatformStatus:
         time.time() - supervisor.process.started_s,
         None,
     )
-    return PlatformStatus(supervisor.state, (own, *map(_status, read_processes(home))))
+    children = map(_status, read_processes(home))
+    return PlatformStatus(supervisor.state, (own, *children), _disk(home))
+
+
+def _disk(home: Home) -> str:
+    try:
+        return room(home.root).warning(home.root)
+    except FileNotFoundError:  # no platform was ever here
+        return ""
 
 
 def _status(record: ProcessRecord) -> ProcessStatus:
@@ -90,6 +113,8 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         memory_mb=_memory_mb([process, *record.descendants]) if process is not None else 0.0,
         uptime_s=time.time() - process.started_s if process is not None and alive else 0.0,
         port=record.port,
+        ended=record.ended,
+        ended_ms=record.ended_ms,
     )
 
 

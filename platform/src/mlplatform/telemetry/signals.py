@@ -429,9 +429,13 @@ EVENT_TIME: Final = _state(
     "event_time_seconds", "seconds",
     "Now in event time: the wall clock, or how far recorded traffic has come.",
 )  # fmt: skip
+HOME_FREE: Final = _state(
+    "home_free_bytes", "bytes", "What may still be written to the disk of the home folder."
+)
+HOME_SIZE: Final = _state("home_size_bytes", "bytes", "Size of that disk.")
 STATE_UNREAD: Final = _state(
     "exporter_read_failures", "reads", "Times that a part of the state could not be read.",
-    Label("of", ("routes", "incidents", "log", "measured")), kind="counter",
+    Label("of", ("routes", "incidents", "log", "measured", "disk")), kind="counter",
 )  # fmt: skip
 
 METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
@@ -455,7 +459,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         DRIFT_CHECK, DRIFT_VERDICT, DRIFT_UNDECIDED, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
         DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
         LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,
-        STATE_UNREAD,
+        HOME_FREE, HOME_SIZE, STATE_UNREAD,
     ),
 }  # fmt: skip
 
