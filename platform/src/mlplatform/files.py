@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import time
@@ -41,6 +42,26 @@ def create_atomically(path: Path, data: bytes) -> bool:
     finally:
         Path(draft).unlink(missing_ok=True)
     return True
+
+
+def append_lines(path: Path, lines: bytes) -> int:
+    """Add whole lines to a file of any number of writers; how long it is now, in bytes.
+
+    They begin on a line of their own also where a full disk has cut the last one.
+
+    Raises:
+        OSError: not all of them are in the file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            lines = b"\n" + lines
+        if os.write(descriptor, lines) < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 def sweep_drafts(folder: Path, *, now_s: float | None = None) -> int:

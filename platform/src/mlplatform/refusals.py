@@ -7,13 +7,13 @@ that nobody fills the disk by asking.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from mlplatform.files import append_lines
 from mlplatform.sparing import Sparing
 from mlplatform.telemetry.retention import MIB, Retention, is_full, turn
 from mlplatform.text import shown
@@ -79,12 +79,7 @@ class Refusals:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_full(self._file, KEPT):
             turn(self._file, KEPT)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(self._file, flags, 0o600)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        append_lines(self._file, line)
 
 
 def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:

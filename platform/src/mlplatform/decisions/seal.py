@@ -79,7 +79,11 @@ def _seal_writer(
         _check(chain, rows, count, writer)
         path = segments.path_of(folder, name, rows)
         draft = path.with_suffix(".tmp")
-        sha256 = segments.write(draft, rows)
+        try:
+            sha256 = segments.write(draft, rows)
+        except OSError:  # what a full disk cut takes room itself
+            draft.unlink(missing_ok=True)
+            raise
         yield "draft written"
         draft.replace(path)
         _fsync_folder(path.parent)

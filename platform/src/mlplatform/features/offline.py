@@ -203,13 +203,16 @@ class OfflineTable:
         building = self._parts / BUILDING
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        _write_days(building / "requests", requests, "event_time")
-        _write_days(building / "labels", labels, "label_time")
-        if voids.num_rows:
-            (building / "voids").mkdir()
-            pq.write_table(voids, building / "voids" / "voids.parquet")
-        (building / "position.json").write_bytes(msgspec.json.encode(position))
-        os.rename(building, self._parts / _name(number))
+        try:
+            _write_days(building / "requests", requests, "event_time")
+            _write_days(building / "labels", labels, "label_time")
+            if voids.num_rows:
+                (building / "voids").mkdir()
+                pq.write_table(voids, building / "voids" / "voids.parquet")
+            (building / "position.json").write_bytes(msgspec.json.encode(position))
+            os.rename(building, self._parts / _name(number))
+        finally:
+            shutil.rmtree(building, ignore_errors=True)  # what a full disk cut takes room itself
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

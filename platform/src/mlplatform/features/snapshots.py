@@ -18,6 +18,7 @@ from mlplatform.features.definitions import FeatureView
 from mlplatform.features.offline import OfflineTable
 from mlplatform.features.online import OnlineFeatures
 from mlplatform.features.request import DAY_MS
+from mlplatform.files import DRAFT, sweep_drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +159,14 @@ def _write(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: i
     path = snapshot_path(offline, view, at_ms)
     _check_not_late(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(_computed(offline, view, at_ms, available_ms), temporary)
-    with contextlib.suppress(FileExistsError):  # another run was first; its rows are served
-        os.link(temporary, path)
-    temporary.unlink()
+    sweep_drafts(path.parent)
+    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
+    try:
+        pq.write_table(_computed(offline, view, at_ms, available_ms), draft)
+        with contextlib.suppress(FileExistsError):  # another run was first; its rows are served
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _check_not_late(path: Path) -> None:

@@ -9,13 +9,13 @@ import random
 import time
 import zlib
 from collections.abc import Mapping
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlplatform.telemetry import retention
 from mlplatform.telemetry.redaction import FieldPolicy, policy
 from mlplatform.telemetry.signals import Process
+from mlplatform.telemetry.whole_lines import LineFileHandler, LineHandler
 
 Level = Literal["debug", "info", "warning"]
 EXTRA: Final[Mapping[str, str]] = {
@@ -97,16 +97,20 @@ def handler(
     """
     made: logging.Handler
     if to is None:
-        made = logging.StreamHandler()
+        made = _to_standard_error()
     else:
         kept = retention.LOGS
-        to.touch(mode=0o600)
-        made = RotatingFileHandler(
-            to, maxBytes=kept.file_bytes, backupCount=kept.files - 1, encoding="utf-8"
-        )
+        made = LineFileHandler(to, file_bytes=kept.file_bytes, files=kept.files)
     made.setFormatter(JsonLines(process, instance))
     made.addFilter(DebugShare())
     return made
+
+
+def _to_standard_error() -> logging.Handler:
+    try:
+        return LineHandler()
+    except OSError:  # a test's, or none at all
+        return logging.StreamHandler()
 
 
 def configure(process: Process, instance: str | None = None) -> None:

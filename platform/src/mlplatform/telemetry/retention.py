@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mlplatform.files import DRAFT
+
 MIB: Final = 1024 * 1024
 
 
@@ -64,15 +66,24 @@ def turn_in_place(path: Path, retention: Retention) -> None:
     """As `turn`, for a file that its writer keeps open (for appending): it is copied and emptied.
 
     What is written between the last look at it and its end, microseconds, is lost.
+
+    Raises:
+        OSError: there is no room for the copy; every file is as it was.
     """
-    _age(path, retention)
-    with path.open("rb") as source, _old(path, 1).open("wb") as copy:
-        _old(path, 1).chmod(0o600)
-        shutil.copyfileobj(source, copy)
-        while rest := source.read():
-            copy.write(rest)
-        with path.open("r+b") as emptied:
-            emptied.truncate(0)
+    draft = path.with_name(f".{path.name}{DRAFT}")
+    try:
+        with path.open("rb") as source, open(draft, "wb", opener=_private) as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()  # before the only other copy of it goes
+            _age(path, retention)
+            draft.replace(_old(path, 1))
+            while rest := source.read():
+                copy.write(rest)
+                copy.flush()
+            with path.open("r+b") as emptied:
+                emptied.truncate(0)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -97,6 +108,10 @@ def _age(path: Path, retention: Retention) -> None:
         younger = _old(path, number - 1)
         if younger.exists():
             younger.replace(_old(path, number))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _old(path: Path, number: int) -> Path:

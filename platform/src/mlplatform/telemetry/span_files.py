@@ -7,7 +7,7 @@ Source: OpenTelemetry Protocol 1.x, JSON Protobuf encoding and File Exporter.
 from __future__ import annotations
 
 import itertools
-import os
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
+from mlplatform.files import append_lines
+from mlplatform.sparing import Sparing
 from mlplatform.telemetry import retention
 from mlplatform.telemetry.spans import Span, Teller, Trace, Value, resource_of
+
+log = logging.getLogger(__name__)
+log.addFilter(Sparing())
 
 _KINDS: Final = {"INTERNAL": 1, "SERVER": 2, "CLIENT": 3, "PRODUCER": 4, "CONSUMER": 5}
 _ERROR: Final = {"code": 2}
@@ -44,8 +49,12 @@ class FileSender:
     def send(self, traces: Sequence[Trace]) -> bool:
         for path, is_spare in ((self._path, False), (self._spare, True)):
             lines = [encoded([t], self._teller) + b"\n" for t in traces if t.is_spare == is_spare]
-            if lines:
-                append(path, b"".join(lines))
+            try:
+                if lines:
+                    append(path, b"".join(lines))
+            except OSError as error:
+                log.warning("no spans can be added to %s: %s", path, error.strerror)
+                return False
         return True
 
     def close(self) -> None:
@@ -53,12 +62,12 @@ class FileSender:
 
 
 def append(path: Path, lines: bytes) -> None:
-    """Add lines to a file, readable by its owner alone; what is old is turned out."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with open(descriptor, "wb", buffering=0) as file:
-        file.write(lines)
-        size = file.tell()
-    if size >= retention.TRACES.file_bytes:
+    """Add lines to a file, readable by its owner alone; what is old is turned out.
+
+    Raises:
+        OSError: not all of them are in the file.
+    """
+    if append_lines(path, lines) >= retention.TRACES.file_bytes:
         retention.turn(path, retention.TRACES)
 
 
