@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -36,9 +37,14 @@ from mlplatform.compute.local import (
 from mlplatform.errors import Busy, PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.settings import log_level
+from mlplatform.sparing import Sparing
+from mlplatform.supervisor import endings
 from mlplatform.supervisor.lifeline import Lifeline, follow_parent, step_back
 from mlplatform.supervisor.records import kill_group
 from mlplatform.telemetry import logs
+
+log = logging.getLogger(__name__)
+log.addFilter(Sparing())
 
 POLL_S: Final = 0.25
 KEPT_S: Final = 7 * 24 * 3600
@@ -48,19 +54,21 @@ REASON_BYTES: Final = 2000
 
 @dataclass
 class _Item:
-    """An item in work."""
+    """An item in work; `kills_before` is the kernel's count of kills for memory at its start."""
 
     name: str
     process: subprocess.Popen[bytes]
+    kills_before: int | None
 
 
 @dataclass
 class _Running:
-    """What the pool knows of a job beyond its files."""
+    """What the pool knows of a job beyond its files; `end` is what the disk has not taken yet."""
 
     folder: Path
     job: JobFile
     items: list[_Item] = field(default_factory=list)
+    end: tuple[State, str] | None = None
 
     def done(self) -> int:
         return sum((self.folder / OUTPUTS / i / RESULT).exists() for i in self.job.items)
@@ -139,6 +147,8 @@ class Pool:
                 shutil.rmtree(folder)
 
     def _look_at(self, running: _Running) -> None:
+        if running.end is not None:
+            return self._end(running, *running.end)
         for item in list(running.items):
             if item.process.poll() is None:
                 continue
@@ -157,6 +167,7 @@ class Pool:
         return None
 
     def _end(self, running: _Running, state: State, reason: str) -> None:
+        running.end = state, reason
         running.kill()
         self._write(running, state, reason)
         del self._running[running.folder.name]
@@ -168,7 +179,8 @@ class Pool:
         for name in running.waiting():
             if sum(len(r.items) for r in self._running.values()) >= self._slots:
                 return
-            running.items.append(_Item(name, self._process(running, name)))
+            kills = endings.memory_kills()
+            running.items.append(_Item(name, self._process(running, name), kills))
 
     def _process(self, running: _Running, item: str) -> subprocess.Popen[bytes]:
         inputs, output = Path(running.job.inputs), running.folder / OUTPUTS / item
@@ -182,13 +194,13 @@ class Pool:
             f"--output={output}",
         ]
         told = {TRACEPARENT: running.job.traceparent}
-        with _log(running.folder, item).open("wb") as log:
+        with _log(running.folder, item).open("wb") as output_log:
             return subprocess.Popen(
                 command,
                 env={**os.environ, **self._lifeline.environment, **told},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output_log,
+                stderr=output_log,
                 start_new_session=True,
                 umask=0o077,
                 pass_fds=[self._lifeline.read_fd],
@@ -211,7 +223,10 @@ def run(pool: Pool, stopping: threading.Event, poll_s: float = POLL_S) -> None:
     """Works until told to stop; what is undone then, the next pool begins anew."""
     try:
         while not stopping.is_set():
-            pool.step()
+            try:
+                pool.step()
+            except OSError as error:  # what runs goes on, and is looked at again
+                log.warning("work on jobs waits for the disk: %s", error)
             stopping.wait(poll_s)
     finally:
         pool.close()
@@ -222,14 +237,20 @@ def _failure(folder: Path, item: _Item) -> str | None:
     status = item.process.returncode
     if status == 0 and (folder / OUTPUTS / item.name / RESULT).exists():
         return None
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    said = _last_line(_log(folder, item.name))
+    log_file = _log(folder, item.name)
+    how = endings.ending(
+        status,
+        kills_before=item.kills_before,
+        kills_after=endings.memory_kills(),
+        last_lines=endings.tail(log_file, 0),
+    )
+    said = _last_line(log_file)
     return f"{item.name} {how}" + (f": {said}" if said else "")
 
 
-def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - REASON_BYTES))
+def _last_line(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - REASON_BYTES))
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else ""
 

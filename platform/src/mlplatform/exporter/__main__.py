@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -20,12 +21,16 @@ from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.models.definition import model_names
 from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings
+from mlplatform.sparing import Sparing
 from mlplatform.supervisor.lifeline import follow_parent, step_back
 from mlplatform.telemetry import logs
 from mlplatform.telemetry.listener import listen, tell
 from mlplatform.telemetry.prometheus import Registry
 
 TARGETS_S = 2.0
+
+log = logging.getLogger(__name__)
+log.addFilter(Sparing())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,7 +67,10 @@ def main() -> None:
     if options.address_file is not None:
         tell(options.address_file, port)
     while not stopping.wait(TARGETS_S):
-        targets.keep(settings.home)
+        try:
+            targets.keep(settings.home)
+        except OSError as error:  # a full disk; the next look tries again
+            log.warning("who scrapes is not told of new addresses: %s", error.strerror)
 
 
 def collector(settings: Settings) -> StateCollector:
