@@ -85,6 +85,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
         self._files = RetriedWrites()
+        self._is_heard = True
 
     def run(self) -> None:
         """Runs until SIGINT, SIGTERM, SIGHUP or `stop`, and then stops the children in order.
@@ -185,7 +186,7 @@ class Supervisor:
             if records != last or time.monotonic() - written_s > RECORD_S:
                 last, written_s = records, time.monotonic()
                 write_processes(self._home, await _with_descendants(records), self._files.put)
-            elif time.monotonic() - retried_s > RETRY_S:
+            if time.monotonic() - retried_s > RETRY_S:
                 retried_s = time.monotonic()
                 self._files.retry()
             await asyncio.sleep(0.1)
@@ -201,7 +202,11 @@ class Supervisor:
         try:
             self._on_change(Change(child.spec.name, child.state, child.reason))
         except OSError as error:  # a terminal that is gone, a file on a full disk
-            log.warning("nobody is told of changes: %s", error)
+            if self._is_heard:
+                log.warning("nobody is told of changes: %s", error)
+            self._is_heard = False
+        else:
+            self._is_heard = True
 
     def _ask_to_stop(self) -> None:
         if self._stopping.is_set():
