@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-soak clean cluster-state
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -154,6 +154,9 @@ bench-images: .venv/.dev wheels ## the images' file systems without Docker: size
 
 drill-scoring: .venv/.dev ## a steady load while predictors, features, log, registry and gateways fail one by one (DRILL_FLAGS="--only log_full")
 	@$(RUN) tests.drills.scoring $(DRILL_FLAGS)
+
+drill-disk: .venv/.dev ## a home on a tmpfs that fills up at ten moments (root; DRILL_FLAGS="--only idle,scoring"); build/drills/disk.json
+	@$(RUN) tests.drills.disk $(DRILL_FLAGS)
 
 drill-soak: .venv/.dev ## ten minutes at full load: memory flat, log verifies, counters add up (DRILL_FLAGS="--seconds 60")
 	@$(RUN) tests.drills.soak $(DRILL_FLAGS)
