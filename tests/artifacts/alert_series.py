@@ -118,6 +118,18 @@ def states() -> list[Case]:
             (10, 31),
         ),
         Case(
+            "RefusalsKept",
+            {
+                'mlplatform_refusals{door="approval"}': "0x9 1x10 0x40",
+                'mlplatform_refusals{door="page"}': "20x29 21x10 0x20",
+            },
+            {
+                11: [ticket | {"door": "approval"}],
+                31: [ticket | {"door": "page"}],
+            },
+            (9, 25, 45),
+        ),
+        Case(
             "ClockOff",
             {'mlplatform_clock_offset_seconds{instance="a"}': "0.004x9 -0.006x10 0x10"},
             {15: [page | {"instance": "a"}]},

@@ -29,12 +29,13 @@ from mlplatform.exporter.measured import (
 from mlplatform.exporter.outcomes import outcomes, together
 from mlplatform.exporter.state import StateCollector
 from mlplatform.exporter.targets import targets
+from mlplatform.refusals import DAY_MS, Refusal, Refusals
 from mlplatform.rollout.routes import Arm, Routes, no_routes
+from mlplatform.settings import Home
 from mlplatform.telemetry.listener import listen
 from mlplatform.telemetry.prometheus import Registry
 
 MODEL = "fraud"
-DAY_MS = 86_400_000
 
 
 class Rollouts:
@@ -72,7 +73,9 @@ def shown(
     clock = ReplayClock(lambda: 5_000)
     found = incidents or Incidents()
     registry.register(
-        StateCollector([MODEL], Rollouts(routes), found, lambda: watermarks, clock, folder, folder)
+        StateCollector(
+            [MODEL], Rollouts(routes), found, lambda: watermarks, clock, folder, Home(folder)
+        )
     )
     return registry
 
@@ -243,3 +246,13 @@ def test_a_figure_that_cannot_be_kept_fails_no_pass(tmp_path: Path) -> None:
 def test_a_token_that_is_empty_opens_no_listener() -> None:
     with pytest.raises(ConfigInvalid, match="token"):
         listen(Registry(), "")
+
+
+def test_what_was_refused_in_the_last_day_is_counted_by_door(tmp_path: Path) -> None:
+    kept = Refusals(Home(tmp_path).audit)
+    now_ms = ReplayClock(lambda: 5_000).wall_ms()
+    for age_ms, door in ((0, "prefect"), (1_000, "prefect"), (2 * DAY_MS, "approval")):
+        kept.keep(Refusal(now_ms - age_ms, door, "unknown", f"{age_ms}", "no log-in"))
+    registry = shown(tmp_path, canary())
+    assert registry.get_sample_value("mlplatform_refusals", {"door": "prefect"}) == 2
+    assert registry.get_sample_value("mlplatform_refusals", {"door": "approval"}) is None

@@ -24,7 +24,7 @@ def test_a_refusal_is_read_back(tmp_path: Path) -> None:
 
 def test_only_later_ones_are_asked_for(tmp_path: Path) -> None:
     kept = Refusals(tmp_path)
-    kept.keep(_refusal(1_000))
+    kept.keep(_refusal(1_000, asked="PATCH /api/deployments/0"))
     kept.keep(_refusal())
     assert [_refusal()] == list(kept.since(LATER_MS))
 
@@ -54,7 +54,18 @@ def test_a_home_that_takes_no_file_is_no_error(tmp_path: Path) -> None:
 
 def test_many_refusals_do_not_fill_the_disk(tmp_path: Path) -> None:
     kept = Refusals(tmp_path)
-    for _ in range(2 * refusals.KEPT.file_bytes // 400 + 100):
-        kept.keep(_refusal(asked="x" * refusals.MOST_CHARACTERS))
+    for number in range(2 * refusals.KEPT.file_bytes // 300 + 100):
+        kept.keep(_refusal(asked=f"{number:x>{refusals.MOST_CHARACTERS}}"))
     total = sum(file.stat().st_size for file in tmp_path.iterdir())
     assert total <= refusals.KEPT.files * refusals.KEPT.file_bytes + 1_000
+
+
+def test_repeats_are_kept_once_a_minute_and_hide_no_other(tmp_path: Path) -> None:
+    now_s = [0.0]
+    kept = Refusals(tmp_path, lambda: now_s[0])
+    for _ in range(1_000):
+        kept.keep(_refusal())
+    kept.keep(_refusal(asked="PATCH /api/work_pools/a"))
+    now_s[0] = refusals.AGAIN_S
+    kept.keep(_refusal())
+    assert len(list(kept.since(0))) == 3

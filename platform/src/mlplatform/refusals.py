@@ -7,13 +7,15 @@ that nobody fills the disk by asking.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from mlplatform.files import append_lines
+from mlplatform.settings import Home
 from mlplatform.sparing import Sparing
 from mlplatform.telemetry.retention import MIB, Retention, is_full, turn
 from mlplatform.text import shown
@@ -22,6 +24,12 @@ KEPT: Final = Retention(4 * MIB, 2)
 MOST_CHARACTERS: Final = 200
 """Of each field; what was asked comes from outside."""
 FILE: Final = "refusals.jsonl"
+TOLD_AT_ONCE: Final = ("approval", "flow run")
+"""Doors at which a single refusal is an event: nobody comes to them by mistyping an address."""
+DAY_MS: Final = 24 * 3600 * 1000
+AGAIN_S: Final = 60.0
+"""The same refusal is kept once in so long by each process, so that repeats hide no other."""
+MOST_REMEMBERED: Final = 256
 
 log = logging.getLogger(__name__)
 log.addFilter(Sparing())
@@ -52,12 +60,16 @@ class Refusals:
         folder: `Home.audit`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._file = folder / FILE
+        self._clock_s = clock_s
+        self._kept_s: dict[tuple[str, str, str, str], float] = {}
 
     def keep(self, refusal: Refusal) -> None:
         """Write it to the log and to the file."""
         short = _shortened(refusal)
+        if self._was_kept(short):
+            return
         log.warning("refused at %s, %s: %s (%s)", short.door, short.who, short.asked, short.why)
         try:
             self._append(msgspec.json.encode(short) + b"\n")
@@ -75,6 +87,16 @@ class Refusals:
                 if refusal.wall_ms >= wall_ms:
                     yield refusal
 
+    def _was_kept(self, refusal: Refusal) -> bool:
+        now_s = self._clock_s()
+        same = (refusal.door, refusal.who, refusal.asked, refusal.why)
+        if now_s - self._kept_s.get(same, float("-inf")) < AGAIN_S:
+            return True
+        if len(self._kept_s) >= MOST_REMEMBERED:
+            self._kept_s.clear()
+        self._kept_s[same] = now_s
+        return False
+
     def _append(self, line: bytes) -> None:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_full(self._file, KEPT):
@@ -88,6 +110,11 @@ def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
     for refusal in refusals:
         found[refusal.door] = found.get(refusal.door, 0) + 1
     return found
+
+
+def of_the_last_day(home: Home) -> Mapping[str, int]:
+    """How many there were at each door of a home."""
+    return counts(Refusals(home.audit).since(time.time_ns() // 1_000_000 - DAY_MS))
 
 
 def _lines(path: Path) -> list[bytes]:

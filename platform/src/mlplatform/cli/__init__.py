@@ -18,6 +18,7 @@ from mlplatform.cli import (
     log,
     models,
     platform,
+    refusals,
     rollouts,
     runs,
     score,
@@ -52,6 +53,7 @@ demo.add_to(app)
 score.add_to(app)
 worker.add_to(app)
 trace.add_to(app)
+refusals.add_to(app)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(keys.app, name="keys")

@@ -27,6 +27,7 @@ from mlplatform.cli.output import (
 )
 from mlplatform.errors import Busy
 from mlplatform.models.definition import model_names
+from mlplatform.refusals import of_the_last_day
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.rollout.state import RolloutState
 from mlplatform.settings import Settings
@@ -106,12 +107,15 @@ def status(json: AsJson = False) -> None:
     settings = wiring.settings()
     seen = processes(settings.home)
     models = _models(settings)
+    refused = of_the_last_day(settings.home)
     if json:
         told = {name: seen_of.as_json() for name, seen_of in models.items()}
         facts = {**dataclasses.asdict(seen), "memory_mb": round(seen.memory_mb), "models": told}
-        print_json({**facts, "addresses": _addresses(settings)})
+        told_of = {"refused": dict(refused), "addresses": _addresses(settings)}
+        print_json({**facts, **told_of})
     else:
         _print_status(seen)
+        _print_refused(refused)
         _print_models(models)
         print_fields(_addresses(settings))
     if seen.state != "ready":
@@ -163,6 +167,12 @@ def _print_status(seen: PlatformStatus) -> None:
     print_table(columns, rows, f"{seen.state}, {seen.memory_mb:.0f} MB", prose="")
     if seen.disk:
         OUT.print(f"[bold red]{escape(seen.disk)}[/]", soft_wrap=True)
+
+
+def _print_refused(refused: Mapping[str, int]) -> None:
+    if refused:
+        doors = ", ".join(f"{door} {count}" for door, count in sorted(refused.items()))
+        OUT.print(f"refused in the last day: {doors}; `mlplatform refusals` says more")
 
 
 def _print_models(models: Mapping[str, ModelStatus]) -> None:

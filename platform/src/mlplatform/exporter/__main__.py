@@ -84,7 +84,7 @@ def collector(settings: Settings) -> StateCollector:
         log.watermarks,
         _clock(settings, log),
         settings.home.measured,
-        settings.home.root,
+        settings.home,
     )
 
 

@@ -12,14 +12,17 @@ from typing import Any, Protocol
 
 from pg8000.exceptions import DatabaseError
 
+from mlplatform import refusals
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Watermark
 from mlplatform.disk import room
 from mlplatform.drift.incidents import Incident
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.exporter.measured import ArmCounts, Check, Outcomes, Pass, last
+from mlplatform.refusals import Refusals
 from mlplatform.rollout.routes import Routes
 from mlplatform.rollout.state import RolloutState
+from mlplatform.settings import Home
 from mlplatform.sparing import Sparing
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.prometheus import Collector, Family, counted, gauged, shown
@@ -50,7 +53,7 @@ class StateCollector(Collector):
     Args:
         watermarks: of the decision log.
         measured: the folder of what flows saw last.
-        home: the folder of whose disk the room is shown.
+        home: of whose disk the room is shown, and what was refused there.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class StateCollector(Collector):
         watermarks: Callable[[], Sequence[Watermark]],
         clock: Clock,
         measured: Path,
-        home: Path,
+        home: Home,
     ) -> None:
         self._models = models
         self._rollouts = rollouts
@@ -69,7 +72,8 @@ class StateCollector(Collector):
         self._watermarks = watermarks
         self._clock = clock
         self._measured = measured
-        self._home = home
+        self._home = home.root
+        self._refusals = Refusals(home.audit)
         self._unread = Tally({of: 0 for of in signals.STATE_UNREAD.labels[0].values})
 
     def collect(self) -> Iterable[Family]:
@@ -93,6 +97,7 @@ class StateCollector(Collector):
             yield "measured", partial(self._checked, model)
         yield "log", self._log
         yield "disk", self._disk
+        yield "refusals", self._refused
 
     def _found(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
         try:
@@ -178,6 +183,11 @@ class StateCollector(Collector):
             raise Unavailable(f"the disk of {self._home}") from error
         yield signals.HOME_FREE, [((), found.free_bytes)]
         yield signals.HOME_SIZE, [((), found.size_bytes)]
+
+    def _refused(self) -> Iterator[Read]:
+        since_ms = self._clock.wall_ms() - refusals.DAY_MS
+        found = refusals.counts(self._refusals.since(since_ms))
+        yield signals.REFUSALS, [((door,), count) for door, count in sorted(found.items())]
 
 
 def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:

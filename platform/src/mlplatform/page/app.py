@@ -97,6 +97,7 @@ class Pages:
             "overview.html",
             here="overview",
             status=self._sources.processes(),
+            refused=self._sources.refused(),
             models=_or_why(self._sources.models),
             rollouts=_or_why(lambda: [s for s in self._sources.rollouts() if not s.finished]),
             incidents=_or_why(

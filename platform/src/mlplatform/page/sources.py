@@ -20,6 +20,7 @@ from mlplatform.models.definition import ModelDefinition, load_definition, model
 from mlplatform.page import decisions
 from mlplatform.page.decisions import Listed, RecordShown
 from mlplatform.page.rollouts import EvidenceShown, evidence
+from mlplatform.refusals import of_the_last_day
 from mlplatform.registry.versions import Version
 from mlplatform.rollout.routes import Routes, no_routes
 from mlplatform.rollout.sql import SqlRollouts
@@ -58,6 +59,10 @@ class Sources:
         """Of this machine's supervisor; None where the page runs elsewhere, and pods do."""
         settings = self._platform.settings
         return None if settings.servers.page else status(settings.home)
+
+    def refused(self) -> Mapping[str, int]:
+        """How often each door refused somebody in the last day."""
+        return of_the_last_day(self._platform.settings.home)
 
     def models(self) -> list[ModelShown]:
         """Every model of this installation.

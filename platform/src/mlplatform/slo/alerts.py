@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlplatform.models.definition import ModelDefinition
+from mlplatform.refusals import TOLD_AT_ONCE
 from mlplatform.slo.objectives import HEARTBEAT, Objectives, seconds
 from mlplatform.slo.rules import Rule
 from mlplatform.telemetry import signals
@@ -104,6 +105,8 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
     others = "|".join(JOBS[name] for name in ("gateway", "predictor", "worker"))
     unread = f"increase({signals.STATE_UNREAD.name}_total[{limits.unreadable}])"
     free = f"{signals.HOME_FREE.name} / {signals.HOME_SIZE.name}"
+    refused = signals.REFUSALS.name
+    forged = f'sum by (door) ({refused}{{door=~"{"|".join(TOLD_AT_ONCE)}"}}) > 0'
     return [
         made(
             "Watchdog", HEARTBEAT, "vector(1)",
@@ -149,6 +152,12 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
             "DiskNearlyFull", "page", f"{free} < {limits.home_free_share:g}",
             limits.home_filling, "the disk of the home has {{ $value | humanizePercentage }} left: "
             "once it is full, decisions are refused",
+        ),
+        made(
+            "RefusalsKept", "ticket",
+            f"{forged} or sum by (door) ({refused}) > {limits.refusals_of_a_day}",
+            "0m", "{{ $value }} refused in a day at the door of {{ $labels.door }}: "
+            "`mlplatform refusals` says of whom and why",
         ),
     ]  # fmt: skip
 

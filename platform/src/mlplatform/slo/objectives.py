@@ -101,6 +101,7 @@ class Limits(_Strict, frozen=True):
     unreadable: Duration
     home_free_share: Ratio
     home_filling: Duration
+    refusals_of_a_day: Annotated[int, Meta(ge=1)]
 
 
 class Objectives(_Strict, frozen=True):

@@ -433,9 +433,12 @@ HOME_FREE: Final = _state(
     "home_free_bytes", "bytes", "What may still be written to the disk of the home folder."
 )
 HOME_SIZE: Final = _state("home_size_bytes", "bytes", "Size of that disk.")
+REFUSALS: Final = _state(
+    "refusals", "refusals", "What was refused in the last day and kept in `audit/`.", Label("door")
+)
 STATE_UNREAD: Final = _state(
     "exporter_read_failures", "reads", "Times that a part of the state could not be read.",
-    Label("of", ("routes", "incidents", "log", "measured", "disk")), kind="counter",
+    Label("of", ("routes", "incidents", "log", "measured", "disk", "refusals")), kind="counter",
 )  # fmt: skip
 
 METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
@@ -459,7 +462,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         DRIFT_CHECK, DRIFT_VERDICT, DRIFT_UNDECIDED, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
         DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
         LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,
-        HOME_FREE, HOME_SIZE, STATE_UNREAD,
+        HOME_FREE, HOME_SIZE, REFUSALS, STATE_UNREAD,
     ),
 }  # fmt: skip
 
