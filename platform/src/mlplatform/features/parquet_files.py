@@ -57,6 +57,11 @@ class ParquetFiles:
     def __exit__(self, *_: object) -> None:
         self._sandbox.close()
 
+    @property
+    def sandbox(self) -> Sandbox:
+        """The process, for whoever watches what it takes."""
+        return self._sandbox
+
     def types(self, number: int) -> Mapping[str, str]:
         """The columns of a file and their types, in Arrow's words.
 

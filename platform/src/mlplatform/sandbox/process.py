@@ -97,6 +97,11 @@ class Sandbox:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._end.alive
+
     def ask(
         self, body: Mapping[str, Any], arrays: Arrays = (), *, cpu_s: float, reply_bytes: int
     ) -> Frame:

@@ -42,12 +42,20 @@ class ConfinedModel:
         if len(content) > MOST_BYTES:
             raise ModelRefused(f"{len(content)} bytes; the limit is {MOST_BYTES}")
         self._sandbox = Sandbox("onnx", limits)
-        self._known = KnownScores()
         try:
-            self._ask({"deed": "load", "inputs": inputs}, [_bytes(content)], LOAD_CPU_S)
+            self.load(content, inputs=inputs)
         except ModelRefused:
             self.close()
             raise
+
+    def load(self, content: bytes, *, inputs: int) -> None:
+        """Take another model in place of the one that is there.
+
+        Raises:
+            ModelRefused: as for the first one.
+        """
+        self._known = KnownScores()
+        self._ask({"deed": "load", "inputs": inputs}, [_bytes(content)], LOAD_CPU_S)
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One raw score a row; many rows that were scored before are not run again.
@@ -95,6 +103,11 @@ class ConfinedModel:
     def close(self) -> None:
         """End its process; it scores no more."""
         self._sandbox.close()
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The process, for whoever watches what it takes."""
+        return self._sandbox
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         frame = self._ask({"deed": "scores"}, [x], _allowed_s(len(x)), reply_bytes=8 * len(x))
