@@ -7,6 +7,7 @@ pool (`compute.pool`) writes `status.json` and `outputs`.
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,11 @@ NO_POOL: Final = "no pool runs jobs here: is the platform up?"
 
 
 class JobFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`job.json`: what is to be done, and since when."""
+    """`job.json`: what is to be done, and since when.
+
+    Args:
+        inputs: as seen from the folder of jobs, where both lie in one home; else a path.
+    """
 
     work: Work
     model: str
@@ -71,7 +76,7 @@ class LocalJobs:
         content = JobFile(
             work=job.work,
             model=job.model,
-            inputs=str(job.inputs.absolute()),
+            inputs=_named(job.inputs.absolute(), self._folder.absolute()),
             items=job.items,
             deadline_s=job.deadline_s,
             digest=job.digest,
@@ -113,6 +118,25 @@ def read_job(folder: Path) -> JobFile | None:
         return msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=JobFile)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def inputs_of(job: JobFile, jobs: Path) -> Path:
+    """Where a job's inputs are. An earlier one names them by the path where its home was, which
+    may have been moved or copied since: what has that name in this home is it.
+
+    Args:
+        jobs: the folder of jobs.
+    """
+    told = Path(job.inputs)
+    if not told.is_absolute():
+        return Path(os.path.normpath(jobs / told))
+    own = jobs.parent / told.parent.name / told.name
+    return own if own.is_dir() else told
+
+
+def _named(inputs: Path, jobs: Path) -> str:
+    within = inputs.is_relative_to(jobs.parent)
+    return os.path.relpath(inputs, jobs) if within else str(inputs)
 
 
 def read_status(folder: Path) -> StatusFile | None:

@@ -31,6 +31,7 @@ from mlplatform.compute.local import (
     STATUS_FILE,
     JobFile,
     StatusFile,
+    inputs_of,
     read_job,
     read_status,
 )
@@ -183,7 +184,8 @@ class Pool:
             running.items.append(_Item(name, self._process(running, name), kills))
 
     def _process(self, running: _Running, item: str) -> subprocess.Popen[bytes]:
-        inputs, output = Path(running.job.inputs), running.folder / OUTPUTS / item
+        inputs = inputs_of(running.job, running.folder.parent)
+        output = running.folder / OUTPUTS / item
         shutil.rmtree(output, ignore_errors=True)  # what a killed attempt left
         output.mkdir(mode=0o700, parents=True)
         command = [

@@ -44,7 +44,10 @@ class Peers:
             return address
         try:
             uid = self._uid(local, remote)
-        except (OSError, struct.error):
+        except (OSError, struct.error) as error:
+            # A kernel that does not answer is not waited for at each connection.
+            log.warning("peers on loopback are all one from now on: %s", error)
+            self.close()
             return address
         return address if uid is None else f"uid {uid}"
 

@@ -31,7 +31,7 @@ def main() -> None:
     settings = load(os.environ)
     logs.set_level(settings.log_level)
     os.environ.update(environment(settings))
-    os.umask(0o077)
+    settings.home.create()
     settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.mlflow_postgres is not None:
         log_in_to(settings.mlflow_postgres)
