@@ -289,6 +289,7 @@ def test_a_journal_of_before_there_were_versions_is_taken_over_whole(tmp_path: P
         ("postgresql://db/p", "user@host"),
         ("postgresql://u@db", "user@host"),
         ("mysql://u@db/p", "postgresql"),
+        ("postgresql://u:secret@[db/p", "postgresql"),
     ],
 )
 def test_a_wrong_address_is_refused_without_saying_a_secret(url: str, wanted: str) -> None:

@@ -226,6 +226,7 @@ def test_traffic_is_encrypted_to_a_server_that_proves_itself(redis: Any) -> None
         ("redis://cache/zero", "number"),
         ("rediss://cache/0?ssl_cert_reqs=none", "ssl_ca_certs"),
         ("unix:///run/redis", "redis or rediss"),
+        ("redis://:secret@[]cache/0", "redis or rediss"),
     ],
 )
 def test_a_wrong_address_is_refused_without_saying_a_secret(url: str, wanted: str) -> None:

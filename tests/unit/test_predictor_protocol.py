@@ -130,6 +130,7 @@ def test_the_caller_chooses_how_scores_come_back(
     [
         pytest.param(b"{", "not an inference request", id="broken JSON"),
         pytest.param(b"\xff", "not an inference request", id="not UTF-8"),
+        pytest.param(b'{"\xe9nputs": []}', "not an inference request", id="a name not UTF-8"),
         pytest.param(b"{}", "inputs", id="no inputs"),
         pytest.param(b'{"inputs": []}', "one tensor", id="no tensor"),
         pytest.param(

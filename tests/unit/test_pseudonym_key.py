@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.errors import ConfigInvalid
+from mlplatform.errors import ConfigInvalid, Corrupt
 from mlplatform.pseudonym import KEY_BYTES, key_of
 from mlplatform.settings import Home
 
@@ -16,6 +16,16 @@ def test_a_home_makes_its_key_once(tmp_path: Path) -> None:
     assert len(made) == KEY_BYTES
     assert made == key_of(Home(tmp_path))
     assert made != key_of(Home(tmp_path / "another"))
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 31, b"x" * 33])
+def test_a_home_whose_key_is_none_is_refused_and_keeps_it(tmp_path: Path, content: bytes) -> None:
+    home = Home(tmp_path)
+    key_of(home)
+    home.pseudonym_key.write_bytes(content)
+    with pytest.raises(Corrupt, match=f"holds {len(content)} bytes"):
+        key_of(home)
+    assert home.pseudonym_key.read_bytes() == content
 
 
 def test_homes_that_share_a_key_have_it_from_its_file(tmp_path: Path) -> None:

@@ -213,7 +213,11 @@ def _secret(file: Path | None) -> str | None:
 def _parts(
     variable: str, url: str, schemes: tuple[str, ...], known: tuple[str, ...]
 ) -> tuple[SplitResult, dict[str, str]]:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # a bracket without its other one, or around what is no address
+        wanted = f"{' or '.join(schemes)}://host:port/…"
+        raise ConfigInvalid(variable, _without_secrets(url), wanted) from error
     if parts.password is not None:
         shown = url.replace(f":{parts.password}@", ":...@")
         wanted = f"no password; {variable}_PASSWORD_FILE names its file"

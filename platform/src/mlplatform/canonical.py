@@ -5,7 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any
+from typing import Any, Final
+
+import msgspec
+
+NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are no JSON, or not of the wanted shape. msgspec tells of
+text that is not UTF-8 by an error that is none of its own."""
 
 
 def canonical_json(value: Any) -> bytes:

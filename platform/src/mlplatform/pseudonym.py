@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from mlplatform.errors import ConfigInvalid
+from mlplatform.errors import ConfigInvalid, Corrupt
 from mlplatform.files import create_atomically
 from mlplatform.settings import Home
 from mlplatform.variables import PREFIX
@@ -44,8 +44,16 @@ def load_or_create_key(path: Path) -> bytes:
     """The pseudonym key of this installation, made at first use with mode 0600.
 
     Losing it unlinks every stored record from its customer; it is never logged or exported.
+
+    Raises:
+        Corrupt: the file holds something else. With a shorter key, or none, what it stands for
+            could be guessed.
     """
     if not path.exists():
         # Several processes may start at once: the first one's key is everybody's.
         create_atomically(path, secrets.token_bytes(KEY_BYTES))
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        problem = f"{path} holds {len(key)} bytes; a pseudonym key has {KEY_BYTES}"
+        raise Corrupt(f"{problem}: restore it from a backup (docs/backup.md)")
+    return key

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.files import append_lines
 from mlplatform.settings import Home
 from mlplatform.sparing import Sparing
@@ -82,7 +83,7 @@ class Refusals:
             for line in _lines(path):
                 try:
                     refusal = msgspec.json.decode(line, type=Refusal)
-                except (msgspec.DecodeError, msgspec.ValidationError):
+                except NOT_JSON:
                     continue  # the end of a line that a full disk cut off
                 if refusal.wall_ms >= wall_ms:
                     yield refusal

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from mlplatform.admission.issuer import Issuer, is_trustworthy
+from mlplatform.canonical import NOT_JSON
 from mlplatform.errors import PlatformError, Unavailable
 
 REFRESH_S: Final = 300.0
@@ -138,7 +139,7 @@ class IssuerKeys:
         url = self._issuer.discovery_url
         try:
             found = msgspec.json.decode(self._fetch(url), type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise Unavailable(f"there is no discovery document at {url}") from error
         jwks_url = found.get("jwks_uri")
         if found.get("issuer") != self._issuer.url or not isinstance(jwks_url, str):
@@ -157,7 +158,7 @@ def verify_keys(document: bytes) -> dict[str, VerifyKey]:
     try:
         keys = msgspec.json.decode(document, type=dict[str, Any])["keys"]
         listed = list(keys) if isinstance(keys, list) else None
-    except (msgspec.DecodeError, KeyError, RecursionError) as error:
+    except (*NOT_JSON, KeyError) as error:
         raise Unavailable("the issuer's answer is no JWK Set") from error
     if listed is None or len(listed) > MAX_KEYS:
         raise Unavailable(f"the issuer's answer is no JWK Set of at most {MAX_KEYS} keys")

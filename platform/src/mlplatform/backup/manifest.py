@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mlplatform.canonical import digest
+from mlplatform.canonical import NOT_JSON, digest
 from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import Corrupt, Refused
 
@@ -93,7 +93,7 @@ def decode(data: bytes) -> Manifest:
         manifest = msgspec.convert(fields, Manifest)
         if encode(manifest) != data:
             raise Corrupt(f"{NAME} was changed: it is not as it was written")
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise Corrupt(f"{NAME} can't be read") from error
     for file in manifest.files:
         if not is_inside(file.name):

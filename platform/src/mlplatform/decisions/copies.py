@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from mlplatform import sqlite
+from mlplatform.canonical import NOT_JSON
 from mlplatform.decisions import segments, tables
 from mlplatform.decisions.log import Watermark
 from mlplatform.decisions.records import COLUMNS, GENESIS, REQUIRED, SCALARS
@@ -100,7 +101,7 @@ def decoded(data: bytes, source: str) -> Item:
         item = _decoder.decode(data)
         if isinstance(item, Copy):
             msgspec.convert(item.scalars, _shape())
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except NOT_JSON as error:
         raise InputInvalid(source, None, str(error)) from error
     if not _WRITER_NAME.fullmatch(item.writer):
         problem = f"writer {item.writer[:80]!r}; wanted: {_WRITER_NAME.pattern}"

@@ -24,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.decisions.prepared import Prepared
 from mlplatform.errors import Busy, Unavailable
 
@@ -127,7 +128,7 @@ def _first(buffer: bytes, at: int) -> tuple[int, Prepared | None] | None:
         return start + length, None
     try:
         return start + length, _decode(body)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return start + length, None
 
 

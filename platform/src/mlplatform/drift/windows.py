@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.decisions.log import DecisionLog, Span, Watermark
 from mlplatform.drift.verdict import Window
 from mlplatform.errors import Corrupt
@@ -150,7 +151,7 @@ def _facts(rows: pa.Table, plan: InputPlan, decoder: msgspec.json.Decoder[Any]) 
     """What the inputs are computed from: event time, request fields and features, as columns."""
     try:
         payloads = [decoder.decode(text or "") for text in rows["payload"].to_pylist()]
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise Corrupt(f"the payload of a decision is not what was logged: {error}") from error
     columns: dict[str, Any] = {EVENT_TIME: rows["event_ms"].cast(pa.timestamp("ms"))}
     for part, names in (("request", _request_fields(plan)), ("features", plan.features)):

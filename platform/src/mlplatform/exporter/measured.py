@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.errors import Corrupt, PlatformError
 from mlplatform.files import write_atomically
 
@@ -136,7 +137,7 @@ def last(folder: Path, model: str, kind: type[M]) -> M | None:
         return msgspec.json.decode(file.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise Corrupt(f"{file}: {error}") from error
 
 

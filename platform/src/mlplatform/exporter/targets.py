@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.files import write_atomically
 from mlplatform.settings import Home
 from mlplatform.telemetry.signals import Process
@@ -59,7 +60,7 @@ def _addresses(run: Path) -> Iterator[tuple[Process, str, int]]:
         for file in run.glob(pattern):
             try:
                 port = msgspec.json.decode(file.read_bytes(), type=_Address).port
-            except (OSError, msgspec.DecodeError) as error:  # it was removed meanwhile
+            except (OSError, *NOT_JSON) as error:  # it was removed meanwhile
                 log.info("%s is not read: %s", file.name, error)
                 continue
             yield process, file.stem, port

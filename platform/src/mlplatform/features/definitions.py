@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.errors import ConfigInvalid
 
 FILE = "features.json"
@@ -73,7 +74,7 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
     path = folder / FILE
     try:
         content = msgspec.json.decode(path.read_bytes(), type=FeatureFile)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise ConfigInvalid(
             f"{folder.name}/{FILE}",
             str(error),

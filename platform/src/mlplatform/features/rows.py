@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.errors import Corrupt, InputInvalid
 from mlplatform.models.definition import ModelDefinition, RequestField
 from mlplatform.pseudonym import pseudonym
@@ -146,7 +147,7 @@ def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
     for decision_id, payload in zip(ids, payloads, strict=True):
         try:
             request = decoder.decode(payload).request
-        except msgspec.DecodeError as error:
+        except NOT_JSON as error:
             raise Corrupt(f"decision {decision_id}: payload: {error}") from error
         for name, values in columns.items():
             values.append(getattr(request, name))

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.errors import InputInvalid
 from mlplatform.topics.messages import HOUR_MS, Message, TopicSpec
 
@@ -78,5 +79,5 @@ def confirmed(data: bytes, source: str) -> Confirmed:
     """
     try:
         return _decode(data)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except NOT_JSON as error:
         raise InputInvalid(source, None, str(error)) from error

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.errors import PlatformError
 
 INPUT: Final = "inputs"
@@ -99,7 +100,7 @@ def parse(body: bytes, header_length: str | None, width: int) -> Inference:
     head, tail = _split(body, header_length)
     try:
         request = _decoder.decode(head)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except NOT_JSON as error:
         raise RequestRefused(400, f"the request is not an inference request: {error}") from error
     if len(request.inputs) != 1:
         names = [tensor.name for tensor in request.inputs]

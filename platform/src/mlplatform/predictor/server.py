@@ -16,6 +16,7 @@ from typing import Final
 import grpc
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.http.connection import Limits as HttpLimits
@@ -112,7 +113,7 @@ def listen(arguments: Arguments) -> socket.socket:
 def _former(arguments: Arguments) -> Address | None:
     if arguments.address_file is None:
         return None
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, *NOT_JSON):
         return msgspec.json.decode(arguments.address_file.read_bytes(), type=Address)
     return None
 

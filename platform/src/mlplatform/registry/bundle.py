@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mlplatform.canonical import canonical_json, digest
+from mlplatform.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.drift.profile import Profile
 from mlplatform.errors import ConfigInvalid, Corrupt
 from mlplatform.models.definition import InputSpec
@@ -385,7 +385,7 @@ def load_bundle(folder: Path, expected: str | None = None) -> Bundle:
         raise BundleCorrupt(f"{folder / BUNDLE_FILE} has digest {found}, not {expected}")
     try:
         bundle = msgspec.json.decode(text, type=Bundle)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise BundleCorrupt(f"{folder / BUNDLE_FILE}: {error}") from error
     if bundle.content != text:
         raise BundleCorrupt(f"{folder / BUNDLE_FILE} is not in canonical form")

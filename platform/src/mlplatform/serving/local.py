@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from mlplatform.canonical import canonical_json
+from mlplatform.canonical import NOT_JSON, canonical_json
 from mlplatform.errors import ConfigInvalid, NotFound, Refused
 from mlplatform.files import create_atomically, write_atomically
 from mlplatform.serving.manifest import RUNTIME, read
@@ -157,7 +157,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise ConfigInvalid(path.name, str(error), "a manifest in JSON") from error
 
 
@@ -180,16 +180,17 @@ def bundle_folder(storage_uri: str, bundles: Path) -> Path:
     Raises:
         ConfigInvalid: another scheme or host, or a name that leads out of the bundles.
     """
-    parts = urlsplit(storage_uri)
+    wanted = f"{BUNDLE}:<name> or file:///... on this machine"
+    wrong = ConfigInvalid("spec.predictor.model.storageUri", storage_uri, wanted)
+    try:
+        parts = urlsplit(storage_uri)
+    except ValueError as error:
+        raise wrong from error
     path = unquote(parts.path)
     if parts.scheme == BUNDLE and not parts.netloc and re.fullmatch(r"[^/.][^/]*", path):
         return bundles / path
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path:
-        raise ConfigInvalid(
-            "spec.predictor.model.storageUri",
-            storage_uri,
-            f"{BUNDLE}:<name> or file:///... on this machine",
-        )
+        raise wrong
     own = bundles / Path(path).name
     return own if own.is_dir() else Path(path)
 

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
+
 TIMEOUT_S: Final = 2.0
 REASON_BYTES: Final = 2000
 
@@ -57,6 +59,6 @@ def ask(port: int, path: str, token_file: Path | None = None) -> Answered | Sile
 def _reason(status: int, body: bytes) -> str:
     try:
         said = msgspec.json.decode(body, type=_Error)
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         said = _Error()
     return said.error or said.detail or f"answers {status}"

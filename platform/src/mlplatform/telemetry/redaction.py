@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
+
 REDACTED: Final = "[redacted]"
 LEAST_CHARS: Final = 3
 """A value that is shorter stands in too many words and numbers that tell nothing."""
@@ -67,7 +69,7 @@ def _values(sent: bytes) -> Iterator[str]:
         return
     try:
         yield from _scalars(msgspec.json.decode(sent))
-    except msgspec.DecodeError:  # then no program has read values in it either, but its text
+    except NOT_JSON:  # then no program has read values in it either, but its text
         yield from re.findall(r"[\w.@-]+", sent.decode("utf-8", "replace"))
 
 

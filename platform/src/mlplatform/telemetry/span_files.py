@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mlplatform.canonical import NOT_JSON
 from mlplatform.files import append_lines
 from mlplatform.sparing import Sparing
 from mlplatform.telemetry import retention
@@ -168,7 +169,7 @@ _NAMES: Final = {number: name for name, number in _KINDS.items()}
 def _read(line: bytes) -> Iterator[Kept]:
     try:
         found = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return  # the end of a process that was killed in the middle of it
     for part in found["resourceSpans"]:
         resource = _read_attributes(part["resource"])

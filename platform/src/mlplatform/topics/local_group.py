@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from mlplatform import sqlite
-from mlplatform.errors import StaleFence, Unavailable
+from mlplatform.canonical import NOT_JSON
+from mlplatform.errors import Corrupt, StaleFence, Unavailable
 from mlplatform.topics.messages import Message, Received
 
 POLL_S: Final = 0.02
@@ -242,7 +243,7 @@ class LocalSubscription:
             return []
         self._delivered.setdefault(place, position)
         self._positions[place] = rows[-1][0] + 1
-        return [Received(*place, o, k, v, _decode(h), ms) for o, k, v, h, ms in rows]
+        return [Received(*place, o, k, v, _headers(place, o, h), ms) for o, k, v, h, ms in rows]
 
     def _check_claims(self, delivered: dict[Place, int]) -> None:
         if self._is_stale:
@@ -254,6 +255,15 @@ class LocalSubscription:
             ).fetchone()
             if row != (self._member, self._life):
                 raise StaleFence(f"partition {place} went to another member")
+
+
+def _headers(place: Place, offset: int, stored: bytes) -> dict[str, bytes]:
+    try:
+        return _decode(stored)
+    except NOT_JSON as error:
+        topic, partition = place
+        where = f"message {offset} of {topic}, partition {partition}"
+        raise Corrupt(f"the headers of {where}, are not what was stored: {error}") from error
 
 
 @contextmanager

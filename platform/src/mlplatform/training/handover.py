@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Meta
 
-from mlplatform.canonical import canonical_json, digest, finite_or_none
+from mlplatform.canonical import NOT_JSON, canonical_json, digest, finite_or_none
 from mlplatform.errors import Corrupt
 from mlplatform.registry.bundle import (
     BUNDLE_FILE,
@@ -235,5 +235,5 @@ def _hold(path: Path, found: str, wanted: str) -> None:
 def _decoded(path: Path, kind: type[Read]) -> Read:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise Corrupt(f"{path} cannot be read: {error}") from error
