@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state
+.PHONY: bench-scoring bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -163,6 +163,14 @@ drill-soak: .venv/.dev ## ten minutes at full load: memory flat, log verifies, c
 
 drill-restore: .venv/.dev ## back up under traffic, kill, wipe, restore, go on; report in build/drills/restore.json
 	@$(RUN) tests.drills.restore $(DRILL_FLAGS)
+
+drill-attack: .venv/.dev ## attacks on a running platform, as another user of the machine where it is root; build/drills/attack.json
+	@$(RUN) tests.drills.attack $(DRILL_FLAGS)
+
+FUZZ_SECONDS ?= 3600
+
+fuzz: .venv/.dev ## strange inputs at documents, listeners, parsers and candidates, in pieces (FUZZ_SECONDS=600); build/drills/fuzz.json
+	@$(RUN) tests.drills.fuzz --seconds $(FUZZ_SECONDS) $(DRILL_FLAGS)
 
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py

@@ -1,0 +1,213 @@
+"""The home folder: its files to others, and homes that are not what they seem."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tests.drills.attacks.attack import Attack, Got, Target, all_of
+from tests.drills.attacks.others import UID
+
+FILES: Final = ("secrets/api.key", "secrets/pseudonym.key", "admission.db", "rollouts.db",
+                "run/prefect.token", "run/mlflow.token", "run/page.token", "run/processes.json",
+                "decisions", "prefect/prefect.db", "logs/supervisor.log", "logs/prefect.log",
+                "mlflow/mlflow.db", "offline", "serving/desired", "traces", "topics.db",
+                "online.db", "bundles", "jobs", "audit/refusals.jsonl", "")  # fmt: skip
+TRIES: Final[tuple[Callable[[Path], object], ...]] = (
+    Path.read_bytes,
+    os.listdir,
+    lambda path: path.write_bytes(b"mine"),
+    lambda path: (path / "mine").write_bytes(b"mine"),
+    lambda path: path.chmod(0o777),
+    lambda path: path.rename(path.with_name("mine")),
+)
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def attacks() -> tuple[Attack, ...]:
+    return (
+        Attack(
+            "home, read, written and searched",
+            "critical",
+            f"open, write, list, rename and chmod {len(FILES)} files and folders of the home",
+            "permission denied",
+            opened,
+            by_other_user=True,
+        ),
+        Attack(
+            "home, files that others could read but for its own mode",
+            "low",
+            "the mode of every file and folder in the home",
+            "none has a right for group or others",
+            modes,
+            by_operator=True,
+        ),
+        Attack(
+            "home, owned by somebody else",
+            "low",
+            "MLPLATFORM_HOME names a folder that another user has made and owns; `keys list`",
+            "refused, names the owner",
+            somebody_elses,
+            by_operator=True,
+            by_other_user=True,
+        ),
+        Attack(
+            "home, a folder of it owned by somebody else",
+            "medium",
+            "secrets/ in a home of one's own belongs to another user; `keys list`",
+            "refused, names the folder",
+            somebody_elses_folder,
+            by_operator=True,
+            by_other_user=True,
+        ),
+        Attack(
+            "home, a link to somebody else's folder",
+            "medium",
+            "MLPLATFORM_HOME is a link that leads to a folder of another user; `keys list`",
+            "refused",
+            link,
+            by_operator=True,
+            by_other_user=True,
+        ),
+        Attack(
+            "home, below a folder that everybody may write to",
+            "medium",
+            "the home's parent is 0777 without the sticky bit: who likes may put another there",
+            "refused, names the folder",
+            writable_parent,
+            by_operator=True,
+        ),
+        Attack(
+            "home, a key that is a link",
+            "medium",
+            "secrets/pseudonym.key is a link to another user's file before it is made",
+            "no secret is written through the link",
+            planted_link,
+            by_operator=True,
+            by_other_user=True,
+        ),
+        Attack(
+            "home, a process's umask",
+            "low",
+            "`keys list` in a fresh home under umask 000",
+            "no file for group or others",
+            umask,
+            by_operator=True,
+        ),
+    )
+
+
+def opened(target: Target) -> Got:
+    results = []
+    for name in FILES:
+        path = target.home / name
+        for attempt in TRIES:
+            try:
+                attempt(path)
+                results.append(Got(False, f"{name or 'the home'} was opened"))
+            except OSError as error:
+                results.append(Got(True, f"{error.strerror}"))
+    return all_of(results)
+
+
+def modes(target: Target) -> Got:
+    loose = []
+    for path in [target.home, *target.home.rglob("*")]:
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISLNK(mode) and mode & OTHERS:
+            loose.append(f"{path.relative_to(target.home)} {stat.S_IMODE(mode):o}")
+    return Got(not loose, f"{len(loose)}: {', '.join(loose[:6])}" if loose else "none")
+
+
+def somebody_elses(target: Target) -> Got:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        home.mkdir(mode=0o700)
+        os.chown(home, UID, UID)
+        return _refused(home)
+
+
+def somebody_elses_folder(target: Target) -> Got:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        (home / "secrets").mkdir(mode=0o700, parents=True)
+        home.chmod(0o700)
+        os.chown(home / "secrets", UID, UID)
+        return _refused(home)
+
+
+def link(target: Target) -> Got:
+    with tempfile.TemporaryDirectory() as folder:
+        theirs, home = Path(folder) / "theirs", Path(folder) / "home"
+        theirs.mkdir(mode=0o700)
+        os.chown(theirs, UID, UID)
+        home.symlink_to(theirs)
+        return _refused(home)
+
+
+def writable_parent(target: Target) -> Got:
+    with tempfile.TemporaryDirectory() as folder:
+        parent = Path(folder) / "everybody's"
+        parent.mkdir()
+        parent.chmod(0o777)
+        return _refused(parent / "home")
+
+
+def planted_link(target: Target) -> Got:
+    with tempfile.TemporaryDirectory() as folder:
+        home, theirs = Path(folder) / "home", Path(folder) / "theirs"
+        theirs.write_bytes(b"")
+        os.chown(theirs, UID, UID)
+        for name in ("secrets/api.key", "run/page.token", "secrets/pseudonym.key"):
+            path = home / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.symlink_to(theirs)
+        home.chmod(0o700)
+        code = "import pathlib, sys; from mlplatform.pseudonym import load_or_create_key as make;"
+        code += "make(pathlib.Path(sys.argv[1]))"
+        made = subprocess.run(
+            [sys.executable, "-c", code, str(home / "secrets/pseudonym.key")],
+            capture_output=True,
+            timeout=60,
+        )
+        written = theirs.read_bytes()
+        return Got(not written, f"exit {made.returncode}, {len(written)} bytes in their file")
+
+
+def umask(target: Target) -> Got:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        Path(folder).chmod(0o700)
+        done = _keys(home, umask=0)
+        loose = [
+            f"{p.relative_to(home)} {stat.S_IMODE(p.lstat().st_mode):o}"
+            for p in [home, *home.rglob("*")]
+            if p.lstat().st_mode & OTHERS
+        ]
+        return Got(done.returncode == 0 and not loose, f"exit {done.returncode}: {loose or 'none'}")
+
+
+def _refused(home: Path) -> Got:
+    done = _keys(home)
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return Got(done.returncode != 0, f"exit {done.returncode}: {lines[-1][:120] if lines else ''}")
+
+
+def _keys(home: Path, umask: int = 0o022) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mlplatform.cli", "keys", "list"],
+        env={**os.environ, "MLPLATFORM_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        umask=umask,
+    )
