@@ -66,6 +66,7 @@ def test_a_killed_child_is_started_again_without_its_leftovers(
     of_first = [first, before[1]]
     wait(lambda: gone(of_first))
     assert status(home).processes[1].restarts == 1
+    assert "its last process was killed (signal 9): " in status(home).processes[1].why
     assert status(home).processes[2].restarts == 0
 
 

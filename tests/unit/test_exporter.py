@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +230,22 @@ def test_every_process_that_said_where_it_listens_is_a_target(tmp_path: Path) ->
         ("gateway", "127.0.0.1:81"),
         ("predictor", "127.0.0.1:82"),
     ]
+
+
+def test_the_room_of_the_home_is_that_of_its_disk(tmp_path: Path) -> None:
+    registry = shown(tmp_path, canary())
+    free = registry.get_sample_value("mlplatform_home_free_bytes")
+    size = registry.get_sample_value("mlplatform_home_size_bytes")
+    assert size == shutil.disk_usage(tmp_path).total
+    assert free is not None
+    assert 0 < free < size
+
+
+def test_a_home_that_is_gone_has_no_room_to_show_and_is_counted(tmp_path: Path) -> None:
+    registry = shown(tmp_path / "gone", canary())
+    assert registry.get_sample_value("mlplatform_home_free_bytes") is None
+    failures = "mlplatform_exporter_read_failures_total"
+    assert (registry.get_sample_value(failures, {"of": "disk"}) or 0) >= 1
 
 
 def test_windows_together_are_their_sums_and_the_newest_label() -> None:

@@ -20,6 +20,7 @@ from mlplatform.decisions import segments
 from mlplatform.disk import Room, says_full
 from mlplatform.errors import ConfigInvalid
 from mlplatform.files import append_lines, sweep_drafts, write_atomically
+from mlplatform.page.rendering import render
 from mlplatform.settings import Home
 from mlplatform.supervisor.listeners import Listeners
 from mlplatform.supervisor.records import (
@@ -34,7 +35,7 @@ from mlplatform.supervisor.records import (
 from mlplatform.supervisor.retried import RetriedWrites
 from mlplatform.supervisor.spec import ChildSpec
 from mlplatform.supervisor.start import when_there_is_room
-from mlplatform.supervisor.status import status
+from mlplatform.supervisor.status import PlatformStatus, ProcessStatus, status
 from mlplatform.supervisor.supervisor import Change, Supervisor
 from mlplatform.telemetry import retention
 from mlplatform.telemetry.logs import handler
@@ -305,6 +306,25 @@ def test_status_tells_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     home = Home(tmp_path)
     monkeypatch.setattr("mlplatform.supervisor.status.room", lambda folder: Room(0, 400_000_000))
     assert status(home).disk.startswith(f"the disk of {tmp_path} is full")
+
+
+def test_the_page_tells_of_a_full_disk_and_of_what_was_killed() -> None:
+    killed = ProcessStatus(
+        "mlflow", 7, "ready", "", 1, 9.0, 3.0, 5000, "was killed (signal 9): out of memory", 1_000
+    )
+    full = Room(0, 400_000_000).warning(Path("/home <of> the platform"))
+    shown = render(
+        "overview.html",
+        here="overview",
+        status=PlatformStatus("ready", (killed,), full),
+        models=[],
+        rollouts=[],
+        incidents=[],
+        tones={},
+        links={},
+    )
+    assert "The disk of /home &lt;of&gt; the platform is full: 0.0 of 400 MB" in shown
+    assert "its last process was killed (signal 9): out of memory" in shown
 
 
 def test_what_ended_a_process_last_is_told_once_it_is_ready_again(tmp_path: Path) -> None:
