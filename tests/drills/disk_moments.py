@@ -122,7 +122,11 @@ def canary(world: SmallPlatform, action: Action) -> Iterator[None]:
     action.ended = _ending(process)
     code, said = world.run("rollouts", "pass", MODEL)
     action.again = "" if code == 0 else f"status {code}: {said}"
-    world.roll_back()
+    if world.rollouts.active(MODEL):
+        world.roll_back()
+    else:
+        last = world.rollouts.active(MODEL, finished=True)[-1]
+        action.ended += f"; a pass ended it: {last.phase}, {last.reason}"
 
 
 @contextlib.contextmanager
