@@ -24,6 +24,11 @@ def manifest() -> dict[str, Any]:
     return render(FRAUD, 7, DIGEST, URI)
 
 
+@pytest.mark.parametrize("uri", [URI, "bundle:x", "pvc://claim/x"])
+def test_a_manifest_names_its_bundle_by_any_uri(uri: str) -> None:
+    assert read(render(FRAUD, 7, DIGEST, uri)).storage_uri == uri
+
+
 def test_a_manifest_says_what_is_read_from_it() -> None:
     assert read(manifest()) == Service(
         "fraud-v7-01234567",

@@ -176,7 +176,7 @@ def read(manifest: Manifest) -> Service:
     if runtime not in (RUNTIME, TRITON):
         raise ConfigInvalid("spec.predictor.model.runtime", runtime, f"{RUNTIME} or {TRITON}")
     uri = _at(manifest, *_MODEL, "storageUri")
-    if not isinstance(uri, str) or "://" not in uri:
+    if not isinstance(uri, str) or ":" not in uri:  # bundle:<name> is one too
         raise ConfigInvalid("spec.predictor.model.storageUri", uri, "a URI of a bundle's folder")
     args = _args(manifest)
     if runtime == TRITON and args:
