@@ -10,6 +10,7 @@ fails the drill.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ import httpx
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from tests.drills.attacks import copied
+from tests.drills.attacks import approvals, copied
 from tests.drills.attacks.attack import Attack, Finding, Got
 from tests.drills.attacks.catalogue import ATTACKS
 from tests.drills.attacks.others import UID, can_be_another, carried_out
@@ -42,6 +43,11 @@ def finding(attack: Attack, world: AttackWorld, attacker: Path) -> Finding:
     """Carries the attack out, and looks for its trace and its effect."""
     question = world.question() if attack.asks else None
     target = world.target(attacker)
+    if attack.asks_anew:
+        code = approvals.issued(target, "bo", "bo", "approve")[1]
+        world.ask_anew()
+        question = world.question()
+        target = dataclasses.replace(world.target(attacker), earlier_code=code)
     counted = world.counted(attack.metric) if attack.metric else 0.0
     since_ms, began_s = int(time.time() * 1000), time.monotonic()
     uid = UID if can_be_another() and not attack.by_operator else None

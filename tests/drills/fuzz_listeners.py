@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -25,6 +26,7 @@ import msgspec
 import psutil
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from tests.drills.attacks.wire import raw
 from tests.drills.fuzz_mutations import near
@@ -51,6 +53,7 @@ METHODS: Final = (
 )
 
 
+Strategies = list[tuple[str, st.SearchStrategy[Any]]]
 Send = Callable[[Any], int | str]
 """Sends one case; returns its status, and raises where that is not declared."""
 
@@ -97,12 +100,12 @@ class Piece:
     def is_over(self) -> bool:
         return time.monotonic() > self.end_s
 
-    def run(self, strategies: list[tuple[str, st.SearchStrategy[Any]]], send: Send) -> Report:
+    def run(self, strategies: Strategies, send: Send) -> Report:
         """Seeds one after the other, each over all strategies, until the time is over."""
         began_s, used, pids = time.monotonic(), self.seed, self._alive()
         with _peak(pids["gateway"]) as peak:
             while not self.is_over:
-                for what, strategy in strategies:
+                for what, strategy in _shuffled(strategies, used):
                     if self.is_over:
                         break
                     self._one_seed(what, strategy, send, used)
@@ -139,6 +142,8 @@ class Piece:
 
         try:
             run()
+        except Unsatisfiable:
+            pass  # an operation without parameters can't be called wrongly
         except Exception as error:  # noqa: BLE001 -- what this looks for
             shown = f"{type(error).__name__}: {error}"
             found = {"what": what, "error": shown[:600], "seed": str(seed)}
@@ -149,6 +154,11 @@ class Piece:
         assert self.world._gateway is not None
         running["gateway"] = self.world._gateway
         return {name: p.pid for name, p in running.items() if p.poll() is None}
+
+
+def _shuffled(strategies: Strategies, seed: int) -> Strategies:
+    """In a short time each of them has its turn once in a while."""
+    return random.Random(seed).sample(strategies, len(strategies))
 
 
 @contextlib.contextmanager

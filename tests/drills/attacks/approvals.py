@@ -17,7 +17,7 @@ LOOK_ALIKE: Final = "\u0430na"  # a Cyrillic letter, and two Latin ones
 ANSWER_LIMIT_S: Final = 25.0
 REASON: Final = "the evidence was read"
 FORGED: Final = "# Every gate passed\n\nApprove at once."
-CODES: Final = ("000000", "", "' OR 1=1", "A" * 4000, "mlp_forged", "eyJhbGciOiJub25lIn0.e30.")
+CODES: Final = ("bo.0000000000", "mlp_forged-by-eve", "eyJhbGciOiJub25lIn0.e30.", "' OR 1=1 --")
 
 
 def attacks() -> tuple[Attack, ...]:
@@ -64,7 +64,7 @@ def attacks() -> tuple[Attack, ...]:
             "approval, by a person who may only run flows",
             "high",
             "the same by eve, who is logged in and lacks the scope approve",
-            "403; no answer in the journal",
+            "no answer in the journal, as no code of bo's is given",
             by_eve,
             APPROVAL,
             asks=True,
@@ -89,14 +89,15 @@ def attacks() -> tuple[Attack, ...]:
             by_operator=True,
         ),
         Attack(
-            "approval, bo's code entered by eve",
+            "approval, a code of an earlier question",
             "high",
-            "a code of bo's to approve, entered in eve's session",
+            "a code of bo's to approve, whose question was then asked anew over other evidence",
             "no answer in the journal",
-            borrowed,
+            earlier_question,
             APPROVAL,
             asks=True,
             by_operator=True,
+            asks_anew=True,
         ),
         Attack(
             "approval, a code for the author",
@@ -131,7 +132,7 @@ def attacks() -> tuple[Attack, ...]:
         Attack(
             "approval, the approval flow started for a forged question",
             "high",
-            "create_flow_run of fraud-approval with a summary and a digest of the attacker's, by "
+            "create_flow_run of fraud-approval with a digest of the attacker's, by "
             "nobody and by eve",
             "401 or 403: passes alone ask",
             own_question,
@@ -189,18 +190,18 @@ def artifact(target: Target) -> Got:
 
 
 def chief_risk_officer(target: Target) -> Got:
-    return _resumed(target, {}, "Chief Risk Officer", "000000", "nobody")
+    return _resumed(target, {}, "Chief Risk Officer", CODES[0], "nobody")
 
 
 def by_eve(target: Target) -> Got:
     people = identities(target, "eve")
-    return _resumed(target, people.get("eve", {}), "bo", "000000", "eve")
+    return _resumed(target, people["eve"], "bo", CODES[0], "eve")
 
 
 def made_up_codes(target: Target) -> Got:
-    own = identities(target, "bo").get("bo", {})
+    own = identities(target, "bo")["bo"]
     results = []
-    for code in CODES[:3]:
+    for code in CODES[1:]:
         got = _resumed(target, own, "bo", code, "bo")
         results.append(got)
         if not got.refused:
@@ -210,14 +211,15 @@ def made_up_codes(target: Target) -> Got:
 
 def other_decision(target: Target) -> Got:
     code = issued(target, "bo", "bo", "reject")[1]
-    own = identities(target, "bo").get("bo", {})
+    own = identities(target, "bo")["bo"]
     return _resumed(target, own, "bo", code or "none", f"bo, with {'a' if code else 'no'} code")
 
 
-def borrowed(target: Target) -> Got:
-    code = issued(target, "bo", "bo", "approve")[1]
-    own = identities(target, "eve").get("eve", {})
-    return _resumed(target, own, "bo", code or "none", f"eve, with {'a' if code else 'no'} code")
+def earlier_question(target: Target) -> Got:
+    """The code is made for the question that was; the drill then asks anew, and gives both."""
+    code = target.earlier_code
+    own = identities(target, "bo")["bo"]
+    return _resumed(target, own, "bo", code or "none yet", f"bo, with {'a' if code else 'no'} code")
 
 
 def for_the_author(target: Target) -> Got:
@@ -246,8 +248,7 @@ def own_question(target: Target) -> Got:
     parameters = {
         "model": "fraud",
         "rollout_id": target.question.rollout_id,
-        "evidence_digest": target.question.evidence,
-        "summary": FORGED,
+        "evidence_digest": "0" * 64,
     }
     for who, own in identities(target).items():
         body = {"parameters": parameters, "state": {"type": "SCHEDULED", "state_details": {

@@ -56,6 +56,7 @@ class Target:
         deployments: ids by name.
         operations: method and path of all that Prefect's server answers.
         folder: what the attacker may write to.
+        earlier_code: bo's approval code for a question that was asked anew since.
     """
 
     home: Path
@@ -74,6 +75,7 @@ class Target:
     artifact: str
     decision: str
     folder: Path
+    earlier_code: str = ""
 
     @property
     def prefect(self) -> str:
@@ -120,6 +122,7 @@ class Attack:
         by_operator: needs the platform's own user: it is about what that user is handed.
         by_other_user: means nothing where the drill is not root and so can't be another user.
         asks: needs a rollout that waits for an answer.
+        asks_anew: and a code for the one before it.
     """
 
     name: str
@@ -132,6 +135,7 @@ class Attack:
     by_operator: bool = False
     by_other_user: bool = False
     asks: bool = False
+    asks_anew: bool = False
 
 
 class Finding(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""A home that was copied, with its platform ended: what the copy serves."""
+"""A home that was copied, with its platform ended: what the copy serves, and lets in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx
 import psutil
-from tests.drills.attacks.attack import Finding
+from tests.drills.attacks.attack import Finding, Got
 from tests.drills.attacks.wire import ask
 from tests.drills.attacks.world import AttackWorld
 
@@ -31,25 +31,49 @@ def findings(world: AttackWorld, wanted: str) -> list[Finding]:
     if wanted not in NAME:
         return []
     began_s = time.monotonic()
+    before = _tokens(world.home.root)
     copy = world.folder / "elsewhere" / "home"
     copy.parent.mkdir(mode=0o700)
     shutil.copytree(world.home.root, copy, symlinks=True, ignore=_no_sockets)
     world.home.bundles.rename(world.home.bundles.with_name("bundles-of-before"))
     held, said = _started(world, copy)
+    kept = sorted(n for n, token in _tokens(copy).items() if before.get(n) == token)
+    seconds = round(time.monotonic() - began_s, 1)
     return [
-        Finding(
-            name=NAME,
-            severity="medium",
-            done="cp -a of a stopped home, the old one's bundles renamed, `up` on the copy",
-            expected="predictors run from the copy's bundles, and payments are scored by them",
-            got=said,
-            refused=held,
-            recorded=None,
-            recorded_at="nobody needs to know",
-            by="the platform's user",
-            seconds=round(time.monotonic() - began_s, 1),
-        )
+        _finding(
+            NAME,
+            "cp -a of a stopped home, the old one's bundles renamed, `up` on the copy",
+            "predictors run from the copy's bundles, and payments are scored by them",
+            Got(held, said),
+            seconds,
+        ),
+        _finding(
+            "log-in, tokens of an earlier start",
+            "run/*.token of a home, before and after the platform was started again",
+            "each is another one, Prefect's among them",
+            Got("prefect.token" in before and not kept, f"kept: {', '.join(kept) or 'none'}"),
+            seconds,
+        ),
     ]
+
+
+def _finding(name: str, done: str, expected: str, got: Got, seconds: float) -> Finding:
+    return Finding(
+        name=name,
+        severity="medium",
+        done=done,
+        expected=expected,
+        got=got.said,
+        refused=got.refused,
+        recorded=None,
+        recorded_at="nobody needs to know",
+        by="the platform's user",
+        seconds=seconds,
+    )
+
+
+def _tokens(home: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in (home / "run").glob("*.token")}
 
 
 def _started(world: AttackWorld, copy: Path) -> tuple[bool, str]:

@@ -22,7 +22,7 @@ import os, pathlib
 from prefect import flow
 
 @flow
-def evil(**parameters):
+def evil(model: str = "fraud"):
     told = f"uid {{os.getuid()}}"
     for name in ("secrets/api.key", "secrets/pseudonym.key"):
         told += f", {{len(pathlib.Path({home!r}, name).read_bytes())}} bytes of {{name}}"

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from tests.drills.attacks.attack import Attack, Got, Target, all_of
-from tests.drills.attacks.wire import COOKIE, Answer, ask, identities, raw, upgrade
+from tests.drills.attacks.wire import VERSION, Answer, ask, identities, raw, upgrade
 
-VERSION: Final = "/api/admin/version"
-"""What it answers tells that Prefect was asked: its version, as JSON."""
 SOCKETS: Final = ("/api/events/in", "/api/events/out", "/api/logs/out")
 TRICKS: Final = (
     "//api/admin/version",
@@ -16,14 +14,14 @@ TRICKS: Final = (
     "/api/../api/admin/version",
     "/api//admin/version",
     "/api/%2e%2e/api/admin/version",
-    "/login/../api/admin/version",
-    "/login/%2e%2e/api/admin/version",
-    "/login/..%2fapi/admin/version",
-    "/login;/../api/admin/version",
-    "/login/../../api/admin/version",
-    "/login%2f..%2fapi/admin/version",
-    "/login\\..\\api\\admin\\version",
-    "/login%00/../api/admin/version",
+    "/health/../api/admin/version",
+    "/health/%2e%2e/api/admin/version",
+    "/health/..%2fapi/admin/version",
+    "/health;/../api/admin/version",
+    "/health/../../api/admin/version",
+    "/health%2f..%2fapi/admin/version",
+    "/health\\..\\api\\admin\\version",
+    "/health%00/../api/admin/version",
     "/api/health/../admin/version",
     "/api/health/%2e%2e/admin/version",
     "/api/health%2f..%2fadmin/version",
@@ -35,8 +33,8 @@ TRICKS: Final = (
     "/api/admin/version;.css",
     "/api/admin/version%20",
     "/api/admin/version%00",
-    "/api/admin/version?/login",
-    "/api/admin/version#/login",
+    "/api/admin/version?/health",
+    "/api/admin/version#/health",
     "/API/admin/version",
     "/Api/Admin/Version",
     "/%61pi/admin/version",
@@ -50,10 +48,10 @@ TRICKS: Final = (
 HEADERS: Final = (
     ("X-Forwarded-For", "127.0.0.1"),
     ("X-Forwarded-User", "platform"),
-    ("X-Forwarded-Prefix", "/login"),
+    ("X-Forwarded-Prefix", "/health"),
     ("X-Remote-User", "bo"),
     ("X-Auth-Request-User", "bo"),
-    ("X-Original-URL", "/login"),
+    ("X-Original-URL", "/health"),
     ("X-Rewrite-URL", "/api/health"),
     ("X-HTTP-Method-Override", "GET"),
     ("Forwarded", "for=127.0.0.1;host=127.0.0.1"),
@@ -61,12 +59,6 @@ HEADERS: Final = (
     ("Authorization", "Basic cGxhdGZvcm06dW5kZWZpbmVk"),  # platform:undefined
     ("Authorization", "Basic OjpIOg=="),
     ("Authorization", "Basic \u00ff"),
-    ("Authorization", "Bearer "),
-    ("Authorization", "Bearer null"),
-    ("Cookie", f"{COOKIE}="),
-    ("Cookie", f"{COOKIE}=operator"),
-    ("Cookie", f"{COOKIE}=../../run/prefect.token"),
-    ("Cookie", f"{COOKIE}=\x00"),
     ("Prefect-Csrf-Token", "x"),
 )
 
@@ -308,7 +300,7 @@ def smuggled(target: Target) -> Got:
         ("xchunked", "Transfer-Encoding: xchunked\r\n", f"0\r\n\r\n{hidden}"),
         ("pipelined", "Content-Length: 0\r\n", hidden),
     ):  # fmt: skip
-        answer = raw(port, f"POST /login HTTP/1.1\r\n{host}{head}\r\n{body}".encode(), within_s=2)
+        answer = raw(port, f"POST /health HTTP/1.1\r\n{host}{head}\r\n{body}".encode(), within_s=2)
         results.append(_version(answer, name))
     return all_of(results)
 

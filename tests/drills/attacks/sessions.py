@@ -1,26 +1,18 @@
-"""Log-ins: who may, how often, and what a cookie is worth afterwards."""
+"""Log-ins at Prefect's door: whose name and key let in, and who may make a browser use them."""
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import Final
 
-from tests.drills.attacks.attack import PREFECT, Attack, Got, Key, Target, all_of
-from tests.drills.attacks.wire import (
-    COOKIE,
-    LOG_IN,
-    LOG_OUT,
-    Answer,
-    ask,
-    log_in,
-    raw,
-    session_of,
-)
+from tests.drills.attacks.attack import PREFECT, Attack, Got, Target, all_of
+from tests.drills.attacks.wire import VERSION, ask, asks_who, credentials, is_let_in, raw
 
-TRIES: Final = 100
-MOST_A_SECOND: Final = 30.0
-"""Tries that may be answered as if each were the first; keys have 256 bits: it is for the load."""
-NEEDS: Final = "/api/admin/version"
+TRIES: Final = 60
+GRACE_S: Final = 25.0
+"""More than a stranger has for a request."""
+RESUMED: Final = "/api/flow_runs/{run}/resume"
 
 
 def attacks() -> tuple[Attack, ...]:
@@ -28,83 +20,59 @@ def attacks() -> tuple[Attack, ...]:
         Attack(
             "log-in, a key of another person's",
             "high",
-            f"POST {LOG_IN} with name bo and eve's key, an unknown key, a revoked one, none, the "
-            "name operator with eve's key",
-            "no session",
+            "name bo with eve's key, eve with a key that nobody has, a revoked one, none; operator "
+            "and platform with eve's key or none; other spellings of names",
+            "401",
             wrong_keys,
             PREFECT,
         ),
         Attack(
             "log-in, an application's key",
             "high",
-            f"POST {LOG_IN} with the key of an application that has score, labels and void",
-            "no session: a person's scopes are run and approve",
+            "the key of an application that has score, labels and void, by each name",
+            "401: a person's scopes are run and approve",
             applications_key,
             PREFECT,
         ),
         Attack(
-            "log-in, guessed again and again",
+            "log-in, tokens guessed again and again",
             "medium",
-            f"{TRIES} times POST {LOG_IN} with a wrong key",
-            f"429, or answers at less than {MOST_A_SECOND:g} a second",
+            f"{TRIES} tokens for operator and platform, one after the other",
+            "401 to each; the file of refusals stays bounded",
             guessed,
             PREFECT,
         ),
         Attack(
-            "log-in, a session that was fixed before",
+            "log-in, headers that are nearly credentials",
             "high",
-            f"POST {LOG_IN} with a cookie {COOKIE}=fixed, then that cookie",
-            "a new cookie; the fixed one is worth nothing",
-            fixed,
+            "Authorization twice, with other schemes, no base64, no colon, NUL, 64 KB, other "
+            "encodings, in a cookie, in the query, as a password in the address",
+            "400, 401 or 431",
+            nearly,
         ),
         Attack(
-            "log-in, a cookie after logging out",
+            "log-in, tokens of other servers",
             "high",
-            f"POST {LOG_OUT}, then the old cookie",
+            "eve's key at page and MLflow, and page's, MLflow's and the predictors' tokens at "
+            "Prefect",
             "401",
-            logged_out,
+            other_tokens,
+            PREFECT,
+            by_operator=True,
         ),
         Attack(
-            "log-in, a cookie that scripts or other sites can use",
-            "medium",
-            "flags of the cookie that a log-in sets",
-            "HttpOnly, SameSite=Strict, Path=/, and no Domain",
-            flags,
-        ),
-        Attack(
-            "log-in, a form of another site's page",
-            "medium",
-            f"POST {LOG_IN} with a foreign Origin and eve's key, so that a victim acts as eve",
-            "no session",
+            "log-in, a victim's browser used by another site",
+            "high",
+            "reads and writes with eve's credentials and a foreign Origin, Origin null, the origin "
+            "of another port, as form, text and JSON; and a page that frames or scripts the server",
+            "403 to each",
             cross_site,
-        ),
-        Attack(
-            "log-in, sent on to another site",
-            "low",
-            f"POST {LOG_IN}?next= and GET, with //evil.example, \\\\evil.example, "
-            "https://evil.example, %0d%0aSet-Cookie",
-            "a redirect stays on this server, and no header is added",
-            redirected,
-        ),
-        Attack(
-            "log-in, a cookie that is guessed or changed",
-            "high",
-            "eve's cookie with a byte changed, cut, doubled, with another name in front",
-            "401",
-            changed,
-        ),
-        Attack(
-            "log-in, a cookie at the other doors",
-            "medium",
-            "eve's cookie sent to page, MLflow and gateway",
-            "401",
-            elsewhere,
         ),
         Attack(
             "log-in, a body without end",
             "medium",
-            f"POST {LOG_IN} of 8 MB, and one of 2 GB of which nothing comes",
-            "400, 408 or 413, or the connection ends within 30 s",
+            "a POST of 8 MB as nobody and as eve, and one of 2 GB of which nothing comes",
+            f"401, 403, 408 or 413, or the connection ends within {GRACE_S:g} s",
             endless,
         ),
     )
@@ -117,140 +85,152 @@ def wrong_keys(target: Target) -> Got:
         ("bo", eve),
         ("operator", eve),
         ("platform", eve),
+        ("", eve),
         ("eve", target.keys["stranger"].secret),
         ("former", target.keys["revoked"].secret),
         ("eve", ""),
         ("eve", "mlp_"),
         ("", ""),
         ("operator", ""),
+        ("platform", ""),
+        ("platform", "platform"),
+        ("\u0435ve", eve),
+        ("eve\x00bo", eve),
+        ("eve", eve[:-1]),
+        ("eve", eve + "x"),
         ("' OR 1=1 --", "' OR 1=1 --"),
     ):
-        answer = log_in(target, Key(name, secret))
-        results.append(_no_session(target, answer, f"{name!r}: {answer.status}"))
+        let_in = is_let_in(target, credentials(name, secret))
+        results.append(Got(not let_in, f"{name!a} {'let in' if let_in else 'refused'}"))
     return all_of(results)
 
 
 def applications_key(target: Target) -> Got:
-    answer = log_in(target, target.keys["shop"])
-    return _no_session(target, answer, f"{answer.status}")
-
-
-def guessed(target: Target) -> Got:
-    if not _asks(target):
-        return Got(False, "nothing asks for a log-in")
-    began_s = time.monotonic()
-    statuses = [
-        log_in(target, Key("operator", f"mlp_guess{n}"), {"Connection": "close"}).status
-        for n in range(TRIES)
-    ]
-    rate = TRIES / (time.monotonic() - began_s)
-    limited = statuses.count(429)
-    held = 200 not in statuses and (limited > 0 or rate < MOST_A_SECOND)
-    return Got(held, f"{limited} of {TRIES} answered 429; {rate:.0f} a second")
-
-
-def fixed(target: Target) -> Got:
-    answer = log_in(target, target.keys["eve"], {"Cookie": f"{COOKIE}=fixed"})
-    taken = session_of(answer)
-    if not taken and not _asks(target):
-        return Got(False, "nothing asks for a log-in")
-    used = ask("GET", target.prefect + NEEDS, headers={"Cookie": f"{COOKIE}=fixed"})
-    is_new = taken != f"{COOKIE}=fixed"
-    return Got(is_new and used.shut, f"a new cookie: {is_new}; the fixed one: {used.status}")
-
-
-def logged_out(target: Target) -> Got:
-    cookie = session_of(log_in(target, target.keys["eve"]))
-    own = {"Cookie": cookie, "Origin": target.prefect}
-    before = ask("GET", target.prefect + NEEDS, headers=own)
-    ended = ask("POST", target.prefect + LOG_OUT, headers=own)
-    after = ask("GET", target.prefect + NEEDS, headers=own)
-    said = f"before {before.status}, log-out {ended.status}, after {after.status}"
-    return Got(after.shut, said)
-
-
-def flags(target: Target) -> Got:
-    answer = log_in(target, target.keys["eve"])
-    given = answer.headers.get("set-cookie", "").lower()
-    wanted = ("httponly", "samesite=strict", "path=/")
-    missing = [flag for flag in wanted if flag not in given]
-    named = given.partition("=")[0] or "no cookie"
-    return Got(not missing and "domain" not in given, f"{named}; missing: {missing or 'nothing'}")
-
-
-def cross_site(target: Target) -> Got:
-    evil = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
-    answer = log_in(target, target.keys["eve"], evil)
-    return _no_session(target, answer, f"{answer.status}")
-
-
-def redirected(target: Target) -> Got:
     results = []
-    key = target.keys["eve"]
-    for where in ("//evil.example", "/\\evil.example", "https://evil.example",
-                  "/%0d%0aSet-Cookie:%20mine=1", "javascript:alert(1)"):  # fmt: skip
-        for method in ("GET", "POST"):
-            form = {"name": key.name, "key": key.secret, "next": where}
-            url = f"{target.prefect}{LOG_IN}?next={where}"
-            own = {"Origin": target.prefect}
-            answer = ask(method, url, data=form if method == "POST" else None, headers=own)
-            to = answer.headers.get("location", "/")
-            stays = to.startswith(("/", target.prefect)) and not to.startswith(("//", "/\\"))
-            clean = "mine" not in answer.headers.get("set-cookie", "")
-            results.append(Got(stays and clean, f"{method} {answer.status} to {to[:60]}"))
+    for key in ("shop", "reader"):
+        for name in (key, "operator", "platform", "eve"):
+            let_in = is_let_in(target, credentials(name, target.keys[key].secret))
+            results.append(Got(not let_in, "let in" if let_in else "refused"))
     return all_of(results)
 
 
-def changed(target: Target) -> Got:
-    cookie = session_of(log_in(target, target.keys["eve"]))
-    value = cookie.partition("=")[2] or "none"
-    last = "A" if value[-1] != "A" else "B"
+def guessed(target: Target) -> Got:
+    began_s = time.monotonic()
+    let_in = [
+        n
+        for n in range(TRIES)
+        for name in ("operator", "platform")
+        if is_let_in(target, credentials(name, f"mlp_guess{n}"))
+    ]
+    rate = 2 * TRIES / (time.monotonic() - began_s)
+    return Got(not let_in, f"{len(let_in)} of {2 * TRIES} let in; {rate:.0f} a second")
+
+
+def nearly(target: Target) -> Got:
+    if not asks_who(target):
+        return Got(False, "nothing asks for a log-in")
+    port, pair = target.prefect_port, _pair(target)
+    line = "Authorization: Basic "
     results = []
-    for forged in (value[:-1] + last, value[: len(value) // 2], value * 2, f"bo.{value}",
-                   f'"{value}', value.swapcase(), "", "null"):  # fmt: skip
-        if forged == value:
-            continue
-        answer = ask("GET", target.prefect + NEEDS, headers={"Cookie": f"{COOKIE}={forged}"})
+    for more in (
+        f"{line}{pair}\r\n{line}{_encoded(b'platform:')}\r\n",
+        f"Authorization: Digest {pair}\r\n",
+        f"Authorization: Negotiate {pair}\r\n",
+        "Authorization: Basic eve:key\r\n",
+        f"{line}{_encoded(b'platform')}\r\n",
+        f"{line}{_encoded(bytes(3))}\r\n",
+        f"{line}{_encoded(b'platform:' + bytes(2))}\r\n",
+        f"{line}{_encoded(bytes([255, 254, 58, 255]))}\r\n",
+        f"{line}{'A' * 65_536}\r\n",
+        "Authorization: \r\n",
+        "Authorization: Bearer \r\n",
+        "Authorization: Bearer null\r\n",
+        f"Proxy-Authorization: Basic {pair}\r\n",
+        f"X-Authorization: Basic {pair}\r\n",
+        f"Cookie: Authorization=Basic {pair}; session={pair}\r\n",
+    ):
+        head = f"GET {VERSION} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{more}"
+        answer = raw(port, f"{head}\r\n".encode())
+        results.append(Got(answer.status in (0, 400, 401, 431), f"{answer.status} to {more[:40]!r}"
+                           if answer.status == 200 else f"{answer.status}"))  # fmt: skip
+    key = target.keys["eve"]
+    for url in (
+        f"{target.prefect}{VERSION}?authorization=Basic%20{pair}",
+        f"{target.prefect}{VERSION}?name=eve&key={key.secret}",
+    ):
+        answer = ask("GET", url)
         results.append(Got(answer.shut, f"{answer.status}"))
     return all_of(results)
 
 
-def elsewhere(target: Target) -> Got:
-    cookie = session_of(log_in(target, target.keys["eve"]))
+def other_tokens(target: Target) -> Got:
+    eve = target.keys["eve"]
     results = []
-    for url in (
-        f"{target.page}/",
-        f"{target.mlflow}/api/2.0/mlflow/experiments/search?max_results=1",
-        f"{target.gateway}/api/v1/models",
-    ):
-        answer = ask("GET", url, headers={"Cookie": cookie})
-        results.append(Got(answer.shut, f"{answer.status} {url.rsplit(':', 1)[1][5:40]}"))
+    for url in (f"{target.page}/", f"{target.mlflow}/api/2.0/mlflow/registered-models/search"):
+        answer = ask("GET", url, headers=credentials(eve.name, eve.secret))
+        results.append(Got(answer.shut, f"eve: {answer.status}"))
+    for file in sorted((target.home / "run").glob("*.token")):
+        if file.name.startswith("prefect"):
+            continue
+        for name in ("operator", "platform", "eve"):
+            let_in = is_let_in(target, credentials(name, file.read_text().strip()))
+            results.append(Got(not let_in, f"{file.name} lets in" if let_in else "refused"))
+    results.append(_first_key(target))
+    return all_of(results)
+
+
+def _first_key(target: Target) -> Got:
+    key = (target.home / "secrets" / "api.key").read_text().strip()
+    let_in = is_let_in(target, credentials("default", key))
+    return Got(not let_in, "the first API key lets in" if let_in else "refused")
+
+
+def cross_site(target: Target) -> Got:
+    eve = target.keys["eve"]
+    results = []
+    run = f"/api/deployments/{target.deployments['fraud-drift']}/create_flow_run"
+    resume = RESUMED.format(run=target.question.flow_run)
+    origins = ("http://evil.example", "null", target.page, "http://127.0.0.1",
+               target.prefect.replace("http:", "https:"), f"{target.prefect}.evil.example",
+               )  # fmt: skip
+    for origin in origins:
+        for method, path, kind in (
+            ("GET", VERSION, ""),
+            ("POST", run, "application/json"),
+            ("POST", run, "text/plain"),
+            ("POST", resume, "application/x-www-form-urlencoded"),
+        ):
+            own = credentials(eve.name, eve.secret) | {"Origin": origin}
+            body = b'{"parameters": {"model": "fraud"}}' if kind else None
+            if kind:
+                own["Content-Type"] = kind
+            answer = ask(method, target.prefect + path, data=body, headers=own)
+            results.append(Got(answer.shut, f"{answer.status} {method} from {origin}"
+                               if not answer.shut else f"{answer.status}"))  # fmt: skip
     return all_of(results)
 
 
 def endless(target: Target) -> Got:
-    big = ask("POST", target.prefect + LOG_IN, data=b"name=" + b"x" * 8_000_000)
+    results = []
+    eve = target.keys["eve"]
+    url = f"{target.prefect}/api/deployments/{target.deployments['fraud-drift']}/create_flow_run"
+    for who, own in (("nobody", {}), ("eve", credentials(eve.name, eve.secret))):
+        big = ask("POST", url, data=b"x" * 8_000_000, headers=own, within_s=20)
+        results.append(Got(big.status in (0, 400, 401, 403, 408, 413, 422), f"{who}: {big.status}"))
     host = f"Host: 127.0.0.1:{target.prefect_port}\r\n"
-    kind = "Content-Type: application/x-www-form-urlencoded\r\n"
-    head = f"POST {LOG_IN} HTTP/1.1\r\n{host}{kind}Content-Length: 2000000000\r\n\r\nname="
+    head = f"POST {VERSION} HTTP/1.1\r\n{host}Content-Length: 2000000000\r\n\r\nx"
     began_s = time.monotonic()
-    silent = raw(target.prefect_port, head.encode(), within_s=30)
+    silent = raw(target.prefect_port, head.encode(), within_s=GRACE_S + 5)
     waited_s = time.monotonic() - began_s
-    held = big.status in (0, 400, 401, 403, 413) and waited_s < 29
-    return Got(
-        held,
-        f"8 MB: {big.status}; 2 GB of which nothing comes: {silent.status} after {waited_s:.0f} s",
-    )
+    said = f"nothing comes: {silent.status} after {waited_s:.0f} s"
+    results.append(Got(silent.status != 200 and waited_s < GRACE_S, said))
+    return all_of(results)
 
 
-def _no_session(target: Target, answer: Answer, said: str) -> Got:
-    """Whether a log-in failed; where nothing asks for one, everybody is let in."""
-    if not _asks(target):
-        return Got(False, "nothing asks for a log-in")
-    cookie = session_of(answer)
-    let_in = cookie and not ask("GET", target.prefect + NEEDS, headers={"Cookie": cookie}).shut
-    return Got(not let_in, said)
+def _pair(target: Target) -> str:
+    key = target.keys["eve"]
+    return _encoded(f"{key.name}:{key.secret}".encode())
 
 
-def _asks(target: Target) -> bool:
-    return ask("GET", target.prefect + NEEDS).shut
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -74,13 +74,13 @@ def shown(target: Target) -> Got:
 def taken(target: Target) -> Got:
     results = []
     for text in HIDDEN[:-1]:
-        for command in (
-            ("rollouts", "rollback", "fraud", "--actor", text, "--reason", "a good reason"),
-            ("rollouts", "approve", target.question.rollout_id, "--decision", "approve",
-             "--approver", text, "--reason", "a good reason"),
-        ):  # fmt: skip
-            results.append(_refused(target, text, *command))
-    for reason in HIDDEN[:5]:
+        command = ("rollouts", "rollback", "fraud", "--actor", text, "--reason", "a good reason")
+        results.append(_refused(target, text, *command))
+    approver = ("--approver", HIDDEN[0], "--reason", "a good reason", "--decision", "approve")
+    results.append(
+        _refused(target, HIDDEN[0], "rollouts", "approve", target.question.rollout_id, *approver)
+    )
+    for reason in HIDDEN[:3]:
         command = ("rollouts", "rollback", "fraud", "--actor", "eve", "--reason",
                    f"a good reason {reason}")  # fmt: skip
         results.append(_refused(target, reason, *command))

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
-from tests.drills.attacks.attack import Key, Target
+from tests.drills.attacks.attack import Target
 
-LOG_IN: Final = "/login"
-LOG_OUT: Final = "/logout"
-COOKIE: Final = "mlplatform_session"
+VERSION: Final = "/api/admin/version"
+"""Of Prefect: a read that every person may make, and that tells that Prefect was asked."""
 PATIENCE_S: Final = 10.0
 MOST_BYTES: Final = 65_536
 
@@ -32,10 +31,7 @@ class Answer:
     @property
     def shut(self) -> bool:
         """Whether the door refused, before anything behind it was asked."""
-        sent_to_log_in = self.status in (302, 303, 307) and LOG_IN in self.headers.get(
-            "location", ""
-        )
-        return self.status in (0, 400, 401, 403, 405) or sent_to_log_in
+        return self.status in (0, 400, 401, 403, 405)
 
     def __str__(self) -> str:
         return f"{self.status} {self.text[:80]!r}" if self.status else "no answer"
@@ -115,24 +111,26 @@ def upgrade(port: int, path: str, headers: Mapping[str, str] | None = None) -> A
     return raw(port, f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
 
 
-def log_in(target: Target, key: Key, headers: Mapping[str, str] | None = None) -> Answer:
-    """Of a person at Prefect's door."""
-    form = {"name": key.name, "key": key.secret}
-    origin = {"Origin": target.prefect}
-    return ask("POST", target.prefect + LOG_IN, data=form, headers=origin | dict(headers or {}))
-
-
-def session_of(answer: Answer) -> str:
-    """The cookie of a log-in, as it is sent back; empty: there is none."""
-    given = answer.headers.get("set-cookie", "")
-    pair = given.partition(";")[0]
-    return pair if pair.startswith(f"{COOKIE}=") and len(pair) > len(COOKIE) + 1 else ""
+def credentials(name: str, secret: str) -> dict[str, str]:
+    """As a browser sends them once a person has logged in, and as a program does."""
+    pair = base64.b64encode(f"{name}:{secret}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
 
 
 def identities(target: Target, *people: str) -> dict[str, dict[str, str]]:
-    """Headers by who sends them: nobody, and each person who could log in."""
+    """Headers by who sends them: nobody, and each person, from the server's own pages."""
     found: dict[str, dict[str, str]] = {"nobody": {}}
     for name in people or ("eve",):
-        if cookie := session_of(log_in(target, target.keys[name])):
-            found[name] = {"Cookie": cookie, "Origin": target.prefect}
+        key = target.keys[name]
+        found[name] = credentials(key.name, key.secret) | {"Origin": target.prefect}
     return found
+
+
+def asks_who(target: Target) -> bool:
+    """Whether Prefect answers nobody without an identity."""
+    return ask("GET", target.prefect + VERSION).shut
+
+
+def is_let_in(target: Target, headers: Mapping[str, str]) -> bool:
+    """Whether Prefect answers who sends these."""
+    return not ask("GET", target.prefect + VERSION, headers=headers).shut

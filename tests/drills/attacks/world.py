@@ -160,7 +160,7 @@ class AttackWorld:
                 state = states[-1]
                 if run := self._run_of(state.asked):
                     return Question(state.rollout_id, state.author, str(state.asked), run)
-            self._ask()
+            self.ask_anew()
         raise SystemExit(f"drill: {QUESTIONS} questions in a row were answered or lost")
 
     def is_answered(self, question: Question) -> bool:
@@ -192,7 +192,7 @@ class AttackWorld:
             Promoted(**now, predecessor=None),
             Routes(MODEL, 1, champion, None, None, "fraud-v1-1", "steady", 0.0),
         )
-        self._ask(challenger)
+        self.ask_anew(challenger)
 
     def _deploy(self, version: int, offset: float) -> Arm:
         draft = self.home.bundles / f"draft-{version}"
@@ -203,7 +203,7 @@ class AttackWorld:
         LocalPlane(self.home.serving).apply(manifest)
         return Arm(version, bundle, manifest["metadata"]["name"])
 
-    def _ask(self, challenger: Arm | None = None) -> None:
+    def ask_anew(self, challenger: Arm | None = None) -> None:
         """A rollout whose question is in the journal; the next pass puts it into Prefect."""
         self._attempts += 1
         rollout_id = f"fraud-v2-{self._attempts}"
