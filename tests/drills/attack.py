@@ -28,7 +28,7 @@ from tests.drills.attacks import approvals, copied
 from tests.drills.attacks.attack import Attack, Finding, Got
 from tests.drills.attacks.catalogue import ATTACKS
 from tests.drills.attacks.others import UID, can_be_another, carried_out
-from tests.drills.attacks.world import AttackWorld
+from tests.drills.attacks.world import AttackWorld, Lost
 
 from mlplatform.errors import PlatformError
 from mlplatform.refusals import Refusals
@@ -126,7 +126,7 @@ def drill(world: AttackWorld, folder: Path, wanted: str) -> tuple[list[Finding],
             continue
         try:
             found = finding(attack, world, attacker)
-        except (SystemExit, PlatformError, httpx.HTTPError) as error:
+        except (Lost, PlatformError, httpx.HTTPError) as error:
             found = broken(attack, f"the platform did not live on: {error}")
         print(
             f"drill: {'held' if found.holds else 'OPEN'}  {found.name}: {found.got[:150]}",
@@ -171,7 +171,10 @@ def main() -> int:
         folder.chmod(0o755)  # what keeps others out is the home's own mode
         world = AttackWorld(folder)
         try:
-            world.start()
+            try:
+                world.start()
+            except Lost as lost:
+                sys.exit(f"drill: {lost}")
             findings, left_out = drill(world, folder, options.only)
         finally:
             world.stop()

@@ -46,8 +46,10 @@ from support.scoring_world import payment, write_amount_bundle
 MODEL = "fraud"
 AUTHOR = "ana"
 START_LIMIT_S = 420.0
-ASKED_LIMIT_S = 25.0
+ASKED_LIMIT_S = 60.0
 QUESTIONS = 4
+SLOW_S = 60.0
+"""How long the drill itself waits for an answer: a machine may be busy with other things."""
 STOP_LIMIT_S = 60.0
 FORGED_REASON = "from an \x1b]0;owned by a reason\x07 old \x1b[2Jrelease"
 """A reason of a release that let control characters in: what shows it must write them out."""
@@ -57,6 +59,10 @@ CLIENTS = {
     "reader": ("read",),
 }
 PEOPLE = {"eve": ("run",), "bo": ("run", "approve"), AUTHOR: ("run", "approve")}
+
+
+class Lost(Exception):
+    """The platform did not start, or does not do any more what it has to for the drill."""
 
 
 class AttackWorld:
@@ -96,7 +102,8 @@ class AttackWorld:
             )
         self._until(self._is_ready, START_LIMIT_S, "the platform never became ready")
         self._make_keys()
-        self._until(self._has_decided, 30.0, "no payment was scored")
+        self._until(self._has_decided, SLOW_S, "no payment was scored")
+        self._operations(self._api())
 
     def stop(self) -> None:
         if self._up is not None and self._up.poll() is None:
@@ -124,7 +131,7 @@ class AttackWorld:
 
     def target(self, attacker: Path) -> Target:
         """What an attacker with a folder of its own can know of it now."""
-        api = wiring.prefect_api(self.settings)
+        api = self._api()
         records = read_processes(self.home)
         supervisor = read_supervisor(self.home)
         assert supervisor is not None
@@ -161,7 +168,7 @@ class AttackWorld:
                 if run := self._run_of(state.asked):
                     return Question(state.rollout_id, state.author, str(state.asked), run)
             self.ask_anew()
-        raise SystemExit(f"drill: {QUESTIONS} questions in a row were answered or lost")
+        raise Lost(f"drill: {QUESTIONS} questions in a row were answered or lost")
 
     def is_answered(self, question: Question) -> bool:
         """Whether an answer stands in the journal."""
@@ -179,7 +186,9 @@ class AttackWorld:
             metric: `name|label="value"`.
         """
         headers = {"Authorization": f"Bearer {self.home.api_key.read_text().strip()}"}
-        text = httpx.get(f"{self.settings.gateway_url}/metrics", headers=headers).text
+        text = httpx.get(
+            f"{self.settings.gateway_url}/metrics", headers=headers, timeout=SLOW_S
+        ).text
         name, _, label = metric.partition("|")
         lines = [li for li in text.splitlines() if li.startswith(name) and label in li]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
@@ -279,13 +288,13 @@ class AttackWorld:
         url = f"{self.settings.gateway_url}/api/v1/models/{MODEL}/score"
         headers["Idempotency-Key"] = "of-the-shop"
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.post(url, json=payment(), headers=headers)
+            answer = httpx.post(url, json=payment(), headers=headers, timeout=SLOW_S)
             self.decision = answer.json().get("decision_id", "") if answer.is_success else ""
         return bool(self.decision)
 
     def _run_of(self, evidence: str | None) -> str:
         """The flow run that asks about this evidence; empty: there is none in time."""
-        api = wiring.prefect_api(self.settings)
+        api = self._api()
         end_s = time.monotonic() + ASKED_LIMIT_S
         while time.monotonic() < end_s:
             with contextlib.suppress(PlatformError):
@@ -301,9 +310,16 @@ class AttackWorld:
         found = _asked(api, "POST", "/artifacts/filter", body)
         return str(found[0]["id"]) if found else "0" * 32
 
+    def _api(self) -> PrefectApi:
+        """Of who runs the platform."""
+        api = wiring.prefect_api(self.settings)
+        api._client.timeout = SLOW_S
+        return api
+
     def _operations(self, api: PrefectApi) -> tuple[tuple[str, str], ...]:
         if not self.operations:
-            document = api._client.get(f"{self.settings.prefect_url}/openapi.json").json()
+            url = f"{self.settings.prefect_url}/openapi.json"
+            document = api._client.get(url, timeout=START_LIMIT_S).json()
             self.operations = tuple(
                 (method.upper(), path.removeprefix("/api"))
                 for path, methods in document["paths"].items()
@@ -313,7 +329,7 @@ class AttackWorld:
 
     def _is_ready(self) -> bool:
         if self._up is not None and self._up.poll() is not None:
-            raise SystemExit((self.folder / "up.log").read_text()[-2000:])
+            raise Lost((self.folder / "up.log").read_text()[-2000:])
         record = read_supervisor(self.home)
         return record is not None and record.state == "ready"
 
@@ -340,7 +356,7 @@ class AttackWorld:
                 if holds():
                     return
             if time.monotonic() > end_s:
-                raise SystemExit(f"drill: {otherwise} within {limit_s:g} s")
+                raise Lost(f"drill: {otherwise} within {limit_s:g} s")
             time.sleep(0.3)
 
 
