@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlplatform.gateway import openapi
 from mlplatform.gateway.decision_ids import (
+    belonging,
     is_known,
     is_owned,
     made_ms,
@@ -21,6 +23,7 @@ from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
 from mlplatform.gateway.watermark import Watermark
 from mlplatform.models.definition import load_definition, model_names
+from support.earlier_state import earlier_decision_id
 
 NOW_MS = 1_767_225_600_000
 SECRET = b"k" * 32
@@ -57,7 +60,7 @@ def test_a_replay_begins_anywhere_and_then_stays_near_its_watermark() -> None:
 
 @given(st.integers(0, 2**47), st.text(max_size=40))
 def test_only_ids_given_out_here_are_known(wall_ms: int, other: str) -> None:
-    given_id = new_decision_id("fraud", wall_ms, SECRET)
+    given_id = new_decision_id("fraud", "shop", wall_ms, SECRET)
     assert is_known("fraud", given_id, SECRET)
     assert not is_known("credit", given_id, SECRET)
     assert not is_known("fraud", given_id, b"j" * 32)
@@ -74,13 +77,32 @@ def test_an_owned_id_is_of_its_model_and_client_alone() -> None:
     assert not is_owned("fraud", "shop", told, b"j" * 32)
     bank = owned_decision_id("fraud", "bank", NOW_MS, SECRET)
     assert not is_known("fraud", told[:22] + bank[22:32] + told[32:], SECRET)
-    assert not is_owned("fraud", "shop", new_decision_id("fraud", NOW_MS, SECRET), SECRET)
+    asked = new_decision_id("fraud", "shop", NOW_MS, SECRET)
+    assert not is_owned("fraud", "shop", asked, SECRET)  # nobody polls for what was answered
+
+
+@pytest.mark.parametrize("made", [new_decision_id, owned_decision_id])
+def test_an_id_says_whose_it_is(made: Callable[[str, str, int, bytes], str]) -> None:
+    told = made("fraud", "shop", NOW_MS, SECRET)
+    other = made("fraud", "bank", NOW_MS, SECRET)
+    assert belonging("fraud", "shop", told, SECRET) == "own"
+    assert belonging("fraud", "bank", told, SECRET) == "foreign"
+    assert belonging("credit", "shop", told, SECRET) == "unknown"
+    swapped = told[:22] + other[22:32] + told[32:]
+    assert belonging("fraud", "bank", swapped, SECRET) == "unknown"
+
+
+def test_ids_of_before_say_nothing_of_their_client() -> None:
+    earlier = earlier_decision_id("fraud", NOW_MS, SECRET)
+    assert is_known("fraud", earlier, SECRET)
+    assert belonging("fraud", "shop", earlier, SECRET) == "unsaid"
+    assert belonging("credit", "shop", earlier, SECRET) == "unknown"
 
 
 def test_ids_rise_with_time_and_never_repeat() -> None:
-    ids = [new_decision_id("fraud", NOW_MS + i, SECRET) for i in range(100)]
+    ids = [new_decision_id("fraud", "shop", NOW_MS + i, SECRET) for i in range(100)]
     assert ids == sorted(ids)
-    assert len({new_decision_id("fraud", NOW_MS, SECRET) for _ in range(1000)}) == 1000
+    assert len({new_decision_id("fraud", "shop", NOW_MS, SECRET) for _ in range(1000)}) == 1000
 
 
 def test_a_problem_says_what_rfc_9457_wants() -> None:

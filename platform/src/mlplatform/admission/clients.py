@@ -12,7 +12,9 @@ from typing import Final, Literal, get_args
 from mlplatform.admission.priorities import Priority
 from mlplatform.errors import ConfigInvalid
 
-Operation = Literal["score", "read", "labels", "void", "explain", "metrics", "run", "approve"]
+Operation = Literal[
+    "score", "read", "labels", "void", "any-client", "explain", "metrics", "run", "approve"
+]
 OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
 PERSONAL: Final[frozenset[Operation]] = frozenset({"run", "approve"})
 """What people do: start flows, approve rollouts. `*` leaves these out, so that no key of an
@@ -30,7 +32,8 @@ _MODEL = re.compile(r"\*|[a-z0-9][a-z0-9_-]{0,63}")
 class Scope:
     """One operation on one model; `*` stands for every one, but those of people.
 
-    `metrics` belongs to the whole installation: it needs the model `*`.
+    `metrics` belongs to the whole installation: it needs the model `*`. `any-client` opens nothing
+    by itself: `labels` and `void` then hold for decisions that other clients asked for, too.
     """
 
     model: str

@@ -1,8 +1,9 @@
-"""Every record of one decision: in the log, and spilled beside it."""
+"""What is on record of single decisions: in the log, and spilled beside it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlplatform.decisions.log import Span
@@ -24,6 +25,36 @@ def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, A
     for record in records:
         record["payload"] = json.loads(record["payload"] or "null")
     return records
+
+
+def askers(
+    log: SqliteDecisionLog,
+    model: str,
+    decision_ids: Sequence[str],
+    *,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+) -> Mapping[str, str]:
+    """Decision id → the client that asked for it, of those that the log holds with their payload.
+
+    Args:
+        from_ms, to_ms: event times between which all of them are, if that is known: without, every
+            record is looked at.
+    """
+    span = Span(
+        model=model,
+        kinds=("decision", "inference"),
+        from_ms=from_ms,
+        to_ms=to_ms,
+        decision_ids=tuple(decision_ids),
+        columns=("decision_id", "payload"),
+    )
+    found = {}
+    for row in log.read(span).to_pylist():
+        client = json.loads(row["payload"] or "{}").get("client")
+        if client is not None:
+            found[row["decision_id"]] = client
+    return found
 
 
 def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:

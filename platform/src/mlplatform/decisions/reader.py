@@ -75,6 +75,8 @@ def _expression(writer: str, span: Span) -> pc.Expression:
         expression &= pc.field(name) == value
     if span.kinds != KINDS:
         expression &= pc.field("kind").isin(list(span.kinds))
+    if span.decision_ids is not None:
+        expression &= pc.field("decision_id").isin(list(span.decision_ids))
     if span.from_ms is not None:
         expression &= pc.field("event_ms") >= span.from_ms
     if span.to_ms is not None:
@@ -100,6 +102,9 @@ def _conditions(span: Span) -> tuple[list[str], list[Any]]:
     if span.kinds != KINDS:
         conditions.append(f"kind IN ({','.join('?' * len(span.kinds))})")
         values += span.kinds
+    if span.decision_ids is not None:
+        conditions.append(f"decision_id IN ({','.join('?' * len(span.decision_ids))})")
+        values += span.decision_ids
     if span.from_ms is not None:
         conditions.append("event_ms >= ?")
         values.append(span.from_ms)

@@ -22,6 +22,7 @@ from mlplatform.gateway.grpc_server import GrpcListener
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import Metrics, ModelMetrics
+from mlplatform.gateway.ownership import Ownership, recorded_askers
 from mlplatform.gateway.predictor import Limits, Predictor
 from mlplatform.gateway.probes import Health
 from mlplatform.gateway.processes import Processes
@@ -82,6 +83,7 @@ class _Shared:
     times: EventTimes
     metrics: Metrics
     recorder: Recorder
+    ownership: Ownership
 
 
 def compose(
@@ -113,8 +115,8 @@ def compose(
     app = Gateway(
         admitting.gate,
         models,
-        Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.key),
-        Voids(shared.recorder, shared.times, shared.clock, shared.key),
+        Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.ownership),
+        Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
         Deferral(models, shared.answers, shared.recorder, shared.clock, shared.key),
         shared.metrics,
         traces,
@@ -135,17 +137,21 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
     watermark = Watermark(log.latest_event_ms)
     clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
     times = EventTimes(settings.clock, clock.event_ms)
+    key = key_of(home)
     return _Shared(
         name=name,
         settings=settings,
         supervised=supervised,
-        key=key_of(home),
+        key=key,
         answers=KeptAnswers(spilling),
         watermark=watermark,
         clock=clock,
         times=times,
         metrics=metrics,
         recorder=_recorder(name, spilling, times, watermark),
+        ownership=Ownership(
+            recorded_askers(log, settings.clock), clock, key, Refusals(home.audit).keep
+        ),
     )
 
 

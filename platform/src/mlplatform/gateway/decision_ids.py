@@ -1,36 +1,43 @@
-"""Names of decisions: unique, rising with time, and recognisable as given out here."""
+"""Names of decisions: unique, rising with time, and recognisable as given out here, to whom."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import os
+from functools import lru_cache
+from typing import Final, Literal
 
 _TIME, _RANDOM, _OWNER, _MAC = 12, 10, 10, 10  # hexadecimal digits
-_LENGTHS = (_TIME + _RANDOM + _MAC, _TIME + _RANDOM + _OWNER + _MAC)
+_EARLIER, _LENGTH = _TIME + _RANDOM + _MAC, _TIME + _RANDOM + _OWNER + _MAC
 _PURPOSE = b"decision-id"
-_OWNING = b"decision-owner"
+_ASKING = b"decision-asker"
+_OWNING: Final = b"decision-owner"
+
+Belonging = Literal["own", "foreign", "unsaid", "unknown"]
+"""Of an id to a client; `unsaid`: it was given out before ids said to whom."""
 
 
-def new_decision_id(model: str, wall_ms: int, key: bytes) -> str:
-    """32 hexadecimal digits: wall time, chance, and a keyed hash over both and the model.
+def new_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
+    """42 hexadecimal digits: wall time, chance, a keyed hash of the client that asks, and a keyed
+    hash over all of these and the model.
 
-    The hash lets a label for a decision be checked without a search through years of records.
+    The hashes let a label for a decision be checked without a search through years of records.
     """
-    return _sealed(model, _body(wall_ms), key)
+    return _sealed(model, _body(wall_ms) + _hashed(client, key, _ASKING), key)
 
 
 def owned_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
-    """42 hexadecimal digits: as above, with a keyed hash of the client that may poll for it.
+    """As above, of a decision that is to come: its client may poll for it.
 
     So whether an id that no decision is stored under yet is this client's needs no look-up.
     """
-    return _sealed(model, _body(wall_ms) + _owner(client, key), key)
+    return _sealed(model, _body(wall_ms) + _hashed(client, key, _OWNING), key)
 
 
 def is_known(model: str, decision_id: str, key: bytes) -> bool:
-    """Whether one of the two above made it, for this model and with this key."""
-    if len(decision_id) not in _LENGTHS or not decision_id.isascii():
+    """Whether it was given out here, for this model and with this key."""
+    if len(decision_id) not in (_EARLIER, _LENGTH) or not decision_id.isascii():
         return False
     body = decision_id[:-_MAC]
     return hmac.compare_digest(_mac(model, body, key), decision_id[-_MAC:])
@@ -38,10 +45,24 @@ def is_known(model: str, decision_id: str, key: bytes) -> bool:
 
 def is_owned(model: str, client: str, decision_id: str, key: bytes) -> bool:
     """Whether `owned_decision_id` made it, for this model and this client."""
-    if len(decision_id) != _LENGTHS[1] or not is_known(model, decision_id, key):
+    if len(decision_id) != _LENGTH or not is_known(model, decision_id, key):
         return False
-    owner = decision_id[-_MAC - _OWNER : -_MAC]
-    return hmac.compare_digest(_owner(client, key), owner)
+    return hmac.compare_digest(_hashed(client, key, _OWNING), _owner(decision_id))
+
+
+def belonging(model: str, client: str, decision_id: str, key: bytes) -> Belonging:
+    """Whose an id of this model is; what is foreign takes as long to tell as what is unknown."""
+    known = is_known(model, decision_id, key)
+    if len(decision_id) == _EARLIER:
+        return "unsaid" if known else "unknown"
+    owner = _owner(decision_id).encode()
+    own = [
+        hmac.compare_digest(_hashed(client, key, purpose).encode(), owner)
+        for purpose in (_ASKING, _OWNING)
+    ]
+    if not known:
+        return "unknown"
+    return "own" if any(own) else "foreign"
 
 
 def made_ms(decision_id: str) -> int:
@@ -62,6 +83,11 @@ def _mac(model: str, body: str, key: bytes) -> str:
     return hashlib.blake2b(data, key=key, person=_PURPOSE, digest_size=_MAC // 2).hexdigest()
 
 
-def _owner(client: str, key: bytes) -> str:
+def _owner(decision_id: str) -> str:
+    return decision_id[-_MAC - _OWNER : -_MAC]
+
+
+@lru_cache(maxsize=1024)  # of the clients that there are; a hash takes longer than all else here
+def _hashed(client: str, key: bytes, purpose: bytes) -> str:
     data = client.encode()
-    return hashlib.blake2b(data, key=key, person=_OWNING, digest_size=_OWNER // 2).hexdigest()
+    return hashlib.blake2b(data, key=key, person=purpose, digest_size=_OWNER // 2).hexdigest()

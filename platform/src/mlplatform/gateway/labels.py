@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
+from mlplatform.admission.clients import Client
 from mlplatform.clock import Clock
 from mlplatform.decisions.log import Entry, Idempotency, Repeated
 from mlplatform.decisions.records import Record
 from mlplatform.errors import PlatformError
 from mlplatform.gateway.answers import LabelsAnswer
-from mlplatform.gateway.decision_ids import is_known
+from mlplatform.gateway.ownership import Ownership
 from mlplatform.gateway.payloads import LabelItem, decoded_once, epoch_ms
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import LogUnavailable, Recorder, log_unavailable
@@ -27,7 +28,8 @@ class Labels:
     """Takes labels in; each is a record of its own, and the latest arrival of a decision counts.
 
     The same label with the same time is stored once, however often it is sent. Another label, or
-    another time, is a new record: outcomes are corrected by sending the right one.
+    another time, is a new record: outcomes are corrected by sending the right one. Only the client
+    that asked for a decision labels it, or one whose scope says `any-client`.
     """
 
     def __init__(
@@ -36,16 +38,16 @@ class Labels:
         answers: Answers,
         times: EventTimes,
         clock: Clock,
-        pseudonym_key: bytes,
+        ownership: Ownership,
     ) -> None:
         self._recorder = recorder
         self._answers = answers
         self._times = times
         self._clock = clock
-        self._key = pseudonym_key
+        self._ownership = ownership
         self._decoder = msgspec.json.Decoder(LabelItem)
 
-    async def add(self, model: str, client: str, items: Sequence[msgspec.Raw]) -> LabelsAnswer:
+    async def add(self, model: str, client: Client, items: Sequence[msgspec.Raw]) -> LabelsAnswer:
         """Store all of the labels, or none where one of them is wrong.
 
         Raises:
@@ -53,10 +55,9 @@ class Labels:
                 case sending all of them again does no harm.
         """
         entries: list[Entry] = []
-        for position, item in enumerate(items):
-            if position % CHUNK == 0:
-                await asyncio.sleep(0)  # score requests get their turn
-            entries.append(self._checked(model, client, position, bytes(item)))
+        for position in range(0, len(items), CHUNK):
+            await asyncio.sleep(0)  # score requests get their turn
+            entries += await self._checked(model, client, position, items[position:][:CHUNK])
         try:
             outcomes = await asyncio.gather(*map(self._recorder.append, entries))
         except LogUnavailable as error:
@@ -64,29 +65,52 @@ class Labels:
         stored = sum(not isinstance(outcome, Repeated) for outcome in outcomes)
         return LabelsAnswer(stored, len(outcomes) - stored)
 
-    def _checked(self, model: str, client: str, position: int, raw: bytes) -> Entry:
+    async def _checked(
+        self, model: str, client: Client, position: int, chunk: Sequence[msgspec.Raw]
+    ) -> list[Entry]:
+        """What is to be stored of a chunk that begins at this position of the list."""
+        found = [self._decoded(bytes(raw)) for raw in chunk]
+        named = [i.decision_id for i in found if isinstance(i, LabelItem) and i.decision_id]
+        own = await self._ownership.of(model, client, named)
+        entries = []
+        for number, item in enumerate(found, position):
+            try:
+                entries.append(await self._taken(model, client, item, own))
+            except Problem as problem:
+                raise problem.within(f"labels[{number}]") from problem
+        return entries
+
+    def _decoded(self, raw: bytes) -> LabelItem | Problem:
         try:
             item: LabelItem = decoded_once(self._decoder, raw)
-            decision_id = self._decision_id(model, client, item)
-            return self._entry(model, client, item, decision_id)
         except Problem as problem:
-            raise problem.within(f"labels[{position}]") from problem
+            return problem
+        return item
 
-    def _decision_id(self, model: str, client: str, item: LabelItem) -> str:
+    async def _taken(
+        self, model: str, client: Client, item: LabelItem | Problem, own: Collection[str]
+    ) -> Entry:
+        if isinstance(item, Problem):
+            raise item
         if (item.decision_id is None) == (item.idempotency_key is None):
             detail = "name the decision by either decision_id or idempotency_key"
             raise Problem(422, "missing-field", detail, field="decision_id")
-        if item.decision_id is not None:
-            if not is_known(model, item.decision_id, self._key):
-                detail = f"no decision {item.decision_id!r} was given for model {model!r}"
-                raise Problem(422, "unknown-decision", detail, field="decision_id")
-            return item.decision_id
+        if item.decision_id is None:
+            decision_id = self._asked_with(model, client.name, item.idempotency_key or "")
+        elif item.decision_id in own:
+            decision_id = item.decision_id
+        else:
+            raise await self._ownership.refused("labels", model, client, item.decision_id)
+        return self._entry(model, client.name, item, decision_id)
+
+    def _asked_with(self, model: str, client: str, key: str) -> str:
+        """The decision that this client asked for under its key."""
         try:
-            stored = self._answers.find(client, model, item.idempotency_key or "")
+            stored = self._answers.find(client, model, key)
         except PlatformError as error:
             raise log_unavailable() from error
         if stored is None:
-            detail = f"no decision is kept under the key {item.idempotency_key!r}"
+            detail = f"no decision is kept under the key {key!r}"
             raise Problem(422, "unknown-decision", detail, field="idempotency_key")
         return stored.decision_id
 

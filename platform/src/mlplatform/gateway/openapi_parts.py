@@ -23,7 +23,8 @@ SECURITY: Final[Json] = {
         "type": "http",
         "scheme": "bearer",
         "description": "An API key. Its scopes name models and operations: score, read, labels, "
-        "void, explain, metrics.",
+        "void, any-client, explain, metrics. Labels and voids are for decisions that the key's own "
+        "client asked for, unless a scope says any-client.",
     },
     "oidcToken": {
         "type": "http",

@@ -140,14 +140,15 @@ class Scoring:
             Problem: 409, 422 or 503, as the OpenAPI document says.
         """
         if caller.key is None:
-            return await self._answered(self._asked(request), caller, None)
+            return await self._answered(self._asked(request, caller.client), caller, None)
         body_digest = hashlib.blake2b(request.body, key=self._key, digest_size=32).hexdigest()
         with self._in_flight.claim(caller.client, caller.key):
             stored = await self._stored(caller.client, caller.key, caller)
             if stored is not None:
                 return replayed(stored.answer, same_body=stored.body_digest == body_digest)
             promise = Promise(caller.client, caller.key, body_digest)
-            return await self._answered(self._asked(request), caller, promise)
+            asked = self._asked(request, caller.client)
+            return await self._answered(asked, caller, promise)
 
     async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> Given:
         """The answer to a request that a gateway accepted earlier: one for its id, however often
@@ -186,18 +187,20 @@ class Scoring:
         """
         event_ms = self.times.now_ms()
         with self.times.answering(event_ms):
-            case = self._raw_case(inputs, unit_value, event_ms)
+            case = self._raw_case(inputs, unit_value, event_ms, caller.client)
             decided = await self._decided(case, caller)
             await self._recorded(decided, caller, None)
         self._count(decided, caller)
         return decided
 
-    def _raw_case(self, inputs: Sequence[float], unit_value: Any | None, event_ms: int) -> Case:
+    def _raw_case(
+        self, inputs: Sequence[float], unit_value: Any | None, event_ms: int, client: str
+    ) -> Case:
         live = self.live.current
         champion = live.champion
         if champion is None:
             raise self._no_champion()
-        decision_id = new_decision_id(self.definition.name, self._clock.wall_ms(), self._key)
+        decision_id = self._new_id(client)
         unit = pseudonym(decision_id if unit_value is None else unit_value, self._key)
         assignment = assign(live.routes, unit)
         has_unit = unit_value is not None
@@ -231,10 +234,12 @@ class Scoring:
             detail = f"accepted as {sorted(accepted.request)}; the model takes others by now"
             raise Problem(422, "outdated", detail, field="request")
 
-    def _asked(self, request: ScoreRequest) -> Asked:
+    def _new_id(self, client: str) -> str:
+        return new_decision_id(self.definition.name, client, self._clock.wall_ms(), self._key)
+
+    def _asked(self, request: ScoreRequest, client: str) -> Asked:
         self.check_accepts(request.event_ms)
-        decision_id = new_decision_id(self.definition.name, self._clock.wall_ms(), self._key)
-        return Asked(decision_id, self.pseudonymised(request.fields), request.event_ms)
+        return Asked(self._new_id(client), self.pseudonymised(request.fields), request.event_ms)
 
     async def _answered(self, asked: Asked, caller: Caller, promise: Promise | None) -> Given:
         with self.times.answering(asked.event_ms):

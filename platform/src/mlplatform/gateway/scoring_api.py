@@ -107,12 +107,16 @@ def _of_model(
 
     async def add_labels(request: Request) -> Reply:
         body = decoded_labels(await request.body())
-        added = await labels.add(scoring.definition.name, request.client, body.labels)
+        assert request.admitted is not None
+        client = request.admitted.client
+        added = await labels.add(scoring.definition.name, client, body.labels)
         return Reply(encode(added))
 
     async def add_void(request: Request) -> Reply:
         body: VoidBody = decoded_once(_void, await request.body())
-        return Reply(encode(await voids.add(scoring.definition.name, request.client, body)))
+        assert request.admitted is not None
+        client = request.admitted.client
+        return Reply(encode(await voids.add(scoring.definition.name, client, body)))
 
     def posting(operation: str, scope: Operation, answer: Answerer) -> Endpoint:
         return Endpoint(operation, ("POST",), answer, takes=(JSON_TYPE,), model=name, scope=scope)
