@@ -239,6 +239,15 @@ def states() -> list[Case]:
                 ("awaiting_approval", 600 - 168 * 3600),
             )
         ),
+        Case(
+            "FeaturesStale",
+            {
+                f"{GATEWAY}_features_stale_share{{{FRAUD}}}": "0.05x9 0.06x9 0x30",
+                f'{GATEWAY}_view_age_share{{{FRAUD},view="customer_stats"}}': "0.5x29 0.6x9 1.1x10",
+            },
+            {11: [page | fraud], 32: [ticket | fraud], 41: [page | fraud]},
+            (9, 20, 28),
+        ),
     ]
 
 

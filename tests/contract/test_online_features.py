@@ -328,3 +328,28 @@ def test_the_generated_definitions_are_those_of_feast(sdk: tuple[Opener, Any]) -
 
     assert views("fraud") == VIEWS
     assert render("fraud") == (model_folder("fraud") / "features.json").read_text()
+
+
+def test_the_newest_row_of_each_view_is_known(online: OnlineFeatures) -> None:
+    assert online.newest() == {"customer_stats": None, "terminal_stats": None}
+    online.write("customer_stats", rows(CUSTOMERS, {1: 2.0}, at_ms=T_MS + DAY_MS))
+    online.write("customer_stats", rows(CUSTOMERS, {2: 2.0}))
+    online.write("terminal_stats", rows(TERMINALS, {}))
+    assert online.newest() == {"customer_stats": T_MS + DAY_MS, "terminal_stats": None}
+
+
+def test_the_newest_row_of_a_file_of_before_is_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    with contextlib.closing(FeastSqlite(path, "fraud", VIEWS)) as store:
+        store.write("customer_stats", rows(CUSTOMERS, {1: 2.0}))
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            db.execute("DELETE FROM mlplatform_newest")
+        assert store.newest() == {"customer_stats": T_MS, "terminal_stats": None}
+
+
+def test_a_store_that_is_gone_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    with contextlib.closing(FeastSqlite(path, "fraud", VIEWS)) as store:
+        path.unlink()
+        with pytest.raises(Unavailable):
+            store.newest()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
 
-from mlplatform.features.definitions import FeatureField, FeatureView, MissingPolicy
+from mlplatform.features.definitions import (
+    FeatureField,
+    FeatureView,
+    MissingPolicy,
+    StalePolicy,
+)
 from mlplatform.features.online import OnlineRow
-from mlplatform.features.policy import NO_GAPS, FeaturePolicies
+from mlplatform.features.policy import NO_GAPS, FeatureGaps, FeaturePolicies, Gaps
 from mlplatform.gateway.feature_reads import (
     QUICK_READS,
     SLOW_READ_S,
@@ -23,7 +28,7 @@ from mlplatform.gateway.feature_reads import (
 from mlplatform.gateway.scoring import features_missing
 
 
-def view(name: str, **fields: MissingPolicy) -> FeatureView:
+def view(name: str, stale: StalePolicy = "degrade", **fields: MissingPolicy) -> FeatureView:
     made = tuple(
         FeatureField(
             name=field,
@@ -37,54 +42,106 @@ def view(name: str, **fields: MissingPolicy) -> FeatureView:
         )
         for field, policy in fields.items()
     )
-    return FeatureView(name=name, entity=name, join_key=f"{name}_id", ttl_ms=1, fields=made)
+    return FeatureView(
+        name=name, entity=name, join_key=f"{name}_id", ttl_ms=TTL_MS, fields=made, stale=stale
+    )
 
 
-VIEWS = (view("shop", seen="default", busy="degrade"), view("card", age="refuse"))
-ALL = ("seen", "busy", "age")
+TTL_MS = 1_000
+NOW_MS = 10_000
+VIEWS = (
+    view("shop", "degrade", seen="default", busy="degrade"),
+    view("card", "fallback", age="default"),
+    view("bank", "refuse", open="refuse"),
+)
+ALL = ("seen", "busy", "age", "open")
 
 
-def row(shop: int | None = 1, card: int | None = 1, stale: tuple[str, ...] = ()) -> OnlineRow:
-    return OnlineRow({}, {"shop": shop, "card": card}, stale)
+def row(*missing: str, stale: tuple[str, ...] = ()) -> OnlineRow:
+    times = {v.name: None if v.name in (*missing, *stale) else NOW_MS for v in VIEWS}
+    return OnlineRow({}, times, stale)
+
+
+def gaps(used: Collection[str], read: OnlineRow, **newest: int) -> Gaps:
+    return FeaturePolicies(VIEWS, used).gaps(read, NOW_MS, newest)
 
 
 def test_nothing_is_said_of_features_that_are_there() -> None:
-    assert FeaturePolicies(VIEWS, ALL).gaps(row()) is NO_GAPS
+    assert gaps(ALL, row()) is NO_GAPS
 
 
 @pytest.mark.parametrize(
-    ("used", "read", "features", "degraded", "refused"),
+    ("used", "read", "features", "told", "follows"),
     [
         pytest.param(
-            ("seen",), row(shop=None), {"seen": ("missing", "default")}, False, (),
-            id="a default stands for it",
+            ("seen",), row("shop"), {"seen": ("missing", "default")},
+            FeatureGaps(missing=("shop",)), "",
+            id="an entity without a row is told, and ordinary",
         ),
         pytest.param(
-            ("seen", "busy"), row(shop=None, stale=("shop",)),
-            {"seen": ("stale", "default"), "busy": ("stale", "degrade")}, True, (),
-            id="one of them degrades",
+            ("seen", "busy"), row("shop"),
+            {"seen": ("missing", "default"), "busy": ("missing", "degrade")},
+            FeatureGaps(missing=("shop",)), "degraded",
+            id="a feature that says so degrades",
         ),
         pytest.param(
-            ALL, row(card=None), {"age": ("missing", "refuse")}, False, ("age",),
+            ("seen",), row(stale=("shop",)), {"seen": ("stale", "degrade")},
+            FeatureGaps(stale=("shop",)), "degraded",
+            id="what is stale degrades, whatever a missing row does",
+        ),
+        pytest.param(
+            ALL, row("shop", stale=("card",)),
+            {
+                "seen": ("missing", "default"), "busy": ("missing", "degrade"),
+                "age": ("stale", "fallback"),
+            },
+            FeatureGaps(missing=("shop",), stale=("card",)), "degraded withheld",
+            id="one view for which no model is asked",
+        ),
+        pytest.param(
+            ALL, row("bank"), {"open": ("missing", "refuse")},
+            FeatureGaps(missing=("bank",)), "refused",
             id="one without which nothing is decided",
         ),
-        pytest.param(("seen",), row(card=None), {}, False, (), id="one that the model never reads"),
+        pytest.param(("seen",), row("card"), {}, None, "", id="one that the model never reads"),
     ],
 )  # fmt: skip
 def test_each_feature_follows_its_policy(
     used: tuple[str, ...],
     read: OnlineRow,
     features: Mapping[str, Any],
-    degraded: bool,
-    refused: tuple[str, ...],
+    told: FeatureGaps | None,
+    follows: str,
 ) -> None:
-    gaps = FeaturePolicies(VIEWS, used).gaps(read)
-    assert (gaps.features, gaps.degraded, gaps.refused) == (features, degraded, refused)
+    found = gaps(used, read)
+    assert (found.features, found.told) == (features, told)
+    flags = {"degraded": found.degraded, "withheld": found.withheld, "refused": bool(found.refused)}
+    assert [name for name, holds in flags.items() if holds] == follows.split()
+
+
+def test_an_old_row_of_a_view_that_is_up_to_date_is_a_missing_one() -> None:
+    """No snapshot holds this entity any more: training knows it as one without a row."""
+    found = gaps(("seen",), row(stale=("shop",)), shop=NOW_MS - TTL_MS)
+    assert (found.told, found.degraded) == (FeatureGaps(missing=("shop",)), False)
+
+
+def test_no_row_of_a_view_that_is_too_old_is_a_stale_one() -> None:
+    """Nobody knows what a snapshot of today would hold."""
+    found = gaps(("seen",), row("shop"), shop=NOW_MS - TTL_MS - 1)
+    assert (found.told, found.degraded) == (FeatureGaps(stale=("shop",)), True)
+
+
+def test_views_are_stale_by_their_newest_row() -> None:
+    policies = FeaturePolicies(VIEWS, ("seen", "age"))
+    newest = {"shop": NOW_MS - TTL_MS - 1, "card": NOW_MS, "bank": 0}
+    assert policies.stale_at(NOW_MS, newest) == ("shop",)
+    assert policies.stale_at(NOW_MS, {"shop": None}) == ()
 
 
 def test_a_store_that_does_not_answer_always_degrades() -> None:
-    gaps = FeaturePolicies(VIEWS, ("seen",)).unavailable()
-    assert (gaps.features, gaps.degraded) == ({"seen": ("unavailable", "default")}, True)
+    found = FeaturePolicies(VIEWS, ("seen",)).unavailable()
+    assert found.features == {"seen": ("unavailable", "degrade")}
+    assert (found.told, found.degraded) == (FeatureGaps(unavailable=("shop",)), True)
 
 
 class Store:
@@ -105,6 +162,9 @@ class Store:
         if self.error is not None:
             raise self.error
         return row()
+
+    def newest(self) -> Mapping[str, int | None]:
+        return {}
 
     def write(self, view: str, rows: Any) -> int:
         raise AssertionError("nothing writes here")
@@ -185,8 +245,7 @@ async def test_reads_do_not_pile_up_behind_one_that_hangs() -> None:
 
 
 def test_a_refusal_names_the_feature_and_says_when_to_try_again() -> None:
-    gaps = FeaturePolicies(VIEWS, ALL).gaps(row(card=None, stale=("card",)))
-    problem = features_missing(gaps)
+    problem = features_missing(gaps(ALL, row(stale=("bank",))))
     assert (problem.status, problem.name) == (503, "features-missing")
-    assert "feature age is stale" in str(problem)
+    assert "feature open is stale" in str(problem)
     assert problem.retry_after_s is not None

@@ -6,13 +6,15 @@ from typing import Any, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from mlplatform.features.definitions import load_views
 from mlplatform.features.online import OnlineRow
-from mlplatform.features.policy import NO_GAPS, Gaps
+from mlplatform.features.policy import NO_GAPS, FeaturePolicies, Gaps
 from mlplatform.gateway.decided import Case, Decided
 from mlplatform.gateway.live import Live
 from mlplatform.gateway.metrics import Metrics, ModelMetrics
 from mlplatform.gateway.prediction import Facts, Failure, Verdict
 from mlplatform.gateway.routing import Assignment
+from mlplatform.models.definition import model_folder
 from mlplatform.rollout.routes import Arm
 
 MODEL = "fraud"
@@ -80,9 +82,9 @@ def test_features_are_as_old_as_their_view_and_never_younger_than_now() -> None:
 
 
 def test_a_feature_that_is_not_there_is_counted_with_its_cause() -> None:
-    gaps = Gaps({"count_1d": ("stale", "default")}, degraded=False, refused=())
+    gaps = FeaturePolicies(load_views(model_folder(MODEL)), ("customer_count_1d",)).unavailable()
     seen = counted(decided(gaps=gaps), decided(gaps=gaps))
-    labels = {"model": MODEL, "feature": "count_1d", "cause": "stale"}
+    labels = {"model": MODEL, "feature": "customer_count_1d", "cause": "unavailable"}
     assert seen.value("features_missing_total", **labels) == 2
 
 

@@ -92,6 +92,14 @@ def test_a_degraded_answer_leaves_the_score_statistics_without_being_a_failure()
     assert (mine.requests, mine.failures, mine.answers, mine.alerts) == ((1,), (0,), (0,), (0,))
 
 
+def test_where_features_are_stale_no_arm_was_asked() -> None:
+    """The small model, the rules or nobody decided: that is nobody's failure."""
+    row = challenger(answered_by="rules", degraded=True, degraded_reason="features", score=None)
+    mine, _ = arm_windows(canary(row), 1)
+    assert (mine.requests, mine.failures, mine.excused) == ((0,), (0,), (1,))
+    assert (mine.answers, mine.alerts) == ((0,), (0,))
+
+
 def test_a_missing_score_is_no_answer() -> None:
     mine, _ = arm_windows(canary(challenger(score=None)), 1)
     assert mine.answers == (0,)

@@ -36,8 +36,9 @@ def create(
     scope: Annotated[
         list[str],
         typer.Option(
-            help="score, read, labels, void, explain, metrics (model *) or * (all of these). "
-            "Of people: run (start flows, log in to Prefect), approve (rollouts)."
+            help="score, read, labels, void, any-client (labels and voids of every client's "
+            "decisions), explain, metrics (model *) or * (all of these). Of people: run (start "
+            "flows, log in to Prefect), approve (rollouts)."
         ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",

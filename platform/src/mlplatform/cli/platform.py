@@ -111,6 +111,7 @@ def status(json: AsJson = False) -> None:
     if json:
         told = {name: seen_of.as_json() for name, seen_of in models.items()}
         facts = {**dataclasses.asdict(seen), "memory_mb": round(seen.memory_mb), "models": told}
+        facts |= {"healthy": not seen.complaints, "complaints": list(seen.complaints)}
         told_of = {"refused": dict(refused), "addresses": _addresses(settings)}
         print_json({**facts, **told_of})
     else:
@@ -164,7 +165,8 @@ def _print_status(seen: PlatformStatus) -> None:
         for p in seen.processes
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
-    print_table(columns, rows, f"{seen.state}, {seen.memory_mb:.0f} MB", prose="")
+    health = ", not healthy" if seen.complaints else ""
+    print_table(columns, rows, f"{seen.state}{health}, {seen.memory_mb:.0f} MB", prose="")
     if seen.disk:
         OUT.print(f"[bold red]{escape(seen.disk)}[/]", soft_wrap=True)
 

@@ -30,6 +30,9 @@ GENESIS: Final = bytes(32)
 ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open")
 """Reasons of degradation that the assigned arm's predictor is to blame for."""
 
+FEATURES: Final = "features"
+"""Why an answer is degraded that was given without fresh features, by a model or instead of one."""
+
 OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled")
 """Those that the gateway is to blame for: it had no room or time to ask. No evidence about an arm,
 whoever answered in its place."""

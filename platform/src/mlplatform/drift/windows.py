@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mlplatform.canonical import NOT_JSON
 from mlplatform.decisions.log import DecisionLog, Span, Watermark
+from mlplatform.decisions.records import FEATURES
 from mlplatform.drift.verdict import Window
 from mlplatform.errors import Corrupt
 from mlplatform.features.definitions import FeatureView
@@ -28,6 +29,7 @@ COLUMNS = (
     "score",
     "decision",
     "degraded",
+    "degraded_reason",
     "payload",
 )
 
@@ -72,8 +74,9 @@ def read_windows(
 ) -> list[Window]:
     """The windows to judge the champion's inputs by, oldest first.
 
-    Every decision counts for the inputs, whoever answered it. The score and the alerts are those of
-    the champion alone, without degraded answers. A void decision counts for nothing.
+    Every decision counts for the inputs, whoever answered it, but for those whose features were not
+    fresh: a job that stopped is no change of what customers do. The score and the alerts are those
+    of the champion alone, without degraded answers. A void decision counts for nothing.
     """
     wanted = bounds(definition.drift, champion, now_ms)
     if not wanted:
@@ -91,7 +94,8 @@ def read_windows(
             columns=COLUMNS,
         )
         rows = log.read(span)
-        kept = rows.filter(~np.isin(_numpy(rows, "decision_id"), void)) if void else rows
+        kept = rows.filter(_numpy(rows, "degraded_reason") != FEATURES)
+        kept = kept.filter(~np.isin(_numpy(kept, "decision_id"), void)) if void else kept
         gaps = gaps_before(watermarks, end_ms)
         windows.append(_window(kept, plan, decoder, champion, (start_ms, end_ms), gaps))
     return windows

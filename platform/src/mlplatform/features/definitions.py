@@ -14,6 +14,7 @@ from mlplatform.errors import ConfigInvalid
 FILE = "features.json"
 Aggregate = Literal["count", "mean", "label_share"]
 MissingPolicy = Literal["default", "degrade", "refuse"]
+StalePolicy = Literal["fallback", "degrade", "refuse"]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,8 +28,8 @@ class FeatureField(_Strict, frozen=True):
         aggregate: payments counted, the mean of `column`, or the share labelled 1.
         column: a request field for `mean`, otherwise None.
         delay_days: how long labels need; a label_share never looks at newer payments.
-        missing: what happens where no valid value is served: the answer stands (`default`), is
-            marked degraded (`degrade`), or there is none (`refuse`).
+        missing: what happens where the entity has no row: that is ordinary, and told (`default`),
+            the answer is degraded (`degrade`), or there is none (`refuse`).
         default: the value that training and serving put where there is none; None leaves it
             missing to the model.
     """
@@ -44,13 +45,21 @@ class FeatureField(_Strict, frozen=True):
 
 
 class FeatureView(_Strict, frozen=True):
-    """The features of one entity, written together and valid for `ttl_ms`."""
+    """The features of one entity, written together and valid for `ttl_ms`.
+
+    Args:
+        stale: what happens where the view's newest snapshot is older than that, or the store does
+            not answer: no model is asked, and what stands behind the models decides (`fallback`),
+            the model is asked without these features (`degrade`), or there is no answer (`refuse`).
+            The first two degrade the answer.
+    """
 
     name: str
     entity: str
     join_key: str
     ttl_ms: int
     fields: tuple[FeatureField, ...]
+    stale: StalePolicy = "fallback"
 
     @property
     def feature_names(self) -> tuple[str, ...]:

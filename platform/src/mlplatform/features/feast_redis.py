@@ -24,7 +24,7 @@ from mlplatform.errors import NotFound
 from mlplatform.features.definitions import FeatureView
 from mlplatform.features.feast_values import columns as columns_of
 from mlplatform.features.feast_values import decode, encode, entity_key_prefix, key_value
-from mlplatform.features.online import OnlineRow
+from mlplatform.features.online import EVENT_TIMESTAMP, OnlineRow
 from mlplatform.redis import client, translated
 
 if TYPE_CHECKING:
@@ -67,6 +67,14 @@ return 1
 keeps it, event time and making in microseconds, then names and values. Microseconds fit a double
 until the year 2255. When Feast has written since, our field speaks of another event time."""
 
+_NOTE: Final = """
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if not known or tonumber(known) < tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+"""
+"""The event time in milliseconds of a view's newest row, which Feast's layout does not tell."""
+
 
 class FeastRedis:
     """OnlineFeatures on a Redis or Valkey server; one round trip a read; safe for threads.
@@ -86,6 +94,8 @@ class FeastRedis:
         self._address = address
         self._redis = client(address, answer_s=answer_s)
         self._script = self._redis.register_script(_WRITE)
+        self._note = self._redis.register_script(_NOTE)
+        self._newest = f"mlplatform:newest:{project}"
         self._project = project.encode()
         self._views = {view.name: view for view in views}
         self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
@@ -126,7 +136,14 @@ class FeastRedis:
                 for key, arguments in batch:
                     pipeline.evalsha(self._script.sha, 1, key, *arguments)
                 changed += sum(pipeline.execute())
+            if rows.num_rows:
+                self._note(keys=[self._newest], args=[view, _newest_ms(rows)])
         return changed
+
+    def newest(self) -> Mapping[str, int | None]:
+        with translated(self._address):
+            told = self._redis.hmget(self._newest, list(self._views))
+        return {n: None if ms is None else int(ms) for n, ms in zip(self._views, told, strict=True)}
 
     def close(self) -> None:
         self._redis.close()
@@ -165,6 +182,14 @@ def _fields(view: FeatureView) -> list[bytes]:
 
 def _time_field(view: FeatureView) -> bytes:
     return f"_ts:{view.name}".encode()
+
+
+def _newest_ms(rows: pa.Table) -> int:
+    import pyarrow as pa  # only writers need it; the gateway reads
+    import pyarrow.compute as pc
+
+    newest = pc.max(rows.column(EVENT_TIMESTAMP)).cast(pa.timestamp("ms"), safe=False)
+    return int(newest.cast(pa.int64()).as_py())
 
 
 def _timestamp(event_us: int) -> bytes:

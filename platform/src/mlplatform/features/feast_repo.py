@@ -89,13 +89,18 @@ def _view(view: Any, entities: dict[str, Any]) -> FeatureView:
     if not ttl:
         raise ConfigInvalid(f"view {view.name}: ttl", ttl, "more than 0")
     (entity,) = view.entities
-    return FeatureView(
-        name=view.name,
-        entity=entity,
-        join_key=entities[entity].join_key,
-        ttl_ms=ttl // timedelta(milliseconds=1),
-        fields=tuple(_field(f) for f in view.features),
-    )
+    content = {
+        "name": view.name,
+        "entity": entity,
+        "join_key": entities[entity].join_key,
+        "ttl_ms": ttl // timedelta(milliseconds=1),
+        "fields": tuple(msgspec.to_builtins(_field(f)) for f in view.features),
+        **view.tags,
+    }
+    try:
+        return msgspec.convert(content, FeatureView)
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(f"view {view.name}: tags", view.tags, str(error)) from error
 
 
 def _field(field: Any) -> FeatureField:

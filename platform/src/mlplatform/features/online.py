@@ -18,7 +18,8 @@ class OnlineRow:
     """Features by name and the event time of each view's row, None where there is no valid row.
 
     Args:
-        stale: views that have a row, but one that is older than their ttl.
+        stale: views that have a row, but one that is older than their ttl: of an entity that no
+            snapshot holds any more, or of snapshots that are not made any more.
     """
 
     values: dict[str, float | None]
@@ -46,6 +47,13 @@ class OnlineFeatures(Protocol):
 
     def is_held_up(self) -> bool:
         """Whether a read would have to wait for somebody now; costs next to nothing."""
+        ...
+
+    def newest(self) -> Mapping[str, int | None]:
+        """Event time of each view's newest row; None where nothing is known of one.
+
+        May wait, as `write` does: not for an event loop.
+        """
         ...
 
     def write(self, view: str, rows: pa.Table) -> int:

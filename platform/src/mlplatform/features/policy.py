@@ -1,8 +1,9 @@
 """What it means that features are not there: carry on, carry on degraded, or refuse.
 
-A policy asks why a feature is not there: `missing` (its entity has no row), `stale` (the row is
-older than the view's ttl), `unavailable` (the store did not answer). A feature that is null in a
-valid row is known to be null and is none of these.
+Three causes are told apart. `missing`: the view is up to date, and its newest snapshot has no row
+of the entity. `stale`: the view's newest snapshot is older than its ttl, so nobody knows what there
+would be. `unavailable`: the store did not answer. A feature that is null in a valid row is known to
+be null and is none of these.
 """
 
 from __future__ import annotations
@@ -11,10 +12,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlplatform.features.definitions import FeatureView, MissingPolicy
+import msgspec
+
+from mlplatform.features.definitions import FeatureView, MissingPolicy, StalePolicy
 from mlplatform.features.online import OnlineRow
 
 Cause = Literal["missing", "stale", "unavailable"]
+Policy = MissingPolicy | StalePolicy
+
+
+class FeatureGaps(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Views without a valid row, by cause: `missing` is ordinary where the model's owner says so,
+    `stale` and `unavailable` never are."""
+
+    missing: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    unavailable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +35,21 @@ class Gaps:
     """Features that are not there, each with its cause and its policy.
 
     Args:
+        told: the views that they are of; None where all are there.
         degraded: whether the answer must say that it was given without them.
+        withheld: whether no model may be asked, and what stands behind the models decides.
         refused: the features without which there is no answer.
     """
 
-    features: Mapping[str, tuple[Cause, MissingPolicy]]
+    features: Mapping[str, tuple[Cause, Policy]]
+    told: FeatureGaps | None
     degraded: bool
+    withheld: bool
     refused: tuple[str, ...]
 
 
-NO_GAPS = Gaps({}, False, ())
+NO_GAPS = Gaps({}, None, False, False, ())
+NOTHING_KNOWN: Mapping[str, int | None] = {}
 
 
 class FeaturePolicies:
@@ -46,24 +64,45 @@ class FeaturePolicies:
             view.name: tuple((f.name, f.missing) for f in view.fields if f.name in used)
             for view in views
         }
-        self._views = tuple(name for name, fields in self._fields.items() if fields)
+        self.views = tuple(view for view in views if self._fields[view.name])
+        self._names = tuple(view.name for view in self.views)
         self._known: dict[tuple[Cause | None, ...], Gaps] = {}
 
-    def gaps(self, row: OnlineRow) -> Gaps:
-        """What is not there in a row that the store gave."""
+    def gaps(
+        self, row: OnlineRow, event_ms: int = 0, newest: Mapping[str, int | None] = NOTHING_KNOWN
+    ) -> Gaps:
+        """What is not there in a row that the store gave.
+
+        Args:
+            event_ms: for when it was asked for.
+            newest: event time of each view's newest row; of a view that is not in it, a row that
+                is too old speaks for its view.
+        """
         times = row.times
-        for view in self._views:
+        for view in self._names:
             if times[view] is None:
                 break
         else:
             return NO_GAPS
-        causes: tuple[Cause | None, ...] = tuple([_cause(view, row) for view in self._views])
-        return self._gaps(causes)
+        causes = [_cause(view, row, event_ms, newest.get(view.name)) for view in self.views]
+        return self._gaps(tuple(causes))
 
     def unavailable(self) -> Gaps:
-        """Everything, because the store did not answer: that always degrades."""
+        """Everything, because the store did not answer."""
         causes: tuple[Cause | None, ...] = ("unavailable",)
-        return self._gaps(causes * len(self._views))
+        return self._gaps(causes * len(self.views))
+
+    def ages(self, event_ms: int, newest: Mapping[str, int | None]) -> Mapping[str, float]:
+        """View → age of its newest row over its ttl, of those with a known one; at least 0."""
+        return {
+            view.name: max(event_ms - at_ms, 0) / view.ttl_ms
+            for view in self.views
+            if (at_ms := newest.get(view.name)) is not None
+        }
+
+    def stale_at(self, event_ms: int, newest: Mapping[str, int | None]) -> tuple[str, ...]:
+        """The views whose newest snapshot is too old at that time, where one is known."""
+        return tuple(name for name, age in self.ages(event_ms, newest).items() if age > 1)
 
     def _gaps(self, causes: tuple[Cause | None, ...]) -> Gaps:
         found = self._known.get(causes)  # at most 4 to the power of the views there are
@@ -72,21 +111,27 @@ class FeaturePolicies:
         return found
 
     def _made(self, causes: tuple[Cause | None, ...]) -> Gaps:
-        features = {
-            name: (cause, policy)
-            for view, cause in zip(self._views, causes, strict=True)
-            if cause is not None
-            for name, policy in self._fields[view]
-        }
-        pairs = features.values()
+        features: dict[str, tuple[Cause, Policy]] = {}
+        views: dict[str, list[str]] = {}
+        for view, cause in zip(self.views, causes, strict=True):
+            if cause is None:
+                continue
+            views.setdefault(cause, []).append(view.name)
+            for name, missing in self._fields[view.name]:
+                features[name] = cause, missing if cause == "missing" else view.stale
+        policies = [policy for _, policy in features.values()]
         return Gaps(
             features,
-            degraded=any(c == "unavailable" or policy == "degrade" for c, policy in pairs),
+            FeatureGaps(**{cause: tuple(names) for cause, names in views.items()}),
+            degraded="degrade" in policies or "fallback" in policies,
+            withheld="fallback" in policies,
             refused=tuple(name for name, (_, policy) in features.items() if policy == "refuse"),
         )
 
 
-def _cause(view: str, row: OnlineRow) -> Cause | None:
-    if row.times[view] is not None:
+def _cause(view: FeatureView, row: OnlineRow, event_ms: int, newest_ms: int | None) -> Cause | None:
+    if row.times[view.name] is not None:
         return None
-    return "stale" if view in row.stale else "missing"
+    if newest_ms is None:
+        return "stale" if view.name in row.stale else "missing"
+    return "stale" if newest_ms < event_ms - view.ttl_ms else "missing"

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from mlplatform.features.policy import FeatureGaps
+from mlplatform.gateway.freshness import FeaturesState
 from mlplatform.gateway.problems import ProblemDetails
 
 AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules", "default"]
@@ -24,6 +26,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     `score` is a probability, null where no model answered. `route` is the arm that the request
     belongs to, `answered_by` who answered in the end; where they differ, `degraded` is true.
     `reasons_omitted` says why a review or decline comes without the reasons it should have.
+    `feature_gaps` names the feature views that had no valid row, by cause; null where all had one.
     """
 
     decision: Literal["approve", "review", "decline"]
@@ -38,6 +41,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     degraded: bool
     degraded_reason: str | None
     reasons_omitted: str | None
+    feature_gaps: FeatureGaps | None = None
 
 
 class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,7 +89,7 @@ class ArmState(msgspec.Struct, frozen=True):
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """A model as this gateway applies it now."""
+    """A model as this gateway applies it now, and how fresh its features are."""
 
     model: str
     purpose: str
@@ -96,6 +100,7 @@ class ModelState(msgspec.Struct, frozen=True):
     champion: ArmState | None
     challenger: ArmState | None
     previous: ArmState | None
+    features: FeaturesState
 
 
 class ModelsAnswer(msgspec.Struct, frozen=True):

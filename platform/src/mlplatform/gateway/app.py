@@ -58,7 +58,7 @@ class Gateway:
         self._models = models
         self._metrics = metrics
         self._traces = traces
-        health = Health(is_alive, is_ready)
+        health = Health(is_alive, is_ready, lambda: _complaints(models))
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
             **scoring_api.endpoints(models, labels, voids, gate),
@@ -167,6 +167,11 @@ class Gateway:
         request.admitted = await self._gate.admit(request.headers, model, scope)
         request.client = request.admitted.client.name
         request.asked.let_in()
+
+
+def _complaints(models: Mapping[str, Scoring]) -> list[str]:
+    found = (scoring.freshness.complaint() for scoring in models.values())
+    return [complaint for complaint in found if complaint is not None]
 
 
 def _told(problem: Problem, body: bytes) -> Reply:

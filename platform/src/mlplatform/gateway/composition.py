@@ -18,6 +18,7 @@ from mlplatform.gateway import openapi
 from mlplatform.gateway.app import Gateway
 from mlplatform.gateway.deferred import Deferral
 from mlplatform.gateway.follow import RouteFollower
+from mlplatform.gateway.freshness import Freshness
 from mlplatform.gateway.grpc_server import GrpcListener
 from mlplatform.gateway.labels import Labels
 from mlplatform.gateway.live import LiveModel
@@ -110,7 +111,8 @@ def compose(
     port = settings.gateway_grpc_port
     ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
     calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
-    life = _life(settings, shared, shadow, follower, admitting, spans)
+    fresh = [scoring.freshness for scoring in models.values()]
+    life = _life(settings, shared, shadow, follower, admitting, spans, fresh)
     start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
     app = Gateway(
         admitting.gate,
@@ -259,6 +261,7 @@ def _life(
     follower: RouteFollower,
     admitting: admission.Running,
     spans: SpanExport[Ended],
+    fresh: Sequence[Freshness],
 ) -> tuple[Step, Step]:
     """What runs when the server starts, and when it has finished its last request."""
 
@@ -269,9 +272,11 @@ def _life(
         await admitting.start()
         if settings.clock == "replay":
             shared.watermark.start()
+        await asyncio.gather(*(freshness.start() for freshness in fresh))
         await follower.start()
 
     async def stop() -> None:
+        await asyncio.gather(*(freshness.stop() for freshness in fresh))
         await shared.watermark.stop()
         await follower.stop()
         await shadow.stop(within_s=SHADOW_DRAIN_S)

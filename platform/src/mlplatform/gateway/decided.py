@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from mlplatform.decisions.records import Record
+from mlplatform.decisions.records import FEATURES, Record
 from mlplatform.features.policy import Gaps
 from mlplatform.gateway.answers import Answer
 from mlplatform.gateway.live import Live
@@ -90,7 +90,7 @@ class Decided(msgspec.Struct, frozen=True):
         """The failure of the assigned arm, which was asked first, or what else was missing."""
         if self.failures:
             return self.failures[0].reason
-        return "features" if self.case.gaps.degraded else None
+        return FEATURES if self.case.gaps.degraded else None
 
 
 class Finished(NamedTuple):
@@ -137,6 +137,7 @@ def answer(decided: Decided) -> Answer:
         degraded=decided.degraded_reason is not None,
         degraded_reason=decided.degraded_reason,
         reasons_omitted=verdict.omitted,
+        feature_gaps=case.gaps.told,
     )
 
 
@@ -200,6 +201,7 @@ def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
         "attribution": _attribution(verdict),
         "cached": verdict.cached or None,
         "missing_features": decided.case.gaps.features or None,
+        "feature_gaps": decided.case.gaps.told,
         "failures": [[f.step, f.reason] for f in decided.failures] or None,
         "idempotency_key": caller.key,
         "trace_id": caller.trace_id,

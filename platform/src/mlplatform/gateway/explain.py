@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mlplatform.decisions.records import Record
+from mlplatform.decisions.records import FEATURES, Record
 from mlplatform.errors import Corrupt, NotFound
 from mlplatform.features.definitions import load_views
 from mlplatform.features.inputs import InputPlan
-from mlplatform.gateway.prediction import DEFAULT_REASON, SAFE_DEFAULT, ruled
+from mlplatform.gateway.prediction import DEFAULT_REASON, SAFE_DEFAULT, STALE_REASON, ruled
 from mlplatform.gateway.reasons import (
     MOST,
     Contributions,
@@ -202,8 +202,12 @@ def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Dec
     if record.decision is None:
         return _Again(None, note=f"nothing was decided: {record.degraded_reason}")
     if record.answered_by == "default":
-        outcome = Outcome(SAFE_DEFAULT, reasons=(DEFAULT_REASON.code,))
-        tried = _failures(asked) or "no model answered"
+        is_stale = record.degraded_reason == FEATURES
+        reason = STALE_REASON if is_stale else DEFAULT_REASON
+        outcome = Outcome(SAFE_DEFAULT, reasons=(reason.code,))
+        tried = _failures(asked) or (
+            "features were out of date" if is_stale else "no model answered"
+        )
         return _Again(outcome, note=f"{tried}; the rules abstained: the safe default holds")
     if record.bundle is None:
         raise Corrupt(f"decision {record.decision_id} names no bundle")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mlplatform.features.policy import FeatureGaps
 from mlplatform.gateway.answers import Answer as Stored
 from mlplatform.gateway.answers import encode
 from mlplatform.gateway.decided import Caller
@@ -95,6 +96,7 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
 
 
 def _response(answer: Stored, *, replayed: bool) -> pb.ScoreResponse:
+    gaps = answer.feature_gaps or FeatureGaps()
     return pb.ScoreResponse(
         decision_id=answer.decision_id,
         decision=answer.decision,
@@ -108,4 +110,7 @@ def _response(answer: Stored, *, replayed: bool) -> pb.ScoreResponse:
         generation=answer.generation,
         degraded_reason=answer.degraded_reason if answer.degraded else None,
         replayed=replayed,
+        missing_views=gaps.missing,
+        stale_views=gaps.stale,
+        unavailable_views=gaps.unavailable,
     )

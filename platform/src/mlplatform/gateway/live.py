@@ -15,6 +15,7 @@ from mlplatform.gateway.breaker import Breaker
 from mlplatform.gateway.bulkhead import Bulkhead
 from mlplatform.gateway.cache import ScoreCache
 from mlplatform.gateway.fallback import Step, steps
+from mlplatform.gateway.freshness import FeaturesState
 from mlplatform.gateway.predictor import Limits, Predictor
 from mlplatform.gateway.reasons import Explainer, explainer, ordinary_row
 from mlplatform.gateway.routing import Assignment
@@ -96,6 +97,11 @@ class Live:
         return {}
 
     @property
+    def policies(self) -> FeaturePolicies | None:
+        """Of what the champion reads; None where there is none."""
+        return None if self.champion is None else self.champion.policies
+
+    @property
     def champion(self) -> Target | None:
         arm = self.routes.champion
         return None if arm is None else self.targets[arm.service]
@@ -140,7 +146,7 @@ class LiveModel:
         self.current = live
         return tuple(gone)
 
-    def state(self) -> ModelState:
+    def state(self, features: FeaturesState) -> ModelState:
         live = self.current
         return ModelState(
             model=self.definition.name,
@@ -152,6 +158,7 @@ class LiveModel:
             champion=_state(live, live.routes.champion),
             challenger=_state(live, live.routes.challenger),
             previous=_state(live, live.routes.previous),
+            features=features,
         )
 
     def _live(self, routes: Routes, targets: Mapping[str, Target]) -> Live:

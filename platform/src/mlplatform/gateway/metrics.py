@@ -9,6 +9,7 @@ from typing import Any, Final
 from mlplatform.decisions.spilling import Counts
 from mlplatform.features.policy import Gaps
 from mlplatform.gateway.decided import Decided
+from mlplatform.gateway.freshness import Freshness
 from mlplatform.gateway.log_metrics import LogCollector
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.histogram import Histograms
@@ -17,6 +18,7 @@ from mlplatform.telemetry.prometheus import Registry
 
 __all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
 
+NONE: Final[Mapping[str, Freshness]] = {}
 BREAKER_VALUES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -45,6 +47,8 @@ class Metrics:
         self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
         self.generation = self._registry.gauge(signals.GENERATION)
         self.breaker = self._registry.gauge(signals.BREAKER)
+        self.stale_share = self._registry.gauge(signals.FEATURES_STALE_SHARE)
+        self.view_age = self._registry.gauge(signals.VIEW_AGE)
         self._bound: dict[tuple[str, int, str], Any] = {}
         self.scores = Histograms(signals.SCORE)
         self.feature_ages = Histograms(signals.FEATURE_AGE)
@@ -73,24 +77,36 @@ class Metrics:
             self._bound[key] = counter
         counter.inc()
 
-    def text(self, breakers: Iterable[tuple[str, str, str]]) -> bytes:
+    def text(
+        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness] = NONE
+    ) -> bytes:
         """All of it in Prometheus' text format.
 
         Args:
             breakers: model, service and state of every arm that the routes name.
+            fresh: of every model.
         """
-        self._show(breakers)
+        self._show(breakers, fresh)
         return self._registry.text()
 
-    def open_text(self, breakers: Iterable[tuple[str, str, str]]) -> bytes:
+    def open_text(
+        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness] = NONE
+    ) -> bytes:
         """As `text`, in OpenMetrics' format, with exemplars."""
-        self._show(breakers)
+        self._show(breakers, fresh)
         return self._registry.open_text()
 
-    def _show(self, breakers: Iterable[tuple[str, str, str]]) -> None:
+    def _show(
+        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness]
+    ) -> None:
         self.breaker.clear()
         for model, service, state in breakers:
             self.breaker.labels(model, service).set(BREAKER_VALUES[state])
+        self.view_age.clear()
+        for model, freshness in fresh.items():
+            self.stale_share.labels(model).set(freshness.decisions.share() or 0.0)
+            for view, share in freshness.ages().items():
+                self.view_age.labels(model, view).set(share)
 
 
 class AdmissionMetrics:

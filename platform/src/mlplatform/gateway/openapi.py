@@ -167,8 +167,8 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
         f"{root}/voids": post(
             f"void_{name}",
             "Take a decision back, which keeps its record: features, training, drift and rollouts "
-            "leave it out from then on. The first reason given stays. A decision of another client is "
-            "an unknown one, unless the key's scope says any-client.",
+            "leave it out from then on. The first reason given stays. A decision of another client "
+            "is an unknown one, unless the key's scope says any-client.",
             parameters=[priority_header()],
             body=ref("VoidBody"),
             answer=ref("VoidAnswer"),

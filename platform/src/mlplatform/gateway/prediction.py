@@ -22,6 +22,7 @@ from mlplatform.telemetry.context import Origin
 
 SAFE_DEFAULT: Decision = "review"
 DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
+STALE_REASON = ReasonGiven("NO_FEATURES", "What a model needs to know is out of date.")
 MINIMUM_BUDGET_S = 0.001
 
 
@@ -187,18 +188,22 @@ async def judged(prediction: Prediction, until_s: float) -> Verdict:
     )
 
 
-def without_predictor(live: Live, facts: Facts) -> Verdict:
+def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASON) -> Verdict:
     """What the champion's bundle says by itself: its small model, or its rules where that one
-    knows too little or there is none, or the safe default where the rules abstain."""
+    knows too little or there is none, or the safe default where the rules abstain.
+
+    Args:
+        why: the reason that the safe default gives.
+    """
     champion = live.champion
     if champion is None:
-        return Verdict(SAFE_DEFAULT, "default", None, reasons=(DEFAULT_REASON,))
+        return Verdict(SAFE_DEFAULT, "default", None, reasons=(why,))
     row = facts.row(champion)
     if champion.small is not None and champion.small.knows(row):
         return _by_small_model(champion, champion.small, row)
     decided = ruled(champion.bundle, row)
     if decided is None:
-        return Verdict(SAFE_DEFAULT, "default", None, reasons=(DEFAULT_REASON,))
+        return Verdict(SAFE_DEFAULT, "default", None, reasons=(why,))
     decision, reasons = decided
     return Verdict(decision, "rules", champion, reasons=reasons if decision != "approve" else ())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
+from mlplatform.gateway.freshness import Freshness
 from mlplatform.gateway.http import Endpoint, Request, reading
 from mlplatform.gateway.metrics import Metrics
 from mlplatform.gateway.problems import Problem
@@ -12,8 +15,16 @@ from mlplatform.gateway.scoring import Scoring
 from mlplatform.http.messages import Reply, line
 from mlplatform.telemetry.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, wants_openmetrics
 
+_encode = msgspec.json.Encoder().encode
 _TEXT: Final = line(b"content-type", CONTENT_TYPE)
 _OPENMETRICS: Final = line(b"content-type", OPENMETRICS_TYPE)
+
+
+class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Requests are answered; `detail` says what is wrong all the same."""
+
+    status: str
+    detail: str = ""
 
 
 class Health:
@@ -22,11 +33,18 @@ class Health:
     Args:
         is_alive: whether answers can still be recorded; if not, it must be restarted.
         is_ready: whether routes were read at least once.
+        complaints: what is wrong though requests are answered.
     """
 
-    def __init__(self, is_alive: Callable[[], bool], is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        is_alive: Callable[[], bool],
+        is_ready: Callable[[], bool],
+        complaints: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._is_alive = is_alive
         self._is_ready = is_ready
+        self.complaints = complaints
 
     def check_alive(self) -> None:
         """Raises Problem 503, nothing can be recorded any more."""
@@ -56,12 +74,12 @@ def endpoints(
 
     def ready() -> bytes:
         health.check_ready()
-        return b'{"status":"ready"}'
+        return _encode(Ready("ready", "; ".join(health.complaints())))
 
     async def exposition(request: Request) -> Reply:
         if wants_openmetrics(request.headers.get(b"accept", b"")):
-            return Reply(metrics.open_text(_breakers(models)), [_OPENMETRICS])
-        return Reply(metrics.text(_breakers(models)), [_TEXT])
+            return Reply(metrics.open_text(_breakers(models), _fresh(models)), [_OPENMETRICS])
+        return Reply(metrics.text(_breakers(models), _fresh(models)), [_TEXT])
 
     def document(content: bytes) -> Endpoint:
         return reading("openapi", lambda: content, is_open=True)
@@ -72,6 +90,10 @@ def endpoints(
         "/metrics": Endpoint("metrics", ("GET", "HEAD"), exposition, scope="metrics"),
         **{path: document(content) for path, content in documents.items()},
     }
+
+
+def _fresh(models: Mapping[str, Scoring]) -> Mapping[str, Freshness]:
+    return {name: scoring.freshness for name, scoring in models.items()}
 
 
 def _breakers(models: Mapping[str, Scoring]) -> Iterable[tuple[str, str, str]]:

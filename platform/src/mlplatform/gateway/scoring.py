@@ -17,7 +17,7 @@ from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
 from mlplatform.features.policy import NO_GAPS, Gaps
 from mlplatform.gateway.accepted import AcceptedRequest, is_genuine
-from mlplatform.gateway.answers import encode
+from mlplatform.gateway.answers import ModelState, encode
 from mlplatform.gateway.decided import (
     Caller,
     Case,
@@ -30,10 +30,18 @@ from mlplatform.gateway.decided import (
 from mlplatform.gateway.decision_ids import made_ms, new_decision_id
 from mlplatform.gateway.fallback import features_until, predict_until
 from mlplatform.gateway.feature_reads import FeatureReads, FeaturesUnavailable
+from mlplatform.gateway.freshness import Freshness
 from mlplatform.gateway.live import LiveModel
 from mlplatform.gateway.metrics import ModelMetrics
 from mlplatform.gateway.payloads import Payloads, ScoreRequest
-from mlplatform.gateway.prediction import Facts, RawFacts, judged, predicted, without_predictor
+from mlplatform.gateway.prediction import (
+    STALE_REASON,
+    Facts,
+    RawFacts,
+    judged,
+    predicted,
+    without_predictor,
+)
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import (
     Found,
@@ -122,6 +130,13 @@ class Scoring:
         self.payloads = Payloads(live.definition)
         self.times = times
         self._features = FeatureReads(live.definition.name, features)
+        self.freshness = Freshness(
+            live.definition.name,
+            features,
+            lambda: live.current.policies,
+            times.now_ms,
+            live.definition.features.stale_share_limit,
+        )
         self._entities = tuple(live.definition.entities.items())
         self._answers = answers
         self._recorder = recorder
@@ -132,6 +147,10 @@ class Scoring:
         self._in_flight = InFlight()
         self.keep_ms = live.definition.idempotency_keep_h * HOUR_MS
         self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
+
+    def state(self) -> ModelState:
+        """The model as this gateway applies it now."""
+        return self.live.state(self.freshness.state())
 
     async def answer(self, request: ScoreRequest, caller: Caller) -> Given:
         """The answer to a request, durable before it is returned.
@@ -261,7 +280,7 @@ class Scoring:
         read_from_s = time.monotonic()
         try:
             features = await self._read_features(asked.fields, asked.event_ms, caller)
-            gaps = policies.gaps(features)
+            gaps = policies.gaps(features, asked.event_ms, self.freshness.newest)
         except FeaturesUnavailable:
             features, gaps = NO_FEATURES, policies.unavailable()
         read_s = (read_from_s, time.monotonic())
@@ -273,6 +292,9 @@ class Scoring:
     async def _decided(self, case: Case, caller: Caller) -> Decided:
         """The decision of the first that can give one in time."""
         live = case.live
+        if case.gaps.withheld:
+            verdict = without_predictor(live, case.facts, STALE_REASON)
+            return Decided(case, verdict, (), None, time.monotonic())
         until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
         order = live.order(case.assignment)
         if case.is_raw and live.champion is not None:
@@ -317,7 +339,7 @@ class Scoring:
 
     def _copy(self, case: Case) -> None:
         arm, routes = case.assignment.shadow, case.live.routes
-        if arm is not None:
+        if arm is not None and not case.gaps.withheld:  # the champion was not asked either
             target = case.live.targets[arm.service]
             bucket = case.assignment.bucket
             self._shadow.offer(
@@ -326,6 +348,11 @@ class Scoring:
 
     def _count(self, decided: Decided, caller: Caller) -> None:
         now_s = time.monotonic()
+        if not decided.case.is_raw:
+            told = decided.case.gaps.told
+            self.freshness.decisions.count(
+                told is not None and bool(told.stale or told.unavailable)
+            )
         self._metrics.decided(
             decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
         )

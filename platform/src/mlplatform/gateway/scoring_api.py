@@ -46,7 +46,7 @@ def endpoints(
     async def listed(request: Request) -> Reply:
         assert request.admitted is not None
         may = request.admitted.client.may
-        shown = [s.live.state() for name, s in models.items() if may(name, "read")]
+        shown = [s.state() for name, s in models.items() if may(name, "read")]
         return Reply(encode(ModelsAnswer(shown)))
 
     found: dict[str, Endpoint] = {}
@@ -122,7 +122,7 @@ def _of_model(
         return Endpoint(operation, ("POST",), answer, takes=(JSON_TYPE,), model=name, scope=scope)
 
     def state() -> bytes:
-        return bytes(encode(scoring.live.state()))
+        return bytes(encode(scoring.state()))
 
     return {
         root: reading("model", state, is_open=False, model=name),

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from mlplatform.features.policy import FeatureGaps
 from mlplatform.gateway.answers import Answer, AnsweredBy, ReasonGiven, encode
 from mlplatform.gateway.versions import VersionName
 
@@ -43,8 +44,9 @@ class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):
     """One decision.
 
     `score` is a probability, null where no model answered. `model` is null for the safe default.
-    `degraded` is null where everything was there. `reasons` are for every review and decline,
-    strongest first; `reasons_omitted` says why they are missing.
+    `degraded` is null where everything was there that the decision needs. `reasons` are for every
+    review and decline, strongest first; `reasons_omitted` says why they are missing. `feature_gaps`
+    names the feature views without a valid row, by cause, also where that is ordinary.
     """
 
     decision_id: str
@@ -56,6 +58,7 @@ class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelGiven | None
     route: RouteGiven
     degraded: DegradedGiven | None
+    feature_gaps: FeatureGaps | None
 
 
 stored_answer: Final = msgspec.json.Decoder(Answer).decode
@@ -76,6 +79,7 @@ def second(answer: Answer) -> AnswerV2:
         model=ModelGiven(version or 0, bundle or "") if has_model else None,
         route=RouteGiven(answer.route, answer.generation),
         degraded=None if reason is None else DegradedGiven(reason),
+        feature_gaps=answer.feature_gaps,
     )
 
 

@@ -106,6 +106,18 @@ class ChainPolicy(_Strict, frozen=True):
     retry_burst: Count
 
 
+class FeaturesPolicy(_Strict, frozen=True):
+    """How fresh features have to be for all to be well.
+
+    Args:
+        stale_share_limit: of a minute's decisions, that may be made without fresh features.
+        late_share: of what a view is valid for: older, its newest snapshot is late and told of.
+    """
+
+    stale_share_limit: Share = 0.05
+    late_share: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+
+
 class BreakerPolicy(_Strict, frozen=True):
     window_calls: Count
     minimum_calls: Count
@@ -273,6 +285,7 @@ class ModelDefinition(_Strict, frozen=True):
     breaker: BreakerPolicy
     rollout: RolloutPolicy
     drift: DriftPolicy
+    features: FeaturesPolicy = FeaturesPolicy()
     gpu: GpuPolicy | None = None
     team: Team | None = None
     """Whose quota of a cluster the model's pods count against; None: that of all such models."""

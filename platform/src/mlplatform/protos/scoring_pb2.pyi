@@ -47,7 +47,7 @@ class Reason(_message.Message):
     def __init__(self, code: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("decision_id", "decision", "score", "reasons", "reasons_omitted", "answered_by", "model_version", "bundle", "route_arm", "generation", "degraded_reason", "replayed")
+    __slots__ = ("decision_id", "decision", "score", "reasons", "reasons_omitted", "answered_by", "model_version", "bundle", "route_arm", "generation", "degraded_reason", "replayed", "missing_views", "stale_views", "unavailable_views")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,9 @@ class ScoreResponse(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_REASON_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    MISSING_VIEWS_FIELD_NUMBER: _ClassVar[int]
+    STALE_VIEWS_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_VIEWS_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     decision: str
     score: float
@@ -72,7 +75,10 @@ class ScoreResponse(_message.Message):
     generation: int
     degraded_reason: str
     replayed: bool
-    def __init__(self, decision_id: _Optional[str] = ..., decision: _Optional[str] = ..., score: _Optional[float] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., reasons_omitted: _Optional[str] = ..., answered_by: _Optional[str] = ..., model_version: _Optional[int] = ..., bundle: _Optional[str] = ..., route_arm: _Optional[str] = ..., generation: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., replayed: _Optional[bool] = ...) -> None: ...
+    missing_views: _containers.RepeatedScalarFieldContainer[str]
+    stale_views: _containers.RepeatedScalarFieldContainer[str]
+    unavailable_views: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, decision_id: _Optional[str] = ..., decision: _Optional[str] = ..., score: _Optional[float] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., reasons_omitted: _Optional[str] = ..., answered_by: _Optional[str] = ..., model_version: _Optional[int] = ..., bundle: _Optional[str] = ..., route_arm: _Optional[str] = ..., generation: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., replayed: _Optional[bool] = ..., missing_views: _Optional[_Iterable[str]] = ..., stale_views: _Optional[_Iterable[str]] = ..., unavailable_views: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("type", "title", "status", "detail", "field")

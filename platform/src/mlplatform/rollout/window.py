@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.log import Watermark
-from mlplatform.decisions.records import ARM_FAILURES, OWN_FAILURES
+from mlplatform.decisions.records import ARM_FAILURES, FEATURES, OWN_FAILURES
 from mlplatform.rollout.journal import GatewayLease
 
 if TYPE_CHECKING:
@@ -332,7 +332,10 @@ def failed_flags(columns: Columns) -> Flags:
 
 def excused_flags(columns: Columns) -> Flags:
     # the reason is that of the step that was due first: the assigned arm's
-    excused: Flags = np.isin(columns["degraded_reason"], OWN_FAILURES)
+    reason = columns["degraded_reason"]
+    # features were stale: no arm was asked
+    withheld = (reason == FEATURES) & (columns["answered_by"] != columns["arm"])
+    excused: Flags = np.isin(reason, OWN_FAILURES) | withheld
     return excused
 
 

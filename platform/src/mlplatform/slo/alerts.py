@@ -75,6 +75,11 @@ def of_installation(objectives: Objectives) -> list[Rule]:
 
 def of_model(model: ModelDefinition, objectives: Objectives) -> list[Rule]:
     """Alerts whose limits stand in a model.yaml."""
+    made = _Maker(objectives)
+    return [_overdue(made, model, objectives), *_stale(made, model)]
+
+
+def _overdue(made: _Maker, model: ModelDefinition, objectives: Objectives) -> Rule:
     policy, own = model.rollout, f'model="{model.name}"'
     slack_s = seconds(objectives.limits.rollout_overdue)
     steps_s = policy.step_wall_deadline_s
@@ -91,7 +96,24 @@ def of_model(model: ModelDefinition, objectives: Objectives) -> list[Rule]:
         for phase, deadline_s in deadlines_s.items()
     ]
     summary = f"a rollout of {model.name} is past its deadline, and nobody took it back"
-    return [_Maker(objectives)("RolloutOverdue", "page", "\nor\n".join(phases), "1m", summary)]
+    return made("RolloutOverdue", "page", "\nor\n".join(phases), "1m", summary)
+
+
+def _stale(made: _Maker, model: ModelDefinition) -> list[Rule]:
+    """At once: a share is of a minute, and an age of days."""
+    own, policy = f'model="{model.name}"', model.features
+    share = f"max by (model) ({signals.FEATURES_STALE_SHARE.name}{{{own}}})"
+    age = f"max by (model) ({signals.VIEW_AGE.name}{{{own}}})"
+    return [
+        made(
+            "FeaturesStale", "page", f"{share} > {policy.stale_share_limit:g}\nor\n{age} > 1",
+            "0s", f"{model.name} decides without fresh features",
+        ),
+        made(
+            "FeaturesStale", "ticket", f"{age} > {policy.late_share:g} <= 1",
+            "1m", f"a snapshot of {model.name}'s features did not come: soon they are stale",
+        ),
+    ]  # fmt: skip
 
 
 def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:

@@ -17,7 +17,7 @@ REASON_BYTES: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The child answered; `ok` for 2xx, else `reason` holds what it said."""
+    """The child answered; `ok` for 2xx. `reason` holds what is wrong, if it said so."""
 
     ok: bool
     reason: str
@@ -52,13 +52,17 @@ def ask(port: int, path: str, token_file: Path | None = None) -> Answered | Sile
     finally:
         connection.close()
     if 200 <= response.status < 300:
-        return Answered(True, "")
+        return Answered(True, _said(body).detail)
     return Answered(False, _reason(response.status, body))
 
 
-def _reason(status: int, body: bytes) -> str:
+def _said(body: bytes) -> _Error:
     try:
-        said = msgspec.json.decode(body, type=_Error)
+        return msgspec.json.decode(body, type=_Error)
     except NOT_JSON:
-        said = _Error()
+        return _Error()
+
+
+def _reason(status: int, body: bytes) -> str:
+    said = _said(body)
     return said.error or said.detail or f"answers {status}"

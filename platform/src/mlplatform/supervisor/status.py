@@ -69,6 +69,12 @@ class PlatformStatus:
         return self.state != "stopped"
 
     @property
+    def complaints(self) -> tuple[str, ...]:
+        """What processes that are ready say is wrong all the same: stale features, for example."""
+        ready = (p for p in self.processes if p.state == "ready")
+        return tuple(f"{p.name}: {p.reason}" for p in ready if p.reason)
+
+    @property
     def memory_mb(self) -> float:
         return sum(process.memory_mb for process in self.processes)
 

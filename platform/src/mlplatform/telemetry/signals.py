@@ -159,6 +159,16 @@ FEATURES_MISSING: Final = Metric(
         Label("cause", ("missing", "stale", "unavailable")),
     ),
 )  # fmt: skip
+FEATURES_STALE_SHARE: Final = Metric(
+    "mlplatform_gateway_features_stale_share", "gauge", "share",
+    "Of the last minute's decisions, those that stale or unavailable features were missing for.",
+    (MODEL,),
+)  # fmt: skip
+VIEW_AGE: Final = Metric(
+    "mlplatform_gateway_view_age_share", "gauge", "share",
+    "Age of a feature view's newest snapshot, of what the view is valid for; over 1 it is stale.",
+    (MODEL, Label("view", bound="feature views of the model")),
+)  # fmt: skip
 COMMIT_RECORDS: Final = Metric(
     "mlplatform_gateway_commit_records", "histogram", "records",
     "Records in one commit of the decision log.", (), _POWERS,
@@ -444,7 +454,8 @@ STATE_UNREAD: Final = _state(
 METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     "gateway": (
         REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
-        LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING, COMMIT_RECORDS, GENERATION, BREAKER,
+        LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING,
+        FEATURES_STALE_SHARE, VIEW_AGE, COMMIT_RECORDS, GENERATION, BREAKER,
         ADMISSION, STORE_FAILURES,
         CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED,
         *LOG_COUNTS.values(),

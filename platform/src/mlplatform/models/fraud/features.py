@@ -1,9 +1,10 @@
 """Feast definitions of the fraud model's features; `make generate` renders features.json from them.
 
 Tags say how each feature is computed: `aggregate` (count, mean, label_share), `column`,
-`window_days` and `delay_days`; and what happens where no valid value is served: `missing` (default,
-degrade, refuse) and, where the model is to see a number then, `default`. Imported by the generator
-and by tests only: Feast is no part of any process that serves or trains.
+`window_days` and `delay_days`; and what happens where an entity has no row: `missing` (default,
+degrade, refuse) and, where the model is to see a number then, `default`. A view's tag says what
+happens where its snapshots are too old: `stale` (fallback, degrade, refuse). Imported by the
+generator and by tests only: Feast is no part of any process that serves or trains.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ LABEL_DELAY_DAYS = 3  # label.maturity_days of model.yaml: risk looks at matured
 # A customer or terminal without payments in 30 days has no row: that is ordinary, the model has
 # learned from such payments, and no number would say it better than a missing value does.
 MISSING = "default"
-VALID_FOR = timedelta(days=3)  # snapshots are daily; two may fail before a feature goes missing
+VALID_FOR = timedelta(days=3)  # snapshots are daily; two may fail before a view is stale
+# A stale view is another thing: to the model its features would look like those of a customer who
+# never paid. Asked so, it finds none of the frauds that it finds otherwise, and holds up nobody
+# (decision 0058): the small model, the rules and in the end a person decide instead.
+STALE = {"stale": "fallback"}
 
 
 def _window(name: str, days: int, aggregate: str, column: str = "", delay: int = 0) -> Field:
@@ -51,6 +56,7 @@ customer_stats = FeatureView(
         *(_window("customer_mean", days, "mean", "amount") for days in WINDOWS_DAYS),
     ],
     source=_snapshots("customer_stats"),
+    tags=STALE,
 )
 
 terminal_stats = FeatureView(
@@ -66,6 +72,7 @@ terminal_stats = FeatureView(
         ),
     ],
     source=_snapshots("terminal_stats"),
+    tags=STALE,
 )
 
 FEATURE_VIEWS = (customer_stats, terminal_stats)
