@@ -18,7 +18,7 @@ from mlplatform.backup.restore import Restored, check
 from mlplatform.backup.restore import restore as put_back
 from mlplatform.backup.take import back_up
 from mlplatform.cli.exit_codes import FAILED
-from mlplatform.cli.output import ERR, OUT, AsJson, print_fields, print_json
+from mlplatform.cli.output import ERR, OUT, AsJson, print_fields, print_json, print_line
 from mlplatform.clock import SystemClock
 from mlplatform.errors import Corrupt
 
@@ -160,7 +160,7 @@ def _restored(done: Restored) -> dict[str, Any]:
 
 def _print_restored(done: Restored, home: str, *, check_only: bool) -> None:
     for finding in done.findings:
-        OUT.print(finding, soft_wrap=True, markup=False)
+        print_line(finding)
     if done.log is not None:
         whole = "whole" if done.log.ok else "NOT whole"
         counts = f"{done.log.records} records of {done.log.writers} writers"
@@ -173,7 +173,7 @@ def _print_restored(done: Restored, home: str, *, check_only: bool) -> None:
         )
     if done.contents is not None:
         print_fields(_contents(done))
-        OUT.print(f"restored into {home}; `mlplatform up` starts it", soft_wrap=True)
+        print_line(f"restored into {home}; `mlplatform up` starts it")
     elif done.findings:
         OUT.print("nothing was put in place" if not check_only else "the backup is damaged")
     else:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from mlplatform.cli.output import OUT, print_fields, print_table
 from mlplatform.decisions.records import Record
+from mlplatform.text import shown
 
 if TYPE_CHECKING:
     from mlplatform.gateway.explain import Explanation, InputCause, Outcome, RuleCause
@@ -41,7 +42,7 @@ def print_explanations(explanations: Sequence[Explanation]) -> None:
     for explanation in explanations:
         print_fields({k: v for k, v in _head(explanation).items() if v is not None})
         for difference in explanation.differences:
-            OUT.print(f"[red]differs:[/] {escape(difference)}", soft_wrap=True)
+            OUT.print(f"[red]differs:[/] {escape(shown(difference))}", soft_wrap=True)
         _print_causes(explanation.causes)
 
 

@@ -15,7 +15,16 @@ import typer
 from mlplatform import settings, wiring
 from mlplatform.cli.exit_codes import FAILED, exit_code, exit_code_of_status
 from mlplatform.cli.explanations import explain_again, print_explanations
-from mlplatform.cli.output import OUT, AsJson, print_error, print_fields, print_json, progress
+from mlplatform.cli.output import (
+    OUT,
+    AsJson,
+    print_error,
+    print_fields,
+    print_heading,
+    print_json,
+    print_line,
+    progress,
+)
 from mlplatform.decisions.gathering import GatheringLog
 from mlplatform.decisions.log import ManifestHead, VerifyReport, Watermark
 from mlplatform.decisions.one import all_records, logged_records
@@ -129,7 +138,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
             print_json({"equal": equal, "explanations": explained, "trace_id": trace_id})
         else:
             print_explanations(explanations)
-            OUT.print(f"trace and log lines: mlplatform trace {trace_id}", soft_wrap=True)
+            print_line(f"trace and log lines: mlplatform trace {trace_id}")
         raise typer.Exit(0 if equal else FAILED)
 
     @app.command(epilog="Example: mlplatform log void 0198c2f0a4 --reason 'sent twice by the till'")
@@ -162,7 +171,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
             _open(given).close()
             with closing(GatheringLog(given.home.decisions)) as log:
                 log.give_up(writer)
-        OUT.print(f"nothing waits for {writer} any more", markup=False)
+        print_line(f"nothing waits for {writer} any more")
 
     return app
 
@@ -219,7 +228,7 @@ def _print_status(marks: list[Watermark], spilled: Mapping[str, Pending]) -> Non
         if mark.writer in spilled:
             one = spilled[mark.writer]
             line += f"; {one.records} records ({one.bytes} bytes) are spilled, not in the log yet"
-        OUT.print(line, soft_wrap=True, markup=False)
+        print_line(line)
 
 
 def _print_report(report: VerifyReport, *, as_json: bool) -> None:
@@ -227,7 +236,7 @@ def _print_report(report: VerifyReport, *, as_json: bool) -> None:
         print_json({**asdict(report), "ok": report.ok})
         return
     for finding in report.findings:
-        OUT.print(finding, soft_wrap=True, markup=False)
+        print_line(finding)
     verdict = "whole" if report.ok else "NOT whole"
     OUT.print(
         f"The log is {verdict}: {report.records} records of {report.writers} writers,"
@@ -243,11 +252,11 @@ def _print_report(report: VerifyReport, *, as_json: bool) -> None:
 
 def _print_records(records: list[dict[str, Any]]) -> None:
     for trace_id in dict.fromkeys(record["trace_id"] for record in records):
-        OUT.print(f"trace and log lines: mlplatform trace {trace_id}", soft_wrap=True)
+        print_line(f"trace and log lines: mlplatform trace {trace_id}")
     for record in records:
-        OUT.print(f"[bold underline]{record['kind']}[/]")
+        print_heading(record["kind"])
         print_fields({k: v for k, v in record.items() if v is not None and k != "payload"})
-        OUT.print_json(data=record["payload"])
+        OUT.print_json(data=record["payload"], ensure_ascii=True)
 
 
 @contextmanager

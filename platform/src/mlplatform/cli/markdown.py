@@ -11,17 +11,20 @@ from rich.markdown import Markdown
 from rich.text import Text
 
 from mlplatform.cli.tables import print_table
+from mlplatform.text import shown
 
 PROSE = frozenset({"reason", "seen", "why"})
 """Columns of sentences in this platform's reports."""
 
+_CELL_END = re.compile(r"(?<!\\)\|")
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _RULE = re.compile(r"\|[\s|:-]*-[\s|:-]*")
-_MARKS = re.compile(r"\*\*|`")
+_MARKS = re.compile(r"(?<!\\)(?:\*\*|`)")
 
 
 def print_markdown(console: Console, text: str) -> None:
     """Headings, tables and paragraphs, none of them wider than the console."""
-    for kind, lines in _blocks(text):
+    for kind, lines in _blocks(shown(text, lines=True)):
         match kind:
             case "table":
                 _print_table(console, lines)
@@ -29,7 +32,8 @@ def print_markdown(console: Console, text: str) -> None:
                 for line in lines:
                     console.print(Text(_plain(line.lstrip("# ")), style="bold"))
             case _:
-                console.print(Markdown("\n".join(lines)))
+                # a link would be a command to the terminal: its address is shown beside its text
+                console.print(Markdown("\n".join(lines), hyperlinks=False))
     console.print()
 
 
@@ -52,8 +56,8 @@ def _print_table(console: Console, lines: Sequence[str]) -> None:
 
 def _cells(line: str) -> list[str]:
     inner = line.strip().removeprefix("|").removesuffix("|")
-    return [_plain(cell.strip()) for cell in inner.split("|")]
+    return [_plain(cell.strip()) for cell in _CELL_END.split(inner)]
 
 
 def _plain(text: str) -> str:
-    return _MARKS.sub("", text)
+    return _ESCAPED.sub(r"\1", _MARKS.sub("", text))

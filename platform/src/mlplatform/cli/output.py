@@ -1,4 +1,8 @@
-"""How the command line speaks: tables or JSON on standard output, errors and progress beside it."""
+"""How the command line speaks: tables or JSON on standard output, errors and progress beside it.
+
+What comes from outside (names, reasons, error texts) steers no terminal: control characters are
+written out, and rich's markup in it is text.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from rich.markup import escape
 
 from mlplatform import errors
 from mlplatform.cli import markdown, tables
+from mlplatform.text import shown
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -23,9 +28,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def print_error(error: errors.PlatformError) -> None:
     """What went wrong and what caused it, beside standard output; nothing twice."""
     text = str(error)
-    ERR.print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
+    ERR.print(f"[red]error:[/] {escape(_indented(text))}", soft_wrap=True)
     if error.__cause__ is not None and (cause := _said(error.__cause__)) not in text:
-        ERR.print(f"  cause: {escape(cause)}", soft_wrap=True)
+        ERR.print(f"  cause: {escape(_indented(cause))}", soft_wrap=True)
+
+
+def _indented(text: str) -> str:
+    """A text of several lines none of which can be taken for another error."""
+    return shown(text, lines=True).replace("\n", "\n  ")
 
 
 def _said(cause: BaseException) -> str:
@@ -49,6 +59,15 @@ def print_table(
     tables.print_table(OUT, columns, rows, title=title, prose=prose)
 
 
+def print_heading(text: str) -> None:
+    OUT.print(shown(text), style="bold underline", markup=False)
+
+
+def print_line(text: str) -> None:
+    """One line as it is, on standard output."""
+    OUT.print(shown(text), soft_wrap=True, markup=False)
+
+
 def print_markdown(text: str) -> None:
     markdown.print_markdown(OUT, text)
 
@@ -57,10 +76,10 @@ def print_fields(fields: Mapping[str, object]) -> None:
     """A line a field; on a terminal, sentences are continued below where they began."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
-        text = str(value)
+        text = shown(str(value))
         if OUT.is_terminal and OUT.width > 2 * width:
             text = f"\n{' ' * (width + 2)}".join(tables.wrapped(text, OUT.width - width - 2))
-        OUT.print(f"[bold]{name:<{width}}[/]  {escape(text)}", soft_wrap=True)
+        OUT.print(f"[bold]{escape(shown(name)):<{width}}[/]  {escape(text)}", soft_wrap=True)
 
 
 @contextmanager

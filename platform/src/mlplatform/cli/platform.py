@@ -37,6 +37,7 @@ from mlplatform.supervisor.status import PlatformStatus
 from mlplatform.supervisor.status import status as processes
 from mlplatform.supervisor.supervisor import Change, Supervisor
 from mlplatform.telemetry import logs
+from mlplatform.text import shown
 
 STOP_LIMIT_S = 40.0
 
@@ -215,7 +216,7 @@ def _log_to(settings: Settings) -> None:
 
 def _tell(change: Change) -> None:
     reason = f": {change.reason}" if change.reason else ""
-    ERR.print(f"  {change.name} {change.state}{reason}", soft_wrap=True)
+    ERR.print(shown(f"  {change.name} {change.state}{reason}"), soft_wrap=True, markup=False)
 
 
 def _say_starting(settings: Settings) -> None:

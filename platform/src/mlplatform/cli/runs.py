@@ -13,7 +13,14 @@ import typer
 from mlplatform import wiring
 from mlplatform.cli.arguments import Actor, Model, Reason
 from mlplatform.cli.exit_codes import FAILED, exit_code_of_class
-from mlplatform.cli.output import OUT, AsJson, print_error, print_json, print_markdown, progress
+from mlplatform.cli.output import (
+    AsJson,
+    print_error,
+    print_json,
+    print_line,
+    print_markdown,
+    progress,
+)
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.orchestration.prefect import Answer, FlowRun, Patience, PrefectApi
 
@@ -126,8 +133,8 @@ def _print_end(run: FlowRun, reports: Mapping[str, str], address: str) -> None:
     for text in reports.values():
         print_markdown(text)
     said = "" if run.failure or not run.message else f" {run.message}"
-    OUT.print(f"{run.name}: {run.state_name}.{said}", soft_wrap=True, markup=False)
-    OUT.print(f"  {address}", soft_wrap=True)
+    print_line(f"{run.name}: {run.state_name}.{said}")
+    print_line(f"  {address}")
     if run.failure:
         print_error(PlatformError(run.failure.text))
 

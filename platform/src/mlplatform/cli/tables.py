@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from mlplatform.text import shown
+
 GAP = 2
 INDENT = "    "
 READABLE = 48
@@ -33,7 +35,8 @@ def print_table(
         prose: the column whose cells are sentences; where the console leaves them little room, they
             stand below their rows.
     """
-    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    texts = [["" if cell is None else shown(str(cell)) for cell in row] for row in rows]
+    title = shown(title)
     if prose is not None and not _has_room(console, columns, texts, columns.index(prose)):
         short, sentences = _parted([columns, *texts], columns.index(prose))
         widths = [_width(*column) for column in zip(*short, strict=True)]
@@ -51,7 +54,7 @@ def _parted(rows: Sequence[Sequence[str]], at: int) -> tuple[list[list[str]], li
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=escape(title) or None, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")  # a cut name could not be typed
     for row in rows:

@@ -11,7 +11,15 @@ import msgspec
 import typer
 
 from mlplatform import wiring
-from mlplatform.cli.output import OUT, AsJson, print_fields, print_json, print_table
+from mlplatform.cli.output import (
+    OUT,
+    AsJson,
+    print_fields,
+    print_heading,
+    print_json,
+    print_line,
+    print_table,
+)
 from mlplatform.decisions.log import Span as LogSpan
 from mlplatform.decisions.records import COLUMNS
 from mlplatform.decisions.sqlite import SqliteDecisionLog
@@ -120,20 +128,20 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 def _print(settings: Settings, found: Found) -> None:
     for record in found.decisions:
-        OUT.print(f"[bold underline]{record['kind']}[/]")
+        print_heading(record["kind"])
         print_fields({name: value for name, value in record.items() if value is not None})
     if found.spans:
         rows = list(_tree(found.spans))
         print_table(("span", "process", "ms", "after ms", ""), rows, "spans", prose="")
     elif settings.otlp_endpoint:
-        OUT.print(f"spans are sent to {settings.otlp_endpoint}", soft_wrap=True)
+        print_line(f"spans are sent to {settings.otlp_endpoint}")
     else:
         OUT.print("no spans: of requests that nothing speaks for only a share is traced")
     if found.lines:
         lines = [(r["time"], r["process"], r["level"], r["message"]) for r in found.lines]
         print_table(("time", "process", "level", "message"), lines, "log lines", prose="message")
     for hint in dict.fromkeys(_hints(found)):
-        OUT.print(hint, soft_wrap=True, markup=False)
+        print_line(hint)
 
 
 def _hints(found: Found) -> Iterable[str]:

@@ -18,6 +18,7 @@ from mlplatform.drift.profile import Column, Profile
 from mlplatform.drift.verdict import Window, WindowVerdict
 from mlplatform.errors import InputInvalid
 from mlplatform.models.definition import DriftPolicy
+from mlplatform.text import markdown
 
 MAX_ROWS = 5000
 SCORE = "score"
@@ -90,7 +91,7 @@ def summary(model: str, champion: int, verdicts: Sequence[WindowVerdict], outcom
         "|---|---|---|---|---|---|",
         *(_row(v) for v in verdicts),
     ]
-    reasons = [f"- {_day(v.start_ms)}: {r}" for v in verdicts for r in v.reasons]
+    reasons = [f"- {_day(v.start_ms)}: {markdown(r)}" for v in verdicts for r in v.reasons]
     return "\n".join([*lines, "", *reasons, ""])
 
 
@@ -104,8 +105,8 @@ def _row(verdict: WindowVerdict) -> str:
         f"{verdict.rows:,}",
         str(verdict.health),
         share,
-        f"{psi.psi:.3f} ({psi.name})" if psi else "n/a",
-        f"{far.distance:.2f} sd ({far.name})" if far else "n/a",
+        f"{psi.psi:.3f} ({markdown(psi.name)})" if psi else "n/a",
+        f"{far.distance:.2f} sd ({markdown(far.name)})" if far else "n/a",
     ]
     return "| " + " | ".join(cells) + " |"
 

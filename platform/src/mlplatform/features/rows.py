@@ -57,6 +57,8 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
         raise InputInvalid(source, None, "there is no row in it")
     for name in ("request_id", "event_time", *definition.request):
         refuse(is_missing(table.column(name)), source, f"{name} is missing")
+    for name in ("request_id", *(n for n, f in definition.request.items() if f.type == "string")):
+        check_printable(table.column(name), name, source)
     for name, field in definition.request.items():
         check_bounds(table.column(name), name, field, source)
     check_order(table.column("event_time"), "event_time", source)
@@ -82,6 +84,12 @@ def check_order(times: Column, name: str, source: str) -> None:
     """Refuse a time before that of the row above it."""
     steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
     refuse(steps < 0, source, f"{name} is before that of the row above", times)
+
+
+def check_printable(values: Column, name: str, source: str) -> None:
+    """Refuse a text with control characters or others that show nothing."""
+    hidden = ~pc.utf8_is_printable(values).to_numpy()
+    refuse(hidden, source, f"{name} holds a character that is not printed", values)
 
 
 def check_unique(values: Column, name: str, source: str) -> None:

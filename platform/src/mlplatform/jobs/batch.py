@@ -20,6 +20,7 @@ from mlplatform.errors import InputInvalid, NotFound
 from mlplatform.files import write_atomically
 from mlplatform.jobs import heavy, staging
 from mlplatform.rollout.routes import Arm
+from mlplatform.text import markdown
 from mlplatform.training.dataset import DAY_MS
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def page(folder: Path) -> str:
     files = manifest["files"]
     rows = [
         "| {} | {} | {} | {} |".format(
-            name.removesuffix(".parquet"),
+            markdown(name.removesuffix(".parquet")),
             file["rows"],
             file["decisions"]["review"],
             file["decisions"]["decline"],
@@ -136,8 +137,9 @@ def page(folder: Path) -> str:
         for name, file in sorted(files.items())
     ]
     head = (
-        f"Version {manifest['version']} of {manifest['model']} over {len(files)} days, "
-        f"{sum(file['rows'] for file in files.values())} requests; results in `{folder}`.\n"
+        f"Version {manifest['version']} of {markdown(manifest['model'])} over {len(files)} days, "
+        f"{sum(file['rows'] for file in files.values())} requests; "
+        f"results in {markdown(str(folder))}.\n"
     )
     return "\n".join([head, "| day | requests | review | decline |", "|---|---|---|---|", *rows])
 

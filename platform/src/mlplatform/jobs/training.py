@@ -15,6 +15,7 @@ from mlplatform.jobs import fitting, heavy
 from mlplatform.refusals import Refusal, Refusals
 from mlplatform.registry.bundle import MODEL_FILE
 from mlplatform.registry.versions import Rejection, Version
+from mlplatform.text import cleaned
 from mlplatform.training import retrain
 from mlplatform.training.folder import load_folder
 from mlplatform.training.onnx_limits import MOST_BYTES
@@ -100,7 +101,8 @@ def bring(platform: Platform, model: str, path: Path, author: str, prepared: Pre
     Raises:
         NotFound: there is no such file, or no champion whose inputs, views, rules and reasons its
             model could take.
-        InputInvalid: the file is not taken, or its model is beyond what one from outside may be.
+        InputInvalid: the file is not taken, its model is beyond what one from outside may be, or
+            its name is no text that may be kept.
     """
     asked = f"validate {plain_files.shown(path)} for {model}"
     with _refusals_kept(platform, author, asked):
@@ -140,7 +142,7 @@ def _candidate(
         platform.definition(model),
         prepared.dataset,
         bundles=platform.settings.home.bundles,
-        origin=origin,
+        origin=cleaned("where the model is from", origin),
         seed=retrain.SEED,
         recent=prepared.recent,
     )

@@ -11,8 +11,9 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from mlplatform.errors import ConfigInvalid, NotFound
+from mlplatform.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.models import document
+from mlplatform.text import cleaned
 
 REQUEST_UNIT = "request"
 EVENT_TIME = "event_time"
@@ -324,6 +325,7 @@ def parse(text: str, source: str) -> ModelDefinition:
         raise ConfigInvalid(where, problem, "a model.yaml as documented") from error
     except msgspec.ValidationError as error:
         raise ConfigInvalid(source, str(error), "a model.yaml as documented") from error
+    definition = _with_clean_text(definition, source)
     _check(definition, source)
     for key, value in document.endless(written):
         raise ConfigInvalid(f"{source}: {key}", value, "a finite number")
@@ -360,6 +362,18 @@ def load_definition(name: str) -> ModelDefinition:
     if definition.name != name:
         raise ConfigInvalid(f"{path.name}: name", definition.name, f"the folder's name, {name!r}")
     return definition
+
+
+def _with_clean_text(model: ModelDefinition, source: str) -> ModelDefinition:
+    """What a person reads of the model, as it is kept."""
+    try:
+        return msgspec.structs.replace(
+            model,
+            owner=cleaned(f"{source}: owner", model.owner),
+            purpose=cleaned(f"{source}: purpose", model.purpose, lines=True),
+        )
+    except InputInvalid as error:
+        raise ConfigInvalid(error.source, "a text", str(error)) from error
 
 
 def _check(model: ModelDefinition, source: str) -> None:

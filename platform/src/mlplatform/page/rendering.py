@@ -8,6 +8,9 @@ from functools import cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mlplatform.text import shown
 
 STYLE: Final = "style.css"
 NONE: Final = "\N{EN DASH}"
@@ -28,6 +31,7 @@ def templates() -> Environment:
     made = Environment(
         loader=PackageLoader("mlplatform.page"),
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -37,6 +41,12 @@ def templates() -> Environment:
         probability=probability,
     )  # fmt: skip
     return made
+
+
+def _harmless(value: object) -> object:
+    """What reorders or hides text in a browser is written out, whoever put it into a name."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return shown(str(value), lines=True) if is_text else value
 
 
 @cache

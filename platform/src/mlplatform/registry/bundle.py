@@ -24,7 +24,7 @@ from mlplatform.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.drift.profile import Profile
 from mlplatform.errors import ConfigInvalid, Corrupt
 from mlplatform.models.definition import InputSpec
-from mlplatform.registry.rules import Decision, Rule
+from mlplatform.registry.rules import Decision, Rule, check_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -442,6 +442,9 @@ def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[s
     if set(reasons) != set(inputs):
         differing = sorted(set(reasons) ^ set(inputs))
         raise ConfigInvalid(f"{source}: inputs", differing, "exactly the model's inputs")
+    for name, reason in reasons.items():
+        for part in ("code", "customer", "analyst"):
+            check_text(f"{source}: {name}.{part}", getattr(reason, part))
     codes = [reason.code for reason in set(reasons.values())]
     if len(set(codes)) != len(codes):
         raise ConfigInvalid(f"{source}: code", sorted(codes), "codes that differ in wording too")

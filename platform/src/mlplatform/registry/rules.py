@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from mlplatform.errors import ConfigInvalid
+from mlplatform.errors import ConfigInvalid, InputInvalid
+from mlplatform.text import cleaned, shown
 
 Decision = Literal["approve", "review", "decline"]
 Op = Literal[">", ">=", "<", "<=", "==", "missing"]
@@ -102,7 +103,9 @@ def parse_rules(text: str, *, source: str, inputs: Collection[str]) -> tuple[Rul
 
 
 def _check(rule: Rule, source: str, inputs: Collection[str]) -> None:
-    key = f"{source}: {rule.code}"
+    key = f"{source}: {shown(rule.code)}"
+    check_text(f"{source}: code", rule.code)
+    check_text(f"{key}.text", rule.text)
     if not rule.when:
         raise ConfigInvalid(f"{key}.when", [], "at least one condition")
     for condition in rule.when:
@@ -111,6 +114,22 @@ def _check(rule: Rule, source: str, inputs: Collection[str]) -> None:
         if (condition.value is None) != (condition.op == "missing"):
             wanted = "no value with 'missing', a number with every other operator"
             raise ConfigInvalid(f"{key}.when.value", condition.value, wanted)
+
+
+def check_text(key: str, text: str) -> None:
+    """What customers and analysts are shown must be text, and in the form in which it is kept.
+
+    Raises:
+        ConfigInvalid: names the character that is none.
+    """
+    try:
+        kept = cleaned(key, text)
+    except InputInvalid as error:
+        raise ConfigInvalid(key, shown(text), str(error)) from error
+    if kept != text:
+        raise ConfigInvalid(
+            key, shown(text), f"{shown(kept)!r}: normalised (NFKC), no spaces around"
+        )
 
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {

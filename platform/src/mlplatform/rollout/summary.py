@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlplatform.figures import percent, span
+from mlplatform.text import markdown
 from mlplatform.validation import report
 
 MARKS = {"HEALTHY": "✔ healthy", "UNHEALTHY": "✘ unhealthy", "INCONCLUSIVE": "? cannot be told"}
@@ -41,7 +42,7 @@ def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
         approved = "it answers a small share of the customers, and more only while it stays healthy"
     return "\n".join(
         [
-            f"## May version {version} of {model} answer customers?",
+            f"## May version {version} of {markdown(str(model))} answer customers?",
             "",
             f"**approve**: {approved}. **reject**: it answers nobody, and its rollout ends.",
             "",
@@ -55,8 +56,9 @@ def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     low, high = evidence.get("alert_band", (None, None))
     expected = "" if low is None else f" It should raise an alert on {span(low, high)} of requests."
     lines = [
-        f"Version {evidence.get('version')} was made by {evidence.get('author')}.{expected} "
-        f"Rollout `{rollout_id}`, bundle `{str(evidence.get('bundle'))[:16]}`.",
+        f"Version {evidence.get('version')} was made by {markdown(str(evidence.get('author')))}."
+        f"{expected} Rollout {markdown(rollout_id)}, bundle "
+        f"{markdown(str(evidence.get('bundle'))[:16])}.",
         "",
     ]
     if "validation" in evidence:
@@ -82,21 +84,24 @@ def _read(evidence: Mapping[str, Any]) -> str:
     text = f"Counted in {records:,} records of the decision log, the last of {until} UTC."
     dropped = evidence.get("dropped", {})
     if dropped:
-        reasons = ", ".join(f"{n:,} {why.replace('_', ' ')}" for why, n in sorted(dropped.items()))
+        reasons = ", ".join(
+            f"{n:,} {markdown(why.replace('_', ' '))}" for why, n in sorted(dropped.items())
+        )
         text += f" Copies that never reached it, and were not counted: {reasons}."
     return text
 
 
 def _gates(gates: Mapping[str, Any]) -> list[str]:
     return [
-        f"- {MARKS[g['verdict']]}: **{TITLES.get(name, name)}**. {g['reason']}"
+        f"- {MARKS[g['verdict']]}: **{TITLES.get(name) or markdown(name)}**. "
+        f"{markdown(g['reason'])}"
         for name, g in sorted(gates.items())
     ]
 
 
 def _arms(arms: Mapping[str, Any]) -> list[str]:
     counted = [arms[name] for name in sorted(arms)]
-    lines = [f"| | {' | '.join(sorted(arms))} |", "|---" + "|---:" * len(arms) + "|"]
+    lines = [f"| | {' | '.join(map(markdown, sorted(arms)))} |", "|---" + "|---:" * len(arms) + "|"]
     for key, text in ARM_COUNTS:
         lines.append(f"| {text} | {' | '.join(_count(key, counts) for counts in counted)} |")
     shares = " | ".join(_alert_share(counts) for counts in counted)

@@ -65,7 +65,14 @@ class JsonLines(logging.Formatter):
             value = getattr(record, name, None)
             if value is not None:
                 line[field] = value
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _harmless(json.dumps(line, ensure_ascii=False, default=str))
+
+
+def _harmless(text: str) -> str:
+    """The same JSON, with what a terminal takes for a command as an escape of it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class DebugShare(logging.Filter):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlplatform.canonical import finite_or_none
+from mlplatform.text import markdown
 
 if TYPE_CHECKING:
     from mlplatform.validation.gates import GateReport, GateResult
@@ -44,9 +45,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     outcome = "passed" if report["passed"] else "did not pass"
     return "\n".join(
         [
-            f"## A candidate for {report['model']} {outcome} validation",
+            f"## A candidate for {markdown(report['model'])} {outcome} validation",
             "",
-            f"Bundle `{report['bundle'][:16]}`. {summary(report)}",
+            f"Bundle {markdown(report['bundle'][:16])}. {summary(report)}",
             "",
             *findings(report),
             "",
@@ -58,7 +59,11 @@ def summary(report: Mapping[str, Any]) -> str:
     """How many gates passed, and against what, in two sentences."""
     gates, champion = report["gates"], report["champion"]
     passed = sum(g["verdict"] == "passed" for g in gates)
-    against = f"champion `{champion[:16]}`" if champion else "no champion: it is the first version"
+    against = (
+        f"champion {markdown(champion[:16])}"
+        if champion
+        else "no champion: it is the first version"
+    )
     return f"{passed} of {len(gates)} gates passed. Compared with {against}."
 
 
@@ -69,7 +74,8 @@ def findings(report: Mapping[str, Any]) -> list[str]:
     """
     order = {"failed": 0, "inconclusive": 1, "passed": 2}
     return [
-        f"- {MARKS[g['verdict']]}: **{TITLES.get(g['name'], g['name'])}**. {g['reason']}"
+        f"- {MARKS[g['verdict']]}: **{TITLES.get(g['name']) or markdown(g['name'])}**. "
+        f"{markdown(g['reason'])}"
         for g in sorted(report["gates"], key=lambda g: order[g["verdict"]])
     ]
 
