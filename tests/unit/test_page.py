@@ -105,6 +105,13 @@ def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compare
     assert decisions.record(rows_of_a_raw_call).request == ()
 
 
+def test_a_decision_names_the_views_that_were_stale() -> None:
+    gaps = {"stale": ["customer_stats", "terminal_stats"]}
+    row = RECORD | {"payload": {"feature_gaps": gaps}}
+    shown = render("decision.html", here="", name="d1", records=[decisions.record(row)])
+    assert "<dt>features stale</dt><dd>customer_stats, terminal_stats</dd>" in shown
+
+
 @given(
     st.tuples(*[st.none() | st.floats(allow_nan=True, allow_infinity=True, width=32)] * 6),
     st.booleans(),

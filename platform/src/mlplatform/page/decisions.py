@@ -24,6 +24,7 @@ class RecordShown:
         request: what was asked, name and value; who it was about is a keyed hash.
         features: name and value, None where it was missing.
         feature_times: of which moment each view's features are, epoch milliseconds.
+        feature_gaps: why views had no valid row, and which.
         failures: arm and reason, of each that was asked in vain.
         payload: as the log holds it.
     """
@@ -46,6 +47,7 @@ class RecordShown:
     request: tuple[tuple[str, Any], ...]
     features: tuple[tuple[str, Any], ...]
     feature_times: tuple[tuple[str, int], ...]
+    feature_gaps: tuple[tuple[str, str], ...]
     failures: tuple[tuple[str, str], ...]
     payload: Any
 
@@ -78,9 +80,16 @@ def record(found: Mapping[str, Any]) -> RecordShown:
         request=_named(payload.get("request")),
         features=_named(payload.get("features")),
         feature_times=tuple((payload.get("feature_times") or {}).items()),
+        feature_gaps=_gaps(payload.get("feature_gaps")),
         failures=tuple((str(arm), str(why)) for arm, why in payload.get("failures") or ()),
         payload=found["payload"],
     )
+
+
+def _gaps(values: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(values, Mapping):
+        return ()
+    return tuple((cause, ", ".join(map(str, views))) for cause, views in values.items())
 
 
 def _named(values: Any) -> tuple[tuple[str, Any], ...]:
