@@ -236,6 +236,9 @@ SPANS = [
     Span(generation=2, columns=("generation", "payload")),
     Span(rollout_id="r1"),
     Span(decision_id="d7", columns=tuple(COLUMNS)),
+    Span(decision_ids=("d7", "d30", "d99")),
+    Span("other", decision_ids=("d3", "d4"), columns=("decision_id", "payload")),
+    Span(decision_id_starts="d4"),
     Span(after={"a": 13, "b": 0}),
     Span(after={"a": 1_000, "b": 29}),
     Span("nothing"),
@@ -734,6 +737,8 @@ def _in(row: dict[str, Any], span: Span) -> bool:
     return (
         row["kind"] in span.kinds
         and all(row[name] == value for name, value in equal.items() if value is not None)
+        and (span.decision_ids is None or row["decision_id"] in span.decision_ids)
+        and row["decision_id"].startswith(span.decision_id_starts or "")
         and (span.from_ms is None or row["event_ms"] >= span.from_ms)
         and (span.to_ms is None or row["event_ms"] < span.to_ms)
         and row["seq"] > (span.after or {}).get(row["writer"], 0)

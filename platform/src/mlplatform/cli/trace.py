@@ -103,13 +103,13 @@ def look_up(settings: Settings, any_id: str) -> Found:
 
 
 def _records(settings: Settings, decision_ids: Iterable[str]) -> list[dict[str, Any]]:
-    """In short, what the log says of these decisions."""
+    """In short, what the log says of these decisions, by their ids or those of their traces."""
     if not (settings.home.decisions / DATABASE).is_file():
         return []
     found = []
     with closing(SqliteDecisionLog(settings.home.decisions)) as log:
         for decision_id in sorted(decision_ids)[:MOST_DECISIONS]:
-            table = log.read(LogSpan(decision_id=decision_id, columns=tuple(COLUMNS)))
+            table = log.read(LogSpan(decision_id_starts=decision_id, columns=tuple(COLUMNS)))
             found += [_short(row) for row in table.to_pylist()]
     return found
 

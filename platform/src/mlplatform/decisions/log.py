@@ -87,6 +87,7 @@ class Span:
     Args:
         to_ms: exclusive; both bounds are of `event_ms`.
         after: per writer, the last number already read; writers not named are read whole.
+        decision_id_starts: the first digits of a decision's id, as the id of its trace holds them.
         decision_ids: of any of these; for one, `decision_id` costs less.
         limit: at most so many records of each writer, the first ones.
         columns: names of records.COLUMNS; the payload is read only when named here.
@@ -99,6 +100,7 @@ class Span:
     generation: int | None = None
     rollout_id: str | None = None
     decision_id: str | None = None
+    decision_id_starts: str | None = None
     decision_ids: tuple[str, ...] | None = None
     after: Mapping[str, int] | None = None
     limit: int | None = None

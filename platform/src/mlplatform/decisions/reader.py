@@ -75,6 +75,8 @@ def _expression(writer: str, span: Span) -> pc.Expression:
         expression &= pc.field(name) == value
     if span.kinds != KINDS:
         expression &= pc.field("kind").isin(list(span.kinds))
+    if span.decision_id_starts is not None:
+        expression &= pc.starts_with(pc.field("decision_id"), span.decision_id_starts)
     if span.decision_ids is not None:
         expression &= pc.field("decision_id").isin(list(span.decision_ids))
     if span.from_ms is not None:
@@ -102,6 +104,9 @@ def _conditions(span: Span) -> tuple[list[str], list[Any]]:
     if span.kinds != KINDS:
         conditions.append(f"kind IN ({','.join('?' * len(span.kinds))})")
         values += span.kinds
+    if span.decision_id_starts is not None:
+        conditions.append("substr(decision_id, 1, ?) = ?")
+        values += (len(span.decision_id_starts), span.decision_id_starts)
     if span.decision_ids is not None:
         conditions.append(f"decision_id IN ({','.join('?' * len(span.decision_ids))})")
         values += span.decision_ids
