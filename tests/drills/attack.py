@@ -31,7 +31,7 @@ from tests.drills.attacks.others import UID, can_be_another, carried_out
 from tests.drills.attacks.world import AttackWorld, Lost
 
 from mlplatform.errors import PlatformError
-from mlplatform.refusals import Refusals
+from mlplatform.refusals import AGAIN_S, Refusals
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "drills" / "attack.json"
@@ -49,7 +49,9 @@ def finding(attack: Attack, world: AttackWorld, attacker: Path) -> Finding:
         question = world.question()
         target = dataclasses.replace(world.target(attacker), earlier_code=code)
     counted = world.counted(attack.metric) if attack.metric else 0.0
-    since_ms, began_s = int(time.time() * 1000), time.monotonic()
+    # The same refusal is kept once in a while: what came just before stands for a repeat.
+    since_ms = int(1000 * (time.time() - AGAIN_S))
+    began_s = time.monotonic()
     uid = UID if can_be_another() and not attack.by_operator else None
     got = carried_out(attack.act, target, uid=uid)
     if question is not None and world.is_answered(question):

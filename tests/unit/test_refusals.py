@@ -53,11 +53,23 @@ def test_a_home_that_takes_no_file_is_no_error(tmp_path: Path) -> None:
 
 
 def test_many_refusals_do_not_fill_the_disk(tmp_path: Path) -> None:
-    kept = Refusals(tmp_path)
+    now_s = [0.0]
+    kept = Refusals(tmp_path, lambda: now_s[0])
     for number in range(2 * refusals.KEPT.file_bytes // 300 + 100):
+        now_s[0] += refusals.AGAIN_S
         kept.keep(_refusal(asked=f"{number:x>{refusals.MOST_CHARACTERS}}"))
     total = sum(file.stat().st_size for file in tmp_path.iterdir())
     assert total <= refusals.KEPT.files * refusals.KEPT.file_bytes + 1_000
+
+
+def test_a_flood_washes_nothing_away(tmp_path: Path) -> None:
+    kept = Refusals(tmp_path, lambda: 0.0)
+    kept.keep(_refusal(asked="the one that counts"))
+    for number in range(20_000):
+        kept.keep(_refusal(asked=f"PATCH /api/{number}"))
+    found = list(kept.since(0))
+    assert found[0].asked == "the one that counts"
+    assert len(found) == refusals.MOST_IN_A_WHILE
 
 
 def test_repeats_are_kept_once_a_minute_and_hide_no_other(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ TOLD_AT_ONCE: Final = ("approval", "flow run")
 DAY_MS: Final = 24 * 3600 * 1000
 AGAIN_S: Final = 60.0
 """The same refusal is kept once in so long by each process, so that repeats hide no other."""
-MOST_REMEMBERED: Final = 256
+MOST_IN_A_WHILE: Final = 240
+"""Different ones that a process keeps in so long: a flood does not wash away what came before."""
 
 log = logging.getLogger(__name__)
 log.addFilter(Sparing())
@@ -64,7 +65,8 @@ class Refusals:
     def __init__(self, folder: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._file = folder / FILE
         self._clock_s = clock_s
-        self._kept_s: dict[tuple[str, str, str, str], float] = {}
+        self._kept: set[tuple[str, str, str, str]] = set()
+        self._since_s = float("-inf")
 
     def keep(self, refusal: Refusal) -> None:
         """Write it to the log and to the file."""
@@ -90,12 +92,13 @@ class Refusals:
 
     def _was_kept(self, refusal: Refusal) -> bool:
         now_s = self._clock_s()
+        if now_s - self._since_s >= AGAIN_S:
+            self._kept.clear()
+            self._since_s = now_s
         same = (refusal.door, refusal.who, refusal.asked, refusal.why)
-        if now_s - self._kept_s.get(same, float("-inf")) < AGAIN_S:
+        if same in self._kept or len(self._kept) >= MOST_IN_A_WHILE:
             return True
-        if len(self._kept_s) >= MOST_REMEMBERED:
-            self._kept_s.clear()
-        self._kept_s[same] = now_s
+        self._kept.add(same)
         return False
 
     def _append(self, line: bytes) -> None:

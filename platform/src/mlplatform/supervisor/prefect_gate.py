@@ -12,6 +12,7 @@ import base64
 import binascii
 import hmac
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ HEALTH: Final = "/health"
 MOST_BODY_BYTES: Final = 1024 * 1024
 PLATFORM: Final = "platform"
 OPERATOR: Final = "operator"
+_ID: Final = re.compile("/[0-9a-fA-F-]{32,36}(?=/|$)")
 _REALM: Final = b'Basic realm="mlplatform: your name and your key", charset="UTF-8"'
 
 
@@ -235,8 +237,8 @@ def _json(body: bytes) -> object:
 
 
 def _shape(path: str) -> str:
-    """The first parts of a path: ids that somebody makes up would make every refusal a new one."""
-    return "/".join(path.split("/")[:3])
+    """The path without ids: those that somebody makes up would make every refusal a new one."""
+    return _ID.sub("/{id}", path)
 
 
 async def _body(receive: Receive) -> bytes:
