@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlplatform.supervisor.prefect_access import access, subject
+from mlplatform.supervisor.prefect_access import access, only_looks, subject
 
 ID = "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
 
@@ -61,7 +61,7 @@ def test_what_people_may(method: str, path: str, wanted: str) -> None:
         ("POST", "/api/work_pools/kubernetes/get_scheduled_flow_runs"),
         ("POST", "/api/events"),
         ("POST", "/api/logs/"),
-        ("GET", "/api/admin/settings"),
+        ("PATCH", "/api/admin/settings"),
         ("PUT", "/api/admin/storage"),
         ("POST", "/api/task_runs/"),
         ("WEBSOCKET", "/api/events/in"),
@@ -88,3 +88,18 @@ def test_what_a_request_is_about() -> None:
     assert subject(f"/api/deployments/{ID}/create_flow_run") == ID
     assert subject(f"/api/flow_runs/{ID}/set_state") == ID
     assert subject("/api/flow_runs/filter") == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "wanted"),
+    [
+        ("GET", "/api/variables/name/a", True),
+        ("POST", "/api/block_documents/filter", True),
+        ("WEBSOCKET", "/api/events/out", True),
+        ("WEBSOCKET", "/api/events/in", False),
+        ("POST", "/api/events", False),
+        ("PATCH", "/api/deployments/filter", False),
+    ],
+)
+def test_what_changes_nothing_is_no_event(method: str, path: str, wanted: bool) -> None:
+    assert only_looks(method, path) is wanted

@@ -22,7 +22,7 @@ _READ_GET: Final = (
     r"ready",
     r"version",
     r"csrf-token",
-    r"admin/version",
+    r"admin/(settings|version)",  # Prefect writes stars for secrets
     r"observed-states",
     rf"artifacts/{_NAME}(/latest)?",
     rf"automations/{_ID}",
@@ -98,6 +98,15 @@ def access(method: str, path: str) -> Access:
             return _posted(rest)
         case _:
             return "forbidden"
+
+
+def only_looks(method: str, path: str) -> bool:
+    """Whether a request would change nothing even if it were let through: a page asks more than it
+    may show, and nobody needs to be told of that."""
+    asks = path.removesuffix("/").endswith(("/filter", "/count", "/paginate"))
+    return method in ("GET", "HEAD", "OPTIONS") or (
+        asks if method == "POST" else access(method, path) == "read"
+    )
 
 
 def subject(path: str) -> str:

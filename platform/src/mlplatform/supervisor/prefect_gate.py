@@ -26,7 +26,7 @@ from mlplatform.orchestration import names
 from mlplatform.refusals import Refusal, Refusals
 from mlplatform.supervisor import prefect_requests as requests
 from mlplatform.supervisor.own_pages import Application, Receive, Scope, Send
-from mlplatform.supervisor.prefect_access import Access, access, subject
+from mlplatform.supervisor.prefect_access import Access, access, only_looks, subject
 
 DOOR: Final = "prefect"
 HEALTH: Final = "/health"
@@ -152,7 +152,8 @@ class PrefectGate:
         except _TooLarge:
             await _problem(send, 413, f"a body of more than {MOST_BODY_BYTES} bytes")
             return
-        self._keep(person.name, method, path, why)
+        if not only_looks(method, path):
+            self._keep(person.name, method, path, why)
         await _refuse(scope, receive, send, 403, why)
 
     async def _changed(
@@ -190,7 +191,7 @@ class PrefectGate:
         self, scope: Scope, receive: Receive, send: Send, method: str, *, given: bool
     ) -> None:
         # What a browser asks before a person has logged in is no event.
-        if given or method not in ("GET", "HEAD", "OPTIONS"):
+        if given or not only_looks(method, scope["path"]):
             why = "name and key are nobody's" if given else "nobody has logged in"
             self._keep("unknown", method, _shape(scope["path"]), why)
         why = "a name and a key of `mlplatform keys create --scope run`, or this start's token"
@@ -278,14 +279,19 @@ def _resent(scope: Scope, body: bytes) -> tuple[Scope, Receive]:
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: str) -> None:
+    kind = "http"
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1008})
-        return
-    await _problem(send, status, why)
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        kind = "websocket.http"  # a browser that is asked for its log-in sends it here too
+    await _problem(send, status, why, kind)
 
 
-async def _problem(send: Callable[[Any], Awaitable[None]], status: int, detail: str) -> None:
+async def _problem(
+    send: Callable[[Any], Awaitable[None]], status: int, detail: str, kind: str = "http"
+) -> None:
     body = json.dumps({"detail": detail}).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -294,5 +300,5 @@ async def _problem(send: Callable[[Any], Awaitable[None]], status: int, detail: 
     ]
     if status == 401:
         headers.append((b"www-authenticate", _REALM))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": f"{kind}.response.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})
