@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,16 @@ async def _talk(socket: WebSocket) -> None:
     await socket.close()
 
 
+async def _repeat(socket: WebSocket) -> None:
+    await socket.accept(subprotocol="prefect")
+    with contextlib.suppress(WebSocketDisconnect):  # as Prefect's own server does
+        await socket.send_json(await socket.receive_json())
+        await socket.close()
+
+
 INNER = Starlette(
     routes=[
+        WebSocketRoute("/api/subscribe", _repeat),
         Route("/api/health", _echo, methods=["GET"]),
         Route("/api/deployments/{id}", _deployment, methods=["GET"]),
         Route("/api/flow_runs/{id}", _run, methods=["GET"]),
@@ -149,6 +158,30 @@ def test_a_socket_needs_an_identity_too(asked: TestClient) -> None:
         socket.receive_text()
     with asked.websocket_connect("/api/events/in", headers=PLATFORM) as socket:
         assert socket.receive_text() == "hello"
+
+
+AUTH = {"type": "auth", "token": f"platform:{TOKENS.platform}"}
+
+
+def test_a_socket_of_prefects_own_client_says_who_it_is_by_its_first_message(
+    asked: TestClient, refusals: Refusals
+) -> None:
+    path, own = "/api/subscribe", ["prefect"]
+    with asked.websocket_connect(path, subprotocols=own) as socket:
+        socket.send_json(AUTH)
+        assert socket.receive_json() == AUTH
+    wrong: list[dict[str, Any]] = [
+        {"type": "auth", "token": None},
+        {"type": "auth", "token": "platform:guessed"},
+        {"type": "auth", "token": f"operator:{TOKENS.operator}"},
+        {"type": "subscribe"},
+    ]
+    for first in wrong:
+        with asked.websocket_connect(path, subprotocols=own) as socket:
+            socket.send_json(first)
+            with pytest.raises(WebSocketDisconnect):
+                socket.receive_json()
+    assert [r.why for r in refusals.since(0)] == ["its first message proves nobody"]
 
 
 def test_the_platforms_own_calls_do_everything(asked: TestClient) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hmac
 import json
 import re
@@ -107,6 +108,8 @@ class PrefectGate:
             return
         credentials = _credentials(scope["headers"])
         match self._identity(credentials):
+            case None if credentials is None and method == "WEBSOCKET" and _says_who(scope):
+                await self._by_first_message(scope, receive, send)
             case None:
                 await self._unknown(scope, receive, send, method, given=credentials is not None)
             case Platform():
@@ -125,6 +128,35 @@ class PrefectGate:
         if _is(secret, self._tokens.operator):
             return Operator()
         return self._people.proven(name, secret)
+
+    async def _by_first_message(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A socket of Prefect's own client, whose first message has its token: until it is the
+        platform's, nothing reaches the server and nothing leaves it.
+
+        Source: `prefect.server.utilities.subscriptions`, Prefect 3.9.
+        """
+        is_proven = False
+
+        async def checked() -> Any:
+            nonlocal is_proven
+            message = await receive()
+            if is_proven or message["type"] != "websocket.receive":
+                return message
+            name, _, secret = _token(message).partition(":")
+            if isinstance(self._identity((name, secret.encode())), Platform):
+                is_proven = True
+                self._let_in(scope)
+                return message
+            self._keep("unknown", "WEBSOCKET", scope["path"], "its first message proves nobody")
+            await send({"type": "websocket.close", "code": 1008})
+            return {"type": "websocket.disconnect", "code": 1008}
+
+        async def guarded(message: Any) -> None:
+            if is_proven or message["type"] in ("websocket.accept", "websocket.close"):
+                with contextlib.suppress(RuntimeError):  # it was closed by us
+                    await send(message)
+
+        await self._application(scope, checked, guarded)
 
     async def _person(
         self, person: Operator | Client, scope: Scope, receive: Receive, send: Send, method: str
@@ -228,6 +260,20 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes] | 
         return name.decode(), secret
     except (binascii.Error, UnicodeDecodeError):
         return "", b""
+
+
+def _says_who(scope: Scope) -> bool:
+    """Whether a socket speaks Prefect's own protocol, in which the first message says who it is."""
+    return "prefect" in scope.get("subprotocols", ())
+
+
+def _token(message: Any) -> str:
+    """The token of a first message; empty where there is none."""
+    text = message.get("text") or message.get("bytes") or b""
+    given = _json(text.encode() if isinstance(text, str) else text)
+    if not isinstance(given, dict) or given.get("type") != "auth":
+        return ""
+    return str(given.get("token") or "")
 
 
 def _json(body: bytes) -> object:
