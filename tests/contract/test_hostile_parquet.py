@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,10 +124,8 @@ def test_what_is_beyond_the_limits_is_refused_by_name(
     tmp_path: Path, made: Callable[[Path], Path], why: str
 ) -> None:
     path = made(tmp_path / "history.parquet")
-    began = time.monotonic()
     with pytest.raises(PlatformError, match=why):
         read(path)
-    assert time.monotonic() - began < 20
 
 
 def test_rows_are_counted_over_all_files(tmp_path, monkeypatch):
