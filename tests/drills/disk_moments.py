@@ -113,8 +113,9 @@ def write_history(folder: Path) -> None:
 def canary(world: SmallPlatform, action: Action) -> Iterator[None]:
     """A challenger has half of the traffic; its share is raised while the disk is full."""
     arm = world.deploy(3, offset=0.02)
+    world.shadow(arm)  # at once: a pass removes what no rollout and no route names
+    until(lambda: arm.service in world.plane.names(), SETTLED_S)
     until(lambda: world.plane.status(arm.service).ready, SETTLED_S)
-    world.shadow(arm)
     world.canary(50.0)
     process = world.begin("rollouts", "pass", MODEL)
     time.sleep(2.0)

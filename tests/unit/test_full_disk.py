@@ -7,6 +7,8 @@ import errno
 import json
 import logging
 import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlplatform import files
+from mlplatform.compute import pool as pool_module
+from mlplatform.compute.jobs import Job
+from mlplatform.compute.local import LocalJobs
+from mlplatform.compute.pool import Pool
 from mlplatform.decisions import segments
 from mlplatform.disk import Room, says_full
 from mlplatform.errors import ConfigInvalid
@@ -247,6 +253,39 @@ def test_a_segment_that_has_no_room_leaves_no_draft(
     assert world.log.seal().count == 1
     assert world.log.verify().ok
     world.close()
+
+
+def test_the_end_of_a_job_waits_for_room_and_its_item_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, disk = LocalJobs(tmp_path / "jobs"), Disk()
+    jobs.submit(Job("one", "score", "fraud", tmp_path / "inputs", ("a",), 60))
+    begun = tmp_path / "begun"
+    item = f"open({str(begun)!r}, 'a').write('x'); raise SystemExit(3)"
+    pool = Pool(tmp_path / "jobs", 1, python=(sys.executable, "-c", item))
+    monkeypatch.setattr(pool_module, "write_atomically", disk.write)
+    try:
+        pool.step()
+        disk.is_full = True
+        with pytest.raises(OSError, match="No space"):
+            _step_until(pool, lambda: False)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                pool.step()
+        disk.is_full = False
+        pool.step()
+    finally:
+        pool.close()
+    status = jobs.status("one")
+    assert (status.state, status.reason) == ("failed", "a ended with status 3")
+    assert begun.read_text() == "x"
+
+
+def _step_until(pool: Pool, holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not holds() and time.monotonic() < end_s:
+        pool.step()
+        time.sleep(0.02)
 
 
 def test_a_start_waits_for_room_and_for_nothing_else(
