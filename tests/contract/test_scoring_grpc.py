@@ -86,7 +86,12 @@ def test_a_key_used_over_grpc_answers_over_http(calls: Calls) -> None:
         json=body,
         headers=calls.world.headers | {"Idempotency-Key": "both-ways"},
     )
-    assert reply.json()["decision_id"] == first.decision_id == again.decision_id
+    told = reply.json()
+    assert told["decision_id"] == first.decision_id == again.decision_id
+    gaps = {"missing": [*first.missing_views]}  # no snapshot was ever made here
+    assert told["feature_gaps"] == gaps == {"missing": ["customer_stats", "terminal_stats"]}
+    assert not first.stale_views
+    assert not first.unavailable_views
 
 
 def test_a_batch_decides_each_item_by_itself(calls: Calls) -> None:

@@ -70,6 +70,25 @@ async def test_a_view_that_the_champion_does_not_read_is_nobodys() -> None:
     assert (await followed(Store(customer_stats=0), None)).complaint() is None
 
 
+async def test_a_store_that_was_emptied_is_stale_and_not_full_of_new_customers() -> None:
+    store = Store(customer_stats=NOW_MS)
+    freshness = await followed(store)
+    store.rows = {"customer_stats": None}
+    for _ in range(2):
+        await freshness.start()
+        await freshness.stop()
+        row = OnlineRow({}, {"customer_stats": None, "terminal_stats": None})
+        assert READ.gaps(row, NOW_MS, freshness.newest).withheld
+        assert freshness.stale_views() == ("customer_stats",)
+
+
+async def test_a_store_that_was_always_empty_is_told_of() -> None:
+    freshness = await followed(Store(customer_stats=None, terminal_stats=None))
+    assert freshness.state().unmade_views == ["customer_stats"]
+    complaint = "features of fraud: no snapshot of customer_stats is known"
+    assert freshness.complaint() == complaint
+
+
 async def test_a_store_that_does_not_answer_is_away_until_it_does() -> None:
     store = Store()
     store.rows = None

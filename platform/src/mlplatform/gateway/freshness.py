@@ -17,6 +17,9 @@ from mlplatform.sparing import Sparing
 
 LOOK_S = 5.0
 """How often the store is asked for its newest rows."""
+LOST_MS = 0
+"""The newest row of a view whose rows were there and are not any more: what it would say of anybody
+is as unknown as where it is too old."""
 WINDOW_S = 60
 """Of decisions that are counted."""
 
@@ -27,7 +30,8 @@ log.addFilter(Sparing())
 class FeaturesState(msgspec.Struct, frozen=True):
     """How fresh a model's features are, as one gateway sees it.
 
-    `stale_views` are those whose newest snapshot is too old now, `stale_share` is that of the last
+    `stale_views` are those whose newest snapshot is too old now, `unmade_views` those that no
+    snapshot is known of, `stale_share` is that of the last
     minute's decisions which stale or unavailable features degraded (null without a decision), and
     `stale_share_limit` the share that model.yaml allows. `store` is away while it does not answer.
     """
@@ -35,6 +39,7 @@ class FeaturesState(msgspec.Struct, frozen=True):
     healthy: bool
     store: str
     stale_views: list[str]
+    unmade_views: list[str]
     stale_share: float | None
     stale_share_limit: float
 
@@ -109,11 +114,13 @@ class Freshness:
 
     def state(self) -> FeaturesState:
         """How it is now."""
-        share, stale = self.decisions.share(), self.stale_views()
+        share, stale, unmade = self.decisions.share(), self.stale_views(), self.unmade_views()
+        is_fresh = not (self._is_away or stale or unmade)
         return FeaturesState(
-            healthy=not self._is_away and not stale and (share or 0.0) <= self._limit,
+            healthy=is_fresh and (share or 0.0) <= self._limit,
             store="away" if self._is_away else "answers",
             stale_views=list(stale),
+            unmade_views=list(unmade),
             stale_share=share,
             stale_share_limit=self._limit,
         )
@@ -122,6 +129,12 @@ class Freshness:
         """Of those that the champion reads."""
         policies = self._policies()
         return () if policies is None else policies.stale_at(self._now_ms(), self.newest)
+
+    def unmade_views(self) -> tuple[str, ...]:
+        """Of those that the champion reads, the ones that the store holds no row of."""
+        policies = self._policies()
+        views = () if policies is None else policies.views
+        return tuple(v.name for v in views if self.newest.get(v.name, LOST_MS) is None)
 
     def ages(self) -> Mapping[str, float]:
         """View that the champion reads → age of its newest snapshot, if one is known, over its ttl:
@@ -139,6 +152,9 @@ class Freshness:
         if state.stale_views:
             views = ", ".join(state.stale_views)
             return f"features of {self._model}: the newest snapshot of {views} is too old"
+        if state.unmade_views:
+            views = ", ".join(state.unmade_views)
+            return f"features of {self._model}: no snapshot of {views} is known"
         share, limit = state.stale_share or 0.0, state.stale_share_limit
         return (
             f"features of {self._model}: {share:.1%} of the last minute's decisions were made"
@@ -152,9 +168,13 @@ class Freshness:
 
     async def _look(self) -> None:
         try:
-            self.newest = await asyncio.to_thread(self._features.newest)
+            found = await asyncio.to_thread(self._features.newest)
         except (PlatformError, sqlite3.Error) as error:
             self._is_away = True
             log.warning("the newest features of %s were not looked up: %s", self._model, error)
             return
         self._is_away = False
+        self.newest = {
+            view: LOST_MS if at_ms is None and self.newest.get(view) is not None else at_ms
+            for view, at_ms in found.items()
+        }
