@@ -31,12 +31,14 @@ from tests.drills.attacks.others import UID, can_be_another, carried_out
 from tests.drills.attacks.world import AttackWorld, Lost
 
 from mlplatform.errors import PlatformError
-from mlplatform.refusals import AGAIN_S, Refusals
+from mlplatform.refusals import Refusal, Refusals
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "drills" / "attack.json"
 RECORD_LIMIT_S = 3.0
 """From a refusal to the line that tells of it."""
+REPEATED_S = 60.0
+"""A refusal that is told already is told again after so long: `refusals.AGAIN_S`."""
 
 
 def finding(attack: Attack, world: AttackWorld, attacker: Path) -> Finding:
@@ -49,9 +51,7 @@ def finding(attack: Attack, world: AttackWorld, attacker: Path) -> Finding:
         question = world.question()
         target = dataclasses.replace(world.target(attacker), earlier_code=code)
     counted = world.counted(attack.metric) if attack.metric else 0.0
-    # The same refusal is kept once in a while: what came just before stands for a repeat.
-    since_ms = int(1000 * (time.time() - AGAIN_S))
-    began_s = time.monotonic()
+    since_ms, began_s = int(time.time() * 1000), time.monotonic()
     uid = UID if can_be_another() and not attack.by_operator else None
     got = carried_out(attack.act, target, uid=uid)
     if question is not None and world.is_answered(question):
@@ -101,12 +101,22 @@ def _trace(
         if found:
             return True, f"audit/refusals.jsonl, door {found[0]}: {len(found)}"
         if time.monotonic() > end_s:
+            before = _told_before(attack, refusals, since_ms)
+            if before is not None:
+                return True, f"audit/refusals.jsonl, door {before.door}, within the minute before"
             return (
                 False,
                 attack.metric or f"audit/refusals.jsonl, {' or '.join(attack.recorded_at)}",
             )
         time.sleep(0.2)
     return None, "nobody needs to know"
+
+
+def _told_before(attack: Attack, refusals: Refusals, since_ms: int) -> Refusal | None:
+    """The line that tells of the same refusal, which is kept once in a while."""
+    began_ms = since_ms - int(REPEATED_S * 1000)
+    told = [r for r in refusals.since(began_ms) if r.door in attack.recorded_at]
+    return next((r for r in reversed(told) if r.who == "unknown"), None)
 
 
 def _who() -> str:
