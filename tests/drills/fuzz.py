@@ -31,7 +31,8 @@ SLICE_S: Final = 120.0
 """At most, for all listeners or for candidates in one go; then the others have their turn."""
 GRACE_S: Final = 180.0
 """More than a piece takes to start, to finish its last example and to make it smaller."""
-PARSER_LIMIT_MIB: Final = 1024.0
+LIMITS_MIB: Final = {"listeners": 512.0, "parsers": 1024.0, "candidates": 1424.0}
+"""Of a gateway, of a process with one parser, and of a confined one: 1 GiB over its libraries."""
 
 
 def command(kind: str, seconds: float, seed: int, of: str = "") -> list[str]:
@@ -44,7 +45,7 @@ def command(kind: str, seconds: float, seed: int, of: str = "") -> list[str]:
 def run(kind: str, seconds: float, seed: int, of: str = "") -> list[dict[str, Any]]:
     """What a piece reports; one that ended without a report is itself a finding."""
     argv = command(kind, seconds, seed, of)
-    asked = " ".join(argv[2:])
+    asked, began_s = " ".join(argv[2:]), time.monotonic()
     process = subprocess.Popen(
         argv, cwd=ROOT, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -55,11 +56,12 @@ def run(kind: str, seconds: float, seed: int, of: str = "") -> list[dict[str, An
         output, errors = process.communicate(timeout=GRACE_S)
         return [_failed(kind, asked, f"not over after {seconds + GRACE_S:.0f} s", errors)]
     try:
-        found = json.loads(output.splitlines()[-1])
-    except (ValueError, IndexError):
+        found = json.loads(output)
+    except ValueError:
         return [_failed(kind, asked, f"ended with {process.returncode}", errors)]
     reports = found if isinstance(found, list) else [found]
-    return [_told(kind, asked, report) for report in reports]
+    seconds = round(time.monotonic() - began_s, 1)
+    return [_told(kind, asked, report, seconds) for report in reports]
 
 
 def _failed(kind: str, asked: str, why: str, errors: bytes) -> dict[str, Any]:
@@ -68,22 +70,30 @@ def _failed(kind: str, asked: str, why: str, errors: bytes) -> dict[str, Any]:
             "problems": [f"{why}: {told}"]}  # fmt: skip
 
 
-def _told(kind: str, asked: str, report: dict[str, Any]) -> dict[str, Any]:
+def _told(kind: str, asked: str, report: dict[str, Any], seconds: float = 0.0) -> dict[str, Any]:
     """A piece's own report, with what is wrong in it as one list."""
     found: list[str] = []
-    for name in ("crashes", "undeclared", "deaths", "undeclared_5xx", "process_deaths", "problems"):
+    for name in ("crashes", "undeclared", "deaths", "over_memory"):
         value = report.get(name)
         if isinstance(value, list):
             found += [json.dumps(item) for item in value]
         elif value:
-            found.append(f"{name}: {value}")
+            found.append(f"{name}: {value}; {json.dumps(report.get('examples', []))[:1000]}")
     peak = report.get("gateway_peak_mib", report.get("peak_mib"))
-    limit = report.get("gateway_limit_mib", report.get("limit_mib", PARSER_LIMIT_MIB))
+    limit = report.get("gateway_limit_mib", LIMITS_MIB[kind])
     if peak is not None and peak >= limit:
         found.append(f"{peak} MiB resident, of {limit}")
     name = report.get("piece") or report.get("parser") or report.get("kind") or kind
-    return {"piece": f"{kind}: {name}", "again": asked, **report, "limit_mib": limit,
-            "problems": found}  # fmt: skip
+    cases = report.get("cases", 0)
+    return {
+        "seconds": seconds,
+        **report,
+        "piece": f"{kind}: {name}",
+        "again": asked,
+        "cases": sum(cases.values()) if isinstance(cases, dict) else cases,
+        "limit_mib": limit,
+        "problems": found,
+    }
 
 
 def fuzz(seconds: float, seed: int, kinds: list[str]) -> list[dict[str, Any]]:

@@ -134,6 +134,8 @@ def test_a_mutated_input_is_bounded(data: bytes) -> None:
         ({"parser": "p", "seconds": 1.0, "cases": 9, "crashes": [{"error": "E"}]}, 1),
         ({"piece": "p", "seconds": 1.0, "cases": 9, "deaths": ["gateway"]}, 1),
         ({"piece": "p", "seconds": 1.0, "cases": 9, "undeclared": [{"error": "500"}]}, 1),
+        ({"cases": {"onnx": 4, "yaml": 5}, "crashes": 0, "undeclared": 0, "peak_mib": 400}, 0),
+        ({"cases": {"onnx": 4, "yaml": 5}, "crashes": 2, "undeclared": 0, "peak_mib": 400}, 1),
         ({"piece": "p", "seconds": 1.0, "cases": 9, "gateway_peak_mib": 600.0,
           "gateway_limit_mib": 512.0}, 1),
     ],
