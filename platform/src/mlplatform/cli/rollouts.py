@@ -24,10 +24,10 @@ from mlplatform.cli.arguments import (
     RolloutId,
 )
 from mlplatform.cli.output import (
-    OUT,
     AsJson,
     print_fields,
     print_json,
+    print_line,
     print_markdown,
     print_table,
     progress,
@@ -144,7 +144,7 @@ def approve(
         print_json(facts | {"recorded": recorded})
         return
     then = "a pass carries it out" if recorded else "its flow has not written it yet"
-    OUT.print(f"{rollout_id}: {decision} by {approver}; {then}", soft_wrap=True)
+    print_line(f"{rollout_id}: {decision} by {approver}; {then}")
 
 
 @app.command("pass")

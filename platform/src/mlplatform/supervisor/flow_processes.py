@@ -29,6 +29,7 @@ from prefect.runner._process_manager import ProcessHandle
 from mlplatform.errors import Refused
 from mlplatform.orchestration.pins import Pin
 from mlplatform.refusals import Refusal, Refusals
+from mlplatform.supervisor.control_channel import bound
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -60,6 +61,7 @@ class WarmRunner(Runner):
 
     def __init__(self, refusals: Refusals, **options: Any) -> None:
         super().__init__(**options)
+        bound(self._control_channel)
         self._refusals = refusals
         self._pins: dict[UUID, Pin] = {}
 
