@@ -34,7 +34,9 @@ from tests.drills.disk_moments import (
 from tests.drills.scoring import CALM_S, Load, decisions, verified
 from tests.drills.scoring_findings import Window, finding
 
+from mlplatform.compute.local import is_held
 from mlplatform.models.definition import load_definition
+from mlplatform.supervisor.records import LOCK_FILE
 from mlplatform.supervisor.status import ProcessStatus
 from support.scoring_world import MODEL
 
@@ -113,6 +115,8 @@ def started(world: SmallPlatform, full_s: float) -> Finding:
     with Filler(world.folder):
         from_s = time.monotonic()
         world.start()
+        lock = world.home.run / LOCK_FILE  # once it is held, the next step is to write
+        until(lambda: is_held(lock) or not world.is_up, RECOVERY_LIMIT_S)
         until(lambda: not world.is_up, full_s)
         action.ended = "waits" if world.is_up else "refuses"
         to_s = time.monotonic()
