@@ -47,6 +47,7 @@ BEFORE_S = 1.5
 RECOVERY_LIMIT_S = 180.0
 """More than the longest pause between two starts of a process, and a slow start after it."""
 AFTER_S = 3.0
+START_RATE = 30.0
 
 
 class Finding(msgspec.Struct, kw_only=True):
@@ -123,7 +124,7 @@ def started(world: SmallPlatform, full_s: float) -> Finding:
     if not world.is_up:
         action.again = "the platform ended by itself"
     ready_s = world.await_ready(RECOVERY_LIMIT_S)
-    load = Load(world, START, MOMENTS["scoring"].rate, world.outside)
+    load = Load(world, START, START_RATE, world.outside)
     try:
         calm_from_s = load.await_calm(time.monotonic(), AFTER_S, RECOVERY_LIMIT_S)
     finally:

@@ -255,7 +255,7 @@ class Drilled:
 
 MOMENTS = {
     "idle": Drilled("one payment now and then", nothing, rate=2.0),
-    "scoring": Drilled("payments come as fast as a busy hour's", nothing, rate=150.0),
+    "scoring": Drilled("payments come as fast as a busy hour's", nothing, rate=100.0),
     "later": Drilled("requests to be scored later and labels", later),
     "history": Drilled("payments of the past are imported", history),
     "snapshot": Drilled(
