@@ -184,6 +184,8 @@ def later(world: SmallPlatform, action: Action) -> Iterator[None]:
         time.sleep(1.0)
     action.ended = f"{sending.done} sent, {sending.failed} refused: {sending.error}"
     action.acknowledged = len(sender.ids) + len(sender.labelled)
+    if not sender.labelled:
+        action.again = "no request for later was accepted"
     until(lambda: not _missing(world, sender), SETTLED_S)
     action.lost = len(_missing(world, sender))
     action.doubled = _doubled(world, sender)
@@ -203,7 +205,7 @@ class _Sender:
 
     def send(self) -> None:
         """One request and the label of it; the same again where it was refused."""
-        keyed = {"Idempotency-Key": f"later-{self.number}"}
+        keyed = {"Idempotency-Key": f"async-{self.number}"}  # later-… are the payments'
         body = payment(customer=1 + self.number % 100, event_time=self._event_ms)
         taken = self._client.post("/score:async", json=body, headers=keyed)
         taken.raise_for_status()
