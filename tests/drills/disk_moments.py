@@ -205,7 +205,7 @@ class _Sender:
 
     def send(self) -> None:
         """One request and the label of it; the same again where it was refused."""
-        keyed = {"Idempotency-Key": f"async-{self.number}"}  # later-… are the payments'
+        keyed = {"Idempotency-Key": f"async-{self.number}"}  # later-… are the payments
         body = payment(customer=1 + self.number % 100, event_time=self._event_ms)
         taken = self._client.post("/score:async", json=body, headers=keyed)
         taken.raise_for_status()
