@@ -7,12 +7,15 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from tests.drills.attacks.attack import Attack, Got, Target, all_of
 from tests.drills.attacks.others import UID
+
+from support.ports import free_ports
 
 FILES: Final = ("secrets/api.key", "secrets/pseudonym.key", "admission.db", "rollouts.db",
                 "run/prefect.token", "run/mlflow.token", "run/page.token", "run/processes.json",
@@ -27,6 +30,7 @@ TRIES: Final[tuple[Callable[[Path], object], ...]] = (
     lambda path: path.chmod(0o777),
     lambda path: path.rename(path.with_name("mine")),
 )
+START_LIMIT_S: Final = 90.0
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -60,7 +64,7 @@ def attacks() -> tuple[Attack, ...]:
         Attack(
             "home, a folder of it owned by somebody else",
             "medium",
-            "secrets/ in a home of one's own belongs to another user; `keys list`",
+            "secrets/ in a home of one's own belongs to another user; `up`",
             "refused, names the folder",
             somebody_elses_folder,
             by_operator=True,
@@ -142,7 +146,7 @@ def somebody_elses_folder(target: Target) -> Got:
         (home / "secrets").mkdir(mode=0o700, parents=True)
         home.chmod(0o700)
         os.chown(home / "secrets", UID, UID)
-        return _refused(home)
+        return _start_refused(home)
 
 
 def link(target: Target) -> Got:
@@ -200,6 +204,29 @@ def _refused(home: Path) -> Got:
     done = _keys(home)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return Got(done.returncode != 0, f"exit {done.returncode}: {lines[-1][:120] if lines else ''}")
+
+
+def _start_refused(home: Path) -> Got:
+    """Whether `up` ends before it has started anything."""
+    ports = zip(("GATEWAY", "PREFECT", "MLFLOW", "PAGE"), free_ports(4), strict=True)
+    variables = {f"MLPLATFORM_{name}_PORT": str(port) for name, port in ports}
+    up = subprocess.Popen(
+        [sys.executable, "-m", "mlplatform.cli", "up"],
+        env={**os.environ, **variables, "MLPLATFORM_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    end_s = time.monotonic() + START_LIMIT_S
+    while up.poll() is None and time.monotonic() < end_s:
+        if list(home.glob("run/processes.json")):
+            up.terminate()
+            break
+        time.sleep(0.1)
+    output = up.communicate(timeout=START_LIMIT_S)[0].splitlines()
+    started = (home / "run" / "processes.json").exists()
+    said = output[-1][:120] if output else ""
+    return Got(up.returncode != 0 and not started, f"exit {up.returncode}: {said}")
 
 
 def _keys(home: Path, umask: int = 0o022) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from tests.drills.attacks.attack import PREFECT, Attack, Got, Target, all_of
+from tests.drills.attacks.attack import FLOW_RUNS, PREFECT, Attack, Got, Target, all_of
 from tests.drills.attacks.wire import ask, identities
 
 RUN_LIMIT_S: Final = 25.0
@@ -48,7 +48,7 @@ def attacks() -> tuple[Attack, ...]:
             "into; then a run that a person may ask for",
             "the runner runs what the platform registered, or nothing",
             in_the_database,
-            PREFECT,
+            FLOW_RUNS,
             by_operator=True,
         ),
         Attack(
