@@ -104,7 +104,6 @@ def test_a_drill_passes_where_each_attack_was_refused_and_recorded(
     ("answer", "shut"),
     [
         (Answer(401, {}, ""), True),
-        (Answer(303, {"location": "/login?next=/"}, ""), True),
         (Answer(303, {"location": "/flows"}, ""), False),
         (Answer(200, {}, ""), False),
         (Answer(404, {}, ""), False),
