@@ -14,7 +14,6 @@ Severity = Literal["critical", "high", "medium", "low"]
 # Where refusals of each kind are looked for. Each is the name of one or more doors in
 # `audit/refusals.jsonl`; a line of any of them counts.
 PREFECT = ("prefect",)
-FLOW_RUNS = ("flow run", "prefect")
 APPROVAL = ("approval", "prefect")
 LABELS = ("labels", "gateway")
 VOIDS = ("voids", "void", "gateway")
