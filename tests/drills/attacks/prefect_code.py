@@ -244,7 +244,8 @@ def _patiently(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answe
 
 def _left_out(answer: Answer, body: dict[str, Any]) -> bool:
     """Whether a run was made without any of what goes beyond parameters and time."""
-    asked = {k: v for k, v in body.items() if k not in ("parameters", "state")}
+    given = ("parameters", "state", "enforce_parameter_schema")
+    asked = {k: v for k, v in body.items() if k not in given}
     made = json.loads(answer.text) if answer.status == 201 and asked else None
     return made is not None and all(made.get(k) != v for k, v in asked.items())
 
