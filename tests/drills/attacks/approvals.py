@@ -125,7 +125,6 @@ def attacks() -> tuple[Attack, ...]:
             "rollouts approve by \u0430na (a Cyrillic letter), with and without a code",
             "refused; no answer in the journal",
             look_alike,
-            APPROVAL,
             asks=True,
             by_operator=True,
         ),
