@@ -116,6 +116,7 @@ def states() -> list[Case]:
             },
             {12: [page]},
             (10, 31),
+            values={"$value": "4%"},
         ),
         Case(
             "RefusalsKept",

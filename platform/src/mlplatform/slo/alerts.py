@@ -178,8 +178,8 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
         made(
             "RefusalsKept", "ticket",
             f"{forged} or sum by (door) ({refused}) > {limits.refusals_of_a_day}",
-            "0m", "{{ $value }} refused in a day at the door of {{ $labels.door }}: "
-            "`mlplatform refusals` says of whom and why",
+            "0m", "door {{ $labels.door }} refused what a person should know of: "
+            "`mlplatform refusals` says who asked, for what, and why not",
         ),
     ]  # fmt: skip
 
