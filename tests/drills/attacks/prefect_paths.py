@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from tests.drills.attacks.attack import Attack, Got, Target, all_of
 from tests.drills.attacks.wire import VERSION, Answer, ask, identities, raw, upgrade
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
+SILENCE_S: Final = 3.0
 SOCKETS: Final = ("/api/events/in", "/api/events/out", "/api/logs/out")
 TRICKS: Final = (
     "//api/admin/version",
@@ -98,15 +103,16 @@ def attacks() -> tuple[Attack, ...]:
         Attack(
             "prefect, WebSockets without an identity",
             "high",
-            f"an upgrade of {', '.join(SOCKETS)} as nobody",
-            "no 101",
+            f"{', '.join(SOCKETS)} as nobody, with first messages that prove nobody",
+            "nothing is told and nothing is taken",
             sockets,
         ),
         Attack(
             "prefect, events forged over a WebSocket",
             "high",
-            "an upgrade of /api/events/in as a person who may run flows, and as nobody",
-            "no 101",
+            "/api/events/in as a person who may run flows, and as nobody, with first messages that "
+            "prove nobody or a person",
+            "nothing is taken",
             events_in,
         ),
         Attack(
@@ -219,12 +225,12 @@ def beyond(target: Target) -> Got:
 
 
 def sockets(target: Target) -> Got:
-    return all_of([_no_upgrade(target, path, {}) for path in SOCKETS])
+    return all_of([_no_use(target, path, {}) for path in SOCKETS])
 
 
 def events_in(target: Target) -> Got:
     people = identities(target).items()
-    return all_of([_no_upgrade(target, "/api/events/in", h, who) for who, h in people])
+    return all_of([_no_use(target, "/api/events/in", h, who) for who, h in people])
 
 
 def foreign_socket(target: Target) -> Got:
@@ -317,6 +323,42 @@ def _version(answer: Answer, said: str) -> Got:
 def _no_upgrade(target: Target, path: str, headers: dict[str, str], who: str = "nobody") -> Got:
     answer = upgrade(target.prefect_port, path, headers)
     return Got(answer.status != 101, f"{who}: {answer.status} {path}")
+
+
+def _no_use(target: Target, path: str, headers: dict[str, str], who: str = "nobody") -> Got:
+    """Whether a socket that was opened tells or takes anything; Prefect's own clients prove who
+    they are by the first message."""
+    key = target.keys["eve"]
+    results = []
+    for message in (
+        "{}",
+        json.dumps({"type": "auth", "token": None}),
+        json.dumps({"type": "auth", "token": "platform:"}),
+        json.dumps({"type": "auth", "token": f"platform:{key.secret}"}),
+        json.dumps({"type": "auth", "token": f"{key.name}:{key.secret}"}),
+        json.dumps({"type": "filter", "filter": {}}),
+    ):
+        told = _said_after(f"ws://127.0.0.1:{target.prefect_port}{path}", headers, message)
+        used = "auth_success" in told or '"event"' in told
+        results.append(Got(not used, f"{who}: {told[:60]} {path}"))
+    return all_of(results)
+
+
+def _said_after(url: str, headers: dict[str, str], message: str) -> str:
+    """What a socket says after a first message, or how it ended."""
+    own = {k: v for k, v in headers.items() if k != "Origin"}
+    origin = Origin(headers["Origin"]) if "Origin" in headers else None
+    try:
+        with connect(
+            url, origin=origin, additional_headers=own, proxy=None,
+            subprotocols=[Subprotocol("prefect")], open_timeout=10, close_timeout=1,
+        ) as socket:  # fmt: skip
+            socket.send(message)
+            return str(socket.recv(timeout=SILENCE_S))
+    except TimeoutError:
+        return "nothing"
+    except (OSError, WebSocketException) as error:
+        return type(error).__name__
 
 
 def _get(target: Target, path: str, headers: dict[str, str] | None = None) -> bytes:
