@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -195,6 +196,7 @@ def _try(door: Door) -> Callable[[Target], Got]:
     return act
 
 
+SECRET = ("auth_string", "password", "secret", "api_key", "token", "connection_url")
 READS = ("filter", "count", "paginate", "history", "lateness", "counts", "validate", "next-runs")
 ALLOWED = ("/deployments/{id}/create_flow_run", "/flow_runs/{id}/resume")
 """What a person may ask for, with what the platform checks."""
@@ -239,8 +241,28 @@ def settings_and_secrets(target: Target) -> Got:
             ("GET", f"/block_documents/{NOBODY_S_ID}?include_secrets=true", None),
         ):
             answer = ask(method, f"{target.prefect}/api{path}", json=body, headers=headers)
-            results.append(Got(answer.shut, f"{who}: {answer.status} {path}"))
+            told = _secrets_in(answer.text) if answer.status == 200 and who != "nobody" else ["all"]
+            held = answer.shut or not told
+            results.append(Got(held, f"{who}: {answer.status} {path}, told: {told[:3]}"))
     return all_of(results)
+
+
+def _secrets_in(text: str) -> list[str]:
+    """Names of values that should be hidden and are not."""
+    found: list[str] = []
+
+    def look(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                look(inner, str(key))
+        elif isinstance(value, list):
+            for inner in value:
+                look(inner, name)
+        elif any(part in name for part in SECRET) and isinstance(value, str) and value.strip("*"):
+            found.append(name)
+
+    look(json.loads(text), "")
+    return found
 
 
 def url_of(target: Target, path: str) -> str:
