@@ -246,8 +246,10 @@ def test_a_run_is_ended_and_never_declared_done(asked: TestClient) -> None:
 
 def test_an_answer_is_passed_on_as_it_is(asked: TestClient) -> None:
     form = {"run_input": {"decision": "approve", "code": "bo:1:A", "reason": "read it"}}
-    answer = asked.post(f"/api/flow_runs/{ID}/resume", headers=person("bo"), json=form)
+    path = f"/api/flow_runs/{OTHER}/resume"
+    answer = asked.post(path, headers=person("bo"), json=form)
     assert answer.json()["sent"] == form
+    assert asked.post(path, headers=person("ana"), json=form).status_code == 403, "may not approve"
 
 
 def test_a_body_has_a_limit(asked: TestClient) -> None:

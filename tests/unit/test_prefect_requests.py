@@ -12,7 +12,7 @@ PARAMETERS = {"model": "fraud", "actor": "ana", "reason": "weekly"}
 
 
 def _start(**body: Any) -> Start | Wrong:
-    return started({"parameters": PARAMETERS, **body}, flow="retrain", person="ana")
+    return started({"parameters": PARAMETERS, **body}, flow="retrain", model="fraud", person="ana")
 
 
 def _parameters(taken: Start | Wrong) -> Any:
@@ -28,20 +28,22 @@ def test_prefect_is_told_to_hold_parameters_to_their_schema() -> None:
 
 def test_a_person_starts_runs_in_their_own_name() -> None:
     assert _parameters(_start())["actor"] == "ana"
-    nameless = started({"parameters": {"model": "fraud"}}, flow="promote", person="ana")
+    nameless = started(
+        {"parameters": {"model": "fraud"}}, flow="promote", model="fraud", person="ana"
+    )
     assert _parameters(nameless)["actor"] == "ana"
-    other = started({"parameters": PARAMETERS}, flow="retrain", person="bo")
+    other = started({"parameters": PARAMETERS}, flow="retrain", model="fraud", person="bo")
     assert isinstance(other, Wrong)
     assert "give your own name" in other.reason
 
 
 def test_who_runs_the_platform_starts_runs_for_others() -> None:
-    taken = started({"parameters": PARAMETERS}, flow="retrain", person=None)
+    taken = started({"parameters": PARAMETERS}, flow="retrain", model="fraud", person=None)
     assert _parameters(taken)["actor"] == "ana"
 
 
 def test_a_flow_without_an_actor_gets_none() -> None:
-    taken = started({"parameters": {"model": "fraud"}}, flow="rollout", person="ana")
+    taken = started({"parameters": {"model": "fraud"}}, flow="rollout", model="fraud", person="ana")
     assert _parameters(taken) == {"model": "fraud"}
 
 
@@ -75,12 +77,14 @@ def test_a_run_may_be_due_later() -> None:
 
 
 def test_nobody_asks_for_an_approval_but_a_pass() -> None:
-    assert isinstance(started({"parameters": {}}, flow="approval", person=None), Wrong)
+    assert isinstance(
+        started({"parameters": {}}, flow="approval", model="fraud", person=None), Wrong
+    )
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 3])
 def test_a_body_that_is_no_object_is_refused(body: object) -> None:
-    assert isinstance(started(body, flow="retrain", person="ana"), Wrong)
+    assert isinstance(started(body, flow="retrain", model="fraud", person="ana"), Wrong)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +98,12 @@ def test_a_body_that_is_no_object_is_refused(body: object) -> None:
 )
 def test_a_state_is_set_to_end_a_run_alone(body: object, wanted: bool) -> None:
     assert is_cancelling(body) is wanted
+
+
+@pytest.mark.parametrize("person", ["ana", None])
+@pytest.mark.parametrize("model", ["other", "../../etc", 3, None])
+def test_a_run_is_about_the_model_of_its_deployment(person: str | None, model: object) -> None:
+    asked = {"parameters": PARAMETERS | {"model": model}}
+    taken = started(asked, flow="retrain", model="fraud", person=person)
+    assert isinstance(taken, Wrong)
+    assert "the deployment is of fraud" in taken.reason

@@ -21,7 +21,7 @@ from typing import Any, Final, assert_never
 
 import httpx
 
-from mlplatform.admission.clients import Client
+from mlplatform.admission.clients import Client, Operation
 from mlplatform.admission.people import People
 from mlplatform.orchestration import names
 from mlplatform.refusals import Refusal, Refusals
@@ -193,18 +193,19 @@ class PrefectGate:
     ) -> bytes | requests.Wrong:
         """What Prefect is sent of a request that changes something, or why nothing is."""
         parsed = _json(body)
-        if wanted == "answer":
-            return body
         if wanted == "cancel" and not requests.is_cancelling(parsed):
             return requests.Wrong("the state of a run is the platform's to set: CANCELLING ends it")
-        flow, model = await self._deployment_of(about, of_run=wanted == "cancel")
-        if isinstance(person, Client) and not person.may(model, "run"):
-            return requests.Wrong(f"your key has no scope {model or '*'}:run")
+        flow, model = await self._deployment_of(about, of_run=wanted != "start")
+        needed: Operation = "approve" if wanted == "answer" else "run"
+        if isinstance(person, Client) and not person.may(model, needed):
+            return requests.Wrong(f"your key has no scope {model or '*'}:{needed}")
+        if wanted == "answer":
+            return body
         if wanted == "cancel":
             is_own = flow not in requests.STARTED_BY_THE_PLATFORM
             return body if is_own else requests.Wrong(f"runs of {flow} end with an answer")
         name = person.name if isinstance(person, Client) else None
-        start = requests.started(parsed, flow=flow, person=name)
+        start = requests.started(parsed, flow=flow, model=model, person=name)
         if isinstance(start, requests.Wrong):
             return start
         return json.dumps(start.body).encode()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ACTOR: Final = "actor"
+MODEL: Final = "model"
 STARTED_BY_THE_PLATFORM: Final = frozenset({"approval"})
 """Flows that only a pass starts: the journal says what they ask."""
 
@@ -30,11 +31,11 @@ class Start:
     body: Mapping[str, Any]
 
 
-def started(body: object, *, flow: str, person: str | None) -> Start | Wrong:
+def started(body: object, *, flow: str, model: str, person: str | None) -> Start | Wrong:
     """A run of a deployment, with its parameters and nothing about where or how it runs.
 
     Args:
-        flow: whose deployment it is.
+        flow, model: whose deployment it is.
         person: who asks, and so the actor of the run; None: who runs the platform, for anybody.
     """
     if flow in STARTED_BY_THE_PLATFORM:
@@ -50,6 +51,8 @@ def started(body: object, *, flow: str, person: str | None) -> Start | Wrong:
     if when is None:
         return Wrong("a run begins SCHEDULED, now or at a time")
     parameters = dict(body.get("parameters") or {})
+    if parameters.get(MODEL, model) != model:
+        return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {model}")
     if person is not None:
         named = parameters.get(ACTOR)
         if named not in (None, "", person):
