@@ -77,7 +77,8 @@ def root_of(spans: list[Received]) -> Received:
 
 
 def spans_of(world: Traced, trace_id: str) -> list[Received]:
-    found: list[Received] = wait_for(lambda: world.receiver.trace(trace_id))
+    """Of a trace, or of the decision whose id begins with the trace's."""
+    found: list[Received] = wait_for(lambda: world.receiver.trace(trace_id[:32]))
     return found
 
 
@@ -250,7 +251,7 @@ def test_answers_of_a_challenger_are_kept(world: Traced, client: httpx.Client) -
         arms[answer["decision_id"]] = answer["route"]
     challenged = {key for key, arm in arms.items() if arm == "challenger"}
     assert 0 < len(challenged) < 12
-    wait_for(lambda: all(world.receiver.trace(key) for key in challenged))
+    wait_for(lambda: all(world.receiver.trace(key[:32]) for key in challenged))
     for key in challenged:
         root = root_of(world.receiver.trace(key))
         assert root.attributes["mlplatform.route.arm"] == "challenger"

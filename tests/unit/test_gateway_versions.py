@@ -72,6 +72,7 @@ def test_v1_shows_the_stored_answer_and_v2_groups_it() -> None:
         "model": {"version": 4, "bundle": "b" * 64},
         "route": {"arm": "challenger", "generation": 7},
         "degraded": {"reason": "deadline"},
+        "feature_gaps": None,
     }
 
 

@@ -86,6 +86,6 @@ def test_every_way_to_be_no_json_is_named(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("uri", ["file://[/b", "file://[]/b", "http://h/b", "file:", "b"])
-def test_a_bundle_is_a_file_uri_of_this_machine(uri: str) -> None:
+def test_a_bundle_is_a_file_uri_of_this_machine(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="storageUri"):
-        bundle_folder(uri)
+        bundle_folder(uri, tmp_path)

@@ -444,7 +444,10 @@ HOME_FREE: Final = _state(
 )
 HOME_SIZE: Final = _state("home_size_bytes", "bytes", "Size of that disk.")
 REFUSALS: Final = _state(
-    "refusals", "refusals", "What was refused in the last day and kept in `audit/`.", Label("door")
+    "refusals",
+    "refusals",
+    "What was refused in the last day and kept in `audit/`.",
+    Label("door", bound="listeners, and places that take something from people"),
 )
 STATE_UNREAD: Final = _state(
     "exporter_read_failures", "reads", "Times that a part of the state could not be read.",
