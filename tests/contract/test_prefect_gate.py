@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,20 @@ async def _run(request: Request) -> JSONResponse:
     return JSONResponse({"deployment_id": request.path_params["id"]})
 
 
+SCHEMA = {"type": "object", "properties": {"model": {"type": "string"}}}
+
+
+async def _listed(request: Request) -> JSONResponse:
+    if request.url.path.startswith("/api/deployments"):
+        return JSONResponse([{"parameter_openapi_schema": SCHEMA}])
+    keys = {"run_input_keyset": {"schema": "evidence-1-schema"}}
+    return JSONResponse([{"id": OTHER, "state": {"state_details": keys}}])
+
+
+async def _form(request: Request) -> JSONResponse:
+    return JSONResponse({"title": "the form"})
+
+
 async def _echo(request: Request) -> JSONResponse:
     body = await request.body()
     sent = await request.json() if body else None
@@ -65,6 +80,9 @@ INNER = Starlette(
     routes=[
         WebSocketRoute("/api/subscribe", _repeat),
         Route("/api/health", _echo, methods=["GET"]),
+        Route("/api/deployments/filter", _listed, methods=["POST"]),
+        Route("/api/flow_runs/filter", _listed, methods=["POST"]),
+        Route("/api/flow_runs/{id}/input/{key}", _form, methods=["GET"]),
         Route("/api/deployments/{id}", _deployment, methods=["GET"]),
         Route("/api/flow_runs/{id}", _run, methods=["GET"]),
         WebSocketRoute("/api/events/out", _talk),
@@ -176,9 +194,10 @@ def test_a_socket_of_prefects_own_client_says_who_it_is_by_its_first_message(
         {"type": "auth", "token": f"operator:{TOKENS.operator}"},
         {"type": "subscribe"},
     ]
-    for first in wrong:
+    texts = [json.dumps(first) for first in wrong] + ['{"type": "auth", "token": "a:\\ud800"}', "["]
+    for text in texts:
         with asked.websocket_connect(path, subprotocols=own) as socket:
-            socket.send_json(first)
+            socket.send_text(text)
             with pytest.raises(WebSocketDisconnect):
                 socket.receive_json()
     assert [r.why for r in refusals.since(0)] == ["its first message proves nobody"]
@@ -239,6 +258,9 @@ def test_a_run_is_ended_and_never_declared_done(asked: TestClient) -> None:
         return asked.post(at, headers=person(who), json=sent).status_code
 
     assert status("CANCELLING", "ana") == 201
+    forged = {"state": {"type": "CANCELLING", "name": "Failed", "message": "no"}, "force": True}
+    sent = asked.post(path, headers=person("ana"), json=forged).json()["sent"]
+    assert sent == {"state": {"type": "CANCELLING"}}
     assert status("COMPLETED", "ana") == 403
     assert status("CANCELLING", "bo") == 403
     assert status("CANCELLING", "ana", f"/api/flow_runs/{OTHER}/set_state") == 403
@@ -252,9 +274,23 @@ def test_an_answer_is_passed_on_as_it_is(asked: TestClient) -> None:
     assert asked.post(path, headers=person("ana"), json=form).status_code == 403, "may not approve"
 
 
+def test_values_are_checked_by_a_forms_own_schema_alone(asked: TestClient) -> None:
+    path = "/api/ui/schemas/validate"
+
+    def status(schema: Any, values: Any) -> int:
+        sent = {"schema": schema, "values": values}
+        return asked.post(path, headers=person("ana"), json=sent).status_code
+
+    assert status(SCHEMA, {"model": "fraud"}) == 201
+    assert status({"title": "the form"}, {}) == 201
+    slow = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+    assert status(slow, {"a": "a" * 40 + "!"}) == 403
+    assert status(SCHEMA, {"model": {"__prefect_kind": "jinja", "template": "{{ 9**9 }}"}}) == 403
+
+
 def test_a_body_has_a_limit(asked: TestClient) -> None:
     sent = b" " * (MOST_BODY_BYTES + 1)
-    answer = asked.post("/api/flow_runs/filter", headers=person("ana"), content=sent)
+    answer = asked.post("/api/task_runs/filter", headers=person("ana"), content=sent)
     assert answer.status_code == 413
 
 

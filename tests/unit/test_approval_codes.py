@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.errors import Refused
-from mlplatform.rollout.approval_codes import VALID_S, Question, approver, code
+from mlplatform.rollout.approval_codes import VALID_S, Approver, Question, approver, code
 
 KEY = b"k" * 32
 ASKED = Question("fraud-v2-1", "e" * 64, "approve")
 NOW_S = 1_000
-CODE = code(KEY, "bo", ASKED, until_s=NOW_S + VALID_S)
+BO = Approver("bo", "0a1b2c3d")
+CODE = code(KEY, BO, ASKED, until_s=NOW_S + VALID_S)
 
 
 def test_a_code_names_its_approver() -> None:
-    assert approver(KEY, f" {CODE}\n", ASKED, now_s=NOW_S) == "bo"
+    assert approver(KEY, f" {CODE}\n", ASKED, now_s=NOW_S) == BO
 
 
 @pytest.mark.parametrize(
@@ -40,14 +41,19 @@ def test_a_code_of_another_installation_proves_nothing() -> None:
 
 
 def test_a_code_can_be_neither_renamed_nor_prolonged() -> None:
-    name, until, mac = CODE.split(":")
-    for forged in (f"ana:{until}:{mac}", f"{name}:{int(until) + 1}:{mac}"):
+    name, key, until, mac = CODE.split(":")
+    forgeries = (
+        f"ana:{key}:{until}:{mac}",
+        f"{name}:ffffffff:{until}:{mac}",
+        f"{name}:{key}:{int(until) + 1}:{mac}",
+    )
+    for forged in forgeries:
         with pytest.raises(Refused, match="not given"):
             approver(KEY, forged, ASKED, now_s=NOW_S)
 
 
 def test_a_code_ends() -> None:
-    assert approver(KEY, CODE, ASKED, now_s=NOW_S + VALID_S - 1) == "bo"
+    assert approver(KEY, CODE, ASKED, now_s=NOW_S + VALID_S - 1) == BO
     with pytest.raises(Refused, match="it is good for 10 minutes"):
         approver(KEY, CODE, ASKED, now_s=NOW_S + VALID_S)
 

@@ -146,7 +146,9 @@ def test_the_journal_says_how_the_approver_was_known(
     approve("bo")
     (state,) = platform.rollouts.active("fraud")
     assert state.answer is not None
-    assert (state.answer.approver, state.answer.proven_by) == ("bo", "code")
+    assert state.answer.approver == "bo"
+    (used,) = (k.id for k in platform.keys.all_keys() if k.client == "bo")
+    assert state.answer.proven_by == f"code of key {used}"
 
 
 @pytest.mark.parametrize("becomes", ["asked again", "failed"])
@@ -176,7 +178,11 @@ def test_a_look_alike_is_no_name_of_anybody(approve: Any) -> None:
 
 @pytest.mark.parametrize(
     ("scopes", "wanted"),
-    [(("*:*",), "nobody's"), (("fraud:run",), "may approve"), (("other:approve",), "may approve")],
+    [
+        (("*:*",), "nobody's"),
+        (("fraud:run",), "may not approve"),
+        (("other:approve",), "may not approve"),
+    ],
 )
 def test_a_key_that_may_not_approve_proves_no_approver(
     approve: Any, platform: wiring.Platform, scopes: tuple[str, ...], wanted: str
@@ -223,9 +229,30 @@ def test_a_code_is_worth_nothing_once_its_key_was_revoked(
     code, until_s = job.approval_code(platform, question, approver="bo", secret=secret.encode())
     assert until_s == platform.clock.wall_ms() // 1000 + VALID_S
     platform.keys.revoke("bo", platform.clock.wall_ms())
-    with pytest.raises(Refused, match="no live key"):
+    key(platform, "bo")  # a new one does not bring the old one's code to life
+    with pytest.raises(Refused, match="is not live"):
         job.record_approval(platform, question, code=code, reason="it was read")
     assert len(refused(platform)) == 1
+
+
+def test_a_second_key_of_an_approver_that_may_not_approve_gives_no_code(
+    platform: wiring.Platform, rollout: str
+) -> None:
+    key(platform, "bo")
+    other = key(platform, "bo", "other:run").encode()
+    question, _ = job.question(platform, rollout, "approve")
+    with pytest.raises(Refused, match="may not approve"):
+        job.approval_code(platform, question, approver="bo", secret=other)
+
+
+def test_who_was_not_proven_is_kept_as_unknown(platform: wiring.Platform, rollout: str) -> None:
+    question, _ = job.question(platform, rollout, "approve")
+    with pytest.raises(Refused):
+        job.approval_code(platform, question, approver="dora", secret=b"guessed")
+    with pytest.raises(Refused):
+        job.record_approval(platform, question, code="carla:0:9999999999:AA", reason="read it")
+    kept = Refusals(platform.settings.home.audit).since(0)
+    assert [r.who for r in kept] == ["unknown", "unknown"]
 
 
 def test_a_code_counts_once(platform: wiring.Platform, rollout: str) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from mlplatform.supervisor.prefect_requests import Start, Wrong, is_cancelling, started
+from mlplatform.supervisor.prefect_requests import (
+    MOST_DEPTH,
+    Start,
+    Wrong,
+    answered,
+    is_cancelling,
+    started,
+)
 
 PARAMETERS = {"model": "fraud", "actor": "ana", "reason": "weekly"}
 
@@ -66,7 +73,7 @@ def test_nothing_about_where_or_how_it_runs_is_taken(body: dict[str, Any]) -> No
 def test_what_prefects_own_form_sends_besides_is_left_out() -> None:
     taken = _start(job_variables={}, work_queue_name=None, state={"type": "SCHEDULED"})
     assert isinstance(taken, Start)
-    assert set(taken.body) == {"parameters", "state", "enforce_parameter_schema"}
+    assert set(taken.body) == {"parameters", "state", "enforce_parameter_schema", "name"}
 
 
 def test_a_run_may_be_due_later() -> None:
@@ -107,3 +114,41 @@ def test_a_run_is_about_the_model_of_its_deployment(person: str | None, model: o
     taken = started(asked, flow="retrain", model="fraud", person=person)
     assert isinstance(taken, Wrong)
     assert "the deployment is of fraud" in taken.reason
+
+
+def test_a_persons_run_is_called_by_what_it_does() -> None:
+    taken = _start(name="approve fraud-v9-1: ALL GATES PASSED", tags=["x"], labels={"a": "b"})
+    assert isinstance(taken, Start)
+    assert taken.body["name"] == "retrain fraud"
+    assert not {"tags", "labels", "idempotency_key"} & set(taken.body)
+
+
+DEEP: Any = "end"
+for _ in range(MOST_DEPTH + 2):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"__prefect_kind": "json", "value": '{"model": "credit", "actor": "bo"}'},
+        {"__prefect_kind": "none", "value": {"actor": "carla"}},
+        PARAMETERS | {"reason": {"__prefect_kind": "jinja", "template": "{{ 9**9**9 }}"}},
+        PARAMETERS | {"reason": [{"a": [{"__prefect_kind": "json", "value": "1"}]}]},
+        PARAMETERS | {"reason": DEEP},
+    ],
+    ids=["json for all", "a value for all", "a template", "deep within", "too deep"],
+)
+@pytest.mark.parametrize("person", ["ana", None])
+def test_what_was_checked_is_what_runs(parameters: dict[str, Any], person: str | None) -> None:
+    asked = {"parameters": parameters}
+    assert isinstance(started(asked, flow="retrain", model="fraud", person=person), Wrong)
+    assert isinstance(answered({"run_input": parameters}), Wrong)
+
+
+def test_an_answer_is_a_forms_values_alone() -> None:
+    form = {"decision": "approve", "code": "bo:1:A", "reason": "read it"}
+    taken = answered({"run_input": form, "other": 1})
+    assert isinstance(taken, Start)
+    assert taken.body == {"run_input": form}
+    assert isinstance(answered({}), Wrong)

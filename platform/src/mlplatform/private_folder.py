@@ -103,7 +103,9 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
     if folder in (root, root.resolve()):
         return
     is_sticky = status.st_mode & stat.S_ISVTX
-    if status.st_uid not in ours or (status.st_mode & stat.S_IWOTH and not is_sticky):
+    foreign_group = status.st_mode & stat.S_IWGRP and status.st_gid not in (_ROOT, os.getegid())
+    is_open = status.st_mode & stat.S_IWOTH or foreign_group
+    if status.st_uid not in ours or (is_open and not is_sticky):
         wanted = (
             f"a folder that nobody else may put another in the place of; {folder} belongs to uid"
             f" {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}:"

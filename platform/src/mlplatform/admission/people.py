@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from mlplatform.admission.clients import Client, Key, directory
-from mlplatform.admission.secrets import digest
+from mlplatform.admission.secrets import digest, key_id
 from mlplatform.errors import Refused
 
 MOST_SECRET: int = 512
@@ -45,13 +45,19 @@ def people(keys: Iterable[Key], now_ms: int) -> People:
     return People(lambda secret, hashed: known.get(hashed), lambda: now_ms / 1000)
 
 
-def check_may_approve(keys: Iterable[Key], name: str, model: str, now_ms: int) -> None:
-    """Nothing where a live key of that name may approve rollouts of the model.
+def check_may_approve(keys: Iterable[Key], name: str, key: str, model: str, now_ms: int) -> None:
+    """Nothing where that key of that name is live and may approve rollouts of the model.
+
+    Args:
+        key: its id.
 
     Raises:
         Refused: says what is missing, and the command that gives it.
     """
-    known = directory(keys, now_ms).values()
-    if not any(client.name == name and client.may(model, "approve") for client in known):
+    known = {key_id(hashed): client for hashed, client in directory(keys, now_ms).items()}
+    client = known.get(key)
+    if client is None or client.name != name or not client.may(model, "approve"):
         command = f"mlplatform keys create --name {name} --model {model} --scope approve"
-        raise Refused(f"{name} has no live key that may approve rollouts of {model}: `{command}`")
+        raise Refused(
+            f"key {key} of {name} is not live, or may not approve rollouts of {model}: `{command}`"
+        )

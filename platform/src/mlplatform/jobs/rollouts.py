@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlplatform.admission.people import check_may_approve, people
+from mlplatform.admission.secrets import digest, key_id
 from mlplatform.errors import NotFound, Refused
 from mlplatform.exporter import measured
 from mlplatform.exporter.measured import ArmCounts, Pass
@@ -18,7 +19,7 @@ from mlplatform.jobs.signed import REASON
 from mlplatform.pseudonym import load_or_create_key
 from mlplatform.refusals import Refusal, Refusals
 from mlplatform.rollout import approval_codes, commands, execute, summary
-from mlplatform.rollout.approval_codes import Question
+from mlplatform.rollout.approval_codes import Approver, Question
 from mlplatform.rollout.state import RolloutState, check_approver, fold
 from mlplatform.rollout.transitions import Answer, ApprovalAsked, Transition
 
@@ -110,16 +111,19 @@ def approval_code(
         Refused: name and key are nobody's, may not approve this model's rollouts, or made it.
     """
     keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
-    with _kept(platform, f"a code for {question.rollout_id}", approver):
-        state = fold(platform.rollouts.read(question.rollout_id))
+    state = fold(platform.rollouts.read(question.rollout_id))
+    asked = f"a code for {question.rollout_id}, as {approver}"
+    with _kept(platform, asked, "unknown"):
         person = people(keys, now_ms).proven(approver, secret)
         if person is None:
             raise Refused(f"name {approver!a} and that key are nobody's; see `keys list`")
-        check_may_approve(keys, person.name, state.model, now_ms)
-        check_approver(state, person.name)
+    proven = Approver(person.name, key_id(digest(secret)))
+    with _kept(platform, asked, proven.name):
+        check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
+        check_approver(state, proven.name)
     until_s = now_ms // 1000 + approval_codes.VALID_S
     key = load_or_create_key(platform.settings.home.approval_key)
-    return approval_codes.code(key, person.name, question, until_s=until_s), until_s
+    return approval_codes.code(key, proven, question, until_s=until_s), until_s
 
 
 def record_approval(platform: Platform, question: Question, *, code: str, reason: str) -> str:
@@ -136,20 +140,22 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     reason = REASON.checked("reason", reason)
     now_ms = platform.clock.wall_ms()
     key = load_or_create_key(platform.settings.home.approval_key)
-    who = code.partition(":")[0]
-    with _kept(platform, f"{question.answer} of {question.rollout_id}", who or "unknown"):
-        approver = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
-        state = fold(platform.rollouts.read(question.rollout_id))
-        check_may_approve(platform.keys.all_keys(), approver, state.model, now_ms)
+    asked = f"{question.answer} of {question.rollout_id}"
+    with _kept(platform, f"{asked}, as {code.partition(':')[0]}", "unknown"):
+        proven = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
+    state = fold(platform.rollouts.read(question.rollout_id))
+    with _kept(platform, asked, proven.name):
+        keys = platform.keys.all_keys()
+        check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
         commands.record_approval(
             platform.rollouts,
             question,
-            approver,
+            proven.name,
             reason,
-            proven_by="code",
+            proven_by=f"code of key {proven.key_id}",
             clock=platform.clock,
         )
-    return f"{question.rollout_id}: {question.answer} by {approver}"
+    return f"{question.rollout_id}: {question.answer} by {proven.name}"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_HEAD_BYTES: Final = 256 * 1024
+MOST_RANK: Final = 8
 MOST_ARRAYS: Final = 64
 _LENGTH: Final = struct.Struct("=I")
 
@@ -75,13 +76,18 @@ def read(receive: Callable[[int], bytes | bytearray], most_bytes: int) -> Frame:
         raise BrokenFrame("its head is not read") from error
     if len(head.arrays) > MOST_ARRAYS or any(min(a.shape, default=0) < 0 for a in head.arrays):
         raise BrokenFrame("its arrays are too many, or less than empty")
+    if any(len(a.shape) > MOST_RANK or max(a.shape, default=0) > most_bytes for a in head.arrays):
+        raise BrokenFrame("its arrays have too many dimensions, or too long ones")
     if (total := sum(a.size for a in head.arrays)) > most_bytes:
         raise BrokenFrame(f"arrays of {total} bytes; the limit is {most_bytes}")
     return Frame(head.body, [_array(receive(a.size), a) for a in head.arrays])
 
 
 def _array(raw: bytes | bytearray, told: _Array) -> NDArray[Any]:
-    return np.frombuffer(raw, np.dtype(told.kind)).reshape(told.shape)
+    try:
+        return np.frombuffer(raw, np.dtype(told.kind)).reshape(told.shape)
+    except ValueError as error:
+        raise BrokenFrame("an array's shape is none") from error
 
 
 def _kind(array: NDArray[Any]) -> Kind:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-Access = Literal["read", "start", "answer", "cancel", "forbidden"]
+Access = Literal["read", "check", "start", "answer", "cancel", "forbidden"]
 
 _ID: Final = r"[0-9A-Za-z-]{1,64}"
 _NAME: Final = r"[^/]{1,255}"
@@ -32,7 +32,7 @@ _READ_GET: Final = (
     r"events/filter/next",
     rf"(flow|task)_run_states/({_ID})?",
     rf"flow_runs/{_ID}(/graph|/graph-v2|/logs/download)?",
-    rf"flow_runs/{_ID}/input/{_NAME}",
+    rf"flow_runs/{_ID}/input/{_NAME}-(schema|description)",  # not what somebody answered
     rf"flows/{_ID}",
     rf"flows/name/{_NAME}",
     rf"task_runs/{_ID}",
@@ -50,7 +50,6 @@ _READ_POST: Final = (
     r"events/filter",
     rf"events/count-by/{_NAME}",
     r"flow_runs/(filter|count|paginate|history|lateness)",
-    rf"flow_runs/{_ID}/input/filter",
     r"flows/(filter|count|paginate)",
     r"logs/filter",
     r"saved_searches/filter",
@@ -58,7 +57,6 @@ _READ_POST: Final = (
     r"task_workers/filter",
     r"ui/flow_runs/(count-task-runs|history)",
     r"ui/flows/(count-deployments|next-runs)",
-    r"ui/schemas/validate",
     r"ui/task_runs/(count|dashboard/counts)",
     r"work_pools/(filter|count)",
     rf"work_pools/{_NAME}/(queues/filter|workers/filter|concurrency_status)",
@@ -72,6 +70,7 @@ _SOCKET: Final = re.compile("|".join(_WATCH))
 _START: Final = re.compile(rf"deployments/({_ID})/create_flow_run")
 _ANSWER: Final = re.compile(rf"flow_runs/({_ID})/resume")
 _CANCEL: Final = re.compile(rf"flow_runs/({_ID})/set_state")
+_CHECK: Final = "ui/schemas/validate"
 _API: Final = "/api/"
 _SHELL: Final = re.compile(r"/(?!api(/|$))[^\\]*")
 """Pages, scripts and documents: the same for everybody who has logged in."""
@@ -119,6 +118,8 @@ def subject(path: str) -> str:
 def _posted(rest: str) -> Access:
     if _POST.fullmatch(rest):
         return "read"
+    if rest == _CHECK:
+        return "check"
     if _START.fullmatch(rest):
         return "start"
     if _ANSWER.fullmatch(rest):

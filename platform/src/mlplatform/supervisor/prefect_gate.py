@@ -143,7 +143,7 @@ class PrefectGate:
             if is_proven or message["type"] != "websocket.receive":
                 return message
             name, _, secret = _token(message).partition(":")
-            if isinstance(self._identity((name, secret.encode())), Platform):
+            if isinstance(self._identity((name, secret.encode("utf-8", "replace"))), Platform):
                 is_proven = True
                 self._let_in(scope)
                 return message
@@ -170,6 +170,12 @@ class PrefectGate:
                         scope, receive = _resent(scope, await _body(receive))
                     await self._application(scope, receive, send)
                     return
+                case "check":
+                    body = await _body(receive)
+                    if await self._is_known_form(_json(body)):
+                        await self._application(*_resent(scope, body), send)
+                        return
+                    why = "a form is checked by its own schema, and holds values alone"
                 case "forbidden":
                     why = "it is on no list of what people may ask"
                 case "start" | "answer" | "cancel":
@@ -199,16 +205,32 @@ class PrefectGate:
         needed: Operation = "approve" if wanted == "answer" else "run"
         if isinstance(person, Client) and not person.may(model, needed):
             return requests.Wrong(f"your key has no scope {model or '*'}:{needed}")
-        if wanted == "answer":
-            return body
         if wanted == "cancel":
-            is_own = flow not in requests.STARTED_BY_THE_PLATFORM
-            return body if is_own else requests.Wrong(f"runs of {flow} end with an answer")
+            if flow in requests.STARTED_BY_THE_PLATFORM:
+                return requests.Wrong(f"runs of {flow} end with an answer")
+            return json.dumps(requests.CANCELLING).encode()
+        if wanted == "answer":
+            answer = requests.answered(parsed)
+            return answer if isinstance(answer, requests.Wrong) else _sent(answer)
         name = person.name if isinstance(person, Client) else None
         start = requests.started(parsed, flow=flow, model=model, person=name)
-        if isinstance(start, requests.Wrong):
-            return start
-        return json.dumps(start.body).encode()
+        return start if isinstance(start, requests.Wrong) else _sent(start)
+
+    async def _is_known_form(self, body: object) -> bool:
+        """Whether values are to be checked by the schema of a deployment or of a waiting form: one
+        that somebody makes up can take any time."""
+        if not isinstance(body, dict) or not requests.is_plain(body.get("values")):
+            return False
+        found = await self._inner.post("/deployments/filter", json={})
+        schemas = [d.get("parameter_openapi_schema") for d in found.json()]
+        paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+        for run in (await self._inner.post("/flow_runs/filter", json=paused)).json():
+            details = (run.get("state") or {}).get("state_details") or {}
+            key = (details.get("run_input_keyset") or {}).get("schema")
+            if key:
+                form = await self._inner.get(f"/flow_runs/{run['id']}/input/{key}")
+                schemas.append(form.json())
+        return body.get("schema") in schemas
 
     async def _deployment_of(self, about: str, *, of_run: bool) -> tuple[str, str]:
         """The flow and the model of a deployment, or of the one that a run is of; empty where
@@ -240,6 +262,10 @@ class PrefectGate:
             await _problem(send, 200, "ok")
         else:
             await _problem(send, 503, f"Prefect's API answers {answer.status_code}")
+
+
+def _sent(start: requests.Start) -> bytes:
+    return json.dumps(start.body).encode()
 
 
 def _is(secret: bytes, token: str) -> bool:

@@ -6,14 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlplatform.orchestration import names
+
 ACTOR: Final = "actor"
 MODEL: Final = "model"
 STARTED_BY_THE_PLATFORM: Final = frozenset({"approval"})
 """Flows that only a pass starts: the journal says what they ask."""
 
 NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback"})
+HYDRATED: Final = "__prefect_kind"
+"""A key by which Prefect takes a template, or JSON in a text, in the place of a value: what was
+checked would not be what runs, and a template can take any time.
+
+Source: `prefect.server.utilities.user_templates` and `prefect.utilities.schema_tools.hydration`.
+"""
+MOST_DEPTH: Final = 32
 _TAKEN: Final = frozenset({"parameters", "name", "state", "idempotency_key", "tags", "labels"})
-_PASSED_ON: Final = ("name", "idempotency_key", "tags", "labels")
+_OF_THE_OPERATOR: Final = ("name", "idempotency_key", "tags", "labels")
 _DROPPED: Final = frozenset({"enforce_parameter_schema", "empirical_policy", "parent_task_run_id"})
 
 
@@ -51,6 +60,10 @@ def started(body: object, *, flow: str, model: str, person: str | None) -> Start
     if when is None:
         return Wrong("a run begins SCHEDULED, now or at a time")
     parameters = dict(body.get("parameters") or {})
+    if not is_plain(parameters):
+        return Wrong(
+            f"parameters hold values alone: no {HYDRATED}, and no more than {MOST_DEPTH} deep"
+        )
     if parameters.get(MODEL, model) != model:
         return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {model}")
     if person is not None:
@@ -59,13 +72,38 @@ def started(body: object, *, flow: str, model: str, person: str | None) -> Start
             return Wrong(f"{ACTOR} is {named!r}, and you are {person}: give your own name")
         if ACTOR in parameters or flow in NAMES_ITS_ACTOR:
             parameters[ACTOR] = person
-    taken = {key: body[key] for key in _PASSED_ON if body.get(key) is not None}
     checked = {"parameters": parameters, "state": when, "enforce_parameter_schema": True}
+    if person is not None:
+        # What others are shown of a run is made from its parameters.
+        name = names.run_name(flow, {MODEL: model, **parameters})
+        return Start(checked if name is None else {**checked, "name": name})
+    taken = {key: body[key] for key in _OF_THE_OPERATOR if body.get(key) is not None}
     return Start({**taken, **checked})
 
 
+def answered(body: object) -> Start | Wrong:
+    """A form's values, and nothing else."""
+    given = body.get("run_input") if isinstance(body, dict) else None
+    if not isinstance(given, dict) or not is_plain(given):
+        return Wrong(f"wanted: run_input with the form's values, and no {HYDRATED} in it")
+    return Start({"run_input": given})
+
+
+def is_plain(value: object, depth: int = 0) -> bool:
+    """Whether Prefect takes a value as it is."""
+    if depth > MOST_DEPTH:
+        return False
+    if isinstance(value, dict):
+        return HYDRATED not in value and all(is_plain(v, depth + 1) for v in value.values())
+    return not isinstance(value, list) or all(is_plain(v, depth + 1) for v in value)
+
+
+CANCELLING: Final[Mapping[str, Any]] = {"state": {"type": "CANCELLING"}}
+"""What Prefect is sent where a person ends a run: no name or message of that person's."""
+
+
 def is_cancelling(body: object) -> bool:
-    """Whether a change of a run's state asks for its end, and for nothing else."""
+    """Whether a change of a run's state asks for its end."""
     state = body.get("state") if isinstance(body, dict) else None
     return isinstance(state, dict) and state.get("type") == "CANCELLING"
 
