@@ -41,7 +41,8 @@ def listening(settings: Settings) -> set[Port]:
         for one in connections:
             is_open = one.type == socket.SOCK_DGRAM or one.status == psutil.CONN_LISTEN
             if is_open and one.laddr:
-                found.add(Port(name, one.laddr.ip, one.laddr.port))
+                # gRPC binds a v4 address by way of a v6 socket.
+                found.add(Port(name, one.laddr.ip.removeprefix("::ffff:"), one.laddr.port))
     return found
 
 
