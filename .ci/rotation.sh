@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Legs that take turns, for .ci/run, which has `leg_tried` and `legs`: one of three runs each time, by the number of the commit,
-# so that three runs in a row have run all of them. Which ones did not run is told.
+# so that three runs in a row have run all of them. Which ones did not run is told. The two drills and the fuzz have not been seen
+# to pass on CI's own machines: until then what fails of them is told, and refuses nothing without DRILLS_STRICT=1.
 
 ROTATION=(attack disk handbook)
 
@@ -11,18 +12,27 @@ rotating_leg() {
     done
     case ${ROTATION[$turn]} in
     attack)
-        leg_tried drill-attack make drill-attack
-        leg_tried fuzz make fuzz FUZZ_SECONDS=120
+        leg_told drill-attack 900 make drill-attack
+        leg_told fuzz 300 make fuzz FUZZ_SECONDS=120
         ;;
     disk) disk_leg ;;
     handbook) handbook_leg ;;
     esac
 }
 
+# leg_told NAME SECONDS CMD…: once, and no longer than that.
+leg_told() {
+    local name=$1 limit_s=$2
+    shift 2
+    if leg "$name" timeout --kill-after=60 "$limit_s" "$@"; then return; fi
+    if [ -n "${DRILLS_STRICT:-}" ]; then return 1; fi
+    legs+=("$name FAILED; that refuses nothing without DRILLS_STRICT=1")
+}
+
 # Root alone can put a home on a small disk of its own.
 disk_leg() {
     if [ "$(id -u)" -eq 0 ]; then
-        leg_tried drill-disk make drill-disk
+        leg_told drill-disk 900 make drill-disk
     else
         legs+=("drill-disk left out: only root mounts a small disk")
     fi

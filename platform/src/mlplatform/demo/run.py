@@ -29,7 +29,7 @@ from mlplatform.settings import Settings
 from mlplatform.wiring import Platform, api_key
 
 QUIET_RATE = 1300.0  # requests a second at the most
-BUSY_RATE = 700.0  # while a model is trained or ramps: flows need the same two cores
+BUSY_RATE = 450.0  # while a model is trained or ramps: flows need the same two cores
 WAITING_RATE = 200.0  # while everybody waits for a model: its validation gets a core
 DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
