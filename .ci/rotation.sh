@@ -20,10 +20,11 @@ rotating_leg() {
     esac
 }
 
-# leg_told NAME SECONDS CMD…: once, and no longer than that.
+# leg_told NAME SECONDS CMD…: once, and no longer than that, where as many are left of the run.
 leg_told() {
     local name=$1 limit_s=$2
     shift 2
+    if no_time_for "$name" "$limit_s"; then return; fi
     if leg "$name" timeout --kill-after=60 "$limit_s" "$@"; then return; fi
     if [ -n "${DRILLS_STRICT:-}" ]; then return 1; fi
     legs+=("$name FAILED; that refuses nothing without DRILLS_STRICT=1")
@@ -38,7 +39,14 @@ disk_leg() {
     fi
 }
 
+# no_time_for NAME SECONDS: says so where fewer are left of the run (cluster.sh has `left_s`).
+no_time_for() {
+    if [ "$(left_s)" -ge "$2" ]; then return 1; fi
+    legs+=("$1 left out: of $((RUN_S / 60)) minutes fewer than $(($2 / 60)) are left")
+}
+
 handbook_leg() {
+    if no_time_for demo-handbook 600; then return; fi
     if [ -d ../shared/data/handbook ]; then
         leg_tried demo-handbook make demo DEMO_FLAGS=--fresh TRANSACTIONS=../shared/data/handbook
     else
