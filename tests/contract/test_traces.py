@@ -253,7 +253,7 @@ def test_answers_of_a_challenger_are_kept(world: Traced, client: httpx.Client) -
     assert 0 < len(challenged) < 12
     wait_for(lambda: all(world.receiver.trace(key[:32]) for key in challenged))
     for key in challenged:
-        root = root_of(world.receiver.trace(key))
+        root = root_of(world.receiver.trace(key[:32]))
         assert root.attributes["mlplatform.route.arm"] == "challenger"
         assert root.attributes["mlplatform.trace.kept_for"] in ("canary", "slow", "degraded")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import grpc  # here: an attacker who is somebody else may not read where it is installed
 from tests.drills.attacks.attack import Attack, Got, Target, all_of
 from tests.drills.attacks.wire import Answer, ask, raw
 
@@ -147,8 +148,6 @@ def every_port(target: Target) -> Got:
 
 
 def grpc_calls(target: Target) -> Got:
-    import grpc
-
     from mlplatform.protos import open_inference_pb2 as oip
 
     results = []

@@ -197,7 +197,10 @@ def _try(door: Door) -> Callable[[Target], Got]:
 
 
 SECRET = ("auth_string", "password", "secret", "api_key", "token", "connection_url")
-READS = ("filter", "count", "paginate", "history", "lateness", "counts", "validate", "next-runs")
+READS = (
+    *("filter", "count", "paginate", "history", "lateness", "counts", "validate", "next-runs"),
+    "concurrency_status",
+)
 ALLOWED = ("/deployments/{id}/create_flow_run", "/flow_runs/{id}/resume")
 """What a person may ask for, with what the platform checks."""
 
@@ -258,11 +261,16 @@ def _secrets_in(text: str) -> list[str]:
         elif isinstance(value, list):
             for inner in value:
                 look(inner, name)
-        elif any(part in name for part in SECRET) and isinstance(value, str) and value.strip("*"):
+        elif _is_secret(name) and isinstance(value, str) and value.strip("*"):
             found.append(name)
 
     look(json.loads(text), "")
     return found
+
+
+def _is_secret(name: str) -> bool:
+    """How long a token lives is none, though it is named for one."""
+    return any(part in name for part in SECRET) and not name.endswith("_expiration")
 
 
 def url_of(target: Target, path: str) -> str:
