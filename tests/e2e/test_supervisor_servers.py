@@ -39,13 +39,13 @@ def deployments():
     from prefect.flows import load_flow_from_entrypoint
     flow = load_flow_from_entrypoint(sys.argv[1] + "/look_around.py:look_around")
     former = flow.to_deployment("default", tags=[TAG])
-    return [flow.to_deployment("fraud-look-around"), former]
+    return [flow.to_deployment("fraud-rollout"), former]
 
 def ready():
     from prefect.client.orchestration import get_client
     from prefect.states import Suspended
     with get_client(sync_client=True) as client:
-        former = client.read_deployment_by_name("look-around/default")
+        former = client.read_deployment_by_name("rollout/default")
         given = {"model": "fraud", "to": "nowhere"}
         asked = client.create_flow_run_from_deployment(
             former.id, parameters=given, state=Suspended()
@@ -66,7 +66,7 @@ from pathlib import Path
 WAS_THERE = "colorsys" in sys.modules
 from prefect import flow
 
-@flow
+@flow(name="rollout")
 def look_around(model: str, to: str, ends: str = "well") -> None:
     Path(to).write_text(f"{os.getpid()} {WAS_THERE}")
     match ends:
@@ -82,7 +82,7 @@ from pathlib import Path
 Path(__file__).with_name("was-here").touch()
 from prefect import flow
 
-@flow
+@flow(name="rollout")
 def look_around(model: str, to: str, ends: str = "well") -> None:
     Path(to).write_text("0 True")
 """
@@ -174,7 +174,7 @@ def test_prefect_serves_what_it_is_given_and_ends_when_told(
             401
         }
         assert httpx.get(f"{settings.prefect_url}/health").status_code == 200
-        assert [d["name"] for d in deployments] == ["fraud-look-around"], "the former one is gone"
+        assert [d["name"] for d in deployments] == ["fraud-rollout"], "the former one is gone"
         asked = httpx.get(f"{api}/flow_runs/{(tmp_path / 'asked').read_text()}", **LOGGED_IN).json()
         assert asked["state"]["type"] == "CANCELLED", "a pass asks it again where somebody answers"
         assert "access-control-allow-origin" not in evil.headers
@@ -196,7 +196,7 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
 
         def run(ends: str) -> tuple[str, list[str]]:
             given = {"model": "fraud", "to": str(tmp_path / ends), "ends": ends}
-            started = prefect.start("look-around", given)
+            started = prefect.start("rollout", given)
             wait(lambda: prefect.run(started.id).final)
             return prefect.run(started.id).state, (tmp_path / ends).read_text().split()
 
@@ -207,7 +207,7 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
         ended["pinned"] = run("pinned")
         with (tmp_path / "look_around.py").open("a") as file:
             file.write("# another file now\n")
-        changed = prefect.start("look-around", {"model": "fraud", "to": str(tmp_path / "no")})
+        changed = prefect.start("rollout", {"model": "fraud", "to": str(tmp_path / "no")})
         wait(lambda: prefect.run(changed.id).final)
         assert prefect.run(changed.id).state == "CRASHED"
         assert not (tmp_path / "no").exists()

@@ -65,7 +65,8 @@ def started(body: object, *, flow: str, model: str, person: str | None) -> Start
             f"parameters hold values alone: no {HYDRATED}, and no more than {MOST_DEPTH} deep"
         )
     if parameters.get(MODEL, model) != model:
-        return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {model}")
+        whose = model or "no model of the platform"
+        return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {whose}")
     if person is not None:
         named = parameters.get(ACTOR)
         if named not in (None, "", person):
