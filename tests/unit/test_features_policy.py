@@ -62,7 +62,7 @@ def row(*missing: str, stale: tuple[str, ...] = ()) -> OnlineRow:
     return OnlineRow({}, times, stale)
 
 
-def gaps(used: Collection[str], read: OnlineRow, **newest: int) -> Gaps:
+def gaps(used: Collection[str], read: OnlineRow, **newest: int | None) -> Gaps:
     return FeaturePolicies(VIEWS, used).gaps(read, NOW_MS, newest)
 
 
@@ -125,9 +125,10 @@ def test_an_old_row_of_a_view_that_is_up_to_date_is_a_missing_one() -> None:
     assert (found.told, found.degraded) == (FeatureGaps(missing=("shop",)), False)
 
 
-def test_no_row_of_a_view_that_is_too_old_is_a_stale_one() -> None:
+@pytest.mark.parametrize("newest_ms", [NOW_MS - TTL_MS - 1, None])
+def test_no_row_of_a_view_without_a_new_snapshot_is_a_stale_one(newest_ms: int | None) -> None:
     """Nobody knows what a snapshot of today would hold."""
-    found = gaps(("seen",), row("shop"), shop=NOW_MS - TTL_MS - 1)
+    found = gaps(("seen",), row("shop"), shop=newest_ms)
     assert (found.told, found.degraded) == (FeatureGaps(stale=("shop",)), True)
 
 

@@ -82,8 +82,10 @@ async def test_a_store_that_was_emptied_is_stale_and_not_full_of_new_customers()
         assert freshness.stale_views() == ("customer_stats",)
 
 
-async def test_a_store_that_was_always_empty_is_told_of() -> None:
+async def test_a_store_that_was_always_empty_is_not_one_of_new_customers() -> None:
     freshness = await followed(Store(customer_stats=None, terminal_stats=None))
+    row = OnlineRow({}, {"customer_stats": None, "terminal_stats": None})
+    assert READ.gaps(row, NOW_MS, freshness.newest).withheld
     assert freshness.state().unmade_views == ["customer_stats"]
     complaint = "features of fraud: no snapshot of customer_stats is known"
     assert freshness.complaint() == complaint

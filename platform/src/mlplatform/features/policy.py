@@ -1,9 +1,9 @@
 """What it means that features are not there: carry on, carry on degraded, or refuse.
 
 Three causes are told apart. `missing`: the view is up to date, and its newest snapshot has no row
-of the entity. `stale`: the view's newest snapshot is older than its ttl, so nobody knows what there
-would be. `unavailable`: the store did not answer. A feature that is null in a valid row is known to
-be null and is none of these.
+of the entity. `stale`: the view's newest snapshot is older than its ttl, or the store knows of
+none, so nobody knows what there would be. `unavailable`: the store did not answer. A feature that
+is null in a valid row is known to be null and is none of these.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class FeaturePolicies:
 
         Args:
             event_ms: for when it was asked for.
-            newest: event time of each view's newest row; of a view that is not in it, a row that
-                is too old speaks for its view.
+            newest: event time of each view's newest row, None where the store has none; of a view
+                that is not in it, as before the store was ever asked, a row that is too old speaks
+                for its view.
         """
         times = row.times
         for view in self._names:
@@ -84,7 +85,7 @@ class FeaturePolicies:
                 break
         else:
             return NO_GAPS
-        causes = [_cause(view, row, event_ms, newest.get(view.name)) for view in self.views]
+        causes = [_cause(view, row, event_ms, newest) for view in self.views]
         return self._gaps(tuple(causes))
 
     def unavailable(self) -> Gaps:
@@ -129,9 +130,12 @@ class FeaturePolicies:
         )
 
 
-def _cause(view: FeatureView, row: OnlineRow, event_ms: int, newest_ms: int | None) -> Cause | None:
+def _cause(
+    view: FeatureView, row: OnlineRow, event_ms: int, newest: Mapping[str, int | None]
+) -> Cause | None:
     if row.times[view.name] is not None:
         return None
-    if newest_ms is None:
+    if view.name not in newest:
         return "stale" if view.name in row.stale else "missing"
-    return "stale" if newest_ms < event_ms - view.ttl_ms else "missing"
+    newest_ms = newest[view.name]
+    return "stale" if newest_ms is None or newest_ms < event_ms - view.ttl_ms else "missing"

@@ -197,7 +197,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._is_arriving = True  # who connects is to say something
         self._has_begun = False  # a byte of it is here
         self._since_s = time.monotonic()
-        self._unread_s: float | None = None  # since when an answer waits to be read
+        self._unread = _Unread()
         self._bare_bytes = 0  # read in a row that neither began a request nor were its body
         self._has_progressed = False
         self._header_count = self._header_bytes = 0
@@ -266,11 +266,7 @@ class LimitedHttp(HttpToolsProtocol):
         self.transport.close()
 
     def overdue(self, now_s: float, limit_s: float) -> str | None:
-        if not self.transport.get_write_buffer_size():
-            self._unread_s = None
-        elif self._unread_s is None:
-            self._unread_s = now_s
-        elif now_s - self._unread_s > limit_s:
+        if self._unread.lasts(self.transport, now_s) > limit_s:
             return "slow to read"
         if not self._is_arriving or now_s - self._since_s <= limit_s:
             return None
@@ -293,6 +289,22 @@ class LimitedHttp(HttpToolsProtocol):
         self._door.count(self, "too large" if status == 431 else "too many requests at once")
 
 
+class _Unread:
+    """Since when a peer has left what it was sent unread."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def lasts(self, transport: asyncio.Transport, now_s: float) -> float:
+        """Seconds; 0 where all was read."""
+        if not transport.get_write_buffer_size():
+            self._since_s = None
+            return 0.0
+        if self._since_s is None:
+            self._since_s = now_s
+        return now_s - self._since_s
+
+
 class LimitedWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket: it ends unless it is let in, and then only where it is not read.
 
@@ -303,7 +315,7 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self._door = door
         self._since_s = time.monotonic()
-        self._unread_s: float | None = None
+        self._unread = _Unread()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -314,11 +326,7 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def overdue(self, now_s: float, limit_s: float) -> str | None:
-        if not self.transport.get_write_buffer_size():
-            self._unread_s = None
-        elif self._unread_s is None:
-            self._unread_s = now_s
-        elif now_s - self._unread_s > limit_s:
+        if self._unread.lasts(self.transport, now_s) > limit_s:
             return "slow to read"
         is_late = not self._door.is_let_in(cast(_Held, self)) and now_s - self._since_s > limit_s
         return "slow to ask" if is_late else None
