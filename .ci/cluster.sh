@@ -43,7 +43,9 @@ cluster_leg() {
         ;;
     esac
     within cluster-up "$UP_S" make cluster-up || failed=$?
-    if [ "$failed" -eq 0 ] && [ "$(make --no-print-directory terraform-state | tail -n 1)" = ready ]; then
+    if [ "$(make --no-print-directory terraform-state | tail -n 1)" != ready ]; then
+        legs+=("terraform-apply left out: neither Terraform nor OpenTofu is here")
+    elif [ "$failed" -eq 0 ]; then
         twice terraform-apply "$APPLY_S" make terraform-apply || applied=$?
     fi
     if [ "$failed" -eq 0 ]; then within cluster-down 120 make cluster-down || failed=$?; fi
