@@ -18,6 +18,7 @@ import pytest
 
 from mlplatform.files import write_atomically
 from mlplatform.orchestration.prefect import PrefectApi
+from mlplatform.refusals import Refusals
 from mlplatform.servers import Servers
 from mlplatform.settings import Home, Settings
 from support.platform_process import DEADLINE_S, wait
@@ -205,6 +206,8 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
         evil.write_text(EVIL)
         _point_at(settings, evil)
         ended["pinned"] = run("pinned")
+        (told,) = Refusals(settings.home.audit).since(0)
+        assert (told.door, "evil.py" in told.why) == ("flow run", True)
         with (tmp_path / "look_around.py").open("a") as file:
             file.write("# another file now\n")
         changed = prefect.start("rollout", {"model": "fraud", "to": str(tmp_path / "no")})

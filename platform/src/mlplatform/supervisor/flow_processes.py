@@ -6,22 +6,25 @@ connection and no lock of ours, so that its children may begin where a fresh one
 
 A run executes the file that was registered here for its deployment, and only while that file has
 the content that it had then. What the server's database says about entrypoints, pull steps or
-storage is not read.
+storage decides nothing; an entrypoint that was changed there is kept as a refusal.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import anyio
 import anyio.to_thread
+import httpx
+from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
 SETTLED: Final = "mlplatform.supervisor.settled"
+
+log = logging.getLogger(__name__)
 
 
 def warm_up(modules: Sequence[str]) -> None:
@@ -64,6 +69,7 @@ class WarmRunner(Runner):
         bound(self._control_channel)
         self._refusals = refusals
         self._pins: dict[UUID, Pin] = {}
+        self._entrypoints: dict[UUID, str | None] = {}
 
     def pin(self, deployment: RunnerDeployment) -> None:
         """Register a deployment, whose runs execute its file as it is now."""
@@ -71,6 +77,7 @@ class WarmRunner(Runner):
         registered = self.add_deployment(deployment)
         assert isinstance(registered, UUID)  # outside an event loop, as here
         self._pins[registered] = pin
+        self._entrypoints[registered] = deployment.entrypoint
 
     async def __aenter__(self) -> WarmRunner:
         await super().__aenter__()
@@ -88,10 +95,25 @@ class WarmRunner(Runner):
         pin = self._pins.get(flow_run.deployment_id) if flow_run.deployment_id else None
         if pin is None:
             why = f"deployment {flow_run.deployment_id} was not registered by this process"
-            wall_ms = time.time_ns() // 1_000_000
-            self._refusals.keep(Refusal(wall_ms, "flow run", "unknown", flow_run.name, why))
+            self._keep(flow_run, why)
             raise Refused(f"flow run {flow_run.name}: {why}")
-        return WarmStarter(self._control_channel, pin)
+        return WarmStarter(self._control_channel, pin, self._tell_if_changed)
+
+    async def _tell_if_changed(self, flow_run: FlowRun) -> None:
+        """Keep a refusal where the database names another file than the one that runs."""
+        if flow_run.deployment_id is None:
+            return
+        try:
+            named = (await self._client.read_deployment(flow_run.deployment_id)).entrypoint
+        except (httpx.HTTPError, ObjectNotFound) as error:
+            log.warning("the deployment of %s was not read: %s", flow_run.name, error)
+            return
+        if named != self._entrypoints[flow_run.deployment_id]:
+            self._keep(flow_run, f"Prefect's database names {named}; the registered file runs")
+
+    def _keep(self, flow_run: FlowRun, why: str) -> None:
+        wall_ms = time.time_ns() // 1_000_000
+        self._refusals.keep(Refusal(wall_ms, "flow run", "unknown", flow_run.name, why))
 
 
 async def _no_hooks(flow_run: FlowRun) -> Flow[..., Any]:
@@ -103,9 +125,15 @@ async def _no_hooks(flow_run: FlowRun) -> Flow[..., Any]:
 class WarmStarter:
     """Starts one flow run, as Prefect's own EngineCommandStarter does with a new interpreter."""
 
-    def __init__(self, control_channel: ControlChannel, pin: Pin) -> None:
+    def __init__(
+        self,
+        control_channel: ControlChannel,
+        pin: Pin,
+        before: Callable[[FlowRun], Awaitable[None]],
+    ) -> None:
         self._control_channel = control_channel
         self._pin = pin
+        self._before = before
 
     async def start(
         self,
@@ -113,6 +141,7 @@ class WarmStarter:
         task_status: TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Returns when the process has ended; its handle is told before that."""
+        await self._before(flow_run)
         port, token = self._control_channel.register(flow_run.id)
         environment = {
             "PREFECT__FLOW_RUN_ID": str(flow_run.id),
