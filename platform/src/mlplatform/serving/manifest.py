@@ -47,7 +47,11 @@ REPLICAS: Final = {1: 2, 2: 2, 3: 1}
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a plane reads from a manifest."""
+    """What a plane reads from a manifest.
+
+    Args:
+        memory_bytes: that the predictor may take; None where the manifest is from before limits.
+    """
 
     name: str
     model: str
@@ -56,6 +60,7 @@ class Service:
     storage_uri: str
     args: tuple[str, ...] = ()
     runtime: str = RUNTIME
+    memory_bytes: int | None = None
 
 
 def render(
@@ -181,7 +186,21 @@ def read(manifest: Manifest) -> Service:
     args = _args(manifest)
     if runtime == TRITON and args:
         raise ConfigInvalid("spec.predictor.model.args", args, f"nothing, where {TRITON} runs it")
-    return Service(str(name), name.model, name.version, digest, uri, args, str(runtime))
+    memory = _memory_bytes(_at(manifest, *_MODEL, "resources", "limits", "memory"))
+    return Service(str(name), name.model, name.version, digest, uri, args, str(runtime), memory)
+
+
+_MEMORY: Final = re.compile(r"([0-9]{1,9})(Mi|Gi)")
+
+
+def _memory_bytes(limit: object) -> int | None:
+    if limit is None:
+        return None
+    found = _MEMORY.fullmatch(limit) if isinstance(limit, str) else None
+    if found is None:
+        key = "spec.predictor.model.resources.limits.memory"
+        raise ConfigInvalid(key, limit, "mebibytes or gibibytes, such as 512Mi")
+    return int(found[1]) * 1024 ** (2 if found[2] == "Mi" else 3)
 
 
 _ARG: Final = re.compile(

@@ -22,6 +22,7 @@ from mlplatform.supervisor.probe import Answered, Silent, ask
 from mlplatform.supervisor.records import ProcessId, ProcessRecord, kill_group
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck, next_failures, restart_delay_s
 from mlplatform.telemetry import retention
+from mlplatform.telemetry.retention import MIB
 
 State = Literal["starting", "ready", "not ready", "restarting", "stopping", "stopped"]
 
@@ -195,6 +196,8 @@ class Child:
         while True:
             if retention.is_full(self._log, retention.LOGS):
                 await asyncio.to_thread(self._turn_log)
+            if too_much := await asyncio.to_thread(self._too_much_memory):
+                return too_much
             answer = await asyncio.to_thread(self._ask)
             now = time.monotonic()
             if isinstance(answer, Answered):
@@ -208,6 +211,20 @@ class Child:
                 return f"did not come up within {self.spec.start_deadline_s:.0f} s and was killed"
             young = not self.ready and now - begun < self.spec.start_deadline_s
             await asyncio.sleep(START_PROBE_S if young else PROBE_S)
+
+    def _too_much_memory(self) -> str | None:
+        """What it took beyond its limit, in a sentence; None where it keeps to it."""
+        limit, process = self.spec.memory_bytes, self.process
+        if limit is None or process is None:
+            return None
+        taken = endings.own_memory(process.pid)
+        if taken <= limit:
+            return None
+        setting = f" ({self.spec.memory_setting})" if self.spec.memory_setting else ""
+        return (
+            f"took {taken // MIB} MiB of memory, more than its {limit // MIB} MiB{setting},"
+            " and was killed"
+        )
 
     def _ask(self) -> Answered | Silent:
         check = self.spec.check

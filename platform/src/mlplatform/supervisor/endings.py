@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _OWN_CGROUP: Final = Path("/proc/self/cgroup")
 _KERNEL: Final = Path("/proc/vmstat")
@@ -47,6 +49,17 @@ def memory_kills() -> int | None:
     with suppress(OSError, ValueError):
         return _counted(_KERNEL.read_text())
     return None
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that a process holds for itself alone, which is what a limit in Kubernetes counts; 0
+    where it is gone."""
+    try:
+        found = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    shared: int = getattr(found, "shared", 0)  # Linux tells it
+    return int(found.rss) - shared
 
 
 def tail(log: Path, since: int) -> bytes:

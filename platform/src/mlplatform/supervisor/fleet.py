@@ -146,6 +146,8 @@ def predictor_spec(home: Home, service: Service) -> ChildSpec:
         stop_order=STOP_ORDER,
         stop_grace_s=STOP_GRACE_S,
         start_deadline_s=60,
+        memory_bytes=service.memory_bytes,
+        memory_setting="serving.memory_mib of model.yaml",
     )
 
 

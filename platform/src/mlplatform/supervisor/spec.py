@@ -45,6 +45,8 @@ class ChildSpec:
         stop_grace_s: between SIGTERM and SIGKILL.
         start_deadline_s: within which the child must answer its check at all.
         live_failure_s: after so long without a sign of life the child is killed and started again.
+        memory_bytes: that it may hold for itself; who takes more is killed and started again.
+        memory_setting: the key that moves this limit, for the message.
         shared_port: where the supervisor listens for this child and others, which inherit the
             socket (`listeners.inherited`).
         port_setting: the variable that moves the port, for the message that it is taken.
@@ -58,6 +60,8 @@ class ChildSpec:
     stop_grace_s: float = 5.0
     start_deadline_s: float = 90.0
     live_failure_s: float = 6.0
+    memory_bytes: int | None = None
+    memory_setting: str | None = None
     shared_port: int | None = None
     port_setting: str | None = None
 
