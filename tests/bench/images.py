@@ -32,11 +32,11 @@ MIB = 1024 * 1024
 
 
 def main() -> None:
-    taken = argparse.ArgumentParser(prog="bench-images", description=__doc__)
-    taken.add_argument("--only", choices=IMAGES, action="append", help="these images alone")
-    taken.add_argument("--starts", type=int, default=5, help="of each process")
-    taken.add_argument("--out", type=Path, default=ROOT / "build/bench/images.json")
-    options = taken.parse_args()
+    parser = argparse.ArgumentParser(prog="bench-images", description=__doc__)
+    parser.add_argument("--only", choices=IMAGES, action="append", help="these images alone")
+    parser.add_argument("--starts", type=int, default=5, help="of each process")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/bench/images.json")
+    options = parser.parse_args()
     found = {name: measure(name, options.starts) for name in options.only or IMAGES}
     report = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "images": found}
     options.out.parent.mkdir(parents=True, exist_ok=True)

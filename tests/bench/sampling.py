@@ -218,11 +218,11 @@ def _is_slow(spans: list[Kept]) -> bool:
 
 
 def main() -> None:
-    taken = argparse.ArgumentParser(description=__doc__)
-    taken.add_argument("--rate", type=float, default=1000.0, help="requests a second")
-    taken.add_argument("--seconds", type=float, default=30.0)
-    taken.add_argument("--json", type=Path)
-    options = taken.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=1000.0, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = sampled(Path(folder), rate=options.rate, seconds=options.seconds)
     text = json.dumps(msgspec.to_builtins(found) | {"rest_share": found.rest_share}, indent=2)

@@ -28,7 +28,7 @@ import httpx
 
 from mlplatform.features.online import OnlineRow
 from mlplatform.features.policy import NO_GAPS
-from mlplatform.gateway.decided import Case, Decided, Finished
+from mlplatform.gateway.decided import Decided, Finished, RoutedRequest
 from mlplatform.gateway.fallback import ModelStep
 from mlplatform.gateway.live import Live, Target
 from mlplatform.gateway.prediction import Facts, Prediction, Verdict
@@ -37,7 +37,7 @@ from mlplatform.gateway.spans import Ended, Traces, build
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.span_files import encoded
-from mlplatform.telemetry.spans import Teller
+from mlplatform.telemetry.spans import ProcessIdentity
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
@@ -95,7 +95,7 @@ def finished() -> Finished:
     routes = Routes(MODEL, 7, arm, None, None, "fraud-r3", "steady", 0.0)
     live = Live(routes, {}, cast(Any, None), cast(Any, None))
     now_s, step = time.monotonic(), cast(ModelStep, "champion")
-    case = Case(
+    case = RoutedRequest(
         "0198c2f0a4b7d1e2f3a4b5c6d7e8f901",
         live,
         Facts({}, 0, OnlineRow({}, {})),
@@ -143,7 +143,7 @@ def alone() -> dict[str, float]:
     item = Ended(
         "score", attributes, None, given.started_s, given.recorded_s, False, [given], "share"
     )
-    teller = Teller("gateway", "gateway-0")
+    teller = ProcessIdentity("gateway", "gateway-0")
     return {
         "ended_us_not_kept": each_us(end(Traces(_Nowhere(), slo_s, 0.0))),
         "ended_us_kept": each_us(end(Traces(_Nowhere(), slo_s, 1.0))),
@@ -152,10 +152,10 @@ def alone() -> dict[str, float]:
 
 
 def main() -> None:
-    taken = argparse.ArgumentParser(description=__doc__)
-    taken.add_argument("--json", type=Path)
-    taken.add_argument("--blocks", type=int, default=100)
-    options = taken.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--blocks", type=int, default=100)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, otlp_receiver() as receiver:
         world = ScoringWorld(Path(folder))
         gateways: dict[str, Gateway] = {}

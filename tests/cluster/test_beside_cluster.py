@@ -11,10 +11,10 @@ from mlplatform.cluster.api import PODS
 from mlplatform.models.definition import load_definition
 from mlplatform.rollout.routes import Arm
 from mlplatform.serving.kserve import KServePlane
-from mlplatform.serving.local import Told
+from mlplatform.serving.local import StatusStore
 from mlplatform.serving.manifest import render
 from mlplatform.settings import OnKServe
-from mlplatform.supervisor.followed import Followed
+from mlplatform.supervisor.cluster_status import ClusterStatusMirror
 from support.kserve_world import KServe
 from support.platform_process import wait
 from support.scoring_world import MODEL, ScoringWorld, write_amount_bundle
@@ -28,9 +28,9 @@ class Beside(ScoringWorld):
     def __init__(self, root: Path, kserve: KServe) -> None:
         super().__init__(root)
         self.kserve = kserve
-        self.told = Told(self.home.serving)
+        self.told = StatusStore(self.home.serving)
         plane = KServePlane(kserve.api, ON.namespace, by_address=True)
-        self.followed = Followed(self.home, plane)
+        self.followed = ClusterStatusMirror(self.home, plane)
 
     def deploy_pod(self, version: int) -> Arm:
         """A version that the cluster serves, once the supervisor would say that it is ready."""

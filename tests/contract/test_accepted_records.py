@@ -8,7 +8,7 @@ from mlplatform.decisions.log import Entry
 from mlplatform.decisions.records import Record
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.drift import windows
-from mlplatform.drift.windows import Reign
+from mlplatform.drift.windows import ChampionTenure
 from mlplatform.features.definitions import load_views
 from mlplatform.features.offline import OfflineTable, Projected
 from mlplatform.models.definition import load_definition, model_folder
@@ -41,7 +41,7 @@ def test_training_and_drift_see_the_decision_alone(tmp_path: Path) -> None:
     assert offline.project(log) == Projected(requests=0, labels=0, voids=0)
 
     def seen() -> list[int]:
-        found = windows.read_windows(log, PLAN, FRAUD, Reign(1, 0), DAY_MS)
+        found = windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS)
         return [len(window.inputs["amount"]) for window in found]
 
     assert sum(seen()) == 0

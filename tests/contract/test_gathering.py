@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from mlplatform import addresses
-from mlplatform.decisions.copies import Copy, CopyReader, Stand
-from mlplatform.decisions.gathered import Differs, Lacks
+from mlplatform.decisions.copies import CopyReader, ReplicaOffset, ReplicatedRecord
+from mlplatform.decisions.gathered import Divergence, Gap
 from mlplatform.decisions.gathering import GatheringLog
 from mlplatform.decisions.log import Entry, Span, Watermark
 from mlplatform.decisions.pruning import prune
@@ -68,15 +68,15 @@ class Own:
     def end(self) -> int:
         return max((mark.seq for mark in self.log.watermarks()), default=0)
 
-    def records(self) -> list[Copy]:
+    def records(self) -> list[ReplicatedRecord]:
         return copies(self.folder, self.log, self.writer)
 
-    def stand(self) -> Stand:
+    def stand(self) -> ReplicaOffset:
         (found,) = CopyReader(self.folder, self.log).stands()
         return found
 
 
-def copies(folder: Path, log: SqliteDecisionLog, writer: str) -> list[Copy]:
+def copies(folder: Path, log: SqliteDecisionLog, writer: str) -> list[ReplicatedRecord]:
     reader, found = CopyReader(folder, log), []
     while more := reader.copies(writer, after=len(found), limit=1_000):
         found += more
@@ -257,7 +257,7 @@ def test_a_log_that_began_anew_under_its_name_is_refused_and_its_watermark_stays
             anew.append(count)
             found = [*anew.records(), anew.stand()]
             (standing,) = into.gather(found)
-            assert isinstance(standing.finding, Differs)
+            assert isinstance(standing.finding, Divergence)
             assert before == marks(home)[one.writer]
     waiting = behind(home.watermarks(), (), event_ms=5_000, generation=0)
     assert [f"writer {one.writer} is at {before.event_ms}, before 5000"] == list(waiting)
@@ -304,7 +304,7 @@ def test_what_a_gateway_has_spilled_holds_its_watermark_back(
     one = gateways[0]
     one.append(10)
     own = one.stand()
-    told = Stand(own.writer, own.seq, own.chain, 1_004, own.heartbeat_at_ms, False, 3)
+    told = ReplicaOffset(own.writer, own.seq, own.chain, 1_004, own.heartbeat_at_ms, False, 3)
     into.gather([*one.records(), told])
     (mark,) = home.watermarks()
     assert (mark.event_ms, mark.spilled, mark.live) == (1_004, 3, True)
@@ -317,7 +317,7 @@ def test_a_gateway_that_writes_here_itself_is_not_gathered(
     one.append(5)
     home.heartbeat(one.writer, 77)
     (standing,) = into.gather([*one.records(), one.stand()])
-    assert isinstance(standing.finding, Differs)
+    assert isinstance(standing.finding, Divergence)
     assert (marks(home)[one.writer].seq, marks(home)[one.writer].event_ms) == (0, 77)
 
 
@@ -340,7 +340,7 @@ def test_who_wrote_here_once_is_gathered_from_where_it_is_now_and_fenced_here(
     stale.close()
     home.heartbeat(one.writer, 99)  # a gateway that is started here by mistake
     (standing,) = into.gather([one.stand()])
-    assert isinstance(standing.finding, Differs)
+    assert isinstance(standing.finding, Divergence)
 
 
 def test_gathering_the_same_again_from_anywhere_changes_nothing(
@@ -364,7 +364,7 @@ def test_a_gap_in_what_came_is_left_open(gateways: list[Own], into: GatheringLog
     one = gateways[0]
     one.append(10)
     (standing,) = into.gather(one.records()[:4] + one.records()[6:])
-    assert (4, Lacks(5, 6)) == (standing.seq, standing.finding)
+    assert (4, Gap(5, 6)) == (standing.seq, standing.finding)
 
 
 def test_a_second_publisher_of_a_log_ends_the_first(gateways: list[Own], world: World) -> None:

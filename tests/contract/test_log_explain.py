@@ -30,7 +30,7 @@ from mlplatform.features.online import OnlineRow
 from mlplatform.features.policy import NO_GAPS, FeaturePolicies
 from mlplatform.gateway.breaker import Breaker
 from mlplatform.gateway.bulkhead import Bulkhead
-from mlplatform.gateway.decided import Caller, Case, Decided, record
+from mlplatform.gateway.decided import Caller, Decided, RoutedRequest, record
 from mlplatform.gateway.fallback import steps
 from mlplatform.gateway.live import Live, Target
 from mlplatform.gateway.oip import FailureReason, PredictionFailed, Scores
@@ -38,7 +38,7 @@ from mlplatform.gateway.prediction import Facts, judged, predicted, without_pred
 from mlplatform.gateway.predictor import Predictor
 from mlplatform.gateway.reasons import ordinary_row
 from mlplatform.gateway.routing import Assignment
-from mlplatform.gateway.shadow import Copy, shadow_record
+from mlplatform.gateway.shadow import ShadowCopy, shadow_record
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.predictor.model import scorer
 from mlplatform.registry.bundle import (
@@ -137,7 +137,7 @@ class Shop:
 
     def copy(self, name: str, amount: float, raw: float | None, reason: str | None) -> None:
         case = self._case(name, amount, "champion", {})
-        copied = Copy(name, case.facts, self.live.routes, self.challenger, case.unit, 1)
+        copied = ShadowCopy(name, case.facts, self.live.routes, self.challenger, case.unit, 1)
         self.append(shadow_record(copied, raw, reason, 900, 2))
 
     def append(self, entry: Record) -> None:
@@ -147,7 +147,7 @@ class Shop:
         for target in targets:
             cast(ModelFile, target.predictor).failing = reason
 
-    async def _decided(self, case: Case) -> Record:
+    async def _decided(self, case: RoutedRequest) -> Record:
         until_s = time.monotonic() + 5.0
         order = steps(self.live.routes, case.assignment)
         prediction, failures = await predicted(self.live, order, case.facts, until_s)
@@ -158,12 +158,16 @@ class Shop:
         decided = Decided(case, verdict, tuple(failures))
         return record(decided, CALLER, recorded_ms=2, latency_us=900)
 
-    def _case(self, name: str, amount: float, arm: str, features: Mapping[str, float]) -> Case:
+    def _case(
+        self, name: str, amount: float, arm: str, features: Mapping[str, float]
+    ) -> RoutedRequest:
         fields = {"customer_id": -7, "terminal_id": 9, "amount": amount}
         row = OnlineRow({n: features.get(n) for n in FEATURES}, {v.name: None for v in VIEWS})
         target = self.champion if arm == "champion" else self.challenger
         assignment = Assignment(cast(Any, arm), 1, target.arm, None)
-        return Case(name, self.live, Facts(fields, 1_700_000_000_000, row), -7, assignment, NO_GAPS)
+        return RoutedRequest(
+            name, self.live, Facts(fields, 1_700_000_000_000, row), -7, assignment, NO_GAPS
+        )
 
     def _target(self, version: int, weights: Mapping[str, float]) -> Target:
         bundle = linear_bundle(self.bundles, weights)

@@ -16,8 +16,8 @@ from mlplatform.models.definition import load_definition
 from mlplatform.serving.manifest import read, render
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
-from mlplatform.supervisor.fleet import predictor_spec
-from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.parent_death import ParentDeathPipe
+from mlplatform.supervisor.predictor_processes import predictor_spec
 from mlplatform.supervisor.spec import ChildSpec
 
 MIB = 1024**2
@@ -41,7 +41,7 @@ async def test_who_takes_more_is_killed_named_and_started_again(
 ) -> None:
     argv = (sys.executable, "-c", TAKES, str(takes_mib))
     spec = ChildSpec("eater", argv, memory_bytes=100 * MIB, memory_setting="serving.memory_mib")
-    home, lifeline = Home(tmp_path), Lifeline()
+    home, lifeline = Home(tmp_path), ParentDeathPipe()
     home.create()
     child = Child(spec, home, lifeline, lambda _: None)
     keeping = asyncio.create_task(child.keep())

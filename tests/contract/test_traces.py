@@ -22,7 +22,7 @@ from mlplatform.telemetry import signals
 from mlplatform.telemetry.export import MAX_WAITING, MOST_A_POLL, SpanExport
 from mlplatform.telemetry.logs import EXTRA, JsonLines
 from mlplatform.telemetry.otlp import OtlpSender
-from mlplatform.telemetry.spans import Span, Teller, Trace, new_span_id
+from mlplatform.telemetry.spans import ProcessIdentity, Span, Trace, new_span_id
 from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver, roots
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
@@ -270,7 +270,9 @@ def collected(receiver: OtlpReceiver) -> tuple[SpanExport[int], Counter[str]]:
     def count(end: str, number: int) -> None:
         ends[end] += number
 
-    return SpanExport(OtlpSender(receiver.url, Teller("gateway", "test")), build, count), ends
+    return SpanExport(
+        OtlpSender(receiver.url, ProcessIdentity("gateway", "test")), build, count
+    ), ends
 
 
 def test_what_waits_too_long_is_dropped_and_counted_and_the_rest_arrives() -> None:

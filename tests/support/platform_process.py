@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlplatform.settings import Home
-from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.supervisor.records import ProcessId, read_processes, read_supervisor
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.supervisor.supervisor import Supervisor

@@ -53,7 +53,7 @@ from mlplatform.rollout.transitions import (
     RolledBack,
     ShadowStarted,
 )
-from mlplatform.serving.local import LocalPlane, StatusFile, Told, bundle_uri
+from mlplatform.serving.local import LocalPlane, StatusFile, StatusStore, bundle_uri
 from mlplatform.serving.manifest import render
 from mlplatform.settings import Home
 from support.ports import free_port
@@ -201,7 +201,7 @@ class ScoringWorld:
     def tell_address(self, arm: Arm, port: int, host: str = "127.0.0.1") -> None:
         """Gateways that look for the arm's predictor find this port, as a supervisor would say."""
         pid = self.predictors[arm.service].process.pid
-        Told(self.home.serving).say(
+        StatusStore(self.home.serving).say(
             StatusFile(arm.service, True, "", 0, pid, port, int(time.time() * 1000), host)
         )
 

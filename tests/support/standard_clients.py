@@ -128,11 +128,11 @@ CLIENTS: dict[str, Callable[[Target, bool], dict[str, Any]]] = {
 
 
 def main() -> None:
-    taken = argparse.ArgumentParser()
-    taken.add_argument("client", choices=CLIENTS)
-    taken.add_argument("target", type=lambda text: Target(**json.loads(text)))
-    taken.add_argument("--binary", action="store_true")
-    options = taken.parse_args()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("client", choices=CLIENTS)
+    parser.add_argument("target", type=lambda text: Target(**json.loads(text)))
+    parser.add_argument("--binary", action="store_true")
+    options = parser.parse_args()
     print(json.dumps(CLIENTS[options.client](options.target, options.binary)))
 
 

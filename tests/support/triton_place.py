@@ -89,10 +89,10 @@ def handler(model: Model) -> type[BaseHTTPRequestHandler]:
 
 
 def main() -> None:
-    taken = argparse.ArgumentParser()
-    taken.add_argument("--model-repository", type=Path, required=True)
-    taken.add_argument("--http-port", type=int, required=True)
-    options, _ = taken.parse_known_args()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model-repository", type=Path, required=True)
+    parser.add_argument("--http-port", type=int, required=True)
+    options, _ = parser.parse_known_args()
     model = Model(options.model_repository)
     ThreadingHTTPServer(("", options.http_port), handler(model)).serve_forever()
 

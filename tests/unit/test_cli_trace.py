@@ -14,7 +14,7 @@ from mlplatform.cli import app
 from mlplatform.settings import Home
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.span_files import FileSender
-from mlplatform.telemetry.spans import Link, Span, Teller, Trace
+from mlplatform.telemetry.spans import Link, ProcessIdentity, Span, Trace
 
 DECISION = "0198c2f0a4b7d1e2f3a4b5c6d7e8f901"
 WORKERS = "b" * 32
@@ -31,13 +31,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     about = {signals.DECISION_ID: DECISION}
     inner = Span(signals.PREDICT_SPAN, "predict champion", CALL, ROOT, 1.1, 1.4, is_error=True)
     root = Span(signals.REQUEST_SPAN, "score fraud", ROOT, None, 1.0, 2.0, about)
-    gateway = FileSender(made.traces, Teller("gateway", "gateway-0"))
+    gateway = FileSender(made.traces, ProcessIdentity("gateway", "gateway-0"))
     gateway.send([Trace("9" * 32, (root,)), Trace(DECISION, (root, inner))])
     links = (Link(DECISION, ROOT),)
     batch = Span(
         signals.DRAIN_SPAN, "process fraud.requests", "3" * 16, None, 3.0, 4.0, {}, False, links
     )
-    FileSender(made.traces, Teller("worker", "worker-0")).send([Trace(WORKERS, (batch,))])
+    FileSender(made.traces, ProcessIdentity("worker", "worker-0")).send([Trace(WORKERS, (batch,))])
     lines = [
         {"time": "2026-11-25T10:00:01.000Z", "process": "gateway", "level": "error",
          "message": "it was not recorded", "decision_id": DECISION},

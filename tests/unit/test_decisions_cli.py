@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mlplatform.cli import app
 from mlplatform.cli import log as log_commands
-from mlplatform.decisions.copies import Stand
+from mlplatform.decisions.copies import ReplicaOffset
 from mlplatform.decisions.gathering import GatheringLog
 from mlplatform.decisions.log import Entry, ManifestHead, Spilled, WriterHead
 from mlplatform.decisions.records import GENESIS, Record
@@ -170,7 +170,7 @@ def test_help_has_examples() -> None:
 def test_who_comes_from_elsewhere_can_be_given_up(decisions: Path) -> None:
     """Others can't: their records are in the log."""
     with closing(GatheringLog(decisions)) as log:
-        log.gather([Stand("gateway-more-2", 0, GENESIS, 5, 0, False, 0)])
+        log.gather([ReplicaOffset("gateway-more-2", 0, GENESIS, 5, 0, False, 0)])
     assert "gateway-more-2: 0 records, event time 5, live" in status()
     assert RUNNER.invoke(log_commands.app, ["give-up", "gateway-more-2"]).exit_code == 0
     assert "gateway-more-2: 0 records, event time 5, not live" in status()

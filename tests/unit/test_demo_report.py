@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.demo import page
 from mlplatform.demo.pictures import pictures
-from mlplatform.demo.reigns import Promotion, Reign, reigns
+from mlplatform.demo.reigns import ChampionTenure, Promotion, reigns
 from mlplatform.demo.report import problems_of
 from mlplatform.demo.story import gates_that_stopped
 from mlplatform.rollout.transitions import RolledBack
@@ -46,26 +46,36 @@ FOUND: dict[str, Any] = {
     ("promotions", "expected"),
     [
         pytest.param([], [], id="nobody was promoted"),
-        pytest.param([Promotion(1, 5, None)], [Reign(1, 5, None, None)], id="the first one stands"),
+        pytest.param(
+            [Promotion(1, 5, None)], [ChampionTenure(1, 5, None, None)], id="the first one stands"
+        ),
         pytest.param(
             [Promotion(1, 5, None), Promotion(3, 9, None)],
-            [Reign(1, 5, 9, 3), Reign(3, 9, None, None)],
+            [ChampionTenure(1, 5, 9, 3), ChampionTenure(3, 9, None, None)],
             id="a reign ends where the next one begins",
         ),
         pytest.param(
             [Promotion(1, 5, None), Promotion(2, 7, 8)],
-            [Reign(1, 5, 7, 2), Reign(2, 7, 8, 1), Reign(1, 8, None, None)],
+            [
+                ChampionTenure(1, 5, 7, 2),
+                ChampionTenure(2, 7, 8, 1),
+                ChampionTenure(1, 8, None, None),
+            ],
             id="a promotion that was taken back gives way to its predecessor",
         ),
         pytest.param(
             [Promotion(1, 5, None), Promotion(2, 7, 9), Promotion(3, 8, None)],
-            [Reign(1, 5, 7, 2), Reign(2, 7, 8, 3), Reign(3, 8, None, None)],
+            [
+                ChampionTenure(1, 5, 7, 2),
+                ChampionTenure(2, 7, 8, 3),
+                ChampionTenure(3, 8, None, None),
+            ],
             id="what is taken back after its replacement changes nothing",
         ),
     ],
 )
 def test_the_last_promotion_that_stands_rules(
-    promotions: list[Promotion], expected: list[Reign]
+    promotions: list[Promotion], expected: list[ChampionTenure]
 ) -> None:
     assert reigns(promotions) == expected
 
@@ -100,7 +110,10 @@ def test_every_picture_is_drawn_and_has_a_title() -> None:
         np.arange(59) % 2,
         change_ms=20 * HOUR_MS,
         rollouts=FOUND["rollouts"],
-        champions=[Reign(1, HOUR_MS, 30 * HOUR_MS, 3), Reign(3, 30 * HOUR_MS, None, None)],
+        champions=[
+            ChampionTenure(1, HOUR_MS, 30 * HOUR_MS, 3),
+            ChampionTenure(3, 30 * HOUR_MS, None, None),
+        ],
     )
     assert len(drawn) == len({p.title for p in drawn}) == 5
     assert all(p.svg.startswith("<svg") for p in drawn)

@@ -16,7 +16,7 @@ from mlplatform.decisions.records import Record, arrow_schema
 from mlplatform.drift import job, windows
 from mlplatform.drift import profile as profiles
 from mlplatform.drift.verdict import Band, Drifted, Steady
-from mlplatform.drift.windows import Reign
+from mlplatform.drift.windows import ChampionTenure
 from mlplatform.errors import Corrupt
 from mlplatform.features.definitions import load_views
 from mlplatform.models.definition import load_definition, model_folder
@@ -70,7 +70,7 @@ def decision(event_ms: int, **changes: Any) -> Record:
 
 
 def read(records: Sequence[Record], *, now_ms: int = DAY_MS, since_ms: int = 0) -> list[Any]:
-    return windows.read_windows(ListLog(records), PLAN, FRAUD, Reign(1, since_ms), now_ms)  # type: ignore[arg-type]
+    return windows.read_windows(ListLog(records), PLAN, FRAUD, ChampionTenure(1, since_ms), now_ms)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def read(records: Sequence[Record], *, now_ms: int = DAY_MS, since_ms: int = 0) 
 def test_windows_are_whole_utc_days_under_the_champion(
     now_ms: int, since_ms: int, days: list[int]
 ) -> None:
-    found = windows.bounds(FRAUD.drift, Reign(1, since_ms), now_ms)
+    found = windows.bounds(FRAUD.drift, ChampionTenure(1, since_ms), now_ms)
     assert found == [(d * DAY_MS, (d + 1) * DAY_MS) for d in days]
 
 
@@ -175,7 +175,7 @@ def test_from_log_to_verdict(factor: float, expected: type) -> None:
     profile = profiles.profile(
         matrix, ["amount", *FEATURES], scores, scores > 0.07, np.arange(rows)
     )
-    champion = job.Champion(Reign(1, 0), FRAUD.inputs, profile, Band(0.005, 0.03))
+    champion = job.Champion(ChampionTenure(1, 0), FRAUD.inputs, profile, Band(0.005, 0.03))
     log = ListLog([*day(0), *day(1), *day(2)])
     views = load_views(model_folder("fraud"))
     seen = job.observe(log, FRAUD, views, champion, 3 * DAY_MS)  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ def test_from_log_to_verdict(factor: float, expected: type) -> None:
 @pytest.mark.parametrize("reached_ms", [None, DAY_MS - 1])
 def test_a_live_writer_behind_makes_a_gap(reached_ms: int | None) -> None:
     log = ListLog([decision(5)], reached_ms)
-    found = windows.read_windows(log, PLAN, FRAUD, Reign(1, 0), DAY_MS)  # type: ignore[arg-type]
+    found = windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS)  # type: ignore[arg-type]
     assert "writer w has reached" in found[-1].gaps[0]
 
 
@@ -200,4 +200,4 @@ def test_a_payload_that_is_not_json_is_corruption() -> None:
     broken = pa.array(["{"], pa.string())
     log.table = log.table.set_column(log.table.schema.get_field_index("payload"), "payload", broken)
     with pytest.raises(Corrupt):
-        windows.read_windows(log, PLAN, FRAUD, Reign(1, 0), DAY_MS)  # type: ignore[arg-type]
+        windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from mlplatform.telemetry.flow_spans import (
     provider,
 )
 from mlplatform.telemetry.span_files import FileSender, Kept
-from mlplatform.telemetry.spans import Teller
+from mlplatform.telemetry.spans import ProcessIdentity
 
 ASKED = f"00-{'d' * 32}-{'e' * 16}-01"
 GIVEN = {
@@ -36,7 +36,7 @@ def spans(folder: Path, any_id: str) -> list[Kept]:
 
 
 def test_a_run_and_its_task_are_one_trace_with_listed_attributes_alone(tmp_path: Path) -> None:
-    made = provider(FileSender(tmp_path, Teller("flows", "runs")))
+    made = provider(FileSender(tmp_path, ProcessIdentity("flows", "runs")))
     tracer = made.get_tracer("prefect")
     with (
         contextlib.suppress(ValueError),

@@ -220,14 +220,14 @@ def test_a_log_that_has_no_room_for_its_copy_stays_and_so_do_the_old_ones(
         patched.setattr(retention.shutil, "copyfileobj", no_room)
         for _ in range(3):
             with pytest.raises(OSError, match="No space"):
-                retention.turn_in_place(path, kept)
+                retention.rotate_in_place(path, kept)
     texts = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     assert texts == {
         "child.log": b"newest\n",
         "child.log.1": b"older\n",
         "child.log.2": b"oldest\n",
     }
-    retention.turn_in_place(path, kept)
+    retention.rotate_in_place(path, kept)
     assert path.read_bytes() == b""
     assert (tmp_path / "child.log.1").read_bytes() == b"newest\n"
     assert (tmp_path / "child.log.2").read_bytes() == b"older\n"

@@ -26,7 +26,7 @@ from mlplatform.gateway.voids import Voids
 from mlplatform.http.messages import Request
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
-from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.parent_death import ParentDeathPipe
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck
 
 
@@ -110,7 +110,7 @@ async def test_a_child_that_says_it_is_not_alive_is_started_again(tmp_path: Path
         HttpCheck("/ready", live="/live", port=port),
         live_failure_s=0.5,
     )
-    home, lifeline, reasons = Home(tmp_path), Lifeline(), []
+    home, lifeline, reasons = Home(tmp_path), ParentDeathPipe(), []
     home.create()
     child = Child(spec, home, lifeline, lambda changed: reasons.append(changed.reason))
     keeping = asyncio.create_task(child.keep())

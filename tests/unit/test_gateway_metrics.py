@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mlplatform.features.definitions import load_views
 from mlplatform.features.online import OnlineRow
 from mlplatform.features.policy import NO_GAPS, FeaturePolicies, Gaps
-from mlplatform.gateway.decided import Case, Decided
+from mlplatform.gateway.decided import Decided, RoutedRequest
 from mlplatform.gateway.live import Live
 from mlplatform.gateway.metrics import Metrics, ModelMetrics
 from mlplatform.gateway.prediction import Facts, Failure, Verdict
@@ -31,7 +31,7 @@ def decided(
     """A decision with a score of 0.3."""
     assignment = Assignment(arm, 0, Arm(1, "b", "fraud-v1-b"), None)
     facts = Facts({}, NOW_MS, OnlineRow({}, times or {}))
-    case = Case("d", cast(Live, None), facts, 1, assignment, gaps)
+    case = RoutedRequest("d", cast(Live, None), facts, 1, assignment, gaps)
     return Decided(case, Verdict("approve", "champion", None, 0.3, 0.3), failures)
 
 

@@ -14,7 +14,7 @@ from mlplatform.features.online import OnlineRow
 from mlplatform.gateway.live import Target
 from mlplatform.gateway.prediction import Facts
 from mlplatform.gateway.recording import LogUnavailable, Recorder
-from mlplatform.gateway.shadow import QUEUE_LENGTH, WORKERS, Copy, ShadowCopies
+from mlplatform.gateway.shadow import QUEUE_LENGTH, WORKERS, ShadowCopies, ShadowCopy
 from mlplatform.rollout.routes import Arm, Routes
 
 ARM = Arm(2, "b", "fraud-v2-b")
@@ -65,12 +65,12 @@ def routes(generation: int) -> Routes:
     return Routes("fraud", generation, champion, ARM, None, "r1", "shadow", 0.0)
 
 
-def copy(challenger: SlowChallenger, generation: int) -> Copy:
+def copy(challenger: SlowChallenger, generation: int) -> ShadowCopy:
     bundle = SimpleNamespace(calibrate=lambda raw: raw, decide=lambda score: "approve")
     plan = SimpleNamespace(row=lambda *parts: (1.0,))
     target = SimpleNamespace(arm=ARM, bundle=bundle, shadow=challenger, plan=plan)
     facts = Facts({}, 1, OnlineRow({}, {}))
-    return Copy("d", facts, routes(generation), cast(Target, target), 1, 2)
+    return ShadowCopy("d", facts, routes(generation), cast(Target, target), 1, 2)
 
 
 async def until(holds: Callable[[], bool]) -> None:

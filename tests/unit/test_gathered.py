@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.decisions.copies import Copy, Item, Stand, decoded, encoded
-from mlplatform.decisions.gathered import Differs, Head, Lacks, Place, judged
+from mlplatform.decisions.copies import Item, ReplicaOffset, ReplicatedRecord, decoded, encoded
+from mlplatform.decisions.gathered import Divergence, Gap, Head, Place, judged
 from mlplatform.decisions.records import GENESIS, Record, link, record_digest, stored_form
 from mlplatform.errors import InputInvalid
 
@@ -16,9 +16,9 @@ WRITER = "gateway-1"
 NOWHERE = Head(0, GENESIS)
 
 
-def copies(count: int, *, amount: float = 1.0) -> list[Copy]:
+def copies(count: int, *, amount: float = 1.0) -> list[ReplicatedRecord]:
     """A writer's first records, chained."""
-    made: list[Copy] = []
+    made: list[ReplicatedRecord] = []
     chain = GENESIS
     for seq in range(1, count + 1):
         record = Record(
@@ -34,24 +34,26 @@ def copies(count: int, *, amount: float = 1.0) -> list[Copy]:
         digest = record_digest(WRITER, seq, form.scalars, form.payload_digest)
         chain = link(chain, digest)
         scalars = [int(v) if isinstance(v, bool) else v for v in form.scalars]
-        made.append(Copy(WRITER, seq, scalars, form.payload_digest, digest, chain, form.payload))
+        made.append(
+            ReplicatedRecord(WRITER, seq, scalars, form.payload_digest, digest, chain, form.payload)
+        )
     return made
 
 
-def stand(of: list[Copy], seq: int, *, event_ms: int | None = None) -> Stand:
+def stand(of: list[ReplicatedRecord], seq: int, *, event_ms: int | None = None) -> ReplicaOffset:
     chain = of[seq - 1].chain if seq else GENESIS
-    return Stand(WRITER, seq, chain, seq if event_ms is None else event_ms, 1_000, False, 0)
+    return ReplicaOffset(WRITER, seq, chain, seq if event_ms is None else event_ms, 1_000, False, 0)
 
 
-def with_event_ms(copy: Copy, value: object) -> Copy:
+def with_event_ms(copy: ReplicatedRecord, value: object) -> ReplicatedRecord:
     return msgspec.structs.replace(copy, scalars=[*copy.scalars[:3], value, *copy.scalars[4:]])
 
 
-def places(of: list[Copy]) -> dict[int, Place]:
+def places(of: list[ReplicatedRecord]) -> dict[int, Place]:
     return {c.seq: Place(c.digest, c.chain) for c in of}
 
 
-def published(log: list[Copy]) -> list[Item]:
+def published(log: list[ReplicatedRecord]) -> list[Item]:
     """Records with a stand after each third, as a publisher would send them."""
     items: list[Item] = []
     for copy in log:
@@ -70,7 +72,7 @@ def test_whatever_is_delivered_again_the_log_is_a_beginning_of_the_writers(
 ) -> None:
     """From anywhere, as often as it may: nothing is doubled, left out or changed."""
     items = published(LOG)
-    here: list[Copy] = []
+    here: list[ReplicatedRecord] = []
     head = NOWHERE
     stood = 0
     for start, count in reads:
@@ -81,7 +83,7 @@ def test_whatever_is_delivered_again_the_log_is_a_beginning_of_the_writers(
         if found.stand is not None:
             assert stood <= found.stand.seq <= head.seq
             stood = found.stand.seq
-        assert not isinstance(found.finding, Differs)
+        assert not isinstance(found.finding, Divergence)
     found = judged(WRITER, head, items, places(here))
     assert found.finding is None
     assert [c.row() for c in LOG[head.seq :]] == list(found.rows)
@@ -90,13 +92,13 @@ def test_whatever_is_delivered_again_the_log_is_a_beginning_of_the_writers(
 def test_a_gap_is_not_skipped_and_says_what_is_missing() -> None:
     found = judged(WRITER, NOWHERE, [*LOG[:3], *LOG[5:8], stand(LOG, 8)], {})
     assert found.head.seq == 3
-    assert found.finding == Lacks(4, 5)
+    assert found.finding == Gap(4, 5)
     assert found.stand is None
 
 
 def test_a_stand_ahead_of_the_records_moves_no_watermark() -> None:
     found = judged(WRITER, NOWHERE, [stand(LOG, 4)], {})
-    assert (found.stand, found.finding) == (None, Lacks(1, 4))
+    assert (found.stand, found.finding) == (None, Gap(1, 4))
 
 
 def test_a_stand_of_an_earlier_place_is_no_news() -> None:
@@ -128,7 +130,7 @@ OTHER = copies(20, amount=2.0)
 def test_what_is_another_log_is_refused(items: list[Item]) -> None:
     head = Head(8, LOG[7].chain)
     found = judged(WRITER, head, items, places(LOG[:8]))
-    assert isinstance(found.finding, Differs)
+    assert isinstance(found.finding, Divergence)
     assert (found.rows, found.head, found.stand) == ((), head, None)
 
 

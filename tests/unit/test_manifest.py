@@ -42,6 +42,7 @@ def test_a_manifest_says_what_is_read_from_it() -> None:
             "--batch-rows=1024",
             "--batch-delay-us=300",
         ),
+        memory_bytes=512 * 1024**2,
     )
 
 

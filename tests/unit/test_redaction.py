@@ -131,7 +131,7 @@ def test_a_file_that_its_writer_keeps_open_is_emptied_in_place(tmp_path: Path) -
     with path.open("ab", buffering=0) as writer:
         for number in range(4):
             writer.write(f"number {number}\n".encode())
-            retention.turn_in_place(path, kept)
+            retention.rotate_in_place(path, kept)
         writer.write(b"last\n")
     assert path.read_text() == "last\n"
     assert path.with_name("gateway-0.log.1").read_text() == "number 3\n"

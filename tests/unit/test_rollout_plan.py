@@ -28,10 +28,10 @@ from mlplatform.rollout.plan import (
     Service,
     Supersede,
     next_step,
-    upkeep,
+    reconciled_services,
 )
 from mlplatform.rollout.routes import Routes, no_routes
-from mlplatform.rollout.state import RolloutState, fold, follow
+from mlplatform.rollout.state import RolloutState, apply, fold
 from mlplatform.rollout.transitions import Answered, DeployRefused, Opened, decode, encode
 from rollout_world import arm, fraud, gate_report
 
@@ -84,7 +84,7 @@ class Simulation:
         elif not isinstance(step, Hold):
             fact = transition_of(step, self.state, self.routes, now=now, actor="pass")
             assert decode(encode(fact)) == fact
-            self.state = follow(self.state, fact)
+            self.state = apply(self.state, fact)
             routes = getattr(step, "routes", None)
             if routes is not None:
                 assert routes.generation == self.routes.generation + 1
@@ -93,7 +93,7 @@ class Simulation:
 
     def answer(self, answer: Literal["approve", "reject"], approver: str = "bob") -> None:
         assert self.state.asked is not None
-        self.state = follow(
+        self.state = apply(
             self.state,
             Answered(
                 rollout_id="fraud-v2-1",
@@ -324,7 +324,7 @@ def test_approval_is_checked_by_the_journal_itself() -> None:
     step = next_step(world.state, world.seen(None), POLICY, NOW)
     fact = transition_of(step, world.state, world.routes, now=NOW, actor="x")  # type: ignore[arg-type]
     with pytest.raises(Refused, match="not approved"):
-        follow(waiting, fact)
+        apply(waiting, fact)
 
 
 GATEWAY = [GatewayLease("gateway-1", 4)]
@@ -376,28 +376,30 @@ def test_a_refusal_begins_no_phase_and_follows_only_an_opening() -> None:
         reason="room for 0 of 2 pods",
     )
     assert decode(encode(said)) == said
-    told = follow(state, said)
+    told = apply(state, said)
     assert told == dataclasses.replace(state, refused=said.reason, reason=said.reason)
     with pytest.raises(Refused, match="DeployRefused refused"):
-        follow(in_canary().state, said)
+        apply(in_canary().state, said)
 
 
 def test_upkeep_stops_what_nothing_needs_before_it_starts_what_the_routes_list() -> None:
     deployed = [arm(7).service, "fraud-eu-v7-aaaaaaaa", "other-v1-aaaaaaaa"]
-    steps = upkeep(STEADY, [], deployed, GATEWAY)
+    steps = reconciled_services(STEADY, [], deployed, GATEWAY)
     assert [type(step) for step in steps] == [Retire, Deploy]
     assert steps[0].service == arm(7).service  # type: ignore[union-attr]
 
 
 def test_upkeep_keeps_a_service_for_the_rollout_that_deploys_it() -> None:
     deployed = [arm(1).service, arm(2).service]
-    assert upkeep(STEADY, [fold([opened()])], deployed, GATEWAY) == ()
+    assert reconciled_services(STEADY, [fold([opened()])], deployed, GATEWAY) == ()
 
 
 @pytest.mark.parametrize("generation", [3, None])
 def test_upkeep_waits_for_the_slowest_gateway(generation: int | None) -> None:
     deployed = [arm(1).service, arm(2).service]
-    (step,) = upkeep(STEADY, [], deployed, [*GATEWAY, GatewayLease("slow", generation)])
+    (step,) = reconciled_services(
+        STEADY, [], deployed, [*GATEWAY, GatewayLease("slow", generation)]
+    )
     assert isinstance(step, Hold)
     assert "slow" in step.reason
 

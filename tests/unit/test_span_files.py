@@ -13,11 +13,11 @@ import pytest
 
 from mlplatform.telemetry import retention, signals, span_files
 from mlplatform.telemetry.span_files import FileSender, encoded, find
-from mlplatform.telemetry.spans import Link, Span, Teller, Trace
+from mlplatform.telemetry.spans import Link, ProcessIdentity, Span, Trace
 from support.otlp_receiver import export_request
 
-US = Teller("gateway", "gateway-0")
-OTHER = Teller("predictor", "fraud-v1-0a0b0c0d")
+US = ProcessIdentity("gateway", "gateway-0")
+OTHER = ProcessIdentity("predictor", "fraud-v1-0a0b0c0d")
 ROOT, INNER = "1" * 16, "2" * 16
 
 
@@ -111,12 +111,12 @@ def test_a_file_that_two_find_full_at_one_moment_is_turned_once(
             is_other_done.wait(20)
 
     def turn_and_go_on() -> None:
-        retention.turn(path, kept)
+        retention.rotate(path, kept)
         if not path.exists():
             span_files.append(path, b"new\n")
 
     monkeypatch.setattr(retention, "_age", ages_slowly)
-    first = threading.Thread(target=retention.turn, args=(path, kept))
+    first = threading.Thread(target=retention.rotate, args=(path, kept))
     first.start()
     assert is_midway.wait(20)
     turn_and_go_on()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 
 
 def test_one_message_a_second_says_how_many_were_left_out() -> None:
     now_s = [0.0]
-    sparing = Sparing(lambda: now_s[0])
+    sparing = RateLimitFilter(lambda: now_s[0])
 
     def said(text: str, *values: object) -> str | None:
         record = logging.LogRecord("a", logging.ERROR, "", 0, text, values, None)

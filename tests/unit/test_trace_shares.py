@@ -14,7 +14,7 @@ from mlplatform.gateway.decided import Finished
 from mlplatform.gateway.spans import SPARE, Ended, Traces
 from mlplatform.telemetry.export import MAX_WAITING, MOST_A_POLL, SPARE_WAITING, SpanExport
 from mlplatform.telemetry.span_files import FileSender
-from mlplatform.telemetry.spans import Teller
+from mlplatform.telemetry.spans import ProcessIdentity
 
 SLO_S = {"fraud": 0.010}
 REQUESTS = 20_000
@@ -62,7 +62,7 @@ def test_all_that_matters_is_kept_and_at_most_five_percent_of_the_rest() -> None
 @pytest.mark.parametrize("kind", ["error", "degraded", "canary"])
 def test_a_flood_of_slow_requests_leaves_room_for_what_is_rarer(kind: str, tmp_path: Any) -> None:
     dropped: list[int] = []
-    sender = FileSender(tmp_path, Teller("gateway", "gateway-0"))
+    sender = FileSender(tmp_path, ProcessIdentity("gateway", "gateway-0"))
     export = SpanExport[int](
         sender, lambda _: pytest.fail("it is not started"), lambda _, n: dropped.append(n)
     )

@@ -16,7 +16,7 @@ from mlplatform.errors import Refused, Unavailable
 from mlplatform.models.definition import load_definition
 from mlplatform.rollout.ports import Ports
 from mlplatform.rollout.routes import Arm
-from mlplatform.rollout.services import deploy, keep_up
+from mlplatform.rollout.services import deploy, reconcile_services
 from mlplatform.serving import kserve
 from mlplatform.serving.kserve import KServePlane
 from mlplatform.serving.local import LocalPlane
@@ -83,7 +83,9 @@ def test_a_repository_is_there_as_long_as_its_service(world: World) -> None:
     deploy(ON_TRITON, ports, arm)
     (ports.bundles / "fraud-v9-00000000").mkdir()
 
-    keep_up(ON_TRITON, ports, [])  # no routes list it: it is retired, and its repository after it
+    reconcile_services(
+        ON_TRITON, ports, []
+    )  # no routes list it: it is retired, and its repository after it
 
     assert world.plane.manifests == {}
     assert [p.name for p in ports.bundles.iterdir()] == [arm.bundle]
@@ -101,7 +103,7 @@ def test_a_service_that_waits_for_room_keeps_its_repository(world: World) -> Non
     waiting = state.challenger.service
     (ports.bundles / waiting).mkdir()
 
-    keep_up(ON_TRITON, ports, [])
+    reconcile_services(ON_TRITON, ports, [])
 
     assert (ports.bundles / waiting).is_dir()
 

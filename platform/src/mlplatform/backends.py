@@ -25,7 +25,7 @@ from mlplatform.settings import Settings
 from mlplatform.telemetry.export import Sender
 from mlplatform.telemetry.otlp import OtlpSender
 from mlplatform.telemetry.span_files import FileSender
-from mlplatform.telemetry.spans import Teller
+from mlplatform.telemetry.spans import ProcessIdentity
 
 GATEWAY_ANSWER_S = 2.0
 """A gateway that follows its routes gives up sooner than a pass: its lease must not run out."""
@@ -62,7 +62,7 @@ def incidents(settings: Settings) -> SqlIncidents:
     return PostgresIncidents(settings.postgres)
 
 
-def span_sender(settings: Settings, teller: Teller) -> Sender:
+def span_sender(settings: Settings, teller: ProcessIdentity) -> Sender:
     """Where a process's spans go."""
     if not settings.otlp_endpoint:
         return FileSender(settings.home.traces, teller)

@@ -16,9 +16,9 @@ import msgspec
 
 from mlplatform.canonical import NOT_JSON
 from mlplatform.files import append_lines
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.settings import Home
-from mlplatform.sparing import Sparing
-from mlplatform.telemetry.retention import MIB, Retention, is_full, turn
+from mlplatform.telemetry.retention import MIB, Retention, is_full, rotate
 from mlplatform.text import shown
 
 KEPT: Final = Retention(4 * MIB, 2)
@@ -34,7 +34,7 @@ MOST_IN_A_WHILE: Final = 240
 """Different ones that a process keeps in so long: a flood does not wash away what came before."""
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -104,7 +104,7 @@ class Refusals:
     def _append(self, line: bytes) -> None:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_full(self._file, KEPT):
-            turn(self._file, KEPT)
+            rotate(self._file, KEPT)
         append_lines(self._file, line)
 
 

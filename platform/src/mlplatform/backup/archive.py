@@ -17,14 +17,14 @@ from mlplatform.errors import Corrupt, NotFound, Refused, Unavailable
 
 TAR: Final = ".tar"
 CHUNK_BYTES: Final = 1024 * 1024
-Told = Callable[[str, int], None]
+Progress = Callable[[str, int], None]
 """Of a file's name, and of how many more bytes of it are done."""
 
 
 class Writer(Protocol):
     """A backup in the making."""
 
-    def add(self, name: str, source: IO[bytes], told: Told) -> File:
+    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
         """Put in what a file holds from here to its end."""
         ...
 
@@ -157,7 +157,7 @@ class _FolderWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, name: str, source: IO[bytes], told: Told) -> File:
+    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
         with new_file(self._folder / name) as file:
             size, sha256 = copied(source, file, lambda count: told(name, count))
             file.flush()
@@ -178,7 +178,7 @@ class _TarWriter:
         self._tar = tar
         self._folder = folder
 
-    def add(self, name: str, source: IO[bytes], told: Told) -> File:
+    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
         # By way of a file: a tar wants each size first, and what is read may still grow.
         def make(path: Path) -> None:
             with path.open("wb") as file:

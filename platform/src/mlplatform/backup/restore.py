@@ -18,8 +18,8 @@ from typing import Final
 from mlplatform.backup import manifest as manifests
 from mlplatform.backup import servers
 from mlplatform.backup.archive import (
+    Progress,
     Reader,
-    Told,
     copied,
     new_file,
     reading,
@@ -64,7 +64,7 @@ def restore(
     settings: Settings,
     *,
     now_ms: int,
-    told: Told = lambda name, count: None,
+    told: Progress = lambda name, count: None,
     despite_findings: bool = False,
 ) -> Restored:
     """Put a backup into a home folder, and into the servers that the settings name.
@@ -104,7 +104,7 @@ def restore(
     return Restored(manifest, findings, report, contents)
 
 
-def check(source: Path, *, told: Told = lambda name, count: None) -> Restored:
+def check(source: Path, *, told: Progress = lambda name, count: None) -> Restored:
     """Hold a backup to all its digests, and change nothing.
 
     Log and journal are copied to the system's folder for temporary files, and removed from there.
@@ -183,7 +183,7 @@ def _staged(
     reader: Reader,
     manifest: Manifest,
     folder: Path,
-    told: Told,
+    told: Progress,
     is_wanted: Callable[[str], bool] = lambda name: True,
 ) -> tuple[str, ...]:
     """Copy the files that are wanted and read all; one sentence for each that is not whole."""
@@ -198,7 +198,7 @@ def _staged(
     return tuple(findings[:FINDINGS])
 
 
-def _copied(reader: Reader, entry: File, place: Path | None, told: Told) -> str | None:
+def _copied(reader: Reader, entry: File, place: Path | None, told: Progress) -> str | None:
     """Copy a file, or only read it; what is wrong with it."""
     try:
         with (

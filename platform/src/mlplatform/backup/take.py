@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 
 from mlplatform.backup import manifest as manifests
 from mlplatform.backup import servers
-from mlplatform.backup.archive import Told, Writer, writing
+from mlplatform.backup.archive import Progress, Writer, writing
 from mlplatform.backup.manifest import File, Manifest
 from mlplatform.backup.moment import (
     LAST,
@@ -41,7 +41,7 @@ SQLITE: Final = b"SQLite format 3\0"
 
 
 def back_up(
-    settings: Settings, target: Path, *, now_ms: int, told: Told = lambda name, count: None
+    settings: Settings, target: Path, *, now_ms: int, told: Progress = lambda name, count: None
 ) -> Manifest:
     """Write the whole state of an installation to a new folder, or a `.tar` file.
 
@@ -72,7 +72,7 @@ def back_up(
 
 
 class _Taking:
-    def __init__(self, settings: Settings, at: Moment, writer: Writer, told: Told) -> None:
+    def __init__(self, settings: Settings, at: Moment, writer: Writer, told: Progress) -> None:
         self._settings = settings
         self._root = settings.home.root
         self._at = at

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mlplatform import wiring
-from mlplatform.backup.archive import Told
+from mlplatform.backup.archive import Progress
 from mlplatform.backup.kept import name_at, superseded
 from mlplatform.backup.manifest import Manifest
 from mlplatform.backup.restore import Restored, check
@@ -110,7 +110,7 @@ def restore(
 
 
 @contextmanager
-def _progress(verb: str) -> Iterator[Told]:
+def _progress(verb: str) -> Iterator[Progress]:
     """A line beside standard output that says which file is copied, and how much is done."""
     done = 0
     with ERR.status(verb) as status:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlplatform.compute.jobs import Job, JobStatus
 from mlplatform.compute.local import NO_POOL, LocalJobs
-from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.parent_death import ParentDeathPipe
 
 
 class OwnPool:
@@ -25,7 +25,7 @@ class OwnPool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._jobs = LocalJobs(folder)
-        self._lifeline = Lifeline()
+        self._lifeline = ParentDeathPipe()
         self._pool: subprocess.Popen[bytes] | None = None
 
     def submit(self, job: Job) -> None:

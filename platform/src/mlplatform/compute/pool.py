@@ -37,15 +37,15 @@ from mlplatform.compute.local import (
 )
 from mlplatform.errors import Busy, PlatformError
 from mlplatform.files import write_atomically
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.settings import log_level
-from mlplatform.sparing import Sparing
 from mlplatform.supervisor import endings
-from mlplatform.supervisor.lifeline import Lifeline, follow_parent, step_back
+from mlplatform.supervisor.parent_death import ParentDeathPipe, follow_parent, lower_priority
 from mlplatform.supervisor.records import kill_group
 from mlplatform.telemetry import logs
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 POLL_S: Final = 0.25
 KEPT_S: Final = 7 * 24 * 3600
@@ -115,7 +115,7 @@ class Pool:
         self._python = tuple(python)
         self._now_ms = now_ms
         self._running: dict[str, _Running] = {}
-        self._lifeline = Lifeline()
+        self._lifeline = ParentDeathPipe()
         self._lock = _locked(folder)
 
     def step(self) -> None:
@@ -274,13 +274,13 @@ def _locked(folder: Path) -> IO[bytes]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs until SIGTERM or SIGINT."""
-    taken = argparse.ArgumentParser(prog="mlplatform.compute.pool", description=__doc__)
-    taken.add_argument("--folder", type=Path, required=True, help="<home>/jobs")
-    taken.add_argument("--slots", type=int, default=1, help="processes at a time")
-    options = taken.parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="mlplatform.compute.pool", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="<home>/jobs")
+    parser.add_argument("--slots", type=int, default=1, help="processes at a time")
+    options = parser.parse_args(arguments)
     follow_parent()
     logs.configure("jobs")
-    step_back()
+    lower_priority()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -41,7 +41,7 @@ def run(
     """
     until_s = time.monotonic() + job.deadline_s + grace_s
     try:
-        patiently(lambda: jobs.submit(job), until_s, poll_s)
+        retry_until(lambda: jobs.submit(job), until_s, poll_s)
         status = _end(jobs, job.name, report, until_s, poll_s)
     except BaseException:
         with contextlib.suppress(NotFound, Unavailable):  # it ends at its own deadline then
@@ -52,7 +52,7 @@ def run(
     return jobs.outputs(job.name)
 
 
-def patiently(ask: Callable[[], Answer], until_s: float, poll_s: float = POLL_S) -> Answer:
+def retry_until(ask: Callable[[], Answer], until_s: float, poll_s: float = POLL_S) -> Answer:
     """The answer of a backend, which is asked again while it gives none.
 
     Args:

@@ -22,10 +22,10 @@ from mlplatform.compute.jobs import RESULT, TRACEPARENT, Work
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.models.definition import load_definition
-from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs, signals
 from mlplatform.telemetry.context import trace_context
-from mlplatform.telemetry.spans import Span, Teller, Trace
+from mlplatform.telemetry.spans import ProcessIdentity, Span, Trace
 
 Result = Mapping[str, Any]
 Program = Callable[[argparse.Namespace], Result]
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which pools and templates write."""
-    taken = argparse.ArgumentParser(prog="mlplatform.compute.work", description=__doc__)
-    taken.add_argument("work", choices=get_args(Work))
-    taken.add_argument("--model", required=True, help="a model folder's name")
-    taken.add_argument("--shared", type=Path, required=True, help="what every item reads")
-    taken.add_argument("--item", type=Path, required=True, help="the item's own file or folder")
-    taken.add_argument("--output", type=Path, required=True, help="a folder for what comes of it")
-    return taken
+    parser = argparse.ArgumentParser(prog="mlplatform.compute.work", description=__doc__)
+    parser.add_argument("work", choices=get_args(Work))
+    parser.add_argument("--model", required=True, help="a model folder's name")
+    parser.add_argument("--shared", type=Path, required=True, help="what every item reads")
+    parser.add_argument("--item", type=Path, required=True, help="the item's own file or folder")
+    parser.add_argument("--output", type=Path, required=True, help="a folder for what comes of it")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +72,9 @@ def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
             name = kind.name.format(work=work)
             span = Span(kind, name, told.span_id, told.parent_id, *at_s, is_error=is_error)
             try:
-                sender = backends.span_sender(settings.load(environment), Teller("jobs", "items"))
+                sender = backends.span_sender(
+                    settings.load(environment), ProcessIdentity("jobs", "items")
+                )
                 sender.send([Trace(told.trace_id, (span,), has_remote_parent=True)])
                 sender.close()
             except (PlatformError, OSError):  # the work is done, or failed for a reason of its own

@@ -38,7 +38,7 @@ _KINDS: Final[dict[str, Any]] = {
 _DEGRADED: Final = SCALARS.index("degraded") - 2
 
 
-class Copy(msgspec.Struct, frozen=True, array_like=True, tag="record"):
+class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record"):
     """A stored record, under the number that its writer gave it.
 
     Args:
@@ -60,7 +60,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, tag="record"):
         return (self.writer, self.seq, *self.scalars, *digests, self.payload)
 
 
-class Stand(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
+class ReplicaOffset(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
     """How far a writer has come in its own log: what it had appended, and what it promises.
 
     Args:
@@ -77,7 +77,7 @@ class Stand(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
     spilled: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-Item = Copy | Stand
+Item = ReplicatedRecord | ReplicaOffset
 
 _encode = msgspec.json.Encoder().encode
 _decoder: Final[msgspec.json.Decoder[Item]] = msgspec.json.Decoder(Item)
@@ -99,7 +99,7 @@ def decoded(data: bytes, source: str) -> Item:
     """
     try:
         item = _decoder.decode(data)
-        if isinstance(item, Copy):
+        if isinstance(item, ReplicatedRecord):
             msgspec.convert(item.scalars, _shape())
     except NOT_JSON as error:
         raise InputInvalid(source, None, str(error)) from error
@@ -132,7 +132,7 @@ class CopyReader:
         self._log = log
         self._translation = Translation(self._path)
 
-    def stands(self) -> list[Stand]:
+    def stands(self) -> list[ReplicaOffset]:
         """One per writer, by name."""
         spilled = self._log.spilled()  # first: what is moved meanwhile is in the log then
         with self._snapshot() as db:
@@ -142,7 +142,7 @@ class CopyReader:
             for w in rows.values()
         ]
         return [
-            Stand(
+            ReplicaOffset(
                 mark.writer,
                 mark.seq,
                 rows[mark.writer].chain if mark.writer in rows else GENESIS,
@@ -154,7 +154,7 @@ class CopyReader:
             for mark in lowered(marks, spilled)
         ]
 
-    def copies(self, writer: str, *, after: int, limit: int) -> list[Copy]:
+    def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
         """The first records of a writer with larger numbers, at most `limit`."""
         with self._snapshot() as db:
             return [_copy(row) for row in _rows(db, self._folder, writer, after, limit)]
@@ -182,7 +182,7 @@ def _rows(
     return tables.unsealed(db, writer, after=after, limit=limit)
 
 
-def _copy(row: tuple[Any, ...]) -> Copy:
+def _copy(row: tuple[Any, ...]) -> ReplicatedRecord:
     writer, seq, *scalars, payload_digest, digest, chain, payload = row
     scalars[_DEGRADED] = int(scalars[_DEGRADED])
-    return Copy(writer, seq, scalars, payload_digest, digest, chain, payload)
+    return ReplicatedRecord(writer, seq, scalars, payload_digest, digest, chain, payload)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlplatform.decisions.chains import Chain
-from mlplatform.decisions.copies import Copy, Item, Stand
+from mlplatform.decisions.copies import Item, ReplicaOffset, ReplicatedRecord
 
 
 class Head(NamedTuple):
@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Lacks:
+class Gap:
     """Records between the end here and what came are missing: they must be sent again."""
 
     first: int
@@ -36,7 +36,7 @@ class Lacks:
 
 
 @dataclass(frozen=True, slots=True)
-class Differs:
+class Divergence:
     """What came is not what this log has, or does not continue it; nothing after it is taken."""
 
     problem: str
@@ -45,7 +45,7 @@ class Differs:
         return self.problem
 
 
-Finding = Lacks | Differs
+Finding = Gap | Divergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Judged:
 
     rows: tuple[tuple[Any, ...], ...]
     head: Head
-    stand: Stand | None
+    stand: ReplicaOffset | None
     finding: Finding | None
     repeated: int
 
@@ -79,7 +79,7 @@ def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, P
     """
     places = dict(known)
     rows: list[tuple[Any, ...]] = []
-    stand: Stand | None = None
+    stand: ReplicaOffset | None = None
     repeated = 0
     finding: Finding | None = None
     for item in items:
@@ -87,29 +87,29 @@ def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, P
         if finding is not None:
             break
         match item:
-            case Copy() if item.seq > head.seq:
+            case ReplicatedRecord() if item.seq > head.seq:
                 rows.append(item.row())
                 places[item.seq] = Place(item.digest, item.chain)
                 head = Head(item.seq, item.chain)
-            case Copy():
+            case ReplicatedRecord():
                 repeated += 1
-            case Stand() if item.seq == head.seq:
+            case ReplicaOffset() if item.seq == head.seq:
                 stand = item
     return Judged(tuple(rows), head, stand, finding, repeated)
 
 
 def _finding(writer: str, head: Head, item: Item, places: Mapping[int, Place]) -> Finding | None:
-    if isinstance(item, Stand):
+    if isinstance(item, ReplicaOffset):
         if item.seq > head.seq:
-            return Lacks(head.seq + 1, item.seq)
+            return Gap(head.seq + 1, item.seq)
         if item.seq == head.seq and item.chain != head.chain:
-            return Differs(f"record {item.seq} of writer {writer} is another one here")
+            return Divergence(f"record {item.seq} of writer {writer} is another one here")
         return None
     if item.seq > head.seq + 1:
-        return Lacks(head.seq + 1, item.seq - 1)
+        return Gap(head.seq + 1, item.seq - 1)
     if item.seq <= head.seq:
         if places.get(item.seq) == Place(item.digest, item.chain):
             return None
-        return Differs(f"record {item.seq} of writer {writer} is another one here")
+        return Divergence(f"record {item.seq} of writer {writer} is another one here")
     problem = next(Chain(writer, *head).follow([item.row()]), None)
-    return None if problem is None else Differs(problem)
+    return None if problem is None else Divergence(problem)

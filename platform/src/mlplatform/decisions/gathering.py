@@ -12,8 +12,8 @@ from typing import Final
 from mlplatform import sqlite
 from mlplatform.clock import SystemClock
 from mlplatform.decisions import segments, tables
-from mlplatform.decisions.copies import Copy, Item
-from mlplatform.decisions.gathered import Differs, Finding, Head, Judged, Place, judged
+from mlplatform.decisions.copies import Item, ReplicatedRecord
+from mlplatform.decisions.gathered import Divergence, Finding, Head, Judged, Place, judged
 from mlplatform.decisions.records import GENESIS
 from mlplatform.decisions.sqlite import LIVE_WITHIN_MS
 from mlplatform.decisions.tables import STORED
@@ -36,7 +36,7 @@ ON CONFLICT (writer) DO UPDATE SET session = excluded.session, spilled = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ReplicaPosition:
     """Where a writer from elsewhere stands in this log.
 
     Args:
@@ -90,7 +90,7 @@ class GatheringLog:
                 folder / tables.DATABASE, schema=tables.SCHEMA, durable=durable, threads=True
             )
 
-    def gather(self, items: Sequence[Item]) -> list[Standing]:
+    def gather(self, items: Sequence[Item]) -> list[ReplicaPosition]:
         """Append what continues each writer, in one transaction; one standing per writer.
 
         Args:
@@ -138,7 +138,7 @@ class GatheringLog:
         is_kept = writer in tables.gathered(self._db)
         if row is not None and not is_kept and self._lives(row):
             problem = f"writer {writer} writes to this log itself: two gateways have one name"
-            return _Looked(writer, row, is_kept, Judged((), head, None, Differs(problem), 0))
+            return _Looked(writer, row, is_kept, Judged((), head, None, Divergence(problem), 0))
         known = self._known(writer, head, items)
         return _Looked(writer, row, is_kept, judged(writer, head, items, known))
 
@@ -179,7 +179,7 @@ class GatheringLog:
         self._db.execute(_KEEP, (writer, session))
 
     def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, Place]:
-        numbers = [i.seq for i in items if isinstance(i, Copy) and i.seq <= head.seq]
+        numbers = [i.seq for i in items if isinstance(i, ReplicatedRecord) and i.seq <= head.seq]
         if not numbers:
             return {}
         first, last = min(numbers), max(numbers)
@@ -207,9 +207,11 @@ class GatheringLog:
             yield
 
 
-def _standing(looked: _Looked) -> Standing:
+def _standing(looked: _Looked) -> ReplicaPosition:
     found = looked.judged
-    return Standing(looked.writer, *found.head, len(found.rows), found.repeated, found.finding)
+    return ReplicaPosition(
+        looked.writer, *found.head, len(found.rows), found.repeated, found.finding
+    )
 
 
 def _places(path: Path, first: int, last: int) -> dict[int, Place]:

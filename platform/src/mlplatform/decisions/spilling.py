@@ -28,7 +28,7 @@ from mlplatform.decisions.prepared import Prepared, check_storable, prepared
 from mlplatform.decisions.spill import SpillFile, SpillFull
 from mlplatform.decisions.spilled_keys import SpilledKeys
 from mlplatform.errors import Busy, Corrupt, PlatformError, Unavailable
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 
 MOVED_AT_ONCE: Final = 128
 """Records of one transaction while catching up: what comes in meanwhile waits that long."""
@@ -43,7 +43,7 @@ CREATE_TRIES: Final = 3
 """A new spill may be held for a moment by a sibling that looks for what nobody owns."""
 
 _logger = logging.getLogger(__name__)
-_logger.addFilter(Sparing())
+_logger.addFilter(RateLimitFilter())
 
 
 class Log(Protocol):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mlplatform.demo import charts
 from mlplatform.demo.charts import Mark, PhaseSpan, Picture
-from mlplatform.demo.reigns import Reign
+from mlplatform.demo.reigns import ChampionTenure
 from mlplatform.demo.source import DAY_MS
 
 HOUR_MS = 3_600_000
@@ -26,7 +26,7 @@ def pictures(
     *,
     change_ms: int,
     rollouts: Sequence[Mapping[str, Any]],
-    champions: Sequence[Reign],
+    champions: Sequence[ChampionTenure],
 ) -> list[Picture]:
     """Every picture of the report; none without a decision.
 
@@ -120,7 +120,7 @@ def _scores(
 
 
 def _spans(
-    rollouts: Sequence[Mapping[str, Any]], champions: Sequence[Reign], last_ms: int
+    rollouts: Sequence[Mapping[str, Any]], champions: Sequence[ChampionTenure], last_ms: int
 ) -> list[PhaseSpan]:
     spans = []
     for rollout in rollouts:

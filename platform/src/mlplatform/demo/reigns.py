@@ -16,7 +16,7 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
-class Reign:
+class ChampionTenure:
     """One stretch of event time in which a version was champion.
 
     Args:
@@ -30,7 +30,7 @@ class Reign:
     successor: int | None
 
 
-def reigns(promotions: Sequence[Promotion]) -> list[Reign]:
+def reigns(promotions: Sequence[Promotion]) -> list[ChampionTenure]:
     """Every reign in the order of time: at any moment the last promotion that stands then rules."""
     moments = sorted(
         {p.at_ms for p in promotions} | {p.undone_ms for p in promotions if p.undone_ms is not None}
@@ -43,7 +43,7 @@ def reigns(promotions: Sequence[Promotion]) -> list[Reign]:
     found = []
     for place, (start, version) in enumerate(rulers):
         end, successor = rulers[place + 1] if place + 1 < len(rulers) else (None, None)
-        found.append(Reign(version, start, end, successor))
+        found.append(ChampionTenure(version, start, end, successor))
     return found
 
 

@@ -18,12 +18,12 @@ from mlplatform.canonical import canonical_json
 from mlplatform.decisions.log import Span
 from mlplatform.demo import page
 from mlplatform.demo.pictures import pictures
-from mlplatform.demo.reigns import Promotion, Reign, reigns
+from mlplatform.demo.reigns import ChampionTenure, Promotion, reigns
 from mlplatform.demo.source import MODEL
 from mlplatform.demo.state import Diary
 from mlplatform.demo.traffic import Counts, Recording
 from mlplatform.files import write_atomically
-from mlplatform.rollout.state import RolloutState, follow
+from mlplatform.rollout.state import RolloutState, apply
 from mlplatform.rollout.transitions import Transition
 from mlplatform.wiring import Platform
 
@@ -163,7 +163,7 @@ def _promotions(rollouts: list[dict[str, Any]]) -> list[Promotion]:
     return found
 
 
-def _reign(reign: Reign) -> dict[str, Any]:
+def _reign(reign: ChampionTenure) -> dict[str, Any]:
     return {
         "version": reign.version,
         "from": event_time(reign.from_ms),
@@ -212,7 +212,7 @@ def _phases(facts: tuple[Transition, ...]) -> list[dict[str, Any]]:
     phases: list[dict[str, Any]] = []
     state: RolloutState | None = None
     for fact in facts:
-        state = follow(state, fact)
+        state = apply(state, fact)
         step = "" if state.step is None else f" {state.step + 1}"
         if phases and phases[-1]["phase"] == state.phase + step:
             continue

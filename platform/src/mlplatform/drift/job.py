@@ -35,7 +35,7 @@ from mlplatform.drift.verdict import (
     plain,
     window_verdict,
 )
-from mlplatform.drift.windows import Reign, drift_plan, read_windows
+from mlplatform.drift.windows import ChampionTenure, drift_plan, read_windows
 from mlplatform.features.definitions import FeatureView
 from mlplatform.models.definition import InputSpec, ModelDefinition
 from mlplatform.training.dataset import window
@@ -50,7 +50,7 @@ NAMESPACE = uuid.UUID("6b0f2ad5-7d7c-5d0e-9a3f-0f6a5b1f7c11")
 class Champion:
     """The champion as drift is measured against it."""
 
-    reign: Reign
+    reign: ChampionTenure
     inputs: tuple[InputSpec, ...]
     profile: Profile
     band: Band

@@ -140,7 +140,7 @@ def window_verdict(
     if window.gaps or len(window.units) < policy.minimum_rows:
         few = f"{len(window.units)} payments; at least {policy.minimum_rows} are needed"
         return _judged(window, Health.INCONCLUSIVE, window.gaps or (few,))
-    eye = _Eye(profile.rows, policy)
+    eye = _DriftChecks(profile.rows, policy)
     for name in policy.inputs:
         eye.look(name, profile.inputs.get(name), window.inputs.get(name), window.units)
     eye.look("score", profile.score, window.scores, window.scored_units)
@@ -184,7 +184,7 @@ def plain(verdict: WindowVerdict) -> dict[str, Any]:
     }
 
 
-class _Eye:
+class _DriftChecks:
     """Looks at one number after another and sorts what it finds."""
 
     def __init__(self, profile_rows: int, policy: DriftPolicy) -> None:

@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Reign:
+class ChampionTenure:
     """The champion, and since when it is that, in event time."""
 
     version: int
@@ -54,7 +54,7 @@ def drift_plan(
     return InputPlan(definition, views, [spec for spec in inputs if spec.name in watched])
 
 
-def bounds(policy: DriftPolicy, champion: Reign, now_ms: int) -> list[tuple[int, int]]:
+def bounds(policy: DriftPolicy, champion: ChampionTenure, now_ms: int) -> list[tuple[int, int]]:
     """Start and end of the last windows that are over, oldest first; days are UTC days.
 
     A window that began under an earlier champion is not one of them.
@@ -69,7 +69,7 @@ def read_windows(
     log: DecisionLog,
     plan: InputPlan,
     definition: ModelDefinition,
-    champion: Reign,
+    champion: ChampionTenure,
     now_ms: int,
 ) -> list[Window]:
     """The windows to judge the champion's inputs by, oldest first.
@@ -119,7 +119,7 @@ def _window(
     rows: pa.Table,
     plan: InputPlan,
     decoder: msgspec.json.Decoder[Any],
-    champion: Reign,
+    champion: ChampionTenure,
     span: tuple[int, int],
     gaps: tuple[str, ...],
 ) -> Window:

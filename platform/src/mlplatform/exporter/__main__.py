@@ -19,10 +19,10 @@ from mlplatform.exporter import targets
 from mlplatform.exporter.state import StateCollector
 from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.models.definition import model_names
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings
-from mlplatform.sparing import Sparing
-from mlplatform.supervisor.lifeline import follow_parent, step_back
+from mlplatform.supervisor.parent_death import follow_parent, lower_priority
 from mlplatform.telemetry import logs
 from mlplatform.telemetry.listener import listen, tell
 from mlplatform.telemetry.prometheus import Registry
@@ -30,26 +30,26 @@ from mlplatform.telemetry.prometheus import Registry
 TARGETS_S = 2.0
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which the supervisor writes too."""
-    taken = argparse.ArgumentParser(prog="mlplatform.exporter", description=__doc__)
-    taken.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
-    taken.add_argument("--port", type=int, default=0, help="0: any that is free")
-    taken.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
-    taken.add_argument(
+    parser = argparse.ArgumentParser(prog="mlplatform.exporter", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
+    parser.add_argument(
         "--token-file", type=Path, required=True, help="holds the bearer token of /metrics"
     )
-    return taken
+    return parser
 
 
 def main() -> None:
     """Runs until SIGTERM or SIGINT."""
     options = parser().parse_args()
     follow_parent()
-    step_back()
+    lower_priority()
     logs.configure("exporter")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

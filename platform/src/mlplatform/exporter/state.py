@@ -19,11 +19,11 @@ from mlplatform.disk import room
 from mlplatform.drift.incidents import Incident
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.exporter.measured import ArmCounts, Check, Outcomes, Pass, last
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.refusals import Refusals
 from mlplatform.rollout.routes import Routes
 from mlplatform.rollout.state import RolloutState
 from mlplatform.settings import Home
-from mlplatform.sparing import Sparing
 from mlplatform.telemetry import signals
 from mlplatform.telemetry.prometheus import Collector, Family, counted, gauged, shown
 from mlplatform.telemetry.signals import Metric
@@ -32,7 +32,7 @@ Sample = tuple[tuple[str, ...], float]
 Read = tuple[Metric, Sequence[Sample]]
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 class RolloutReader(Protocol):

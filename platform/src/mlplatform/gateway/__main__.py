@@ -18,8 +18,8 @@ from mlplatform.gateway.composition import compose
 from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.http.server import BACKLOG, Server
 from mlplatform.refusals import Refusals
-from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.supervisor.listeners import inherited
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
 
 SWITCH_INTERVAL_S = 0.0005
@@ -29,24 +29,24 @@ tenth each time one waits for the other."""
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which the supervisor writes."""
-    taken = argparse.ArgumentParser(prog="mlplatform.gateway", description=__doc__)
-    taken.add_argument(
+    parser = argparse.ArgumentParser(prog="mlplatform.gateway", description=__doc__)
+    parser.add_argument(
         "--name", default="gateway-0", help="its writer in the decision log; one process a name"
     )
-    taken.add_argument(
+    parser.add_argument(
         "--host", default="127.0.0.1", help="where applications call, unless a socket is given"
     )
-    taken.add_argument(
+    parser.add_argument(
         "--address-file",
         type=Path,
         help='gets {"port": ..., "pid": ...} of a port where this very process answers',
     )
-    taken.add_argument(
+    parser.add_argument(
         "--supervised",
         action="store_true",
         help="a cluster's predictors are where the supervisor says, not behind its names",
     )
-    return taken
+    return parser
 
 
 def shared_listener(host: str, port: int) -> socket.socket:

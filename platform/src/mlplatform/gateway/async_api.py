@@ -14,7 +14,7 @@ from mlplatform.gateway.deferred import Deferral
 from mlplatform.gateway.http import JSON_TYPE, Answerer, Endpoint, Request
 from mlplatform.gateway.payloads import decoded, decoded_batch
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.scoring import Given, Scoring
+from mlplatform.gateway.scoring import ScoreResponse, Scoring
 from mlplatform.gateway.scoring_api import (
     REPLAYED,
     batch_answer,
@@ -69,7 +69,7 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
         caller = caller_of(scoring, request)
         batch = decoded_batch(await request.body())
 
-        async def item(raw: bytes, now_s: float, deadline_s: float) -> Given:
+        async def item(raw: bytes, now_s: float, deadline_s: float) -> ScoreResponse:
             accepted: AcceptedRequest = decoded(_accepted, raw)
             own = Caller(
                 caller.client, now_s, deadline_s, finished=caller.finished, was_accepted=True

@@ -39,11 +39,11 @@ from mlplatform.http.server import Life
 from mlplatform.models.definition import ModelDefinition, load_definition, model_folder, model_names
 from mlplatform.pseudonym import key_of
 from mlplatform.refusals import Refusals
-from mlplatform.serving.local import Told
+from mlplatform.serving.local import StatusStore
 from mlplatform.serving.names import cluster_url
 from mlplatform.settings import Settings
 from mlplatform.telemetry.export import SpanExport
-from mlplatform.telemetry.spans import Teller
+from mlplatform.telemetry.spans import ProcessIdentity
 
 MAX_COMMIT = 256
 COMMIT_WAIT_MS = 2.0
@@ -159,7 +159,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
 
 def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended]:
     """What keeps the spans of this process."""
-    ends, sender = metrics.traces, backends.span_sender(settings, Teller("gateway", name))
+    ends, sender = metrics.traces, backends.span_sender(settings, ProcessIdentity("gateway", name))
     return SpanExport(sender, build, lambda end, count: ends.labels(end).inc(count))
 
 
@@ -209,7 +209,7 @@ def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
 
 def _live_model(model: str, shared: _Shared) -> LiveModel:
     home, cluster = shared.settings.home, shared.settings.kserve
-    endpoint: Callable[[str], str | None] = Told(home.serving).endpoint
+    endpoint: Callable[[str], str | None] = StatusStore(home.serving).endpoint
     if cluster is not None and not shared.supervised:
         # By name: a gateway there asks no API server, and has no right to.
         endpoint = partial(cluster_url, namespace=cluster.namespace)
@@ -247,7 +247,7 @@ def _follower(settings: Settings, live: Mapping[str, LiveModel], shared: _Shared
         list(live.values()),
         lambda: backends.rollouts(settings, answer_s=backends.GATEWAY_ANSWER_S),
         lambda model, number: generation.labels(model).set(number),
-        Processes(Told(settings.home.serving).status),
+        Processes(StatusStore(settings.home.serving).status),
     )
 
 

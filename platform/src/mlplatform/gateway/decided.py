@@ -43,7 +43,7 @@ class Caller(msgspec.Struct, frozen=True):
     was_accepted: bool = False
 
 
-class Case(msgspec.Struct, frozen=True):
+class RoutedRequest(msgspec.Struct, frozen=True):
     """A request with all that a decision needs.
 
     Args:
@@ -74,7 +74,7 @@ class Decided(msgspec.Struct, frozen=True):
         decided_s: when, on the monotonic clock.
     """
 
-    case: Case
+    case: RoutedRequest
     verdict: Verdict
     failures: tuple[Failure, ...]
     prediction: Prediction | None = None

@@ -19,7 +19,14 @@ from mlplatform.gateway.decision_ids import is_owned, made_ms, owned_decision_id
 from mlplatform.gateway.payloads import ScoreRequest
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.gateway.scoring import Answers, Given, Scoring, looked_up, promised_to, replayed
+from mlplatform.gateway.scoring import (
+    Answers,
+    ScoreResponse,
+    Scoring,
+    looked_up,
+    promised_to,
+    replayed,
+)
 
 _PURPOSE = b"score-async"
 
@@ -41,7 +48,9 @@ class Deferral:
         self._clock = clock
         self._key = pseudonym_key
 
-    async def accept(self, scoring: Scoring, request: ScoreRequest, caller: Caller) -> Given:
+    async def accept(
+        self, scoring: Scoring, request: ScoreRequest, caller: Caller
+    ) -> ScoreResponse:
         """A `PendingAnswer`: the same one for the same key, which is of one space with `score`'s.
 
         Raises:
@@ -116,7 +125,7 @@ class Deferral:
             payload=payload,
         )
 
-    async def _recorded(self, entry: Entry, body: bytes, deadline_s: float) -> Given:
+    async def _recorded(self, entry: Entry, body: bytes, deadline_s: float) -> ScoreResponse:
         try:
             outcome = await self._recorder.append(entry, deadline_s)
         except LogUnavailable as error:
@@ -125,6 +134,6 @@ class Deferral:
             case Repeated():
                 return replayed(outcome.answer, same_body=outcome.same_body)
             case Appended() | Spilled():
-                return Given(body, replayed=False)
+                return ScoreResponse(body, replayed=False)
             case _:  # what is on no record can be scored by nobody
                 raise log_unavailable()

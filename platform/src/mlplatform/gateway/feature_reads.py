@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from mlplatform.errors import PlatformError, Unavailable
 from mlplatform.features.online import OnlineFeatures, OnlineRow
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 
 SLOW_READ_S = 0.002
 SLOW_READS = 3
@@ -36,7 +36,7 @@ READERS = 4
 Reading = Future[tuple[OnlineRow, float]]
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 class FeaturesUnavailable(Unavailable):

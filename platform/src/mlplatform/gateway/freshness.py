@@ -13,7 +13,7 @@ import msgspec
 from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures
 from mlplatform.features.policy import NOTHING_KNOWN, FeaturePolicies
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 
 LOOK_S = 5.0
 """How often the store is asked for its newest rows."""
@@ -24,7 +24,7 @@ WINDOW_S = 60
 """Of decisions that are counted."""
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 class FeaturesState(msgspec.Struct, frozen=True):

@@ -16,14 +16,14 @@ from mlplatform.gateway.decision_ids import belonging, is_known, made_ms
 from mlplatform.gateway.problems import Problem
 from mlplatform.gateway.recording import log_unavailable
 from mlplatform.gateway.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.refusals import Refusal
-from mlplatform.sparing import Sparing
 
 Askers = Callable[[str, Sequence[str]], Mapping[str, str]]
 """Model and ids → the client of each decision that is on record here."""
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 class Ownership:

@@ -20,9 +20,9 @@ from mlplatform.gateway.accepted import AcceptedRequest, is_genuine
 from mlplatform.gateway.answers import ModelState, encode
 from mlplatform.gateway.decided import (
     Caller,
-    Case,
     Decided,
     Finished,
+    RoutedRequest,
     answer,
     record,
     unlogged_answer,
@@ -52,15 +52,15 @@ from mlplatform.gateway.recording import (
     log_unavailable,
 )
 from mlplatform.gateway.routing import Assignment, assign
-from mlplatform.gateway.shadow import Copy, ShadowCopies
+from mlplatform.gateway.shadow import ShadowCopies, ShadowCopy
 from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.pseudonym import pseudonym
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.telemetry.context import ACCEPTED, Origin, derived_span_id, trace_id_of
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 each = logging.getLogger(f"{__name__}.each")
 """Of every decision a line, for who asks for debug lines; none is spared here."""
 
@@ -79,7 +79,7 @@ class Answers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ScoreResponse:
     """An answer as bytes: fresh, or the stored one of an earlier request with the same key."""
 
     body: bytes
@@ -87,7 +87,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScoringInput:
     """A request under its id.
 
     Args:
@@ -100,7 +100,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class IdempotencyClaim:
     """Under which key an answer is kept for retries; only a caller that waits for it gets one that
     is on no record."""
 
@@ -152,7 +152,7 @@ class Scoring:
         """The model as this gateway applies it now."""
         return self.live.state(self.freshness.state())
 
-    async def answer(self, request: ScoreRequest, caller: Caller) -> Given:
+    async def answer(self, request: ScoreRequest, caller: Caller) -> ScoreResponse:
         """The answer to a request, durable before it is returned.
 
         Raises:
@@ -165,11 +165,11 @@ class Scoring:
             stored = await self._stored(caller.client, caller.key, caller)
             if stored is not None:
                 return replayed(stored.answer, same_body=stored.body_digest == body_digest)
-            promise = Promise(caller.client, caller.key, body_digest)
+            promise = IdempotencyClaim(caller.client, caller.key, body_digest)
             asked = self._asked(request, caller.client)
             return await self._answered(asked, caller, promise)
 
-    async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> Given:
+    async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> ScoreResponse:
         """The answer to a request that a gateway accepted earlier: one for its id, however often
         and wherever it is asked for; judged at its own event time, however late.
 
@@ -182,13 +182,13 @@ class Scoring:
         """
         self._check_accepted(accepted)
         caller = replace(caller, client=accepted.client, key=None, trace_id=accepted.trace_id)
-        asked = Asked(accepted.decision_id, accepted.request, accepted.event_ms)
+        asked = ScoringInput(accepted.decision_id, accepted.request, accepted.event_ms)
         owner = promised_to(accepted.client)
         with self._in_flight.claim(owner, asked.decision_id):
             stored = await self._stored(owner, asked.decision_id, caller)
             if stored is not None:
-                return Given(stored.answer, replayed=True)
-            promise = Promise(owner, asked.decision_id, may_be_unlogged=False)
+                return ScoreResponse(stored.answer, replayed=True)
+            promise = IdempotencyClaim(owner, asked.decision_id, may_be_unlogged=False)
             return await self._answered(asked, caller, promise)
 
     async def infer(
@@ -214,7 +214,7 @@ class Scoring:
 
     def _raw_case(
         self, inputs: Sequence[float], unit_value: Any | None, event_ms: int, client: str
-    ) -> Case:
+    ) -> RoutedRequest:
         live = self.live.current
         champion = live.champion
         if champion is None:
@@ -229,7 +229,7 @@ class Scoring:
             has_unit = has_unit and assignment.arm == "champion"
             assignment = Assignment("champion", assignment.bucket, champion.arm, None)
         facts = RawFacts({}, event_ms, OnlineRow({}, {}), tuple(inputs))
-        return Case(decision_id, live, facts, unit, assignment, NO_GAPS, True, has_unit)
+        return RoutedRequest(decision_id, live, facts, unit, assignment, NO_GAPS, True, has_unit)
 
     def _no_champion(self) -> Problem:
         detail = f"model {self.definition.name!r} has no promoted version yet"
@@ -256,11 +256,15 @@ class Scoring:
     def _new_id(self, client: str) -> str:
         return new_decision_id(self.definition.name, client, self._clock.wall_ms(), self._key)
 
-    def _asked(self, request: ScoreRequest, client: str) -> Asked:
+    def _asked(self, request: ScoreRequest, client: str) -> ScoringInput:
         self.check_accepts(request.event_ms)
-        return Asked(self._new_id(client), self.pseudonymised(request.fields), request.event_ms)
+        return ScoringInput(
+            self._new_id(client), self.pseudonymised(request.fields), request.event_ms
+        )
 
-    async def _answered(self, asked: Asked, caller: Caller, promise: Promise | None) -> Given:
+    async def _answered(
+        self, asked: ScoringInput, caller: Caller, promise: IdempotencyClaim | None
+    ) -> ScoreResponse:
         with self.times.answering(asked.event_ms):
             decided = await self._decided(await self._case(asked, caller), caller)
             given = await self._recorded(decided, caller, promise)
@@ -269,7 +273,7 @@ class Scoring:
             self._copy(decided.case)
         return given
 
-    async def _case(self, asked: Asked, caller: Caller) -> Case:
+    async def _case(self, asked: ScoringInput, caller: Caller) -> RoutedRequest:
         """The request, routed, with its features."""
         live = self.live.current
         if live.champion is None:
@@ -287,9 +291,9 @@ class Scoring:
         if gaps.refused:
             raise features_missing(gaps)
         facts = Facts(asked.fields, asked.event_ms, features)
-        return Case(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
+        return RoutedRequest(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
 
-    async def _decided(self, case: Case, caller: Caller) -> Decided:
+    async def _decided(self, case: RoutedRequest, caller: Caller) -> Decided:
         """The decision of the first that can give one in time."""
         live = case.live
         if case.gaps.withheld:
@@ -308,7 +312,9 @@ class Scoring:
             verdict = await judged(prediction, until_s)
         return Decided(case, verdict, tuple(failures), prediction, time.monotonic())
 
-    async def _recorded(self, decided: Decided, caller: Caller, promise: Promise | None) -> Given:
+    async def _recorded(
+        self, decided: Decided, caller: Caller, promise: IdempotencyClaim | None
+    ) -> ScoreResponse:
         """The answer, after its record is durable; another one's, if that came first."""
         body = encode(answer(decided))
         latency_us = round((time.monotonic() - caller.started_s) * 1e6)
@@ -335,15 +341,15 @@ class Scoring:
                 raise log_unavailable()
             body = encode(unlogged_answer(decided))
             self._answers.keep_unlogged(given, body)
-        return Given(body, replayed=False)
+        return ScoreResponse(body, replayed=False)
 
-    def _copy(self, case: Case) -> None:
+    def _copy(self, case: RoutedRequest) -> None:
         arm, routes = case.assignment.shadow, case.live.routes
         if arm is not None and not case.gaps.withheld:  # the champion was not asked either
             target = case.live.targets[arm.service]
             bucket = case.assignment.bucket
             self._shadow.offer(
-                Copy(case.decision_id, case.facts, routes, target, case.unit, bucket)
+                ShadowCopy(case.decision_id, case.facts, routes, target, case.unit, bucket)
             )
 
     def _count(self, decided: Decided, caller: Caller) -> None:
@@ -389,7 +395,7 @@ class Scoring:
             for name, value in sent.items()
         }
 
-    def _unit(self, asked: Asked) -> int:
+    def _unit(self, asked: ScoringInput) -> int:
         """The number of the assignment unit."""
         name = self.definition.assignment_unit
         if name == REQUEST_UNIT:
@@ -442,7 +448,7 @@ def promised_to(client: str) -> str:
     return f"{client}/decisions"
 
 
-def replayed(answer: bytes, *, same_body: bool) -> Given:
+def replayed(answer: bytes, *, same_body: bool) -> ScoreResponse:
     """A stored answer again.
 
     Raises:
@@ -451,4 +457,4 @@ def replayed(answer: bytes, *, same_body: bool) -> Given:
     if not same_body:
         detail = "this Idempotency-Key was used with another body, or with another operation"
         raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
-    return Given(answer, replayed=True)
+    return ScoreResponse(answer, replayed=True)

@@ -23,7 +23,7 @@ from mlplatform.gateway.payloads import (
     decoded_once,
 )
 from mlplatform.gateway.problems import Problem
-from mlplatform.gateway.scoring import Given, Scoring
+from mlplatform.gateway.scoring import ScoreResponse, Scoring
 from mlplatform.gateway.shapes import SHAPES, Shape
 from mlplatform.gateway.terms import terms
 from mlplatform.gateway.versions import VERSIONS, ApiVersion
@@ -96,7 +96,7 @@ def _of_model(
         assert request.admitted is not None
         gate.charge(request.admitted, len(batch.requests) - 1)
 
-        async def item(raw: bytes, now_s: float, deadline_s: float) -> Given:
+        async def item(raw: bytes, now_s: float, deadline_s: float) -> ScoreResponse:
             asked = scoring.payloads.batch_item(raw)
             own = msgspec.structs.replace(
                 caller, started_s=now_s, deadline_s=deadline_s, key=asked.key
@@ -149,7 +149,7 @@ def caller_of(scoring: Scoring, request: Request) -> Caller:
     )
 
 
-Item = Callable[[bytes, float, float], Awaitable[Given]]
+Item = Callable[[bytes, float, float], Awaitable[ScoreResponse]]
 """The answer to one item, from its start and deadline on the monotonic clock."""
 
 

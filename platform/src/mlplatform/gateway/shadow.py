@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class ShadowCopy:
     """An answered request that the challenger shall see too."""
 
     decision_id: str
@@ -65,7 +65,7 @@ class ShadowCopies:
         self._clock = clock
         self._dropped = dropped
         self._generation = generation
-        self._queue: deque[Copy] = deque()
+        self._queue: deque[ShadowCopy] = deque()
         self._arrived = asyncio.Event()
         self._busy = 0
         self._workers: list[asyncio.Task[None]] = []
@@ -74,7 +74,7 @@ class ShadowCopies:
         loop = asyncio.get_running_loop()
         self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
 
-    def offer(self, copy: Copy) -> None:
+    def offer(self, copy: ShadowCopy) -> None:
         """Take a copy if there is room; returns at once either way."""
         if len(self._queue) >= QUEUE_LENGTH:
             self._dropped(copy.routes.model, "full", 1)
@@ -125,15 +125,15 @@ class ShadowCopies:
         for model, count in over.items():
             self._dropped(model, "over", count)
 
-    def _next_batch(self) -> list[Copy]:
-        batch: list[Copy] = []
+    def _next_batch(self) -> list[ShadowCopy]:
+        batch: list[ShadowCopy] = []
         while self._queue and len(batch) < BATCH_ROWS:
             if batch and self._queue[0].target is not batch[0].target:
                 break
             batch.append(self._queue.popleft())
         return batch
 
-    async def _send(self, batch: list[Copy]) -> None:
+    async def _send(self, batch: list[ShadowCopy]) -> None:
         target = batch[0].target
         rows = [copy.facts.row(target) for copy in batch]
         started_ns = time.perf_counter_ns()
@@ -157,7 +157,7 @@ class ShadowCopies:
 
 
 def shadow_record(
-    copy: Copy, raw: float | None, reason: str | None, latency_us: int, recorded_ms: int
+    copy: ShadowCopy, raw: float | None, reason: str | None, latency_us: int, recorded_ms: int
 ) -> Record:
     """What the challenger would have decided, or why it did not.
 

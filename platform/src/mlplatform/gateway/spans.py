@@ -24,7 +24,7 @@ from mlplatform.telemetry.context import (
     trace_id_of,
 )
 from mlplatform.telemetry.signals import Attribute
-from mlplatform.telemetry.spans import Attributes, Link, Span, Teller, Trace, new_span_id
+from mlplatform.telemetry.spans import Attributes, Link, ProcessIdentity, Span, Trace, new_span_id
 from mlplatform.topics.messages import requests_topic
 
 KeptFor = Literal["error", "slow", "degraded", "canary", "caller", "share"]
@@ -276,7 +276,7 @@ def _prediction(decision_id: str, found: Prediction | None, parent_id: str) -> l
         service, call_s = found.target.arm.service, found.answered_s - found.asked_s
         took_s = min(sum(told.values()) / 1000, call_s)
         start_s = found.asked_s + (call_s - took_s) / 2
-        name, of = inner.name.format(service=service), Teller(inner.of, service)
+        name, of = inner.name.format(service=service), ProcessIdentity(inner.of, service)
         at_s = start_s, start_s + took_s
         spans.append(Span(inner, name, new_span_id(), span_id, *at_s, told, of=of))
     return spans

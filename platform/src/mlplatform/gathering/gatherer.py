@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlplatform.decisions.copies import Item, decoded
-from mlplatform.decisions.gathered import Differs, Lacks
-from mlplatform.decisions.gathering import GatheringLog, Standing
+from mlplatform.decisions.gathered import Divergence, Gap
+from mlplatform.decisions.gathering import GatheringLog, ReplicaPosition
 from mlplatform.errors import Busy, InputInvalid, PlatformError, StaleFence, Unavailable
 from mlplatform.gathering.carried import Confirmed, Names, confirmation
 from mlplatform.gathering.process import BACK_OFF_S, started, stopping_at_signals
@@ -73,16 +73,16 @@ class Gatherer:
     def close(self) -> None:
         self._subscription.close()
 
-    def _said(self, one: Standing) -> Message | None:
-        is_asked = isinstance(one.finding, Lacks) and self._may_ask(one)
-        if isinstance(one.finding, Differs):
+    def _said(self, one: ReplicaPosition) -> Message | None:
+        is_asked = isinstance(one.finding, Gap) and self._may_ask(one)
+        if isinstance(one.finding, Divergence):
             log.error("nothing more is taken of %s: %s", one.writer, one.finding)
         if self._confirmed.get(one.writer) == one.seq and not is_asked:
             return None
         self._confirmed[one.writer] = one.seq
         return confirmation(self._names, Confirmed(one.writer, one.seq, one.chain, is_asked))
 
-    def _may_ask(self, one: Standing) -> bool:
+    def _may_ask(self, one: ReplicaPosition) -> bool:
         seq, asked_s = self._asked_s.get(one.writer, (-1, 0.0))
         if seq == one.seq and time.monotonic() - asked_s < AGAIN_S:
             return False

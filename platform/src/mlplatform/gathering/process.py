@@ -10,7 +10,7 @@ from typing import Final
 from mlplatform import settings
 from mlplatform.errors import ConfigInvalid
 from mlplatform.settings import Settings
-from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
 from mlplatform.variables import PREFIX
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from mlplatform.clock import SystemClock
-from mlplatform.decisions.copies import Copy, CopyReader, Item, Stand, encoded
+from mlplatform.decisions.copies import CopyReader, Item, ReplicaOffset, ReplicatedRecord, encoded
 from mlplatform.decisions.pruning import prune
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, InputInvalid, PlatformError, Unavailable
@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 class Source(Protocol):
     """The log that is published."""
 
-    def stands(self) -> list[Stand]: ...
+    def stands(self) -> list[ReplicaOffset]: ...
 
-    def copies(self, writer: str, *, after: int, limit: int) -> list[Copy]: ...
+    def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]: ...
 
 
 class Publisher:
@@ -74,7 +74,7 @@ class Publisher:
         self._topic = names.records
         self._progress = names.of(name)
         self._batch = batch
-        self._told: dict[str, Stand] = {}
+        self._told: dict[str, ReplicaOffset] = {}
         self._told_s = -STAND_S
         self.safe: dict[str, Confirmed] = {}
         self._published: dict[str, int] | None = self._asked()
@@ -108,7 +108,7 @@ class Publisher:
         messages = [Message(self._topic, i.writer.encode(), encoded(i)) for i in items]
         self._topics.publish(messages, Progress(self._progress, _encode(after)))
         self._published = after
-        self._told |= {i.writer: i for i in items if isinstance(i, Stand)}
+        self._told |= {i.writer: i for i in items if isinstance(i, ReplicaOffset)}
         self._told_s = time.monotonic()
         return len(items)
 
@@ -123,7 +123,7 @@ class Publisher:
     def close(self) -> None:
         self._answers.close()
 
-    def _is_due(self, stand: Stand, reached: int, *, has_more: bool) -> bool:
+    def _is_due(self, stand: ReplicaOffset, reached: int, *, has_more: bool) -> bool:
         last = self._told.get(stand.writer)
         if reached != stand.seq or last == stand:
             return False
@@ -244,12 +244,12 @@ def _run(name: str, settings: Settings, stopping: threading.Event, keep_h: float
 
 
 def parser() -> argparse.ArgumentParser:
-    taken = argparse.ArgumentParser(prog="mlplatform.gathering.publisher", description=__doc__)
-    taken.add_argument("--name", required=True, help="of the gateway, which no other log has")
-    taken.add_argument(
+    parser = argparse.ArgumentParser(prog="mlplatform.gathering.publisher", description=__doc__)
+    parser.add_argument("--name", required=True, help="of the gateway, which no other log has")
+    parser.add_argument(
         "--keep-h", type=float, default=KEEP_H, help="hours that records stay once they are safe"
     )
-    return taken
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -184,14 +184,13 @@ class Connection(asyncio.Protocol):
         "_bodiless_bytes",
         "_current",
         "_discarded",
-        "_farewell",
+        "_final_error",
         "_first_bytes",
         "_head_bytes",
         "_headers",
         "_incoming",
         "_is_arriving",
         "_is_closing",
-        "_is_deaf",
         "_is_heard_out",
         "_is_last",
         "_is_paused",
@@ -201,6 +200,7 @@ class Connection(asyncio.Protocol):
         "_queue",
         "_raw_left",
         "_read_bytes",
+        "_read_closed",
         "_repeated",
         "_repeated_bytes",
         "_shared",
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         self._current: Request | None = None  # with the application
         self._incoming: Request | None = None  # its head is here, its body is not
-        self._farewell: Refusal | None = None  # for after the answers that come before it
+        self._final_error: Refusal | None = None  # for after the answers that come before it
         self._headers: dict[bytes, bytes] = {}
         self._url = b""
         self._read_bytes = 0  # what came last
@@ -227,7 +227,7 @@ class Connection(asyncio.Protocol):
         self._discarded = 0
         self._is_arriving = True  # who connects is to say something
         self._is_last = False  # no other request is read
-        self._is_deaf = False  # nothing is read but to be dropped
+        self._read_closed = False  # nothing is read but to be dropped
         self._is_closing = False  # nothing more is written
         self._is_stranger = True  # nobody has proven who it is
         self._is_heard_out = False  # the peer has sent its last byte, and it was read
@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.closed(self)
-        self._is_deaf = self._is_closing = True
+        self._read_closed = self._is_closing = True
         self._queue.clear()
         if self._incoming is not None:
             self._incoming.break_off()
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
         self._is_heard_out = True
         if last is None or self._is_closing:
             return False
-        self._is_deaf = last.is_last = True
+        self._read_closed = last.is_last = True
         self._is_arriving = False
         if self._incoming is not None:
             self._incoming.break_off()
@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
+        if self._read_closed:
             self._discard(len(data))
             return
         was_arriving = self._is_arriving
@@ -412,7 +412,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._shared.answering.discard(request)
         self._finish(request, reply)
-        if self._queue or self._is_paused or self._farewell:
+        if self._queue or self._is_paused or self._final_error:
             self._go_on()
 
     def _failed(self, request: Request) -> Reply:
@@ -443,8 +443,8 @@ class Connection(asyncio.Protocol):
             self._start(self._queue.popleft())
         if self._queue or self._is_closing:
             return
-        if self._current is None and self._farewell is not None:
-            self._say(self._farewell)
+        if self._current is None and self._final_error is not None:
+            self._say(self._final_error)
         elif self._current is self._incoming or self._current is None:
             self._resume()
 
@@ -459,7 +459,7 @@ class Connection(asyncio.Protocol):
             elif waited_s > limits.idle_s:
                 self._abort_slow_reader()
         elif self._is_arriving and not self._is_paused:
-            if waited_s > limits.arrival_s and not self._is_deaf:
+            if waited_s > limits.arrival_s and not self._read_closed:
                 detail = f"the request did not arrive within {limits.arrival_s:g} s"
                 self._refuse(Refusal(408, "slow-request", detail))
         elif self._current is None and waited_s > limits.idle_s:
@@ -493,7 +493,7 @@ class Connection(asyncio.Protocol):
         cause = error.__context__
         is_after_last = self._is_last and self._incoming is None
         if isinstance(cause, _NothingMore) or is_after_last:
-            self._is_deaf = self._is_arriving = True
+            self._read_closed = self._is_arriving = True
             if self._queue or self._current:
                 self._pause()
         elif isinstance(cause, Refusal):
@@ -504,7 +504,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Refuse what is arriving, after the answers that are owed before it, and end."""
         self._shared.count_end(self, refusal.name)
-        self._is_deaf = True
+        self._read_closed = True
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.break_off()
@@ -518,7 +518,7 @@ class Connection(asyncio.Protocol):
         if self._current is None and not self._queue:
             self._say(refusal)
         else:
-            self._farewell = refusal
+            self._final_error = refusal
             self._pause()
 
     def _say(self, refusal: Refusal) -> None:
@@ -531,7 +531,7 @@ class Connection(asyncio.Protocol):
 
         Source: RFC 9112 section 9.6.
         """
-        self._is_closing = self._is_deaf = True
+        self._is_closing = self._read_closed = True
         has_said_all = self._is_last and not self._is_arriving and not self._is_paused
         if self._is_heard_out or has_said_all:
             self._transport.close()
@@ -559,7 +559,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._head_bytes += self._read_bytes
             surely_bytes = self._head_bytes - self._first_bytes
-            if surely_bytes > MAX_HEAD_BYTES + _HEAD_SLACK_BYTES and not self._is_deaf:
+            if surely_bytes > MAX_HEAD_BYTES + _HEAD_SLACK_BYTES and not self._read_closed:
                 self._refuse(_head_too_large())
         elif self._is_body_missing():
             self._refuse(_head_too_large())
@@ -609,7 +609,7 @@ class Connection(asyncio.Protocol):
 
     def _feed_on(self, data: bytes) -> None:
         """Read on where the parser expected another protocol."""
-        while data and not self._is_deaf:
+        while data and not self._read_closed:
             part = data[: self._raw_left]
             if part:
                 self._raw_left -= len(part)

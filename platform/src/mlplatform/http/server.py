@@ -64,7 +64,7 @@ class Life:
     """
 
     start: Callable[[], Awaitable[None]] = _nothing
-    turn_away: Callable[[], None] = lambda: None
+    begin_drain: Callable[[], None] = lambda: None
     stop: Callable[[], Awaitable[None]] = _nothing
     is_useful: Callable[[], bool] = lambda: True
     linger_s: float = 0.2
@@ -123,7 +123,7 @@ class Server:
         ]
         watching = asyncio.create_task(self._watch(shared))
         await self._told_to_end.wait()
-        life.turn_away()
+        life.begin_drain()
         shared.is_draining = True
         await self._unless_forced(time.monotonic() + life.linger_s, lambda: False)
         for server in listening:

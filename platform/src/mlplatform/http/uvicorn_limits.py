@@ -23,8 +23,8 @@ from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.http.open_connections import OpenConnections, Room
 from mlplatform.http.peers import Peers
 from mlplatform.http.server import connections_within
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.refusals import Refusals
-from mlplatform.sparing import Sparing
 
 BACKLOG: Final = 128
 """Of connections that the kernel holds for the listener: so many may be open uncounted."""
@@ -33,7 +33,7 @@ MAX_PIPELINED: Final = 16
 LOOK_S: Final = 1
 """How often connections are looked at; their limits are kept to this."""
 
-_SPARING: Final = Sparing()
+_SPARING: Final = RateLimitFilter()
 
 
 @dataclass(frozen=True, slots=True)

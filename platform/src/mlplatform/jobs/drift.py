@@ -149,14 +149,16 @@ def write_report(platform: Platform, model: str, check: DriftCheck) -> Path:
 
 def _champion(platform: Platform, model: str) -> drift_job.Champion:
     from mlplatform.drift.verdict import Band
-    from mlplatform.drift.windows import Reign
+    from mlplatform.drift.windows import ChampionTenure
 
     routes = platform.rollouts.routes(model)
     if routes.champion is None:
         raise NotFound(f"{model} has no champion yet")
     bundle = load_bundle(platform.bundle(model, routes.champion), routes.champion.bundle)
     return drift_job.Champion(
-        Reign(routes.champion.version, _champion_since(platform, model, routes.champion.version)),
+        ChampionTenure(
+            routes.champion.version, _champion_since(platform, model, routes.champion.version)
+        ),
         bundle.inputs,
         bundle.profile,
         Band(bundle.alert_band.low, bundle.alert_band.high),

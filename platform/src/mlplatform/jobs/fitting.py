@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlplatform.code_version import code_version
 from mlplatform.compute.jobs import Job, Jobs, JobStatus
-from mlplatform.compute.running import GRACE_S, patiently, run
+from mlplatform.compute.running import GRACE_S, retry_until, run
 from mlplatform.errors import NotFound, Refused
 from mlplatform.jobs import staging
 from mlplatform.training import retrain
@@ -74,7 +74,7 @@ def attempt(jobs: Jobs, order: Order) -> str:
     for number in range(1, MAX_ATTEMPTS + 1):
         name = f"{_name(order)}-{number}"
         try:
-            status = patiently(partial(jobs.status, name), until_s)
+            status = retry_until(partial(jobs.status, name), until_s)
         except NotFound:
             return name
         if status.state not in ("failed", "cancelled"):

@@ -19,7 +19,7 @@ from mlplatform import backends, settings
 from mlplatform.orchestration import pins
 from mlplatform.orchestration.pins import Pin
 from mlplatform.telemetry import flow_spans, logs
-from mlplatform.telemetry.spans import Teller
+from mlplatform.telemetry.spans import ProcessIdentity
 
 ENGINE: Final = "prefect.engine"
 INSTANCE: Final = "runs"
@@ -32,7 +32,7 @@ def observe() -> None:
     """Lines of this process as JSON with the trace that they belong to, its spans where they go."""
     given = settings.load(os.environ)
     lines_as_json(INSTANCE, given.log_level)
-    flow_spans.install(backends.span_sender(given, Teller("flows", INSTANCE)))
+    flow_spans.install(backends.span_sender(given, ProcessIdentity("flows", INSTANCE)))
 
 
 def lines_as_json(instance: str, level: logs.Level) -> None:

@@ -110,11 +110,11 @@ def await_server(settings: Settings) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; where the server is, the settings say."""
-    taken = argparse.ArgumentParser(prog="mlplatform.orchestration.registered")
-    taken.add_argument("--template", type=Path, required=True, help="the base job template")
-    taken.add_argument("--image", required=True, help="of flow runs")
-    taken.add_argument("--folder", type=Path, required=True, help="where runs begin: has flows/")
-    return taken
+    parser = argparse.ArgumentParser(prog="mlplatform.orchestration.registered")
+    parser.add_argument("--template", type=Path, required=True, help="the base job template")
+    parser.add_argument("--image", required=True, help="of flow runs")
+    parser.add_argument("--folder", type=Path, required=True, help="where runs begin: has flows/")
+    return parser
 
 
 def main() -> None:

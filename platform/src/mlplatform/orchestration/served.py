@@ -17,7 +17,7 @@ from mlplatform.models.definition import model_names
 from mlplatform.orchestration import names
 from mlplatform.settings import Settings
 from mlplatform.supervisor import prefect_server
-from mlplatform.supervisor.lifeline import step_back
+from mlplatform.supervisor.parent_death import lower_priority
 from mlplatform.telemetry import logs
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _automation(model: str, retrain: UUID) -> AutomationCore:
 
 
 def main() -> None:
-    step_back()
+    lower_priority()
     logs.configure("flows", "served")
     settings = wiring.settings()
     logs.set_level(settings.log_level)

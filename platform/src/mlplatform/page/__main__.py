@@ -11,25 +11,25 @@ from urllib.parse import urlsplit
 from mlplatform.errors import PlatformError
 from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings
-from mlplatform.supervisor.lifeline import follow_parent, step_back
+from mlplatform.supervisor.parent_death import follow_parent, lower_priority
 from mlplatform.telemetry import logs
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; all else are settings."""
-    taken = argparse.ArgumentParser(prog="mlplatform.page", description=__doc__)
-    taken.add_argument("--host", default="127.0.0.1", help="where it listens")
-    taken.add_argument(
+    parser = argparse.ArgumentParser(prog="mlplatform.page", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
+    parser.add_argument(
         "--token-file", type=Path, help="holds its password; without: run/page.token of the home"
     )
-    return taken
+    return parser
 
 
 def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     options = parser().parse_args()
     follow_parent()
-    step_back()
+    lower_priority()
     logs.configure("page")
     os.umask(0o077)
     from mlplatform import wiring

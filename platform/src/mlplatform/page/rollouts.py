@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.page.plots import Interval, Plot, plot
-from mlplatform.rollout.state import RolloutState, follow
+from mlplatform.rollout.state import RolloutState, apply
 from mlplatform.rollout.summary import ARM_COUNTS, MARKS, TITLES
 from mlplatform.rollout.transitions import Transition
 from mlplatform.validation.report import MARKS as VALIDATION_MARKS
@@ -96,7 +96,7 @@ def rollout(facts: Sequence[Transition]) -> RolloutShown:
     state: RolloutState | None = None
     lines = []
     for fact in facts:
-        state = follow(state, fact)
+        state = apply(state, fact)
         lines.append(_line(state, fact))
     if state is None:
         raise ValueError("a rollout has at least one transition")

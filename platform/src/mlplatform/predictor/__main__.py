@@ -9,49 +9,49 @@ from pathlib import Path
 
 from mlplatform.errors import ConfigInvalid
 from mlplatform.settings import log_level
-from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which the KServe runtime writes too."""
-    taken = argparse.ArgumentParser(prog="mlplatform.predictor", description=__doc__)
-    taken.add_argument("--model-dir", type=Path, required=True, help="the bundle's folder")
-    taken.add_argument("--model-name", required=True, help="the service's name, as in the paths")
-    taken.add_argument("--host", default="127.0.0.1")
-    taken.add_argument("--port", type=int, default=0, help="0 takes any free port")
-    taken.add_argument("--grpc-port", type=int, help="0 takes any free port; without it, no gRPC")
-    taken.add_argument(
+    parser = argparse.ArgumentParser(prog="mlplatform.predictor", description=__doc__)
+    parser.add_argument("--model-dir", type=Path, required=True, help="the bundle's folder")
+    parser.add_argument("--model-name", required=True, help="the service's name, as in the paths")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
+    parser.add_argument("--grpc-port", type=int, help="0 takes any free port; without it, no gRPC")
+    parser.add_argument(
         "--address-file", type=Path, help='gets {"port": ..., "pid": ..., "grpc_port": ...}'
     )
-    taken.add_argument("--token-file", type=Path, help="holds the bearer token to ask for")
-    taken.add_argument(
+    parser.add_argument("--token-file", type=Path, help="holds the bearer token to ask for")
+    parser.add_argument(
         "--drain-s", type=float, default=0.5, help="seconds of answering on after SIGTERM"
     )
-    taken.add_argument(
+    parser.add_argument(
         "--termination-log",
         type=Path,
         help="gets why the model can't be served, and the process ends; without it, it stays",
     )
-    taken.add_argument(
+    parser.add_argument(
         "--accelerator",
         choices=("cpu", "cuda", "tensorrt"),
         default="cpu",
         help="what the model runs on",
     )
-    taken.add_argument(
+    parser.add_argument(
         "--batch-rows", type=_count, default=1024, help="the most rows in one call of the model"
     )
-    taken.add_argument(
+    parser.add_argument(
         "--batch-delay-us",
         type=_count_or_none,
         default=300,
         help="how long a batch may wait for more, under load",
     )
-    taken.add_argument(
+    parser.add_argument(
         "--queue-limit", type=_count, default=256, help="requests that may wait; more get 503"
     )
-    return taken
+    return parser
 
 
 def _count(text: str) -> int:

@@ -14,11 +14,11 @@ from mlplatform.predictor.batching import Scored
 from mlplatform.predictor.metrics import CONTENT_TYPE
 from mlplatform.predictor.protocol import HEADER_LENGTH, Inference, RequestRefused
 from mlplatform.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.telemetry.context import trace_context
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 _BINARY: Final = line(b"content-type", b"application/octet-stream")
 _METRICS: Final = line(b"content-type", CONTENT_TYPE)
 _BEARER: Final = line(b"www-authenticate", b"Bearer")

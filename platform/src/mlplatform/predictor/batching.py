@@ -21,14 +21,14 @@ import numpy as np
 from mlplatform.predictor.metrics import Metrics
 from mlplatform.predictor.model import Model
 from mlplatform.predictor.protocol import Floats, RequestRefused
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 
 RETRY_AFTER_S: Final = 1
 SWITCH_INTERVAL_S: Final = 0.0005
 """Python's own 5 ms would let a busy event loop keep the scoring thread waiting for that long."""
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 @dataclass(frozen=True, slots=True)

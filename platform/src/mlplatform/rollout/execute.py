@@ -32,7 +32,7 @@ from mlplatform.rollout.plan import (
 from mlplatform.rollout.ports import Ports
 from mlplatform.rollout.raw_callers import follow_routes
 from mlplatform.rollout.routes import Routes
-from mlplatform.rollout.services import chores, deploy, keep_up, refusal_of
+from mlplatform.rollout.services import deploy, reconcile_services, refusal_of, service_changes
 from mlplatform.rollout.state import RolloutState
 from mlplatform.rollout.transitions import (
     ApprovalAsked,
@@ -101,7 +101,7 @@ def run_pass(
     try:
         waits = _steps(definition, ports, fence, steps, arms)
         waits += follow_routes(ports, definition.name)
-        waits += keep_up(definition, ports, steps)
+        waits += reconcile_services(definition, ports, steps)
         waits += _project(definition, ports)
     except StaleFence as stale:
         waits = [str(stale)]
@@ -270,7 +270,7 @@ def _anchor(definition: ModelDefinition, ports: Ports) -> None:
 
 def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
     due, waits = _due(definition, ports, {}, {})
-    due_chores = chores(definition, ports)
+    due_chores = service_changes(definition, ports)
     steps = [] if due is None else [f"{due[0].rollout_id}: {words(due[1])}"]
     steps += [words(step) for step in due_chores if not isinstance(step, Hold)]
     waits += [step.reason for step in due_chores if isinstance(step, Hold)]

@@ -162,7 +162,7 @@ def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
             return Hold(f"finished: {state.phase}")
 
 
-def upkeep(
+def reconciled_services(
     routes: Routes,
     states: Iterable[RolloutState],
     deployed: Iterable[str],

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from mlplatform.errors import Refused, StaleFence
 from mlplatform.models.definition import ModelDefinition
-from mlplatform.rollout.plan import Deploy, Hold, Retire, upkeep
+from mlplatform.rollout.plan import Deploy, Hold, Retire, reconciled_services
 from mlplatform.rollout.ports import Ports
 from mlplatform.rollout.raw_callers import gateways, lists
 from mlplatform.rollout.routes import Arm
@@ -17,14 +17,14 @@ from mlplatform.serving.manifest import render
 from mlplatform.serving.triton import lay_out, sweep
 
 
-def keep_up(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:
+def reconcile_services(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:
     """Start what the routes list and stop what nothing needs; returns what is waited for, in words.
 
     Args:
         steps: what was done is added, in words.
     """
     waits = []
-    for step in chores(definition, ports):
+    for step in service_changes(definition, ports):
         match step:
             case Deploy():
                 refusal = refusal_of(partial(deploy, definition, ports, step.arm))
@@ -44,9 +44,11 @@ def keep_up(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list
     return waits
 
 
-def chores(definition: ModelDefinition, ports: Ports) -> tuple[Deploy | Retire | Hold, ...]:
+def service_changes(
+    definition: ModelDefinition, ports: Ports
+) -> tuple[Deploy | Retire | Hold, ...]:
     """The upkeep that is due now."""
-    return upkeep(
+    return reconciled_services(
         ports.rollouts.routes(definition.name),
         ports.rollouts.active(definition.name),
         ports.plane.names(),

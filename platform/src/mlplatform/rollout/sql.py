@@ -13,7 +13,7 @@ from mlplatform.decisions.log import ManifestHead
 from mlplatform.errors import NotFound, Refused, StaleFence
 from mlplatform.rollout.journal import Fence, GatewayLease
 from mlplatform.rollout.routes import Routes, no_routes
-from mlplatform.rollout.state import RolloutState, fold, follow
+from mlplatform.rollout.state import RolloutState, apply, fold
 from mlplatform.rollout.transitions import Answered, Opened, Transition, decode, encode
 from mlplatform.sql import Database, Session
 
@@ -41,7 +41,7 @@ class SqlRollouts:
         with self._database.writing() as db:
             self._check_fence(db, transition, fence)
             before = _transitions(db, transition.rollout_id)
-            state = follow(fold(before) if before else None, transition)
+            state = apply(fold(before) if before else None, transition)
             _append(
                 db,
                 encode(transition).decode(),

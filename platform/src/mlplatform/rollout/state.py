@@ -93,13 +93,13 @@ def fold(transitions: Iterable[Transition]) -> RolloutState:
     """
     state: RolloutState | None = None
     for transition in transitions:
-        state = follow(state, transition)
+        state = apply(state, transition)
     if state is None:
         raise Refused("a rollout begins with somebody opening it")
     return state
 
 
-def follow(state: RolloutState | None, fact: Transition) -> RolloutState:
+def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
     """The state after one more transition.
 
     Raises:

@@ -42,7 +42,7 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Told:
+class StatusStore:
     """What the supervisor of this machine has said about services: its processes, or pods.
 
     Args:
@@ -112,7 +112,7 @@ class LocalPlane:
     def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
         self._folder = folder
         self._desired = folder / "desired"
-        self._told = Told(folder, now_ms)
+        self._told = StatusStore(folder, now_ms)
 
     def apply(self, manifest: Manifest) -> None:
         service = read(manifest)

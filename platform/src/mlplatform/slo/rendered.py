@@ -11,7 +11,7 @@ import yaml
 from mlplatform.models.definition import ModelDefinition, load_definition, model_names
 from mlplatform.slo import alerts, indicators, rules
 from mlplatform.slo.objectives import FILE, Objectives, load
-from mlplatform.slo.rules import Promise, Rule
+from mlplatform.slo.rules import Rule, Slo
 
 FOLDER: Final = "observability/alerts"
 PLATFORM: Final = "platform"
@@ -41,7 +41,7 @@ def of_model(model: ModelDefinition, objectives: Objectives) -> dict[str, Any]:
     measured = indicators.of_model(model, objectives.limits)
     tier = objectives.tiers[model.tier]
     promises = [
-        Promise(model.name, name, getattr(tier, name), indicator)
+        Slo(model.name, name, getattr(tier, name), indicator)
         for name, indicator in measured.items()
     ]
     own = alerts.of_model(model, objectives)
@@ -54,14 +54,14 @@ def of_installation(models: list[ModelDefinition], objectives: Objectives) -> di
     """Rules of what models share, by the strictest of their tiers, and alerts on states."""
     tier = objectives.tiers[indicators.tier_of(models)]
     promises = [
-        Promise(PLATFORM, name, getattr(tier, name), indicator)
+        Slo(PLATFORM, name, getattr(tier, name), indicator)
         for name, indicator in indicators.of_installation().items()
     ]
     states = _group(f"{PLATFORM} states", alerts.of_installation(objectives))
     return {"groups": [*_promised(promises, objectives), states]}
 
 
-def _promised(promises: Sequence[Promise], objectives: Objectives) -> list[dict[str, Any]]:
+def _promised(promises: Sequence[Slo], objectives: Objectives) -> list[dict[str, Any]]:
     groups = []
     for promise in promises:
         of = f"{promise.service} {promise.name}"

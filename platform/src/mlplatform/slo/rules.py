@@ -44,7 +44,7 @@ BAD: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Slo:
     """A promise to one service: a model, or the platform itself."""
 
     service: str
@@ -65,7 +65,7 @@ class Promise:
         return f"slo:sli_error:ratio_rate{window}{self.selector}"
 
 
-def recordings(promise: Promise, objectives: Objectives) -> list[Rule]:
+def recordings(promise: Slo, objectives: Objectives) -> list[Rule]:
     """Error ratios over every window, the objective, and how fast its budget burns."""
     days = f"{objectives.window_days}d"
     long = f"slo:sli_error:ratio_rate{days}"
@@ -96,13 +96,13 @@ def numbers(model: ModelDefinition) -> list[Rule]:
     return [{"record": name, "expr": f"vector({value:.10g})", "labels": of} for name, value in made]
 
 
-def alerts(promise: Promise, objectives: Objectives) -> list[Rule]:
+def alerts(promise: Slo, objectives: Objectives) -> list[Rule]:
     """One alert for each severity that the objective asks for."""
     severities: tuple[Severity, ...] = ("page", "ticket") if promise.objective.page else ("ticket",)
     return [_alert(promise, objectives, severity) for severity in severities]
 
 
-def _alert(promise: Promise, objectives: Objectives, severity: Severity) -> Rule:
+def _alert(promise: Slo, objectives: Objectives, severity: Severity) -> Rule:
     name = ALERTS[promise.name]
     burns: tuple[Burn, ...] = getattr(objectives.burns, severity)
     share = f"{promise.objective.objective:.10g}"
@@ -120,7 +120,7 @@ def _alert(promise: Promise, objectives: Objectives, severity: Severity) -> Rule
     }
 
 
-def _burning(promise: Promise, burn: Burn, minimum_bad: int) -> str:
+def _burning(promise: Slo, burn: Burn, minimum_bad: int) -> str:
     limit = f"{burn.factor * promise.objective.budget:.10g}"
     both = f"{promise.ratio(burn.long)} > {limit} and {promise.ratio(burn.short)} > {limit}"
     if isinstance(promise.measured, Times):
@@ -129,7 +129,7 @@ def _burning(promise: Promise, burn: Burn, minimum_bad: int) -> str:
     return f"({both} and on () {bad} >= {minimum_bad})"
 
 
-def _ratio(promise: Promise, window: str) -> str:
+def _ratio(promise: Slo, window: str) -> str:
     match promise.measured:
         case Events(bad=bad, total=total):
             # nobody has failed yet: no series, which is none bad

@@ -17,7 +17,7 @@ import msgspec
 
 from mlplatform.settings import Home
 from mlplatform.supervisor import endings, listeners
-from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.parent_death import ParentDeathPipe
 from mlplatform.supervisor.probe import Answered, Silent, ask
 from mlplatform.supervisor.records import ProcessId, ProcessRecord, kill_group
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck, next_failures, restart_delay_s
@@ -50,7 +50,7 @@ class Child:
         self,
         spec: ChildSpec,
         home: Home,
-        lifeline: Lifeline,
+        lifeline: ParentDeathPipe,
         changed: Callable[[Child], None],
         listener: socket.socket | None = None,
     ) -> None:
@@ -150,7 +150,7 @@ class Child:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if retention.is_full(self._log, retention.LOGS):
-            retention.turn(self._log, retention.LOGS)
+            retention.rotate(self._log, retention.LOGS)
         if isinstance(self.spec.check, Path):
             self.spec.check.unlink(missing_ok=True)
         environment = {**os.environ, **self.spec.env, **self._lifeline.environment}
@@ -185,7 +185,7 @@ class Child:
 
     def _turn_log(self) -> None:
         try:
-            retention.turn_in_place(self._log, retention.LOGS)
+            retention.rotate_in_place(self._log, retention.LOGS)
         except OSError as error:  # a full disk must not end what answers payments
             log.warning("%s keeps growing: %s", self._log, error)
 

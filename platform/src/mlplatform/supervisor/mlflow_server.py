@@ -11,16 +11,18 @@ from mlplatform.addresses import Address
 from mlplatform.postgres import tls_context
 from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings, load
-from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.supervisor.token_gate import TokenGate
 from mlplatform.telemetry import logs
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; all else are settings."""
-    taken = argparse.ArgumentParser(prog="mlplatform.supervisor.mlflow_server", description=__doc__)
-    taken.add_argument("--host", default="127.0.0.1", help="where it listens")
-    return taken
+    parser = argparse.ArgumentParser(
+        prog="mlplatform.supervisor.mlflow_server", description=__doc__
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
+    return parser
 
 
 def main() -> None:

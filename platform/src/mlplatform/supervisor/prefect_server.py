@@ -24,8 +24,8 @@ from mlplatform.http.uvicorn_limits import Door
 from mlplatform.refusals import Refusals
 from mlplatform.servers import PREFECT_AUTH
 from mlplatform.settings import Settings
-from mlplatform.supervisor.lifeline import follow_parent
 from mlplatform.supervisor.own_pages import Application, OwnPages
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.supervisor.prefect_gate import DOOR, PLATFORM, PrefectGate, Tokens
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlplatform.files import write_atomically
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 
 class RetriedWrites:

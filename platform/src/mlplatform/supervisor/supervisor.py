@@ -18,10 +18,10 @@ import msgspec
 from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
-from mlplatform.supervisor.fleet import Fleet
-from mlplatform.supervisor.followed import Followed
-from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.cluster_status import ClusterStatusMirror
 from mlplatform.supervisor.listeners import Listeners
+from mlplatform.supervisor.parent_death import ParentDeathPipe
+from mlplatform.supervisor.predictor_processes import PredictorProcesses
 from mlplatform.supervisor.records import (
     Lock,
     ProcessId,
@@ -116,7 +116,7 @@ class Supervisor:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._loop.add_signal_handler(number, self._ask_to_stop)
-        lifeline = Lifeline()
+        lifeline = ParentDeathPipe()
         fleet = self._predictors(lifeline)
         children = [
             Child(spec, self._home, lifeline, self._changed, listeners.of(spec))
@@ -147,10 +147,10 @@ class Supervisor:
             self._write_state("stopped")
             lifeline.close()
 
-    def _predictors(self, lifeline: Lifeline) -> Fleet | Followed:
+    def _predictors(self, lifeline: ParentDeathPipe) -> PredictorProcesses | ClusterStatusMirror:
         if self._elsewhere is None:
-            return Fleet(self._home, lifeline, self._changed, self._files)
-        return Followed(self._home, self._elsewhere)
+            return PredictorProcesses(self._home, lifeline, self._changed, self._files)
+        return ClusterStatusMirror(self._home, self._elsewhere)
 
     async def _until_told(self, tasks: list[asyncio.Task[None]]) -> None:
         """Returns when the platform is to stop; raises what any of the tasks raised."""
@@ -177,7 +177,9 @@ class Supervisor:
                         child.kill()
                 await asyncio.sleep(0.05)
 
-    async def _record(self, children: Sequence[Child], fleet: Fleet | Followed) -> None:
+    async def _record(
+        self, children: Sequence[Child], fleet: PredictorProcesses | ClusterStatusMirror
+    ) -> None:
         """Keeps `run/processes.json` true: at once after a change, and from time to time."""
         last: list[ProcessRecord] = []
         written_s = retried_s = 0.0

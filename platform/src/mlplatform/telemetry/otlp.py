@@ -12,7 +12,7 @@ from typing import Final
 import urllib3
 
 from mlplatform.telemetry.span_files import encoded
-from mlplatform.telemetry.spans import Teller, Trace
+from mlplatform.telemetry.spans import ProcessIdentity, Trace
 
 TIMEOUT_S: Final = 5.0
 _RETRIES: Final = urllib3.Retry(
@@ -35,7 +35,7 @@ class OtlpSender:
         teller: whose spans they are where they do not say.
     """
 
-    def __init__(self, endpoint: str, teller: Teller) -> None:
+    def __init__(self, endpoint: str, teller: ProcessIdentity) -> None:
         self._teller = teller
         self._url = f"{endpoint.rstrip('/')}/v1/traces"
         self._pool = urllib3.PoolManager(num_pools=1, retries=_RETRIES, timeout=TIMEOUT_S)

@@ -49,7 +49,7 @@ def is_full(path: Path, retention: Retention) -> bool:
     return False
 
 
-def turn(path: Path, retention: Retention) -> None:
+def rotate(path: Path, retention: Retention) -> None:
     """Make room for a new file where this one is full; it becomes the youngest of the old ones.
 
     Any number of processes may write to the file. Where another one makes room in this folder just
@@ -62,8 +62,8 @@ def turn(path: Path, retention: Retention) -> None:
         path.replace(_old(path, 1))
 
 
-def turn_in_place(path: Path, retention: Retention) -> None:
-    """As `turn`, for a file that its writer keeps open (for appending): it is copied and emptied.
+def rotate_in_place(path: Path, retention: Retention) -> None:
+    """As `rotate`, for a file that its writer keeps open (for appending): it is copied and emptied.
 
     What is written between the last look at it and its end, microseconds, is lost.
 

@@ -17,12 +17,12 @@ import msgspec
 
 from mlplatform.canonical import NOT_JSON
 from mlplatform.files import append_lines
-from mlplatform.sparing import Sparing
+from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.telemetry import retention
-from mlplatform.telemetry.spans import Span, Teller, Trace, Value, resource_of
+from mlplatform.telemetry.spans import ProcessIdentity, Span, Trace, Value, resource_of
 
 log = logging.getLogger(__name__)
-log.addFilter(Sparing())
+log.addFilter(RateLimitFilter())
 
 _KINDS: Final = {"INTERNAL": 1, "SERVER": 2, "CLIENT": 3, "PRODUCER": 4, "CONSUMER": 5}
 _ERROR: Final = {"code": 2}
@@ -41,7 +41,7 @@ class FileSender:
         teller: whose spans they are where they do not say; its names are the file's.
     """
 
-    def __init__(self, folder: Path, teller: Teller) -> None:
+    def __init__(self, folder: Path, teller: ProcessIdentity) -> None:
         self._teller = teller
         name = f"{teller.process}-{teller.instance}"
         self._path, self._spare = folder / f"{name}.jsonl", folder / f"{name}.spare.jsonl"
@@ -69,10 +69,10 @@ def append(path: Path, lines: bytes) -> None:
         OSError: not all of them are in the file.
     """
     if append_lines(path, lines) >= retention.TRACES.file_bytes:
-        retention.turn(path, retention.TRACES)
+        retention.rotate(path, retention.TRACES)
 
 
-def encoded(traces: Sequence[Trace], teller: Teller) -> bytes:
+def encoded(traces: Sequence[Trace], teller: ProcessIdentity) -> bytes:
     """An ExportTraceServiceRequest, on one line without its end.
 
     Args:
@@ -83,7 +83,7 @@ def encoded(traces: Sequence[Trace], teller: Teller) -> bytes:
     return _encode({"resourceSpans": parts})
 
 
-def _parts(trace: Trace, teller: Teller, wall_ns: int) -> Iterator[dict[str, Any]]:
+def _parts(trace: Trace, teller: ProcessIdentity, wall_ns: int) -> Iterator[dict[str, Any]]:
     """A trace's spans by the process that they are of."""
     for of, spans in itertools.groupby(trace.spans, lambda span: span.of or teller):
         yield {

@@ -20,7 +20,7 @@ class Link(NamedTuple):
     span_id: str
 
 
-class Teller(NamedTuple):
+class ProcessIdentity(NamedTuple):
     """The process that a span is of: its kind and its name."""
 
     process: Process
@@ -48,7 +48,7 @@ class Span:
     attributes: Attributes = field(default_factory=dict)
     is_error: bool = False
     links: tuple[Link, ...] = ()
-    of: Teller | None = None
+    of: ProcessIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def new_span_id() -> str:
     return f"{random.randrange(1, 1 << 64):016x}"  # noqa: S311
 
 
-def resource_of(teller: Teller) -> dict[str, str]:
+def resource_of(teller: ProcessIdentity) -> dict[str, str]:
     """The attributes by which backends know a process.
 
     Source: OpenTelemetry semantic conventions, service.

@@ -17,11 +17,11 @@ from mlplatform import settings as settings_module
 from mlplatform.errors import PlatformError
 from mlplatform.models.definition import AsyncPolicy, load_definition
 from mlplatform.settings import Settings
-from mlplatform.supervisor.lifeline import follow_parent, step_back
+from mlplatform.supervisor.parent_death import follow_parent, lower_priority
 from mlplatform.telemetry import logs
 from mlplatform.telemetry.export import SpanExport
 from mlplatform.telemetry.listener import listen, tell
-from mlplatform.telemetry.spans import Teller
+from mlplatform.telemetry.spans import ProcessIdentity
 from mlplatform.worker import outbox
 from mlplatform.worker.drain import Limits, Worker
 from mlplatform.worker.gateway import GatewayScorer
@@ -33,26 +33,28 @@ from mlplatform.worker.topics import open_topics
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which the supervisor writes too."""
-    taken = argparse.ArgumentParser(prog="mlplatform.worker", description=__doc__)
-    taken.add_argument("--model", required=True, help="a model folder's name")
-    taken.add_argument("--name", default="worker-0", help="one process a name; it keeps partitions")
-    taken.add_argument("--key-file", type=Path, help="holds the API key to score with")
-    taken.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
-    taken.add_argument("--port", type=int, default=0, help="0: any that is free")
-    taken.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
-    taken.add_argument("--token-file", type=Path, help="holds the bearer token of /metrics")
-    taken.add_argument("--batch", type=int, help="messages of a commit, instead of model.yaml's")
-    taken.add_argument(
+    parser = argparse.ArgumentParser(prog="mlplatform.worker", description=__doc__)
+    parser.add_argument("--model", required=True, help="a model folder's name")
+    parser.add_argument(
+        "--name", default="worker-0", help="one process a name; it keeps partitions"
+    )
+    parser.add_argument("--key-file", type=Path, help="holds the API key to score with")
+    parser.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
+    parser.add_argument("--token-file", type=Path, help="holds the bearer token of /metrics")
+    parser.add_argument("--batch", type=int, help="messages of a commit, instead of model.yaml's")
+    parser.add_argument(
         "--outbox", action="store_true", help="publish the decision log too: one process a model"
     )
-    return taken
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs until SIGTERM or SIGINT; the batch in work is committed first."""
     options = parser().parse_args(arguments)
     follow_parent()
-    step_back()
+    lower_priority()
     logs.configure("worker", options.name)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,7 +87,7 @@ def _run(options: argparse.Namespace, settings: Settings, stopping: threading.Ev
     subscription = topics.subscribe([names.requests], names.group, options.name)
     _listen(options, metrics)
     limits = limits_of(definition.asynchronous, options.batch)
-    sender = backends.span_sender(settings, Teller("worker", options.name))
+    sender = backends.span_sender(settings, ProcessIdentity("worker", options.name))
     spans = SpanExport(sender, build, metrics.traced)
     worker = Worker(subscription, scorer, names, metrics, limits, spans, settings.trace_share)
     spans.start()

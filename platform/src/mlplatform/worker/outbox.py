@@ -21,7 +21,7 @@ from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, PlatformError, Unavailable
 from mlplatform.models.definition import load_definition
 from mlplatform.settings import Settings
-from mlplatform.supervisor.lifeline import follow_parent
+from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
 from mlplatform.telemetry.context import ACCEPTED, derived_span_id, parent, trace_id_of
 from mlplatform.topics.messages import TRACE_HEADER, Message, Progress, Topics, TopicSpec
@@ -207,9 +207,9 @@ def run(model: str, settings: Settings, stopping: threading.Event) -> None:
 
 def main() -> None:
     """Runs until SIGTERM or SIGINT."""
-    taken = argparse.ArgumentParser(prog="mlplatform.worker.outbox", description=__doc__)
-    taken.add_argument("--model", required=True, help="a model folder's name")
-    options = taken.parse_args()
+    parser = argparse.ArgumentParser(prog="mlplatform.worker.outbox", description=__doc__)
+    parser.add_argument("--model", required=True, help="a model folder's name")
+    options = parser.parse_args()
     follow_parent()
     logs.configure("worker", f"outbox-{options.model}")
     stopping = threading.Event()

@@ -12,9 +12,9 @@ AUTOGROUP = Path("/proc/self/autogroup")
 TELL = """
 import os
 from pathlib import Path
-from mlplatform.supervisor.lifeline import step_back
+from mlplatform.supervisor.parent_death import lower_priority
 
-step_back()
+lower_priority()
 group = Path("/proc/self/autogroup")
 print(os.nice(0), group.read_text().strip() if group.exists() else "")
 """

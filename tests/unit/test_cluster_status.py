@@ -8,10 +8,10 @@ import pytest
 
 from mlplatform.errors import NotFound, Unavailable
 from mlplatform.serving.kserve import KServePlane
-from mlplatform.serving.local import Told
+from mlplatform.serving.local import StatusStore
 from mlplatform.serving.plane import Manifest, ServiceStatus
 from mlplatform.settings import Home
-from mlplatform.supervisor.followed import Followed
+from mlplatform.supervisor.cluster_status import ClusterStatusMirror
 
 ONE, TWO = "fraud-v1-0123abcd", "fraud-v2-4567cdef"
 
@@ -50,17 +50,17 @@ def pods() -> Pods:
 
 
 @pytest.fixture
-def followed(tmp_path: Path, pods: Pods) -> Followed:
-    return Followed(Home(tmp_path), pods)
+def followed(tmp_path: Path, pods: Pods) -> ClusterStatusMirror:
+    return ClusterStatusMirror(Home(tmp_path), pods)
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Told:
-    return Told(Home(tmp_path).serving)
+def told(tmp_path: Path) -> StatusStore:
+    return StatusStore(Home(tmp_path).serving)
 
 
 def test_a_service_is_told_with_its_address_before_it_is_ready(
-    followed: Followed, pods: Pods, told: Told
+    followed: ClusterStatusMirror, pods: Pods, told: StatusStore
 ) -> None:
     pods.services[ONE] = (False, "http://10.96.0.7:80")
     followed.look()
@@ -73,14 +73,16 @@ def test_a_service_is_told_with_its_address_before_it_is_ready(
 
 
 def test_a_service_without_an_address_yet_is_nowhere(
-    followed: Followed, pods: Pods, told: Told
+    followed: ClusterStatusMirror, pods: Pods, told: StatusStore
 ) -> None:
     pods.services[ONE] = (False, None)
     followed.look()
     assert told.endpoint(ONE) is None
 
 
-def test_a_service_that_is_gone_is_told_no_more(followed: Followed, pods: Pods, told: Told) -> None:
+def test_a_service_that_is_gone_is_told_no_more(
+    followed: ClusterStatusMirror, pods: Pods, told: StatusStore
+) -> None:
     pods.services = {ONE: (True, "http://10.96.0.7:80"), TWO: (True, "http://10.96.0.8:80")}
     followed.look()
     del pods.services[ONE]
@@ -89,7 +91,7 @@ def test_a_service_that_is_gone_is_told_no_more(followed: Followed, pods: Pods, 
 
 
 def test_one_that_goes_between_two_questions_is_left_out(
-    followed: Followed, pods: Pods, told: Told, monkeypatch: pytest.MonkeyPatch
+    followed: ClusterStatusMirror, pods: Pods, told: StatusStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pods.services[TWO] = (True, "http://10.96.0.8:80")
     monkeypatch.setattr(pods, "names", lambda: [ONE, TWO])
@@ -98,7 +100,7 @@ def test_one_that_goes_between_two_questions_is_left_out(
 
 
 def test_while_the_cluster_cannot_be_asked_the_addresses_stay(
-    followed: Followed, pods: Pods, told: Told
+    followed: ClusterStatusMirror, pods: Pods, told: StatusStore
 ) -> None:
     pods.services[ONE] = (True, "http://10.96.0.7:80")
     followed.look()

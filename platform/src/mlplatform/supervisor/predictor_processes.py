@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.errors import ConfigInvalid, PlatformError
-from mlplatform.serving.local import StatusFile, Told, bundle_folder, read_manifest, wall_ms
+from mlplatform.serving.local import StatusFile, StatusStore, bundle_folder, read_manifest, wall_ms
 from mlplatform.serving.manifest import Service, read
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
-from mlplatform.supervisor.lifeline import Lifeline
+from mlplatform.supervisor.parent_death import ParentDeathPipe
 from mlplatform.supervisor.retried import RetriedWrites
 from mlplatform.supervisor.spec import ChildSpec, HttpCheck
 
@@ -25,18 +25,18 @@ STOP_GRACE_S: Final = 12.0
 """More than a predictor's drain and its limit for requests in flight together."""
 
 
-class Fleet:
+class PredictorProcesses:
     """Makes the running predictors those of the manifests, and keeps their statuses written."""
 
     def __init__(
         self,
         home: Home,
-        lifeline: Lifeline,
+        lifeline: ParentDeathPipe,
         changed: Callable[[Child], None],
         files: RetriedWrites,
     ) -> None:
         self._home = home
-        self._told = Told(home.serving, write=files.put)
+        self._told = StatusStore(home.serving, write=files.put)
         self._lifeline = lifeline
         self._changed = changed
         self._kept: dict[str, tuple[Child, asyncio.Task[None]]] = {}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 EVERY_S = 1.0
 
 
-class Sparing(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets each message of a logger through once a second, with how many were left out before it.
 
     Messages are told apart by their text before values are put in, so there are as many as there

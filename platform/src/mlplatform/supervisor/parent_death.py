@@ -15,7 +15,7 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 log = logging.getLogger(__name__)
 
 
-class Lifeline:
+class ParentDeathPipe:
     """The supervisor's end of the pipe: it closes when the process does, however it ends."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ def follow_parent() -> bool:
     return True
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let this process and its children take the cores that payments leave: what it does may be
     late, and they may not."""
     os.nice(BACKGROUND_NICE)

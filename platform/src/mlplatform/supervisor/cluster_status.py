@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mlplatform.errors import NotFound, PlatformError
-from mlplatform.serving.local import StatusFile, Told, wall_ms
+from mlplatform.serving.local import StatusFile, StatusStore, wall_ms
 from mlplatform.serving.plane import ServingPlane
 from mlplatform.settings import Home
 from mlplatform.supervisor.child import Child
@@ -18,7 +18,7 @@ LOOK_S: Final = 2.0
 log = logging.getLogger(__name__)
 
 
-class Followed:
+class ClusterStatusMirror:
     """Says of each service of a plane how it does and where it listens.
 
     A gateway outside of the cluster can't resolve the cluster's names, and none has a right to ask
@@ -26,7 +26,7 @@ class Followed:
     """
 
     def __init__(self, home: Home, plane: ServingPlane) -> None:
-        self._told = Told(home.serving)
+        self._told = StatusStore(home.serving)
         self._plane = plane
         self._problem = ""
         self._closed = False
