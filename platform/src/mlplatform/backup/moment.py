@@ -4,7 +4,7 @@ What refers to something is looked at before what it refers to, since that only 
 runs, online features, the offline table and the topics before the log and the journal that they
 follow, the journal before the log that it anchors, and the registry and the bundles last. A
 journal that changed before the log was looked at would make that two moments; then all is looked
-at again. See docs/decisions/0034.
+at again. See docs/decisions/0035.
 """
 
 from __future__ import annotations

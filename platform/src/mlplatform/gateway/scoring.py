@@ -1,4 +1,7 @@
-"""One request from its parsed body to its durable answer, in the order of design section 6."""
+"""One request from its parsed body to its durable answer.
+
+docs/architecture.md names the steps in their order.
+"""
 
 from __future__ import annotations
 

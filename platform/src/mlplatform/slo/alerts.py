@@ -18,7 +18,7 @@ JOBS: Final = {
     "worker": "mlplatform-worker",
     "exporter": "mlplatform-exporter",
 }
-"""Process → `job` of its series: what observability/prometheus.yaml calls it."""
+"""Process → `job` of its series: what `observability/prometheus/` calls it."""
 
 HAS_CHAMPION: Final = f'max by (model) ({signals.ROUTES_SHARE.name}{{arm="champion"}}) > 0'
 
