@@ -56,7 +56,7 @@ def check(environment: Mapping[str, str]) -> None:
         if name.startswith(PREFIX) and not _known(name, environment[name]):
             settings = [known.removeprefix(PREFIX) for known in sorted(SETTINGS)]
             near = difflib.get_close_matches(name.removeprefix(PREFIX), settings, n=1)
-            wanted = f"{PREFIX}{near[0]}" if near else "a setting that README.md names"
+            wanted = f"{PREFIX}{near[0]}" if near else "a setting that docs/settings.md names"
             raise ConfigInvalid("a variable of the environment", name, f"{wanted}, or none")
 
 

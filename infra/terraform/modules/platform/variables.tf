@@ -25,7 +25,7 @@ variable "images" {
 }
 
 variable "addresses" {
-  description = "Where the platform's servers are, without any password: URLs as README.md's Settings say them."
+  description = "Where the platform's servers are, without any password: URLs as docs/settings.md says them."
   type = object({
     postgres         = string
     redis            = string
