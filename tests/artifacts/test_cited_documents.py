@@ -1,0 +1,115 @@
+"""A document or a file that somebody is sent to is in the repository."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+PACKAGE: Final = ROOT / "platform" / "src" / "mlplatform"
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+FOLDERS: Final = (
+    *("argo", "docs", "flows", "infra", "kserve", "notebooks", "observability", "platform"),
+    *("requirements", "tests", ".ci"),
+)
+TEXTS: Final = frozenset(
+    (".Dockerfile", ".hcl", ".ipynb", ".md", ".proto", ".py", ".sh", ".tf", ".toml", ".yaml", "")
+)
+DOCUMENT: Final = re.compile(r"(?<![\w./:-])[\w.-]+(?:/[\w.-]+)*\.md\b")
+"""What stands behind a `://` or a `/` is an address, and no file of this repository."""
+DECISION: Final = re.compile(r"(?:docs/decisions/|\bdecision )(\d{4})\b")
+UNNAMED: Final = re.compile(r"\b(?:design|style|spec) (?:section|document)\b", re.IGNORECASE)
+"""A document of which a reader learns no more than that there is one."""
+SPAN: Final = re.compile(r"`([^`\n]+)`")
+PATH: Final = re.compile(r"(?:[\w.-]|<\w+>)+(?:/(?:[\w.-]|<\w+>)+)*/?")
+
+
+@functools.cache
+def texts() -> dict[Path, str]:
+    """Every file that people write text into."""
+    inside = (p for folder in FOLDERS for p in (ROOT / folder).rglob("*"))
+    found = (*(p for p in inside if p.suffix in TEXTS), *ROOT.glob("*.md"), *ROOT.glob("*.toml"))
+    own = (p for p in (*found, ROOT / "Makefile") if p.is_file() and p != Path(__file__))
+    hidden = {".terraform", "__pycache__"}
+    return {p: p.read_text() for p in own if hidden.isdisjoint(p.parts)}
+
+
+def lines(text: str, cited: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+    """Line and name of each citation."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for found in cited.finditer(line):
+            yield number, found[found.re.groups]
+
+
+def missing_documents(path: Path, text: str) -> list[str]:
+    """The citations of a file that lead nowhere."""
+    places = (ROOT, ROOT / "docs", path.parent)
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {name}"
+        for number, name in lines(text, DOCUMENT)
+        if not any((place / name).is_file() for place in places)
+    ]
+
+
+def paths(document: str) -> list[str]:
+    """Files and folders that a document names in backticks, but for those that a run makes."""
+    spans = (s for s in SPAN.findall(document) if PATH.fullmatch(s) and not s.startswith("var/"))
+    return [s for s in spans if "/" in s or s.endswith((".py", ".md"))]
+
+
+def is_there(path: str) -> bool:
+    """Below the repository or the package; `<name>` stands for any, a bare name for any folder."""
+    pattern = re.sub(r"<\w+>", "*", path.rstrip("/"))
+    if "/" not in path:
+        return any(PACKAGE.rglob(pattern)) or (ROOT / path).is_file()
+    return any(ROOT.glob(pattern)) or any(PACKAGE.glob(pattern))
+
+
+def test_every_document_that_is_cited_is_in_the_repository() -> None:
+    assert len(texts()) > 500
+    assert [m for path, text in texts().items() for m in missing_documents(path, text)] == []
+
+
+def test_every_decision_that_is_cited_is_in_the_repository() -> None:
+    known = {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("*.md")}
+    cited = [(p, *found) for p, text in texts().items() for found in lines(text, DECISION)]
+    assert len(cited) > 20
+    assert [found for found in cited if found[2] not in known] == []
+
+
+def test_a_document_is_cited_by_its_name() -> None:
+    assert [(p, *found) for p, text in texts().items() for found in lines(text, UNNAMED)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("as docs/no-such.md says", ["docs/no-such.md"]),
+        ("See (style.md).", ["style.md"]),
+        ("[there](../no/such.md)", ["../no/such.md"]),
+        ("docs/glossary.md, security.md and README.md", []),
+        ("https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md", []),
+        ('f"{name}.md" and "/RoutesDiverge.md"', []),
+    ],
+)
+def test_a_document_that_is_not_there_is_found(text: str, named: list[str]) -> None:
+    found = missing_documents(Path(__file__), text)
+    assert [line.rpartition(" ")[2] for line in found] == named
+
+
+@pytest.mark.parametrize("document", [ARCHITECTURE, ROOT / "README.md"], ids=lambda p: p.name)
+def test_every_path_that_is_named_exists(document: Path) -> None:
+    named = paths(document.read_text())
+    assert len(named) > 15
+    assert [path for path in named if not is_there(path)] == []
+
+
+def test_every_package_is_said_to_answer_a_question() -> None:
+    table = ARCHITECTURE.read_text().partition("| question |")[2].partition("\n\n")[0]
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages - set(re.findall(r"`(\w+)/`", table)) == set()
