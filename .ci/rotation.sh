@@ -16,10 +16,10 @@ rotating_legs() {
 }
 
 group_product() {
-    in_time demo 600 leg_tried demo make demo DEMO_FLAGS=--fresh
-    in_time drill-kill 420 leg_tried drill-kill make drill-kill
-    in_time drill-restore 300 leg_tried drill-restore make drill-restore
-    in_time drill-idempotency 300 leg_tried drill-idempotency make drill-idempotency DRILL_FLAGS="--count 20000"
+    in_time demo 660 leg_tried demo make demo DEMO_FLAGS=--fresh
+    in_time drill-kill 780 leg_tried drill-kill make drill-kill
+    in_time drill-restore 420 leg_tried drill-restore make drill-restore
+    in_time drill-idempotency 120 leg_tried drill-idempotency make drill-idempotency DRILL_FLAGS="--count 20000"
     legs+=("drill-scoring left out: make test runs seven of its faults (tests/e2e/test_scoring_drill.py)")
     legs+=("bench-scoring left out: its figures need a quiet machine, and judge nothing")
     if [ "$(id -u)" -eq 0 ]; then
