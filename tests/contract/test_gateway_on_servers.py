@@ -18,7 +18,8 @@ from mlplatform.features.definitions import load_views
 from mlplatform.features.feast_redis import FeastRedis
 from mlplatform.models.definition import model_folder
 from mlplatform.rollout.postgres import PostgresRollouts
-from support.scoring_world import ScoringWorld, payment, wait_for
+from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+from support.snapshots import snapshot_row, write_snapshots
 
 _, TERMINALS = VIEWS = load_views(model_folder("fraud"))
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.redis]
@@ -33,6 +34,7 @@ class World(ScoringWorld):
         self.to_postgres, self.to_redis = Proxy(self.database.port), Proxy(redis.address.port)
         self.store = FeastRedis(redis.address, "fraud", VIEWS, answer_s=10)
         super().__init__(root, PostgresRollouts(self.database))
+        write_snapshots(self.store, MODEL, time.time_ns() // 1_000_000 - 1_000)
         self.promote(self.deploy(1))
         self.start_gateway(
             **addresses.variables("MLPLATFORM_POSTGRES", behind(self.to_postgres, self.database)),
@@ -75,10 +77,7 @@ def world(
 
 
 def terminal_row(value: float) -> pa.Table:
-    at = pa.array([time.time_ns() // 1000 - 1_000_000], pa.timestamp("us"))
-    named = {name: pa.array([value], pa.float64()) for name in TERMINALS.feature_names}
-    key = pa.array([payment()["terminal_id"]], pa.int64())
-    return pa.table({TERMINALS.join_key: key, "event_timestamp": at, "created": at, **named})
+    return snapshot_row(TERMINALS, payment()["terminal_id"], time.time_ns() // 1_000_000, value)
 
 
 def test_features_on_redis_are_those_of_the_record(world: World) -> None:

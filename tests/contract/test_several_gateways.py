@@ -32,6 +32,7 @@ from support.scoring_world import (
     ScoringWorld,
     payment,
     wait_for,
+    write_home_snapshots,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.kafka]
@@ -62,6 +63,7 @@ class World(ScoringWorld):
         }
         self.volume = Home(root / "volume")
         self.volume.create()
+        write_home_snapshots(self.volume)
         for name in ("serving", "run"):  # where predictors of this machine are, and their token
             path = self.volume.root / name
             if path.exists():

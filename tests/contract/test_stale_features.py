@@ -8,13 +8,12 @@ from contextlib import closing
 from typing import Any
 
 import httpx
-import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from mlplatform import wiring
 from mlplatform.cli.log import app as log_commands
-from mlplatform.features.definitions import FeatureView, load_views
+from mlplatform.features.definitions import load_views
 from mlplatform.features.feast_sqlite import FeastSqlite
 from mlplatform.features.feast_values import project_name
 from mlplatform.gateway.freshness import StaleShare
@@ -22,6 +21,7 @@ from mlplatform.models.definition import model_folder
 from mlplatform.pseudonym import key_of, pseudonym
 from mlplatform.supervisor.probe import Answered, ask
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+from support.snapshots import snapshot_row
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -29,12 +29,11 @@ MIDNIGHT_MS = 20_000 * DAY_MS
 VIEWS = load_views(model_folder(MODEL))
 CUSTOMER, TERMINAL = 4711, 3
 BOTH = ["customer_stats", "terminal_stats"]
-TIME = pa.timestamp("us")
 
 
 @pytest.fixture
 def world(tmp_path: Any) -> Iterator[ScoringWorld]:
-    world = ScoringWorld(tmp_path)
+    world = ScoringWorld(tmp_path, has_snapshots=False)
     try:
         snapshot(world, MIDNIGHT_MS)
         world.promote(world.deploy(1))
@@ -52,15 +51,7 @@ def snapshot(world: ScoringWorld, at_ms: int) -> None:
     }
     with closing(FeastSqlite(world.home.online_db, project_name(MODEL), VIEWS)) as online:
         for view in VIEWS:
-            online.write(view.name, _row(view, keys[view.name], at_ms))
-
-
-def _row(view: FeatureView, key: int, at_ms: int) -> pa.Table:
-    at = pa.array([at_ms * 1000], TIME)
-    features = {name: pa.array([5.0]) for name in view.feature_names}
-    return pa.table(
-        {view.join_key: pa.array([key]), "event_timestamp": at, "created": at} | features
-    )
+            online.write(view.name, snapshot_row(view, keys[view.name], at_ms))
 
 
 def scored(client: httpx.Client, at_ms: int, amount: float = 30.0, **changes: Any) -> Any:

@@ -26,6 +26,8 @@ from mlplatform.decisions.records import COLUMNS, Kind
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.drift.profile import Column, Profile
 from mlplatform.features.definitions import load_views
+from mlplatform.features.feast_sqlite import FeastSqlite
+from mlplatform.features.feast_values import project_name
 from mlplatform.files import write_atomically
 from mlplatform.models.definition import load_definition, model_folder
 from mlplatform.registry.bundle import (
@@ -58,6 +60,7 @@ from mlplatform.serving.manifest import render
 from mlplatform.settings import Home
 from support.ports import free_port
 from support.probe import status_of
+from support.snapshots import write_snapshots
 
 MODEL = "fraud"
 GATEWAY = "gateway-0"
@@ -139,19 +142,32 @@ class Running:
     process: subprocess.Popen[bytes]
 
 
+def write_home_snapshots(home: Home) -> None:
+    """Snapshots of now, in the store of a home folder."""
+    views = load_views(model_folder(MODEL))
+    with contextlib.closing(FeastSqlite(home.online_db, project_name(MODEL), views)) as online:
+        write_snapshots(online, MODEL, time.time_ns() // 1_000_000)
+
+
 class ScoringWorld:
     """Home folder, predictors and one gateway; everything ends with `close`.
 
     Args:
         rollouts: where the gateway is told to find its routes; None: in the home folder.
+        has_snapshots: whether views of features are up to date in the home folder, without a row
+            of anybody who pays.
     """
 
     asks_for_token = True
     """Whether its predictors do, as processes of this machine; pods rely on their network."""
 
-    def __init__(self, root: Path, rollouts: SqlRollouts | None = None) -> None:
+    def __init__(
+        self, root: Path, rollouts: SqlRollouts | None = None, *, has_snapshots: bool = True
+    ) -> None:
         self.home = Home(root / "var")
         self.home.create()
+        if has_snapshots:
+            write_home_snapshots(self.home)
         write_atomically(self.home.predictor_token, secrets.token_hex(16).encode())
         self.rollouts = rollouts or SqliteRollouts(self.home.rollouts_db)
         self.plane = LocalPlane(self.home.serving)
