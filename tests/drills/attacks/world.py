@@ -41,7 +41,7 @@ from mlplatform.serving.manifest import render
 from mlplatform.settings import Settings
 from mlplatform.supervisor.records import read_processes, read_supervisor
 from support.ports import free_ports
-from support.scoring_world import payment, write_amount_bundle
+from support.scoring_world import payment, write_amount_bundle, write_home_snapshots
 
 MODEL = "fraud"
 AUTHOR = "ana"
@@ -194,6 +194,7 @@ class AttackWorld:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     def _seed(self) -> None:
+        write_home_snapshots(self.home)
         champion, challenger = self._deploy(1, 0.0), self._deploy(2, 0.01)
         now = self._fact("fraud-v1-1")
         self.rollouts.commit(_opened(now, champion, bootstrap=True), None)
