@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlplatform.admission.clients import Client, parse_scope
 from mlplatform.admission.people import People
 from mlplatform.admission.secrets import digest
 from mlplatform.refusals import Refusals
+from mlplatform.supervisor import prefect_gate
 from mlplatform.supervisor.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
 
 ID = "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
@@ -92,13 +94,13 @@ INNER = Starlette(
 )
 
 
+def _client(name: str) -> Client:
+    scopes = frozenset(map(parse_scope, SECRETS[name][1]))
+    return Client(name, scopes, priority="standard", limit=None)
+
+
 def _people() -> People:
-    known = {
-        digest(secret): Client(
-            name, frozenset(map(parse_scope, scopes)), priority="standard", limit=None
-        )
-        for name, (secret, scopes) in SECRETS.items()
-    }
+    known = {digest(secret): _client(name) for name, (secret, _) in SECRETS.items()}
     return People(lambda secret, hashed: known.get(hashed))
 
 
@@ -201,6 +203,43 @@ def test_a_socket_of_prefects_own_client_says_who_it_is_by_its_first_message(
             with pytest.raises(WebSocketDisconnect):
                 socket.receive_json()
     assert [r.why for r in refusals.since(0)] == ["its first message proves nobody"]
+
+
+def test_a_first_message_is_short(asked: TestClient) -> None:
+    """It is read before anybody is proven."""
+    long = {**AUTH, "more": "x" * prefect_gate.MOST_FIRST_BYTES}
+    with asked.websocket_connect("/api/subscribe", subprotocols=["prefect"]) as socket:
+        socket.send_json(long)
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_json()
+
+
+async def test_a_socket_ends_with_the_key_that_opened_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefect_gate, "PROVEN_FOR_S", 0.0)
+    known = {"ana": _client("ana")}
+    sent: list[dict[str, Any]] = []
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "one"})
+        known.clear()
+        for text in ("two", "three"):
+            await send({"type": "websocket.send", "text": text})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    people = People(lambda secret, hashed: known.get("ana"), time.time)
+    gate = PrefectGate(stream, TOKENS, people, Refusals(tmp_path))
+    headers = [(n.lower().encode(), v.encode()) for n, v in person("ana").items()]
+    scope = {"type": "websocket", "path": "/api/events/out", "headers": headers, "subprotocols": []}
+    await gate(scope, receive, send)
+    assert [m["type"].removeprefix("websocket.") for m in sent] == ["accept", "send", "close"]
 
 
 def test_the_platforms_own_calls_do_everything(asked: TestClient) -> None:

@@ -44,7 +44,9 @@ def test_plain_values_are_read_as_they_are():
         pytest.param("? [a, b]\n: 1\n", 1, "a key is a text", id="a list as a key"),
         pytest.param("a: {<<: {b: 1}}\n", 1, "a key is a text", id="a merge"),
         pytest.param("a: 2026-13-45\n", 1, "not of the kind", id="a month that is none"),
-        pytest.param("a: " + "9" * 10_000, 1, "not of the kind", id="a number without an end"),
+        pytest.param("a: " + "9" * 10_000, 1, "a number of more", id="a number without an end"),
+        pytest.param("a: 0x" + "f" * 9_000, 1, "a number of more", id="one of base 16"),
+        pytest.param("a: 1" + ":1" * 90_000, 1, "a number of more", id="one of base 60"),
         pytest.param("a: [1, 2\nb: 3\n", 2, "", id="no YAML"),
     ],
 )
@@ -56,6 +58,11 @@ def test_what_takes_more_than_it_shows_is_refused_with_its_line(text, line, why)
     place, problem = document.place("model.yaml", caught.value)
     assert place == f"model.yaml: line {line}"
     assert why in problem
+
+
+def test_a_long_text_that_begins_like_a_number_is_one():
+    text = "3 of the models that are named here " * 4
+    assert document.read(f"a: {text}\nb: '{'9' * 90}'\n") == {"a": text.strip(), "b": "9" * 90}
 
 
 def test_a_forbidden_character_is_refused():

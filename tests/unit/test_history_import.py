@@ -18,7 +18,7 @@ from mlplatform import cli, wiring
 from mlplatform.errors import InputInvalid, Refused
 from mlplatform.features import snapshots
 from mlplatform.features.feast_sqlite import FeastSqlite
-from mlplatform.jobs.features import history_is_whole, import_history
+from mlplatform.jobs.features import history_is_whole, import_history, materialize
 from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.settings import load
 
@@ -159,3 +159,13 @@ def test_nothing_is_no_past(platform: wiring.Platform) -> None:
     with pytest.raises(InputInvalid, match=r"empty\.parquet: there is no row in it"):
         import_history(platform, "fraud", payments().slice(0, 0), "empty.parquet")
     assert import_history(platform, "fraud", payments(), "payments.parquet") > 0
+
+
+def test_no_snapshot_is_taken_of_a_day_to_come(platform: wiring.Platform) -> None:
+    """Its rows would pass for fresh ones until then."""
+    import_history(platform, "fraud", payments(), "march")
+    today_ms = platform.clock.event_ms() // DAY_MS * DAY_MS
+    with pytest.raises(InputInvalid, match="is to come; wanted"):
+        materialize(platform, "fraud", today_ms + 2 * DAY_MS)
+    assert materialize(platform, "fraud", today_ms)
+    assert materialize(platform, "fraud") == materialize(platform, "fraud", today_ms)

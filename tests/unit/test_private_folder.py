@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -179,3 +181,26 @@ def test_what_a_process_makes_after_it_opened_a_home_is_its_owners_alone(tmp_pat
 
     assert mode(tmp_path / "later") == 0o600
     assert mode(tmp_path / "folder") == 0o700
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "is_taken"),
+    [("ana", [], True), ("ana", ["ana"], True), ("ana", ["eve"], False), ("users", [], False)],
+)
+def test_a_folder_above_that_a_group_may_write_is_taken_only_where_the_group_is_one_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], is_taken: bool
+) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    os.chown(above, -1, 4242) if os.geteuid() == 0 else None
+    above.chmod(0o770)
+    home = above / "home"
+    home.mkdir()
+    user = pwd.struct_passwd(("ana", "x", os.geteuid(), 4242, "", "/", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: user)
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group((group, "x", gid, members)))
+    if is_taken:
+        private_folder.claim(home, "MLPLATFORM_HOME", has_neighbours=True)
+    else:
+        with pytest.raises(ConfigInvalid, match="chmod go-w"):
+            private_folder.claim(home, "MLPLATFORM_HOME", has_neighbours=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from mlplatform import refusals
 from mlplatform.refusals import Refusal, Refusals, counts
 
@@ -29,9 +31,17 @@ def test_only_later_ones_are_asked_for(tmp_path: Path) -> None:
     assert [_refusal()] == list(kept.since(LATER_MS))
 
 
-def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
-    Refusals(tmp_path).keep(_refusal())
-    assert stat.S_IMODE((tmp_path / refusals.FILE).stat().st_mode) == 0o600
+@pytest.mark.parametrize(
+    ("door", "who", "file"),
+    [
+        ("prefect", "unknown", refusals.STRANGERS),
+        ("prefect", "eve", refusals.FILE),
+        ("approval", "unknown", refusals.FILE),
+    ],
+)
+def test_the_file_is_its_owners_alone(tmp_path: Path, door: str, who: str, file: str) -> None:
+    Refusals(tmp_path).keep(Refusal(LATER_MS, door, who, "PATCH /api/deployments/1", "no log-in"))
+    assert stat.S_IMODE((tmp_path / file).stat().st_mode) == 0o600
 
 
 def test_control_characters_are_written_out(tmp_path: Path) -> None:
@@ -42,7 +52,7 @@ def test_control_characters_are_written_out(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut_off_hides_no_other(tmp_path: Path) -> None:
     kept = Refusals(tmp_path)
-    (tmp_path / refusals.FILE).write_bytes(b'{"wall_ms": 5, "door"\n')
+    (tmp_path / refusals.STRANGERS).write_bytes(b'{"wall_ms": 5, "door"\n')
     kept.keep(_refusal())
     assert [_refusal()] == list(kept.since(0))
 
@@ -62,14 +72,29 @@ def test_many_refusals_do_not_fill_the_disk(tmp_path: Path) -> None:
     assert total <= refusals.KEPT.files * refusals.KEPT.file_bytes + 1_000
 
 
-def test_a_flood_washes_nothing_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("door", "who"), [("prefect", "mallory"), ("approval", "unknown")])
+def test_a_flood_of_strangers_hides_nothing_that_counts(
+    tmp_path: Path, door: str, who: str
+) -> None:
+    """Neither what is refused while it goes on, nor what was refused before it."""
+    now_s = [0.0]
+    kept = Refusals(tmp_path, lambda: now_s[0])
+    before, beside = (Refusal(LATER_MS, door, who, asked, "no") for asked in ("before", "beside"))
+    kept.keep(before)
+    for minute in range(120):
+        now_s[0] += refusals.AGAIN_S
+        for number in range(2 * refusals.MOST_IN_A_WHILE):
+            kept.keep(_refusal(asked=f"{minute} {number:x>{refusals.MOST_CHARACTERS - 4}}"))
+    kept.keep(beside)
+    found = [refusal for refusal in kept.since(0) if refusal.who == who and refusal.door == door]
+    assert found == [before, beside]
+
+
+def test_strangers_have_a_quota(tmp_path: Path) -> None:
     kept = Refusals(tmp_path, lambda: 0.0)
-    kept.keep(_refusal(asked="the one that counts"))
     for number in range(20_000):
         kept.keep(_refusal(asked=f"PATCH /api/{number}"))
-    found = list(kept.since(0))
-    assert found[0].asked == "the one that counts"
-    assert len(found) == refusals.MOST_IN_A_WHILE
+    assert len(list(kept.since(0))) == refusals.MOST_IN_A_WHILE
 
 
 def test_repeats_are_kept_once_a_minute_and_hide_no_other(tmp_path: Path) -> None:

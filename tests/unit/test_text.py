@@ -100,6 +100,8 @@ def test_names_of_one_script_that_look_alike_compare_equal() -> None:
     assert look_alike("Асе") == look_alike("ace")
     assert look_alike("аna") == look_alike("Ána")
     assert look_alike("ΒΟΒ") == look_alike("bob") == look_alike("b0b")
+    assert look_alike("anna.rn") == look_alike("anna.m")
+    assert look_alike("vvim") == look_alike("wim")
     assert look_alike("ana") != look_alike("anna")
 
 

@@ -6,8 +6,10 @@ open to be read is closed.
 
 from __future__ import annotations
 
+import grp
 import logging
 import os
+import pwd
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -103,15 +105,26 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
     if folder in (root, root.resolve()):
         return
     is_sticky = status.st_mode & stat.S_ISVTX
-    foreign_group = status.st_mode & stat.S_IWGRP and status.st_gid not in (_ROOT, os.getegid())
-    is_open = status.st_mode & stat.S_IWOTH or foreign_group
+    is_shared = status.st_mode & stat.S_IWGRP and not _is_ours_alone(status.st_gid)
+    is_open = status.st_mode & stat.S_IWOTH or is_shared
     if status.st_uid not in ours or (is_open and not is_sticky):
         wanted = (
             f"a folder that nobody else may put another in the place of; {folder} belongs to uid"
             f" {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}:"
-            " name one in a folder of yours"
+            f" name one in a folder of yours, or take that from others (chmod go-w {folder})"
         )
         raise ConfigInvalid(variable, str(root), wanted)
+
+
+def _is_ours_alone(gid: int) -> bool:
+    """Whether a group is root's, or the one that bears this user's name and has no other member."""
+    if gid == _ROOT:
+        return True
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:  # a number without a name may be anybody's
+        return False
+    return group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
 
 
 def _within(root: Path, left_alone: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:

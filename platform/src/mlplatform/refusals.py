@@ -1,7 +1,8 @@
 """What was refused at a door of the platform and a person should know of: a line and a file.
 
 One line of JSON a refusal, appended by any process of the home; a full file becomes the old one, so
-that nobody fills the disk by asking.
+that nobody fills the disk by asking. Callers who proved nothing have a file and a quota of their
+own: however many they are, they push out no line about somebody who is known.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ KEPT: Final = Retention(4 * MIB, 2)
 MOST_CHARACTERS: Final = 200
 """Of each field; what was asked comes from outside."""
 FILE: Final = "refusals.jsonl"
+STRANGERS: Final = "refusals-unknown.jsonl"
+"""Of callers who proved nothing, but at the doors of `TOLD_AT_ONCE`."""
+UNKNOWN: Final = "unknown"
 TOLD_AT_ONCE: Final = ("approval", "flow run")
 """Doors at which a single refusal is an event: nobody comes to them by mistyping an address."""
 DAY_MS: Final = 24 * 3600 * 1000
 AGAIN_S: Final = 60.0
 """The same refusal is kept once in so long by each process, so that repeats hide no other."""
 MOST_IN_A_WHILE: Final = 240
-"""Different ones that a process keeps in so long: a flood does not wash away what came before."""
+"""Different ones of one identity at one door that a process keeps in so long."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -63,9 +67,9 @@ class Refusals:
     """
 
     def __init__(self, folder: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._file = folder / FILE
+        self._folder = folder
         self._clock_s = clock_s
-        self._kept: set[tuple[str, str, str, str]] = set()
+        self._kept: dict[tuple[str, str], set[tuple[str, str]]] = {}
         self._since_s = float("-inf")
 
     def keep(self, refusal: Refusal) -> None:
@@ -74,38 +78,34 @@ class Refusals:
         if self._was_kept(short):
             return
         log.warning("refused at %s, %s: %s (%s)", short.door, short.who, short.asked, short.why)
+        file = self._folder / (STRANGERS if _is_strangers(short) else FILE)
         try:
-            self._append(msgspec.json.encode(short) + b"\n")
+            _append(file, msgspec.json.encode(short) + b"\n")
         except OSError as error:
-            log.warning("refusals are not written to %s: %s", self._file, error.strerror)
+            log.warning("refusals are not written to %s: %s", file, error.strerror)
 
     def since(self, wall_ms: int) -> Iterator[Refusal]:
         """Those that are kept from then on, the oldest first."""
-        for path in (self._file.with_name(f"{FILE}.1"), self._file):
-            for line in _lines(path):
-                try:
-                    refusal = msgspec.json.decode(line, type=Refusal)
-                except NOT_JSON:
-                    continue  # the end of a line that a full disk cut off
-                if refusal.wall_ms >= wall_ms:
-                    yield refusal
+        found = [
+            refusal
+            for name in (STRANGERS, FILE)
+            for path in (self._folder / f"{name}.1", self._folder / name)
+            for refusal in _read(path)
+            if refusal.wall_ms >= wall_ms
+        ]
+        return iter(sorted(found, key=lambda refusal: refusal.wall_ms))
 
     def _was_kept(self, refusal: Refusal) -> bool:
         now_s = self._clock_s()
         if now_s - self._since_s >= AGAIN_S:
             self._kept.clear()
             self._since_s = now_s
-        same = (refusal.door, refusal.who, refusal.asked, refusal.why)
-        if same in self._kept or len(self._kept) >= MOST_IN_A_WHILE:
+        kept = self._kept.setdefault((refusal.door, refusal.who), set())
+        same = (refusal.asked, refusal.why)
+        if same in kept or len(kept) >= MOST_IN_A_WHILE:
             return True
-        self._kept.add(same)
+        kept.add(same)
         return False
-
-    def _append(self, line: bytes) -> None:
-        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if is_full(self._file, KEPT):
-            rotate(self._file, KEPT)
-        append_lines(self._file, line)
 
 
 def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
@@ -119,6 +119,25 @@ def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
 def of_the_last_day(home: Home) -> Mapping[str, int]:
     """How many there were at each door of a home."""
     return counts(Refusals(home.audit).since(time.time_ns() // 1_000_000 - DAY_MS))
+
+
+def _is_strangers(refusal: Refusal) -> bool:
+    return refusal.who == UNKNOWN and refusal.door not in TOLD_AT_ONCE
+
+
+def _append(file: Path, line: bytes) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if is_full(file, KEPT):
+        rotate(file, KEPT)
+    append_lines(file, line)
+
+
+def _read(path: Path) -> Iterator[Refusal]:
+    for line in _lines(path):
+        try:
+            yield msgspec.json.decode(line, type=Refusal)
+        except NOT_JSON:
+            continue  # the end of a line that a full disk cut off
 
 
 def _lines(path: Path) -> list[bytes]:

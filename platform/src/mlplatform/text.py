@@ -110,7 +110,8 @@ def look_alike(text: str) -> str:
     """
     decomposed = unicodedata.normalize("NFKD", text)
     lower = decomposed.translate(_CAPITALS).casefold().translate(_SMALL)
-    return "".join(c for c in lower if not unicodedata.combining(c) and not c.isspace())
+    plain = "".join(c for c in lower if not unicodedata.combining(c) and not c.isspace())
+    return plain.replace("rn", "m").replace("vv", "w")
 
 
 def shown(text: str, *, lines: bool = False) -> str:

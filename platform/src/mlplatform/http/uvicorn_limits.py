@@ -30,6 +30,8 @@ BACKLOG: Final = 128
 """Of connections that the kernel holds for the listener: so many may be open uncounted."""
 
 MAX_PIPELINED: Final = 16
+MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
+"""Of a WebSocket; an event of Prefect's may have 1.5 MB."""
 LOOK_S: Final = 1
 """How often connections are looked at; their limits are kept to this."""
 
@@ -107,6 +109,8 @@ class Door:
             "timeout_keep_alive": self.limits.idle_s,
             "backlog": BACKLOG,
             "proxy_headers": False,
+            "ws_max_size": MAX_MESSAGE_BYTES,
+            "ws_per_message_deflate": False,  # what is sent is what is held
         }
 
     def let_in(self, scope: MutableMapping[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mlplatform.errors import Refused
+from mlplatform.errors import InputInvalid, Refused
 from mlplatform.features import snapshots
 
 if TYPE_CHECKING:
@@ -64,9 +65,17 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
 
     Args:
         at_ms: the midnight; the last one that has passed in event time where it is None.
+
+    Raises:
+        InputInvalid: it is after the end of today, in event time: its rows would pass for fresh
+            ones until then, and no snapshot of the days between could follow.
     """
     now_ms = platform.clock.event_ms()
     midnight_ms = now_ms // DAY_MS * DAY_MS if at_ms is None else at_ms
+    last_ms = -(-now_ms // DAY_MS) * DAY_MS
+    if midnight_ms > last_ms:
+        wanted = f"{_day(midnight_ms)} is to come; wanted: {_day(last_ms)} or before"
+        raise InputInvalid("at", None, wanted)
     offline = platform.offline(model)
     offline.project(platform.log)
     done = snapshots.materialize(
@@ -77,3 +86,7 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
         available_ms=max(now_ms, midnight_ms),
     )
     return {view: int(rows) for view, rows in done.rows.items()}
+
+
+def _day(midnight_ms: int) -> str:
+    return datetime.fromtimestamp(midnight_ms / 1000, UTC).date().isoformat()

@@ -11,6 +11,9 @@ import yaml
 MOST_CHARACTERS: Final = 256 * 1024
 MOST_DEPTH: Final = 32
 MOST_VALUES: Final = 20_000
+MOST_OF_A_NUMBER: Final = 64
+"""Characters; some that YAML takes for one take time by the square of their length."""
+_NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _KEYS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int")
 
 
@@ -82,12 +85,22 @@ def _check(text: str) -> None:
             raise _wrong("tags (!) are not taken", event.start_mark)
         if number > MOST_VALUES:
             raise _wrong(f"more than {MOST_VALUES} values", event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and _is_long_number(event):
+            problem = f"a number of more than {MOST_OF_A_NUMBER} characters"
+            raise _wrong(problem, event.start_mark)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MOST_DEPTH:
             raise _wrong(f"nested more than {MOST_DEPTH} deep", event.start_mark)
+
+
+def _is_long_number(event: yaml.ScalarEvent) -> bool:
+    if len(event.value) <= MOST_OF_A_NUMBER or not event.implicit[0]:
+        return False
+    resolvers = yaml.SafeLoader.yaml_implicit_resolvers.get(event.value[0], [])
+    return any(tag in _NUMBERS and shape.match(event.value) for tag, shape in resolvers)
 
 
 def _wrong(problem: str, mark: Any) -> yaml.MarkedYAMLError:

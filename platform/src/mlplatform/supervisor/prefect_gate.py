@@ -33,6 +33,10 @@ DOOR: Final = "prefect"
 HEALTH: Final = "/health"
 """The only path that is open: it says whether Prefect's API answers, and nothing else."""
 MOST_BODY_BYTES: Final = 1024 * 1024
+MOST_FIRST_BYTES: Final = 4096
+"""Of a socket's first message, read before anybody is proven."""
+PROVEN_FOR_S: Final = 1.0
+"""How long a person's socket goes on before its key is looked at again."""
 PLATFORM: Final = "platform"
 OPERATOR: Final = "operator"
 _ID: Final = re.compile("/[0-9a-fA-F-]{32,36}(?=/|$)")
@@ -117,6 +121,8 @@ class PrefectGate:
                 await self._application(scope, receive, send)
             case Operator() | Client() as person:
                 self._let_in(scope)
+                if method == "WEBSOCKET":
+                    send = self._while_proven(credentials, send)
                 await self._person(person, scope, receive, send, method)
 
     def _identity(self, given: tuple[str, bytes] | None) -> Identity | None:
@@ -128,6 +134,22 @@ class PrefectGate:
         if _is(secret, self._tokens.operator):
             return Operator()
         return self._people.proven(name, secret)
+
+    def _while_proven(self, credentials: tuple[str, bytes] | None, send: Send) -> Send:
+        """What is sent to a socket, until the key that opened it is revoked or expires."""
+        proven_s, is_over = time.monotonic(), False
+
+        async def guarded(message: Any) -> None:
+            nonlocal proven_s, is_over
+            if not is_over and time.monotonic() - proven_s >= PROVEN_FOR_S:
+                is_over = self._identity(credentials) is None
+                proven_s = time.monotonic()
+                if is_over:
+                    await send({"type": "websocket.close", "code": 1008})
+            if not is_over:
+                await send(message)
+
+        return guarded
 
     async def _by_first_message(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A socket of Prefect's own client, whose first message has its token: until it is the
@@ -297,6 +319,8 @@ def _says_who(scope: Scope) -> bool:
 def _token(message: Any) -> str:
     """The token of a first message; empty where there is none."""
     text = message.get("text") or message.get("bytes") or b""
+    if len(text) > MOST_FIRST_BYTES:
+        return ""
     given = _json(text.encode() if isinstance(text, str) else text)
     if not isinstance(given, dict) or given.get("type") != "auth":
         return ""
