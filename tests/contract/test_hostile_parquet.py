@@ -73,6 +73,11 @@ def decompression(path: Path) -> Path:
     return written(path, zeros, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
 
 
+def repeats(path: Path) -> Path:
+    """One value five million times: its pages are as small as its file."""
+    return written(path, pa.table({"a": pa.array(np.ones(5_000_000))}), compression="zstd")
+
+
 def texts(path: Path) -> Path:
     return written(path, pa.table({"a": ["x"], "at": ["y"]}))
 
@@ -112,6 +117,7 @@ def device(path: Path) -> Path:
         pytest.param(many_columns, "65 columns; the limit is 64", id="many columns"),
         pytest.param(nested, "columns within columns|no plain numbers", id="nested columns"),
         pytest.param(decompression, "bytes of pages; the limit", id="decompression"),
+        pytest.param(repeats, "40000000 bytes of values; the limit", id="repeats"),
         pytest.param(texts, "no plain numbers", id="texts"),
         pytest.param(cut, "no readable Parquet", id="cut off"),
         pytest.param(noise, "no readable Parquet", id="noise"),

@@ -22,6 +22,9 @@ MOST_ROW_GROUPS: Final = 10_000
 MOST_COLUMNS: Final = 64
 MOST_RATIO: Final = 1_000
 """Bytes of pages for a byte of the file; beyond a few hundred nothing but made-up data goes."""
+MOST_DECODED_RATIO: Final = 200
+"""Bytes of values for a byte of the file: pages of repeats are small, and what they stand for is
+held. Payments as banks write them have fewer than ten."""
 RATIO_FREE_BYTES: Final = 16 * MIB
 MOST_FOOTER_BYTES: Final = 16 * MIB
 MOST_FOOTER_ENTRIES: Final = 1_000_000
@@ -92,6 +95,8 @@ def _opened(file: Any) -> pq.ParquetFile:
     for group in range(told.num_row_groups):
         pages += max(0, told.row_group(group).total_byte_size)
     _most("bytes of pages", pages, RATIO_FREE_BYTES + MOST_RATIO * size)
+    decoded = told.num_rows * sum(_width(kind) for kind in found.schema_arrow.types)
+    _most("bytes of values", decoded, RATIO_FREE_BYTES + MOST_DECODED_RATIO * size)
     return found
 
 
@@ -111,6 +116,11 @@ def _values(column: pa.Array[Any]) -> NDArray[Any]:
         kind = np.dtype(f"f{column.type.bit_width // 8}")
     values: Any = column.buffers()[1]
     return np.frombuffer(values, kind)[column.offset : column.offset + len(column)]
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a value; of a text, which is not read, those of a number."""
+    return kind.bit_width // 8 if kind in _NUMBERS else 8
 
 
 def _nulls(column: pa.Array[Any]) -> NDArray[np.uint8]:
