@@ -28,6 +28,7 @@ from tests.drills.attacks import approvals, copied
 from tests.drills.attacks.attack import Attack, Finding, Got
 from tests.drills.attacks.catalogue import ATTACKS
 from tests.drills.attacks.others import UID, can_be_another, carried_out
+from tests.drills.attacks.wire import without_ids
 from tests.drills.attacks.world import AttackWorld, Lost
 
 from mlplatform.errors import PlatformError
@@ -55,9 +56,11 @@ def finding(attack: Attack, world: AttackWorld, attacker: Path) -> Finding:
     uid = UID if can_be_another() and not attack.by_operator else None
     got = carried_out(attack.act, target, uid=uid)
     if question is not None and world.is_answered(question):
-        got = Got(False, f"{got.said}; an answer stands in the journal")
+        got = dataclasses.replace(
+            got, refused=False, said=f"{got.said}; an answer stands in the journal"
+        )
     wait_s = RECORD_LIMIT_S if got.refused else 0.0
-    recorded, where = _trace(attack, world, since_ms, counted, wait_s)
+    recorded, where = _trace(attack, world, got, since_ms, counted, wait_s)
     return Finding(
         name=attack.name,
         severity=attack.severity,
@@ -89,7 +92,7 @@ def broken(attack: Attack, why: str) -> Finding:
 
 
 def _trace(
-    attack: Attack, world: AttackWorld, since_ms: int, counted: float, wait_s: float
+    attack: Attack, world: AttackWorld, got: Got, since_ms: int, counted: float, wait_s: float
 ) -> tuple[bool | None, str]:
     """Whether a person could know of it, and where; waits a moment for what is written later."""
     end_s = time.monotonic() + wait_s
@@ -101,7 +104,7 @@ def _trace(
         if found:
             return True, f"audit/refusals.jsonl, door {found[0]}: {len(found)}"
         if time.monotonic() > end_s:
-            before = _told_before(attack, refusals, since_ms)
+            before = _told_before(attack, got, refusals, since_ms)
             if before is not None:
                 return True, f"audit/refusals.jsonl, door {before.door}, within the minute before"
             return (
@@ -112,11 +115,11 @@ def _trace(
     return None, "nobody needs to know"
 
 
-def _told_before(attack: Attack, refusals: Refusals, since_ms: int) -> Refusal | None:
-    """The line that tells of the same refusal, which is kept once in a while."""
+def _told_before(attack: Attack, got: Got, refusals: Refusals, since_ms: int) -> Refusal | None:
+    """The line that tells of the same request, which is kept once in a while."""
     began_ms = since_ms - int(REPEATED_S * 1000)
     told = [r for r in refusals.since(began_ms) if r.door in attack.recorded_at]
-    return next((r for r in reversed(told) if r.who == "unknown"), None)
+    return next((r for r in reversed(told) if without_ids(r.asked) in got.asked), None)
 
 
 def _who() -> str:

@@ -101,10 +101,12 @@ class Got:
     Args:
         refused: whether every door that was tried held.
         said: what the platform answered, in a few words.
+        asked: the requests that were sent, by `wire.without_ids`.
     """
 
     refused: bool
     said: str
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
+from tests.drills.attacks import wire
 from tests.drills.attacks.attack import Got, Target
 
 UID: Final = 54_321
@@ -52,7 +54,7 @@ def _child(act: Callable[[Target], Got], target: Target, uid: int | None, sender
         os.chdir("/")
         if uid is not None:
             become(uid)
-        got = act(target)
+        got = dataclasses.replace(act(target), asked=tuple(wire.ASKED))
     except BaseException as error:  # noqa: BLE001 -- the edge of this process
         got = Got(False, f"the attack broke: {type(error).__name__}: {error}")
     try:

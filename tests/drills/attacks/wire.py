@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 from tests.drills.attacks.attack import Target
@@ -37,6 +39,17 @@ class Answer:
         return f"{self.status} {self.text[:80]!r}" if self.status else "no answer"
 
 
+ASKED: Final[list[str]] = []
+"""Requests of this process, as `without_ids` has them: a refusal that is told already tells of the
+same request alone."""
+_ID: Final = re.compile("/[0-9a-fA-F-]{32,36}(?=/|$)")
+
+
+def without_ids(asked: str) -> str:
+    """A request with each id in its path written alike."""
+    return _ID.sub("/{id}", asked)
+
+
 def ask(
     method: str,
     url: str,
@@ -47,6 +60,7 @@ def ask(
     within_s: float = PATIENCE_S,
 ) -> Answer:
     """The answer to one request; nothing is followed, and no proxy of the environment is asked."""
+    ASKED.append(f"{method} {without_ids(urlsplit(url).path)}")
     try:
         with httpx.Client(timeout=within_s, trust_env=False, verify=False) as client:
             given = client.request(method, url, json=json, data=data, headers=dict(headers or {}))
