@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Final
 
+import httpx
 from tests.drills.attacks.attack import Attack, Got, Target, all_of
 from tests.drills.attacks.wire import VERSION, Answer, ask, identities, raw, upgrade
 from websockets.exceptions import WebSocketException
@@ -12,6 +14,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 SILENCE_S: Final = 3.0
+LARGE_BYTES: Final = 12_000_000
 SOCKETS: Final = ("/api/events/in", "/api/events/out", "/api/logs/out")
 TRICKS: Final = (
     "//api/admin/version",
@@ -114,6 +117,13 @@ def attacks() -> tuple[Attack, ...]:
             "prove nobody or a person",
             "nothing is taken",
             events_in,
+        ),
+        Attack(
+            "prefect, a large first message of nobody",
+            "high",
+            f"{LARGE_BYTES} bytes of JSON to {SOCKETS[0]}, compressed where the server takes that",
+            "the socket ends before the message is unpacked, and the health path answers at once",
+            large_message,
         ),
         Attack(
             "prefect, a WebSocket from another site",
@@ -342,6 +352,30 @@ def _no_use(target: Target, path: str, headers: dict[str, str], who: str = "nobo
         used = "auth_success" in told or '"event"' in told
         results.append(Got(not used, f"{who}: {told[:60]} {path}"))
     return all_of(results)
+
+
+def large_message(target: Target) -> Got:
+    """Small on the wire and large in memory, if the server unpacks it before it asks who that is."""
+    message = "[" + "[]," * (LARGE_BYTES // 3) + "[]]"
+    unpacks, ended = False, "it was taken"
+    try:
+        with connect(
+            f"ws://127.0.0.1:{target.prefect_port}{SOCKETS[0]}", proxy=None,
+            subprotocols=[Subprotocol("prefect")], open_timeout=10, close_timeout=1,
+        ) as socket:  # fmt: skip
+            unpacks = bool(socket.protocol.extensions)
+            socket.send(message)
+            socket.recv(timeout=SILENCE_S)
+    except TimeoutError:
+        ended = "nothing was said"
+    except (OSError, WebSocketException) as error:
+        ended = type(error).__name__
+    began_s = time.monotonic()
+    health = ask("GET", f"{target.prefect}/health")
+    held = not unpacks and ended not in ("it was taken", "nothing was said")
+    late_s = time.monotonic() - began_s
+    is_up = health.status == httpx.codes.OK
+    return Got(held and is_up, f"{ended}; then health {health.status} in {late_s:.1f} s")
 
 
 def _said_after(url: str, headers: dict[str, str], message: str) -> str:
