@@ -355,7 +355,7 @@ def _no_use(target: Target, path: str, headers: dict[str, str], who: str = "nobo
 
 
 def large_message(target: Target) -> Got:
-    """Small on the wire and large in memory, if the server unpacks it before it asks who that is."""
+    """Small on the wire, and large in memory if the server unpacks it before it asks who it is."""
     message = "[" + "[]," * (LARGE_BYTES // 3) + "[]]"
     unpacks, ended = False, "it was taken"
     try:
