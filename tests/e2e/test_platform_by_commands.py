@@ -36,11 +36,11 @@ from support import open_ports
 from support.handbook_payments import write_payments
 from support.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
 
 START_MS = 1_772_323_200_000
 DAYS = 63  # as in the demo, whose first version passes its gates with room
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0  # a retrain takes a minute of two idle cores; patience for busy ones
 START_LIMIT_S = 300.0  # more than the supervisor gives Prefect before it starts it again
 CUSTOMER, TERMINAL, AMOUNT = 8_675_309_774_412, 7_123_456_000_017, 912.4375
 """Of the payment that is scored: so unlike any other number that what holds them would be found."""
