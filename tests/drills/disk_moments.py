@@ -23,7 +23,7 @@ from support.scoring_world import MODEL, payment
 
 DAY_S = 86_400
 DAYS = 63
-POPULATION = Population(customers=800, payments_per_day=1_200)
+POPULATION = Population(customers=1_500, payments_per_day=3_000)
 WHO = ("--actor", "drill", "--reason", "the disk fills up")
 PAUSE_S = 0.1
 SETTLED_S = 30.0
