@@ -74,6 +74,16 @@ def test_it_is_refused_as_it_is_loaded_and_no_byte_of_a_file_is_told(below, mode
     assert str(below) not in str(caught.value)
 
 
+@pytest.mark.parametrize("of", ["input", "output"])
+def test_names_that_are_no_text_are_refused_as_such(of):
+    model = made.harmless()
+    name = getattr(model.graph, of)[0].name.encode()
+    content = model.SerializeToString().replace(name, b"\xff" * len(name))
+    with pytest.raises(ModelRefused) as caught:
+        ConfinedModel(content, inputs=made.WIDTH).scores(ROWS)
+    assert "could not be worked on" not in str(caught.value)
+
+
 def test_memory_by_operators_that_models_need_meets_the_process_limit():
     with pytest.raises(ModelRefused, match="more than 1024 MiB of memory"):
         loaded(made.doubling()).scores(ROWS)

@@ -42,6 +42,8 @@ class _Work:
             if _NO_MEMORY.search(error.problem):
                 raise MemoryError from error
             raise InputInvalid(error.source, None, _PLACE.sub("", error.problem)) from error
+        except UnicodeDecodeError as error:
+            raise onnx_limits.ModelRefused("a name in it is no text in UTF-8") from error
 
     def _load(self, frame: Frame) -> Frame:
         self._content = frame.arrays[0].tobytes()
