@@ -47,7 +47,7 @@ group_servers() {
 }
 
 group_cluster() {
-    in_time test-terraform 300 terraform_leg
+    in_time test-terraform 900 terraform_leg
     cluster_leg
     in_time test-page 300 page_leg
     if [ -d ../shared/data/handbook ]; then
