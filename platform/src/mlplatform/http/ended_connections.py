@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from mlplatform.refusals import Refusal, Refusals
+from mlplatform.refusals import UNKNOWN, Refusal, Refusals
 
 EVERY_S: Final = 60.0
 
@@ -56,7 +56,7 @@ class EndedConnections:
         return Refusal(
             wall_ms=time.time_ns() // 1_000_000,
             door=self._door,
-            who="unknown" if of_peer < total else peer,
+            who=UNKNOWN if of_peer < total else peer,
             asked=f"connections: {total}",
             why=f"ended: {reasons}",
         )

@@ -17,7 +17,7 @@ from mlplatform.exporter import measured
 from mlplatform.exporter.measured import ArmCounts, Pass
 from mlplatform.jobs.signed import REASON
 from mlplatform.pseudonym import load_or_create_key
-from mlplatform.refusals import Refusal, Refusals
+from mlplatform.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.rollout import approval_codes, commands, execute, summary
 from mlplatform.rollout.approval_codes import Approver, Question
 from mlplatform.rollout.state import RolloutState, check_approver, fold
@@ -113,7 +113,7 @@ def approval_code(
     keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
     state = fold(platform.rollouts.read(question.rollout_id))
     asked = f"a code for {question.rollout_id}, as {approver}"
-    with _kept(platform, asked, "unknown"):
+    with _kept(platform, asked, UNKNOWN):
         person = people(keys, now_ms).proven(approver, secret)
         if person is None:
             raise Refused(f"name {approver!a} and that key are nobody's; see `keys list`")
@@ -141,7 +141,7 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     now_ms = platform.clock.wall_ms()
     key = load_or_create_key(platform.settings.home.approval_key)
     asked = f"{question.answer} of {question.rollout_id}"
-    with _kept(platform, f"{asked}, as {code.partition(':')[0]}", "unknown"):
+    with _kept(platform, f"{asked}, as {code.partition(':')[0]}", UNKNOWN):
         proven = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
     state = fold(platform.rollouts.read(question.rollout_id))
     with _kept(platform, asked, proven.name):

@@ -31,7 +31,7 @@ from prefect.runner._process_manager import ProcessHandle
 
 from mlplatform.errors import Refused
 from mlplatform.orchestration.pins import Pin
-from mlplatform.refusals import Refusal, Refusals
+from mlplatform.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.supervisor.control_channel import bound
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class WarmRunner(Runner):
 
     def _keep(self, flow_run: FlowRun, why: str) -> None:
         wall_ms = time.time_ns() // 1_000_000
-        self._refusals.keep(Refusal(wall_ms, "flow run", "unknown", flow_run.name, why))
+        self._refusals.keep(Refusal(wall_ms, "flow run", UNKNOWN, flow_run.name, why))
 
 
 async def _no_hooks(flow_run: FlowRun) -> Flow[..., Any]:

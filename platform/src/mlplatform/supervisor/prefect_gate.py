@@ -24,7 +24,7 @@ import httpx
 from mlplatform.admission.clients import Client, Operation
 from mlplatform.admission.people import People
 from mlplatform.orchestration import names
-from mlplatform.refusals import Refusal, Refusals
+from mlplatform.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.supervisor import prefect_requests as requests
 from mlplatform.supervisor.own_pages import Application, Receive, Scope, Send
 from mlplatform.supervisor.prefect_access import Access, access, only_looks, subject
@@ -169,7 +169,7 @@ class PrefectGate:
                 is_proven = True
                 self._let_in(scope)
                 return message
-            self._keep("unknown", "WEBSOCKET", scope["path"], "its first message proves nobody")
+            self._keep(UNKNOWN, "WEBSOCKET", scope["path"], "its first message proves nobody")
             await send({"type": "websocket.close", "code": 1008})
             return {"type": "websocket.disconnect", "code": 1008}
 
@@ -270,7 +270,7 @@ class PrefectGate:
         # What a browser asks before a person has logged in is no event.
         if given or not only_looks(method, scope["path"]):
             why = "name and key are nobody's" if given else "nobody has logged in"
-            self._keep("unknown", method, _shape(scope["path"]), why)
+            self._keep(UNKNOWN, method, _shape(scope["path"]), why)
         why = "a name and a key of `mlplatform keys create --scope run`, or this start's token"
         await _refuse(scope, receive, send, 401, f"log in first: {why}")
 
