@@ -16,6 +16,7 @@ import httpx
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
+from mlplatform.models.personal import personal_fields
 from mlplatform.protos import scoring_pb2 as pb
 from mlplatform.rollout.routes import Arm
 from mlplatform.telemetry import signals
@@ -313,7 +314,9 @@ def formatted(**changes: Any) -> dict[str, Any]:
     record = logging.LogRecord("a.b", logging.ERROR, "f.py", 1, "it %s", ("failed",), None)
     for name, value in changes.items():
         setattr(record, name, value)
-    line: dict[str, Any] = json.loads(JsonLines("gateway", "gateway-0").format(record))
+    line: dict[str, Any] = json.loads(
+        JsonLines("gateway", personal_fields(), "gateway-0").format(record)
+    )
     return line
 
 

@@ -26,6 +26,7 @@ from mlplatform.decisions import segments
 from mlplatform.disk import Room, says_full
 from mlplatform.errors import ConfigInvalid
 from mlplatform.files import append_lines, sweep_drafts, write_atomically
+from mlplatform.models.personal import personal_fields
 from mlplatform.page.rendering import render
 from mlplatform.settings import Home
 from mlplatform.supervisor.listeners import Listeners
@@ -184,7 +185,7 @@ def test_a_log_file_refused_by_the_disk_says_nothing_to_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "supervisor.log"
-    made = handler("supervisor", to=path)
+    made = handler("supervisor", personal_fields(), to=path)
     record = logging.LogRecord("mlplatform", logging.WARNING, "", 0, "said", (), None)
     disk = Cut(monkeypatch, 0)
     made.emit(record)
@@ -197,7 +198,7 @@ def test_a_log_file_refused_by_the_disk_says_nothing_to_the_terminal(
 
 def test_a_log_is_turned_when_it_is_full_and_old_ones_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "supervisor.log"
-    made = handler("supervisor", to=path)
+    made = handler("supervisor", personal_fields(), to=path)
     assert path.stat().st_mode & 0o777 == 0o600
     made.maxBytes = 200  # type: ignore[attr-defined]
     for number in range(6):

@@ -19,6 +19,7 @@ from mlplatform.drift.report import summary as drift_summary
 from mlplatform.errors import ConfigInvalid, InputInvalid, PlatformError, Unavailable
 from mlplatform.features.rows import check_printable
 from mlplatform.models.definition import model_folder, parse
+from mlplatform.models.personal import personal_fields
 from mlplatform.page.rendering import templates
 from mlplatform.registry.bundle import parse_reasons
 from mlplatform.registry.rules import parse_rules
@@ -156,7 +157,7 @@ def test_a_page_shows_no_markup_and_hides_nothing(text: str) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_log_line_is_the_same_json_and_steers_nothing(text: str) -> None:
     record = logging.LogRecord("mlplatform", logging.INFO, "", 0, "by %s, é", (text,), None)
-    line = JsonLines("gateway").format(record)
+    line = JsonLines("gateway", personal_fields()).format(record)
     assert line.isprintable()
     assert "é" in line
     assert json.loads(line)["message"] == f"by {text}, é"

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.models.definition import load_definition
+from mlplatform.models.personal import personal_fields
 from mlplatform.telemetry import retention
 from mlplatform.telemetry.logs import DebugShare, JsonLines, handler
-from mlplatform.telemetry.redaction import REDACTED, FieldPolicy, policy
+from mlplatform.telemetry.redaction import REDACTED, FieldPolicy
 
 FIELDS = FieldPolicy(["customer_id", "amount", "amount_to_mean_30d"])
 
@@ -66,11 +67,11 @@ def test_the_policy_is_what_model_yaml_declares() -> None:
     assert {"customer_id", "terminal_id", "amount", "customer_mean_1d"} <= personal
     assert "hour" not in personal
     for name in personal:
-        assert policy().applied(f"{name}=1234") == f"{name}={REDACTED}"
+        assert personal_fields().applied(f"{name}=1234") == f"{name}={REDACTED}"
 
 
 def formatted(record: logging.LogRecord) -> str:
-    return JsonLines("gateway", "gateway-0", FIELDS).format(record)
+    return JsonLines("gateway", FIELDS, "gateway-0").format(record)
 
 
 def test_message_and_error_lose_values_and_the_body_is_not_in_the_line() -> None:
@@ -112,7 +113,7 @@ def test_a_log_of_our_own_is_turned_when_it_is_full_and_private(
 ) -> None:
     monkeypatch.setattr(retention, "LOGS", retention.Retention(2000, 3))
     path = tmp_path / "supervisor.log"
-    made = handler("supervisor", to=path)
+    made = handler("supervisor", FIELDS, to=path)
     for number in range(200):
         made.emit(logging.LogRecord("a", logging.INFO, "f.py", 1, f"line {number}", (), None))
     made.close()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.decisions.log import Watermark
-from mlplatform.decisions.records import ARM_FAILURES, OWN_FAILURES
-from mlplatform.gateway.oip import FailureReason
+from mlplatform.decisions.records import ARM_FAILURES
+from mlplatform.gateway.oip import OWN_FAILURES, FailureReason
 from mlplatform.rollout.journal import GatewayLease
 from mlplatform.rollout.window import (
     arm_windows,

@@ -17,9 +17,9 @@ from mlplatform.profile import VARIABLE as PROFILE
 from mlplatform.profile import Profile, profile
 from mlplatform.rollout.entrance import Entrance, entrance
 from mlplatform.servers import HERE, Servers, servers
-from mlplatform.telemetry.logs import Level
 from mlplatform.variables import PREFIX
 
+Level = Literal["debug", "info", "warning"]
 MAX_GATEWAYS = 64
 MAX_SPILL_MIB = 65_536
 MAX_IN_FLIGHT = 100_000

@@ -27,6 +27,7 @@ from mlplatform.cli.output import (
 )
 from mlplatform.errors import Busy
 from mlplatform.models.definition import model_names
+from mlplatform.models.personal import personal_fields
 from mlplatform.refusals import of_the_last_day
 from mlplatform.rollout.routes import Arm, Routes
 from mlplatform.rollout.state import RolloutState
@@ -210,7 +211,9 @@ def _log_to(settings: Settings) -> None:
     shown = logging.getLogger().handlers[0]
     shown.setLevel(logging.WARNING)
     log = logging.getLogger("mlplatform")
-    log.addHandler(logs.handler("supervisor", to=settings.home.logs / "supervisor.log"))
+    log.addHandler(
+        logs.handler("supervisor", personal_fields(), to=settings.home.logs / "supervisor.log")
+    )
     logs.set_level(settings.log_level)
 
 

@@ -37,6 +37,7 @@ from mlplatform.compute.local import (
 )
 from mlplatform.errors import Busy, PlatformError
 from mlplatform.files import write_atomically
+from mlplatform.models.personal import personal_fields
 from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.settings import log_level
 from mlplatform.supervisor import endings
@@ -279,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=1, help="processes at a time")
     options = parser.parse_args(arguments)
     follow_parent()
-    logs.configure("jobs")
+    logs.configure("jobs", personal_fields())
     lower_priority()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

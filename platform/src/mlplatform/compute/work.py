@@ -22,6 +22,7 @@ from mlplatform.compute.jobs import RESULT, TRACEPARENT, Work
 from mlplatform.errors import PlatformError
 from mlplatform.files import write_atomically
 from mlplatform.models.definition import load_definition
+from mlplatform.models.personal import personal_fields
 from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs, signals
 from mlplatform.telemetry.context import trace_context
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one item to its end."""
     options = parser().parse_args(arguments)
     follow_parent()
-    logs.configure("jobs", options.item.name)
+    logs.configure("jobs", personal_fields(), options.item.name)
     with traced(options.work, os.environ):
         try:
             logs.set_level(settings.log_level(os.environ))

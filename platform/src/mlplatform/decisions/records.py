@@ -33,10 +33,6 @@ ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_ope
 FEATURES: Final = "features"
 """Why an answer is degraded that was given without fresh features, by a model or instead of one."""
 
-OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled")
-"""Those that the gateway is to blame for: it had no room or time to ask. No evidence about an arm,
-whoever answered in its place."""
-
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable fact, joined to others by its decision id.
@@ -47,8 +43,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
     the assigned arm, `answered_by` whoever gave the answer; where they differ, the assigned arm
-    failed, or the gateway (`OWN_FAILURES`). `score` is calibrated, 0 to 1, and None where nothing
-    was predicted.
+    failed, or the gateway (`OWN_FAILURES` in `gateway.oip`). `score` is calibrated, 0 to 1, and
+    None where nothing was predicted.
     """
 
     kind: Kind

@@ -19,6 +19,7 @@ from mlplatform.exporter import targets
 from mlplatform.exporter.state import StateCollector
 from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.models.definition import model_names
+from mlplatform.models.personal import personal_fields
 from mlplatform.rate_limit_filter import RateLimitFilter
 from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings
@@ -50,7 +51,7 @@ def main() -> None:
     options = parser().parse_args()
     follow_parent()
     lower_priority()
-    logs.configure("exporter")
+    logs.configure("exporter", personal_fields())
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -17,8 +17,9 @@ from mlplatform.files import write_atomically
 from mlplatform.gateway.composition import compose
 from mlplatform.http.ended_connections import EndedConnections
 from mlplatform.http.server import BACKLOG, Server
+from mlplatform.models.personal import personal_fields
 from mlplatform.refusals import Refusals
-from mlplatform.supervisor.listeners import inherited
+from mlplatform.supervisor.inherited_socket import inherited
 from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
 
@@ -76,7 +77,7 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT; requests under way are finished and recorded."""
     options = parser().parse_args()
     follow_parent()
-    logs.configure("gateway", options.name)
+    logs.configure("gateway", personal_fields(), options.name)
     try:
         settings = settings_module.load(os.environ)
         logs.set_level(settings.log_level)

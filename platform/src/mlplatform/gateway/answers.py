@@ -7,8 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 from mlplatform.features.policy import FeatureGaps
-from mlplatform.gateway.freshness import FeaturesState
 from mlplatform.gateway.problems import ProblemDetails
+from mlplatform.gateway.states import ModelState
 
 AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules", "default"]
 
@@ -77,30 +77,6 @@ class PendingAnswer(msgspec.Struct, frozen=True):
 
     decision_id: str
     status: Literal["pending"] = "pending"
-
-
-class ArmState(msgspec.Struct, frozen=True):
-    """A version that the routes name, as this gateway sees it."""
-
-    version: int
-    bundle: str
-    service: str
-    breaker: str
-
-
-class ModelState(msgspec.Struct, frozen=True):
-    """A model as this gateway applies it now, and how fresh its features are."""
-
-    model: str
-    purpose: str
-    generation: int
-    phase: str
-    rollout_id: str | None
-    challenger_percent: float
-    champion: ArmState | None
-    challenger: ArmState | None
-    previous: ArmState | None
-    features: FeaturesState
 
 
 class ModelsAnswer(msgspec.Struct, frozen=True):

@@ -10,7 +10,6 @@ from pathlib import Path
 from mlplatform.features.definitions import FeatureView
 from mlplatform.features.inputs import InputPlan
 from mlplatform.features.policy import FeaturePolicies
-from mlplatform.gateway.answers import ArmState, ModelState
 from mlplatform.gateway.breaker import Breaker
 from mlplatform.gateway.bulkhead import Bulkhead
 from mlplatform.gateway.cache import ScoreCache
@@ -19,6 +18,7 @@ from mlplatform.gateway.freshness import FeaturesState
 from mlplatform.gateway.predictor import Limits, Predictor
 from mlplatform.gateway.reasons import Explainer, explainer, ordinary_row
 from mlplatform.gateway.routing import Assignment
+from mlplatform.gateway.states import ArmState, ModelState
 from mlplatform.models.definition import ChainPolicy, ModelDefinition
 from mlplatform.registry.bundle import Bundle, load_bundle
 from mlplatform.registry.scorecard import SmallScorer

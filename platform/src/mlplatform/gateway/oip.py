@@ -9,11 +9,9 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
-
-from mlplatform.decisions.records import OWN_FAILURES
 
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
@@ -22,7 +20,11 @@ SERVER_TIMING = b"server-timing"
 FailureReason = Literal[
     "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead", "stalled"
 ]
-"""`breaker_open` is a predictor that was not asked. Which are whose, `decisions.records` says."""
+"""`breaker_open` is a predictor that was not asked."""
+
+OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled")
+"""Those that the gateway is to blame for: it had no room or time to ask. No evidence about an arm,
+whoever answered in its place."""
 
 
 class PredictionFailed(Exception):

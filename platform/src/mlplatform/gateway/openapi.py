@@ -15,7 +15,6 @@ from mlplatform.gateway.answers import (
     BatchResult,
     LabelsAnswer,
     ModelsAnswer,
-    ModelState,
     VoidAnswer,
 )
 from mlplatform.gateway.openapi_parts import (
@@ -39,6 +38,7 @@ from mlplatform.gateway.openapi_parts import (
 from mlplatform.gateway.payloads import MAX_ITEMS, LabelItem, Payloads, VoidBody
 from mlplatform.gateway.problems import ProblemDetails
 from mlplatform.gateway.shapes import TYPES
+from mlplatform.gateway.states import ModelState
 from mlplatform.gateway.versions import LATEST, VERSIONS, ApiVersion
 from mlplatform.models.definition import ModelDefinition, load_definition, model_names
 

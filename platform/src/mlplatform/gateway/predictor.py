@@ -16,11 +16,11 @@ from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from mlplatform.decisions.records import OWN_FAILURES
 from mlplatform.gateway.bulkhead import RetryBudget
 from mlplatform.gateway.connection import Connection
 from mlplatform.gateway.deadlines import Deadlines
 from mlplatform.gateway.oip import (
+    OWN_FAILURES,
     SERVER_TIMING,
     FailureReason,
     PredictionFailed,

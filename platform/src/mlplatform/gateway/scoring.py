@@ -20,7 +20,7 @@ from mlplatform.errors import PlatformError
 from mlplatform.features.online import OnlineFeatures, OnlineRow
 from mlplatform.features.policy import NO_GAPS, Gaps
 from mlplatform.gateway.accepted import AcceptedRequest, is_genuine
-from mlplatform.gateway.answers import ModelState, encode
+from mlplatform.gateway.answers import encode
 from mlplatform.gateway.decided import (
     Caller,
     Decided,
@@ -56,6 +56,7 @@ from mlplatform.gateway.recording import (
 )
 from mlplatform.gateway.routing import Assignment, assign
 from mlplatform.gateway.shadow import ShadowCopies, ShadowCopy
+from mlplatform.gateway.states import ModelState
 from mlplatform.gateway.times import HOUR_MS, EventTimes
 from mlplatform.models.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.pseudonym import pseudonym

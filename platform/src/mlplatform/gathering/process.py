@@ -9,6 +9,7 @@ from typing import Final
 
 from mlplatform import settings
 from mlplatform.errors import ConfigInvalid
+from mlplatform.models.personal import personal_fields
 from mlplatform.settings import Settings
 from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
@@ -32,7 +33,7 @@ def started(name: str) -> Settings:
         ConfigInvalid: a variable says something that can't be, or names no brokers.
     """
     follow_parent()
-    logs.configure("worker", name)
+    logs.configure("worker", personal_fields(), name)
     given = settings.load(os.environ)
     logs.set_level(given.log_level)
     if not given.kafka:

@@ -16,8 +16,10 @@ from typing import Final
 from uuid import UUID
 
 from mlplatform import backends, settings
+from mlplatform.models.personal import personal_fields
 from mlplatform.orchestration import pins
 from mlplatform.orchestration.pins import Pin
+from mlplatform.settings import Level
 from mlplatform.telemetry import flow_spans, logs
 from mlplatform.telemetry.spans import ProcessIdentity
 
@@ -35,9 +37,9 @@ def observe() -> None:
     flow_spans.install(backends.span_sender(given, ProcessIdentity("flows", INSTANCE)))
 
 
-def lines_as_json(instance: str, level: logs.Level) -> None:
+def lines_as_json(instance: str, level: Level) -> None:
     """Every line of a process in which Prefect is imported already; our own from a level on."""
-    logs.configure("flows", instance)
+    logs.configure("flows", personal_fields(), instance)
     root = logging.getLogger()
     root.handlers[0].addFilter(flow_spans.CurrentTrace())
     root.setLevel(logging.WARNING)  # a client of Prefect's API would tell of each of its calls

@@ -20,6 +20,7 @@ import yaml
 from mlplatform import wiring
 from mlplatform.errors import ConfigInvalid, Unavailable
 from mlplatform.models.definition import model_names
+from mlplatform.models.personal import personal_fields
 from mlplatform.orchestration import names, served
 from mlplatform.serving.placement import PRODUCTION
 from mlplatform.settings import Settings
@@ -118,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    logs.configure("flows", "registered")
+    logs.configure("flows", personal_fields(), "registered")
     options = parser().parse_args()
     settings = wiring.settings()
     logs.set_level(settings.log_level)

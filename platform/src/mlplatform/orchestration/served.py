@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlplatform import wiring
 from mlplatform.drift.job import RETRAIN_EVENT
 from mlplatform.models.definition import model_names
+from mlplatform.models.personal import personal_fields
 from mlplatform.orchestration import names
 from mlplatform.settings import Settings
 from mlplatform.supervisor import prefect_server
@@ -190,7 +191,7 @@ def _automation(model: str, retrain: UUID) -> AutomationCore:
 
 def main() -> None:
     lower_priority()
-    logs.configure("flows", "served")
+    logs.configure("flows", personal_fields(), "served")
     settings = wiring.settings()
     logs.set_level(settings.log_level)
     prefect_server.run(

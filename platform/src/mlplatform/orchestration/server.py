@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from mlplatform import wiring
 from mlplatform.errors import ConfigInvalid, PlatformError
 from mlplatform.http.uvicorn_limits import Door
+from mlplatform.models.personal import personal_fields
 from mlplatform.refusals import Refusals
 from mlplatform.servers import PREFECT_AUTH
 from mlplatform.settings import Settings
@@ -45,7 +46,7 @@ def tokens(settings: Settings) -> Tokens:
 def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     options = parser().parse_args()
-    logs.configure("flows", "server")
+    logs.configure("flows", personal_fields(), "server")
     os.umask(0o077)
     settings = wiring.settings()
     logs.set_level(settings.log_level)

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlplatform.errors import PlatformError
+from mlplatform.models.personal import personal_fields
 from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings
 from mlplatform.supervisor.parent_death import follow_parent, lower_priority
@@ -30,7 +31,7 @@ def main() -> None:
     options = parser().parse_args()
     follow_parent()
     lower_priority()
-    logs.configure("page")
+    logs.configure("page", personal_fields())
     os.umask(0o077)
     from mlplatform import wiring
     from mlplatform.http.uvicorn_limits import Door, serve

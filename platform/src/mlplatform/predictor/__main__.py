@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mlplatform.errors import ConfigInvalid
+from mlplatform.models.personal import personal_fields
 from mlplatform.settings import log_level
 from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
@@ -69,7 +70,7 @@ def main() -> None:
     """Serves one bundle until told to stop."""
     options = parser().parse_args()
     follow_parent()
-    logs.configure("predictor", options.model_name)
+    logs.configure("predictor", personal_fields(), options.model_name)
     try:
         logs.set_level(log_level(os.environ))
     except ConfigInvalid as error:

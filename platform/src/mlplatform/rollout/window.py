@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.log import Watermark
-from mlplatform.decisions.records import ARM_FAILURES, FEATURES, OWN_FAILURES
+from mlplatform.decisions.records import ARM_FAILURES, FEATURES
+from mlplatform.gateway.oip import OWN_FAILURES
 from mlplatform.rollout.journal import GatewayLease
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from mlplatform.settings import Home
-from mlplatform.supervisor import endings, listeners
+from mlplatform.supervisor import endings, inherited_socket
 from mlplatform.supervisor.parent_death import ParentDeathPipe
 from mlplatform.supervisor.probe import Answered, Silent, ask
 from mlplatform.supervisor.records import ProcessId, ProcessRecord, kill_group
@@ -156,7 +156,7 @@ class Child:
         environment = {**os.environ, **self.spec.env, **self._lifeline.environment}
         handed_down = [self._lifeline.read_fd]
         if self._listener is not None:
-            environment[listeners.VARIABLE] = str(self._listener.fileno())
+            environment[inherited_socket.VARIABLE] = str(self._listener.fileno())
             handed_down.append(self._listener.fileno())
         descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:

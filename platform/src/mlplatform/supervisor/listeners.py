@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 
 from mlplatform.errors import Busy
 from mlplatform.supervisor.spec import ChildSpec
 
-VARIABLE = "MLPLATFORM_LISTEN_FD"
 BACKLOG = 512
 
 
@@ -54,13 +52,3 @@ def taken(spec: ChildSpec, port: int, error: OSError) -> Busy:
     """What to say of a port that can't be used."""
     hint = "" if spec.port_setting is None else f"; set {spec.port_setting} to another"
     return Busy(f"port {port} of {spec.name} can't be used ({error.strerror}){hint}")
-
-
-def inherited() -> socket.socket | None:
-    """The socket that the supervisor has handed down to this process; None without one."""
-    text = os.environ.pop(VARIABLE, "")
-    if not text.isdigit():
-        return None
-    sock = socket.socket(fileno=int(text))
-    sock.set_inheritable(False)
-    return sock

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlplatform.addresses import Address
+from mlplatform.models.personal import personal_fields
 from mlplatform.postgres import tls_context
 from mlplatform.refusals import Refusals
 from mlplatform.settings import Settings, load
@@ -29,7 +30,7 @@ def main() -> None:
     """Serves tracking and registry until told to stop."""
     options = parser().parse_args()
     follow_parent()
-    logs.configure("mlflow")
+    logs.configure("mlflow", personal_fields())
     settings = load(os.environ)
     logs.set_level(settings.log_level)
     os.environ.update(environment(settings))

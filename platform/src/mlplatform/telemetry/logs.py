@@ -10,14 +10,13 @@ import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from mlplatform.telemetry import retention
-from mlplatform.telemetry.redaction import FieldPolicy, policy
+from mlplatform.telemetry.redaction import FieldPolicy
 from mlplatform.telemetry.signals import Process
 from mlplatform.telemetry.whole_lines import LineFileHandler, LineHandler
 
-Level = Literal["debug", "info", "warning"]
 EXTRA: Final[Mapping[str, str]] = {
     "trace_id": "trace_id",
     "decision_id": "decision_id",
@@ -38,14 +37,12 @@ _OURS: Final = "mlplatform"
 class JsonLines(logging.Formatter):
     """Formats a record with the fields of `signals.LOG_FIELDS`."""
 
-    def __init__(
-        self, process: Process, instance: str | None = None, fields: FieldPolicy | None = None
-    ) -> None:
+    def __init__(self, process: Process, fields: FieldPolicy, instance: str | None = None) -> None:
         super().__init__()
         self._same: dict[str, Any] = {"process": process}
         if instance is not None:
             self._same["instance"] = instance
-        self._fields = fields or policy()
+        self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -95,11 +92,12 @@ class DebugShare(logging.Filter):
 
 
 def handler(
-    process: Process, instance: str | None = None, *, to: Path | None = None
+    process: Process, fields: FieldPolicy, instance: str | None = None, *, to: Path | None = None
 ) -> logging.Handler:
     """Writes lines of a process.
 
     Args:
+        fields: whose values are taken out of every line.
         to: a file, which is turned when it is full; None: standard error.
     """
     made: logging.Handler
@@ -108,7 +106,7 @@ def handler(
     else:
         kept = retention.LOGS
         made = LineFileHandler(to, file_bytes=kept.file_bytes, files=kept.files)
-    made.setFormatter(JsonLines(process, instance))
+    made.setFormatter(JsonLines(process, fields, instance))
     made.addFilter(DebugShare())
     return made
 
@@ -120,12 +118,18 @@ def _to_standard_error() -> logging.Handler:
         return logging.StreamHandler()
 
 
-def configure(process: Process, instance: str | None = None) -> None:
+def configure(process: Process, fields: FieldPolicy, instance: str | None = None) -> None:
     """Every line of this process, from now on, as JSON to standard error."""
-    logging.basicConfig(handlers=[handler(process, instance)], level=logging.INFO, force=True)
+    logging.basicConfig(
+        handlers=[handler(process, fields, instance)], level=logging.INFO, force=True
+    )
     logging.captureWarnings(True)
 
 
-def set_level(level: Level) -> None:
-    """From which level on the platform's own lines are written; others' from info on."""
+def set_level(level: str) -> None:
+    """From which level on the platform's own lines are written; others' from info on.
+
+    Args:
+        level: `debug`, `info` or `warning`.
+    """
     logging.getLogger(_OURS).setLevel(level.upper())

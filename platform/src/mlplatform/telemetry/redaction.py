@@ -7,7 +7,6 @@ before them, and, where the request is at hand, by themselves.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -53,14 +52,6 @@ class FieldPolicy:
             alternatives = "|".join(map(re.escape, values))
             text = re.sub(rf"(?<![\w.])(?:{alternatives})(?![\w.])", REDACTED, text)
         return text
-
-
-@functools.cache
-def policy() -> FieldPolicy:
-    """Of the models of this installation; the one home of what is personal is their model.yaml."""
-    from mlplatform.models.definition import load_definition, model_names
-
-    return FieldPolicy(n for model in model_names() for n in load_definition(model).personal)
 
 
 def _values(sent: bytes) -> Iterator[str]:

@@ -16,6 +16,7 @@ from mlplatform import backends
 from mlplatform import settings as settings_module
 from mlplatform.errors import PlatformError
 from mlplatform.models.definition import AsyncPolicy, load_definition
+from mlplatform.models.personal import personal_fields
 from mlplatform.settings import Settings
 from mlplatform.supervisor.parent_death import follow_parent, lower_priority
 from mlplatform.telemetry import logs
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     follow_parent()
     lower_priority()
-    logs.configure("worker", options.name)
+    logs.configure("worker", personal_fields(), options.name)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

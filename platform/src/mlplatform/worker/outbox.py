@@ -20,6 +20,7 @@ from mlplatform.decisions.records import SCALARS, Kind
 from mlplatform.decisions.sqlite import SqliteDecisionLog
 from mlplatform.errors import Busy, PlatformError, Unavailable
 from mlplatform.models.definition import load_definition
+from mlplatform.models.personal import personal_fields
 from mlplatform.settings import Settings
 from mlplatform.supervisor.parent_death import follow_parent
 from mlplatform.telemetry import logs
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a model folder's name")
     options = parser.parse_args()
     follow_parent()
-    logs.configure("worker", f"outbox-{options.model}")
+    logs.configure("worker", personal_fields(), f"outbox-{options.model}")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
