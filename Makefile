@@ -36,7 +36,7 @@ status: setup ## processes, memory, models, routes, rollouts
 	@$(BIN)/mlplatform status
 
 demo: setup ## the whole loop, from transactions to a promoted challenger and back (TRANSACTIONS=folder for your own)
-	@$(BIN)/mlplatform demo $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
+	@$(BIN)/python -m demo $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
 
 # A file's tests stay with one worker, so its servers are started once; the quick unit tests, last, fill up what is left.
 test: .venv/.dev ## unit, contract, artifact and end-to-end tests (TEST_FLAGS="-n 4" for more cores)
@@ -83,7 +83,7 @@ check: .venv/.dev ## lint, format, types, import contracts
 	@$(BIN)/lint-imports
 
 generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests, alerts, dashboards and the code of .proto files
-	@$(BIN)/python -m mlplatform.generate
+	@$(BIN)/python -m mlplatform.commands.generate
 
 verify: generate ## generated files are what their sources say, locks name no host
 	@git diff --exit-code -- argo kserve docs observability platform

@@ -9,12 +9,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.input import RunInput
 from pydantic import Field
 
-from mlplatform import text, wiring
-from mlplatform.errors import InputInvalid, Refused
-from mlplatform.jobs import rollouts as job
-from mlplatform.jobs.signed import REASON
-from mlplatform.orchestration import names
-from mlplatform.rollout.approval_codes import Question
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.jobs.signed import REASON
+from mlplatform.operations.prefect_client import names
+from mlplatform.rollouts.journal.approval_codes import Question
+from mlplatform.runtime import text
+from mlplatform.runtime.errors import InputInvalid, Refused
 
 ATTEMPTS = 5
 WAIT_S = 7 * 24 * 3600

@@ -11,10 +11,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from mlplatform import wiring
-from mlplatform.compute.jobs import Job, JobStatus
-from mlplatform.jobs import batch as job
-from mlplatform.orchestration import names
+from mlplatform.operations import wiring
+from mlplatform.operations.compute.jobs import Job, JobStatus
+from mlplatform.operations.jobs import batch as job
+from mlplatform.operations.prefect_client import names
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)

@@ -9,9 +9,9 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from mlplatform import wiring
-from mlplatform.jobs import drift as job
-from mlplatform.orchestration import names
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import drift as job
+from mlplatform.operations.prefect_client import names
 
 
 @task(retries=2, retry_delay_seconds=2, persist_result=False, cache_policy=NO_CACHE)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from prefect import flow, task
 
-from mlplatform import wiring
-from mlplatform.jobs import features as job
-from mlplatform.orchestration import names
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import features as job
+from mlplatform.operations.prefect_client import names
 
 
 @task(retries=2, retry_delay_seconds=2, timeout_seconds=600)

@@ -7,10 +7,10 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from mlplatform import wiring
-from mlplatform.jobs import rollouts as job
-from mlplatform.orchestration import names
-from mlplatform.orchestration.forms import Actor, Reason
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server.forms import Actor, Reason
 
 
 @flow(name="promote", flow_run_name=names.RUNS["promote"])

@@ -9,19 +9,19 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from mlplatform import wiring
-from mlplatform.compute.jobs import JobStatus
-from mlplatform.jobs import heavy, rollouts
-from mlplatform.jobs import training as job
-from mlplatform.orchestration import names
-from mlplatform.orchestration.forms import Actor, Reason
-from mlplatform.orchestration.retries import unavailable
-from mlplatform.telemetry.flow_spans import link_to
+from mlplatform.operations import wiring
+from mlplatform.operations.compute.jobs import JobStatus
+from mlplatform.operations.jobs import heavy, rollouts
+from mlplatform.operations.jobs import training as job
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_client.retries import unavailable
+from mlplatform.operations.prefect_server.forms import Actor, Reason
+from mlplatform.runtime.telemetry.flow_spans import link_to
 
 if TYPE_CHECKING:
-    from mlplatform.registry.versions import Version
-    from mlplatform.training.candidate import Candidate
-    from mlplatform.validation.gates import GateReport
+    from mlplatform.learning.registry.versions import Version
+    from mlplatform.learning.training.candidate import Candidate
+    from mlplatform.learning.validation.gates import GateReport
 
 # What a task returns here stays in this process: training sets and models are not Prefect results.
 LIMIT_S = 1200

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mlplatform import wiring
-from mlplatform.jobs import rollouts as job
-from mlplatform.orchestration import names
-from mlplatform.orchestration.forms import Actor, Reason
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server.forms import Actor, Reason
 
 
 @flow(name="rollback", flow_run_name=names.RUNS["rollback"])

@@ -6,9 +6,9 @@ from typing import Any
 
 from prefect import flow, task
 
-from mlplatform import wiring
-from mlplatform.jobs import rollouts as job
-from mlplatform.orchestration import names
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.prefect_client import names
 
 
 @task(retries=2, retry_delay_seconds=1, timeout_seconds=300)

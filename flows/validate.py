@@ -10,17 +10,17 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from mlplatform import wiring
-from mlplatform.jobs import heavy
-from mlplatform.jobs import training as job
-from mlplatform.orchestration import names
-from mlplatform.orchestration.forms import Actor
-from mlplatform.orchestration.retries import unavailable
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import heavy
+from mlplatform.operations.jobs import training as job
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_client.retries import unavailable
+from mlplatform.operations.prefect_server.forms import Actor
 
 if TYPE_CHECKING:
-    from mlplatform.registry.versions import Version
-    from mlplatform.training.candidate import Candidate
-    from mlplatform.validation.gates import GateReport
+    from mlplatform.learning.registry.versions import Version
+    from mlplatform.learning.training.candidate import Candidate
+    from mlplatform.learning.validation.gates import GateReport
 
 # What a task returns here stays in this process: training sets and models are not Prefect results.
 LIMIT_S = 1200

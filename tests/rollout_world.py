@@ -12,14 +12,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from mlplatform.canonical import digest
-from mlplatform.decisions.log import ManifestHead, Span, Watermark
-from mlplatform.decisions.records import SCALARS, arrow_schema
-from mlplatform.errors import NotFound, Refused
-from mlplatform.models.definition import ModelDefinition, load_definition
-from mlplatform.rollout.entrance import Entrance
-from mlplatform.rollout.routes import Arm
-from mlplatform.serving.plane import Manifest, ServiceStatus
+from mlplatform.decisions.records.port import ManifestHead, Span, Watermark
+from mlplatform.decisions.records.record import SCALARS, arrow_schema
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.folders import load_definition
+from mlplatform.model.routes import Arm
+from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.configuration.entrance import Entrance
+from mlplatform.runtime.errors import NotFound, Refused
 
 WRITER = "gateway-1"
 ENTRANCE = Entrance("edge", "public", "models.example.com")

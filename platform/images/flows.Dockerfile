@@ -26,4 +26,4 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PY
 # Numbers, so that a kubelet can tell that this is not root.
 USER 65532:65532
 WORKDIR /opt/mlplatform
-ENTRYPOINT ["python", "-m", "mlplatform.orchestration.flow_run"]
+ENTRYPOINT ["python", "-m", "mlplatform.process", "flow-run"]

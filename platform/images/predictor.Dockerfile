@@ -24,4 +24,4 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PY
 USER 65532:65532
 WORKDIR /
 EXPOSE 8080 8081
-ENTRYPOINT ["python", "-m", "mlplatform.predictor"]
+ENTRYPOINT ["python", "-m", "mlplatform.process", "predictor"]

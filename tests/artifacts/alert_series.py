@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlplatform.slo.objectives import HEARTBEAT
+from mlplatform.observing.slo.objectives import HEARTBEAT
 
 GATEWAY = "mlplatform_gateway"
 FRAUD = 'model="fraud"'

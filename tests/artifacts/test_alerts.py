@@ -17,10 +17,10 @@ from tests.artifacts.alert_series import Case
 from tests.observability.binaries import needed
 from typer.core import TyperGroup
 
-from mlplatform.cli import app
-from mlplatform.models.definition import load_definition, model_names
-from mlplatform.slo import rendered
-from mlplatform.slo.objectives import FILE, load
+from mlplatform.commands import app
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.observing.slo import rendered
+from mlplatform.observing.slo.objectives import FILE, load
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 ROOT = Path(__file__).parents[2]

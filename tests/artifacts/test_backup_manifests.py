@@ -9,8 +9,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mlplatform import settings
-from mlplatform.cli import app
+from mlplatform.commands import app
+from mlplatform.runtime.configuration import settings
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
@@ -100,7 +100,7 @@ def test_one_backup_is_taken_at_a_time_and_ends_before_the_next_is_due() -> None
 def test_the_commands_are_those_of_the_command_line(name: str) -> None:
     command, args = container(name)["command"], container(name)["args"]
 
-    assert command == ["python", "-m", "mlplatform.cli"]
+    assert command == ["python", "-m", "mlplatform.commands"]
     assert args[0] == name
     page = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
     assert all(a.partition("=")[0] in page for a in args if a.startswith("--"))

@@ -15,11 +15,11 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from tests.observability import lezer, queries
 
-from mlplatform.dashboards import rendered
-from mlplatform.dashboards.panels import WIDTH, Panel, Place, Row, places
-from mlplatform.page.app import application
-from mlplatform.slo.objectives import FILE, load
-from mlplatform.telemetry import signals
+from mlplatform.observing.dashboards import rendered
+from mlplatform.observing.dashboards.panels import WIDTH, Panel, Place, Row, places
+from mlplatform.observing.page.app import application
+from mlplatform.observing.slo.objectives import FILE, load
+from mlplatform.runtime.telemetry import signals
 
 ROOT: Final = Path(__file__).parents[2]
 GRAFANA: Final = ROOT / "observability" / "grafana"

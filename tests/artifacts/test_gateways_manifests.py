@@ -1,4 +1,4 @@
-"""platform/manifests/components/gateways: more gateways, and what gathers their logs."""
+"""platform/manifests/components/gateways: more gateways, and what replicates their logs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mlplatform import settings
-from mlplatform.gateway.__main__ import parser as gateway_parser
-from mlplatform.gathering.publisher import LAST_WORDS_S
-from mlplatform.gathering.publisher import parser as publisher_parser
+from mlplatform.decisions.replication.publisher import LAST_WORDS_S
+from mlplatform.decisions.replication.publisher import parser as publisher_parser
+from mlplatform.runtime.configuration import settings
+from mlplatform.scoring.gateway.process import parser as gateway_parser
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
@@ -129,19 +129,19 @@ def test_all_gateways_are_one_service_and_none_but_the_first_is_taken_for_the_ho
     assert not selector <= first.items()
 
 
-def test_the_gatherer_is_where_the_homes_volume_is() -> None:
+def test_the_replicator_is_where_the_homes_volume_is() -> None:
     """As exporter and page are; and never where another gateway alone is."""
     exporter = found("Deployment", "exporter", MANIFESTS / "workloads")["spec"]["template"]["spec"]
-    gatherer = found("Deployment", "gatherer")["spec"]
-    spec = gatherer["template"]["spec"]
+    replicator = found("Deployment", "replicator")["spec"]
+    spec = replicator["template"]["spec"]
     assert spec["affinity"] == exporter["affinity"]
     [term] = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     beside = term["labelSelector"]["matchLabels"].items()
     assert not beside <= pods()["gateway-more"]["metadata"]["labels"].items()
-    assert gatherer["template"]["metadata"]["labels"]["mlplatform/home"] == "gateway-0"
+    assert replicator["template"]["metadata"]["labels"]["mlplatform/home"] == "gateway-0"
     volumes = {v["name"]: v for v in spec["volumes"]}
     assert volumes["home"]["persistentVolumeClaim"]["claimName"] == "home-gateway-0"
-    assert (gatherer["replicas"], gatherer["strategy"]) == (1, {"type": "Recreate"})
+    assert (replicator["replicas"], replicator["strategy"]) == (1, {"type": "Recreate"})
 
 
 def test_a_publisher_has_its_gateways_name_and_ends_after_it() -> None:
@@ -155,7 +155,9 @@ def test_a_publisher_has_its_gateways_name_and_ends_after_it() -> None:
     assert stop + LAST_WORDS_S < pods()["gateway-more"]["spec"]["terminationGracePeriodSeconds"]
 
 
-@pytest.mark.parametrize(("pod", "name"), [("gateway-more", "publisher"), ("gatherer", "gatherer")])
+@pytest.mark.parametrize(
+    ("pod", "name"), [("gateway-more", "publisher"), ("replicator", "replicator")]
+)
 def test_who_speaks_to_the_brokers_has_their_password_and_does_without_where_none_is(
     pod: str, name: str
 ) -> None:
@@ -170,15 +172,15 @@ def test_who_speaks_to_the_brokers_has_their_password_and_does_without_where_non
     assert str(kafka.password_file) in paths
 
 
-def test_the_gatherer_reaches_the_brokers_and_nobody_reaches_it() -> None:
-    policy = found("NetworkPolicy", "gatherer")["spec"]
+def test_the_replicator_reaches_the_brokers_and_nobody_reaches_it() -> None:
+    policy = found("NetworkPolicy", "replicator")["spec"]
     assert (
         policy["podSelector"]["matchLabels"].items()
-        <= pods()["gatherer"]["metadata"]["labels"].items()
+        <= pods()["replicator"]["metadata"]["labels"].items()
     )
     assert policy["policyTypes"] == ["Egress"]
     [rule] = policy["egress"]
-    kafka = settings.load(told(containers()["gatherer"])).kafka
+    kafka = settings.load(told(containers()["replicator"])).kafka
     assert kafka is not None
     assert {int(host.rpartition(":")[2]) for host in kafka.hosts} < {
         p["port"] for p in rule["ports"]

@@ -56,7 +56,11 @@ def test_a_dockerfile_holds_to_the_rules(name: str) -> None:
         ("WORKDIR /\n", "WORKDIR /\nCOPY . /src\n", "copies . /src into the last stage"),
         ('RUN ["python3", "-m", "venv"', 'RUN echo && ["python3", "-m", "venv"', "runs a shell"),
         ("COPY requirements", "ADD requirements", "uses ADD"),
-        ('ENTRYPOINT ["python", "-m", "mlplatform.predictor"]', "ENTRYPOINT python", "exec form"),
+        (
+            'ENTRYPOINT ["python", "-m", "mlplatform.process", "predictor"]',
+            "ENTRYPOINT python",
+            "exec form",
+        ),
     ],
 )
 def test_a_broken_rule_is_named(old: str, new: str, said: str) -> None:
@@ -141,12 +145,31 @@ for name in sorted(modules):
 @pytest.mark.parametrize(
     ("lock", "besides", "modules"),
     [
-        ("serve", (), ("mlplatform.exporter.__main__",)),
-        ("serve", (), ("mlplatform.worker.__main__", "mlplatform.topics.kafka_group")),
-        ("serve", (), ("mlplatform.gathering.publisher", "mlplatform.gathering.gatherer")),
-        ("serve", (), ("mlplatform.gateway.__main__", "mlplatform.predictor.__main__")),
-        ("serve", OF_THE_PAGE, ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),
-        ("flows", (), ("mlplatform.page.app", "mlplatform.wiring", "uvicorn")),
+        ("serve", (), ("mlplatform.observing.exporter.process",)),
+        (
+            "serve",
+            (),
+            ("mlplatform.scoring.worker.process", "mlplatform.decisions.topics.kafka_group"),
+        ),
+        (
+            "serve",
+            (),
+            (
+                "mlplatform.decisions.replication.publisher",
+                "mlplatform.decisions.replication.replicator",
+            ),
+        ),
+        (
+            "serve",
+            (),
+            ("mlplatform.scoring.gateway.process", "mlplatform.scoring.predictor.process"),
+        ),
+        (
+            "serve",
+            OF_THE_PAGE,
+            ("mlplatform.observing.page.app", "mlplatform.operations.wiring", "uvicorn"),
+        ),
+        ("flows", (), ("mlplatform.observing.page.app", "mlplatform.operations.wiring", "uvicorn")),
     ],
 )
 def test_what_an_image_starts_imports_what_its_role_has(
@@ -154,7 +177,7 @@ def test_what_an_image_starts_imports_what_its_role_has(
 ) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     allowed = {*re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE), "mlplatform", *besides}
-    stores = ("mlplatform.rollout.postgres", "mlplatform.drift.postgres")
+    stores = ("mlplatform.rollouts.journal.postgres", "mlplatform.rollouts.drift.postgres")
     asked = (",".join(sorted(allowed)), ",".join((*modules, *stores)))
 
     tried = subprocess.run([sys.executable, "-c", ONLY, *asked], capture_output=True, text=True)
@@ -163,7 +186,7 @@ def test_what_an_image_starts_imports_what_its_role_has(
 
 
 def test_a_module_that_its_role_lacks_is_found() -> None:
-    asked = ("mlplatform,msgspec", "mlplatform.page.app")
+    asked = ("mlplatform,msgspec", "mlplatform.observing.page.app")
 
     tried = subprocess.run([sys.executable, "-c", ONLY, *asked], capture_output=True, text=True)
 

@@ -9,12 +9,13 @@ import msgspec
 import pytest
 import yaml
 
-from mlplatform.compute.argo import POOLS, SETTINGS, workflow
-from mlplatform.compute.jobs import Job, Work
-from mlplatform.compute.templates import GENERATED, LOG_LEVEL, render_files, template
-from mlplatform.compute.work import PROGRAMS, parser
-from mlplatform.models.definition import GpuPolicy, ModelDefinition, load_definition, model_names
-from mlplatform.settings import log_level
+from mlplatform.model.definition import GpuPolicy, ModelDefinition
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.operations.compute.argo import POOLS, SETTINGS, workflow
+from mlplatform.operations.compute.jobs import Job, Work
+from mlplatform.operations.compute.templates import GENERATED, LOG_LEVEL, render_files, template
+from mlplatform.operations.compute.work import PROGRAMS, parser
+from mlplatform.runtime.configuration.settings import log_level
 
 ROOT = Path(__file__).parents[2]
 FRAUD = load_definition("fraud")
@@ -39,7 +40,7 @@ def test_each_model_has_a_template() -> None:
 @pytest.mark.parametrize("work", get_args(Work))
 def test_the_command_is_one_that_the_program_takes(work: Work) -> None:
     container = item_of(template(FRAUD, work))["container"]
-    assert container["command"] == ["python", "-m", "mlplatform.compute.work"]
+    assert container["command"] == ["python", "-m", "mlplatform.process", "job-item"]
     options = parser().parse_args(container["args"])
     assert (options.work, options.model) == (work, "fraud")
     assert work in PROGRAMS

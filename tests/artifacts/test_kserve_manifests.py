@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mlplatform.models.definition import load_definition, model_names
-from mlplatform.serving.ignored import refuse_ignored
-from mlplatform.serving.manifest import (
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.rollouts.serving.ignored import refuse_ignored
+from mlplatform.rollouts.serving.manifest import (
     MODEL_FORMAT,
     RUNTIME,
     example,
@@ -19,9 +19,9 @@ from mlplatform.serving.manifest import (
     render,
     render_examples,
 )
-from mlplatform.serving.triton import config
-from mlplatform.settings import log_level
-from mlplatform.variables import PREFIX
+from mlplatform.rollouts.serving.triton import config
+from mlplatform.runtime.configuration.settings import log_level
+from mlplatform.runtime.configuration.table import PREFIX
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
@@ -113,7 +113,7 @@ def test_predictors_are_told_their_level_by_the_runtime_and_no_service_changes_b
 
 
 def test_the_runtime_passes_arguments_that_the_predictor_takes() -> None:
-    from mlplatform.predictor.__main__ import parser
+    from mlplatform.scoring.predictor.process import parser
 
     [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlplatform.supervisor.listener_table import LISTENERS, rendered
+from mlplatform.operations.supervisor.listener_table import LISTENERS, rendered
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
 

@@ -9,7 +9,7 @@ import promql_parser
 import pytest
 from tests.observability import queries
 
-from mlplatform.telemetry import signals
+from mlplatform.runtime.telemetry import signals
 
 RECORDED = {rule["record"] for rule in queries.rules() if "record" in rule}
 UNUSED: Final = {

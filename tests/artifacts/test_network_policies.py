@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from mlplatform import settings
-from mlplatform.orchestration import registered
+from mlplatform.operations.prefect_server import registered
+from mlplatform.runtime.configuration import settings
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "platform" / "manifests"
@@ -94,7 +94,7 @@ OPENS: dict[str, set[Path_]] = {
         *(POSTGRES, REDIS, HTTPS, COLLECTOR, *KAFKA),
         *((PREDICTORS, 8080), (PREDICTORS, 8081)),
     },
-    "gatherer": KAFKA,
+    "replicator": KAFKA,
     "worker-fraud": {own("gateway"), *KAFKA, COLLECTOR},
     "exporter": {POSTGRES},
     "page": {POSTGRES, own("mlflow")},
@@ -203,16 +203,18 @@ def test_who_has_a_servers_password_is_who_may_open_it(
 def test_who_sends_spans_may_reach_the_collector() -> None:
     """Found in the code: a program that makes a sender sends."""
     calling = {
-        path.relative_to(SOURCE).parts[0]
+        path.parent.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
         if "span_sender(" in path.read_text() and path.name != "backends.py"
     }
     pods_of = {
-        "gateway": {"gateway", "gateway-more"},
-        "worker": {"worker-fraud"},
-        "orchestration": {"flow-run"},
+        "scoring/gateway": {"gateway", "gateway-more"},
+        "scoring/worker": {"worker-fraud"},
+        "operations/prefect_server": {"flow-run"},
     }
-    of_argo = {"compute"}  # their pods are in Argo's namespace, where these policies are not
+    of_argo = {
+        "operations/compute"
+    }  # their pods are in Argo's namespace, where these policies are not
 
     assert calling == pods_of.keys() | of_argo
     assert {n for n, o in OPENS.items() if COLLECTOR in o} == set().union(*pods_of.values())
@@ -220,12 +222,12 @@ def test_who_sends_spans_may_reach_the_collector() -> None:
 
 def test_who_follows_topics_may_reach_kafka() -> None:
     opening = {
-        path.relative_to(SOURCE).parts[0]
+        path.parent.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
-        if re.search(r"topics\.kafka(_group)? import|worker.topics import", path.read_text())
+        if re.search(r"topics\.kafka(_group)? import|topics.installed import", path.read_text())
     }
 
-    assert opening - {"topics"} == {"worker", "gathering"}
+    assert opening - {"decisions/topics"} == {"scoring/worker", "decisions/replication"}
     assert {n for n, o in OPENS.items() if o >= KAFKA} == {
-        *("worker-fraud", "gateway-more", "gatherer"),
+        *("worker-fraud", "gateway-more", "replicator"),
     }

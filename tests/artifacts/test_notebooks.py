@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mlplatform import wiring
-from mlplatform.drift.incidents import Claimed, Finding
-from mlplatform.settings import load
+from mlplatform.operations import wiring
+from mlplatform.rollouts.drift.incidents import Claimed, Finding
+from mlplatform.runtime.configuration.settings import load
 from support.home_world import MODEL, HomeWorld
 
 ROOT = Path(__file__).parents[2]

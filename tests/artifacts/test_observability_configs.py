@@ -13,10 +13,10 @@ import pytest
 import yaml
 from tests.observability.binaries import needed
 
-from mlplatform.gateway.spans import KeptFor as OfGateway
-from mlplatform.slo.alerts import JOBS
-from mlplatform.telemetry import signals
-from mlplatform.worker.spans import KeptFor as OfWorker
+from mlplatform.observing.slo.alerts import JOBS
+from mlplatform.runtime.telemetry import signals
+from mlplatform.scoring.path.spans import KeptFor as OfGateway
+from mlplatform.scoring.worker.spans import KeptFor as OfWorker
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "observability"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION
+from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION
 from support.manifest_schemas import unknown
 
 BASE = Path(__file__).parents[2] / "platform" / "manifests" / "base"

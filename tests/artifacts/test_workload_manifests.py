@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from mlplatform import settings
-from mlplatform.exporter.__main__ import parser as exporter_parser
-from mlplatform.gateway.__main__ import parser as gateway_parser
-from mlplatform.models.definition import load_definition, model_names
-from mlplatform.orchestration import names, registered
-from mlplatform.page.__main__ import asked_for_as
-from mlplatform.page.__main__ import parser as page_parser
-from mlplatform.supervisor.mlflow_server import parser as mlflow_parser
-from mlplatform.worker.__main__ import parser as worker_parser
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.observing.exporter.process import parser as exporter_parser
+from mlplatform.observing.page.process import asked_for_as
+from mlplatform.observing.page.process import parser as page_parser
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server import registered
+from mlplatform.operations.supervisor.mlflow_server import parser as mlflow_parser
+from mlplatform.runtime.configuration import settings
+from mlplatform.scoring.gateway.process import parser as gateway_parser
+from mlplatform.scoring.worker.process import parser as worker_parser
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
@@ -325,7 +326,7 @@ def test_probes_ask_ports_that_are_there() -> None:
 def test_the_gateway_drains_within_its_grace() -> None:
     spec = pods()["gateway"]["spec"]
     [container] = spec["containers"]
-    from mlplatform.supervisor.platform import GATEWAY_GRACE_S
+    from mlplatform.operations.supervisor.platform import GATEWAY_GRACE_S
 
     asleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert asleep + GATEWAY_GRACE_S < spec["terminationGracePeriodSeconds"]

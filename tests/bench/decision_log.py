@@ -21,10 +21,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mlplatform.decisions.log import Entry, Idempotency
-from mlplatform.decisions.records import Record, stored_form
-from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
-from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry, Idempotency
+from mlplatform.decisions.records.record import Record, stored_form
+from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 
 BATCHES = (1, 8, 64)
 RECORDS = {"process": 20_000, "disk": 1_500}

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.canonical import digest
-from mlplatform.drift.profile import Column, Profile
-from mlplatform.features.definitions import load_views
-from mlplatform.models.definition import InputSpec, load_definition, model_folder
-from mlplatform.models.fraud.training import Fitted
-from mlplatform.registry.bundle import (
+from mlplatform.learning.onnx.explainer import make_explainer
+from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.model.bundle import (
     EXPLAINER_FILE,
     MODEL_FILE,
     AlertBand,
@@ -27,9 +24,13 @@ from mlplatform.registry.bundle import (
     parse_reasons,
     write_bundle,
 )
-from mlplatform.registry.rules import parse_rules
-from mlplatform.training.explainer import make_explainer
-from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.profile import Column, Profile
+from mlplatform.model.rules import parse_rules
+from mlplatform.models.fraud.training import Fitted
+from mlplatform.runtime.canonical import digest
 
 TREES, LEAVES, ROWS, SEED = 300, 63, 20_000, 7
 ADVERSE_SHARE = 0.01

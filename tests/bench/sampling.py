@@ -27,10 +27,10 @@ import msgspec
 import uvloop
 from tests.bench.open_loop import Load, head_and_tail
 
-from mlplatform.models.definition import load_definition
-from mlplatform.rollout.routes import Arm
-from mlplatform.telemetry import signals, span_files
-from mlplatform.telemetry.span_files import Kept
+from mlplatform.model.folders import load_definition
+from mlplatform.model.routes import Arm
+from mlplatform.runtime.telemetry import signals, span_files
+from mlplatform.runtime.telemetry.span_files import Kept
 from support.scoring_world import MODEL, ScoringWorld, payment
 
 CANARY_PERCENT: Final = 5.0

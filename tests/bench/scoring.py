@@ -26,14 +26,14 @@ from tests.bench import processes, wrk
 from tests.bench.measured import CONSOLE, LOAD_CORE, ROOT, SERVER_CORE, Bench, Contender
 from tests.bench.model import ADVERSE_SHARE, MODEL, fraud_bundle, plain_bundle, trees
 
-from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_sqlite import FeastSqlite
-from mlplatform.features.feast_values import project_name
-from mlplatform.models.definition import load_definition, model_folder
-from mlplatform.protos import open_inference_pb2 as pb
-from mlplatform.pseudonym import load_or_create_key, pseudonym
-from mlplatform.registry.bundle import load_bundle
-from mlplatform.rollout.routes import Arm
+from mlplatform.decisions.records.pseudonym import load_or_create_key, pseudonym
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.feast_values import project_name
+from mlplatform.model.bundle import load_bundle
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.routes import Arm
+from mlplatform.scoring.protos import open_inference_pb2 as pb
 from support.ports import free_port
 from support.scoring_world import ScoringWorld
 
@@ -146,7 +146,7 @@ def own_predictor(content: bytes, x: Any, work: Path) -> Iterator[tuple[Contende
     token = work / "token"
     token.write_text("bench-token")
     port = free_port()
-    command = [sys.executable, "-m", "mlplatform.predictor", "--model-dir", str(bundle)]
+    command = [sys.executable, "-m", "mlplatform.process", "predictor", "--model-dir", str(bundle)]
     grpc_port = free_port()
     command += ["--model-name", "bench", "--port", str(port), "--token-file", str(token)]
     command += ["--grpc-port", str(grpc_port)]

@@ -26,18 +26,18 @@ from typing import Any, Final, cast
 
 import httpx
 
-from mlplatform.features.online import OnlineRow
-from mlplatform.features.policy import NO_GAPS
-from mlplatform.gateway.decided import Decided, Finished, RoutedRequest
-from mlplatform.gateway.fallback import ModelStep
-from mlplatform.gateway.live import Live, Target
-from mlplatform.gateway.prediction import Facts, Prediction, Verdict
-from mlplatform.gateway.routing import Assignment
-from mlplatform.gateway.spans import Ended, Traces, build
-from mlplatform.rollout.routes import Arm, Routes
-from mlplatform.telemetry import signals
-from mlplatform.telemetry.span_files import encoded
-from mlplatform.telemetry.spans import ProcessIdentity
+from mlplatform.learning.features.online import OnlineRow
+from mlplatform.learning.features.policy import NO_GAPS
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.span_files import encoded
+from mlplatform.runtime.telemetry.spans import ProcessIdentity
+from mlplatform.scoring.arms.fallback import ModelStep
+from mlplatform.scoring.arms.live import Live, Target
+from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.path.decided import Decided, Finished, RoutedRequest
+from mlplatform.scoring.path.prediction import Facts, Prediction, Verdict
+from mlplatform.scoring.path.spans import Ended, Traces, build
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
@@ -55,7 +55,7 @@ class Gateway:
         self.port = free_port()
         traced = {"MLPLATFORM_OTLP_ENDPOINT": receiver.url, "MLPLATFORM_TRACE_SHARE": share}
         self.process = world._start(
-            "mlplatform.gateway",
+            "gateway",
             "--name",
             f"gateway-{share}",
             MLPLATFORM_GATEWAY_PORT=str(self.port),

@@ -12,7 +12,7 @@ from tests.cluster.kserve import apply_definition, documents, make_namespace
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT, Layout
 
-from mlplatform.cluster.api import KubernetesApi
+from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
 NAMESPACE: Final = "argo"
 BINARY: Final = "workflow-controller"

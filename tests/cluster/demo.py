@@ -16,8 +16,8 @@ from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT
 from tests.servers import given
 
-from mlplatform import addresses
-from mlplatform.cluster.api import INFERENCE_SERVICES
+from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES
+from mlplatform.runtime.storage import addresses
 from support.kserve_world import bundles_volume
 from support.ports import free_ports
 
@@ -40,9 +40,9 @@ def run(cluster: TestCluster, flags: list[str]) -> int:
     with contextlib.ExitStack() as ends:
         environment = {**os.environ, **_servers(ends), **_cluster(cluster, ends), **_own()}
         print(f"demo-cluster: servers and cluster, {time.monotonic() - began:.0f} s", flush=True)
-        _mlplatform("cluster", "check", environment=environment)
-        demo = ("demo", "--profile", "cluster", "--pace", PACE, *flags)
-        status = _mlplatform(*demo, environment=environment)
+        _run("mlplatform.commands", "cluster", "check", environment=environment)
+        options = ("--profile", "cluster", "--pace", PACE, *flags)
+        status = _run("demo", *options, environment=environment)
         _say_what_served(cluster)
     print(f"demo-cluster: {time.monotonic() - began:.0f} s in all", flush=True)
     return status
@@ -100,9 +100,9 @@ def _own() -> dict[str, str]:
     return {"MLPLATFORM_HOME": str(HOME), "COLUMNS": COLUMNS, **ports, **named}
 
 
-def _mlplatform(*words: str, environment: dict[str, str]) -> int:
-    """Exit status of a command; when this process is told to end, so is the command."""
-    command = [sys.executable, "-m", "mlplatform.cli", *words]
+def _run(module: str, *words: str, environment: dict[str, str]) -> int:
+    """Exit status of a module's program; when this process is told to end, so is the command."""
+    command = [sys.executable, "-m", module, *words]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         return process.wait()

@@ -14,7 +14,7 @@ from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import Layout
 from tests.cluster.processes import Failed, until
 
-from mlplatform.cluster.api import KubernetesApi, Resource
+from mlplatform.rollouts.kubernetes.api import KubernetesApi, Resource
 
 BINARY: Final = "envoy-gateway"
 NAMESPACE: Final = "edge"

@@ -16,8 +16,8 @@ from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import HERE, ROOT
 from tests.cluster.processes import Failed, until
 
-from mlplatform.cluster.api import KubernetesApi
-from mlplatform.errors import PlatformError
+from mlplatform.rollouts.kubernetes.api import KubernetesApi
+from mlplatform.runtime.errors import PlatformError
 
 NAMESPACE: Final = "kserve"
 MANIFESTS: Final = HERE / "manifests"

@@ -15,7 +15,7 @@ from tests.cluster.certificates import Authority
 from tests.cluster.layout import Layout
 from tests.cluster.processes import Failed, Holder, make_cgroups, remove_cgroups, until
 
-from mlplatform.cluster.api import KubernetesApi
+from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
 Level = Literal["control", "node"]
 PAUSE: Final = "mlplatform.test/pause:1"

@@ -8,7 +8,7 @@ from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import Layout
 from tests.cluster.processes import until
 
-from mlplatform.cluster.api import KubernetesApi
+from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
 BINARY: Final = "metrics-server"
 PORT: Final = 4443

@@ -18,16 +18,17 @@ from tests.support.kserve_world import any_cluster, is_ours, own_or_plain
 from tests.support.platform_process import wait
 from tests.support.training_rows import payments
 
-from mlplatform.cluster.api import PODS, KubernetesApi, Object, Resource
-from mlplatform.code_version import code_version
-from mlplatform.compute.argo import POOLS, TEMPLATES, WORKFLOWS, ArgoJobs
-from mlplatform.compute.artifacts import Artifacts
-from mlplatform.compute.jobs import ITEMS, SHARED, Job, JobStatus
-from mlplatform.compute.running import run
-from mlplatform.compute.templates import template
-from mlplatform.errors import JobFailed, Refused
-from mlplatform.models.definition import GpuPolicy, load_definition
-from mlplatform.training import handover
+from mlplatform.learning.training import handover
+from mlplatform.model.definition import GpuPolicy
+from mlplatform.model.folders import load_definition
+from mlplatform.operations.compute.argo import POOLS, TEMPLATES, WORKFLOWS, ArgoJobs
+from mlplatform.operations.compute.artifacts import Artifacts
+from mlplatform.operations.compute.jobs import ITEMS, SHARED, Job, JobStatus
+from mlplatform.operations.compute.running import run
+from mlplatform.operations.compute.templates import template
+from mlplatform.rollouts.kubernetes.api import PODS, KubernetesApi, Object, Resource
+from mlplatform.runtime.code_version import code_version
+from mlplatform.runtime.errors import JobFailed, Refused
 
 RESULTS = Resource("argoproj.io/v1alpha1", "workflowtaskresults")
 WITHIN_S = 60.0

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.cluster.api import PODS
-from mlplatform.models.definition import load_definition
-from mlplatform.rollout.routes import Arm
-from mlplatform.serving.kserve import KServePlane
-from mlplatform.serving.local import StatusStore
-from mlplatform.serving.manifest import render
-from mlplatform.settings import OnKServe
-from mlplatform.supervisor.cluster_status import ClusterStatusMirror
+from mlplatform.model.folders import load_definition
+from mlplatform.model.routes import Arm
+from mlplatform.operations.supervisor.cluster_status import ClusterStatusMirror
+from mlplatform.rollouts.kubernetes.api import PODS
+from mlplatform.rollouts.serving.kserve import KServePlane
+from mlplatform.rollouts.serving.local import StatusStore
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.runtime.configuration.settings import OnKServe
 from support.kserve_world import KServe
 from support.platform_process import wait
 from support.scoring_world import MODEL, ScoringWorld, write_amount_bundle

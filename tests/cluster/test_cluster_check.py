@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tests.cluster.layout import ROOT
 
-from mlplatform.cluster.api import DEPLOYMENTS, SECRETS, Resource
-from mlplatform.cluster.check import NEEDED_KINDS, OPTIONAL_KINDS
+from mlplatform.operations.cluster.check import NEEDED_KINDS, OPTIONAL_KINDS
+from mlplatform.rollouts.kubernetes.api import DEPLOYMENTS, SECRETS, Resource
 from support.kserve_world import bundles_volume, test_cluster
 from support.platform_process import wait
 
@@ -23,7 +23,7 @@ NONE = "not there"
 def checked(*flags: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """The exit code, and what was found by what was looked at."""
     _, place = test_cluster()
-    command = [sys.executable, "-m", "mlplatform.cli", "cluster", "check", "--json"]
+    command = [sys.executable, "-m", "mlplatform.commands", "cluster", "check", "--json"]
     done = subprocess.run(
         [*command, f"--kubeconfig={place.kubeconfig}", *flags], capture_output=True, text=True
     )

@@ -19,9 +19,9 @@ from tests.cluster.standin.objects import (
 )
 from tests.cluster.test_standin import differences
 
-from mlplatform.cluster.api import INFERENCE_SERVICES
-from mlplatform.models.definition import load_definition
-from mlplatform.serving.manifest import RUNTIME
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES
+from mlplatform.rollouts.serving.manifest import RUNTIME
 from support.kserve_world import KServe
 from support.platform_process import wait
 

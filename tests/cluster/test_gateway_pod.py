@@ -19,10 +19,10 @@ import yaml
 from tests.cluster import predictor_image
 from tests.cluster.layout import ROOT, Layout
 
-from mlplatform.cluster.api import PODS
-from mlplatform.rollout.routes import Arm, Routes
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.rollout.transitions import Opened, Promoted
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.transitions import Opened, Promoted
+from mlplatform.rollouts.kubernetes.api import PODS
 from support.kserve_world import test_cluster
 from support.platform_process import wait
 from support.probe import status_of

@@ -10,12 +10,13 @@ import pytest
 import yaml
 from tests.cluster.layout import ROOT
 
-from mlplatform.cluster.api import INFERENCE_SERVICES, PODS, KubernetesApi
-from mlplatform.errors import Refused
-from mlplatform.models.definition import GpuPolicy, load_definition
-from mlplatform.serving.kserve import KServePlane
-from mlplatform.serving.manifest import render
-from mlplatform.serving.placement import DEVELOPMENT, PRODUCTION
+from mlplatform.model.definition import GpuPolicy
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES, PODS, KubernetesApi
+from mlplatform.rollouts.serving.kserve import KServePlane
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION
+from mlplatform.runtime.errors import Refused
 from support.kserve_world import KServe
 from support.platform_process import wait
 

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlplatform.cluster.api import DISRUPTION_BUDGETS, INFERENCE_SERVICES
-from mlplatform.cluster.quantities import quantity
-from mlplatform.errors import ConfigInvalid, Refused
-from mlplatform.models.definition import load_definition
-from mlplatform.serving.kserve import MANIFEST_DIGEST, KServePlane
-from mlplatform.serving.manifest import render
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.kubernetes.api import DISRUPTION_BUDGETS, INFERENCE_SERVICES
+from mlplatform.rollouts.kubernetes.quantities import quantity
+from mlplatform.rollouts.serving.kserve import MANIFEST_DIGEST, KServePlane
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.runtime.errors import ConfigInvalid, Refused
 from support.kserve_world import OnKServe, on_any_cluster
 from support.platform_process import wait
 

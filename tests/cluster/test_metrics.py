@@ -10,9 +10,9 @@ import pytest
 from tests.cluster import metrics
 from tests.cluster.standin.controller import MADE
 
-from mlplatform.cluster.api import INFERENCE_SERVICES
-from mlplatform.cluster.quantities import quantity
-from mlplatform.models.definition import load_definition
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES
+from mlplatform.rollouts.kubernetes.quantities import quantity
 from support.kserve_world import KServe, test_cluster
 from support.platform_process import wait
 

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from tests.cluster.layout import ROOT
 
-from mlplatform.cluster.api import INFERENCE_SERVICES, KubernetesApi
-from mlplatform.errors import Refused
-from mlplatform.models.definition import load_definition
-from mlplatform.serving.kserve import KServePlane
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES, KubernetesApi
+from mlplatform.rollouts.serving.kserve import KServePlane
+from mlplatform.runtime.errors import Refused
 from support.kserve_world import KServe, test_cluster
 from support.platform_process import wait
 

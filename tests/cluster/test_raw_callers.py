@@ -14,10 +14,10 @@ from tests.cluster import envoy_gateway, gateway
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import layout
 
-from mlplatform.cluster.api import HTTP_ROUTES, Conflict, KubernetesApi
-from mlplatform.errors import NotFound, Refused
-from mlplatform.rollout.entrance import Entrance
-from mlplatform.rollout.raw_route import (
+from mlplatform.model.routes import Routes
+from mlplatform.rollouts.kubernetes.api import HTTP_ROUTES, Conflict, KubernetesApi
+from mlplatform.rollouts.serving.httproute import HttpRoutes
+from mlplatform.rollouts.serving.raw_route import (
     ANSWERED_BY,
     Keep,
     Wait,
@@ -26,8 +26,8 @@ from mlplatform.rollout.raw_route import (
     next_write,
     read,
 )
-from mlplatform.rollout.routes import Routes
-from mlplatform.serving.httproute import HttpRoutes
+from mlplatform.runtime.configuration.entrance import Entrance
+from mlplatform.runtime.errors import NotFound, Refused
 from rollout_world import ENTRANCE, arm
 from support.kserve_world import any_cluster, is_ours, test_cluster
 from support.platform_process import wait

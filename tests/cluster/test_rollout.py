@@ -11,20 +11,21 @@ import httpx
 import msgspec
 import pytest
 
-from mlplatform.cluster.api import HTTP_ROUTES
-from mlplatform.decisions.log import Watermark
-from mlplatform.models.definition import ModelDefinition, load_definition
-from mlplatform.rollout.approval_codes import Question
-from mlplatform.rollout.commands import Candidate, open_rollout, record_approval, roll_back
-from mlplatform.rollout.execute import run_pass
-from mlplatform.rollout.plan import DAY_MS
-from mlplatform.rollout.ports import Ports
-from mlplatform.rollout.raw_route import applied_generation, read, route_name
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.rollout.state import RolloutState, fold
-from mlplatform.serving.httproute import HttpRoutes
-from mlplatform.serving.kserve import KServePlane
-from mlplatform.settings import OnKServe
+from mlplatform.decisions.records.port import Watermark
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.journal.approval_codes import Question
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.kubernetes.api import HTTP_ROUTES
+from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval, roll_back
+from mlplatform.rollouts.passes.execute import run_pass
+from mlplatform.rollouts.passes.plan import DAY_MS
+from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.rollouts.serving.httproute import HttpRoutes
+from mlplatform.rollouts.serving.kserve import KServePlane
+from mlplatform.rollouts.serving.raw_route import applied_generation, read, route_name
+from mlplatform.runtime.configuration.settings import OnKServe
 from rollout_world import (
     ENTRANCE,
     FakeApprovals,

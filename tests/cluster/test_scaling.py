@@ -13,11 +13,11 @@ import pytest
 from tests.cluster.kserve import PLURALS, apply_definition, documents
 from tests.cluster.layout import layout
 
-from mlplatform.cluster.api import DEPLOYMENTS, INFERENCE_SERVICES, SCALED_OBJECTS
-from mlplatform.errors import Refused
-from mlplatform.models.definition import load_definition
-from mlplatform.serving.kserve import KServePlane
-from mlplatform.serving.manifest import render
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.kubernetes.api import DEPLOYMENTS, INFERENCE_SERVICES, SCALED_OBJECTS
+from mlplatform.rollouts.serving.kserve import KServePlane
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.runtime.errors import Refused
 from support.kserve_world import KServe
 from support.platform_process import wait
 

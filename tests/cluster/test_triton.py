@@ -18,12 +18,12 @@ from tests.support.kserve_world import KServe
 from tests.support.onnx_bundles import sigmoid_bundle
 from tests.support.platform_process import wait
 
-from mlplatform.models.definition import load_definition
-from mlplatform.serving import golden
-from mlplatform.serving.kserve import KServePlane
-from mlplatform.serving.manifest import render
-from mlplatform.serving.names import ServiceName
-from mlplatform.serving.triton import lay_out
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.serving import golden
+from mlplatform.rollouts.serving.kserve import KServePlane
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.rollouts.serving.triton import lay_out
 
 RUNTIMES = "/apis/serving.kserve.io/v1alpha1/clusterservingruntimes"
 FRAUD = load_definition("fraud")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlplatform.decisions.log import Entry
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.drift import windows
-from mlplatform.drift.windows import ChampionTenure
-from mlplatform.features.definitions import load_views
-from mlplatform.features.offline import OfflineTable, Projected
-from mlplatform.models.definition import load_definition, model_folder
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Record
+from mlplatform.learning.features.offline import OfflineTable, Projected
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.rollouts.drift import windows
+from mlplatform.rollouts.drift.windows import ChampionTenure
 
 DAY_MS = 86_400_000
 FRAUD = load_definition("fraud")

@@ -12,21 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.addresses import Address
-from mlplatform.admission.bucket import Level, Take, full, taken
-from mlplatform.admission.clients import RateLimit, Scope
-from mlplatform.admission.keyring import (
-    FIRST_CLIENT,
-    Keyring,
-    create_key,
-    ensure_first_key,
-)
-from mlplatform.admission.postgres import PostgresKeys
-from mlplatform.admission.redis import RedisBuckets
-from mlplatform.admission.secrets import digest
-from mlplatform.admission.sqlite import SqliteAdmission
-from mlplatform.admission.store import Admission, KeysAndBuckets
-from mlplatform.errors import NotFound, Refused, Unavailable
+from mlplatform.runtime.errors import NotFound, Refused, Unavailable
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.scoring.admission.bucket import Level, Take, full, taken
+from mlplatform.scoring.admission.clients import RateLimit, Scope
+from mlplatform.scoring.admission.keyring import FIRST_CLIENT, Keyring, create_key, ensure_first_key
+from mlplatform.scoring.admission.postgres import PostgresKeys
+from mlplatform.scoring.admission.redis import RedisBuckets
+from mlplatform.scoring.admission.secrets import digest
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
+from mlplatform.scoring.admission.store import Admission, KeysAndBuckets
 
 NOW_MS = 1_767_225_600_000
 SCOPES = frozenset({Scope("fraud", "score"), Scope("*", "read")})

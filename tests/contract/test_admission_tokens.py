@@ -21,15 +21,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from mlplatform.admission import jwks as jwks_module
-from mlplatform.admission import tokens as tokens_module
-from mlplatform.admission.clients import Client, Scope
-from mlplatform.admission.issuer import Issuer, issuer
-from mlplatform.admission.jwks import IssuerKeys, fetch_json
-from mlplatform.admission.tokens import REFUSALS, KeysAndTokens, Tokens
-from mlplatform.errors import ConfigInvalid, Unavailable
-from mlplatform.gateway.problems import Problem
-from mlplatform.settings import load
+from mlplatform.runtime.configuration.issuer import Issuer, issuer
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import ConfigInvalid, Unavailable
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission import jwks as jwks_module
+from mlplatform.scoring.admission import tokens as tokens_module
+from mlplatform.scoring.admission.clients import Client, Scope
+from mlplatform.scoring.admission.jwks import IssuerKeys, fetch_json
+from mlplatform.scoring.admission.tokens import REFUSALS, KeysAndTokens, Tokens
 from support.issuer import LocalIssuer, jwk, local_issuer, rsa_key
 from support.scoring_world import ScoringWorld, payment, wait_for
 

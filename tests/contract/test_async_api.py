@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from mlplatform.admission.clients import Scope
-from mlplatform.admission.keyring import create_key
-from mlplatform.admission.sqlite import SqliteAdmission
-from mlplatform.topics.local import LocalTopics
-from mlplatform.topics.messages import Message, Received
-from mlplatform.worker.messages import ACCEPTED_HEADER, Names
+from mlplatform.decisions.topics.local import LocalTopics
+from mlplatform.decisions.topics.messages import Message, Received
+from mlplatform.scoring.admission.clients import Scope
+from mlplatform.scoring.admission.keyring import create_key
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
+from mlplatform.scoring.worker.messages import ACCEPTED_HEADER, Names
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 
 pytestmark = pytest.mark.slow

@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from mlplatform.admission.sqlite import SqliteAdmission
-from mlplatform.backup import moment as moments
-from mlplatform.backup.manifest import Manifest
-from mlplatform.backup.restore import Restored, check, restore
-from mlplatform.backup.take import back_up
-from mlplatform.decisions.log import Span
-from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import Busy, Corrupt, NotFound, Refused
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.settings import Home, Settings, load
-from mlplatform.supervisor.records import Lock
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
+from mlplatform.operations.backup import moment as moments
+from mlplatform.operations.backup.manifest import Manifest
+from mlplatform.operations.backup.restore import Restored, check, restore
+from mlplatform.operations.backup.take import back_up
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.runtime.configuration.settings import Home, Settings, load
+from mlplatform.runtime.errors import Busy, Corrupt, NotFound, Refused
+from mlplatform.runtime.processes.records import Lock
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from support.home_world import CLIENT, MANIFEST, MODEL, WRITER, HomeWorld
 
 FORMS = ["backup", "backup.tar"]
@@ -405,9 +405,9 @@ def test_a_backup_that_fails_leaves_nothing(world: HomeWorld, target: Path) -> N
 KILLED_AT_A_STEP = """
 import os, signal, sys
 from pathlib import Path
-from mlplatform.backup.restore import restore
-from mlplatform.backup.take import back_up
-from mlplatform.settings import load
+from mlplatform.operations.backup.restore import restore
+from mlplatform.operations.backup.take import back_up
+from mlplatform.runtime.configuration.settings import load
 left = int(sys.argv[3])
 def step(call):
     def made(*args, **kwargs):
@@ -476,7 +476,7 @@ def test_the_commands_say_what_they_did_in_words_and_in_json(
     def run(home: Home, *words: str) -> tuple[int, str]:
         given = {**os.environ, "MLPLATFORM_HOME": str(home.root)}
         done = subprocess.run(
-            [sys.executable, "-m", "mlplatform.cli", *words],
+            [sys.executable, "-m", "mlplatform.commands", *words],
             env=given,
             capture_output=True,
             text=True,
@@ -504,7 +504,7 @@ def test_the_commands_say_what_they_did_in_words_and_in_json(
 
 def scheduled(world: HomeWorld, folder: Path, keep: int) -> Any:
     """`mlplatform backup FOLDER --keep N`, as the CronJob runs it."""
-    command = [sys.executable, "-m", "mlplatform.cli", "backup", str(folder), f"--keep={keep}"]
+    command = [sys.executable, "-m", "mlplatform.commands", "backup", str(folder), f"--keep={keep}"]
     home = {"MLPLATFORM_HOME": str(world.home.root)}
     return subprocess.run(
         [*command, "--json"], capture_output=True, text=True, env=os.environ | home

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from mlplatform import addresses
-from mlplatform.addresses import Address
-from mlplatform.admission.clients import parse_scope
-from mlplatform.admission.keyring import create_key
-from mlplatform.admission.postgres import PostgresKeys
-from mlplatform.backup import moment as moments
-from mlplatform.backup import servers
-from mlplatform.backup.manifest import Manifest
-from mlplatform.backup.restore import check, restore
-from mlplatform.backup.take import back_up
-from mlplatform.drift.postgres import PostgresIncidents
-from mlplatform.errors import NotFound, Refused, Unavailable
-from mlplatform.rollout.postgres import PostgresRollouts
-from mlplatform.settings import Settings, load
+from mlplatform.operations.backup import moment as moments
+from mlplatform.operations.backup import servers
+from mlplatform.operations.backup.manifest import Manifest
+from mlplatform.operations.backup.restore import check, restore
+from mlplatform.operations.backup.take import back_up
+from mlplatform.rollouts.drift.postgres import PostgresIncidents
+from mlplatform.rollouts.journal.postgres import PostgresRollouts
+from mlplatform.runtime.configuration.settings import Settings, load
+from mlplatform.runtime.errors import NotFound, Refused, Unavailable
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.scoring.admission.clients import parse_scope
+from mlplatform.scoring.admission.keyring import create_key
+from mlplatform.scoring.admission.postgres import PostgresKeys
 from support.home_world import MODEL, HomeWorld
 
 pytestmark = [pytest.mark.postgres, pytest.mark.s3]

@@ -13,12 +13,12 @@ import httpx
 import psutil
 import pytest
 
-from mlplatform.canonical import canonical_json
-from mlplatform.files import write_atomically
-from mlplatform.models.definition import load_definition
-from mlplatform.serving.local import LocalPlane, bundle_uri
-from mlplatform.serving.manifest import render
-from mlplatform.settings import Home
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.serving.local import LocalPlane, bundle_uri
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.runtime.canonical import canonical_json
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.storage.files import write_atomically
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import PlatformProcess, wait
 

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlplatform.decisions import seal, segments
-from mlplatform.decisions.log import (
+from mlplatform.decisions.log import seal, segments
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import (
     KEEP_MS,
     Appended,
     Entry,
@@ -30,10 +31,9 @@ from mlplatform.decisions.log import (
     Repeated,
     Span,
 )
-from mlplatform.decisions.records import COLUMNS, Record, link, record_digest
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.decisions.tables import STORED
-from mlplatform.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
+from mlplatform.decisions.records.record import COLUMNS, Record, link, record_digest
+from mlplatform.decisions.records.tables import STORED
+from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
 
 EVERYTHING = Span(columns=tuple(COLUMNS))
 NOW_MS = 1_700_000_000_000
@@ -643,10 +643,10 @@ def test_digests_can_be_computed_again_from_sqlite_and_from_parquet(records: lis
 WRITER_PROGRAM = """
 import sys
 from pathlib import Path
-from mlplatform.decisions.commit import GroupCommit
-from mlplatform.decisions.log import Appended, Entry, Idempotency
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.decisions.log.commit import GroupCommit
+from mlplatform.decisions.records.port import Appended, Entry, Idempotency
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 
 committer = GroupCommit(SqliteDecisionLog(Path(sys.argv[1])), "gw")
 for batch in range(int(sys.argv[2]), 1_000_000):
@@ -699,9 +699,9 @@ def test_many_processes_and_a_sealer_share_one_log(folder: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from mlplatform.decisions.log import Entry
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 log = SqliteDecisionLog(Path(sys.argv[1]))
 for batch in range(60):
     log.append(sys.argv[2], [

@@ -13,17 +13,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mlplatform.features.definitions import load_views
-from mlplatform.features.online import OnlineRow
-from mlplatform.gateway.bulkhead import Bulkhead
-from mlplatform.gateway.fallback import predict_until
-from mlplatform.gateway.live import Live, LiveModel
-from mlplatform.gateway.prediction import Facts, predicted, without_predictor
-from mlplatform.gateway.predictor import Limits, Predictor
-from mlplatform.gateway.routing import Assignment
-from mlplatform.models.definition import CachePolicy, load_definition, model_folder
-from mlplatform.registry.bundle import Characteristic, SmallModel, load_bundle, write_bundle
-from mlplatform.rollout.routes import Arm, Phase, Routes
+from mlplatform.learning.features.online import OnlineRow
+from mlplatform.model.bundle import Characteristic, SmallModel, load_bundle, write_bundle
+from mlplatform.model.definition import CachePolicy
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.routes import Arm, Phase, Routes
+from mlplatform.scoring.arms.fallback import predict_until
+from mlplatform.scoring.arms.live import Live, LiveModel
+from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.path.prediction import Facts, predicted, without_predictor
+from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
+from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
 from support.scoring_world import MODEL, write_amount_bundle
 from support.standstill import Standstill
 

@@ -18,20 +18,20 @@ from tests.support.argo_standin import NAMESPACE, ArgoStandIn, standin
 from tests.support.jobs_world import at_work, ended, pool
 from tests.support.training_rows import payments
 
-from mlplatform.code_version import code_version
-from mlplatform.compute import fitting as program
-from mlplatform.compute.jobs import JobStatus
-from mlplatform.compute.own import OwnPool
-from mlplatform.errors import Corrupt, JobFailed, PlatformError, Refused
-from mlplatform.jobs import fitting
-from mlplatform.registry.bundle import MODEL_FILE, BundleCorrupt, load_bundle
-from mlplatform.settings import load
-from mlplatform.training import handover, retrain
-from mlplatform.training.candidate import Candidate
-from mlplatform.training.dataset import Dataset, rows_digest
-from mlplatform.training.folder import load_folder
-from mlplatform.validation.replay import Recent
-from mlplatform.wiring import Platform
+from mlplatform.learning.features.dataset import Dataset, rows_digest
+from mlplatform.learning.training import handover, retrain
+from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.folder import load_folder
+from mlplatform.learning.validation.replay import Recent
+from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
+from mlplatform.operations.compute import fitting as program
+from mlplatform.operations.compute.jobs import JobStatus
+from mlplatform.operations.compute.own import OwnPool
+from mlplatform.operations.jobs import fitting
+from mlplatform.operations.wiring import Platform
+from mlplatform.runtime.code_version import code_version
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import Corrupt, JobFailed, PlatformError, Refused
 
 PER_DAY = 400
 
@@ -229,9 +229,9 @@ STEPS = {
 }
 SCRIPT = """
 import os
-from mlplatform import wiring
-from mlplatform.jobs import fitting
-from mlplatform.training import handover
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import fitting
+from mlplatform.learning.training import handover
 from tests.contract.test_fit_jobs import DATA, RECENT
 
 def die():
@@ -284,7 +284,7 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
         line = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return "mlplatform.compute." in line and str(folder) in line
+    return "mlplatform.process" in line and str(folder) in line
 
 
 # What the program itself refuses.

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mlplatform.protos import open_inference_pb2 as pb
+from mlplatform.scoring.protos import open_inference_pb2 as pb
 from support.ports import free_port
 from support.probe import status_of
 from support.scoring_world import ScoringWorld

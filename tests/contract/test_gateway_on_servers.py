@@ -13,11 +13,11 @@ import pytest
 from tests.servers.given import behind
 from tests.servers.proxy import Proxy
 
-from mlplatform import addresses
-from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_redis import FeastRedis
-from mlplatform.models.definition import model_folder
-from mlplatform.rollout.postgres import PostgresRollouts
+from mlplatform.learning.features.feast_redis import FeastRedis
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import model_folder
+from mlplatform.rollouts.journal.postgres import PostgresRollouts
+from mlplatform.runtime.storage import addresses
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 from support.snapshots import snapshot_row, write_snapshots
 

@@ -21,13 +21,14 @@ from tests.support.onnx_bundles import sigmoid_bundle
 from tests.support.ports import free_port
 from tests.support.predictor_process import wait
 
-from mlplatform.errors import Unavailable
-from mlplatform.gateway.predictor import Predictor
-from mlplatform.models.definition import CALL_ROWS, load_definition
-from mlplatform.registry.bundle import Bundle, load_bundle
-from mlplatform.serving import golden
-from mlplatform.serving.names import ServiceName
-from mlplatform.serving.triton import lay_out
+from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.definition import CALL_ROWS
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.serving import golden
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.rollouts.serving.triton import lay_out
+from mlplatform.runtime.errors import Unavailable
+from mlplatform.scoring.predictor_client.predictor import Predictor
 
 FRAUD = load_definition("fraud")
 SMALL = msgspec.structs.replace(

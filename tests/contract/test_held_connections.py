@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,13 +16,13 @@ import httpx
 import psutil
 import pytest
 
-from mlplatform.http import grpc_door, uvicorn_limits
-from mlplatform.http.connection import Limits
-from mlplatform.http.server import BACKLOG
-from mlplatform.protos import open_inference_pb2 as pb
-from mlplatform.refusals import Refusals
-from mlplatform.settings import Home
-from mlplatform.telemetry import listener
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.http import grpc_door, listener, uvicorn_limits
+from mlplatform.runtime.http.connection import Limits
+from mlplatform.runtime.http.server import BACKLOG
+from mlplatform.runtime.processes.commands import command
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring.protos import open_inference_pb2 as pb
 from support.attacker import Attacker
 from support.home_world import HomeWorld
 from support.page_process import PageProcess
@@ -181,7 +180,7 @@ def mlflow(folder: Path) -> Iterator[Target]:
     home.mlflow_token.write_text("secret")
     told = {"MLPLATFORM_HOME": str(home.root), "MLPLATFORM_MLFLOW_PORT": str(port)}
     url = f"http://127.0.0.1:{port}"
-    with started("mlplatform.supervisor.mlflow_server", told, home) as pid:
+    with started("mlflow", told, home) as pid:
         wait(lambda: status_of(f"{url}/health") == 200, within_s=150)
         limits = uvicorn_limits.LIMITS
         ask = http(f"{url}/version", "secret")
@@ -196,7 +195,7 @@ def exporter(folder: Path) -> Iterator[Target]:
     address = home.run / "exporter.json"
     told = {"MLPLATFORM_HOME": str(home.root)}
     options = (f"--address-file={address}", f"--token-file={home.exporter_token}")
-    with started("mlplatform.exporter", told, home, *options) as pid:
+    with started("exporter", told, home, *options) as pid:
         wait(address.exists)
         port = json.loads(address.read_bytes())["port"]
         ask = http(f"http://127.0.0.1:{port}/metrics", "secret")
@@ -205,10 +204,10 @@ def exporter(folder: Path) -> Iterator[Target]:
 
 
 @contextmanager
-def started(module: str, told: dict[str, str], home: Home, *options: str) -> Iterator[int]:
+def started(name: str, told: dict[str, str], home: Home, *options: str) -> Iterator[int]:
     with (home.logs / "process.log").open("wb") as log:
-        command = [sys.executable, "-m", module, *options]
-        process = subprocess.Popen(command, env={**os.environ, **told}, stdout=log, stderr=log)
+        words = command(name, *options)
+        process = subprocess.Popen(words, env={**os.environ, **told}, stdout=log, stderr=log)
     try:
         yield process.pid
     finally:

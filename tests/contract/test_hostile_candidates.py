@@ -12,18 +12,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mlplatform.errors import Corrupt
-from mlplatform.jobs import heavy
-from mlplatform.jobs import training as job
-from mlplatform.predictor.model import scorer
-from mlplatform.refusals import Refusals
-from mlplatform.sandbox.limits import MIB
-from mlplatform.settings import Home
-from mlplatform.training import confined
-from mlplatform.training.confined import LIMITS, ConfinedModel
-from mlplatform.training.onnx_file import OnnxFile
-from mlplatform.training.onnx_limits import ModelRefused
-from mlplatform.training.onnx_work import _small_trees
+from mlplatform.learning.onnx import confined
+from mlplatform.learning.onnx.confined import LIMITS, ConfinedModel
+from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.learning.onnx.onnx_limits import ModelRefused
+from mlplatform.learning.onnx.onnx_work import _small_trees
+from mlplatform.operations.jobs import heavy
+from mlplatform.operations.jobs import training as job
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.sandbox.limits import MIB
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring.predictor.model import scorer
 from support import hostile_models as made
 
 ROWS = np.zeros((4, made.WIDTH), np.float32)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlplatform.errors import InputInvalid, PlatformError
-from mlplatform.features import parquet_files
-from mlplatform.features.parquet_files import ParquetFiles
+from mlplatform.learning.features import parquet_files
+from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.runtime.errors import InputInvalid, PlatformError
 
 WANTED = {"a": pa.int64(), "at": pa.timestamp("us")}
 

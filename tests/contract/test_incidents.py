@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from mlplatform.addresses import Address
-from mlplatform.drift.incidents import Claimed, Finding, Held, Incidents, Over
-from mlplatform.drift.postgres import PostgresIncidents
-from mlplatform.drift.sql import SqlIncidents
-from mlplatform.drift.sqlite import SqliteIncidents
-from mlplatform.errors import NotFound, StaleFence
+from mlplatform.rollouts.drift.incidents import Claimed, Finding, Held, Incidents, Over
+from mlplatform.rollouts.drift.postgres import PostgresIncidents
+from mlplatform.rollouts.drift.sql import SqlIncidents
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.runtime.errors import NotFound, StaleFence
+from mlplatform.runtime.storage.addresses import Address
 
 FOUND = Finding("fraud", "drift", 5000, 3000, 1, {"reasons": ["amount moved"], "psi": 0.4})
 Opener = Callable[[], Incidents]

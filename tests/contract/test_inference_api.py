@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlplatform.gateway.routing import bucket
-from mlplatform.models.definition import load_definition
-from mlplatform.pseudonym import load_or_create_key, pseudonym
-from mlplatform.rollout.routes import Arm
+from mlplatform.decisions.records.pseudonym import load_or_create_key, pseudonym
+from mlplatform.model.folders import load_definition
+from mlplatform.model.routes import Arm
+from mlplatform.scoring.arms.routing import bucket
 from support import standard_clients
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld

@@ -15,15 +15,16 @@ import pytest
 from tests.support.argo_standin import NAMESPACE, ArgoStandIn, standin
 from tests.support.jobs_world import at_work, ended, expected_scores, pool, score_job, until
 
-from mlplatform.cluster.api import KubernetesApi
-from mlplatform.compute.argo import ArgoJobs, workflow
-from mlplatform.compute.artifacts import Artifacts
-from mlplatform.compute.jobs import Jobs, JobStatus
-from mlplatform.compute.local import NO_POOL, LocalJobs
-from mlplatform.compute.own import OwnPool
-from mlplatform.compute.running import run
-from mlplatform.compute.scoring import SCORES
-from mlplatform.errors import JobFailed, NotFound, Refused, Unavailable
+from mlplatform.operations.compute.argo import ArgoJobs, workflow
+from mlplatform.operations.compute.artifacts import Artifacts
+from mlplatform.operations.compute.jobs import Jobs, JobStatus
+from mlplatform.operations.compute.local import NO_POOL, LocalJobs
+from mlplatform.operations.compute.own import OwnPool
+from mlplatform.operations.compute.running import run
+from mlplatform.operations.compute.scoring import SCORES
+from mlplatform.rollouts.kubernetes.api import KubernetesApi
+from mlplatform.runtime.errors import JobFailed, NotFound, Refused, Unavailable
+from mlplatform.runtime.processes.commands import command
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def test_a_job_outlives_its_submitter(tmp_path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
         "from tests.support.jobs_world import score_job as job\n"
-        "from mlplatform.compute.local import LocalJobs\n"
+        "from mlplatform.operations.compute.local import LocalJobs\n"
         "here = Path(sys.argv[1])\n"
         "LocalJobs(here / 'jobs').submit(job(here, 'orphan', batches=3))\n"
         "os.kill(os.getpid(), 9)"
@@ -212,8 +213,8 @@ def test_a_folder_has_one_pool(tmp_path: Path) -> None:
         jobs = LocalJobs(tmp_path / "jobs")
         jobs.submit(score_job(tmp_path, "any"))
         ended(jobs, "any")
-        command = [sys.executable, "-m", "mlplatform.compute.pool", f"--folder={tmp_path / 'jobs'}"]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        words = command("jobs", f"--folder={tmp_path / 'jobs'}")
+        second = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert second.returncode == 1
     assert "another pool" in second.stderr
 

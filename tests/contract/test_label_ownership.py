@@ -12,14 +12,14 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from mlplatform import wiring
-from mlplatform.cli.keys import app as key_commands
-from mlplatform.decisions.log import Entry
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.models.definition import load_definition
-from mlplatform.pseudonym import key_of
-from mlplatform.refusals import Refusals
+from mlplatform.commands.keys import app as key_commands
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.pseudonym import key_of
+from mlplatform.decisions.records.record import Record
+from mlplatform.model.folders import load_definition
+from mlplatform.operations import wiring
+from mlplatform.runtime.telemetry.refusals import Refusals
 from support.earlier_state import earlier_decision_id
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 

@@ -18,30 +18,16 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mlplatform.canonical import digest
-from mlplatform.cli import output
-from mlplatform.cli.log import app
-from mlplatform.decisions.log import Entry
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.features.definitions import load_views
-from mlplatform.features.inputs import InputPlan
-from mlplatform.features.online import OnlineRow
-from mlplatform.features.policy import NO_GAPS, FeaturePolicies
-from mlplatform.gateway.breaker import Breaker
-from mlplatform.gateway.bulkhead import Bulkhead
-from mlplatform.gateway.decided import Caller, Decided, RoutedRequest, record
-from mlplatform.gateway.fallback import steps
-from mlplatform.gateway.live import Live, Target
-from mlplatform.gateway.oip import FailureReason, PredictionFailed, Scores
-from mlplatform.gateway.prediction import Facts, judged, predicted, without_predictor
-from mlplatform.gateway.predictor import Predictor
-from mlplatform.gateway.reasons import ordinary_row
-from mlplatform.gateway.routing import Assignment
-from mlplatform.gateway.shadow import ShadowCopy, shadow_record
-from mlplatform.models.definition import load_definition, model_folder
-from mlplatform.predictor.model import scorer
-from mlplatform.registry.bundle import (
+from mlplatform.commands.log import app
+from mlplatform.commands.terminal import output
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Record
+from mlplatform.learning.features.online import OnlineRow
+from mlplatform.learning.features.policy import NO_GAPS, FeaturePolicies
+from mlplatform.learning.onnx.explainer import make_explainer
+from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.model.bundle import (
     EXPLAINER_FILE,
     MODEL_FILE,
     Bundle,
@@ -49,10 +35,24 @@ from mlplatform.registry.bundle import (
     load_bundle,
     write_bundle,
 )
-from mlplatform.registry.scorecard import SmallScorer
-from mlplatform.rollout.routes import Arm, Routes
-from mlplatform.training.explainer import make_explainer
-from mlplatform.training.onnx_file import OnnxFile
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.inputs import InputPlan
+from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.scorecard import SmallScorer
+from mlplatform.runtime.canonical import digest
+from mlplatform.scoring.arms.fallback import steps
+from mlplatform.scoring.arms.live import Live, Target
+from mlplatform.scoring.arms.reasons import ordinary_row
+from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.path.decided import Caller, Decided, RoutedRequest, record
+from mlplatform.scoring.path.prediction import Facts, judged, predicted, without_predictor
+from mlplatform.scoring.path.shadow import ShadowCopy, shadow_record
+from mlplatform.scoring.predictor.model import scorer
+from mlplatform.scoring.predictor_client.breaker import Breaker
+from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
+from mlplatform.scoring.predictor_client.predictor import Predictor
 from support.scoring_world import MODEL, write_amount_bundle
 
 FRAUD = load_definition(MODEL)

@@ -22,11 +22,9 @@ from typing import Any
 
 import pytest
 
-from mlplatform.decisions import spill, spilling
-from mlplatform.decisions.catching_up import resolved
-from mlplatform.decisions.commit import GroupCommit
-from mlplatform.decisions.key_locks import KeyLocks
-from mlplatform.decisions.log import (
+from mlplatform.decisions.log.commit import GroupCommit
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import (
     Appended,
     Entry,
     Idempotency,
@@ -38,12 +36,14 @@ from mlplatform.decisions.log import (
     Unlogged,
     Unrecorded,
 )
-from mlplatform.decisions.prepared import prepared
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.spill import SpillFile, SpillFull
-from mlplatform.decisions.spilling import SpillingLog, SpillPolicy
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import Busy, InputInvalid, Unavailable
+from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.spill import files, writer
+from mlplatform.decisions.spill.files import SpillFile, SpillFull
+from mlplatform.decisions.spill.key_locks import KeyLocks
+from mlplatform.decisions.spill.recovery import resolved
+from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
+from mlplatform.runtime.errors import Busy, InputInvalid, Unavailable
 from support.stopped_writer import stopped_writer
 
 MIB = 1024 * 1024
@@ -184,7 +184,7 @@ def test_who_asks_again_while_readers_are_held_up_is_told_at_once(
     waits: list[float] = []
     with opened(folder) as log:
         log.append(WRITER, [entry("d1", "k1")])
-        monkeypatch.setattr("mlplatform.decisions.sqlite.time.sleep", waits.append)
+        monkeypatch.setattr("mlplatform.decisions.log.sqlite.time.sleep", waits.append)
         for times in (1, 2):
             with stopped_writer(folder / "decisions.db"):
                 waits.clear()
@@ -367,7 +367,7 @@ def test_a_spill_killed_at_any_byte_keeps_every_whole_record(tmp_path: Path) -> 
     path = tmp_path / "whole.spill"
     items = [prepared(entry(name, name)) for name in names(3)]
     whole = SpillFile.create(path, durable=False)
-    whole.append([spill.framed(i) for i in items], maximum_bytes=MIB, durable=False)
+    whole.append([files.framed(i) for i in items], maximum_bytes=MIB, durable=False)
     whole.close()
     data = path.read_bytes()
     ends = [frame.end for frame in frames_of(path)]
@@ -377,12 +377,12 @@ def test_a_spill_killed_at_any_byte_keeps_every_whole_record(tmp_path: Path) -> 
         torn.write_bytes(data[:size])
         file = SpillFile.take_over(torn)
         expected = sum(end <= size for end in ends)
-        if size < spill.START:
+        if size < files.START:
             assert file is None
             assert not torn.exists()
             continue
         assert file is not None
-        file.append([spill.framed(items[0])], maximum_bytes=MIB, durable=False)
+        file.append([files.framed(items[0])], maximum_bytes=MIB, durable=False)
         found = [frame.record for frame in file.next(10)]
         assert found == [*items[:expected], items[0]]
         file.remove()
@@ -442,7 +442,7 @@ def all_adopted(folder: Path, log: SpillingLog, within_s: float = 20.0) -> None:
 
 FILE_ERRORS = [
     pytest.param(SpillFile, "take_over", id="no file can be opened"),
-    pytest.param(spill, "frames", id="a spill can't be read"),
+    pytest.param(files, "frames", id="a spill can't be read"),
     pytest.param(SpillFile, "rename", id="it can't be renamed"),
     pytest.param(SpillFile, "next", id="what is adopted can't be read"),
     pytest.param(SpillFile, "remove", id="it can't be removed"),
@@ -455,8 +455,8 @@ def test_what_a_file_error_keeps_from_the_log_enters_it_once_the_error_is_over(
     folder: Path, owner: Any, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catching up goes on, as does whoever appends; nothing is lost, doubled or held by a lock."""
-    monkeypatch.setattr(spilling, "ADOPT_S", 0.0)
-    monkeypatch.setattr(spilling, "RETRY_S", 0.0)
+    monkeypatch.setattr(writer, "ADOPT_S", 0.0)
+    monkeypatch.setattr(writer, "RETRY_S", 0.0)
     with opened(folder, "gateway-1") as left, locked(folder):
         for name in names(3):
             left.append("gateway-1", [entry(name, name)])
@@ -484,7 +484,7 @@ def test_what_a_file_error_keeps_from_the_log_enters_it_once_the_error_is_over(
 def test_a_thread_that_commits_outlives_file_errors(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spilling, "ADOPT_S", 0.0)
+    monkeypatch.setattr(writer, "ADOPT_S", 0.0)
     failures = threading.Semaphore(0)
 
     def fail(*arguments: Any) -> Any:
@@ -532,7 +532,7 @@ def test_what_is_spilled_while_a_siblings_spill_is_adopted_is_not_overwritten(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading a long one takes so long that others relieve the thread meanwhile."""
-    monkeypatch.setattr(spilling, "ADOPT_S", 0.0)
+    monkeypatch.setattr(writer, "ADOPT_S", 0.0)
     with opened(folder, "gateway-1") as left, locked(folder):
         left.append("gateway-1", [entry("d0", "k0")])
     take_over = SpillFile.take_over
@@ -607,8 +607,8 @@ def test_a_gateway_killed_while_it_spills_and_catches_up_loses_and_doubles_nothi
 
 def test_at_its_limit_the_declared_mode_applies(folder: Path) -> None:
     """Decisions of a model that answers unlogged are answered; all else is refused."""
-    size = len(spill.framed(prepared(entry("d0"))))
-    policy = {"maximum_bytes": spill.START + 2 * size, "answer_unlogged": frozenset({"fraud"})}
+    size = len(files.framed(prepared(entry("d0"))))
+    policy = {"maximum_bytes": files.START + 2 * size, "answer_unlogged": frozenset({"fraud"})}
     with opened(folder, **policy) as log:
         with locked(folder):
             assert log.append(WRITER, [entry("d0"), entry("d1")]) == [Spilled(), Spilled()]
@@ -631,7 +631,7 @@ def test_at_its_limit_the_declared_mode_applies(folder: Path) -> None:
 def test_a_disk_that_takes_half_a_batch_has_taken_none(tmp_path: Path) -> None:
     """The limit of a file's size stands for a full disk: a part is written, then nothing."""
     file = SpillFile.create(tmp_path / "a.spill", durable=False)
-    part = spill.framed(prepared(entry("d0")))
+    part = files.framed(prepared(entry("d0")))
     file.append([part], maximum_bytes=MIB, durable=False)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file.end + 2 * len(part) + 5, hard))
@@ -804,9 +804,9 @@ def test_accepted_is_written_and_spilled_and_declared_unlogged_whatever_fails(
     assert counts.spilled
 
 
-def frames_of(path: Path) -> list[spill.Frame]:
+def frames_of(path: Path) -> list[files.Frame]:
     with path.open("rb") as file:
-        return list(spill.frames(file.fileno()))
+        return list(files.frames(file.fileno()))
 
 
 def wait_until(holds: Callable[[], bool], within_s: float = 10.0) -> None:

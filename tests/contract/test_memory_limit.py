@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from mlplatform.errors import ConfigInvalid
-from mlplatform.models.definition import load_definition
-from mlplatform.serving.manifest import read, render
-from mlplatform.settings import Home
-from mlplatform.supervisor.child import Child
-from mlplatform.supervisor.parent_death import ParentDeathPipe
-from mlplatform.supervisor.predictor_processes import predictor_spec
-from mlplatform.supervisor.spec import ChildSpec
+from mlplatform.model.folders import load_definition
+from mlplatform.operations.supervisor.child import Child
+from mlplatform.operations.supervisor.predictor_processes import predictor_spec
+from mlplatform.operations.supervisor.spec import ChildSpec
+from mlplatform.rollouts.serving.manifest import read, render
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 
 MIB = 1024**2
 LIMIT_S = 60

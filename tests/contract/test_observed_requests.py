@@ -16,10 +16,10 @@ import httpx
 import msgspec
 import pytest
 
-from mlplatform.cli.trace import Found
-from mlplatform.rollout.routes import Arm
-from mlplatform.telemetry import signals
-from mlplatform.telemetry.span_files import Kept
+from mlplatform.commands.trace import Found
+from mlplatform.model.routes import Arm
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.span_files import Kept
 from support.observed_world import DEADLINE, FIRST_CUSTOMER, Observed
 from support.scoring_world import MODEL, wait_for
 
@@ -94,7 +94,7 @@ def test_a_failed_request_is_found_with_all_spans_and_its_line(
     lost = [span for span in found.spans if span.name == "record" and span.is_error]
     assert {span.attributes["error.type"] for span in lost} == {"unrecorded"}
     # of many alike a line is written from time to time: it leads to the trace of its own request
-    text = (world.home.logs / "mlplatform.gateway.log").read_text()
+    text = (world.home.logs / "gateway.log").read_text()
     lines = [line for line in text.splitlines() if "a decision was not recorded" in line]
     told = json.loads(lines[0])
     back = world.found(told["trace_id"], "record")
@@ -174,9 +174,11 @@ def test_nothing_that_was_told_holds_what_a_request_said(
     told |= {
         p.name: p.read_text() for p in (*world.home.logs.iterdir(), *world.home.traces.iterdir())
     }
-    assert {"mlplatform.gateway.log", "mlplatform.worker.log", "gateway-gateway-0.jsonl"} <= set(
-        told
-    )
+    assert {
+        "gateway.log",
+        "worker.log",
+        "gateway-gateway-0.jsonl",
+    } <= set(told)
     assert any("decided by" in text for text in told.values())
     values = {str(body[name]) for body in world.sent for name in ("customer_id", "terminal_id")}
     amounts = {repr(body["amount"]) for body in world.sent}

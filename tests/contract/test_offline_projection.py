@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mlplatform.decisions.log import Entry
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.features.offline import OfflineTable, Projected
-from mlplatform.models.definition import load_definition
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Record
+from mlplatform.learning.features.offline import OfflineTable, Projected
+from mlplatform.model.folders import load_definition
 
 DAY_MS = 86_400_000
 T_MS = 20_000 * DAY_MS

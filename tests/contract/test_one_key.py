@@ -12,7 +12,7 @@ import grpc
 import httpx
 import pytest
 
-from mlplatform.protos import scoring_pb2 as pb
+from mlplatform.scoring.protos import scoring_pb2 as pb
 from support.scoring_world import MODEL, ScoringWorld, payment
 
 pytestmark = pytest.mark.slow

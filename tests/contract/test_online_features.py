@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlplatform.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
-from mlplatform.features.definitions import FeatureView, load_views
-from mlplatform.features.feast_redis import FeastRedis
-from mlplatform.features.feast_sqlite import FeastSqlite
-from mlplatform.features.online import OnlineFeatures
-from mlplatform.models.definition import model_folder
+from mlplatform.learning.features.feast_redis import FeastRedis
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.folders import model_folder
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
 from support import feast_sdk
 from support.stopped_writer import stopped_writer
 
@@ -324,7 +324,7 @@ def test_of_two_writers_the_later_row_stays_whoever_wrote_it(sdk: tuple[Opener, 
 
 @pytest.mark.slow
 def test_the_generated_definitions_are_those_of_feast(sdk: tuple[Opener, Any]) -> None:
-    from mlplatform.features.feast_repo import render, views
+    from mlplatform.learning.features.feast_repo import render, views
 
     assert views("fraud") == VIEWS
     assert render("fraud") == (model_folder("fraud") / "features.json").read_text()

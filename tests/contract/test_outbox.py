@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from mlplatform.decisions.log import Entry, Span
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import StaleFence, Unavailable
-from mlplatform.topics.local import LocalTopics
-from mlplatform.topics.messages import Message, Progress, Received
-from mlplatform.worker.outbox import Outbox, decisions_of, topic_of
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.topics.local import LocalTopics
+from mlplatform.decisions.topics.messages import Message, Progress, Received
+from mlplatform.runtime.errors import StaleFence, Unavailable
+from mlplatform.scoring.worker.outbox import Outbox, decisions_of, topic_of
 
 MODEL = "fraud"
 

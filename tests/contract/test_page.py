@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mlplatform.drift.incidents import Finding
-from mlplatform.drift.sqlite import SqliteIncidents
-from mlplatform.errors import ConfigInvalid
-from mlplatform.page.app import application
-from mlplatform.page.sources import Sources
-from mlplatform.settings import Home, load
-from mlplatform.wiring import Platform
+from mlplatform.observing.page.app import application
+from mlplatform.observing.page.sources import Sources
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.drift.incidents import Finding
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.runtime.configuration.settings import Home, load
+from mlplatform.runtime.errors import ConfigInvalid
 from support.home_world import HomeWorld
 from support.page_process import TOKEN, PageProcess
 

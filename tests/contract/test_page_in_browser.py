@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.demo import page as report
-from mlplatform.demo.charts import Picture
-from mlplatform.drift.incidents import Finding
-from mlplatform.drift.sqlite import SqliteIncidents
-from mlplatform.rollout.transitions import Opened
+from demo import page as report
+from demo.charts import Picture
+from mlplatform.rollouts.drift.incidents import Finding
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.journal.transitions import Opened
 from rollout_world import gate_report
 from support import chromium
 from support.chromium import Chromium

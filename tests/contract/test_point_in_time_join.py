@@ -11,12 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_sqlite import FeastSqlite
-from mlplatform.features.join import training_join
-from mlplatform.features.offline import OfflineTable
-from mlplatform.features.snapshots import materialize
-from mlplatform.models.definition import load_definition, model_folder
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.join import training_join
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.snapshots import materialize
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.models.fraud.generator import Population, generate
 from support import feast_sdk
 

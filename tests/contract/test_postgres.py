@@ -15,14 +15,14 @@ import pytest
 from tests.servers.given import behind, postgres_address
 from tests.servers.proxy import Proxy
 
-from mlplatform import addresses
-from mlplatform.addresses import Address
-from mlplatform.errors import ConfigInvalid, Refused, Unavailable
-from mlplatform.postgres import PostgresDatabase
-from mlplatform.rollout.postgres import SCHEMA, PostgresRollouts
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.rollout.transitions import Opened
-from mlplatform.sql import Schema
+from mlplatform.rollouts.journal.postgres import SCHEMA, PostgresRollouts
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.transitions import Opened
+from mlplatform.runtime.errors import ConfigInvalid, Refused, Unavailable
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.postgres import PostgresDatabase
+from mlplatform.runtime.storage.sql import Schema
 from rollout_world import arm
 
 ANSWER_S = 0.8

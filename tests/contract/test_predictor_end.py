@@ -16,7 +16,7 @@ from support.predictor_process import wait
 def predictor(folder: Path, *args: str) -> subprocess.CompletedProcess[bytes]:
     digest = sigmoid_bundle(folder / "bundle", shift=0.1)
     command = [
-        *(sys.executable, "-m", "mlplatform.predictor"),
+        *(sys.executable, "-m", "mlplatform.process", "predictor"),
         f"--model-dir={folder / 'bundle'}",
         f"--model-name=fraud-v1-{digest[:8]}",
         *args,
@@ -36,15 +36,15 @@ def test_with_a_termination_log_a_failed_self_test_ends_it_with_the_reason(tmp_p
 DYING = """
 import dataclasses, sys
 from pathlib import Path
-from mlplatform.predictor import server
-from mlplatform.predictor.model import Timing
+from mlplatform.scoring.predictor import server
+from mlplatform.scoring.predictor.model import Timing
 
 def dying(*arguments):
     return dataclasses.replace(load(*arguments), score=sys.exit, timings=(Timing(1, 1.0),))
 
 load, server.load = server.load, dying
 folder, name, address = sys.argv[1:]
-server.run(server.Arguments(Path(folder), name, address_file=Path(address)))
+server.serve(server.Arguments(Path(folder), name, address_file=Path(address)))
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlplatform.protos import open_inference_pb2 as pb
+from mlplatform.scoring.protos import open_inference_pb2 as pb
 from support.onnx_bundles import SLOW
 from support.predictor_process import DEADLINE_S, TOKEN, Process, wait
 

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from mlplatform.gateway.oip import Reply, infer_request, scores
+from mlplatform.model.oip import Reply, infer_request, scores
 from support.onnx_bundles import INPUTS, SLOW
 from support.predictor_process import ACCELERATOR, DEADLINE_S, TOKEN, Process, wait
 
@@ -175,7 +175,7 @@ def test_nothing_that_is_sent_is_the_servers_fault(
 
 
 def test_an_accelerator_that_the_runtime_lacks_is_named_with_what_there_is(tmp_path: Path) -> None:
-    from mlplatform.predictor import providers
+    from mlplatform.scoring.predictor import providers
 
     if providers.missing("tensorrt") is None:
         pytest.skip("this runtime has every accelerator")

@@ -18,12 +18,12 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from mlplatform.admission.clients import Client, parse_scope
-from mlplatform.admission.people import People
-from mlplatform.admission.secrets import digest
-from mlplatform.refusals import Refusals
-from mlplatform.supervisor import prefect_gate
-from mlplatform.supervisor.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
+from mlplatform.operations.prefect_server import prefect_gate
+from mlplatform.operations.prefect_server.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring.admission.clients import Client, parse_scope
+from mlplatform.scoring.admission.people import People
+from mlplatform.scoring.admission.secrets import digest
 
 ID = "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
 OTHER = "00000000-2f5a-4a6e-9d7c-0e6b8b1c2d3e"

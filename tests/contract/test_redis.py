@@ -15,16 +15,16 @@ import pytest
 from tests.servers.given import behind, redis_address
 from tests.servers.proxy import Proxy
 
-from mlplatform import addresses
-from mlplatform.addresses import Address
-from mlplatform.admission.bucket import Take
-from mlplatform.admission.clients import RateLimit
-from mlplatform.admission.redis import RedisBuckets
-from mlplatform.errors import ConfigInvalid, Unavailable
-from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_redis import FeastRedis
-from mlplatform.gateway.feature_reads import FeatureReads, FeaturesUnavailable
-from mlplatform.models.definition import model_folder
+from mlplatform.learning.features.feast_redis import FeastRedis
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import model_folder
+from mlplatform.runtime.errors import ConfigInvalid, Unavailable
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.scoring.admission.bucket import Take
+from mlplatform.scoring.admission.clients import RateLimit
+from mlplatform.scoring.admission.redis import RedisBuckets
+from mlplatform.scoring.path.feature_reads import FeatureReads, FeaturesUnavailable
 
 ANSWER_S = 0.3
 SLACK_S = 1.0
@@ -107,7 +107,7 @@ def test_an_outage_in_the_middle_is_unavailable_in_time_and_over_when_it_is_over
 
 @pytest.mark.redis
 def test_scripts_that_the_server_forgot_are_given_to_it_again(redis: Any) -> None:
-    from mlplatform.redis import client
+    from mlplatform.runtime.storage.redis import client
 
     redis.empty()
     store, buckets = features(redis.address), RedisBuckets(redis.address, answer_s=ANSWER_S)

@@ -21,12 +21,10 @@ from botocore.exceptions import ClientError
 from tests.servers.given import behind
 from tests.servers.proxy import Proxy
 
-from mlplatform import addresses
-from mlplatform.canonical import digest
-from mlplatform.drift.profile import Column, Profile
-from mlplatform.errors import NotFound, Unavailable
-from mlplatform.models.definition import InputSpec
-from mlplatform.registry.bundle import (
+from mlplatform.learning.registry.mlflow import MlflowRegistry
+from mlplatform.learning.registry.mlflow_rest import MlflowRest
+from mlplatform.learning.registry.versions import Rejection, Version, VersionFacts
+from mlplatform.model.bundle import (
     MODEL_FILE,
     AlertBand,
     Bundle,
@@ -39,10 +37,12 @@ from mlplatform.registry.bundle import (
     load_bundle,
     write_bundle,
 )
-from mlplatform.registry.mlflow import MlflowRegistry
-from mlplatform.registry.mlflow_rest import MlflowRest
-from mlplatform.registry.versions import Rejection, Version, VersionFacts
-from mlplatform.settings import Home
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.profile import Column, Profile
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import NotFound, Unavailable
+from mlplatform.runtime.storage import addresses
 
 pytestmark = pytest.mark.slow
 
@@ -155,7 +155,7 @@ def uri(place):
     environment = {**os.environ, **place.variables, "MLPLATFORM_MLFLOW_PORT": str(port)}
     with (home.root / "server.log").open("w") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlplatform.supervisor.mlflow_server"],
+            [sys.executable, "-m", "mlplatform.process", "mlflow"],
             env=environment,
             stdout=output,
             stderr=output,
@@ -322,7 +322,7 @@ def test_no_client_reads_pickles_or_reports_usage(registry):
 def test_no_package_adds_headers_of_its_own_to_our_requests(uri: str) -> None:
     # Feast is installed here, and registers a provider of headers with MLflow
     asked = (
-        "import sys; from mlplatform.registry.mlflow import MlflowRegistry;"
+        "import sys; from mlplatform.learning.registry.mlflow import MlflowRegistry;"
         f"print(MlflowRegistry({uri!r}, {TOKEN!r}).versions('nobody'), 'feast' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)

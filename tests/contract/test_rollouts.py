@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from mlplatform.decisions.log import ManifestHead, WriterHead
-from mlplatform.errors import NotFound, Refused, StaleFence
-from mlplatform.rollout.journal import Fence, GatewayLease
-from mlplatform.rollout.postgres import PostgresRollouts
-from mlplatform.rollout.routes import Routes, no_routes
-from mlplatform.rollout.sql import SqlRollouts
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.rollout.transitions import Opened, RolledBack, ShadowStarted, Transition
+from mlplatform.decisions.records.port import ManifestHead, WriterHead
+from mlplatform.model.routes import Routes, no_routes
+from mlplatform.rollouts.journal.journal import Fence, GatewayLease
+from mlplatform.rollouts.journal.postgres import PostgresRollouts
+from mlplatform.rollouts.journal.sql import SqlRollouts
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
+from mlplatform.runtime.errors import NotFound, Refused, StaleFence
 from rollout_world import StoppedClock, arm
 
 FACTS = {"model": "fraud", "event_ms": 1, "wall_ms": 2, "actor": "pass", "reason": "because"}

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.sandbox import landlock, seccomp
-from mlplatform.sandbox.limits import MIB, Limits
-from mlplatform.sandbox.process import Sandbox, WorkRefused
+from mlplatform.runtime.sandbox import landlock, seccomp
+from mlplatform.runtime.sandbox.limits import MIB, Limits
+from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 
 LIMITS = Limits(memory_bytes=256 * MIB, cpu_s=30)
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
@@ -131,8 +131,8 @@ def test_it_ends_with_its_object():
 
 PARENT = """
 import sys, time
-from mlplatform.sandbox.limits import Limits
-from mlplatform.sandbox.process import Sandbox
+from mlplatform.runtime.sandbox.limits import Limits
+from mlplatform.runtime.sandbox.process import Sandbox
 made = Sandbox("probe", Limits(memory_bytes=1 << 28, cpu_s=60))
 print(made.pid, flush=True)
 made.ask({"deed": "spin"}, cpu_s=60, reply_bytes=0)
@@ -155,7 +155,7 @@ def test_it_dies_with_a_parent_that_is_killed_while_it_computes():
 
 ALONE = """
 import pathlib, socket, sys
-from mlplatform.sandbox import landlock
+from mlplatform.runtime.sandbox import landlock
 server = socket.create_server(("127.0.0.1", 0))
 print(landlock.restrict_to([pathlib.Path(sys.argv[1])]))
 print(pathlib.Path(sys.argv[1], "seen").read_text())

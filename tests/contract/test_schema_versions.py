@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from mlplatform.admission.sqlite import SqliteAdmission
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.decisions.tables import STORED
-from mlplatform.drift.sqlite import SqliteIncidents
-from mlplatform.errors import Refused
-from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_sqlite import FeastSqlite
-from mlplatform.models.definition import model_folder
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.schemas import EMBEDDED
-from mlplatform.settings import Home
-from mlplatform.sql import Schema
-from mlplatform.sqlite import SqliteDatabase, connect
-from mlplatform.topics.local import LocalTopics
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.topics.local import LocalTopics
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import model_folder
+from mlplatform.operations.backup.schemas import EMBEDDED
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.storage.sql import Schema
+from mlplatform.runtime.storage.sqlite import SqliteDatabase, connect
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from support import earlier_state
 from support.home_world import CLIENT, MODEL, WRITER, HomeWorld
 

@@ -19,11 +19,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from mlplatform import wiring
-from mlplatform.cli.keys import app as key_commands
-from mlplatform.cli.log import app as log_commands
-from mlplatform.gateway.routing import bucket
-from mlplatform.registry.bundle import load_bundle
+from mlplatform.commands.keys import app as key_commands
+from mlplatform.commands.log import app as log_commands
+from mlplatform.model.bundle import load_bundle
+from mlplatform.operations import wiring
+from mlplatform.scoring.arms.routing import bucket
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 
 pytestmark = pytest.mark.slow

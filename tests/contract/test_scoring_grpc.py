@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlplatform.http.grpc_door import ARRIVAL_S, MAX_CONNECTIONS, MAX_STRANGERS
-from mlplatform.models.definition import load_definition
-from mlplatform.protos import open_inference_pb2 as oip
-from mlplatform.protos import scoring_pb2 as pb
+from mlplatform.model.folders import load_definition
+from mlplatform.runtime.http.grpc_door import ARRIVAL_S, MAX_CONNECTIONS, MAX_STRANGERS
+from mlplatform.scoring.protos import open_inference_pb2 as oip
+from mlplatform.scoring.protos import scoring_pb2 as pb
 from support.platform_process import wait
 from support.scoring_world import MODEL, ScoringWorld
 

@@ -13,13 +13,13 @@ import httpx
 import msgspec
 import pytest
 
-from mlplatform.errors import ConfigInvalid, NotFound, Refused
-from mlplatform.files import write_atomically
-from mlplatform.models.definition import load_definition
-from mlplatform.serving.local import STALE_MS, LocalPlane, StatusFile
-from mlplatform.serving.manifest import render
-from mlplatform.serving.plane import ServingPlane
-from mlplatform.settings import Home
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.serving.local import STALE_MS, LocalPlane, StatusFile
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.rollouts.serving.plane import ServingPlane
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.runtime.storage.files import write_atomically
 from support.kserve_world import on_any_cluster
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import PlatformProcess, wait

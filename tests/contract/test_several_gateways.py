@@ -15,15 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
-from mlplatform import addresses
-from mlplatform.addresses import Brokers
-from mlplatform.decisions.log import Span
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.rollout.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollout.postgres import PostgresRollouts
-from mlplatform.rollout.routes import Routes
-from mlplatform.rollout.window import canary_traffic
-from mlplatform.settings import Home
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span
+from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.postgres import PostgresRollouts
+from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
+from mlplatform.rollouts.verdicts.window import canary_traffic
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Brokers
 from support.ports import free_port
 from support.probe import status_of
 from support.scoring_world import (
@@ -77,15 +77,13 @@ class World(ScoringWorld):
         other_url = f"http://127.0.0.1:{self.other_port}"
         wait_for(lambda: status_of(f"{other_url}/readyz") == 200)
         self.urls = [self.url, other_url]
-        self.start_other("gathering.publisher", "--name", OTHER)
-        self.others["gathering.gatherer"] = self._start(
-            "mlplatform.gathering.gatherer", **self.shared
-        )
+        self.start_other("log-publisher", "--name", OTHER)
+        self.others["log-replicator"] = self._start("log-replicator", **self.shared)
 
     def start_other(self, module: str, *arguments: str) -> None:
         """A process of the other pod."""
         self.others[module] = self._start(
-            f"mlplatform.{module}",
+            module,
             *arguments,
             **self.shared,
             MLPLATFORM_HOME=str(self.volume.root),
@@ -177,7 +175,7 @@ def test_a_verdict_takes_both_gateways_records_and_waits_for_the_one_that_is_lat
     wait_for(lambda: world.verdict(routes).verdict == "HEALTHY", 30.0)
     assert ranges(world.verdict(routes)) == {GATEWAY, OTHER}
 
-    world.kill_other("gathering.publisher")
+    world.kill_other("log-publisher")
     routes = world.canary(50.0)
     world.send(range(300, 600))
     time.sleep(3)  # longer than a record took to come before
@@ -185,7 +183,7 @@ def test_a_verdict_takes_both_gateways_records_and_waits_for_the_one_that_is_lat
     assert late.verdict == "INCONCLUSIVE"
     assert f"writer {OTHER} is at" in late.reason
 
-    world.start_other("gathering.publisher", "--name", OTHER)
+    world.start_other("log-publisher", "--name", OTHER)
     wait_for(lambda: world.verdict(routes).verdict == "HEALTHY", 30.0)
     assert ranges(world.verdict(routes)) == {GATEWAY, OTHER}
     wait_for(lambda: len(world.records("decision")) == before + 600)

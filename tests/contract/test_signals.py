@@ -13,19 +13,19 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlplatform.admission.priorities import PRIORITIES
-from mlplatform.admission.tokens import REFUSALS
-from mlplatform.drift.incidents import State as IncidentState
-from mlplatform.exporter.measured import ArmCounts
-from mlplatform.features.policy import Cause
-from mlplatform.gateway.answers import AnsweredBy
-from mlplatform.gateway.fallback import ModelStep
-from mlplatform.gateway.oip import FailureReason
-from mlplatform.registry.rules import Decision
-from mlplatform.rollout.state import Phase as RolloutPhase
-from mlplatform.telemetry import signals
-from mlplatform.telemetry.prometheus import Registry
-from mlplatform.telemetry.signals import METRICS, PROCESS_METRICS, Metric, Process
+from mlplatform.learning.features.policy import Cause
+from mlplatform.model.oip import FailureReason
+from mlplatform.model.rules import Decision
+from mlplatform.operations.jobs.measured import ArmCounts
+from mlplatform.rollouts.drift.incidents import State as IncidentState
+from mlplatform.rollouts.journal.state import Phase as RolloutPhase
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.signals import METRICS, PROCESS_METRICS, Metric, Process
+from mlplatform.scoring.admission.priorities import PRIORITIES
+from mlplatform.scoring.admission.tokens import REFUSALS
+from mlplatform.scoring.arms.fallback import ModelStep
+from mlplatform.scoring.path.answers import AnsweredBy
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 
 _ADDED_BY_FORMAT = {"le"}
@@ -94,7 +94,7 @@ def test_a_worker_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -> N
     address, token = tmp_path / "address.json", tmp_path / "token"
     token.write_text("secret")
     files = ("--address-file", str(address), "--token-file", str(token))
-    process: subprocess.Popen[bytes] = world._start("mlplatform.worker", "--model", MODEL, *files)
+    process: subprocess.Popen[bytes] = world._start("worker", "--model", MODEL, *files)
     try:
         port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
         headers = {"Authorization": "Bearer secret"}
@@ -111,7 +111,7 @@ def test_an_exporter_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -
     address, token = tmp_path / "address.json", tmp_path / "token"
     token.write_text("secret")
     files = ("--address-file", str(address), "--token-file", str(token))
-    process: subprocess.Popen[bytes] = world._start("mlplatform.exporter", *files)
+    process: subprocess.Popen[bytes] = world._start("exporter", *files)
     try:
         port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
         url = f"http://127.0.0.1:{port}/metrics"

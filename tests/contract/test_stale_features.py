@@ -11,15 +11,15 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from mlplatform import wiring
-from mlplatform.cli.log import app as log_commands
-from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_sqlite import FeastSqlite
-from mlplatform.features.feast_values import project_name
-from mlplatform.gateway.freshness import StaleShare
-from mlplatform.models.definition import model_folder
-from mlplatform.pseudonym import key_of, pseudonym
-from mlplatform.supervisor.probe import Answered, ask
+from mlplatform.commands.log import app as log_commands
+from mlplatform.decisions.records.pseudonym import key_of, pseudonym
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.feast_values import project_name
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import model_folder
+from mlplatform.operations import wiring
+from mlplatform.operations.supervisor.probe import Answered, ask
+from mlplatform.scoring.arms.freshness import StaleShare
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 from support.snapshots import snapshot_row
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlplatform.gateway import openapi
-from mlplatform.models.definition import load_definition, model_names
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.scoring.api import openapi
 from support.scoring_world import MODEL, ScoringWorld, payment
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringWorld]:
         yield world
         with world.client() as client:
             assert client.post("/score", json=payment()).status_code == 200
-        log = (world.home.logs / "mlplatform.gateway.log").read_text()
+        log = (world.home.logs / "gateway.log").read_text()
         assert "Traceback" not in log
     finally:
         world.close()

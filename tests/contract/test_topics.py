@@ -13,16 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform import addresses
-from mlplatform.addresses import Brokers
-from mlplatform.decisions.log import Entry
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import Busy, NotFound, StaleFence
-from mlplatform.topics.kafka import KafkaTopics
-from mlplatform.topics.local import LocalTopics, backlog
-from mlplatform.topics.messages import Message, Progress, Received, Subscription, Topics, TopicSpec
-from mlplatform.worker.outbox import Outbox, decisions_of, topic_of
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.topics.kafka import KafkaTopics
+from mlplatform.decisions.topics.local import LocalTopics, backlog
+from mlplatform.decisions.topics.messages import (
+    Message,
+    Progress,
+    Received,
+    Subscription,
+    Topics,
+    TopicSpec,
+)
+from mlplatform.runtime.errors import Busy, NotFound, StaleFence
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Brokers
+from mlplatform.scoring.worker.outbox import Outbox, decisions_of, topic_of
 from support import outbox_process
 
 Open = Callable[[], Topics]

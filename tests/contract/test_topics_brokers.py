@@ -15,11 +15,11 @@ import pytest
 from tests.servers import certificates
 from tests.servers.kafka.broker import Broker
 
-from mlplatform.addresses import Brokers
-from mlplatform.errors import ConfigInvalid, StaleFence, Unavailable
-from mlplatform.topics import kafka_access, kafka_group
-from mlplatform.topics.kafka import KafkaTopics
-from mlplatform.topics.messages import Message, Progress, Subscription, TopicSpec
+from mlplatform.decisions.topics import kafka_access, kafka_group
+from mlplatform.decisions.topics.kafka import KafkaTopics
+from mlplatform.decisions.topics.messages import Message, Progress, Subscription, TopicSpec
+from mlplatform.runtime.errors import ConfigInvalid, StaleFence, Unavailable
+from mlplatform.runtime.storage.addresses import Brokers
 
 pytestmark = pytest.mark.kafka
 

@@ -16,14 +16,14 @@ import httpx
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
-from mlplatform.models.personal import personal_fields
-from mlplatform.protos import scoring_pb2 as pb
-from mlplatform.rollout.routes import Arm
-from mlplatform.telemetry import signals
-from mlplatform.telemetry.export import MAX_WAITING, MOST_A_POLL, SpanExport
-from mlplatform.telemetry.logs import EXTRA, JsonLines
-from mlplatform.telemetry.otlp import OtlpSender
-from mlplatform.telemetry.spans import ProcessIdentity, Span, Trace, new_span_id
+from mlplatform.model.personal import personal_fields
+from mlplatform.model.routes import Arm
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.export import MAX_WAITING, MOST_A_POLL, SpanExport
+from mlplatform.runtime.telemetry.logs import EXTRA, JsonLines
+from mlplatform.runtime.telemetry.otlp import OtlpSender
+from mlplatform.runtime.telemetry.spans import ProcessIdentity, Span, Trace, new_span_id
+from mlplatform.scoring.protos import scoring_pb2 as pb
 from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver, roots
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
@@ -218,14 +218,14 @@ def test_every_line_of_every_process_is_json_with_listed_fields_and_without_pers
 ) -> None:
     client.post("/score", json=payment(customer=CUSTOMER))
     client.post("/score", json=payment(customer=CUSTOMER, amount="much"))
-    for module in ("mlplatform.gateway", "mlplatform.predictor"):
-        text = (world.home.logs / f"{module}.log").read_text()
+    for process in ("gateway", "predictor"):
+        text = (world.home.logs / f"{process}.log").read_text()
         assert str(CUSTOMER) not in text
         lines = [json.loads(line) for line in text.splitlines()]
         assert lines
         for line in lines:
             assert set(line) <= set(signals.LOG_FIELDS)
-            assert line["process"] == module.split(".")[1]
+            assert line["process"] == process
 
 
 def test_a_call_over_grpc_has_its_spans_too(world: Traced) -> None:

@@ -23,7 +23,7 @@ def test_a_worker_that_comes_before_its_gateway_waits_for_work_and_is_scraped(
     token_file.write_text(f"{TOKEN}\n")
     home = tmp_path / "volume" / "home"
     command = [
-        *(sys.executable, "-m", "mlplatform.worker", "--model=fraud", "--outbox"),
+        *(sys.executable, "-m", "mlplatform.process", "worker", "--model=fraud", "--outbox"),
         *(f"--token-file={token_file}", f"--address-file={address_file}"),
     ]
     environment = {

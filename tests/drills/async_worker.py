@@ -21,13 +21,13 @@ from typing import Any
 from tests.servers import given
 from tests.support.scoring_world import MODEL, ScoringWorld
 
-from mlplatform import addresses
-from mlplatform.addresses import Brokers
-from mlplatform.decisions.log import Span
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.topics.kafka import KafkaTopics
-from mlplatform.topics.messages import Message
-from mlplatform.worker.messages import KEY_HEADER, Names
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.topics.kafka import KafkaTopics
+from mlplatform.decisions.topics.messages import Message
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Brokers
+from mlplatform.scoring.worker.messages import KEY_HEADER, Names
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "drills" / "async.json"
@@ -133,7 +133,7 @@ def _worker(world: ScoringWorld, brokers: Brokers) -> subprocess.Popen[bytes]:
     }
     with (HOME / "worker.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "mlplatform.worker", "--model", MODEL],
+            [sys.executable, "-m", "mlplatform.process", "worker", "--model", MODEL],
             env=environment, stdout=log, stderr=log,
         )  # fmt: skip
 

@@ -31,8 +31,8 @@ from tests.drills.attacks.others import UID, can_be_another, carried_out
 from tests.drills.attacks.wire import without_ids
 from tests.drills.attacks.world import AttackWorld, Lost
 
-from mlplatform.errors import PlatformError
-from mlplatform.refusals import Refusal, Refusals
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "drills" / "attack.json"

@@ -34,10 +34,10 @@ from tests.drills.disk_moments import (
 from tests.drills.scoring import CALM_S, Load, decisions, verified
 from tests.drills.scoring_findings import Window, finding
 
-from mlplatform.compute.local import is_held
-from mlplatform.models.definition import load_definition
-from mlplatform.supervisor.records import LOCK_FILE
-from mlplatform.supervisor.status import ProcessStatus
+from mlplatform.model.folders import load_definition
+from mlplatform.operations.compute.local import is_held
+from mlplatform.operations.supervisor.status import ProcessStatus
+from mlplatform.runtime.processes.records import LOCK_FILE
 from support.scoring_world import MODEL
 
 ROOT = Path(__file__).parents[2]

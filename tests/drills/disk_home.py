@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mlplatform.files import DRAFT
-from mlplatform.rollout.routes import Arm
-from mlplatform.rollout.transitions import Confirmed
-from mlplatform.supervisor.records import PROCESSES_FILE, read_supervisor
-from mlplatform.supervisor.status import ProcessStatus, status
+from mlplatform.model.routes import Arm
+from mlplatform.operations.supervisor.status import ProcessStatus, status
+from mlplatform.rollouts.journal.transitions import Confirmed
+from mlplatform.runtime.processes.records import PROCESSES_FILE, read_supervisor
+from mlplatform.runtime.storage.files import DRAFT
 from support.ports import free_port
 from support.scoring_world import MODEL, SOURCE, ScoringWorld
 
@@ -199,7 +199,7 @@ class SmallPlatform(ScoringWorld):
 
     @staticmethod
     def command(*arguments: str) -> list[str]:
-        return [sys.executable, "-m", "mlplatform.cli", *arguments]
+        return [sys.executable, "-m", "mlplatform.commands", *arguments]
 
 
 def until(holds: Callable[[], bool], within_s: float) -> bool:

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 from tests.drills.disk_home import COMMAND_LIMIT_S, SmallPlatform, until
 
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import PlatformError
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.models.fraud.generator import Population
+from mlplatform.runtime.errors import PlatformError
 from support.handbook_payments import write_payments
 from support.scoring_world import MODEL, payment
 

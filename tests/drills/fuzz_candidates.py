@@ -31,17 +31,17 @@ from tests.support import hostile_models
 from tests.support.mutations import changed_bytes, changed_model
 from tests.support.onnx_bundles import sigmoid_model
 
-from mlplatform.errors import PlatformError
-from mlplatform.features import parquet_files
-from mlplatform.features.parquet_files import ParquetFiles
-from mlplatform.models import definition
-from mlplatform.registry.bundle import parse_reasons
-from mlplatform.registry.rules import parse_rules
-from mlplatform.sandbox.limits import MIB
-from mlplatform.sandbox.process import MOST_CHARACTERS
-from mlplatform.training.confined import LIMITS, ConfinedModel
-from mlplatform.training.onnx_limits import ModelRefused
-from mlplatform.training.onnx_work import _small_trees
+from mlplatform.learning.features import parquet_files
+from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.learning.onnx.confined import LIMITS, ConfinedModel
+from mlplatform.learning.onnx.onnx_limits import ModelRefused
+from mlplatform.learning.onnx.onnx_work import _small_trees
+from mlplatform.model import folders
+from mlplatform.model.bundle import parse_reasons
+from mlplatform.model.rules import parse_rules
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.sandbox.limits import MIB
+from mlplatform.runtime.sandbox.process import MOST_CHARACTERS
 
 REPORT = Path("build/drills/fuzz_candidates.json")
 PARENT_MAY_GROW_BYTES = 512 * MIB
@@ -231,7 +231,7 @@ def fuzz_yaml(findings: Findings, seed: int, numbers: Sequence[int]) -> None:
         text = content.decode(errors="replace")
         began = time.monotonic()
         for read in (
-            lambda t: definition.parse(t, "model.yaml"),
+            lambda t: folders.parse(t, "model.yaml"),
             lambda t: parse_rules(t, source="rules.yaml", inputs=inputs),
             lambda t: parse_reasons(t, source="reasons.yaml", inputs=inputs),
         ):

@@ -31,8 +31,8 @@ from schemathesis import GenerationMode
 from tests.drills.attacks.wire import raw
 from tests.drills.fuzz_mutations import near
 
-from mlplatform.protos import open_inference_pb2 as oip
-from mlplatform.protos import scoring_pb2 as pb
+from mlplatform.scoring.protos import open_inference_pb2 as oip
+from mlplatform.scoring.protos import scoring_pb2 as pb
 from support.api_cases import DOCUMENTS, prepare, schema, sent
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment

@@ -26,39 +26,45 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.drills.fuzz_mutations import near, near_text, values
 
-from mlplatform import addresses, canonical
-from mlplatform import settings as settings_module
-from mlplatform.admission import clients, jwks
-from mlplatform.admission.tokens import Tokens
-from mlplatform.decisions import spill
-from mlplatform.decisions.log import Entry
-from mlplatform.decisions.prepared import prepared
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.errors import ConfigInvalid, InputInvalid, NotFound, PlatformError, Unavailable
-from mlplatform.gateway import accepted, decision_ids, oip, payloads
-from mlplatform.gateway.problems import Problem
-from mlplatform.gathering import carried
-from mlplatform.models import definition as definitions
-from mlplatform.page import decisions as page
-from mlplatform.predictor import protocol
-from mlplatform.predictor.protocol import RequestRefused
-from mlplatform.refusals import FILE, Refusals
-from mlplatform.registry import bundle, rules
-from mlplatform.serving import local
-from mlplatform.serving.names import ServiceName
-from mlplatform.telemetry import context
-from mlplatform.telemetry.redaction import FieldPolicy
-from mlplatform.topics.local import LocalTopics
-from mlplatform.topics.messages import Message, Received, TopicSpec
-from mlplatform.worker import messages
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.replication import messages as replication_messages
+from mlplatform.decisions.spill import files
+from mlplatform.decisions.topics.local import LocalTopics
+from mlplatform.decisions.topics.messages import Message, Received, TopicSpec
+from mlplatform.model import bundle, folders, oip, rules
+from mlplatform.observing.page import decisions as page
+from mlplatform.rollouts.serving import local
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime import canonical
+from mlplatform.runtime.configuration import settings as settings_module
+from mlplatform.runtime.errors import (
+    ConfigInvalid,
+    InputInvalid,
+    NotFound,
+    PlatformError,
+    Unavailable,
+)
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.telemetry import context
+from mlplatform.runtime.telemetry.redaction import FieldPolicy
+from mlplatform.runtime.telemetry.refusals import FILE, Refusals
+from mlplatform.scoring.admission import clients, jwks
+from mlplatform.scoring.admission.tokens import Tokens
+from mlplatform.scoring.path import accepted, decision_ids, payloads
+from mlplatform.scoring.predictor import protocol
+from mlplatform.scoring.predictor.protocol import RequestRefused
+from mlplatform.scoring.worker import messages
 from support.issuer import LocalIssuer, jwk, rsa_key
 
 EXAMPLES: Final = 400
 """Of one seed; then the time is looked at, and the next seed is taken."""
 KEY: Final = b"k" * 32
-FRAUD: Final = definitions.load_definition("fraud")
-FOLDER: Final = definitions.model_folder("fraud")
+FRAUD: Final = folders.load_definition("fraud")
+FOLDER: Final = folders.model_folder("fraud")
 PAYMENT: Final = (
     b'{"customer_id": 7, "terminal_id": 3, "amount": 40.5, "event_time": 1795768617368}',
     b'{"customer_id":7,"terminal_id":3,"amount":1e3,"event_time":"2026-11-27T08:00:00Z"}',
@@ -134,7 +140,7 @@ def parsers() -> dict[str, Parser]:
         ),
         "model-yaml": Parser(
             near_text([(FOLDER / "model.yaml").read_text()]),
-            lambda text: definitions.parse(text, "model.yaml"), (ConfigInvalid,),
+            lambda text: folders.parse(text, "model.yaml"), (ConfigInvalid,),
         ),
         "rules-yaml": Parser(
             near_text([(FOLDER / "rules.yaml").read_text()]),
@@ -155,9 +161,9 @@ def parsers() -> dict[str, Parser]:
                 ["idempotency-key", "accepted", "traceparent"]), near([b"k", b""]), max_size=3)),
             _worker,
         ),
-        "gathering-confirmations": Parser(
+        "replication-confirmations": Parser(
             near([b'{"writer":"g","seq":1,"chain":"%b","again":false}' % (b"A" * 43 + b"=")]),
-            lambda data: carried.confirmed(data, "topic"), (InputInvalid,),
+            lambda data: replication_messages.confirmed(data, "topic"), (InputInvalid,),
         ),
         "manifests": Parser(near([b'{"metadata": {"name": "fraud-v1-abababab"}}']), _manifest,
                             (ConfigInvalid, NotFound)),
@@ -347,8 +353,8 @@ def _entry(number: int) -> Entry:
 
 def _spills() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        file = spill.SpillFile.create(Path(folder) / "g.spill", durable=False)
-        parts = [spill.framed(prepared(_entry(n))) for n in range(3)]
+        file = files.SpillFile.create(Path(folder) / "g.spill", durable=False)
+        parts = [files.framed(prepared(_entry(n))) for n in range(3)]
         file.append(parts, maximum_bytes=1_000_000, durable=False)
         file.close()
         return [next(Path(folder).glob("g*")).read_bytes(), b""]
@@ -358,9 +364,9 @@ def _spilled(data: bytes) -> None:
     descriptor = os.memfd_create("spill")
     try:
         os.write(descriptor, data)
-        if spill.spill_id(descriptor) is not None:
-            for frame in spill.frames(descriptor):
-                spill.record_at(descriptor, frame.end)
+        if files.spill_id(descriptor) is not None:
+            for frame in files.frames(descriptor):
+                files.record_at(descriptor, frame.end)
     finally:
         os.close(descriptor)
 
@@ -419,7 +425,7 @@ def _worker(pair: tuple[bytes, dict[str, bytes]]) -> None:
 
 
 def _manifest(data: bytes) -> None:
-    from mlplatform.serving.manifest import read
+    from mlplatform.rollouts.serving.manifest import read
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.json"

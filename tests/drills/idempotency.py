@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import uvloop
 
-from mlplatform.decisions.sqlite import SqliteDecisionLog
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import MODEL, payment
 

@@ -27,8 +27,8 @@ from typing import Any
 import httpx
 
 from mlplatform.models.fraud.generator import Population
-from mlplatform.settings import Home
-from mlplatform.supervisor.records import read_processes, read_supervisor
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.processes.records import read_processes, read_supervisor
 from support.handbook_payments import write_payments
 from support.ports import free_port
 
@@ -390,7 +390,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def _argv(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "mlplatform.cli", *arguments]
+    return [sys.executable, "-m", "mlplatform.commands", *arguments]
 
 
 def _say(what: str) -> None:

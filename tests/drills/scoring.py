@@ -28,8 +28,8 @@ from tests.drills.scoring_client import Sent
 from tests.drills.scoring_faults import DRILLS, Drill
 from tests.drills.scoring_findings import ALLOWANCE_MS, Finding, Window, calm, finding, judged
 
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.models.definition import load_definition
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.model.folders import load_definition
 from support.scoring_world import MODEL, ScoringWorld, wait_for
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ import httpx
 import psutil
 from tests.drills.scoring_findings import Shows
 
-from mlplatform.rollout.routes import Arm
+from mlplatform.model.routes import Arm
 from support.faulty_predictor import Behaviour, FaultyPredictor
 from support.gateways_world import GatewaysWorld
 from support.ports import free_port
@@ -78,9 +78,7 @@ class TwoGateways(GatewaysWorld):
         if self._mlflow is None:
             port = free_port()
             self.home.mlflow_token.write_text("drill")
-            self._mlflow = self._start(
-                "mlplatform.supervisor.mlflow_server", MLPLATFORM_MLFLOW_PORT=str(port)
-            )
+            self._mlflow = self._start("mlflow", MLPLATFORM_MLFLOW_PORT=str(port))
             url = f"http://127.0.0.1:{port}/health"
             wait_for(lambda: _answers(url), REGISTRY_START_S)
         return self._mlflow

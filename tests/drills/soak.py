@@ -30,9 +30,9 @@ from rich.table import Table
 from tests.drills.memory import Growth, Sample, growth
 from tests.drills.scoring import child_environment
 
-from mlplatform.decisions.log import Span, VerifyReport
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.supervisor.records import read_processes
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span, VerifyReport
+from mlplatform.runtime.processes.records import read_processes
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import MODEL, wait_for
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlplatform.demo.run import CONTINUE_EXIT
-from mlplatform.demo.source import MODEL
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.settings import Home, load
-from mlplatform.supervisor.records import read_supervisor
-from mlplatform.supervisor.status import ProcessStatus, status
+from demo.run import CONTINUE_EXIT
+from demo.source import MODEL
+from mlplatform.operations.supervisor.status import ProcessStatus, status
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.runtime.configuration.settings import Home, load
+from mlplatform.runtime.processes.records import read_supervisor
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "drills" / "kill.json"
@@ -38,7 +38,7 @@ def main() -> int:
         **{f"MLPLATFORM_{name}_PORT": port for name, port in PORTS.items()},
     }
     home = load(environment).home
-    command = [sys.executable, "-m", "mlplatform.cli", "demo"]
+    command = [sys.executable, "-m", "demo"]
     demo = subprocess.Popen([*command, "--fresh", *sys.argv[1:]], env=environment)
     try:
         kills = _kill_in_canary(home, demo)

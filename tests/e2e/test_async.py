@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mlplatform.supervisor.status import status
+from mlplatform.operations.supervisor.status import status
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import MODEL, payment, wait_for
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import yaml
 
-from mlplatform.orchestration.prefect import PrefectApi
-from mlplatform.orchestration.served import RUNS_AT_A_TIME
+from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.operations.prefect_server.served import RUNS_AT_A_TIME
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 from support.ports import free_port
@@ -152,7 +152,7 @@ def test_nobody_registers_or_asks_without_the_password(server: Server) -> None:
 
 def test_a_person_looks_and_changes_nothing(server: Server) -> None:
     """By a key of the platform's own, which the server's gate follows."""
-    argv = ["-m", "mlplatform.cli", "keys", "create", "--name", "ana", "--model", "fraud"]
+    argv = ["-m", "mlplatform.commands", "keys", "create", "--name", "ana", "--model", "fraud"]
     made = subprocess.run(
         [sys.executable, *argv, "--scope", "run", "--json"],
         env={**os.environ, "MLPLATFORM_HOME": str(server.home)},

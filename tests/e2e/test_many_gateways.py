@@ -14,9 +14,9 @@ import httpx
 import pytest
 from tests.drills.idempotency import drill, passed
 
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.protos import scoring_pb2 as pb
-from mlplatform.supervisor.status import status
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.operations.supervisor.status import status
+from mlplatform.scoring.protos import scoring_pb2 as pb
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import MODEL, payment, wait_for
 

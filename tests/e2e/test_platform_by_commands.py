@@ -19,19 +19,19 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from mlplatform import private_folder
-from mlplatform.drift.incidents import Finding
-from mlplatform.drift.job import act
-from mlplatform.drift.retrain import Retrain
-from mlplatform.errors import InputInvalid, Refused, Unavailable
 from mlplatform.models.fraud.generator import Population
-from mlplatform.orchestration.prefect import PrefectApi
-from mlplatform.servers import PREFECT_AUTH
-from mlplatform.settings import load
-from mlplatform.supervisor.records import read_processes
-from mlplatform.telemetry import signals, span_files
-from mlplatform.telemetry.retention import DEBUG_SHARE
-from mlplatform.wiring import Platform
+from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.drift.incidents import Finding
+from mlplatform.rollouts.drift.job import act
+from mlplatform.rollouts.drift.retrain import Retrain
+from mlplatform.runtime.configuration.servers import PREFECT_AUTH
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import InputInvalid, Refused, Unavailable
+from mlplatform.runtime.processes.records import read_processes
+from mlplatform.runtime.storage import private_folder
+from mlplatform.runtime.telemetry import signals, span_files
+from mlplatform.runtime.telemetry.retention import DEBUG_SHARE
 from support import open_ports
 from support.handbook_payments import write_payments
 from support.ports import free_port
@@ -83,7 +83,7 @@ class Commands:
 
     @staticmethod
     def _argv(*arguments: str) -> list[str]:
-        return [sys.executable, "-m", "mlplatform.cli", *arguments]
+        return [sys.executable, "-m", "mlplatform.commands", *arguments]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.drills.scoring import drill_all
 
-from mlplatform.models.definition import load_definition
+from mlplatform.model.folders import load_definition
 from support.scoring_world import MODEL
 
 pytestmark = pytest.mark.slow

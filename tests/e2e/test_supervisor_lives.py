@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlplatform.settings import Home
-from mlplatform.supervisor.records import ProcessId, read_processes
-from mlplatform.supervisor.status import status
+from mlplatform.operations.supervisor.status import status
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.processes.records import ProcessId, read_processes
 from support.platform_process import DEADLINE_S, PlatformProcess, wait
 
 

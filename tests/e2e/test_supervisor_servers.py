@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mlplatform.files import write_atomically
-from mlplatform.orchestration.prefect import PrefectApi
-from mlplatform.refusals import Refusals
-from mlplatform.servers import Servers
-from mlplatform.settings import Home, Settings
+from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.runtime.configuration.servers import Servers
+from mlplatform.runtime.configuration.settings import Home, Settings
+from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.telemetry.refusals import Refusals
 from support.platform_process import DEADLINE_S, wait
 from support.probe import status_of
 
@@ -32,9 +32,9 @@ START_S = 150  # 7 s of CPU, on a machine that others may use too
 PREFECT = """
 import logging, os, sys
 from pathlib import Path
-from mlplatform.orchestration.served import TAG, retire_former
-from mlplatform.settings import load
-from mlplatform.supervisor.prefect_server import run
+from mlplatform.operations.prefect_server.served import TAG, retire_former
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.operations.prefect_server.prefect_server import run
 
 def deployments():
     from prefect.flows import load_flow_from_entrypoint
@@ -122,7 +122,7 @@ def running(settings: Settings, *argv: str) -> Iterator[subprocess.Popen[bytes]]
 
 def test_mlflow_asks_for_the_token_and_ends_when_told(settings: Settings) -> None:
     search = f"{settings.mlflow_url}/api/2.0/mlflow/experiments/search"
-    with running(settings, "-m", "mlplatform.supervisor.mlflow_server") as process:
+    with running(settings, "-m", "mlplatform.process", "mlflow") as process:
         wait(lambda: status_of(f"{settings.mlflow_url}/health") == 200, within_s=START_S)
 
         def status(**how: object) -> int:
@@ -142,7 +142,7 @@ def test_mlflow_in_a_pod_answers_by_its_name_alone(settings: Settings, tmp_path:
     token.write_text("mounted\n")
     elsewhere = replace(settings, servers=Servers(mlflow=url, mlflow_token_file=token))
     search = f"{url}/api/2.0/mlflow/experiments/search"
-    with running(elsewhere, "-m", "mlplatform.supervisor.mlflow_server", "--host=127.0.0.2"):
+    with running(elsewhere, "-m", "mlplatform.process", "mlflow", "--host=127.0.0.2"):
         wait(lambda: status_of(f"{url}/health") == 200, within_s=START_S)
 
         def status(**headers: str) -> int:

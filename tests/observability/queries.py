@@ -11,8 +11,8 @@ from typing import Any, Final
 import promql_parser
 import yaml
 
-from mlplatform.slo import rendered
-from mlplatform.telemetry import signals
+from mlplatform.observing.slo import rendered
+from mlplatform.runtime.telemetry import signals
 
 ROOT: Final = Path(__file__).parents[2]
 DASHBOARDS: Final = ROOT / "observability" / "dashboards"

@@ -18,8 +18,8 @@ import httpx
 import yaml
 from tests.observability.binaries import needed
 
-from mlplatform.slo import rendered
-from mlplatform.slo.objectives import seconds
+from mlplatform.observing.slo import rendered
+from mlplatform.observing.slo.objectives import seconds
 from support.ports import free_port
 from support.probe import status_of
 from support.scoring_world import wait_for

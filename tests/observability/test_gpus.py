@@ -21,7 +21,7 @@ import yaml
 from tests.observability import queries
 from tests.observability.stack import CONFIGS, eventually, started
 
-from mlplatform.telemetry import signals
+from mlplatform.runtime.telemetry import signals
 from support.ports import free_port
 from support.probe import status_of
 from support.scoring_world import wait_for

@@ -21,11 +21,11 @@ import yaml
 from tests.observability import queries
 from tests.observability.stack import CONFIGS, ROOT, Stack, eventually
 
-from mlplatform.settings import Settings, load
-from mlplatform.slo.objectives import FILE
-from mlplatform.slo.objectives import load as load_objectives
-from mlplatform.telemetry import signals
-from mlplatform.wiring import Platform
+from mlplatform.observing.slo.objectives import FILE
+from mlplatform.observing.slo.objectives import load as load_objectives
+from mlplatform.operations.wiring import Platform
+from mlplatform.runtime.configuration.settings import Settings, load
+from mlplatform.runtime.telemetry import signals
 from support.ports import free_port
 from support.probe import status_of
 from support.scoring_world import MODEL, ScoringWorld, payment
@@ -111,14 +111,14 @@ class World(ScoringWorld):
         self.start_gateway("--address-file", str(self.home.run / "gateways" / "gateway-0.json"))
         self.start_exporter()
         self._worker = self._start(
-            "mlplatform.worker", "--model", MODEL,
+            "worker", "--model", MODEL,
             "--address-file", str(self.home.run / "workers" / f"{MODEL}.json"),
             "--token-file", str(self.home.worker_token),
         )  # fmt: skip
 
     def start_exporter(self) -> None:
         self.exporter = self._start(
-            "mlplatform.exporter",
+            "exporter",
             "--address-file", str(self.home.run / "exporter.json"),
             "--token-file", str(self.home.exporter_token),
         )  # fmt: skip
@@ -254,7 +254,10 @@ def test_spans_become_metrics_in_prometheus(world: World, stack: Stack) -> None:
     traced = {"MLPLATFORM_OTLP_ENDPOINT": endpoint, "MLPLATFORM_TRACE_SHARE": "1"}
     port = free_port()
     second = world._start(
-        "mlplatform.gateway", "--name=gateway-1", MLPLATFORM_GATEWAY_PORT=str(port), **traced
+        "gateway",
+        "--name=gateway-1",
+        MLPLATFORM_GATEWAY_PORT=str(port),
+        **traced,
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -342,7 +345,7 @@ def _refused(world: World) -> bool:
 
 def _pass(world: World) -> None:
     """Over the rollouts, as the flow does; the world itself may still hold their fence."""
-    from mlplatform.jobs import rollouts
+    from mlplatform.operations.jobs import rollouts
 
     fence = world.rollouts.acquire(MODEL, "test", 1.0)
     assert fence is not None
@@ -352,7 +355,7 @@ def _pass(world: World) -> None:
 
 def _look_for_drift(world: World) -> None:
     """And for labels, as the daily flow does."""
-    from mlplatform.jobs import drift
+    from mlplatform.operations.jobs import drift
 
     drift.watch(Platform(settings_of(world)), MODEL, holder="test")
 

@@ -16,8 +16,8 @@ import pytest
 from tests.observability.stack import eventually
 from tests.observability.stores import Stores
 
-from mlplatform.telemetry import signals
-from mlplatform.telemetry.retention import DEBUG_SHARE
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.retention import DEBUG_SHARE
 from support.observed_world import DEADLINE, FIRST_CUSTOMER, FIRST_TERMINAL, Observed
 from support.ports import free_port
 from support.probe import status_of
@@ -185,7 +185,7 @@ def test_the_share_that_a_gateway_chose_is_kept_whole(world: Observed, stores: S
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     second = world._start(
-        "mlplatform.gateway", "--name=gateway-1", MLPLATFORM_GATEWAY_PORT=str(port),
+        "gateway", "--name=gateway-1", MLPLATFORM_GATEWAY_PORT=str(port),
         MLPLATFORM_OTLP_ENDPOINT=stores.spans, MLPLATFORM_TRACE_SHARE="1",
     )  # fmt: skip
     try:

@@ -21,9 +21,9 @@ from tests.servers.proxy import Proxy
 from tests.servers.seaweed import SeaweedServer
 from tests.servers.valkey import ValkeyServer
 
-from mlplatform import addresses
-from mlplatform.addresses import Address, Brokers
-from mlplatform.redis import client
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Address, Brokers
+from mlplatform.runtime.storage.redis import client
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,10 @@ from schemathesis.checks import (
     positive_data_acceptance,
 )
 
-from mlplatform.gateway import openapi
-from mlplatform.gateway.payloads import YEAR_9999_MS
-from mlplatform.models.definition import (
-    MAX_DEADLINE_MS,
-    MIN_DEADLINE_MS,
-    load_definition,
-    model_names,
-)
+from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.scoring.api import openapi
+from mlplatform.scoring.path.payloads import YEAR_9999_MS
 
 DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
 TIMEOUT = "X-Request-Timeout-Ms"

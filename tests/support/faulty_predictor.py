@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from mlplatform.files import write_atomically
+from mlplatform.runtime.storage.files import write_atomically
 
 Behaviour = Literal["well", "slow", "nan", "shapes"]
 TIMES_SLOWER = 100

@@ -24,7 +24,7 @@ def store(home: Path, model: str, online: dict[str, str] | None = None) -> Any:
     before = [name for name in VARIABLES if name in os.environ]
     import feast
 
-    from mlplatform.features.feast_repo import feast_objects, repo_config
+    from mlplatform.learning.features.feast_repo import feast_objects, repo_config
 
     for name in set(VARIABLES) - set(before):
         os.environ.pop(name, None)

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import pytest
 
-from mlplatform.cluster.api import PODS, KubernetesApi
-from mlplatform.models.definition import ModelDefinition
-from mlplatform.serving.manifest import RUNTIME, render
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.rollouts.kubernetes.api import PODS, KubernetesApi
+from mlplatform.rollouts.serving.manifest import RUNTIME, render
 from support.onnx_bundles import sigmoid_bundle
 
 IMAGE: Final = "MLPLATFORM_TEST_PREDICTOR_IMAGE"

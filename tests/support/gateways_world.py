@@ -16,12 +16,12 @@ from pathlib import Path
 
 import httpx
 
-from mlplatform.rollout.routes import Arm, Routes
-from mlplatform.settings import load
-from mlplatform.supervisor.platform import gateway, workers
-from mlplatform.supervisor.records import ProcessRecord, read_processes
-from mlplatform.supervisor.status import status
-from mlplatform.supervisor.supervisor import Supervisor
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.operations.supervisor.platform import gateway, workers
+from mlplatform.operations.supervisor.status import status
+from mlplatform.operations.supervisor.supervisor import Supervisor
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.processes.records import ProcessRecord, read_processes
 from support.scoring_world import MODEL, SOURCE, ScoringWorld, wait_for
 
 START_S = 40.0

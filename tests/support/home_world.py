@@ -6,24 +6,24 @@ import contextlib
 import json
 from pathlib import Path
 
-from mlplatform.admission.clients import parse_scope
-from mlplatform.admission.keyring import create_key
-from mlplatform.admission.sqlite import SqliteAdmission
-from mlplatform.decisions import spill
-from mlplatform.decisions.log import Entry, Idempotency
-from mlplatform.decisions.prepared import prepared
-from mlplatform.decisions.records import Record
-from mlplatform.decisions.spill import SpillFile
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.files import write_atomically
-from mlplatform.pseudonym import load_or_create_key
-from mlplatform.rollout.routes import Arm, Routes
-from mlplatform.rollout.sql import SqlRollouts
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.rollout.transitions import Opened, Promoted
-from mlplatform.settings import Home
-from mlplatform.topics.local import LocalTopics
-from mlplatform.topics.messages import Message, TopicSpec
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry, Idempotency
+from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.pseudonym import load_or_create_key
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.spill import files
+from mlplatform.decisions.spill.files import SpillFile
+from mlplatform.decisions.topics.local import LocalTopics
+from mlplatform.decisions.topics.messages import Message, TopicSpec
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.sql import SqlRollouts
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.transitions import Opened, Promoted
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.scoring.admission.clients import parse_scope
+from mlplatform.scoring.admission.keyring import create_key
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
 
 MODEL, WRITER, CLIENT = "fraud", "gateway-0", "shop"
 SEGMENT_ROWS = (4, 4)
@@ -79,10 +79,10 @@ class HomeWorld:
 
     def spill(self, count: int) -> str:
         """Records that wait outside of the log, as a killed gateway leaves them; their file."""
-        path = spill.spill_path(self.log.spills, WRITER)
+        path = files.spill_path(self.log.spills, WRITER)
         file = SpillFile.take_over(path) or SpillFile.create(path, durable=False)
-        frames = [spill.framed(prepared(self.entry(1))) for _ in range(count)]
-        file.append(frames, maximum_bytes=1_000_000, durable=False)
+        framed = [files.framed(prepared(self.entry(1))) for _ in range(count)]
+        file.append(framed, maximum_bytes=1_000_000, durable=False)
         file.close()
         return f"decisions/spill/{path.name}"
 

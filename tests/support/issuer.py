@@ -16,7 +16,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from mlplatform.admission.issuer import Issuer
+from mlplatform.runtime.configuration.issuer import Issuer
 
 AUDIENCE = "scoring"
 

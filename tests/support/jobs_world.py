@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.support.onnx_bundles import INPUTS, SLOW, sigmoid_bundle
 
-from mlplatform.compute.jobs import ITEMS, SHARED, Job, Jobs, JobStatus
-from mlplatform.compute.scoring import BATCH_ROWS, BUNDLE, ID, ORDER
+from mlplatform.operations.compute.jobs import ITEMS, SHARED, Job, Jobs, JobStatus
+from mlplatform.operations.compute.scoring import BATCH_ROWS, BUNDLE, ID, ORDER
 
 MODEL = "fraud"
 WITHIN_S = 60.0
@@ -85,16 +85,16 @@ def at_work(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = process.cmdline()
-            if "mlplatform.compute.work" in line and any(str(folder) in part for part in line):
+            if "job-item" in line and any(str(folder) in part for part in line):
                 found.append(process)
     return found
 
 
 class PoolProcess:
-    """`python -m mlplatform.compute.pool` over a folder."""
+    """`python -m mlplatform.process jobs` over a folder."""
 
     def __init__(self, folder: Path, slots: int = 2) -> None:
-        command = [sys.executable, "-m", "mlplatform.compute.pool", f"--folder={folder}"]
+        command = [sys.executable, "-m", "mlplatform.process", "jobs", f"--folder={folder}"]
         self._process = subprocess.Popen([*command, f"--slots={slots}"], start_new_session=True)
 
     def kill(self) -> None:

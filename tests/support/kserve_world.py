@@ -12,11 +12,11 @@ import pytest
 from tests.cluster.layout import Layout, layout
 from tests.cluster.processes import pids_of_pod
 
-from mlplatform.cluster.api import DEPLOYMENTS, PODS, SERVICES, KubernetesApi
-from mlplatform.models.definition import ModelDefinition
-from mlplatform.serving.kserve import OF_SERVICE, KServePlane
-from mlplatform.serving.manifest import render
-from mlplatform.serving.plane import ServingPlane
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.rollouts.kubernetes.api import DEPLOYMENTS, PODS, SERVICES, KubernetesApi
+from mlplatform.rollouts.serving.kserve import OF_SERVICE, KServePlane
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.rollouts.serving.plane import ServingPlane
 from support.foreign_cluster import Bundles, Forwarded, kubectl, own_namespace
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import wait
@@ -154,7 +154,7 @@ class KServe(OnKServe):
     def pid(self, name: str) -> int:
         [pod] = self.pods(name)
         found = pids_of_pod(self._place, pod["metadata"]["uid"])
-        [pid] = [p for p in found if b"mlplatform.predictor" in _command(p)]
+        [pid] = [p for p in found if b"mlplatform.process" in _command(p)]
         return pid
 
 

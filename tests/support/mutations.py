@@ -8,7 +8,7 @@ from random import Random
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from mlplatform.training.onnx_limits import OPERATORS
+from mlplatform.learning.onnx.onnx_limits import OPERATORS
 
 NUMBERS = (0, 1, -1, 2, 7, 255, 2**15, 2**31 - 1, 2**31, 2**62, -(2**31), -(2**62))
 INTERESTING = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff" * 9 + b"\x01", b"\x00" * 8, b"PAR1")

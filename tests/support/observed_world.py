@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import httpx
 
-from mlplatform.cli.trace import Found, look_up
-from mlplatform.decisions.tables import DATABASE
-from mlplatform.rollout.routes import Arm
-from mlplatform.settings import Settings
+from mlplatform.commands.trace import Found, look_up
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.model.routes import Arm
+from mlplatform.runtime.configuration.settings import Settings
 from support.scoring_world import ScoringWorld, payment, wait_for
 
 DEADLINE: Final = {"X-Request-Timeout-Ms": "8000"}

@@ -8,10 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mlplatform.canonical import digest
-from mlplatform.drift.profile import Column, Profile
-from mlplatform.models.definition import InputSpec
-from mlplatform.registry.bundle import (
+from mlplatform.model.bundle import (
     MODEL_FILE,
     AlertBand,
     Bundle,
@@ -22,6 +19,9 @@ from mlplatform.registry.bundle import (
     Thresholds,
     write_bundle,
 )
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.profile import Column, Profile
+from mlplatform.runtime.canonical import digest
 
 INPUTS = ("amount", "hour", "night")
 OPSET = 17

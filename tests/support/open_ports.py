@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from mlplatform.serving.names import ServiceName
-from mlplatform.settings import Settings
-from mlplatform.supervisor.listener_table import ADDRESS, LISTENERS, Listener
-from mlplatform.supervisor.records import read_processes, read_supervisor
+from mlplatform.operations.supervisor.listener_table import ADDRESS, LISTENERS, Listener
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.processes.records import read_processes, read_supervisor
 
 _LISTENS = 0x10000  # a flag of a socket in /proc/net/unix: it accepts connections
 

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from mlplatform import addresses
-from mlplatform.addresses import Brokers
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.topics import kafka_transactions, local
-from mlplatform.topics.kafka import KafkaTopics
-from mlplatform.topics.local import LocalTopics
-from mlplatform.topics.messages import Topics
-from mlplatform.worker.outbox import Outbox, decisions_of, topic_of
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.topics import kafka_transactions, local
+from mlplatform.decisions.topics.kafka import KafkaTopics
+from mlplatform.decisions.topics.local import LocalTopics
+from mlplatform.decisions.topics.messages import Topics
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Brokers
+from mlplatform.scoring.worker.outbox import Outbox, decisions_of, topic_of
 
 STEPS_BEFORE = 2
 BATCH = 7

@@ -1,4 +1,4 @@
-"""`python -m mlplatform.page` in a process of its own, for tests."""
+"""`python -m mlplatform.process page` in a process of its own, for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import httpx
 
-from mlplatform.settings import Home
+from mlplatform.runtime.configuration.settings import Home
 from support.platform_process import wait
 from support.ports import free_port
 from support.probe import status_of
@@ -17,7 +17,7 @@ TOKEN = "a token of this start"
 
 
 class PageProcess:
-    """`python -m mlplatform.page` on a home folder."""
+    """`python -m mlplatform.process page` on a home folder."""
 
     def __init__(self, home: Home, **told: str) -> None:
         self.port, self.token = free_port(), TOKEN
@@ -34,7 +34,7 @@ class PageProcess:
         }
         self.names = {"Host": told["MLPLATFORM_PAGE_URL"].removeprefix("http://")} if told else None
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "mlplatform.page"]
+            command = [sys.executable, "-m", "mlplatform.process", "page"]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         wait(lambda: status_of(f"{self.url}/health", self.names) == 200, "the page answers")
 

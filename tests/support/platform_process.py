@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mlplatform.settings import Home
-from mlplatform.supervisor.parent_death import follow_parent
-from mlplatform.supervisor.records import ProcessId, read_processes, read_supervisor
-from mlplatform.supervisor.spec import ChildSpec, HttpCheck
-from mlplatform.supervisor.supervisor import Supervisor
+from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
+from mlplatform.operations.supervisor.supervisor import Supervisor
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.processes.parent_death import follow_parent
+from mlplatform.runtime.processes.records import ProcessId, read_processes, read_supervisor
 
 DEADLINE_S = 40
 

@@ -18,8 +18,8 @@ from typing import cast
 import httpx
 import pytest
 
-from mlplatform.predictor import providers
-from mlplatform.predictor.providers import Accelerator
+from mlplatform.scoring.predictor import providers
+from mlplatform.scoring.predictor.providers import Accelerator
 from support.onnx_bundles import sigmoid_bundle
 
 DEADLINE_S = 30
@@ -41,7 +41,7 @@ class Process:
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "mlplatform.predictor"),
+                    *(sys.executable, "-m", "mlplatform.process", "predictor"),
                     f"--model-dir={folder / 'bundle'}",
                     f"--model-name={self.name}",
                     f"--address-file={self.address}",

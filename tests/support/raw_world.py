@@ -14,8 +14,8 @@ import pytest
 from tests.cluster.gateway import url
 from tests.cluster.layout import layout
 
-from mlplatform.cluster.api import SERVICES, Resource
-from mlplatform.rollout.routes import Arm
+from mlplatform.model.routes import Arm
+from mlplatform.rollouts.kubernetes.api import SERVICES, Resource
 from support.kserve_world import any_cluster, is_ours, own_or_plain
 from support.platform_process import wait
 

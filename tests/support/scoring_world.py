@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,17 +19,12 @@ import numpy as np
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 
-from mlplatform.canonical import digest
-from mlplatform.decisions.log import Span
-from mlplatform.decisions.records import COLUMNS, Kind
-from mlplatform.decisions.sqlite import SqliteDecisionLog
-from mlplatform.drift.profile import Column, Profile
-from mlplatform.features.definitions import load_views
-from mlplatform.features.feast_sqlite import FeastSqlite
-from mlplatform.features.feast_values import project_name
-from mlplatform.files import write_atomically
-from mlplatform.models.definition import load_definition, model_folder
-from mlplatform.registry.bundle import (
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import COLUMNS, Kind
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.feast_values import project_name
+from mlplatform.model.bundle import (
     MODEL_FILE,
     AlertBand,
     Bundle,
@@ -43,21 +37,27 @@ from mlplatform.registry.bundle import (
     parse_reasons,
     write_bundle,
 )
-from mlplatform.registry.rules import parse_rules
-from mlplatform.rollout.journal import Fence
-from mlplatform.rollout.routes import Arm, Routes
-from mlplatform.rollout.sql import SqlRollouts
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.rollout.transitions import (
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.profile import Column, Profile
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.rules import parse_rules
+from mlplatform.rollouts.journal.journal import Fence
+from mlplatform.rollouts.journal.sql import SqlRollouts
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.transitions import (
     CanaryStepped,
     Opened,
     Promoted,
     RolledBack,
     ShadowStarted,
 )
-from mlplatform.serving.local import LocalPlane, StatusFile, StatusStore, bundle_uri
-from mlplatform.serving.manifest import render
-from mlplatform.settings import Home
+from mlplatform.rollouts.serving.local import LocalPlane, StatusFile, StatusStore, bundle_uri
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.processes.commands import command
+from mlplatform.runtime.storage.files import write_atomically
 from support.ports import free_port
 from support.probe import status_of
 from support.snapshots import write_snapshots
@@ -201,7 +201,7 @@ class ScoringWorld:
         address = self.home.run / f"{arm.service}.address.json"
         address.unlink(missing_ok=True)
         process = self._start(
-            "mlplatform.predictor",
+            "predictor",
             "--model-dir", str(self.home.bundles / arm.bundle),
             "--model-name", arm.service,
             "--address-file", str(address),
@@ -340,7 +340,7 @@ class ScoringWorld:
         self.rollouts.commit(fact, fence, routes)
 
     def start_gateway(self, *args: str, at: str = "127.0.0.1", **environment: str) -> None:
-        self._gateway = self._start("mlplatform.gateway", *args, **environment)
+        self._gateway = self._start("gateway", *args, **environment)
         wait_for(lambda: status_of(f"http://{at}:{self.port}/readyz") == 200)
 
     def kill_gateway(self) -> None:
@@ -356,7 +356,7 @@ class ScoringWorld:
 
     def start_worker(self) -> None:
         """One that publishes the log's records too."""
-        self._worker = self._start("mlplatform.worker", "--model", MODEL, "--outbox")
+        self._worker = self._start("worker", "--model", MODEL, "--outbox")
 
     def kill_worker(self) -> None:
         assert self._worker is not None
@@ -407,8 +407,8 @@ class ScoringWorld:
             process.wait()
         self.rollouts.close()
 
-    def _start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        log = (self.home.logs / f"{module}.log").open("ab")
+    def _start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        log = (self.home.logs / f"{name}.log").open("ab")
         variables: dict[str, str] = {
             **os.environ,
             "PYTHONPATH": str(SOURCE),
@@ -417,11 +417,11 @@ class ScoringWorld:
             **environment,
         }
         # Feast, once imported by another test of this process, sets them, and Prometheus warns.
-        for name in ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
-            variables.pop(name, None)
+        for variable in ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
+            variables.pop(variable, None)
         with log:
             return subprocess.Popen(
-                [sys.executable, "-m", module, *arguments], env=variables, stdout=log, stderr=log
+                command(name, *arguments), env=variables, stdout=log, stderr=log
             )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mlplatform.features.definitions import FeatureView, load_views
-from mlplatform.features.online import OnlineFeatures
-from mlplatform.models.definition import model_folder
+from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.folders import model_folder
 
 TIME = pa.timestamp("us")
 NOBODY = 0

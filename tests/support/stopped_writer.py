@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlplatform.wal_readers import READ_MARKS, READ_MARKS_AT
+from mlplatform.runtime.storage.wal_readers import READ_MARKS, READ_MARKS_AT
 
 
 @contextlib.contextmanager

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlplatform.models.definition import load_definition
-from mlplatform.training.dataset import DAY_MS, Dataset, Labelled, Matrix, rows_digest, window
+from mlplatform.learning.features.dataset import (
+    DAY_MS,
+    Dataset,
+    Labelled,
+    Matrix,
+    rows_digest,
+    window,
+)
+from mlplatform.model.folders import load_definition
 
 DEFINITION = load_definition("fraud")
 NAMES = tuple(i.name for i in DEFINITION.inputs)

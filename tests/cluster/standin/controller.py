@@ -19,8 +19,8 @@ from tests.cluster.standin.objects import (
     variants,
 )
 
-from mlplatform.cluster.api import HTTP_ROUTES, KubernetesApi, Resource
-from mlplatform.errors import NotFound, PlatformError
+from mlplatform.rollouts.kubernetes.api import HTTP_ROUTES, KubernetesApi, Resource
+from mlplatform.runtime.errors import NotFound, PlatformError
 
 EVERY_S: Final = 0.3
 MANAGER: Final = "kserve-standin"

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from tests.cluster.standin import envoy
 
-from mlplatform.cluster.api import HTTP_ROUTES, SERVICES, KubernetesApi
-from mlplatform.errors import NotFound, PlatformError
+from mlplatform.rollouts.kubernetes.api import HTTP_ROUTES, SERVICES, KubernetesApi
+from mlplatform.runtime.errors import NotFound, PlatformError
 
 EVERY_S: Final = 0.2
 NAMESPACE: Final = "edge"

@@ -297,7 +297,7 @@ def _knows_codes(said: str) -> bool:
 
 def _command(target: Target, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mlplatform.cli", *arguments],
+        [sys.executable, "-m", "mlplatform.commands", *arguments],
         env={
             **os.environ,
             "MLPLATFORM_HOME": str(target.home),

@@ -20,7 +20,7 @@ import psutil
 from onnx import TensorProto, helper, numpy_helper
 from tests.drills.attacks.attack import CANDIDATES, Attack, Got, Target
 
-from mlplatform.models.definition import load_definition
+from mlplatform.model.folders import load_definition
 
 MOST_MIB: Final = 2048
 """What a job may take for a candidate: the confined process's 1 GiB, and libraries in both."""
@@ -28,10 +28,10 @@ MOST_S: Final = 120.0
 ADDRESS_SPACE: Final = 6 << 30
 BROUGHT: Final = """
 import pathlib, sys, types
-from mlplatform import wiring
-from mlplatform.errors import PlatformError
-from mlplatform.jobs import training
-from mlplatform.registry.bundle import load_bundle
+from mlplatform.operations import wiring
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.operations.jobs import training
+from mlplatform.model.bundle import load_bundle
 platform = wiring.platform()
 arm = platform.rollouts.routes("fraud").champion
 champion = types.SimpleNamespace(bundle=load_bundle(platform.bundle("fraud", arm)))

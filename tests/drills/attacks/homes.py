@@ -176,8 +176,8 @@ def planted_link(target: Target) -> Got:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.symlink_to(theirs)
         home.chmod(0o700)
-        code = "import pathlib, sys; from mlplatform.pseudonym import load_or_create_key as make;"
-        code += "make(pathlib.Path(sys.argv[1]))"
+        code = "import pathlib, sys; from mlplatform.decisions.records import pseudonym;"
+        code += "pseudonym.load_or_create_key(pathlib.Path(sys.argv[1]))"
         made = subprocess.run(
             [sys.executable, "-c", code, str(home / "secrets/pseudonym.key")],
             capture_output=True,
@@ -211,7 +211,7 @@ def _start_refused(home: Path) -> Got:
     ports = zip(("GATEWAY", "PREFECT", "MLFLOW", "PAGE"), free_ports(4), strict=True)
     variables = {f"MLPLATFORM_{name}_PORT": str(port) for name, port in ports}
     up = subprocess.Popen(
-        [sys.executable, "-m", "mlplatform.cli", "up"],
+        [sys.executable, "-m", "mlplatform.commands", "up"],
         env={**os.environ, **variables, "MLPLATFORM_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -231,7 +231,7 @@ def _start_refused(home: Path) -> Got:
 
 def _keys(home: Path, umask: int = 0o022) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mlplatform.cli", "keys", "list"],
+        [sys.executable, "-m", "mlplatform.commands", "keys", "list"],
         env={**os.environ, "MLPLATFORM_HOME": str(home)},
         capture_output=True,
         text=True,

@@ -148,7 +148,7 @@ def every_port(target: Target) -> Got:
 
 
 def grpc_calls(target: Target) -> Got:
-    from mlplatform.protos import open_inference_pb2 as oip
+    from mlplatform.scoring.protos import open_inference_pb2 as oip
 
     results = []
     for process, port in target.ports.items():

@@ -144,7 +144,8 @@ def in_the_database(target: Target) -> Got:
 
 
 def _started_by_the_platform(target: Target, marker: Path) -> tuple[str, str]:
-    from mlplatform import settings, wiring
+    from mlplatform.operations import wiring
+    from mlplatform.runtime.configuration import settings
 
     given = settings.load(_environment(target))
     api = wiring.prefect_api(given)

@@ -120,7 +120,7 @@ def in_a_terminal(target: Target, *command: str) -> bytes:
             MLPLATFORM_PAGE_PORT=str(target.page_port),
             TERM="xterm-256color",
         )
-        os.execv(sys.executable, [sys.executable, "-m", "mlplatform.cli", *command])
+        os.execv(sys.executable, [sys.executable, "-m", "mlplatform.commands", *command])
     output, end_s = b"", time.monotonic() + SHOWN_S
     while (left_s := end_s - time.monotonic()) > 0:
         if not select.select([terminal], [], [], left_s)[0]:

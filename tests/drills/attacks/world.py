@@ -17,29 +17,29 @@ import httpx
 import psutil
 from tests.drills.attacks.attack import Key, Question, Target
 
-from mlplatform import settings as settings_module
-from mlplatform import wiring
-from mlplatform.admission.clients import parse_scope
-from mlplatform.admission.keyring import create_key
-from mlplatform.admission.sqlite import SqliteAdmission
-from mlplatform.errors import ConfigInvalid, PlatformError
-from mlplatform.models.definition import load_definition
-from mlplatform.orchestration import names
-from mlplatform.orchestration.prefect import PrefectApi
-from mlplatform.rollout.routes import Arm, Routes
-from mlplatform.rollout.sqlite import SqliteRollouts
-from mlplatform.rollout.state import fold
-from mlplatform.rollout.transitions import (
+from mlplatform.model.folders import load_definition
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.operations import wiring
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.state import fold
+from mlplatform.rollouts.journal.transitions import (
     ApprovalAsked,
     Opened,
     Promoted,
     RolledBack,
     ShadowStarted,
 )
-from mlplatform.serving.local import LocalPlane
-from mlplatform.serving.manifest import render
-from mlplatform.settings import Settings
-from mlplatform.supervisor.records import read_processes, read_supervisor
+from mlplatform.rollouts.serving.local import LocalPlane
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.runtime.configuration import settings as settings_module
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.processes.records import read_processes, read_supervisor
+from mlplatform.scoring.admission.clients import parse_scope
+from mlplatform.scoring.admission.keyring import create_key
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from support.ports import free_ports
 from support.scoring_world import payment, write_amount_bundle, write_home_snapshots
 
@@ -127,7 +127,7 @@ class AttackWorld:
 
     @staticmethod
     def argv(*arguments: str) -> list[str]:
-        return [sys.executable, "-m", "mlplatform.cli", *arguments]
+        return [sys.executable, "-m", "mlplatform.commands", *arguments]
 
     def target(self, attacker: Path) -> Target:
         """What an attacker with a folder of its own can know of it now."""

@@ -22,8 +22,8 @@ from confluent_kafka.admin import (
 from tests.servers import certificates
 from tests.servers.process import Process, ServerMissing
 
-from mlplatform import addresses
-from mlplatform.addresses import Brokers
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Brokers
 from support.ports import free_ports
 
 HERE = Path(__file__).parent

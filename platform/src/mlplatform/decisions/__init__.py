@@ -1,1 +1,5 @@
-"""The decision log: what was asked, answered, shadowed and labelled, and the proof of it."""
+"""What happened, durably: the decision log, what waits beside it, copies of it, and topics.
+
+Packages from the ground up: `records`, `spill`, `log`, `topics`, `replication`. Imports `model` and
+`runtime`.
+"""

@@ -1,1 +1,1 @@
-"""What a model folder says, and the folders themselves, one per model."""
+"""The models of this installation: one folder each, and nothing else knows them by name."""

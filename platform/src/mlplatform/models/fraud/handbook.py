@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.errors import InputInvalid
-from mlplatform.features.parquet_files import ParquetFiles
-from mlplatform.features.rows import (
+from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.learning.features.rows import (
     check_bounds,
     check_order,
     check_unique,
@@ -28,8 +27,9 @@ from mlplatform.features.rows import (
     refuse,
     saying,
 )
-from mlplatform.models.definition import load_definition
+from mlplatform.model.folders import load_definition
 from mlplatform.models.fraud.labels import arrival_us
+from mlplatform.runtime.errors import InputInvalid
 
 PRICE_LEVEL = 1.4
 TIME = pa.timestamp("us")

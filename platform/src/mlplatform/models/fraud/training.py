@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.registry.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
 
 # Average precision on held-out days, means over the Fraud Detection Handbook's simulated payments
 # and over this project's generator (two and six windows, the last four days held out): small trees

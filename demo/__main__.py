@@ -1,0 +1,74 @@
+"""`python -m demo`: the whole loop on one machine, as a command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlplatform.commands.arguments import InProfile
+from mlplatform.commands.terminal.exit_codes import exit_code
+from mlplatform.commands.terminal.output import print_error
+from mlplatform.operations import wiring
+from mlplatform.runtime.errors import Busy, PlatformError
+from mlplatform.runtime.processes.records import read_supervisor
+
+
+def demo(
+    transactions: Annotated[
+        Path | None,
+        typer.Option(help="Parquet files in the handbook's schema; default: generated payments."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the generated payments.")] = 1,
+    keep: Annotated[bool, typer.Option(help="Leave the platform up at the end.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a demo that was stopped.")] = False,
+    fresh: Annotated[
+        bool, typer.Option(help="Delete what an earlier demo left in the home folder.")
+    ] = False,
+    profile: InProfile = None,
+    pace: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, help="Of the payments: a busy machine needs a slower one."),
+    ] = 1.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Tell the story beside, and print the report as JSON.")
+    ] = False,
+) -> None:
+    """Close the loop on recorded time: train, promote, drift, retrain, shadow, canary, roll back.
+
+    Exit codes: 0 the loop closed, 1 it did not, 75 it was stopped and --resume goes on.
+
+    Example: make demo TRANSACTIONS=payments/ DEMO_FLAGS=--keep
+    """
+    from demo.run import Options, run
+
+    settings = wiring.settings_in(profile)
+    if fresh:
+        record = read_supervisor(settings.home)
+        if record is not None and record.process.alive():
+            raise Busy("a platform runs in this home folder: `mlplatform down` stops it")
+        if (settings.home.demo / "state.json").exists():
+            shutil.rmtree(settings.home.root)
+    options = Options(transactions, seed, keep, resume, pace, json)
+    raise typer.Exit(asyncio.run(run(settings, options)))
+
+
+def main() -> None:
+    """Entry point: errors that are raised on purpose become one clear line and an exit code."""
+    os.umask(0o077)
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(demo)
+    try:
+        app()
+    except PlatformError as error:
+        print_error(error)
+        sys.exit(exit_code(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""What the demo did, from the journal and the decision log: report.json, report.html, a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from demo import page
+from demo.pictures import pictures
+from demo.reigns import ChampionTenure, Promotion, reigns
+from demo.source import MODEL
+from demo.state import Diary
+from demo.traffic import Counts, Recording
+from mlplatform.decisions.records.port import Span
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal.state import RolloutState, apply
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.runtime.canonical import canonical_json
+from mlplatform.runtime.storage.files import write_atomically
+
+COLUMNS = (
+    *("decision_id", "event_ms", "generation", "rollout_id", "arm", "answered_by", "unit"),
+    *("version", "score", "decision", "degraded", "payload"),
+)
+NOTES = (
+    "Event time is that of the payments; it passes some thousand times faster than wall time.",
+    "Precision and recall are by the labels of the recording, matured or not: nobody could know "
+    "them on that day.",
+    "A request that the champion answered because the challenger did not in time counts as the "
+    "challenger's failure.",
+    "Approvers are self-declared: nothing here checks who somebody is.",
+    "Labels exist even for payments that were declined, which a bank would not have: precision "
+    "and average precision are flattered by that.",
+)
+
+
+class _Payload(msgspec.Struct):
+    idempotency_key: str
+
+
+def write(
+    platform: Platform,
+    diary: Diary,
+    recording: Recording,
+    counts: Counts,
+    problem: str | None,
+) -> dict[str, Any]:
+    """Write report.json and report.html into the demo's folder; returns the former's content."""
+    state, folder = diary.state, platform.settings.home.demo
+    decisions = platform.log.read(Span(model=MODEL, kinds=("decision",), columns=COLUMNS))
+    totals = _totals(decisions, recording, counts)
+    states = platform.rollouts.active(MODEL, finished=True)
+    rollouts = [_rollout(platform, s) for s in states]
+    champions = reigns(_promotions(rollouts))
+    records, findings = _verified(platform)
+    problems = problems_of(totals, problem, findings)
+    found = {
+        "closed": not problems,
+        "problems": problems,
+        "source": state.source,
+        "seed": state.seed,
+        "go_live": event_time(state.go_live_ms),
+        "pattern_change": event_time(state.change_ms),
+        "wall_s": round(diary.elapsed_s, 1),
+        "totals": totals,
+        "rollouts": rollouts,
+        "champions": [_reign(r) for r in champions],
+        "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
+        "log": {
+            "records": records,
+            "verdict": "; ".join(findings) or "whole: every digest and chain holds",
+        },
+    }
+    write_atomically(folder / "report.json", canonical_json(found))
+    html = page.render(
+        found,
+        timeline=[(event_time(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.moments],
+        pictures=pictures(
+            decisions,
+            _labels(decisions, recording),
+            change_ms=state.change_ms,
+            rollouts=rollouts,
+            champions=champions,
+        ),
+        notes=NOTES,
+    )
+    write_atomically(folder / "report.html", html.encode())
+    return found
+
+
+def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
+    """The closing table."""
+    table = Table(title="rollouts", title_justify="left", header_style="bold")
+    for column in ("version", "phases", "challenger requests", "customers", "verdict", "why"):
+        table.add_column(column)
+    for rollout in found["rollouts"]:
+        own = rollout["arms"].get("challenger", {"requests": 0, "customers": 0})
+        table.add_row(
+            f"v{rollout['version']}",
+            " → ".join(dict.fromkeys(p["phase"] for p in rollout["phases"])),
+            f"{own['requests']:,}",
+            f"{own['customers']:,}",
+            rollout["verdict"],
+            rollout["reason"],
+        )
+    console.print(table)
+    console.print("  ".join(f"{name} {value:,}" for name, value in found["totals"].items()))
+    console.print(f"log: {found['log']['records']:,} records, {found['log']['verdict']}")
+    if found["closed"]:
+        console.print(f"[green]the loop closed[/] in {found['wall_s']:.0f} s")
+    for problem in found["problems"]:
+        console.print(f"[red]the loop did not close:[/] {problem}", soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def event_time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _totals(decisions: pa.Table, recording: Recording, counts: Counts) -> dict[str, int]:
+    keys = _keys(decisions)
+    distinct = len(set(keys))
+    sent = set(recording.keys[: counts.requests])
+    return {
+        "requests": counts.requests,
+        "answers": counts.answers,
+        "records": decisions.num_rows,
+        "degraded": counts.degraded,
+        "lost": len(sent.difference(keys)) + counts.requests - counts.answers,
+        "doubled": decisions.num_rows - distinct,
+        "labels": counts.labels,
+        "retries": counts.retries,
+    }
+
+
+def _keys(decisions: pa.Table) -> list[str]:
+    decoder = msgspec.json.Decoder(_Payload)
+    return [decoder.decode(str(t)).idempotency_key for t in decisions["payload"].to_pylist()]
+
+
+def _labels(decisions: pa.Table, recording: Recording) -> np.ndarray:
+    """1 for fraud, for each decision."""
+    label_of = dict(zip(recording.keys, recording.labels.tolist(), strict=True))
+    return np.array([label_of[key] for key in _keys(decisions)])
+
+
+def _promotions(rollouts: list[dict[str, Any]]) -> list[Promotion]:
+    found = []
+    for rollout in rollouts:
+        began = {p["phase"]: p["event_ms"] for p in rollout["phases"]}
+        if "promoted" in began:
+            undone_ms = began.get("rolled_back")
+            found.append(Promotion(rollout["version"], began["promoted"], undone_ms))
+    return found
+
+
+def _reign(reign: ChampionTenure) -> dict[str, Any]:
+    return {
+        "version": reign.version,
+        "from": event_time(reign.from_ms),
+        "until": None if reign.to_ms is None else event_time(reign.to_ms),
+        "successor": reign.successor,
+    }
+
+
+def problems_of(
+    totals: Mapping[str, int], problem: str | None, findings: Sequence[str]
+) -> list[str]:
+    """Why the loop did not close: by the story, by the totals, by what is wrong in the log."""
+    problems = [] if problem is None else [problem]
+    problems += findings
+    if totals["lost"] or totals["doubled"]:
+        problems.append(f"{totals['lost']} requests lost, {totals['doubled']} doubled")
+    if not totals["requests"] == totals["answers"] == totals["records"]:
+        problems.append("requests, answers and records differ")
+    return problems
+
+
+def _verified(platform: Platform) -> tuple[int, list[str]]:
+    """How many records the log has, and what is wrong with it and with the journal."""
+    checked = platform.log.verify(platform.rollouts.anchored())
+    return checked.records, [*checked.findings, *platform.rollouts.verify()]
+
+
+def _rollout(platform: Platform, state: RolloutState) -> dict[str, Any]:
+    facts = platform.rollouts.read(state.rollout_id)
+    with_evidence = [f for f in facts if f.evidence]
+    return {
+        "id": state.rollout_id,
+        "version": state.challenger.version,
+        "bundle": state.challenger.bundle,
+        "author": state.author,
+        "against": state.predecessor.version if state.predecessor else None,
+        "phases": _phases(facts),
+        "arms": _arms(platform, state.rollout_id),
+        "verdict": state.phase,
+        "reason": state.reason,
+        "evidence_digest": with_evidence[-1].evidence_digest if with_evidence else None,
+    }
+
+
+def _phases(facts: tuple[Transition, ...]) -> list[dict[str, Any]]:
+    phases: list[dict[str, Any]] = []
+    state: RolloutState | None = None
+    for fact in facts:
+        state = apply(state, fact)
+        step = "" if state.step is None else f" {state.step + 1}"
+        if phases and phases[-1]["phase"] == state.phase + step:
+            continue
+        phases.append(
+            {
+                "phase": state.phase + step,
+                "event_ms": fact.event_ms,
+                "event_time": event_time(fact.event_ms),
+                "wall_ms": fact.wall_ms,
+                "wall_time": datetime.fromtimestamp(fact.wall_ms / 1000, UTC).isoformat(),
+                "reason": fact.reason,
+                "actor": fact.actor,
+            }
+        )
+    return phases
+
+
+def _arms(platform: Platform, rollout_id: str) -> dict[str, dict[str, int]]:
+    """Requests and customers by assigned arm while the rollout was shadowed or ramping."""
+    span = Span(
+        model=MODEL,
+        kinds=("decision", "shadow"),
+        rollout_id=rollout_id,
+        columns=("kind", "arm", "unit", "decision_id"),
+    )
+    rows = platform.log.read(span)
+    arms = {}
+    for arm in ("champion", "challenger"):
+        own = rows.filter(pc.field("arm") == arm)
+        answered = own.filter(pc.field("kind") == "decision")
+        arms[arm] = {
+            "requests": answered.num_rows,
+            "customers": len(answered["unit"].unique()),
+            "shadow_copies": own.num_rows - answered.num_rows,
+        }
+    return arms
+
+
+def _incident(incident: Any) -> dict[str, Any]:
+    return {
+        "id": incident.id,
+        "opened": event_time(incident.found.opened_ms),
+        "changed": event_time(incident.found.changed_ms),
+        "state": incident.state,
+        "answer": incident.answer,
+        "reasons": incident.found.evidence.get("reasons", []),
+    }

@@ -1,0 +1,80 @@
+"""How far the demo has come, on disk: what `--resume` goes on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from mlplatform.runtime.storage.files import write_atomically
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """One line of the timeline."""
+
+    event_ms: int
+    elapsed_s: float
+    text: str
+
+
+class DemoState(msgspec.Struct):
+    """Everything that a resumed demo can't find out from the platform itself.
+
+    Args:
+        position: rows before it are answered.
+        labelled: labels before it (in arrival order) are reported.
+        next_midnight_ms: the end of the event day that is being played.
+        stale_version: the version that was validated before the pattern changed.
+        elapsed_s: wall time spent before the last stop.
+    """
+
+    model: str
+    source: str
+    seed: int
+    go_live_ms: int
+    change_ms: int
+    position: int = 0
+    labelled: int = 0
+    next_midnight_ms: int = 0
+    degraded: int = 0
+    retries: int = 0
+    first_version: int | None = None
+    stale_version: int | None = None
+    learned_version: int | None = None
+    slow_version: int | None = None
+    elapsed_s: float = 0.0
+    moments: list[Moment] = []
+
+
+class Diary:
+    """The state, its file, and the timeline that is printed as it grows."""
+
+    def __init__(self, path: Path, state: DemoState, show: Callable[[Moment], None]) -> None:
+        self.state = state
+        self._path = path
+        self._show = show
+        self._began = time.monotonic() - state.elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def tell(self, event_ms: int, text: str) -> None:
+        """Add a line to the timeline, print it and save."""
+        moment = Moment(event_ms, round(self.elapsed_s, 1), text)
+        self.state.moments.append(moment)
+        self._show(moment)
+        self.save()
+
+    def save(self) -> None:
+        self.state.elapsed_s = self.elapsed_s
+        write_atomically(self._path, msgspec.json.encode(self.state))
+
+
+def load_state(path: Path) -> DemoState | None:
+    """The saved state, or None where no demo has begun."""
+    if not path.exists():
+        return None
+    return msgspec.json.decode(path.read_bytes(), type=DemoState)

@@ -1,0 +1,405 @@
+"""The demo's chapters: what is done, what must come of it, and how it goes on after a stop.
+
+Every step first looks whether it was done, so that a resumed demo does nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from demo.process import PlatformProcess
+from demo.source import MODEL
+from demo.state import Diary
+from mlplatform.model.bundle import MODEL_FILE
+from mlplatform.operations.jobs import rollouts as approvals
+from mlplatform.operations.prefect_client.prefect import FlowRun
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.transitions import RolledBack, Transition
+from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
+from mlplatform.scoring.admission.clients import Scope
+from mlplatform.scoring.admission.keyring import create_key
+
+ENGINEER, BRINGER, APPROVER = "demo.engineer", "demo.modeller", "demo.approver"
+TRAINER = "drift-watch"
+DAY_S = 86_400
+POLL_S = 0.3
+PASS_PAUSE_S = 0.5
+RUN_LIMIT_S = 240.0
+SLOW_SHARE_OF_GATE = 0.2
+
+
+class LoopNotClosed(PlatformError):
+    """Something that had to happen did not, or something happened that must not."""
+
+
+class Story:
+    """Drives flows and answers forms, as a scheduler and two people would.
+
+    Args:
+        event_ms: event time that traffic has reached.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        process: PlatformProcess,
+        diary: Diary,
+        event_ms: Callable[[], int],
+        folder: Path,
+    ) -> None:
+        self._platform = platform
+        self._process = process
+        self._diary = diary
+        self._event_ms = event_ms
+        self._folder = folder
+        self._making = False
+        self._approver_secret = _new_key(platform)
+
+    # What the scheduler does
+
+    async def midnight(self, at_ms: int) -> None:
+        """The snapshot of the day's end; traffic waits for it, as a bank's day does."""
+        moment = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+        await self.run_flow("materialize", {"model": MODEL, "at": moment})
+
+    async def watch_drift(self) -> None:
+        """The nightly drift check."""
+        before = {i.id: i.state for i in self._platform.incidents.list(MODEL)}
+        await self.run_flow("drift", {"model": MODEL})
+        for incident in self._platform.incidents.list(MODEL):
+            if before.get(incident.id) != incident.state:
+                self._diary.tell(self._event_ms(), _incident_words(incident))
+
+    async def passes(self) -> None:
+        """Passes over the rollouts for as long as one is under way."""
+        seen: dict[str, str] = {}
+        while True:
+            active = self._platform.rollouts.active(MODEL)
+            if any(state.ramping for state in active):
+                await self.run_flow("rollout", {"model": MODEL})
+            self._tell_phases(seen)
+            await asyncio.sleep(PASS_PAUSE_S)
+
+    async def run_flow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
+        """A run of a flow that completed; one that was lost with its process is started again.
+
+        Raises:
+            LoopNotClosed: it failed, or none completed in time.
+        """
+        deadline = time.monotonic() + RUN_LIMIT_S
+        while time.monotonic() < deadline:
+            run = await self._follow(flow, parameters)
+            if run is not None and run.state == "COMPLETED":
+                return run
+            if run is not None and run.state == "FAILED":
+                raise LoopNotClosed(f"{run.name} failed: {run.message}")
+        raise LoopNotClosed(f"no run of {flow} completed within {RUN_LIMIT_S:.0f} s")
+
+    async def _follow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun | None:
+        """The run at its end; None where Prefect went away under it."""
+        prefect, restarts = self._platform.prefect, self._process.restarts("prefect")
+        try:
+            run = await asyncio.to_thread(prefect.start, flow, parameters)
+            while not run.final:
+                await asyncio.sleep(POLL_S)
+                run = await asyncio.to_thread(prefect.run, run.id)
+                lost = self._process.restarts("prefect") != restarts
+                if lost and run.state == "RUNNING":
+                    return None
+        except Unavailable:
+            if not self._process.alive():
+                raise
+            await asyncio.sleep(1.0)
+            return None
+        return run
+
+    # Chapters
+
+    async def bootstrap(self) -> None:
+        """The first version: trained on history, approved, champion."""
+        state = self._diary.state
+        if self._platform.rollouts.routes(MODEL).champion is not None:
+            return
+        if not self._platform.rollouts.active(MODEL, finished=True):
+            self._diary.tell(state.go_live_ms, "history is in; the first version is trained on it")
+            await self.run_flow(
+                "retrain",
+                {
+                    "model": MODEL,
+                    "actor": ENGINEER,
+                    "reason": "first version",
+                    "open_rollout": True,
+                },
+            )
+        await self.approve(await self._rollout_of(lambda s: s.bootstrap))
+        promoted = await self._until("promoted", lambda s: s.bootstrap and s.phase == "promoted")
+        state.first_version = promoted.challenger.version
+        self._diary.save()
+
+    async def stale_candidate(self) -> None:
+        """A version validated before the pattern changes, which nobody rolls out yet."""
+        state = self._diary.state
+        if state.stale_version is not None:
+            return
+        as_of = datetime.fromtimestamp(state.go_live_ms / 1000 + DAY_S, UTC).isoformat()
+        run = await self.run_flow(
+            "retrain",
+            {"model": MODEL, "actor": ENGINEER, "reason": "one for later", "as_of": as_of},
+        )
+        state.stale_version = await self._version_of(run, ENGINEER)
+        text = f"version {state.stale_version} is validated and put aside"
+        self._diary.tell(self._event_ms(), text)
+
+    async def learned_challenger(self) -> None:
+        """Drift leads to a retrain by itself; its version goes through to promotion."""
+        rollout = await self._rollout_of(lambda s: s.author == TRAINER)
+        self._diary.state.learned_version = rollout.challenger.version
+        self._diary.save()
+        await self._to_the_end(rollout, "promoted")
+
+    async def stale_challenger(self) -> None:
+        """The version of before the change: its alert rate leaves the predicted band in shadow."""
+        version = self._diary.state.stale_version
+        if version is None:
+            raise LoopNotClosed("there is no version of before the change")
+        rollout = await self._open(version, "it was validated, was it not")
+        ended = await self._to_the_end(rollout, "rolled_back")
+        self._expect_in_history(ended, never="CanaryStepped")
+        self._expect_stopped_by(ended, {"alerts"})
+
+    async def slow_candidate(self) -> None:
+        """A model made elsewhere, which passes every gate: alone, one row is fast enough."""
+        state = self._diary.state
+        if state.slow_version is None:
+            path = await self._write_slow_model()
+            run = await self.run_flow(
+                "validate", {"model": MODEL, "onnx_path": str(path), "actor": BRINGER}
+            )
+            state.slow_version = await self._version_of(run, BRINGER)
+            self._making = False
+            self._diary.tell(self._event_ms(), f"version {state.slow_version} brings a slow model")
+
+    async def slow_challenger(self) -> None:
+        """The version that takes too long under load: rolled back in canary."""
+        version = self._diary.state.slow_version
+        if version is None:
+            raise LoopNotClosed("there is no version with the slow model")
+        rollout = await self._open(version, "an ensemble with a neural network")
+        ended = await self._to_the_end(rollout, "rolled_back")
+        self._expect_in_history(ended, wanted="CanaryStepped")
+        self._expect_stopped_by(ended, {"guardrail", "failures"})
+        champion = self._platform.rollouts.routes(MODEL).champion
+        learned = self._diary.state.learned_version
+        if champion is None or champion.version != learned:
+            raise LoopNotClosed(
+                f"version {learned} was to stay champion; the routes say {champion}"
+            )
+
+    async def approve(self, rollout: RolloutState) -> None:
+        """Answer the question of a rollout as a second person, once it is asked."""
+        await self._until(
+            f"{rollout.rollout_id} asks for approval or ends",
+            lambda s: (
+                s.rollout_id == rollout.rollout_id
+                and s.phase in ("awaiting_approval", "promoted", "confirmed", "rolled_back")
+            ),
+        )
+        while not self._answered(rollout.rollout_id):
+            for run in await self._waiting():
+                if run.parameters.get("rollout_id") == rollout.rollout_id:
+                    await self._answer(run)
+            await asyncio.sleep(POLL_S)
+
+    async def _to_the_end(self, rollout: RolloutState, phase: str) -> RolloutState:
+        ends = ("promoted", "confirmed", "superseded", "rolled_back")
+        approving = asyncio.create_task(self.approve(rollout))
+        try:
+            ended = await self._until(
+                f"{rollout.rollout_id} ends",
+                lambda s: s.rollout_id == rollout.rollout_id and s.phase in ends,
+            )
+        finally:
+            approving.cancel()
+        good = ended.phase == phase or (phase == "promoted" and ended.phase == "confirmed")
+        if not good:
+            raise LoopNotClosed(
+                f"{rollout.rollout_id} was to end {phase}, is {ended.phase}: {ended.reason}"
+            )
+        return ended
+
+    async def _open(self, version: int, reason: str) -> RolloutState:
+        known = [s for s in self._all() if s.challenger.version == version]
+        if not known:
+            await self.run_flow(
+                "promote",
+                {"model": MODEL, "version": version, "actor": ENGINEER, "reason": reason},
+            )
+        return await self._rollout_of(lambda s: s.challenger.version == version)
+
+    async def _version_of(self, run: FlowRun, author: str) -> int:
+        """The version that a run registered: the newest of its author."""
+        versions = await asyncio.to_thread(self._platform.registry.versions, MODEL)
+        own = [v.version for v in versions if v.facts.author == author]
+        if not own:
+            raise LoopNotClosed(f"{run.name} completed and registered nothing")
+        return max(own)
+
+    async def _write_slow_model(self) -> Path:
+        """The slow twin of the version that drift brought, made by another process."""
+        learned = await self._rollout_of(lambda s: s.author == TRAINER)
+        self._making = True
+        bundle = self._platform.bundle(MODEL, learned.challenger)
+        gate_ms = self._platform.definition(MODEL).gates.latency_p99_ms
+        path = self._folder / "slow.onnx"
+        command = ("-m", "demo.slow_model", str(bundle / MODEL_FILE), str(path))
+        made = await asyncio.create_subprocess_exec(
+            sys.executable, *command, str(gate_ms * SLOW_SHARE_OF_GATE)
+        )
+        if await made.wait() != 0:
+            raise LoopNotClosed("the slow model could not be made")
+        return path
+
+    # What the journal says
+
+    def _slow_meets_traffic(self) -> bool:
+        slow = self._diary.state.slow_version
+        return slow is not None and any(
+            s.phase == "canary" and s.challenger.version == slow
+            for s in self._platform.rollouts.active(MODEL)
+        )
+
+    def awaits_a_model(self) -> bool:
+        """Whether a model is being made, and nothing else is under way."""
+        return self._making and not any(s.ramping for s in self._platform.rollouts.active(MODEL))
+
+    def busy(self) -> bool:
+        """Whether a model is being made or a rollout is under way, but for the slow one's canary.
+
+        The slow model meets the traffic of a busy hour.
+        """
+        if self._slow_meets_traffic():
+            return False
+        if self._making or any(
+            i.state == "claimed" for i in self._platform.incidents.list(MODEL, closed=False)
+        ):
+            return True
+        return any(s.ramping for s in self._platform.rollouts.active(MODEL))
+
+    def _all(self) -> list[RolloutState]:
+        return self._platform.rollouts.active(MODEL, finished=True)
+
+    async def _rollout_of(self, wanted: Callable[[RolloutState], bool]) -> RolloutState:
+        return await self._until("a rollout", wanted)
+
+    async def _until(self, what: str, wanted: Callable[[RolloutState], bool]) -> RolloutState:
+        """The newest rollout of which this is true, as soon as there is one.
+
+        Raises:
+            Unavailable: the platform is gone.
+        """
+        while True:
+            for state in reversed(self._all()):
+                if wanted(state):
+                    return state
+            if not self._process.alive():
+                raise Unavailable(f"the platform is gone; the demo waited for: {what}")
+            await asyncio.sleep(POLL_S)
+
+    def _answered(self, rollout_id: str) -> bool:
+        state = next(s for s in self._all() if s.rollout_id == rollout_id)
+        return state.answer is not None or state.finished
+
+    async def _waiting(self) -> list[FlowRun]:
+        try:
+            return await asyncio.to_thread(self._platform.prefect.suspended)
+        except Unavailable:
+            return []
+
+    async def _answer(self, run: FlowRun) -> None:
+        try:
+            await asyncio.to_thread(self._fill_in_form, run)
+        except (Unavailable, InputInvalid, NotFound, Refused):
+            return  # asked again, or answered by now: the journal tells
+        for _ in range(60):
+            if self._answered(str(run.parameters["rollout_id"])):
+                return
+            await asyncio.sleep(POLL_S)
+
+    def _fill_in_form(self, run: FlowRun) -> None:
+        """The approver gets a code for what is asked now, and types it into Prefect's form."""
+        rollout = str(run.parameters["rollout_id"])
+        question, _ = approvals.question(self._platform, rollout, "approve")
+        if question.evidence != run.parameters["evidence_digest"]:
+            return
+        code, _ = approvals.approval_code(
+            self._platform, question, approver=APPROVER, secret=self._approver_secret
+        )
+        reason = "the demo's second person read the evidence"
+        form = {"decision": "approve", "code": code, "reason": reason}
+        self._platform.prefect.answer(run.id, form)
+
+    def _expect_in_history(
+        self, state: RolloutState, *, wanted: str | None = None, never: str | None = None
+    ) -> None:
+        names = [type(f).__name__ for f in self._platform.rollouts.read(state.rollout_id)]
+        if (wanted and wanted not in names) or (never and never in names):
+            raise LoopNotClosed(f"{state.rollout_id} went another way: {', '.join(names)}")
+
+    def _expect_stopped_by(self, state: RolloutState, wanted: set[str]) -> None:
+        """One of these gates must have been UNHEALTHY: any other end is another story."""
+        gates = gates_that_stopped(self._platform.rollouts.read(state.rollout_id))
+        if not gates & wanted:
+            found = ", ".join(sorted(gates)) or "no gate"
+            raise LoopNotClosed(
+                f"{state.rollout_id} was to be stopped by {' or '.join(sorted(wanted))}, "
+                f"and was by {found}: {state.reason}"
+            )
+
+    def _tell_phases(self, seen: dict[str, str]) -> None:
+        for state in self._all():
+            words = state.phase.replace("_", " ")
+            phase = words if state.step is None else f"canary step {state.step + 1}"
+            known = any(
+                m.text.startswith(f"{state.rollout_id}: {phase}") for m in self._diary.state.moments
+            )
+            if seen.get(state.rollout_id) != phase and not known:
+                text = f"{state.rollout_id}: {phase} ({state.reason})"
+                self._diary.tell(state.since_event_ms, text)
+            seen[state.rollout_id] = phase
+
+
+def _new_key(platform: Platform) -> bytes:
+    """The secret of a new key of the second person, good for the demo's rollouts alone."""
+    now_ms = platform.clock.wall_ms()
+    with suppress(NotFound):
+        platform.keys.revoke(APPROVER, now_ms)  # of a demo that was stopped
+    scopes = frozenset({Scope(MODEL, "approve")})
+    _, secret = create_key(
+        platform.keys, APPROVER, scopes, priority="background", limit=None, now_ms=now_ms
+    )
+    return secret.encode()
+
+
+def _incident_words(incident: Any) -> str:
+    changed = datetime.fromtimestamp(incident.found.changed_ms / 1000, UTC).strftime("%d %b")
+    if incident.state == "open":
+        reasons = "; ".join(incident.found.evidence.get("reasons", [])[:2])
+        return f"drift since {changed}: incident {incident.id} opened ({reasons})"
+    return f"incident {incident.id}: {incident.state}, {incident.note}"
+
+
+def gates_that_stopped(facts: Sequence[Transition]) -> set[str]:
+    """Names of the gates that were UNHEALTHY when a rollout was rolled back."""
+    last = facts[-1] if facts else None
+    if not isinstance(last, RolledBack):
+        return set()
+    gates: dict[str, Any] = last.evidence.get("gates", {})
+    return {name for name, gate in gates.items() if gate["verdict"] == "UNHEALTHY"}

@@ -1,0 +1,236 @@
+"""Plays recorded transactions through the scoring API in event-time order, and their labels later.
+
+Every transaction id is an idempotency key, so that anything unanswered is simply sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import aiohttp
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from demo.source import event_ms
+from mlplatform.runtime.errors import InputInvalid, Unavailable
+
+DAY_MS = 86_400_000
+WORKERS = 24
+LABELS_A_POST = 500
+GIVE_UP_S = 120.0
+RETRY_PAUSE_S = 0.1
+TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+AGAIN = frozenset(
+    {
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+
+
+class Answer(msgspec.Struct):
+    """What the demo reads of an answer; the rest of it is the application's business."""
+
+    decision: str
+    decision_id: str
+    model_version: int | None
+    route: str | None
+    degraded: bool
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was sent and what came back, counted once for each transaction."""
+
+    requests: int = 0
+    answers: int = 0
+    degraded: int = 0
+    retries: int = 0
+    labels: int = 0
+    by_route: dict[str, int] = field(default_factory=dict)
+
+    def add(self, answer: Answer) -> None:
+        self.answers += 1
+        self.degraded += answer.degraded
+        route = answer.route or "none"
+        self.by_route[route] = self.by_route.get(route, 0) + 1
+
+
+class Recording:
+    """Transactions to play: columns of a canonical table, sorted by event time.
+
+    Args:
+        table: request_id, event_time, the request fields, label, label_time.
+        fields: names of the request fields.
+    """
+
+    def __init__(self, table: pa.Table, fields: tuple[str, ...]) -> None:
+        self._fields = {name: table.column(name).to_pylist() for name in fields}
+        self.keys = [str(key) for key in table.column("request_id").to_pylist()]
+        self.event_ms = event_ms(table).to_numpy()
+        self.label_ms = event_ms(table, "label_time").to_numpy()
+        self.labels = table.column("label").to_numpy()
+        self.by_label_time = np.argsort(self.label_ms, kind="stable")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def body(self, row: int) -> bytes:
+        values = {name: column[row] for name, column in self._fields.items()}
+        return msgspec.json.encode({**values, "event_time": int(self.event_ms[row])})
+
+    def first_row_at(self, event_ms: int) -> int:
+        """Index of the first transaction at or after an event time."""
+        return int(np.searchsorted(self.event_ms, event_ms, side="left"))
+
+
+class Player:
+    """Sends rows in order with a few at a time, and remembers up to where all are answered.
+
+    Once `stopping` is set, what is under way is answered and nothing more is sent.
+    """
+
+    def __init__(self, recording: Recording, url: str, model: str, api_key: str) -> None:
+        self.recording = recording
+        self.counts = Counts()
+        self.position = 0
+        self.labelled = 0
+        self.stopping = False
+        self._url = f"{url}/api/v1/models/{model}"
+        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        self._decoder = msgspec.json.Decoder(Answer)
+        self._session: aiohttp.ClientSession | None = None
+        self._done: set[int] = set()
+
+    async def __aenter__(self) -> Player:
+        connector = aiohttp.TCPConnector(limit=WORKERS + 2)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=TIMEOUT, headers=self._headers
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def go_on_from(self, position: int, labelled: int, degraded: int, retries: int) -> None:
+        """Take up the counts of a stopped demo; rows after the position are sent again."""
+        self.position, self.labelled = position, labelled
+        counts = self.counts
+        counts.requests = counts.answers = position
+        counts.labels, counts.degraded, counts.retries = labelled, degraded, retries
+
+    @property
+    def event_ms(self) -> int:
+        """Event time of the last transaction that was answered with all before it."""
+        return int(self.recording.event_ms[max(self.position - 1, 0)])
+
+    async def play(self, end: int, rate: float, alive: Callable[[], bool]) -> None:
+        """Send the rows from the present position up to (not including) `end`.
+
+        Args:
+            rate: requests a second at the most.
+
+        Raises:
+            Unavailable: the platform is gone, or one row stayed unanswered for two minutes.
+        """
+        first = self.position
+        rows = iter(range(first, min(end, len(self.recording))))
+        began = time.monotonic()
+
+        def due_at(row: int) -> float:
+            return began + (row - first) / rate
+
+        await _all(*(self._work(rows, due_at, alive) for _ in range(WORKERS)))
+
+    async def send_labels(self, until_ms: int, alive: Callable[[], bool]) -> None:
+        """Report the labels that have arrived by an event time, for rows already played."""
+        while True:
+            batch = self._due_labels(until_ms)
+            if len(batch) == 0:
+                return
+            labels = [
+                {
+                    "idempotency_key": self.recording.keys[row],
+                    "label": int(self.recording.labels[row]),
+                    "event_time": int(self.recording.label_ms[row]),
+                }
+                for row in batch
+            ]
+            body = msgspec.json.encode({"labels": labels})
+            await self._post("/labels", body, {}, alive)
+            self.labelled += len(batch)
+            self.counts.labels += len(batch)
+
+    def _due_labels(self, until_ms: int) -> np.ndarray:
+        order = self.recording.by_label_time[self.labelled : self.labelled + LABELS_A_POST]
+        due = self.recording.label_ms[order] <= until_ms
+        stop = len(order) if due.all() else int(np.argmin(due))
+        return order[:stop]
+
+    async def _work(
+        self, rows: Iterator[int], due_at: Callable[[int], float], alive: Callable[[], bool]
+    ) -> None:
+        for row in rows:
+            if self.stopping:
+                return
+            if (early_s := due_at(row) - time.monotonic()) > 0:
+                await asyncio.sleep(early_s)
+            self.counts.requests += 1
+            key = {"Idempotency-Key": self.recording.keys[row]}
+            answer = await self._post("/score", self.recording.body(row), key, alive)
+            self.counts.add(self._decoder.decode(answer))
+            self._finish(row)
+
+    def _finish(self, row: int) -> None:
+        self._done.add(row)
+        while self.position in self._done:
+            self._done.remove(self.position)
+            self.position += 1
+
+    async def _post(
+        self, path: str, body: bytes, headers: dict[str, str], alive: Callable[[], bool]
+    ) -> bytes:
+        if self._session is None:
+            raise RuntimeError("the player is used inside `async with`")
+        give_up_at = time.monotonic() + GIVE_UP_S
+        while True:
+            problem = "no answer"
+            try:
+                async with self._session.post(
+                    self._url + path, data=body, headers=headers
+                ) as response:
+                    content = await response.read()
+                    if response.status < HTTPStatus.BAD_REQUEST:
+                        return content
+                    if response.status not in AGAIN:
+                        raise InputInvalid(path, None, f"{response.status}: {content!r}")
+                    problem = f"{response.status}: {content!r}"
+            except (aiohttp.ClientError, TimeoutError) as error:
+                problem = repr(error)
+            if not alive() or time.monotonic() > give_up_at:
+                raise Unavailable(f"the gateway at {self._url}{path}: {problem}")
+            self.counts.retries += 1
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+
+async def _all(*work: Awaitable[None]) -> None:
+    """Run all; the first failure ends the others, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(_coroutine(one))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+
+
+async def _coroutine(work: Awaitable[None]) -> None:
+    await work

@@ -1,0 +1,70 @@
+"""The `mlplatform` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+
+import typer
+
+from mlplatform.commands import (
+    backup,
+    cluster,
+    history,
+    keys,
+    log,
+    models,
+    platform,
+    refusals,
+    rollouts,
+    runs,
+    score,
+    trace,
+    worker,
+)
+from mlplatform.commands.terminal.exit_codes import exit_code
+from mlplatform.commands.terminal.output import print_error
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.scoring import backends
+
+HELP = """Train, check, roll out, watch and take back the models that score payments.
+
+Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
+3 a part of the platform does not answer, 4 the platform's rules refuse it.
+"""
+
+
+def _journal(settings: Settings) -> log.Journal | None:
+    """The log's last head as the rollout journal holds it, and whether that journal is whole."""
+    if not backends.has_rollouts(settings):
+        return None
+    with closing(backends.rollouts(settings)) as rollouts:
+        return log.Journal(rollouts.anchored(), rollouts.verify())
+
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+platform.add_to(app)
+backup.add_to(app)
+runs.add_to(app)
+score.add_to(app)
+worker.add_to(app)
+trace.add_to(app)
+refusals.add_to(app)
+app.add_typer(models.app, name="models")
+app.add_typer(rollouts.app, name="rollouts")
+app.add_typer(keys.app, name="keys")
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(history.app, name="history")
+app.add_typer(log.commands(_journal), name="log")
+
+
+def main() -> None:
+    """Entry point: errors that we raise on purpose become one clear line and an exit code."""
+    os.umask(0o077)  # what is made is for its owner alone
+    try:
+        app()
+    except PlatformError as error:
+        print_error(error)
+        sys.exit(exit_code(error))

@@ -1,0 +1,60 @@
+"""Arguments and options that many commands take, checked before anything else happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlplatform.model.folders import model_folder
+from mlplatform.operations.jobs.signed import ACTOR, REASON
+from mlplatform.runtime.configuration.profile import Profile
+from mlplatform.scoring.admission.clients import check_client
+
+
+def _known(model: str | None) -> str | None:
+    if model is not None:
+        model_folder(model)
+    return model
+
+
+def _actor(text: str) -> str:
+    return ACTOR.checked("--actor", text)
+
+
+def _approver(text: str) -> str:
+    return check_client(text.strip().casefold(), "--approver")
+
+
+def _reason(text: str | None) -> str | None:
+    return None if text is None else REASON.checked("--reason", text)
+
+
+Model = Annotated[
+    str, typer.Argument(callback=_known, help="A model folder's name, for example: fraud")
+]
+OnlyModel = Annotated[str | None, typer.Argument(callback=_known, help="Only this model.")]
+RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
+Actor = Annotated[str, typer.Option(callback=_actor, help="Who you are (self-declared).")]
+Approver = Annotated[
+    str,
+    typer.Option(callback=_approver, help="Your name, as your key has it; not the author's."),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="MLPLATFORM_KEY_FILE", help="Holds your key. Default: you are asked for it."
+    ),
+]
+Reason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the journal.")]
+OptionalReason = Annotated[
+    str | None, typer.Option(callback=_reason, help="Why; it stands in the journal.")
+]
+InProfile = Annotated[
+    Profile | None,
+    typer.Option(
+        help="cluster: every server must be named (docs/cluster.md). Default: MLPLATFORM_PROFILE, "
+        "or embedded: what is not named is on this machine."
+    ),
+]

@@ -1,0 +1,78 @@
+"""Commands about a Kubernetes cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Annotated, Final
+
+import typer
+
+from mlplatform.commands.terminal.exit_codes import FAILED
+from mlplatform.commands.terminal.output import AsJson, print_json, print_table
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.operations.cluster.check import check as judge
+from mlplatform.operations.cluster.finding import Gpu, Wanted
+from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of, priority_class
+from mlplatform.runtime.configuration import settings
+
+POLICY: Final = "mlplatform-immutable-services"
+IMAGE: Final = "mlplatform/predictor:0.1.0"
+BUNDLES: Final = "pvc://bundles"
+
+app = typer.Typer(help="A Kubernetes cluster that the platform is to run on.")
+
+
+@app.callback()
+def group() -> None:
+    """A Kubernetes cluster that the platform is to run on."""
+
+
+@app.command()
+def check(
+    kubeconfig: Annotated[str | None, typer.Option(help="Default: kubectl's own.")] = None,
+    context: Annotated[str | None, typer.Option(help="Default: the current one.")] = None,
+    namespace: Annotated[str, typer.Option(help="Of the models.")] = "mlplatform-models",
+    platform_namespace: Annotated[str, typer.Option(help="Of its own processes.")] = "mlplatform",
+    kserve_namespace: Annotated[str, typer.Option(help="Of KServe's controller.")] = "kserve",
+    json: AsJson = False,
+) -> None:
+    """Say what a cluster lacks, and what to do about it; changes nothing.
+
+    The claim of bundles and the namespace of heavy jobs are those of MLPLATFORM_KSERVE_BUNDLES and
+    MLPLATFORM_ARGO_NAMESPACE. Of Secrets it asks for the names of keys, never for a value. Exit
+    code 1: something is lacking, or could not be looked at.
+
+    Example: mlplatform cluster check --context production
+    """
+    from mlplatform.operations.cluster import facts  # imports the Kubernetes client
+    from mlplatform.rollouts.kubernetes.api import KubernetesApi
+
+    wanted = _wanted(namespace, platform_namespace, kserve_namespace)
+    found = judge(facts.read(KubernetesApi.connect(kubeconfig, context), wanted), wanted)
+    if json:
+        print_json([dataclasses.asdict(f) for f in found])
+    else:
+        rows = [(f.state, f.what, f.seen, f.do) for f in found]
+        print_table(("state", "what", "seen", "to do"), rows, prose="to do")
+    if any(f.state in ("lacking", "unknown") for f in found):
+        raise typer.Exit(FAILED)
+
+
+def _wanted(models: str, platform: str, kserve: str) -> Wanted:
+    given = settings.load(os.environ)
+    bundles = given.kserve.bundles if given.kserve else BUNDLES
+    definitions = [load_definition(name) for name in model_names()]
+    asked = [(model.name, gpu_of(model)) for model in definitions]
+    return Wanted(
+        models=models,
+        platform=platform,
+        kserve=kserve,
+        jobs=given.argo.namespace if given.argo else None,
+        priorities=(PRODUCTION, DEVELOPMENT),
+        team_priorities=tuple(sorted({priority_class(m) for m in definitions if m.team})),
+        policy=POLICY,
+        image=IMAGE,
+        bundles=bundles.removeprefix("pvc://").partition("/")[0],
+        gpus=tuple(Gpu(name, gpu.resource, gpu.product) for name, gpu in asked if gpu),
+    )

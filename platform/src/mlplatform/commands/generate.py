@@ -1,0 +1,54 @@
+"""`python -m mlplatform.commands.generate`: render everything that is made from another file.
+
+Feature definitions, the OpenAPI document, the example manifests, the templates of jobs, the list of
+signals, that of settings, the alerts, the dashboards and the code of .proto files;
+`make verify` runs this and fails when a committed file is not what its source says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlplatform.commands import settings_document, signals_document
+from mlplatform.learning.features import feast_repo
+from mlplatform.model.feature_views import FILE
+from mlplatform.model.folders import model_folder, model_names
+from mlplatform.observing.dashboards import rendered as dashboards
+from mlplatform.observing.slo import rendered as slo
+from mlplatform.operations.compute import templates
+from mlplatform.rollouts.serving import autoscaling, manifest
+from mlplatform.scoring.api import openapi
+from mlplatform.scoring.protos import render
+
+ROOT = Path(__file__).parents[4]
+
+
+def files() -> dict[Path, str]:
+    """Every generated file with its content."""
+    relative = {
+        **manifest.render_examples(),
+        **autoscaling.render_examples(),
+        **openapi.render_files(),
+        **render.render_files(ROOT),
+        **signals_document.render_files(),
+        **settings_document.render_files(),
+        **slo.render_files(ROOT),
+        **dashboards.render_files(ROOT),
+        **templates.render_files(),
+    }
+    return {ROOT / name: text for name, text in relative.items()}
+
+
+def main() -> None:
+    feast_repo.main()
+    changed = [model_folder(name) / FILE for name in model_names()]
+    for path, text in files().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        changed.append(path)
+    for path in changed:
+        print(f"rendered {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Commands that make, list and revoke the keys of applications and of people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, print_table
+from mlplatform.operations import wiring
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.storage.files import create_atomically
+from mlplatform.scoring import backends
+from mlplatform.scoring.admission.clients import Key, check_client, parse_scope, rate_limit
+from mlplatform.scoring.admission.keyring import create_key
+from mlplatform.scoring.admission.priorities import PRIORITIES, Priority
+from mlplatform.scoring.admission.store import Keys
+
+DAY_MS = 24 * 3600 * 1000
+MAX_EXPIRY_DAYS = 3650
+
+app = typer.Typer(help="Keys of applications and of people.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="The client; several keys may be one client's.")],
+    model: Annotated[list[str], typer.Option(help="A model it may use; * for every one.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            help="score, read, labels, void, any-client (labels and voids of every client's "
+            "decisions), explain, metrics (model *) or * (all of these). Of people: run (start "
+            "flows, log in to Prefect), approve (rollouts)."
+        ),
+    ],
+    priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",
+    rate: Annotated[float | None, typer.Option(help="Requests a second; none: no limit.")] = None,
+    burst: Annotated[
+        int | None, typer.Option(help="Requests at once; default: a second's.")
+    ] = None,
+    expires_days: Annotated[int | None, typer.Option(help="Days until it ends.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A new file for the secret, yours alone, instead of showing it."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Make a key and show its secret, this once. Running gateways take it within a second.
+
+    A client's newest live key says its priority and limits. A person's key has scope run (log in to
+    Prefect and start flows), approve (rollouts), or both.
+
+    Example: mlplatform keys create --name shop --model fraud --scope score --rate 200
+    """
+    now_ms = SystemClock().wall_ms()
+    if to is not None and to.exists():
+        raise ConfigInvalid("--to", str(to), "a file that is not there yet")
+    key, secret = create_key(
+        _store(),
+        check_client(name),
+        frozenset(parse_scope(f"{m}:{s}") for m in model for s in scope),
+        priority=_priority(priority),
+        limit=rate_limit(rate, burst),
+        now_ms=now_ms,
+        expires_ms=_expires_ms(now_ms, expires_days),
+    )
+    shown = _shown(key, now_ms) | ({"secret": secret} if to is None else {"secret in": str(to)})
+    if to is not None:
+        create_atomically(to.absolute(), f"{secret}\n".encode())
+    if json:
+        print_json(shown)
+    else:
+        print_fields(shown | {"scopes": " ".join(shown["scopes"])})
+
+
+@app.command("list")
+def list_keys(json: AsJson = False) -> None:
+    """Every key ever made, with what it may do and whether it still may; never a secret.
+
+    Example: mlplatform keys list
+    """
+    now_ms = SystemClock().wall_ms()
+    rows = [_shown(key, now_ms) for key in _store().all_keys()]
+    if json:
+        print_json(rows)
+        return
+    columns = ("id", "client", "state", "scopes", "priority", "rate_per_s", "burst", "expires")
+    print_table(columns, [[_cell(row[c]) for c in columns] for row in rows])
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="A key's id, or a client: then all its keys.")],
+    json: AsJson = False,
+) -> None:
+    """Revoke a key or all keys of a client. Running gateways refuse them within a second.
+
+    Example: mlplatform keys revoke shop
+    """
+    now_ms = SystemClock().wall_ms()
+    revoked = [key.id for key in _store().revoke(name, now_ms)]
+    if json:
+        print_json({"revoked": revoked})
+    else:
+        typer.echo(f"revoked: {', '.join(revoked) or 'nothing, it was before'}")
+
+
+def _store() -> Keys:
+    settings = wiring.settings()
+    settings.home.create()
+    return backends.keys(settings)
+
+
+def _priority(text: str) -> Priority:
+    for priority in PRIORITIES:
+        if text == priority:
+            return priority
+    raise ConfigInvalid("priority", text, f"one of {', '.join(PRIORITIES)}")
+
+
+def _expires_ms(now_ms: int, days: int | None) -> int | None:
+    if days is None:
+        return None
+    if not 1 <= days <= MAX_EXPIRY_DAYS:
+        raise ConfigInvalid("expires-days", days, f"1 to {MAX_EXPIRY_DAYS}")
+    return now_ms + days * DAY_MS
+
+
+def _shown(key: Key, now_ms: int) -> dict[str, Any]:
+    state = "live" if key.is_live(now_ms) else "revoked" if key.revoked_ms else "expired"
+    return {
+        "id": key.id,
+        "client": key.client,
+        "state": state,
+        "scopes": sorted(map(str, key.scopes)),
+        "priority": key.priority,
+        "rate_per_s": key.limit.rate_per_s if key.limit else None,
+        "burst": key.limit.burst if key.limit else None,
+        "created": _time(key.created_ms),
+        "expires": None if key.expires_ms is None else _time(key.expires_ms),
+        "revoked": None if key.revoked_ms is None else _time(key.revoked_ms),
+    }
+
+
+def _cell(value: Any) -> Any:
+    return " ".join(value) if isinstance(value, list) else value
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")

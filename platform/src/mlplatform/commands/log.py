@@ -1,0 +1,280 @@
+"""Look into the decision log: is it whole, what does it say about one decision, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+import httpx
+import msgspec
+import typer
+
+from mlplatform.commands.terminal.exit_codes import FAILED, exit_code, exit_code_of_status
+from mlplatform.commands.terminal.explanations import explain_again, print_explanations
+from mlplatform.commands.terminal.output import (
+    OUT,
+    AsJson,
+    print_error,
+    print_fields,
+    print_heading,
+    print_json,
+    print_line,
+    progress,
+)
+from mlplatform.decisions.log.lookup import all_records, logged_records
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import ManifestHead, VerifyReport, Watermark
+from mlplatform.decisions.records.record import trace_of
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.decisions.replication.appending import ReplicaLog
+from mlplatform.decisions.spill.reading import Pending
+from mlplatform.operations import wiring
+from mlplatform.runtime.configuration import settings
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What is known of the log outside it.
+
+    Args:
+        anchor: its head as the rollout journal holds it; None where no pass has anchored it yet.
+        findings: what is wrong with that journal itself, one sentence each.
+    """
+
+    anchor: ManifestHead | None = None
+    findings: tuple[str, ...] = ()
+
+
+JournalOf = Callable[[Settings], Journal | None]
+MISSING = (
+    "the rollout journal is missing: without the head that it anchors, nobody can tell whether the "
+    "log's end is"
+)
+
+_EXAMPLES = """Examples: mlplatform log status; mlplatform log verify;
+mlplatform log show 0198c2f0a4 --json; mlplatform log explain 0198c2f0a4.
+Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
+
+
+def no_journal(_: Settings) -> Journal:
+    """Nothing outside: the log is checked against itself alone."""
+    return Journal()
+
+
+def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
+    """The commands of `mlplatform log`.
+
+    Args:
+        journal_of: finds what is anchored outside the log; None where that is missing.
+    """
+    app = typer.Typer(name="log", help=__doc__, epilog=_EXAMPLES, no_args_is_help=True)
+
+    @app.command(epilog="Example: mlplatform log verify --json")
+    def verify(json: AsJson = False) -> None:
+        """Check every record, chain and segment, and the journal that anchors them.
+
+        Whatever is wrong is named, and the exit code is 1.
+        """
+        given = _settings()
+        with _errors_as_exit_codes(), progress("checking every record, chain and segment"):
+            report = _verified(given, journal_of(given))
+        _print_report(report, as_json=json)
+        raise typer.Exit(0 if report.ok else FAILED)
+
+    app.command(epilog="Example: mlplatform log status --json")(status)
+    app.command(epilog="Example: mlplatform log show 0198c2f0a4 --json")(show)
+    app.command(epilog="Example: mlplatform log explain 0198c2f0a4")(explain)
+    app.command(epilog="Example: mlplatform log void 0198c2f0a4 --reason 'sent twice by the till'")(
+        void
+    )
+    app.command("give-up", epilog="Example: mlplatform log give-up gateway-more-2")(give_up)
+    return app
+
+
+def status(json: AsJson = False) -> None:
+    """Print how far each writer has come, and what of it is spilled and not in the log yet."""
+    with _errors_as_exit_codes(), closing(_open(_settings())) as log:
+        spilled = {one.writer: one for one in log.spilled()}
+        marks = log.watermarks()
+    if json:
+        print_json(
+            {
+                "writers": [asdict(mark) for mark in marks],
+                "spilled": [asdict(one) for one in spilled.values()],
+            }
+        )
+    else:
+        _print_status(marks, spilled)
+
+
+def show(
+    decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+    json: AsJson = False,
+) -> None:
+    """Print every record of a decision: the decision, its shadow, its labels.
+
+    Records that are spilled, and not in the log yet, have no number.
+    """
+    with _errors_as_exit_codes(), closing(_open(_settings())) as log:
+        records = [_traced(record) for record in all_records(log, decision_id)]
+    if json:
+        print_json(records)
+    else:
+        _print_records(records)
+
+
+def explain(
+    decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+    json: AsJson = False,
+) -> None:
+    """Decide again from the record and its bundle: is it the same (else exit code 1), and why.
+
+    Reasons are the inputs that raised the score most, by the method that the bundle carries. Of
+    an answer that no model gave, they are the rules that decided.
+    """
+    given = _settings()
+    with _errors_as_exit_codes(), closing(_open(given)) as log:
+        records = logged_records(log, decision_id)
+        explanations = explain_again(records, given.home.bundles)
+    equal = all(not e.differences for e in explanations)
+    trace_id = _traced(records[0])["trace_id"]
+    if json:
+        explained = msgspec.to_builtins(explanations)
+        print_json({"equal": equal, "explanations": explained, "trace_id": trace_id})
+    else:
+        print_explanations(explanations)
+        print_line(f"trace and log lines: mlplatform trace {trace_id}")
+    raise typer.Exit(0 if equal else FAILED)
+
+
+def void(
+    decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+    reason: Annotated[str, typer.Option(help="Why it is taken back; kept in the log.")],
+    json: AsJson = False,
+) -> None:
+    """Take a decision back: its record stays, features, training and statistics skip it."""
+    given = _settings()
+    with _errors_as_exit_codes():
+        with closing(_open(given)) as log:
+            model = logged_records(log, decision_id)[0]["model"]
+        answer = _voided(given, model, decision_id, reason)
+    if json:
+        print_json(answer)
+    else:
+        print_fields(answer)
+
+
+def give_up(
+    writer: Annotated[str, typer.Argument(help="As `mlplatform log status` names it.")],
+) -> None:
+    """Wait no longer for a gateway whose volume is lost, with what of its log had not come.
+
+    Verdicts are then given without those records. If it is heard of again, it is waited for.
+    """
+    given = _settings()
+    with _errors_as_exit_codes():
+        _open(given).close()
+        with closing(ReplicaLog(given.home.decisions)) as log:
+            log.give_up(writer)
+    print_line(f"nothing waits for {writer} any more")
+
+
+def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
+    """The gateway's answer: it alone writes decisions, and so what takes them back."""
+    url = f"{given.gateway_url}/api/v1/models/{model}/voids"
+    try:
+        response = httpx.post(
+            url,
+            json={"decision_id": decision_id, "reason": reason},
+            headers={"Authorization": f"Bearer {wiring.api_key(given)}"},
+            timeout=10.0,
+        )
+        answer: dict[str, Any] = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Unavailable(f"the gateway at {given.gateway_url}") from error
+    if response.is_error:
+        print_error(PlatformError(f"the gateway: {answer.get('detail', response.status_code)}"))
+        raise typer.Exit(exit_code_of_status(response.status_code))
+    return answer
+
+
+def _verified(given: Settings, journal: Journal | None) -> VerifyReport:
+    try:
+        with closing(_open(given)) as log:
+            report = log.verify(None if journal is None else journal.anchor)
+    except Corrupt as error:
+        finding = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        return VerifyReport(records=0, segments=0, writers=0, findings=(finding,))
+    if journal is not None:
+        return replace(report, findings=report.findings + journal.findings)
+    return replace(report, findings=(*report.findings, MISSING)) if report.records else report
+
+
+def _open(given: Settings) -> SqliteDecisionLog:
+    if not (given.home.decisions / DATABASE).is_file():
+        raise NotFound(f"no decision log in {given.home.decisions}; MLPLATFORM_HOME says where")
+    return SqliteDecisionLog(given.home.decisions)
+
+
+def _traced(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "trace_id": trace_of(record)}
+
+
+def _print_status(marks: list[Watermark], spilled: Mapping[str, Pending]) -> None:
+    for mark in marks:
+        state = "live" if mark.live else "not live"
+        reached = "no event time" if mark.event_ms is None else f"event time {mark.event_ms}"
+        line = f"{mark.writer}: {mark.seq} records, {reached}, {state}"
+        if mark.writer in spilled:
+            one = spilled[mark.writer]
+            line += f"; {one.records} records ({one.bytes} bytes) are spilled, not in the log yet"
+        print_line(line)
+
+
+def _print_report(report: VerifyReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(report), "ok": report.ok})
+        return
+    for finding in report.findings:
+        print_line(finding)
+    verdict = "whole" if report.ok else "NOT whole"
+    OUT.print(
+        f"The log is {verdict}: {report.records} records of {report.writers} writers,"
+        f" {report.segments} segments, {len(report.findings)} findings.",
+        soft_wrap=True,
+    )
+    if report.spilled:
+        OUT.print(
+            f"{report.spilled} more records are spilled: whole, and not in the log yet.",
+            soft_wrap=True,
+        )
+
+
+def _print_records(records: list[dict[str, Any]]) -> None:
+    for trace_id in dict.fromkeys(record["trace_id"] for record in records):
+        print_line(f"trace and log lines: mlplatform trace {trace_id}")
+    for record in records:
+        print_heading(record["kind"])
+        print_fields({k: v for k, v in record.items() if v is not None and k != "payload"})
+        OUT.print_json(data=record["payload"], ensure_ascii=True)
+
+
+@contextmanager
+def _errors_as_exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except PlatformError as error:
+        print_error(error)
+        raise typer.Exit(exit_code(error)) from error
+
+
+def _settings() -> Settings:
+    return settings.load(os.environ)
+
+
+app = commands()

@@ -1,0 +1,75 @@
+"""Commands that look at models and their versions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+
+from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, print_table
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.operations import wiring
+
+app = typer.Typer(help="Models of this installation and their versions.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models(json: AsJson = False) -> None:
+    """Every model folder, with its champion.
+
+    Example: mlplatform models list
+    """
+    platform = wiring.platform()
+    rows = []
+    for name in model_names():
+        definition, routes = load_definition(name), platform.rollouts.routes(name)
+        champion = routes.champion.version if routes.champion else None
+        rows.append(
+            {
+                "model": name,
+                "owner": definition.owner,
+                "tier": definition.tier,
+                "champion": champion,
+                "phase": routes.phase,
+            }
+        )
+    if json:
+        print_json(rows)
+    else:
+        print_table(list(rows[0]), [list(r.values()) for r in rows])
+
+
+@app.command()
+def show(
+    model: Model,
+    version: Annotated[int | None, typer.Argument(help="A version; default: list them.")] = None,
+    json: AsJson = False,
+) -> None:
+    """The versions of a model, or everything that the registry remembers of one.
+
+    Example: mlplatform models show fraud 2 --json
+    """
+    registry = wiring.platform().registry
+    if version is not None:
+        found = msgspec.to_builtins(registry.get(model, version))
+        if json:
+            print_json(found)
+        else:
+            print_fields({**found, **found.pop("facts")})
+        return
+    versions = registry.versions(model)
+    if json:
+        print_json([msgspec.to_builtins(v) for v in versions])
+        return
+    rows = [
+        (v.version, v.digest[:12], v.facts.author, _time(v.created_at_ms), v.facts.code_version)
+        for v in versions
+    ]
+    print_table(("version", "bundle", "author", "registered (UTC)", "code"), rows)
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

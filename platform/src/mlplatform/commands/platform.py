@@ -1,0 +1,256 @@
+"""Commands for the platform's processes: up, down, status."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from mlplatform.commands.arguments import InProfile
+from mlplatform.commands.terminal.exit_codes import FAILED, UNAVAILABLE
+from mlplatform.commands.terminal.output import (
+    ERR,
+    OUT,
+    AsJson,
+    print_fields,
+    print_json,
+    print_table,
+    progress,
+)
+from mlplatform.model.folders import model_names
+from mlplatform.model.personal import personal_fields
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.operations import wiring
+from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.status import PlatformStatus
+from mlplatform.operations.supervisor.status import status as processes
+from mlplatform.operations.supervisor.supervisor import Change, Supervisor
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.processes.records import read_supervisor
+from mlplatform.runtime.telemetry import logs
+from mlplatform.runtime.telemetry.refusals import of_the_last_day
+from mlplatform.runtime.text import shown
+from mlplatform.scoring import backends
+
+STOP_LIMIT_S = 40.0
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+
+
+def up(
+    clock: Annotated[
+        Literal["system", "replay"] | None,
+        typer.Option(help="Event time: the wall clock, or that of recorded traffic."),
+    ] = None,
+    profile: InProfile = None,
+) -> None:
+    """Start everything and stay up until Ctrl-C: Prefect with its flows, MLflow, gateway, models.
+
+    Example: MLPLATFORM_GATEWAY_PORT=9080 mlplatform up
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    settings = wiring.settings_in(profile)
+    if clock is not None:
+        settings = dataclasses.replace(settings, clock=clock)
+        os.environ.update(settings.environment())
+    elsewhere = wiring.followed_plane(settings)  # first: where it can't be asked, nothing is made
+    settings.home.create()
+    settings.home.close_to_others()
+    _log_to(settings)
+    began = time.monotonic()
+    supervisor = Supervisor(
+        settings.home,
+        children(settings),
+        on_change=_tell,
+        on_start=lambda: _say_starting(settings),
+        on_ready=lambda: _print_addresses(settings, began),
+        elsewhere=elsewhere,
+    )
+    supervisor.run()
+
+
+def down() -> None:
+    """Stop the platform that runs in this home folder.
+
+    Example: mlplatform down
+    """
+    home = wiring.settings().home
+    record = read_supervisor(home)
+    if record is None or not record.process.alive():
+        ERR.print("nothing runs here")
+        return
+    os.kill(record.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_LIMIT_S
+    with progress("stopping"):
+        while record.process.alive():
+            if time.monotonic() > deadline:
+                raise Busy(f"process {record.process.pid} does not end; kill -9 it and start again")
+            time.sleep(0.1)
+    ERR.print("stopped")
+
+
+def status(json: AsJson = False) -> None:
+    """Processes, memory, models, routes, rollouts. Exits 3 if nothing runs, 1 until all is ready.
+
+    Example: mlplatform status --json
+    """
+    settings = wiring.settings()
+    seen = processes(settings.home)
+    models = _models(settings)
+    refused = of_the_last_day(settings.home)
+    if json:
+        told = {name: seen_of.as_json() for name, seen_of in models.items()}
+        facts = {**dataclasses.asdict(seen), "memory_mb": round(seen.memory_mb), "models": told}
+        facts |= {"healthy": not seen.complaints, "complaints": list(seen.complaints)}
+        told_of = {"refused": dict(refused), "addresses": _addresses(settings)}
+        print_json({**facts, **told_of})
+    else:
+        _print_status(seen)
+        _print_refused(refused)
+        _print_models(models)
+        print_fields(_addresses(settings))
+    if seen.state != "ready":
+        raise typer.Exit(UNAVAILABLE if not seen.running else FAILED)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Where a model's traffic goes, and what is under way to change that."""
+
+    routes: Routes
+    rollouts: tuple[RolloutState, ...]
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "routes": dataclasses.asdict(self.routes),
+            "rollouts": [
+                {"id": s.rollout_id, "phase": s.phase, "step": s.step, "reason": s.reason}
+                for s in self.rollouts
+            ],
+        }
+
+
+def _models(settings: Settings) -> dict[str, ModelStatus]:
+    if not backends.has_rollouts(settings):
+        return {}
+    rollouts = wiring.platform().rollouts
+    return {
+        name: ModelStatus(rollouts.routes(name), tuple(rollouts.active(name)))
+        for name in model_names()
+    }
+
+
+def _print_status(seen: PlatformStatus) -> None:
+    rows = [
+        (
+            p.name,
+            p.pid,
+            p.state,
+            p.port,
+            f"{p.memory_mb:.0f}",
+            f"{p.uptime_s:.0f}",
+            p.restarts,
+            p.why,
+        )
+        for p in seen.processes
+    ]
+    columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
+    health = ", not healthy" if seen.complaints else ""
+    print_table(columns, rows, f"{seen.state}{health}, {seen.memory_mb:.0f} MB", prose="")
+    if seen.disk:
+        OUT.print(f"[bold red]{escape(seen.disk)}[/]", soft_wrap=True)
+
+
+def _print_refused(refused: Mapping[str, int]) -> None:
+    if refused:
+        doors = ", ".join(f"{door} {count}" for door, count in sorted(refused.items()))
+        OUT.print(f"refused in the last day: {doors}; `mlplatform refusals` says more")
+
+
+def _print_models(models: Mapping[str, ModelStatus]) -> None:
+    if not models:
+        return
+    columns = ("model", "routes", "phase", "champion", "challenger", "share", "previous")
+    rows = [
+        (
+            name,
+            model.routes.generation,
+            model.routes.phase,
+            _arm(model.routes.champion),
+            _arm(model.routes.challenger),
+            f"{model.routes.challenger_percent:g} %" if model.routes.challenger else None,
+            _arm(model.routes.previous),
+        )
+        for name, model in models.items()
+    ]
+    print_table(columns, rows)
+    under_way = [state for model in models.values() for state in model.rollouts]
+    if under_way:
+        steps = [(s.rollout_id, s.phase, s.step, s.reason) for s in under_way]
+        print_table(("rollout", "phase", "step", "why"), steps, prose="why")
+
+
+def _arm(arm: Arm | None) -> str | None:
+    return f"v{arm.version} {arm.bundle[:8]}" if arm else None
+
+
+def _log_to(settings: Settings) -> None:
+    """The supervisor's lines in a file beside those of its children; the terminal gets changes."""
+    shown = logging.getLogger().handlers[0]
+    shown.setLevel(logging.WARNING)
+    log = logging.getLogger("mlplatform")
+    log.addHandler(
+        logs.handler("supervisor", personal_fields(), to=settings.home.logs / "supervisor.log")
+    )
+    logs.set_level(settings.log_level)
+
+
+def _tell(change: Change) -> None:
+    reason = f": {change.reason}" if change.reason else ""
+    ERR.print(shown(f"  {change.name} {change.state}{reason}"), soft_wrap=True, markup=False)
+
+
+def _say_starting(settings: Settings) -> None:
+    ERR.print("starting; logs are in", str(settings.home.logs), soft_wrap=True)
+
+
+def _addresses(settings: Settings) -> dict[str, str]:
+    """What listens under which address; gRPC only where it is on."""
+    found = {
+        "scoring API": f"{settings.gateway_url}/openapi.json",
+        "inference protocol": f"{settings.gateway_url}/v2",
+    }
+    if settings.gateway_grpc_target is not None:
+        found["scoring by gRPC"] = settings.gateway_grpc_target
+    return found | {
+        "page": settings.page_url,
+        "Prefect": settings.prefect_url,
+        "MLflow": settings.mlflow_url,
+    }
+
+
+def _print_addresses(settings: Settings, began: float) -> None:
+    OUT.print(f"the platform is up after {time.monotonic() - began:.0f} s")
+    print_fields(_addresses(settings))
+    print_fields(
+        {
+            "API key": settings.home.api_key,
+            "the page's password": settings.home.page_token,
+            "Prefect's password": f"{settings.home.prefect_token}, or a person's name and key",
+            "MLflow's password": settings.home.mlflow_token,
+        }
+    )
+    OUT.print("Ctrl-C stops it; `mlplatform status` shows it")

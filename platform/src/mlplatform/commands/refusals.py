@@ -1,0 +1,41 @@
+"""The command that shows what the platform's doors refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+
+from mlplatform.commands.terminal.output import AsJson, print_json, print_table
+from mlplatform.operations import wiring
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.telemetry.refusals import DAY_MS, Refusals
+
+MOST_DAYS = 366
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(refusals)
+
+
+def refusals(
+    days: Annotated[int, typer.Option(min=1, max=MOST_DAYS, help="How far back.")] = 1,
+    json: AsJson = False,
+) -> None:
+    """What was refused at a door: who asked, for what, and by which rule. The newest comes last.
+
+    Example: mlplatform refusals --days 7
+    """
+    since_ms = SystemClock().wall_ms() - days * DAY_MS
+    found = list(Refusals(wiring.settings().home.audit).since(since_ms))
+    if json:
+        print_json(msgspec.to_builtins(found))
+        return
+    rows = [(_time(r.wall_ms), r.door, r.who, r.asked, r.why) for r in found]
+    print_table(("when (UTC)", "door", "who", "asked", "why"), rows, prose="why")
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,228 @@
+"""Commands for rollouts: list, show, open, approve, roll back."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from mlplatform.commands.arguments import (
+    Actor,
+    Approver,
+    KeyFile,
+    Model,
+    OnlyModel,
+    OptionalReason,
+    Reason,
+    RolloutId,
+)
+from mlplatform.commands.runs import POLL_S, follow
+from mlplatform.commands.terminal.output import (
+    AsJson,
+    print_fields,
+    print_json,
+    print_line,
+    print_markdown,
+    print_table,
+    progress,
+)
+from mlplatform.commands.terminal.secrets import secret_of
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal.approval_codes import Question
+from mlplatform.rollouts.journal.state import fold
+from mlplatform.rollouts.passes.summary import to_markdown
+from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused
+
+RECORD_LIMIT_S = 60.0
+
+app = typer.Typer(help="Who answers whom: open, follow, approve, take back.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_rollouts(
+    model: OnlyModel = None,
+    everything: Annotated[bool, typer.Option("--all", help="Finished ones too.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Rollouts that are under way.
+
+    Example: mlplatform rollouts list fraud --all
+    """
+    states = wiring.platform().rollouts.active(model, finished=everything)
+    if json:
+        print_json([dataclasses.asdict(s) for s in states])
+        return
+    rows = [
+        (s.rollout_id, s.challenger.version, s.phase, s.step, _time(s.since_event_ms), s.reason)
+        for s in states
+    ]
+    columns = ("rollout", "version", "phase", "step", "since (event time)", "reason")
+    print_table(columns, rows, prose="reason")
+
+
+@app.command()
+def show(rollout_id: RolloutId, json: AsJson = False) -> None:
+    """Everything that happened to a rollout, with the evidence of its last question.
+
+    Example: mlplatform rollouts show fraud-v2-1
+    """
+    state, facts = job.history(wiring.platform(), rollout_id)
+    if json:
+        print_json({"state": dataclasses.asdict(state), "journal": msgspec.to_builtins(facts)})
+        return
+    print_fields({"rollout": state.rollout_id, "phase": state.phase, "author": state.author})
+    rows = [(_time(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
+    print_table(("event time", "transition", "actor", "reason"), rows, prose="reason")
+    with_evidence = [f for f in facts if f.evidence]
+    if with_evidence:
+        print_markdown(to_markdown(rollout_id, with_evidence[-1].evidence))
+
+
+@app.command("open")
+def open_rollout(
+    model: Model,
+    version: Annotated[int, typer.Argument(help="A validated version.")],
+    actor: Actor,
+    reason: Reason,
+    json: AsJson = False,
+) -> None:
+    """Start to promote a version (the Prefect deployment MODEL-promote).
+
+    Example: mlplatform rollouts open fraud 3 --actor ana --reason "beats v2 on new terminals"
+    """
+    parameters = {"model": model, "version": version, "actor": actor, "reason": reason}
+    follow("promote", parameters, json)
+
+
+@app.command()
+def approve(
+    rollout_id: RolloutId,
+    approver: Approver,
+    decision: Annotated[Literal["approve", "reject"], typer.Option(help="Your answer.")],
+    key_file: KeyFile = None,
+    code: Annotated[
+        bool, typer.Option("--code", help="Only show a code, to be typed into Prefect's form.")
+    ] = False,
+    reason: OptionalReason = None,
+    json: AsJson = False,
+) -> None:
+    """Answer the question that a rollout waits for, with your own key, as Prefect's form does.
+
+    The evidence is shown as the journal has it now, and the answer is bound to it. Ends when the
+    answer stands in the journal, or says that it does not yet. A key that may approve is made by:
+    mlplatform keys create --name bo --model fraud --scope approve
+
+    Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo
+    --key-file bo.key --reason "gates read"
+    """
+    platform = wiring.platform()
+    question, evidence = job.question(platform, rollout_id, decision)
+    proof, until_s = job.approval_code(
+        platform, question, approver=approver, secret=secret_of(approver, key_file)
+    )
+    if code:
+        _show_code(rollout_id, question.evidence, evidence, proof, until_s, json)
+        return
+    if reason is None:
+        raise ConfigInvalid("--reason", None, "why you answer so, in 5 to 500 characters")
+    prefect = platform.prefect
+    run = _asking(prefect.suspended(), question)
+    prefect.answer(run.id, {"decision": decision, "code": proof, "reason": reason})
+    with progress("writing the answer into the journal"):
+        recorded = _is_recorded(platform, rollout_id, run)
+    if json:
+        facts = {"rollout": rollout_id, "decision": decision, "flow_run": run.id}
+        print_json(facts | {"recorded": recorded})
+        return
+    then = "a pass carries it out" if recorded else "its flow has not written it yet"
+    print_line(f"{rollout_id}: {decision} by {approver}; {then}")
+
+
+@app.command("pass")
+def take_pass(
+    model: Model,
+    dry_run: Annotated[bool, typer.Option(help="Only say what the next step would be.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Take the steps that are due, now (the Prefect deployment MODEL-rollout, scheduled too).
+
+    Example: mlplatform rollouts pass fraud --dry-run
+    """
+    if not dry_run:
+        follow("rollout", {"model": model}, json)
+        return
+    report = job.rollout_pass(wiring.platform(), model, dry_run=True)
+    if json:
+        print_json(report)
+    else:
+        print_fields(report)
+
+
+@app.command()
+def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
+    """Take a model's traffic back at once (the Prefect deployment MODEL-rollback).
+
+    Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
+    """
+    follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+
+
+def _asking(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
+    """The run that waits for the answer to this question.
+
+    Raises:
+        NotFound: none does.
+    """
+    wanted = (question.rollout_id, question.evidence)
+    for run in reversed(suspended):
+        given = run.parameters
+        if (given.get("rollout_id"), given.get("evidence_digest")) == wanted:
+            return run
+    raise NotFound(
+        f"no approval of {question.rollout_id} is waiting in Prefect; the next pass asks:"
+        " `mlplatform rollouts pass MODEL`"
+    )
+
+
+def _show_code(
+    rollout_id: str, digest: str, evidence: str, code: str, until_s: int, as_json: bool
+) -> None:
+    until = datetime.fromtimestamp(until_s, UTC).isoformat(timespec="seconds")
+    if as_json:
+        facts = {"rollout": rollout_id, "evidence_digest": digest, "evidence": evidence}
+        print_json(facts | {"code": code, "until": until})
+        return
+    print_markdown(evidence)
+    print_fields({"evidence": digest, "code": code, "good until": until})
+
+
+def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
+    """Whether the answer reached the journal within `RECORD_LIMIT_S`.
+
+    Raises:
+        Refused: the flow turned the answer down and asks again, or ended without it.
+    """
+    give_up_at = time.monotonic() + RECORD_LIMIT_S
+    state = Patience(partial(platform.prefect.run, asked.id), RECORD_LIMIT_S)
+    while time.monotonic() < give_up_at:
+        now = state.ask() or asked  # first: a run that has ended wrote what it writes
+        if fold(platform.rollouts.read(rollout_id)).answer is not None:
+            return True
+        asks_again = now.state == "PAUSED" and now.state_ms > asked.state_ms
+        if now.final or asks_again:
+            raise Refused(f"the answer was turned down; flow run {now.name} says why")
+        time.sleep(POLL_S)
+    return False
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,166 @@
+"""Commands that start a flow run and follow it to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from mlplatform.commands.arguments import Actor, Model, Reason
+from mlplatform.commands.terminal.exit_codes import FAILED, exit_code_of_class
+from mlplatform.commands.terminal.output import (
+    AsJson,
+    print_error,
+    print_json,
+    print_line,
+    print_markdown,
+    progress,
+)
+from mlplatform.operations import wiring
+from mlplatform.operations.prefect_client.prefect import Answer, FlowRun, Patience, PrefectApi
+from mlplatform.runtime.errors import PlatformError, Unavailable
+
+POLL_S = 0.5
+GIVE_UP_S = 1800.0
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(retrain)
+    app.command()(drift)
+    app.command()(materialize)
+    app.command()(batch)
+
+
+def retrain(
+    model: Model,
+    as_of: Annotated[
+        datetime | None, typer.Option(help="Train as if it were this moment (UTC).")
+    ] = None,
+    actor: Actor = "cli",
+    reason: Reason = "asked for",
+    rollout: Annotated[bool, typer.Option(help="Open a rollout if the gates pass.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Build a training set, fit, validate and register a version.
+
+    Example: mlplatform retrain fraud --actor ana --reason "new terminals" --rollout
+    """
+    parameters = {
+        "model": model,
+        "as_of": _iso(as_of),
+        "actor": actor,
+        "reason": reason,
+        "open_rollout": rollout,
+    }
+    follow("retrain", parameters, json)
+
+
+def drift(model: Model, json: AsJson = False) -> None:
+    """Compare the last windows of decisions with the champion's training profile, now.
+
+    Example: mlplatform drift fraud --json
+    """
+    follow("drift", {"model": model}, json)
+
+
+def materialize(
+    model: Model,
+    at: Annotated[
+        datetime | None, typer.Option(help="A midnight (UTC); default: the last one.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Take the end-of-day snapshot of the features and put it online.
+
+    Example: mlplatform materialize fraud --at 2026-03-01
+    """
+    follow("materialize", {"model": model, "at": _iso(at)}, json)
+
+
+def batch(
+    model: Model,
+    first: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day (UTC).")],
+    last: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The last day; default: the first."),
+    ] = None,
+    version: Annotated[int | None, typer.Option(help="Default: the champion.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Score the requests of past days again with a version; one Parquet file of results a day.
+
+    Example: mlplatform batch fraud --first 2018-07-01 --last 2018-07-07 --version 3
+    """
+    parameters = {
+        "model": model,
+        "first": first.date().isoformat(),
+        "last": (last or first).date().isoformat(),
+        "version": version,
+    }
+    follow("batch", parameters, json)
+
+
+def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
+    """Start a run, wait for its end, print what it found; exit as its failure would here.
+
+    Raises:
+        Unavailable: Prefect has gone silent; names the run, which does not need this command.
+    """
+    settings = wiring.settings()
+    api = wiring.prefect_api(settings)
+    given = {k: v for k, v in parameters.items() if v is not None}
+    run = api.start(flow, given)
+    address = f"{settings.prefect_url}/runs/flow-run/{run.id}"
+    try:
+        with progress(run.name):
+            run = wait(api, run)
+            reports = answered(Patience(partial(api.reports, run.id)))
+    except Unavailable as error:
+        raise Unavailable(f"the run goes on without this command: {address}") from error
+    if as_json:
+        facts = {"flow": flow, "run": run.id, "state": run.state, "message": run.message}
+        print_json(facts | {"reports": reports})
+    else:
+        _print_end(run, reports, address)
+    raise typer.Exit(_code_of(run))
+
+
+def _print_end(run: FlowRun, reports: Mapping[str, str], address: str) -> None:
+    for text in reports.values():
+        print_markdown(text)
+    said = "" if run.failure or not run.message else f" {run.message}"
+    print_line(f"{run.name}: {run.state_name}.{said}")
+    print_line(f"  {address}")
+    if run.failure:
+        print_error(PlatformError(run.failure.text))
+
+
+def _code_of(run: FlowRun) -> int:
+    if run.state == "COMPLETED":
+        return 0
+    return FAILED if run.failure is None else exit_code_of_class(run.failure.kind)
+
+
+def wait(api: PrefectApi, run: FlowRun) -> FlowRun:
+    """The run at its end, or as it is after half an hour."""
+    give_up_at = time.monotonic() + GIVE_UP_S
+    state = Patience(partial(api.run, run.id))
+    while not run.final and time.monotonic() < give_up_at:
+        time.sleep(POLL_S)
+        run = state.ask() or run
+    return run
+
+
+def answered(question: Patience[Answer]) -> Answer:
+    """The first answer."""
+    while (answer := question.ask()) is None:
+        time.sleep(POLL_S)
+    return answer
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment.isoformat()}Z"

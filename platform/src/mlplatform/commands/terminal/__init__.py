@@ -1,0 +1,1 @@
+"""How commands speak to a person: tables, Markdown, explanations, errors, exit codes, secrets."""

@@ -1,0 +1,53 @@
+"""What the shell sees: one number for each kind of end, listed in `mlplatform --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlplatform.runtime import errors
+
+FAILED = 1
+USAGE = 2
+UNAVAILABLE = 3
+REFUSED = 4
+EXIT_CODES: tuple[tuple[type[errors.PlatformError], int], ...] = (
+    (errors.Unavailable, UNAVAILABLE),
+    (errors.Busy, UNAVAILABLE),
+    (errors.Refused, REFUSED),
+    (errors.ConfigInvalid, USAGE),
+    (errors.InputInvalid, USAGE),
+    (errors.NotFound, USAGE),
+)
+BY_STATUS = {
+    **dict.fromkeys((401, 403), REFUSED),
+    **dict.fromkeys((408, 409, 425, 429, 502, 503, 504), UNAVAILABLE),
+}
+"""Of the gateway's answers; any other 4xx is USAGE, and any other error FAILED."""
+
+
+def exit_code(error: errors.PlatformError) -> int:
+    """Of an error of this process."""
+    return _code(type(error))
+
+
+def exit_code_of_class(name: str) -> int:
+    """Of an error of another process, which told its class's name alone."""
+    known = (kind for kind in _classes(errors.PlatformError) if kind.__name__ == name)
+    return next(map(_code, known), FAILED)
+
+
+def exit_code_of_status(status: int) -> int:
+    """Of an HTTP status; 0 where it is none of an error."""
+    if status < 400:
+        return 0
+    return BY_STATUS.get(status, USAGE if status < 500 else FAILED)
+
+
+def _code(kind: type[errors.PlatformError]) -> int:
+    return next((code for known, code in EXIT_CODES if issubclass(kind, known)), FAILED)
+
+
+def _classes(kind: type[errors.PlatformError]) -> Iterator[type[errors.PlatformError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _classes(below)

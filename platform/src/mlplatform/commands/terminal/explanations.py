@@ -1,0 +1,107 @@
+"""How `mlplatform log explain` shows why a decision came out as it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.markup import escape
+
+from mlplatform.commands.terminal.output import OUT, print_fields, print_table
+from mlplatform.decisions.records.record import Record
+from mlplatform.runtime.text import shown
+
+if TYPE_CHECKING:
+    from mlplatform.scoring.path.explain import Explanation, InputCause, Outcome, RuleCause
+
+
+def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Explanation]:
+    """Explanations of the records of one decision.
+
+    Args:
+        rows: the records as the log gives them, payloads parsed; an erased one is None.
+
+    Raises:
+        NotFound: no decision, payload or bundle of it is here.
+        ConfigInvalid: the model folder no longer has an input of the bundle.
+        Corrupt: payload or bundle are not what they should be.
+    """
+    from mlplatform.scoring.path import explain  # imports ONNX Runtime
+
+    records = [msgspec.convert({**row, "payload": row["payload"] or {}}, Record) for row in rows]
+    return explain.explained(
+        records, lambda model, digest: explain.load_decider(bundles, model, digest)
+    )
+
+
+def print_explanations(explanations: Sequence[Explanation]) -> None:
+    """Each record beside what was computed again, then what drove it."""
+    for explanation in explanations:
+        print_fields({k: v for k, v in _head(explanation).items() if v is not None})
+        for difference in explanation.differences:
+            OUT.print(f"[red]differs:[/] {escape(shown(difference))}", soft_wrap=True)
+        _print_causes(explanation.causes)
+
+
+def _head(explanation: Explanation) -> dict[str, object]:
+    by = f"by {explanation.answered_by or 'nobody'}"
+    if explanation.version is not None:
+        by += f", version {explanation.version}, bundle {(explanation.bundle or '')[:12]}"
+    time = datetime.fromtimestamp(explanation.event_ms / 1000, UTC)
+    return {
+        explanation.kind: f"{explanation.decision_id} of {explanation.model}",
+        "event time": f"{time:%Y-%m-%d %H:%M:%S} UTC",
+        "answered": by,
+        "degraded": explanation.degraded_reason,
+        "logged": _words(explanation.logged),
+        "again": _words(explanation.again),
+        "equal": None if explanation.again is None else not explanation.differences,
+        "reasons by": _method(explanation.method),
+        "note": explanation.note,
+    }
+
+
+def _method(method: str | None) -> str | None:
+    words = {
+        "tree_shap": "TreeSHAP: contributions to the margin, before the link to the raw score",
+        "reference_values": "reference values: the raw score's fall with the input made ordinary",
+    }
+    return None if method is None else words[method]
+
+
+def _words(outcome: Outcome | None) -> str | None:
+    if outcome is None:
+        return None
+    score = "" if outcome.score is None else f", score {outcome.score:.6f}"
+    raw = "" if outcome.raw is None else f" (raw {outcome.raw:.6f})"
+    return f"{outcome.decision}{score}{raw}"
+
+
+def _print_causes(causes: Sequence[InputCause | RuleCause]) -> None:
+    from mlplatform.scoring.path.explain import InputCause, RuleCause
+
+    inputs = [c for c in causes if isinstance(c, InputCause)]
+    rules = [c for c in causes if isinstance(c, RuleCause)]
+    if inputs:
+        columns = ("reason", "input", "value", "contribution", "ordinary", "score if ordinary",
+                   "decision then")  # fmt: skip
+        rows = [
+            (c.code, c.text, _number(c.value), f"{c.contribution:+.4f}", _number(c.ordinary),
+             f"{c.score_then:.6f}", c.decision_then)
+            for c in inputs
+        ]  # fmt: skip
+        print_table(columns, rows, prose="input")
+    if rules:
+        rows_of_rules = [(c.code, _values(c.values), c.text) for c in rules]
+        print_table(("reason", "values", "rule"), rows_of_rules, prose="rule")
+
+
+def _values(values: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in values.items())
+
+
+def _number(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.6g}"

@@ -1,0 +1,89 @@
+"""How the command line speaks: tables or JSON on standard output, errors and progress beside it.
+
+What comes from outside (names, reasons, error texts) steers no terminal: control characters are
+written out, and rich's markup in it is text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mlplatform.commands.terminal import markdown, tables
+from mlplatform.runtime import errors
+from mlplatform.runtime.text import shown
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def print_error(error: errors.PlatformError) -> None:
+    """What went wrong and what caused it, beside standard output; nothing twice."""
+    text = str(error)
+    ERR.print(f"[red]error:[/] {escape(_indented(text))}", soft_wrap=True)
+    if error.__cause__ is not None and (cause := _said(error.__cause__)) not in text:
+        ERR.print(f"  cause: {escape(_indented(cause))}", soft_wrap=True)
+
+
+def _indented(text: str) -> str:
+    """A text of several lines none of which can be taken for another error."""
+    return shown(text, lines=True).replace("\n", "\n  ")
+
+
+def _said(cause: BaseException) -> str:
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause) or type(cause).__name__
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, sort_keys=True, default=str))
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    title: str = "",
+    *,
+    prose: str | None = None,
+) -> None:
+    """A table of rows; cells of the column `prose` go below them where it is too wide."""
+    tables.print_table(OUT, columns, rows, title=title, prose=prose)
+
+
+def print_heading(text: str) -> None:
+    OUT.print(shown(text), style="bold underline", markup=False)
+
+
+def print_line(text: str) -> None:
+    """One line as it is, on standard output."""
+    OUT.print(shown(text), soft_wrap=True, markup=False)
+
+
+def print_markdown(text: str) -> None:
+    markdown.print_markdown(OUT, text)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """A line a field; on a terminal, sentences are continued below where they began."""
+    width = max((len(name) for name in fields), default=0)
+    for name, value in fields.items():
+        text = shown(str(value))
+        if OUT.is_terminal and OUT.width > 2 * width:
+            text = f"\n{' ' * (width + 2)}".join(tables.wrapped(text, OUT.width - width - 2))
+        OUT.print(f"[bold]{escape(shown(name)):<{width}}[/]  {escape(text)}", soft_wrap=True)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """A moving sign beside standard output while something takes time."""
+    with ERR.status(text):
+        yield

@@ -1,0 +1,34 @@
+"""The secret of a person's key, from a file or a prompt: never from a command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from mlplatform.runtime.errors import ConfigInvalid
+
+MOST_BYTES = 4096
+
+
+def secret_of(name: str, file: Path | None) -> bytes:
+    """The secret of somebody's key.
+
+    Args:
+        file: that holds it; None: it is asked for, where a person can be.
+
+    Raises:
+        ConfigInvalid: there is no such file, or nobody to ask.
+    """
+    if file is not None:
+        try:
+            with file.open("rb") as opened:
+                return opened.read(MOST_BYTES).strip()
+        except OSError as error:
+            wanted = f"a file that holds the key of {name} ({error.strerror})"
+            raise ConfigInvalid("--key-file", str(file), wanted) from error
+    if not sys.stdin.isatty():
+        raise ConfigInvalid("--key-file", None, f"the file that holds the key of {name}")
+    asked: str = typer.prompt(f"key of {name}", hide_input=True)
+    return asked.strip().encode()

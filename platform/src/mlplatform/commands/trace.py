@@ -1,0 +1,181 @@
+"""`mlplatform trace`: what is known of a trace or a decision on this machine, in one place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from mlplatform.commands.terminal.output import (
+    OUT,
+    AsJson,
+    print_fields,
+    print_heading,
+    print_json,
+    print_line,
+    print_table,
+)
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span as LogSpan
+from mlplatform.decisions.records.record import COLUMNS
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.operations import wiring
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import InputInvalid, NotFound
+from mlplatform.runtime.telemetry import line_files, signals, span_files
+from mlplatform.runtime.telemetry.span_files import Kept
+
+_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{42}")
+MOST_DECISIONS = 100
+MOST_LINES = 200
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What names the id, or is named by what names it.
+
+    Args:
+        traces: ids, that of the first span first.
+        decisions: what the log says of each, in short.
+        spans: in order of their begin.
+        lines: in order of time.
+    """
+
+    traces: tuple[str, ...]
+    decisions: list[dict[str, Any]]
+    spans: list[Kept]
+    lines: list[dict[str, Any]]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(trace)
+
+
+def trace(
+    any_id: Annotated[str, typer.Argument(metavar="ID", help="Of a trace or a decision.")],
+    json: AsJson = False,
+) -> None:
+    """Spans, log lines and records of a trace or a decision, wherever on this machine they lie.
+
+    Where a collector gets the spans (MLPLATFORM_OTLP_ENDPOINT), look them up there by the trace.
+    Example: mlplatform trace 0198c2f0a4b7d1e2f3a4b5c6d7e8f901
+    """
+    if not _ID.fullmatch(any_id):
+        problem = "neither a trace's id nor a decision's: 32 hexadecimal digits, or 42"
+        raise InputInvalid(any_id[:64], None, problem)
+    settings = wiring.settings()
+    found = look_up(settings, any_id)
+    if not (found.spans or found.lines or found.decisions):
+        raise NotFound(
+            f"nothing on this machine names {any_id}: of ordinary requests only a share is traced"
+        )
+    if json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        _print(settings, found)
+
+
+def look_up(settings: Settings, any_id: str) -> Found:
+    """What is known of an id: of its trace, the traces linked with it, and their decisions."""
+    records = _records(settings, {any_id})
+    named = {any_id, any_id[:32], *(r["trace_id"] for r in records)}
+    spans = list(span_files.find(settings.home.traces, named))
+    # a link leads back; what links here was found by its text already
+    linked = {trace_id for span in spans for trace_id, _ in span.links} - named
+    if linked:
+        spans += span_files.find(settings.home.traces, linked)
+    traces = dict.fromkeys([span.trace_id for span in spans])
+    decided = {str(d) for s in spans if (d := s.attributes.get(signals.DECISION_ID.name))}
+    records += _records(settings, decided - {any_id})
+    runs = {str(run) for s in spans if (run := s.attributes.get(signals.RUN_ID.name))}
+    ids = {any_id, *named, *traces, *runs, *(r["decision_id"] for r in records)}
+    lines = sorted(line_files.find(settings.home.logs, ids), key=lambda line: line["time"])
+    unique = {(span.trace_id, span.span_id): span for span in spans}
+    return Found(
+        traces=tuple(traces) or tuple(sorted({r["trace_id"] for r in records})),
+        decisions=records,
+        spans=sorted(unique.values(), key=lambda span: (span.start_ns, -span.end_ns)),
+        lines=lines[-MOST_LINES:],
+    )
+
+
+def _records(settings: Settings, decision_ids: Iterable[str]) -> list[dict[str, Any]]:
+    """In short, what the log says of these decisions, by their ids or those of their traces."""
+    if not (settings.home.decisions / DATABASE).is_file():
+        return []
+    found = []
+    with closing(SqliteDecisionLog(settings.home.decisions)) as log:
+        for decision_id in sorted(decision_ids)[:MOST_DECISIONS]:
+            table = log.read(LogSpan(decision_id_starts=decision_id, columns=tuple(COLUMNS)))
+            found += [_short(row) for row in table.to_pylist()]
+    return found
+
+
+_SHORT = (
+    *("kind", "decision_id", "model", "version", "arm", "answered_by", "decision", "score"),
+    *("degraded_reason", "rollout_id"),
+)
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    payload = msgspec.json.decode(row["payload"] or "{}")
+    trace_id = payload.get("trace_id") or row["decision_id"][:32]
+    return {**{name: row[name] for name in _SHORT}, "trace_id": trace_id}
+
+
+def _print(settings: Settings, found: Found) -> None:
+    for record in found.decisions:
+        print_heading(record["kind"])
+        print_fields({name: value for name, value in record.items() if value is not None})
+    if found.spans:
+        rows = list(_tree(found.spans))
+        print_table(("span", "process", "ms", "after ms", ""), rows, "spans", prose="")
+    elif settings.otlp_endpoint:
+        print_line(f"spans are sent to {settings.otlp_endpoint}")
+    else:
+        OUT.print("no spans: of requests that nothing speaks for only a share is traced")
+    if found.lines:
+        lines = [(r["time"], r["process"], r["level"], r["message"]) for r in found.lines]
+        print_table(("time", "process", "level", "message"), lines, "log lines", prose="message")
+    for hint in dict.fromkeys(_hints(found)):
+        print_line(hint)
+
+
+def _hints(found: Found) -> Iterable[str]:
+    for record in found.decisions:
+        yield f"why: mlplatform log explain {record['decision_id']}"
+        if record["rollout_id"]:
+            yield f"evidence: mlplatform rollouts show {record['rollout_id']}"
+
+
+def _tree(spans: Sequence[Kept]) -> Iterable[tuple[str, str, str, str, str]]:
+    """A row a span, below its parent and further in; times count from its trace's first span."""
+    below: dict[tuple[str, str | None], list[Kept]] = {}
+    here = {(span.trace_id, span.span_id) for span in spans}
+    first_ns: dict[str, int] = {}
+    for span in spans:
+        is_inner = (span.trace_id, span.parent_id) in here
+        below.setdefault((span.trace_id, span.parent_id if is_inner else None), []).append(span)
+        first_ns.setdefault(span.trace_id, span.start_ns)
+
+    def rows(of: tuple[str, str | None], depth: int) -> Iterable[tuple[str, str, str, str, str]]:
+        for span in below.get(of, ()):
+            took_ms = (span.end_ns - span.start_ns) / 1e6
+            after_ms = (span.start_ns - first_ns[span.trace_id]) / 1e6
+            name = "  " * depth + span.name
+            process = f"{span.service.removeprefix('mlplatform-')} {span.instance}"
+            yield name, process, f"{took_ms:.2f}", f"{after_ms:.2f}", _told(span)
+            yield from rows((span.trace_id, span.span_id), depth + 1)
+
+    for trace_id in first_ns:
+        yield f"trace {trace_id}", "", "", "", ""
+        yield from rows((trace_id, None), 1)
+
+
+def _told(span: Kept) -> str:
+    shown = {name.removeprefix("mlplatform."): value for name, value in span.attributes.items()}
+    parts = [f"{name}={value}" for name, value in sorted(shown.items())]
+    return " ".join(["ERROR", *parts] if span.is_error else parts)

@@ -1,0 +1,42 @@
+"""The command that runs an async worker by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlplatform import process
+from mlplatform.commands.arguments import Model
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(worker)
+
+
+def worker(
+    model: Model,
+    name: Annotated[
+        str,
+        typer.Option(help="One process a name, the same in its next life: it keeps partitions."),
+    ] = "worker-1",
+    outbox: Annotated[
+        bool, typer.Option(help="Publish the decision log too; one process a model may.")
+    ] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Holds the API key to score with, instead of the first one.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Messages of a commit.")
+    ] = None,
+) -> None:
+    """Score a model's request topic until Ctrl-C, beside the worker that the platform runs.
+
+    Example: mlplatform worker fraud --name worker-2
+    """
+    arguments = [f"--model={model}", f"--name={name}"]
+    arguments += ["--outbox"] if outbox else []
+    arguments += [f"--key-file={key_file}"] if key_file else []
+    arguments += [f"--batch={batch}"] if batch else []
+    process.start("worker", arguments)

@@ -1,0 +1,1 @@
+"""The decision log of one folder: appended, read, sealed into segments, and proven."""

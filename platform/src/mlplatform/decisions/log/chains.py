@@ -1,0 +1,98 @@
+"""Whether stored records are what their digests say, and follow one another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlplatform.decisions.records.record import SCALARS, link, record_digest
+from mlplatform.decisions.records.tables import STORED
+
+_SEQ: Final = STORED.index("seq")
+_DECISION_ID: Final = STORED.index("decision_id")
+_DEGRADED: Final = STORED.index("degraded")
+_END: Final = len(SCALARS)
+
+
+@dataclass(slots=True)
+class Chain:
+    """A walk along one writer's records; `seq` and `chain` are those of the last one seen.
+
+    Args:
+        anchored_seq: the record whose chain to keep in `anchored` on the way.
+    """
+
+    writer: str
+    seq: int
+    chain: bytes
+    records: int = 0
+    anchored_seq: int = 0
+    anchored: bytes | None = None
+
+    def follow(self, rows: Sequence[Sequence[Any]]) -> Iterator[str]:
+        """Walk on over stored records in order of their numbers; a sentence per finding.
+
+        After a finding the walk goes on from what is stored, so that one change is one finding.
+        """
+        for row in rows:
+            if not _well_formed(row):
+                yield f"a record after {self.seq} of writer {self.writer} has a value of wrong type"
+                continue
+            seq, (payload_digest, digest, chain, payload) = row[_SEQ], row[_END:]
+            if seq > self.seq + 1:
+                yield f"{self._range(self.seq + 1, seq - 1)} missing"
+            scalars = [*row[2:_END]]
+            scalars[_DEGRADED - 2] = bool(scalars[_DEGRADED - 2])
+            problem = _problem(self.writer, seq, scalars, payload_digest, digest, payload)
+            if problem is None and seq == self.seq + 1 and link(self.chain, digest) != chain:
+                problem = f"does not follow record {self.seq}: one of the two was replaced"
+            if problem is not None:
+                decision = f"(decision {row[_DECISION_ID]})"
+                yield f"record {seq} of writer {self.writer} {decision} {problem}"
+            self.jump(seq, chain)
+            self.records += 1
+
+    def jump(self, seq: int, chain: bytes) -> None:
+        """Go on from here, whatever was seen before."""
+        self.seq, self.chain = seq, chain
+        if seq == self.anchored_seq:
+            self.anchored = chain
+
+    def ends(self, seq: int, chain: bytes, said_by: str) -> Iterator[str]:
+        """Compare the end of the walk with what is said about it elsewhere."""
+        if self.seq < seq:
+            yield f"{self._range(self.seq + 1, seq)} missing at the end; {said_by} says {seq}"
+        elif self.seq > seq:
+            yield f"{self._range(seq + 1, self.seq)} beyond the end; {said_by} says {seq}"
+        elif self.chain != chain:
+            yield f"record {seq} of writer {self.writer} is not the one that {said_by} names"
+
+    def _range(self, first: int, last: int) -> str:
+        if first == last:
+            return f"record {first} of writer {self.writer} is"
+        return f"records {first} to {last} of writer {self.writer} are"
+
+
+def _well_formed(row: Sequence[Any]) -> bool:
+    payload_digest, digest, chain, payload = row[_END:]
+    digests = all(isinstance(d, bytes) for d in (payload_digest, digest, chain))
+    return isinstance(row[_SEQ], int) and digests and isinstance(payload, str | None)
+
+
+def _problem(
+    writer: str,
+    seq: int,
+    scalars: Sequence[Any],
+    payload_digest: bytes,
+    digest: bytes,
+    payload: str | None,
+) -> str | None:
+    if record_digest(writer, seq, scalars, payload_digest) != digest:
+        return "was changed: its fields are not what its digest says"
+    if payload is None:
+        return "has lost its payload, and no erasure is on record"
+    if hashlib.sha256(payload.encode()).digest() != payload_digest:
+        return "was changed: its payload is not what its digest says"
+    return None

@@ -1,0 +1,78 @@
+"""What is on record of single decisions: in the log, and spilled beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import COLUMNS, SCALARS
+from mlplatform.runtime.errors import NotFound
+
+
+def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
+    """What the log holds of a decision, with every column and the payload parsed.
+
+    Raises:
+        NotFound: it holds nothing.
+    """
+    table = log.read(Span(decision_id=decision_id, columns=tuple(COLUMNS)))
+    if table.num_rows == 0:
+        raise NotFound(f"the decision log has no decision {decision_id}")
+    records: list[dict[str, Any]] = table.to_pylist()
+    for record in records:
+        record["payload"] = json.loads(record["payload"] or "null")
+    return records
+
+
+def askers(
+    log: SqliteDecisionLog,
+    model: str,
+    decision_ids: Sequence[str],
+    *,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+) -> Mapping[str, str]:
+    """Decision id → the client that asked for it, of those that the log holds with their payload.
+
+    Args:
+        from_ms, to_ms: event times between which all of them are, if that is known: without, every
+            record is looked at.
+    """
+    span = Span(
+        model=model,
+        kinds=("decision", "inference"),
+        from_ms=from_ms,
+        to_ms=to_ms,
+        decision_ids=tuple(decision_ids),
+        columns=("decision_id", "payload"),
+    )
+    found = {}
+    for row in log.read(span).to_pylist():
+        client = json.loads(row["payload"] or "{}").get("client")
+        if client is not None:
+            found[row["decision_id"]] = client
+    return found
+
+
+def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
+    """As `logged_records`, and those that are spilled: they have no number, and say so.
+
+    Raises:
+        NotFound: there is nothing.
+    """
+    # spills first: what is moved into the log meanwhile is then found twice, and shown once
+    spilled = log.spilled_records(decision_id)
+    try:
+        records = logged_records(log, decision_id)
+    except NotFound:
+        if not spilled:
+            raise
+        records = []
+    known = [{name: r[name] for name in SCALARS[2:]} for r in records]
+    for writer, fields in spilled:
+        if {name: fields[name] for name in SCALARS[2:]} not in known:
+            records.append({"writer": writer, "seq": None, "spilled": True, **fields})
+    return records

@@ -1,0 +1,61 @@
+"""What a log need not keep any longer, because another has it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.translation import Translation
+from mlplatform.runtime.storage import sqlite
+
+BITE_ROWS: Final = 500
+
+
+def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, now_ms: int) -> int:
+    """Drop a writer's oldest records that another log has, and expired keys; the records dropped.
+
+    The chain goes on from where the dropped ones end, so that what is left can be verified. Where
+    the other log's chain is not this one's, nothing is dropped: it has other records.
+
+    Args:
+        seq: the last record that the other log has, `chain` the chain there.
+        before_ms: of wall time; the first record that was made then or later, and all after it,
+            stay.
+        now_ms: wall time, by which keys expire.
+    """
+    path = folder / tables.DATABASE
+    dropped = 0
+    with Translation(path), closing(sqlite.connect(path)) as db:
+        while True:
+            with sqlite.transaction(db):
+                if tables.delete_keys(db, now_ms=now_ms, limit=BITE_ROWS) == 0:
+                    break
+        known = db.execute(
+            "SELECT chain FROM records WHERE writer = ? AND seq = ?", (writer, seq)
+        ).fetchone()
+        if known is None or known[0] != chain:
+            return 0
+        # In small bites: a gateway that appends meanwhile waits for one of them at most.
+        while True:
+            with sqlite.transaction(db):
+                bite = db.execute(
+                    "SELECT seq, chain, recorded_ms FROM records WHERE writer = ? AND seq <= ?"
+                    " ORDER BY seq LIMIT ?",
+                    (writer, seq, BITE_ROWS),
+                ).fetchall()
+                old = list(_old(bite, before_ms))
+                if not old:
+                    return dropped
+                tables.move_pruned(db, writer, *old[-1])
+            dropped += len(old)
+
+
+def _old(bite: list[tuple[int, bytes, int]], before_ms: int) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    for seq, chain, recorded_ms in bite:
+        if recorded_ms >= before_ms:
+            break
+        found.append((seq, chain))
+    return found

@@ -1,0 +1,133 @@
+"""What a span of the log holds: segment rows up to where each writer is sealed, then the rest."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlplatform.decisions.log.segments import Segment, manifest, stored_schema
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import COLUMNS, KINDS, arrow_schema, arrow_table
+from mlplatform.runtime.errors import InputInvalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+
+def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
+    """The records of a span, by writer and number.
+
+    Args:
+        db: in a read transaction, so that manifest and rows are of one moment.
+    """
+    import pyarrow as pa
+
+    _check(span)
+    schema = arrow_schema(span.columns)
+    sealed = tables.sealed(db)
+    segments = [s for s in manifest(db) if _may_hold(s, span)]
+    parts = []
+    for writer in tables.writers(db):
+        files = [s.path(folder) for s in segments if s.writer == writer.writer]
+        room = -1 if span.limit is None else span.limit
+        if files:
+            parts.append(_from_files(files, writer.writer, span, schema))
+            room = max(room - len(parts[-1]), 0) if room >= 0 else room
+        done = sealed.get(writer.writer, 0)
+        if writer.seq > done and room != 0:
+            parts.append(_from_rows(db, writer.writer, done, span, schema, room=room))
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def _check(span: Span) -> None:
+    unknown = sorted(set(span.columns) - set(COLUMNS)) + sorted(set(span.kinds) - set(KINDS))
+    if unknown:
+        raise InputInvalid("span", None, f"the log has no {', '.join(unknown)}")
+
+
+def _may_hold(segment: Segment, span: Span) -> bool:
+    return (
+        segment.last > _after(span, segment.writer)
+        and (span.from_ms is None or segment.to_ms >= span.from_ms)
+        and (span.to_ms is None or segment.from_ms < span.to_ms)
+    )
+
+
+def _from_files(files: Sequence[Path], writer: str, span: Span, schema: pa.Schema) -> pa.Table:
+    import pyarrow.dataset as ds
+
+    dataset = ds.dataset([str(f) for f in files], schema=stored_schema(), format="parquet")
+    columns, matching = list(span.columns), _expression(writer, span)
+    if span.limit is None:
+        return dataset.to_table(columns=columns, filter=matching).cast(schema)
+    return dataset.head(span.limit, columns=columns, filter=matching).cast(schema)
+
+
+def _expression(writer: str, span: Span) -> pc.Expression:
+    import pyarrow.compute as pc
+
+    expression = pc.field("seq") > _after(span, writer)
+    for name, value in _equalities(span):
+        expression &= pc.field(name) == value
+    if span.kinds != KINDS:
+        expression &= pc.field("kind").isin(list(span.kinds))
+    if span.decision_id_starts is not None:
+        expression &= pc.starts_with(pc.field("decision_id"), span.decision_id_starts)
+    if span.decision_ids is not None:
+        expression &= pc.field("decision_id").isin(list(span.decision_ids))
+    if span.from_ms is not None:
+        expression &= pc.field("event_ms") >= span.from_ms
+    if span.to_ms is not None:
+        expression &= pc.field("event_ms") < span.to_ms
+    return expression
+
+
+def _from_rows(
+    db: sqlite3.Connection, writer: str, sealed: int, span: Span, schema: pa.Schema, *, room: int
+) -> pa.Table:
+    conditions, values = _conditions(span)
+    query = (
+        f"SELECT {', '.join(span.columns)} FROM records WHERE writer = ? AND seq > ?"
+        f"{''.join(f' AND {c}' for c in conditions)} ORDER BY seq LIMIT ?"
+    )
+    after = max(sealed, _after(span, writer))
+    return arrow_table(db.execute(query, (writer, after, *values, room)).fetchall(), schema)
+
+
+def _conditions(span: Span) -> tuple[list[str], list[Any]]:
+    conditions = [f"{name} = ?" for name, _ in _equalities(span)]
+    values: list[Any] = [value for _, value in _equalities(span)]
+    if span.kinds != KINDS:
+        conditions.append(f"kind IN ({','.join('?' * len(span.kinds))})")
+        values += span.kinds
+    if span.decision_id_starts is not None:
+        conditions.append("substr(decision_id, 1, ?) = ?")
+        values += (len(span.decision_id_starts), span.decision_id_starts)
+    if span.decision_ids is not None:
+        conditions.append(f"decision_id IN ({','.join('?' * len(span.decision_ids))})")
+        values += span.decision_ids
+    if span.from_ms is not None:
+        conditions.append("event_ms >= ?")
+        values.append(span.from_ms)
+    if span.to_ms is not None:
+        conditions.append("event_ms < ?")
+        values.append(span.to_ms)
+    return conditions, values
+
+
+def _equalities(span: Span) -> list[tuple[str, Any]]:
+    wanted = {
+        "model": span.model,
+        "generation": span.generation,
+        "rollout_id": span.rollout_id,
+        "decision_id": span.decision_id,
+    }
+    return [(name, value) for name, value in wanted.items() if value is not None]
+
+
+def _after(span: Span, writer: str) -> int:
+    return 0 if span.after is None else span.after.get(writer, 0)

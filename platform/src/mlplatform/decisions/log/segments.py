@@ -1,0 +1,181 @@
+"""Sealed ranges of the log: Parquet files, and the hash-chained manifest that lists them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mlplatform.decisions.records.record import GENESIS, SCALARS, arrow_schema, arrow_table
+from mlplatform.decisions.records.tables import STORED
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.errors import Corrupt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SEGMENTS: Final = "segments"
+_BATCH_ROWS = 8_192
+_FIELDS: Final = (
+    "number, writer, first, last, rows, from_ms, to_ms, chain, sha256, previous, digest"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An entry of the manifest: the range of a writer that one file holds.
+
+    Args:
+        from_ms: the least event time in the file; `to_ms` is the largest, inclusive.
+        chain: the writer's chain after the last record.
+        sha256: of the file.
+        previous: digest of the entry before, zeros for the first.
+    """
+
+    number: int
+    writer: str
+    first: int
+    last: int
+    rows: int
+    from_ms: int
+    to_ms: int
+    chain: bytes
+    sha256: str
+    previous: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.writer}/{self.first:012d}-{self.last:012d}.parquet"
+
+    def path(self, folder: Path) -> Path:
+        return folder / SEGMENTS / self.name
+
+    def computed_digest(self) -> str:
+        """What `digest` has to be: SHA-256 over every other field, in canonical JSON."""
+        return digest(
+            [
+                self.number,
+                self.writer,
+                self.first,
+                self.last,
+                self.rows,
+                self.from_ms,
+                self.to_ms,
+                self.chain.hex(),
+                self.sha256,
+                self.previous,
+            ]
+        )
+
+
+def manifest(db: sqlite3.Connection) -> list[Segment]:
+    """Every entry, in the order in which they were sealed."""
+    return [Segment(*row) for row in db.execute(f"SELECT {_FIELDS} FROM segments ORDER BY number")]
+
+
+def enter(
+    db: sqlite3.Connection, writer: str, rows: Sequence[Sequence[Any]], *, sha256: str
+) -> Segment:
+    """Add a file of these stored records to the manifest; call in a transaction."""
+    last = db.execute("SELECT number, digest FROM segments ORDER BY number DESC LIMIT 1").fetchone()
+    number, previous = last or (0, GENESIS.hex())
+    times = [row[_EVENT_MS] for row in rows]
+    first, final = rows[0], rows[-1]
+    bare = Segment(
+        number=number + 1,
+        writer=writer,
+        first=first[_SEQ],
+        last=final[_SEQ],
+        rows=len(rows),
+        from_ms=min(times),
+        to_ms=max(times),
+        chain=final[_CHAIN],
+        sha256=sha256,
+        previous=previous,
+        digest="",
+    )
+    values = [getattr(bare, name) for name in _FIELDS.split(", ")]
+    values[-1] = bare.computed_digest()
+    db.execute(f"INSERT INTO segments ({_FIELDS}) VALUES ({','.join('?' * len(values))})", values)
+    return Segment(*values)
+
+
+def path_of(folder: Path, writer: str, rows: Sequence[Sequence[Any]]) -> Path:
+    """Where the file of these stored records goes."""
+    name = f"{rows[0][_SEQ]:012d}-{rows[-1][_SEQ]:012d}.parquet"
+    return folder / SEGMENTS / writer / name
+
+
+def write(path: Path, rows: Sequence[Sequence[Any]]) -> str:
+    """Write stored records to a Parquet file, on disk when this returns; its SHA-256."""
+    import pyarrow.parquet as pq
+
+    table = arrow_table(rows, stored_schema())
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(path, "wb", opener=_private) as file:
+        pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            row_group_size=4 * _BATCH_ROWS,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    return file_sha256(path)
+
+
+def records(path: Path) -> Iterator[list[tuple[Any, ...]]]:
+    """The stored records of a file, in batches, as SQLite would give them.
+
+    Raises:
+        pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(STORED)):
+            columns = [column.to_pylist() for column in batch.columns]
+            yield list(zip(*columns, strict=True))
+
+
+def stored(path: Path) -> Iterator[list[tuple[Any, ...]]]:
+    """As `records`, for who cannot go on without the file.
+
+    Raises:
+        Corrupt: it is missing or not readable.
+    """
+    import pyarrow as pa
+
+    try:
+        yield from records(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Corrupt(f"segment {path} cannot be read; run `mlplatform log verify`") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stored_schema() -> pa.Schema:
+    """The Arrow schema of a segment file."""
+    import pyarrow as pa
+
+    fields = list(arrow_schema(SCALARS))
+    fields += [pa.field(name, pa.binary(32)) for name in ("payload_digest", "digest", "chain")]
+    return pa.schema([*fields, pa.field("payload", pa.string())])
+
+
+_SEQ: Final = STORED.index("seq")
+_EVENT_MS: Final = STORED.index("event_ms")
+_CHAIN: Final = STORED.index("chain")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,403 @@
+"""The decision log in one folder: SQLite takes the appends, Parquet segments keep the rest."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from mlplatform.decisions.log import reader, seal, verify
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.port import (
+    Appended,
+    Entry,
+    Idempotency,
+    ManifestHead,
+    Outcome,
+    Repeated,
+    Span,
+    Stored,
+    VerifyReport,
+    Watermark,
+)
+from mlplatform.decisions.records.prepared import Prepared, prepared
+from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
+from mlplatform.decisions.records.translation import Translation
+from mlplatform.decisions.spill import files
+from mlplatform.decisions.spill.reading import Pending, damaged, lowered, pending, records_of
+from mlplatform.decisions.spill.recovery import Mark, resolved
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.errors import InputInvalid, StaleFence, Unavailable
+from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.storage.wal_readers import WalReaders
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LIVE_WITHIN_MS: Final = 10_000
+_AUTOCHECKPOINT_PAGES = 20_000
+_WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LOOKUP_WAIT_MS = 5
+_HELD_UP_S: Final = 0.001
+"""Readers wait for nobody in WAL mode but for a recovery; the event loop cannot wait for that."""
+_SYSTEM = SystemClock()
+_NONE: Final[Mapping[int, Repeated]] = {}
+_EVENT_MS = Record.__struct_fields__.index("event_ms")
+_MODEL = Record.__struct_fields__.index("model")
+_DECISION_ID = Record.__struct_fields__.index("decision_id")
+_ADVANCE = """
+UPDATE writers SET seq = ?, chain = ?, heartbeat_at_ms = ?, closed = 0,
+    event_ms = max(coalesce(event_ms, ?), coalesce(?, event_ms))
+WHERE writer = ? AND session = ? AND seq = ? AND chain = ?
+"""
+_CLAIM = """
+INSERT INTO writers VALUES (?, 0, ?, NULL, ?, 0, 1)
+ON CONFLICT (writer) DO UPDATE SET session = session + 1
+RETURNING session, seq, chain
+"""
+_FIND = """
+SELECT answer, body_digest, decision_id FROM idempotency
+WHERE client = ? AND model = ? AND key = ?
+"""
+
+
+class _Head(msgspec.Struct, frozen=True):
+    session: int
+    seq: int
+    chain: bytes
+
+
+class _KeyTaken(Exception):
+    """At least one key of the batch was answered before."""
+
+
+class SqliteDecisionLog:
+    """Any number of processes may read; a writer's name belongs to whoever claimed it last.
+
+    Args:
+        folder: holds decisions.db and segments/; made at first use.
+        wall_ms: wall time, for heartbeats and the life of idempotency keys.
+        durable: fsync each append (`durability: disk`), not only survive killed processes.
+        segment_rows: the least and the most records that a segment holds.
+        lock_wait_ms: how long an append waits for another process's transaction.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        wall_ms: Callable[[], int] = _SYSTEM.wall_ms,
+        *,
+        durable: bool = False,
+        segment_rows: tuple[int, int] = (1_000, 50_000),
+        lock_wait_ms: int = sqlite.BUSY_TIMEOUT_MS,
+    ) -> None:
+        self._folder = folder
+        self._path = folder / tables.DATABASE
+        self._wall_ms = wall_ms
+        self._segment_rows = segment_rows
+        self._translation = Translation(self._path)
+        with self._translated():
+            self._db = sqlite.connect(
+                self._path, schema=tables.SCHEMA, durable=durable, threads=True
+            )
+            self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+            self._db.execute(f"PRAGMA busy_timeout={lock_wait_ms}")
+            self._lookups = sqlite.connect(self._path, threads=True)
+            self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
+        self._readers = WalReaders(self._path)
+        self._were_held_up = False
+        self._heads: dict[str, _Head] = {}
+        self._lock = threading.Lock()
+        self._lookups_lock = threading.Lock()
+
+    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
+        """Make all entries durable in one transaction; outcomes in the order of the entries."""
+        return self.append_prepared(writer, [prepared(entry) for entry in entries])
+
+    def append_prepared(
+        self, writer: str, items: Sequence[Prepared], known: Mapping[int, Repeated] = _NONE
+    ) -> list[Outcome]:
+        """Append entries that are in their stored form.
+
+        Args:
+            known: by position, those whose key was answered elsewhere; they are not written.
+        """
+        with self._lock, _refusing_what_cannot_be_stored():
+            try:
+                with self._transaction():
+                    head, outcomes = self._write(writer, items, known)
+            except _KeyTaken:
+                with self._transaction():
+                    repeats = {**self._repeats(items), **known}
+                    head, outcomes = self._write(writer, items, repeats)
+            self._heads[writer] = head
+        return outcomes
+
+    def catch_up(self, writer: str, mark: Mark, spilled: Sequence[Prepared]) -> int:
+        """Append a part of a spill, once however often it is tried; the number of key conflicts.
+
+        Raises:
+            StaleFence: another process moves this spill, or writes under this writer's name.
+        """
+        with self._lock, _refusing_what_cannot_be_stored(), self._transaction():
+            caught_up = resolved(spilled, self._found, now_ms=self._wall_ms())
+            if not tables.move_spill_mark(self._db, mark.spill, start=mark.start, end=mark.end):
+                raise StaleFence(f"another process moves spill {mark.spill}; {writer} stopped")
+            head, _ = self._write(writer, caught_up.items, _NONE)
+        self._heads[writer] = head
+        return caught_up.conflicts
+
+    def spill_mark(self, spill: str) -> int | None:
+        """Up to which of its bytes a spill is in the log; None if nothing of it is."""
+        with self._lookups_lock, self._translated():
+            return tables.spill_mark(self._lookups, spill)
+
+    def forget_spill(self, spill: str) -> None:
+        """Drop the mark of a spill that is gone."""
+        with self._lock, self._transaction():
+            tables.forget_spill(self._db, spill)
+
+    def find(self, client: str, model: str, key: str) -> Stored | None:
+        """The answer given under a key, while it is kept, as promised or a little longer."""
+        self._check_readers()
+        with self._lookups_lock, self._translated():
+            row = self._lookups.execute(_FIND, (client, model, key)).fetchone()
+        return None if row is None else Stored(*row)
+
+    def _check_readers(self) -> None:
+        """Refuse where SQLite would wait for ten seconds, and an event loop with it."""
+        was_held_up, self._were_held_up = self._were_held_up, self._readers.are_held_up()
+        if self._were_held_up and not was_held_up:
+            # A log that is started anew has this lock for microseconds. Waited for once: a wait at
+            # every call would take the event loop more time than there is.
+            time.sleep(_HELD_UP_S)
+            self._were_held_up = self._readers.are_held_up()
+        if self._were_held_up:
+            raise Unavailable(f"decision log {self._path}: a process holds up its readers")
+
+    def read(self, span: Span) -> pa.Table:
+        """The records of the span, by writer and number, with the span's columns."""
+        with self._snapshot() as db:
+            return reader.read(db, self._folder, span)
+
+    def seal(self) -> ManifestHead:
+        """Move what has piled up into immutable segments; the head is for anchoring elsewhere."""
+        with self._translated(), seal.lock(self._folder), closing(self._connection()) as db:
+            limits = seal.Limits(*self._segment_rows)
+            for _ in seal.steps(db, self._folder, limits, now_ms=self._wall_ms()):
+                pass
+            return tables.head(db)
+
+    def verify(self, anchor: ManifestHead | None = None) -> VerifyReport:
+        """Check every digest, every chain, every segment, and the anchor if there is one."""
+        spilled = self.spilled()
+        with self._snapshot() as db:
+            report = verify.verify(db, self._folder, anchor)
+        return replace(
+            report,
+            findings=report.findings + tuple(damaged(self.spills)),
+            spilled=sum(one.records for one in spilled),
+        )
+
+    def watermarks(self) -> list[Watermark]:
+        """One per writer, by name."""
+        spilled = self.spilled()  # first: what is moved into the log meanwhile is in the log then
+        with self._lookups_lock, self._translated():
+            rows, elsewhere = tables.writers(self._lookups), tables.replicated(self._lookups)
+        oldest = self._wall_ms() - LIVE_WITHIN_MS
+        marks = [_mark(w, elsewhere.get(w.writer), oldest) for w in rows]
+        return lowered(marks, spilled)
+
+    @property
+    def spills(self) -> Path:
+        """The folder in which writers keep what this log did not take."""
+        return self._folder / files.FOLDER
+
+    def spilled(self) -> list[Pending]:
+        """What each writer has spilled that is not in the log yet."""
+        if not self.spills.is_dir():
+            return []
+        with self._translated(), closing(self._connection()) as db:
+            return pending(db, self.spills)
+
+    def spilled_records(self, decision_id: str) -> list[tuple[str, dict[str, Any]]]:
+        """Writer and fields of every record of a decision that is spilled."""
+        with self._translated(), closing(self._connection()) as db:
+            return list(records_of(db, self.spills, decision_id))
+
+    def latest_event_ms(self) -> int | None:
+        """The largest event time that any writer has reached."""
+        with self._lookups_lock, self._translated():
+            row = self._lookups.execute("SELECT max(event_ms) FROM writers").fetchone()
+        latest: int | None = row[0]
+        return latest
+
+    def heartbeat(self, writer: str, event_ms: int | None = None) -> None:
+        """Say that the writer lives, and that it has nothing left to append before `event_ms`.
+
+        Raises:
+            StaleFence: another process has claimed the writer's name.
+        """
+        with self._lock:
+            with self._transaction():
+                head = self._head(writer)
+                self._advance(writer, head, head, event_ms)
+            self._heads[writer] = head
+
+    def close_writer(self, writer: str) -> None:
+        """Say that the writer will append nothing more: nobody waits for its watermark."""
+        with self._lock:
+            head = self._heads.pop(writer, None)
+            if head is not None:
+                with self._transaction():
+                    self._db.execute(
+                        "UPDATE writers SET closed = 1 WHERE writer = ? AND session = ?",
+                        (writer, head.session),
+                    )
+
+    def checkpoint(self) -> None:
+        """Move what can be moved from the write-ahead log into the database, blocking nobody."""
+        with self._translated(), closing(self._connection()) as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """Close the connections; writers that are open stay live until their heartbeat is old."""
+        with self._lock, self._lookups_lock:
+            self._db.close()
+            self._lookups.close()
+
+    def _write(
+        self,
+        writer: str,
+        items: Sequence[Prepared],
+        repeats: Mapping[int, Repeated],
+    ) -> tuple[_Head, list[Outcome]]:
+        before = self._head(writer)
+        seq, chain = before.seq, before.chain
+        now_ms = self._wall_ms()
+        outcomes: list[Outcome] = []
+        rows: list[tuple[object, ...]] = []
+        keys: list[tuple[object, ...]] = []
+        for index, item in enumerate(items):
+            if index in repeats:
+                outcomes.append(repeats[index])
+                continue
+            seq += 1
+            form = item.form
+            digest = record_digest(writer, seq, form.scalars, form.payload_digest)
+            chain = link(chain, digest)
+            outcomes.append(Appended(seq))
+            rows.append(
+                (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
+            )
+            if item.idempotency is not None:
+                keys.append(_key_row(item, item.idempotency, now_ms))
+        after = _Head(before.session, seq, chain)
+        latest_ms = max((item.form.scalars[_EVENT_MS] for item in items), default=None)
+        self._advance(writer, before, after, latest_ms)
+        if tables.insert_keys(self._db, keys) < len(keys):
+            raise _KeyTaken
+        tables.insert_records(self._db, rows)
+        return after, outcomes
+
+    def _found(self, client: str, model: str, key: str) -> Stored | None:
+        row = self._db.execute(_FIND, (client, model, key)).fetchone()
+        return None if row is None else Stored(*row)
+
+    def _repeats(self, items: Sequence[Prepared]) -> dict[int, Repeated]:
+        first: dict[tuple[str, str, str], tuple[bytes, str]] = {}
+        repeats: dict[int, Repeated] = {}
+        for index, item in enumerate(items):
+            given = item.idempotency
+            if given is None:
+                continue
+            key = (given.client, item.model, given.key)
+            row = self._db.execute(_FIND, key).fetchone()
+            known = first.get(key) if row is None else (row[0], row[1])
+            if known is None:
+                first[key] = (given.answer, given.body_digest)
+            else:
+                repeats[index] = Repeated(known[0], known[1] == given.body_digest)
+        return repeats
+
+    def _head(self, writer: str) -> _Head:
+        known = self._heads.get(writer)
+        if known is not None:
+            return known
+        if not _WRITER_NAME.fullmatch(writer):
+            raise InputInvalid(f"writer {writer!r}", None, f"wanted: {_WRITER_NAME.pattern}")
+        row = self._db.execute(_CLAIM, (writer, GENESIS, self._wall_ms())).fetchone()
+        return _Head(*row)
+
+    def _advance(self, writer: str, before: _Head, after: _Head, event_ms: int | None) -> None:
+        now_ms = self._wall_ms()
+        head = (writer, before.session, before.seq, before.chain)
+        values = (after.seq, after.chain, now_ms, event_ms, event_ms, *head)
+        if self._db.execute(_ADVANCE, values).rowcount != 1:
+            raise StaleFence(
+                f"another process writes to the decision log as {writer!r};"
+                f" this one stopped at record {before.seq}"
+            )
+
+    def _connection(self) -> sqlite3.Connection:
+        return sqlite.connect(self._path)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translated(), sqlite.transaction(self._db):
+            yield
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        with self._translated(), closing(self._connection()) as db:
+            db.execute("BEGIN")
+            yield db
+            db.execute("COMMIT")
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return self._translation
+
+
+@contextmanager
+def _refusing_what_cannot_be_stored() -> Iterator[None]:
+    try:
+        yield
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise InputInvalid("a record", None, str(error)) from error
+
+
+def _mark(w: tables.Writer, replicated: tables.Replicated | None, oldest_ms: int) -> Watermark:
+    if replicated is None:
+        is_live = not w.closed and w.heartbeat_at_ms >= oldest_ms
+        return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, is_live)
+    # Nobody knows what a log elsewhere holds that was not heard of: only its end ends the wait.
+    return Watermark(
+        w.writer,
+        w.seq,
+        w.event_ms,
+        w.heartbeat_at_ms,
+        live=not w.closed,
+        spilled=replicated.spilled,
+        unheard=w.heartbeat_at_ms < oldest_ms,
+    )
+
+
+def _key_row(item: Prepared, key: Idempotency, now_ms: int) -> tuple[object, ...]:
+    scalars = item.form.scalars  # once a record: an attribute is cheaper than a property
+    return (
+        key.client,
+        scalars[_MODEL],
+        key.key,
+        key.body_digest,
+        key.answer,
+        scalars[_DECISION_ID],
+        now_ms + key.keep_ms,
+    )

@@ -1,0 +1,199 @@
+"""The port of the decision log, and the values that go in and come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from mlplatform.decisions.records.record import KINDS, SCALARS, Kind, Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+KEEP_MS: Final = 7 * 86_400_000
+"""For promises that no model's policy speaks of, like that of a label."""
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """The promise that a retry of this request gets this answer: one per client, model and key.
+
+    It holds for `keep_ms` and a little longer, until expired keys are dropped.
+    """
+
+    client: str
+    key: str
+    body_digest: str
+    answer: bytes
+    keep_ms: int = KEEP_MS
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A record to append, with the answer to keep for retries."""
+
+    record: Record
+    idempotency: Idempotency | None = None
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """The record is durable under this number of its writer."""
+
+    seq: int
+
+
+class Repeated(msgspec.Struct, frozen=True):
+    """The key was answered before: the record was NOT written.
+
+    `same_body` is false where the key came with another body: the caller refuses that.
+    """
+
+    answer: bytes
+    same_body: bool
+
+
+class Spilled(msgspec.Struct, frozen=True):
+    """The record is durable in this gateway's spill, and will be appended to the log from there."""
+
+
+class Unlogged(msgspec.Struct, frozen=True):
+    """The record is nowhere, and its model declares that the answer is given all the same."""
+
+
+class Unrecorded(msgspec.Struct, frozen=True):
+    """The record is nowhere, for this reason: the caller refuses."""
+
+    reason: str
+
+
+Outcome = Appended | Repeated | Spilled | Unlogged | Unrecorded
+"""A log itself gives the first two; the others come from whatever stands in while it is down."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """An answer given earlier under an idempotency key."""
+
+    answer: bytes
+    body_digest: str
+    decision_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which records to read; what is None does not filter.
+
+    Args:
+        to_ms: exclusive; both bounds are of `event_ms`.
+        after: per writer, the last number already read; writers not named are read whole.
+        decision_id_starts: the first digits of a decision's id, as the id of its trace holds them.
+        decision_ids: of any of these; for one, `decision_id` costs less.
+        limit: at most so many records of each writer, the first ones.
+        columns: names of records.COLUMNS; the payload is read only when named here.
+    """
+
+    model: str | None = None
+    kinds: tuple[Kind, ...] = KINDS
+    from_ms: int | None = None
+    to_ms: int | None = None
+    generation: int | None = None
+    rollout_id: str | None = None
+    decision_id: str | None = None
+    decision_id_starts: str | None = None
+    decision_ids: tuple[str, ...] | None = None
+    after: Mapping[str, int] | None = None
+    limit: int | None = None
+    columns: tuple[str, ...] = SCALARS
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far a writer has come: its last number and the event time it has reached.
+
+    A live writer has sent a heartbeat lately and has not closed; a range that reaches past the
+    event time of a live writer is not complete. While records of a writer are spilled it counts as
+    live, and its event time is at most that of the oldest of them. A writer whose records come from
+    a log elsewhere is live until that log says that it has closed, and `unheard` while nothing
+    comes of it.
+    """
+
+    writer: str
+    seq: int
+    event_ms: int | None
+    heartbeat_at_ms: int
+    live: bool
+    spilled: int = 0
+    unheard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WriterHead:
+    """Where the chain of a writer ends: the number of its last record, the chain after it."""
+
+    seq: int
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestHead:
+    """What to anchor outside the log: number of segments, digest of the last entry, writer heads.
+
+    The heads reach past the sealed segments, to the last record at the time of sealing.
+    """
+
+    count: int
+    digest: str
+    writers: Mapping[str, WriterHead]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a check of the whole log found: one plain sentence per finding.
+
+    `spilled` records are whole, and not in the log yet; they belong to no chain so far.
+    """
+
+    records: int
+    segments: int
+    writers: int
+    findings: tuple[str, ...]
+    spilled: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+
+class DecisionLog(Protocol):
+    """Append-only, numbered and hash-chained per writer; every method may be called at any time."""
+
+    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
+        """Make all entries durable in one transaction; outcomes in the order of the entries.
+
+        Raises:
+            StaleFence: another process has written under this writer's name; stop.
+            InputInvalid: a record that cannot be stored; nothing of the batch was.
+        """
+        ...
+
+    def read(self, span: Span) -> pa.Table:
+        """The records of the span, by writer and number, with the span's columns."""
+        ...
+
+    def seal(self) -> ManifestHead:
+        """Move what has piled up into immutable segments; the head is for anchoring elsewhere.
+
+        Raises:
+            Busy: another process is sealing.
+            Corrupt: a record to be sealed is not what its digest says; nothing of it was sealed.
+        """
+        ...
+
+    def verify(self, anchor: ManifestHead | None = None) -> VerifyReport:
+        """Check every digest, every chain, every segment, and the anchor if there is one."""
+        ...
+
+    def watermarks(self) -> list[Watermark]:
+        """One per writer, by name."""
+        ...

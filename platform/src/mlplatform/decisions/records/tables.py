@@ -1,0 +1,253 @@
+"""The tables of decisions.db: records not yet sealed, idempotency keys, writer heads, manifest."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from mlplatform.decisions.records.port import ManifestHead, WriterHead
+from mlplatform.decisions.records.record import GENESIS, SCALARS
+from mlplatform.runtime.storage.sql import Schema
+
+DATABASE: Final = "decisions.db"
+STORED: Final = (*SCALARS, "payload_digest", "digest", "chain", "payload")
+"""Columns of a stored record; the payload is last, so that reading the others skips its pages."""
+
+SCHEMA: Final = Schema(
+    "decisions",
+    (
+        (
+            """
+CREATE TABLE IF NOT EXISTS records (
+    writer TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    decision_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    event_ms INTEGER NOT NULL,
+    recorded_ms INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    rollout_id TEXT,
+    arm TEXT,
+    answered_by TEXT,
+    unit INTEGER,
+    bucket INTEGER,
+    version INTEGER,
+    bundle TEXT,
+    score REAL,
+    decision TEXT,
+    degraded INTEGER NOT NULL,
+    degraded_reason TEXT,
+    latency_us INTEGER,
+    label INTEGER,
+    payload_digest BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    chain BLOB NOT NULL,
+    payload TEXT,
+    PRIMARY KEY (writer, seq)
+) STRICT""",
+            """
+CREATE TABLE IF NOT EXISTS idempotency (
+    client TEXT NOT NULL,
+    model TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body_digest TEXT NOT NULL,
+    answer BLOB NOT NULL,
+    decision_id TEXT NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (client, model, key)
+) STRICT""",
+            """
+CREATE TABLE IF NOT EXISTS writers (
+    writer TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    chain BLOB NOT NULL,
+    event_ms INTEGER,
+    heartbeat_at_ms INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    session INTEGER NOT NULL
+) STRICT, WITHOUT ROWID""",
+            """
+CREATE TABLE IF NOT EXISTS segments (
+    number INTEGER PRIMARY KEY,
+    writer TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    from_ms INTEGER NOT NULL,
+    to_ms INTEGER NOT NULL,
+    chain BLOB NOT NULL,
+    sha256 TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    UNIQUE (writer, first)
+) STRICT""",
+        ),
+        (
+            "CREATE INDEX IF NOT EXISTS idempotency_expiry ON idempotency (expires_at_ms)",
+            "CREATE TABLE IF NOT EXISTS spills (spill TEXT PRIMARY KEY, moved INTEGER NOT NULL)"
+            " STRICT, WITHOUT ROWID",
+        ),
+        (
+            "CREATE TABLE IF NOT EXISTS gathered (writer TEXT PRIMARY KEY,"
+            " session INTEGER NOT NULL, spilled INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS pruned (writer TEXT PRIMARY KEY, seq INTEGER NOT NULL,"
+            " chain BLOB NOT NULL) STRICT, WITHOUT ROWID",
+        ),
+    ),
+)
+"""The columns of `records` are those of `STORED`, in that order; a new one needs a step of its own.
+
+The steps also meet files of before there were versions, which have these tables.
+"""
+
+_CHUNKS = (64, 32, *range(16, 0, -1))
+
+
+class Replicated(NamedTuple):
+    """That a writer's records come from a log elsewhere.
+
+    Args:
+        session: of the table of writers, at which that was so; at another it writes here itself.
+        spilled: records that its gateway had spilled when it was last heard of.
+    """
+
+    session: int
+    spilled: int
+
+
+class Writer(NamedTuple):
+    """A row of the table of writers."""
+
+    writer: str
+    seq: int
+    chain: bytes
+    event_ms: int | None
+    heartbeat_at_ms: int
+    closed: int
+    session: int
+
+
+def insert_records(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+    """Write stored records; the number written."""
+    return _insert(db, "INSERT INTO records", len(STORED), rows)
+
+
+def insert_keys(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+    """Write idempotency keys, skipping those that are there; the number written."""
+    return _insert(db, "INSERT OR IGNORE INTO idempotency", 7, rows)
+
+
+def writers(db: sqlite3.Connection) -> list[Writer]:
+    """Every writer that this log has seen, by name."""
+    query = f"SELECT {', '.join(Writer._fields)} FROM writers ORDER BY writer"
+    return [Writer(*row) for row in db.execute(query)]
+
+
+def replicated(db: sqlite3.Connection) -> dict[str, Replicated]:
+    """The writers whose records come from a log elsewhere."""
+    rows = db.execute(
+        "SELECT g.writer, g.session, g.spilled FROM gathered g JOIN writers w"
+        " USING (writer) WHERE g.session = w.session"
+    )
+    return {writer: Replicated(session, spilled) for writer, session, spilled in rows}
+
+
+def pruned(db: sqlite3.Connection) -> dict[str, tuple[int, bytes]]:
+    """Per writer, up to which number its records are in another log alone, and the chain there."""
+    rows = db.execute("SELECT writer, seq, chain FROM pruned")
+    return {writer: (seq, chain) for writer, seq, chain in rows}
+
+
+def move_pruned(db: sqlite3.Connection, writer: str, seq: int, chain: bytes) -> None:
+    """Say that records up to here are kept elsewhere, and drop the rows that hold them."""
+    move = """
+    INSERT INTO pruned VALUES (?, ?, ?)
+    ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, chain = excluded.chain
+    """
+    db.execute(move, (writer, seq, chain))
+    db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, seq))
+
+
+def sealed(db: sqlite3.Connection) -> dict[str, int]:
+    """Per writer, the last number that a segment holds; rows up to it no longer count."""
+    return dict(db.execute("SELECT writer, max(last) FROM segments GROUP BY writer"))
+
+
+def head(db: sqlite3.Connection) -> ManifestHead:
+    """The manifest's head and every writer's, as of this transaction."""
+    last = db.execute("SELECT number, digest FROM segments ORDER BY number DESC LIMIT 1").fetchone()
+    count, digest = last or (0, GENESIS.hex())
+    heads: Mapping[str, WriterHead] = {
+        w.writer: WriterHead(w.seq, w.chain.hex()) for w in writers(db)
+    }
+    return ManifestHead(count, digest, heads)
+
+
+def unsealed(
+    db: sqlite3.Connection, writer: str, *, after: int, limit: int = -1
+) -> list[tuple[Any, ...]]:
+    """Stored records of a writer with larger numbers, in order."""
+    query = (
+        f"SELECT {', '.join(STORED)} FROM records WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?"
+    )
+    return db.execute(query, (writer, after, limit)).fetchall()
+
+
+def spill_mark(db: sqlite3.Connection, spill: str) -> int | None:
+    """Up to which of its bytes a spill is in the log; None if nothing of it is."""
+    row = db.execute("SELECT moved FROM spills WHERE spill = ?", (spill,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def move_spill_mark(db: sqlite3.Connection, spill: str, *, start: int, end: int) -> bool:
+    """Set the mark of a spill from here to there; false if it was elsewhere."""
+    move = """
+    INSERT INTO spills VALUES (?, ?)
+    ON CONFLICT (spill) DO UPDATE SET moved = excluded.moved WHERE moved = ?
+    """
+    return db.execute(move, (spill, end, start)).rowcount == 1
+
+
+def forget_spill(db: sqlite3.Connection, spill: str) -> None:
+    """Drop the mark of a spill that is gone."""
+    db.execute("DELETE FROM spills WHERE spill = ?", (spill,))
+
+
+def delete_keys(db: sqlite3.Connection, *, now_ms: int, limit: int) -> int:
+    """Drop the keys whose time has passed longest, at most `limit`; the number dropped."""
+    expired = (
+        "SELECT rowid FROM idempotency WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?"
+    )
+    return db.execute(
+        f"DELETE FROM idempotency WHERE rowid IN ({expired})", (now_ms, limit)
+    ).rowcount
+
+
+def _insert(
+    db: sqlite3.Connection, statement: str, width: int, rows: Sequence[Sequence[Any]]
+) -> int:
+    # One statement for many rows: the interpreter lock is released and taken again per step of a
+    # statement, and next to a busy event loop each time costs up to a switch interval (5 ms).
+    written = 0
+    for chunk in _chunks(rows):
+        flat = [value for row in chunk for value in row]
+        written += db.execute(_inserting(statement, width, len(chunk)), flat).rowcount
+    return written
+
+
+@cache
+def _inserting(statement: str, width: int, count: int) -> str:
+    one = f"({','.join('?' * width)})"
+    return f"{statement} VALUES {','.join([one] * count)}"
+
+
+def _chunks(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    # few sizes, so that the statements stay prepared; every small one, as most commits are small
+    start = 0
+    while start < len(rows):
+        size = next(size for size in _CHUNKS if size <= len(rows) - start)
+        yield rows[start : start + size]
+        start += size

@@ -1,0 +1,231 @@
+"""Records of logs elsewhere, appended to this one under their own writers and numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.log import segments
+from mlplatform.decisions.log.sqlite import LIVE_WITHIN_MS
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.record import GENESIS
+from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.records.translation import Translation
+from mlplatform.decisions.replication.continuation import (
+    Divergence,
+    Finding,
+    Head,
+    Judged,
+    Place,
+    judged,
+)
+from mlplatform.decisions.replication.copies import Item, ReplicatedRecord
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.errors import Busy, NotFound, Refused
+from mlplatform.runtime.storage import sqlite
+
+_SYSTEM = SystemClock()
+_SEQ: Final = STORED.index("seq")
+_DIGEST: Final = STORED.index("digest")
+_CHAIN: Final = STORED.index("chain")
+_ADOPT: Final = """
+INSERT INTO writers VALUES (?, 0, ?, NULL, 0, 0, 1)
+ON CONFLICT (writer) DO UPDATE SET session = session + 1, closed = 0
+RETURNING session
+"""
+_KEEP: Final = """
+INSERT INTO gathered VALUES (?, ?, 0)
+ON CONFLICT (writer) DO UPDATE SET session = excluded.session, spilled = 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPosition:
+    """Where a writer from elsewhere stands in this log.
+
+    Args:
+        taken: records that were appended; `repeated` were here already.
+        finding: why the rest was not taken; None where there was no rest.
+    """
+
+    writer: str
+    seq: int
+    chain: bytes
+    taken: int
+    repeated: int
+    finding: Finding | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What was found about a writer's items, and what was here then."""
+
+    writer: str
+    row: tables.Writer | None
+    is_kept: bool
+    judged: Judged
+
+
+class ReplicaLog:
+    """The log of a home folder, as whoever replicates logs from elsewhere writes it.
+
+    Replicating the same again changes nothing, so that whoever was killed may begin again anywhere
+    before where it was.
+
+    Args:
+        folder: of the log; made at first use.
+        wall_ms: wall time, which tells whether a writer of this log itself still lives.
+        durable: fsync each transaction (`durability: disk`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        wall_ms: Callable[[], int] = _SYSTEM.wall_ms,
+        *,
+        durable: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._wall_ms = wall_ms
+        self._translation = Translation(folder / tables.DATABASE)
+        self._lock = threading.Lock()
+        with self._translation:
+            self._db = sqlite.connect(
+                folder / tables.DATABASE, schema=tables.SCHEMA, durable=durable, threads=True
+            )
+
+    def replicate(self, items: Sequence[Item]) -> list[ReplicaPosition]:
+        """Append what continues each writer, in one transaction; one standing per writer.
+
+        Args:
+            items: those of one writer in the order in which they were published.
+
+        Raises:
+            Unavailable: the log did not answer; nothing was taken.
+            Corrupt: what the log holds is damaged; nothing was taken.
+            Busy: somebody else wrote under one of these names meanwhile; nothing was taken.
+        """
+        by_writer: dict[str, list[Item]] = {}
+        for item in items:
+            by_writer.setdefault(item.writer, []).append(item)
+        # Checked before the lock is taken: a gateway that writes here too waits for inserts alone.
+        with self._lock, self._translation, self._snapshot():
+            found = [self._looked_at(writer, own) for writer, own in sorted(by_writer.items())]
+        with self._transaction():
+            for one in found:
+                self._take(one)
+        return [_standing(one) for one in found]
+
+    def give_up(self, writer: str) -> None:
+        """Wait no longer for a writer from elsewhere whose log is lost; until it is heard of again.
+
+        Raises:
+            NotFound: no such writer comes from elsewhere.
+            Refused: it has ended by itself, and nobody waits for it.
+        """
+        with self._transaction():
+            if writer not in tables.replicated(self._db):
+                raise NotFound(f"no writer {writer!r} comes from a log elsewhere")
+            done = self._db.execute(
+                "UPDATE writers SET closed = 1 WHERE writer = ? AND closed = 0", (writer,)
+            )
+            if done.rowcount == 0:
+                raise Refused(f"writer {writer!r} has closed: nothing waits for it")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _looked_at(self, writer: str, items: Sequence[Item]) -> _Looked:
+        row = self._row(writer)
+        head = Head(0, GENESIS) if row is None else Head(row.seq, row.chain)
+        is_kept = writer in tables.replicated(self._db)
+        if row is not None and not is_kept and self._lives(row):
+            problem = f"writer {writer} writes to this log itself: two gateways have one name"
+            return _Looked(writer, row, is_kept, Judged((), head, None, Divergence(problem), 0))
+        known = self._known(writer, head, items)
+        return _Looked(writer, row, is_kept, judged(writer, head, items, known))
+
+    def _row(self, writer: str) -> tables.Writer | None:
+        return next((w for w in tables.writers(self._db) if w.writer == writer), None)
+
+    def _lives(self, row: tables.Writer) -> bool:
+        return not row.closed and row.heartbeat_at_ms >= self._wall_ms() - LIVE_WITHIN_MS
+
+    def _take(self, looked: _Looked) -> None:
+        found, writer = looked.judged, looked.writer
+        if not found.rows and found.stand is None:
+            return
+        now, then = self._row(writer), looked.row
+        if now is not None and (then is None or now[:3] + now[6:] != then[:3] + then[6:]):
+            raise Busy(f"somebody else wrote as {writer} while its records were checked")
+        if not looked.is_kept:
+            self._adopt(writer)
+        tables.insert_records(self._db, found.rows)
+        # a writer that has something more to say has not closed
+        self._db.execute(
+            "UPDATE writers SET seq = ?, chain = ?, closed = closed AND ? WHERE writer = ?",
+            (*found.head, not found.rows, writer),
+        )
+        stand = found.stand
+        if stand is not None:
+            self._db.execute(
+                "UPDATE writers SET event_ms = ?, heartbeat_at_ms = ?, closed = ? WHERE writer = ?",
+                (stand.event_ms, stand.heartbeat_at_ms, stand.closed, writer),
+            )
+            self._db.execute(
+                "UPDATE gathered SET spilled = ? WHERE writer = ?", (stand.spilled, writer)
+            )
+
+    def _adopt(self, writer: str) -> None:
+        """Fence a gateway of that name that would write here."""
+        (session,) = self._db.execute(_ADOPT, (writer, GENESIS)).fetchone()
+        self._db.execute(_KEEP, (writer, session))
+
+    def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, Place]:
+        numbers = [i.seq for i in items if isinstance(i, ReplicatedRecord) and i.seq <= head.seq]
+        if not numbers:
+            return {}
+        first, last = min(numbers), max(numbers)
+        rows = self._db.execute(
+            "SELECT seq, digest, chain FROM records WHERE writer = ? AND seq BETWEEN ? AND ?",
+            (writer, first, last),
+        ).fetchall()
+        known = {seq: Place(digest, chain) for seq, digest, chain in rows}
+        for segment in segments.manifest(self._db):
+            if segment.writer == writer and segment.first <= last and segment.last >= first:
+                known |= _places(segment.path(self._folder), first, last)
+        return known
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._translation, sqlite.transaction(self._db):
+            yield
+
+
+def _standing(looked: _Looked) -> ReplicaPosition:
+    found = looked.judged
+    return ReplicaPosition(
+        looked.writer, *found.head, len(found.rows), found.repeated, found.finding
+    )
+
+
+def _places(path: Path, first: int, last: int) -> dict[int, Place]:
+    return {
+        row[_SEQ]: Place(row[_DIGEST], row[_CHAIN])
+        for rows in segments.stored(path)
+        for row in rows
+        if first <= row[_SEQ] <= last
+    }

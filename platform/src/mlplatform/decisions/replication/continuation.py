@@ -1,0 +1,115 @@
+"""Which records that come from a log elsewhere continue what this one has of their writer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mlplatform.decisions.log.chains import Chain
+from mlplatform.decisions.replication.copies import Item, ReplicaOffset, ReplicatedRecord
+
+
+class Head(NamedTuple):
+    """Where a writer's records end here."""
+
+    seq: int
+    chain: bytes
+
+
+class Place(NamedTuple):
+    """What a stored record is told from another by."""
+
+    digest: bytes
+    chain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records between the end here and what came are missing: they must be sent again."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"records {self.first} to {self.last} have not come"
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """What came is not what this log has, or does not continue it; nothing after it is taken."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+Finding = Gap | Divergence
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is to be done with some items of one writer.
+
+    Args:
+        rows: to append, in order, as they are stored.
+        head: after them.
+        stand: the last one that was true of a place here; None where none came.
+        finding: what ended the walk before the last item.
+        repeated: records that were here already, and the same.
+    """
+
+    rows: tuple[tuple[Any, ...], ...]
+    head: Head
+    stand: ReplicaOffset | None
+    finding: Finding | None
+    repeated: int
+
+
+def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, Place]) -> Judged:
+    """Follow the items of one writer from where its records end here, to the first that is wrong.
+
+    A stand counts where it is said of the place that was just reached: one of an earlier place has
+    been overtaken, or comes from a log that lost its end.
+
+    Args:
+        items: in the order in which they came.
+        known: of those among them that this log has, by number.
+    """
+    places = dict(known)
+    rows: list[tuple[Any, ...]] = []
+    stand: ReplicaOffset | None = None
+    repeated = 0
+    finding: Finding | None = None
+    for item in items:
+        finding = _finding(writer, head, item, places)
+        if finding is not None:
+            break
+        match item:
+            case ReplicatedRecord() if item.seq > head.seq:
+                rows.append(item.row())
+                places[item.seq] = Place(item.digest, item.chain)
+                head = Head(item.seq, item.chain)
+            case ReplicatedRecord():
+                repeated += 1
+            case ReplicaOffset() if item.seq == head.seq:
+                stand = item
+    return Judged(tuple(rows), head, stand, finding, repeated)
+
+
+def _finding(writer: str, head: Head, item: Item, places: Mapping[int, Place]) -> Finding | None:
+    if isinstance(item, ReplicaOffset):
+        if item.seq > head.seq:
+            return Gap(head.seq + 1, item.seq)
+        if item.seq == head.seq and item.chain != head.chain:
+            return Divergence(f"record {item.seq} of writer {writer} is another one here")
+        return None
+    if item.seq > head.seq + 1:
+        return Gap(head.seq + 1, item.seq - 1)
+    if item.seq <= head.seq:
+        if places.get(item.seq) == Place(item.digest, item.chain):
+            return None
+        return Divergence(f"record {item.seq} of writer {writer} is another one here")
+    problem = next(Chain(writer, *head).follow([item.row()]), None)
+    return None if problem is None else Divergence(problem)

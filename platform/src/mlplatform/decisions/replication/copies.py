@@ -1,0 +1,189 @@
+"""A log as it is carried to another: its records as they are stored, and how far each writer is."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.decisions.log import segments
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.port import Watermark
+from mlplatform.decisions.records.record import COLUMNS, GENESIS, REQUIRED, SCALARS
+from mlplatform.decisions.records.translation import Translation
+from mlplatform.decisions.spill.reading import lowered
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.storage import sqlite
+
+_WRITER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_INT64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_SEQ = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+_DIGEST = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_KINDS: Final[dict[str, Any]] = {
+    "string": str,
+    "int64": _INT64,
+    "int8": Annotated[int, Meta(ge=0, le=1)],
+    "float64": float,
+    "bool": Annotated[int, Meta(ge=0, le=1)],
+}
+_DEGRADED: Final = SCALARS.index("degraded") - 2
+
+
+class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record"):
+    """A stored record, under the number that its writer gave it.
+
+    Args:
+        scalars: in the order of SCALARS[2:], truth as 0 or 1.
+        payload: JSON text as it was hashed; None where it was erased.
+    """
+
+    writer: str
+    seq: _SEQ
+    scalars: list[Any]
+    payload_digest: _DIGEST
+    digest: _DIGEST
+    chain: _DIGEST
+    payload: str | None
+
+    def row(self) -> tuple[Any, ...]:
+        """As the table of records holds it."""
+        digests = (self.payload_digest, self.digest, self.chain)
+        return (self.writer, self.seq, *self.scalars, *digests, self.payload)
+
+
+class ReplicaOffset(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
+    """How far a writer has come in its own log: what it had appended, and what it promises.
+
+    Args:
+        event_ms: nothing that comes later is before it, spilled records included.
+        closed: it appends nothing more, until it is heard of again.
+    """
+
+    writer: str
+    seq: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    chain: _DIGEST
+    event_ms: _INT64 | None
+    heartbeat_at_ms: _INT64
+    closed: bool
+    spilled: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+Item = ReplicatedRecord | ReplicaOffset
+
+_encode = msgspec.json.Encoder().encode
+_decoder: Final[msgspec.json.Decoder[Item]] = msgspec.json.Decoder(Item)
+
+
+def encoded(item: Item) -> bytes:
+    """As a topic carries it."""
+    return _encode(item)
+
+
+def decoded(data: bytes, source: str) -> Item:
+    """What `encoded` made.
+
+    Args:
+        source: where it was found, for the error.
+
+    Raises:
+        InputInvalid: it is no record and no stand, or could not be stored.
+    """
+    try:
+        item = _decoder.decode(data)
+        if isinstance(item, ReplicatedRecord):
+            msgspec.convert(item.scalars, _shape())
+    except NOT_JSON as error:
+        raise InputInvalid(source, None, str(error)) from error
+    if not _WRITER_NAME.fullmatch(item.writer):
+        problem = f"writer {item.writer[:80]!r}; wanted: {_WRITER_NAME.pattern}"
+        raise InputInvalid(source, None, problem)
+    return item
+
+
+def _shape() -> Any:
+    return tuple[tuple(_kind(name) for name in SCALARS[2:])]  # type: ignore[misc]
+
+
+def _kind(name: str) -> Any:
+    kind = _KINDS[COLUMNS[name]]
+    return kind if name in REQUIRED else reduce(or_, (kind, None))
+
+
+class CopyReader:
+    """Reads a log that others write, to carry it elsewhere.
+
+    Args:
+        folder: of the log.
+        log: the same one.
+    """
+
+    def __init__(self, folder: Path, log: SqliteDecisionLog) -> None:
+        self._folder = folder
+        self._path = folder / tables.DATABASE
+        self._log = log
+        self._translation = Translation(self._path)
+
+    def stands(self) -> list[ReplicaOffset]:
+        """One per writer, by name."""
+        spilled = self._log.spilled()  # first: what is moved meanwhile is in the log then
+        with self._snapshot() as db:
+            rows = {w.writer: w for w in tables.writers(db)}
+        marks = [
+            Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, live=not w.closed)
+            for w in rows.values()
+        ]
+        return [
+            ReplicaOffset(
+                mark.writer,
+                mark.seq,
+                rows[mark.writer].chain if mark.writer in rows else GENESIS,
+                mark.event_ms,
+                mark.heartbeat_at_ms,
+                not mark.live,
+                mark.spilled,
+            )
+            for mark in lowered(marks, spilled)
+        ]
+
+    def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
+        """The first records of a writer with larger numbers, at most `limit`."""
+        with self._snapshot() as db:
+            return [_copy(row) for row in _rows(db, self._folder, writer, after, limit)]
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        with self._translation, closing(sqlite.connect(self._path)) as db:
+            db.execute("BEGIN")
+            yield db
+            db.execute("COMMIT")
+
+
+def _rows(
+    db: sqlite3.Connection, folder: Path, writer: str, after: int, limit: int
+) -> list[tuple[Any, ...]]:
+    """From the segment that holds the next record, or from the rows that none holds."""
+    for segment in segments.manifest(db):
+        if segment.writer == writer and segment.last > after:
+            found: list[tuple[Any, ...]] = []
+            for batch in segments.stored(segment.path(folder)):
+                found += [row for row in batch if row[1] > after]
+                if len(found) >= limit:
+                    break
+            return found[:limit]
+    return tables.unsealed(db, writer, after=after, limit=limit)
+
+
+def _copy(row: tuple[Any, ...]) -> ReplicatedRecord:
+    writer, seq, *scalars, payload_digest, digest, chain, payload = row
+    scalars[_DEGRADED] = int(scalars[_DEGRADED])
+    return ReplicatedRecord(writer, seq, scalars, payload_digest, digest, chain, payload)

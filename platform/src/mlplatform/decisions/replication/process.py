@@ -1,0 +1,22 @@
+"""What a publisher and a replicator have in common."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.configuration.table import PREFIX
+from mlplatform.runtime.errors import ConfigInvalid
+
+BACK_OFF_S: Final = 1.0
+
+
+def require_brokers(settings: Settings) -> None:
+    """Nothing, where the topics are those of brokers.
+
+    Raises:
+        ConfigInvalid: the settings name none.
+    """
+    if not settings.kafka:
+        wanted = "brokers: the topics of a home folder reach nobody else"
+        raise ConfigInvalid(f"{PREFIX}KAFKA", "", wanted)

@@ -1,0 +1,265 @@
+"""`python -m mlplatform.process log-publisher`: the log of a gateway's own volume, as a topic."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from mlplatform.decisions.log.pruning import prune
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.replication.copies import (
+    CopyReader,
+    Item,
+    ReplicaOffset,
+    ReplicatedRecord,
+    encoded,
+)
+from mlplatform.decisions.replication.messages import Confirmed, Names, confirmed
+from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
+from mlplatform.decisions.topics.installed import open_topics
+from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, Subscription, Topics
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, Unavailable
+from mlplatform.runtime.processes.commands import stopping_at_signals
+
+BATCH: Final = 500
+POLL_S: Final = 0.2
+STAND_S: Final = 1.0
+"""How often a stand is published beside which no record is: as often as a gateway's heartbeat."""
+PRUNE_S: Final = 60.0
+KEEP_H: Final = 24.0
+LAST_WORDS_S: Final = 20.0
+"""How long a publisher that was told to stop tries to tell the rest; a pod's last container."""
+AGAIN_S: Final = 5.0
+MAX_CONFIRMATIONS: Final = 1_000
+
+_encode = msgspec.json.Encoder().encode
+_position = msgspec.json.Decoder(dict[str, int]).decode
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """The log that is published."""
+
+    def stands(self) -> list[ReplicaOffset]: ...
+
+    def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]: ...
+
+
+class Publisher:
+    """Publishes what the log holds beyond what was published last, and sends again what is asked.
+
+    Messages and progress become visible together, so that a crash anywhere repeats nothing. A stand
+    follows the last record that it speaks of.
+
+    Args:
+        name: of the log: no other publisher may have it.
+        answers: what the replicator says back.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        topics: Topics,
+        answers: Subscription,
+        name: str,
+        *,
+        names: Names = Names(),  # noqa: B008 -- frozen
+        batch: int = BATCH,
+    ) -> None:
+        self._source = source
+        self._topics = topics
+        self._answers = answers
+        self._topic = names.records
+        self._progress = names.of(name)
+        self._batch = batch
+        self._told: dict[str, ReplicaOffset] = {}
+        self._told_s = -STAND_S
+        self.safe: dict[str, Confirmed] = {}
+        self._published: dict[str, int] | None = self._asked()
+
+    def step(self) -> int:
+        """The number of messages published; 0 where there was nothing to say.
+
+        Raises:
+            StaleFence: another process publishes this log.
+            Unavailable: the log or the topics do not answer. Whether the last messages were
+                published is asked at the next step.
+        """
+        if self._published is None:
+            self._published = self._asked()
+        self._hear()
+        before, after = self._published, dict(self._published)
+        items: list[Item] = []
+        stands = self._source.stands()
+        for stand in stands:
+            copies = self._source.copies(
+                stand.writer, after=before.get(stand.writer, 0), limit=self._batch
+            )
+            copies = [copy for copy in copies if copy.seq <= stand.seq]
+            items += copies
+            after[stand.writer] = copies[-1].seq if copies else before.get(stand.writer, 0)
+            if self._is_due(stand, after[stand.writer], has_more=bool(copies)):
+                items.append(stand)
+        if not items:
+            return 0
+        self._published = None
+        messages = [Message(self._topic, i.writer.encode(), encoded(i)) for i in items]
+        self._topics.publish(messages, Progress(self._progress, _encode(after)))
+        self._published = after
+        self._told |= {i.writer: i for i in items if isinstance(i, ReplicaOffset)}
+        self._told_s = time.monotonic()
+        return len(items)
+
+    def is_all_told(self) -> bool:
+        """Whether all that the log holds, and that its writers have closed, was published."""
+        published = self._published or {}
+        return all(
+            published.get(s.writer, 0) == s.seq and self._told.get(s.writer) == s
+            for s in self._source.stands()
+        )
+
+    def close(self) -> None:
+        self._answers.close()
+
+    def _is_due(self, stand: ReplicaOffset, reached: int, *, has_more: bool) -> bool:
+        last = self._told.get(stand.writer)
+        if reached != stand.seq or last == stand:
+            return False
+        is_new = last is None or last.closed != stand.closed
+        return has_more or is_new or time.monotonic() - self._told_s >= STAND_S
+
+    def _hear(self) -> None:
+        """Take in what the replicator says of writers of this log; of others it is not for us."""
+        found = self._answers.consume(MAX_CONFIRMATIONS, 0.0)
+        if not found:
+            return
+        own = {stand.writer for stand in self._source.stands()}
+        for message in found:
+            try:
+                said = confirmed(message.value, message.place)
+            except InputInvalid as error:
+                log.error("no confirmation: %s", error)
+                continue
+            if said.writer in own:
+                self._take(said)
+        self._answers.commit(())
+
+    def _take(self, said: Confirmed) -> None:
+        self.safe[said.writer] = said
+        published = self._published
+        if not said.again or published is None or published.get(said.writer, 0) <= said.seq:
+            return
+        following = self._source.copies(said.writer, after=said.seq, limit=1)
+        if not following or following[0].seq != said.seq + 1:
+            # Sending what is left would be refused, and asked for again, for ever.
+            log.error("record %d of %s is asked for and not here", said.seq + 1, said.writer)
+            return
+        log.warning("records of %s after %d are sent again", said.writer, said.seq)
+        published[said.writer] = said.seq
+        self._told.pop(said.writer, None)
+
+    def _asked(self) -> dict[str, int]:
+        value = self._topics.progress(self._progress)
+        return {} if value is None else _position(value)
+
+
+def follow(publisher: Publisher, stopping: threading.Event, prune_now: Callable[[], None]) -> None:
+    """Follow the log until told to stop, and then, for a while, until all that it holds is told.
+
+    Args:
+        prune_now: drops of the log what is safe elsewhere; called every `PRUNE_S`.
+    """
+    prune_s = time.monotonic() + PRUNE_S
+    until_s: float | None = None
+    while until_s is None or (time.monotonic() < until_s and not publisher.is_all_told()):
+        if until_s is None and stopping.is_set():
+            until_s = time.monotonic() + LAST_WORDS_S
+        try:
+            if not publisher.step():
+                _pause(stopping, POLL_S)
+            if time.monotonic() >= prune_s:
+                prune_s = time.monotonic() + PRUNE_S
+                prune_now()
+        except (Unavailable, Busy) as error:
+            log.warning("nothing was published: %s", error)
+            _pause(stopping, BACK_OFF_S)
+
+
+def _pause(stopping: threading.Event, wait_s: float) -> None:
+    if stopping.is_set():
+        time.sleep(wait_s)
+    else:
+        stopping.wait(wait_s)
+
+
+def publish(name: str, settings: Settings, stopping: threading.Event, *, keep_h: float) -> None:
+    """Publish the log of a home folder until told to stop, whatever fails meanwhile.
+
+    It ends for no other reason: beside a gateway in one pod, that would take the pod out of its
+    Service.
+    """
+    while not stopping.is_set():
+        try:
+            _publish(name, settings, stopping, keep_h)
+        except PlatformError as error:
+            log.error("begins again: %s", error)
+            stopping.wait(AGAIN_S)
+
+
+def _publish(name: str, settings: Settings, stopping: threading.Event, keep_h: float) -> None:
+    """As `run`, until something ends it.
+
+    Args:
+        keep_h: how long records stay that are safe elsewhere, in hours.
+
+    Raises:
+        StaleFence: another process does.
+        Unavailable: the log or the topics could not be opened.
+    """
+    clock, folder = SystemClock(), settings.home.decisions
+    decisions = SqliteDecisionLog(folder)
+    names = Names()
+    topics = open_topics(settings, names.specs())
+    answers = topics.subscribe([names.confirmed], names.of(name), name)
+    publisher = Publisher(CopyReader(folder, decisions), topics, answers, name)
+
+    def prune_now() -> None:
+        now_ms = clock.wall_ms()
+        before_ms = now_ms - int(keep_h * HOUR_MS)
+        for one in publisher.safe.values():
+            dropped = prune(
+                folder, one.writer, seq=one.seq, chain=one.chain, before_ms=before_ms, now_ms=now_ms
+            )
+            if dropped:
+                log.info("dropped %d records of %s that are safe elsewhere", dropped, one.writer)
+
+    try:
+        follow(publisher, stopping, prune_now)
+    finally:
+        publisher.close()
+        topics.close()
+        decisions.close()
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True, help="of the gateway, which no other log has")
+    parser.add_argument(
+        "--keep-h", type=float, default=KEEP_H, help="hours that records stay once they are safe"
+    )
+    return parser
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT, and then until all that the log holds is told."""
+    require_brokers(settings)
+    settings.home.create()  # it may be here before the gateway
+    publish(options.name, settings, stopping_at_signals(), keep_h=options.keep_h)

@@ -1,0 +1,154 @@
+"""`python -m mlplatform.process log-replicator`: logs from elsewhere, appended to the home's."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from mlplatform.decisions.replication.appending import ReplicaLog, ReplicaPosition
+from mlplatform.decisions.replication.continuation import Divergence, Gap
+from mlplatform.decisions.replication.copies import Item, decoded
+from mlplatform.decisions.replication.messages import Confirmed, Names, confirmation
+from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
+from mlplatform.decisions.topics.installed import open_topics
+from mlplatform.decisions.topics.messages import Message, Received, Subscription
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, StaleFence, Unavailable
+from mlplatform.runtime.processes.commands import stopping_at_signals
+
+BATCH: Final = 250
+"""Messages of one transaction: a gateway that writes to the same log waits for it a few ms."""
+WAIT_S: Final = 0.5
+AGAIN_S: Final = 5.0
+"""How long what was asked for again may take to come, before it is asked for once more."""
+MAX_FENCED: Final = 3
+MEMBER: Final = "gatherer"
+
+log = logging.getLogger(__name__)
+
+
+class Replicator:
+    """Appends what came, then says how far each writer stands, and counts it as read.
+
+    Killed between the two it replicates the same once more, which changes nothing.
+    """
+
+    def __init__(
+        self,
+        into: ReplicaLog,
+        subscription: Subscription,
+        *,
+        names: Names = Names(),  # noqa: B008 -- frozen
+        batch: int = BATCH,
+    ) -> None:
+        self._names = names
+        self._into = into
+        self._subscription = subscription
+        self._batch = batch
+        self._confirmed: dict[str, int] = {}
+        self._asked_s: dict[str, tuple[int, float]] = {}
+
+    def step(self) -> int:
+        """One batch; the number of records that it added to the log.
+
+        Raises:
+            StaleFence: another replicator has taken over; what came is its own.
+            Unavailable, Busy: the log or the topics did not answer; what came comes again.
+        """
+        found = self._subscription.consume(self._batch, WAIT_S)
+        if not found:
+            return 0
+        try:
+            standings = self._into.replicate(_items(found))
+        except PlatformError:
+            self._subscription.rewind()
+            raise
+        confirmations = [said for one in standings if (said := self._said(one)) is not None]
+        self._subscription.commit(confirmations)
+        return sum(one.taken for one in standings)
+
+    def close(self) -> None:
+        self._subscription.close()
+
+    def _said(self, one: ReplicaPosition) -> Message | None:
+        is_asked = isinstance(one.finding, Gap) and self._may_ask(one)
+        if isinstance(one.finding, Divergence):
+            log.error("nothing more is taken of %s: %s", one.writer, one.finding)
+        if self._confirmed.get(one.writer) == one.seq and not is_asked:
+            return None
+        self._confirmed[one.writer] = one.seq
+        return confirmation(self._names, Confirmed(one.writer, one.seq, one.chain, is_asked))
+
+    def _may_ask(self, one: ReplicaPosition) -> bool:
+        seq, asked_s = self._asked_s.get(one.writer, (-1, 0.0))
+        if seq == one.seq and time.monotonic() - asked_s < AGAIN_S:
+            return False
+        self._asked_s[one.writer] = (one.seq, time.monotonic())
+        log.warning("of %s, %s: asked for again", one.writer, one.finding)
+        return True
+
+
+def _items(found: Sequence[Received]) -> list[Item]:
+    items: list[Item] = []
+    for message in found:
+        try:
+            items.append(decoded(message.value, message.place))
+        except InputInvalid as error:
+            # If it was to be a record, the next one of its writer shows that it lacks.
+            log.error("no record of a log: %s", error)
+    return items
+
+
+def follow(replicator: Replicator, stopping: threading.Event) -> None:
+    """Replicate until told to stop.
+
+    Raises:
+        StaleFence: another process replicates.
+    """
+    fenced = 0
+    while not stopping.is_set():
+        try:
+            replicator.step()
+            fenced = 0
+        except StaleFence:
+            fenced += 1
+            if fenced >= MAX_FENCED:
+                raise
+        except (Unavailable, Busy) as error:
+            log.warning("nothing was replicated: %s", error)
+            stopping.wait(BACK_OFF_S)
+
+
+def replicate(settings: Settings, stopping: threading.Event) -> None:
+    """Replicate into the log of a home folder, until told to stop.
+
+    Raises:
+        StaleFence: another process does.
+        Corrupt: the home's log is damaged.
+    """
+    into = ReplicaLog(settings.home.decisions, durable=settings.durability == "disk")
+    names = Names()
+    topics = open_topics(settings, names.specs())
+    replicator = Replicator(into, topics.subscribe([names.records], names.replicators, MEMBER))
+    try:
+        follow(replicator, stopping)
+    finally:
+        replicator.close()
+        topics.close()
+        into.close()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: everything is a setting."""
+    return argparse.ArgumentParser(description=__doc__)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT."""
+    require_brokers(settings)
+    settings.home.create()
+    replicate(settings, stopping_at_signals())

@@ -1,0 +1,1 @@
+"""Records that wait in files beside the log while it does not take them."""

@@ -1,0 +1,114 @@
+"""What lies in the spills of a log, as anybody who reads the log sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.port import Watermark
+from mlplatform.decisions.records.prepared import Prepared
+from mlplatform.decisions.records.record import SCALARS
+from mlplatform.decisions.spill import files
+
+_LISTINGS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Records of one writer that are not in the log yet; `oldest_ms` is of event time."""
+
+    writer: str
+    records: int
+    bytes: int
+    oldest_ms: int | None
+
+
+def pending(db: sqlite3.Connection, folder: Path) -> list[Pending]:
+    """What each writer has spilled, by name.
+
+    Args:
+        db: not in a transaction: what is moved into the log meanwhile may still be counted here.
+    """
+    for _ in range(_LISTINGS):
+        names = _names(folder)
+        found = [_pending(db, folder, name) for name in names]
+        if _names(folder) == names:  # a spill that changes hands is renamed
+            break
+    return [one for one in found if one.records]
+
+
+def records_of(
+    db: sqlite3.Connection, folder: Path, decision_id: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Writer and fields of every spilled record of a decision."""
+    for name in _names(folder):
+        for record in _unmoved(db, folder, name):
+            if record.decision_id == decision_id:
+                fields = dict(zip(SCALARS[2:], record.form.scalars, strict=True))
+                yield name, fields | {"payload": json.loads(record.form.payload)}
+
+
+def damaged(folder: Path) -> list[str]:
+    """One sentence for each spill that was damaged when it was taken over."""
+    names = sorted(name for name in _listed(folder) if name.endswith(files.DAMAGED))
+    return [
+        f"spill {name} is damaged: records after the damage are not in the log" for name in names
+    ]
+
+
+def lowered(marks: list[Watermark], spilled: list[Pending]) -> list[Watermark]:
+    """Watermarks that claim nothing of the time in which something is spilled."""
+    by_writer = {mark.writer: mark for mark in marks}
+    for one in spilled:
+        mark = by_writer.get(one.writer, Watermark(one.writer, 0, None, 0, live=True))
+        times = [t for t in (mark.event_ms, one.oldest_ms) if t is not None]
+        event_ms = min(times) if mark.event_ms is not None else None
+        by_writer[one.writer] = Watermark(
+            mark.writer, mark.seq, event_ms, mark.heartbeat_at_ms, live=True, spilled=one.records
+        )
+    return [by_writer[name] for name in sorted(by_writer)]
+
+
+def _pending(db: sqlite3.Connection, folder: Path, name: str) -> Pending:
+    count, oldest = 0, None
+    for record in _unmoved(db, folder, name):
+        count += 1
+        oldest = record.event_ms if oldest is None else min(oldest, record.event_ms)
+    try:
+        size = os.stat(files.spill_path(folder, name)).st_size
+    except FileNotFoundError:
+        size = 0
+    return Pending(name, count, size, oldest)
+
+
+def _unmoved(db: sqlite3.Connection, folder: Path, name: str) -> Iterator[Prepared]:
+    try:
+        descriptor = os.open(files.spill_path(folder, name), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        spill_id = files.spill_id(descriptor)
+        if spill_id is not None:
+            start = tables.spill_mark(db, spill_id) or files.START
+            for frame in files.frames(descriptor, start):
+                yield frame.record
+    finally:
+        os.close(descriptor)
+
+
+def _names(folder: Path) -> list[str]:
+    names = sorted(name for name in _listed(folder) if name.endswith(files.SUFFIX))
+    return [name.removesuffix(files.SUFFIX) for name in names]
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

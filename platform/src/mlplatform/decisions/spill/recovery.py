@@ -1,0 +1,93 @@
+"""What is appended for a spilled record whose idempotency key the log has meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from mlplatform.decisions.records.port import Idempotency, Stored
+from mlplatform.decisions.records.prepared import Prepared
+from mlplatform.decisions.records.record import Record, stored_form
+
+KEY_ANSWERED_ELSEWHERE = "key-answered-elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """What became of some spilled records.
+
+    Args:
+        items: what is appended in their place, in order.
+        conflicts: decisions among them whose key had been answered by another decision.
+    """
+
+    items: tuple[Prepared, ...]
+    conflicts: int
+
+
+def resolved(
+    spilled: Sequence[Prepared],
+    find: Callable[[str, str, str], Stored | None],
+    *,
+    now_ms: int,
+) -> CaughtUp:
+    """The records as they are to be appended.
+
+    What the log says of a key stands. A decision that says otherwise was told to somebody, so it is
+    kept as a record, without its key, and voided: the business it was about is counted once. A
+    label that is there already is the same fact twice, and is left out.
+
+    Args:
+        find: what the log has under a client, model and key.
+        now_ms: wall time, of the void records.
+    """
+    items: list[Prepared] = []
+    conflicts = 0
+    seen: dict[tuple[str, str, str], str] = {}
+    for one in spilled:
+        stands = _stands(one, one.idempotency, find, seen)
+        if stands is None:
+            items.append(one)
+        elif stands != one.decision_id:
+            conflicts += 1
+            items += (Prepared(one.form), _void(one, stands, now_ms))
+    return CaughtUp(tuple(items), conflicts)
+
+
+def _stands(
+    one: Prepared,
+    given: Idempotency | None,
+    find: Callable[[str, str, str], Stored | None],
+    seen: dict[tuple[str, str, str], str],
+) -> str | None:
+    """The decision that holds this record's key; None if none does."""
+    if given is None:
+        return None
+    key = (given.client, one.model, given.key)
+    stored = find(*key)
+    stands = seen.get(key) if stored is None else stored.decision_id
+    if stands is None:
+        seen[key] = one.decision_id
+    return stands
+
+
+def _void(one: Prepared, stands: str, now_ms: int) -> Prepared:
+    record = Record(
+        kind="void",
+        decision_id=one.decision_id,
+        model=one.model,
+        event_ms=one.event_ms,
+        recorded_ms=now_ms,
+        payload={"reason": KEY_ANSWERED_ELSEWHERE, "stands": stands},
+    )
+    return Prepared(stored_form(record))
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Which part of a spill goes into the log: from one byte of it to another."""
+
+    spill: str
+    start: int
+    end: int

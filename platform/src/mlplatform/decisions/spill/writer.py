@@ -1,0 +1,471 @@
+"""A decision log that takes records while the real one does not: they wait in a spill, in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from mlplatform.decisions.records.port import (
+    Appended,
+    Entry,
+    Outcome,
+    Repeated,
+    Spilled,
+    Stored,
+    Unlogged,
+    Unrecorded,
+)
+from mlplatform.decisions.records.prepared import Prepared, check_storable, prepared
+from mlplatform.decisions.spill import files
+from mlplatform.decisions.spill.files import SpillFile, SpillFull
+from mlplatform.decisions.spill.key_locks import KeyLocks
+from mlplatform.decisions.spill.keys import SpilledKeys
+from mlplatform.decisions.spill.recovery import Mark
+from mlplatform.runtime.errors import Busy, Corrupt, PlatformError, Unavailable
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+
+MOVED_AT_ONCE: Final = 128
+"""Records of one transaction while catching up: what comes in meanwhile waits that long."""
+RETRY_S: Final = 0.1
+RETRY_MAX_S: Final = 1.0
+KEYS_WAIT_S: Final = 0.2
+"""How long a spill of keys waits for other processes that are writing keys into the log."""
+TAKE_OVER_WAIT_S: Final = 10.0
+ADOPT_S: Final = 1.0
+CLOSE_WAIT_S: Final = 3.0
+CREATE_TRIES: Final = 3
+"""A new spill may be held for a moment by a sibling that looks for what nobody owns."""
+
+_logger = logging.getLogger(__name__)
+_logger.addFilter(RateLimitFilter())
+
+
+class Log(Protocol):
+    """What is needed of the log behind a spill; SqliteDecisionLog has it all."""
+
+    @property
+    def spills(self) -> Path: ...
+
+    def append_prepared(
+        self, writer: str, items: Sequence[Prepared], known: dict[int, Repeated]
+    ) -> list[Outcome]: ...
+
+    def catch_up(self, writer: str, mark: Mark, spilled: Sequence[Prepared]) -> int: ...
+
+    def spill_mark(self, spill: str) -> int | None: ...
+
+    def forget_spill(self, spill: str) -> None: ...
+
+    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+
+    def heartbeat(self, writer: str, event_ms: int | None = None) -> None: ...
+
+    def close_writer(self, writer: str) -> None: ...
+
+    def checkpoint(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpillPolicy:
+    """How much may wait for the log, and what happens beyond that.
+
+    Args:
+        answer_unlogged: models whose decisions are answered where they can be recorded nowhere.
+        durable: fsync what is spilled before it counts as recorded (`durability: disk`).
+    """
+
+    maximum_bytes: int
+    answer_unlogged: frozenset[str] = frozenset()
+    durable: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the records handed in; each is a total since the process began.
+
+    At rest `accepted + recovered == written + waiting + unlogged`.
+
+    Args:
+        accepted: those whose answer may be given: written, spilled or declared unlogged.
+        recovered: those that a predecessor or sibling had spilled, taken over by this process.
+        written: those in the log, at once or by catching up.
+        waiting: those in the spill now.
+        refused: those that could be recorded nowhere, whose answer was not given.
+        conflicts: decisions that caught up with a log that had another one for their key.
+    """
+
+    accepted: int = 0
+    recovered: int = 0
+    written: int = 0
+    spilled: int = 0
+    waiting: int = 0
+    waiting_bytes: int = 0
+    unlogged: int = 0
+    refused: int = 0
+    repeated: int = 0
+    conflicts: int = 0
+
+
+class SpillingLog:
+    """Appends to the log, and to a spill while the log is down, locked or slow.
+
+    Once something is spilled, everything goes through the spill until the log has all of it, so
+    that records keep their order. One thread appends and catches up; another may `relieve` it while
+    the log holds it up.
+
+    A key is spilled only if it can be known that no process has answered it: no other process
+    writes keys into the log at that moment, no spill has it, and the log, which can be read, has
+    not. Otherwise its record is refused, as a second decision for one key cannot be taken back.
+
+    Args:
+        committed: told how many records each transaction of the log had.
+
+    Raises:
+        Busy: a process that writes under this name lives.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        writer: str,
+        policy: SpillPolicy,
+        committed: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.counts = Counts()
+        self._log = log
+        self._writer = writer
+        self._policy = policy
+        self._committed = committed
+        self._path = files.spill_path(log.spills, writer)
+        self._locks = KeyLocks(log.spills)
+        self._keys = SpilledKeys(log.spills)
+        self._mutex = threading.Lock()
+        self._writing: Sequence[Prepared] = ()
+        self._file: SpillFile | None = None
+        self._marked = True
+        self._moved_itself = False
+        self._retry_s = RETRY_S
+        self._retry_at_s = 0.0
+        self._adopt_at_s = 0.0
+        self._own(_taken_over(self._path))
+        self._keys.refresh()
+
+    def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
+        """Record the entries in the log, or else in the spill, or say that they are not.
+
+        Raises:
+            StaleFence: another process has written under this writer's name; stop.
+            InputInvalid: a record that cannot be stored; nothing of the batch was.
+        """
+        items = [prepared(entry) for entry in entries]
+        with self._mutex:
+            free = self._file is None
+            if free:
+                self._writing = items
+        if free:
+            try:
+                return self._counted(self._written(items))
+            except (Unavailable, Corrupt) as error:
+                _logger.warning("%s spills: %s", self._writer, error)
+            finally:
+                self._writing = ()
+        return self._counted(self._spilled(items))
+
+    def relieve(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Spill the entries, while the thread that appends is held up by the log."""
+        return self._counted(self._spilled([prepared(entry) for entry in entries]))
+
+    def find(self, client: str, model: str, key: str) -> Stored | None:
+        """The answer given under a key: from the spills that are known here, or from the log."""
+        return self._keys.find(client, model, key) or self._log.find(client, model, key)
+
+    def catch_up(self) -> bool:
+        """Move some of what is spilled into the log; whether more of it waits.
+
+        Whatever keeps it from that, files that can't be opened or read included, it is tried again.
+        """
+        now_s = time.monotonic()
+        try:
+            if self._file is None:
+                self._adopt(now_s)
+            file = self._file
+            if file is not None and now_s >= self._retry_at_s:
+                self._move(file)
+                self._retry_s = RETRY_S
+        except (Unavailable, Corrupt, OSError) as error:
+            level = logging.WARNING if isinstance(error, OSError) else logging.INFO
+            waiting = self.counts.waiting
+            _logger.log(level, "%s has %d records to catch up: %s", self._writer, waiting, error)
+            if self._file is not None and self._marked:
+                self._marked, self._moved_itself = False, True  # it may be in the log all the same
+            self._retry_at_s = time.monotonic() + self._retry_s
+            self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
+        return self._file is not None
+
+    def heartbeat(self, writer: str, event_ms: int | None = None) -> None:
+        """Say that the writer lives; while it has spilled, its spill says so."""
+        if self._file is None:
+            try:
+                self._log.heartbeat(writer, event_ms)
+            except (Unavailable, Corrupt) as error:
+                _logger.warning("no heartbeat for %s: %s", writer, error)
+
+    def checkpoint(self) -> None:
+        self._log.checkpoint()
+
+    def close_writer(self, writer: str) -> None:
+        """Catch up if the log lets it, within seconds; what is left waits for the next start."""
+        end_s = time.monotonic() + CLOSE_WAIT_S
+        while self._file is not None and self.catch_up() and time.monotonic() < end_s:
+            time.sleep(max(0.0, min(self._retry_at_s - time.monotonic(), RETRY_S)))
+        if self._file is not None:
+            _logger.warning("%s leaves %d spilled records", writer, self._file.records)
+            self._file.close()
+            self._file = None
+        else:
+            self._log.close_writer(writer)
+        self._keys.close()
+        self._locks.close()
+
+    def _written(self, items: Sequence[Prepared]) -> list[Outcome]:
+        if any(item.idempotency is not None for item in items):
+            with self._locks.writing():
+                known = self._known(items) if self._keys.refresh() else {}
+                outcomes = self._log.append_prepared(self._writer, items, known)
+        else:
+            outcomes = self._log.append_prepared(self._writer, items, {})
+        self._committed(len(items))
+        return outcomes
+
+    def _known(self, items: Sequence[Prepared]) -> dict[int, Repeated]:
+        found = ((index, item, _stored(self._keys, item)) for index, item in enumerate(items))
+        return {index: _repeated(item, stored) for index, item, stored in found if stored}
+
+    def _spilled(self, items: Sequence[Prepared]) -> list[Outcome]:
+        for item in items:
+            check_storable(item)
+        with self._mutex:
+            if all(item.idempotency is None for item in items):
+                return self._put(items, [None] * len(items))
+            with self._locks.spilling(KEYS_WAIT_S) as alone:
+                self._keys.refresh()
+                outcomes = self._put(items, list(self._keyed(items, alone=alone)))
+                self._keys.refresh()
+                return outcomes
+
+    def _keyed(self, items: Sequence[Prepared], *, alone: bool) -> Iterator[Outcome | None]:
+        """What each entry's key says of it; None: that it may be spilled."""
+        in_doubt = {_key(item) for item in self._writing if item.idempotency is not None}
+        first: dict[tuple[str, str, str], Prepared] = {}
+        for item in items:
+            if item.idempotency is None:
+                yield None
+                continue
+            key = _key(item)
+            if key in first:
+                given = first[key].idempotency
+                assert given is not None
+                yield _repeated(item, Stored(given.answer, given.body_digest, ""))
+                continue
+            outcome = self._one_keyed(item, is_in_doubt=key in in_doubt, alone=alone)
+            if outcome is None:
+                first[key] = item
+            yield outcome
+
+    def _one_keyed(self, item: Prepared, *, is_in_doubt: bool, alone: bool) -> Outcome | None:
+        if not alone or is_in_doubt:
+            return Unrecorded("this key may be being answered, and the log does not say")
+        try:
+            stored = _stored(self, item)
+        except PlatformError as error:
+            return Unrecorded(f"whether this key was answered cannot be known: {error}")
+        return None if stored is None else _repeated(item, stored)
+
+    def _put(self, items: Sequence[Prepared], known: list[Outcome | None]) -> list[Outcome]:
+        fresh = [item for item, outcome in zip(items, known, strict=True) if outcome is None]
+        problem = None
+        if fresh:
+            try:
+                self._append_to_spill([files.framed(item) for item in fresh])
+            except (SpillFull, Busy) as error:
+                problem = str(error)
+        if problem is not None:
+            _logger.error("%d records of %s go nowhere: %s", len(fresh), self._writer, problem)
+        return [
+            outcome or self._fresh(item, problem)
+            for item, outcome in zip(items, known, strict=True)
+        ]
+
+    def _fresh(self, item: Prepared, problem: str | None) -> Outcome:
+        if problem is None:
+            return Spilled()
+        if item.kind == "decision" and item.model in self._policy.answer_unlogged:
+            return Unlogged()
+        return Unrecorded(problem)
+
+    def _append_to_spill(self, parts: Sequence[bytes]) -> None:
+        policy, file = self._policy, self._file
+        if file is None:
+            file = self._created()
+        try:
+            file.append(parts, maximum_bytes=policy.maximum_bytes, durable=policy.durable)
+        except SpillFull:
+            if self._file is None:
+                with suppress(OSError):  # catching up tries again
+                    self._drop(file)
+            raise
+        if self._file is None:
+            self._file, self._marked = file, True
+        self._weigh(file)
+
+    def _created(self) -> SpillFile:
+        for _ in range(CREATE_TRIES - 1):
+            try:
+                return SpillFile.create(self._path, durable=self._policy.durable)
+            except Busy:
+                time.sleep(0.005)
+        return SpillFile.create(self._path, durable=self._policy.durable)
+
+    def _move(self, file: SpillFile) -> None:
+        if not self._marked:
+            self._skip_what_was_moved(file)
+        frames = file.next(MOVED_AT_ONCE)
+        conflicts = 0
+        if frames:
+            mark = Mark(file.name, frames[0].start, frames[-1].end)
+            with self._locks.writing():
+                conflicts = self._log.catch_up(self._writer, mark, [f.record for f in frames])
+            self._committed(len(frames))
+        with self._mutex:
+            if frames:
+                file.moved(len(frames), frames[-1].end)
+            self.counts.written += len(frames)
+            self.counts.conflicts += conflicts
+            self._weigh(file)
+            if file.records > 0:
+                return
+            self._drop(file)
+        self._weigh(None)
+        self._keys.refresh()
+        _logger.info("%s has caught up: all that was spilled is in the log", self._writer)
+        self._log.forget_spill(file.name)
+
+    def _drop(self, file: SpillFile) -> None:
+        """Nothing waits in it, so nothing has to go through it. One that can't be removed stays."""
+        try:
+            file.remove()
+        except OSError:
+            self._file = file
+            raise
+        self._file = None
+
+    def _skip_what_was_moved(self, file: SpillFile) -> None:
+        mark = self._log.spill_mark(file.name)
+        with self._mutex:
+            if mark is not None:
+                before = file.records
+                file.moved(sum(1 for _ in file.between(mark)), mark)
+                if self._moved_itself:
+                    self.counts.written += before - file.records
+                else:
+                    self.counts.recovered -= before - file.records
+            self._marked, self._moved_itself = True, False
+
+    def _adopt(self, now_s: float) -> None:
+        """Take over what a writer left that does not run any more."""
+        if now_s < self._adopt_at_s:
+            return
+        self._adopt_at_s = now_s + ADOPT_S
+        for path in self._log.spills.glob(f"*{files.SUFFIX}"):
+            try:
+                file = SpillFile.take_over(path)
+            except Busy:
+                continue
+            except OSError as error:
+                _logger.warning("%s does not take over %s: %s", self._writer, path.name, error)
+                continue
+            if file is not None:
+                self._go_on_with(file)
+                return
+
+    def _go_on_with(self, file: SpillFile) -> None:
+        with self._mutex:
+            if self._file is not None:  # spilled meanwhile: its place is taken
+                file.close()
+                return
+            try:
+                file.rename(self._path)
+            except OSError:
+                file.close()
+                raise
+            self._own(file)
+
+    def _own(self, file: SpillFile | None) -> None:
+        if file is None:
+            return
+        _logger.warning("%s takes over %d spilled records", self._writer, file.records)
+        self._file, self._marked, self._moved_itself = file, False, False
+        self.counts.recovered += file.records
+        self._weigh(file)
+
+    def _weigh(self, file: SpillFile | None) -> None:
+        self.counts.waiting = 0 if file is None else file.records
+        self.counts.waiting_bytes = 0 if file is None else file.end - file.start
+
+    def _counted(self, outcomes: list[Outcome]) -> list[Outcome]:
+        counts = self.counts
+        others = [outcome for outcome in outcomes if type(outcome) is not Appended]
+        with self._mutex:
+            counts.written += len(outcomes) - len(others)
+            counts.accepted += len(outcomes) - len(others)
+            for outcome in others:
+                match outcome:
+                    case Spilled():
+                        counts.spilled += 1
+                        counts.accepted += 1
+                    case Unlogged():
+                        counts.unlogged += 1
+                        counts.accepted += 1
+                    case Repeated():
+                        counts.repeated += 1
+                    case Unrecorded():
+                        counts.refused += 1
+        return outcomes
+
+
+class _Answers(Protocol):
+    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+
+
+def _stored(answers: _Answers, item: Prepared) -> Stored | None:
+    given = item.idempotency
+    return None if given is None else answers.find(given.client, item.model, given.key)
+
+
+def _key(item: Prepared) -> tuple[str, str, str]:
+    given = item.idempotency
+    assert given is not None
+    return given.client, item.model, given.key
+
+
+def _repeated(item: Prepared, stored: Stored) -> Repeated:
+    given = item.idempotency
+    return Repeated(stored.answer, given is not None and stored.body_digest == given.body_digest)
+
+
+def _taken_over(path: Path) -> SpillFile | None:
+    """What was left under this name; waits a little for a predecessor that is ending."""
+    end_s = time.monotonic() + TAKE_OVER_WAIT_S
+    while True:
+        try:
+            return SpillFile.take_over(path)
+        except Busy:
+            if time.monotonic() >= end_s:
+                raise
+            time.sleep(0.05)

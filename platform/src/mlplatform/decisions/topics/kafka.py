@@ -1,0 +1,139 @@
+"""Topics on Apache Kafka: results and offsets of a group are one transaction of the broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlplatform.decisions.topics.kafka_access import Access
+from mlplatform.decisions.topics.kafka_group import KafkaSubscription
+from mlplatform.decisions.topics.kafka_progress import PROGRESS_TOPIC, last_value
+from mlplatform.decisions.topics.kafka_transactions import (
+    TIMEOUT_S,
+    error_of,
+    in_transaction,
+    produce,
+    transactional,
+    translated,
+)
+from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, TopicSpec
+from mlplatform.runtime.errors import StaleFence, Unavailable
+from mlplatform.runtime.storage.addresses import Brokers
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
+
+class KafkaTopics:
+    """Fencing is Kafka's: the latest process with a transactional id is the only one that counts.
+
+    Args:
+        specs: topics to create where they are missing.
+        options: settings of librdkafka for every client, beside those of the brokers.
+        replication: of topics that are created; -1 takes the broker's default.
+
+    Raises:
+        ConfigInvalid: the brokers refuse the user or the password, or show a certificate that is
+            not trusted. Whatever is asked later may raise it too: a password may change.
+        Unavailable: none of them answered.
+    """
+
+    def __init__(
+        self,
+        brokers: Brokers,
+        specs: Sequence[TopicSpec] = (),
+        *,
+        options: Mapping[str, Any] | None = None,
+        replication: int = -1,
+    ) -> None:
+        self._access = Access(brokers, options)
+        self._publisher: Producer | None = None
+        self._projections: dict[str, Producer] = {}
+        self._lock = threading.Lock()
+        progress = TopicSpec(PROGRESS_TOPIC, partitions=1)
+        _create(self._access, [*specs, progress], replication)
+
+    def publish(self, messages: Sequence[Message], progress: Progress | None = None) -> None:
+        """Acknowledged by every in-sync replica; with progress, one transaction."""
+        with self._lock:
+            if progress is None:
+                self._publish_plainly(messages)
+                return
+            producer = self._projections.get(progress.name)
+            if producer is None:
+                raise StaleFence(f"ask for the progress of {progress.name!r} before publishing")
+            note = Message(PROGRESS_TOPIC, progress.name.encode(), progress.value)
+            try:
+                in_transaction(producer, [*messages, note])
+            except StaleFence:
+                del self._projections[progress.name]
+                raise
+
+    def progress(self, name: str) -> bytes | None:
+        """The progress published last; other publishers of that name are fenced from now on."""
+        with self._lock:
+            # the transaction that an earlier publisher left open is ended before its trace is read
+            producer = transactional(self._access, f"mlplatform.{name}")
+            self._projections[name] = producer
+            return last_value(self._access, producer, name)
+
+    def subscribe(self, topics: Sequence[str], group: str, member: str) -> KafkaSubscription:
+        """Join a group as a static member: its next life gets its partitions back at once."""
+        return KafkaSubscription(self._access, tuple(topics), group, member)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._publisher is not None:
+                self._publisher.flush(TIMEOUT_S)
+            self._publisher, self._projections = None, {}
+
+    def _publish_plainly(self, messages: Sequence[Message]) -> None:
+        from confluent_kafka import Producer
+
+        if self._publisher is None:
+            self._publisher = self._access.client(Producer, enable_idempotence=True, linger_ms=2)
+        errors: list[Any] = []
+        with translated():
+            for message in messages:
+                produce(self._publisher, message, lambda e, _: errors.append(e) if e else None)
+            left = self._publisher.flush(TIMEOUT_S)
+        if errors or left:
+            self._access.check()
+        if errors:
+            raise error_of(errors[0])
+        if left:
+            raise Unavailable(f"Kafka has not acknowledged {left} messages in {TIMEOUT_S:.0f} s")
+
+
+def _create(access: Access, specs: Sequence[TopicSpec], replication: int) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
+
+    admin = access.client(AdminClient)
+    there = access.topics(admin)
+    with translated():
+        missing = [
+            NewTopic(s.name, s.partitions, replication, config=_config(s))
+            for s in specs
+            if s.name not in there
+        ]
+        created = admin.create_topics(missing, operation_timeout=TIMEOUT_S) if missing else {}
+        for future in created.values():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+
+
+def _config(spec: TopicSpec) -> dict[str, str]:
+    if spec.name == PROGRESS_TOPIC:
+        # A segment is compacted once it ends: by default after a week, in which a publisher that
+        # tells its stand each second writes more than anybody wants to read.
+        return {"cleanup.policy": "compact", "segment.ms": str(HOUR_MS)}
+    return {
+        "retention.ms": str(spec.retention_ms),
+        "message.timestamp.type": "LogAppendTime",
+    }

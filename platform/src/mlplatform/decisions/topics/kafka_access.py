@@ -1,0 +1,136 @@
+"""How brokers are spoken to: the settings of every client, and what to do where they refuse it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mlplatform.runtime.errors import ConfigInvalid, Unavailable
+from mlplatform.runtime.storage.addresses import KAFKA_SSL, Brokers
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError
+    from confluent_kafka.admin import AdminClient
+
+REACH_S: Final = 15.0
+ASK_S: Final = 1.0
+MECHANISM: Final = "SCRAM-SHA-512"
+Client = TypeVar("Client")
+
+
+def client_options(brokers: Brokers, password: str | None) -> dict[str, Any]:
+    """Settings of librdkafka with which any client speaks to the brokers.
+
+    Source: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
+    """
+    options: dict[str, Any] = {"bootstrap.servers": ",".join(brokers.hosts)}
+    if not brokers.tls:
+        return options
+    options |= {"security.protocol": "ssl", "ssl.endpoint.identification.algorithm": "https"}
+    if brokers.authority is not None:
+        options["ssl.ca.location"] = str(brokers.authority)
+    if brokers.user is not None:
+        options |= {
+            "security.protocol": "sasl_ssl",
+            "sasl.mechanism": MECHANISM,
+            "sasl.username": brokers.user,
+            "sasl.password": password or "",
+        }
+    return options
+
+
+class Access:
+    """Makes the clients of one user of the brokers, and hears what they are refused.
+
+    A client of librdkafka tries a refused password or certificate again for ever, and answers
+    everything with a timeout. What it was told is heard here, and ends it.
+
+    Args:
+        options: settings of librdkafka for every client, beside those of the brokers.
+    """
+
+    def __init__(self, brokers: Brokers, options: Mapping[str, Any] | None = None) -> None:
+        self._brokers = brokers
+        self._options = dict(options or {})
+        self._refused = ""
+        self._heard = ""
+
+    def client(self, kind: Callable[[dict[str, Any]], Client], **own: Any) -> Client:
+        """A client with settings of its own, by names in which `_` stands for a dot.
+
+        Raises:
+            ConfigInvalid: the client does not take the settings: a file that is none, say.
+            Unavailable: the password's file cannot be read.
+        """
+        from confluent_kafka import KafkaException
+
+        options = client_options(self._brokers, self._brokers.password()) | self._options
+        options |= {name.replace("_", "."): value for name, value in own.items()}
+        try:
+            return kind({**options, "error_cb": self._hear})
+        except KafkaException as error:
+            raise self._invalid(error.args[0].str()) from error
+
+    def topics(self, admin: AdminClient) -> set[str]:
+        """Names of the topics that there are.
+
+        Raises:
+            ConfigInvalid: they refuse the user or the password, or their certificate is not one
+                that is trusted.
+            Unavailable: none has answered in REACH_S.
+        """
+        from confluent_kafka import KafkaException
+
+        until_s = time.monotonic() + REACH_S
+        while True:
+            try:
+                return set(admin.list_topics(timeout=ASK_S).topics)
+            except KafkaException as error:
+                admin.poll(0)
+                self.check()
+                if time.monotonic() > until_s:
+                    why = self._heard or error.args[0].str()
+                    raise Unavailable(f"Kafka at {self._brokers}: {why}; {self._how()}") from error
+
+    def check(self) -> None:
+        """Raises ConfigInvalid: a client was refused."""
+        if self._refused:
+            raise self._invalid(self._refused)
+
+    def _hear(self, error: KafkaError) -> None:
+        from confluent_kafka import KafkaError
+
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows each of the others
+            self._heard = error.str()
+        if _is_refusal(error):
+            self._refused = self._heard
+
+    def _invalid(self, why: str) -> ConfigInvalid:
+        wanted = f"brokers that this client may speak to: {why}; {self._how()}"
+        return ConfigInvalid(self._brokers.variable, self._brokers.url, wanted)
+
+    def _how(self) -> str:
+        """As what they are spoken to, and where that is said: a broker that wants more than it
+        gets hangs up without a word."""
+        brokers = self._brokers
+        if not brokers.tls:
+            return f"they are spoken to without TLS; with it: {KAFKA_SSL}"
+        user, trusted = "nobody", "whom this machine trusts"
+        if brokers.user is not None:
+            user = f"{brokers.user!r} ({brokers.variable}_PASSWORD_FILE: {brokers.password_file})"
+        if brokers.authority is not None:
+            trusted = str(brokers.authority)
+        return f"they are spoken to by TLS (ssl.ca.location: {trusted}) as {user}"
+
+
+def _is_refusal(error: KafkaError) -> bool:
+    """One code is of all that goes wrong in a handshake: its text says what trying does not mend.
+
+    Source: librdkafka, rdkafka_ssl.c, rd_kafka_transport_ssl_handshake.
+    """
+    from confluent_kafka import KafkaError
+
+    if error.code() == KafkaError._AUTHENTICATION:
+        return True
+    return bool(error.code() == KafkaError._SSL and "certificate" in error.str())

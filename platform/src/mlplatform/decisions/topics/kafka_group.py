@@ -1,0 +1,225 @@
+"""A member of a Kafka group whose offsets are committed in the transaction of its results."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from mlplatform.decisions.topics.kafka_access import Access
+from mlplatform.decisions.topics.kafka_transactions import (
+    TIMEOUT_S,
+    error_of,
+    in_transaction,
+    transactional,
+    translated,
+)
+from mlplatform.decisions.topics.messages import Message, Received
+from mlplatform.runtime.errors import StaleFence
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Message as KafkaMessage
+
+SESSION_TIMEOUT_MS: Final = 10_000
+QUEUED_KB: Final = 16_384
+WATCHED_S: Final = TIMEOUT_S + 5
+HANGS: Final = "Kafka's client hangs in a commit: subscribe again"
+Place = tuple[str, int]
+log = logging.getLogger(__name__)
+
+
+class KafkaSubscription:
+    """Consume, transform, produce (KIP-447): exactly once from the requests to the results.
+
+    The member is static (group.instance.id): killed and started again within the session, it goes
+    on without a rebalance. Its transactional id is of its group and name, so what its former life
+    left open is aborted before this one reads an offset.
+    """
+
+    def __init__(self, access: Access, topics: tuple[str, ...], group: str, member: str) -> None:
+        from confluent_kafka import Consumer
+
+        self._access = access
+        self._producer = transactional(access, f"mlplatform.{group}.{member}")
+        self._starts: dict[Place, int] = {}
+        self._next: dict[Place, int] = {}
+        self._ends: dict[Place, int] = {}
+        self._is_stale = False
+        self._is_paused = False
+        self._is_lost = False
+        self._consumer: Consumer = access.client(
+            Consumer,
+            group_id=group,
+            group_instance_id=member,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            enable_auto_commit=False,
+            enable_partition_eof=True,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            queued_max_messages_kbytes=QUEUED_KB,
+        )
+        with translated():
+            self._consumer.subscribe(
+                list(topics),
+                on_assign=self._assigned,
+                on_revoke=self._revoked,
+                on_lost=self._revoked,
+            )
+
+    def consume(self, limit: int, wait_s: float) -> list[Received]:
+        """Messages of committed transactions; paused while the caller wants none."""
+        if self._is_lost:
+            raise StaleFence(HANGS)
+        self._pause(limit == 0)
+        until_s = time.monotonic() + wait_s
+        while True:
+            left_s = max(0.0, until_s - time.monotonic())
+            with translated():
+                found = self._consumer.consume(max(1, limit), left_s)
+            self._access.check()
+            received = self._received(found)
+            if received or not found or time.monotonic() >= until_s:
+                return received
+
+    def commit(self, results: Sequence[Message]) -> None:
+        """One transaction of results and offsets."""
+        if self._is_stale:
+            self.rewind()
+            raise StaleFence("partitions went to another member while their messages were in work")
+        try:
+            in_transaction(self._producer, results, self._send_offsets)
+        except BaseException:
+            if not self._is_lost:
+                self.rewind()
+            raise
+        self._starts, self._next = {}, {}
+
+    def rewind(self) -> None:
+        """Seek to where the last commit left each partition that is still this member's."""
+        from confluent_kafka import TopicPartition
+
+        starts, self._starts, self._next = self._starts, {}, {}
+        self._is_stale = False
+        with translated():
+            mine = {(p.topic, p.partition) for p in self._consumer.assignment()}
+            for place, offset in starts.items():
+                if place in mine:
+                    self._consumer.seek(TopicPartition(*place, offset))
+
+    def lag(self) -> int:
+        """Visible messages of this member's partitions beyond the committed offsets."""
+        with translated():
+            mine = self._consumer.assignment()
+            committed = self._consumer.committed(mine, TIMEOUT_S) if mine else []
+        return sum(self._behind(partition) for partition in committed)
+
+    def close(self) -> None:
+        """Stop; a static member's partitions are kept for its next life, for one session."""
+        self._consumer.close()
+
+    def _send_offsets(self) -> None:
+        from confluent_kafka import TopicPartition
+
+        offsets = [TopicPartition(*place, offset) for place, offset in self._next.items()]
+        if offsets:
+            metadata = self._consumer.consumer_group_metadata()
+            self._watched(
+                lambda: self._producer.send_offsets_to_transaction(offsets, metadata, TIMEOUT_S)
+            )
+
+    def _watched(self, send: Callable[[], None]) -> None:
+        """Do it in a thread that is given up where it hangs, and with it this subscription.
+
+        Killed at this moment, a broker may keep the client waiting for ever, timeout or not.
+        Source: https://github.com/confluentinc/librdkafka/issues/5456
+        """
+        from confluent_kafka import KafkaException
+
+        failed: list[KafkaException] = []
+
+        def act() -> None:
+            try:
+                send()
+            except KafkaException as error:
+                failed.append(error)
+
+        sender = threading.Thread(target=act, name="offsets", daemon=True)
+        sender.start()
+        sender.join(WATCHED_S)
+        if sender.is_alive():
+            self._is_lost = True
+            raise StaleFence(HANGS)
+        for error in failed:
+            raise error
+
+    def _received(self, found: Sequence[KafkaMessage]) -> list[Received]:
+        from confluent_kafka import KafkaError
+
+        received = []
+        for message in found:
+            place = (message.topic() or "", message.partition() or 0)
+            offset, error = message.offset() or 0, message.error()
+            if error is None:
+                self._starts.setdefault(place, offset)
+                self._next[place] = offset + 1
+                received.append(_received(message, place, offset))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._ends[place] = offset
+            elif error.code() == KafkaError._FATAL:
+                # Also without another: a broker that ends while a static member joins may know it
+                # by another id later. This consumer reads nothing any more; a new one does.
+                raise StaleFence(f"Kafka takes this member for another: {error.str()}")
+            else:
+                raise error_of(error)
+        return received
+
+    def _behind(self, committed: TopicPartition) -> int:
+        low, high = self._consumer.get_watermark_offsets(committed, TIMEOUT_S)
+        place = (committed.topic, committed.partition)
+        position = max(committed.offset, low)
+        if place not in self._starts:
+            # past the last message there may be markers of transactions, which nobody reads
+            position = max(position, self._ends.get(place, 0))
+        return max(0, high - position)
+
+    def _pause(self, wanted: bool) -> None:
+        if wanted == self._is_paused:
+            return
+        with translated():
+            mine = self._consumer.assignment()
+            if mine:
+                (self._consumer.pause if wanted else self._consumer.resume)(mine)
+        self._is_paused = wanted
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log.info("reads %s", [f"{p.topic}-{p.partition}" for p in partitions])
+        self._ends = {}
+        if self._is_paused:
+            consumer.assign(partitions)
+            consumer.pause(partitions)
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._is_stale |= bool(self._next)
+        self._starts, self._next, self._ends = {}, {}, {}
+
+
+def _received(message: KafkaMessage, place: Place, offset: int) -> Received:
+    headers = {
+        name: value if isinstance(value, bytes) else str(value or "").encode()
+        for name, value in _pairs(message)
+    }
+    key, value = message.key(), message.value()
+    _, published_ms = message.timestamp()
+    return Received(*place, offset, _bytes(key), _bytes(value), headers, published_ms)
+
+
+def _pairs(message: KafkaMessage) -> list[tuple[str, Any]]:
+    pairs: Any = message.headers()
+    return pairs or []
+
+
+def _bytes(value: bytes | str | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""

@@ -1,0 +1,275 @@
+"""A member of a group over the embedded topics: which partitions are its, and how far it read."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from mlplatform.decisions.topics.messages import Message, Received
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt, StaleFence, Unavailable
+from mlplatform.runtime.storage import sqlite
+
+POLL_S: Final = 0.02
+BEATS_A_SESSION: Final = 6
+Place = tuple[str, int]
+Insert = Callable[[sqlite3.Connection, Sequence[Message], int], None]
+
+_decode = msgspec.json.Decoder(dict[str, bytes]).decode
+
+
+class LocalSubscription:
+    """Partitions are claimed by members in turn, in the order of their names.
+
+    A claim is one row, with the member's name and the number of its life. It moves when its holder
+    gives it up, closes, or is not heard of for a session; a commit checks it in the same
+    transaction, so a member that was taken for dead publishes nothing any more.
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        topics: tuple[str, ...],
+        group: str,
+        member: str,
+        wall_ms: Callable[[], int],
+        session_ms: int,
+        insert: Insert,
+    ) -> None:
+        self._db = db
+        self._topics = topics
+        self._group = group
+        self._member = member
+        self._wall_ms = wall_ms
+        self._session_ms = session_ms
+        self._insert = insert
+        self._lock = threading.Lock()
+        self._positions: dict[Place, int] = {}
+        self._delivered: dict[Place, int] = {}
+        self._is_stale = False
+        self._beat_s = 0.0
+        self._turn = 0
+        self._life = self._joined()
+
+    def consume(self, limit: int, wait_s: float) -> list[Received]:
+        """At most `limit` messages; the partitions take turns at being first."""
+        until_s = time.monotonic() + wait_s
+        while True:
+            with self._lock, translated():
+                self._beat()
+                found = self._read(limit)
+            left_s = until_s - time.monotonic()
+            if found or left_s <= 0:
+                return found
+            time.sleep(min(POLL_S, left_s))
+
+    def commit(self, results: Sequence[Message]) -> None:
+        """Publish results and move the group's offsets, in one transaction."""
+        with self._lock, translated():
+            delivered, self._delivered = self._delivered, {}
+            try:
+                with sqlite.transaction(self._db):
+                    self._check_claims(delivered)
+                    self._insert(self._db, results, self._wall_ms())
+                    self._db.executemany(
+                        "UPDATE offsets SET next_offset = ?"
+                        " WHERE grp = ? AND topic = ? AND partition = ?",
+                        [(self._positions[p], self._group, *p) for p in delivered],
+                    )
+            except StaleFence:
+                self._is_stale, self._beat_s, self._positions = False, 0.0, {}
+                raise
+            except BaseException:
+                self._positions.update(delivered)
+                raise
+
+    def rewind(self) -> None:
+        with self._lock:
+            self._positions.update(self._delivered)
+            self._delivered, self._is_stale = {}, False
+
+    def lag(self) -> int:
+        """Messages in the claimed partitions beyond what the group has committed."""
+        with self._lock, translated():
+            row = self._db.execute(
+                "SELECT sum(p.next_offset - o.next_offset) FROM claims c"
+                " JOIN partitions p USING (topic, partition)"
+                " JOIN offsets o USING (grp, topic, partition)"
+                " WHERE c.grp = ? AND c.member = ? AND c.life = ?",
+                (self._group, self._member, self._life),
+            ).fetchone()
+        return int(row[0] or 0)
+
+    def close(self) -> None:
+        with self._lock, translated():
+            with sqlite.transaction(self._db):
+                mine = (self._group, self._member, self._life)
+                self._db.execute(
+                    "DELETE FROM claims WHERE grp = ? AND member = ? AND life = ?", mine
+                )
+                self._db.execute(
+                    "DELETE FROM members WHERE grp = ? AND member = ? AND life = ?", mine
+                )
+            self._db.close()
+
+    def _joined(self) -> int:
+        with translated(), sqlite.transaction(self._db):
+            marks = ",".join("?" * len(self._topics))
+            self._db.execute(
+                "INSERT OR IGNORE INTO offsets SELECT ?, topic, partition, first_offset"
+                f" FROM partitions WHERE topic IN ({marks})",
+                (self._group, *self._topics),
+            )
+            now_ms = self._wall_ms()
+            # a life is never used twice, even when the member's row was deleted in between
+            row = self._db.execute(
+                "INSERT INTO members VALUES (?, ?, ?, ?) ON CONFLICT (grp, member) DO UPDATE"
+                " SET life = max(life + 1, excluded.life), seen_ms = excluded.seen_ms"
+                " RETURNING life",
+                (self._group, self._member, now_ms, now_ms),
+            ).fetchone()
+            # what the former life held is this one's at once
+            self._db.execute(
+                "UPDATE claims SET life = ? WHERE grp = ? AND member = ?",
+                (row[0], self._group, self._member),
+            )
+        life: int = row[0]
+        return life
+
+    def _beat(self) -> None:
+        """Say that this member lives, and have its share of the partitions."""
+        if time.monotonic() < self._beat_s:
+            return
+        with sqlite.transaction(self._db):
+            now_ms = self._wall_ms()
+            self._live_on(now_ms)
+            oldest = now_ms - self._session_ms
+            self._db.execute(
+                "DELETE FROM members WHERE grp = ? AND seen_ms < ?", (self._group, oldest)
+            )
+            self._balance()
+        self._beat_s = time.monotonic() + self._session_ms / 1000 / BEATS_A_SESSION
+
+    def _live_on(self, now_ms: int) -> None:
+        """Raises StaleFence: another process has taken this member's name."""
+        row = self._db.execute(
+            "SELECT life FROM members WHERE grp = ? AND member = ?", (self._group, self._member)
+        ).fetchone()
+        if row is not None and row[0] != self._life:
+            raise StaleFence(f"{self._member!r} of group {self._group!r} is another process now")
+        # without a row it was taken for dead, and its claims are others' or still its own
+        self._db.execute(
+            "REPLACE INTO members VALUES (?, ?, ?, ?)",
+            (self._group, self._member, self._life, now_ms),
+        )
+
+    def _balance(self) -> None:
+        """Give up what is another's, take what is free; what is being worked on stays."""
+        members = [
+            row[0]
+            for row in self._db.execute(
+                "SELECT member FROM members WHERE grp = ? ORDER BY member", (self._group,)
+            )
+        ]
+        mine = members.index(self._member)
+        share = set(self._places()[mine :: len(members)])
+        claims = {
+            (topic, partition): (member, life)
+            for topic, partition, member, life in self._db.execute(
+                "SELECT topic, partition, member, life FROM claims WHERE grp = ?", (self._group,)
+            )
+        }
+        me = (self._member, self._life)
+        held = {place for place, holder in claims.items() if holder == me}
+        for place in held - share - self._delivered.keys():
+            self._db.execute(
+                "DELETE FROM claims WHERE grp = ? AND topic = ? AND partition = ?",
+                (self._group, *place),
+            )
+            held.discard(place)
+        for place in share - held:
+            holder = claims.get(place)
+            if holder is None or holder[0] not in members:
+                self._db.execute(
+                    "REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", (self._group, *place, *me)
+                )
+                held.add(place)
+        self._follow(held)
+
+    def _follow(self, held: set[Place]) -> None:
+        for place in self._positions.keys() - held:
+            del self._positions[place]
+            self._is_stale |= self._delivered.pop(place, None) is not None
+        for place in held - self._positions.keys():
+            row = self._db.execute(
+                "SELECT next_offset FROM offsets WHERE grp = ? AND topic = ? AND partition = ?",
+                (self._group, *place),
+            ).fetchone()
+            self._positions[place] = row[0]
+
+    def _places(self) -> list[Place]:
+        marks = ",".join("?" * len(self._topics))
+        return self._db.execute(
+            "SELECT topic, partition FROM partitions"
+            f" WHERE topic IN ({marks}) ORDER BY topic, partition",
+            self._topics,
+        ).fetchall()
+
+    def _read(self, limit: int) -> list[Received]:
+        found: list[Received] = []
+        places = sorted(self._positions)
+        self._turn += 1
+        for index in range(len(places)):
+            if len(found) >= limit:
+                break
+            place = places[(self._turn + index) % len(places)]
+            found += self._read_partition(place, limit - len(found))
+        return found
+
+    def _read_partition(self, place: Place, limit: int) -> list[Received]:
+        position = self._positions[place]
+        rows = self._db.execute(
+            "SELECT offset, key, value, headers, published_ms FROM messages"
+            " WHERE topic = ? AND partition = ? AND offset >= ? ORDER BY offset LIMIT ?",
+            (*place, position, limit),
+        ).fetchall()
+        if not rows:
+            return []
+        self._delivered.setdefault(place, position)
+        self._positions[place] = rows[-1][0] + 1
+        return [Received(*place, o, k, v, _headers(place, o, h), ms) for o, k, v, h, ms in rows]
+
+    def _check_claims(self, delivered: dict[Place, int]) -> None:
+        if self._is_stale:
+            raise StaleFence("a partition went to another member")
+        for place in delivered:
+            row = self._db.execute(
+                "SELECT member, life FROM claims WHERE grp = ? AND topic = ? AND partition = ?",
+                (self._group, *place),
+            ).fetchone()
+            if row != (self._member, self._life):
+                raise StaleFence(f"partition {place} went to another member")
+
+
+def _headers(place: Place, offset: int, stored: bytes) -> dict[str, bytes]:
+    try:
+        return _decode(stored)
+    except NOT_JSON as error:
+        topic, partition = place
+        where = f"message {offset} of {topic}, partition {partition}"
+        raise Corrupt(f"the headers of {where}, are not what was stored: {error}") from error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """SQLite's troubles as those of the platform."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable("the topics' database did not answer") from error

@@ -1,1 +1,0 @@
-"""The scoring API: one decision for every request, in time, and recorded before the answer."""

@@ -1,0 +1,60 @@
+"""A feature view as SQL: what each entity's features were at a midnight.
+
+A window of w days with a delay of d ends d days before the snapshot: [T - d - w, T - d). Counts of
+an empty window are 0; means and shares of it are missing, because nothing is known, and that is
+not the same as none. A label_share counts only labels that had arrived at T; a payment without
+one counts as genuine, which is why its delay is the label's maturity. An entity with no payment
+in the longest window has no row.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.model.feature_views import FeatureField, FeatureView
+from mlplatform.model.request_transforms import DAY_MS
+
+
+def reach_ms(view: FeatureView, at_ms: int) -> tuple[int, int]:
+    """The event times that a snapshot at `at_ms` reads: from, inclusive, and to, exclusive."""
+    first = max(f.delay_days + f.window_days for f in view.fields)
+    last = min(f.delay_days for f in view.fields)
+    return at_ms - first * DAY_MS, at_ms - last * DAY_MS
+
+
+def snapshot_sql(view: FeatureView, *, at_ms: int, available_ms: int) -> str:
+    """The rows of a view's snapshot, by key, from relations `requests` and `known_labels`.
+
+    `known_labels` holds at most one row a request and no label that arrived after `at_ms`.
+    """
+    from_ms, to_ms = reach_ms(view, at_ms)
+    features = ",\n  ".join(f"{_expression(f, at_ms)} AS {f.name}" for f in view.fields)
+    needs_labels = any(f.aggregate == "label_share" for f in view.fields)
+    labels = "LEFT JOIN known_labels USING (request_id)" if needs_labels else ""
+    return (
+        f"SELECT {view.join_key},\n  {_time(at_ms)} AS {EVENT_TIMESTAMP},"
+        f" {_time(available_ms)} AS {CREATED},\n  {features}\n"
+        f"FROM requests {labels}\n"
+        f"WHERE event_time >= {_time(from_ms)} AND event_time < {_time(to_ms)}\n"
+        f"GROUP BY {view.join_key} ORDER BY {view.join_key}"
+    )
+
+
+def _expression(field: FeatureField, at_ms: int) -> str:
+    to_ms = at_ms - field.delay_days * DAY_MS
+    from_ms = to_ms - field.window_days * DAY_MS
+    window = f"FILTER (WHERE event_time >= {_time(from_ms)} AND event_time < {_time(to_ms)})"
+    match field.aggregate:
+        case "count":
+            return f"CAST(count(*) {window} AS DOUBLE)"
+        case "mean":
+            return f"avg({field.column}) {window}"
+        case "label_share":
+            return f"avg(coalesce(label, 0)) {window}"
+        case _:
+            assert_never(field.aggregate)
+
+
+def _time(at_ms: int) -> str:
+    return f"CAST(epoch_ms({int(at_ms)}) AS TIMESTAMP)"

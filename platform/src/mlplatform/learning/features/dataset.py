@@ -1,0 +1,305 @@
+"""The payments that a model learns from and is judged on, as they were known at one moment."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.model.bundle import DataWindow
+from mlplatform.model.definition import REQUEST_UNIT, InputSpec, ModelDefinition
+from mlplatform.runtime.errors import InputInvalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlplatform.learning.features.offline import OfflineTable
+    from mlplatform.model.feature_views import FeatureView
+    from mlplatform.model.inputs import InputPlan
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Rows of inputs, in event time, with the unit that each belongs to."""
+
+    names: tuple[str, ...]
+    x: NDArray[np.float32]
+    event_ms: NDArray[np.int64]
+    unit: NDArray[np.int64]
+
+    def columns(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """The inputs of one bundle, in its order.
+
+        Raises:
+            InputInvalid: names the inputs that these rows do not have.
+        """
+        if lacking := sorted(set(names) - set(self.names)):
+            raise InputInvalid("rows", None, f"no input {', '.join(lacking)}")
+        if tuple(names) == self.names:
+            return self.x
+        return np.ascontiguousarray(self.x[:, [self.names.index(name) for name in names]])
+
+    def rows(self, chosen: slice | NDArray[np.bool_]) -> Matrix:
+        return Matrix(self.names, self.x[chosen], self.event_ms[chosen], self.unit[chosen])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Rows with their labels, 0 or 1."""
+
+    matrix: Matrix
+    y: NDArray[np.int8]
+
+    def rows(self, chosen: slice | NDArray[np.bool_]) -> Labelled:
+        return Labelled(self.matrix.rows(chosen), self.y[chosen])
+
+    def share(self, share: float) -> Labelled:
+        """The rows of a share of the units."""
+        if share >= 1:
+            return self
+        return self.rows(share_of_units(self.matrix.unit, share))
+
+    def before(self, at_ms: int) -> int:
+        """How many rows, the first ones, are of events before a time."""
+        return int(np.searchsorted(self.matrix.event_ms, at_ms))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Bounds of a training set, all at UTC midnights: fit, then calibrate, then the gates' days."""
+
+    from_ms: int
+    holdout_from_ms: int
+    gates_from_ms: int
+    to_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Matured payments in event time.
+
+    `labels_until_ms` is the latest arrival of a label among those known at `as_of_ms`: a feed that
+    stopped earlier than the window ends has left frauds unknown.
+    """
+
+    model: str
+    rows: Labelled
+    window: Window
+    as_of_ms: int
+    labels_until_ms: int | None
+    digest: str
+
+    @property
+    def fitting(self) -> Labelled:
+        return self._between(self.window.from_ms, self.window.holdout_from_ms)
+
+    @property
+    def calibrating(self) -> Labelled:
+        """The first half of the held-out days: calibration and thresholds, never the gates."""
+        return self._between(self.window.holdout_from_ms, self.window.gates_from_ms)
+
+    @property
+    def judging(self) -> Labelled:
+        """The second half of the held-out days: for the gates alone, nothing is fitted to them."""
+        return self._between(self.window.gates_from_ms, self.window.to_ms)
+
+    @property
+    def holdout(self) -> Labelled:
+        return self._between(self.window.holdout_from_ms, self.window.to_ms)
+
+    def data_window(self) -> DataWindow:
+        """The form in which a bundle remembers its data."""
+        w = self.window
+        return DataWindow(
+            from_ms=w.from_ms,
+            holdout_from_ms=w.holdout_from_ms,
+            gates_from_ms=w.gates_from_ms,
+            to_ms=w.to_ms,
+            as_of_ms=self.as_of_ms,
+            rows=len(self.rows),
+            digest=self.digest,
+        )
+
+    def _between(self, from_ms: int, to_ms: int) -> Labelled:
+        first, last = np.searchsorted(self.rows.matrix.event_ms, [from_ms, to_ms])
+        return self.rows.rows(slice(int(first), int(last)))
+
+
+def share_of_units(unit: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Which rows belong to the share of units that is kept, whole; the same ones every time.
+
+    A larger share holds every unit of a smaller one.
+
+    Source: the multiplier is that of Knuth, The Art of Computer Programming, volume 3, 6.4.
+    """
+    lot = (unit.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    return lot.astype(np.float64) / 2.0**32 < share
+
+
+def window(definition: ModelDefinition, as_of_ms: int) -> Window:
+    """Which whole days a training set as of a moment covers.
+
+    It ends at the last midnight by which every payment had matured. Of the held-out days the first
+    half (rounded up) calibrates and the second half is for the gates alone.
+    """
+    training = definition.training
+    to_ms = (as_of_ms - definition.label.maturity_days * DAY_MS) // DAY_MS * DAY_MS
+    holdout_from_ms = to_ms - training.holdout_days * DAY_MS
+    return Window(
+        from_ms=to_ms - training.window_days * DAY_MS,
+        holdout_from_ms=holdout_from_ms,
+        gates_from_ms=holdout_from_ms + (training.holdout_days + 1) // 2 * DAY_MS,
+        to_ms=to_ms,
+    )
+
+
+def build_dataset(
+    definition: ModelDefinition,
+    views: tuple[FeatureView, ...],
+    offline: OfflineTable,
+    *,
+    as_of_ms: int,
+    also: Sequence[InputSpec] = (),
+) -> Dataset:
+    """The training set as it could have been built at `as_of_ms`: later labels do not exist.
+
+    A payment that matured without a report of fraud counts as genuine.
+
+    Args:
+        also: inputs of the champion, which is to be judged on the same rows; those of a view that
+            the model folder no longer has are left out.
+
+    Raises:
+        InputInvalid: no payment has matured, or late rows would falsify the features.
+    """
+    from mlplatform.learning.features.join import training_join
+
+    bounds = window(definition, as_of_ms)
+    known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms)
+    if known.num_rows == 0:
+        raise InputInvalid(
+            f"offline/{definition.name}",
+            None,
+            "no payment has matured yet; `mlplatform history import` brings a past",
+        )
+    table = training_join(offline, views, known)
+    return dataset(
+        definition,
+        views,
+        table,
+        as_of_ms=as_of_ms,
+        also=also,
+        labels_until_ms=_latest_label(offline, as_of_ms),
+    )
+
+
+def dataset(
+    definition: ModelDefinition,
+    views: tuple[FeatureView, ...],
+    table: pa.Table,
+    *,
+    as_of_ms: int,
+    labels_until_ms: int | None,
+    also: Sequence[InputSpec] = (),
+) -> Dataset:
+    """The training set in a table of requests, labels and joined features.
+
+    Rows outside the window are dropped, and labels that arrive after `as_of_ms` are not read.
+    """
+    import pyarrow as pa
+
+    table = table.sort_by([("event_time", "ascending"), ("request_id", "ascending")])
+    plan = input_plan(definition, views, also)
+    event_ms = _epoch_ms(table, "event_time")
+    bounds = window(definition, as_of_ms)
+    inside = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)
+    table, event_ms = table.filter(pa.array(inside)), event_ms[inside]
+    fraud = table.column("label").to_numpy() == 1  # a missing label is NaN there
+    known = _epoch_ms(table, "label_time") <= as_of_ms
+    y = (fraud & known).astype(np.int8)
+    matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table))
+    return Dataset(
+        model=definition.name,
+        rows=Labelled(matrix, y),
+        window=bounds,
+        as_of_ms=as_of_ms,
+        labels_until_ms=labels_until_ms,
+        digest=rows_digest(matrix, y),
+    )
+
+
+def requests_between(
+    definition: ModelDefinition,
+    views: tuple[FeatureView, ...],
+    offline: OfflineTable,
+    *,
+    from_ms: int,
+    to_ms: int,
+    also: Sequence[InputSpec] = (),
+) -> Matrix:
+    """Requests in [from_ms, to_ms) with the inputs that serving read, labelled or not, in order.
+
+    Raises:
+        InputInvalid: late rows would falsify the features.
+    """
+    from mlplatform.learning.features.join import training_join
+
+    asked = offline.requests(from_ms, to_ms).order("event_time, request_id").to_arrow_table()
+    table = training_join(offline, views, asked)
+    plan = input_plan(definition, views, also)
+    event_ms = _epoch_ms(table, "event_time")
+    return Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table))
+
+
+def input_plan(
+    definition: ModelDefinition, views: tuple[FeatureView, ...], also: Sequence[InputSpec] = ()
+) -> InputPlan:
+    """The definition's inputs, then those of `also` that it lacks and that views still have."""
+    from mlplatform.model.inputs import InputPlan
+
+    names = {i.name for i in definition.inputs}
+    available = {(v.name, feature) for v in views for feature in v.feature_names}
+    extra = [
+        i for i in also if i.name not in names and (i.kind != "view" or (i.of, i.name) in available)
+    ]
+    return InputPlan(definition, views, (*definition.inputs, *extra))
+
+
+def _units(definition: ModelDefinition, table: pa.Table) -> NDArray[np.int64]:
+    if definition.assignment_unit == REQUEST_UNIT:
+        return np.arange(table.num_rows, dtype=np.int64)
+    values = table.column(definition.assignment_unit).to_numpy()
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _latest_label(offline: OfflineTable, as_of_ms: int) -> int | None:
+    ((latest_ms,),) = offline.labels(as_of_ms).aggregate("epoch_ms(max(label_time))").fetchall()
+    return None if latest_ms is None else int(latest_ms)
+
+
+def _epoch_ms(table: pa.Table, column: str) -> NDArray[np.int64]:
+    """Epoch milliseconds; of a missing time the smallest number there is."""
+    times = table.column(column).to_numpy()
+    return times.astype("datetime64[ms]").astype(np.int64)
+
+
+def rows_digest(matrix: Matrix, y: NDArray[np.int8]) -> str:
+    """SHA-256 over names, inputs, labels, times and units, in row order."""
+    total = hashlib.sha256("\n".join(matrix.names).encode())
+    for part in (matrix.x, y, matrix.event_ms, matrix.unit):
+        total.update(np.ascontiguousarray(part).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,101 @@
+"""The point-in-time join: for each request, the features that serving could have read then.
+
+It is DuckDB's ASOF join, made on the time a row became available and not on the row's own time:
+equal to Feast's get_historical_features(filter_by_created_timestamp=True) as long as rows became
+available in the order of their event times. Where they did not, the join would be wrong without
+a sign of it, so late rows raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.runtime.errors import InputInvalid
+
+THREADS = 2
+
+
+def training_join(
+    offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table
+) -> pa.Table:
+    """The events, in their order, with every feature of the views; null where none was valid.
+
+    A row is valid for its view's ttl, both bounds included, as in the online store.
+
+    Args:
+        events: `event_time` and the views' join keys, and whatever else is to be kept.
+
+    Raises:
+        InputInvalid: a snapshot became available before its own time, or after a later one.
+    """
+    files = {v.name: offline.snapshot_folder(v.name).glob("*.parquet") for v in views}
+    with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
+        db.execute("SET enable_progress_bar=false")
+        db.register("events", events)
+        for view in views:
+            paths = sorted(str(f) for f in files[view.name])
+            rows = db.read_parquet(paths) if paths else db.from_arrow(_no_rows(view))
+            rows.create_view(view.name)
+            _refuse_late(db, view)
+        joined: pa.Table = db.sql(_join_sql(events.column_names, views)).to_arrow_table()
+        return joined
+
+
+def _no_rows(view: FeatureView) -> pa.Table:
+    time = pa.timestamp("us")
+    features = [(name, pa.float64()) for name in view.feature_names]
+    head: list[tuple[str, pa.DataType]] = [
+        (view.join_key, pa.int64()),
+        (EVENT_TIMESTAMP, time),
+        (CREATED, time),
+    ]
+    return pa.schema([*head, *features]).empty_table()
+
+
+def _refuse_late(db: duckdb.DuckDBPyConnection, view: FeatureView) -> None:
+    late = db.sql(
+        f"SELECT {EVENT_TIMESTAMP}, {CREATED} FROM ("
+        f"  SELECT *, max({CREATED}) OVER (ORDER BY {EVENT_TIMESTAMP}"
+        "     RANGE BETWEEN UNBOUNDED PRECEDING AND INTERVAL 1 MICROSECOND PRECEDING) AS earlier"
+        f"  FROM (SELECT DISTINCT {EVENT_TIMESTAMP}, {CREATED} FROM {view.name}))"
+        f" WHERE {CREATED} < {EVENT_TIMESTAMP} OR {CREATED} < earlier"
+        f" ORDER BY ALL LIMIT 1"
+    ).fetchall()
+    for at, available in late:
+        problem = f"the snapshot of {at} became available at {available}: before its own time"
+        raise InputInvalid(view.name, None, f"{problem}, or before an earlier snapshot did")
+
+
+def _join_sql(columns: Sequence[str], views: Sequence[FeatureView]) -> str:
+    kept = [f'events_."{name}"' for name in columns]
+    features = [
+        f"CASE WHEN {v.name}_.{EVENT_TIMESTAMP} >= events_.event_time"
+        f" - INTERVAL {v.ttl_ms} MILLISECOND THEN {v.name}_.{name} END AS {name}"
+        for v in views
+        for name in v.feature_names
+    ]
+    joins = [
+        f"ASOF LEFT JOIN {_newest_sql(v)} {v.name}_ ON events_.{v.join_key} ="
+        f" {v.name}_.{v.join_key} AND events_.event_time >= {v.name}_.{CREATED}"
+        for v in views
+    ]
+    return (
+        f"SELECT {', '.join([*kept, *features])}"
+        " FROM (SELECT *, row_number() OVER () AS row_ FROM events) events_ "
+        + " ".join(joins)
+        + " ORDER BY events_.row_"
+    )
+
+
+def _newest_sql(view: FeatureView) -> str:
+    """Of the rows of an entity that became available together, the one with the latest time."""
+    return (
+        f"(SELECT * FROM {view.name} QUALIFY row_number() OVER"
+        f" (PARTITION BY {view.join_key}, {CREATED} ORDER BY {EVENT_TIMESTAMP} DESC) = 1)"
+    )

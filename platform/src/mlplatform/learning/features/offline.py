@@ -1,0 +1,237 @@
+"""A model's past payments and their labels: history, imported once, then what the log recorded.
+
+On disk the table is a row of numbered parts. Each holds requests and labels by UTC day, and the
+log position that they reach; a part appears whole, by one rename, so that data and position never
+differ. Files that have no part's number are what a killed run left, and are swept by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.record import Kind
+from mlplatform.learning.features import rows
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.errors import Refused
+
+KINDS: tuple[Kind, ...] = ("decision", "label", "void")
+LOG_COLUMNS = ("writer", "seq", "kind", "decision_id", "event_ms", "label", "payload")
+BUILDING = ".building"
+NO_POSITION = b"{}"  # of history, which no record of the log stands behind
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What one projection took from the log."""
+
+    requests: int
+    labels: int
+    voids: int
+
+
+class OfflineTable:
+    """The offline table of one model; every method may be called by several processes at once.
+
+    Args:
+        folder: `settings.Home.offline(model)`.
+    """
+
+    def __init__(self, folder: Path, definition: ModelDefinition) -> None:
+        self.folder = folder
+        self.definition = definition
+        self._parts = folder / "parts"
+        self._db: duckdb.DuckDBPyConnection | None = None
+
+    def import_history(self, table: pa.Table, key: bytes, source: str = "history") -> int:
+        """Take in what happened before there was a log, and return how many requests that was.
+
+        Args:
+            table: `rows.history_schema(definition)`, sorted by event time; labels may be null, and
+                may arrive after the last event.
+            key: the pseudonym key; fields marked pseudonymous are stored only under it.
+            source: named in errors.
+
+        Raises:
+            Refused: there is history already, or the log was projected before.
+            InputInvalid: names the source, the row and what is wrong; nothing was taken in.
+        """
+        rows.check_history(table, self.definition, source)
+        requests, labels = rows.split_history(table, self.definition, key)
+        with self._lock():
+            if self._numbers():
+                raise Refused(f"{self.definition.name} has a past already; it is imported once")
+            self._add(0, requests, labels, rows.no_voids(), {})
+        return len(requests)
+
+    def project(self, log: DecisionLog) -> Projected:
+        """Append what the log holds beyond the position of the last part.
+
+        Raises:
+            Corrupt: a decision whose request is not what the model declares.
+        """
+        with self._lock():
+            position = self.position()
+            span = Span(
+                model=self.definition.name, kinds=KINDS, after=position, columns=LOG_COLUMNS
+            )
+            records = log.read(span)
+            if not records.num_rows:
+                return Projected(0, 0, 0)
+            by_kind = {k: records.filter(pc.field("kind") == k) for k in KINDS}
+            requests = rows.requests_of(by_kind["decision"], self.definition)
+            labels = rows.labels_of(by_kind["label"])
+            voids = rows.voids_of(by_kind["void"])
+            number = max(self._numbers(), default=-1) + 1
+            self._add(number, requests, labels, voids, {**position, **rows.last_seq(records)})
+        return Projected(len(requests), len(labels), len(voids))
+
+    def position(self) -> Mapping[str, int]:
+        """Per writer of the log, the number of the last record that is in the table."""
+        numbers = self._numbers()
+        if not numbers:
+            return {}
+        content = (self._parts / _name(numbers[-1]) / "position.json").read_bytes()
+        return msgspec.json.decode(content, type=dict[str, int])
+
+    def history_end_ms(self) -> int | None:
+        """The event time of the last payment of the imported history; None where none was."""
+        history = self._parts / _name(0)
+        files = sorted((history / "requests").glob("*.parquet"))
+        if not files or (history / "position.json").read_bytes() != NO_POSITION:
+            return None
+        last = pq.read_table(files[-1], columns=["event_time"]).column(0).cast(pa.int64())
+        return int(last.to_numpy().max()) // 1000
+
+    def has_history_of(self, table: pa.Table) -> bool:
+        """Whether the imported history holds exactly the requests of this table, by their ids."""
+        files = sorted((self._parts / _name(0) / "requests").glob("*.parquet"))
+        ids = [pq.read_table(file, columns=["request_id"]).column(0) for file in files]
+        here = {value for column in ids for value in column.to_pylist()}
+        return here == set(table.column("request_id").to_pylist())
+
+    @property
+    def db(self) -> duckdb.DuckDBPyConnection:
+        """The connection of this object's relations; one thread, so that sums repeat exactly."""
+        if self._db is None:
+            self._db = duckdb.connect(":memory:", config={"threads": 1})
+            self._db.execute("SET enable_progress_bar=false")
+        return self._db
+
+    def requests(
+        self, from_ms: int | None = None, to_ms: int | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Requests with event time in [from_ms, to_ms): request_id, event_time, the fields."""
+        bounds = [("event_time", ">=", from_ms), ("event_time", "<", to_ms)]
+        return self._relation("requests", rows.request_schema(self.definition), bounds)
+
+    def labels(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
+        """What was known at `as_of_ms`: request_id, label, label_time, one row a request.
+
+        Of several labels of a request the last to arrive counts, of two at once the fraud.
+        """
+        return self.label_records(as_of_ms).aggregate(
+            "request_id, max_by(label, (label_time, label)) AS label, "
+            "max(label_time) AS label_time",
+            "request_id",
+        )
+
+    def label_records(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
+        """Every label that had arrived at `as_of_ms`, repeated ones too."""
+        return self._relation("labels", rows.LABELS, [("label_time", "<=", as_of_ms)])
+
+    def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
+        """Requests in [from_ms, to_ms) with what was known of them at `as_of_ms`, by event time.
+
+        A request without a known label has null in `label` and `label_time`.
+        """
+        requests = self.requests(from_ms, to_ms).set_alias("r")
+        labels = self.labels(as_of_ms).set_alias("l")
+        joined = requests.join(labels, "r.request_id = l.request_id", how="left")
+        table: pa.Table = (
+            joined.project("r.*, l.label, l.label_time")
+            .order("event_time, request_id")
+            .to_arrow_table()
+        )
+        return table
+
+    def snapshot_folder(self, view: str) -> Path:
+        return self.folder / "snapshots" / view
+
+    def _relation(
+        self, name: str, schema: pa.Schema, bounds: list[tuple[str, str, int | None]]
+    ) -> duckdb.DuckDBPyRelation:
+        files = sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))
+        if not files:
+            return self.db.from_arrow(schema.empty_table())
+        relation = self.db.read_parquet(files)
+        for column, comparison, at_ms in bounds:
+            if at_ms is not None:
+                relation = relation.filter(f"{column} {comparison} epoch_ms({int(at_ms)})")
+        voids = [str(f) for f in self._parts.glob("[0-9]*/voids/*.parquet")]
+        if not voids:
+            return relation
+        gone = self.db.read_parquet(voids).set_alias("gone")
+        return relation.set_alias("kept").join(
+            gone, "kept.request_id = gone.request_id", how="anti"
+        )
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(f.name) for f in self._parts.glob("[0-9]*"))
+
+    def _add(
+        self,
+        number: int,
+        requests: pa.Table,
+        labels: pa.Table,
+        voids: pa.Table,
+        position: Mapping[str, int],
+    ) -> None:
+        building = self._parts / BUILDING
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        try:
+            _write_days(building / "requests", requests, "event_time")
+            _write_days(building / "labels", labels, "label_time")
+            if voids.num_rows:
+                (building / "voids").mkdir()
+                pq.write_table(voids, building / "voids" / "voids.parquet")
+            (building / "position.json").write_bytes(msgspec.json.encode(position))
+            os.rename(building, self._parts / _name(number))
+        finally:
+            shutil.rmtree(building, ignore_errors=True)  # what a full disk cut takes room itself
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One writer at a time; the kernel lets go when the holder dies."""
+        self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}"
+
+
+def _write_days(folder: Path, table: pa.Table, time: str) -> None:
+    folder.mkdir()
+    table = table.sort_by([(time, "ascending"), ("request_id", "ascending")])
+    days = table.column(time).to_numpy().astype("datetime64[D]")
+    for day, start, length in zip(
+        *np.unique(days, return_index=True, return_counts=True), strict=True
+    ):
+        pq.write_table(table.slice(int(start), int(length)), folder / f"{day}.parquet")

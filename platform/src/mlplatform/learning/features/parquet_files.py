@@ -1,0 +1,131 @@
+"""Parquet files from outside, read in a confined process: what comes out is plain columns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.parquet_work import BATCH_ROWS, MOST_COLUMNS, MOST_ROWS
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.sandbox.limits import MIB, Limits
+from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
+from mlplatform.runtime.sandbox.protocol import Frame
+from mlplatform.runtime.storage import plain_files
+
+MOST_FILES: Final = 1_000
+MOST_FILE_BYTES: Final = 2 * 1024 * MIB
+LIMITS: Final = Limits(memory_bytes=1024 * MIB, cpu_s=600)
+"""Over what the libraries took. A row group is decoded page by page; 65 536 rows of a file of a
+million rows in one group took 40 MiB of it."""
+OPEN_CPU_S: Final = 20.0
+BATCH_CPU_S: Final = 20.0
+
+
+class ParquetFiles:
+    """Some Parquet files, each of columns of plain numbers; to be used as a context.
+
+    Raises:
+        InputInvalid: one is no plain file, or too large, or there are too many of them.
+        NotFound: one can't be read.
+        Unavailable: there is no confined process to be had.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if len(paths) > MOST_FILES:
+            problem = f"{len(paths)} files; the limit is {MOST_FILES}"
+            raise InputInvalid(str(paths[0].parent), None, problem)
+        rule = plain_files.Rule(most_bytes=MOST_FILE_BYTES, anyones=True)
+        self._names = [path.name for path in paths]
+        self._rows = 0
+        with ExitStack() as opened:
+            descriptors = []
+            for path in paths:
+                descriptors.append(plain_files.open_plain(path.resolve(), rule))
+                opened.callback(os.close, descriptors[-1])
+            self._sandbox = Sandbox("parquet", LIMITS, descriptors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sandbox.close()
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The process, for whoever watches what it takes."""
+        return self._sandbox
+
+    def types(self, number: int) -> Mapping[str, str]:
+        """The columns of a file and their types, in Arrow's words.
+
+        Raises:
+            InputInvalid: it is no Parquet, or beyond the limits; names the file.
+        """
+        body = self._ask(number, {"deed": "schema", "file": number}, OPEN_CPU_S).body
+        names, types = body.get("names", ()), body.get("types", ())
+        if not 0 < len(names) == len(types) <= MOST_COLUMNS or len(set(names)) < len(names):
+            raise InputInvalid(self._names[number], None, "its columns have no names of their own")
+        return {str(name): str(kind) for name, kind in zip(names, types, strict=True)}
+
+    def read(self, number: int, wanted: Mapping[str, pa.DataType]) -> pa.Table:
+        """Columns of a file, which are known to be of these types.
+
+        Raises:
+            InputInvalid: it is damaged, or beyond the limits; names the file.
+        """
+        columns = list(wanted)
+        self._ask(number, {"deed": "read", "file": number, "columns": columns}, OPEN_CPU_S)
+        batches = []
+        while True:
+            frame = self._ask(number, {"deed": "next"}, BATCH_CPU_S)
+            if not frame.arrays:
+                break
+            batch = self._batch(number, frame, wanted)
+            self._rows += batch.num_rows
+            if self._rows > MOST_ROWS:
+                problem = f"more than {MOST_ROWS} rows with the files above"
+                raise InputInvalid(self._names[number], None, problem)
+            batches.append(batch)
+        return pa.Table.from_batches(batches, schema=pa.schema(list(wanted.items())))
+
+    def _ask(self, number: int, body: dict[str, Any], cpu_s: float) -> Frame:
+        room = BATCH_ROWS * MOST_COLUMNS * 9
+        try:
+            return self._sandbox.ask(body, cpu_s=cpu_s, reply_bytes=room)
+        except WorkRefused as error:
+            raise InputInvalid(self._names[number], None, str(error)) from None
+
+    def _batch(
+        self, number: int, frame: Frame, wanted: Mapping[str, pa.DataType]
+    ) -> pa.RecordBatch:
+        missing = frame.body.get("missing", ())
+        arrays = iter(frame.arrays)
+        read = [
+            _column(next(arrays, None), next(arrays, None) if name in missing else None, kind)
+            for name, kind in wanted.items()
+        ]
+        columns = [column for column in read if column is not None]
+        lengths = {len(column) for column in columns}
+        if len(columns) < len(read) or len(lengths) != 1 or not 0 < max(lengths) <= BATCH_ROWS:
+            raise InputInvalid(self._names[number], None, "it was read otherwise than agreed")
+        return pa.RecordBatch.from_arrays(columns, names=list(wanted))
+
+
+def _column(
+    values: NDArray[Any] | None, nulls: NDArray[Any] | None, kind: pa.DataType
+) -> pa.Array[Any] | None:
+    """The column of these values; None where they are not such values."""
+    stored = pa.int64() if pa.types.is_timestamp(kind) else kind
+    if values is None or values.ndim != 1 or values.dtype != stored.to_pandas_dtype():
+        return None
+    if nulls is not None and (nulls.shape != values.shape or nulls.dtype != np.uint8):
+        return None
+    mask = None if nulls is None else nulls != 0
+    return pa.array(values, type=stored, mask=mask).view(kind)

@@ -1,0 +1,157 @@
+"""What the confined process does with Parquet files from outside: reads columns of plain numbers,
+a batch of rows at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.sandbox.protocol import Frame
+
+MIB: Final = 1024 * 1024
+BATCH_ROWS: Final = 65_536
+MOST_ROWS: Final = 20_000_000
+MOST_ROW_GROUPS: Final = 10_000
+MOST_COLUMNS: Final = 64
+MOST_RATIO: Final = 1_000
+"""Bytes of pages for a byte of the file; beyond a few hundred nothing but made-up data goes."""
+MOST_DECODED_RATIO: Final = 200
+"""Bytes of values for a byte of the file: pages of repeats are small, and what they stand for is
+held. Payments as banks write them have fewer than ten."""
+RATIO_FREE_BYTES: Final = 16 * MIB
+MOST_FOOTER_BYTES: Final = 16 * MIB
+MOST_FOOTER_ENTRIES: Final = 1_000_000
+_NUMBERS: Final[tuple[pa.DataType, ...]] = (
+    *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()),
+    *(pa.timestamp(unit) for unit in ("s", "ms", "us", "ns")),
+)
+
+
+def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
+    """The answer to requests about these open files, with all that is imported late imported."""
+    _try_out()
+    return _Work([os.fdopen(number, "rb", buffering=0) for number in files]).answer
+
+
+class _Work:
+    """Open files, and the one that is being read."""
+
+    def __init__(self, files: Sequence[Any]) -> None:
+        self._files = files
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+
+    def answer(self, frame: Frame) -> Frame:
+        body = frame.body
+        try:
+            if body["deed"] == "next":
+                return self._next()
+            file = _opened(self._files[body["file"]])
+            if body["deed"] == "schema":
+                schema = file.schema_arrow
+                types = [str(field.type)[:64] for field in schema]
+                return Frame({"names": [n[:64] for n in schema.names], "types": types})
+            self._batches = file.iter_batches(BATCH_ROWS, columns=body["columns"])
+            return Frame({})
+        except MemoryError:
+            raise
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputInvalid("", None, "no readable Parquet") from error
+
+    def _next(self) -> Frame:
+        batch = next(self._batches, None)
+        if batch is None:
+            return Frame({"rows": 0})
+        arrays: list[NDArray[Any]] = []
+        missing = []
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if column.type not in _NUMBERS:
+                raise InputInvalid("", None, f"column {name[:64]} holds no plain numbers")
+            arrays.append(_values(column))
+            if column.null_count:
+                missing.append(name)
+                arrays.append(_nulls(column))
+        return Frame({"rows": batch.num_rows, "missing": missing}, arrays)
+
+
+def _opened(file: Any) -> pq.ParquetFile:
+    """The file, if what it says of itself is within the limits: no page was read yet."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    found = _parquet(file)
+    told = found.metadata
+    _most("rows", told.num_rows, MOST_ROWS)
+    _most("row groups", told.num_row_groups, MOST_ROW_GROUPS)
+    _most("columns", told.num_columns, MOST_COLUMNS)
+    if told.num_columns != len(found.schema_arrow.names):
+        raise InputInvalid("", None, "it has columns within columns; wanted: plain ones")
+    pages = 0
+    for group in range(told.num_row_groups):
+        pages += max(0, told.row_group(group).total_byte_size)
+    _most("bytes of pages", pages, RATIO_FREE_BYTES + MOST_RATIO * size)
+    decoded = told.num_rows * sum(_width(kind) for kind in found.schema_arrow.types)
+    _most("bytes of values", decoded, RATIO_FREE_BYTES + MOST_DECODED_RATIO * size)
+    return found
+
+
+def _parquet(file: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        file,
+        pre_buffer=False,  # which would read in threads
+        thrift_string_size_limit=MOST_FOOTER_BYTES,
+        thrift_container_size_limit=MOST_FOOTER_ENTRIES,
+    )
+
+
+def _values(column: pa.Array[Any]) -> NDArray[Any]:
+    """Without pyarrow.compute, which takes as long to import as everything else together."""
+    kind = np.dtype(f"i{column.type.bit_width // 8}")
+    if pa.types.is_floating(column.type):
+        kind = np.dtype(f"f{column.type.bit_width // 8}")
+    values: Any = column.buffers()[1]
+    return np.frombuffer(values, kind)[column.offset : column.offset + len(column)]
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a value; of a text, which is not read, those of a number."""
+    return kind.bit_width // 8 if kind in _NUMBERS else 8
+
+
+def _nulls(column: pa.Array[Any]) -> NDArray[np.uint8]:
+    """1 where there is no value."""
+    valid: Any = column.buffers()[0]
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
+    nulls: NDArray[np.uint8] = 1 - bits[column.offset : column.offset + len(column)]
+    return nulls
+
+
+def _most(what: str, found: int, limit: int) -> None:
+    if found > limit:
+        raise InputInvalid("", None, f"{found} {what}; the limit is {limit}")
+
+
+def _try_out() -> None:
+    """Reads a small file of every type: libraries import and open files at their first use, and
+    there is no first use once this process is locked."""
+    # Not by pa.array, which imports pandas and with it half a second.
+    valid, two = pa.py_buffer(b"\x01"), pa.py_buffer(bytes(16))
+    arrays = [pa.Array.from_buffers(kind, 2, [valid, two]) for kind in _NUMBERS]
+    columns = [str(kind) for kind in _NUMBERS]
+    for compression in ("none", "snappy", "zstd", "gzip", "brotli", "lz4"):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_arrays(arrays, columns), sink, compression=compression)
+        file = _parquet(pa.BufferReader(sink.getvalue()))
+        work = _Work([])
+        work._batches = file.iter_batches(BATCH_ROWS, columns=columns)
+        work.answer(Frame({"deed": "next"}))
+    try:
+        _parquet(pa.BufferReader(b"PAR1 no file PAR1"))
+    except pa.ArrowException:
+        return
+    raise AssertionError("pyarrow took what is no Parquet")

@@ -1,0 +1,218 @@
+"""Rows of the offline table: what history must be, and what a record of the log becomes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.model.definition import ModelDefinition, RequestField
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt, InputInvalid
+
+if TYPE_CHECKING:
+    Column = pa.ChunkedArray[Any]
+
+TIME = pa.timestamp("us")
+SHOWN = 60
+ARROW: dict[str, pa.DataType] = {
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+}
+HEAD: list[tuple[str, pa.DataType]] = [("request_id", pa.string()), ("event_time", TIME)]
+PYTHON: dict[str, type] = {"int64": int, "float64": float, "string": str, "bool": bool}
+TAIL: list[tuple[str, pa.DataType]] = [("label", pa.int8()), ("label_time", TIME)]
+LABELS = pa.schema([HEAD[0], *TAIL])
+VOIDS = pa.schema([("request_id", pa.string())])
+
+
+def history_schema(definition: ModelDefinition) -> pa.Schema:
+    """Columns of a history: id, event time (UTC), the request's fields, label and its arrival."""
+    fields = [(name, ARROW[f.type]) for name, f in definition.request.items()]
+    return pa.schema([*HEAD, *fields, *TAIL])
+
+
+def request_schema(definition: ModelDefinition) -> pa.Schema:
+    """Columns of the requests of the offline table, pseudonyms as int64."""
+    fields = [(name, _stored_type(f)) for name, f in definition.request.items()]
+    return pa.schema([*HEAD, *fields])
+
+
+def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> None:
+    """Refuse a history that the model's request schema, or time itself, forbids.
+
+    Raises:
+        InputInvalid: names the source, the first wrong row (from 0) and what is wrong.
+    """
+    check_columns(table.schema, history_schema(definition), source)
+    if not table.num_rows:
+        raise InputInvalid(source, None, "there is no row in it")
+    for name in ("request_id", "event_time", *definition.request):
+        refuse(is_missing(table.column(name)), source, f"{name} is missing")
+    for name in ("request_id", *(n for n, f in definition.request.items() if f.type == "string")):
+        check_printable(table.column(name), name, source)
+    for name, field in definition.request.items():
+        check_bounds(table.column(name), name, field, source)
+    check_order(table.column("event_time"), "event_time", source)
+    check_unique(table.column("request_id"), "request_id", source)
+    _check_labels(table, source)
+
+
+def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
+    """Refuse missing, unknown and mistyped columns; their order is free."""
+    for name in wanted.names:
+        if name not in found.names:
+            raise InputInvalid(source, None, f"column {name} is missing")
+    for field in found:
+        if field.name not in wanted.names:
+            raise InputInvalid(source, None, f"column {field.name} is unknown")
+        right = wanted.field(field.name).type
+        if field.type != right:
+            problem = f"column {field.name} is of type {field.type}; wanted: {right}"
+            raise InputInvalid(source, None, problem)
+
+
+def check_order(times: Column, name: str, source: str) -> None:
+    """Refuse a time before that of the row above it."""
+    steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
+    refuse(steps < 0, source, f"{name} is before that of the row above", times)
+
+
+def check_printable(values: Column, name: str, source: str) -> None:
+    """Refuse a text with control characters or others that show nothing."""
+    hidden = ~pc.utf8_is_printable(values).to_numpy()
+    refuse(hidden, source, f"{name} holds a character that is not printed", values)
+
+
+def check_unique(values: Column, name: str, source: str) -> None:
+    """Refuse a value that an earlier row has."""
+    codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.full(len(codes), len(codes))
+    np.minimum.at(first, codes, np.arange(len(codes)))
+    again = first[codes] != np.arange(len(codes))
+    refuse(again, source, f"{name} is that of an earlier row", values)
+
+
+def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
+    """Refuse a value outside the bounds that model.yaml gives the field."""
+    if field.minimum is not None:
+        below = values.to_numpy() < field.minimum
+        refuse(below, source, f"{name} is less than {field.minimum:g}", values)
+    if field.maximum is not None:
+        above = values.to_numpy() > field.maximum
+        refuse(above, source, f"{name} is more than {field.maximum:g}", values)
+
+
+def refuse(
+    wrong: NDArray[np.bool_], source: str, problem: str, values: Column | None = None
+) -> None:
+    """Raise with the number of the first row that is wrong, if one is, and its value if given."""
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputInvalid(source, row, problem if values is None else saying(problem, values[row]))
+
+
+def saying(problem: str, value: pa.Scalar[Any]) -> str:
+    """The problem with the value that has it, of which no more is shown than a line takes."""
+    found = value.as_py()
+    text = found.isoformat() if isinstance(found, datetime) else repr(found)
+    return f"{problem}: {text if len(text) <= SHOWN else f'{text[:SHOWN]}…'}"
+
+
+def is_missing(values: Column) -> NDArray[np.bool_]:
+    missing: NDArray[np.bool_] = values.is_null(nan_is_null=True).to_numpy()
+    return missing
+
+
+def split_history(
+    table: pa.Table, definition: ModelDefinition, key: bytes
+) -> tuple[pa.Table, pa.Table]:
+    """A history's requests under pseudonyms, and its labels."""
+    requests = table.select(request_schema(definition).names)
+    for position, name in enumerate(requests.column_names):
+        if name in definition.request and definition.request[name].pseudonymous:
+            hidden = _pseudonyms(table.column(name), key)
+            requests = requests.set_column(position, name, hidden)
+    labels = table.select(LABELS.names).filter(pc.is_valid(table.column("label")))
+    return requests.cast(request_schema(definition)), labels
+
+
+def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
+    """The requests that decision records hold; one whose payload was erased has no row."""
+    decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
+    decoder = _payload_decoder(definition)
+    columns: dict[str, list[Any]] = {name: [] for name in definition.request}
+    ids = decisions.column("decision_id").to_pylist()
+    payloads: list[Any] = decisions.column("payload").to_pylist()
+    for decision_id, payload in zip(ids, payloads, strict=True):
+        try:
+            request = decoder.decode(payload).request
+        except NOT_JSON as error:
+            raise Corrupt(f"decision {decision_id}: payload: {error}") from error
+        for name, values in columns.items():
+            values.append(getattr(request, name))
+    times = _times(decisions.column("event_ms"))
+    schema = request_schema(definition)
+    arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
+    return pa.table([decisions.column("decision_id"), times, *arrays], schema=schema)
+
+
+def labels_of(records: pa.Table) -> pa.Table:
+    """Label records as rows; a label is known from its arrival on."""
+    columns = [records.column("decision_id"), records.column("label"), records.column("event_ms")]
+    return pa.table([columns[0], columns[1], _times(columns[2])], schema=LABELS)
+
+
+def voids_of(records: pa.Table) -> pa.Table:
+    return pa.table([records.column("decision_id")], schema=VOIDS)
+
+
+def no_voids() -> pa.Table:
+    return VOIDS.empty_table()
+
+
+def last_seq(records: pa.Table) -> dict[str, int]:
+    """Per writer, the largest number among these records."""
+    last = records.group_by("writer").aggregate([("seq", "max")])
+    return {row["writer"]: row["seq_max"] for row in last.to_pylist()}
+
+
+def _stored_type(field: RequestField) -> pa.DataType:
+    return pa.int64() if field.pseudonymous else ARROW[field.type]
+
+
+def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:
+    fields = [
+        (name, int if f.pseudonymous else PYTHON[f.type]) for name, f in definition.request.items()
+    ]
+    request = msgspec.defstruct("Request", fields)
+    return msgspec.json.Decoder(msgspec.defstruct("Payload", [("request", request)]))
+
+
+def _pseudonyms(values: Column, key: bytes) -> Column:
+    encoded = values.combine_chunks().dictionary_encode()
+    hidden = [pseudonym(value, key) for value in encoded.dictionary.to_pylist()]
+    return pa.chunked_array([pa.array(hidden, pa.int64()).take(encoded.indices)])
+
+
+def _check_labels(table: pa.Table, source: str) -> None:
+    unknown = is_missing(table.column("label"))
+    half = unknown != is_missing(table.column("label_time"))
+    refuse(half, source, "label and label_time must both be there or both be missing")
+    labels = np.nan_to_num(table.column("label").cast(pa.float64()).to_numpy())
+    refuse(~np.isin(labels, (0, 1)), source, "label is not 0 or 1", table.column("label"))
+    early = table.column("label_time").to_numpy() < table.column("event_time").to_numpy()
+    times = table.column("label_time")
+    refuse(early & ~unknown, source, "label_time is before event_time", times)
+
+
+def _times(event_ms: Column) -> Column:
+    return event_ms.cast(pa.timestamp("ms")).cast(TIME)

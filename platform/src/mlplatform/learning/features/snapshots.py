@@ -1,0 +1,175 @@
+"""End-of-day snapshots: computed from the offline table, kept as Parquet, served online."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlplatform.learning.features.compile import reach_ms, snapshot_sql
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.runtime.errors import InputInvalid, Refused
+from mlplatform.runtime.storage.files import DRAFT, sweep_drafts
+
+
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """Rows of each view's snapshot, and how many of them the online store took as newest."""
+
+    at_ms: int
+    rows: Mapping[str, int]
+    online: Mapping[str, int]
+
+
+def snapshot(
+    offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int | None = None
+) -> pa.Table:
+    """The view's features at a UTC midnight, one row an entity, by key.
+
+    Nothing that happened, and no label that arrived, later than `at_ms` changes it.
+
+    Args:
+        available_ms: when, in event time, the rows can be read first; `at_ms` by default.
+
+    Raises:
+        InputInvalid: `at_ms` is no midnight, or the rows would be available before it.
+    """
+    available = at_ms if available_ms is None else available_ms
+    _check_times(at_ms, available)
+    _load(offline, [view], [at_ms])
+    return _computed(offline, view, at_ms, available)
+
+
+def materialize(
+    offline: OfflineTable,
+    views: Sequence[FeatureView],
+    at_ms: int,
+    online: OnlineFeatures,
+    available_ms: int,
+) -> Materialized:
+    """Write the snapshot of a day to the offline folder and to the online store.
+
+    The offline table must hold everything before `at_ms`: project the log first. A snapshot that
+    exists is kept as it is, so a run that repeats a killed one only completes the online store.
+
+    Raises:
+        InputInvalid: `at_ms` is no midnight, or `available_ms` is before it.
+        Refused: a later snapshot exists and this one does not; rows that come late would make
+            training read what serving never could.
+    """
+    _check_times(at_ms, available_ms)
+    missing = _missing(offline, views, at_ms)
+    if missing:
+        _load(offline, missing, [at_ms])
+    for view in missing:
+        _write(offline, view, at_ms, available_ms)
+    tables = {v.name: pq.read_table(snapshot_path(offline, v, at_ms)) for v in views}
+    return Materialized(
+        at_ms,
+        rows={name: table.num_rows for name, table in tables.items()},
+        online={name: online.write(name, table) for name, table in tables.items()},
+    )
+
+
+def backfill(
+    offline: OfflineTable,
+    views: Sequence[FeatureView],
+    midnights_ms: Iterable[int],
+    online: OnlineFeatures,
+) -> Materialized:
+    """Write the snapshots of these midnights, each as if available at once; serve the last.
+
+    For history, whose requests were not served from here. The offline table is read once. Where
+    every file is there, the last one is served too.
+
+    Raises:
+        InputInvalid: no midnight at all, or one that is none.
+        Refused: as `materialize`.
+    """
+    days = sorted(set(midnights_ms))
+    for at_ms in days:
+        _check_times(at_ms, at_ms)
+    if not days:
+        raise InputInvalid("backfill", None, "there is no day to fill")
+    _load(offline, views, days)
+    for at_ms in days[:-1]:
+        for view in _missing(offline, views, at_ms):
+            _write(offline, view, at_ms, at_ms)
+    last_ms = days[-1]
+    missing = _missing(offline, views, last_ms)
+    for view in missing:
+        _check_not_late(snapshot_path(offline, view, last_ms))
+        online.write(view.name, _computed(offline, view, last_ms, last_ms))
+    for view in missing:
+        _write(offline, view, last_ms, last_ms)
+    return materialize(offline, views, last_ms, online, last_ms)
+
+
+def snapshot_path(offline: OfflineTable, view: FeatureView, at_ms: int) -> Path:
+    day = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+    return offline.snapshot_folder(view.name) / f"{day}.parquet"
+
+
+def _missing(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int) -> list[FeatureView]:
+    return [v for v in views if not snapshot_path(offline, v, at_ms).exists()]
+
+
+def _load(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[int]) -> None:
+    """Put what snapshots of these days read into temporary tables of the connection."""
+    reaches = [reach_ms(v, d) for v in views for d in (days[0], days[-1])]
+    first_ms, last_ms = min(r[0] for r in reaches), max(r[1] for r in reaches)
+    offline.requests(first_ms, last_ms).create_view("incoming", replace=True)
+    offline.db.execute("CREATE OR REPLACE TEMP TABLE requests AS FROM incoming")
+    offline.label_records(days[-1]).create_view("incoming", replace=True)
+    offline.db.execute(
+        "CREATE OR REPLACE TEMP TABLE arrived AS SELECT *, lead(label_time)"
+        " OVER (PARTITION BY request_id ORDER BY label_time, label) AS replaced_time"
+        " FROM incoming WHERE request_id IN (SELECT request_id FROM requests)"
+    )
+
+
+def _computed(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int) -> pa.Table:
+    at = f"epoch_ms({int(at_ms)})"
+    offline.db.execute(
+        "CREATE OR REPLACE TEMP VIEW known_labels AS SELECT request_id, label FROM arrived"
+        f" WHERE label_time <= {at} AND (replaced_time IS NULL OR replaced_time > {at})"
+    )
+    sql = snapshot_sql(view, at_ms=at_ms, available_ms=available_ms)
+    table: pa.Table = offline.db.sql(sql).to_arrow_table()
+    return table
+
+
+def _check_times(at_ms: int, available_ms: int) -> None:
+    if at_ms % DAY_MS:
+        raise InputInvalid("snapshot", None, f"at_ms is {at_ms}; wanted: a UTC midnight")
+    if available_ms < at_ms:
+        raise InputInvalid("snapshot", None, "available_ms is before at_ms")
+
+
+def _write(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int) -> None:
+    path = snapshot_path(offline, view, at_ms)
+    _check_not_late(path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sweep_drafts(path.parent)
+    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
+    try:
+        pq.write_table(_computed(offline, view, at_ms, available_ms), draft)
+        with contextlib.suppress(FileExistsError):  # another run was first; its rows are served
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _check_not_late(path: Path) -> None:
+    later = [f.stem for f in path.parent.glob("*.parquet") if f.stem > path.stem]
+    if later:
+        raise Refused(f"snapshot {path.stem} comes late: there is one of {max(later)} already")

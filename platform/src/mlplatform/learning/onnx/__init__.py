@@ -1,0 +1,1 @@
+"""ONNX models: limits, confined loading, scores and explanations."""

@@ -1,0 +1,72 @@
+"""What a bundle carries to explain its scores: TreeSHAP where its model is trees, else why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.ensembles import NotAnEnsemble, read_ensemble
+from mlplatform.learning.onnx.onnx_file import OnnxFile, session
+from mlplatform.learning.onnx.tree_shap import compile_tree_shap
+from mlplatform.model.bundle import CONTRIBUTIONS_NAME, INPUT_NAME, Attribution
+from mlplatform.runtime.errors import InputInvalid
+
+BACKGROUND_ROWS = 20_000
+"""Rows that the cover of the nodes is counted on; more of them change no reason."""
+
+CHECKED_ROWS = 256
+SCORE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """The attribution, and the content of `contributions.onnx` where it has one."""
+
+    attribution: Attribution
+    content: bytes | None = None
+
+
+def make_explainer(
+    content: bytes,
+    model: OnnxFile,
+    *,
+    background: NDArray[np.float32],
+    rows: NDArray[np.float32],
+) -> Explainer:
+    """TreeSHAP compiled from the model's file and proven on rows, or the reason for none.
+
+    Args:
+        background: rows that the mean margin is taken over, as the model was fitted on.
+        rows: on these the trees must score as the file does, and contributions add up.
+    """
+    rows = rows[:CHECKED_ROWS]
+    try:
+        ensemble = read_ensemble(content)
+        scores = model.scores(rows)
+        gap = float(np.abs(ensemble.scores(rows) - scores).max())
+        if not gap <= SCORE_TOLERANCE:
+            raise NotAnEnsemble(f"its trees score otherwise than the file, by {gap:.2g}")
+        step = max(1, len(background) // BACKGROUND_ROWS)
+        cover = ensemble.covers(background[::step])
+        compiled = compile_tree_shap(ensemble, cover, inputs=rows.shape[1])
+        attribution = Attribution(method="tree_shap", link=ensemble.link, base=compiled.base)
+        _check(compiled.content, attribution, rows, scores)
+    except InputInvalid as error:
+        return Explainer(Attribution(why=str(error)))
+    return Explainer(attribution, compiled.content)
+
+
+def _check(
+    content: bytes,
+    attribution: Attribution,
+    rows: NDArray[np.float32],
+    scores: NDArray[np.float64],
+) -> None:
+    running = session(content)
+    for row, score in zip(rows, scores.tolist(), strict=True):
+        (shares,) = running.run([CONTRIBUTIONS_NAME], {INPUT_NAME: row[None]})
+        margin = attribution.base + float(shares.sum(dtype=np.float64))
+        if not attribution.adds_up(margin, score):
+            raise NotAnEnsemble(f"contributions add up to {margin:.6g} where it scores {score:.6g}")

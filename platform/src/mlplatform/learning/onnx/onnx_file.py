@@ -1,0 +1,169 @@
+"""An ONNX file run on one thread: what training, gates and replays score with."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.model.bundle import INPUT_NAME, MAX_MODEL_BYTES, NO_OTHER_FILE, OUTPUT_NAME
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.errors import InputInvalid
+
+BATCH_ROWS = 8192
+KEPT_ROWS = 1000
+KEPT = 8
+WARM_UP_CALLS = 20
+
+
+class Scoring(Protocol):
+    """A loaded model, in this process or in a confined one."""
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]: ...
+
+    def seconds(self, x: NDArray[np.float32]) -> float: ...
+
+    def latencies_ms(
+        self, rows: NDArray[np.float32], *, calls: int, budget_s: float
+    ) -> NDArray[np.float64]: ...
+
+    def close(self) -> None: ...
+
+
+class KnownScores:
+    """Scores of rows that were scored before: bands, profiles and gates look at the same days, and
+    a model may take long for them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, NDArray[np.float64]] = {}
+
+    def of(self, x: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """A copy of them; None for rows that are new, or so few that they are scored again."""
+        found = self._known.get(digest(x.tobytes())) if len(x) >= KEPT_ROWS else None
+        return None if found is None else found.copy()
+
+    def keep(self, x: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        if len(x) < KEPT_ROWS:
+            return
+        if len(self._known) == KEPT:
+            self._known.clear()
+        self._known[digest(x.tobytes())] = scores.copy()
+
+
+class OnnxFile:
+    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n].
+
+    In this process: for a model that was fitted here. What comes from outside goes into a
+    `ConfinedModel`.
+
+    Raises:
+        InputInvalid: not an ONNX model that this machine can run, or another signature.
+    """
+
+    def __init__(self, content: bytes, *, inputs: int) -> None:
+        if len(content) > MAX_MODEL_BYTES:
+            raise InputInvalid("ONNX model", None, f"more than {MAX_MODEL_BYTES} bytes")
+        self._session = session(content)
+        self._check_signature(inputs)
+        self._known = KnownScores()
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One raw score a row; many rows that were scored before are not run again.
+
+        Raises:
+            InputInvalid: the model failed on these rows, or answered with another shape.
+        """
+        scores = self._known.of(x)
+        if scores is None:
+            scores = self.run(x)
+            self._known.keep(x, scores)
+        return scores
+
+    def seconds(self, x: NDArray[np.float32]) -> float:
+        """How long this thread works on these rows."""
+        began = time.thread_time()
+        self.run(x)
+        return time.thread_time() - began
+
+    def latencies_ms(
+        self, rows: NDArray[np.float32], *, calls: int, budget_s: float
+    ) -> NDArray[np.float64]:
+        """Milliseconds of single-row calls, after a warm-up; fewer than asked when time is up.
+
+        On a CPU it is the time that the one thread worked, so that a busy machine fails no model.
+        """
+        for i in range(min(WARM_UP_CALLS, len(rows))):
+            self._run(rows[i : i + 1])
+        times: list[float] = []
+        stop = time.perf_counter() + budget_s
+        for i in range(calls):
+            row = rows[i % len(rows)][None, :]
+            began = time.thread_time()
+            self._run(row)
+            times.append((time.thread_time() - began) * 1000)
+            if time.perf_counter() > stop:
+                break
+        return np.array(times)
+
+    def close(self) -> None:
+        """Nothing is held beyond this object."""
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One raw score a row, in batches, whether or not they were scored before."""
+        parts = [self._run(x[i : i + BATCH_ROWS]) for i in range(0, len(x), BATCH_ROWS)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        try:
+            scores = self._session.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
+        except _runtime_errors() as error:
+            raise InputInvalid("ONNX model", None, str(error)) from error
+        if scores.shape != (len(x),):
+            raise InputInvalid("ONNX model", None, f"{len(x)} rows gave scores {scores.shape}")
+        result: NDArray[np.float64] = scores.astype(np.float64)
+        return result
+
+    def _check_signature(self, inputs: int) -> None:
+        found = [_signature(v) for v in self._session.get_inputs()]
+        given = [_signature(v) for v in self._session.get_outputs()]
+        wanted_in = (INPUT_NAME, "tensor(float)", 2, inputs)
+        if len(found) != 1 or found[0] != wanted_in:
+            problem = f"takes {found}; wanted: {INPUT_NAME!r} float32 [n, {inputs}]"
+            raise InputInvalid("ONNX model", None, problem)
+        if len(given) != 1 or given[0][:3] != (OUTPUT_NAME, "tensor(float)", 1):
+            problem = f"gives {given}; wanted: {OUTPUT_NAME!r} float32 [n]"
+            raise InputInvalid("ONNX model", None, problem)
+
+
+def session(content: bytes) -> Any:
+    """A session of ONNX Runtime on one thread, of these bytes and no other file's.
+
+    Raises:
+        InputInvalid: ONNX Runtime does not take them.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry(*NO_OTHER_FILE)
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except _runtime_errors() as error:
+        raise InputInvalid("ONNX model", None, str(error)) from error
+
+
+def _signature(value: Any) -> tuple[str, str, int, Any]:
+    shape = value.shape
+    return value.name, value.type, len(shape), shape[-1] if shape else None
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions have no common base but RuntimeError and Exception itself."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
+    runtime = ("RuntimeException", "NoSuchFile", "NoModel", "EPFail")
+    return tuple(getattr(state, name) for name in names + runtime)

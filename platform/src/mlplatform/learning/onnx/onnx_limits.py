@@ -1,0 +1,251 @@
+"""What an ONNX model from outside may hold: decided from its parsed form, before it is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from mlplatform.runtime.errors import InputInvalid
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+MIB: Final = 1024 * 1024
+MOST_BYTES: Final = 64 * MIB
+MOST_NODES: Final = 5_000
+MOST_TENSORS: Final = 5_000
+MOST_TENSOR_BYTES: Final = 64 * MIB
+MOST_ENTRIES: Final = 16_000_000
+"""Of all attributes together: a node of a tree ensemble takes about ten."""
+MOST_STRING_BYTES: Final = 1_024
+MOST_TEXT_BYTES: Final = 256 * 1024
+"""Of documentation and metadata, which nothing reads."""
+MOST_RANK: Final = 8
+MOST_ENDS: Final = 4_096
+"""Inputs and outputs of one node, and attributes of one."""
+MOST_VALUES: Final = 20_000
+"""Described values between nodes, inputs and outputs together."""
+
+_PLAIN: Final = """
+        Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization BitwiseAnd
+        BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant Cos
+        Cosh CumSum DequantizeLinear Div DynamicQuantizeLinear Elu Equal Erf Exp Flatten
+        Floor Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual HardSigmoid HardSwish
+        Hardmax Identity IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log
+        LogSoftmax LpNormalization MatMul MatMulInteger Max Mean Min Mish Mod Mul Neg Not Or PRelu
+        Pow QLinearMatMul QuantizeLinear RMSNormalization Reciprocal ReduceL1 ReduceL2
+        ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+        ReduceSumSquare Relu Reshape Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign
+        Sin Sinh Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tan Tanh
+        ThresholdedRelu TopK Transpose Trilu Unsqueeze Where Xor
+"""
+_LEARNED: Final = """
+        ArrayFeatureExtractor Binarizer FeatureVectorizer Imputer LabelEncoder LinearClassifier
+        LinearRegressor Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler TreeEnsemble
+        TreeEnsembleClassifier TreeEnsembleRegressor
+"""
+OPERATORS: Final = {"": frozenset(_PLAIN.split()), "ai.onnx.ml": frozenset(_LEARNED.split())}
+"""What a model of payments is made of. Not on it: what loops or branches (Loop, Scan, If, RNNs:
+one node can run for ever), what makes a tensor of a size that a number in the file says
+(ConstantOfShape, Expand, Tile, Range, Pad, Resize, OneHot, EyeLike), what draws (a score must be
+the same twice), and strings, sequences, images and audio. What is on it can still take memory, by
+broadcasting or by joining a tensor with itself: the limits of the process hold that."""
+
+_DOMAINS: Final = {"ai.onnx": ""}
+_ITEM_BYTES: Final = {
+    1: 4,
+    2: 1,
+    3: 1,
+    4: 2,
+    5: 2,
+    6: 4,
+    7: 8,
+    9: 1,
+    10: 2,
+    11: 8,
+    12: 4,
+    13: 8,
+    16: 2,
+}
+"""By TensorProto.DataType: floats, integers, booleans. Not strings, complex or packed numbers."""
+_STORED_IN: Final = {
+    1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data",
+}  # fmt: skip
+_WAY_OUT: Final = "export it without, or score where it is made"
+
+
+class ModelRefused(InputInvalid):
+    """A model from outside is not taken: names what in it is the reason."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("ONNX model", None, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model that is within the limits holds."""
+
+    nodes: int
+    tensors: int
+    tensor_bytes: int
+    entries: int
+
+
+def parsed(content: bytes) -> ModelProto:
+    """The model in a file's bytes; no other file is read.
+
+    Raises:
+        ModelRefused: too large, or not ONNX.
+    """
+    from google.protobuf.message import DecodeError
+    from onnx import ModelProto
+
+    if len(content) > MOST_BYTES:
+        raise ModelRefused(f"{len(content)} bytes; the limit is {MOST_BYTES}")
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except (DecodeError, RecursionError, ValueError) as error:
+        raise ModelRefused("not ONNX: its bytes are not read as a model") from error
+    return model
+
+
+def check(model: ModelProto) -> ModelFacts:
+    """What the model holds, if that is within the limits.
+
+    Raises:
+        ModelRefused: names what is beyond them and the way out.
+    """
+    if model.functions or model.training_info or model.configuration:
+        raise ModelRefused(f"it has functions, training or devices of its own; {_WAY_OUT}")
+    for opset in model.opset_import:
+        if _domain(opset.domain) not in OPERATORS:
+            raise ModelRefused(f"operators of domain {_named(opset.domain)}; {_WAY_OUT}")
+    graph = model.graph
+    _check_counts(graph)
+    _check_texts(model)
+    tensors = [*graph.initializer, *_attribute_tensors(graph)]
+    _most("tensors", len(tensors), MOST_TENSORS)
+    total = 0
+    for tensor in tensors:
+        total += _tensor_bytes(tensor)
+        _most("bytes of tensors", total, MOST_TENSOR_BYTES)
+    entries = sum(_check_node(node) for node in graph.node)
+    _most("entries of attributes", entries, MOST_ENTRIES)
+    return ModelFacts(len(graph.node), len(tensors), total, entries)
+
+
+def _check_counts(graph: GraphProto) -> None:
+    _most("nodes", len(graph.node), MOST_NODES)
+    _most("metadata", len(graph.metadata_props), MOST_ENDS)
+    _most("tensors", len(graph.initializer), MOST_TENSORS)
+    values = len(graph.value_info) + len(graph.input) + len(graph.output)
+    _most("described values", values, MOST_VALUES)
+    if graph.sparse_initializer:
+        raise ModelRefused(f"it has sparse tensors; {_WAY_OUT}")
+    if graph.quantization_annotation:
+        raise ModelRefused(f"it has annotations of quantization; {_WAY_OUT}")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        _check_name(value.name)
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            raise ModelRefused(f"{_named(value.name)} is no tensor; {_WAY_OUT}")
+        dims = value.type.tensor_type.shape.dim
+        _most(f"dimensions of {_named(value.name)}", len(dims), MOST_RANK)
+        for dim in dims:
+            _check_name(dim.dim_param)
+
+
+def _check_texts(model: ModelProto) -> None:
+    graph = model.graph
+    texts = [model.doc_string, model.producer_name, model.producer_version, model.domain]
+    texts += [graph.doc_string, graph.name]
+    texts += [text for p in model.metadata_props for text in (p.key, p.value)]
+    texts += [text for p in graph.metadata_props for text in (p.key, p.value)]
+    texts += [n.doc_string for n in graph.node] + [t.doc_string for t in graph.initializer]
+    texts += [v.doc_string for v in (*graph.input, *graph.output, *graph.value_info)]
+    texts += [p.value for n in graph.node for p in n.metadata_props]
+    _most("bytes of documentation", sum(map(len, texts)), MOST_TEXT_BYTES)
+
+
+def _check_node(node: NodeProto) -> int:
+    """How many entries its attributes have."""
+    domain = _domain(node.domain)
+    if node.op_type not in OPERATORS.get(domain, ()):
+        which = f"{domain}.{node.op_type}" if domain else node.op_type
+        raise ModelRefused(
+            f"operator {_named(which)} is not on the list of those that are run here; {_WAY_OUT}"
+        )
+    ends = max(len(node.input) + len(node.output), len(node.attribute), len(node.metadata_props))
+    _most("inputs, outputs or attributes of a node", ends, MOST_ENDS)
+    for name in (node.name, node.overload, *node.input, *node.output):
+        _check_name(name)
+    return len(node.input) + len(node.output) + sum(_entries(a) for a in node.attribute)
+
+
+def _entries(attribute: AttributeProto) -> int:
+    _check_name(attribute.name)
+    if attribute.HasField("g") or attribute.graphs:
+        raise ModelRefused(f"it has a graph within a node; {_WAY_OUT}")
+    if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+        raise ModelRefused(f"it has sparse tensors; {_WAY_OUT}")
+    if attribute.HasField("tp") or attribute.type_protos or attribute.tensors:
+        raise ModelRefused(f"it has an attribute that is no number, text or tensor; {_WAY_OUT}")
+    if attribute.ref_attr_name:
+        raise ModelRefused(f"it has an attribute of a function; {_WAY_OUT}")
+    for text in (attribute.s, *attribute.strings):
+        _most("bytes of a text", len(text), MOST_STRING_BYTES)
+    return 1 + len(attribute.floats) + len(attribute.ints) + len(attribute.strings)
+
+
+def _attribute_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+
+
+def _tensor_bytes(tensor: TensorProto) -> int:
+    """Of its elements as its dimensions declare them, of which all must be in the file."""
+    named = _named(tensor.name)
+    _check_name(tensor.name)
+    if tensor.external_data or tensor.data_location != 0:
+        raise ModelRefused(
+            f"tensor {named} lies in another file; save the model with all data in one file"
+        )
+    if tensor.HasField("segment") or tensor.data_type not in _ITEM_BYTES:
+        raise ModelRefused(f"tensor {named} holds no plain numbers; {_WAY_OUT}")
+    _most(f"dimensions of {named}", len(tensor.dims), MOST_RANK)
+    if any(size < 0 for size in tensor.dims):
+        raise ModelRefused(f"tensor {named} has a dimension below zero")
+    declared: int = math.prod(tensor.dims) * _ITEM_BYTES[tensor.data_type]
+    _most("bytes of tensors", declared, MOST_TENSOR_BYTES)
+    if declared != (held := _held_bytes(tensor)):
+        raise ModelRefused(f"tensor {named} declares {declared} bytes and holds {held}")
+    return declared
+
+
+def _held_bytes(tensor: TensorProto) -> int:
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    stored: Any = getattr(tensor, _STORED_IN.get(tensor.data_type, "int32_data"))
+    return len(stored) * _ITEM_BYTES[tensor.data_type]
+
+
+def _check_name(name: str) -> None:
+    _most("bytes of a name", len(name), MOST_STRING_BYTES)
+
+
+def _most(what: str, found: int, limit: int) -> None:
+    if found > limit:
+        raise ModelRefused(f"{found} {what}; the limit is {limit}")
+
+
+def _domain(name: str) -> str:
+    return _DOMAINS.get(name, name)
+
+
+def _named(name: str) -> str:
+    """A name from the file as text that a line can show."""
+    return ascii(name[:64])

@@ -1,0 +1,1 @@
+"""The versions that may serve, kept in MLflow."""

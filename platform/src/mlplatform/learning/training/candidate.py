@@ -1,0 +1,349 @@
+"""A candidate: a model, fitted here or given, made into a complete bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.dataset import Dataset, Matrix
+from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.explainer import Explainer, make_explainer
+from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
+from mlplatform.learning.training.calibration import fit_calibration, fit_thresholds
+from mlplatform.learning.training.folder import ModelFolder, load_training
+from mlplatform.learning.training.small_model import fit_scorecard, small_model
+from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
+from mlplatform.learning.validation.replay import Recent, predicted_band
+from mlplatform.model.bundle import (
+    EXPLAINER_FILE,
+    MODEL_FILE,
+    Bundle,
+    Golden,
+    Reason,
+    View,
+    write_bundle,
+)
+from mlplatform.model.definition import InputSpec, ModelDefinition
+from mlplatform.model.inputs import view_defaults
+from mlplatform.model.profile import Profile, profile
+from mlplatform.model.rules import Rule
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.errors import InputInvalid
+
+GOLDEN_ROWS = 32
+GOLDEN_TOLERANCE = 1e-5
+PARITY_ROWS = 4096
+ALONE_ROWS = 256
+SCORING_BUDGET_S = 25.0
+MOST_HALVINGS = 4
+TRAINED_HERE = "trained here"
+"""The origin of what a model's own folder fitted; what somebody brings never has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The largest gap between the scores of the ONNX file and of what it should equal."""
+
+    difference: float
+    rows: int
+    against: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A written bundle that no gate has seen yet; `model` is its file, loaded, in this process only
+    where it was fitted here.
+
+    `customers` is the share of customers on whose payments it was measured, and is to be judged:
+    less than 1 only for a model that would take too long for all of them, and never so few that
+    the gates would find too few frauds among their payments.
+    """
+
+    folder: Path
+    bundle: Bundle
+    model: Scoring
+    parity: Parity
+    customers: float
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A model, and what of its bundle is not learned from the data."""
+
+    content: bytes
+    model: OnnxFile | ConfinedModel
+    inputs: tuple[InputSpec, ...]
+    views: tuple[View, ...]
+    rules: tuple[Rule, ...]
+    reasons: Mapping[str, Reason]
+    parity: Parity
+    origin: str
+    customers: float = 1.0
+
+    @property
+    def names(self) -> list[str]:
+        return [i.name for i in self.inputs]
+
+
+def train(
+    folder: ModelFolder, dataset: Dataset, *, bundles: Path, seed: int, recent: Recent | None = None
+) -> Candidate:
+    """Fit the model's own training on the dataset; returns a bundle under `bundles`/<digest>.
+
+    Args:
+        recent: what the alert band is predicted from; the held-out days where it is None.
+
+    Raises:
+        InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
+    """
+    definition, fitting = folder.definition, dataset.fitting
+    # the calibration is fitted last, but what it lacks is known before anything is learned
+    for source, days, use in (
+        ("training set", fitting, "learn from"),
+        ("calibration slice", dataset.calibrating, "calibrate with"),
+    ):
+        if not 0 < (frauds := int(days.y.sum())) < len(days):
+            problem = f"{frauds} frauds among {len(days)} payments to {use}"
+            raise InputInvalid(source, None, problem)
+    names = [i.name for i in definition.inputs]
+    fitted = load_training(definition.name).fit(fitting.matrix.columns(names), fitting.y, seed=seed)
+    content = fitted.onnx()
+    rows = parity_rows(dataset.holdout.matrix.columns(names), seed)
+    model = OnnxFile(content, inputs=len(names))
+    gap = np.abs(model.scores(rows) - fitted.scores(rows))
+    made = Made(
+        content=content,
+        model=model,
+        inputs=definition.inputs,
+        views=_views(folder),
+        rules=folder.rules,
+        reasons=folder.reasons,
+        parity=Parity(float(gap.max()), len(rows), "the fitted model"),
+        origin=TRAINED_HERE,
+    )
+    return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+
+
+def candidate_from_onnx(
+    content: bytes,
+    base: Bundle,
+    definition: ModelDefinition,
+    dataset: Dataset,
+    *,
+    bundles: Path,
+    origin: str,
+    seed: int,
+    recent: Recent | None = None,
+) -> Candidate:
+    """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle.
+
+    Calibration, thresholds, golden rows, profile and band are measured anew on the dataset, for a
+    slow model on a share of its customers; inputs, views, rules and reasons are the base's. The
+    model must take "inputs" float32 [n, F] and give "scores" float32 [n] of 0-1. There is no fitted
+    model to compare it with, so parity is measured between rows scored alone and together.
+
+    Args:
+        origin: where the model is from, for the record.
+
+    It is run in a confined process alone, which ends with the candidate's model.
+
+    Raises:
+        ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
+        InputInvalid: too little data.
+    """
+    model = ConfinedModel(content, inputs=len(base.inputs))
+    try:
+        return _brought(
+            model,
+            content,
+            base,
+            definition,
+            dataset,
+            recent,
+            bundles=bundles,
+            origin=origin,
+            seed=seed,
+        )
+    except BaseException:
+        model.close()
+        raise
+
+
+def _brought(
+    model: ConfinedModel,
+    content: bytes,
+    base: Bundle,
+    definition: ModelDefinition,
+    dataset: Dataset,
+    recent: Recent | None,
+    *,
+    bundles: Path,
+    origin: str,
+    seed: int,
+) -> Candidate:
+    x = parity_rows(dataset.holdout.matrix.columns(base.input_names), seed)[:ALONE_ROWS]
+    rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
+    alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
+    made = Made(
+        content=content,
+        model=model,
+        inputs=base.inputs,
+        views=base.views,
+        rules=base.rules,
+        reasons=base.reasons,
+        parity=Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone"),
+        origin=origin,
+        customers=_affordable(_expected_s(model, x, rows), dataset),
+    )
+    return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+
+
+def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Rows to compare scores on: some as they are, the same with holes, one that is all holes."""
+    rng = np.random.default_rng(seed)
+    some = x[np.sort(rng.permutation(len(x))[:PARITY_ROWS])]
+    holes = np.where(rng.random(some.shape) < 0.2, np.float32(np.nan), some)
+    mixed = np.empty((2 * len(some), x.shape[1]), np.float32)
+    mixed[0::2], mixed[1::2] = some, holes
+    return np.concatenate([np.full((1, x.shape[1]), np.nan, np.float32), mixed])
+
+
+def golden_rows(x: NDArray[np.float32], raw: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rows over the whole range of scores, half of them among the highest 5 %; one all missing."""
+    order = np.argsort(raw, kind="stable")
+    half = (GOLDEN_ROWS - 1) // 2
+    top = len(order) - max(1, len(order) // 20)
+    spread = np.linspace(0, top - 1, half).astype(int)
+    high = np.linspace(top, len(order) - 1, GOLDEN_ROWS - 1 - half).astype(int)
+    chosen = x[order[np.concatenate([spread, high])]]
+    return np.concatenate([np.full((1, x.shape[1]), np.nan, np.float32), chosen])
+
+
+def reference_values(x: NDArray[np.float32], names: Sequence[str]) -> dict[str, float | None]:
+    """The median of each input, None for one without values: what "usual" means in reasons."""
+    present = [column[np.isfinite(column)] for column in x.T]
+    return {
+        name: float(np.median(values)) if len(values) else None
+        for name, values in zip(names, present, strict=True)
+    }
+
+
+def _candidate(
+    made: Made,
+    definition: ModelDefinition,
+    dataset: Dataset,
+    recent: Recent | None,
+    *,
+    bundles: Path,
+    seed: int,
+) -> Candidate:
+    model, holdout = made.model, dataset.holdout.share(made.customers)
+    x = holdout.matrix.columns(made.names)
+    raw = model.scores(x)
+    first = slice(0, holdout.before(dataset.window.gates_from_ms))
+    calibration = fit_calibration(raw[first], holdout.y[first])
+    thresholds = fit_thresholds(
+        calibration.many(raw[first]),
+        review_share=definition.decision.review_share,
+        decline_share=definition.decision.decline_share,
+    )
+    scores = calibration.many(raw)
+    fitting = dataset.fitting
+    card = fit_scorecard(
+        fitting.matrix.columns(made.names), fitting.y, made.names, definition.training.small_model
+    )
+    replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
+    recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
+    background = dataset.fitting.matrix.columns(made.names)
+    explainer = _explainer(made, background, parity_rows(x, seed))
+    files = {MODEL_FILE: digest(made.content)}
+    if explainer.content is not None:
+        files[EXPLAINER_FILE] = digest(explainer.content)
+    bundle = Bundle(
+        model=definition.name,
+        inputs=made.inputs,
+        calibration=calibration,
+        thresholds=thresholds,
+        reasons=dict(made.reasons),
+        rules=made.rules,
+        reference=reference_values(background, made.names),
+        golden=_golden(model, golden_rows(x, raw)),
+        views=made.views,
+        profile=_profile(definition, holdout.matrix, scores, thresholds.many(scores) > 0),
+        alert_band=predicted_band(
+            thresholds.many(recent_scores), replayed, factor=definition.gates.alert_band_factor
+        ),
+        data=dataset.data_window(),
+        seed=seed,
+        origin=made.origin,
+        files=files,
+        attribution=explainer.attribution,
+        small_model=small_model(
+            card, card.scores(x[first], made.names), holdout.y[first], definition.decision
+        ),
+    )
+    folder = bundles / bundle.digest
+    write_bundle(bundle, made.content, folder, explainer.content)
+    return Candidate(folder, bundle, model, made.parity, made.customers)
+
+
+def _explainer(made: Made, background: NDArray[np.float32], rows: NDArray[np.float32]) -> Explainer:
+    match made.model:
+        case ConfinedModel() as model:
+            return model.explained(background, rows)
+        case model:
+            return make_explainer(made.content, model, background=background, rows=rows)
+
+
+def _expected_s(model: Scoring, x: NDArray[np.float32], rows: int) -> float:
+    """How long the model will take for so many rows, from what it takes for a few."""
+    return model.seconds(x) / len(x) * rows
+
+
+def _affordable(expected_s: float, dataset: Dataset) -> float:
+    """The share of customers whose rows can be scored in time, halved until they can."""
+    share = 1.0
+    for _ in range(MOST_HALVINGS):
+        if expected_s * share <= SCORING_BUDGET_S or not _enough(dataset, share / 2):
+            break
+        share /= 2
+    return share
+
+
+def _enough(dataset: Dataset, share: float) -> bool:
+    parts = (dataset.calibrating, dataset.judging)
+    return all(int(part.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)
+
+
+def _golden(model: Scoring, rows: NDArray[np.float32]) -> Golden:
+    return Golden(
+        rows=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in rows),
+        scores=tuple(model.scores(rows).tolist()),
+        tolerance=GOLDEN_TOLERANCE,
+    )
+
+
+def _profile(
+    definition: ModelDefinition,
+    rows: Matrix,
+    scores: NDArray[np.float64],
+    alerts: NDArray[np.bool_],
+) -> Profile:
+    """The held-out days, which no model was fitted on: drift's inputs, scores and alerts."""
+    watched = [name for name in definition.drift.inputs if name in rows.names]
+    return profile(rows.columns(watched), watched, scores, alerts, rows.unit)
+
+
+def _views(folder: ModelFolder) -> tuple[View, ...]:
+    """The views that the model's inputs read, directly or through a ratio."""
+    specs = folder.definition.inputs
+    read = {name for i in specs for name in (i.name, i.to)}
+    return tuple(
+        View(name=v.name, ttl_ms=v.ttl_ms, defaults=view_defaults([v]))
+        for v in folder.views
+        if read.intersection(v.feature_names)
+    )

@@ -1,0 +1,196 @@
+"""Gathers what the gates look at: runs the candidate and the champion on the same rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
+from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
+from mlplatform.learning.training.candidate import TRAINED_HERE, Candidate
+from mlplatform.learning.validation.gates import (
+    DataEvidence,
+    Evidence,
+    ModelEvidence,
+    QualityEvidence,
+    ReplayEvidence,
+    SchemaEvidence,
+    SmallModelEvidence,
+)
+from mlplatform.learning.validation.replay import Recent, flip_share, strengths
+from mlplatform.learning.validation.statistics import (
+    Interval,
+    average_precision,
+    average_precision_interval,
+    calibration_error_interval,
+)
+from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.scorecard import SmallScorer
+from mlplatform.runtime.errors import InputInvalid
+
+LATENCY_CALLS = 1000
+LATENCY_BUDGET_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A bundle on disk, checked, with its model loaded."""
+
+    bundle: Bundle
+    model: Scoring
+
+    def raw(self, rows: Labelled) -> NDArray[np.float64]:
+        return self.model.scores(rows.matrix.columns(self.bundle.input_names))
+
+
+def load_runnable(folder: Path) -> Runnable:
+    """The bundle of a folder, ready to score: in a confined process if it was made elsewhere.
+
+    Raises:
+        BundleCorrupt: a file is not what its digest says.
+        InputInvalid: the model cannot be run.
+    """
+    bundle = load_bundle(folder)
+    content = (folder / MODEL_FILE).read_bytes()
+    load = OnnxFile if bundle.origin == TRAINED_HERE else ConfinedModel
+    return Runnable(bundle, load(content, inputs=len(bundle.inputs)))
+
+
+def gather(
+    definition: ModelDefinition,
+    candidate: Candidate,
+    dataset: Dataset,
+    *,
+    champion: Runnable | None,
+    recent: Recent | None,
+    seed: int,
+) -> Evidence:
+    """What running both bundles showed; the candidate's folder is read back and checked first.
+
+    Args:
+        recent: payments to replay; the held-out days where it is None.
+    """
+    written = load_bundle(candidate.folder, candidate.bundle.digest)
+    challenger = Runnable(written, candidate.model)
+    holdout = dataset.holdout.share(candidate.customers)
+    replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(
+        candidate.customers
+    )
+    judging = slice(holdout.before(dataset.window.gates_from_ms), None)
+    return Evidence(
+        model=definition.name,
+        bundle=challenger.bundle.digest,
+        champion=champion.bundle.digest if champion else None,
+        data=data_evidence(definition, dataset),
+        schema=SchemaEvidence(
+            candidate=challenger.bundle.inputs,
+            champion=champion.bundle.inputs if champion else None,
+            declared=definition.inputs,
+        ),
+        quality=_quality(challenger, champion, holdout, seed),
+        running=_running(challenger, candidate, holdout, judging, seed),
+        replay=_replay(challenger, champion, replayed),
+        small_model=_small_model(written, holdout.rows(judging)),
+    )
+
+
+def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence:
+    """What the training set holds, before anything is fitted to it."""
+    x = dataset.rows.matrix.columns([i.name for i in definition.inputs])
+    shares = np.isnan(x).mean(axis=0) if len(x) else np.full(x.shape[1], np.nan)
+    return DataEvidence(
+        rows=len(dataset.rows),
+        positives=int(dataset.rows.y.sum()),
+        missing_shares={
+            i.name: float(share) for i, share in zip(definition.inputs, shares, strict=True)
+        },
+        window_to_ms=dataset.window.to_ms,
+        matured_until_ms=dataset.as_of_ms - definition.label.maturity_days * DAY_MS,
+        labels_until_ms=dataset.labels_until_ms,
+    )
+
+
+def _quality(
+    challenger: Runnable, champion: Runnable | None, days: Labelled, seed: int
+) -> QualityEvidence:
+    """On all held-out days: calibration does not change who ranks above whom."""
+    own = challenger.raw(days)
+    unit, positives = days.matrix.unit, int(days.y.sum())
+    candidate = average_precision_interval(own, days.y, unit, seed=seed)
+    if champion is None:
+        return QualityEvidence(candidate, None, None, positives)
+    try:
+        other = champion.raw(days)
+    except InputInvalid:  # an input of the champion that nobody computes any more
+        nothing = Interval(math.nan, math.nan, math.nan)
+        return QualityEvidence(candidate, math.nan, nothing, positives)
+    seen = days.matrix.event_ms[days.matrix.event_ms < champion.bundle.data.to_ms]
+    return QualityEvidence(
+        candidate=candidate,
+        champion=average_precision(other, days.y),
+        difference=average_precision_interval(own, days.y, unit, seed=seed, baseline=other),
+        positives=positives,
+        champion_saw_days=len(np.unique(seen // DAY_MS)),
+    )
+
+
+def _running(
+    challenger: Runnable, candidate: Candidate, holdout: Labelled, judging: slice, seed: int
+) -> ModelEvidence:
+    bundle, model = challenger.bundle, challenger.model
+    y, scores = holdout.y[judging], bundle.calibrate_many(challenger.raw(holdout)[judging])
+    golden = np.array(bundle.golden.rows, dtype=np.float32)
+    alone = np.concatenate([model.scores(row[None, :]) for row in golden])
+    together = model.scores(golden)
+    expected = np.array(bundle.golden.scores)
+    x = holdout.matrix.columns(bundle.input_names)[judging]
+    times = model.latencies_ms(
+        x if len(x) else golden, calls=LATENCY_CALLS, budget_s=LATENCY_BUDGET_S
+    )
+    return ModelEvidence(
+        calibration_error=calibration_error_interval(
+            scores, y, holdout.matrix.unit[judging], seed=seed
+        ),
+        positives=int(y.sum()),
+        parity_difference=candidate.parity.difference,
+        parity_against=candidate.parity.against,
+        golden_difference=float(np.max(np.abs([alone - expected, together - expected]))),
+        golden_tolerance=bundle.golden.tolerance,
+        latency_p99_ms=float(np.quantile(times, 0.99)) if len(times) else math.nan,
+        latency_calls=len(times),
+    )
+
+
+def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
+    """As the gateway evaluates it, on days that neither it nor its calibration has seen."""
+    small, positives = SmallScorer.of(bundle), int(days.y.sum())
+    share = positives / len(days) if len(days) else math.nan
+    if small is None:
+        return SmallModelEvidence(None, share, positives)
+    rows = days.matrix.columns(bundle.input_names).astype(np.float64).tolist()
+    return SmallModelEvidence(
+        average_precision(np.array([small.raw(row) for row in rows]), days.y), share, positives
+    )
+
+
+def _replay(challenger: Runnable, champion: Runnable | None, recent: Recent) -> ReplayEvidence:
+    decisions = strengths(challenger.bundle, challenger.model, recent.matrix)
+    flips = None
+    if champion is not None:
+        try:
+            flips = flip_share(decisions, strengths(champion.bundle, champion.model, recent.matrix))
+        except InputInvalid:  # as in _quality
+            flips = math.nan
+    return ReplayEvidence(
+        rows=len(recent.matrix),
+        source=recent.source,
+        band=challenger.bundle.alert_band,
+        alert_share=float(np.mean(decisions > 0)) if len(decisions) else math.nan,
+        flip_share=flips,
+    )

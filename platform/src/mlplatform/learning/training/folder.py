@@ -1,0 +1,72 @@
+"""What a model's folder gives to training: definition, views, rules, reasons and the fit itself."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from mlplatform.model.bundle import Reason, parse_reasons
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.rules import Rule, parse_rules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Fitted(Protocol):
+    """A fitted model and its ONNX form, which must agree."""
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One raw score of 0-1 a row; NaN inputs are missing values."""
+        ...
+
+    def onnx(self) -> bytes:
+        """Input "inputs" float32 [n, F], output "scores" float32 [n]; the same bytes every time."""
+        ...
+
+
+class Training(Protocol):
+    """The module `training.py` of a model's folder."""
+
+    def fit(self, x: NDArray[np.float32], y: NDArray[np.int8], *, seed: int) -> Fitted:
+        """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """One model's folder, read and checked."""
+
+    definition: ModelDefinition
+    views: tuple[FeatureView, ...]
+    rules: tuple[Rule, ...]
+    reasons: Mapping[str, Reason]
+
+
+def load_folder(name: str) -> ModelFolder:
+    """The folder of a model of this installation.
+
+    Raises:
+        NotFound: there is no such model.
+        ConfigInvalid: names the file and the key.
+    """
+    definition, folder = load_definition(name), model_folder(name)
+    inputs = [i.name for i in definition.inputs]
+    rules = (folder / "rules.yaml").read_text()
+    reasons = (folder / "reasons.yaml").read_text()
+    return ModelFolder(
+        definition=definition,
+        views=load_views(folder),
+        rules=parse_rules(rules, source=f"{name}/rules.yaml", inputs=inputs),
+        reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),
+    )
+
+
+def load_training(name: str) -> Training:
+    """The training module of a model; importing it may take seconds."""
+    return cast(Training, importlib.import_module(f"mlplatform.models.{name}.training"))

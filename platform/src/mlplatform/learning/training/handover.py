@@ -1,0 +1,239 @@
+"""A fit in another process or pod: what it is given, and what it gives back, as files.
+
+Parquet, JSON and ONNX, nothing that would run when it is read. Either side checks by digest what
+the other one wrote.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Meta
+
+from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix, Window, rows_digest
+from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.training.candidate import Candidate, Parity
+from mlplatform.learning.validation.replay import Recent
+from mlplatform.model.bundle import (
+    BUNDLE_FILE,
+    EXPLAINER_FILE,
+    MODEL_FILE,
+    BundleCorrupt,
+    DataWindow,
+    appear,
+    load_bundle,
+)
+from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest, finite_or_none
+from mlplatform.runtime.errors import Corrupt
+
+ORDER: Final = "order.json"
+PAYMENTS: Final = "payments.parquet"
+RECENT: Final = "recent.parquet"
+RESULT: Final = "result.json"
+
+_OWN: Final = ("@event_ms", "@unit", "@label")
+"""Columns before the inputs; no input's name begins so."""
+_BUNDLE_FILES: Final = (BUNDLE_FILE, MODEL_FILE, EXPLAINER_FILE)
+
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Read = TypeVar("Read")
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class Replayed(_Part, frozen=True):
+    """The recent payments of an order: where they are from, and their digest."""
+
+    source: str
+    digest: Sha256
+
+
+class Order(_Part, frozen=True):
+    """`order.json`: what is to be fitted, by which code, on which rows.
+
+    Args:
+        code: version of the code that asked; only the same may fit.
+        recent: None where the band is predicted from the held-out days.
+    """
+
+    model: str
+    code: str
+    seed: int
+    data: DataWindow
+    labels_until_ms: int | None
+    recent: Replayed | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that the candidate depends on: two fits of one order are equal."""
+        return digest(msgspec.to_builtins(self))
+
+
+class Result(_Part, frozen=True):
+    """`result.json`: the order that was fitted, and what the candidate is beyond its bundle.
+
+    Args:
+        difference: of `Parity`; None where it is not a number.
+    """
+
+    order: Sha256
+    bundle: Sha256
+    difference: float | None
+    rows: int
+    against: str
+    customers: float
+
+    @property
+    def parity(self) -> Parity:
+        gap = math.nan if self.difference is None else self.difference
+        return Parity(gap, self.rows, self.against)
+
+
+def order(dataset: Dataset, recent: Recent | None, *, code: str, seed: int) -> Order:
+    """The order to fit these rows."""
+    return Order(
+        model=dataset.model,
+        code=code,
+        seed=seed,
+        data=dataset.data_window(),
+        labels_until_ms=dataset.labels_until_ms,
+        recent=None if recent is None else Replayed(source=recent.source, digest=_digest(recent)),
+    )
+
+
+def write(asked: Order, dataset: Dataset, recent: Recent | None, shared: Path, item: Path) -> None:
+    """Write an order and its rows into two folders that are there: `order.json` and
+    `recent.parquet` into `shared`, `payments.parquet` into `item`."""
+    _write_rows(dataset.rows.matrix, dataset.rows.y, item / PAYMENTS)
+    if recent is not None:
+        _write_rows(recent.matrix, _unlabelled(recent.matrix), shared / RECENT)
+    (shared / ORDER).write_bytes(canonical_json(msgspec.to_builtins(asked)))
+
+
+def read_order(shared: Path) -> Order:
+    """The order in a folder.
+
+    Raises:
+        Corrupt: it is none.
+    """
+    return _decoded(shared / ORDER, Order)
+
+
+def read(asked: Order, shared: Path, payments: Path) -> tuple[Dataset, Recent | None]:
+    """The rows of an order.
+
+    Raises:
+        Corrupt: they are not those that the order names.
+    """
+    matrix, y = _read_rows(payments)
+    data = asked.data
+    _hold(payments, rows_digest(matrix, y), data.digest)
+    dataset = Dataset(
+        model=asked.model,
+        rows=Labelled(matrix, y),
+        window=Window(data.from_ms, data.holdout_from_ms, data.gates_from_ms, data.to_ms),
+        as_of_ms=data.as_of_ms,
+        labels_until_ms=asked.labels_until_ms,
+        digest=data.digest,
+    )
+    if asked.recent is None:
+        return dataset, None
+    recent = Recent(_read_rows(shared / RECENT)[0], asked.recent.source)
+    _hold(shared / RECENT, _digest(recent), asked.recent.digest)
+    return dataset, recent
+
+
+def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
+    """What `result.json` says of a candidate, whose bundle lies beside it under its digest."""
+    made = Result(
+        order=asked.digest,
+        bundle=candidate.bundle.digest,
+        difference=finite_or_none(candidate.parity.difference),
+        rows=candidate.parity.rows,
+        against=candidate.parity.against,
+        customers=candidate.customers,
+    )
+    told: dict[str, Any] = msgspec.to_builtins(made)
+    return told
+
+
+def take(written: Path, asked: Order, bundles: Path) -> Candidate:
+    """The candidate that a fit wrote, its bundle copied to `bundles`/<digest>.
+
+    Raises:
+        BundleCorrupt: a file is not what its digest says, or it is the candidate of another order.
+        Corrupt: there is no result that can be read.
+        ModelRefused: the model can't be run here, or is beyond what one from outside may be.
+    """
+    told = _decoded(written / RESULT, Result)
+    bundles.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{told.bundle}.", dir=bundles))
+    try:
+        for path in (written / told.bundle / name for name in _BUNDLE_FILES):
+            if path.is_file():
+                shutil.copyfile(path, draft / path.name)
+        bundle = load_bundle(draft, told.bundle)
+        made_of = (told.order, bundle.model, bundle.seed, bundle.data)
+        if made_of != (asked.digest, asked.model, asked.seed, asked.data):
+            raise BundleCorrupt(f"{written}: the candidate of another order than {asked.digest}")
+        content = (draft / MODEL_FILE).read_bytes()
+        folder = bundles / told.bundle
+        appear(draft, folder, told.bundle)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    # Whoever can write where jobs write can put another model there, with its digests.
+    model = ConfinedModel(content, inputs=len(bundle.inputs))
+    return Candidate(folder, bundle, model, told.parity, told.customers)
+
+
+def _write_rows(matrix: Matrix, y: np.ndarray[Any, Any], path: Path) -> None:
+    columns = [matrix.event_ms, matrix.unit, y, *(np.ascontiguousarray(c) for c in matrix.x.T)]
+    table = pa.Table.from_arrays([pa.array(c) for c in columns], names=[*_OWN, *matrix.names])
+    # A dictionary would make one NaN of all, and the digest is over their bits.
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+
+
+def _read_rows(path: Path) -> tuple[Matrix, np.ndarray[Any, np.dtype[np.int8]]]:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise Corrupt(f"{path} cannot be read") from error
+    names = tuple(table.column_names)
+    if names[: len(_OWN)] != _OWN:
+        raise Corrupt(f"{path} has columns {', '.join(names[: len(_OWN)])}, not {', '.join(_OWN)}")
+    event_ms, unit, y = (table.column(name).to_numpy() for name in _OWN)
+    inputs = names[len(_OWN) :]
+    x = np.empty((table.num_rows, len(inputs)), np.float32)
+    for position, name in enumerate(inputs):
+        x[:, position] = table.column(name).to_numpy()
+    return Matrix(inputs, x, event_ms, unit), y
+
+
+def _unlabelled(matrix: Matrix) -> np.ndarray[Any, np.dtype[np.int8]]:
+    return np.zeros(len(matrix), np.int8)
+
+
+def _digest(recent: Recent) -> str:
+    return rows_digest(recent.matrix, _unlabelled(recent.matrix))
+
+
+def _hold(path: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise Corrupt(f"{path} has digest {found}, not {wanted} as ordered")
+
+
+def _decoded(path: Path, kind: type[Read]) -> Read:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, *NOT_JSON) as error:
+        raise Corrupt(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,143 @@
+"""The retraining job as the few plain steps that a flow's tasks wrap."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlplatform.learning.registry.versions import Registry, Rejection, Version, VersionFacts
+from mlplatform.runtime.code_version import code_version
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.dataset import Dataset
+    from mlplatform.learning.features.offline import OfflineTable
+    from mlplatform.learning.training.candidate import Candidate
+    from mlplatform.learning.training.evaluate import Runnable
+    from mlplatform.learning.training.folder import ModelFolder
+    from mlplatform.learning.validation.gates import GateReport
+    from mlplatform.learning.validation.replay import Recent
+
+SEED = 20180401
+REPLAYED_ROWS = 20_000  # about; customers are taken whole
+
+log = logging.getLogger(__name__)
+
+
+def build_dataset(
+    folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
+) -> Dataset:
+    """The training set as it was known at `as_of_ms`, with the champion's inputs beside its own.
+
+    Raises:
+        InputInvalid: no payment has matured, or late rows would falsify the features.
+    """
+    from mlplatform.learning.features import dataset
+
+    also = champion.bundle.inputs if champion else ()
+    built = dataset.build_dataset(
+        folder.definition, folder.views, offline, as_of_ms=as_of_ms, also=also
+    )
+    log.info(
+        "training set of %s: %d payments, %d frauds, digest %s",
+        built.model,
+        len(built.rows),
+        int(built.rows.y.sum()),
+        built.digest[:8],
+    )
+    return built
+
+
+def recent_requests(
+    folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
+) -> Recent | None:
+    """The whole days since the fit's last, matured or not: no candidate has learned from them.
+
+    Their labels are not needed: a replay asks what would have been decided. None where there are
+    fewer than two such days.
+    """
+    from mlplatform.learning.features import dataset
+    from mlplatform.learning.validation.replay import Recent
+
+    from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms
+    to_ms = as_of_ms // dataset.DAY_MS * dataset.DAY_MS
+    also = champion.bundle.inputs if champion else ()
+    matrix = dataset.requests_between(
+        folder.definition, folder.views, offline, from_ms=from_ms, to_ms=to_ms, also=also
+    )
+    days = len(set((matrix.event_ms // dataset.DAY_MS).tolist()))
+    if days < 2:
+        return None
+    recent = Recent(matrix, f"payments of the last {days} days")
+    return recent.share(min(1.0, REPLAYED_ROWS / len(matrix)))
+
+
+def fit(
+    folder: ModelFolder,
+    dataset: Dataset,
+    *,
+    bundles: Path,
+    recent: Recent | None = None,
+    seed: int = SEED,
+) -> Candidate:
+    """A candidate bundle under `bundles`/<digest>; the same data and seed give the same digest."""
+    from mlplatform.learning.training.candidate import train
+
+    candidate = train(folder, dataset, bundles=bundles, seed=seed, recent=recent)
+    log.info("candidate %s of %s", candidate.bundle.digest[:8], dataset.model)
+    return candidate
+
+
+def validate(
+    folder: ModelFolder,
+    candidate: Candidate,
+    dataset: Dataset,
+    *,
+    champion: Runnable | None,
+    recent: Recent | None = None,
+    seed: int = SEED,
+) -> GateReport:
+    """Every gate's result for the candidate."""
+    from mlplatform.learning.training.evaluate import gather
+    from mlplatform.learning.validation.gates import judge
+
+    definition = folder.definition
+    evidence = gather(definition, candidate, dataset, champion=champion, recent=recent, seed=seed)
+    report = judge(evidence, definition.gates, definition.training)
+    for gate in report.gates:
+        log.info("gate %s %s: %s", gate.name, gate.verdict, gate.reason)
+    return report
+
+
+def register(
+    candidate: Candidate, report: GateReport, registry: Registry, *, author: str
+) -> Version | Rejection:
+    """Keep the candidate: as a version if every gate passed, as a record of the run if not."""
+    outcome = registry.register(candidate.folder, version_facts(candidate, report, author=author))
+    match outcome:
+        case Version(model=model, version=number):
+            log.info("registered %s version %d", model, number)
+        case Rejection(model=model, reasons=reasons):
+            log.warning("%s is not deployable: %s", model, "; ".join(reasons))
+    return outcome
+
+
+def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> VersionFacts:
+    """What the registry remembers of a candidate."""
+    from mlplatform.learning.validation.report import to_dict
+
+    bundle = candidate.bundle
+    return VersionFacts(
+        bundle=bundle.digest,
+        data_from_ms=bundle.data.from_ms,
+        data_to_ms=bundle.data.to_ms,
+        data_digest=bundle.data.digest,
+        code_version=code_version(),
+        metrics={g.name: g.observed for g in report.gates if g.observed is not None},
+        report=to_dict(report),
+        author=author,
+        validated=report.passed and report.bundle == bundle.digest,
+        alert_low=bundle.alert_band.low,
+        alert_high=bundle.alert_band.high,
+        seed=bundle.seed,
+    )

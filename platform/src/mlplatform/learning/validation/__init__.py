@@ -1,0 +1,1 @@
+"""Whether a candidate may serve: gates, and the replays and statistics that they read."""

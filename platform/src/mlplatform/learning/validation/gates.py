@@ -1,0 +1,387 @@
+"""Whether a candidate may serve: pure gates over measured evidence, each with its reason.
+
+A missing or NaN number is inconclusive, and an inconclusive gate does not pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
+from mlplatform.model.bundle import AlertBand
+from mlplatform.model.definition import GatePolicy, InputSpec, TrainingPolicy
+from mlplatform.runtime.figures import percent, span
+
+Verdict = Literal["passed", "failed", "inconclusive"]
+
+MINIMUM_POSITIVES = 10
+MINIMUM_CALLS = 100
+MINIMUM_REPLAYED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What one gate saw, what it allows, and why it decided so.
+
+    Args:
+        reason: a sentence with units, for whoever answers for the version.
+        interval: where the observed value may lie, for a gate that holds an end of it to the limit.
+    """
+
+    name: str
+    verdict: Verdict
+    observed: float | None
+    limit: float | None
+    reason: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataEvidence:
+    """What the training set holds; `labels_until_ms` is the latest arrival of any label."""
+
+    rows: int
+    positives: int
+    missing_shares: Mapping[str, float]
+    window_to_ms: int
+    matured_until_ms: int
+    labels_until_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaEvidence:
+    """Inputs of the candidate, of the champion if there is one, and as model.yaml declares them."""
+
+    candidate: Sequence[InputSpec]
+    champion: Sequence[InputSpec] | None
+    declared: Sequence[InputSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class QualityEvidence:
+    """Average precision on the held-out days; differences are candidate less champion.
+
+    `champion` and `difference` are None for a first version. `champion_saw_days` counts those of
+    the days that the champion had itself been made from: they flatter it.
+    """
+
+    candidate: Interval
+    champion: float | None
+    difference: Interval | None
+    positives: int
+    champion_saw_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvidence:
+    """What running the candidate's own file showed."""
+
+    calibration_error: Interval
+    positives: int
+    parity_difference: float
+    parity_against: str
+    golden_difference: float
+    golden_tolerance: float
+    latency_p99_ms: float
+    latency_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class SmallModelEvidence:
+    """Average precision of the bundle's small model on the days for the gates.
+
+    `positive_share` is what guessing reaches there. None for a bundle without a small model.
+    """
+
+    average_precision: float | None
+    positive_share: float
+    positives: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayEvidence:
+    """What replaying recent payments showed; `flip_share` is None for a first version."""
+
+    rows: int
+    source: str
+    band: AlertBand
+    alert_share: float
+    flip_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that the gates look at."""
+
+    model: str
+    bundle: str
+    champion: str | None
+    data: DataEvidence
+    schema: SchemaEvidence
+    quality: QualityEvidence
+    running: ModelEvidence
+    replay: ReplayEvidence
+    small_model: SmallModelEvidence
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """All gates of one candidate."""
+
+    model: str
+    bundle: str
+    champion: str | None
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every gate passed; a report without gates has not."""
+        return bool(self.gates) and all(g.verdict == "passed" for g in self.gates)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it did not pass."""
+        return tuple(f"{g.name}: {g.reason}" for g in self.gates if g.verdict != "passed")
+
+
+def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> GateReport:
+    """Every gate's result on the evidence."""
+    results = (
+        *judge_data(evidence.data, gates, training),
+        judge_schema(evidence.schema),
+        judge_quality(evidence.quality, gates),
+        judge_calibration(evidence.running, gates),
+        judge_parity(evidence.running, gates),
+        judge_golden(evidence.running),
+        judge_latency(evidence.running, gates),
+        judge_small_model(evidence.small_model, gates),
+        judge_alerts(evidence.replay, gates),
+        judge_flips(evidence.replay, gates),
+    )
+    return GateReport(evidence.model, evidence.bundle, evidence.champion, results)
+
+
+def judge_data(
+    data: DataEvidence, gates: GatePolicy, training: TrainingPolicy
+) -> tuple[GateResult, ...]:
+    """Enough rows and frauds, no input nearly always missing, no label from before its time."""
+    shares = data.missing_shares
+    unknown = [name for name, share in shares.items() if math.isnan(share)]
+    worst = max(shares, key=lambda name: shares[name], default=None)
+    if worst is None or unknown:
+        missing = GateResult(
+            "missing_values", "inconclusive", None, gates.missing_share, "no rows to count"
+        )
+    else:
+        seen = f"{worst}, the input missing most often, is missing in {percent(shares[worst])}"
+        missing = _at_most(
+            "missing_values", shares[worst], gates.missing_share, seen, percent(gates.missing_share)
+        )
+    return (
+        _at_least("rows", data.rows, training.minimum_rows, "payments in the window"),
+        _at_least("positives", data.positives, training.minimum_positives, "frauds in the window"),
+        missing,
+        _judge_maturity(data),
+    )
+
+
+def judge_schema(schema: SchemaEvidence) -> GateResult:
+    """The champion's inputs, or else exactly those that model.yaml declares."""
+    found = {_signature(i) for i in schema.candidate}
+    wanted = {_signature(i) for i in schema.champion or schema.declared}
+    differing = sorted(name for name, *_ in found ^ wanted)
+    count = float(len(differing))
+    if list(schema.candidate) == list(schema.champion or schema.declared):
+        whose = "the champion's" if schema.champion else "as declared in model.yaml"
+        return GateResult("schema", "passed", count, 0.0, f"the inputs are {whose}")
+    if list(schema.candidate) == list(schema.declared):
+        reason = f"a change declared in model.yaml: {', '.join(differing) or 'the order'}"
+        return GateResult("schema", "passed", count, None, reason)
+    reason = f"inputs differ undeclared: {', '.join(differing) or 'their order'}"
+    return GateResult("schema", "failed", count, 0.0, reason)
+
+
+def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
+    """Not worse than the champion by more than is tolerated; a first version, good enough.
+
+    The whole interval must be on the good side. Where the limit lies within it, the data cannot
+    say: inconclusive.
+    """
+    name = "quality"
+    if quality.positives < MINIMUM_POSITIVES:
+        return GateResult(name, "inconclusive", None, None, _too_few_frauds(quality.positives))
+    if quality.champion is None or quality.difference is None:
+        text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} frauds"
+        return _above(name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}")
+    text = (
+        f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f} "
+        f"on the same {quality.positives:,} frauds"
+    )
+    if quality.champion_saw_days:
+        text += f" (it was made from {_days(quality.champion_saw_days)} of these, and so flattered)"
+    text += f"; difference {quality.difference.value:+.3f}"
+    return _above(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
+
+
+def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
+    """Probabilities are not shown to mean something else, on days that calibration did not see.
+
+    The platform fitted the calibration itself, on the days just before: what is asked is whether
+    that went wrong. The low end of the interval must be within the limit (decision 0040).
+    """
+    name, limit = "calibration", gates.calibration_error
+    if running.positives < MINIMUM_POSITIVES:
+        return GateResult(name, "inconclusive", None, limit, _too_few_frauds(running.positives))
+    value, low, high = (getattr(running.calibration_error, end) for end in ("value", "low", "high"))
+    if any(math.isnan(v) for v in (value, low, high)):
+        return GateResult(name, "inconclusive", None, limit, "the error is not a number")
+    reason = (
+        f"predicted and actual shares of fraud lie {100 * value:.2f} percentage points apart on "
+        f"average (expected calibration error) over {running.positives:,} frauds; "
+        f"{100 * CALIBRATION_LEVEL:g} % interval {100 * low:.2f} to {100 * high:.2f}, which must "
+        f"begin at {100 * limit:.2f} or less"
+    )
+    verdict: Verdict = "passed" if low <= limit else "failed"
+    return GateResult(name, verdict, value, limit, reason, (low, high))
+
+
+def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
+    """The ONNX file gives the scores that it should."""
+    seen = (
+        f"scores differ from those of {running.parity_against} by {running.parity_difference:.1g} "
+        "or less"
+    )
+    limit = gates.onnx_difference
+    return _at_most("onnx_parity", running.parity_difference, limit, seen, f"{limit:g}")
+
+
+def judge_golden(running: ModelEvidence) -> GateResult:
+    """The written bundle repeats its own examples."""
+    value, limit = running.golden_difference, running.golden_tolerance
+    seen = f"the bundle's own examples score as they should to within {value:.1g}"
+    return _at_most("golden", value, limit, seen, f"{limit:g}")
+
+
+def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
+    """One row on one thread is fast enough."""
+    name, value, limit = "latency", running.latency_p99_ms, gates.latency_p99_ms
+    calls = running.latency_calls
+    if calls < MINIMUM_CALLS:
+        reason = f"only {calls:,} calls could be timed (at least {MINIMUM_CALLS:,} wanted)"
+        if value > limit:
+            return GateResult(name, "failed", value, limit, reason)
+        return GateResult(name, "inconclusive", _number(value), limit, reason)
+    seen = f"one payment on one thread takes {value:.3g} ms (99th percentile of {calls:,} calls)"
+    return _at_most(name, value, limit, seen, f"{limit:g} ms")
+
+
+def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResult:
+    """The fallback that answers when no predictor does is far better than guessing."""
+    name, value = "small_model", small.average_precision
+    if value is None:
+        return GateResult(name, "failed", None, None, "the bundle has no small model")
+    limit = gates.small_model_lift * small.positive_share
+    if small.positives < MINIMUM_POSITIVES:
+        reason = _too_few_frauds(small.positives)
+        return GateResult(name, "inconclusive", _number(value), limit, reason)
+    if math.isnan(value):
+        return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
+    reason = (
+        f"the small model in the gateway reaches an average precision of {value:.3f} on "
+        f"{small.positives:,} frauds (at least {limit:.3f} wanted, {gates.small_model_lift:g} "
+        "times that of guessing)"
+    )
+    return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
+
+
+def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
+    """The predicted share of alerts is one that people can work with, and has a band."""
+    name, share = "alert_share", replay.alert_share
+    low, high = gates.alert_share_minimum, gates.alert_share_maximum
+    if replay.rows < MINIMUM_REPLAYED or math.isnan(share):
+        reason = _too_few_replayed(replay)
+        return GateResult(name, "inconclusive", None, high, reason)
+    band = replay.band
+    reason = (
+        f"{percent(share)} of {replay.rows:,} payments ({replay.source}) would raise an alert "
+        f"({span(low, high)} wanted); in live traffic {span(band.low, band.high)} is expected"
+    )
+    inside = low <= share <= high and band.low <= share <= band.high
+    limit = low if share < low else high
+    return GateResult(name, "passed" if inside else "failed", share, limit, reason)
+
+
+def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
+    """Not too many recent payments would be decided otherwise than by the champion."""
+    name, limit = "decision_flips", gates.decision_flip_share
+    if replay.flip_share is None:
+        return GateResult(name, "passed", None, limit, "a first version has nothing to differ from")
+    if replay.rows < MINIMUM_REPLAYED:
+        reason = _too_few_replayed(replay)
+        return GateResult(name, "inconclusive", _number(replay.flip_share), limit, reason)
+    seen = (
+        f"{percent(replay.flip_share)} of {replay.rows:,} payments ({replay.source}) would be "
+        "decided otherwise than by the champion"
+    )
+    return _at_most(name, replay.flip_share, limit, seen, percent(limit))
+
+
+def _judge_maturity(data: DataEvidence) -> GateResult:
+    name = "label_maturity"
+    early_days = (data.window_to_ms - data.matured_until_ms) / 86_400_000
+    if early_days > 0:
+        reason = f"labels of the window's last {_days(early_days)} have not matured"
+        return GateResult(name, "failed", early_days, 0.0, reason)
+    if data.labels_until_ms is None:
+        return GateResult(name, "inconclusive", None, 0.0, "no label has ever arrived")
+    silent_days = (data.window_to_ms - data.labels_until_ms) / 86_400_000
+    if silent_days <= 0:
+        return GateResult(name, "passed", silent_days, 0.0, "labels came until the window's end")
+    reason = f"the last label came {silent_days:.1f} days before the window's end"
+    return GateResult(name, "failed", silent_days, 0.0, reason)
+
+
+def _above(name: str, interval: Interval, limit: float, text: str, form: str) -> GateResult:
+    value, low, high = interval.value, interval.low, interval.high
+    if any(math.isnan(v) for v in (value, low, high)):
+        return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
+    within = f"{form.format(low)} to {form.format(high)}"
+    level = f"{100 * QUALITY_LEVEL:g} % interval {within}"
+    reason = f"{text} ({level}; all of it must be {form.format(limit)} or more)"
+    passed: Verdict = "passed" if low >= limit else "failed" if high < limit else "inconclusive"
+    return GateResult(name, passed, value, limit, reason, (low, high))
+
+
+def _at_most(name: str, value: float, limit: float, seen: str, allowed: str) -> GateResult:
+    if math.isnan(value):
+        return GateResult(name, "inconclusive", None, limit, f"not measured (limit {allowed})")
+    reason = f"{seen} (at most {allowed} allowed)"
+    return GateResult(name, "passed" if value <= limit else "failed", value, limit, reason)
+
+
+def _at_least(name: str, value: int, limit: int, what: str) -> GateResult:
+    reason = f"{value:,} {what} (at least {limit:,} wanted)"
+    return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
+
+
+def _too_few_frauds(positives: int) -> str:
+    return f"only {positives:,} frauds to judge by (at least {MINIMUM_POSITIVES:,} wanted)"
+
+
+def _too_few_replayed(replay: ReplayEvidence) -> str:
+    return f"only {replay.rows:,} payments replayed (at least {MINIMUM_REPLAYED:,} wanted)"
+
+
+def _days(days: float) -> str:
+    return "1 day" if days == 1 else f"{days:.3g} days"
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _signature(spec: InputSpec) -> tuple[str, str, str, str]:
+    return spec.name, spec.kind, spec.of or "", spec.to or ""

@@ -1,0 +1,472 @@
+"""What rolls out: a model and everything needed to decide with it, under one content hash.
+
+A bundle is a folder of `bundle.json` (canonical JSON, which names every other file with its
+SHA-256) and `model.onnx`. Nothing in it is code. The gateway and the predictor read bundles, so
+this module needs neither scikit-learn nor pandas.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.profile import Profile
+from mlplatform.model.rules import Decision, Rule, check_text
+from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BUNDLE_FILE = "bundle.json"
+MODEL_FILE = "model.onnx"
+INPUT_NAME = "inputs"
+OUTPUT_NAME = "scores"
+EXPLAINER_FILE = "contributions.onnx"
+CONTRIBUTIONS_NAME = "contributions"
+NO_OTHER_FILE = ("session.model_external_initializers_file_folder_path", "/dev/null")
+"""A setting of ONNX Runtime's sessions: what a model looks for in other files is looked for in a
+folder that can't be, so it is not loaded. Without it a model reads files that lie beside it."""
+MAX_MODEL_BYTES = 256 * 1024 * 1024
+MARGIN_TOLERANCE = 1e-4
+OWN_FOLDER, OWN_FILE = 0o700, 0o600
+READERS, READING = 0o055, 0o044
+"""What a folder may grant to its group and to others, and what of that is for a file."""
+
+Link = Literal["logistic", "identity"]
+
+
+class BundleCorrupt(Corrupt):
+    """A bundle folder is incomplete, not a bundle, or not what its digests say."""
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class Calibration(_Part, frozen=True):
+    """Raw score to probability, linear between knots and flat beyond them; both rise."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def one(self, raw: float) -> float:
+        """The probability for one raw score.
+
+        Raises:
+            ValueError: the raw score is NaN or infinite.
+        """
+        if not math.isfinite(raw):
+            raise ValueError(f"raw score is {raw}")
+        x, y = self.x, self.y
+        i = bisect_right(x, raw)
+        if i == 0:
+            return y[0]
+        if i == len(x):
+            return y[-1]
+        left = y[i - 1]
+        return left + (y[i] - left) * (raw - x[i - 1]) / (x[i] - x[i - 1])
+
+    def many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
+        import numpy as np
+
+        raw = np.asarray(raw, np.float64)
+        return np.where(np.isfinite(raw), np.interp(raw, self.x, self.y), np.nan)
+
+
+class Thresholds(_Part, frozen=True):
+    """On the calibrated score: review from `review` on, decline from `decline` on."""
+
+    review: float
+    decline: float
+
+    def one(self, score: float) -> Decision:
+        """The decision for one score."""
+        if score >= self.decline:
+            return "decline"
+        return "review" if score >= self.review else "approve"
+
+    def many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Decisions as their strength: 0 approve, 1 review, 2 decline, in int8."""
+        import numpy as np
+
+        return (scores >= self.review).astype(np.int8) + (scores >= self.decline)
+
+
+class Reason(_Part, frozen=True):
+    """How an input is named when it drove a decision, to a customer and to an analyst."""
+
+    code: str
+    customer: str
+    analyst: str
+
+
+class Golden(_Part, frozen=True):
+    """Rows and the raw scores that the model gave them; a predictor must repeat these."""
+
+    rows: tuple[tuple[float | None, ...], ...]
+    scores: tuple[float, ...]
+    tolerance: float
+
+
+class View(_Part, frozen=True, omit_defaults=True):
+    """A feature view that the model reads, how old its values may be, and what is put where a
+    feature has none (features without an entry are missing to the model)."""
+
+    name: str
+    ttl_ms: int
+    defaults: dict[str, float] = {}
+
+
+class Characteristic(_Part, frozen=True):
+    """One input of a scorecard: points by the interval that the value is in.
+
+    `points[i]` is for values of at least `cuts[i - 1]` and less than `cuts[i]`, so there is one
+    more of them than cuts; `missing` is for no value.
+    """
+
+    input: str
+    cuts: tuple[float, ...]
+    points: tuple[float, ...]
+    missing: float
+
+
+class SmallModel(_Part, frozen=True):
+    """A scorecard that the gateway itself evaluates when no predictor answers.
+
+    The sum of `base` and all points is the log odds of the label; its probability is the raw
+    score, with a calibration and thresholds of its own. With fewer than `minimum_present` of its
+    inputs it abstains: the rest would be guessing.
+    """
+
+    schema: Literal["scorecard/1"]
+    minimum_present: int
+    base: float
+    characteristics: tuple[Characteristic, ...]
+    calibration: Calibration
+    thresholds: Thresholds
+
+
+class AlertBand(_Part, frozen=True):
+    """Where the share of alerts is expected to stay, and how that was found."""
+
+    low: float
+    high: float
+    share: float
+    how: str
+
+
+class DataWindow(_Part, frozen=True):
+    """The payments behind the bundle: fitted on [from, holdout_from), held out up to `to`."""
+
+    from_ms: int
+    holdout_from_ms: int
+    gates_from_ms: int
+    to_ms: int
+    as_of_ms: int
+    rows: int
+    digest: str
+
+
+class Attribution(_Part, frozen=True):
+    """How the share of each input in a score is found.
+
+    `tree_shap`: Shapley values of the margin, which is what the raw score is before its link, by
+    the graph in `contributions.onnx`; with `base`, the mean margin, they add up to the margin.
+    `reference_values`: how far the raw score falls with the input at its reference value; `why`
+    says what stands against TreeSHAP.
+    """
+
+    method: Literal["reference_values", "tree_shap"] = "reference_values"
+    link: Link = "identity"
+    base: float = 0.0
+    why: str = ""
+
+    def adds_up(self, margin: float, raw: float) -> bool:
+        """Whether a margin is that of a raw score, within what float32 can tell apart."""
+        score, slope = margin, 1.0
+        if self.link == "logistic":
+            score = 0.5 + 0.5 * math.tanh(margin / 2)
+            slope = score * (1 - score)
+        return abs(score - raw) <= 1e-6 * max(1.0, abs(raw)) + MARGIN_TOLERANCE * slope
+
+
+class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
+    """Everything that one version decides with.
+
+    What was added later is left out of `content` where it is absent, so that older bundles keep
+    their digests.
+    """
+
+    model: str
+    inputs: tuple[InputSpec, ...]
+    calibration: Calibration
+    thresholds: Thresholds
+    reasons: dict[str, Reason]
+    rules: tuple[Rule, ...]
+    reference: dict[str, float | None]
+    golden: Golden
+    views: tuple[View, ...]
+    profile: Profile
+    alert_band: AlertBand
+    data: DataWindow
+    seed: int
+    origin: str
+    files: dict[str, str]
+    attribution: Attribution = Attribution()
+    small_model: SmallModel | None = None
+
+    @functools.cached_property
+    def content(self) -> bytes:
+        """The bytes of `bundle.json`, the same whether built here or read back."""
+        plain = msgspec.convert(msgspec.to_builtins(self), Bundle)
+        return canonical_json(msgspec.to_builtins(plain))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of `content`, hexadecimal: the bundle's identity."""
+        return digest(self.content)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(i.name for i in self.inputs)
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The number that stands for a missing value, by feature, of those that have one."""
+        return {name: value for view in self.views for name, value in view.defaults.items()}
+
+    def calibrate(self, raw: float) -> float:
+        """The probability, 0-1, for one raw score of the model.
+
+        Raises:
+            ValueError: the raw score is NaN or infinite.
+        """
+        return self.calibration.one(raw)
+
+    def calibrate_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
+        return self.calibration.many(raw)
+
+    def decide(self, score: float) -> Decision:
+        """The decision for a calibrated score."""
+        return self.thresholds.one(score)
+
+    def decide_many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Decisions as their strength: 0 approve, 1 review, 2 decline, in int8."""
+        return self.thresholds.many(scores)
+
+
+def problems(bundle: Bundle) -> list[str]:
+    """What in a bundle contradicts itself; empty for one that can decide."""
+    names = set(bundle.input_names)
+    width = len(bundle.inputs)
+    golden, band, small = bundle.golden, bundle.alert_band, bundle.small_model
+    rule_inputs = {c.input for rule in bundle.rules for c in rule.when}
+    found = {
+        **_decides_wrongly(bundle.calibration, bundle.thresholds),
+        "reasons do not cover the inputs": set(bundle.reasons) != names,
+        "reference values do not cover the inputs": set(bundle.reference) != names,
+        "golden rows and scores do not match the inputs": not (
+            golden.rows
+            and len(golden.rows) == len(golden.scores)
+            and all(len(row) == width for row in golden.rows)
+        ),
+        "rules use inputs that the model does not have": not rule_inputs <= names,
+        "profile has inputs that the model does not have": not set(bundle.profile.inputs) <= names,
+        "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
+        f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
+        f"attribution and {EXPLAINER_FILE} contradict each other": (
+            (bundle.attribution.method == "tree_shap") != (EXPLAINER_FILE in bundle.files)
+        ),
+        "files name a path outside the bundle": any(
+            Path(name).name != name or name in (BUNDLE_FILE, "..") for name in bundle.files
+        ),
+    }
+    if small is not None:
+        found |= _small_model_problems(small, names)
+    return [problem for problem, present in found.items() if present]
+
+
+def _decides_wrongly(
+    calibration: Calibration, thresholds: Thresholds, whose: str = ""
+) -> dict[str, bool]:
+    x, y = calibration.x, calibration.y
+    return {
+        f"{whose}calibration.x does not rise": not (len(x) >= 2 and _rises(x, strictly=True)),
+        f"{whose}calibration.y does not rise within 0 to 1": not (
+            len(y) == len(x) and _rises(y, strictly=False) and y[0] >= 0 and y[-1] <= 1
+        ),
+        f"{whose}thresholds: review is above decline": not (
+            0 <= thresholds.review <= thresholds.decline
+        ),
+    }
+
+
+def _small_model_problems(small: SmallModel, names: set[str]) -> dict[str, bool]:
+    inputs = [c.input for c in small.characteristics]
+    numbers = [
+        small.base,
+        *(v for c in small.characteristics for v in (*c.cuts, *c.points, c.missing)),
+    ]
+    return {
+        **_decides_wrongly(small.calibration, small.thresholds, "small_model."),
+        "small_model has no characteristic": not inputs,
+        "small_model uses inputs that the model does not have": not set(inputs) <= names,
+        "small_model: minimum_present is not 1 to the number of its inputs": not (
+            1 <= small.minimum_present <= len(inputs)
+        ),
+        "small_model uses an input twice": len(set(inputs)) != len(inputs),
+        "small_model has numbers that are not finite": not all(map(math.isfinite, numbers)),
+        "small_model: cuts do not rise, or are not one less than points": not all(
+            _rises(c.cuts, strictly=True) and len(c.points) == len(c.cuts) + 1
+            for c in small.characteristics
+        ),
+    }
+
+
+def write_bundle(
+    bundle: Bundle, onnx_bytes: bytes, folder: Path, explainer: bytes | None = None
+) -> str:
+    """Write a bundle into a folder that appears whole or not at all; returns its digest.
+
+    The hashes in `bundle.files` must be those of the contents. A folder that already holds this
+    bundle is left alone.
+
+    Args:
+        explainer: the content of `contributions.onnx`, where the bundle has one.
+
+    Raises:
+        BundleCorrupt: the bundle contradicts itself, or the folder holds something else.
+    """
+    contents = {MODEL_FILE: onnx_bytes}
+    if explainer is not None:
+        contents[EXPLAINER_FILE] = explainer
+    if bundle.files != {name: digest(content) for name, content in contents.items()}:
+        raise BundleCorrupt(f"{' and '.join(contents)}: not what the bundle says")
+    if wrong := problems(bundle):
+        raise BundleCorrupt("; ".join(wrong))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in contents.items():
+            _write(draft / name, content)
+        _write(draft / BUNDLE_FILE, bundle.content)
+        appear(draft, folder, bundle.digest)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return bundle.digest
+
+
+def load_bundle(folder: Path, expected: str | None = None) -> Bundle:
+    """The bundle in a folder, every file of it checked against its digest.
+
+    Args:
+        expected: the digest that the bundle must have.
+
+    Raises:
+        BundleCorrupt: names the file that is missing, changed or not understood.
+    """
+    text = _read(folder / BUNDLE_FILE)
+    found = digest(text)
+    if expected is not None and found != expected:
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE} has digest {found}, not {expected}")
+    try:
+        bundle = msgspec.json.decode(text, type=Bundle)
+    except NOT_JSON as error:
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE}: {error}") from error
+    if bundle.content != text:
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE} is not in canonical form")
+    if wrong := problems(bundle):
+        raise BundleCorrupt(f"{folder / BUNDLE_FILE}: {'; '.join(wrong)}")
+    for name, sha256 in bundle.files.items():
+        if digest(_read(folder / name)) != sha256:
+            raise BundleCorrupt(f"{folder / name} was changed: its digest is not {sha256}")
+    return bundle
+
+
+def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
+    """Rename a complete draft to its place; somebody else's equal bundle there is as good.
+
+    It is as readable as the folder that it gets into: on a volume, predictors read it as another
+    user.
+
+    Raises:
+        BundleCorrupt: the folder holds another bundle or something broken.
+    """
+    open_as(folder.parent, draft)
+    try:
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        load_bundle(folder, bundle_digest)
+
+
+def open_as(folder: Path, draft: Path) -> None:
+    """Let those read a draft who may read the folder that it gets into."""
+    readers = folder.stat().st_mode & READERS
+    for path in (draft, *draft.rglob("*")):
+        path.chmod(OWN_FOLDER | readers if path.is_dir() else OWN_FILE | readers & READING)
+
+
+def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[str, Reason]:
+    """The reason codes in a reasons.yaml: one for every input; inputs may share one, whole.
+
+    Raises:
+        ConfigInvalid: an unknown key, an input without a code, a code with two wordings.
+    """
+    import yaml
+
+    from mlplatform.model import document
+
+    try:
+        reasons = msgspec.convert(document.read(text), dict[str, Reason])
+    except yaml.YAMLError as error:
+        where, problem = document.place(source, error)
+        raise ConfigInvalid(where, problem, "input: {code, customer, analyst}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(source, str(error), "input: {code, customer, analyst}") from error
+    if set(reasons) != set(inputs):
+        differing = sorted(set(reasons) ^ set(inputs))
+        raise ConfigInvalid(f"{source}: inputs", differing, "exactly the model's inputs")
+    for name, reason in reasons.items():
+        for part in ("code", "customer", "analyst"):
+            check_text(f"{source}: {name}.{part}", getattr(reason, part))
+    codes = [reason.code for reason in set(reasons.values())]
+    if len(set(codes)) != len(codes):
+        raise ConfigInvalid(f"{source}: code", sorted(codes), "codes that differ in wording too")
+    return reasons
+
+
+def _rises(values: Sequence[float], *, strictly: bool) -> bool:
+    return all(a < b if strictly else a <= b for a, b in itertools.pairwise(values))
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise BundleCorrupt(f"{path} is larger than {MAX_MODEL_BYTES} bytes")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleCorrupt(f"{path} is missing") from error

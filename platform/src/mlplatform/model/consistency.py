@@ -1,0 +1,114 @@
+"""Whether the keys of a model.yaml agree with one another: one table of rules for each part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlplatform.model.definition import (
+    CALL_ROWS,
+    EVENT_TIME,
+    REQUEST_UNIT,
+    GpuPolicy,
+    ModelDefinition,
+)
+from mlplatform.runtime.errors import ConfigInvalid
+
+Rule = tuple[bool, str, object, str]
+"""Whether it holds, the key that it is about, that key's value, and what is wanted there."""
+
+SLICE = "1 of a slice or a share"
+
+
+def check(model: ModelDefinition, source: str) -> None:
+    """Nothing, where every rule holds.
+
+    Raises:
+        ConfigInvalid: the first that does not, by its key.
+    """
+    for part in (_request, _learning, _rollout, _serving, _scaling):
+        for holds, key, value, wanted in part(model):
+            if not holds:
+                raise ConfigInvalid(f"{source}: {key}", value, wanted)
+
+
+def _request(model: ModelDefinition) -> Iterator[Rule]:
+    unit, names = model.assignment_unit, [i.name for i in model.inputs]
+    is_unit = unit == REQUEST_UNIT or unit in model.request
+    yield is_unit, "assignment_unit", unit, f"a request field or {REQUEST_UNIT!r}"
+    free = EVENT_TIME not in model.request
+    yield free, "request", EVENT_TIME, "another name: every request has it"
+    yield len(set(names)) == len(names), "inputs", names, "names that differ"
+    in_time = 0 < model.latency_slo_ms <= model.deadline_ms
+    wanted = "more than 0 and at most deadline_ms"
+    yield in_time, "latency_slo_ms", model.latency_slo_ms, wanted
+    for name, field in model.request.items():
+        if field.minimum is not None and field.maximum is not None:
+            ordered = field.minimum <= field.maximum
+            yield ordered, f"request.{name}.minimum", field.minimum, "at most maximum"
+
+
+def _learning(model: ModelDefinition) -> Iterator[Rule]:
+    decision, training, gates = model.decision, model.training, model.gates
+    ordered = 0 < decision.decline_share <= decision.review_share < 1
+    wanted = "more than 0 and at most review_share"
+    yield ordered, "decision.decline_share", decision.decline_share, wanted
+    held_out = 2 <= training.holdout_days < training.window_days
+    wanted = "2 or more (calibration and gates take half each) and less than window_days"
+    yield held_out, "training.holdout_days", training.holdout_days, wanted
+    least, most = gates.alert_share_minimum, gates.alert_share_maximum
+    yield least <= most, "gates.alert_share_minimum", least, "at most alert_share_maximum"
+    yield _whole_or_one(training.gpu), "training.gpu.count", _count(training.gpu), SLICE
+
+
+def _rollout(model: ModelDefinition) -> Iterator[Rule]:
+    percents, drift = [s.percent for s in model.rollout.canary], model.drift
+    wanted = "percents that rise, more than 0, at most 100"
+    yield _rising(percents), "rollout.canary", percents, wanted
+    unknown = sorted(set(drift.inputs) - {i.name for i in model.inputs})
+    yield not unknown, "drift.inputs", unknown, "names of inputs"
+    few = 0 < drift.drifted_windows <= drift.windows
+    yield few, "drift.drifted_windows", drift.drifted_windows, "1 to drift.windows"
+
+
+def _serving(model: ModelDefinition) -> Iterator[Rule]:
+    breaker, chain, gpu = model.breaker, model.chain, model.gpu
+    yield gpu is None or model.accelerator != "cpu", "gpu", gpu, "nothing, where accelerator is cpu"
+    yield _whole_or_one(gpu), "gpu.count", _count(gpu), SLICE
+    few = breaker.minimum_calls <= breaker.window_calls
+    yield few, "breaker.minimum_calls", breaker.minimum_calls, "at most window_calls"
+    fits = chain.features_share + chain.reserve_share < 1
+    wanted = "less than what reserve_share leaves"
+    yield fits, "chain.features_share", chain.features_share, wanted
+    if model.serving.runtime == "triton":
+        rows, least = model.serving.batch_rows, max(CALL_ROWS, len(model.inputs))
+        wanted = (
+            f"{least} or more, where runtime is triton: a call holds so many rows, and Triton "
+            "refuses one of more"
+        )
+        yield rows >= least, "serving.batch_rows", rows, wanted
+
+
+def _scaling(model: ModelDefinition) -> Iterator[Rule]:
+    serving, scaling = model.serving, model.serving.scaling
+    if scaling is None:
+        return
+    key, least, queued = "serving.scaling", scaling.minimum_replicas, scaling.queued_requests
+    ordered = least <= scaling.maximum_replicas
+    yield ordered, f"{key}.minimum_replicas", least, "at most maximum_replicas"
+    wanted = "less than queue_requests, beyond which requests are refused"
+    yield queued < serving.queue_requests, f"{key}.queued_requests", queued, wanted
+    wanted = "nothing, where runtime is triton: it is read from the own predictor's metrics"
+    yield serving.runtime != "triton", key, "what asks for pods", wanted
+
+
+def _count(gpu: GpuPolicy | None) -> int | None:
+    return None if gpu is None else gpu.count
+
+
+def _whole_or_one(gpu: GpuPolicy | None) -> bool:
+    return gpu is None or gpu.count == 1 or gpu.resource == "nvidia.com/gpu"
+
+
+def _rising(percents: list[float]) -> bool:
+    inside = all(0 < p <= 100 for p in percents)
+    return bool(percents) and inside and percents == sorted(set(percents))

@@ -1,0 +1,303 @@
+"""What model.yaml declares: the one home of a model's numbers, as types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+REQUEST_UNIT = "request"
+EVENT_TIME = "event_time"
+"""The field of every request that no model.yaml declares: when the payment was made."""
+MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 10_000
+"""Of what an application may ask for, and of what a model.yaml may give it by default."""
+CALL_ROWS = 128
+"""The most rows that a gateway sends in one call of a predictor."""
+
+# NaN is in none of these.
+Name = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{0,30}\Z")]
+Team = Annotated[str, Meta(pattern=r"\A[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")]
+FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
+Text = Annotated[str, Meta(pattern=r"\S", max_length=500)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
+"""At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class RequestField(_Strict, frozen=True):
+    """One field that an application sends with each request."""
+
+    type: Literal["int64", "float64", "string", "bool"]
+    entity: str | None = None
+    pseudonymous: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class InputSpec(_Strict, frozen=True):
+    """One input of the model, by position: a transform of the request or a feature of a view."""
+
+    name: str
+    kind: Literal["field", "hour_of_day", "day_of_week", "is_weekend", "is_night", "ratio", "view"]
+    of: str | None = None
+    to: str | None = None
+
+
+class Label(_Strict, frozen=True):
+    name: str
+    maturity_days: Annotated[int, Meta(ge=0)]
+
+
+class SmallModelPolicy(_Strict, frozen=True):
+    """The scorecard that is fitted beside every model, for when no predictor answers."""
+
+    inputs: Count
+    bins: Annotated[int, Meta(ge=2, le=50)]
+
+
+class DecisionPolicy(_Strict, frozen=True):
+    review_share: float
+    decline_share: float
+
+
+class GatePolicy(_Strict, frozen=True):
+    average_precision_drop: Share
+    minimum_average_precision: Share
+    small_model_lift: Annotated[float, Meta(ge=1)]
+    calibration_error: Share
+    latency_p99_ms: Positive
+    onnx_difference: Positive
+    missing_share: Share
+    alert_share_minimum: Share
+    alert_share_maximum: Share
+    decision_flip_share: Share
+    alert_band_factor: Annotated[float, Meta(ge=1)]
+
+
+class AdmissionPolicy(_Strict, frozen=True):
+    """What all clients together may ask of this model."""
+
+    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class ChainPolicy(_Strict, frozen=True):
+    """How a request's deadline is spent, and how much of a gateway its model may hold."""
+
+    reserve_share: Annotated[float, Meta(gt=0, lt=1)]
+    step_share: Annotated[float, Meta(gt=0, lt=1)]
+    features_share: Annotated[float, Meta(gt=0, lt=1)]
+    concurrent: Count
+    retry_share: Share
+    retry_burst: Count
+
+
+class FeaturesPolicy(_Strict, frozen=True):
+    """How fresh features have to be for all to be well.
+
+    Args:
+        stale_share_limit: of a minute's decisions, that may be made without fresh features.
+        late_share: of what a view is valid for: older, its newest snapshot is late and told of.
+    """
+
+    stale_share_limit: Share = 0.05
+    late_share: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+
+
+class BreakerPolicy(_Strict, frozen=True):
+    window_calls: Count
+    minimum_calls: Count
+    failure_share: Annotated[float, Meta(gt=0, le=1)]
+    slow_share: Annotated[float, Meta(gt=0, le=1)]
+    slow_ms: Annotated[float, Meta(gt=0, le=200)]
+    open_s: Positive
+    half_open_probes: Count
+
+
+class ScalingPolicy(_Strict, frozen=True):
+    """Between how many pods an autoscaler may choose, and what it holds each version to.
+
+    Args:
+        queued_requests: that wait in one predictor.
+        latency_p99_ms: of a predictor, from a request's headers to its answer.
+    """
+
+    minimum_replicas: Annotated[int, Meta(ge=1, le=1000)]
+    maximum_replicas: Annotated[int, Meta(ge=1, le=1000)]
+    queued_requests: Count
+    latency_p99_ms: Positive
+
+
+class ServingPolicy(_Strict, frozen=True):
+    """How a predictor of this model collects requests into calls of the model, and what it needs.
+
+    Args:
+        load_deadline_s: a pod that is not ready this long after its start is started again.
+        cpus: processors of each pod, asked for and allowed; None means the platform's own amounts.
+        memory_mib: its memory in MiB, likewise; a model takes some of it twice while it loads.
+        runtime: what answers on Kubernetes: the platform's own predictor, or Triton. On one machine
+            it is the own predictor in any case.
+    """
+
+    queue_requests: Count
+    batch_rows: Count
+    batch_delay_us: Annotated[int, Meta(ge=0)]
+    load_deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    cpus: Annotated[float, Meta(ge=0.1, le=128)] | None = None
+    memory_mib: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
+    scaling: ScalingPolicy | None = None
+    runtime: Literal["mlplatform", "triton"] = "mlplatform"
+
+
+class GpuPolicy(_Strict, frozen=True):
+    """The GPU that each pod of a model holds.
+
+    Args:
+        resource: a whole GPU, a slice of one with memory of its own (MIG), or a share of one that
+            others use too, without memory of its own (time-slicing, MPS).
+        count: how many; more than one only of whole GPUs.
+        product: the kind of GPU, as NVIDIA's feature discovery labels its nodes; None means any.
+    """
+
+    resource: Annotated[
+        str, Meta(pattern=r"^nvidia\.com/(gpu|gpu\.shared|mig-[1-7]g\.[1-9][0-9]{0,2}gb)$")
+    ]
+    count: Annotated[int, Meta(ge=1, le=8)] = 1
+    product: str | None = None
+
+
+class TrainingPolicy(_Strict, frozen=True):
+    """What a model learns from, and what its fit needs.
+
+    Args:
+        deadline_s: how long a fit may take from when it is asked for, waiting for its place
+            included; then it is ended and has failed.
+        gpu: that a fit on Kubernetes holds; None means the one that the model's pods hold.
+    """
+
+    window_days: Count
+    holdout_days: Count
+    minimum_rows: Count
+    minimum_positives: Count
+    small_model: SmallModelPolicy
+    deadline_s: Annotated[int, Meta(ge=60, le=86_400)] = 1200
+    gpu: GpuPolicy | None = None
+
+
+class CachePolicy(_Strict, frozen=True):
+    """Scores kept for equal rows; a model.yaml without it keeps none."""
+
+    entries: Count
+    keep_s: Positive
+
+
+class AsyncPolicy(_Strict, frozen=True):
+    """How requests to be scored later are worked off; a model.yaml without it takes none.
+
+    Args:
+        enabled: whether gateways take such requests and the platform runs a worker for them.
+        batch: messages of one commit, the most that a worker holds.
+        chunk: items of one call of the gateway.
+        connections: calls of the gateway at a time.
+    """
+
+    enabled: bool
+    batch: Annotated[int, Meta(ge=1, le=10_000)]
+    chunk: Annotated[int, Meta(ge=1, le=1_000)]
+    connections: Annotated[int, Meta(ge=1, le=64)]
+
+
+class ShadowStep(_Strict, frozen=True):
+    minimum_units: Count
+    minimum_requests: Count
+    deadline_h: Positive
+
+
+class CanaryStep(_Strict, frozen=True):
+    percent: float
+    minimum_units: Count
+    deadline_h: Positive
+
+
+class RolloutPolicy(_Strict, frozen=True):
+    approval: Literal["required", "none"]
+    false_alarm_share: ErrorShare
+    failure_share_limit: Share
+    guardrail_minimum_failures: Count
+    shadow: ShadowStep
+    canary: tuple[CanaryStep, ...]
+    approval_deadline_h: Positive
+    deploy_wall_deadline_s: Positive
+    step_wall_deadline_s: Positive
+    confirm_after_days: Count
+
+
+class DriftPolicy(_Strict, frozen=True):
+    window_h: Annotated[int, Meta(ge=1, le=24 * 366)]
+    windows: Annotated[int, Meta(ge=1, le=366)]
+    drifted_windows: Count
+    minimum_rows: Count
+    false_alarm_share: ErrorShare
+    psi: Positive
+    wasserstein: Positive
+    inputs: tuple[str, ...]
+    matured_positives: Count
+    claim_s: Count
+    page_after_days: Count
+
+
+class ModelDefinition(_Strict, frozen=True):
+    """Everything that the platform knows about a model before any version of it exists."""
+
+    name: Name
+    owner: Text
+    purpose: Text
+    tier: Literal[1, 2, 3]
+    accelerator: Literal["cpu", "cuda", "tensorrt"]
+    assignment_unit: str
+    latency_slo_ms: float
+    deadline_ms: Annotated[float, Meta(ge=MIN_DEADLINE_MS, le=MAX_DEADLINE_MS)]
+    idempotency_keep_h: Count
+    when_unrecordable: Literal["refuse", "answer_unlogged"]
+    request: Annotated[dict[FieldName, RequestField], Meta(min_length=1)]
+    inputs: tuple[InputSpec, ...]
+    label: Label
+    training: TrainingPolicy
+    decision: DecisionPolicy
+    gates: GatePolicy
+    serving: ServingPolicy
+    admission: AdmissionPolicy
+    chain: ChainPolicy
+    breaker: BreakerPolicy
+    rollout: RolloutPolicy
+    drift: DriftPolicy
+    features: FeaturesPolicy = FeaturesPolicy()
+    gpu: GpuPolicy | None = None
+    team: Team | None = None
+    """Whose quota of a cluster the model's pods count against; None: that of all such models."""
+    cache: CachePolicy | None = None
+    asynchronous: AsyncPolicy | None = msgspec.field(default=None, name="async")
+
+    @property
+    def takes_async(self) -> bool:
+        """Whether requests may be left to be scored later."""
+        return self.asynchronous is not None and self.asynchronous.enabled
+
+    @property
+    def personal(self) -> frozenset[str]:
+        """The names whose values say something about a person: what applications send, and the
+        inputs that are made of it. No log, span or metric may hold such a value."""
+        made = (i.name for i in self.inputs if i.of is not None)
+        return frozenset((*self.request, *made))
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Entity name → the request field that holds its key."""
+        return {f.entity: name for name, f in self.request.items() if f.entity is not None}

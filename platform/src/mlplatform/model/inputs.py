@@ -1,0 +1,169 @@
+"""The model's inputs in order: one plan that fills a row for serving and a matrix for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.model import request_transforms as transforms
+from mlplatform.model.definition import EVENT_TIME, InputSpec, ModelDefinition
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.runtime.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Request = Mapping[str, Any]
+ViewValues = Mapping[str, float | None]
+Step = Callable[[Request, int, ViewValues], float]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """One input by position: where it comes from, and the names it is computed from."""
+
+    name: str
+    kind: Literal["request", "view"]
+    transform: str
+    of: str | None = None
+    to: str | None = None
+
+
+class InputPlan:
+    """Ordered model inputs, checked against the request schema and the feature views.
+
+    Args:
+        definition: gives the request fields and, unless `inputs` is given, the list of inputs.
+        inputs: the list that a bundle carries, for a bundle older than the model folder.
+        defaults: the values that a bundle was trained with where features are missing; those of
+            the views unless given.
+
+    Raises:
+        ConfigInvalid: an input that names no request field or feature.
+    """
+
+    def __init__(
+        self,
+        definition: ModelDefinition,
+        views: Sequence[FeatureView],
+        inputs: Sequence[InputSpec] | None = None,
+        defaults: Mapping[str, float] | None = None,
+    ) -> None:
+        self._fields = {
+            name
+            for name, field in definition.request.items()
+            if field.type != "string" and not field.pseudonymous
+        }
+        self._features = {f: v.name for v in views for f in v.feature_names}
+        specs = definition.inputs if inputs is None else inputs
+        self.inputs = tuple(self._checked(spec) for spec in specs)
+        self.names = tuple(i.name for i in self.inputs)
+        used = {n for i in self.inputs for n in (i.name, i.to) if n in self._features}
+        self.features = tuple(f for v in views for f in v.feature_names if f in used)
+        self.views = tuple(v for v in views if used.intersection(v.feature_names))
+        self._defaults = view_defaults(views) if defaults is None else defaults
+        self._steps = tuple(_step(i, self._features, self._defaults) for i in self.inputs)
+
+    def row(self, request: Request, event_ms: int, view_values: ViewValues) -> list[float]:
+        """The inputs of one request, in order; NaN where a value is missing."""
+        return [step(request, event_ms, view_values) for step in self._steps]
+
+    def matrix(self, table: pa.Table) -> NDArray[np.float32]:
+        """The inputs of a table with `event_time`, the request fields and the features."""
+        import pyarrow as pa  # only training needs it; the gateway fills rows
+
+        times = table.column(EVENT_TIME).cast(pa.timestamp("ms"), safe=False)
+        event_ms = times.cast(pa.int64()).to_numpy()
+        result = np.empty((table.num_rows, len(self.inputs)), dtype=np.float32)
+        for position, spec in enumerate(self.inputs):
+            result[:, position] = _values(spec, table, event_ms, self._defaults)
+        return result
+
+    def _checked(self, spec: InputSpec) -> ModelInput:
+        key = f"inputs: {spec.name}"
+        match spec.kind:
+            case "view":
+                if self._features.get(spec.name) != spec.of:
+                    raise ConfigInvalid(f"{key}: of", spec.of, "the view that has this feature")
+                return ModelInput(spec.name, "view", "view", spec.of)
+            case "field" | "ratio":
+                self._known(f"{key}: of", spec.of, self._fields)
+                if spec.kind == "ratio":
+                    self._known(f"{key}: to", spec.to, self._fields | set(self._features))
+                return ModelInput(spec.name, "request", spec.kind, spec.of, spec.to)
+            case _:
+                return ModelInput(spec.name, "request", spec.kind)
+
+    @staticmethod
+    def _known(key: str, name: str | None, known: set[str]) -> None:
+        if name not in known:
+            raise ConfigInvalid(key, name, "one of " + ", ".join(sorted(known)))
+
+
+def view_defaults(views: Sequence[FeatureView]) -> dict[str, float]:
+    """The number that stands for a missing value, by feature, of those that have one."""
+    return {f.name: f.default for v in views for f in v.fields if f.default is not None}
+
+
+def _step(spec: ModelInput, features: Mapping[str, str], defaults: Mapping[str, float]) -> Step:
+    of, to, number = spec.of or "", spec.to or "", transforms.number
+    match spec.transform:
+        case "view":
+            return _feature(spec.name, defaults)
+        case "field":
+            return lambda request, event_ms, values: number(request.get(of))
+        case "ratio":
+            ratio = transforms.ratio
+            if to in features:
+                below = _feature(to, defaults)
+                return lambda request, event_ms, values: ratio(
+                    number(request.get(of)), below(request, event_ms, values)
+                )
+            return lambda request, event_ms, values: ratio(
+                number(request.get(of)), number(request.get(to))
+            )
+        case _:
+            function = transforms.TIME_SCALAR[spec.transform]
+            return lambda request, event_ms, values: function(event_ms)
+
+
+def _feature(name: str, defaults: Mapping[str, float]) -> Step:
+    number, default = transforms.number, defaults.get(name)
+    if default is None:
+        return lambda request, event_ms, values: number(values.get(name))
+    instead: float = default
+
+    def value(request: Request, event_ms: int, values: ViewValues) -> float:
+        found = number(values.get(name))
+        return instead if found != found else found
+
+    return value
+
+
+def _values(
+    spec: ModelInput, table: pa.Table, event_ms: transforms.Times, defaults: Mapping[str, float]
+) -> transforms.Column:
+    match spec.transform:
+        case "view":
+            return _column(table, spec.name, defaults)
+        case "field":
+            return _column(table, spec.of or "", {})
+        case "ratio":
+            below = _column(table, spec.to or "", defaults)
+            return transforms.ratios(_column(table, spec.of or "", {}), below)
+        case _:
+            return transforms.TIME_VECTOR[spec.transform](event_ms)
+
+
+def _column(table: pa.Table, name: str, defaults: Mapping[str, float]) -> transforms.Column:
+    import pyarrow as pa
+
+    values = table.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    numbers = transforms.numbers(values.astype(np.float64))
+    if name in defaults:
+        return np.where(np.isnan(numbers), defaults[name], numbers)
+    return numbers

@@ -1,0 +1,153 @@
+"""What a model saw when it was made, small enough to travel inside its bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.runtime.errors import InputInvalid
+
+BINS = 10
+LEVELS = 100  # of the stored quantiles: the midpoints 0.005, 0.015, … 0.995
+
+# Served and trained values of one number may differ in the last digits of a float32. An edge a
+# little above its decile keeps both on one side of it.
+EDGE_TOLERANCE = 1e-5
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The distribution of one number.
+
+    Bin i holds the values in (edges[i-1], edges[i]]; the first and last bins are open. A value that
+    fills a decile on its own has a bin of its own. Shares are of the present values and sum to 1.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    mean: float
+    std: float
+    missing_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Inputs, calibrated score and alerts of a model on its held-out days."""
+
+    rows: int
+    units: int
+    alert_share: float
+    inputs: Mapping[str, Column]
+    score: Column
+
+
+def profile(
+    matrix: Floats,
+    names: Sequence[str],
+    scores: Floats,
+    alerts: npt.NDArray[np.bool_],
+    units: npt.NDArray[np.int64],
+) -> Profile:
+    """The profile of a model, from payments that it was *not* fitted on.
+
+    On its own training rows a model is surer than it will ever be again.
+
+    Args:
+        matrix: rows by inputs, missing values as NaN.
+        names: of the matrix's columns.
+        scores: calibrated, 0 to 1, one for each row.
+        alerts: for each row, whether the decision was review or decline.
+        units: for each row, the assignment unit.
+
+    Raises:
+        InputInvalid: shapes that do not fit, no rows, or a column without a single value.
+    """
+    _check(matrix, names, scores, alerts, units)
+    return Profile(
+        rows=len(matrix),
+        units=len(np.unique(units)),
+        alert_share=float(np.mean(alerts)),
+        inputs={name: column(matrix[:, i], name) for i, name in enumerate(names)},
+        score=column(scores, "score"),
+    )
+
+
+def column(values: Floats, name: str) -> Column:
+    """The distribution of one column.
+
+    Raises:
+        InputInvalid: there is no finite value in it.
+    """
+    present = finite(values)
+    if len(present) == 0:
+        raise InputInvalid("training profile", None, f"{name} has no value at all")
+    edges = _edges(present)
+    return Column(
+        edges=tuple(edges.tolist()),
+        shares=tuple((bin_counts(present, edges) / len(present)).tolist()),
+        quantiles=tuple(_short(q) for q in np.quantile(present, levels())),
+        mean=_short(present.mean()),
+        std=_short(present.std()),
+        missing_share=1.0 - len(present) / len(values),
+    )
+
+
+def finite(values: Floats) -> npt.NDArray[np.float64]:
+    """The values that are there, as the model sees them: rounded to float32, held as float64."""
+    as_seen = np.asarray(values).astype(np.float32).astype(np.float64)
+    return as_seen[np.isfinite(as_seen)]
+
+
+def bin_counts(
+    values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """How many values fall into each of the len(edges) + 1 bins."""
+    return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
+
+
+def levels(count: int = LEVELS) -> npt.NDArray[np.float64]:
+    """The levels of a column's quantiles: the midpoints of `count` equal parts of 0 to 1."""
+    return (np.arange(count) + 0.5) / count
+
+
+def _edges(present: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    levels = np.arange(1, BINS) / BINS
+    deciles = np.unique(np.quantile(present, levels, method="inverted_cdf"))
+    spread = float(present.std())
+    above = [v + _tolerance(v, spread) for v in deciles]
+    below = [v - _tolerance(v, spread) for v in deciles if np.mean(present == v) >= 1 / BINS]
+    return np.unique(np.array([*above, *below], dtype=np.float64))
+
+
+def _tolerance(value: float, spread: float) -> float:
+    return EDGE_TOLERANCE * max(abs(value), spread) or EDGE_TOLERANCE
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.8g}")  # float32 has no more to say; JSON stays readable
+
+
+def _check(
+    matrix: Floats,
+    names: Sequence[str],
+    scores: Floats,
+    alerts: npt.NDArray[np.bool_],
+    units: npt.NDArray[np.int64],
+) -> None:
+    if matrix.ndim != 2 or matrix.shape[1] != len(names):
+        problem = f"matrix is {matrix.shape}, names are {len(names)}"
+    elif not len(matrix) == len(scores) == len(alerts) == len(units):
+        counts = len(scores), len(alerts), len(units)
+        problem = f"{len(matrix)} rows; scores, alerts and units are {counts}"
+    elif len(matrix) == 0:
+        problem = "no rows"
+    else:
+        return
+    raise InputInvalid("training profile", None, problem)

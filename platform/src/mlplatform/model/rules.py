@@ -1,0 +1,141 @@
+"""What a table of rules says about one payment: the fallback when no model answers."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+from mlplatform.runtime.text import cleaned, shown
+
+Decision = Literal["approve", "review", "decline"]
+Op = Literal[">", ">=", "<", "<=", "==", "missing"]
+
+STRENGTH: Mapping[Decision, int] = {"approve": 0, "review": 1, "decline": 2}
+
+
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One comparison of an input; `missing` takes no value and holds for an absent input."""
+
+    input: str
+    op: Op
+    value: float | None = None
+
+    def holds(self, inputs: Mapping[str, float | None]) -> bool | None:
+        """True, False, or None: the input is missing, so nobody can say."""
+        value = inputs.get(self.input)
+        missing = value is None or math.isnan(value)
+        if self.op == "missing":
+            return missing
+        if missing or value is None or self.value is None:
+            return None
+        return _COMPARE[self.op](value, self.value)
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A decision that follows when every condition holds, and the code it is explained by."""
+
+    code: str
+    text: str
+    when: tuple[Condition, ...]
+    decision: Decision
+
+    def holds(self, inputs: Mapping[str, float | None]) -> bool | None:
+        """Whether all conditions hold; None where a missing input alone leaves it open."""
+        answers = [condition.holds(inputs) for condition in self.when]
+        if False in answers:
+            return False
+        return None if None in answers else True
+
+
+class RuleOutcome(msgspec.Struct, frozen=True):
+    """What the table decided, and the codes of the rules that said so, in table order."""
+
+    decision: Decision
+    codes: tuple[str, ...]
+
+
+def evaluate(rules: Sequence[Rule], inputs: Mapping[str, float | None]) -> RuleOutcome | None:
+    """The strongest decision among the rules that hold; None where the table abstains.
+
+    The order of rules does not matter, so adding one can only make a decision stricter. An approval
+    is given only when no stricter rule was left open by a missing input: what is unknown is not
+    harmless. A review or decline stands whatever else is missing.
+    """
+    verdicts = [(rule, rule.holds(inputs)) for rule in rules]
+    holding = [rule for rule, verdict in verdicts if verdict]
+    if not holding:
+        return None
+    decision = max((rule.decision for rule in holding), key=STRENGTH.__getitem__)
+    is_open = any(verdict is None and rule.decision != "approve" for rule, verdict in verdicts)
+    if decision == "approve" and is_open:
+        return None
+    return RuleOutcome(decision, tuple(r.code for r in holding if r.decision == decision))
+
+
+def parse_rules(text: str, *, source: str, inputs: Collection[str]) -> tuple[Rule, ...]:
+    """The rules in a rules.yaml.
+
+    Raises:
+        ConfigInvalid: an unknown key, operator or input, a missing value, a code used twice.
+    """
+    import yaml
+
+    from mlplatform.model import document
+
+    try:
+        rules = msgspec.convert(document.read(text), tuple[Rule, ...])
+    except yaml.YAMLError as error:
+        where, problem = document.place(source, error)
+        raise ConfigInvalid(where, problem, "a list of rules") from error
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(source, str(error), "a list of rules") from error
+    codes = [rule.code for rule in rules]
+    if len(set(codes)) != len(codes):
+        raise ConfigInvalid(f"{source}: code", codes, "codes that differ")
+    for rule in rules:
+        _check(rule, source, inputs)
+    return rules
+
+
+def _check(rule: Rule, source: str, inputs: Collection[str]) -> None:
+    key = f"{source}: {shown(rule.code)}"
+    check_text(f"{source}: code", rule.code)
+    check_text(f"{key}.text", rule.text)
+    if not rule.when:
+        raise ConfigInvalid(f"{key}.when", [], "at least one condition")
+    for condition in rule.when:
+        if condition.input not in inputs:
+            raise ConfigInvalid(f"{key}.when.input", condition.input, "an input of the model")
+        if (condition.value is None) != (condition.op == "missing"):
+            wanted = "no value with 'missing', a number with every other operator"
+            raise ConfigInvalid(f"{key}.when.value", condition.value, wanted)
+
+
+def check_text(key: str, text: str) -> None:
+    """What customers and analysts are shown must be text, and in the form in which it is kept.
+
+    Raises:
+        ConfigInvalid: names the character that is none.
+    """
+    try:
+        kept = cleaned(key, text)
+    except InputInvalid as error:
+        raise ConfigInvalid(key, shown(text), str(error)) from error
+    if kept != text:
+        raise ConfigInvalid(
+            key, shown(text), f"{shown(kept)!r}: normalised (NFKC), no spaces around"
+        )
+
+
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+}

@@ -1,0 +1,105 @@
+"""One model's features and drift: are inputs there, fresh, and what the model learned from?"""
+
+from __future__ import annotations
+
+from mlplatform.observing.dashboards import asked, links
+from mlplatform.observing.dashboards.asked import level, quantile, rate
+from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row, at_most
+from mlplatform.observing.slo.objectives import Objectives, seconds
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.signals import Metric
+
+_INPUT = "input"
+
+
+def dashboard(objectives: Objectives) -> Dashboard:
+    rows = (_now(objectives), _measures(), _features(objectives))
+    return Dashboard(
+        "drift", "mlplatform: features and drift",
+        "What a model was asked with, beside what it learned from: drift of inputs and scores, "
+        "age and absence of features.",
+        rows, links=(links.INCIDENTS, links.MODEL_PAGE, links.PREFECT), window="now-7d",
+    )  # fmt: skip
+
+
+def _now(objectives: Objectives) -> Row:
+    limits = objectives.limits
+    verdict = Query(f"{level(signals.DRIFT_VERDICT, 'verdict')} == 1", "{{verdict}}")
+    return Row("Now", (
+        Panel(
+            "stat", "Last verdict", "Over the last windows together; undecided is no sign of "
+            "health.", (verdict,), width=6, named=True, empty="no check yet",
+        ),
+        Panel(
+            "stat", "Since the last check", "Checks are daily.",
+            (Query(asked.since(signals.DRIFT_CHECK), "check"),), "s",
+            at_most(seconds(limits.drift_check_late)), width=6, empty="no check yet",
+        ),
+        Panel(
+            "stat", "Incident", "Open until a retrained model is confirmed or somebody closes it.",
+            (Query(f"{level(signals.INCIDENT, 'state')} == 1", "{{state}}"),), width=6, named=True,
+            empty="none", links=(links.INCIDENTS,),
+        ),
+        Panel(
+            "stat", "Open for", f"After {limits.incident_open} it is a ticket.",
+            (Query(asked.since(signals.INCIDENT_SINCE), "incident"),), "s", width=6, empty="none",
+        ),
+    ))  # fmt: skip
+
+
+def _measures() -> Row:
+    return Row("Drift, by input", (
+        _against(
+            "Stability index over its limit", "Population stability index of the newest window, "
+            "over what it may be in a window of that size.", signals.DRIFT_PSI,
+            signals.DRIFT_PSI_LIMIT,
+        ),
+        _against(
+            "Distance over its limit", "Wasserstein distance of the newest window, over what it "
+            "may be.", signals.DRIFT_DISTANCE, signals.DRIFT_DISTANCE_LIMIT,
+        ),
+        Panel(
+            "lines", "Inputs that are missing", "Share of the newest window that lacks the input.",
+            (Query(level(signals.DRIFT_MISSING, _INPUT), "{{input}}"),), "percentunit",
+        ),
+        Panel(
+            "lines", "Stability index", "As it is.",
+            (Query(level(signals.DRIFT_PSI, _INPUT), "{{input}}"),), width=12,
+        ),
+        Panel(
+            "lines", "Distance", "In standard deviations of what was learned from.",
+            (Query(level(signals.DRIFT_DISTANCE, _INPUT), "{{input}}"),), width=12,
+        ),
+    ))  # fmt: skip
+
+
+def _against(title: str, what: str, measured: Metric, limit: Metric) -> Panel:
+    ratio = f"{level(measured, _INPUT)} / {level(limit, _INPUT)}"
+    told = f"{what} Over 1 the window has drifted."
+    return Panel("lines", title, told, (Query(ratio, "{{input}}"),), limits=at_most(1))
+
+
+def _features(objectives: Objectives) -> Row:
+    missing = rate(signals.FEATURES_MISSING, "feature", "cause")
+    unfresh = rate(signals.DEGRADED, where='reason="features"')
+    share = f"{unfresh} / {rate(signals.DECISIONS)}"
+    budget = objectives.tiers[1].freshness.budget
+    ages = tuple(
+        Query(quantile(s, signals.FEATURE_AGE, "view"), f"{{{{view}}}}: {t} are under")
+        for s, t in ((0.5, "half"), (0.99, "99 of 100"))
+    )
+    return Row("Features as served", (
+        Panel(
+            "lines", "Age", "Event time since the features that a decision used were true, by "
+            "view.", ages, "s",
+        ),
+        Panel(
+            "stacked", "Features that were not there", "Decisions without a feature, and why.",
+            (Query(missing, "{{feature}}: {{cause}}"),), "reqps",
+        ),
+        Panel(
+            "lines", "Decisions without fresh features", "Share of all. The line is what is "
+            "promised of the strictest tier.", (Query(share, "share"),), "percentunit",
+            at_most(budget),
+        ),
+    ))  # fmt: skip

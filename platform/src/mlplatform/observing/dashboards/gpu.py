@@ -1,0 +1,90 @@
+"""One model's GPUs by bundle version: how many hours are taken, used, and what for."""
+
+from __future__ import annotations
+
+from mlplatform.observing.dashboards import links
+from mlplatform.observing.dashboards.asked import PERIOD, WINDOW, increase, level, series
+from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row
+from mlplatform.runtime.telemetry import signals
+
+_NAME = "{{service}}"
+_EVERY = "1m"
+_PER_HOUR = 60
+"""Samples of an hour, one `_EVERY`."""
+_NONE = "no GPU"
+
+
+def dashboard() -> Dashboard:
+    return Dashboard(
+        "gpu", "mlplatform: GPU hours",
+        "GPUs, or the parts of them, that the predictors of a model hold, by bundle version: empty "
+        "where a model runs on CPUs. Sums are of the time shown, by one value a minute.",
+        (_hours(), _now()), links=(links.MODEL_PAGE, links.MLFLOW), window="now-7d",
+    )  # fmt: skip
+
+
+def _summed(expression: str) -> str:
+    """Over the time shown: value times hours."""
+    over = f"sum_over_time(({expression})[{PERIOD}:{_EVERY}])"
+    return f"{over} / {_PER_HOUR}"
+
+
+def _hours() -> Row:
+    taken = _summed(f"count by (service) ({series(signals.GPU_MEMORY)})")
+    used = _summed(level(signals.GPU_BUSY, "service", how="sum"))
+    energy = _summed(level(signals.GPU_POWER, "service", how="sum"))
+    asked = f"({increase(signals.PREDICTOR_REQUESTS, 'service')} / 1000)"
+    return Row("In the time shown", (
+        Panel(
+            "bars", "GPU hours taken", "Hours times GPUs that pods held, busy or not.",
+            (Query(taken, _NAME),), "h", empty=_NONE,
+        ),
+        Panel(
+            "bars", "GPU hours used", "Of them, the hours in which the GPU worked.",
+            (Query(used, _NAME),), "h", empty=_NONE,
+        ),
+        Panel(
+            "bars", "Share used", "A small share asks for smaller parts of a GPU, fewer replicas, "
+            "or CPUs.", (Query(f"({used}) / ({taken})", _NAME),), "percentunit", empty=_NONE,
+            most=1,
+        ),
+        Panel(
+            "bars", "GPU seconds for 1000 requests", "Hours taken over inference requests.",
+            (Query(f"({taken}) * 3600 / {asked}", _NAME),), "s", width=12, empty=_NONE,
+        ),
+        Panel(
+            "bars", "Energy", "Of the GPUs alone.", (Query(energy, _NAME),), "watth", width=12,
+            empty=_NONE,
+        ),
+    ))  # fmt: skip
+
+
+def _now() -> Row:
+    memory = f"{series(signals.GPU_MEMORY)} / ({series(signals.GPU_MEMORY)} + "
+    memory += f"{series(signals.GPU_MEMORY_FREE)})"
+    busy = f"avg_over_time({series(signals.GPU_BUSY)}[{WINDOW}])"
+    return Row("Over time", (
+        Panel(
+            "stacked", "GPUs taken", "By pods of each bundle version.",
+            (Query(f"count by (service) ({series(signals.GPU_MEMORY)})", _NAME),), width=12,
+            empty=_NONE,
+        ),
+        Panel(
+            "lines", "Busy", "Share of the time.",
+            (Query(f"avg by (service) ({busy})", _NAME),), "percentunit", width=12, most=1,
+            empty=_NONE,
+        ),
+        Panel(
+            "lines", "Utilisation, GPU by GPU", "As the driver says, of whole GPUs only.",
+            (Query(level(signals.GPU_UTILISATION, "service", "instance", "gpu"),
+                   "{{service}} {{instance}} {{gpu}}"),), "percent", empty=_NONE, most=100,
+        ),
+        Panel(
+            "lines", "Memory in use", "Share of a GPU's, or of its part's.",
+            (Query(f"max by (service) ({memory})", _NAME),), "percentunit", empty=_NONE, most=1,
+        ),
+        Panel(
+            "lines", "Power", "Sum over GPUs.",
+            (Query(level(signals.GPU_POWER, "service", how="sum"), _NAME),), "watt", empty=_NONE,
+        ),
+    ))  # fmt: skip

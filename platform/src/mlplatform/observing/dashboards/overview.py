@@ -1,0 +1,237 @@
+"""All models and processes: is something wrong, and where does one look next?"""
+
+from __future__ import annotations
+
+from mlplatform.observing.dashboards import asked, links
+from mlplatform.observing.dashboards.asked import level, quantile, rate
+from mlplatform.observing.dashboards.panels import (
+    NO_LIMITS,
+    Dashboard,
+    Limits,
+    Link,
+    Panel,
+    Query,
+    Row,
+    Words,
+    at_least,
+    at_most,
+)
+from mlplatform.observing.slo import rules
+from mlplatform.observing.slo.objectives import Objectives, seconds
+from mlplatform.runtime.telemetry import signals
+
+_CHOSEN = "${__field.labels.model}"
+_TO_MODEL = (Link("This model", links.dashboard("model", _CHOSEN)),)
+FIRING = asked.series(signals.ALERTS, 'alertstate="firing",severity="%s"')
+
+
+def dashboard(objectives: Objectives) -> Dashboard:
+    rows = (
+        _now(objectives), _traffic(objectives), _change(objectives), _door(objectives),
+        _processes(objectives), _lines(),
+    )  # fmt: skip
+    return Dashboard(
+        "overview", "mlplatform: overview",
+        "Every model and process at a glance; from a model one comes to its own dashboard.",
+        rows, of_model=False, links=(links.PAGE, links.DECISIONS, links.EXPERIMENTS, links.PREFECT),
+    )  # fmt: skip
+
+
+def burning(objectives: Objectives) -> Limits:
+    """Yellow from the slowest burn that makes a ticket, red from the slowest that pages."""
+    slowest = [min(b.factor for b in of) for of in (objectives.burns.ticket, objectives.burns.page)]
+    return at_most(*slowest)
+
+
+def _now(objectives: Objectives) -> Row:
+    firing = tuple(
+        Query(f"count({FIRING % severity}) or vector(0)", f"{severity}s")
+        for severity in ("page", "ticket")
+    )
+    decided = rate(signals.DECISIONS, "model", of_all=True)
+    champion = level(signals.ROUTES_SHARE, "model", where='arm="champion"', of_all=True)
+    return Row("Now", (
+        Panel(
+            "stat", "Alert rules that fire", "Pages wake somebody; tickets wait for the day. "
+            "Each alert rule names its runbook.", firing, limits=at_most(1), width=6,
+        ),
+        Panel(
+            "stat", "Decisions a second", "Of each model, by whoever made them.",
+            (Query(decided, "{{model}}"),), "reqps", width=6, links=_TO_MODEL,
+        ),
+        Panel(
+            "stat", "Champion's share", "Of the assignment units: less than 100 % during a canary, "
+            "none where a model has no champion.", (Query(champion, "{{model}}"),),
+            "percentunit", at_least(0.000001), width=6, links=_TO_MODEL,
+        ),
+        Panel(
+            "stat", "Latency, 99 of 100", "From a request's first byte to its durable decision.",
+            (Query(quantile(0.99, signals.LATENCY, "model", of_all=True), "{{model}}"),), "s",
+            width=6, links=_TO_MODEL,
+        ),
+        Panel(
+            "bars", "Error budget that is left", f"Of {objectives.window_days} days, by promise of "
+            "slo.yaml; under 0 it is broken.",
+            (Query(f"1 - {asked.recorded(rules.BURN_OF_PERIOD)}", "{{service}} {{slo}}"),),
+            "percentunit", at_least(0), width=12, most=1,
+        ),
+        Panel(
+            "lines", "How fast budgets burn", "1 uses a budget up exactly at the end of its "
+            f"{objectives.window_days} days. Lines: where a lasting burn becomes a ticket, a page.",
+            (Query(asked.recorded(rules.BURN_NOW), "{{service}} {{slo}}"),), "short",
+            burning(objectives), width=12,
+        ),
+    ))  # fmt: skip
+
+
+def _traffic(objectives: Objectives) -> Row:
+    refused = 'outcome=~"shed|client-rate|model-rate"'
+    degraded, decided = (
+        rate(metric, "model", of_all=True) for metric in (signals.DEGRADED, signals.DECISIONS)
+    )
+    tier = objectives.tiers[1]
+    return Row("Traffic", (
+        Panel(
+            "stacked", "Requests by status", "HTTP requests and gRPC calls of every operation.",
+            (Query(rate(signals.REQUESTS, "status", of_all=True), "{{status}}"),), "reqps",
+        ),
+        Panel(
+            "lines", "Latency, 99 of 100", "Of each model. Points are requests whose traces were "
+            "kept.",
+            (Query(quantile(0.99, signals.LATENCY, "model", of_all=True), "{{model}}", True),), "s",
+        ),
+        Panel(
+            "lines", "Degraded decisions", "Share made without all that should be there. The line "
+            "is what freshness allows the strictest tier.",
+            (Query(f"{degraded} / {decided}", "{{model}}"),), "percentunit",
+            at_most(tier.freshness.budget),
+        ),
+        Panel(
+            "lines", "Requests let in and refused", "Refused for rates or room: a share over "
+            f"{objectives.limits.refused_share:.0%} becomes a ticket.",
+            (
+                Query(rate(signals.ADMISSION, "outcome", "priority"), "{{outcome}} {{priority}}"),
+                Query(rate(signals.ADMISSION, where=refused), "refused for rates or room"),
+            ), "reqps", width=12,
+        ),
+        Panel(
+            "lines", "Predictors that wait or refuse", "Requests in the queues of predictors, by "
+            "bundle version, and gateways' breakers: 0 closed, 1 half open, 2 open.",
+            (
+                Query(level(signals.PREDICTOR_DEPTH, "service", of_all=True), "queue {{service}}"),
+                Query(level(signals.BREAKER, "service", of_all=True), "breaker {{service}}"),
+            ), width=12,
+        ),
+    ))  # fmt: skip
+
+
+def _change(objectives: Objectives) -> Row:
+    limits = objectives.limits
+    phase = level(signals.ROLLOUT_PHASE, "model", "phase", of_all=True)
+    incident = level(signals.INCIDENT, "model", "state", of_all=True)
+    return Row("What changes", (
+        Panel(
+            "stat", "Newest rollout", "The phase that each model's newest rollout is in.",
+            (Query(f"{phase} == 1", "{{model}}: {{phase}}"),), limits=Limits("blue"),
+            width=6, named=True, empty="none yet",
+            links=(Link("Its rollout", links.dashboard("rollout", _CHOSEN)),),
+        ),
+        Panel(
+            "stat", "Drift incidents", "Models whose inputs or scores have moved away from what "
+            "they learned.", (Query(f"{incident} == 1", "{{model}}: {{state}}"),),
+            limits=Limits("red"), width=6, named=True, empty="none",
+            links=(Link("Its drift", links.dashboard("drift", _CHOSEN)),),
+        ),
+        Panel(
+            "stat", "Since the last drift check", "Checks are daily; one that is missing is no "
+            "sign of health.",
+            (Query(asked.since(signals.DRIFT_CHECK, "model", of_all=True), "{{model}}"),), "s",
+            at_most(seconds(limits.drift_check_late)), width=6, empty="none yet",
+        ),
+        Panel(
+            "stat", "Since the last pass over rollouts", "A pass comes every minute; without it "
+            "nothing ramps, and nothing is taken back.",
+            (Query(asked.since(signals.ROLLOUT_PASS, "model", of_all=True), "{{model}}"),), "s",
+            at_most(seconds(limits.rollout_pass_late)), width=6, empty="none yet",
+        ),
+    ))  # fmt: skip
+
+
+def _door(objectives: Objectives) -> Row:
+    lasting = objectives.limits.store_failing
+    return Row("Who is not let in", (
+        Panel(
+            "lines", "Connections that were ended", "For a limit of the gateway, by which.",
+            (Query(rate(signals.CONNECTIONS_REFUSED, "reason"), "{{reason}}"),), "cps",
+        ),
+        Panel(
+            "lines", "Tokens that prove nobody", "Tokens of the issuer that were refused, and why.",
+            (Query(rate(signals.TOKENS_REFUSED, "reason"), "{{reason}}"),), "cps",
+        ),
+        Panel(
+            "lines", "Stores of keys and limits", "Times the shared store was late or failed, and "
+            f"fetches of the issuer's keys. Failures for {lasting} become a ticket.",
+            (
+                Query(rate(signals.STORE_FAILURES, "of"), "store of {{of}} failed"),
+                Query(rate(signals.KEY_FETCHES, "outcome"), "issuer's keys {{outcome}}"),
+            ), "cps",
+        ),
+    ))  # fmt: skip
+
+
+def _processes(objectives: Objectives) -> Row:
+    limits = objectives.limits
+    by = ("job", "instance")
+    name = "{{job}} {{instance}}"
+    at = f"by ({', '.join(by)})"
+    jobs = 'job=~"mlplatform-.+"'
+    files = [asked.series(m, jobs) for m in (signals.OPEN_FILES, signals.MOST_FILES)]
+    cpu = asked.series(signals.CPU, jobs, suffix="_total")
+    up: Words = {"0": ("gone", "red"), "1": ("there", "green")}
+    kept: Words = {"0": ("nothing keeps it", "red"), "1": ("kept", "green")}
+    return Row("Processes", (
+        Panel(
+            "states", "Processes that can be scraped", f"One that is gone for {limits.process_gone}"
+            " is told to somebody.", (Query(level(signals.UP, *by, where=jobs), name),),
+            limits=at_least(1), width=12, words=up,
+        ),
+        Panel(
+            "lines", "Running for", "How long each process has been running: a drop is a restart.",
+            (Query(f"time() - max {at} ({asked.series(signals.STARTED, jobs)})", name),), "s",
+            width=12,
+        ),
+        Panel(
+            "lines", "Memory", "That a process holds.",
+            (Query(level(signals.RESIDENT_MEMORY, *by, where=jobs), name),), "bytes",
+        ),
+        Panel(
+            "lines", "Processors in use", "1 is one core.",
+            (Query(f"sum {at} (rate({cpu}[{asked.WINDOW}]))", name),),
+        ),
+        Panel(
+            "lines", "Open files and sockets", "Share of what the process may open.",
+            (Query(f"max {at} ({files[0]} / {files[1]})", name),), "percentunit",
+        ),
+        Panel(
+            "lines", "Clocks", "How far a machine's clock is from its time source, as its kernel "
+            "says. Features and decisions of several machines are compared by their times.",
+            (Query(f"max by (instance) (abs({signals.CLOCK_OFFSET.name}))", "{{instance}}"),), "s",
+            at_most(limits.clock_offset_ms / 1000), width=12,
+        ),
+        Panel(
+            "states", "Clocks that something keeps on time", "Nothing keeps a clock for "
+            f"{limits.clock_unkept}: a ticket.",
+            (Query(level(signals.CLOCK_SYNCHRONISED, "instance"), "{{instance}}"),),
+            limits=at_least(1), width=12, words=kept,
+        ),
+    ))  # fmt: skip
+
+
+def _lines() -> Row:
+    warnings = '{service_name=~"mlplatform-.+", retention="90d"}'
+    return Row("Lines of log", (
+        Panel(
+            "logs", "Warnings and errors", "Of every process. A line that belongs to a trace leads "
+            "there.", (Query(warnings),), store="loki", width=24, limits=NO_LIMITS,
+        ),
+    ))  # fmt: skip

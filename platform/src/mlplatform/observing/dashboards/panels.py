@@ -1,0 +1,140 @@
+"""What a dashboard holds, as values: rows of panels, their queries, units and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from mlplatform.runtime.telemetry import signals
+
+Kind = Literal["stat", "lines", "stacked", "bars", "heat", "states", "logs", "traces"]
+Store = Literal["prometheus", "loki", "tempo"]
+Colour = Literal["green", "yellow", "orange", "red", "blue", "text"]
+Words = Mapping[str, tuple[str, Colour]]
+
+WIDTH: Final = 24
+"""Columns of Grafana's grid."""
+HEIGHTS: Final[dict[Kind, int]] = {
+    "stat": 4, "lines": 8, "stacked": 8, "bars": 8, "heat": 8, "states": 6, "logs": 8, "traces": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked of a store.
+
+    Args:
+        legend: name of each series, with its labels in `{{}}`.
+        exemplars: whether points that lead to traces are asked for as well.
+    """
+
+    text: str
+    legend: str = ""
+    exemplars: bool = False
+
+
+def requests(which: str) -> Query:
+    """Spans of requests by TraceQL, with the ids of their decisions.
+
+    Args:
+        which: condition on a span.
+    """
+    return Query(f"{{ {which} }} | select(span.{signals.DECISION_ID.name})")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Colours of values: `first`, and from each value on another."""
+
+    first: Colour
+    then: tuple[tuple[float, Colour], ...] = ()
+
+
+NO_LIMITS: Final = Limits("text")
+
+
+def at_most(*limits: float) -> Limits:
+    """Green up to the first limit, yellow over it, red over the last of several."""
+    colours: tuple[Colour, ...] = ("red",) if len(limits) == 1 else ("yellow", "red")
+    return Limits("green", tuple(zip(limits, colours, strict=True)))
+
+
+def at_least(limit: float) -> Limits:
+    return Limits("red", ((limit, "green"),))
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    title: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel.
+
+    Args:
+        what: what it shows and what to make of it; a question mark on the panel shows it.
+        unit: one of Grafana's.
+        words: value → what is shown instead, with its colour.
+        empty: what is shown where there is no data.
+        links: of each value, to where more is said.
+    """
+
+    kind: Kind
+    title: str
+    what: str
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    limits: Limits = NO_LIMITS
+    width: int = 8
+    store: Store = "prometheus"
+    words: Words = field(default_factory=dict)
+    empty: str = ""
+    named: bool = False
+    links: tuple[Link, ...] = ()
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """One dashboard; its file and its address are named for `name`.
+
+    Args:
+        of_model: whether it is of one model, chosen on top.
+    """
+
+    name: str
+    title: str
+    what: str
+    rows: tuple[Row, ...]
+    of_model: bool = True
+    links: tuple[Link, ...] = ()
+    window: str = "now-6h"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def places(row: Row, top: int) -> list[Place]:
+    """Where a row's panels stand, from left to right and then below; `top` is the first line."""
+    found, x, y, tallest = [], 0, top, 0
+    for panel in row.panels:
+        if x + panel.width > WIDTH:
+            x, y, tallest = 0, y + tallest, 0
+        height = HEIGHTS[panel.kind]
+        found.append(Place(x, y, panel.width, height))
+        x, tallest = x + panel.width, max(tallest, height)
+    return found

@@ -1,0 +1,173 @@
+"""What works behind the answers: decision log, topics, flows, and telemetry itself."""
+
+from __future__ import annotations
+
+from mlplatform.observing.dashboards import asked, links
+from mlplatform.observing.dashboards.asked import WINDOW, level, quantile, rate
+from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row, at_most
+from mlplatform.observing.slo.objectives import Objectives, seconds
+from mlplatform.runtime.telemetry import signals
+
+_FLOWS = 'service_name=~"mlplatform-(flows|jobs)"'
+
+
+def dashboard(objectives: Objectives) -> Dashboard:
+    rows = (_log(objectives), _topics(objectives), _flows(objectives), _telemetry(objectives))
+    return Dashboard(
+        "pipelines", "mlplatform: pipelines",
+        "Decision log, requests that are scored later, scheduled flows and heavy jobs, and the "
+        "telemetry that tells of all this.",
+        rows, of_model=False, links=(links.PREFECT, links.DEPLOYMENTS, links.EXPERIMENTS),
+    )  # fmt: skip
+
+
+def _log(objectives: Objectives) -> Row:
+    limits = objectives.limits
+    counts = {
+        name: Query(rate(metric), name)
+        for name, metric in signals.LOG_COUNTS.items()
+        if metric.kind == "counter"
+    }
+    lost = ("refused", "unlogged", "conflicts")
+    waiting, size = (signals.LOG_COUNTS[name] for name in ("waiting", "waiting_bytes"))
+    behind = (
+        f"scalar(max({signals.EVENT_TIME.name})) - {level(signals.WATERMARK, 'writer', how='min')}"
+    )
+    commits = tuple(
+        Query(quantile(s, signals.COMMIT_RECORDS), f"{t} are under")
+        for s, t in ((0.5, "half"), (0.99, "99 of 100"))
+    )
+    written = f"deriv({signals.WRITER_RECORDS.name}[{WINDOW}])"
+    return Row("Decision log", (
+        Panel(
+            "lines", "Records", "Accepted are those whose answer could be given; repeated ones had "
+            "their answer before.", tuple(q for n, q in counts.items() if n not in lost), "cps",
+        ),
+        Panel(
+            "lines", "Records that are lost or contradict", "Refused: the answer was not given. "
+            "Unlogged: it was, without a record. Conflicts are voided.",
+            tuple(counts[name] for name in lost), "cps",
+        ),
+        Panel(
+            "lines", "Records of a commit", "Small ones are many commits for few answers.", commits,
+        ),
+        Panel(
+            "lines", "Records that wait in spills", f"For {limits.log_spilling}: a ticket.",
+            (Query(level(waiting, "instance", how="sum"), "{{instance}}"),), width=6,
+        ),
+        Panel(
+            "lines", "Size of spills", "A full one refuses answers.",
+            (Query(level(size, "instance", how="sum"), "{{instance}}"),), "bytes", width=6,
+        ),
+        Panel(
+            "lines", "Writers behind", "Event time up to which a writer has not said that it is "
+            "done: no verdict reaches past it.", (Query(behind, "{{writer}}"),), "s",
+            at_most(seconds(limits.watermark_behind)), width=6,
+        ),
+        Panel(
+            "lines", "Records by writer", "Of living gateways.",
+            (Query(f"max by (writer) ({written})", "{{writer}}"),), "cps", width=6,
+        ),
+    ))  # fmt: skip
+
+
+def _topics(objectives: Objectives) -> Row:
+    limits = objectives.limits
+    took = tuple(
+        Query(
+            quantile(s, signals.WORKER_BATCH, "model", of_all=True), f"{{{{model}}}}: {t} are under"
+        )
+        for s, t in ((0.5, "half"), (0.99, "99 of 100"))
+    )
+    return Row("Requests that are scored later", (
+        Panel(
+            "lines", "Messages that wait", f"More than {limits.worker_lag} for "
+            f"{limits.worker_lagging}: a ticket.",
+            (
+                Query(level(signals.WORKER_LAG, "model", how="sum", of_all=True),
+                      "{{model}}: waiting"),
+                Query(level(signals.WORKER_IN_WORK, "model", how="sum", of_all=True),
+                      "{{model}}: in work"),
+            ), limits=at_most(limits.worker_lag),
+        ),
+        Panel(
+            "stacked", "Messages committed", "A dead letter could not be scored and was put aside.",
+            (Query(rate(signals.WORKER_MESSAGES, "model", "outcome", of_all=True),
+                   "{{model}}: {{outcome}}"),), "cps",
+        ),
+        Panel(
+            "lines", "Time of a batch", "From its first message to its commit.", took, "s",
+        ),
+        Panel(
+            "lines", "Batches that are read again", "Given up, as the gateway was not there or "
+            "another worker took over.",
+            (Query(rate(signals.WORKER_GIVEN_UP, "model", "reason", of_all=True),
+                   "{{model}}: {{reason}}"),), "cps", width=12,
+        ),
+        Panel(
+            "lines", "Requests that were repeated", "By the worker, and why.",
+            (Query(rate(signals.WORKER_RETRIES, "model", "reason", of_all=True),
+                   "{{model}}: {{reason}}"),), "cps", width=12,
+        ),
+    ))  # fmt: skip
+
+
+def _flows(objectives: Objectives) -> Row:
+    limits = objectives.limits
+    passes = Query(asked.since(signals.ROLLOUT_PASS, "model", of_all=True), "{{model}}")
+    checks = Query(asked.since(signals.DRIFT_CHECK, "model", of_all=True), "{{model}}")
+    runs = rate(signals.SPAN_CALLS, "span_name", "status_code", where=_FLOWS)
+    bucket = asked.series(signals.SPAN_DURATION, _FLOWS, suffix="_bucket")
+    slow = f"histogram_quantile(0.95, sum by (le, span_name) (rate({bucket}[{WINDOW}])))"
+    unread = rate(signals.STATE_UNREAD, "of")
+    return Row("Flows and jobs", (
+        Panel(
+            "lines", "Since the last pass over rollouts", "One comes every minute.", (passes,), "s",
+            at_most(seconds(limits.rollout_pass_late)),
+        ),
+        Panel(
+            "lines", "Since the last drift check", "One comes every day.", (checks,), "s",
+            at_most(seconds(limits.drift_check_late)),
+        ),
+        Panel(
+            "lines", "State that can't be read", "By the exporter: what it would show is missing. "
+            f"For {limits.unreadable} it becomes a ticket.", (Query(unread, "{{of}}"),), "cps",
+        ),
+        Panel(
+            "lines", "Runs, tasks and items of jobs", "From their spans, by how they ended.",
+            (Query(runs, "{{span_name}} {{status_code}}"),), "cps", width=12,
+        ),
+        Panel(
+            "lines", "How long they take, 95 of 100", "From their spans.",
+            (Query(slow, "{{span_name}}"),), "ms", width=12,
+        ),
+        Panel(
+            "traces", "Runs that failed", "With their tasks.",
+            (Query('{ resource.service.name = "mlplatform-flows" && status = error }'),),
+            store="tempo", width=12,
+        ),
+        Panel(
+            "logs", "Lines of flows and jobs", "Warnings and worse.",
+            (Query('{service_name=~"mlplatform-(flows|jobs)", retention="90d"}'),), store="loki",
+            width=12,
+        ),
+    ))  # fmt: skip
+
+
+def _telemetry(objectives: Objectives) -> Row:
+    spans = rate(signals.SPAN_CALLS, "service_name")
+    return Row("Telemetry", (
+        Panel(
+            "stacked", "Traces of requests", "Asked for by gateways: sent, dropped as too many "
+            "waited, or not taken.",
+            (Query(rate(signals.TRACES, "outcome"), "{{outcome}}"),), "cps",
+        ),
+        Panel(
+            "stacked", "Traces of batches", "Of the workers.",
+            (Query(rate(signals.WORKER_TRACES, "outcome"), "{{outcome}}"),), "cps",
+        ),
+        Panel(
+            "stacked", "Spans at the collector", "Before any is sampled away, by process.",
+            (Query(spans, "{{service_name}}"),), "cps",
+        ),
+    ))  # fmt: skip

@@ -1,0 +1,209 @@
+"""The platform's state as metrics, read when somebody scrapes."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from pg8000.exceptions import DatabaseError
+
+from mlplatform.decisions.records.port import Watermark
+from mlplatform.model.routes import Routes
+from mlplatform.operations.jobs.measured import ArmCounts, Check, Outcomes, Pass, last
+from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.storage.disk import room
+from mlplatform.runtime.telemetry import refusals, signals
+from mlplatform.runtime.telemetry.prometheus import Collector, Family, counted, gauged, shown
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.telemetry.signals import Metric
+
+Sample = tuple[tuple[str, ...], float]
+Read = tuple[Metric, Sequence[Sample]]
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+class RolloutReader(Protocol):
+    """The part of rollout.journal.Rollouts that is shown."""
+
+    def routes(self, model: str) -> Routes: ...
+
+    def active(self, model: str | None = None, *, finished: bool = False) -> list[RolloutState]: ...
+
+
+class IncidentReader(Protocol):
+    def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]: ...
+
+
+class StateCollector(Collector):
+    """What a part that can't be read would show is left out, and counted: no data is not health.
+
+    Args:
+        watermarks: of the decision log.
+        measured: the folder of what flows saw last.
+        home: of whose disk the room is shown, and what was refused there.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        rollouts: RolloutReader,
+        incidents: IncidentReader,
+        watermarks: Callable[[], Sequence[Watermark]],
+        clock: Clock,
+        measured: Path,
+        home: Home,
+    ) -> None:
+        self._models = models
+        self._rollouts = rollouts
+        self._incidents = incidents
+        self._watermarks = watermarks
+        self._clock = clock
+        self._measured = measured
+        self._home = home.root
+        self._refusals = Refusals(home.audit)
+        self._unread = Tally({of: 0 for of in signals.STATE_UNREAD.labels[0].values})
+
+    def collect(self) -> Iterable[Family]:
+        """Every metric of an exporter; one whose part can't be read has no samples."""
+        samples: dict[Metric, list[Sample]] = {m: [] for m in signals.METRICS["exporter"]}
+        del samples[signals.STATE_UNREAD], samples[signals.EVENT_TIME]
+        for of, read in self._parts():
+            for metric, found in self._found(of, read):
+                samples[metric] += found
+        event_s = self._event_s()
+        yield from (gauged(metric, found) for metric, found in samples.items())
+        yield shown(signals.EVENT_TIME, event_s)
+        unread = [((of,), float(count)) for of, count in self._unread.items()]
+        yield counted(signals.STATE_UNREAD, unread)
+
+    def _parts(self) -> Iterator[tuple[str, Callable[[], Iterable[Read]]]]:
+        for model in self._models:
+            yield "routes", partial(self._routes, model)
+            yield "incidents", partial(self._incident, model)
+            yield "measured", partial(self._passed, model)
+            yield "measured", partial(self._checked, model)
+        yield "log", self._log
+        yield "disk", self._disk
+        yield "refusals", self._refused
+
+    def _found(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
+        try:
+            return list(read())
+        except (PlatformError, sqlite3.Error, DatabaseError) as error:
+            log.warning("%s could not be read: %r", of, error)
+            self._unread[of] += 1
+            return []
+
+    def _event_s(self) -> float | None:
+        try:
+            return self._clock.event_ms() / 1000
+        except (PlatformError, sqlite3.Error):
+            self._unread["log"] += 1
+            return None
+
+    def _routes(self, model: str) -> Iterator[Read]:
+        routes = self._rollouts.routes(model)
+        yield signals.ROUTES_GENERATION, [((model,), routes.generation)]
+        given = routes.challenger_percent / 100
+        shares = {"champion": 1 - given if routes.champion else 0.0, "challenger": given}
+        yield signals.ROUTES_SHARE, [((model, arm), share) for arm, share in shares.items()]
+        states = self._rollouts.active(model, finished=True)
+        newest = states[-1] if states else None
+        yield (
+            signals.ROLLOUT_PHASE,
+            [
+                ((model, phase), float(newest is not None and newest.phase == phase))
+                for phase in signals.PHASES
+            ],
+        )
+        if newest is not None:
+            yield signals.ROLLOUT_SINCE, [((model,), newest.since_wall_ms / 1000)]
+
+    def _incident(self, model: str) -> Iterator[Read]:
+        incident = next(iter(self._incidents.list(model, closed=False)), None)
+        states = signals.INCIDENT.labels[1].values
+        held = [((model, s), float(incident is not None and incident.state == s)) for s in states]
+        yield signals.INCIDENT, held
+        if incident is not None:
+            yield signals.INCIDENT_SINCE, [((model,), incident.changes[0].at_ms / 1000)]
+
+    def _passed(self, model: str) -> Iterator[Read]:
+        seen = last(self._measured, model, Pass)
+        if seen is None:
+            return
+        yield signals.ROLLOUT_PASS, [((model,), seen.at_ms / 1000)]
+        for arm in signals.ARM.values:
+            if (counts := seen.arms.get(arm)) is not None:
+                yield signals.ROLLOUT_COUNTS, _counts(model, arm, counts)
+
+    def _checked(self, model: str) -> Iterator[Read]:
+        seen = last(self._measured, model, Check)
+        if seen is None:
+            return
+        yield signals.DRIFT_CHECK, [((model,), seen.at_ms / 1000)]
+        verdicts = signals.DRIFT_VERDICT.labels[1].values
+        yield signals.DRIFT_VERDICT, [((model, v), float(v == seen.verdict)) for v in verdicts]
+        if seen.undecided_since_ms is not None:
+            yield signals.DRIFT_UNDECIDED, [((model,), seen.undecided_since_ms / 1000)]
+        for name, moved in seen.inputs.items():
+            at = (model, name)
+            yield signals.DRIFT_PSI, [(at, moved.psi)]
+            yield signals.DRIFT_PSI_LIMIT, [(at, moved.psi_limit)]
+            yield signals.DRIFT_DISTANCE, [(at, moved.distance)]
+            yield signals.DRIFT_DISTANCE_LIMIT, [(at, moved.distance_limit)]
+            yield signals.DRIFT_MISSING, [(at, moved.missing_share)]
+        if seen.outcomes is not None:
+            yield from _outcomes(model, seen.outcomes)
+
+    def _log(self) -> Iterator[Read]:
+        living = [mark for mark in self._watermarks() if mark.live]
+        yield (
+            signals.WATERMARK,
+            [((m.writer,), m.event_ms / 1000) for m in living if m.event_ms is not None],
+        )
+        yield signals.WRITER_RECORDS, [((m.writer,), m.seq) for m in living]
+
+    def _disk(self) -> Iterator[Read]:
+        try:
+            found = room(self._home)
+        except OSError as error:
+            raise Unavailable(f"the disk of {self._home}") from error
+        yield signals.HOME_FREE, [((), found.free_bytes)]
+        yield signals.HOME_SIZE, [((), found.size_bytes)]
+
+    def _refused(self) -> Iterator[Read]:
+        since_ms = self._clock.wall_ms() - refusals.DAY_MS
+        found = refusals.counts(self._refusals.since(since_ms))
+        yield signals.REFUSALS, [((door,), count) for door, count in sorted(found.items())]
+
+
+def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:
+    of = signals.ROLLOUT_COUNTS.labels[2].values
+    return [((model, arm, name), getattr(counts, name)) for name in of]
+
+
+def _outcomes(model: str, seen: Outcomes) -> Iterator[Read]:
+    newest = seen.newest_label_ms
+    values: Mapping[Metric, Any] = {
+        signals.LABELS_MATURED: seen.matured,
+        signals.LABELS_KNOWN: seen.positives,
+        signals.LABELS_LATE: seen.late_share,
+        signals.LABEL_NEWEST: None if newest is None else newest / 1000,
+        signals.PRECISION: seen.precision,
+        signals.RECALL: seen.recall,
+    }
+    for metric, value in values.items():
+        if value is not None:
+            yield metric, [((model,), value)]

@@ -1,0 +1,243 @@
+"""The page as an application: GET and HEAD alone, one template for each path, no script."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from mlplatform.observing.page import decisions, incidents, rollouts
+from mlplatform.observing.page.rendering import render, style
+from mlplatform.observing.page.sources import Sources
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, PlatformError
+from mlplatform.runtime.http.own_pages import Application, OwnPages, Receive, Scope, Send
+from mlplatform.runtime.http.token_gate import TokenGate
+
+log = logging.getLogger(__name__)
+
+PAGE_ROWS: Final = 50
+MAX_OFFSET: Final = 1_000_000
+MAX_VERSIONS: Final = 10
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src data:; form-action 'none'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""A browser runs no script here, whatever a template let through, and keeps nothing."""
+
+Show = Callable[[Request], str]
+T = TypeVar("T")
+
+
+def application(
+    sources: Sources,
+    *,
+    token: str,
+    hosts: Sequence[str],
+    links: Mapping[str, str],
+    let_in: Callable[[Scope], None] = lambda scope: None,
+) -> Application:
+    """The page behind its token.
+
+    Args:
+        hosts: what a request's `Host` may say, each with its port.
+        links: addresses of other pages, by what they are called.
+        let_in: called with each request of who knows the token.
+
+    Raises:
+        ConfigInvalid: the token is empty.
+    """
+    if not token:
+        raise ConfigInvalid("the token of the page", "an empty file", "a secret")
+    pages = Pages(sources, links)
+    shown: dict[str, Show] = {
+        "/": pages.overview,
+        "/models/{name}": pages.model,
+        "/rollouts": pages.rollouts,
+        "/rollouts/{name}": pages.rollout,
+        "/evidence/{name}": pages.evidence,
+        "/incidents": pages.incidents,
+        "/incidents/{name}": pages.incident,
+        "/decisions": pages.decisions,
+        "/decisions/{name}": pages.decision,
+    }
+    routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
+    routes.append(Route("/style.css", _style, methods=["GET"]))
+    routes.append(Route("/health", _health, methods=["GET"]))
+    inner = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+    return Headers(OwnPages(TokenGate(inner, token, "page", let_in), hosts))
+
+
+class Pages:
+    """What each path shows. Methods run on threads, each raises as its source does."""
+
+    def __init__(self, sources: Sources, links: Mapping[str, str]) -> None:
+        self._sources = sources
+        self._links = links
+
+    def overview(self, request: Request) -> str:
+        """Each part on its own: what can't be read now says so beside the rest."""
+        return render(
+            "overview.html",
+            here="overview",
+            status=self._sources.processes(),
+            refused=self._sources.refused(),
+            models=_or_why(self._sources.models),
+            rollouts=_or_why(lambda: [s for s in self._sources.rollouts() if not s.finished]),
+            incidents=_or_why(
+                lambda: [i for i in self._sources.incidents() if i.state != "closed"]
+            ),
+            tones=rollouts.TONES,
+            links=self._links,
+        )
+
+    def model(self, request: Request) -> str:
+        name = request.path_params["name"]
+        found = self._sources.model(name)
+        own = self._sources.rollouts(name)
+        arms = (found.routes.champion, found.routes.challenger, found.routes.previous)
+        numbers = [arm.version for arm in arms if arm is not None]
+        numbers += [s.challenger.version for s in own]
+        wanted = list(dict.fromkeys(numbers))[:MAX_VERSIONS]
+        return render(
+            "model.html",
+            here="overview",
+            model=found,
+            versions=_or_why(lambda: self._sources.versions(name, wanted)),
+            rollouts=own[:PAGE_ROWS],
+            tones=rollouts.TONES,
+        )
+
+    def rollouts(self, request: Request) -> str:
+        rows, older = _part(self._sources.rollouts(), _offset(request))
+        return render(
+            "rollouts.html", here="rollouts", rollouts=rows, older=older, tones=rollouts.TONES
+        )
+
+    def rollout(self, request: Request) -> str:
+        shown = rollouts.rollout(self._sources.rollout(request.path_params["name"]))
+        return render("rollout.html", here="rollouts", shown=shown)
+
+    def evidence(self, request: Request) -> str:
+        found = self._sources.evidence(request.path_params["name"])
+        return render("evidence.html", here="rollouts", found=found)
+
+    def incidents(self, request: Request) -> str:
+        rows, older = _part(self._sources.incidents(), _offset(request))
+        return render("incidents.html", here="incidents", incidents=rows, older=older)
+
+    def incident(self, request: Request) -> str:
+        shown = incidents.incident(self._sources.incident(request.path_params["name"]))
+        return render("incident.html", here="incidents", shown=shown)
+
+    def decisions(self, request: Request) -> str:
+        text = request.query_params.get("until")
+        until = None if text is None else decisions.read_cursor(text)
+        if text is not None and until is None:
+            raise NotFound("this link to older decisions is none of this page's")
+        found = self._sources.decisions(until, PAGE_ROWS)
+        return render("decisions.html", here="decisions", found=found, tones=decisions.TONES)
+
+    def decision(self, request: Request) -> str:
+        name = request.path_params["name"]
+        records = self._sources.decision(name)
+        return render("decision.html", here="decisions", name=name, records=records)
+
+
+class Headers:
+    """Sets the headers of every answer, refusals too."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._added = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *self._added]}
+            await send(message)
+
+        await self._application(scope, receive, with_headers)
+
+
+def _answering(show: Show) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        try:
+            return _html(show(request))
+        except NotFound as error:
+            return _problem(404, "There is nothing of that name here", str(error))
+        except Corrupt as error:
+            log.exception("%s is damaged", request.url.path)
+            return _problem(500, "What is stored is damaged", str(error))
+        except PlatformError as error:
+            return _problem(503, "This cannot be read now", str(error))
+
+    return answer
+
+
+def _or_why(read: Callable[[], T]) -> T | str:
+    """What is read, or a sentence on why it can't be."""
+    try:
+        return read()
+    except PlatformError as error:
+        return str(error)
+
+
+def _part(rows: list[T], offset: int) -> tuple[list[T], int | None]:
+    """The rows of one part, and where the next one begins."""
+    end = offset + PAGE_ROWS
+    return rows[offset:end], end if end < len(rows) else None
+
+
+def _offset(request: Request) -> int:
+    text = request.query_params.get("from", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 8) or int(text) > MAX_OFFSET:
+        raise NotFound("this link to older entries is none of this page's")
+    return int(text)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return _problem(405, "This page can only be read", "", headers={"Allow": "GET, HEAD"})
+    return _problem(error.status_code, "There is nothing of that name here", "")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    # What went wrong is in the log: the server writes it there once this is answered.
+    return _problem(500, "This page failed", "The page's log says why.")
+
+
+async def _health(request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def _style(request: Request) -> Response:
+    return Response(style(), media_type="text/css")
+
+
+def _problem(
+    status: int, title: str, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    text = render("problem.html", here="", status=status, title=title, detail=detail)
+    return _html(text, status, headers)
+
+
+def _html(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(text, status, headers, "text/html; charset=utf-8")

@@ -1,0 +1,53 @@
+"""`python -m mlplatform.process page`: serves the platform's own page until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.http.listener import read_token
+from mlplatform.runtime.telemetry.refusals import Refusals
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; all else are settings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
+    parser.add_argument(
+        "--token-file", type=Path, help="holds its password; without: run/page.token of the home"
+    )
+    return parser
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    from mlplatform.observing.page.app import application
+    from mlplatform.observing.page.sources import Sources
+    from mlplatform.operations import wiring
+    from mlplatform.runtime.http.uvicorn_limits import Door, serve
+
+    door = Door("page", Refusals(settings.home.audit))
+    shown = application(
+        Sources(wiring.platform()),
+        token=read_token(options.token_file or settings.home.page_token),
+        hosts=asked_for_as(settings),
+        links=_links(settings),
+        let_in=door.let_in,
+    )
+    serve(shown, door, host=options.host, port=settings.page_port, stop_s=1)
+
+
+def asked_for_as(settings: Settings) -> list[str]:
+    """What a request's `Host` may say: the address of `MLPLATFORM_PAGE_URL`, else this machine."""
+    if settings.servers.page:
+        return [urlsplit(settings.page_url).netloc]
+    return [f"{name}:{settings.page_port}" for name in ("127.0.0.1", "localhost")]
+
+
+def _links(settings: Settings) -> dict[str, str]:
+    """Pages beside this one, where a browser that reads this one reaches them."""
+    if settings.servers.page:  # a cluster's names mean nothing to it
+        return {}
+    return {"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url}

@@ -1,0 +1,98 @@
+"""One set of templates for the page, the evidence and the demo's report; everything is escaped."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mlplatform.runtime.text import shown
+
+STYLE: Final = "style.css"
+NONE: Final = "\N{EN DASH}"
+
+
+def render(template: str, **shown: Any) -> str:
+    """The page that a template makes of these values.
+
+    Raises:
+        jinja2.UndefinedError: the template shows something that is not among them.
+    """
+    return templates().get_template(template).render(**shown)
+
+
+@cache
+def templates() -> Environment:
+    """The templates of this package: every value is escaped, and a missing one is an error."""
+    made = Environment(
+        loader=PackageLoader("mlplatform.observing.page"),
+        autoescape=True,
+        finalize=_harmless,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        words=words, moment=moment, number=number, percent=percent, pretty=pretty, short=short,
+        probability=probability,
+    )  # fmt: skip
+    return made
+
+
+def _harmless(value: object) -> object:
+    """What reorders or hides text in a browser is written out, whoever put it into a name."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return shown(str(value), lines=True) if is_text else value
+
+
+@cache
+def style() -> str:
+    """The one style sheet."""
+    source, _, _ = PackageLoader("mlplatform.observing.page").get_source(templates(), STYLE)
+    return source
+
+
+def words(name: str) -> str:
+    """A name of ours as a person reads it: "awaiting approval"."""
+    return name.replace("_", " ")
+
+
+def moment(ms: int | None) -> str:
+    """Epoch milliseconds as a minute in UTC."""
+    if ms is None:
+        return NONE
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
+
+
+def number(value: float | None) -> str:
+    """A count with separators, or a measure with four digits that count."""
+    if value is None:
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def probability(score: float | None) -> str:
+    """A score (0-1) with four decimals, so that scores below each other can be compared."""
+    return NONE if score is None else f"{score:.4f}"
+
+
+def percent(share: float | None) -> str:
+    """A share (0-1), in percent."""
+    return NONE if share is None else f"{100 * share:.2f} %"
+
+
+def short(digest: str | None) -> str:
+    """So much of a digest as tells two apart."""
+    return NONE if not digest else digest[:12]
+
+
+def pretty(value: object) -> str:
+    """JSON over several lines."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -1,0 +1,202 @@
+"""What the page shows of rollouts and their evidence, out of the journal's values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
+from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
+from mlplatform.observing.page.plots import Interval, Plot, plot
+from mlplatform.rollouts.journal.state import RolloutState, apply
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, TITLES
+
+TONES = {
+    "HEALTHY": "good",
+    "passed": "good",
+    "UNHEALTHY": "bad",
+    "failed": "bad",
+    "confirmed": "good",
+    "promoted": "good",
+    "rolled_back": "bad",
+}
+"""How a verdict or a phase is coloured; others are neither good nor bad. Words say it too."""
+_ORDER = {"UNHEALTHY": 0, "failed": 0, "INCONCLUSIVE": 1, "inconclusive": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One gate: its verdict in words, why, and its plot where there is an interval to hold."""
+
+    title: str
+    mark: str
+    tone: str
+    reason: str
+    plot: Plot | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceShown:
+    """The evidence of one transition.
+
+    Args:
+        arms: names of the arms.
+        counts: what is counted, and the number for each arm, as text.
+        rest: everything, as JSON.
+    """
+
+    digest: str
+    rollout_id: str
+    model: str
+    version: int | None
+    author: str
+    verdict: str
+    tone: str
+    until_ms: int | None
+    records: int | None
+    validation: tuple[Gate, ...]
+    gates: tuple[Gate, ...]
+    arms: tuple[str, ...]
+    counts: tuple[tuple[str, tuple[str, ...]], ...]
+    rest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseShown:
+    """One line of the journal: what began, when on both clocks, who, why, and the evidence."""
+
+    phase: str
+    tone: str
+    event_ms: int
+    wall_ms: int
+    actor: str
+    reason: str
+    evidence: EvidenceShown | None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutShown:
+    """One rollout with everything that happened to it, oldest first."""
+
+    state: RolloutState
+    tone: str
+    phases: tuple[PhaseShown, ...]
+    validation: tuple[Gate, ...]
+
+
+def rollout(facts: Sequence[Transition]) -> RolloutShown:
+    """A rollout as its journal tells it.
+
+    Raises:
+        Refused: the journal tells no rollout.
+    """
+    state: RolloutState | None = None
+    lines = []
+    for fact in facts:
+        state = apply(state, fact)
+        lines.append(_line(state, fact))
+    if state is None:
+        raise ValueError("a rollout has at least one transition")
+    return RolloutShown(
+        state, TONES.get(state.phase, ""), tuple(lines), validation_gates(state.validation)
+    )
+
+
+def evidence(fact: Transition) -> EvidenceShown | None:
+    """The evidence of a transition; None where it carries none."""
+    found = fact.evidence
+    if not found:
+        return None
+    verdict = str(found.get("verdict", ""))
+    arms = _object(found.get("arms"))
+    return EvidenceShown(
+        digest=fact.evidence_digest,
+        rollout_id=fact.rollout_id,
+        model=fact.model,
+        version=found.get("version"),
+        author=str(found.get("author", "")),
+        verdict=MARKS.get(verdict, verdict),
+        tone=TONES.get(verdict, ""),
+        until_ms=found.get("until_event_ms"),
+        records=found.get("records"),
+        validation=validation_gates(_object(found.get("validation"))),
+        gates=_gates(_object(found.get("gates"))),
+        arms=tuple(sorted(arms)),
+        counts=_counts(arms),
+        rest=found,
+    )
+
+
+def validation_gates(report: Mapping[str, Any]) -> tuple[Gate, ...]:
+    """The gates before traffic, what stopped the candidate first."""
+    found = sorted(report.get("gates", ()), key=lambda g: _ORDER.get(g["verdict"], 2))
+    return tuple(_validation_gate(gate) for gate in found)
+
+
+def _line(state: RolloutState, fact: Transition) -> PhaseShown:
+    kind = type(fact).__name__
+    step = "" if state.step is None else f", step {state.step + 1}"
+    phase = "answered" if kind == "Answered" else state.phase + step
+    shown = evidence(fact)
+    tone = TONES.get(state.phase, "")
+    return PhaseShown(phase, tone, fact.event_ms, fact.wall_ms, fact.actor, fact.reason, shown)
+
+
+def _gates(found: Mapping[str, Any]) -> tuple[Gate, ...]:
+    ordered = sorted(found.items(), key=lambda item: (_ORDER.get(item[1]["verdict"], 2), item[0]))
+    return tuple(
+        Gate(
+            TITLES.get(name, name),
+            MARKS.get(gate["verdict"], gate["verdict"]),
+            TONES.get(gate["verdict"], ""),
+            gate["reason"],
+            _share_plot(gate.get("values", {})),
+        )
+        for name, gate in ordered
+    )
+
+
+def _share_plot(values: Mapping[str, Any]) -> Plot | None:
+    if "share" not in values:
+        return None
+    allowed = (values.get("band_low"), values.get("band_high", values.get("limit")))
+    shown = Interval(values["share"], values.get("low"), values.get("high"), allowed)
+    return plot(shown, share=True)
+
+
+def _validation_gate(gate: Mapping[str, Any]) -> Gate:
+    low, high = gate.get("interval") or (None, None)
+    limit, observed = gate.get("limit"), gate.get("observed")
+    drawn = None
+    if low is not None and limit is not None and observed is not None:
+        # A report holds a limit and does not say which side of it is well.
+        drawn = plot(Interval(observed, low, high, limit=limit), share=False)
+    verdict = gate["verdict"]
+    return Gate(
+        VALIDATION_TITLES.get(gate["name"], gate["name"]),
+        VALIDATION_MARKS.get(verdict, verdict),
+        TONES.get(verdict, ""),
+        gate["reason"],
+        drawn,
+    )
+
+
+def _counts(arms: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    names = sorted(arms)
+    return tuple(
+        (text, tuple(_count(key, arms[name]) for name in names)) for key, text in ARM_COUNTS
+    )
+
+
+def _count(key: str, counts: Mapping[str, Any]) -> str:
+    if key == "flips" and not counts.get("pairs"):
+        return "not compared"
+    value = counts.get(key, 0)
+    return f"{value:,}" if isinstance(value, int | float) and math.isfinite(value) else str(value)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

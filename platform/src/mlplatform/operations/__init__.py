@@ -1,0 +1,8 @@
+"""Who runs the work, where and when: jobs, heavy work, Prefect, the processes of a machine,
+backups.
+
+Packages from the ground up: `prefect_client`, `compute`, `jobs`, `prefect_server`, `supervisor`;
+`cluster` and `backup` stand by themselves. `wiring` is the composition root of flows, commands and
+the page. Imports every area below: `scoring`, `rollouts`, `learning`, `decisions`, `model` and
+`runtime`.
+"""

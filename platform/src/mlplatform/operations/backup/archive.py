@@ -1,0 +1,242 @@
+"""The two forms of a backup: a folder, or one tar file. Either appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from mlplatform.operations.backup.manifest import NAME, File
+from mlplatform.runtime.errors import Corrupt, NotFound, Refused, Unavailable
+
+TAR: Final = ".tar"
+CHUNK_BYTES: Final = 1024 * 1024
+Progress = Callable[[str, int], None]
+"""Of a file's name, and of how many more bytes of it are done."""
+
+
+class Writer(Protocol):
+    """A backup in the making."""
+
+    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
+        """Put in what a file holds from here to its end."""
+        ...
+
+    def made(self, name: str, make: Callable[[Path], None]) -> File:
+        """Put in a file that is made under a path, which is given."""
+        ...
+
+
+class Reader(Protocol):
+    """A backup that is there."""
+
+    def names(self) -> set[str]:
+        """Of every file, the manifest too."""
+        ...
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file that is there."""
+        ...
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Writer]:
+    """A backup that is there under its name once the block has ended, on disk; else nothing is.
+
+    Args:
+        target: ends in `.tar` for one file; else a folder.
+
+    Raises:
+        Refused: there is something of that name.
+        Unavailable: the disk takes no more.
+    """
+    if target.exists() or target.is_symlink():
+        raise Refused(f"{target} is there already, and no backup is overwritten")
+    if not target.parent.is_dir():
+        raise NotFound(f"the folder {target.parent} is not there")
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        try:
+            with _written(draft, is_tar=target.suffix == TAR) as writer:
+                yield writer
+            _appear(draft / TAR if target.suffix == TAR else draft, target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise Unavailable(f"no backup at {target}: {error.strerror or error}") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Reader]:
+    """The backup at a path, folder or tar file.
+
+    Raises:
+        NotFound: there is none.
+        Corrupt: a file that is no tar.
+    """
+    if path.is_dir():
+        yield _FolderReader(path)
+    elif path.is_file():
+        try:
+            tar = tarfile.open(path, "r:")  # noqa: SIM115
+        except tarfile.TarError as error:
+            raise Corrupt(f"{path} is no backup: {error}") from error
+        with tar:
+            yield _TarReader(tar)
+    else:
+        raise NotFound(f"there is no backup at {path}")
+
+
+def copied(source: IO[bytes], target: IO[bytes], told: Callable[[int], None]) -> tuple[int, str]:
+    """Copy to the end; how many bytes that was, and their SHA-256."""
+    sha256, size = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK_BYTES):
+        target.write(chunk)
+        sha256.update(chunk)
+        size += len(chunk)
+        told(len(chunk))
+    return size, sha256.hexdigest()
+
+
+def new_file(path: Path) -> IO[bytes]:
+    """A file that was not there, for its owner alone."""
+    private_folder(path.parent)
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have what was written of a file or of a folder's entries on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folders(root: Path) -> None:
+    """Have the entries of a folder, and of all below it, on disk."""
+    for folder, _, _ in os.walk(root):
+        sync(Path(folder))
+
+
+@contextmanager
+def _written(draft: Path, *, is_tar: bool) -> Iterator[Writer]:
+    if not is_tar:
+        yield _FolderWriter(draft)
+        return
+    with new_file(draft / TAR) as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            yield _TarWriter(tar, draft)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _appear(draft: Path, target: Path) -> None:
+    if draft.is_dir():
+        sync_folders(draft)
+    if target.exists():
+        raise Refused(f"{target} came to be meanwhile, and no backup is overwritten")
+    os.rename(draft, target)
+    sync(target.parent)
+
+
+class _FolderWriter:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
+        with new_file(self._folder / name) as file:
+            size, sha256 = copied(source, file, lambda count: told(name, count))
+            file.flush()
+            os.fsync(file.fileno())
+        return File(name, size, sha256)
+
+    def made(self, name: str, make: Callable[[Path], None]) -> File:
+        path = self._folder / name
+        new_file(path).close()
+        make(path)
+        sync(path)
+        with path.open("rb") as file:
+            return File(name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+class _TarWriter:
+    def __init__(self, tar: tarfile.TarFile, folder: Path) -> None:
+        self._tar = tar
+        self._folder = folder
+
+    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
+        # By way of a file: a tar wants each size first, and what is read may still grow.
+        def make(path: Path) -> None:
+            with path.open("wb") as file:
+                copied(source, file, lambda count: told(name, count))
+
+        return self.made(name, make)
+
+    def made(self, name: str, make: Callable[[Path], None]) -> File:
+        path = self._folder / "made"
+        new_file(path).close()
+        make(path)
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = path.stat().st_size, 0o600
+        with path.open("rb") as file:
+            read = _Hashed(file)
+            self._tar.addfile(info, read)
+        path.unlink()
+        return File(name, info.size, read.sha256.hexdigest())
+
+
+class _Hashed:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.sha256.update(data)
+        return data
+
+
+class _FolderReader:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self) -> set[str]:
+        return {
+            path.relative_to(self._folder).as_posix()
+            for path in self._folder.rglob("*")
+            if path.is_symlink() or not path.is_dir()
+        }
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self._folder / name).open("rb")
+
+
+class _TarReader:
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
+
+    def names(self) -> set[str]:
+        try:
+            return set(self._tar.getnames())
+        except tarfile.TarError as error:
+            raise Corrupt(f"the tar file is damaged: {error}") from error
+
+    def open(self, name: str) -> IO[bytes]:
+        found = self._tar.extractfile(name)
+        if found is None:
+            raise Corrupt(f"{name} is no file in {NAME}")
+        return found

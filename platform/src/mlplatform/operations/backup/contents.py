@@ -1,0 +1,63 @@
+"""What is there once a backup is put back, as a person asks for it."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.scoring import backends
+from mlplatform.scoring.admission.postgres import PostgresKeys
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a restored home folder holds.
+
+    Args:
+        champions: version that answers, by model; None where none does.
+        rollouts: how many are in each phase.
+        keys: API keys that are live.
+    """
+
+    champions: Mapping[str, int | None]
+    rollouts: Mapping[str, int]
+    keys: int
+    bundles: int
+
+
+def contents_of(settings: Settings, now_ms: int) -> Contents:
+    """What is in a home folder, and in its servers.
+
+    Args:
+        now_ms: wall time, by which keys are live.
+    """
+    champions: dict[str, int | None] = {}
+    phases: collections.Counter[str] = collections.Counter()
+    if backends.has_rollouts(settings):
+        rollouts = backends.rollouts(settings)
+        for state in rollouts.active(finished=True):
+            phases[state.phase] += 1
+            champion = rollouts.routes(state.model).champion
+            champions[state.model] = champion.version if champion else None
+        rollouts.close()
+    bundles = settings.home.bundles
+    folders = bundles.glob("[!.]*") if bundles.is_dir() else ()
+    count = sum(ServiceName.parse(folder.name) is None for folder in folders)  # Triton's, else
+    return Contents(champions, dict(phases), _keys(settings, now_ms), count)
+
+
+def _keys(settings: Settings, now_ms: int) -> int:
+    if settings.postgres is None and not settings.home.admission_db.exists():
+        return 0
+    store = (
+        SqliteAdmission(settings.home.admission_db)
+        if settings.postgres is None
+        else PostgresKeys(settings.postgres)
+    )
+    live = sum(key.is_live(now_ms) for key in store.all_keys())
+    store.close()
+    return live

@@ -1,0 +1,107 @@
+"""What a backup says about itself: every file with its digest, and what state the files are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.decisions.records.port import ManifestHead
+from mlplatform.runtime.canonical import NOT_JSON, digest
+from mlplatform.runtime.errors import Corrupt, Refused
+
+NAME: Final = "manifest.json"
+FORMAT: Final = 1
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file; `name` is its path within the home folder, with slashes."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Journal(msgspec.Struct, frozen=True):
+    """How far the rollouts' journal was, and the generation of each model's routes."""
+
+    rows: int
+    generations: Mapping[str, int]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Everything that is to be known of a backup before it is put back.
+
+    Args:
+        platform: the release that took it.
+        taken_ms: wall time at which the databases were looked at.
+        home: the folder that it was taken of.
+        schemas: of each database the versions of its parts, by name; MLflow's and Prefect's are
+            revisions of Alembic.
+        log: the head of the decision log: number and digest of its last segment, and of each writer
+            the number and chain of its last record.
+        anchor: the head of the log that the journal held last.
+        spilled: bytes of records that waited outside of the log, by file.
+        journal: None where there was none.
+        servers: what was a server's, by the name of its setting, and where that was.
+    """
+
+    format: int
+    platform: str
+    taken_ms: int
+    home: str
+    schemas: Mapping[str, Mapping[str, int | str]]
+    log: ManifestHead | None
+    anchor: ManifestHead | None
+    spilled: Mapping[str, int]
+    journal: Journal | None
+    servers: Mapping[str, str]
+    files: Sequence[File]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """As it is stored: indented JSON, with the digest of all the rest."""
+    fields: dict[str, Any] = msgspec.to_builtins(manifest)
+    return msgspec.json.format(
+        msgspec.json.encode({**fields, "digest": digest(fields)}, order="sorted"), indent=1
+    )
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest that was stored.
+
+    Raises:
+        Corrupt: it is not what its digest says.
+        Refused: a newer release has written it.
+    """
+    try:
+        fields = msgspec.json.decode(data, type=dict[str, Any])
+        said = fields.pop("digest", None)
+        if said != digest(fields):
+            raise Corrupt(f"{NAME} was changed: it is not what its digest says")
+        if fields.get("format") != FORMAT:
+            raise Refused(
+                f"{NAME} has format {fields.get('format')}, this release knows {FORMAT}:"
+                " a newer release has written it"
+            )
+        manifest = msgspec.convert(fields, Manifest)
+        if encode(manifest) != data:
+            raise Corrupt(f"{NAME} was changed: it is not as it was written")
+    except NOT_JSON as error:
+        raise Corrupt(f"{NAME} can't be read") from error
+    for file in manifest.files:
+        if not is_inside(file.name):
+            raise Corrupt(f"{NAME} names {file.name!r}, which is no place in a home folder")
+    return manifest
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file's name leads nowhere but below the folder that it is joined to."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

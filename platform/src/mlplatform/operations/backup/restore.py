@@ -1,0 +1,266 @@
+"""Putting a backup back into an empty home folder, once every byte of it is what it should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import VerifyReport
+from mlplatform.operations.backup import manifest as manifests
+from mlplatform.operations.backup import servers
+from mlplatform.operations.backup.archive import (
+    Progress,
+    Reader,
+    copied,
+    new_file,
+    reading,
+    sync,
+    sync_folders,
+)
+from mlplatform.operations.backup.contents import Contents, contents_of
+from mlplatform.operations.backup.manifest import File, Manifest
+from mlplatform.operations.backup.schemas import ON_POSTGRES, check_known
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.serving.local import read_manifest
+from mlplatform.runtime.canonical import canonical_json
+from mlplatform.runtime.configuration.settings import Home, Settings
+from mlplatform.runtime.errors import Busy, Corrupt, Refused, Unavailable
+from mlplatform.runtime.processes.records import Lock
+from mlplatform.runtime.storage.files import write_atomically
+
+FINDINGS: Final = 100
+LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore, or a check, came to.
+
+    Args:
+        findings: one sentence for each thing that is not as it should be.
+        log: of the log's own check; None where files were damaged before.
+        contents: what is in place now; None where nothing was put there.
+    """
+
+    manifest: Manifest
+    findings: tuple[str, ...]
+    log: VerifyReport | None = None
+    contents: Contents | None = None
+
+
+def restore(
+    source: Path,
+    settings: Settings,
+    *,
+    now_ms: int,
+    told: Progress = lambda name, count: None,
+    despite_findings: bool = False,
+) -> Restored:
+    """Put a backup into a home folder, and into the servers that the settings name.
+
+    Every file is held to its digest, then the log and the journal to theirs. With a finding nothing
+    is put in place. The home folder is whole or empty; servers are filled before it, each in one
+    transaction, and what a failure leaves in them is said.
+
+    Args:
+        now_ms: wall time, by which keys are live.
+        despite_findings: put a log or journal in place that was damaged when the backup was taken;
+            a damaged backup never is.
+
+    Raises:
+        NotFound: there is no backup.
+        Busy: the platform runs in this home folder, or another restore does.
+        Refused: the folder, a database or the place of objects is not empty; the backup has a
+            server's state and no setting says where that goes, or the other way round; or a newer
+            release took it.
+        Unavailable: a server does not answer.
+        Corrupt: the manifest was changed.
+    """
+    home = settings.home
+    with reading(source) as reader, _staging(home) as folder:
+        manifest = _manifest(reader)
+        servers.check_empty(settings, manifest.servers)
+        findings = _staged(reader, manifest, folder, told)
+        if findings:
+            return Restored(manifest, findings)
+        report, findings = _verified(folder, manifest)
+        if findings and not despite_findings:
+            return Restored(manifest, findings, report)
+        _move_services(folder, Path(manifest.home), home.root)
+        servers.fill(settings, folder)
+        contents = contents_of(dataclasses.replace(settings, home=Home(folder)), now_ms)
+        _put_in_place(folder, home)
+    return Restored(manifest, findings, report, contents)
+
+
+def check(source: Path, *, told: Progress = lambda name, count: None) -> Restored:
+    """Hold a backup to all its digests, and change nothing.
+
+    Log and journal are copied to the system's folder for temporary files, and removed from there.
+
+    Raises: as `restore`, but for what concerns a home folder.
+    """
+    with reading(source) as reader, tempfile.TemporaryDirectory(prefix="mlplatform-") as folder:
+        manifest = _manifest(reader)
+        findings = _staged(
+            reader, manifest, Path(folder), told, lambda name: name.startswith(LOG_AND_JOURNAL)
+        )
+        if findings:
+            return Restored(manifest, findings)
+        report, findings = _verified(Path(folder), manifest)
+    return Restored(manifest, findings, report)
+
+
+def _manifest(reader: Reader) -> Manifest:
+    if manifests.NAME not in reader.names():
+        raise Corrupt(f"there is no {manifests.NAME}: this is no backup, or not a whole one")
+    with reader.open(manifests.NAME) as file:
+        manifest = manifests.decode(file.read())
+    on_servers = {name for name in manifest.schemas if name.startswith(f"{servers.FOLDER}/")}
+    check_known({name: manifest.schemas[name] for name in on_servers}, ON_POSTGRES)
+    check_known({n: found for n, found in manifest.schemas.items() if n not in on_servers})
+    return manifest
+
+
+@contextmanager
+def _staging(home: Home) -> Iterator[Path]:
+    """A folder within the home folder; as long as it is there, the platform does not start."""
+    folder, is_new = home.restoring, not home.root.exists()
+    _check_empty(home)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.root.chmod(0o700)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise Unavailable(f"{home.root}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in folder.iterdir():  # by a restore that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if is_new and not any(home.root.iterdir()):
+                home.root.rmdir()
+    except BlockingIOError as error:
+        raise Busy(f"another process restores into {home.root}") from error
+    except OSError as error:
+        raise Unavailable(f"{home.root}: {error.strerror or error}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _check_empty(home: Home) -> None:
+    if not home.root.exists():
+        return
+    if not home.root.is_dir():
+        raise Refused(f"{home.root} is no folder")
+    there = sorted(path.name for path in home.root.iterdir() if path != home.restoring)
+    if there and home.run.is_dir():
+        lock = Lock(home)
+        lock.acquire()
+        lock.release()
+    if there:
+        raise Refused(
+            f"{home.root} is not empty ({', '.join(there[:5])}): a backup goes into an empty"
+            " folder only; move this one away, or set MLPLATFORM_HOME"
+        )
+
+
+def _staged(
+    reader: Reader,
+    manifest: Manifest,
+    folder: Path,
+    told: Progress,
+    is_wanted: Callable[[str], bool] = lambda name: True,
+) -> tuple[str, ...]:
+    """Copy the files that are wanted and read all; one sentence for each that is not whole."""
+    there = reader.names()
+    strangers = there - {file.name for file in manifest.files} - {manifests.NAME}
+    findings = [f"{name} is not in the manifest" for name in sorted(strangers)]
+    for entry in manifest.files:
+        place = folder / entry.name if is_wanted(entry.name) else None
+        problem = _copied(reader, entry, place, told) if entry.name in there else "is missing"
+        if problem is not None:
+            findings.append(f"{entry.name} {problem}")
+    return tuple(findings[:FINDINGS])
+
+
+def _copied(reader: Reader, entry: File, place: Path | None, told: Progress) -> str | None:
+    """Copy a file, or only read it; what is wrong with it."""
+    try:
+        with (
+            reader.open(entry.name) as source,
+            open(os.devnull, "wb") if place is None else new_file(place) as target,
+        ):
+            size, sha256 = copied(source, target, lambda count: told(entry.name, count))
+    except (tarfile.TarError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        return f"can't be read: {error}"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"can't be read: {error.strerror}"
+    if size != entry.bytes:
+        return f"was changed: it has {size} bytes, and had {entry.bytes}"
+    return None if sha256 == entry.sha256 else "was changed: it is not what its digest says"
+
+
+def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str, ...]]:
+    """The log's own check, against the anchor in the journal, and the journal's."""
+    home = Home(folder)
+    anchor = manifest.anchor
+    findings: tuple[str, ...] = ()
+    if home.rollouts_db.exists():
+        rollouts = SqliteRollouts(home.rollouts_db)
+        anchor, findings = rollouts.anchored(), rollouts.verify()
+        rollouts.close()
+    log = SqliteDecisionLog(home.decisions)
+    report = log.verify(anchor)
+    log.close()
+    if report.records and manifest.journal is None:
+        findings = (*findings, "the journal that anchors the log is not in the backup")
+    return report, (*report.findings, *findings)
+
+
+def _move_services(folder: Path, before: Path, after: Path) -> None:
+    """Have the services read their bundles where they are now."""
+    old, new = f"{before.as_uri()}/", f"{after.as_uri()}/"
+    for path in sorted(Home(folder).serving.glob("desired/*.json")):
+        manifest = read_manifest(path)
+        model = manifest["spec"]["predictor"]["model"]
+        if model["storageUri"].startswith(old):
+            model["storageUri"] = new + model["storageUri"].removeprefix(old)
+            write_atomically(path, canonical_json(manifest))
+
+
+def _put_in_place(folder: Path, home: Home) -> None:
+    if home.shared_bundles is not None:
+        _share(folder / "bundles", home.shared_bundles)
+    sync_folders(folder)
+    for path in sorted(folder.iterdir()):
+        path.rename(home.root / path.name)
+    sync(home.root)
+
+
+def _share(staged: Path, shared: Path) -> None:
+    """Move bundles to the volume that predictors read too; one that is there is the same one."""
+    shared.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for bundle in sorted(staged.glob("[!.]*")):
+        if not (shared / bundle.name).exists():
+            draft = shared / f".{bundle.name}.restoring"
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(bundle, draft)
+            draft.rename(shared / bundle.name)
+    shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,55 @@
+"""Every part of the platform's state that has a schema version: what this release knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from mlplatform.decisions.records import tables as decisions
+from mlplatform.decisions.topics import local as topics
+from mlplatform.learning.features import feast_sqlite as online
+from mlplatform.rollouts.drift import postgres as incidents_on_postgres
+from mlplatform.rollouts.drift import sqlite as incidents
+from mlplatform.rollouts.journal import postgres as rollouts_on_postgres
+from mlplatform.rollouts.journal import sqlite as rollouts
+from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.storage.sql import Schema
+from mlplatform.scoring.admission import postgres as keys_on_postgres
+from mlplatform.scoring.admission import sqlite as admission
+
+EMBEDDED: Final[tuple[Schema, ...]] = (
+    decisions.SCHEMA,
+    rollouts.SCHEMA,
+    incidents.SCHEMA,
+    admission.SCHEMA,
+    topics.SCHEMA,
+    online.SCHEMA,
+)
+
+ON_POSTGRES: Final[tuple[Schema, ...]] = (
+    rollouts_on_postgres.SCHEMA,
+    incidents_on_postgres.SCHEMA,
+    keys_on_postgres.SCHEMA,
+)
+
+
+def check_known(
+    found: Mapping[str, Mapping[str, int | str]], schemas: Sequence[Schema] = EMBEDDED
+) -> None:
+    """Nothing where this release can read what is there, or bring it up to date.
+
+    Args:
+        found: of each database the versions of its parts.
+        schemas: which parts there may be.
+
+    Raises:
+        Refused: names the database, the part and both versions.
+    """
+    known = {schema.part: schema.version for schema in schemas}
+    for database, versions in found.items():
+        for part, version in versions.items():
+            if isinstance(version, int) and version > known.get(part, 0):
+                raise Refused(
+                    f"{part} in {database} is at schema version {version}, this release knows"
+                    f" {known.get(part, 0)}: a newer release has written it"
+                )

@@ -1,0 +1,262 @@
+"""What the servers of an installation keep: PostgreSQL by its own programs, S3 object by object."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.parse import urlsplit
+
+import pg8000.native
+from pg8000.exceptions import DatabaseError, InterfaceError
+
+from mlplatform.operations.backup.manifest import is_inside
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Refused, Unavailable
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.postgres import ANSWER_S, tls_context
+
+FOLDER: Final = "servers"
+"""Within a backup; what is below is put back into servers, not into the home folder."""
+PLATFORM: Final = f"{FOLDER}/platform.dump"
+MLFLOW: Final = f"{FOLDER}/mlflow.dump"
+ARTIFACTS: Final = f"{FOLDER}/mlflow-artifacts"
+SAID_BYTES: Final = 500
+_TABLES = (
+    "SELECT table_name FROM information_schema.tables"
+    " WHERE table_schema NOT IN ('pg_catalog', 'information_schema')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A PostgreSQL database in a read transaction, in which `pg_dump` can join.
+
+    Args:
+        snapshot: the transaction's name for others.
+    """
+
+    address: Address
+    snapshot: str
+    connection: pg8000.native.Connection
+
+    def rows(self, statement: str) -> Sequence[Sequence[Any]]:
+        with _translated(self.address):
+            return self.connection.run(statement) or []
+
+    def has(self, table: str) -> bool:
+        return [table] in [list(row) for row in self.rows(_TABLES)]
+
+    def dump(self, path: Path) -> None:
+        """Write the database as of this transaction, in PostgreSQL's custom format.
+
+        Raises:
+            NotFound: there is no `pg_dump` on this machine.
+            Unavailable: it failed; says why.
+        """
+        options = ("--format=custom", f"--snapshot={self.snapshot}", f"--file={path}")
+        _run("pg_dump", self.address, *options)
+
+
+@contextmanager
+def held(address: Address) -> Iterator[Held]:
+    """A database as it is now, however long it is read.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    with _translated(address):
+        connection = _connected(address)
+        try:
+            connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            ((snapshot,),) = connection.run("SELECT pg_export_snapshot()")
+        except BaseException:
+            connection.close()
+            raise
+    try:
+        yield Held(address, str(snapshot), connection)
+    finally:
+        connection.close()
+
+
+def named(settings: Settings) -> dict[str, str]:
+    """What of an installation's state is a server's, by the names of its settings."""
+    found = {
+        "MLPLATFORM_POSTGRES": settings.postgres,
+        "MLPLATFORM_MLFLOW_POSTGRES": settings.mlflow_postgres,
+        "MLPLATFORM_MLFLOW_ARTIFACTS": settings.mlflow_artifacts,
+    }
+    return {name: str(place) for name, place in found.items() if place}
+
+
+def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
+    """Nothing where what was a server's goes to a server, and finds it empty.
+
+    Args:
+        before: what was a server's when the backup was taken.
+
+    Raises:
+        Refused: one is not empty, or the settings name others than there were.
+        Unavailable: one does not answer.
+    """
+    given = named(settings)
+    for name in sorted({*given, *before}):
+        if name not in given:
+            raise Refused(
+                f"the backup has what {name} kept ({before[name]}): set it to the new place"
+            )
+        if name not in before:
+            raise Refused(f"the backup has nothing for {name}, which is set: take it away")
+    for address in (settings.postgres, settings.mlflow_postgres):
+        if address is not None:
+            _check_no_table(address)
+    if settings.mlflow_artifacts and Objects(settings.mlflow_artifacts).names():
+        raise Refused(f"{settings.mlflow_artifacts} is not empty: a backup goes to a new prefix")
+
+
+def fill(settings: Settings, folder: Path) -> None:
+    """Put what was the servers' into them, and take it out of the folder.
+
+    Objects come first and the journal last, which refers to the others.
+
+    Raises:
+        Unavailable: one did not take its part; those before it have theirs.
+    """
+    try:
+        if settings.mlflow_artifacts:
+            objects, root = Objects(settings.mlflow_artifacts), folder / ARTIFACTS
+            for path in sorted(path for path in root.rglob("*") if path.is_file()):
+                objects.put(path.relative_to(root).as_posix(), path)
+        if settings.mlflow_postgres is not None:
+            _restore_dump(settings.mlflow_postgres, folder / MLFLOW)
+        if settings.postgres is not None:
+            _restore_dump(settings.postgres, folder / PLATFORM)
+    except PlatformError as error:
+        problem = "not every server took its part; empty those that did before the next try"
+        raise Unavailable(problem) from error
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+class Objects:
+    """The objects below a prefix of a bucket, by the part of their keys that follows it.
+
+    Args:
+        uri: s3://bucket/prefix; who and where is said by the variables of AWS's SDK.
+    """
+
+    def __init__(self, uri: str) -> None:
+        import boto3
+
+        parts = urlsplit(uri)
+        self._uri, self._bucket = uri, parts.netloc
+        self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
+        self._s3: Any = boto3.client("s3")
+
+    def names(self) -> list[str]:
+        """Of every object, sorted."""
+        with self._translated():
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
+        names = sorted(key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
+        for name in names:
+            if not is_inside(name):
+                raise Corrupt(f"{self._uri} has an object {name!r}, which has no place in a backup")
+        return names
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """What an object holds."""
+        with self._translated():
+            yield self._s3.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
+
+    def put(self, name: str, path: Path) -> None:
+        """Make an object of a file's content."""
+        with self._translated():
+            self._s3.upload_file(str(path), self._bucket, self._prefix + name)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError, S3UploadFailedError) as error:
+            raise Unavailable(f"objects below {self._uri}") from error
+
+
+def _check_no_table(address: Address) -> None:
+    with held(address) as database:
+        found = sorted(row[0] for row in database.rows(_TABLES))
+    if found:
+        raise Refused(
+            f"the database {address} is not empty ({', '.join(found[:5])}): a backup goes into an"
+            " empty one only"
+        )
+
+
+def _restore_dump(address: Address, path: Path) -> None:
+    options = ("--single-transaction", "--exit-on-error", f"--dbname={address.name}")
+    _run("pg_restore", address, *options, str(path))
+
+
+def _connected(address: Address) -> pg8000.native.Connection:
+    return pg8000.native.Connection(
+        user=address.user,
+        host=address.host,
+        port=address.port,
+        database=address.name,
+        password=address.password(),
+        timeout=ANSWER_S,
+        ssl_context=tls_context(address),
+        application_name="mlplatform backup",
+    )
+
+
+@contextmanager
+def _translated(address: Address) -> Iterator[None]:
+    try:
+        yield
+    except (DatabaseError, InterfaceError, OSError) as error:
+        raise Unavailable(f"PostgreSQL at {address}: {error}") from error
+
+
+def _run(name: str, address: Address, *options: str) -> None:
+    program = shutil.which(name)
+    if program is None:
+        raise NotFound(
+            f"{name} is not on this machine; PostgreSQL's client programs are needed, of the"
+            f" server's release or a later one, to copy {address}"
+        )
+    argv = [program, "--no-owner", "--no-privileges", "--no-password", *options]
+    done = subprocess.run(argv, env=_environment(address), capture_output=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()[-SAID_BYTES:]
+        raise Unavailable(f"{name} of {address} ended with {done.returncode}: {said}")
+
+
+def _environment(address: Address) -> dict[str, str]:
+    """What PostgreSQL's programs read; a password on a command line could be seen by others."""
+    given = {
+        "PGHOST": address.host,
+        "PGPORT": str(address.port),
+        "PGUSER": address.user or "",
+        "PGDATABASE": address.name,
+        "PGCONNECT_TIMEOUT": str(int(ANSWER_S)),
+        "PGSSLMODE": "verify-full" if address.tls else "disable",
+    }
+    password = address.password()
+    if password is not None:
+        given["PGPASSWORD"] = password
+    authority = address.authority or ssl.get_default_verify_paths().cafile
+    if address.tls and authority is not None:
+        given["PGSSLROOTCERT"] = str(authority)
+    return {**os.environ, **given}

@@ -1,0 +1,213 @@
+"""Taking a backup of a home folder, while its platform runs or not."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Final
+
+from mlplatform.decisions.log.segments import SEGMENTS
+from mlplatform.operations.backup import manifest as manifests
+from mlplatform.operations.backup import servers
+from mlplatform.operations.backup.archive import Progress, Writer, writing
+from mlplatform.operations.backup.manifest import File, Manifest
+from mlplatform.operations.backup.moment import (
+    LAST,
+    LOG,
+    PAGES,
+    SPILLS,
+    Moment,
+    Spill,
+    moment,
+    postgres_schemas,
+    schemas,
+    snapshot,
+)
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Busy, NotFound, Refused
+
+LEFT_OUT: Final = ("run", "logs", "jobs", "staging", "serving/status", f"decisions/{SEGMENTS}")
+"""Of one start (tokens, addresses), or work that whoever asked for it begins again. Segments are
+copied as the log lists them."""
+PREFECTS: Final = "prefect/storage"
+"""Of Prefect's folder: results of runs. The rest is its database and notes of its clients."""
+UNFINISHED: Final = (".tmp", ".lock", "-wal", "-shm", "-journal")
+SQLITE: Final = b"SQLite format 3\0"
+
+
+def back_up(
+    settings: Settings, target: Path, *, now_ms: int, told: Progress = lambda name, count: None
+) -> Manifest:
+    """Write the whole state of an installation to a new folder, or a `.tar` file.
+
+    Whoever writes meanwhile goes on; what was answered before this began is in the backup.
+
+    Args:
+        now_ms: wall time, for the manifest.
+        told: of each file as it is copied.
+
+    Raises:
+        NotFound: there is no home folder, no folder to write to, or no `pg_dump` for a PostgreSQL.
+        Refused: there is something at `target`, or it is within the home folder.
+        Busy: rollouts changed all the time, or a file vanished.
+        Unavailable: a database is locked for long, a server does not answer, or the disk is full.
+    """
+    home = settings.home
+    if not (home.root / LOG).exists():
+        raise NotFound(f"no decision log in {home.root}; MLPLATFORM_HOME says where")
+    if target.parent.resolve().is_relative_to(home.root.resolve()):
+        raise Refused(f"{target} is within the home folder")
+    with writing(target) as writer:
+        with moment(home, settings.postgres) as at:
+            taken = _Taking(settings, at, writer, told)
+            taken.everything()
+        manifest = taken.manifest(now_ms)
+        writer.add(manifests.NAME, io.BytesIO(manifests.encode(manifest)), told)
+    return manifest
+
+
+class _Taking:
+    def __init__(self, settings: Settings, at: Moment, writer: Writer, told: Progress) -> None:
+        self._settings = settings
+        self._root = settings.home.root
+        self._at = at
+        self._writer = writer
+        self._told = told
+        self._files: list[File] = []
+        self._schemas: dict[str, dict[str, int | str]] = {}
+
+    def everything(self) -> None:
+        for name in LAST:
+            if (self._root / name).exists():
+                with snapshot(self._root / name) as db:
+                    self._database(name, db)
+        self._servers()
+        for name, db in self._at.held.items():
+            self._database(name, db)
+        for spill in self._at.spills:
+            self._spill(spill)
+        for name in self._at.segments:
+            self._file(f"decisions/{SEGMENTS}/{name}")
+        for name in self._at.offline:
+            self._file(name)
+        for name in self._rest():
+            self._found(name)
+        self._shared_bundles()
+
+    def manifest(self, now_ms: int) -> Manifest:
+        return Manifest(
+            format=manifests.FORMAT,
+            platform=metadata.version("mlplatform"),
+            taken_ms=now_ms,
+            home=str(self._root),
+            schemas=self._schemas,
+            log=self._at.head,
+            anchor=self._at.anchor,
+            spilled={spill.name: spill.bytes for spill in self._at.spills},
+            journal=self._at.journal,
+            servers=servers.named(self._settings),
+            files=sorted(self._files, key=lambda file: file.name),
+        )
+
+    def _servers(self) -> None:
+        """The registry's database before its objects: it names only those that are there."""
+        if self._at.postgres is not None:
+            self._dump(servers.PLATFORM, self._at.postgres)
+        if self._settings.mlflow_postgres is not None:
+            with servers.held(self._settings.mlflow_postgres) as database:
+                self._dump(servers.MLFLOW, database)
+        if self._settings.mlflow_artifacts:
+            objects = servers.Objects(self._settings.mlflow_artifacts)
+            for key in objects.names():
+                with objects.open(key) as source:
+                    name = f"{servers.ARTIFACTS}/{key}"
+                    self._files.append(self._writer.add(name, source, self._told))
+
+    def _dump(self, name: str, database: servers.Held) -> None:
+        self._schemas[name] = postgres_schemas(database)
+        self._files.append(self._writer.made(name, database.dump))
+
+    def _database(self, name: str, db: sqlite3.Connection) -> None:
+        page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
+        done = 0
+
+        def copied(status: int, remaining: int, total: int) -> None:
+            nonlocal done
+            self._told(name, (total - remaining - done) * page_bytes)
+            done = total - remaining
+
+        def make(path: Path) -> None:
+            with closing(sqlite3.connect(path)) as copy:
+                db.backup(copy, pages=PAGES, progress=copied, sleep=0)
+
+        self._schemas[name] = schemas(db)
+        self._files.append(self._writer.made(name, make))
+
+    def _spill(self, spill: Spill) -> None:
+        with os.fdopen(os.dup(spill.descriptor), "rb") as file:
+            file.seek(0)
+            source: Any = _First(file, spill.bytes)
+            self._files.append(self._writer.add(spill.name, source, self._told))
+
+    def _shared_bundles(self) -> None:
+        """Those on a volume beside the home folder, under the name that they have within it."""
+        shared = self._settings.home.shared_bundles
+        if shared is None or shared.is_relative_to(self._root):
+            return
+        for path in sorted(shared.rglob("*")):
+            name = f"bundles/{path.relative_to(shared).as_posix()}"
+            if path.is_file() and _is_kept(name):
+                self._file(name, path)
+
+    def _file(self, name: str, path: Path | None = None) -> None:
+        try:
+            with (path or self._root / name).open("rb") as file:
+                self._files.append(self._writer.add(name, file, self._told))
+        except FileNotFoundError as error:
+            raise Busy(f"{name} was removed while the backup was taken; try again") from error
+
+    def _found(self, name: str) -> None:
+        with (self._root / name).open("rb") as file:
+            is_database = file.read(len(SQLITE)) == SQLITE
+        if is_database:
+            with snapshot(self._root / name) as db:
+                self._database(name, db)
+        else:
+            self._file(name)
+
+    def _rest(self) -> Iterator[str]:
+        """What was not looked at in its turn: keys, bundles, artifacts, what is to be served,
+        results, and whatever a later release puts beside them."""
+        done = {file.name for file in self._files}
+        for path in sorted(self._root.rglob("*")):
+            name = path.relative_to(self._root).as_posix()
+            if path.is_file() and name not in done and _is_kept(name):
+                yield name
+
+
+class _First:
+    """The first bytes of a file, whatever is appended to it meanwhile."""
+
+    def __init__(self, file: IO[bytes], count: int) -> None:
+        self._file = file
+        self._left = count
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+def _is_kept(name: str) -> bool:
+    if name.startswith("prefect/"):
+        return name.startswith(f"{PREFECTS}/")
+    if name.startswith("offline/") or (name.startswith(SPILLS) and name.endswith(".spill")):
+        return False
+    is_left_out = any(name.startswith(f"{folder}/") for folder in LEFT_OUT)
+    is_draft = name.endswith(UNFINISHED) or any(part.startswith(".") for part in name.split("/"))
+    return not is_left_out and not is_draft

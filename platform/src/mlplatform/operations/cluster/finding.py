@@ -1,0 +1,168 @@
+"""What was read of a cluster, what the platform wants of it, and what was found in comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from mlplatform.operations.cluster.rights import Right
+
+State = Literal["ok", "lacking", "unknown", "optional"]
+"""`unknown` could not be looked at, and is no pass; `optional` is lacking too, but only what uses
+it does without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        what: it is, and where.
+        seen: what is there.
+        do: what mends it; empty where it is ok.
+    """
+
+    state: State
+    what: str
+    seen: str
+    do: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Stands for what this user may not look at: neither there nor absent.
+
+    Args:
+        why: not, in words.
+    """
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """KServe's.
+
+    Args:
+        answering: its pods that do.
+        version: the tag of its image, or the version that its labels name; None where neither says.
+    """
+
+    answering: int
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A PersistentVolumeClaim.
+
+    Args:
+        phase: Bound, Pending or Lost.
+        modes: how its volume may be mounted, or how it asks to be while it has none.
+        storage_class: that it names; None where it names none.
+    """
+
+    phase: str
+    modes: frozenset[str]
+    storage_class: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was read from a cluster.
+
+    Args:
+        version: of the API server, as `v1.34.4`.
+        kinds: definitions that are served: `<plural>.<group>` → versions.
+        controller: None where there is no such deployment, which says nothing if it runs elsewhere.
+        default_mode: KServe's own default; None without its configuration.
+        runtime_image: of the platform's serving runtime; None where it is not applied.
+        namespaces: the models' and the platform's → labels; None where there is none of that name.
+        labelled: labels with which namespaces are let in → those that have them.
+        priorities: names of PriorityClasses.
+        policies: names of ValidatingAdmissionPolicies that are bound.
+        storage_classes: name → whether it is the default.
+        claims: namespace and name → claim; None where there is none.
+        secrets: of the platform's namespace, name → keys, never values; None where there is none.
+        workloads: whether the platform's own processes are applied.
+        quota_classes: PriorityClasses whose pods have a ResourceQuota of their own with the models.
+        gpus: resource → how many all nodes have together.
+        gpu_products: labels of the nodes that have them.
+        rights: right → whether this user has it.
+    """
+
+    version: str
+    kinds: Mapping[str, frozenset[str]]
+    controller: Controller | Unread | None
+    default_mode: str | Unread | None
+    runtime_image: str | Unread | None
+    namespaces: Mapping[str, Mapping[str, str] | Unread | None]
+    labelled: Mapping[str, frozenset[str]] | Unread
+    priorities: frozenset[str] | Unread
+    policies: frozenset[str] | Unread
+    storage_classes: Mapping[str, bool] | Unread
+    claims: Mapping[tuple[str, str], Claim | Unread | None]
+    secrets: Mapping[str, frozenset[str] | Unread | None]
+    workloads: bool | Unread
+    quota_classes: frozenset[str] | Unread
+    gpus: Mapping[str, int] | Unread
+    gpu_products: frozenset[str]
+    rights: Mapping[Right, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What model.yaml asks for.
+
+    Args:
+        resource: as nodes offer it.
+        product: label of the nodes; None for any.
+    """
+
+    model: str
+    resource: str
+    product: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What this release of the platform, its models and its settings ask for.
+
+    Args:
+        models: namespace of the predictors.
+        platform: namespace of the platform's own processes.
+        kserve: namespace of KServe's controller.
+        jobs: namespace of Argo's workflows; None: no heavy job runs there.
+        priorities: PriorityClasses that manifests name.
+        team_priorities: those of teams that a model.yaml names.
+        policy: the admission policy of platform/manifests.
+        image: of the serving runtime.
+        bundles: name of the claim.
+        gpus: of all models that ask for any.
+    """
+
+    models: str
+    platform: str
+    kserve: str
+    jobs: str | None
+    priorities: tuple[str, ...]
+    team_priorities: tuple[str, ...]
+    policy: str
+    image: str
+    bundles: str
+    gpus: tuple[Gpu, ...] = ()
+
+
+APPLY_BASE: Final = "kubectl apply -k platform/manifests/base"
+APPLY_WORKLOADS: Final = "an overlay of platform/manifests/workloads (docs/cluster.md)"
+
+
+def unread(what: str, missing: Unread) -> Finding:
+    """What could not be looked at, which is no pass."""
+    return Finding(
+        "unknown",
+        what,
+        f"not looked at: {missing.why}",
+        "ask as somebody who may (--kubeconfig, --context), or look by hand",
+    )

@@ -1,0 +1,143 @@
+"""What the platform's namespaces lack: labels, claims, Secrets; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from mlplatform.operations.cluster.finding import (
+    APPLY_BASE,
+    APPLY_WORKLOADS,
+    Claim,
+    Facts,
+    Finding,
+    Unread,
+    Wanted,
+    unread,
+)
+
+POD_SECURITY: Final = "pod-security.kubernetes.io/enforce"
+LET_IN: Final[Mapping[str, str]] = {
+    "mlplatform/calls-gateway": "nobody may call the gateway: label the applications' namespaces",
+    "mlplatform/state": (
+        "no policy lets pods reach servers in this cluster: label the namespaces of PostgreSQL, "
+        "Redis, Kafka and S3, or patch addresses outside it into the NetworkPolicies"
+    ),
+    "mlplatform/scrapes": "no Prometheus may scrape: label its namespace",
+    "mlplatform/telemetry": "spans and metrics reach no collector: label its namespace",
+    "mlplatform/operators": "nobody reaches page, Prefect and MLflow: label the proxy's namespace",
+    "mlplatform/raw-callers": "no Gateway reaches predictors: label its namespace",
+}
+"""Labels by which NetworkPolicies let namespaces in, each `"true"` → what lacks without it."""
+SECRETS: Final[Mapping[str, frozenset[str]]] = {
+    "postgres": frozenset({"password"}),
+    "redis": frozenset({"password"}),
+    "kafka": frozenset({"password"}),
+    "mlflow": frozenset({"token", "postgres-password"}),
+    "prefect": frozenset({"database-url", "auth"}),
+    "exporter": frozenset({"token"}),
+    "page": frozenset({"token"}),
+    "worker": frozenset({"token"}),
+    "s3": frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+}
+"""Those that docs/cluster.md lists → their keys."""
+OPTIONAL: Final[Mapping[str, str]] = {
+    "s3": "where accounts have no identity of their own",
+    "kafka": "where the brokers ask for a user",
+}
+"""Secrets that installations may leave out → which need them."""
+READ_BY_MANY: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})
+WRITTEN_BY_MANY: Final = frozenset({"ReadWriteMany"})
+
+
+def namespaces(facts: Facts) -> Iterator[Finding]:
+    """Whether both are there and admit restricted pods alone."""
+    for name, labels in facts.namespaces.items():
+        what = f"namespace {name}"
+        match labels:
+            case Unread():
+                yield unread(what, labels)
+            case None:
+                yield Finding("lacking", what, "not there", APPLY_BASE)
+            case _ if labels.get(POD_SECURITY) == "restricted":
+                yield Finding("ok", what, "restricted")
+            case _:
+                level = labels.get(POD_SECURITY) or "nothing"
+                yield Finding("lacking", what, f"Pod Security enforces {level}", APPLY_BASE)
+
+
+def let_in(facts: Facts) -> Iterator[Finding]:
+    """For each label whether a namespace has it; which of them a bank needs only the bank knows."""
+    for label, lacks in LET_IN.items():
+        what = f"namespaces labelled {label}"
+        if isinstance(facts.labelled, Unread):
+            yield unread(what, facts.labelled)
+        elif found := facts.labelled.get(label, frozenset()):
+            yield Finding("ok", what, ", ".join(sorted(found)))
+        else:
+            yield Finding("optional", what, "none", lacks)
+
+
+def claims(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+    """The bundles' volume, as predictors read it and as passes write it."""
+    first = _claim(facts, wanted.models, wanted.bundles, READ_BY_MANY)
+    yield first
+    second = _claim(facts, wanted.platform, wanted.bundles, WRITTEN_BY_MANY)
+    yield _of_workloads(second, facts)
+
+
+def secrets(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+    """Each Secret of the platform's own processes, with its keys; no value is read."""
+    for name, keys in SECRETS.items():
+        what = f"Secret {wanted.platform}/{name}"
+        found = facts.secrets.get(name)
+        listed = ", ".join(sorted(keys))
+        if isinstance(found, Unread):
+            yield unread(what, found)
+        elif found is None and name in OPTIONAL:
+            do = f"make it with {listed}, {OPTIONAL[name]}"
+            yield Finding("optional", what, "not there", do)
+        elif found is None:
+            lacking = Finding("lacking", what, "not there", f"make it with {listed}")
+            yield _of_workloads(lacking, facts)
+        elif missing := sorted(keys - found):
+            seen = f"has {', '.join(sorted(found)) or 'no key'}"
+            yield _of_workloads(Finding("lacking", what, seen, f"add {', '.join(missing)}"), facts)
+        else:
+            yield Finding("ok", what, f"has {listed}")
+
+
+def _of_workloads(finding: Finding, facts: Facts) -> Finding:
+    """What lacks is lacking once the processes are there, and until then before they may be."""
+    if finding.state != "lacking" or facts.workloads is True:
+        return finding
+    return Finding(
+        "optional", finding.what, finding.seen, f"{finding.do}; before {APPLY_WORKLOADS}"
+    )
+
+
+def _claim(facts: Facts, namespace: str, name: str, modes: frozenset[str]) -> Finding:
+    what, found = f"claim {namespace}/{name}", facts.claims.get((namespace, name))
+    wanted = " or ".join(sorted(modes))
+    if isinstance(found, Unread):
+        return unread(what, found)
+    if found is None:
+        do = f"make a PersistentVolumeClaim {name} of mode {wanted}, for bundles"
+        return Finding("lacking", what, "not there", do)
+    seen = f"{found.phase}, {', '.join(sorted(found.modes)) or 'no mode'}"
+    if not found.modes & modes:
+        return Finding("lacking", what, seen, f"make it anew with {wanted}: many nodes mount it")
+    if found.phase == "Bound":
+        return Finding("ok", what, seen)
+    return Finding("lacking", what, seen, _why_unbound(facts, found, name, namespace))
+
+
+def _why_unbound(facts: Facts, claim: Claim, name: str, namespace: str) -> str:
+    classes = facts.storage_classes
+    if (
+        claim.storage_class
+        and not isinstance(classes, Unread)
+        and claim.storage_class not in classes
+    ):
+        return f"make StorageClass {claim.storage_class}, which it names, or a volume for it"
+    return f"see why: kubectl describe pvc {name} --namespace {namespace}"

@@ -1,0 +1,38 @@
+"""Fits a model to the payments of an order: what a retrain's job does, in its pool or pod."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlplatform.learning.training import handover, retrain
+from mlplatform.learning.training.folder import load_folder
+from mlplatform.runtime.code_version import code_version
+from mlplatform.runtime.errors import Refused
+
+
+def fit(shared: Path, payments: Path, output: Path, model: str) -> Mapping[str, Any]:
+    """Write the candidate's bundle below `output`, under its digest; says what came of it.
+
+    Args:
+        shared: holds `order.json` and, where the order names recent payments, `recent.parquet`.
+        payments: the training set, in Parquet.
+
+    Raises:
+        Refused: the order is for another model, or was given by other code than this: its version
+            would be recorded as made by code that did not make it.
+        Corrupt: the rows are not those that the order names.
+        InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
+    """
+    order = handover.read_order(shared)
+    if order.model != model:
+        raise Refused(f"an order to fit {order.model} came to a job of {model}")
+    if order.code != (here := code_version()):
+        raise Refused(
+            f"this is mlplatform {here}, and {order.code} asks for the fit: give jobs the image of"
+            " flow runs, or start the platform again"
+        )
+    dataset, recent = handover.read(order, shared, payments)
+    made = retrain.fit(load_folder(model), dataset, bundles=output, recent=recent, seed=order.seed)
+    return handover.result(order, made)

@@ -1,0 +1,143 @@
+"""What runs heavy work: a job is a program over items, each in a process or pod of its own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.errors import InputInvalid
+
+Work = Literal["score", "fit"]
+"""A program of `compute.work`."""
+State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
+FINAL: Final[frozenset[State]] = frozenset({"succeeded", "failed", "cancelled"})
+
+SHARED: Final = "shared"
+"""Of a job's inputs, the folder that every item reads."""
+ITEMS: Final = "items"
+"""Of a job's inputs, the folder that holds each item's own file or folder, under its name."""
+RESULT: Final = "result.json"
+"""Of an item's outputs, the file that is written last: what came of it, as one JSON object."""
+MAX_ITEMS: Final = 1000
+TRACEPARENT: Final = "TRACEPARENT"
+"""Variable of an item's process: the span that the job was asked for in.
+
+Source: OpenTelemetry, Environment Variables as Context Propagation Carriers.
+"""
+
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
+_ITEM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of heavy work.
+
+    Args:
+        name: fixed by whoever asks, and used once: asking again under it finds the same job.
+        work: which program of `compute.work` runs.
+        model: a model folder's name; its model.yaml says on which accelerator.
+        inputs: a folder with `items/<item>` for each item and, where they have something in common,
+            `shared/`. It must not change until the job has ended.
+        items: each is worked on once, several at a time, in no order.
+        deadline_s: from submission on; a job that takes longer is ended and has failed.
+        traceparent: of the span that asks for it; empty: none does. It is no part of what is done.
+
+    Raises:
+        InputInvalid: a name of another form, no item, or too many of them.
+    """
+
+    name: str
+    work: Work
+    model: str
+    inputs: Path
+    items: tuple[str, ...]
+    deadline_s: int
+    traceparent: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            problem = f"{self.name!r} is no name: 1 to 53 of a-z, 0-9 and -"
+            raise InputInvalid("job", None, problem)
+        if not 0 < len(self.items) <= MAX_ITEMS or len(set(self.items)) < len(self.items):
+            problem = f"{len(self.items)} items; wanted: 1 to {MAX_ITEMS}, each once"
+            raise InputInvalid(f"job {self.name}", None, problem)
+        for item in self.items:
+            if not _ITEM.fullmatch(item):
+                raise InputInvalid(f"job {self.name}", None, f"{item!r} is no file's name")
+        if self.deadline_s < 1:
+            raise InputInvalid(f"job {self.name}", None, "its deadline is less than a second")
+
+    @property
+    def digest(self) -> str:
+        """Of what is to be done; where its inputs lie is left out."""
+        return digest([self.work, self.model, list(self.items), self.deadline_s])
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How a job does.
+
+    Args:
+        done: how many of the `total` items have ended well.
+        reason: why it waits, or why it has no results; in words, empty where there is nothing to
+            say.
+    """
+
+    name: str
+    state: State
+    done: int
+    total: int
+    reason: str = ""
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+
+class Jobs(Protocol):
+    """Runs jobs. Whoever submitted one may die: it goes on, and is found again by its name."""
+
+    def submit(self, job: Job) -> None:
+        """Have this job run; returns before it has started. One that is there already is adopted.
+
+        Raises:
+            Refused: there is another job of that name, with other work, model, items or deadline.
+            Unavailable: the backend did not answer; asking again is safe.
+        """
+        ...
+
+    def status(self, name: str) -> JobStatus:
+        """How the job does now.
+
+        Raises:
+            NotFound: no such job was submitted.
+            Unavailable: the backend did not answer.
+        """
+        ...
+
+    def cancel(self, name: str) -> None:
+        """Have its processes end, all of them; nothing to do for a job that has ended.
+
+        Returns at once; `status` says when it is cancelled.
+
+        Raises:
+            NotFound: no such job was submitted.
+            Unavailable: the backend did not answer; asking again is safe.
+        """
+        ...
+
+    def outputs(self, name: str) -> Path:
+        """A folder with what each item of a job that succeeded wrote, under the item's name.
+
+        It is the caller's to read, and stays for days.
+
+        Raises:
+            NotFound: no such job was submitted.
+            Refused: it has not succeeded.
+            Unavailable: the backend did not answer.
+        """
+        ...

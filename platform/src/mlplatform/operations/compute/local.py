@@ -1,0 +1,159 @@
+"""The embedded `Jobs`: jobs as folders, run by the pool process that the platform keeps.
+
+Of a job's folder this module writes `job.json`, `inputs` stay where they are, and `cancel`; the
+pool (`compute.pool`) writes `status.json` and `outputs`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mlplatform.operations.compute.jobs import FINAL, Job, JobStatus, State, Work
+from mlplatform.runtime.errors import NotFound, Refused
+from mlplatform.runtime.storage.files import create_atomically
+
+JOB_FILE: Final = "job.json"
+CANCEL_FILE: Final = "cancel"
+STATUS_FILE: Final = "status.json"
+OUTPUTS: Final = "outputs"
+LOCK_FILE: Final = "pool.lock"
+"""Held by the pool as long as it lives."""
+NO_POOL: Final = "no pool runs jobs here: is the platform up?"
+
+
+class JobFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`job.json`: what is to be done, and since when.
+
+    Args:
+        inputs: as seen from the folder of jobs, where both lie in one home; else a path.
+    """
+
+    work: Work
+    model: str
+    inputs: str
+    items: tuple[str, ...]
+    deadline_s: int
+    digest: str
+    submitted_ms: int
+    traceparent: str = ""
+
+
+class StatusFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`status.json`: how far the pool is."""
+
+    state: State
+    done: int
+    reason: str
+    changed_ms: int
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class LocalJobs:
+    """A `Jobs` whose items are processes of this machine.
+
+    A submitter's death changes nothing. The pool dies with the platform, its processes with the
+    pool; the next pool works on what is not done, and leaves done items alone.
+
+    Args:
+        folder: `<home>/jobs`.
+    """
+
+    def __init__(self, folder: Path, now_ms: Callable[[], int] = _wall_ms) -> None:
+        self._folder = folder
+        self._now_ms = now_ms
+
+    def submit(self, job: Job) -> None:
+        content = JobFile(
+            work=job.work,
+            model=job.model,
+            inputs=_named(job.inputs.absolute(), self._folder.absolute()),
+            items=job.items,
+            deadline_s=job.deadline_s,
+            digest=job.digest,
+            submitted_ms=self._now_ms(),
+            traceparent=job.traceparent,
+        )
+        path = self._folder / job.name / JOB_FILE
+        made = create_atomically(path, msgspec.json.encode(content))
+        if not made and self._job(job.name).digest != job.digest:
+            raise Refused(f"there is another job {job.name!r}; a name is used once")
+
+    def status(self, name: str) -> JobStatus:
+        job = self._job(name)
+        found = read_status(self._folder / name) or StatusFile("pending", 0, "", job.submitted_ms)
+        idle = found.state not in FINAL and not is_held(self._folder / LOCK_FILE)
+        reason = NO_POOL if idle else found.reason
+        return JobStatus(name, found.state, found.done, len(job.items), reason)
+
+    def cancel(self, name: str) -> None:
+        self._job(name)
+        (self._folder / name / CANCEL_FILE).touch(mode=0o600)
+
+    def outputs(self, name: str) -> Path:
+        status = self.status(name)
+        if status.state != "succeeded":
+            raise Refused(f"job {name} is {status.state}: it has no outputs to take")
+        return self._folder / name / OUTPUTS
+
+    def _job(self, name: str) -> JobFile:
+        job = read_job(self._folder / name)
+        if job is None:
+            raise NotFound(f"no job {name!r} was submitted here")
+        return job
+
+
+def read_job(folder: Path) -> JobFile | None:
+    """The job of a folder, or None where there is none."""
+    try:
+        return msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=JobFile)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def inputs_of(job: JobFile, jobs: Path) -> Path:
+    """Where a job's inputs are. An earlier one names them by the path where its home was, which
+    may have been moved or copied since: what has that name in this home is it.
+
+    Args:
+        jobs: the folder of jobs.
+    """
+    told = Path(job.inputs)
+    if not told.is_absolute():
+        return Path(os.path.normpath(jobs / told))
+    own = jobs.parent / told.parent.name / told.name
+    return own if own.is_dir() else told
+
+
+def _named(inputs: Path, jobs: Path) -> str:
+    within = inputs.is_relative_to(jobs.parent)
+    return os.path.relpath(inputs, jobs) if within else str(inputs)
+
+
+def read_status(folder: Path) -> StatusFile | None:
+    """What the pool last said about the job of a folder."""
+    try:
+        return msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=StatusFile)
+    except FileNotFoundError:
+        return None
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock of this file."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,98 @@
+"""A job from its submission to its results, cancelled with whoever waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from mlplatform.operations.compute.jobs import Job, Jobs, JobStatus
+from mlplatform.runtime.errors import JobFailed, NotFound, PlatformError, Unavailable
+
+Answer = TypeVar("Answer")
+
+POLL_S: Final = 0.5
+GRACE_S: Final = 60.0
+"""A backend ends a job at its deadline; whoever waits gives it so much longer to say so."""
+
+
+def run(
+    jobs: Jobs,
+    job: Job,
+    report: Callable[[JobStatus], None],
+    *,
+    poll_s: float = POLL_S,
+    grace_s: float = GRACE_S,
+) -> Path:
+    """Submit a job, or adopt it, and wait for its end; returns the folder of its outputs.
+
+    Whatever ends the wait before the job's own end (a cancelled flow, a signal) cancels the job.
+    A process that is killed outright leaves it to run: submitting it again adopts it.
+
+    Args:
+        report: called with each status that differs from the one before.
+
+    Raises:
+        JobFailed: it failed, was cancelled or took longer than its deadline.
+        Refused: another job has that name.
+        Unavailable: the backend has not answered since the deadline.
+    """
+    until_s = time.monotonic() + job.deadline_s + grace_s
+    try:
+        retry_until(lambda: jobs.submit(job), until_s, poll_s)
+        status = _end(jobs, job.name, report, until_s, poll_s)
+    except BaseException:
+        with contextlib.suppress(NotFound, Unavailable):  # it ends at its own deadline then
+            jobs.cancel(job.name)
+        raise
+    if status.state != "succeeded":
+        raise JobFailed(f"job {job.name} {_ending(status)}")
+    return jobs.outputs(job.name)
+
+
+def retry_until(ask: Callable[[], Answer], until_s: float, poll_s: float = POLL_S) -> Answer:
+    """The answer of a backend, which is asked again while it gives none.
+
+    Args:
+        until_s: of the monotonic clock.
+
+    Raises:
+        Unavailable: it has not answered by then.
+    """
+    while True:
+        try:
+            return ask()
+        except Unavailable:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(poll_s)
+
+
+def _end(
+    jobs: Jobs, name: str, report: Callable[[JobStatus], None], until_s: float, poll_s: float
+) -> JobStatus:
+    """Its final status. A backend that does not answer for a while is asked again."""
+    last: JobStatus | None = None
+    silent: PlatformError | None = None
+    while True:
+        try:
+            status = jobs.status(name)
+        except Unavailable as error:
+            silent = error
+        else:
+            silent = None
+            if status != last:
+                report(status)
+            if status.final:
+                return status
+            last = status
+        if time.monotonic() > until_s:
+            raise silent or JobFailed(f"job {name} goes on after its deadline, and was given up")
+        time.sleep(poll_s)
+
+
+def _ending(status: JobStatus) -> str:
+    how = "was cancelled" if status.state == "cancelled" else "failed"
+    return f"{how} with {status.done} of {status.total} items done: {status.reason or 'no reason'}"

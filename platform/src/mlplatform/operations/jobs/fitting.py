@@ -1,0 +1,95 @@
+"""A retrain's fit as a job: in the pool of this machine, or in a pod on the model's accelerator."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.learning.training import retrain
+from mlplatform.operations.compute.jobs import Job, Jobs, JobStatus
+from mlplatform.operations.compute.running import GRACE_S, retry_until, run
+from mlplatform.operations.jobs import staging
+from mlplatform.runtime.code_version import code_version
+from mlplatform.runtime.errors import NotFound, Refused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlplatform.learning.features.dataset import Dataset
+    from mlplatform.learning.training.candidate import Candidate
+    from mlplatform.learning.training.handover import Order
+    from mlplatform.learning.validation.replay import Recent
+    from mlplatform.operations.wiring import Platform
+
+DIGEST_CHARACTERS: Final = 16
+MAX_ATTEMPTS: Final = 99
+
+
+def fit(
+    platform: Platform,
+    dataset: Dataset,
+    recent: Recent | None,
+    report: Callable[[JobStatus], None],
+) -> Candidate:
+    """The candidate that the model's own training makes of a dataset, its bundle under `bundles`.
+
+    The job is named after all that the candidate depends on. Whoever asks for the same again, while
+    it runs or within a week of its end, gets that job's; a killed flow run leaves it to them.
+
+    Raises:
+        JobFailed: it failed, was cancelled or took longer than `training.deadline_s`.
+        Corrupt: what it gave back is not what its digests say; it was not kept.
+        Refused, Unavailable: as `compute.running.run`.
+    """
+    from mlplatform.learning.training import handover
+
+    order = handover.order(dataset, recent, code=code_version(), seed=retrain.SEED)
+    job = Job(
+        name=attempt(platform.jobs, order),
+        work="fit",
+        model=order.model,
+        inputs=_inputs(platform, order, dataset, recent),
+        items=(handover.PAYMENTS,),
+        deadline_s=platform.definition(order.model).training.deadline_s,
+        traceparent=platform.traceparent(),
+    )
+    outputs = run(platform.jobs, job, report)
+    home = platform.settings.home
+    candidate = handover.take(outputs / handover.PAYMENTS, order, home.bundles)
+    shutil.rmtree(job.inputs, ignore_errors=True)
+    return candidate
+
+
+def attempt(jobs: Jobs, order: Order) -> str:
+    """The name of the order's first job that has not failed and was not cancelled.
+
+    Raises:
+        Refused: so many of them have failed within a week.
+        Unavailable: the backend does not answer.
+    """
+    until_s = time.monotonic() + GRACE_S
+    for number in range(1, MAX_ATTEMPTS + 1):
+        name = f"{_name(order)}-{number}"
+        try:
+            status = retry_until(partial(jobs.status, name), until_s)
+        except NotFound:
+            return name
+        if status.state not in ("failed", "cancelled"):
+            return name
+    raise Refused(f"{MAX_ATTEMPTS} jobs {_name(order)} have failed; the last one: {status.reason}")
+
+
+def _name(order: Order) -> str:
+    return f"fit-{order.model}-{order.digest[:DIGEST_CHARACTERS]}"
+
+
+def _inputs(platform: Platform, order: Order, dataset: Dataset, recent: Recent | None) -> Path:
+    from mlplatform.learning.training import handover
+
+    def write(shared: Path, items: Path) -> None:
+        handover.write(order, dataset, recent, shared, items)
+
+    return staging.inputs(platform.settings.home.staging, _name(order), write)

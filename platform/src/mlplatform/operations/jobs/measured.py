@@ -1,0 +1,145 @@
+"""What flows saw last, in small files: a run has ended before anybody scrapes it.
+
+They are for people and alerts; nothing is decided from them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt, PlatformError
+from mlplatform.runtime.storage.files import write_atomically
+
+
+class ArmCounts(msgspec.Struct, frozen=True):
+    """What an arm did in the present step of a rollout, as the last pass counted it."""
+
+    units: int = 0
+    requests: int = 0
+    failures: int = 0
+    answers: int = 0
+    alerts: int = 0
+    pairs: int = 0
+    flips: int = 0
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """The end of a pass over a model's rollouts.
+
+    Args:
+        at_ms: wall time.
+        arms: by arm; empty where there was nothing to judge.
+    """
+
+    at_ms: int
+    arms: Mapping[str, ArmCounts] = {}
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """How far one input is from the champion's profile in the newest window."""
+
+    psi: float
+    psi_limit: float
+    distance: float
+    distance_limit: float
+    missing_share: float
+
+
+class Outcomes(msgspec.Struct, frozen=True):
+    """What became of matured decisions.
+
+    Args:
+        matured: decisions whose label is mature.
+        positives: those of them that turned out positive.
+        alerts, hits: alerts among them, and alerts that were right.
+        late: positives among them whose label came after the model's maturity.
+        newest_label_ms: event time at which the newest label came.
+    """
+
+    matured: int
+    positives: int
+    alerts: int
+    hits: int
+    late: int
+    newest_label_ms: int | None
+
+    @property
+    def precision(self) -> float | None:
+        return self.hits / self.alerts if self.alerts else None
+
+    @property
+    def recall(self) -> float | None:
+        return self.hits / self.positives if self.positives else None
+
+    @property
+    def late_share(self) -> float | None:
+        return self.late / self.positives if self.positives else None
+
+
+class Check(msgspec.Struct, frozen=True):
+    """A drift check; `verdict` is steady, drifted or undecided.
+
+    Args:
+        at_ms: wall time.
+        undecided_since_ms: wall time of the first check that was undecided without a decided one
+            since; None where this one is decided.
+    """
+
+    at_ms: int
+    verdict: str
+    inputs: Mapping[str, Moved] = {}
+    outcomes: Outcomes | None = None
+    undecided_since_ms: int | None = None
+
+
+def undecided_since(verdict: str, at_ms: int, before: Check | None) -> int | None:
+    """Since when checks have been undecided, this one included; None where it is not."""
+    if verdict != "undecided":
+        return None
+    began_ms = None if before is None else before.undecided_since_ms
+    return at_ms if began_ms is None else began_ms
+
+
+M = TypeVar("M", Pass, Check)
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def for_people() -> Iterator[None]:
+    """What goes wrong inside is told in the log alone: no pass or check may fail for a figure."""
+    try:
+        yield
+    except (PlatformError, OSError, MemoryError):
+        log.exception("what was seen could not be measured or kept")
+
+
+def keep(folder: Path, model: str, seen: Pass | Check) -> None:
+    """What was seen of this model, in place of what was there."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(_file(folder, model, type(seen)), msgspec.json.encode(seen))
+
+
+def last(folder: Path, model: str, kind: type[M]) -> M | None:
+    """What was seen last; None before the first time.
+
+    Raises:
+        Corrupt: the file is not what `keep` writes.
+    """
+    file = _file(folder, model, kind)
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, *NOT_JSON) as error:
+        raise Corrupt(f"{file}: {error}") from error
+
+
+def _file(folder: Path, model: str, kind: type[Pass] | type[Check]) -> Path:
+    return folder / f"{model}.{kind.__name__.lower()}.json"

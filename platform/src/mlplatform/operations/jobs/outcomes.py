@@ -1,0 +1,104 @@
+"""What became of decisions whose labels are mature: for people and alerts, not for gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.record import Kind
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.jobs.measured import Outcomes
+from mlplatform.rollouts.verdicts.window import ALERTS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+_DECISION = ("decision_id", "event_ms", "decision")
+_LABEL = ("decision_id", "event_ms", "label")
+
+
+def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) -> Outcomes:
+    """Of the decisions of as many windows as drift is judged by, the last that are mature.
+
+    Decisions are read window by window, as they are for drift: those of one have to fit into
+    memory, and no more.
+
+    Args:
+        now_ms: event time.
+    """
+    model, maturity_ms = definition.name, definition.label.maturity_days * DAY_MS
+    window_ms, windows = definition.drift.window_h * HOUR_MS, definition.drift.windows
+    from_ms = now_ms - maturity_ms - windows * window_ms
+
+    def read(kind: Kind, since: int, to_ms: int | None, columns: tuple[str, ...]) -> pa.Table:
+        span = Span(model=model, kinds=(kind,), from_ms=since, to_ms=to_ms, columns=columns)
+        return log.read(span)
+
+    labels = read("label", from_ms, now_ms + 1, _LABEL)
+    voids = read("void", from_ms, None, ("decision_id",))
+
+    def window(start_ms: int) -> Outcomes:
+        decisions = read("decision", start_ms, start_ms + window_ms, _DECISION)
+        return outcomes(decisions, labels, voids, maturity_ms=maturity_ms)
+
+    return together([window(from_ms + number * window_ms) for number in range(windows)])
+
+
+def together(parts: Sequence[Outcomes]) -> Outcomes:
+    """Of several windows, as one."""
+    newest = [p.newest_label_ms for p in parts if p.newest_label_ms is not None]
+    return Outcomes(
+        matured=sum(p.matured for p in parts),
+        positives=sum(p.positives for p in parts),
+        alerts=sum(p.alerts for p in parts),
+        hits=sum(p.hits for p in parts),
+        late=sum(p.late for p in parts),
+        newest_label_ms=max(newest, default=None),
+    )
+
+
+def outcomes(
+    decisions: pa.Table, labels: pa.Table, voids: pa.Table, *, maturity_ms: int
+) -> Outcomes:
+    """Mature decisions joined to their labels; the last label counts, and none means negative.
+
+    Args:
+        decisions: decision_id, event_ms, decision; all old enough to be mature.
+        labels: decision_id, event_ms (of its arrival), label, in any order.
+        voids: decision_id of decisions that never were.
+    """
+    last = labels.sort_by([("event_ms", "ascending"), ("label", "ascending")])
+    last = last.group_by("decision_id", use_threads=False).aggregate(
+        [("event_ms", "last"), ("label", "last")]
+    )
+    kept = ~_among(decisions, voids)
+    decisions = decisions.filter(kept).join(last, "decision_id", join_type="left outer")
+    positive = _filled(decisions, "label_last") == 1
+    arrived = _filled(decisions, "event_ms_last")
+    late = positive & (arrived - decisions["event_ms"].to_numpy() > maturity_ms)
+    alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), ALERTS)
+    return Outcomes(
+        matured=decisions.num_rows,
+        positives=int(positive.sum()),
+        alerts=int(alert.sum()),
+        hits=int((alert & positive).sum()),
+        late=int(late.sum()),
+        newest_label_ms=int(labels["event_ms"].to_numpy().max()) if labels.num_rows else None,
+    )
+
+
+def _among(decisions: pa.Table, voids: pa.Table) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    found = pc.is_in(decisions["decision_id"], value_set=voids["decision_id"])
+    return np.asarray(found.to_numpy(), dtype=np.bool_)
+
+
+def _filled(joined: pa.Table, column: str) -> np.ndarray:
+    """Of a decision that nobody labelled: 0."""
+    found = joined[column].to_numpy()
+    return np.nan_to_num(np.asarray(found, dtype=np.float64)).astype(np.int64)

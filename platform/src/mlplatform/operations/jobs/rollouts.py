@@ -1,0 +1,177 @@
+"""Rollouts as they are asked for: open, pass, answer, take back, look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mlplatform.decisions.records.pseudonym import load_or_create_key
+from mlplatform.operations.jobs import measured
+from mlplatform.operations.jobs.measured import ArmCounts, Pass
+from mlplatform.operations.jobs.signed import REASON
+from mlplatform.rollouts.journal import approval_codes
+from mlplatform.rollouts.journal.approval_codes import Approver, Question
+from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
+from mlplatform.rollouts.journal.transitions import Answer, ApprovalAsked, Transition
+from mlplatform.rollouts.passes import commands, execute, summary
+from mlplatform.runtime.errors import NotFound, Refused
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.scoring.admission.people import check_may_approve, people
+from mlplatform.scoring.admission.secrets import digest, key_id
+
+if TYPE_CHECKING:
+    from mlplatform.operations.wiring import Platform
+
+
+def open_rollout(platform: Platform, model: str, version: int, *, actor: str, reason: str) -> str:
+    """The id of the rollout of a validated version."""
+    found = platform.mlflow_rest.get(model, version)
+    candidate = commands.Candidate(
+        version=found.version,
+        bundle=found.digest,
+        author=found.facts.author,
+        alert_low=found.facts.alert_low,
+        alert_high=found.facts.alert_high,
+        validation=found.facts.report,
+    )
+    return commands.open_rollout(
+        platform.rollouts, model, candidate, actor=actor, reason=reason, clock=platform.clock
+    )
+
+
+def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> dict[str, Any]:
+    """One pass over a model's rollouts, as plain values."""
+    report = execute.run_pass(
+        platform.definition(model),
+        platform.ports(model),
+        holder=f"pass {os.getpid()}",
+        dry_run=dry_run,
+    )
+    if report.ran and not dry_run:
+        with measured.for_people():
+            arms = {arm: msgspec.convert(counts, ArmCounts) for arm, counts in report.arms.items()}
+            seen = Pass(platform.clock.wall_ms(), arms)
+            measured.keep(platform.settings.home.measured, model, seen)
+    return dataclasses.asdict(report)
+
+
+def roll_back(platform: Platform, model: str, *, actor: str, reason: str) -> str:
+    """Take the traffic back at once; returns the id of the rollout that is now rolled back."""
+    state = commands.roll_back(
+        platform.rollouts,
+        platform.rollouts,
+        model,
+        actor=actor,
+        reason=reason,
+        clock=platform.clock,
+    )
+    rollout_pass(platform, model)
+    return state.rollout_id
+
+
+def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Question, str]:
+    """What a rollout asks now, with the evidence of its journal in Markdown.
+
+    Raises:
+        NotFound: no rollout has this id.
+        Refused: it asks nothing.
+    """
+    facts = platform.rollouts.read(rollout_id)
+    state = fold(facts)
+    asked = [fact for fact in facts if isinstance(fact, ApprovalAsked)]
+    if state.phase != "awaiting_approval" or not asked:
+        raise Refused(f"{rollout_id} is {state.phase} and asks nobody; see `rollouts list`")
+    evidence = asked[-1].evidence
+    shown = summary.question(rollout_id, evidence)
+    return Question(rollout_id, asked[-1].evidence_digest, answer), shown
+
+
+def evidence(platform: Platform, rollout_id: str, digest: str) -> str:
+    """The question that a rollout's journal asked with this evidence, in Markdown.
+
+    Raises:
+        NotFound: the journal never asked it.
+    """
+    for fact in platform.rollouts.read(rollout_id):
+        if isinstance(fact, ApprovalAsked) and fact.evidence_digest == digest:
+            return summary.question(rollout_id, fact.evidence)
+    raise NotFound(f"{rollout_id} never asked with evidence {digest[:16]}")
+
+
+def approval_code(
+    platform: Platform, question: Question, *, approver: str, secret: bytes
+) -> tuple[str, int]:
+    """A code for an approver who proves to be one, and when it ends (epoch seconds).
+
+    Raises:
+        Refused: name and key are nobody's, may not approve this model's rollouts, or made it.
+    """
+    keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
+    state = fold(platform.rollouts.read(question.rollout_id))
+    asked = f"a code for {question.rollout_id}, as {approver}"
+    with _kept(platform, asked, UNKNOWN):
+        person = people(keys, now_ms).proven(approver, secret)
+        if person is None:
+            raise Refused(f"name {approver!a} and that key are nobody's; see `keys list`")
+    proven = Approver(person.name, key_id(digest(secret)))
+    with _kept(platform, asked, proven.name):
+        check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
+        check_approver(state, proven.name)
+    until_s = now_ms // 1000 + approval_codes.VALID_S
+    key = load_or_create_key(platform.settings.home.approval_key)
+    return approval_codes.code(key, proven, question, until_s=until_s), until_s
+
+
+def record_approval(platform: Platform, question: Question, *, code: str, reason: str) -> str:
+    """Append a person's answer to the journal, in words.
+
+    Args:
+        code: the proof of who answers (`approval_code`).
+
+    Raises:
+        InputInvalid: a reason that is too short or too long.
+        Refused: the code proves nothing, its approver may not approve any more, or the rollout
+            refuses, as `rollout.commands.record_approval` says.
+    """
+    reason = REASON.checked("reason", reason)
+    now_ms = platform.clock.wall_ms()
+    key = load_or_create_key(platform.settings.home.approval_key)
+    asked = f"{question.answer} of {question.rollout_id}"
+    with _kept(platform, f"{asked}, as {code.partition(':')[0]}", UNKNOWN):
+        proven = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
+    state = fold(platform.rollouts.read(question.rollout_id))
+    with _kept(platform, asked, proven.name):
+        keys = platform.keys.all_keys()
+        check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
+        commands.record_approval(
+            platform.rollouts,
+            question,
+            proven.name,
+            reason,
+            proven_by=f"code of key {proven.key_id}",
+            clock=platform.clock,
+        )
+    return f"{question.rollout_id}: {question.answer} by {proven.name}"
+
+
+@contextmanager
+def _kept(platform: Platform, asked: str, who: str) -> Iterator[None]:
+    """Keeps a refusal where a person finds it."""
+    try:
+        yield
+    except Refused as refused:
+        wall_ms = platform.clock.wall_ms()
+        refusal = Refusal(wall_ms, "approval", who, asked, str(refused))
+        Refusals(platform.settings.home.audit).keep(refusal)
+        raise
+
+
+def history(platform: Platform, rollout_id: str) -> tuple[RolloutState, tuple[Transition, ...]]:
+    """The state of a rollout and everything that happened to it."""
+    facts = platform.rollouts.read(rollout_id)
+    return fold(facts), facts

@@ -1,0 +1,46 @@
+"""Inputs of jobs, from when they are written until their job has ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mlplatform.operations.compute.jobs import ITEMS, SHARED
+
+LEFT_S: Final = 7 * 24 * 3600
+"""What a killed run left is removed by the first run after so long."""
+
+
+def inputs(staging: Path, name: str, write: Callable[[Path, Path], None]) -> Path:
+    """The folder of that name, written by `write(shared, items)`, whole or not at all.
+
+    One that is there is taken as it is: a job may be reading it.
+    """
+    _sweep(staging)
+    folder = staging / name
+    if folder.is_dir():
+        return folder
+    draft = folder.with_name(f".{name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / SHARED).mkdir(parents=True)
+    (draft / ITEMS).mkdir()
+    try:
+        write(draft / SHARED, draft / ITEMS)
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.is_dir():  # somebody else's, of the same name, is as good
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _sweep(staging: Path) -> None:
+    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in staging.iterdir():
+        if time.time() - folder.stat().st_mtime > LEFT_S:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,244 @@
+"""From matured payments to a registered version, or to a report that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
+from mlplatform.learning.registry.versions import Rejection, Version
+from mlplatform.learning.training import retrain
+from mlplatform.learning.training.folder import load_folder
+from mlplatform.model.bundle import MODEL_FILE
+from mlplatform.operations.jobs import fitting, heavy
+from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound
+from mlplatform.runtime.storage import plain_files
+from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
+from mlplatform.runtime.text import cleaned
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.dataset import Dataset
+    from mlplatform.learning.training.candidate import Candidate
+    from mlplatform.learning.training.evaluate import Runnable
+    from mlplatform.learning.validation.gates import GateReport
+    from mlplatform.learning.validation.replay import Recent
+    from mlplatform.operations.compute.jobs import JobStatus
+    from mlplatform.operations.wiring import Platform
+    from mlplatform.runtime.configuration.settings import Home
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a candidate is made from and held against."""
+
+    dataset: Dataset
+    champion: Runnable | None
+    recent: Recent | None
+
+
+def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Prepared:
+    """The training set as of a moment (now where it is None), the champion, recent payments.
+
+    Raises:
+        InputInvalid: the moment is not known yet, or nothing has matured by then.
+    """
+    now_ms = training_moment(as_of_ms, platform.clock.event_ms())
+    folder, offline = load_folder(model), platform.offline(model)
+    offline.project(platform.log)
+    champion = _champion(platform, model)
+    dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
+    recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
+    return Prepared(dataset, champion, recent)
+
+
+def training_moment(asked_ms: int | None, known_ms: int) -> int:
+    """The moment to train as of: the one asked for, or that until which payments are known.
+
+    A day after the last known one is taken too: training sets end at midnights, and the moment may
+    be given before the first payment of its day.
+
+    Raises:
+        InputInvalid: it is later: labels would count as matured that had no time to arrive.
+    """
+    if asked_ms is None:
+        return known_ms
+    latest_ms = -(-known_ms // DAY_MS) * DAY_MS + DAY_MS
+    if asked_ms > latest_ms:
+        problem = f"{_iso(asked_ms)} is in the future of what is known, {_iso(known_ms)}"
+        wanted = f"wanted: {_iso(latest_ms)} or earlier, or nothing, for now"
+        raise InputInvalid("as_of", None, f"{problem}; {wanted}")
+    return asked_ms
+
+
+def fit(
+    platform: Platform, prepared: Prepared, place: heavy.Place, report: Callable[[JobStatus], None]
+) -> Candidate:
+    """A candidate trained by the model's own folder, in a job.
+
+    Args:
+        place: of this run; others may have it while the job is another machine's.
+
+    Raises:
+        JobFailed, Corrupt, Refused, Unavailable: as `jobs.fitting.fit`.
+    """
+    elsewhere = platform.settings.argo is not None
+    with place.left() if elsewhere else nullcontext():
+        return fitting.fit(platform, prepared.dataset, prepared.recent, report)
+
+
+def bring(platform: Platform, model: str, path: Path, author: str, prepared: Prepared) -> Candidate:
+    """A candidate around an ONNX file that somebody made elsewhere; a refusal is recorded.
+
+    Args:
+        path: a file, or the folder of a bundle.
+
+    Raises:
+        NotFound: there is no such file, or no champion whose inputs, views, rules and reasons its
+            model could take.
+        InputInvalid: the file is not taken, its model is beyond what one from outside may be, or
+            its name is no text that may be kept.
+    """
+    asked = f"validate {plain_files.shown(path)} for {model}"
+    with _refusals_kept(platform, author, asked):
+        content = onnx_content(path, platform.settings.home)
+        origin = f"{plain_files.shown(path)}, brought by {author}"
+        return _candidate(platform, model, content, origin, prepared)
+
+
+def judge_brought(
+    platform: Platform, model: str, author: str, candidate: Candidate, prepared: Prepared
+) -> GateReport:
+    """As `validate`, of a candidate that somebody brought; a refusal is recorded."""
+    with _refusals_kept(platform, author, f"validate {candidate.bundle.origin} for {model}"):
+        return validate(model, candidate, prepared)
+
+
+@contextmanager
+def _refusals_kept(platform: Platform, who: str, asked: str) -> Iterator[None]:
+    try:
+        yield
+    except InputInvalid as error:
+        refusal = Refusal(platform.clock.wall_ms(), "candidate", who, asked, str(error))
+        Refusals(platform.settings.home.audit).keep(refusal)
+        raise
+
+
+def _candidate(
+    platform: Platform, model: str, content: bytes, origin: str, prepared: Prepared
+) -> Candidate:
+    from mlplatform.learning.training.candidate import candidate_from_onnx
+
+    if prepared.champion is None:
+        raise NotFound(f"{model} has no champion: the first version is trained from its folder")
+    return candidate_from_onnx(
+        content,
+        prepared.champion.bundle,
+        platform.definition(model),
+        prepared.dataset,
+        bundles=platform.settings.home.bundles,
+        origin=cleaned("where the model is from", origin),
+        seed=retrain.SEED,
+        recent=prepared.recent,
+    )
+
+
+def validate(model: str, candidate: Candidate, prepared: Prepared) -> GateReport:
+    """Every gate's result for a candidate, whose model scores no more after it."""
+    try:
+        return retrain.validate(
+            load_folder(model),
+            candidate,
+            prepared.dataset,
+            champion=prepared.champion,
+            recent=prepared.recent,
+        )
+    finally:
+        candidate.model.close()
+
+
+def register(
+    platform: Platform, candidate: Candidate, report: GateReport, *, author: str
+) -> Version:
+    """The candidate as a version.
+
+    Raises:
+        GateFailed: names the gates; the report is kept in the registry, nothing is deployable.
+    """
+    outcome = retrain.register(candidate, report, platform.registry, author=author)
+    if isinstance(outcome, Rejection):
+        raise GateFailed("; ".join(outcome.reasons))
+    return outcome
+
+
+@contextmanager
+def answering(
+    platform: Platform, incident: str | None, claim: int
+) -> Iterator[Callable[[int], None]]:
+    """Records in a drift incident what the retrain inside came to: call with the version.
+
+    A failed gate is recorded as no version. Any other error leaves the claim to expire, so that
+    the incident is claimed again.
+    """
+    made: list[int] = []
+    try:
+        yield made.append
+    except GateFailed as failed:
+        _answer(platform, incident, claim, None, str(failed))
+        raise
+    if made:
+        _answer(platform, incident, claim, made[0], f"version {made[0]} was registered")
+
+
+def _answer(
+    platform: Platform, incident: str | None, claim: int, version: int | None, note: str
+) -> None:
+    if incident is not None:
+        wall_ms = platform.clock.wall_ms()
+        platform.incidents.answer(incident, claim, version=version, note=note, now_ms=wall_ms)
+
+
+def report_page(report: GateReport) -> str:
+    """The gate report in Markdown."""
+    from mlplatform.learning.validation.report import to_dict, to_markdown
+
+    return to_markdown(to_dict(report))
+
+
+def milliseconds(moment: datetime | None) -> int | None:
+    """Epoch milliseconds of a moment; without a time zone it is UTC."""
+    if moment is None:
+        return None
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return int(aware.timestamp() * 1000)
+
+
+def _iso(epoch_ms: int) -> str:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
+def onnx_content(path: Path, home: Home) -> bytes:
+    """An ONNX file, or the one of a bundle folder.
+
+    Raises:
+        NotFound: there is no such file.
+        InputInvalid: it is no plain file of this user, too large, or a file of the platform's own.
+    """
+    rule = plain_files.Rule(
+        most_bytes=MOST_BYTES, closed=(home.root,), but=(home.bundles, home.demo)
+    )
+    return plain_files.read_plain(path / MODEL_FILE if path.is_dir() else path, rule)
+
+
+def _champion(platform: Platform, model: str) -> Runnable | None:
+    from mlplatform.learning.training.evaluate import load_runnable
+
+    arm = platform.rollouts.routes(model).champion
+    if arm is None:
+        return None
+    return load_runnable(platform.bundle(model, arm))

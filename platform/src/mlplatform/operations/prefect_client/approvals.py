@@ -1,0 +1,42 @@
+"""Approvals are suspended flow runs: one for each digest of evidence, asked again if one died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlplatform.operations.prefect_client.names import APPROVAL_FLOW
+from mlplatform.operations.prefect_client.prefect import FlowRun, PrefectApi
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.errors import Unavailable
+
+ATTEMPTS = 20
+DEAD_AFTER_MS = 90_000
+"""A run that has been on its way to its suspension for this long was killed on the way."""
+
+
+class PrefectApprovals:
+    """`rollout.ports.Approvals` over Prefect's API."""
+
+    def __init__(self, api: PrefectApi, model: str, clock: Clock) -> None:
+        self._api = api
+        self._model = model
+        self._clock = clock
+
+    def ensure_requested(self, rollout_id: str, evidence: Mapping[str, Any], digest: str) -> None:
+        parameters = {
+            "model": self._model,
+            "rollout_id": rollout_id,
+            "evidence_digest": digest,
+        }
+        for attempt in range(ATTEMPTS):
+            run = self._api.start(APPROVAL_FLOW, parameters, f"approval-{digest}-{attempt}")
+            if self._waits(run):
+                return
+        raise Unavailable(f"{ATTEMPTS} approval runs for {rollout_id} ended without an answer")
+
+    def _waits(self, run: FlowRun) -> bool:
+        if run.final:
+            return False
+        on_its_way = run.state in ("RUNNING", "PENDING")
+        return not (on_its_way and self._clock.wall_ms() - run.state_ms > DEAD_AFTER_MS)

@@ -1,0 +1,270 @@
+"""Prefect's REST API as this platform uses it: start runs, answer suspensions, emit events.
+
+`import prefect` costs 1.7 s and 80 MB; the command line and the demo need only these calls.
+Source: Prefect 3.9 REST API.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import httpx
+
+from mlplatform.operations.prefect_client import names
+from mlplatform.runtime.errors import InputInvalid, NotFound, Refused, Unavailable
+
+FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
+RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
+TRACE_LABEL = "__OTEL_TRACEPARENT"
+"""By which Prefect knows the span that a run's own belongs below."""
+TRIES, PAUSE_S = 6, 0.3
+SILENCE_LIMIT_S = 60.0
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error of a flow: its class's name and what it says."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """One run of a flow, as its server knows it (which is not the truth about a rollout).
+
+    Args:
+        state_ms: since when it is in its state, wall time.
+    """
+
+    id: str
+    name: str
+    state: str
+    state_name: str
+    message: str
+    parameters: Mapping[str, Any]
+    state_ms: int
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL_STATES
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the flow raised; None where it raised nothing."""
+        found = RAISED.fullmatch(self.message) if self.state == "FAILED" else None
+        return Failure(found["kind"], found["text"]) if found else None
+
+
+class PrefectApi:
+    """A client of one Prefect server, which repeats what a busy database refused.
+
+    Args:
+        auth: gives the user:password of now, as a token lives for one start; empty: none.
+        traceparent: of the span that asks for runs, which theirs are put below; empty: none does.
+
+    Raises (every method):
+        Unavailable: the server does not answer or answers with a 5xx.
+        InputInvalid: the server refuses the parameters.
+        Refused: the server's gate does not let this identity do that.
+        NotFound: no such deployment or run.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 15.0,
+        *,
+        auth: Callable[[], str] = str,
+        traceparent: Callable[[], str] = str,
+    ) -> None:
+        self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s, auth=_Basic(auth))
+        self._deployments: dict[str, str] = {}
+        self._traceparent = traceparent
+
+    def _labels(self) -> dict[str, str]:
+        traceparent = self._traceparent()
+        return {TRACE_LABEL: traceparent} if traceparent else {}
+
+    def start(
+        self, flow: str, parameters: Mapping[str, Any], idempotency_key: str | None = None
+    ) -> FlowRun:
+        """Ask for a run of a flow; with a key, asking again gives the same run.
+
+        Args:
+            parameters: with the model, whose deployment of the flow it is.
+        """
+        body = {
+            "name": names.run_name(flow, parameters),
+            "parameters": dict(parameters),
+            "state": {"type": "SCHEDULED"},
+            "idempotency_key": idempotency_key or str(uuid.uuid4()),
+            "labels": self._labels(),
+        }
+        found = self._deployment(flow, str(parameters.get("model")))
+        path = f"/deployments/{found}/create_flow_run"
+        return _flow_run(self._call("POST", path, body))
+
+    def run(self, run_id: str) -> FlowRun:
+        return _flow_run(self._call("GET", f"/flow_runs/{run_id}"))
+
+    def reports(self, run_id: str) -> dict[str, str]:
+        """The Markdown artifacts that a run has written, by key."""
+        body = {
+            "artifacts": {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["markdown"]}},
+            "sort": "CREATED_DESC",
+        }
+        found = self._call("POST", "/artifacts/filter", body)
+        return {a["key"]: a["data"] for a in reversed(found)}
+
+    def suspended(self, flow: str = names.APPROVAL_FLOW) -> list[FlowRun]:
+        """Runs of a flow that wait for a person's answer, the oldest first."""
+        body = {
+            "flows": {"name": {"any_": [flow]}},
+            "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        return [_flow_run(r) for r in self._call("POST", "/flow_runs/filter", body)]
+
+    def answer(self, run_id: str, run_input: Mapping[str, Any]) -> None:
+        """Resume a suspended run with a form's values.
+
+        An invalid form is answered with HTTP 200 and status REJECT: the body decides.
+        """
+        body = {"run_input": dict(run_input)}
+        result = self._call("POST", f"/flow_runs/{run_id}/resume", body, tries=1)
+        if result.get("status") != "ACCEPT":
+            reason = (result.get("details") or {}).get("reason", "no reason given")
+            raise InputInvalid(f"flow run {run_id}", None, f"the answer was refused: {reason}")
+
+    def emit(self, event: Mapping[str, Any]) -> None:
+        """Send one event; the same id twice starts one run. Its payload says which span sent it, if
+        it has a place for that."""
+        payload = event.get("payload", {})
+        if "traceparent" in payload:
+            told = payload["traceparent"] or self._traceparent()
+            event = {**event, "payload": {**payload, "traceparent": told}}
+        occurred = event.get("occurred") or datetime.now(UTC).isoformat()
+        self._call("POST", "/events", [{"related": [], **event, "occurred": occurred}])
+
+    def healthy(self) -> bool:
+        try:
+            return self._client.get("/health", timeout=2.0).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _deployment(self, flow: str, model: str) -> str:
+        name = f"{flow}/{names.deployment(flow, model)}"
+        if name not in self._deployments:
+            found = self._call("GET", f"/deployments/name/{name}")
+            self._deployments[name] = found["id"]
+        return self._deployments[name]
+
+    def _call(self, method: str, path: str, body: Any = None, tries: int = TRIES) -> Any:
+        response = self._request(method, path, body, again=tries > 1)
+        for attempt in range(1, tries):
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(PAUSE_S * attempt)  # its database was locked, as it is for moments
+            response = self._request(method, path, body)
+        if response.is_server_error:
+            raise Unavailable(f"Prefect answered {response.status_code} to {method} {path}")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise NotFound(f"Prefect knows nothing at {path}")
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise Refused(f"Prefect's gate refused {path}: {_detail(response)}")
+        if response.is_client_error:
+            raise InputInvalid(f"Prefect {path}", None, response.text[:500])
+        return response.json() if response.content else None
+
+    def _request(self, method: str, path: str, body: Any, *, again: bool = False) -> httpx.Response:
+        """Asked once more at once, if `again`, where the server drops the connection unanswered, as
+        it may do with a kept one at any time."""
+        try:
+            return self._client.request(method, path, json=body)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as dropped:
+            if again:
+                return self._request(method, path, body)
+            raise Unavailable(f"Prefect at {self._client.base_url}") from dropped
+        except httpx.HTTPError as error:
+            raise Unavailable(f"Prefect at {self._client.base_url}") from error
+
+
+class _Basic(httpx.Auth):
+    """Credentials that are read anew for every request."""
+
+    def __init__(self, credentials: Callable[[], str]) -> None:
+        self._credentials = credentials
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        given = self._credentials()
+        if given:
+            request.headers["Authorization"] = f"Basic {b64encode(given.encode()).decode()}"
+        yield request
+
+
+class Patience(Generic[Answer]):
+    """Asks the same of a server again and again, which may be silent for a while between answers.
+
+    Args:
+        limit_s: of unbroken silence, counted from the last answer, or from the first question.
+    """
+
+    def __init__(self, ask: Callable[[], Answer], limit_s: float = SILENCE_LIMIT_S) -> None:
+        self._ask = ask
+        self._limit_s = limit_s
+        self._heard_s = time.monotonic()
+
+    def ask(self) -> Answer | None:
+        """The answer; None where there is none now.
+
+        Raises:
+            Unavailable: there has been none for as long as the limit.
+        """
+        try:
+            answer = self._ask()
+        except Unavailable as error:
+            silent_s = time.monotonic() - self._heard_s
+            if silent_s < self._limit_s:
+                return None
+            raise Unavailable(f"no answer for {silent_s:.0f} s") from error
+        self._heard_s = time.monotonic()
+        return answer
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return str(response.status_code)
+
+
+def _flow_run(data: Mapping[str, Any]) -> FlowRun:
+    state = data.get("state") or {}
+    return FlowRun(
+        id=data["id"],
+        name=data["name"],
+        state=state.get("type", "PENDING"),
+        state_name=state.get("name", ""),
+        message=state.get("message") or "",
+        parameters=data.get("parameters") or {},
+        state_ms=_milliseconds(state.get("timestamp")),
+    )
+
+
+def _milliseconds(timestamp: str | None) -> int:
+    if timestamp is None:
+        return 0
+    return int(datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp() * 1000)

@@ -1,0 +1,176 @@
+"""Flow runs as forks of a process that has imported everything already.
+
+A cold interpreter spends two seconds importing Prefect and the platform for each run; a pass over
+a rollout takes less. The standard library's fork server is such a process: it holds no thread, no
+connection and no lock of ours, so that its children may begin where a fresh one would.
+
+A run executes the file that was registered here for its deployment, and only while that file has
+the content that it had then. What the server's database says about entrypoints, pull steps or
+storage decides nothing; an entrypoint that was changed there is kept as a refusal.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import anyio
+import anyio.to_thread
+import httpx
+from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
+from prefect.runner._hook_runner import HookRunner
+from prefect.runner._process_manager import ProcessHandle
+
+from mlplatform.operations.prefect_server.control_channel import bound
+from mlplatform.operations.prefect_server.pins import Pin
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.flows import Flow
+    from prefect.runner._control_channel import ControlChannel
+
+CONTEXT: Final = multiprocessing.get_context("forkserver")
+SETTLED: Final = "mlplatform.operations.prefect_server.settled"
+
+log = logging.getLogger(__name__)
+
+
+def warm_up(modules: Sequence[str]) -> None:
+    """Start the fork server, with this process's environment of now.
+
+    Args:
+        modules: what its children find imported; importing them must start no thread.
+    """
+    CONTEXT.set_forkserver_preload([__name__, *modules, SETTLED])
+    forkserver.ensure_running()
+
+
+class WarmRunner(Runner):
+    """Prefect's runner, which starts each flow run as a fork of the warm process.
+
+    Args:
+        refusals: where runs of what is not registered here are kept.
+    """
+
+    def __init__(self, refusals: Refusals, **options: Any) -> None:
+        super().__init__(**options)
+        bound(self._control_channel)
+        self._refusals = refusals
+        self._pins: dict[UUID, Pin] = {}
+        self._entrypoints: dict[UUID, str | None] = {}
+
+    def pin(self, deployment: RunnerDeployment) -> None:
+        """Register a deployment, whose runs execute its file as it is now."""
+        pin = Pin.of(deployment.entrypoint or "")
+        registered = self.add_deployment(deployment)
+        assert isinstance(registered, UUID)  # outside an event loop, as here
+        self._pins[registered] = pin
+        self._entrypoints[registered] = deployment.entrypoint
+
+    async def __aenter__(self) -> WarmRunner:
+        await super().__aenter__()
+        poller = self._scheduled_run_poller
+        # Prefect offers no public way to choose how a process starts, nor where hooks of a run
+        # that crashed come from; the version is pinned, and tests/e2e/test_supervisor_servers.py
+        # fails where this no longer takes effect.
+        poller._resolve_starter = self._starter
+        hooks = HookRunner(resolve_flow=_no_hooks)
+        self._hook_runner = poller._hook_runner = hooks
+        self._cancellation_manager._hook_runner = hooks
+        return self
+
+    def _starter(self, flow_run: FlowRun) -> WarmStarter:
+        pin = self._pins.get(flow_run.deployment_id) if flow_run.deployment_id else None
+        if pin is None:
+            why = f"deployment {flow_run.deployment_id} was not registered by this process"
+            self._keep(flow_run, why)
+            raise Refused(f"flow run {flow_run.name}: {why}")
+        return WarmStarter(self._control_channel, pin, self._tell_if_changed)
+
+    async def _tell_if_changed(self, flow_run: FlowRun) -> None:
+        """Keep a refusal where the database names another file than the one that runs."""
+        if flow_run.deployment_id is None:
+            return
+        try:
+            named = (await self._client.read_deployment(flow_run.deployment_id)).entrypoint
+        except (httpx.HTTPError, ObjectNotFound) as error:
+            log.warning("the deployment of %s was not read: %s", flow_run.name, error)
+            return
+        if named != self._entrypoints[flow_run.deployment_id]:
+            self._keep(flow_run, f"Prefect's database names {named}; the registered file runs")
+
+    def _keep(self, flow_run: FlowRun, why: str) -> None:
+        wall_ms = time.time_ns() // 1_000_000
+        self._refusals.keep(Refusal(wall_ms, "flow run", UNKNOWN, flow_run.name, why))
+
+
+async def _no_hooks(flow_run: FlowRun) -> Flow[..., Any]:
+    """Flows here have no hooks for crashes and cancellations; to look for some, the runner itself
+    would load the file that the server's database names."""
+    raise Refused(f"no hooks are run for {flow_run.name}")
+
+
+class WarmStarter:
+    """Starts one flow run, as Prefect's own EngineCommandStarter does with a new interpreter."""
+
+    def __init__(
+        self,
+        control_channel: ControlChannel,
+        pin: Pin,
+        before: Callable[[FlowRun], Awaitable[None]],
+    ) -> None:
+        self._control_channel = control_channel
+        self._pin = pin
+        self._before = before
+
+    async def start(
+        self,
+        flow_run: FlowRun,
+        task_status: TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Returns when the process has ended; its handle is told before that."""
+        await self._before(flow_run)
+        port, token = self._control_channel.register(flow_run.id)
+        environment = {
+            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
+            "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false",
+            "PREFECT__CONTROL_PORT": str(port),
+            "PREFECT__CONTROL_TOKEN": token,
+        }
+        process: Any = CONTEXT.Process(target=run_engine, args=(environment, self._pin))
+        is_started = False
+        try:
+            process.start()
+            task_status.started(ProcessHandle(process))
+            is_started = True
+            await anyio.to_thread.run_sync(process.join, abandon_on_cancel=True)
+        finally:
+            if not is_started:
+                self._control_channel.unregister(flow_run.id)
+
+
+def run_engine(environment: dict[str, str], pin: Pin) -> None:
+    """What the child does: Prefect's engine for the run that the environment names, with the flow
+    that is pinned."""
+    os.environ.update(environment)
+    from mlplatform.operations.prefect_server import flow_run
+
+    try:
+        flow_run.observe(load(os.environ))
+        flow_run.execute(pin)
+    finally:
+        # multiprocessing leaves without them, and Prefect sends its last logs and events there
+        atexit._run_exitfuncs()

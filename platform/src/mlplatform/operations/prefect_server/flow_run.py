@@ -1,0 +1,89 @@
+"""`python -m mlplatform.process flow-run`: one flow run, whose lines and spans are kept.
+
+It is Prefect's engine, for the run that the environment names (PREFECT__FLOW_RUN_ID). Which file it
+executes is not asked of the server: on one machine the runner pins it, in a pod it is the flow of
+that name in the image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from mlplatform.model.personal import personal_fields
+from mlplatform.operations.prefect_server import pins
+from mlplatform.operations.prefect_server.pins import Pin
+from mlplatform.runtime.configuration.settings import Level, Settings
+from mlplatform.runtime.telemetry import flow_spans, logs
+from mlplatform.runtime.telemetry.spans import ProcessIdentity
+from mlplatform.scoring import backends
+
+ENGINE: Final = "prefect.engine"
+INSTANCE: Final = "runs"
+RUN_ID: Final = "PREFECT__FLOW_RUN_ID"
+OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
+"""Loggers that Prefect gives handlers of their own, for a terminal."""
+
+
+def observe(given: Settings) -> None:
+    """Lines of this process as JSON with the trace that they belong to, its spans where they go."""
+    lines_as_json(INSTANCE, given.log_level)
+    flow_spans.install(backends.span_sender(given, ProcessIdentity("flows", INSTANCE)))
+
+
+def lines_as_json(instance: str, level: Level) -> None:
+    """Every line of a process in which Prefect is imported already; our own from a level on."""
+    logs.configure("flows", personal_fields(), instance)
+    root = logging.getLogger()
+    root.handlers[0].addFilter(flow_spans.CurrentTrace())
+    root.setLevel(logging.WARNING)  # a client of Prefect's API would tell of each of its calls
+    logs.set_level(level)
+    for name in OWN_HANDLERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def execute(pin: Pin) -> None:
+    """Prefect's engine, in this process, for the flow that is pinned.
+
+    Raises:
+        Refused: its file has changed.
+    """
+    os.environ[pins.ENTRYPOINT] = pin.checked()
+    sys.argv = [ENGINE]
+    sys.modules.pop(ENGINE, None)
+    runpy.run_module(ENGINE, run_name="__main__")
+
+
+def pinned_here() -> Pin:
+    """The flow of the run that the environment names, in `flows/` of the working folder.
+
+    Raises:
+        Refused: no flow of this platform has its name.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import load_flow_run
+
+    with get_client(sync_client=True) as client:
+        found = client.read_flow(load_flow_run(UUID(os.environ[RUN_ID])).flow_id)
+    return pins.pin_of_flow(found.name, Path("flows"))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: the environment names the run."""
+    return argparse.ArgumentParser(description=__doc__)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """The run, to its end."""
+    import prefect.main  # noqa: F401 -- it sets up its logging, which is then ours
+
+    observe(settings)
+    execute(pinned_here())

@@ -1,0 +1,65 @@
+"""Which file a flow run executes: the one that was registered, with the content it had then."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlplatform.operations.prefect_client import names
+from mlplatform.runtime.errors import Refused
+
+ENTRYPOINT: Final = "PREFECT__FLOW_ENTRYPOINT"
+"""By which Prefect's engine takes a flow from a file, and nothing from its server.
+
+Source: `prefect.flow_engine.load_flow`, Prefect 3.9.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One flow in one file.
+
+    Args:
+        digest: SHA-256 of the file.
+    """
+
+    path: Path
+    function: str
+    digest: str
+
+    @classmethod
+    def of(cls, entrypoint: str) -> Pin:
+        """The flow that `file.py:function` names, as the file is now."""
+        path, _, function = entrypoint.rpartition(":")
+        file = Path(path).absolute()
+        return cls(file, function, _digest(file))
+
+    def checked(self) -> str:
+        """The entrypoint, for Prefect's engine.
+
+        Raises:
+            Refused: the file is another one now.
+        """
+        if _digest(self.path) != self.digest:
+            raise Refused(
+                f"{self.path.name} has changed since its flows were registered:"
+                " start the platform again to run what is there now"
+            )
+        return f"{self.path}:{self.function}"
+
+
+def pin_of_flow(flow: str, folder: Path) -> Pin:
+    """The pin of a flow of this platform in that folder.
+
+    Raises:
+        Refused: no flow of this platform has the name.
+    """
+    if flow not in names.RUNS:
+        raise Refused(f"{flow!r} is no flow of this platform; its flows: {', '.join(names.RUNS)}")
+    return Pin.of(f"{folder / flow}.py:{flow}")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,401 @@
+"""Which requests Prefect's server answers: the platform's own, and what people may ask.
+
+Prefect knows no users. So nothing reaches it without an identity, and what a person may change goes
+through lists (`prefect_access`, `prefect_requests`). A browser sends name and key as Basic
+credentials, which it keeps for one origin, port included; a cookie would be sent to every port of
+this machine, another user's server among them (docs/decisions/0053).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
+
+import httpx
+
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server import prefect_requests as requests
+from mlplatform.operations.prefect_server.prefect_access import Access, access, only_looks, subject
+from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.scoring.admission.clients import Client, Operation
+from mlplatform.scoring.admission.people import People
+
+DOOR: Final = "prefect"
+HEALTH: Final = "/health"
+"""The only path that is open: it says whether Prefect's API answers, and nothing else."""
+MOST_BODY_BYTES: Final = 1024 * 1024
+MOST_FIRST_BYTES: Final = 4096
+"""Of a socket's first message, read before anybody is proven."""
+PROVEN_FOR_S: Final = 1.0
+"""How long a person's socket goes on before its key is looked at again."""
+PLATFORM: Final = "platform"
+OPERATOR: Final = "operator"
+_ID: Final = re.compile("/[0-9a-fA-F-]{32,36}(?=/|$)")
+_REALM: Final = b'Basic realm="mlplatform: your name and your key", charset="UTF-8"'
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """One of the platform's own processes: it may do everything."""
+
+    name: str = PLATFORM
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who holds the home folder: what people may do, in anybody's name."""
+
+    name: str = OPERATOR
+
+
+Identity = Platform | Operator | Client
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Secrets of this start.
+
+    Args:
+        platform: of the platform's own calls.
+        operator: of commands and of who runs the platform; empty: nobody has one.
+    """
+
+    platform: str
+    operator: str
+
+
+class _TooLarge(Exception):
+    """A request's body is longer than any that is taken."""
+
+
+class PrefectGate:
+    """An ASGI application in front of Prefect's.
+
+    Args:
+        people: who may log in.
+        refusals: where refused requests are kept.
+        let_in: called with each request of somebody who has an identity.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        tokens: Tokens,
+        people: People,
+        refusals: Refusals,
+        let_in: Callable[[Scope], None] = lambda scope: None,
+    ) -> None:
+        self._application = application
+        self._tokens = tokens
+        self._people = people
+        self._refusals = refusals
+        self._let_in = let_in
+        transport = httpx.ASGITransport(app=application)
+        self._inner = httpx.AsyncClient(transport=transport, base_url="http://prefect/api")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._application(scope, receive, send)
+            return
+        method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
+        if scope["path"] == HEALTH and method in ("GET", "HEAD"):
+            await self._health(send)
+            return
+        credentials = _credentials(scope["headers"])
+        match self._identity(credentials):
+            case None if credentials is None and method == "WEBSOCKET" and _says_who(scope):
+                await self._by_first_message(scope, receive, send)
+            case None:
+                await self._unknown(scope, receive, send, method, given=credentials is not None)
+            case Platform():
+                self._let_in(scope)
+                await self._application(scope, receive, send)
+            case Operator() | Client() as person:
+                self._let_in(scope)
+                if method == "WEBSOCKET":
+                    send = self._while_proven(credentials, send)
+                await self._person(person, scope, receive, send, method)
+
+    def _identity(self, given: tuple[str, bytes] | None) -> Identity | None:
+        if given is None:
+            return None
+        name, secret = given
+        if _is(secret, self._tokens.platform):
+            return Platform()
+        if _is(secret, self._tokens.operator):
+            return Operator()
+        return self._people.proven(name, secret)
+
+    def _while_proven(self, credentials: tuple[str, bytes] | None, send: Send) -> Send:
+        """What is sent to a socket, until the key that opened it is revoked or expires."""
+        proven_s, is_over = time.monotonic(), False
+
+        async def guarded(message: Any) -> None:
+            nonlocal proven_s, is_over
+            if not is_over and time.monotonic() - proven_s >= PROVEN_FOR_S:
+                is_over = self._identity(credentials) is None
+                proven_s = time.monotonic()
+                if is_over:
+                    await send({"type": "websocket.close", "code": 1008})
+            if not is_over:
+                await send(message)
+
+        return guarded
+
+    async def _by_first_message(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A socket of Prefect's own client, whose first message has its token: until it is the
+        platform's, nothing reaches the server and nothing leaves it.
+
+        Source: `prefect.server.utilities.subscriptions`, Prefect 3.9.
+        """
+        is_proven = False
+
+        async def checked() -> Any:
+            nonlocal is_proven
+            message = await receive()
+            if is_proven or message["type"] != "websocket.receive":
+                return message
+            name, _, secret = _token(message).partition(":")
+            if isinstance(self._identity((name, secret.encode("utf-8", "replace"))), Platform):
+                is_proven = True
+                self._let_in(scope)
+                return message
+            self._keep(UNKNOWN, "WEBSOCKET", scope["path"], "its first message proves nobody")
+            await send({"type": "websocket.close", "code": 1008})
+            return {"type": "websocket.disconnect", "code": 1008}
+
+        async def guarded(message: Any) -> None:
+            if is_proven or message["type"] in ("websocket.accept", "websocket.close"):
+                with contextlib.suppress(RuntimeError):  # it was closed by us
+                    await send(message)
+
+        await self._application(scope, checked, guarded)
+
+    async def _person(
+        self, person: Operator | Client, scope: Scope, receive: Receive, send: Send, method: str
+    ) -> None:
+        path: str = scope["path"]
+        wanted = access(method, path)
+        try:
+            match wanted:
+                case "read":
+                    if method == "POST":
+                        scope, receive = _resent(scope, await _body(receive))
+                    await self._application(scope, receive, send)
+                    return
+                case "check":
+                    body = await _body(receive)
+                    if await self._is_known_form(_json(body)):
+                        await self._application(*_resent(scope, body), send)
+                        return
+                    why = "a form is checked by its own schema, and holds values alone"
+                case "forbidden":
+                    why = "it is on no list of what people may ask"
+                case "start" | "answer" | "cancel":
+                    body = await _body(receive)
+                    taken = await self._changed(person, wanted, subject(path), body)
+                    if not isinstance(taken, requests.Wrong):
+                        await self._application(*_resent(scope, taken), send)
+                        return
+                    why = taken.reason
+                case _:
+                    assert_never(wanted)
+        except _TooLarge:
+            await _problem(send, 413, f"a body of more than {MOST_BODY_BYTES} bytes")
+            return
+        if not only_looks(method, path):
+            self._keep(person.name, method, path, why)
+        await _refuse(scope, receive, send, 403, why)
+
+    async def _changed(
+        self, person: Operator | Client, wanted: Access, about: str, body: bytes
+    ) -> bytes | requests.Wrong:
+        """What Prefect is sent of a request that changes something, or why nothing is."""
+        parsed = _json(body)
+        if wanted == "cancel" and not requests.is_cancelling(parsed):
+            return requests.Wrong("the state of a run is the platform's to set: CANCELLING ends it")
+        flow, model = await self._deployment_of(about, of_run=wanted != "start")
+        needed: Operation = "approve" if wanted == "answer" else "run"
+        if isinstance(person, Client) and not person.may(model, needed):
+            return requests.Wrong(f"your key has no scope {model or '*'}:{needed}")
+        if wanted == "cancel":
+            if flow in requests.STARTED_BY_THE_PLATFORM:
+                return requests.Wrong(f"runs of {flow} end with an answer")
+            return json.dumps(requests.CANCELLING).encode()
+        if wanted == "answer":
+            answer = requests.answered(parsed)
+            return answer if isinstance(answer, requests.Wrong) else _sent(answer)
+        name = person.name if isinstance(person, Client) else None
+        start = requests.started(parsed, flow=flow, model=model, person=name)
+        return start if isinstance(start, requests.Wrong) else _sent(start)
+
+    async def _is_known_form(self, body: object) -> bool:
+        """Whether values are to be checked by the schema of a deployment or of a waiting form: one
+        that somebody makes up can take any time."""
+        if not isinstance(body, dict) or not requests.is_plain(body.get("values")):
+            return False
+        found = await self._inner.post("/deployments/filter", json={})
+        schemas = [d.get("parameter_openapi_schema") for d in found.json()]
+        paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+        for run in (await self._inner.post("/flow_runs/filter", json=paused)).json():
+            details = (run.get("state") or {}).get("state_details") or {}
+            key = (details.get("run_input_keyset") or {}).get("schema")
+            if key:
+                form = await self._inner.get(f"/flow_runs/{run['id']}/input/{key}")
+                schemas.append(form.json())
+        return body.get("schema") in schemas
+
+    async def _deployment_of(self, about: str, *, of_run: bool) -> tuple[str, str]:
+        """The flow and the model of a deployment, or of the one that a run is of; empty where
+        there is none: Prefect then says so."""
+        if of_run:
+            run = await self._inner.get(f"/flow_runs/{about}")
+            about = str(run.json().get("deployment_id")) if run.is_success else ""
+        found = await self._inner.get(f"/deployments/{about}")
+        name = str(found.json().get("name")) if found.is_success else ""
+        return names.parts(name) or ("", "")
+
+    async def _unknown(
+        self, scope: Scope, receive: Receive, send: Send, method: str, *, given: bool
+    ) -> None:
+        # What a browser asks before a person has logged in is no event.
+        if given or not only_looks(method, scope["path"]):
+            why = "name and key are nobody's" if given else "nobody has logged in"
+            self._keep(UNKNOWN, method, _shape(scope["path"]), why)
+        why = "a name and a key of `mlplatform keys create --scope run`, or this start's token"
+        await _refuse(scope, receive, send, 401, f"log in first: {why}")
+
+    def _keep(self, who: str, method: str, path: str, why: str) -> None:
+        wall_ms = time.time_ns() // 1_000_000
+        self._refusals.keep(Refusal(wall_ms, DOOR, who, f"{method} {path}", why))
+
+    async def _health(self, send: Send) -> None:
+        answer = await self._inner.get("/health")
+        if answer.is_success:
+            await _problem(send, 200, "ok")
+        else:
+            await _problem(send, 503, f"Prefect's API answers {answer.status_code}")
+
+
+def _sent(start: requests.Start) -> bytes:
+    return json.dumps(start.body).encode()
+
+
+def _is(secret: bytes, token: str) -> bool:
+    return bool(token) and hmac.compare_digest(secret, token.encode())
+
+
+def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes] | None:
+    """Name and secret; None where there are none, or more than one pair."""
+    given = [value for name, value in headers if name == b"authorization"]
+    if len(given) != 1:
+        return None
+    scheme, _, value = given[0].partition(b" ")
+    if scheme.lower() == b"bearer":
+        return "", value.strip()
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        name, _, secret = base64.b64decode(value.strip(), validate=True).partition(b":")
+        return name.decode(), secret
+    except (binascii.Error, UnicodeDecodeError):
+        return "", b""
+
+
+def _says_who(scope: Scope) -> bool:
+    """Whether a socket speaks Prefect's own protocol, in which the first message says who it is."""
+    return "prefect" in scope.get("subprotocols", ())
+
+
+def _token(message: Any) -> str:
+    """The token of a first message; empty where there is none."""
+    text = message.get("text") or message.get("bytes") or b""
+    if len(text) > MOST_FIRST_BYTES:
+        return ""
+    given = _json(text.encode() if isinstance(text, str) else text)
+    if not isinstance(given, dict) or given.get("type") != "auth":
+        return ""
+    return str(given.get("token") or "")
+
+
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _shape(path: str) -> str:
+    """The path without ids: those that somebody makes up would make every refusal a new one."""
+    return _ID.sub("/{id}", path)
+
+
+async def _body(receive: Receive) -> bytes:
+    """The whole body.
+
+    Raises:
+        _TooLarge: it is longer than `MOST_BODY_BYTES`.
+    """
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MOST_BODY_BYTES:
+            raise _TooLarge
+        parts.append(part)
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _resent(scope: Scope, body: bytes) -> tuple[Scope, Receive]:
+    """The request with this body, whole, in place of its own."""
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name not in (b"content-length", b"transfer-encoding")
+    ]
+    headers.append((b"content-length", str(len(body)).encode()))
+    messages: list[Mapping[str, Any]] = [
+        {"type": "http.request", "body": body, "more_body": False},
+    ]
+
+    async def receive() -> Any:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return {**scope, "headers": headers}, receive
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: str) -> None:
+    kind = "http"
+    if scope["type"] == "websocket":
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        kind = "websocket.http"  # a browser that is asked for its log-in sends it here too
+    await _problem(send, status, why, kind)
+
+
+async def _problem(
+    send: Callable[[Any], Awaitable[None]], status: int, detail: str, kind: str = "http"
+) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    if status == 401:
+        headers.append((b"www-authenticate", _REALM))
+    await send({"type": f"{kind}.response.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})

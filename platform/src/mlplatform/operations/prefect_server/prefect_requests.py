@@ -1,0 +1,120 @@
+"""What a person's request may hold that starts a flow run, or ends one: pure checks of its body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlplatform.operations.prefect_client import names
+
+ACTOR: Final = "actor"
+MODEL: Final = "model"
+STARTED_BY_THE_PLATFORM: Final = frozenset({"approval"})
+"""Flows that only a pass starts: the journal says what they ask."""
+
+NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback"})
+HYDRATED: Final = "__prefect_kind"
+"""A key by which Prefect takes a template, or JSON in a text, in the place of a value: what was
+checked would not be what runs, and a template can take any time.
+
+Source: `prefect.server.utilities.user_templates` and `prefect.utilities.schema_tools.hydration`.
+"""
+MOST_DEPTH: Final = 32
+_TAKEN: Final = frozenset({"parameters", "name", "state", "idempotency_key", "tags", "labels"})
+_OF_THE_OPERATOR: Final = ("name", "idempotency_key", "tags", "labels")
+_DROPPED: Final = frozenset({"enforce_parameter_schema", "empirical_policy", "parent_task_run_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Why a request is refused, in words for who sent it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A run that may be started; `body` is what Prefect is sent."""
+
+    body: Mapping[str, Any]
+
+
+def started(body: object, *, flow: str, model: str, person: str | None) -> Start | Wrong:
+    """A run of a deployment, with its parameters and nothing about where or how it runs.
+
+    Args:
+        flow, model: whose deployment it is.
+        person: who asks, and so the actor of the run; None: who runs the platform, for anybody.
+    """
+    if flow in STARTED_BY_THE_PLATFORM:
+        return Wrong(f"runs of {flow} are started by the platform alone")
+    if not isinstance(body, dict) or not isinstance(body.get("parameters", {}), dict):
+        return Wrong("wanted: a JSON object with parameters")
+    for key in sorted(set(body) - _TAKEN - _DROPPED):
+        if body[key] not in (None, {}, [], "", "default"):
+            return Wrong(
+                f"{key} can't be chosen: a run takes parameters, and its place is declared"
+            )
+    when = _scheduled(body.get("state"))
+    if when is None:
+        return Wrong("a run begins SCHEDULED, now or at a time")
+    parameters = dict(body.get("parameters") or {})
+    if not is_plain(parameters):
+        return Wrong(
+            f"parameters hold values alone: no {HYDRATED}, and no more than {MOST_DEPTH} deep"
+        )
+    if parameters.get(MODEL, model) != model:
+        whose = model or "no model of the platform"
+        return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {whose}")
+    if person is not None:
+        named = parameters.get(ACTOR)
+        if named not in (None, "", person):
+            return Wrong(f"{ACTOR} is {named!r}, and you are {person}: give your own name")
+        if ACTOR in parameters or flow in NAMES_ITS_ACTOR:
+            parameters[ACTOR] = person
+    checked = {"parameters": parameters, "state": when, "enforce_parameter_schema": True}
+    if person is not None:
+        # What others are shown of a run is made from its parameters.
+        name = names.run_name(flow, {MODEL: model, **parameters})
+        return Start(checked if name is None else {**checked, "name": name})
+    taken = {key: body[key] for key in _OF_THE_OPERATOR if body.get(key) is not None}
+    return Start({**taken, **checked})
+
+
+def answered(body: object) -> Start | Wrong:
+    """A form's values, and nothing else."""
+    given = body.get("run_input") if isinstance(body, dict) else None
+    if not isinstance(given, dict) or not is_plain(given):
+        return Wrong(f"wanted: run_input with the form's values, and no {HYDRATED} in it")
+    return Start({"run_input": given})
+
+
+def is_plain(value: object, depth: int = 0) -> bool:
+    """Whether Prefect takes a value as it is."""
+    if depth > MOST_DEPTH:
+        return False
+    if isinstance(value, dict):
+        return HYDRATED not in value and all(is_plain(v, depth + 1) for v in value.values())
+    return not isinstance(value, list) or all(is_plain(v, depth + 1) for v in value)
+
+
+CANCELLING: Final[Mapping[str, Any]] = {"state": {"type": "CANCELLING"}}
+"""What Prefect is sent where a person ends a run: no name or message of that person's."""
+
+
+def is_cancelling(body: object) -> bool:
+    """Whether a change of a run's state asks for its end."""
+    state = body.get("state") if isinstance(body, dict) else None
+    return isinstance(state, dict) and state.get("type") == "CANCELLING"
+
+
+def _scheduled(state: object) -> Mapping[str, Any] | None:
+    """The state of a run that is due now or later; None where it is another one."""
+    if state is None:
+        return {"type": "SCHEDULED"}
+    if not isinstance(state, dict) or state.get("type", "SCHEDULED") != "SCHEDULED":
+        return None
+    details = state.get("state_details")
+    when = details.get("scheduled_time") if isinstance(details, dict) else None
+    return {"type": "SCHEDULED", **({"state_details": {"scheduled_time": when}} if when else {})}

@@ -1,0 +1,201 @@
+"""Prefect's server and the served flows in one process: half the memory of two.
+
+Nothing reaches the server but through its gate (`prefect_gate`), and what a run executes is one of
+the flows that were registered here (`flow_processes`), whatever the server's database says.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.operations.prefect_server.prefect_gate import DOOR, PLATFORM, PrefectGate, Tokens
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.configuration.servers import PREFECT_AUTH
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.http.own_pages import Application, OwnPages
+from mlplatform.runtime.http.uvicorn_limits import Door
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring import backends
+from mlplatform.scoring.admission.keyring import Keyring
+from mlplatform.scoring.admission.people import People
+
+if TYPE_CHECKING:
+    import uvicorn
+    from prefect.deployments.runner import RunnerDeployment
+
+START_LIMIT_S: Final = 180
+STOP_LIMIT_S: Final = 5
+QUERY_S: Final = 0.5  # between two looks for runs that are due
+
+log = logging.getLogger(__name__)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """How Prefect is told to keep everything in the home folder; must be set before its import.
+
+    It also makes its clients find this server, so processes that talk to it need it too.
+    """
+    url = settings.prefect_url
+    return {
+        "PREFECT_HOME": str(settings.home.prefect),
+        "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin, by whatever name
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # A slot of a limit that is leased in memory stays taken for ever after a crash.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
+        # One write transaction for each event makes SQLite answer "database is locked".
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "2",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "MLFLOW_CONFIGURE_LOGGING": "false",  # in runs that ask it; lines are ours
+        # Prefect's default is pickle.
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "mlplatform",
+    }
+
+
+def run(
+    settings: Settings,
+    deployments: Callable[[], Sequence[RunnerDeployment]],
+    on_ready: Callable[[], None] = lambda: None,
+    limit: int | None = None,
+    preload: Sequence[str] = (),
+) -> None:
+    """Serves the API, the UI and the deployments until SIGTERM.
+
+    Args:
+        deployments: makes what is served; called once the API is up.
+        on_ready: called once, when the API is up and every deployment is registered.
+        limit: of flow runs at a time; None leaves Prefect's default.
+        preload: modules that flow runs find imported.
+
+    Raises:
+        Unavailable: the server did not come up.
+    """
+    settings.home.prefect.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.home.prefect.chmod(0o700)
+    os.environ.update(environment(settings))
+    tokens = Tokens(secrets.token_urlsafe(32), settings.home.prefect_token.read_text().strip())
+    # Inherited by the flow runs, and written nowhere: it ends with this process.
+    os.environ[PREFECT_AUTH] = f"{PLATFORM}:{tokens.platform}"
+    os.umask(0o077)
+    from mlplatform.operations.prefect_server import flow_processes
+
+    flow_processes.warm_up(preload)
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    from mlplatform.operations.prefect_server import flow_run
+
+    flow_run.lines_as_json("served", settings.log_level)
+
+    hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
+    door = Door(DOOR, Refusals(settings.home.audit))
+    with people_of(settings) as people:
+        gated = gate(create_app(), settings, tokens, people, door, hosts)
+        server = uvicorn.Server(configuration(gated, door, "127.0.0.1", settings.prefect_port))
+        thread = threading.Thread(target=server.run, name="prefect-api", daemon=True)
+        thread.start()
+        _await_start(server, thread)
+        try:
+            _serve(deployments(), on_ready, limit, Refusals(settings.home.audit))
+        finally:
+            server.should_exit = True
+            thread.join(STOP_LIMIT_S + 2)
+
+
+def gate(
+    application: Application,
+    settings: Settings,
+    tokens: Tokens,
+    people: People,
+    door: Door,
+    hosts: Sequence[str],
+) -> Application:
+    """Prefect's application behind what lets nobody in without an identity.
+
+    Args:
+        hosts: what a request's `Host` may be, each with its port.
+    """
+    refusals = Refusals(settings.home.audit)
+    return OwnPages(PrefectGate(application, tokens, people, refusals, door.let_in), hosts)
+
+
+def configuration(application: Application, door: Door, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves it: lines are ours, and connections have limits."""
+    import uvicorn
+
+    return uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        log_level="warning",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=STOP_LIMIT_S,
+        **door.options(),
+    )
+
+
+@contextmanager
+def people_of(settings: Settings) -> Iterator[People]:
+    """Those who may log in, followed while they come and go.
+
+    Raises:
+        Unavailable: the store of keys does not answer.
+    """
+    keyring = Keyring(backends.keys(settings), SystemClock().wall_ms, lambda: None)
+    keyring.start()
+    try:
+        yield People(keyring.client)
+    finally:
+        keyring.stop()
+
+
+def _await_start(server: object, thread: threading.Thread) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while not getattr(server, "started", False):
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise Unavailable("Prefect's API did not start; its log says why")
+        time.sleep(0.05)
+
+
+def _serve(
+    deployments: Sequence[RunnerDeployment],
+    on_ready: Callable[[], None],
+    limit: int | None,
+    refusals: Refusals,
+) -> None:
+    import asyncio
+
+    from prefect.exceptions import TerminationSignal
+
+    from mlplatform.operations.prefect_server.flow_processes import WarmRunner
+
+    # What prefect.serve does, with a moment between registering and running.
+    runner = WarmRunner(refusals, pause_on_shutdown=False, limit=limit, query_seconds=QUERY_S)
+    for deployment in deployments:
+        runner.pin(deployment)
+    on_ready()
+    try:
+        asyncio.run(runner.start())
+    except (KeyboardInterrupt, TerminationSignal) as error:
+        log.info("told to end by %s", type(error).__name__)

@@ -1,0 +1,127 @@
+"""`python -m mlplatform.process flow-deployments`: tells a Prefect server of the flows and a pool.
+
+On one machine the process that serves flows runs them too (`served`). On Kubernetes a worker makes
+a Job of each run, and this says, once at each start of that worker, what such a Job is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from mlplatform.model.folders import model_names
+from mlplatform.operations import wiring
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server import served
+from mlplatform.rollouts.serving.placement import PRODUCTION
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import ConfigInvalid, Unavailable
+
+POOL: Final = "kubernetes"
+START_LIMIT_S: Final = 300
+PASSES: Final = frozenset({"rollout", "promote", "rollback", names.APPROVAL_FLOW})
+"""Flows that take a pass over rollouts, and so create and remove services: a rollback waits for
+no retrain, whose pod makes room for it."""
+STARTS_JOBS: Final = frozenset({"batch", "retrain"})
+"""Flows whose heavy work is a job: of Argo, where the settings name it."""
+
+log = logging.getLogger(__name__)
+
+
+def job_variables(name: str) -> dict[str, str]:
+    """What the Jobs of that flow have otherwise than the template says."""
+    if name in STARTS_JOBS:
+        return {
+            "service_account_name": "batches",
+            "asks_api_server": "true",
+            "keys_secret": "s3",
+        }
+    if name not in PASSES:
+        return {}
+    return {
+        "service_account_name": "rollouts",
+        "asks_api_server": "true",
+        "asks_predictors": "true",
+        "priority_class_name": PRODUCTION,
+    }
+
+
+def template(path: Path, image: str) -> dict[str, Any]:
+    """The base job template in that file.
+
+    Args:
+        image: of flow runs, unless a deployment names another.
+
+    Raises:
+        ConfigInvalid: it is none.
+    """
+    found = yaml.safe_load(path.read_text())
+    if not isinstance(found, dict) or set(found) != {"job_configuration", "variables"}:
+        raise ConfigInvalid(str(path), None, "a base job template: job_configuration and variables")
+    found["variables"]["properties"]["image"] = {"type": "string", "default": image}
+    return found
+
+
+def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
+    """The pool, deployments of each flow in it, and the automations that start retrains.
+
+    To be called in the folder that holds `flows`: runs find them from there.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    pool = WorkPoolCreate(
+        name=POOL,
+        type="kubernetes",
+        base_job_template=dict(job_template),
+        concurrency_limit=served.RUNS_AT_A_TIME,
+    )
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(pool, overwrite=True)
+    for model, name in itertools.product(model_names(), names.RUNS):
+        placed = {"work_pool_name": POOL, "job_variables": job_variables(name)}
+        deployment = served.deployment(name, model, settings, Path("flows"), **placed)
+        deployment.apply()
+        log.info("registered %s", deployment.full_name)
+    served.settle()
+
+
+def await_server(settings: Settings) -> None:
+    """Returns once the server answers.
+
+    Raises:
+        Unavailable: it did not in time.
+    """
+    api, deadline = wiring.prefect_api(settings), time.monotonic() + START_LIMIT_S
+    while not api.healthy():
+        if time.monotonic() > deadline:
+            raise Unavailable(f"Prefect at {settings.prefect_url}")
+        time.sleep(1.0)
+    api.close()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; where the server is, the settings say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--template", type=Path, required=True, help="the base job template")
+    parser.add_argument("--image", required=True, help="of flow runs")
+    parser.add_argument("--folder", type=Path, required=True, help="where runs begin: has flows/")
+    return parser
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Registers everything and ends."""
+    job_template = template(options.template, options.image)
+    # Before Prefect is imported, which reads it then.
+    os.environ["PREFECT_API_URL"] = f"{settings.prefect_url}/api"
+    os.chdir(options.folder)
+    await_server(settings)
+    register(settings, job_template)

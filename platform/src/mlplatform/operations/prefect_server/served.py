@@ -1,0 +1,205 @@
+"""`python -m mlplatform.process flows`: Prefect's server with this platform's flows.
+
+Every flow has one deployment a model, which gives the model as a parameter, so that no flow knows
+a model by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlplatform.model.folders import model_names
+from mlplatform.operations import wiring
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server import prefect_server
+from mlplatform.rollouts.drift.job import RETRAIN_EVENT
+from mlplatform.runtime.configuration.settings import Settings
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.events.schemas.automations import AutomationCore
+    from prefect.flows import Flow
+    from prefect.schedules import Schedule
+
+FLOWS = Path(__file__).parents[5] / "flows"
+DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
+PASS_INTERVAL = timedelta(seconds=60)
+RUNS_AT_A_TIME = 12
+"""Runs that wait for a heavy one hold a place too, and none of them may keep a pass or a rollback
+from starting. On Kubernetes it is the pool's limit, and its worker has none of its own."""
+TAG = "mlplatform"
+PRELOADED = (
+    "mlplatform.operations.prefect_server.flow_run",
+    "prefect.flow_engine",
+    "mlplatform.operations.jobs.features",
+    "mlplatform.operations.jobs.rollouts",
+    "mlplatform.operations.jobs.drift",
+    "mlplatform.operations.jobs.training",
+    "pyarrow.dataset",  # brings pandas
+)
+ON_KSERVE = (
+    "mlplatform.rollouts.serving.kserve",
+)  # brings the Kubernetes client: a second for each pass
+
+
+def deployments(settings: Settings) -> list[RunnerDeployment]:
+    """One deployment a flow and model. Recorded traffic has no daily schedules: who plays it starts
+    the runs at its own midnights."""
+    pairs = itertools.product(names.RUNS, model_names())
+    return [deployment(flow, model, settings, FLOWS) for flow, model in pairs]
+
+
+def deployment(
+    name: str, model: str, settings: Settings, flows: Path, **placed: Any
+) -> RunnerDeployment:
+    """The deployment of one flow for a model.
+
+    Args:
+        flows: the folder that has it.
+        placed: where its runs go, as Prefect's `to_deployment` takes it; left out: who serves it.
+    """
+    from prefect.flows import load_flow_from_entrypoint
+
+    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{flows / name}.py:{name}")
+    return flow.to_deployment(
+        names.deployment(name, model),
+        parameters={"model": model},
+        schedules=_schedules(name, settings),
+        description=flow.description,
+        tags=[TAG, model],
+        **placed,
+    )  # type: ignore[return-value]
+
+
+def _schedules(name: str, settings: Settings) -> list[Schedule]:
+    from prefect.schedules import Cron, Interval
+
+    if name == "rollout":
+        return [Interval(PASS_INTERVAL, slug="passes")]
+    if name in DAILY and settings.clock == "system":
+        return [Cron(DAILY[name], timezone="UTC", slug="daily")]
+    return []
+
+
+def on_ready(settings: Settings) -> None:
+    """Keep the automations that start retrains, and pass once over every model's rollouts."""
+    settle()
+    api = wiring.prefect_api(settings)
+    for model in model_names():
+        api.start("rollout", {"model": model})
+    api.close()
+
+
+def settle() -> None:
+    """Retire what an earlier release left on the server, and keep the automations by which an
+    incident starts a retrain."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        retire_former(client)
+        for model in model_names():
+            _keep_automation(client, model)
+
+
+def retire_former(client: SyncPrefectClient) -> None:
+    """Remove what an earlier release served under other names: nobody runs it any more.
+
+    Questions that wait there are cancelled; the next pass asks them again. An automation goes with
+    the deployment that it would start.
+    """
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        DeploymentFilterTags,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import State, StateType
+    from prefect.states import Cancelled
+
+    served = {names.deployment(flow, model) for model in model_names() for flow in names.RUNS}
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    former = {d.id for d in client.read_deployments(deployment_filter=ours) if d.name not in served}
+    if not former:
+        return
+    paused = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED]))
+    )
+    theirs = DeploymentFilter(id=DeploymentFilterId(any_=list(former)))
+    for run in client.read_flow_runs(flow_run_filter=paused, deployment_filter=theirs):
+        gone: State[Any] = Cancelled(message="asked again under a deployment's new name")
+        client.set_flow_run_state(run.id, gone, force=True)
+    for automation in client.read_automations():
+        if former & {getattr(a, "deployment_id", None) for a in automation.actions}:
+            client.delete_automation(automation.id)
+    for deployment in former:
+        client.delete_deployment(deployment)
+
+
+def _keep_automation(client: SyncPrefectClient, model: str) -> None:
+    retrain = client.read_deployment_by_name(f"retrain/{names.deployment('retrain', model)}")
+    automation = _automation(model, retrain.id)
+    present = client.read_automations_by_name(automation.name)
+    if present:
+        client.update_automation(present[0].id, automation)
+    else:
+        client.create_automation(automation)
+
+
+def _automation(model: str, retrain: UUID) -> AutomationCore:
+    from prefect.events.actions import RunDeployment
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    return AutomationCore(
+        name=names.automation(model),
+        description="A drift incident whose new pattern has matured starts a retrain.",
+        trigger=EventTrigger(
+            expect={RETRAIN_EVENT},
+            match={"prefect.resource.id": f"mlplatform.model.{model}"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=retrain,
+                job_variables=None,
+                parameters={
+                    "model": "{{ event.payload.model }}",
+                    "as_of": "{{ event.payload.as_of }}",
+                    "incident": "{{ event.payload.incident }}",
+                    "claim": "{{ event.payload.claim }}",
+                    "reason": "{{ event.payload.reason }}",
+                    "traceparent": "{{ event.payload.traceparent }}",
+                    "actor": "drift-watch",
+                    "open_rollout": True,
+                },
+            )
+        ],
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: everything is a setting."""
+    return argparse.ArgumentParser(description=__doc__)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Serves until SIGTERM."""
+    prefect_server.run(
+        settings,
+        lambda: deployments(settings),
+        lambda: on_ready(settings),
+        limit=RUNS_AT_A_TIME,
+        preload=PRELOADED if settings.kserve is None else (*PRELOADED, *ON_KSERVE),
+    )

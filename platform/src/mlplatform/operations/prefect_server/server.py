@@ -1,0 +1,52 @@
+"""`python -m mlplatform.process prefect`: Prefect's server behind its gate, for a pod.
+
+On one machine the process that serves flows has the server in it (`served`). Here flows are Jobs.
+The platform's own calls have the token of PREFECT_API_AUTH_STRING, which is Prefect's own variable.
+"""
+
+from __future__ import annotations
+
+import argparse
+from urllib.parse import urlsplit
+
+from mlplatform.operations.prefect_server import prefect_server
+from mlplatform.operations.prefect_server.prefect_gate import DOOR, PLATFORM, Tokens
+from mlplatform.runtime.configuration.servers import PREFECT_AUTH
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.http.uvicorn_limits import Door
+from mlplatform.runtime.telemetry.refusals import Refusals
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; all else are settings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
+    parser.add_argument("--port", type=int, default=4200, help="of the UI and the API")
+    return parser
+
+
+def tokens(settings: Settings) -> Tokens:
+    """The token of the platform's own calls; nobody else has one here.
+
+    Raises:
+        ConfigInvalid: there is none.
+    """
+    name, _, token = settings.servers.prefect_auth.partition(":")
+    if name != PLATFORM or not token:
+        raise ConfigInvalid(PREFECT_AUTH, "...", f"{PLATFORM}:a secret of some length")
+    return Tokens(token, "")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    known = tokens(settings)
+    with prefect_server.people_of(settings) as people:
+        import uvicorn
+        from prefect.server.api.server import create_app
+
+        door = Door(DOOR, Refusals(settings.home.audit))
+        hosts = [urlsplit(settings.prefect_url).netloc]
+        gated = prefect_server.gate(create_app(), settings, known, people, door, hosts)
+        shown = prefect_server.configuration(gated, door, options.host, options.port)
+        uvicorn.Server(shown).run()

@@ -1,0 +1,84 @@
+"""Services that a cluster runs: watched for this machine's gateways, and left to the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+from urllib.parse import urlsplit
+
+from mlplatform.operations.supervisor.child import Child
+from mlplatform.rollouts.serving.local import StatusFile, StatusStore, wall_ms
+from mlplatform.rollouts.serving.plane import ServingPlane
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import NotFound, PlatformError
+
+LOOK_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class ClusterStatusMirror:
+    """Says of each service of a plane how it does and where it listens.
+
+    A gateway outside of the cluster can't resolve the cluster's names, and none has a right to ask
+    the API server: it reads what is said here.
+    """
+
+    def __init__(self, home: Home, plane: ServingPlane) -> None:
+        self._told = StatusStore(home.serving)
+        self._plane = plane
+        self._problem = ""
+        self._closed = False
+
+    @property
+    def children(self) -> list[Child]:
+        """None: pods are nobody's processes here."""
+        return []
+
+    async def reconcile(self) -> None:
+        """Look again and again, until cancelled or closed."""
+        while not self._closed:
+            problem = ""
+            try:
+                await asyncio.to_thread(self.look)
+            except (PlatformError, OSError, KeyError) as error:  # must not end the supervisor
+                problem = str(error) or type(error).__name__
+            if problem != self._problem:
+                log.warning("services of the cluster: %s", problem or "followed again")
+            self._problem = problem
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        """One look at every service. What was said of those that can't be asked now stays: pods
+        answer on while the API server is away.
+
+        Raises:
+            Unavailable, Refused: the cluster can't be asked.
+        """
+        names = set(self._plane.names())
+        for name in sorted(names):
+            try:
+                self._told.say(self._seen(name))
+            except NotFound:  # removed since
+                self._told.forget(name)
+        for name in self._told.names() - names:
+            self._told.forget(name)
+
+    def close(self) -> list[asyncio.Task[None]]:
+        """Looks no more; there is nothing to wait for."""
+        self._closed = True
+        return []
+
+    def _seen(self, name: str) -> StatusFile:
+        status, url = self._plane.status(name), urlsplit(self._plane.endpoint(name) or "")
+        return StatusFile(
+            name,
+            status.ready,
+            status.reason,
+            status.restarts,
+            None,
+            url.port,
+            wall_ms(),
+            host=url.hostname or "",
+        )

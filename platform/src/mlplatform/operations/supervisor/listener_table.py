@@ -1,0 +1,138 @@
+"""Every listener of a platform on one machine: who may call it, and what it takes of whom.
+
+The table of docs/security.md is rendered from this; a test compares it with the sockets that the
+processes of a running platform hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.operations.prefect_server import control_channel
+from mlplatform.runtime.http import grpc_door, listener, uvicorn_limits
+from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS, Limits
+from mlplatform.scoring.predictor.grpc_server import HANDSHAKE_MS, IDLE_MS, MAX_STREAMS
+
+ADDRESS: Final = "127.0.0.1"
+"""Of all of them; `--host` of a pod's process is another matter (docs/cluster.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One kind of listener.
+
+    Args:
+        name: as people say it.
+        process: whose it is: a child of the supervisor, `*` for any end of its name; `predictor`
+            for those that have the name of a service.
+        variable: of its port; empty: any free port.
+        where: this listener's port is told there.
+        asks: what proves who calls.
+        is_open: what is answered to anybody.
+        limits: as a sentence.
+    """
+
+    name: str
+    process: str
+    variable: str
+    where: str
+    asks: str
+    is_open: str
+    limits: str
+
+
+def _own(limits: Limits) -> str:
+    """Of this platform's own server."""
+    return (
+        f"{limits.connections} connections a process, {limits.strangers} of them strangers';"
+        f" {limits.arrival_s:g} s for a request, {limits.idle_s:g} s idle and for reading an"
+        f" answer; {_HEAD}"
+    )
+
+
+def _uvicorn(limits: uvicorn_limits.UvicornLimits) -> str:
+    return (
+        f"{limits.connections} connections, {limits.strangers} of them strangers';"
+        f" a stranger has {limits.arrival_s:g} s for a request and for reading the answer,"
+        f" others {limits.transfer_s:g} s; {limits.idle_s} s idle;"
+        f" {uvicorn_limits.MAX_PIPELINED} requests waiting; {_HEAD}"
+    )
+
+
+_HEAD: Final = f"{MAX_HEADERS} headers and {MAX_HEAD_BYTES // 1024} KiB of head"
+_GRPC: Final = (
+    f"{grpc_door.MAX_CONNECTIONS} connections, {grpc_door.MAX_STRANGERS} of them strangers', which"
+    f" end after {grpc_door.ARRIVAL_S:g} s; {MAX_STREAMS} calls at a time on each;"
+    f" {HANDSHAKE_MS // 1000} s for a handshake, {IDLE_MS // 1000} s without a call"
+)
+_CONTROL: Final = (
+    f"{control_channel.ROOM.connections} connections, {control_channel.ROOM.strangers} of them"
+    f" strangers'; {control_channel.TOKEN_S} s for the token"
+)
+_KEY: Final = "an API key, or an issuer's token"
+_OPEN_PATHS: Final = (
+    "`/healthz`, `/readyz`, `/v2/health/live`, `/v2/health/ready`, `/openapi.json`, `/openapi/*`"
+)
+_START: Final = "the token of this start"
+
+LISTENERS: Final = (
+    Listener(
+        *("gateway, scoring API", "gateway-*", "MLPLATFORM_GATEWAY_PORT", "8080"),
+        *(_KEY, _OPEN_PATHS, _own(Limits())),
+    ),
+    Listener(
+        *("each gateway process", "gateway-*", "", "`run/gateways/<name>.json`"),
+        *("as above", "as above", "as above"),
+    ),
+    Listener(
+        *("gateway, gRPC", "gateway-*", "MLPLATFORM_GATEWAY_GRPC_PORT", "off unless set"),
+        *(f"{_KEY}, in the metadata", "`ServerLive`, `ServerReady`", _GRPC),
+    ),
+    Listener(
+        *("Prefect, UI and API", "prefect", "MLPLATFORM_PREFECT_PORT", "4200"),
+        "name and key with scope `run` or `approve`, or `run/prefect.token`; its own processes: "
+        "a secret",
+        *("`/health`", _uvicorn(uvicorn_limits.LIMITS)),
+    ),
+    Listener(
+        *("Prefect, control of flow runs", "prefect", "", "told to each run alone"),
+        *("a token for each run", "nothing", _CONTROL),
+    ),
+    Listener(
+        *("MLflow", "mlflow", "MLPLATFORM_MLFLOW_PORT", "5000"),
+        *(f"{_START}, `run/mlflow.token`", "`/health`", _uvicorn(uvicorn_limits.LIMITS)),
+    ),
+    Listener(
+        *("the platform's own page", "page", "MLPLATFORM_PAGE_PORT", "8090"),
+        *(f"{_START}, `run/page.token`", "`/health`", _uvicorn(uvicorn_limits.LIMITS)),
+    ),
+    Listener(
+        *("predictors, HTTP", "predictor", "", "`run/predictors/<service>.json`"),
+        *(f"{_START}, `run/predictor.token`", "`/v2/health/live`", _own(Limits())),
+    ),
+    Listener(
+        *("predictors, gRPC", "predictor", "", "the same file"),
+        *("the same, in the metadata", "`ServerLive`", _GRPC),
+    ),
+    Listener(
+        *("exporter, metrics", "exporter", "", "`run/exporter.json`"),
+        *(f"{_START}, `run/exporter.token`", "`/healthz`", _own(listener.LIMITS)),
+    ),
+    Listener(
+        *("async worker, metrics", "worker-*", "", "`run/workers/<model>.json`"),
+        *(f"{_START}, `run/worker.token`", "`/healthz`", _own(listener.LIMITS)),
+    ),
+)
+
+
+def rendered() -> str:
+    """The table in Markdown."""
+    lines = [
+        "| listener | port | proves who calls | open to anybody | limits |",
+        "|---|---|---|---|---|",
+    ]
+    for one in LISTENERS:
+        port = f"`{one.variable}`, {one.where}" if one.variable else f"a free one, {one.where}"
+        lines.append(f"| {one.name} | {port} | {one.asks} | {one.is_open} | {one.limits} |")
+    return "\n".join(lines)

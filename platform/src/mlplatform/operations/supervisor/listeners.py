@@ -1,0 +1,54 @@
+"""Sockets that the supervisor listens on for its children, so that they outlive any of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from mlplatform.operations.supervisor.spec import ChildSpec
+from mlplatform.runtime.errors import Busy
+
+BACKLOG = 512
+
+
+class Listeners:
+    """One listening loopback socket for each port that children share.
+
+    A connection waits in the kernel's queue until any of them takes it: one that is killed loses
+    what it has accepted, and nothing that still waits.
+
+    Raises:
+        Busy: names a port that is taken, and the setting that moves it.
+    """
+
+    def __init__(self, specs: Sequence[ChildSpec]) -> None:
+        self._sockets: dict[int, socket.socket] = {}
+        try:
+            for spec in specs:
+                if spec.shared_port is not None and spec.shared_port not in self._sockets:
+                    self._sockets[spec.shared_port] = _listen(spec, spec.shared_port)
+        except BaseException:
+            self.close()
+            raise
+
+    def of(self, spec: ChildSpec) -> socket.socket | None:
+        """The socket that this child inherits."""
+        return None if spec.shared_port is None else self._sockets[spec.shared_port]
+
+    def close(self) -> None:
+        """Let go: once its last child has too, nobody can connect any more."""
+        for sock in self._sockets.values():
+            sock.close()
+
+
+def _listen(spec: ChildSpec, port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+    except OSError as error:
+        raise taken(spec, port, error) from error
+
+
+def taken(spec: ChildSpec, port: int, error: OSError) -> Busy:
+    """What to say of a port that can't be used."""
+    hint = "" if spec.port_setting is None else f"; set {spec.port_setting} to another"
+    return Busy(f"port {port} of {spec.name} can't be used ({error.strerror}){hint}")

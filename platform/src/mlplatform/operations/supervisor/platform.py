@@ -1,0 +1,149 @@
+"""The processes that always run on one machine; predictors come and go beside them."""
+
+from __future__ import annotations
+
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server.prefect_server import environment as prefect_environment
+from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.processes.commands import command
+
+GATEWAY_GRACE_S = 15.0
+"""More than a gateway's limit for requests in flight, its shadow copies and last commit."""
+WORKER_GRACE_S = 3.0
+"""A batch in work is committed within a second or is read again; killed in it, nothing doubles."""
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def children(settings: Settings) -> list[ChildSpec]:
+    """All that is started, the registry first; traffic stops first, the registry last."""
+    common = settings.environment()
+    last = names.deployment(names.APPROVAL_FLOW, model_names()[-1])
+    return [
+        ChildSpec(
+            name="mlflow",
+            argv=command("mlflow"),
+            check=HttpCheck(ready="/health", port=settings.mlflow_port),
+            env={**common, **THREADS},
+            stop_order=2,
+            port_setting="MLPLATFORM_MLFLOW_PORT",
+            start_deadline_s=180.0,
+            live_failure_s=30.0,
+        ),
+        *(gateway(settings, f"gateway-{number}") for number in range(settings.gateways)),
+        # Recorded traffic leaves nothing for later, and its pace needs the cores.
+        *(workers(settings) if settings.clock == "system" else ()),
+        *((jobs(settings),) if settings.argo is None and settings.job_processes else ()),
+        exporter(settings),
+        page(settings),
+        ChildSpec(
+            name="prefect",
+            argv=command("flows"),
+            # The last model's approval is registered last: before it, runs can't be asked for.
+            check=HttpCheck(
+                ready=f"/api/deployments/name/{names.APPROVAL_FLOW}/{last}",
+                live="/health",
+                port=settings.prefect_port,
+                token_file=settings.home.prefect_token,
+            ),
+            env={**common, **prefect_environment(settings)},
+            stop_order=1,
+            port_setting="MLPLATFORM_PREFECT_PORT",
+            start_deadline_s=240.0,
+            live_failure_s=60.0,
+        ),
+    ]
+
+
+def gateway(settings: Settings, name: str) -> ChildSpec:
+    """One gateway process. All of them answer on one port; each is probed on one of its own."""
+    address = settings.home.run / "gateways" / f"{name}.json"
+    return ChildSpec(
+        name=name,
+        argv=command(
+            "gateway",
+            f"--name={name}",
+            f"--address-file={address}",
+            "--supervised",
+        ),
+        check=HttpCheck(ready="/readyz", live="/healthz", address_file=address),
+        env={**settings.environment(), **THREADS},
+        stop_order=0,
+        stop_grace_s=GATEWAY_GRACE_S,
+        shared_port=settings.gateway_port,
+        port_setting="MLPLATFORM_GATEWAY_PORT",
+    )
+
+
+def workers(settings: Settings) -> list[ChildSpec]:
+    """For each model that takes requests for later, one process: its worker and its outbox."""
+    return [worker(settings, name) for name in model_names() if load_definition(name).takes_async]
+
+
+def worker(settings: Settings, model: str) -> ChildSpec:
+    """It stops before the gateways: what it has in work is scored and committed."""
+    address = settings.home.run / "workers" / f"{model}.json"
+    return ChildSpec(
+        name=f"worker-{model}",
+        argv=command(
+            "worker",
+            f"--model={model}",
+            "--outbox",
+            f"--address-file={address}",
+            f"--token-file={settings.home.worker_token}",
+        ),
+        check=HttpCheck(ready="/healthz", address_file=address),
+        env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
+        stop_order=-1,
+        stop_grace_s=WORKER_GRACE_S,
+    )
+
+
+def exporter(settings: Settings) -> ChildSpec:
+    """What shows the state of rollouts, drift, labels and log to who scrapes."""
+    address = settings.home.run / "exporter.json"
+    return ChildSpec(
+        name="exporter",
+        argv=command(
+            "exporter",
+            f"--address-file={address}",
+            f"--token-file={settings.home.exporter_token}",
+        ),
+        check=HttpCheck(ready="/healthz", address_file=address),
+        env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
+        stop_order=2,
+    )
+
+
+def jobs(settings: Settings) -> ChildSpec:
+    """The pool of heavy jobs. What it has in work is begun anew at the next start."""
+    return ChildSpec(
+        name="jobs",
+        argv=command(
+            "jobs",
+            f"--folder={settings.home.jobs}",
+            f"--slots={settings.job_processes}",
+        ),
+        env={**settings.environment(), **THREADS},
+        stop_order=0,
+    )
+
+
+def page(settings: Settings) -> ChildSpec:
+    """The platform's own page. It reads and nothing else, so it may end at once."""
+    return ChildSpec(
+        name="page",
+        argv=command("page"),
+        check=HttpCheck(ready="/health", port=settings.page_port),
+        env={
+            **settings.environment(),
+            **THREADS,
+            "MALLOC_ARENA_MAX": "2",
+            "ARROW_DEFAULT_MEMORY_POOL": "system",  # gives back what a look at the log took
+        },
+        stop_order=1,
+        stop_grace_s=2.0,
+        port_setting="MLPLATFORM_PAGE_PORT",
+        live_failure_s=30.0,
+    )

@@ -1,0 +1,160 @@
+"""Predictor processes, one for each manifest in the desired folder of the local serving plane."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mlplatform.operations.supervisor.child import Child
+from mlplatform.operations.supervisor.retried import RetriedWrites
+from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
+from mlplatform.rollouts.serving.local import (
+    StatusFile,
+    StatusStore,
+    bundle_folder,
+    read_manifest,
+    wall_ms,
+)
+from mlplatform.rollouts.serving.manifest import Service, read
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.processes.commands import command
+from mlplatform.runtime.processes.parent_death import ParentDeathPipe
+
+RECONCILE_S: Final = 0.25
+REPEAT_STATUS_S: Final = 2.0
+STOP_ORDER: Final = 10
+STOP_GRACE_S: Final = 12.0
+"""More than a predictor's drain and its limit for requests in flight together."""
+
+
+class PredictorProcesses:
+    """Makes the running predictors those of the manifests, and keeps their statuses written."""
+
+    def __init__(
+        self,
+        home: Home,
+        lifeline: ParentDeathPipe,
+        changed: Callable[[Child], None],
+        files: RetriedWrites,
+    ) -> None:
+        self._home = home
+        self._told = StatusStore(home.serving, write=files.put)
+        self._lifeline = lifeline
+        self._changed = changed
+        self._kept: dict[str, tuple[Child, asyncio.Task[None]]] = {}
+        self._refused: dict[str, str] = {}
+        self._closed = False
+
+    @property
+    def children(self) -> list[Child]:
+        return [child for child, _ in self._kept.values()]
+
+    async def reconcile(self) -> None:
+        """Starts and stops predictors as the folder says, until cancelled."""
+        written_s = 0.0
+        while not self._closed:
+            desired = {path.stem: path for path in self._desired.glob("[!.]*.json")}
+            for name in self._kept.keys() - desired.keys():
+                self._kept[name][0].stop()
+            for name in [n for n, (_, task) in self._kept.items() if task.done()]:
+                self._kept.pop(name)[1].result()
+            for name in desired.keys() - self._kept.keys():
+                self._start(desired[name])
+            self._clean(desired.keys() | self._kept.keys())
+            if time.monotonic() - written_s > REPEAT_STATUS_S:
+                written_s = time.monotonic()
+                self._write_all()
+            await asyncio.sleep(RECONCILE_S)
+
+    def close(self) -> list[asyncio.Task[None]]:
+        """Starts nothing any more; returns what to wait for when its children are stopped."""
+        self._closed = True
+        return [task for _, task in self._kept.values()]
+
+    @property
+    def _desired(self) -> Path:
+        return self._home.serving / "desired"
+
+    def _start(self, path: Path) -> None:
+        name = path.stem
+        try:
+            service = read(read_manifest(path))
+            if service.name != name:
+                raise ConfigInvalid(f"{path.name}: metadata.name", service.name, name)
+            spec = predictor_spec(self._home, service)
+        except FileNotFoundError:
+            return
+        except PlatformError as error:
+            self._refused[name] = str(error)
+            return
+        self._refused.pop(name, None)
+        child = Child(spec, self._home, self._lifeline, self._publish)
+        self._kept[name] = (child, asyncio.create_task(child.keep()))
+
+    def _clean(self, known: set[str]) -> None:
+        for name in self._told.names() - known:
+            self._told.forget(name)
+            address_file(self._home, name).unlink(missing_ok=True)
+        for name in self._refused.keys() - known:
+            del self._refused[name]
+
+    def _write_all(self) -> None:
+        for child in self.children:
+            self._write(child)
+        for name, reason in self._refused.items():
+            self._told.say(StatusFile(name, False, reason, 0, None, None, wall_ms()))
+
+    def _publish(self, child: Child) -> None:
+        self._write(child)
+        self._changed(child)
+
+    def _write(self, child: Child) -> None:
+        pid = None if child.process is None else child.process.pid
+        reason = child.reason or ("" if child.ready else child.state)
+        self._told.say(
+            StatusFile(
+                child.spec.name, child.ready, reason, child.restarts, pid, child.port, wall_ms()
+            )
+        )
+
+
+def predictor_spec(home: Home, service: Service) -> ChildSpec:
+    """The predictor process of a service.
+
+    Raises:
+        ConfigInvalid: its storage URI is not a folder of this machine.
+    """
+    address = address_file(home, service.name)
+    return ChildSpec(
+        name=service.name,
+        argv=command(
+            "predictor",
+            f"--model-dir={bundle_folder(service.storage_uri, home.bundles)}",
+            f"--model-name={service.name}",
+            *service.args,
+            "--grpc-port=0",
+            f"--address-file={address}",
+            f"--token-file={home.predictor_token}",
+        ),
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+        check=HttpCheck(
+            ready=f"/v2/models/{service.name}/ready",
+            live="/v2/health/live",
+            address_file=address,
+            token_file=home.predictor_token,
+        ),
+        stop_order=STOP_ORDER,
+        stop_grace_s=STOP_GRACE_S,
+        start_deadline_s=60,
+        memory_bytes=service.memory_bytes,
+        memory_setting="serving.memory_mib of model.yaml",
+    )
+
+
+def address_file(home: Home, name: str) -> Path:
+    """Where a predictor says on which port it listens."""
+    return home.run / "predictors" / f"{name}.json"

@@ -1,0 +1,68 @@
+"""One question to a child over HTTP, answered in time or not at all."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mlplatform.runtime.canonical import NOT_JSON
+
+TIMEOUT_S: Final = 2.0
+REASON_BYTES: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The child answered; `ok` for 2xx. `reason` holds what is wrong, if it said so."""
+
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """No answer: refused, cut off or too late."""
+
+    reason: str
+
+
+class _Error(msgspec.Struct):
+    """An error of the Open Inference Protocol, or problem details (RFC 9457)."""
+
+    error: str = ""
+    detail: str = ""
+
+
+def ask(port: int, path: str, token_file: Path | None = None) -> Answered | Silent:
+    """What the child on this port answers to a GET."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    try:
+        headers = {}
+        if token_file is not None:
+            headers["Authorization"] = f"Bearer {token_file.read_text().strip()}"
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        body = response.read(REASON_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        return Silent(f"no answer on port {port}: {error or type(error).__name__}")
+    finally:
+        connection.close()
+    if 200 <= response.status < 300:
+        return Answered(True, _said(body).detail)
+    return Answered(False, _reason(response.status, body))
+
+
+def _said(body: bytes) -> _Error:
+    try:
+        return msgspec.json.decode(body, type=_Error)
+    except NOT_JSON:
+        return _Error()
+
+
+def _reason(status: int, body: bytes) -> str:
+    said = _said(body)
+    return said.error or said.detail or f"answers {status}"

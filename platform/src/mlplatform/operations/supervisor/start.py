@@ -1,0 +1,94 @@
+"""What has to be true before the first process of a platform starts, on a full disk too."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from mlplatform.operations.supervisor.listeners import taken
+from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.processes.records import sweep
+from mlplatform.runtime.storage.disk import says_full
+from mlplatform.runtime.storage.files import sweep_drafts, write_atomically
+
+ROOM_S: Final = 1.0
+"""Between two attempts on a full disk; nothing tells when it has room."""
+SAY_S: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+def prepare(home: Home, specs: Sequence[ChildSpec]) -> None:
+    """End what an earlier life left, and put on disk what children read. May be done again.
+
+    Raises:
+        Busy: a port is taken, or a process of an earlier supervisor does not end.
+        OSError: the disk takes nothing.
+    """
+    left = sweep(home)
+    if left:
+        log.warning("killed what an earlier supervisor left: %s", ", ".join(left))
+    for folder in (home.run, home.serving, home.secrets, home.measured):
+        sweep_drafts(folder)
+    check_ports(specs)
+    for path in (
+        home.predictor_token,
+        home.mlflow_token,
+        home.prefect_token,
+        home.page_token,
+        home.worker_token,
+        home.exporter_token,
+    ):
+        new_token(path)
+
+
+def check_ports(specs: Sequence[ChildSpec]) -> None:
+    """Nothing where every fixed port is free.
+
+    Raises:
+        Busy: names the first port that is taken, and the setting that moves it.
+    """
+    for spec in specs:
+        if not isinstance(spec.check, HttpCheck) or spec.check.port is None:
+            continue
+        try:
+            socket.create_server(("127.0.0.1", spec.check.port)).close()
+        except OSError as error:
+            raise taken(spec, spec.check.port, error) from error
+
+
+def new_token(path: Path) -> None:
+    """A fresh random token in a file of mode 0600, good for one life of the platform."""
+    write_atomically(path, secrets.token_urlsafe(32).encode())
+
+
+def when_there_is_room(
+    home: Home, do: Callable[[], None], pause: Callable[[float], None] = time.sleep
+) -> None:
+    """Does it, as soon as the disk lets it.
+
+    Raises:
+        OSError, PlatformError: for something else than room.
+    """
+    said_s = float("-inf")
+    while True:
+        try:
+            return do()
+        except (OSError, PlatformError) as error:
+            if not says_full(error):
+                raise
+            if time.monotonic() - said_s > SAY_S:
+                said_s = time.monotonic()
+                log.warning(
+                    "waits: the disk of %s is full (%s); make room there, and it starts",
+                    home.root,
+                    error,
+                )
+            pause(ROOM_S)

@@ -1,0 +1,242 @@
+"""Runs the whole platform of one home folder: all children from the first to the last moment."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from mlplatform.operations.supervisor.child import Child
+from mlplatform.operations.supervisor.cluster_status import ClusterStatusMirror
+from mlplatform.operations.supervisor.listeners import Listeners
+from mlplatform.operations.supervisor.predictor_processes import PredictorProcesses
+from mlplatform.operations.supervisor.retried import RetriedWrites
+from mlplatform.operations.supervisor.spec import ChildSpec
+from mlplatform.operations.supervisor.start import prepare, when_there_is_room
+from mlplatform.rollouts.serving.plane import ServingPlane
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.processes.parent_death import ParentDeathPipe
+from mlplatform.runtime.processes.records import (
+    Lock,
+    ProcessId,
+    ProcessRecord,
+    SupervisorRecord,
+    descendants,
+    write_processes,
+    write_supervisor,
+)
+
+STOP_LIMIT_S: Final = 15.0
+RECORD_S: Final = 5.0
+RETRY_S: Final = 0.5
+"""Between two attempts to write what the disk did not take."""
+AGAIN_S: Final = 1.0
+"""Before a part of the supervisor that failed goes on."""
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """A child's state became another one."""
+
+    name: str
+    state: str
+    reason: str
+
+
+class Supervisor:
+    """Starts, watches, restarts and stops the platform's processes.
+
+    Args:
+        specs: the children that always run; predictors come and go with the desired manifests.
+        on_change: told of every change of a child, from the supervisor's own thread.
+        on_ready: called once, when every child of `specs` is ready for the first time.
+        on_start: called once, when nothing stands in the way of the first child.
+        elsewhere: whose services are followed; None: predictors are processes of this machine.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        specs: Sequence[ChildSpec],
+        on_change: Callable[[Change], None] = lambda change: None,
+        on_ready: Callable[[], None] = lambda: None,
+        on_start: Callable[[], None] = lambda: None,
+        elsewhere: ServingPlane | None = None,
+    ) -> None:
+        self._home = home
+        self._specs = specs
+        self._on_change = on_change
+        self._on_ready = on_ready
+        self._on_start = on_start
+        self._elsewhere = elsewhere
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._kill = asyncio.Event()
+        self._files = RetriedWrites()
+        self._is_heard = True
+
+    def run(self) -> None:
+        """Runs until SIGINT, SIGTERM, SIGHUP or `stop`, and then stops the children in order.
+
+        A second signal kills them. Outside the main thread only `stop` ends it.
+
+        Raises:
+            Busy: another supervisor holds the home folder, or a port is taken. Nothing was started.
+        """
+        when_there_is_room(self._home, self._home.create)
+        lock = Lock(self._home)
+        when_there_is_room(self._home, lock.acquire)
+        try:
+            when_there_is_room(self._home, lambda: prepare(self._home, self._specs))
+            listeners = Listeners(self._specs)
+            self._on_start()
+            asyncio.run(self._run(listeners))
+        finally:
+            lock.release()
+
+    def stop(self) -> None:
+        """Ends `run` in order; may be called from another thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ask_to_stop)
+
+    async def _run(self, listeners: Listeners) -> None:
+        self._loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._loop.add_signal_handler(number, self._ask_to_stop)
+        lifeline = ParentDeathPipe()
+        fleet = self._predictors(lifeline)
+        children = [
+            Child(spec, self._home, lifeline, self._changed, listeners.of(spec))
+            for spec in self._specs
+        ]
+        kept = [asyncio.create_task(child.keep()) for child in children]
+        self._write_state("starting")
+        others = [
+            asyncio.create_task(_going_on("the predictors", fleet.reconcile)),
+            asyncio.create_task(
+                _going_on("the record of processes", lambda: self._record(children, fleet))
+            ),
+            asyncio.create_task(
+                _going_on("the wait for all to be ready", lambda: self._await_ready(children))
+            ),
+        ]
+        try:
+            await self._until_told([*kept, *others])
+        finally:
+            self._write_state("stopping")
+            listeners.close()
+            kept += fleet.close()
+            await self._stop_in_order([*children, *fleet.children])
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*kept, *others, return_exceptions=True)
+            write_processes(self._home, [], self._files.put)
+            self._write_state("stopped")
+            lifeline.close()
+
+    def _predictors(self, lifeline: ParentDeathPipe) -> PredictorProcesses | ClusterStatusMirror:
+        if self._elsewhere is None:
+            return PredictorProcesses(self._home, lifeline, self._changed, self._files)
+        return ClusterStatusMirror(self._home, self._elsewhere)
+
+    async def _until_told(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Returns when the platform is to stop; raises what any of the tasks raised."""
+        stopping = asyncio.create_task(self._wait_for_stop())
+        pending = {stopping, *tasks}
+        while not stopping.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    async def _wait_for_stop(self) -> None:
+        await self._stopping.wait()
+
+    async def _stop_in_order(self, children: Sequence[Child]) -> None:
+        deadline = time.monotonic() + STOP_LIMIT_S
+        by_order = sorted(children, key=lambda child: child.spec.stop_order)
+        for _, group in itertools.groupby(by_order, key=lambda child: child.spec.stop_order):
+            together = list(group)
+            for child in together:
+                child.stop()
+            while any(child.process is not None for child in together):
+                if self._kill.is_set() or time.monotonic() > deadline:
+                    for child in children:
+                        child.kill()
+                await asyncio.sleep(0.05)
+
+    async def _record(
+        self, children: Sequence[Child], fleet: PredictorProcesses | ClusterStatusMirror
+    ) -> None:
+        """Keeps `run/processes.json` true: at once after a change, and from time to time."""
+        last: list[ProcessRecord] = []
+        written_s = retried_s = 0.0
+        while True:
+            records = [child.record() for child in [*children, *fleet.children]]
+            if records != last or time.monotonic() - written_s > RECORD_S:
+                last, written_s = records, time.monotonic()
+                write_processes(self._home, await _with_descendants(records), self._files.put)
+            if time.monotonic() - retried_s > RETRY_S:
+                retried_s = time.monotonic()
+                self._files.retry()
+            await asyncio.sleep(0.1)
+
+    async def _await_ready(self, children: Sequence[Child]) -> None:
+        while not all(child.ready for child in children):
+            await asyncio.sleep(0.1)
+        self._write_state("ready")
+        self._on_ready()
+
+    def _changed(self, child: Child) -> None:
+        log.info("%s is %s", child.spec.name, f"{child.state}: {child.reason}".rstrip(": "))
+        try:
+            self._on_change(Change(child.spec.name, child.state, child.reason))
+        except OSError as error:  # a terminal that is gone, a file on a full disk
+            if self._is_heard:
+                log.warning("nobody is told of changes: %s", error)
+            self._is_heard = False
+        else:
+            self._is_heard = True
+
+    def _ask_to_stop(self) -> None:
+        if self._stopping.is_set():
+            self._kill.set()
+        self._stopping.set()
+
+    def _write_state(self, state: str) -> None:
+        process = ProcessId.of(os.getpid())
+        if process is not None:
+            write_supervisor(self._home, SupervisorRecord(process, state), self._files.put)
+
+
+async def _with_descendants(records: Sequence[ProcessRecord]) -> list[ProcessRecord]:
+    pids = [r.process.pid for r in records if r.process is not None]
+    below = await asyncio.to_thread(descendants, pids)
+    return [
+        r
+        if r.process is None
+        else msgspec.structs.replace(r, descendants=below.get(r.process.pid, ()))
+        for r in records
+    ]
+
+
+async def _going_on(what: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part of the supervisor again where it fails: payments are answered meanwhile."""
+    while True:
+        try:
+            return await run()
+        except Exception:  # the edge of the process: nothing above it could do better
+            log.exception("%s failed and goes on", what)
+            await asyncio.sleep(AGAIN_S)

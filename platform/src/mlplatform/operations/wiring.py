@@ -1,0 +1,293 @@
+"""Which adapter stands behind each port: the one place that reads settings and builds things."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.pseudonym import key_of
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.learning.registry.mlflow_rest import MlflowRest
+from mlplatform.model.bundle import load_bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.folders import load_definition, model_folder, model_names
+from mlplatform.model.routes import Arm
+from mlplatform.operations.compute.jobs import Jobs
+from mlplatform.operations.compute.local import LocalJobs
+from mlplatform.operations.prefect_client.approvals import PrefectApprovals
+from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.rollouts.drift.sql import SqlIncidents
+from mlplatform.rollouts.journal.sql import SqlRollouts
+from mlplatform.rollouts.passes.ports import Ports, RawRoutes
+from mlplatform.rollouts.serving.local import LocalPlane
+from mlplatform.rollouts.serving.plane import ServingPlane
+from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
+from mlplatform.runtime.configuration import settings as settings_module
+from mlplatform.runtime.configuration.profile import VARIABLE, Profile
+from mlplatform.runtime.configuration.settings import Home, Settings
+from mlplatform.runtime.errors import NotFound, Unavailable
+from mlplatform.runtime.telemetry import logs
+from mlplatform.scoring import backends
+from mlplatform.scoring.admission.store import Keys
+
+if TYPE_CHECKING:
+    from mlplatform.learning.registry.mlflow import MlflowRegistry
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this process, from its environment."""
+    return settings_module.load(os.environ)
+
+
+def settings_in(profile: Profile | None) -> Settings:
+    """The settings of this process and of its children, in a profile; None: the environment's."""
+    if profile is not None:
+        os.environ[VARIABLE] = profile
+    return settings()
+
+
+@functools.cache
+def platform() -> Platform:
+    """The platform that these settings describe; its home is there, for its owner alone."""
+    # Prefect sends our records to its API; the level is ours to set.
+    logs.set_level(settings().log_level)
+    settings().home.create()
+    return Platform(settings())
+
+
+def api_key(given: Settings) -> str:
+    """The first API key of this installation.
+
+    Raises:
+        NotFound: the gateway has never started here.
+    """
+    if not given.home.api_key.exists():
+        raise NotFound(f"{given.home.api_key} is not there yet: start the platform first")
+    return given.home.api_key.read_text().strip()
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Every port with its adapter; each is built when it is first asked for."""
+
+    settings: Settings
+
+    def definition(self, model: str) -> ModelDefinition:
+        return load_definition(model)
+
+    def views(self, model: str) -> tuple[FeatureView, ...]:
+        return load_views(model_folder(model))
+
+    def offline(self, model: str) -> OfflineTable:
+        return OfflineTable(self.settings.home.offline(model), load_definition(model))
+
+    def online(self, model: str) -> OnlineFeatures:
+        return backends.online(self.settings, model, self.views(model))
+
+    def pseudonym_key(self) -> bytes:
+        return key_of(self.settings.home)
+
+    @functools.cached_property
+    def clock(self) -> Clock:
+        if self.settings.clock == "system":
+            return SystemClock()
+        return ReplayClock(self._recorded_until, self._history_end())
+
+    @functools.cached_property
+    def log(self) -> SqliteDecisionLog:
+        return SqliteDecisionLog(self.settings.home.decisions)
+
+    @functools.cached_property
+    def rollouts(self) -> SqlRollouts:
+        return backends.rollouts(self.settings)
+
+    @functools.cached_property
+    def keys(self) -> Keys:
+        return backends.keys(self.settings)
+
+    @functools.cached_property
+    def incidents(self) -> SqlIncidents:
+        return backends.incidents(self.settings)
+
+    @functools.cached_property
+    def plane(self) -> ServingPlane:
+        return serving_plane(self.settings)
+
+    @functools.cached_property
+    def jobs(self) -> Jobs:
+        argo = self.settings.argo
+        if argo is None and self.settings.job_processes == 0:
+            from mlplatform.operations.compute.own import OwnPool
+
+            return OwnPool(Path(tempfile.mkdtemp(prefix="jobs.")))
+        if argo is None:
+            return LocalJobs(self.settings.home.jobs)
+        from mlplatform.operations.compute.argo import ArgoJobs
+        from mlplatform.operations.compute.artifacts import Artifacts
+        from mlplatform.rollouts.kubernetes.api import KubernetesApi
+
+        api, artifacts = KubernetesApi.connect(), Artifacts(argo.artifacts)
+        return ArgoJobs(api, argo.namespace, artifacts, self.settings.home.jobs)
+
+    @functools.cached_property
+    def prefect(self) -> PrefectApi:
+        return prefect_api(self.settings)
+
+    @functools.cached_property
+    def registry(self) -> MlflowRegistry:
+        from mlplatform.learning.registry.mlflow import MlflowRegistry  # imports mlflow: 3 s
+
+        return MlflowRegistry(self.settings.mlflow_url, self.mlflow_token())
+
+    @functools.cached_property
+    def mlflow_rest(self) -> MlflowRest:
+        return MlflowRest(self.settings.mlflow_url, self.mlflow_token())
+
+    def bundle(self, model: str, arm: Arm) -> Path:
+        """The folder of an arm's bundle, here and checked; fetched from the registry if need be.
+
+        Raises:
+            Unavailable: it is not here, and the registry does not answer.
+            BundleCorrupt: what is here is not what its digest says.
+        """
+        folder = self.settings.home.bundles / arm.bundle
+        if not folder.is_dir():
+            self.registry.fetch(model, arm.version, self.settings.home.bundles)
+        load_bundle(folder, arm.bundle)
+        return folder
+
+    def ports(self, model: str) -> Ports:
+        """Everything that a pass over the rollouts of a model touches."""
+        return Ports(
+            rollouts=self.rollouts,
+            passes=self.rollouts,
+            anchors=self.rollouts,
+            plane=self.plane,
+            versions=_Versions(self),
+            log=self.log,
+            approvals=PrefectApprovals(self.prefect, model, self.clock),
+            clock=self.clock,
+            bundles=self.settings.home.bundles,
+            storage_uri=backends.storage_uri(self.settings),
+            repositories=None if self.settings.kserve is None else self.settings.home.bundles,
+            scales=backends.scales(self.settings),
+            raw=raw_routes(self.settings),
+            replicas=None if self.settings.kserve is None else self.settings.kserve.replicas,
+        )
+
+    def traceparent(self) -> str:
+        """Of the flow or task that runs here; empty where none does."""
+        return _current_traceparent()
+
+    def mlflow_token(self) -> str:
+        """This start's token.
+
+        Raises:
+            Unavailable: the platform is not running.
+        """
+        try:
+            return self.settings.mlflow_token_file.read_text().strip()
+        except FileNotFoundError as error:
+            raise Unavailable("the platform has not started MLflow: `mlplatform up`") from error
+
+    def _recorded_until(self) -> int | None:
+        times = [mark.event_ms for mark in self.log.watermarks() if mark.event_ms is not None]
+        return max(times, default=None)
+
+    def _history_end(self) -> int:
+        ends = (self.offline(name).history_end_ms() for name in model_names())
+        return max((end for end in ends if end is not None), default=0)
+
+
+def prefect_api(settings: Settings) -> PrefectApi:
+    """A client of this platform's Prefect server.
+
+    Its calls raise `Unavailable` where the server is this machine's and was never started.
+    """
+    given = settings.servers.prefect_auth
+    return PrefectApi(
+        settings.prefect_url,
+        auth=lambda: given or _operator(settings.home),
+        traceparent=_current_traceparent,
+    )
+
+
+def _operator(home: Home) -> str:
+    """Name and token of who holds the home folder, at Prefect's gate."""
+    try:
+        return f"operator:{home.prefect_token.read_text().strip()}"
+    except FileNotFoundError as error:
+        raise Unavailable("the platform has not started Prefect: `mlplatform up`") from error
+
+
+def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:
+    """Where versions are served. Not among `backends`: a request's path knows no Kubernetes client.
+
+    Args:
+        by_address: a cluster's services are asked for at addresses and not by the cluster's names.
+
+    Raises:
+        ConfigInvalid: no cluster can be found, where one is asked for.
+    """
+    if settings.kserve is None:
+        return LocalPlane(settings.home.serving)
+    from mlplatform.rollouts.kubernetes.api import KubernetesApi
+    from mlplatform.rollouts.serving.kserve import KServePlane
+
+    return KServePlane(
+        KubernetesApi.connect(),
+        settings.kserve.namespace,
+        by_address=by_address,
+        prometheus_url=settings.kserve.prometheus,
+        bundles=settings.home.bundles,
+    )
+
+
+def followed_plane(settings: Settings) -> ServingPlane | None:
+    """Whose services the supervisor of this machine follows; None where it starts them itself.
+
+    Raises:
+        ConfigInvalid: no cluster can be found, where one is asked for.
+    """
+    return None if settings.kserve is None else serving_plane(settings, by_address=True)
+
+
+def raw_routes(settings: Settings) -> RawRoutes | None:
+    """Where raw callers are routed; None where there are none."""
+    if settings.kserve is None or settings.entrance is None:
+        return None
+    from mlplatform.rollouts.kubernetes.api import KubernetesApi
+    from mlplatform.rollouts.serving.httproute import HttpRoutes
+
+    return HttpRoutes(KubernetesApi.connect(), settings.kserve.namespace, settings.entrance)
+
+
+class _Versions:
+    """`rollout.ports.Versions`: bundles from this machine first, aliases by REST."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def fetch(self, model: str, version: int, into: Path) -> Path:
+        return self._platform.bundle(model, Arm(version, into.name, into.name))
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        self._platform.mlflow_rest.show(model, alias, version)
+
+
+def _current_traceparent() -> str:
+    """Of the flow or task that runs here; a command that imports no OpenTelemetry runs in none."""
+    if "opentelemetry.sdk.trace" not in sys.modules:
+        return ""
+    from mlplatform.runtime.telemetry.flow_spans import current_traceparent
+
+    return current_traceparent()

@@ -1,0 +1,116 @@
+"""`python -m mlplatform.process NAME`: every process of the platform starts here, in the same way.
+
+It belongs to a supervisor if it has one, gives way to payments if its work may be late, writes JSON
+lines that hold no personal values, reads the settings once, and ends with one line of what was
+wrong. What it does then is in the module that the table names: `parser()` is its command line,
+`run(options, settings)` its composition and its life. Two start otherwise: `mlplatform up` is a
+command, and `runtime.sandbox.child` must find an empty environment and no settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+from mlplatform.model.personal import personal_fields
+from mlplatform.runtime.configuration.settings import Settings, load, log_level
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority
+from mlplatform.runtime.telemetry import logs
+from mlplatform.runtime.telemetry.signals import Process
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How one kind of process starts.
+
+    Args:
+        module: has `parser()` and `run()`.
+        process: what the lines of its log say that it is.
+        instance: which one of them it is, with names of options in braces.
+        may_be_late: payments go first.
+        has_settings: `run` takes the settings; else its options say all, and the environment holds
+            a log level: a predictor's pod knows nothing of an installation.
+    """
+
+    module: str
+    process: Process
+    instance: str | None = None
+    may_be_late: bool = False
+    has_settings: bool = True
+
+
+_PREFECT: Final = "mlplatform.operations.prefect_server"
+ENTRIES: Final = {
+    "gateway": Entry("mlplatform.scoring.gateway.process", "gateway", "{name}"),
+    "predictor": Entry(
+        "mlplatform.scoring.predictor.process", "predictor", "{model_name}", has_settings=False
+    ),
+    "worker": Entry("mlplatform.scoring.worker.process", "worker", "{name}", may_be_late=True),
+    "outbox": Entry("mlplatform.scoring.worker.outbox", "worker", "outbox-{model}"),
+    "log-publisher": Entry(
+        "mlplatform.decisions.replication.publisher", "worker", "publisher-{name}"
+    ),
+    "log-replicator": Entry("mlplatform.decisions.replication.replicator", "worker", "replicator"),
+    "exporter": Entry("mlplatform.observing.exporter.process", "exporter", may_be_late=True),
+    "page": Entry("mlplatform.observing.page.process", "page", may_be_late=True),
+    "jobs": Entry(
+        "mlplatform.operations.compute.pool", "jobs", may_be_late=True, has_settings=False
+    ),
+    "job-item": Entry(
+        "mlplatform.operations.compute.work", "jobs", "{item.name}", has_settings=False
+    ),
+    "mlflow": Entry("mlplatform.operations.supervisor.mlflow_server", "mlflow"),
+    "flows": Entry(f"{_PREFECT}.served", "flows", "served", may_be_late=True),
+    "prefect": Entry(f"{_PREFECT}.server", "flows", "server"),
+    "flow-deployments": Entry(f"{_PREFECT}.registered", "flows", "registered"),
+    "flow-run": Entry(f"{_PREFECT}.flow_run", "flows", "runs"),
+}
+
+
+class _Module(Protocol):
+    parser: Callable[[], argparse.ArgumentParser]
+    run: Callable[..., None]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Starts one process, which runs until it is told to stop or its work is done."""
+    parser = argparse.ArgumentParser(prog="mlplatform.process", description=__doc__)
+    parser.add_argument("name", choices=ENTRIES, help="what to start")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="its own options")
+    given = parser.parse_args(arguments)
+    start(given.name, given.words)
+
+
+def start(name: str, words: Sequence[str]) -> None:
+    """The process of that name, with these words as its command line."""
+    entry = ENTRIES[name]
+    module = cast(_Module, importlib.import_module(entry.module))
+    parser = module.parser()
+    parser.prog = f"mlplatform.process {name}"
+    options = parser.parse_args(words)
+    follow_parent()
+    if entry.may_be_late:
+        lower_priority()
+    os.umask(0o077)
+    instance = None if entry.instance is None else entry.instance.format(**vars(options))
+    logs.configure(entry.process, personal_fields(), instance)
+    try:
+        if entry.has_settings:
+            given: Settings = load(os.environ)
+            logs.set_level(given.log_level)
+            module.run(options, given)
+        else:
+            logs.set_level(log_level(os.environ))
+            module.run(options)
+    except PlatformError as error:
+        sys.exit(f"{name} {instance or ''}".strip() + f" ends: {error}")
+
+
+if __name__ == "__main__":
+    main()

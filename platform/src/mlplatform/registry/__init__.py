@@ -1,1 +1,0 @@
-"""Decision bundles, the rules and reasons in them, and the versions that a registry keeps."""

@@ -1,1 +1,0 @@
-"""How a new version takes over from the champion: planned, judged, journalled and taken back."""

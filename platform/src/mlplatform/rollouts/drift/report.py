@@ -1,0 +1,134 @@
+"""Drift for people to look at: Evidently's report over a sample, and a page of Markdown.
+
+Nothing is decided here: Evidently's own tests use fixed limits and see a sample, the verdict does
+not. The two may differ near a limit; the verdict counts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.model.definition import DriftPolicy
+from mlplatform.model.profile import Column, Profile
+from mlplatform.rollouts.drift.verdict import Window, WindowVerdict
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.text import markdown
+
+MAX_ROWS = 5000
+SCORE = "score"
+Sample = Mapping[str, npt.NDArray[np.float64]]
+
+
+def write_report(then: Sample, now: Sample, policy: DriftPolicy, path: Path) -> Path:
+    """Write Evidently's drift report as one HTML file that needs no network; returns its path.
+
+    Takes about ten seconds, most of it Evidently's import: for a task of its own. A column without
+    a value on either side is left out.
+
+    Raises:
+        InputInvalid: no column is left.
+    """
+    columns = [name for name in then if _has_values(then, name) and _has_values(now, name)]
+    if not columns:
+        raise InputInvalid("drift report", None, "there is no column with values on both sides")
+    os.environ["DO_NOT_TRACK"] = "1"  # read by Evidently at import
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    definition = DataDefinition(numerical_columns=columns)
+    reference, current = (
+        Dataset.from_pandas(
+            pd.DataFrame({c: pd.Series(sample[c]) for c in columns}), data_definition=definition
+        )
+        for sample in (then, now)
+    )
+    preset = DataDriftPreset(
+        num_method="wasserstein",
+        num_threshold=policy.wasserstein,
+        drift_share=1 / len(columns),  # one column is drift, as in the verdict
+    )
+    snapshot = Report([preset]).run(current, reference)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    snapshot.save_html(str(path))
+    return path
+
+
+def profile_sample(profile: Profile, rows: int = MAX_ROWS) -> Sample:
+    """Values distributed as the profile says, each column on its own.
+
+    Between the stored quantiles the distribution is taken as linear. How columns go together is not
+    in a profile, and not in this report.
+    """
+    columns = {**profile.inputs, SCORE: profile.score}
+    return {name: _values(column, rows) for name, column in columns.items()}
+
+
+def window_sample(windows: Sequence[Window], rows: int = MAX_ROWS, *, seed: int = 0) -> Sample:
+    """Values of the windows, at most `rows` of each column, without replacement."""
+    parts: dict[str, list[npt.NDArray[Any]]] = {}
+    for window in windows:
+        for name, values in {**window.inputs, SCORE: window.scores}.items():
+            parts.setdefault(name, []).append(values)
+    random = np.random.default_rng(seed)
+    return {name: _chosen(np.concatenate(p), rows, random) for name, p in parts.items()}
+
+
+def summary(model: str, champion: int, verdicts: Sequence[WindowVerdict], outcome: str) -> str:
+    """The verdict as Markdown: one row a window, then what moved."""
+    lines = [
+        f"## Drift of {model}, champion version {champion}",
+        "",
+        outcome,
+        "",
+        "| window (UTC) | payments | verdict | alert share | largest PSI | largest distance |",
+        "|---|---|---|---|---|---|",
+        *(_row(v) for v in verdicts),
+    ]
+    reasons = [f"- {_day(v.start_ms)}: {markdown(r)}" for v in verdicts for r in v.reasons]
+    return "\n".join([*lines, "", *reasons, ""])
+
+
+def _row(verdict: WindowVerdict) -> str:
+    alerts, shifts = verdict.alert_share, verdict.shifts
+    share = f"{alerts.share:.2%}" if alerts else "n/a"
+    psi = max(shifts, key=lambda s: s.psi, default=None)
+    far = max(shifts, key=lambda s: s.distance, default=None)
+    cells = [
+        _day(verdict.start_ms),
+        f"{verdict.rows:,}",
+        str(verdict.health),
+        share,
+        f"{psi.psi:.3f} ({markdown(psi.name)})" if psi else "n/a",
+        f"{far.distance:.2f} sd ({markdown(far.name)})" if far else "n/a",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _day(event_ms: int) -> str:
+    return str(np.datetime64(event_ms, "ms").astype("datetime64[m]")).replace("T", " ")
+
+
+def _has_values(sample: Sample, name: str) -> bool:
+    return name in sample and bool(np.isfinite(sample[name]).any())
+
+
+def _chosen(
+    values: npt.NDArray[Any], rows: int, random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    chosen = random.choice(len(values), min(rows, len(values)), replace=False)
+    return values[chosen].astype(np.float64)
+
+
+def _values(column: Column, rows: int) -> npt.NDArray[np.float64]:
+    missing = round(column.missing_share * rows)
+    stored = np.array(column.quantiles)
+    positions = (np.arange(rows - missing) + 0.5) / (rows - missing) * len(stored) - 0.5
+    values = np.interp(positions, np.arange(len(stored)), stored)
+    return np.concatenate([values, np.full(missing, np.nan)])

@@ -1,0 +1,132 @@
+"""When an incident may be answered by a retrain: not before it would learn the new pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mlplatform.model.definition import DriftPolicy
+from mlplatform.rollouts.drift.incidents import Incident
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DAY_MS = 86_400_000
+MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Matured:
+    """Payments since the change that a retrain would learn from, and how many are positive."""
+
+    rows: int
+    positives: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not yet; `until_ms` is event time, None where no date can be named."""
+
+    reason: str
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrain:
+    """Now, on what is known at `as_of_ms`."""
+
+    as_of_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A person has to look: waiting longer will not help."""
+
+    reason: str
+
+
+RetrainDecision = Wait | Retrain | Page
+
+
+class LabelledRequests(Protocol):
+    """The part of features.offline.OfflineTable that is read here."""
+
+    def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
+        """Requests in [from_ms, to_ms) with the label known at `as_of_ms`, or null."""
+        ...
+
+
+def retrain_when(
+    incident: Incident,
+    matured: Matured,
+    *,
+    now_ms: int,
+    wall_ms: int,
+    policy: DriftPolicy,
+    lag_days: int,
+    answer_lives: bool = True,
+) -> RetrainDecision:
+    """Whether to retrain for an incident.
+
+    A retrain fits on matured payments, and holds the last days of them out. While the new pattern
+    is only in the held-out days, a retrain would learn the old one and be measured on the new.
+
+    Args:
+        matured: since the incident's `changed_ms`, by `matured_since`.
+        lag_days: the age at which a payment can be learned from: label maturity and held-out days.
+        now_ms, wall_ms: event time and wall time; claims expire in wall time.
+        answer_lives: for an answered incident, whether the version that answers it is still on its
+            way: in a rollout, or about to get one. Rolled back, it answers nothing.
+    """
+    match incident.state:
+        case "closed":
+            return Wait(f"incident {incident.id} is closed: {incident.note}")
+        case "answered" if incident.answer is None:
+            return Page(f"the retrain made no version: {incident.note}")
+        case "answered" if not answer_lives:
+            return Page(f"version {incident.answer} was to answer, and did not pass its rollout")
+        case "answered":
+            return Wait(f"version {incident.answer} answers it; its rollout decides")
+        case "claimed" if incident.claim >= MAX_CLAIMS and incident.until_ms <= wall_ms:
+            return Page(f"{incident.claim} retrains were started and none came to an end")
+        case "open" | "claimed":
+            return _labels_decide(incident, matured, now_ms, policy, lag_days)
+
+
+def matured_since(
+    offline: LabelledRequests, changed_ms: int, *, fitted_until_ms: int, now_ms: int
+) -> Matured:
+    """How many payments since the change a retrain would fit on, by what is known now.
+
+    Args:
+        fitted_until_ms: where the held-out days of a training set as of now begin; all before has
+            matured, so that a payment without a report counts as negative.
+    """
+    if fitted_until_ms <= changed_ms:
+        return Matured(0, 0)
+    import pyarrow.compute as pc
+
+    labels = offline.labelled_requests(changed_ms, fitted_until_ms, now_ms)["label"]
+    return Matured(rows=len(labels), positives=pc.sum(labels).as_py() or 0)
+
+
+def _labels_decide(
+    incident: Incident,
+    matured: Matured,
+    now_ms: int,
+    policy: DriftPolicy,
+    lag_days: int,
+) -> RetrainDecision:
+    found = incident.found
+    count = (
+        f"{matured.positives} of {policy.matured_positives} positives among {matured.rows} "
+        "matured payments of the new pattern to learn from"
+    )
+    if matured.positives >= policy.matured_positives:
+        return Retrain(now_ms, count)
+    waited_days = (now_ms - found.opened_ms) / DAY_MS
+    if waited_days >= policy.page_after_days:
+        return Page(f"after {waited_days:.0f} days only {count}")
+    first_ms = found.changed_ms + lag_days * DAY_MS
+    return Wait(count, first_ms if first_ms > now_ms else None)

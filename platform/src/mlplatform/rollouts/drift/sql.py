@@ -1,0 +1,184 @@
+"""Incidents in a database: one open a model, a journal that only grows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from mlplatform.rollouts.drift.incidents import (
+    Change,
+    Claimed,
+    ClaimOutcome,
+    Finding,
+    Held,
+    Incident,
+    Over,
+    State,
+)
+from mlplatform.runtime.canonical import canonical_json
+from mlplatform.runtime.errors import NotFound, StaleFence
+from mlplatform.runtime.storage.sql import Database, Session
+
+PART = "incidents"
+
+
+class SqlIncidents:
+    """Incidents in a database; safe for threads and processes."""
+
+    order: ClassVar[str]
+    """The column that grows with every incident."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(self, found: Finding, *, now_ms: int) -> Incident:
+        with self._database.writing() as db:
+            rows = db.rows(
+                "SELECT id FROM incidents WHERE model = :model AND state <> 'closed'",
+                model=found.model,
+            )
+            if rows:
+                return _read(db, rows[0][0])
+            name = _insert(db, found)
+            _journal(db, name, now_ms, f"{found.kind} of version {found.champion}")
+            return _read(db, name)
+
+    def claim(self, incident: str, holder: str, *, until_ms: int, now_ms: int) -> ClaimOutcome:
+        with self._database.writing() as db:
+            swapped = db.change(
+                "UPDATE incidents SET state = 'claimed', claim = claim + 1, holder = :holder,"
+                " until_ms = :until_ms WHERE id = :incident"
+                " AND (state = 'open' OR (state = 'claimed' AND until_ms <= :now_ms))",
+                incident=incident,
+                holder=holder,
+                until_ms=until_ms,
+                now_ms=now_ms,
+            )
+            now = _read(db, incident)
+            if swapped:
+                _journal(db, incident, now_ms, f"claimed by {holder}")
+                return Claimed(now.claim, until_ms)
+            if now.state == "claimed":
+                return Held(now.claim, now.holder or "", now.until_ms)
+            return Over(now.state)
+
+    def answer(
+        self, incident: str, claim: int, *, version: int | None, note: str, now_ms: int
+    ) -> None:
+        with self._database.writing() as db:
+            now = _read(db, incident)
+            if (now.state, now.claim, now.answer) == ("answered", claim, version):
+                return
+            if now.state != "claimed" or now.claim != claim:
+                raise StaleFence(
+                    f"claim {claim} of incident {incident} is over: it is {now.state}, "
+                    f"its last claim is {now.claim}"
+                )
+            db.change(
+                "UPDATE incidents SET state = 'answered', answer = :version WHERE id = :incident",
+                version=version,
+                incident=incident,
+            )
+            _journal(db, incident, now_ms, note)
+
+    def close(self, incident: str, resolution: str, *, now_ms: int) -> None:
+        with self._database.writing() as db:
+            if _read(db, incident).state == "closed":
+                return
+            db.change("UPDATE incidents SET state = 'closed' WHERE id = :id", id=incident)
+            _journal(db, incident, now_ms, resolution)
+
+    def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
+        with self._database.reading() as db:  # an incident and its journal of one moment
+            rows = db.rows(
+                "SELECT id FROM incidents WHERE (CAST(:model AS TEXT) IS NULL OR model = :model)"
+                f" AND (:closed = 1 OR state <> 'closed') ORDER BY {self.order}",
+                model=model,
+                closed=int(closed),
+            )
+            return [_read(db, name) for (name,) in rows]
+
+    def shut(self) -> None:
+        """Give the connection back."""
+        self._database.close()
+
+
+_FIELDS = (
+    "model, kind, opened_ms, changed_ms, champion, evidence, state, claim, holder, until_ms, answer"
+)
+
+
+def _insert(db: Session, found: Finding) -> str:
+    ((count,),) = db.rows("SELECT count(*) FROM incidents WHERE model = :model", model=found.model)
+    name = f"{found.model}-{found.kind}-{count + 1}"
+    db.change(
+        "INSERT INTO incidents (id, model, kind, opened_ms, changed_ms, champion, evidence, state)"
+        " VALUES (:id, :model, :kind, :opened_ms, :changed_ms, :champion, :evidence, 'open')",
+        id=name,
+        model=found.model,
+        kind=found.kind,
+        opened_ms=found.opened_ms,
+        changed_ms=found.changed_ms,
+        champion=found.champion,
+        evidence=canonical_json(found.evidence).decode(),
+    )
+    return name
+
+
+def _journal(db: Session, incident: str, at_ms: int, note: str) -> None:
+    """Append what the incident is now; within the transaction that made it so."""
+    db.change(
+        "INSERT INTO incident_changes SELECT i.id, (SELECT count(*) + 1 FROM incident_changes c"
+        " WHERE c.incident = i.id), CAST(:at_ms AS BIGINT), i.state, i.claim, i.holder,"
+        " CAST(:note AS TEXT) FROM incidents i WHERE i.id = :incident",
+        incident=incident,
+        at_ms=at_ms,
+        note=note,
+    )
+
+
+def _read(db: Session, incident: str) -> Incident:
+    rows = db.rows(f"SELECT {_FIELDS} FROM incidents WHERE id = :id", id=incident)
+    if not rows:
+        raise NotFound(f"no incident {incident!r}")
+    return _incident(incident, rows[0], _changes(db, incident))
+
+
+def _incident(name: str, row: Sequence[Any], changes: tuple[Change, ...]) -> Incident:
+    model, kind, opened_ms, changed_ms, champion, evidence, state, *claimed = row
+    claim, holder, until_ms, answer = claimed
+    return Incident(
+        id=name,
+        found=Finding(model, kind, opened_ms, changed_ms, champion, _object(evidence)),
+        state=_state(state),
+        claim=claim,
+        holder=holder,
+        until_ms=until_ms,
+        answer=answer,
+        changes=changes,
+    )
+
+
+def _changes(db: Session, incident: str) -> tuple[Change, ...]:
+    rows = db.rows(
+        "SELECT number, at_ms, state, claim, holder, note FROM incident_changes"
+        " WHERE incident = :incident ORDER BY number",
+        incident=incident,
+    )
+    return tuple(
+        Change(number, at_ms, _state(state), claim, holder, note)
+        for number, at_ms, state, claim, holder, note in rows
+    )
+
+
+def _state(text: str) -> State:
+    match text:
+        case "open" | "claimed" | "answered" | "closed":
+            return text
+    raise ValueError(f"{text!r} is no state of an incident")
+
+
+def _object(text: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(text)
+    return value

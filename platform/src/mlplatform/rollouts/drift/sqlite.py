@@ -1,0 +1,44 @@
+"""Incidents in the rollouts' SQLite file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlplatform.rollouts.drift.sql import PART, SqlIncidents
+from mlplatform.runtime.storage.sql import Schema
+from mlplatform.runtime.storage.sqlite import SqliteDatabase
+
+SCHEMA = Schema(
+    PART,
+    (
+        (
+            "CREATE TABLE IF NOT EXISTS incidents (id TEXT PRIMARY KEY, model TEXT NOT NULL,"
+            " kind TEXT NOT NULL, opened_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL,"
+            " champion INTEGER NOT NULL, evidence TEXT NOT NULL, state TEXT NOT NULL CHECK"
+            " (state IN ('open', 'claimed', 'answered', 'closed')),"
+            " claim INTEGER NOT NULL DEFAULT 0, holder TEXT, until_ms INTEGER NOT NULL DEFAULT 0,"
+            " answer INTEGER) STRICT",
+            "CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_open ON incidents (model)"
+            " WHERE state <> 'closed'",
+            "CREATE TABLE IF NOT EXISTS incident_changes"
+            " (incident TEXT NOT NULL REFERENCES incidents (id), number INTEGER NOT NULL,"
+            " at_ms INTEGER NOT NULL, state TEXT NOT NULL, claim INTEGER NOT NULL, holder TEXT,"
+            " note TEXT NOT NULL, PRIMARY KEY (incident, number)) STRICT, WITHOUT ROWID",
+            "CREATE TRIGGER IF NOT EXISTS incident_changes_stay BEFORE UPDATE ON incident_changes"
+            " BEGIN SELECT RAISE(ABORT, 'the journal of incidents only grows'); END",
+            "CREATE TRIGGER IF NOT EXISTS incident_changes_remain BEFORE DELETE"
+            " ON incident_changes"
+            " BEGIN SELECT RAISE(ABORT, 'the journal of incidents only grows'); END",
+        ),
+    ),
+)
+"""The first step also meets files of before there were versions, which have these tables."""
+
+
+class SqliteIncidents(SqlIncidents):
+    """Incidents in a SQLite file that any number of threads and processes share."""
+
+    order = "rowid"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(SqliteDatabase(path, SCHEMA))

@@ -1,0 +1,107 @@
+"""The ports behind a rollout: its journal with the routes, the lease of a pass, log anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlplatform.decisions.records.port import ManifestHead
+from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.transitions import Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to act for a model: a token that grows each time somebody takes the lease."""
+
+    model: str
+    token: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLease:
+    """The generation of a model's routes that a living gateway applies; None: it has not said."""
+
+    gateway: str
+    generation: int | None
+
+
+class Rollouts(Protocol):
+    """Journal, fence check and routes, in one transaction."""
+
+    def commit(
+        self, transition: Transition, fence: Fence | None, routes: Routes | None = None
+    ) -> RolloutState:
+        """Append a transition, and the routes that follow from it, or nothing at all.
+
+        Only `Opened` and `Answered`, which say what somebody outside did, need no fence. The lease
+        behind a valid fence is renewed.
+
+        Raises:
+            StaleFence: the lease was taken over, or the routes are not of the next generation.
+            Refused: the transition can't follow the state, or another rollout is ramping.
+        """
+        ...
+
+    def read(self, rollout_id: str) -> tuple[Transition, ...]:
+        """Everything that happened to a rollout, in order.
+
+        Raises:
+            NotFound: no rollout has this id.
+        """
+        ...
+
+    def active(self, model: str | None = None, *, finished: bool = False) -> list[RolloutState]:
+        """Rollouts in the order of their opening: those with a next step, or all."""
+        ...
+
+    def routes(self, model: str) -> Routes:
+        """The present routes (generation 0 before there were any); cheap enough to ask often."""
+        ...
+
+    def lease(self, gateway: str, generations: Mapping[str, int], ttl_s: float) -> None:
+        """A gateway lives, and applies these generations, by model; to be repeated within ttl_s."""
+        ...
+
+
+class Passes(Protocol):
+    """Who may act for a model, and which gateways must be heeded."""
+
+    def acquire(
+        self, model: str, holder: str, ttl_s: float, *, steal: bool = False
+    ) -> Fence | None:
+        """The lease of a model; None while another holder has it.
+
+        The same holder gets it again, under a new token: its earlier fences are stale from then on.
+
+        Args:
+            steal: take it over from anybody.
+        """
+        ...
+
+    def release(self, fence: Fence) -> None:
+        """Give the lease back; does nothing when it was taken over."""
+        ...
+
+    def gateways(self, model: str) -> list[GatewayLease]:
+        """Living gateways and the generation of this model's routes that each applies."""
+        ...
+
+
+class Anchors(Protocol):
+    """Heads of the decision log's manifest, kept outside the log, under the journal's chain."""
+
+    def anchor(self, head: ManifestHead) -> None:
+        """Append a head unless it is the last one."""
+        ...
+
+    def anchored(self) -> ManifestHead | None:
+        """The last head."""
+        ...
+
+    def verify(self) -> tuple[str, ...]:
+        """One sentence for each thing that is wrong with the journal; empty: it is whole."""
+        ...

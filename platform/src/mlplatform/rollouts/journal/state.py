@@ -1,0 +1,242 @@
+"""Where a rollout stands: a fold over the transitions in its journal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from mlplatform.model.routes import Arm
+from mlplatform.rollouts.journal.transitions import (
+    Answered,
+    ApprovalAsked,
+    CanaryStepped,
+    Confirmed,
+    DeployRefused,
+    Evidence,
+    Opened,
+    Promoted,
+    RolledBack,
+    ShadowStarted,
+    Superseded,
+    Transition,
+)
+from mlplatform.runtime import text
+from mlplatform.runtime.errors import Refused
+
+Phase = Literal[
+    "deploying",
+    "shadow",
+    "awaiting_approval",
+    "canary",
+    "promoted",
+    "confirmed",
+    "superseded",
+    "rolled_back",
+]
+RAMPING: frozenset[Phase] = frozenset({"deploying", "shadow", "awaiting_approval", "canary"})
+FINISHED: frozenset[Phase] = frozenset({"confirmed", "superseded", "rolled_back"})
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutState:
+    """One rollout, now.
+
+    Args:
+        validation: the version's gate report, as it was when the rollout was opened.
+        step: index into the policy's canary steps, in phase "canary".
+        since_event_ms, since_wall_ms: when the phase, or the canary step, began.
+        displaced: the rollout that the routes named before this one's shadow began.
+        asked: digest of the evidence that a person was asked about.
+        answer: that person's answer.
+        predecessor: the champion that this rollout's promotion replaced.
+        canary_generation: of the routes in the last canary step, set at promotion.
+        refused: why the service could not be started when that was last tried; None: never.
+        reason: of the last transition.
+    """
+
+    rollout_id: str
+    model: str
+    challenger: Arm
+    author: str
+    alert_low: float
+    alert_high: float
+    bootstrap: bool
+    validation: Evidence
+    phase: Phase
+    step: int | None
+    since_event_ms: int
+    since_wall_ms: int
+    displaced: str | None
+    asked: str | None
+    answer: Answered | None
+    predecessor: Arm | None
+    canary_generation: int | None
+    refused: str | None
+    reason: str
+
+    @property
+    def ramping(self) -> bool:
+        return self.phase in RAMPING
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in FINISHED
+
+
+def fold(transitions: Iterable[Transition]) -> RolloutState:
+    """The state after these transitions of one rollout, in order.
+
+    Raises:
+        Refused: there are none, or one can't follow those before it.
+    """
+    state: RolloutState | None = None
+    for transition in transitions:
+        state = apply(state, transition)
+    if state is None:
+        raise Refused("a rollout begins with somebody opening it")
+    return state
+
+
+def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
+    """The state after one more transition.
+
+    Raises:
+        Refused: this transition can't follow that state.
+    """
+    if isinstance(fact, Opened):
+        if state is not None:
+            raise Refused(f"rollout {fact.rollout_id} was opened before")
+        return _opened(fact)
+    if state is None:
+        raise Refused(f"rollout {fact.rollout_id} was never opened")
+    _check(state, fact)
+    if isinstance(fact, Answered):
+        return dataclasses.replace(state, answer=fact, reason=fact.reason)
+    if isinstance(fact, DeployRefused):
+        # neither phase nor deadline begins anew
+        return dataclasses.replace(state, refused=fact.reason, reason=fact.reason)
+    moved = dataclasses.replace(
+        state,
+        phase=_phase(fact),
+        step=None,
+        since_event_ms=fact.event_ms,
+        since_wall_ms=fact.wall_ms,
+        reason=fact.reason,
+    )
+    match fact:
+        case ShadowStarted():
+            return dataclasses.replace(moved, displaced=fact.displaced)
+        case ApprovalAsked():
+            return dataclasses.replace(moved, asked=fact.evidence_digest)
+        case CanaryStepped():
+            return dataclasses.replace(moved, step=fact.step)
+        case Promoted():
+            return dataclasses.replace(
+                moved,
+                predecessor=fact.predecessor,
+                canary_generation=fact.evidence.get("generation"),
+            )
+        case Confirmed() | Superseded() | RolledBack():
+            return moved
+        case _:
+            assert_never(fact)
+
+
+def check_approver(state: RolloutState, approver: str) -> None:
+    """Nothing where this person may answer: anybody but the author of the version.
+
+    Raises:
+        Refused: names the version; names that a reader takes for one another are one person's.
+    """
+    if not approver.strip().isprintable():
+        raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
+    if text.look_alike(approver) == text.look_alike(state.author):
+        raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
+
+
+def _opened(fact: Opened) -> RolloutState:
+    return RolloutState(
+        rollout_id=fact.rollout_id,
+        model=fact.model,
+        challenger=fact.challenger,
+        author=fact.author,
+        alert_low=fact.alert_low,
+        alert_high=fact.alert_high,
+        bootstrap=fact.bootstrap,
+        validation=fact.validation,
+        phase="deploying",
+        step=None,
+        since_event_ms=fact.event_ms,
+        since_wall_ms=fact.wall_ms,
+        displaced=None,
+        asked=None,
+        answer=None,
+        predecessor=None,
+        canary_generation=None,
+        refused=None,
+        reason=fact.reason,
+    )
+
+
+Moving = (
+    ShadowStarted | ApprovalAsked | CanaryStepped | Promoted | Confirmed | Superseded | RolledBack
+)
+
+
+def _phase(fact: Moving) -> Phase:
+    match fact:
+        case ShadowStarted():
+            return "shadow"
+        case ApprovalAsked():
+            return "awaiting_approval"
+        case CanaryStepped():
+            return "canary"
+        case Promoted():
+            return "promoted"
+        case Confirmed():
+            return "confirmed"
+        case Superseded():
+            return "superseded"
+        case RolledBack():
+            return "rolled_back"
+        case _:
+            assert_never(fact)
+
+
+_FROM: dict[type[Moving | Answered | DeployRefused], frozenset[Phase]] = {
+    DeployRefused: frozenset({"deploying"}),
+    ShadowStarted: frozenset({"deploying"}),
+    ApprovalAsked: frozenset({"deploying", "shadow"}),
+    Answered: frozenset({"awaiting_approval"}),
+    CanaryStepped: frozenset({"shadow", "awaiting_approval", "canary"}),
+    Promoted: frozenset({"deploying", "awaiting_approval", "canary"}),
+    Confirmed: frozenset({"promoted"}),
+    Superseded: frozenset({"promoted"}),
+    RolledBack: RAMPING.union({"promoted"}),
+}
+
+
+def _check(state: RolloutState, fact: Moving | Answered | DeployRefused) -> None:
+    if state.model != fact.model or state.rollout_id != fact.rollout_id:
+        raise Refused(f"a transition of {fact.rollout_id} can't follow {state.rollout_id}")
+    if state.phase not in _FROM[type(fact)]:
+        raise Refused(f"rollout {state.rollout_id} is {state.phase}: {type(fact).__name__} refused")
+    if isinstance(fact, CanaryStepped):
+        expected = 0 if state.step is None else state.step + 1
+        if fact.step != expected:
+            raise Refused(f"rollout {state.rollout_id} would skip from {state.step} to {fact.step}")
+    if isinstance(fact, Answered):
+        if state.answer is not None:
+            raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
+        if fact.bound_to != state.asked:
+            raise Refused(f"the answer is bound to {fact.bound_to}, the question to {state.asked}")
+        check_approver(state, fact.approver)
+    if isinstance(fact, Promoted | CanaryStepped) and state.phase == "awaiting_approval":
+        _check_approved(state)
+
+
+def _check_approved(state: RolloutState) -> None:
+    if state.answer is None or state.answer.answer != "approve":
+        raise Refused(f"rollout {state.rollout_id} was not approved")

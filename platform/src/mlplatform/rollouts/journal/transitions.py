@@ -1,0 +1,138 @@
+"""What has happened to a rollout: the closed union of facts that its journal holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from mlplatform.model.routes import Arm
+from mlplatform.runtime.canonical import digest
+
+Evidence = dict[str, Any]
+Answer = Literal["approve", "reject"]
+
+NO_EVIDENCE: Mapping[str, Any] = {}
+
+
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What every transition carries.
+
+    Args:
+        event_ms, wall_ms: when it happened, on both clocks.
+        actor: the pass or the person behind it.
+        evidence: canonical JSON values: counts per arm, gate values, watermarks, log ranges.
+    """
+
+    rollout_id: str
+    model: str
+    event_ms: int
+    wall_ms: int
+    actor: str
+    reason: str
+    evidence: Evidence = {}
+
+    @property
+    def evidence_digest(self) -> str:
+        """What an approval is bound to."""
+        return digest(self.evidence)
+
+
+class Opened(_Fact, frozen=True, tag="opened"):
+    """Somebody asked for this version; a bootstrap has no champion to compare with.
+
+    Args:
+        validation: the version's gate report as the registry kept it. Empty where an earlier
+            release opened the rollout.
+    """
+
+    challenger: Arm
+    author: str
+    alert_low: float
+    alert_high: float
+    bootstrap: bool
+    validation: Evidence = {}
+
+
+class DeployRefused(_Fact, frozen=True, tag="deploy-refused"):
+    """Its service can't be started now; the reason has the numbers. Begins no phase."""
+
+
+class ShadowStarted(_Fact, frozen=True, tag="shadow"):
+    """Copies of answered requests go to the challenger; `displaced` routed before it."""
+
+    displaced: str | None
+
+
+class ApprovalAsked(_Fact, frozen=True, tag="approval-asked"):
+    """A person is asked; the answer must name this transition's evidence digest."""
+
+
+class Answered(_Fact, frozen=True, tag="answered"):
+    """A person's answer, journalled before anything follows from it.
+
+    Args:
+        bound_to: digest of the evidence that was shown.
+        proven_by: how the platform knew the approver; empty where an earlier release took a name.
+    """
+
+    answer: Answer
+    approver: str
+    bound_to: str
+    proven_by: str = ""
+
+
+class CanaryStepped(_Fact, frozen=True, tag="canary"):
+    """A share of the customers is answered by the challenger."""
+
+    step: int
+    percent: float
+
+
+class Promoted(_Fact, frozen=True, tag="promoted"):
+    """The challenger is champion, provisionally; its predecessor is kept warm."""
+
+    predecessor: Arm | None
+
+
+class Confirmed(_Fact, frozen=True, tag="confirmed"):
+    """The promotion stands."""
+
+
+class Superseded(_Fact, frozen=True, tag="superseded"):
+    """A later champion was confirmed before this one was."""
+
+
+class RolledBack(_Fact, frozen=True, tag="rolled-back"):
+    """The challenger answers nobody any more."""
+
+
+Transition = (
+    Opened
+    | DeployRefused
+    | ShadowStarted
+    | ApprovalAsked
+    | Answered
+    | CanaryStepped
+    | Promoted
+    | Confirmed
+    | Superseded
+    | RolledBack
+)
+
+_decoder: msgspec.json.Decoder[Transition] = msgspec.json.Decoder(Transition)
+
+
+def encode(transition: Transition) -> bytes:
+    """The transition as the journal keeps it."""
+    return msgspec.json.encode(transition, order="sorted")
+
+
+def decode(text: bytes) -> Transition:
+    """The transition behind a journal row.
+
+    Raises:
+        msgspec.ValidationError: the row holds no transition that this version knows.
+    """
+    return _decoder.decode(text)

@@ -1,0 +1,287 @@
+"""The Kubernetes API in plain dicts: what is read, created, applied and deleted by path."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import urllib3
+from kubernetes import client, config
+
+from mlplatform.runtime.errors import ConfigInvalid, NotFound, PlatformError, Refused, Unavailable
+
+FIELD_MANAGER: Final = "mlplatform"
+"""Who owns the fields that the platform writes, as `kubectl get --show-managed-fields` names it."""
+TIMEOUT_S: Final = 20.0
+
+Object = dict[str, Any]
+
+
+class AlreadyThere(Refused):
+    """An object of that name exists."""
+
+
+class Conflict(Refused):
+    """Somebody else owns a field, or changed the object in between."""
+
+
+class KubernetesApi:
+    """One API server, as one user.
+
+    The library brings what differs between clusters (certificates, tokens that are renewed,
+    log-in programs of clouds); its generated models are left aside, because objects of extensions
+    have none and those of KServe's own package do not survive its present version.
+    """
+
+    def __init__(self, api_client: Any, namespace: str) -> None:
+        self._client = api_client
+        self.namespace = namespace
+
+    @classmethod
+    def connect(
+        cls, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None
+    ) -> KubernetesApi:
+        """From a kubeconfig, or as the pod that this runs in.
+
+        Args:
+            kubeconfig: a path; None means the service account where there is one, and else
+                `KUBECONFIG` or `~/.kube/config`.
+            namespace: where objects live whose path names none; None means the context's own.
+
+        Raises:
+            ConfigInvalid: there is no such file or context.
+        """
+        settings = client.Configuration()
+        try:
+            if kubeconfig is None and context is None:
+                own = _load_own(settings)
+            else:
+                own = _load_file(settings, kubeconfig, context)
+        except (config.ConfigException, OSError) as error:
+            named = kubeconfig or os.environ.get("KUBECONFIG", "")
+            wanted = f"a file that says where the cluster is ({error})"
+            raise ConfigInvalid("KUBECONFIG", named, wanted) from error
+        settings.retries = urllib3.Retry(connect=2, read=0, redirect=0, status=0)
+        return cls(client.ApiClient(settings), namespace or own)
+
+    def ready(self) -> bool:
+        """Whether the API server says that it is."""
+        try:
+            self._call("GET", "/readyz")
+        except PlatformError:
+            return False
+        return True
+
+    def get(self, path: str, **query: str) -> Object:
+        """One object, or a list of them.
+
+        Args:
+            path: from `/api/v1/...` or `/apis/...` on.
+
+        Raises:
+            NotFound, Refused (no right to), Unavailable.
+        """
+        answer: Object = json.loads(self._call("GET", path, query=query))
+        return answer
+
+    def find(self, path: str) -> Object | None:
+        """One object, or None where there is none."""
+        try:
+            return self.get(path)
+        except NotFound:
+            return None
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """The objects of a list; `labelSelector` and `fieldSelector` narrow it."""
+        found: list[Object] = self.get(path, **query)["items"]
+        return found
+
+    def metadata(self, path: str) -> Object | None:
+        """What is said about one object, without what is in it; None where there is none.
+
+        The server leaves the rest out, so that a Secret's values are never sent here.
+        """
+        try:
+            return dict(json.loads(self._call("GET", path, accept=METADATA))["metadata"])
+        except NotFound:
+            return None
+
+    def serves(self, resource: Resource) -> bool:
+        """Whether the cluster has this kind, by discovery, which every user may ask."""
+        found = self.find(f"/apis/{resource.group_version}")
+        kinds = [] if found is None else found["resources"]
+        return any(kind["name"] == resource.plural for kind in kinds)
+
+    def create(self, path: str, body: Mapping[str, Any]) -> Object:
+        """Create an object below the path of its kind.
+
+        Raises:
+            AlreadyThere: one of that name exists; the first of two that race wins.
+            Refused: validation or admission, in the server's words.
+        """
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        made: Object = json.loads(self._call("POST", path, body, JSON, query))
+        return made
+
+    def apply(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        force: bool = False,
+        manager: str = FIELD_MANAGER,
+    ) -> Object:
+        """Have these fields be so, and own them (server-side apply); others are left alone.
+
+        Args:
+            force: take fields over that somebody else owns, too.
+
+        Raises:
+            Conflict: somebody else owns a field with another value; names who and which.
+            Refused: validation or admission, in the server's words.
+        """
+        query = {"fieldManager": manager, "fieldValidation": "Strict"}
+        if force:
+            query["force"] = "true"
+        applied: Object = json.loads(self._call("PATCH", path, body, APPLY, query))
+        return applied
+
+    def merge(self, path: str, change: Mapping[str, Any]) -> None:
+        """Change these fields of an object that is there (JSON merge patch).
+
+        Raises:
+            NotFound: there is none; unlike `apply`, this makes none.
+        """
+        self._call("PATCH", path, change, MERGE, {"fieldManager": FIELD_MANAGER})
+
+    def patch_status(self, path: str, status: Mapping[str, Any]) -> None:
+        """Merge into an object's status."""
+        self._call("PATCH", f"{path}/status", {"status": status}, MERGE)
+
+    def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> None:
+        """Delete an object, and what it owns after it; nothing to do where there is none.
+
+        Args:
+            uid: delete it only if it still is this very object.
+            grace_s: how long a pod may take to end; None leaves that to the pod.
+
+        Raises:
+            Conflict: it is another one by now.
+        """
+        options: Object = {"propagationPolicy": "Background"}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        try:
+            self._call("DELETE", path, options, JSON)
+        except NotFound:
+            return
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content: str | None = None,
+        query: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+    ) -> str:
+        headers = {"Accept": accept}
+        if content is not None:
+            headers["Content-Type"] = content
+        # What the library's generated calls do, with plain dicts for their models.
+        request = self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=None if body is None else dict(body),
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = self._client.call_api(*request, _request_timeout=TIMEOUT_S)
+            data: bytes = response.read()
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"the Kubernetes API did not answer: {error}") from error
+        except client.ApiException as error:
+            raise Unavailable(f"the Kubernetes API did not answer: {error.reason}") from error
+        text = data.decode("utf-8", "replace")
+        if response.status >= 300:
+            raise _problem(response.status, text, f"{method} {path}")
+        return text
+
+
+JSON: Final = "application/json"
+MERGE: Final = "application/merge-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind of namespaced object, and where it lives."""
+
+    group_version: str
+    plural: str
+
+    def path(self, namespace: str, name: str = "") -> str:
+        """Of the objects in a namespace, or of one of them."""
+        root = "/apis" if "/" in self.group_version else "/api"
+        kind = f"{root}/{self.group_version}/namespaces/{namespace}/{self.plural}"
+        return f"{kind}/{name}" if name else kind
+
+
+DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
+PODS: Final = Resource("v1", "pods")
+SERVICES: Final = Resource("v1", "services")
+CLAIMS: Final = Resource("v1", "persistentvolumeclaims")
+SECRETS: Final = Resource("v1", "secrets")
+STATEFUL_SETS: Final = Resource("apps/v1", "statefulsets")
+DISRUPTION_BUDGETS: Final = Resource("policy/v1", "poddisruptionbudgets")
+INFERENCE_SERVICES: Final = Resource("serving.kserve.io/v1beta1", "inferenceservices")
+SCALED_OBJECTS: Final = Resource("keda.sh/v1alpha1", "scaledobjects")
+HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "httproutes")
+
+
+def _load_own(settings: Any) -> str:
+    try:
+        config.load_incluster_config(settings)
+    except config.ConfigException:
+        return _load_file(settings, None, None)
+    with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
+        return file.read().strip()
+
+
+def _load_file(settings: Any, kubeconfig: str | None, context: str | None) -> str:
+    config.load_kube_config(kubeconfig, context, settings, persist_config=False)
+    _, active = config.list_kube_config_contexts(kubeconfig)
+    if context is not None:
+        contexts, _ = config.list_kube_config_contexts(kubeconfig)
+        [active] = [c for c in contexts if c["name"] == context]
+    return str(active["context"].get("namespace", "default"))
+
+
+def _problem(status: int, text: str, what: str) -> PlatformError:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = {}
+    message, reason = answer.get("message") or text.strip() or str(status), answer.get("reason")
+    said = f"{what}: {message}"
+    match status:
+        case 404:
+            return NotFound(said)
+        case 409 if reason == "AlreadyExists":
+            return AlreadyThere(said)
+        case 409:
+            return Conflict(said)
+        case 429:
+            return Unavailable(said)
+        case _ if status >= 500:
+            return Unavailable(said)
+        case _:
+            return Refused(said)

@@ -1,0 +1,239 @@
+"""Whether a service's pods would find room, before anything is changed; with the numbers if not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, assert_never
+
+from mlplatform.rollouts.kubernetes.quantities import Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a pod on a node asks for, and how much it matters."""
+
+    amounts: Amounts
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that pods may be put on.
+
+    Args:
+        allocatable: what it has for pods altogether.
+        taints: keys of taints that keep pods away which do not tolerate them.
+        pods: those that are on it.
+    """
+
+    name: str
+    allocatable: Amounts
+    labels: Mapping[str, str]
+    taints: frozenset[str]
+    pods: tuple[Taken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which PriorityClasses a quota is about, in the words of Kubernetes.
+
+    Args:
+        operator: In or NotIn such `classes`; Exists: any class; DoesNotExist: none.
+    """
+
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    classes: frozenset[str] = frozenset()
+
+    def holds(self, priority_class: str) -> bool:
+        """Whether it is about pods of this class; an empty one is none."""
+        match self.operator:
+            case "In":
+                return priority_class in self.classes
+            case "NotIn":
+                return priority_class not in self.classes
+            case "Exists":
+                return bool(priority_class)
+            case "DoesNotExist":
+                return not priority_class
+            case _:
+                assert_never(self.operator)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit of the namespace: resource → amount, as ResourceQuotas count requests and pods.
+
+    Args:
+        scopes: all of them hold for the pods that it counts; none: it counts every pod.
+    """
+
+    name: str
+    hard: Amounts
+    used: Amounts
+    scopes: tuple[Scope, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a service asks for.
+
+    Args:
+        amounts: requests of one pod.
+        pods: how many at a time, surge included.
+        selector: labels that a node must have.
+        tolerates: keys of taints that do not keep its pods away.
+        priority_class: by which quotas tell pods apart; empty for none.
+        preempts: whether pods of less priority make room for it.
+    """
+
+    service: str
+    amounts: Amounts
+    pods: int
+    selector: Mapping[str, str]
+    tolerates: frozenset[str]
+    priority: int
+    priority_class: str = ""
+    preempts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """There is room.
+
+    Args:
+        preempting: pods of less priority that would have to go.
+    """
+
+    preempting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """There is not; the reason has the numbers."""
+
+    reason: str
+
+
+def room_for(need: Need, nodes: Sequence[Node], quotas: Sequence[Quota]) -> Fits | Short:
+    """Whether the pods fit on the nodes as they are, and into the namespace's quotas.
+
+    Nodes that an autoscaler could add are not counted: it may have none to add either.
+    """
+    over = within_quotas(need, quotas)
+    if isinstance(over, Short):
+        return over
+    suited = [n for n in nodes if _suits(n, need)]
+    free = sum(_fitting(need, _free(n)) for n in suited)
+    if free >= need.pods:
+        return Fits()
+    if need.preempts:
+        evicted = _evictions(need, suited)
+        if evicted is not None:
+            return Fits(preempting=evicted)
+    return Short(_numbers(need, suited, len(nodes), free))
+
+
+def within_quotas(need: Need, quotas: Sequence[Quota]) -> Fits | Short:
+    """Whether the namespace's quotas leave room, wherever the pods would run."""
+    counting = [q for q in quotas if all(s.holds(need.priority_class) for s in q.scopes)]
+    return next((s for q in counting if (s := _over(need, q)) is not None), Fits())
+
+
+def _over(need: Need, quota: Quota) -> Short | None:
+    for name, hard in quota.hard.items():
+        asked, used = _asked(need, name), quota.used.get(name, Decimal(0))
+        if asked and used + asked > hard:
+            return Short(
+                f"{need.service} asks for {asked.normalize():f} {_plain(name)}; the quota "
+                f"{quota.name} allows {hard.normalize():f}, and {used.normalize():f} are used"
+            )
+    return None
+
+
+def _asked(need: Need, name: str) -> Decimal:
+    """Of what a quota calls so; limits and numbers of other objects are not foreseen."""
+    if name in ("pods", "count/pods"):
+        return Decimal(need.pods)
+    return need.amounts.get(_plain(name), Decimal(0)) * need.pods
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("requests.")
+
+
+def _suits(node: Node, need: Need) -> bool:
+    labelled = all(node.labels.get(k) == v for k, v in need.selector.items())
+    return labelled and node.taints <= need.tolerates
+
+
+def _free(node: Node) -> dict[str, Decimal]:
+    """What its pods leave."""
+    left = dict(node.allocatable)
+    for pod in node.pods:
+        for name, amount in pod.amounts.items():
+            left[name] = left.get(name, Decimal(0)) - amount
+    return left
+
+
+def _fitting(need: Need, left: Amounts) -> int:
+    """How many such pods go into what is left."""
+    asked = {name: amount for name, amount in need.amounts.items() if amount > 0}
+    if not asked:
+        return need.pods
+    whole = (left.get(name, Decimal(0)) // amount for name, amount in asked.items())
+    return max(0, int(min(whole)))
+
+
+def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
+    """How many pods of less priority would have to go, emptiest nodes first; None: not enough.
+
+    An upper bound: the scheduler may find fewer.
+    """
+    missing, evicted = need.pods, 0
+    for node in sorted(nodes, key=lambda n: -_fitting(need, _free(n))):
+        left = _free(node)
+        fitting = min(missing, _fitting(need, left))
+        for pod in sorted(node.pods, key=lambda p: p.priority):
+            if fitting >= missing or pod.priority >= need.priority:
+                break
+            if not _holds_what_lacks(pod, need, left, fitting + 1):
+                continue
+            for name, amount in pod.amounts.items():
+                left[name] = left.get(name, Decimal(0)) + amount
+            evicted += 1
+            fitting = min(missing, _fitting(need, left))
+        missing -= fitting
+        if missing <= 0:
+            return evicted
+    return None
+
+
+def _holds_what_lacks(pod: Taken, need: Need, left: Amounts, pods: int) -> bool:
+    """Whether its going brings that many pods of the service nearer."""
+    lacking = [n for n, asked in need.amounts.items() if left.get(n, Decimal(0)) < asked * pods]
+    return any(pod.amounts.get(name, Decimal(0)) > 0 for name in lacking)
+
+
+def _numbers(need: Need, suited: Sequence[Node], all_nodes: int, free: int) -> str:
+    scarce = _scarcest(need, suited)
+    asked = need.amounts[scarce]
+    have = sum((n.allocatable.get(scarce, Decimal(0)) for n in suited), Decimal(0))
+    taken = sum((pod.amounts.get(scarce, Decimal(0)) for n in suited for pod in n.pods), Decimal(0))
+    return (
+        f"{need.service} needs {need.pods} x {asked.normalize():f} {scarce}; the {len(suited)} of "
+        f"{all_nodes} nodes that suit it have {have.normalize():f}, {taken.normalize():f} are "
+        f"taken: room for {free} of {need.pods} pods"
+    )
+
+
+def _scarcest(need: Need, nodes: Sequence[Node]) -> str:
+    """The resource that lets the fewest pods in; extended ones first where several are alike."""
+
+    def fitting(name: str) -> tuple[int, bool]:
+        one = {name: need.amounts[name]}
+        asked = Need(need.service, one, need.pods, {}, frozenset(), need.priority)
+        return sum(_fitting(asked, _free(n)) for n in nodes), "/" not in name
+
+    return min((n for n, amount in need.amounts.items() if amount > 0), key=fitting)

@@ -1,0 +1,1 @@
+"""How a new version takes over from the champion: planned, carried out, and taken back."""

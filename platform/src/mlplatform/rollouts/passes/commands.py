@@ -1,0 +1,183 @@
+"""What people ask of rollouts: open one, answer for one, take one back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.approval_codes import Question
+from mlplatform.rollouts.journal.journal import Passes, Rollouts
+from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.journal.transitions import Answered, Evidence, Opened, RolledBack
+from mlplatform.rollouts.passes.plan import Observation, Service, rolled_back_routes
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.errors import Busy, Refused
+
+COMMAND_LEASE_TTL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A validated version, as the registry knows it.
+
+    Args:
+        bundle: its full digest.
+        author: who made it, and so may not approve it.
+        alert_low, alert_high: the predicted band of its alert share (0-1).
+        validation: its gate report, as `validation.report.to_dict` gives it: who approves sees it,
+            and is bound to it.
+    """
+
+    version: int
+    bundle: str
+    author: str
+    alert_low: float
+    alert_high: float
+    validation: Evidence
+
+
+def open_rollout(
+    rollouts: Rollouts, model: str, candidate: Candidate, *, actor: str, reason: str, clock: Clock
+) -> str:
+    """The id of the rollout of this version, opened unless it is ramping already.
+
+    Raises:
+        Busy: another version is ramping.
+        Refused: the version is champion.
+    """
+    earlier = rollouts.active(model, finished=True)
+    arm = _arm(model, candidate)
+    for state in earlier:
+        if state.ramping and state.challenger == arm:
+            return state.rollout_id
+        if state.ramping:
+            raise Busy(f"rollout {state.rollout_id} is {state.phase}; one at a time for {model}")
+    routes = rollouts.routes(model)
+    if routes.champion == arm:
+        raise Refused(f"version {candidate.version} of {model} is its champion already")
+    attempt = 1 + sum(s.challenger.version == candidate.version for s in earlier)
+    opened = Opened(
+        rollout_id=f"{model}-v{candidate.version}-{attempt}",
+        model=model,
+        event_ms=clock.event_ms(),
+        wall_ms=clock.wall_ms(),
+        actor=actor,
+        reason=reason,
+        challenger=arm,
+        author=candidate.author,
+        alert_low=candidate.alert_low,
+        alert_high=candidate.alert_high,
+        bootstrap=routes.champion is None,
+        validation=candidate.validation,
+    )
+    rollouts.commit(opened, None)
+    return opened.rollout_id
+
+
+def record_approval(
+    rollouts: Rollouts,
+    question: Question,
+    approver: str,
+    reason: str,
+    *,
+    proven_by: str,
+    clock: Clock,
+) -> RolloutState:
+    """The rollout with this answer in its journal; the same answer again changes nothing.
+
+    Args:
+        approver: an identity that the platform has proven.
+        proven_by: how.
+
+    Raises:
+        Refused: the approver is the version's author, the answer is bound to other evidence than
+            the question, nobody was asked, or somebody else answered first.
+        NotFound: no rollout has this id.
+    """
+    state = fold(rollouts.read(question.rollout_id))
+    given = state.answer
+    if given is not None and (given.answer, given.approver, given.bound_to) == (
+        question.answer,
+        approver,
+        question.evidence,
+    ):
+        return state
+    answered = Answered(
+        rollout_id=question.rollout_id,
+        model=state.model,
+        event_ms=clock.event_ms(),
+        wall_ms=clock.wall_ms(),
+        actor=approver,
+        reason=reason,
+        answer=question.answer,
+        approver=approver,
+        bound_to=question.evidence,
+        proven_by=proven_by,
+    )
+    return rollouts.commit(answered, None)
+
+
+def roll_back(
+    rollouts: Rollouts, passes: Passes, model: str, *, actor: str, reason: str, clock: Clock
+) -> RolloutState:
+    """Take the traffic back at once: off the challenger, or to the champion's predecessor.
+
+    A pass that is running loses its lease; the next one retires what is not needed any more.
+
+    Raises:
+        Refused: nothing is ramping, and the champion has no predecessor that is kept warm.
+    """
+    fence = passes.acquire(model, f"roll back by {actor}", COMMAND_LEASE_TTL_S, steal=True)
+    if fence is None:
+        raise Busy(f"the lease of {model} can't be taken")
+    try:
+        states = rollouts.active(model, finished=True)
+        routes = rollouts.routes(model)
+        state = _taken_back(states, routes)
+        return rollouts.commit(
+            RolledBack(
+                rollout_id=state.rollout_id,
+                model=model,
+                event_ms=clock.event_ms(),
+                wall_ms=clock.wall_ms(),
+                actor=actor,
+                reason=reason,
+            ),
+            fence,
+            rolled_back_routes(state, _seen(states, routes, state)),
+        )
+    finally:
+        passes.release(fence)
+
+
+def _taken_back(states: list[RolloutState], routes: Routes) -> RolloutState:
+    for state in states:
+        if state.ramping:
+            return state
+    for state in reversed(states):
+        if state.phase == "promoted" and state.challenger == routes.champion and routes.previous:
+            return state
+    raise Refused(
+        f"nothing of {routes.model} is ramping and its champion has no predecessor kept warm; "
+        "open a rollout of the version that you want"
+    )
+
+
+def _seen(states: list[RolloutState], routes: Routes, state: RolloutState) -> Observation:
+    confirmed: list[Any] = [s.challenger for s in states if s.phase == "confirmed"]
+    return Observation(
+        routes=routes,
+        challenger=Service(deployed=True, ready=True, reason=""),
+        judgement=None,
+        champion_is_provisional=any(
+            s.phase == "promoted" and s.challenger == routes.champion for s in states
+        ),
+        last_confirmed=confirmed[-1] if confirmed else None,
+    )
+
+
+def _arm(model: str, candidate: Candidate) -> Arm:
+    service = str(ServiceName.of(model, candidate.version, candidate.bundle))
+    return Arm(candidate.version, candidate.bundle, service)

@@ -1,0 +1,301 @@
+"""One pass over a model's rollouts: read the journal, take the steps that are due, exit.
+
+A pass may die between any two writes: each is idempotent or refused a second time, and the next
+pass reads the journal and goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, assert_never
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.journal import Fence
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.transitions import (
+    ApprovalAsked,
+    CanaryStepped,
+    Confirmed,
+    DeployRefused,
+    Promoted,
+    RolledBack,
+    ShadowStarted,
+    Superseded,
+    Transition,
+)
+from mlplatform.rollouts.passes.observe import observe
+from mlplatform.rollouts.passes.plan import (
+    Advance,
+    AskApproval,
+    Confirm,
+    Deploy,
+    Hold,
+    Move,
+    Now,
+    Promote,
+    RollBack,
+    Supersede,
+    next_step,
+)
+from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.rollouts.passes.raw_callers import follow_routes
+from mlplatform.rollouts.passes.services import (
+    deploy,
+    reconcile_services,
+    refusal_of,
+    service_changes,
+)
+from mlplatform.rollouts.passes.words import words
+from mlplatform.runtime.errors import Busy, Refused, StaleFence, Unavailable
+
+MAX_STEPS = 20
+LEASE_TTL_S = 20.0
+CHAMPION_ALIAS = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """What a pass did and what it left waiting.
+
+    Args:
+        ran: false where another pass holds the lease.
+        steps: what was carried out (in a dry run: what would be next), in words.
+        waits: why nothing more was done, in words.
+        arms: by arm, the counts that the present step was judged by; empty where nothing was.
+    """
+
+    model: str
+    ran: bool
+    dry_run: bool
+    generation: int
+    steps: tuple[str, ...]
+    waits: tuple[str, ...]
+    arms: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def run_pass(
+    definition: ModelDefinition,
+    ports: Ports,
+    *,
+    holder: str,
+    dry_run: bool = False,
+    ttl_s: float = LEASE_TTL_S,
+) -> PassReport:
+    """Take every step that is due for a model, under its lease, and say what is waited for.
+
+    A service that may not be started is waited for too: the rest of the pass goes on.
+
+    Args:
+        holder: names the pass; a name that is used again takes its own lease over at once.
+        dry_run: only say which step would be next.
+
+    Raises:
+        Unavailable, Corrupt: a system that a step needs; nothing is half-done, pass again later.
+    """
+    if dry_run:
+        return _dry_run(definition, ports)
+    fence = ports.passes.acquire(definition.name, holder, ttl_s)
+    if fence is None:
+        return _report(definition, ports, [], ["another pass holds the lease"], ran=False)
+    steps: list[str] = []
+    arms: dict[str, dict[str, int]] = {}
+    try:
+        waits = _steps(definition, ports, fence, steps, arms)
+        waits += follow_routes(ports, definition.name)
+        waits += reconcile_services(definition, ports, steps)
+        waits += _project(definition, ports)
+    except StaleFence as stale:
+        waits = [str(stale)]
+    finally:
+        ports.passes.release(fence)
+    return dataclasses.replace(_report(definition, ports, steps, waits), arms=arms)
+
+
+def transition_of(
+    step: Advance | AskApproval | Promote | Confirm | Supersede | RollBack,
+    state: RolloutState,
+    routes: Routes,
+    *,
+    now: Now,
+    actor: str,
+) -> Transition:
+    """The journal's form of a step, taken from these routes."""
+    facts: dict[str, Any] = {
+        "rollout_id": state.rollout_id,
+        "model": state.model,
+        "event_ms": now.event_ms,
+        "wall_ms": now.wall_ms,
+        "actor": actor,
+        "reason": step.reason,
+        "evidence": {} if isinstance(step, Supersede) else step.evidence,
+    }
+    match step:
+        case Advance(to="shadow"):
+            return ShadowStarted(**facts, displaced=routes.rollout_id)
+        case Advance():
+            percent = step.routes.challenger_percent
+            return CanaryStepped(**facts, step=step.step or 0, percent=percent)
+        case AskApproval():
+            return ApprovalAsked(**facts)
+        case Promote():
+            return Promoted(**facts, predecessor=routes.champion)
+        case Confirm():
+            return Confirmed(**facts)
+        case Supersede():
+            return Superseded(**facts)
+        case RollBack():
+            return RolledBack(**facts)
+        case _:
+            assert_never(step)
+
+
+def _steps(
+    definition: ModelDefinition,
+    ports: Ports,
+    fence: Fence,
+    steps: list[str],
+    arms: dict[str, dict[str, int]],
+) -> list[str]:
+    refusals: dict[str, str] = {}
+    for _ in range(MAX_STEPS):
+        arms.clear()
+        due, waits = _due(definition, ports, arms, refusals)
+        if due is None:
+            return waits
+        state, step, routes = due
+        refusal = _carry_out(definition, ports, fence, state, step, routes)
+        if refusal is not None:
+            refusals[state.rollout_id] = refusal
+            continue
+        steps.append(f"{state.rollout_id}: {words(step)}")
+    return [f"{MAX_STEPS} steps in one pass are enough"]
+
+
+def _due(
+    definition: ModelDefinition,
+    ports: Ports,
+    arms: dict[str, dict[str, int]],
+    refusals: Mapping[str, str],
+) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
+    """The first rollout with a step to take, or why each one waits.
+
+    Args:
+        refusals: by rollout, why this pass could not start its service.
+    """
+    waits = []
+    for state in ports.rollouts.active(definition.name):
+        routes = ports.rollouts.routes(definition.name)
+        seen = observe(definition, ports, state, routes, refusals.get(state.rollout_id))
+        if seen.judgement is not None:
+            arms.update(seen.judgement.evidence.get("arms", {}))
+        step = next_step(state, seen, definition.rollout, ports.now())
+        if not isinstance(step, Hold):
+            return (state, step, routes), []
+        waits.append(f"{state.rollout_id}: {step.reason}")
+    return None, waits
+
+
+def _carry_out(
+    definition: ModelDefinition,
+    ports: Ports,
+    fence: Fence,
+    state: RolloutState,
+    step: Move,
+    routes: Routes,
+) -> str | None:
+    """Why the step could not be taken; None: it was."""
+    match step:
+        case Deploy():
+            refusal = refusal_of(partial(deploy, definition, ports, step.arm))
+            if refusal is not None and refusal != state.refused:
+                ports.rollouts.commit(_deploy_refused(state, ports.now(), fence, refusal), fence)
+            return refusal
+        case Hold():
+            pass
+        case Advance() | Promote() | Confirm() | RollBack() | AskApproval() | Supersede():
+            transition = transition_of(step, state, routes, now=ports.now(), actor=fence.holder)
+            following = None if isinstance(step, AskApproval | Supersede) else step.routes
+            ports.rollouts.commit(transition, fence, following)
+        case _:
+            assert_never(step)
+    return None
+
+
+def _deploy_refused(state: RolloutState, now: Now, fence: Fence, refusal: str) -> DeployRefused:
+    return DeployRefused(
+        rollout_id=state.rollout_id,
+        model=state.model,
+        event_ms=now.event_ms,
+        wall_ms=now.wall_ms,
+        actor=fence.holder,
+        reason=refusal,
+    )
+
+
+def _project(definition: ModelDefinition, ports: Ports) -> list[str]:
+    """Bring to others what the journal says; whoever can't be reached is told by a later pass."""
+    projections = (_project_alias, _project_approvals, _anchor)
+    refusals = [_attempt(projection, definition, ports) for projection in projections]
+    return [refusal for refusal in refusals if refusal is not None]
+
+
+def _attempt(
+    projection: Callable[[ModelDefinition, Ports], None], definition: ModelDefinition, ports: Ports
+) -> str | None:
+    try:
+        projection(definition, ports)
+    except (Unavailable, Busy, Refused) as error:
+        return f"for a later pass: {error}"
+    return None
+
+
+def _project_alias(definition: ModelDefinition, ports: Ports) -> None:
+    champion = ports.rollouts.routes(definition.name).champion
+    if champion is not None:
+        ports.versions.set_alias(definition.name, CHAMPION_ALIAS, champion.version)
+
+
+def _project_approvals(definition: ModelDefinition, ports: Ports) -> None:
+    for state in ports.rollouts.active(definition.name):
+        if state.phase != "awaiting_approval" or state.answer is not None:
+            continue
+        for fact in ports.rollouts.read(state.rollout_id):
+            if isinstance(fact, ApprovalAsked):
+                digest = fact.evidence_digest
+                ports.approvals.ensure_requested(state.rollout_id, fact.evidence, digest)
+
+
+def _anchor(definition: ModelDefinition, ports: Ports) -> None:
+    ports.anchors.anchor(ports.log.seal())
+
+
+def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
+    due, waits = _due(definition, ports, {}, {})
+    due_chores = service_changes(definition, ports)
+    steps = [] if due is None else [f"{due[0].rollout_id}: {words(due[1])}"]
+    steps += [words(step) for step in due_chores if not isinstance(step, Hold)]
+    waits += [step.reason for step in due_chores if isinstance(step, Hold)]
+    return dataclasses.replace(_report(definition, ports, steps, waits), dry_run=True)
+
+
+def _report(
+    definition: ModelDefinition,
+    ports: Ports,
+    steps: list[str],
+    waits: list[str],
+    *,
+    ran: bool = True,
+) -> PassReport:
+    generation = ports.rollouts.routes(definition.name).generation
+    return PassReport(
+        definition.name,
+        ran=ran,
+        dry_run=False,
+        generation=generation,
+        steps=tuple(steps),
+        waits=tuple(waits),
+    )

@@ -1,0 +1,417 @@
+"""What a rollout does next, and why it waits: pure, from its state and what was observed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlplatform.model.definition import RolloutPolicy
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.transitions import Evidence
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.rollouts.verdicts.judgement import Judgement
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Both clocks, read once."""
+
+    event_ms: int
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deploy:
+    """Start the service of an arm."""
+
+    arm: Arm
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Take the next phase or canary step."""
+
+    to: Literal["shadow", "canary"]
+    step: int | None
+    routes: Routes
+    reason: str
+    evidence: Evidence = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AskApproval:
+    """Ask a person, who answers to exactly this evidence."""
+
+    reason: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Make the challenger champion, provisionally."""
+
+    routes: Routes
+    reason: str
+    evidence: Evidence = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Let the promotion stand; `routes` is None where another rollout is using them."""
+
+    routes: Routes | None
+    reason: str
+    evidence: Evidence = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Supersede:
+    """Close a rollout whose champion was replaced by one that stands."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Take the challenger, or the provisional champion, away from the traffic."""
+
+    routes: Routes | None
+    reason: str
+    evidence: Evidence = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Stop a service that no gateway can be using any more."""
+
+    service: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing to do now; the reason says what is being waited for."""
+
+    reason: str
+
+
+Move = Deploy | Advance | AskApproval | Promote | Confirm | Supersede | RollBack | Hold
+Step = Move | Retire
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How an arm's service is, as the serving plane tells it.
+
+    Args:
+        refused: this pass has tried to start it, and may not; the reason says why.
+    """
+
+    deployed: bool
+    ready: bool
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a pass saw, once, before it decides about one rollout.
+
+    Args:
+        challenger: this rollout's service.
+        judgement: the verdict on this rollout's traffic; None where it has none.
+        champion_is_provisional: some rollout's promotion to the present champion is unconfirmed.
+        last_confirmed: the arm that was confirmed last, other than this rollout's.
+        champion_deployed: the champion's service is there, or there is no champion; looked at while
+            the challenger's is deployed, and true in later phases.
+    """
+
+    routes: Routes
+    challenger: Service
+    judgement: Judgement | None
+    champion_is_provisional: bool
+    last_confirmed: Arm | None
+    champion_deployed: bool = True
+
+
+_CHAMPION_FIRST = "the champion's service is missing and is started first"
+
+
+def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+    """The one next step of a rollout."""
+    match state.phase:
+        case "deploying":
+            return _deploying(state, seen, policy, now)
+        case "shadow":
+            return _shadow(state, seen, policy, now)
+        case "awaiting_approval":
+            return _awaiting_approval(state, seen, policy, now)
+        case "canary":
+            return _canary(state, seen, policy, now)
+        case "promoted":
+            return _promoted(state, seen, policy, now)
+        case "confirmed" | "superseded" | "rolled_back":
+            return Hold(f"finished: {state.phase}")
+
+
+def reconciled_services(
+    routes: Routes,
+    states: Iterable[RolloutState],
+    deployed: Iterable[str],
+    gateways: Iterable[GatewayLease],
+) -> tuple[Deploy | Retire | Hold, ...]:
+    """Services that the routes need and that are missing, and services that nothing needs.
+
+    A service is retired only when no living gateway applies an older generation of the routes.
+    What goes comes first: it makes room for what starts.
+    """
+    deployed = frozenset(deployed)
+    missing = [a for a in routes.arms if a.service not in deployed]
+    starts = [Deploy(a, f"generation {routes.generation} lists it") for a in _distinct(missing)]
+    ramping = {s.challenger.service for s in states if s.ramping}
+    spare = sorted(
+        name
+        for name in deployed - routes.services - ramping
+        if (parsed := ServiceName.parse(name)) and parsed.model == routes.model
+    )
+    old = [g for g in gateways if g.generation is None or g.generation < routes.generation]
+    if old and spare:
+        names = ", ".join(sorted(g.gateway for g in old))
+        hold = f"{', '.join(spare)}: waits for {names} to apply generation {routes.generation}"
+        return (Hold(hold), *starts)
+    why = f"generation {routes.generation} does not list it"
+    return (*(Retire(name, why) for name in spare), *starts)
+
+
+def confirmation_due_ms(state: RolloutState, policy: RolloutPolicy) -> int:
+    """When a promotion may be confirmed, in event time."""
+    return state.since_event_ms + policy.confirm_after_days * DAY_MS
+
+
+def rolled_back_routes(state: RolloutState, seen: Observation) -> Routes | None:
+    """The routes without this rollout's version; None where they never had it."""
+    routes = seen.routes
+    if state.phase == "promoted":
+        if routes.champion != state.challenger or routes.previous is None:
+            return None
+        spare = seen.last_confirmed if seen.last_confirmed != routes.previous else None
+        owner = state.displaced if routes.challenger is None else routes.rollout_id
+        return _next(routes, champion=routes.previous, previous=spare, rollout_id=owner)
+    if routes.challenger != state.challenger:
+        return None
+    return _next(
+        routes,
+        challenger=None,
+        previous=routes.previous if seen.champion_is_provisional else None,
+        rollout_id=state.displaced,
+        phase="steady",
+        challenger_percent=0.0,
+    )
+
+
+def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+    service = seen.challenger
+    waited_ms = now.wall_ms - state.since_wall_ms
+    if not service.ready and waited_ms >= policy.deploy_wall_deadline_s * 1000:
+        return RollBack(None, f"not ready in time: {_unready(state, seen)}")
+    if service.refused:
+        return Hold(f"{state.challenger.service} can't be started: {service.reason}")
+    if not service.deployed and not seen.champion_deployed:
+        # What room there is belongs to who answers the customers.
+        return Hold(_CHAMPION_FIRST)
+    if not service.deployed:
+        return Deploy(state.challenger, "the rollout was opened")
+    if not service.ready:
+        return Hold(f"{state.challenger.service} is not ready: {service.reason}")
+    if not state.bootstrap:
+        reason = f"{state.challenger.service} is ready"
+        return Advance("shadow", None, _shadow_routes(state, seen.routes), reason)
+    evidence = _validated(state) | {"bootstrap": True}
+    if policy.approval == "none":
+        return Promote(_promoted_routes(state, seen.routes), "the first version", evidence)
+    return AskApproval("the first version is ready; there is no champion to compare with", evidence)
+
+
+def _unready(state: RolloutState, seen: Observation) -> str:
+    """Why the service is not ready, by what this pass sees, or what an earlier one was told."""
+    service = seen.challenger
+    if service.deployed or service.refused:
+        return service.reason
+    if state.refused is not None:
+        return state.refused
+    return service.reason if seen.champion_deployed else _CHAMPION_FIRST
+
+
+def _shadow(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+    held = _unless_healthy(state, seen, policy, now, policy.shadow.deadline_h)
+    if held is not None:
+        return held
+    judgement = _judged(seen)
+    evidence = _validated(state) | judgement.evidence
+    if policy.approval == "required":
+        return AskApproval(f"shadow: {judgement.reason}", evidence)
+    return _canary_step(state, seen, policy, 0, f"shadow: {judgement.reason}", evidence)
+
+
+def _awaiting_approval(
+    state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now
+) -> Move:
+    judgement = seen.judgement
+    if judgement is not None and judgement.verdict == "UNHEALTHY":
+        return _back(state, seen, judgement.reason, judgement.evidence)
+    answer = state.answer
+    if answer is not None and answer.answer == "reject":
+        return _back(state, seen, f"rejected by {answer.approver}: {answer.reason}", {})
+    deadline_h = policy.approval_deadline_h
+    if answer is not None:
+        answered = Now(answer.event_ms, answer.wall_ms)
+        if late := _expired(state, deadline_h, deadline_h * 3600, answered):
+            return _back(state, seen, f"{answer.approver} answered too late: after {late}", {})
+        reason = f"approved by {answer.approver}: {answer.reason}"
+        if state.bootstrap:
+            return Promote(_promoted_routes(state, seen.routes), reason)
+        return _canary_step(state, seen, policy, 0, reason, {})
+    expired = _expired(state, deadline_h, deadline_h * 3600, now)
+    if expired:
+        return _back(state, seen, f"nobody answered: {expired}", {})
+    return Hold(f"waits for an approval of evidence {state.asked}")
+
+
+def _canary(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+    step = state.step or 0
+    here = policy.canary[step]
+    held = _unless_healthy(state, seen, policy, now, here.deadline_h)
+    if held is not None:
+        return held
+    judgement = _judged(seen)
+    reason = f"canary {here.percent:g} %: {judgement.reason}"
+    evidence = _identity(state) | judgement.evidence
+    if step + 1 < len(policy.canary):
+        return _canary_step(state, seen, policy, step + 1, reason, evidence)
+    return Promote(_promoted_routes(state, seen.routes), reason, evidence)
+
+
+def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+    routes, judgement = seen.routes, seen.judgement
+    if routes.champion != state.challenger:
+        if seen.champion_is_provisional:
+            return Hold("superseded by a champion that is provisional itself")
+        return Supersede("a later champion stands")
+    if judgement is not None and judgement.verdict == "UNHEALTHY":
+        if routes.previous is None:
+            return Hold(f"no predecessor to go back to, though {judgement.reason}")
+        if routes.challenger is not None:
+            # What a challenger costs the machine may be what failed: first it, then the champion.
+            ramping = routes.challenger.version
+            return Hold(f"judged when version {ramping} has stopped ramping: {judgement.reason}")
+        return _back(state, seen, judgement.reason, judgement.evidence)
+    due_ms = confirmation_due_ms(state, policy)
+    if now.event_ms < due_ms:
+        return Hold(f"provisional until event time {due_ms}")
+    if judgement is None or judgement.verdict == "INCONCLUSIVE":
+        return Hold("waits for a complete log" if judgement is None else judgement.reason)
+    free = routes.challenger is None
+    reason = f"{policy.confirm_after_days} days as champion: {judgement.reason}"
+    confirmed = _next(routes, previous=None) if free and routes.previous is not None else None
+    return Confirm(confirmed, reason, _identity(state) | judgement.evidence)
+
+
+def _unless_healthy(
+    state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now, deadline_h: float
+) -> Move | None:
+    judgement = _judged(seen)
+    if judgement.verdict == "HEALTHY":
+        return None
+    if judgement.verdict == "UNHEALTHY":
+        return _back(state, seen, judgement.reason, judgement.evidence)
+    expired = _expired(state, deadline_h, policy.step_wall_deadline_s, now)
+    if expired:
+        reason = f"inconclusive at its deadline ({expired}): {judgement.reason}"
+        return _back(state, seen, reason, judgement.evidence)
+    return Hold(judgement.reason)
+
+
+def _judged(seen: Observation) -> Judgement:
+    if seen.judgement is not None:
+        return seen.judgement
+    return Judgement("INCONCLUSIVE", ("nothing was read from the log",), {})
+
+
+def _expired(state: RolloutState, event_h: float, wall_s: float, now: Now) -> str:
+    if now.event_ms - state.since_event_ms >= event_h * HOUR_MS:
+        return f"{event_h:g} h of event time"
+    if now.wall_ms - state.since_wall_ms >= wall_s * 1000:
+        return f"{wall_s:g} s of wall time"
+    return ""
+
+
+def _back(state: RolloutState, seen: Observation, reason: str, evidence: Evidence) -> RollBack:
+    full = _identity(state) | evidence if evidence else {}
+    return RollBack(rolled_back_routes(state, seen), reason, full)
+
+
+def _identity(state: RolloutState) -> Evidence:
+    return {
+        "model": state.model,
+        "rollout_id": state.rollout_id,
+        "version": state.challenger.version,
+        "bundle": state.challenger.bundle,
+        "author": state.author,
+        "alert_band": [state.alert_low, state.alert_high],
+    }
+
+
+def _validated(state: RolloutState) -> Evidence:
+    """What is known of a version before it met traffic: an approval is an answer to this too."""
+    return _identity(state) | {"validation": state.validation}
+
+
+def _canary_step(
+    state: RolloutState,
+    seen: Observation,
+    policy: RolloutPolicy,
+    step: int,
+    reason: str,
+    evidence: Evidence,
+) -> Advance:
+    percent = policy.canary[step].percent
+    routes = _next(seen.routes, phase="canary", challenger_percent=percent)
+    return Advance("canary", step, routes, reason, evidence)
+
+
+def _shadow_routes(state: RolloutState, routes: Routes) -> Routes:
+    return _next(
+        routes,
+        challenger=state.challenger,
+        rollout_id=state.rollout_id,
+        phase="shadow",
+        challenger_percent=0.0,
+    )
+
+
+def _promoted_routes(state: RolloutState, routes: Routes) -> Routes:
+    return _next(
+        routes,
+        champion=state.challenger,
+        challenger=None,
+        previous=routes.champion,
+        rollout_id=state.rollout_id,
+        phase="steady",
+        challenger_percent=0.0,
+    )
+
+
+def _next(routes: Routes, **changes: Any) -> Routes:
+    return dataclasses.replace(routes, generation=routes.generation + 1, **changes)
+
+
+def _distinct(arms: Iterable[Arm]) -> list[Arm]:
+    return list({arm.service: arm for arm in arms}.values())

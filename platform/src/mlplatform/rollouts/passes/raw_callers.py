@@ -1,0 +1,95 @@
+"""Raw callers follow the routes: one step of a pass, and what it must wait for."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.rollouts.serving.raw_route import (
+    Keep,
+    Seen,
+    Wait,
+    Write,
+    applied_generation,
+    next_write,
+    read,
+    route_name,
+)
+from mlplatform.rollouts.verdicts.judgement import Judgement
+from mlplatform.runtime.errors import Busy, NotFound, Refused, Unavailable
+
+
+def follow_routes(ports: Ports, model: str) -> list[str]:
+    """Bring the HTTPRoute to what the journal says; returns what is waited for, in words.
+
+    It is a picture of the journal, and a pass that has lost its lease can't turn it back: it is
+    written over exactly the object that was looked at, and never by an older generation. Of two
+    that make it at once the older may come last; the generation then tells the next pass.
+    """
+    if ports.raw is None:
+        return []
+    try:
+        seen = _seen(ports, model)
+        step = next_write(
+            ports.rollouts.routes(model), seen, ports.raw.entrance, lambda name: _ready(ports, name)
+        )
+        match step:
+            case Write():
+                ports.raw.write(step.body, step.version)
+                return []
+            case Wait():
+                return [step.reason]
+            case Keep():
+                return []
+            case _:
+                assert_never(step)
+    except (Busy, NotFound, Refused, Unavailable) as error:
+        return [f"raw callers, for a later pass: {error}"]
+
+
+def gateways(ports: Ports, model: str) -> list[GatewayLease]:
+    """Whoever routes a model's requests, with the generation it applies: the platform's gateways,
+    and the Gateway of raw callers, which counts as one of them."""
+    found = ports.passes.gateways(model)
+    if ports.raw is None or ports.rollouts.routes(model).champion is None:
+        return found
+    applied = applied_generation(_seen(ports, model))
+    return [*found, GatewayLease(f"the HTTPRoute {route_name(model)}", applied)]
+
+
+def unless_behind(judgement: Judgement, ports: Ports, routes: Routes) -> Judgement:
+    """The judgement; a healthy one only once raw callers are routed by what was judged.
+
+    What is unhealthy stays so: a Gateway that does not follow must not keep a challenger.
+    """
+    if ports.raw is None or judgement.verdict != "HEALTHY":
+        return judgement
+    seen = _seen(ports, routes.model)
+    if applied_generation(seen) == routes.generation:
+        return judgement
+    problem = "there is none" if seen is None else seen.problem or f"is at {seen.generation}"
+    reason = (
+        f"the HTTPRoute {route_name(routes.model)} does not follow generation "
+        f"{routes.generation}: {problem}"
+    )
+    return Judgement("INCONCLUSIVE", (reason,), judgement.evidence | {"verdict": "INCONCLUSIVE"})
+
+
+def lists(ports: Ports, model: str, service: str) -> bool:
+    """Whether the HTTPRoute may still send requests to a service."""
+    seen = _seen(ports, model)
+    return seen is not None and service in seen.services
+
+
+def _seen(ports: Ports, model: str) -> Seen | None:
+    found = None if ports.raw is None else ports.raw.find(model)
+    return None if found is None else read(found)
+
+
+def _ready(ports: Ports, service: str) -> bool:
+    try:
+        return ports.plane.status(service).ready
+    except NotFound:
+        return False

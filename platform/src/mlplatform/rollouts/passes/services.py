@@ -1,0 +1,110 @@
+"""The services of a model: started, stopped, and why one can't be now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import assert_never
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.routes import Arm
+from mlplatform.rollouts.passes.plan import Deploy, Hold, Retire, reconciled_services
+from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.rollouts.passes.raw_callers import gateways, lists
+from mlplatform.rollouts.passes.words import words
+from mlplatform.rollouts.serving.manifest import render
+from mlplatform.rollouts.serving.triton import lay_out, sweep
+from mlplatform.runtime.errors import Refused, StaleFence
+
+
+def reconcile_services(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:
+    """Start what the routes list and stop what nothing needs; returns what is waited for, in words.
+
+    Args:
+        steps: what was done is added, in words.
+    """
+    waits = []
+    for step in service_changes(definition, ports):
+        match step:
+            case Deploy():
+                refusal = refusal_of(partial(deploy, definition, ports, step.arm))
+            case Retire():
+                refusal = refusal_of(partial(retire, ports, definition.name, step.service))
+            case Hold():
+                waits.append(step.reason)
+                continue
+            case _:
+                assert_never(step)
+        if refusal is None:
+            steps.append(words(step))
+        else:
+            waits.append(f"can't {words(step)}: {refusal}")
+    if ports.repositories is not None:
+        sweep(definition.name, ports.repositories, _wanted(definition.name, ports))
+    return waits
+
+
+def service_changes(
+    definition: ModelDefinition, ports: Ports
+) -> tuple[Deploy | Retire | Hold, ...]:
+    """The upkeep that is due now."""
+    return reconciled_services(
+        ports.rollouts.routes(definition.name),
+        ports.rollouts.active(definition.name),
+        ports.plane.names(),
+        gateways(ports, definition.name),
+    )
+
+
+def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
+    """Have the service of an arm run.
+
+    Raises:
+        Refused: the plane or the registry won't have it now; the reason has the numbers.
+        Unavailable, Corrupt: its bundle can't be had.
+    """
+    folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
+    repositories = ports.repositories if definition.serving.runtime == "triton" else None
+    if repositories is not None:
+        folder = lay_out(definition, arm.service, folder, repositories)
+    manifest = render(
+        definition,
+        arm.version,
+        arm.bundle,
+        ports.storage_uri(folder),
+        ports.replicas,
+        scales=ports.scales,
+        triton=repositories is not None,
+    )
+    ports.plane.apply(manifest)
+
+
+def retire(ports: Ports, model: str, service: str) -> None:
+    """Stop a service.
+
+    Raises:
+        Refused: the routes list it, or a rollout is about to, or raw callers still reach it.
+    """
+    ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
+    if service in ports.rollouts.routes(model).services | ramping:
+        raise Refused(f"{service} is in use: take it out of the routes first")
+    if lists(ports, model, service):
+        raise Refused(f"{service} is in use: raw callers still reach it")
+    ports.plane.remove(service)
+
+
+def _wanted(model: str, ports: Ports) -> set[str]:
+    """Services that run, and those that are to."""
+    ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
+    return {*ports.plane.names(), *ports.rollouts.routes(model).services, *ramping}
+
+
+def refusal_of(act: Callable[[], None]) -> str | None:
+    """Why an act was refused; None: it was not, and is done."""
+    try:
+        act()
+    except StaleFence:
+        raise
+    except Refused as refused:
+        return str(refused)
+    return None

@@ -1,0 +1,120 @@
+"""Evidence as a page that a person can judge by: what an approval form shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from mlplatform.learning.validation import report
+from mlplatform.runtime.figures import percent, span
+from mlplatform.runtime.text import markdown
+
+MARKS = {"HEALTHY": "✔ healthy", "UNHEALTHY": "✘ unhealthy", "INCONCLUSIVE": "? cannot be told"}
+TITLES = {
+    "guardrail": "guardrail",
+    "failures": "answers in time",
+    "answers": "answers that count",
+    "alerts": "share of alerts",
+    "flips": "changed decisions",
+    "split": "split of customers",
+    "sample": "enough traffic",
+    "log": "complete log",
+    "labels": "mature labels",
+    "missed_fraud": "missed fraud",
+    "false_alerts": "false alerts",
+}
+ARM_COUNTS = (
+    ("units", "customers"),
+    ("requests", "requests"),
+    ("failures", "not answered in time"),
+    ("alerts", "alerts"),
+    ("flips", "decisions unlike the champion's"),
+)
+
+
+def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
+    """What an approval asks, what each answer does, and the evidence, in Markdown."""
+    version, model = evidence.get("version"), evidence.get("model")
+    if evidence.get("bootstrap"):
+        approved = "it becomes champion and answers every customer at once: there is none before it"
+    else:
+        approved = "it answers a small share of the customers, and more only while it stays healthy"
+    return "\n".join(
+        [
+            f"## May version {version} of {markdown(str(model))} answer customers?",
+            "",
+            f"**approve**: {approved}. **reject**: it answers nobody, and its rollout ends.",
+            "",
+            to_markdown(rollout_id, evidence),
+        ]
+    )
+
+
+def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
+    """The evidence of a transition in Markdown: the version, each gate, the counts by arm."""
+    low, high = evidence.get("alert_band", (None, None))
+    expected = "" if low is None else f" It should raise an alert on {span(low, high)} of requests."
+    lines = [
+        f"Version {evidence.get('version')} was made by {markdown(str(evidence.get('author')))}."
+        f"{expected} Rollout {markdown(rollout_id)}, bundle "
+        f"{markdown(str(evidence.get('bundle'))[:16])}.",
+        "",
+    ]
+    if "validation" in evidence:
+        lines += ["### Before traffic: validation", "", *_validation(evidence["validation"]), ""]
+    if "gates" in evidence:
+        lines += ["### In traffic", "", _read(evidence), "", *_gates(evidence["gates"]), ""]
+    if evidence.get("arms"):
+        lines += [*_arms(evidence["arms"]), ""]
+    return "\n".join(lines)
+
+
+def _validation(found: Mapping[str, Any]) -> list[str]:
+    if not found.get("gates"):
+        return ["**No gate report was recorded when this rollout was opened.**"]
+    return [report.summary(found), "", *report.findings(found)]
+
+
+def _read(evidence: Mapping[str, Any]) -> str:
+    until_ms, records = evidence.get("until_event_ms"), evidence.get("records", 0)
+    if until_ms is None:
+        return "No record of the decision log could be counted."
+    until = datetime.fromtimestamp(until_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    text = f"Counted in {records:,} records of the decision log, the last of {until} UTC."
+    dropped = evidence.get("dropped", {})
+    if dropped:
+        reasons = ", ".join(
+            f"{n:,} {markdown(why.replace('_', ' '))}" for why, n in sorted(dropped.items())
+        )
+        text += f" Copies that never reached it, and were not counted: {reasons}."
+    return text
+
+
+def _gates(gates: Mapping[str, Any]) -> list[str]:
+    return [
+        f"- {MARKS[g['verdict']]}: **{TITLES.get(name) or markdown(name)}**. "
+        f"{markdown(g['reason'])}"
+        for name, g in sorted(gates.items())
+    ]
+
+
+def _arms(arms: Mapping[str, Any]) -> list[str]:
+    counted = [arms[name] for name in sorted(arms)]
+    lines = [f"| | {' | '.join(map(markdown, sorted(arms)))} |", "|---" + "|---:" * len(arms) + "|"]
+    for key, text in ARM_COUNTS:
+        lines.append(f"| {text} | {' | '.join(_count(key, counts) for counts in counted)} |")
+    shares = " | ".join(_alert_share(counts) for counts in counted)
+    return [*lines, f"| share of alerts | {shares} |"]
+
+
+def _alert_share(counts: Mapping[str, Any]) -> str:
+    answers = counts.get("answers", 0)
+    return percent(counts.get("alerts", 0) / answers) if answers else "no answers"
+
+
+def _count(key: str, counts: Mapping[str, Any]) -> str:
+    """Decisions are compared only where both arms decided on one request."""
+    if key == "flips" and not counts.get("pairs"):
+        return "not compared"
+    return f"{counts.get(key, 0):,}"

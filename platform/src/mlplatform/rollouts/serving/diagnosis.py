@@ -1,0 +1,221 @@
+"""How a service on KServe does, and why it is not ready: from its objects to words for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from mlplatform.rollouts.serving.plane import ServiceStatus
+
+Object = Mapping[str, Any]
+
+CONTAINER: Final = "kserve-container"
+UNPULLABLE: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+    }
+)
+UNCREATABLE: Final = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
+INVALID: Final = frozenset({"InvalidSpec", "BlockedByFailedLoad"})
+MESSAGE_CHARACTERS: Final = 400
+GRACE_S: Final = 40
+"""A container that is killed for loading too long may still use its pod's 30 s to end, and some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason for not being ready; `failed` where waiting alone will not mend it."""
+
+    reason: str
+    failed: bool = False
+
+
+def diagnose(
+    name: str, service: Object, deployment: Object | None, pods: Sequence[Object]
+) -> ServiceStatus:
+    """The status of a service from what the API server holds about it.
+
+    `status.observedGeneration` of an InferenceService is not read: KServe writes its Deployment's
+    generation there, which says nothing about the InferenceService.
+
+    Args:
+        deployment: the predictor's, None while KServe has not made it.
+        pods: the predictor's.
+    """
+    restarts = max((_restarts(pod) for pod in pods), default=0)
+    findings = list(_findings(service, deployment, pods))
+    if not findings:
+        return ServiceStatus(name, ready=True, reason="", restarts=restarts)
+    worst = next((f for f in findings if f.failed), findings[0])
+    return ServiceStatus(name, False, worst.reason, restarts, failed=worst.failed)
+
+
+def _findings(
+    service: Object, deployment: Object | None, pods: Sequence[Object]
+) -> Iterator[Finding]:
+    """Most telling first; none at all means ready."""
+    if service["metadata"].get("deletionTimestamp"):
+        yield Finding("is being removed")
+    model = _at(service, "status", "modelStatus") or {}
+    if model.get("transitionStatus") in INVALID:
+        info = model.get("lastFailureInfo", {})
+        yield Finding(f"KServe refuses it: {_words(info)}", failed=True)
+    if deployment is None:
+        yield Finding(_unmade(service))
+        return
+    yield from _of_deployment(deployment)
+    unready = [pod for pod in pods if not _is_true(pod, "Ready")]
+    if not _available(deployment) or not _is_true(service, "Ready"):
+        for pod in unready:
+            yield from _of_pod(pod)
+        yield Finding(_short_of(service, deployment))
+
+
+def _of_deployment(deployment: Object) -> Iterator[Finding]:
+    for condition in _conditions(deployment):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            yield Finding(f"its pods are refused: {_words(condition)}", failed=True)
+    for condition in _conditions(deployment):
+        if condition.get("reason") == "ProgressDeadlineExceeded":
+            yield Finding("its pods were not ready within the deployment's deadline", failed=True)
+
+
+def _of_pod(pod: Object) -> Iterator[Finding]:
+    for condition in _conditions(pod):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield Finding(f"no node takes it: {_words(condition)}")
+    statuses = [
+        *_at_list(pod, "status", "initContainerStatuses"),
+        *_at_list(pod, "status", "containerStatuses"),
+    ]
+    for status in statuses:
+        yield from _of_container(pod, status)
+
+
+def _of_container(pod: Object, status: Object) -> Iterator[Finding]:
+    if status.get("ready"):
+        return
+    waiting = _at(status, "state", "waiting") or {}
+    why = waiting.get("reason", "")
+    if why in UNPULLABLE:
+        yield Finding(f"image {status['image']} can't be had: {_words(waiting)}", failed=True)
+    elif why in UNCREATABLE:
+        yield Finding(f"its container can't be made: {_words(waiting)}", failed=True)
+    ended = _at(status, "lastState", "terminated") or _at(status, "state", "terminated")
+    if ended:
+        # The first time it is started again at once: it may have been killed by chance.
+        yield Finding(_death(pod, status, ended), failed=why == "CrashLoopBackOff")
+    if why in {"ContainerCreating", "PodInitializing"}:
+        yield Finding("its container is being made")
+    if _at(status, "state", "running"):
+        loading = not status.get("started") and status["restartCount"] == 0
+        yield Finding(
+            "loads its model" if loading else "runs, but gives no answer that it is ready"
+        )
+
+
+def _death(pod: Object, status: Object, ended: Object) -> str:
+    container = _container(pod, status["name"])
+    said = (ended.get("message") or "").strip()
+    if ended.get("reason") == "OOMKilled":
+        limit = _at(container, "resources", "limits", "memory")
+        return f"took more than its memory limit of {limit} and was killed"
+    if said:
+        return f"ended by itself: {said[-MESSAGE_CHARACTERS:]}"
+    deadline_s = _load_deadline_s(container)
+    if deadline_s is not None and deadline_s <= _lived_s(ended) <= deadline_s + GRACE_S:
+        return f"was killed because it gave no answer within {deadline_s} s of its start"
+    return f"ended with exit code {ended['exitCode']} {ended.get('reason', '')}".rstrip()
+
+
+def _load_deadline_s(container: Object) -> int | None:
+    """What the startup probe allows; Kubernetes itself says nowhere that it was the one to kill."""
+    probe = container.get("startupProbe")
+    if probe is None:
+        return None
+    return int(probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10))
+
+
+def _lived_s(ended: Object) -> float:
+    started, finished = ended.get("startedAt"), ended.get("finishedAt")
+    if not started or not finished:
+        return 0
+    lived = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
+    return lived.total_seconds() + 1  # both are whole seconds
+
+
+def _unmade(service: Object) -> str:
+    told = [_words(c) for c in _conditions(service) if c["status"] == "False" and c.get("message")]
+    return told[0] if told else "waits for the KServe controller to make its deployment"
+
+
+def _short_of(service: Object, deployment: Object) -> str:
+    wanted = _at(deployment, "spec", "replicas")
+    have = _at(deployment, "status", "availableReplicas") or 0
+    if not _available(deployment):
+        return f"{have} of {wanted} pods are available"
+    told = [_words(c) for c in _conditions(service) if c["status"] == "False" and c.get("message")]
+    return told[0] if told else "KServe does not call it ready yet"
+
+
+def _available(deployment: Object) -> bool:
+    """Whether enough pods of the present template answer, and not those of a former one.
+
+    A Deployment of one pod that may be replaced without a spare (maxUnavailable 1, as beside GPUs)
+    calls itself available while it has none: at least one must answer, whatever it says.
+    """
+    current = _at(deployment, "status", "observedGeneration")
+    if current != deployment["metadata"]["generation"]:
+        return False
+    updated = _at(deployment, "status", "updatedReplicas") or 0
+    former = (_at(deployment, "status", "replicas") or updated) - updated
+    answering = (_at(deployment, "status", "availableReplicas") or 0) - former
+    return (
+        updated >= _at(deployment, "spec", "replicas")
+        and answering > 0
+        and _is_true(deployment, "Available")
+    )
+
+
+def _restarts(pod: Object) -> int:
+    statuses = _at_list(pod, "status", "containerStatuses")
+    return max((s["restartCount"] for s in statuses), default=0)
+
+
+def _container(pod: Object, name: str) -> Object:
+    spec = pod["spec"]
+    found = [c for c in (*spec["containers"], *spec.get("initContainers", ())) if c["name"] == name]
+    return found[0] if found else {}
+
+
+def _is_true(thing: Object, condition: str) -> bool:
+    return any(c["type"] == condition and c["status"] == "True" for c in _conditions(thing))
+
+
+def _conditions(thing: Object) -> list[Any]:
+    return _at_list(thing, "status", "conditions")
+
+
+def _words(condition: Object) -> str:
+    message = str(condition.get("message") or "").strip()
+    reason = str(condition.get("reason") or "").strip()
+    return ": ".join(part for part in (reason, message[:MESSAGE_CHARACTERS]) if part)
+
+
+def _at_list(thing: Object, *keys: str) -> list[Any]:
+    found = _at(thing, *keys)
+    return found if isinstance(found, list) else []
+
+
+def _at(thing: Any, *keys: str) -> Any:
+    for key in keys:
+        thing = thing.get(key) if isinstance(thing, Mapping) else None
+    return thing

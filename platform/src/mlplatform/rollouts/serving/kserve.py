@@ -1,0 +1,250 @@
+"""The serving plane of a cluster: one immutable InferenceService for each bundle version."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from mlplatform.model.bundle import load_bundle
+from mlplatform.rollouts.kubernetes import supply
+from mlplatform.rollouts.kubernetes.api import (
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    INFERENCE_SERVICES,
+    PODS,
+    SCALED_OBJECTS,
+    SERVICES,
+    AlreadyThere,
+    Conflict,
+    KubernetesApi,
+    Object,
+)
+from mlplatform.rollouts.kubernetes.capacity import Short, room_for, within_quotas
+from mlplatform.rollouts.serving import golden
+from mlplatform.rollouts.serving.autoscaling import asked_for
+from mlplatform.rollouts.serving.companions import autoscaler, disruption_budget
+from mlplatform.rollouts.serving.diagnosis import diagnose
+from mlplatform.rollouts.serving.ignored import refuse_ignored
+from mlplatform.rollouts.serving.manifest import BUNDLE_LABEL, DIGEST_ANNOTATION, TRITON, read
+from mlplatform.rollouts.serving.names import ServiceName, cluster_url
+from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
+from mlplatform.runtime.canonical import canonical_json
+from mlplatform.runtime.canonical import digest as digest_of
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, Refused, Unavailable
+
+MANIFEST_DIGEST: Final = "mlplatform/manifest-digest"
+"""Annotation: what was applied, before KServe's defaults. A name keeps one for ever."""
+SCHEMES: Final = frozenset({"s3", "gs", "pvc", "hdfs", "https", "oci"})
+OF_SERVICE: Final = "serving.kserve.io/inferenceservice"
+
+
+class KServePlane:
+    """A `ServingPlane` whose services are pods that KServe makes.
+
+    Args:
+        namespace: where its services live; others' InferenceServices there are left alone.
+        counts_gpus: refuse a service whose GPUs are not free, with the numbers. Off where an
+            autoscaler adds GPU nodes on demand, or where the platform may not list nodes and pods;
+            what the namespace's quotas don't leave room for is refused in any case.
+        by_address: services are reached at their cluster addresses, where nobody resolves the
+            cluster's names.
+        prometheus_url: where KEDA's operator reads the metrics of services that ask for an
+            autoscaler; None: such services are refused.
+        bundles: the folder of bundles, whose golden rows services of Triton are asked; None: such
+            services are refused.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        namespace: str,
+        *,
+        counts_gpus: bool = True,
+        by_address: bool = False,
+        prometheus_url: str | None = None,
+        bundles: Path | None = None,
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._counts_gpus = counts_gpus
+        self._by_address = by_address
+        self._prometheus_url = prometheus_url
+        self._bundles = bundles
+        self._scored: set[str] = set()
+        """Uids of Triton's services whose golden rows this plane has seen scored."""
+
+    def apply(self, manifest: Manifest) -> None:
+        name = _checked(manifest)
+        self._check_autoscaler(manifest)
+        if self._bundles is None and _is_triton(manifest):
+            raise Refused(f"{name} runs by Triton, and nobody here has its golden rows")
+        wanted = _signed(manifest)
+        found = self._find(name)
+        if found is None:
+            self._check_room(manifest)
+            found = self._create(wanted)
+        if _digest(found) != _digest(wanted):
+            raise Refused(
+                f"{name} runs from another manifest, and services are immutable; "
+                "register a new version"
+            )
+        self._hold(name, wanted, found["metadata"]["uid"])
+
+    def status(self, name: str) -> ServiceStatus:
+        service = self._find(name)
+        if service is None:
+            raise NotFound(f"no service {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        deployment = self._api.find(DEPLOYMENTS.path(self._namespace, f"{name}-predictor"))
+        pods = self._api.items(PODS.path(self._namespace), labelSelector=f"{OF_SERVICE}={name}")
+        found = diagnose(name, service, deployment, pods)
+        if self._bundles is None or not _is_triton(service):
+            return found
+        return self._self_tested(found, service, self._bundles)
+
+    def endpoint(self, name: str) -> str | None:
+        if self._find(name) is None:
+            return None
+        return self._address(name) if self._by_address else cluster_url(name, self._namespace)
+
+    def remove(self, name: str) -> None:
+        service = self._find(name)
+        if service is not None:
+            # The very object that was looked at: one of that name made since is left alone.
+            self._api.delete(self._path(name), uid=service["metadata"]["uid"])
+
+    def names(self) -> list[str]:
+        found = self._api.items(
+            INFERENCE_SERVICES.path(self._namespace), labelSelector=BUNDLE_LABEL
+        )
+        return sorted(s["metadata"]["name"] for s in found if not _leaving(s))
+
+    def _self_tested(self, found: ServiceStatus, service: Object, bundles: Path) -> ServiceStatus:
+        """Ready only once it scores its bundle's golden rows, which Triton itself is not asked."""
+        metadata = service["metadata"]
+        if not found.ready:
+            self._scored.discard(metadata["uid"])
+        elif metadata["uid"] not in self._scored:
+            url = self.endpoint(found.name)
+            if url is None:
+                return replace(found, ready=False, reason="it has no address yet")
+            digest = metadata["annotations"][DIGEST_ANNOTATION]
+            try:
+                bundle = load_bundle(bundles / digest, digest)
+                problem = golden.wrong(bundle, partial(golden.ask, url, found.name))
+            except (Corrupt, Unavailable) as error:
+                return replace(
+                    found, ready=False, reason=f"its golden rows can't be asked: {error}"
+                )
+            if problem:
+                return replace(found, ready=False, reason=problem, failed=True)
+            self._scored.add(metadata["uid"])
+        return found
+
+    def _address(self, name: str) -> str | None:
+        """Of the Service that KServe has made by now; it keeps its address while it is there."""
+        made = self._api.find(SERVICES.path(self._namespace, f"{name}-predictor"))
+        if made is None:
+            return None
+        if (address := made["spec"]["clusterIP"]) == "None":
+            problem = "has no address of its own: KServe must not make headless Services"
+            raise Refused(f"Service {name}-predictor {problem} (serviceClusterIPNone: false)")
+        return f"http://{address}:80"
+
+    def _find(self, name: str) -> Object | None:
+        service = self._api.find(self._path(name))
+        return None if service is None or _leaving(service) else service
+
+    def _check_autoscaler(self, manifest: Manifest) -> None:
+        """Without KEDA such a service would stay at one pod, whatever came."""
+        if asked_for(manifest) is None:
+            return
+        name = manifest["metadata"]["name"]
+        if self._prometheus_url is None:
+            raise Refused(
+                f"{name} is to be scaled, and nothing says where KEDA reads its metrics "
+                "(MLPLATFORM_KSERVE_PROMETHEUS); nothing was changed"
+            )
+        if not self._api.serves(SCALED_OBJECTS):
+            raise Refused(
+                f"{name} is to be scaled (serving.scaling of model.yaml), and this cluster has no "
+                f"{SCALED_OBJECTS.plural} of {SCALED_OBJECTS.group_version}: install KEDA, or "
+                "leave MLPLATFORM_KSERVE_PROMETHEUS out; nothing was changed"
+            )
+
+    def _check_room(self, manifest: Manifest) -> None:
+        """Of quotas, which grow by no autoscaler, and for services with GPUs of nodes, of which
+        there are few, and none comes quickly."""
+        predictor = manifest["spec"]["predictor"]
+        asked = predictor["model"]["resources"]["requests"]
+        quotas = supply.quotas(self._api, self._namespace)
+        if self._counts_gpus and any(name.startswith("nvidia.com/") for name in asked):
+            value, preempts = supply.priority(self._api, predictor.get("priorityClassName"))
+            need = supply.need_of(manifest, value, preempts)
+            room = room_for(need, supply.nodes(self._api), quotas)
+        else:
+            room = within_quotas(supply.need_of(manifest, 0, preempts=False), quotas)
+        if isinstance(room, Short):
+            raise Refused(f"{room.reason}; nothing was changed")
+
+    def _create(self, wanted: Object) -> Object:
+        """The object that is there afterwards: of two that race with one name, the first stays."""
+        try:
+            return self._api.create(INFERENCE_SERVICES.path(self._namespace), wanted)
+        except AlreadyThere:
+            name = wanted["metadata"]["name"]
+            return self._api.get(self._path(name))
+
+    def _hold(self, name: str, wanted: Object, uid: str) -> None:
+        """Write what was lost again, here and in what goes with it, but overrule nobody."""
+        again = copy.deepcopy(wanted)
+        again["metadata"]["uid"] = uid
+        try:
+            self._api.apply(self._path(name), again)
+        except Conflict as error:
+            raise Refused(f"{name} was changed by somebody else: {error}") from error
+        budget = disruption_budget(wanted, uid)
+        if budget is not None:
+            self._api.apply(DISRUPTION_BUDGETS.path(self._namespace, name), budget)
+        scaler = autoscaler(wanted, uid, self._prometheus_url or "")
+        if scaler is not None:
+            self._api.apply(SCALED_OBJECTS.path(self._namespace, name), scaler)
+
+    def _path(self, name: str) -> str:
+        if ServiceName.parse(name) is None:
+            raise NotFound(f"{name!r} is no name of a service")
+        return INFERENCE_SERVICES.path(self._namespace, name)
+
+
+def _checked(manifest: Manifest) -> str:
+    service = read(manifest)
+    refuse_ignored(manifest)
+    if urlsplit(service.storage_uri).scheme not in SCHEMES:
+        raise ConfigInvalid(
+            "spec.predictor.model.storageUri",
+            service.storage_uri,
+            f"where pods can read it: {', '.join(sorted(SCHEMES))}",
+        )
+    return service.name
+
+
+def _signed(manifest: Manifest) -> dict[str, Any]:
+    """The manifest with its own digest written on it."""
+    signed: dict[str, Any] = copy.deepcopy(dict(manifest))
+    signed["metadata"]["annotations"][MANIFEST_DIGEST] = digest_of(canonical_json(manifest))
+    return signed
+
+
+def _digest(service: Object) -> object:
+    return service["metadata"].get("annotations", {}).get(MANIFEST_DIGEST)
+
+
+def _is_triton(service: Manifest) -> bool:
+    return bool(service["spec"]["predictor"].get("model", {}).get("runtime") == TRITON)
+
+
+def _leaving(service: Object) -> bool:
+    return service["metadata"].get("deletionTimestamp") is not None

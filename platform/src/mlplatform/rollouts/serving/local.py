@@ -1,0 +1,210 @@
+"""The embedded serving plane: manifests in a folder, predictor processes kept by the supervisor."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
+
+from mlplatform.rollouts.serving.manifest import RUNTIME, read
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
+from mlplatform.runtime.canonical import NOT_JSON, canonical_json
+from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.runtime.storage.files import create_atomically, write_atomically
+
+BUNDLE: Final = "bundle"
+"""Scheme of a storage URI that names a bundle of the home, and no path."""
+
+STALE_MS: Final = 10_000
+"""The supervisor repeats every status within seconds; an older one says nothing any more."""
+
+
+class StatusFile(msgspec.Struct, frozen=True):
+    """`serving/status/<name>.json`, as the supervisor writes it."""
+
+    name: str
+    ready: bool
+    reason: str
+    restarts: int
+    pid: int | None
+    port: int | None
+    checked_at_ms: int
+    host: str = "127.0.0.1"
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class StatusStore:
+    """What the supervisor of this machine has said about services: its processes, or pods.
+
+    Args:
+        folder: `<home>/serving`.
+        write: how a file's content is replaced.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        now_ms: Callable[[], int] = wall_ms,
+        write: Callable[[Path, bytes], None] = write_atomically,
+    ) -> None:
+        self._folder = folder / "status"
+        self._now_ms = now_ms
+        self._write = write
+
+    def status(self, name: str) -> ServiceStatus:
+        """How a service did when it was last looked at, not long ago."""
+        found = self._read(name)
+        if found is None:
+            return ServiceStatus(name, False, "waits for the supervisor to start it")
+        age_ms = self._now_ms() - found.checked_at_ms
+        if age_ms > STALE_MS:
+            reason = f"the supervisor has said nothing about it for {age_ms // 1000} s"
+            return ServiceStatus(name, False, reason, found.restarts, None)
+        return ServiceStatus(name, found.ready, found.reason, found.restarts, found.pid)
+
+    def endpoint(self, name: str) -> str | None:
+        """The base URL where it listens, or None while nobody knows."""
+        found = self._read(name)
+        if found is None or found.port is None:
+            return None
+        return f"http://{found.host}:{found.port}"
+
+    def say(self, status: StatusFile) -> None:
+        """Write down how a service does now."""
+        self._write(self._path(status.name), msgspec.json.encode(status))
+
+    def names(self) -> set[str]:
+        """Services about which something is said."""
+        return {path.stem for path in self._folder.glob("[!.]*.json")}
+
+    def forget(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _read(self, name: str) -> StatusFile | None:
+        if ServiceName.parse(name) is None:
+            raise NotFound(f"{name!r} is no name of a service")
+        try:
+            data = self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=StatusFile)
+
+
+class LocalPlane:
+    """A `ServingPlane` whose services are processes of this machine.
+
+    Args:
+        folder: `<home>/serving`.
+    """
+
+    def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
+        self._folder = folder
+        self._desired = folder / "desired"
+        self._told = StatusStore(folder, now_ms)
+
+    def apply(self, manifest: Manifest) -> None:
+        service = read(manifest)
+        if service.runtime != RUNTIME:
+            raise Refused(
+                f"{service.name} asks for {service.runtime}, which runs on Kubernetes alone"
+            )
+        bundle_folder(service.storage_uri, self._folder)
+        path = self._desired / f"{service.name}.json"
+        data = canonical_json(manifest)
+        if not create_atomically(path, data) and not _is_same(path, manifest):
+            raise Refused(
+                f"{service.name} runs from another manifest, and services are immutable; "
+                "register a new version"
+            )
+
+    def status(self, name: str) -> ServiceStatus:
+        if not self._path(name).is_file():
+            raise NotFound(f"no service {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        return self._told.status(name)
+
+    def endpoint(self, name: str) -> str | None:
+        return self._told.endpoint(name) if self._path(name).is_file() else None
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self._desired.glob("[!.]*.json"))
+
+    def _path(self, name: str) -> Path:
+        if ServiceName.parse(name) is None:
+            raise NotFound(f"{name!r} is no name of a service")
+        return self._desired / f"{name}.json"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a file of the desired folder.
+
+    Raises:
+        ConfigInvalid: the file does not hold a JSON object.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except NOT_JSON as error:
+        raise ConfigInvalid(path.name, str(error), "a manifest in JSON") from error
+
+
+def bundle_uri(folder: Path, bundles: Path) -> str:
+    """How a manifest names a bundle's folder: `bundle:<name>` within a home's bundles, wherever
+    that home is; a file:// URI elsewhere."""
+    within = folder.absolute().parent == bundles.absolute()
+    return f"{BUNDLE}:{quote(folder.name)}" if within else folder.absolute().as_uri()
+
+
+def bundle_folder(storage_uri: str, bundles: Path) -> Path:
+    """The folder that a manifest names.
+
+    Earlier manifests name it by the path where its home was. A home may have been moved or copied,
+    and bundles are called by their digests: one of that name in this home is the one.
+
+    Args:
+        bundles: the home's.
+
+    Raises:
+        ConfigInvalid: another scheme or host, or a name that leads out of the bundles.
+    """
+    wanted = f"{BUNDLE}:<name> or file:///... on this machine"
+    wrong = ConfigInvalid("spec.predictor.model.storageUri", storage_uri, wanted)
+    try:
+        parts = urlsplit(storage_uri)
+    except ValueError as error:
+        raise wrong from error
+    path = unquote(parts.path)
+    if parts.scheme == BUNDLE and not parts.netloc and re.fullmatch(r"[^/.][^/]*", path):
+        return bundles / path
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path:
+        raise wrong
+    own = bundles / Path(path).name
+    return own if own.is_dir() else Path(path)
+
+
+def _is_same(path: Path, manifest: Manifest) -> bool:
+    try:
+        return _placeless(read_manifest(path)) == _placeless(manifest)
+    except (ConfigInvalid, LookupError, TypeError):
+        return False
+
+
+def _placeless(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest with its bundle by name alone, as bytes."""
+    placed = msgspec.json.decode(canonical_json(manifest), type=dict[str, Any])
+    model = placed["spec"]["predictor"]["model"]
+    model["storageUri"] = re.split("[/:]", model["storageUri"])[-1]
+    return canonical_json(placed)

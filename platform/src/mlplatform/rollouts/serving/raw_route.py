@@ -1,0 +1,239 @@
+"""The HTTPRoute of a model's raw callers, and whether it may be written now: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.serving.manifest import MODEL_LABEL
+from mlplatform.runtime.configuration.entrance import Entrance
+from mlplatform.runtime.errors import ConfigInvalid
+
+API_VERSION: Final = "gateway.networking.k8s.io/v1"
+GROUP: Final = "gateway.networking.k8s.io"
+GENERATION: Final = "mlplatform/routes-generation"
+"""Annotation: of which generation of the routes a route is the picture. It never goes back."""
+VERSION_HEADER: Final = "mlplatform-version"
+"""A tester's: the registry version that is to answer."""
+ANSWERED_BY: Final = "mlplatform-answered-by"
+"""On a request that is mirrored, and on its copy: the service that answers. Whoever receives it
+under another name received the copy. Elsewhere it is taken off: nobody outside may set it."""
+HTTP_PORT: Final = 80
+
+Object = dict[str, Any]
+
+
+def route_name(model: str) -> str:
+    """Of the HTTPRoute of a model's raw callers."""
+    return f"{model}-raw-callers"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A route as it is in the cluster.
+
+    Args:
+        generation: of the routes that it was rendered from.
+        services: every service that may get a request or a copy by it.
+        version: the object's resourceVersion, for a write that must find it so.
+        problem: why the Gateway does not follow this very spec (yet); empty: it does.
+    """
+
+    generation: int
+    services: frozenset[str]
+    spec: Object
+    version: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Have the route be so; `version` is what it was decided on, None: there was none."""
+
+    body: Object
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """It is as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """It can't be changed now; the reason says what is being waited for."""
+
+    reason: str
+
+
+def render(routes: Routes, entrance: Entrance) -> Object | None:
+    """The route that does to raw callers what these routes do to the gateway's; None: no champion.
+
+    Every field is written that an API server would fill in, so that what is there can be compared.
+    Shares are of requests: a route knows no customers.
+    """
+    if routes.champion is None:
+        return None
+    parent = {"group": GROUP, "kind": "Gateway"}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "HTTPRoute",
+        "metadata": {
+            "name": route_name(routes.model),
+            "labels": {MODEL_LABEL: routes.model},
+            "annotations": {GENERATION: str(routes.generation)},
+        },
+        "spec": {
+            "parentRefs": [{**parent, "name": entrance.gateway, "namespace": entrance.namespace}],
+            "hostnames": [f"{routes.model}.{entrance.domain}"],
+            # Testers' rules win wherever they stand, as they match a header. Envoy Gateway names a
+            # rule's cluster by its place and takes clusters away before routes: everybody's rule
+            # keeps its place in all phases, or a step back loses requests.
+            "rules": [_everybody(routes, routes.champion), *_tester_rules(routes)],
+        },
+    }
+
+
+def read(route: Object) -> Seen:
+    """What a route in the cluster says.
+
+    Raises:
+        ConfigInvalid: somebody else made it: it carries no generation of ours.
+    """
+    metadata = route["metadata"]
+    written = (metadata.get("annotations") or {}).get(GENERATION, "")
+    if not written.isdecimal():
+        key = f"HTTPRoute {metadata['name']}: metadata.annotations.{GENERATION}"
+        raise ConfigInvalid(key, written, "a route that this platform made; rename the other one")
+    return Seen(
+        generation=int(written),
+        services=frozenset(_services(route["spec"])),
+        spec=route["spec"],
+        version=metadata["resourceVersion"],
+        problem=_problem(route),
+    )
+
+
+def next_write(
+    routes: Routes, seen: Seen | None, entrance: Entrance, ready: Callable[[str], bool]
+) -> Write | Keep | Wait:
+    """What to do about the route of raw callers, in the order that loses no request.
+
+    A service gets its first request only when it is ready; one that the new route leaves out stays
+    until the Gateway follows that route (`applied_generation`).
+
+    Args:
+        ready: whether a service answers; asked only about those that are new in the route.
+    """
+    wanted = render(routes, entrance)
+    if wanted is None:
+        return Keep()
+    if seen is not None and seen.generation > routes.generation:
+        return Wait(
+            f"the HTTPRoute {route_name(routes.model)} is of generation {seen.generation}, "
+            f"the journal only at {routes.generation}"
+        )
+    if seen is not None and seen.generation == routes.generation and seen.spec == wanted["spec"]:
+        return Keep()
+    known = frozenset() if seen is None else seen.services
+    cold = sorted(s for s in set(_services(wanted["spec"])) - known if not ready(s))
+    if cold:
+        return Wait(f"raw callers are left where they are: {', '.join(cold)} is not ready")
+    return Write(wanted, None if seen is None else seen.version)
+
+
+def applied_generation(seen: Seen | None) -> int | None:
+    """The generation that raw callers are surely routed by; None: nobody can tell."""
+    return None if seen is None or seen.problem else seen.generation
+
+
+def _everybody(routes: Routes, champion: Arm) -> Object:
+    shadow = routes.challenger if routes.phase == "shadow" else None
+    filters = [_unmarked()] if shadow is None else [_marked(champion), _mirror(shadow)]
+    return {
+        "matches": [_match(routes.model)],
+        "filters": filters,
+        "backendRefs": _weighted(routes, champion),
+    }
+
+
+def _tester_rules(routes: Routes) -> Iterator[Object]:
+    """A tester reaches the champion, and a challenger that answers nobody yet, by version."""
+    for arm in (routes.champion, routes.challenger):
+        if arm is None:
+            continue
+        header = {"type": "Exact", "name": VERSION_HEADER, "value": str(arm.version)}
+        yield {
+            "matches": [{**_match(routes.model), "headers": [header]}],
+            "filters": [_marked(arm)],
+            "backendRefs": [{**_backend(arm), "weight": 1}],
+        }
+
+
+def _weighted(routes: Routes, champion: Arm) -> list[Object]:
+    if routes.challenger is None or routes.phase != "canary":
+        return [{**_backend(champion), "weight": 100}]
+    percent = routes.challenger_percent
+    parts = 1 if float(percent).is_integer() else 1000  # weights are whole numbers
+    share = round(percent * parts)
+    return [
+        {**_backend(champion), "weight": 100 * parts - share},
+        {**_backend(routes.challenger), "weight": share},
+    ]
+
+
+def _match(model: str) -> Object:
+    return {"path": {"type": "PathPrefix", "value": f"/v2/models/{model}"}}
+
+
+def _backend(arm: Arm) -> Object:
+    return {"group": "", "kind": "Service", "name": f"{arm.service}-predictor", "port": HTTP_PORT}
+
+
+def _mirror(arm: Arm) -> Object:
+    return {"type": "RequestMirror", "requestMirror": {"backendRef": _backend(arm)}}
+
+
+def _marked(arm: Arm) -> Object:
+    modifier = {"set": [{"name": ANSWERED_BY, "value": arm.service}]}
+    return {"type": "RequestHeaderModifier", "requestHeaderModifier": modifier}
+
+
+def _unmarked() -> Object:
+    return {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [ANSWERED_BY]}}
+
+
+def _services(spec: Object) -> Iterator[str]:
+    """Backends with a weight, and mirrors, by the names of their services."""
+    for rule in spec.get("rules", []):
+        backends = [b for b in rule.get("backendRefs", []) if b.get("weight", 1)]
+        mirrors = [f["requestMirror"]["backendRef"] for f in rule.get("filters", []) if _copies(f)]
+        for backend in (*backends, *mirrors):
+            yield backend["name"].removesuffix("-predictor")
+
+
+def _copies(given: Object) -> bool:
+    return bool(given["type"] == "RequestMirror")
+
+
+def _problem(route: Object) -> str:
+    """Conditions of an older spec say nothing about this one."""
+    generation = route["metadata"]["generation"]
+    parents = route.get("status", {}).get("parents", [])
+    wanted = route["spec"]["parentRefs"]
+    for reference in wanted:
+        told = [p for p in parents if _same_parent(p["parentRef"], reference)]
+        conditions = {c["type"]: c for p in told for c in p.get("conditions", [])}
+        for kind in ("Accepted", "ResolvedRefs"):
+            condition = conditions.get(kind)
+            if condition is None or condition.get("observedGeneration") != generation:
+                return f"Gateway {reference['name']} has not looked at it yet ({kind})"
+            if condition["status"] != "True":
+                return f"{kind} is {condition['status']}: {condition.get('message', '')}"
+    return ""
+
+
+def _same_parent(told: Object, wanted: Object) -> bool:
+    return all(told.get(key) == wanted.get(key) for key in ("name", "namespace"))

@@ -1,0 +1,1 @@
+"""What the decision log shows about a challenger: windows, statistics, gates and verdicts."""

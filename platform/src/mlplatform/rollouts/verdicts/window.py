@@ -1,0 +1,409 @@
+"""What the decision log says about each arm in one generation of the routes, customer by customer.
+
+Records are ordered by (event_ms, writer, seq) and cut at a fixed sample, so that a window holds the
+same records whenever somebody looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.decisions.records.port import Watermark
+from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES
+from mlplatform.model.oip import OWN_FAILURES
+from mlplatform.rollouts.journal.journal import GatewayLease
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ALERTS = ("review", "decline")
+SHADOW_FAILURES = ("unavailable", "invalid_output")
+
+MOMENT_MS = 250
+"""Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
+customers at once: within a moment failures are one event, however many they are."""
+
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Traffic:
+    """Everything of one generation, in order; one array element per record.
+
+    Args:
+        moment: number of the moment in which it was recorded.
+        challenger: the record belongs to the arm that is judged.
+        failed: the arm did not give its answer.
+        excused: the gateway had no room or time to ask the arm: nobody's failure, and no request
+            that the arm was given.
+        scored: the answer counts for score and decision statistics (not degraded).
+        alert: the decision was to review or decline.
+        paired: the same request was decided by the other arm too.
+        flipped: that decision differs.
+        dropped: copies that never were answers (queue full, too late); they are no records here.
+    """
+
+    generation: int
+    event_ms: Integers
+    writer: tuple[str, ...]
+    seq: Integers
+    unit: Integers
+    moment: Integers
+    challenger: Flags
+    failed: Flags
+    excused: Flags
+    scored: Flags
+    alert: Flags
+    paired: Flags
+    flipped: Flags
+    dropped: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmWindow:
+    """One arm's records up to a cut; the tuples hold one number per customer, in one order.
+
+    Args:
+        requests: those that the arm could answer.
+        excused: the others, which the gateway had no room or time to put to it.
+        moment_requests, moment_failures: the same requests and failures, one number per moment.
+    """
+
+    arm: str
+    generation: int
+    requests: tuple[int, ...]
+    failures: tuple[int, ...]
+    excused: tuple[int, ...]
+    answers: tuple[int, ...]
+    alerts: tuple[int, ...]
+    pairs: tuple[int, ...]
+    flips: tuple[int, ...]
+    moment_requests: tuple[int, ...]
+    moment_failures: tuple[int, ...]
+
+    @property
+    def units(self) -> int:
+        """Customers of whom the arm could answer a request."""
+        return sum(count > 0 for count in self.requests)
+
+    def evidence(self) -> dict[str, int]:
+        """Counts alone: what goes into the journal."""
+        return {
+            "units": self.units,
+            "requests": sum(self.requests),
+            "failures": sum(self.failures),
+            "moments": sum(count > 0 for count in self.moment_requests),
+            "failed_moments": sum(count > 0 for count in self.moment_failures),
+            "excused": sum(self.excused),
+            "answers": sum(self.answers),
+            "alerts": sum(self.alerts),
+            "pairs": sum(self.pairs),
+            "flips": sum(self.flips),
+        }
+
+
+def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
+    """Copies that the challenger answered beside the champion's decisions of the same requests.
+
+    A copy that the gateway dropped or gave up waiting for says nothing about the challenger: it is
+    counted as dropped. A champion's decision with a counterpart lends it its customer and decision.
+
+    Args:
+        table: decision and shadow records, with the columns of `records.SCALARS`.
+    """
+    columns = ordered(table, generation)
+    kind, arm = columns["kind"], columns["arm"]
+    is_copy = (kind == "shadow") & (columns["version"] == version)
+    reason = columns["degraded_reason"]
+    failed_copy = np.isin(reason, SHADOW_FAILURES) | (is_copy & ~_finite(columns["score"]))
+    lost = is_copy & ~np.isin(reason, SHADOW_FAILURES) & present(reason)
+    decided = (kind == "decision") & (arm == "champion")
+    champion_decision = dict(
+        zip(columns["decision_id"][decided], columns["decision"][decided], strict=True)
+    )
+    champion_scored = decided & scored_flags(columns)
+    comparable = set(columns["decision_id"][champion_scored])
+    kept = (is_copy & ~lost) | decided
+    failed = np.where(is_copy, failed_copy, failed_flags(columns))
+    answered = np.where(is_copy, ~failed_copy & _finite(columns["score"]), champion_scored)
+    ids, decision = columns["decision_id"], columns["decision"]
+    paired = np.array(
+        [c and s and i in comparable for c, s, i in zip(is_copy, answered, ids, strict=True)],
+        dtype=bool,
+    )
+    flipped = np.array(
+        [p and d != champion_decision[i] for p, d, i in zip(paired, decision, ids, strict=True)],
+        dtype=bool,
+    )
+    dropped = {str(r): int((reason[lost] == r).sum()) for r in sorted(set(reason[lost]))}
+    return _traffic(
+        columns, kept, is_copy, failed, answered, generation, paired, flipped, dropped=dropped
+    )
+
+
+def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
+    """Decisions of both arms; whatever answered in an arm's place is that arm's failure, unless
+    the gateway never got to ask the arm."""
+    columns = ordered(table, generation)
+    decided = (columns["kind"] == "decision") & present(columns["arm"])
+    challenger = columns["arm"] == "challenger"
+    nothing = np.zeros(len(decided), dtype=bool)
+    return _traffic(
+        columns,
+        decided,
+        challenger,
+        failed_flags(columns),
+        scored_flags(columns),
+        generation,
+        nothing,
+        nothing,
+        dropped={},
+    )
+
+
+def champion_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
+    """Decisions of a provisional champion, which is the arm that is judged."""
+    columns = ordered(table, generation)
+    decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
+    mine = decided & ((columns["version"] == version) | failed_flags(columns))
+    nothing = np.zeros(len(decided), dtype=bool)
+    return _traffic(
+        columns,
+        mine,
+        mine,
+        failed_flags(columns),
+        scored_flags(columns),
+        generation,
+        nothing,
+        nothing,
+        dropped={},
+    )
+
+
+def cut_at_sample(traffic: Traffic, *, units: int, requests: int = 0) -> int | None:
+    """How many records it takes until the judged arm has had this many customers and requests that
+    it could answer."""
+    mine = traffic.challenger & ~traffic.excused
+    enough = (np.cumsum(_first_appearances(traffic, mine)) >= units) & (np.cumsum(mine) >= requests)
+    return int(enough.argmax()) + 1 if enough.any() else None
+
+
+def cut_at_failure(traffic: Traffic, *, failures: int) -> int | None:
+    """How many records it takes until the judged arm has failed this often."""
+    reached = np.cumsum(traffic.challenger & traffic.failed) >= failures
+    return int(reached.argmax()) + 1 if reached.any() else None
+
+
+def cut_at_answers(traffic: Traffic, *, answers: int) -> int | None:
+    """How many records it takes until so many answers of the judged arm count."""
+    reached = np.cumsum(traffic.challenger & traffic.scored) >= answers
+    return int(reached.argmax()) + 1 if reached.any() else None
+
+
+def arm_windows(traffic: Traffic, cut: int) -> tuple[ArmWindow, ArmWindow]:
+    """Challenger's and champion's windows over the first `cut` records."""
+    return (
+        _window(traffic, cut, traffic.challenger[:cut], "challenger"),
+        _window(traffic, cut, ~traffic.challenger[:cut], "champion"),
+    )
+
+
+def first_appearances(traffic: Traffic, cut: int) -> tuple[int, int]:
+    """Customers by their first appearance in an arm: (challenger's, both arms').
+
+    Excused records count: a customer is in the arm that the split gave them, asked or not.
+    """
+    mine = int(_first_appearances(traffic, traffic.challenger)[:cut].sum())
+    other = int(_first_appearances(traffic, ~traffic.challenger)[:cut].sum())
+    return mine, mine + other
+
+
+def log_ranges(traffic: Traffic, cut: int) -> dict[str, list[int]]:
+    """First and last record number of each writer among the first `cut` records."""
+    ranges: dict[str, list[int]] = {}
+    for writer, seq in zip(traffic.writer[:cut], traffic.seq[:cut].tolist(), strict=True):
+        low, high = ranges.get(writer, [seq, seq])
+        ranges[writer] = [min(low, seq), max(high, seq)]
+    return dict(sorted(ranges.items()))
+
+
+def behind(
+    watermarks: Sequence[Watermark],
+    gateways: Sequence[GatewayLease],
+    *,
+    event_ms: int,
+    generation: int,
+) -> tuple[str, ...]:
+    """Who may still write into a range that ends at this event time; empty: it is complete."""
+    writers = [
+        f"writer {w.writer} is at {w.event_ms}, before {event_ms}"
+        + (f", with {w.spilled} records spilled" if w.spilled else "")
+        for w in watermarks
+        if w.live and (w.event_ms is None or w.event_ms < event_ms)
+    ]
+    leases = [
+        f"gateway {g.gateway} applies generation {g.generation}, not {generation}"
+        for g in gateways
+        if g.generation is None or g.generation < generation
+    ]
+    return (*writers, *leases, *unlogged(watermarks, gateways))
+
+
+def unlogged(watermarks: Sequence[Watermark], gateways: Sequence[GatewayLease]) -> tuple[str, ...]:
+    """Gateways that answer and whose records are not in this log, because no living writer of it
+    has their name, or theirs come from a log elsewhere and do not come any more; a gateway that has
+    just ended is one of them until its lease is over."""
+    living = {w.writer: w for w in watermarks if w.live}
+    silent = [
+        f"gateway {g.gateway} answers, and no living writer of this log has its name"
+        for g in gateways
+        if g.gateway not in living
+    ]
+    late = [
+        f"gateway {g.gateway} answers, and nothing of its log has come lately"
+        for g in gateways
+        if g.gateway in living and living[g.gateway].unheard
+    ]
+    return (*silent, *late)
+
+
+Columns = dict[str, npt.NDArray[Any]]
+
+_COLUMNS = (
+    "writer",
+    "seq",
+    "kind",
+    "decision_id",
+    "event_ms",
+    "recorded_ms",
+    "generation",
+    "arm",
+    "answered_by",
+    "unit",
+    "version",
+    "score",
+    "decision",
+    "degraded",
+    "degraded_reason",
+)
+
+
+def ordered(table: pa.Table, generation: int) -> Columns:
+    columns = {name: _column(table, name) for name in _COLUMNS}
+    voided = set(columns["decision_id"][columns["kind"] == "void"])
+    kept = columns["generation"] == generation
+    if voided:
+        kept &= np.array([i not in voided for i in columns["decision_id"]], dtype=bool)
+    columns = {name: values[kept] for name, values in columns.items()}
+    order = np.lexsort((columns["seq"], columns["writer"].astype(str), columns["event_ms"]))
+    return {name: values[order] for name, values in columns.items()}
+
+
+def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    values = table.column(name)
+    if name in ("seq", "event_ms", "recorded_ms", "generation"):
+        return np.asarray(values.to_numpy(), dtype=np.int64)
+    return np.array([*values.to_pylist(), None], dtype=object)[:-1]
+
+
+def present(values: npt.NDArray[Any]) -> Flags:
+    return np.array([v is not None for v in values], dtype=bool)
+
+
+def _finite(values: npt.NDArray[Any]) -> Flags:
+    return np.array([v is not None and math.isfinite(v) for v in values], dtype=bool)
+
+
+def failed_flags(columns: Columns) -> Flags:
+    elsewhere = columns["answered_by"] != columns["arm"]
+    reported = np.isin(columns["degraded_reason"], ARM_FAILURES)
+    failed: Flags = (elsewhere | reported) & ~excused_flags(columns)
+    return failed
+
+
+def excused_flags(columns: Columns) -> Flags:
+    # the reason is that of the step that was due first: the assigned arm's
+    reason = columns["degraded_reason"]
+    # features were stale: no arm was asked
+    withheld = (reason == FEATURES) & (columns["answered_by"] != columns["arm"])
+    excused: Flags = np.isin(reason, OWN_FAILURES) | withheld
+    return excused
+
+
+def scored_flags(columns: Columns) -> Flags:
+    degraded = columns["degraded"].astype(bool) | excused_flags(columns)
+    scored: Flags = ~failed_flags(columns) & ~degraded & _finite(columns["score"])
+    return scored
+
+
+def _traffic(
+    columns: Columns,
+    kept: Flags,
+    challenger: Flags,
+    failed: Flags,
+    scored: Flags,
+    generation: int,
+    paired: Flags,
+    flipped: Flags,
+    *,
+    dropped: Mapping[str, int],
+) -> Traffic:
+    kept = kept & present(columns["unit"])
+    alert = np.isin(columns["decision"], ALERTS) & scored
+    return Traffic(
+        generation=generation,
+        event_ms=columns["event_ms"][kept],
+        writer=tuple(columns["writer"][kept]),
+        seq=columns["seq"][kept],
+        unit=columns["unit"][kept].astype(np.int64),
+        moment=columns["recorded_ms"][kept] // MOMENT_MS,
+        challenger=challenger[kept].astype(bool),
+        failed=failed[kept].astype(bool),
+        excused=excused_flags(columns)[kept],
+        scored=scored[kept].astype(bool),
+        alert=alert[kept],
+        paired=paired[kept],
+        flipped=flipped[kept],
+        dropped=dropped,
+    )
+
+
+def _first_appearances(traffic: Traffic, among: Flags) -> Flags:
+    """Flags of records, among these, in which a customer appears for the first time."""
+    first = np.zeros(len(traffic), dtype=bool)
+    places = np.flatnonzero(among)
+    first[places[np.unique(traffic.unit[places], return_index=True)[1]]] = True
+    return first
+
+
+def _window(traffic: Traffic, cut: int, mine: Flags, arm: str) -> ArmWindow:
+    units, moments = traffic.unit[:cut][mine], traffic.moment[:cut][mine]
+
+    def per(clusters: Integers, flags: Flags) -> tuple[int, ...]:
+        found, inverse = np.unique(clusters, return_inverse=True)
+        counts = np.bincount(inverse, weights=flags[:cut][mine], minlength=len(found))
+        return tuple(counts.astype(np.int64).tolist())
+
+    return ArmWindow(
+        arm=arm,
+        generation=traffic.generation,
+        requests=per(units, ~traffic.excused),
+        failures=per(units, traffic.failed),
+        excused=per(units, traffic.excused),
+        answers=per(units, traffic.scored),
+        alerts=per(units, traffic.alert),
+        pairs=per(units, traffic.paired),
+        flips=per(units, traffic.flipped),
+        moment_requests=per(moments, ~traffic.excused),
+        moment_failures=per(moments, traffic.failed),
+    )

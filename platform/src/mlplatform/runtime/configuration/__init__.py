@@ -1,0 +1,1 @@
+"""The settings of an installation: environment variables, parsed and checked once."""

@@ -1,0 +1,62 @@
+"""What was done to connections that asked too much of a listener, told once a minute."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+
+EVERY_S: Final = 60.0
+
+
+class EndedConnections:
+    """Counts connections that were ended, and keeps one refusal a minute that says how many.
+
+    Args:
+        door: of which listener.
+        refusals: of the home; None: nothing is kept.
+    """
+
+    def __init__(
+        self,
+        door: str,
+        refusals: Refusals | None,
+        *,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._door = door
+        self._refusals = refusals
+        self._clock_s = clock_s
+        self._told_s = float("-inf")
+        self._reasons: Counter[str] = Counter()
+        self._peers: Counter[str] = Counter()
+
+    def count(self, reason: str, peer: str) -> None:
+        self._reasons[reason] += 1
+        self._peers[peer] += 1
+
+    def tell(self) -> None:
+        """Keep what was counted, unless that was done less than a minute ago."""
+        now_s = self._clock_s()
+        if not self._reasons or now_s - self._told_s < EVERY_S:
+            return
+        self._told_s = now_s
+        if self._refusals is not None:
+            self._refusals.keep(self._refusal())
+        self._reasons.clear()
+        self._peers.clear()
+
+    def _refusal(self) -> Refusal:
+        total = sum(self._reasons.values())
+        peer, of_peer = self._peers.most_common(1)[0]
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common())
+        return Refusal(
+            wall_ms=time.time_ns() // 1_000_000,
+            door=self._door,
+            who=UNKNOWN if of_peer < total else peer,
+            asked=f"connections: {total}",
+            why=f"ended: {reasons}",
+        )

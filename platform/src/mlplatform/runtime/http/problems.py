@@ -1,0 +1,85 @@
+"""What a caller is told when something is wrong: problem details that name the field.
+
+Source: RFC 9457.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+
+from mlplatform.runtime.errors import PlatformError
+
+TYPE_PREFIX = "urn:mlplatform:problem:"
+MEDIA_TYPE = b"application/problem+json"
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The body of every answer that is not a success."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+
+
+class Problem(PlatformError):
+    """A request that gets no result.
+
+    Args:
+        status: the HTTP status.
+        name: last part of the problem's type, stable for programs.
+        detail: a sentence for a person.
+        field: the offending field or header, if there is one.
+        retry_after_s: when trying again makes sense.
+        allow: methods that would have been right.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        name: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        retry_after_s: int | None = None,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.name = name
+        self.details = ProblemDetails(
+            type=TYPE_PREFIX + name,
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=detail,
+            field=field,
+        )
+        self.retry_after_s = retry_after_s
+        self.allow = allow
+
+    def within(self, path: str) -> Problem:
+        """The same problem, of one item of a list."""
+        problem = Problem(
+            self.status, self.name, f"{path}: {self}", retry_after_s=self.retry_after_s
+        )
+        field = f"{path}.{self.details.field}" if self.details.field else path
+        problem.details = msgspec.structs.replace(problem.details, field=field)
+        return problem
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(b"content-type", MEDIA_TYPE)]
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", str(self.retry_after_s).encode()))
+        if self.allow is not None:
+            headers.append((b"allow", self.allow.encode()))
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers.append((b"www-authenticate", b"Bearer"))
+        return headers
+
+    @property
+    def body(self) -> bytes:
+        return msgspec.json.encode(self.details)

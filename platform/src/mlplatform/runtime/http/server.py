@@ -1,0 +1,165 @@
+"""A server's life: it listens, answers, and ends without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import uvloop
+
+from mlplatform.runtime.http.connection import Application, Connection, Limits, Shared
+from mlplatform.runtime.http.ended_connections import EndedConnections
+
+BACKLOG: Final = 512
+OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
+"""Open files that are not these connections: what two listeners may have taken before anybody
+counts it, gRPC's connections, and what is read, written and asked behind the answers."""
+
+LOOK_S: Final = 1.0
+"""How often connections are looked at; their limits are kept to this."""
+
+_TICK_S: Final = 0.1
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def connections_within(wanted: int) -> int:
+    """How many of the wanted connections this process may have open files for.
+
+    The soft limit is raised as far as it must and may be. With connections up to it, a file that
+    is needed to answer or to record would not open.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < needed:
+        soft = needed if hard == unlimited else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == unlimited:
+        return wanted
+    return max(min(wanted, soft - min(OTHER_FILES, soft // 2)), 1)
+
+
+async def _nothing() -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What happens around serving.
+
+    Args:
+        start: before the first connection is taken.
+        turn_away: when told to end; connections are still taken, and closed after their answers.
+        stop: when the last request is answered.
+        is_useful: once this says no, the server ends by itself.
+        linger_s: how long connections are taken after `turn_away`: a request that was on its way
+            then is answered, and its sender learns that the connection ends.
+        drain_s: how long requests may take to be finished after that.
+    """
+
+    start: Callable[[], Awaitable[None]] = _nothing
+    begin_drain: Callable[[], None] = lambda: None
+    stop: Callable[[], Awaitable[None]] = _nothing
+    is_useful: Callable[[], bool] = lambda: True
+    linger_s: float = 0.2
+    drain_s: float = 10.0
+
+
+class Server:
+    """Serves an application on sockets that listen, until SIGTERM, SIGINT or `end`; in another
+    thread than the main one, until the process ends.
+
+    A second signal ends it without waiting for anything. `gave_up` says that it ended by itself.
+
+    Args:
+        ended: told of connections that were ended for what they did.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        sockets: Sequence[socket.socket],
+        life: Life | None = None,
+        limits: Limits | None = None,
+        ended: EndedConnections | None = None,
+    ) -> None:
+        self._application = application
+        self._sockets = sockets
+        self._life = life or Life()
+        self._limits = limits or Limits()
+        self._ended = ended
+        self._told_to_end = asyncio.Event()
+        self._is_forced = False
+        self.gave_up = False
+        self._look_s = min(LOOK_S, self._limits.arrival_s / 4)
+
+    def run(self) -> None:
+        """Serve on an event loop of its own."""
+        uvloop.run(self.serve())
+
+    def end(self) -> None:
+        """Told to end; a second time, at once."""
+        self._is_forced = self._told_to_end.is_set()
+        self._told_to_end.set()
+
+    async def serve(self) -> None:
+        """Returns when all is answered and stopped."""
+        loop = asyncio.get_running_loop()
+        signs = _ENDING if threading.current_thread() is threading.main_thread() else ()
+        for sign in signs:
+            loop.add_signal_handler(sign, self.end)
+        shared = Shared(self._application, _within_files(self._limits), self._ended)
+        life = self._life
+        await life.start()
+        listening = [
+            await loop.create_server(lambda: Connection(shared), sock=sock, backlog=BACKLOG)
+            for sock in self._sockets
+        ]
+        watching = asyncio.create_task(self._watch(shared))
+        await self._told_to_end.wait()
+        life.begin_drain()
+        shared.is_draining = True
+        await self._unless_forced(time.monotonic() + life.linger_s, lambda: False)
+        for server in listening:
+            server.close()
+        for connection in tuple(shared.connections):
+            connection.close_idle()
+        await self._unless_forced(time.monotonic() + life.drain_s, lambda: not shared.owes_answers)
+        watching.cancel()
+        shared.close()
+        if not self._is_forced:
+            await life.stop()
+        for sign in signs:
+            loop.remove_signal_handler(sign)
+
+    async def _unless_forced(self, until_s: float, is_done: Callable[[], bool]) -> None:
+        while not (self._is_forced or is_done()) and time.monotonic() < until_s:
+            await asyncio.sleep(0.01)
+
+    async def _watch(self, shared: Shared) -> None:
+        look_s = time.monotonic() + self._look_s
+        while True:
+            await asyncio.sleep(min(_TICK_S, self._look_s))
+            if not self._told_to_end.is_set() and not self._life.is_useful():
+                self.gave_up = True
+                self.end()
+            now_s = time.monotonic()
+            if now_s >= look_s:
+                look_s = now_s + self._look_s
+                for connection in tuple(shared.connections):
+                    connection.look(now_s)
+                if self._ended is not None:
+                    self._ended.tell()
+
+
+def _within_files(limits: Limits) -> Limits:
+    """The limits, and their share of strangers, where there are few open files."""
+    room = connections_within(limits.connections)
+    strangers = max(limits.strangers * room // limits.connections, 1)
+    return replace(limits, connections=room, strangers=strangers)

@@ -1,0 +1,336 @@
+"""Limits of connections for servers that run on uvicorn, which bounds neither heads nor waiting.
+
+Source: uvicorn's protocols for httptools and websockets, which are private to it and pinned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol, cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS
+from mlplatform.runtime.http.ended_connections import EndedConnections
+from mlplatform.runtime.http.open_connections import OpenConnections, Room
+from mlplatform.runtime.http.peers import Peers
+from mlplatform.runtime.http.server import connections_within
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.telemetry.refusals import Refusals
+
+BACKLOG: Final = 128
+"""Of connections that the kernel holds for the listener: so many may be open uncounted."""
+
+MAX_PIPELINED: Final = 16
+MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
+"""Of a WebSocket; an event of Prefect's may have 1.5 MB."""
+LOOK_S: Final = 1
+"""How often connections are looked at; their limits are kept to this."""
+
+_SPARING: Final = RateLimitFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class UvicornLimits:
+    """What connections may ask for.
+
+    Args:
+        connections: of everybody together.
+        strangers: of those, connections on which nobody has been let in.
+        arrival_s: of strangers: from a connection's or a request's first byte to its last; also how
+            long an answer may wait to be read.
+        transfer_s: the same of who was let in: bundles and pages take their time.
+        idle_s: between two requests.
+    """
+
+    connections: int = 192
+    strangers: int = 64
+    arrival_s: float = 10.0
+    transfer_s: float = 300.0
+    idle_s: int = 5
+
+
+LIMITS: Final = UvicornLimits()
+
+
+class _Held(Protocol):
+    """A connection as its door sees it."""
+
+    transport: asyncio.Transport
+    client: tuple[str, int] | None
+
+    def __hash__(self) -> int: ...
+
+    def overdue(self, now_s: float, limit_s: float) -> str | None:
+        """Why it has to end, if it has waited for longer than the limit; empty where it never said
+        a word, as a browser's spare connection does."""
+        ...
+
+
+class Door:
+    """One listener's connections: who is open, who was let in, who has to go.
+
+    Args:
+        name: of the listener, in refusals.
+        refusals: where connections that were ended are told of.
+    """
+
+    def __init__(
+        self, name: str, refusals: Refusals | None = None, limits: UvicornLimits = LIMITS
+    ) -> None:
+        self.limits = limits
+        room = connections_within(limits.connections)
+        strangers = min(limits.strangers, max(room // 2, 1))
+        self._open: OpenConnections[_Held] = OpenConnections(Room(room, strangers))
+        self._by_client: dict[tuple[str, int], _Held] = {}
+        self._peers = Peers()
+        self._ended = EndedConnections(name, refusals)
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `uvicorn.Config` by which the server keeps to the limits.
+
+        Headers of proxies are not taken: a connection's peer is who opened it.
+        """
+        # Lines that a stranger causes are let through once a second each.
+        logging.getLogger("uvicorn.error").addFilter(_SPARING)
+        return {
+            "http": partial(LimitedHttp, self),
+            "ws": partial(LimitedWebSocket, self),
+            "callback_notify": self.look,
+            "timeout_notify": LOOK_S,
+            "timeout_keep_alive": self.limits.idle_s,
+            "backlog": BACKLOG,
+            "proxy_headers": False,
+            "ws_max_size": MAX_MESSAGE_BYTES,
+            "ws_per_message_deflate": False,  # what is sent is what is held
+        }
+
+    def let_in(self, scope: MutableMapping[str, Any]) -> None:
+        """Whoever sent this ASGI request has proven who it is: its connection keeps its place."""
+        client = scope.get("client")
+        held = None if client is None else self._by_client.get(tuple(client))
+        if held is not None:
+            self._open.admit(held)
+
+    def is_let_in(self, held: _Held) -> bool:
+        return self._open.is_admitted(held)
+
+    async def look(self) -> None:
+        """End what has waited for too long. Called once a second."""
+        now_s = time.monotonic()
+        for held in self._open:
+            is_known = self._open.is_admitted(held)
+            limit_s = self.limits.transfer_s if is_known else self.limits.arrival_s
+            reason = held.overdue(now_s, limit_s)
+            if reason is not None:
+                self._end(held, reason)
+        self._ended.tell()
+
+    def opened(self, held: _Held) -> None:
+        if held.client is not None:
+            self._by_client[held.client] = held
+        info = held.transport.get_extra_info
+        peer = self._peers.of(info("sockname"), info("peername"))
+        victim = self._open.add(held, peer)
+        if victim is not None:
+            self._end(victim, "to make room")
+
+    def closed(self, held: _Held) -> None:
+        self._open.remove(held)
+        if held.client is not None and self._by_client.get(held.client) is held:
+            del self._by_client[held.client]
+
+    def count(self, held: _Held, reason: str) -> None:
+        """It ends itself."""
+        self._ended.count(reason, self._open.peer(held))
+
+    def _end(self, held: _Held, reason: str) -> None:
+        if reason:
+            self._ended.count(reason, self._open.peer(held))
+        self.closed(held)
+        held.transport.abort()
+
+
+def serve(application: Any, door: Door, *, host: str, port: int, stop_s: int) -> None:
+    """Serve an ASGI application within a door's limits, until SIGTERM or SIGINT.
+
+    Args:
+        stop_s: how long requests may take to be finished then.
+
+    Raises:
+        SystemExit: it did not start; its log says why.
+    """
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            host=host,
+            port=port,
+            log_level="warning",
+            log_config=None,  # lines are ours
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=stop_s,
+            **door.options(),
+        )
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(1)
+
+
+class _TooMuch(Exception):
+    """What comes is not read on."""
+
+
+class LimitedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, with bounded heads, pipelines and waits."""
+
+    def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._door = door
+        self._refused: tuple[int, str] | None = None
+        self._is_arriving = True  # who connects is to say something
+        self._has_begun = False  # a byte of it is here
+        self._since_s = time.monotonic()
+        self._unread = _Unread()
+        self._bare_bytes = 0  # read in a row that neither began a request nor were its body
+        self._has_progressed = False
+        self._header_count = self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._door.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.closed(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused is not None or self.transport.is_closing():
+            return
+        if not self._is_arriving:
+            self._is_arriving = True
+            self._since_s = time.monotonic()
+        self._has_begun = True
+        self._has_progressed = False
+        super().data_received(data)
+        if self._is_arriving and not self.transport.is_closing():
+            self._bare_bytes = 0 if self._has_progressed else self._bare_bytes + len(data)
+            if self._bare_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(503, f"at most {MAX_PIPELINED} requests wait on a connection")
+            raise _TooMuch
+        self._is_arriving = self._has_progressed = True
+        self._since_s = time.monotonic()
+        self._header_count = self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url), 0)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + 4, 1)
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._has_progressed = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_arriving = self._has_begun = False
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._door.closed(self)  # the other protocol opens it again
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._refused is None:
+            super().send_400_response(msg)
+            return
+        status, detail = self._refused
+        if self.cycle is None or self.cycle.response_complete:
+            body = detail.encode()
+            head = b"content-type: text/plain\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        self.transport.close()
+
+    def overdue(self, now_s: float, limit_s: float) -> str | None:
+        if self._unread.lasts(self.transport, now_s) > limit_s:
+            return "slow to read"
+        if not self._is_arriving or now_s - self._since_s <= limit_s:
+            return None
+        return "slow to ask" if self._has_begun else ""
+
+    def _count_head(self, size: int, headers: int) -> None:
+        """Trailers count as part of it."""
+        self._header_bytes += size
+        self._header_count += headers
+        if self._header_bytes > MAX_HEAD_BYTES or self._header_count > MAX_HEADERS:
+            self._refuse_head()
+            raise _TooMuch
+
+    def _refuse_head(self) -> None:
+        detail = f"a head has at most {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes"
+        self._refuse(431, detail)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._refused = status, detail
+        self._door.count(self, "too large" if status == 431 else "too many requests at once")
+
+
+class _Unread:
+    """Since when a peer has left what it was sent unread."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def lasts(self, transport: asyncio.Transport, now_s: float) -> float:
+        """Seconds; 0 where all was read."""
+        if not transport.get_write_buffer_size():
+            self._since_s = None
+            return 0.0
+        if self._since_s is None:
+            self._since_s = now_s
+        return now_s - self._since_s
+
+
+class LimitedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket: it ends unless it is let in, and then only where it is not read.
+
+    Who was let in may be silent: uvicorn's pings end who is gone.
+    """
+
+    def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._door = door
+        self._since_s = time.monotonic()
+        self._unread = _Unread()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._door.opened(cast(_Held, self))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.closed(cast(_Held, self))
+        super().connection_lost(exc)
+
+    def overdue(self, now_s: float, limit_s: float) -> str | None:
+        if self._unread.lasts(self.transport, now_s) > limit_s:
+            return "slow to read"
+        is_late = not self._door.is_let_in(cast(_Held, self)) and now_s - self._since_s > limit_s
+        return "slow to ask" if is_late else None

@@ -1,0 +1,102 @@
+"""`python -m mlplatform.runtime.sandbox.child`: locks itself up, then works for its parent.
+
+Its arguments are numbers of open files and the limits; it reads no environment and no setting.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.sandbox import confinement, protocol
+from mlplatform.runtime.sandbox.limits import MIB, Limits
+from mlplatform.runtime.sandbox.protocol import Frame
+
+WORKS: Final = {
+    "onnx": "mlplatform.learning.onnx.onnx_work",
+    "parquet": "mlplatform.learning.features.parquet_work",
+    "probe": "mlplatform.runtime.sandbox.probe_work",
+}
+"""Modules with `prepare(files) -> answer`: what a child can be started for."""
+MOST_REQUEST_BYTES: Final = 512 * MIB
+
+Answer = Callable[[Frame], Frame]
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is told on its command line.
+
+    Args:
+        channel: open file to be asked and to answer on.
+        parent: read end of a pipe whose other end only the parent holds.
+        files: open files of the work.
+    """
+
+    work: str
+    channel: int
+    parent: int
+    limits: Limits
+    files: tuple[int, ...] = ()
+
+
+def main(arguments: Sequence[str]) -> None:
+    start = msgspec.json.decode(arguments[0], type=Start)
+    try:
+        confinement.end_with(start.parent)
+        found = confinement.hide_files()
+        answer: Answer = importlib.import_module(WORKS[start.work]).prepare(start.files)
+        found += confinement.lock(start.limits)
+    except Exception as error:  # noqa: BLE001 -- a process's edge; nothing from outside was read
+        _send(start.channel, Frame({"refused": f"{type(error).__name__}: {error}"}))
+        return
+    _send(start.channel, Frame({"in_force": found}))
+    while True:
+        _send(start.channel, _answered(answer, _next(start.channel), start.limits))
+
+
+def _answered(answer: Answer, frame: Frame, limits: Limits) -> Frame:
+    """The answer, or why there is none; a process that takes too long is ended by the kernel."""
+    signal.setitimer(signal.ITIMER_PROF, float(frame.body["cpu_s"]))
+    try:
+        return answer(frame)
+    except InputInvalid as error:
+        return Frame({"refused": error.problem})
+    except MemoryError:
+        return Frame({"refused": f"it takes more than {limits.memory_bytes // MIB} MiB of memory"})
+    except Exception as error:  # noqa: BLE001 -- a process's edge; the text may be the file's
+        return Frame({"refused": f"it could not be worked on ({type(error).__name__})"})
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _next(channel: int) -> Frame:
+    return protocol.read(lambda size: _received(channel, size), MOST_REQUEST_BYTES)
+
+
+def _received(channel: int, size: int) -> bytearray:
+    found = bytearray(size)
+    view, at = memoryview(found), 0
+    while at < size:
+        got = os.readv(channel, [view[at:]])
+        if got == 0:
+            os._exit(0)  # the parent is done
+        at += got
+    return found
+
+
+def _send(channel: int, frame: Frame) -> None:
+    for part in protocol.packed(frame):
+        view: Any = memoryview(part)
+        while view:
+            view = view[os.write(channel, view) :]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

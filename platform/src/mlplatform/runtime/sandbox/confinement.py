@@ -1,0 +1,82 @@
+"""How a process locks itself up: its files first, and once it is loaded its limits and calls."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from mlplatform.runtime.sandbox import kernel, landlock, seccomp
+from mlplatform.runtime.sandbox.limits import Limits, take_limits
+
+_FIRST_TO_GO: Final = "1000"
+"""Where the machine has no memory left, the kernel ends a confined process before any other."""
+_SYSTEM: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null",
+                  "/dev/urandom", "/proc/self/statm", "/proc/cpuinfo",
+                  "/sys/devices/system/cpu")  # fmt: skip
+_WIDEST: Final = ("/", "/home", "/root", "/etc", "/var", "/tmp")  # noqa: S108 -- never readable
+
+
+def end_with(parent_fd: int) -> None:
+    """Have the kernel kill this process when the parent's end of a pipe is closed, however it ends.
+
+    Not by PR_SET_PDEATHSIG: that comes when the thread ends that started the process.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(parent_fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(parent_fd, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(parent_fd, fcntl.F_GETFL)
+        fcntl.fcntl(parent_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+        if select.select([parent_fd], [], [], 0)[0]:
+            os._exit(1)
+    else:
+        threading.Thread(target=_wait_for_end, args=(parent_fd,), daemon=True).start()
+
+
+def hide_files() -> list[str]:
+    """Leave to this process the reading of Python and its libraries; names what is in force.
+
+    Called before any library makes a thread of its own: Landlock binds the calling one.
+    """
+    with suppress(OSError):  # it is a kindness to others, not a limit
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
+    if not kernel.machine():
+        return []
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    found = ["no_new_privs"]
+    with suppress(OSError):  # said by the parent, which misses it in the list
+        if abi := landlock.restrict_to(_readable()):
+            found.append(f"landlock {abi}")
+    return found
+
+
+def lock(limits: Limits) -> list[str]:
+    """Take the limits and the filter of system calls; names what is in force.
+
+    After this nothing can be imported, opened, started or connected to.
+    """
+    found = take_limits(limits)
+    if kernel.machine():
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        with suppress(OSError):
+            if seccomp.confine():
+                found.append("seccomp")
+    return found
+
+
+def _readable() -> list[Path]:
+    """Where this interpreter and what it imports lie."""
+    roots = [sys.prefix, sys.base_prefix, *sys.path, *_SYSTEM]
+    found = {Path(root).resolve() for root in roots if root}
+    return sorted(path for path in found if str(path) not in _WIDEST)
+
+
+def _wait_for_end(parent_fd: int) -> None:
+    os.read(parent_fd, 1)
+    os._exit(1)

@@ -1,0 +1,113 @@
+"""Opens a file that a person names: a plain one of bounded size, and none of the platform's own."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlplatform.runtime.errors import InputInvalid, NotFound
+
+MOST_SHOWN: Final = 80
+_OF_THE_KERNEL: Final = (Path("/proc"), Path("/sys"), Path("/dev"))
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+"""Opening a pipe that nobody writes to does not wait; a link is not followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What may be opened.
+
+    Args:
+        most_bytes: of the file.
+        closed: no file below these folders is opened,
+        but: except below these.
+        anyones: whether it may be another user's, or have a second name.
+    """
+
+    most_bytes: int
+    closed: Sequence[Path] = ()
+    but: Sequence[Path] = ()
+    anyones: bool = False
+
+    def lets(self, file: Path) -> bool:
+        """Whether a file, its links resolved, lies where it may be opened."""
+        if _is_below(file, self.but):
+            return True
+        return not _is_below(file, (*self.closed, *_OF_THE_KERNEL))
+
+
+def open_plain(path: Path, rule: Rule) -> int:
+    """A descriptor to read from, of the file itself and no link's target; the caller closes it.
+
+    Links among the folders above it are followed, and where they lead to is what counts.
+
+    Raises:
+        NotFound: there is nothing of that name that this user may read.
+        InputInvalid: it is no plain file, of another owner, too large, or where none is opened.
+    """
+    named = shown(path)
+    try:
+        file = path.parent.resolve(strict=True) / path.name
+        if not rule.lets(file):
+            raise InputInvalid(named, None, "files of this folder are not taken from a person")
+        descriptor = os.open(file, _FLAGS)
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        raise NotFound(f"no plain file that can be read at {named}") from error
+    try:
+        _check(descriptor, file, named, rule)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_plain(path: Path, rule: Rule) -> bytes:
+    """The content of such a file.
+
+    Raises:
+        NotFound, InputInvalid: as `open_plain`.
+    """
+    with os.fdopen(open_plain(path, rule), "rb") as file:
+        content = file.read(rule.most_bytes + 1)
+    if len(content) > rule.most_bytes:  # it grew meanwhile
+        raise InputInvalid(shown(path), None, f"more than {rule.most_bytes} bytes")
+    return content
+
+
+def shown(path: Path) -> str:
+    """A file's name as text that a line or a record can hold."""
+    name = ascii(path.name)[1:-1]
+    return name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..."
+
+
+def _check(descriptor: int, file: Path, named: str, rule: Rule) -> None:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise InputInvalid(named, None, "it is no plain file")
+    place = _place(descriptor, file)
+    if not rule.lets(place):  # a folder above became a link meanwhile
+        raise InputInvalid(named, None, "files of this folder are not taken from a person")
+    if not rule.anyones:
+        if found.st_nlink > 1 and not _is_below(place, rule.but):
+            raise InputInvalid(named, None, "it has another name too (a hard link); copy it")
+        if found.st_uid not in (os.geteuid(), 0):
+            raise InputInvalid(named, None, f"it is user {found.st_uid}'s; copy it as this user")
+    if not 0 < found.st_size <= rule.most_bytes:
+        wanted = f"wanted: 1 to {rule.most_bytes}"
+        raise InputInvalid(named, None, f"it has {found.st_size} bytes; {wanted}")
+
+
+def _place(descriptor: int, file: Path) -> Path:
+    """Where an open file lies, as the kernel says where it does."""
+    if sys.platform != "linux":
+        return file
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+def _is_below(file: Path, folders: Sequence[Path]) -> bool:
+    return any(file.is_relative_to(folder.resolve()) for folder in folders)

@@ -1,0 +1,193 @@
+"""PostgreSQL as this platform uses it: one connection, made again when it breaks, never waited for
+long."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pg8000.native
+from pg8000.exceptions import DatabaseError, Error, InterfaceError
+
+from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.sql import Schema, Session, migrate
+
+ANSWER_S = 10.0
+"""How long to wait for each answer, connecting included."""
+
+LOCK_SHARE = 0.5
+STATEMENT_SHARE = 0.8
+"""Of the time for an answer: the server gives up first, and says why."""
+
+IDLE_MS = 30_000
+"""After this long in a transaction without a statement the server ends it: its client is gone."""
+
+_TRANSIENT = ("08", "53", "57", "58", "28", "40001", "40P01", "55P03")
+"""Classes of errors that say something about the server's moment, not about the statement: no
+connection, no resources, it shuts down or has cancelled, its disk; who may log in; who goes first.
+
+Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+
+class PostgresDatabase:
+    """`sql.Database` on a PostgreSQL server; safe for threads and processes.
+
+    Every method may raise Unavailable: within about `answer_s` an answer is there, or that. What a
+    transaction came to whose commit got no answer is for the caller to look up.
+
+    Args:
+        answer_s: how long each step waits for the server.
+    """
+
+    def __init__(self, address: Address, schema: Schema, *, answer_s: float = ANSWER_S) -> None:
+        self._address = address
+        self._schema = schema
+        self._answer_s = answer_s
+        self._turn = _lock_of(schema.part)
+        self._lock = threading.RLock()
+        self._connection: pg8000.native.Connection | None = None
+        migrate(self, schema, self._version())
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        with self._lock, self._translated():
+            first = self._connected()
+            try:
+                return _Session(first).rows(statement, **values)
+            except (InterfaceError, OSError):
+                # It may have broken long ago; a query can be asked again.
+                self._drop()
+            return _Session(self._connected()).rows(statement, **values)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with self._in("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with self._in("BEGIN") as session:
+            session.rows("SELECT pg_advisory_xact_lock(:turn)", turn=self._turn)
+            yield session
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    @contextmanager
+    def _in(self, begin: str) -> Iterator[Session]:
+        with self._lock, self._translated():
+            session = self._begun(begin)
+            try:
+                yield session
+            except BaseException:
+                self._roll_back()
+                raise
+            session.change("COMMIT")
+
+    def _begun(self, begin: str) -> Session:
+        session = _Session(self._connected())
+        try:
+            session.change(begin)
+        except (InterfaceError, OSError):
+            # It may have broken long ago, and nothing was asked of it yet.
+            self._drop()
+            session = _Session(self._connected())
+            session.change(begin)
+        return session
+
+    def _roll_back(self) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.run("ROLLBACK")
+            except (Error, OSError):
+                self._drop()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            said = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+            code = str(said.get("C", ""))
+            if not code.startswith(_TRANSIENT):
+                raise
+            if code.startswith(("08", "57P", "28")):
+                self._drop()
+            raise Unavailable(f"PostgreSQL at {self._address}: {said.get('M')} ({code})") from error
+        except (InterfaceError, OSError) as error:
+            self._drop()
+            raise Unavailable(f"PostgreSQL at {self._address}: {error}") from error
+
+    def _connected(self) -> pg8000.native.Connection:
+        if self._connection is None:
+            address = self._address
+            self._connection = pg8000.native.Connection(
+                user=address.user,
+                host=address.host,
+                port=address.port,
+                database=address.name,
+                password=address.password(),
+                timeout=self._answer_s,
+                ssl_context=tls_context(address),
+                application_name=f"mlplatform {self._schema.part}",
+                startup_params=_limits(self._answer_s),
+            )
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Error, OSError):
+                connection.close()
+
+    def _version(self) -> int:
+        there = self.rows("SELECT to_regclass('schema_versions') IS NOT NULL")
+        if not there[0][0]:
+            return 0
+        found = self.rows(
+            "SELECT version FROM schema_versions WHERE part = :part", part=self._schema.part
+        )
+        return int(found[0][0]) if found else 0
+
+
+class _Session:
+    def __init__(self, connection: pg8000.native.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        found: list[Sequence[Any]] | None = self._connection.run(statement, **values)
+        return found or []
+
+    def change(self, statement: str, **values: object) -> int:
+        self._connection.run(statement, **values)
+        return max(int(self._connection.row_count), 0)
+
+
+def _limits(answer_s: float) -> dict[str, str]:
+    return {
+        "statement_timeout": str(int(answer_s * STATEMENT_SHARE * 1000)),
+        "lock_timeout": str(int(answer_s * LOCK_SHARE * 1000)),
+        "idle_in_transaction_session_timeout": str(IDLE_MS),
+    }
+
+
+def tls_context(address: Address) -> ssl.SSLContext | bool:
+    """As pg8000 takes it: False for a connection that is not encrypted."""
+    if not address.tls:
+        return False
+    authority = None if address.authority is None else str(address.authority)
+    context = ssl.create_default_context(cafile=authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _lock_of(part: str) -> int:
+    """The number of the lock that writers of a part take turns by, within the database."""
+    hashed = hashlib.blake2b(part.encode(), digest_size=8).digest()
+    return int.from_bytes(hashed, "big", signed=True)

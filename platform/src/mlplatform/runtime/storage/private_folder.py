@@ -1,0 +1,150 @@
+"""Whether a folder is its user's alone, and what is done where it is not.
+
+A folder that somebody else owns, or may put another one in the place of, is refused. What is merely
+open to be read is closed.
+"""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import pwd
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from mlplatform.runtime.errors import ConfigInvalid
+
+OTHERS: Final = 0o077
+"""What a file or folder may let its group and everybody else do."""
+
+_ROOT: Final = 0
+_MOST_NAMED: Final = 5
+
+log = logging.getLogger(__name__)
+
+
+def claim(root: Path, variable: str, *, has_neighbours: bool) -> None:
+    """Close a folder to everybody but its owner, who is this process's user.
+
+    One that root owns and this process's group may write, as a pod's volume is mounted, is taken
+    as it is, unless everybody may enter it.
+
+    Args:
+        variable: names the folder, in messages.
+        has_neighbours: whether other users may work on this machine. If not, as in a pod, the
+            folders above are whatever the volume brings.
+
+    Raises:
+        ConfigInvalid: it is somebody else's, or somebody else may put another in its place.
+    """
+    if has_neighbours:
+        for folder in _above(root):
+            _check_above(folder, root, variable)
+    status = root.stat()
+    if status.st_uid == os.geteuid():
+        if stat.S_IMODE(status.st_mode) & OTHERS:
+            root.chmod(0o700)
+        return
+    is_ours_by_group = status.st_gid in {os.getegid(), *os.getgroups()}
+    is_for_group = status.st_mode & stat.S_IWGRP and not status.st_mode & stat.S_IRWXO
+    if status.st_uid == _ROOT and is_ours_by_group and is_for_group:
+        return
+    wanted = (
+        f"a folder of the user that runs this, uid {os.geteuid()}; it is that of uid"
+        f" {status.st_uid}: run as that user, name another folder, or give it to this one"
+        f" (chown -R {os.geteuid()} {root})"
+    )
+    raise ConfigInvalid(variable, str(root), wanted)
+
+
+def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
+    """Take from group and others what they may do with anything in a folder; returns what was open.
+
+    Args:
+        left_alone: names in `root` whose own rules say who reads them.
+
+    Raises:
+        ConfigInvalid: something in it is somebody else's; names it.
+    """
+    found = []
+    for path, status in _within(root, frozenset(left_alone)):
+        if status.st_uid != os.geteuid():
+            wanted = f"nothing of anybody but uid {os.geteuid()}; it is uid {status.st_uid}'s"
+            raise ConfigInvalid("the home folder", str(path), wanted)
+        if stat.S_IMODE(status.st_mode) & OTHERS:
+            path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
+            found.append(path)
+    if found:
+        named = ", ".join(str(path) for path in found[:_MOST_NAMED])
+        more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+        log.warning("others could read these, and can't any more: %s%s", named, more)
+    return found
+
+
+def _above(root: Path) -> Iterator[Path]:
+    """What stands above the folder as it is named and as that resolves; links themselves too."""
+    seen = set()
+    for path in (root, root.resolve()):
+        for one in (path, *path.parents):
+            if one not in seen:
+                seen.add(one)
+                yield one
+
+
+def _check_above(folder: Path, root: Path, variable: str) -> None:
+    status = folder.lstat()
+    ours = (_ROOT, os.geteuid())
+    if stat.S_ISLNK(status.st_mode):
+        if status.st_uid not in ours:
+            wanted = f"no link of another user; {folder} is one of uid {status.st_uid}"
+            raise ConfigInvalid(variable, str(root), wanted)
+        return
+    if folder in (root, root.resolve()):
+        return
+    is_sticky = status.st_mode & stat.S_ISVTX
+    is_shared = status.st_mode & stat.S_IWGRP and not _is_ours_alone(status.st_gid)
+    is_open = status.st_mode & stat.S_IWOTH or is_shared
+    if status.st_uid not in ours or (is_open and not is_sticky):
+        wanted = (
+            f"a folder that nobody else may put another in the place of; {folder} belongs to uid"
+            f" {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}:"
+            f" name one in a folder of yours, or take that from others (chmod go-w {folder})"
+        )
+        raise ConfigInvalid(variable, str(root), wanted)
+
+
+def _is_ours_alone(gid: int) -> bool:
+    """Whether a group is root's, or the one that bears this user's name and has no other member."""
+    if gid == _ROOT:
+        return True
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:  # a number without a name may be anybody's
+        return False
+    return group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
+
+
+def _within(root: Path, left_alone: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files and folders, links left out: a folder that goes meanwhile is no error."""
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if folder == root and entry.name in left_alone:
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISLNK(status.st_mode):
+                continue
+            yield Path(entry.path), status
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(Path(entry.path))

@@ -1,0 +1,61 @@
+"""Redis and Valkey as this platform uses them: short waits, one repeat where a connection broke."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as Broken
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.storage.addresses import Address
+
+
+class _FromFile(CredentialProvider):
+    """The password of now, at every connection."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        password = self._address.password() or ""
+        return (password,) if self._address.user is None else (self._address.user, password)
+
+
+def client(address: Address, *, answer_s: float) -> Redis:
+    """Connections are made when they are needed; safe for threads.
+
+    A command whose connection had broken is sent again once; one that got no answer in time never
+    is: it may have been carried out, and whoever asked has no time left.
+
+    Args:
+        answer_s: how long to wait for a connection, and for each answer.
+    """
+    return Redis(
+        host=address.host,
+        port=address.port,
+        db=int(address.name),
+        credential_provider=None if address.password_file is None else _FromFile(address),
+        socket_timeout=answer_s,
+        socket_connect_timeout=answer_s,
+        retry=Retry(NoBackoff(), 1, supported_errors=(Broken,)),
+        ssl=address.tls,
+        ssl_ca_certs=None if address.authority is None else str(address.authority),
+        ssl_check_hostname=True,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),  # of one vendor's cloud
+    )
+
+
+@contextmanager
+def translated(address: Address) -> Iterator[None]:
+    """What the server or the way to it has against a command is Unavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Unavailable(f"Redis at {address}: {error}") from error

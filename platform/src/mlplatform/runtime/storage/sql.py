@@ -1,0 +1,108 @@
+"""What SQLite and PostgreSQL have in common: sessions, transactions, and schemas with versions.
+
+Statements that are run over both name their values (`:model`), keep truth as 0 or 1, and cast a
+value that may be NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mlplatform.runtime.errors import Refused
+
+_VERSIONS = (
+    "CREATE TABLE IF NOT EXISTS schema_versions (part TEXT PRIMARY KEY, version BIGINT NOT NULL)"
+)
+
+
+class Session(Protocol):
+    """One connection inside a transaction."""
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        """What a query finds."""
+        ...
+
+    def change(self, statement: str, **values: object) -> int:
+        """How many rows a statement changed."""
+        ...
+
+
+class Writable(Protocol):
+    """Whatever takes transactions."""
+
+    def writing(self) -> AbstractContextManager[Session]:
+        """A transaction that no other writer of the same part runs beside: it waits for its turn.
+
+        Committed at the end of the block, rolled back where the block raises.
+        """
+        ...
+
+
+class Database(Writable, Protocol):
+    """A database that any number of threads and processes share."""
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        """What one query finds, outside of any transaction."""
+        ...
+
+    def reading(self) -> AbstractContextManager[Session]:
+        """Several queries that see the state of one moment."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of one part, as the steps that led to them.
+
+    A step is never changed once it was released: what comes later is appended.
+
+    Args:
+        part: its name in `schema_versions`; parts of one database know nothing of each other.
+        steps: statements that lead from the version of their position to the next.
+    """
+
+    part: str
+    steps: tuple[tuple[str, ...], ...]
+
+    @property
+    def version(self) -> int:
+        return len(self.steps)
+
+
+def migrate(database: Writable, schema: Schema, present: int) -> None:
+    """Bring a part to this release's version.
+
+    Args:
+        present: the version that was found without a lock, 0 where there was none.
+
+    Raises:
+        Refused: a newer release has written it.
+    """
+    if present < schema.version:
+        with database.writing() as session:
+            session.change(_VERSIONS)
+            present = _version(session, schema.part)
+            for step in schema.steps[present:]:
+                for statement in step:
+                    session.change(statement)
+            session.change(
+                "INSERT INTO schema_versions VALUES (:part, :version) ON CONFLICT (part) DO UPDATE"
+                " SET version = excluded.version WHERE schema_versions.version < excluded.version",
+                part=schema.part,
+                version=schema.version,
+            )
+    if present > schema.version:
+        raise Refused(
+            f"{schema.part} is at schema version {present}, this release knows {schema.version}: "
+            "a newer release has written it"
+        )
+
+
+def _version(session: Session, part: str) -> int:
+    rows = session.rows("SELECT version FROM schema_versions WHERE part = :part", part=part)
+    return int(rows[0][0]) if rows else 0

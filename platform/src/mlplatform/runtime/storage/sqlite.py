@@ -1,0 +1,147 @@
+"""SQLite as this platform uses it: write-ahead log, short lock waits, files only we can read."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.storage.sql import Schema, Session, migrate
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+def connect(
+    path: Path,
+    *,
+    schema: Schema | None = None,
+    tables: str = "",
+    durable: bool = False,
+    threads: bool = False,
+    busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+) -> sqlite3.Connection:
+    """A connection in autocommit mode; transactions are opened by `transaction`.
+
+    Args:
+        schema: brought up to date.
+        tables: DDL, idempotent, run once per connection: of what depends on what is installed.
+        durable: fsync at every commit (survives power loss, not only a killed process).
+        busy_timeout_ms: how long to wait for a lock once the connection is set up.
+        threads: the caller guards the connection by a lock of its own.
+
+    Raises:
+        Refused: a newer release has written it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(mode=0o600)
+    db = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=not threads
+    )
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    db.execute("PRAGMA foreign_keys=ON")
+    try:
+        if schema is not None:
+            _bring_up_to_date(db, path, schema)
+        if tables:
+            db.executescript(tables)
+    except BaseException:
+        db.close()
+        raise
+    # Setting up may need a moment's lock whatever comes later.
+    db.execute(f"PRAGMA busy_timeout={int(busy_timeout_ms)}")
+    return db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A write transaction that takes its lock at once: no read can go stale under it.
+
+    BEGIN DEFERRED followed by a write fails with "database is locked" whatever the timeout is.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    finally:
+        # a commit that failed, on a full disk say, may leave its transaction open
+        if db.in_transaction:
+            db.rollback()
+
+
+class SqliteDatabase:
+    """`sql.Database` in one file; safe for threads and processes.
+
+    Args:
+        durable: fsync at every commit (survives power loss, not only a killed process).
+    """
+
+    def __init__(self, path: Path, schema: Schema, *, durable: bool = False) -> None:
+        self._lock = threading.Lock()
+        self._db = connect(path, schema=schema, durable=durable, threads=True)
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        with self._lock:
+            return self._db.execute(statement, values).fetchall()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield _SqliteSession(self._db)
+            finally:
+                self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with self._lock, transaction(self._db) as db:
+            yield _SqliteSession(db)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class _SqliteSession:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
+        return self._db.execute(statement, values).fetchall()
+
+    def change(self, statement: str, **values: object) -> int:
+        return self._db.execute(statement, values).rowcount
+
+
+class _Connected:
+    """One connection, as `migrate` wants it."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with transaction(self._db) as db:
+            yield _SqliteSession(db)
+
+
+def _bring_up_to_date(db: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    try:
+        migrate(_Connected(db), schema, _version(db, schema.part))
+    except Refused as refusal:
+        raise Refused(f"{path}: {refusal}") from None
+
+
+def _version(db: sqlite3.Connection, part: str) -> int:
+    try:
+        query = "SELECT version FROM schema_versions WHERE part = ?"
+        found = db.execute(query, (part,)).fetchone()
+    except sqlite3.OperationalError:  # no such table: of before there were versions, or new
+        return 0
+    return int(found[0]) if found else 0

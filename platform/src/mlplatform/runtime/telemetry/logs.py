@@ -1,0 +1,135 @@
+"""Log lines as JSON objects, one a line: what signals.py lists and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mlplatform.runtime.telemetry import retention
+from mlplatform.runtime.telemetry.redaction import FieldPolicy
+from mlplatform.runtime.telemetry.signals import Process
+from mlplatform.runtime.telemetry.whole_lines import LineFileHandler, LineHandler
+
+EXTRA: Final[Mapping[str, str]] = {
+    "trace_id": "trace_id",
+    "decision_id": "decision_id",
+    "model": "model",
+    "flow_run_id": "run_id",
+}
+"""What a line may be given by `extra=`, and as which field: names of things, never their content.
+Prefect gives the last to the lines of its runs."""
+
+SENT: Final = "sent"
+"""By `extra=` too: the body of the request that a line is about. It is not in the line, and its
+values are taken out of the line's text."""
+
+MAX_ERROR_CHARS: Final = 16_384
+_OURS: Final = "mlplatform"
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record with the fields of `signals.LOG_FIELDS`."""
+
+    def __init__(self, process: Process, fields: FieldPolicy, instance: str | None = None) -> None:
+        super().__init__()
+        self._same: dict[str, Any] = {"process": process}
+        if instance is not None:
+            self._same["instance"] = instance
+        self._fields = fields
+
+    def format(self, record: logging.LogRecord) -> str:
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        sent = getattr(record, SENT, b"")
+        line = {
+            "time": f"{second}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            **self._same,
+            "pid": os.getpid(),
+            "logger": record.name,
+            "message": self._fields.applied(record.getMessage(), sent),
+        }
+        if record.exc_info:
+            text = self.formatException(record.exc_info)[-MAX_ERROR_CHARS:]
+            line["error"] = self._fields.applied(text, sent)
+        for name, field in EXTRA.items():
+            value = getattr(record, name, None)
+            if value is not None:
+                line[field] = value
+        return _harmless(json.dumps(line, ensure_ascii=False, default=str))
+
+
+def _harmless(text: str) -> str:
+    """The same JSON, with what a terminal takes for a command as an escape of it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+class DebugShare(logging.Filter):
+    """Lets a share of debug lines pass, and every other line.
+
+    Those of one decision, or one trace, pass together or not at all: half a story helps nobody.
+    """
+
+    def __init__(self, share: float = retention.DEBUG_SHARE) -> None:
+        super().__init__()
+        self._share = share
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno > logging.DEBUG:
+            return True
+        key = getattr(record, "decision_id", None) or getattr(record, "trace_id", None)
+        if key is None:
+            return random.random() < self._share  # noqa: S311
+        return zlib.crc32(str(key).encode()) < self._share * (1 << 32)
+
+
+def handler(
+    process: Process, fields: FieldPolicy, instance: str | None = None, *, to: Path | None = None
+) -> logging.Handler:
+    """Writes lines of a process.
+
+    Args:
+        fields: whose values are taken out of every line.
+        to: a file, which is turned when it is full; None: standard error.
+    """
+    made: logging.Handler
+    if to is None:
+        made = _to_standard_error()
+    else:
+        kept = retention.LOGS
+        made = LineFileHandler(to, file_bytes=kept.file_bytes, files=kept.files)
+    made.setFormatter(JsonLines(process, fields, instance))
+    made.addFilter(DebugShare())
+    return made
+
+
+def _to_standard_error() -> logging.Handler:
+    try:
+        return LineHandler()
+    except OSError:  # a test's, or none at all
+        return logging.StreamHandler()
+
+
+def configure(process: Process, fields: FieldPolicy, instance: str | None = None) -> None:
+    """Every line of this process, from now on, as JSON to standard error."""
+    logging.basicConfig(
+        handlers=[handler(process, fields, instance)], level=logging.INFO, force=True
+    )
+    logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """From which level on the platform's own lines are written; others' from info on.
+
+    Args:
+        level: `debug`, `info` or `warning`.
+    """
+    logging.getLogger(_OURS).setLevel(level.upper())

@@ -1,0 +1,79 @@
+"""Which texts of a request never reach a log: the values of the fields that model.yaml declares.
+
+Lines, spans and metrics are made from lists of names that hold no such field. What is left is text
+that somebody else wrote, above all the text of an exception: there values are taken out by the name
+before them, and, where the request is at hand, by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.runtime.canonical import NOT_JSON
+
+REDACTED: Final = "[redacted]"
+LEAST_CHARS: Final = 3
+"""A value that is shorter stands in too many words and numbers that tell nothing."""
+MAX_VALUES: Final = 500
+
+
+class FieldPolicy:
+    """Takes the values of fields out of text.
+
+    Args:
+        names: of the fields; as `name=value`, `"name": value` or `'name': value` in text.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        alternatives = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+        self._named = re.compile(
+            rf"(?<![\w-])((['\"]?)(?:{alternatives})\2\s*[:=]\s*)"
+            r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s,;)}\]]+)"
+        )
+        self._has_names = bool(alternatives)
+
+    def applied(self, text: str, sent: bytes = b"") -> str:
+        """The text without values.
+
+        Args:
+            sent: the body of the request under way, whatever its form; its values go too.
+        """
+        if self._has_names:
+            text = self._named.sub(rf"\1{REDACTED}", text)
+        found = {v for v in _values(sent) if len(v) >= LEAST_CHARS and v in text}
+        values = sorted(found, key=len, reverse=True)
+        if len(values) > MAX_VALUES:
+            return REDACTED
+        if values:
+            alternatives = "|".join(map(re.escape, values))
+            text = re.sub(rf"(?<![\w.])(?:{alternatives})(?![\w.])", REDACTED, text)
+        return text
+
+
+def _values(sent: bytes) -> Iterator[str]:
+    """The scalars in a JSON body, in each way that a program may print them."""
+    if not sent:
+        return
+    try:
+        yield from _scalars(msgspec.json.decode(sent))
+    except NOT_JSON:  # then no program has read values in it either, but its text
+        yield from re.findall(r"[\w.@-]+", sent.decode("utf-8", "replace"))
+
+
+def _scalars(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _scalars(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _scalars(inner)
+    elif isinstance(value, float):
+        yield repr(value)
+        if value.is_integer():
+            yield str(int(value))
+    elif not isinstance(value, bool) and value is not None:
+        yield str(value)

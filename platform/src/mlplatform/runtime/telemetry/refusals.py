@@ -1,0 +1,159 @@
+"""What was refused at a door of the platform and a person should know of: a line and a file.
+
+One line of JSON a refusal, appended by any process of the home; a full file becomes the old one, so
+that nobody fills the disk by asking. Callers who proved nothing have a file and a quota of their
+own: however many they are, they push out no line about somebody who is known.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.storage.files import append_lines
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.telemetry.retention import MIB, Retention, is_full, rotate
+from mlplatform.runtime.text import shown
+
+KEPT: Final = Retention(4 * MIB, 2)
+MOST_CHARACTERS: Final = 200
+"""Of each field; what was asked comes from outside."""
+FILE: Final = "refusals.jsonl"
+STRANGERS: Final = "refusals-unknown.jsonl"
+"""Of callers who proved nothing, but at the doors of `TOLD_AT_ONCE`."""
+UNKNOWN: Final = "unknown"
+TOLD_AT_ONCE: Final = ("approval", "flow run")
+"""Doors at which a single refusal is an event: nobody comes to them by mistyping an address."""
+DAY_MS: Final = 24 * 3600 * 1000
+AGAIN_S: Final = 60.0
+"""The same refusal is kept once in so long by each process, so that repeats hide no other."""
+MOST_IN_A_WHILE: Final = 240
+"""Different ones of one identity at one door that a process keeps in so long."""
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """One refusal.
+
+    Args:
+        wall_ms: when, epoch milliseconds.
+        door: of which listener or command: prefect, page, approval, labels, candidate, ...
+        who: the proven identity; `unknown` where nobody was proven.
+        asked: what was asked for, in a few words.
+        why: the rule that refused it.
+    """
+
+    wall_ms: int
+    door: str
+    who: str
+    asked: str
+    why: str
+
+
+class Refusals:
+    """The refusals of one home. Keeping one never fails: a disk may be full, a home read-only.
+
+    Args:
+        folder: `Home.audit`.
+    """
+
+    def __init__(self, folder: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock_s = clock_s
+        self._kept: dict[tuple[str, str], set[tuple[str, str]]] = {}
+        self._since_s = float("-inf")
+
+    def keep(self, refusal: Refusal) -> None:
+        """Write it to the log and to the file."""
+        short = _shortened(refusal)
+        if self._was_kept(short):
+            return
+        log.warning("refused at %s, %s: %s (%s)", short.door, short.who, short.asked, short.why)
+        file = self._folder / (STRANGERS if _is_strangers(short) else FILE)
+        try:
+            _append(file, msgspec.json.encode(short) + b"\n")
+        except OSError as error:
+            log.warning("refusals are not written to %s: %s", file, error.strerror)
+
+    def since(self, wall_ms: int) -> Iterator[Refusal]:
+        """Those that are kept from then on, the oldest first."""
+        found = [
+            refusal
+            for name in (STRANGERS, FILE)
+            for path in (self._folder / f"{name}.1", self._folder / name)
+            for refusal in _read(path)
+            if refusal.wall_ms >= wall_ms
+        ]
+        return iter(sorted(found, key=lambda refusal: refusal.wall_ms))
+
+    def _was_kept(self, refusal: Refusal) -> bool:
+        now_s = self._clock_s()
+        if now_s - self._since_s >= AGAIN_S:
+            self._kept.clear()
+            self._since_s = now_s
+        kept = self._kept.setdefault((refusal.door, refusal.who), set())
+        same = (refusal.asked, refusal.why)
+        if same in kept or len(kept) >= MOST_IN_A_WHILE:
+            return True
+        kept.add(same)
+        return False
+
+
+def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
+    """How many of them there were at each door."""
+    found: dict[str, int] = {}
+    for refusal in refusals:
+        found[refusal.door] = found.get(refusal.door, 0) + 1
+    return found
+
+
+def of_the_last_day(home: Home) -> Mapping[str, int]:
+    """How many there were at each door of a home."""
+    return counts(Refusals(home.audit).since(time.time_ns() // 1_000_000 - DAY_MS))
+
+
+def _is_strangers(refusal: Refusal) -> bool:
+    return refusal.who == UNKNOWN and refusal.door not in TOLD_AT_ONCE
+
+
+def _append(file: Path, line: bytes) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if is_full(file, KEPT):
+        rotate(file, KEPT)
+    append_lines(file, line)
+
+
+def _read(path: Path) -> Iterator[Refusal]:
+    for line in _lines(path):
+        try:
+            yield msgspec.json.decode(line, type=Refusal)
+        except NOT_JSON:
+            continue  # the end of a line that a full disk cut off
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError:
+        return []
+
+
+def _shortened(refusal: Refusal) -> Refusal:
+    return Refusal(
+        refusal.wall_ms,
+        *(_plain(text) for text in (refusal.door, refusal.who, refusal.asked, refusal.why)),
+    )
+
+
+def _plain(text: str) -> str:
+    plain = shown(text[:MOST_CHARACTERS])
+    return plain if len(text) <= MOST_CHARACTERS else f"{plain}…"

@@ -1,0 +1,118 @@
+"""How much of logs and traces a machine keeps: the one home of these numbers.
+
+They bound sizes, so that no disk fills up. For how many days logs are kept where a log server keeps
+them is that server's configuration.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlplatform.runtime.storage.files import DRAFT
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Of one process's file: a full one becomes .1, that one .2, and the last is gone.
+
+    Args:
+        file_bytes: from which on a file is full.
+        files: all that there are, the one that is written to included.
+    """
+
+    file_bytes: int
+    files: int
+
+
+LOGS: Final = Retention(5 * MIB, 4)
+TRACES: Final = Retention(16 * MIB, 4)
+"""A trace of one decision has some 2.5 KB: 64 MiB hold the last 25,000. A process has two files:
+what is rare, and what are many alike."""
+
+DEBUG_SHARE: Final = 0.1
+"""Of the debug lines that are asked for; those of one decision are kept or left out together."""
+
+
+def is_full(path: Path, retention: Retention) -> bool:
+    """Whether a file is to be turned; one that is not there is not."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size >= retention.file_bytes
+    return False
+
+
+def rotate(path: Path, retention: Retention) -> None:
+    """Make room for a new file where this one is full; it becomes the youngest of the old ones.
+
+    Any number of processes may write to the file. Where another one makes room in this folder just
+    now, nothing is done: whoever writes next looks again.
+    """
+    with _only_here(path.parent) as is_ours:
+        if not is_ours or not is_full(path, retention):
+            return
+        _age(path, retention)
+        path.replace(_old(path, 1))
+
+
+def rotate_in_place(path: Path, retention: Retention) -> None:
+    """As `rotate`, for a file that its writer keeps open (for appending): it is copied and emptied.
+
+    What is written between the last look at it and its end, microseconds, is lost.
+
+    Raises:
+        OSError: there is no room for the copy; every file is as it was.
+    """
+    draft = path.with_name(f".{path.name}{DRAFT}")
+    try:
+        with path.open("rb") as source, open(draft, "wb", opener=_private) as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()  # before the only other copy of it goes
+            _age(path, retention)
+            draft.replace(_old(path, 1))
+            while rest := source.read():
+                copy.write(rest)
+                copy.flush()
+            with path.open("r+b") as emptied:
+                emptied.truncate(0)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_here(folder: Path) -> Iterator[bool]:
+    """Whether nobody else turns a file of the folder; nobody will, meanwhile.
+
+    The kernel frees the lock of a process that was killed. Nobody waits for one that was stopped.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def _age(path: Path, retention: Retention) -> None:
+    for number in range(retention.files - 1, 1, -1):
+        younger = _old(path, number - 1)
+        if younger.exists():
+            younger.replace(_old(path, number))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _old(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")

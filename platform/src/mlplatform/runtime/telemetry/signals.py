@@ -1,0 +1,647 @@
+"""Every metric, span, attribute and log field that the processes in a request's path emit.
+
+The one list: code makes its metrics and spans from what stands here and can emit nothing else,
+docs/signals.md is rendered from it, and dashboards and alerts are checked against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Process = Literal[
+    "gateway", "predictor", "worker", "exporter", "supervisor", "flows", "jobs", "mlflow",
+    "page",
+]  # fmt: skip
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label and what bounds its values.
+
+    Args:
+        values: all there are; empty where the installation says them.
+        bound: what bounds them, where they are not listed.
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    bound: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of a kind of process.
+
+    Args:
+        name: as it is declared; counters get `_total` and histograms their suffixes.
+        buckets: upper bounds, of a histogram.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of spans; `source` is the convention that it follows, or this platform."""
+
+    name: str
+    meaning: str
+    source: str = "mlplatform"
+
+
+@dataclass(frozen=True, slots=True)
+class SpanKind:
+    """A span.
+
+    Args:
+        of: the process whose work it is.
+    """
+
+    name: str
+    kind: Literal["SERVER", "CLIENT", "INTERNAL", "PRODUCER", "CONSUMER"]
+    meaning: str
+    of: Process = "gateway"
+
+
+MODEL: Final = Label("model", bound="model folders of the installation")
+SERVICE: Final = Label("service", bound="arms that routes name, at most three a model")
+STATUS: Final = Label("status", bound="HTTP status codes that the OpenAPI document declares")
+PRIORITY: Final = Label("priority", ("critical", "standard", "background", ""))
+PROTOCOL: Final = Label("protocol", ("rest", "grpc"))
+STEP: Final = Label("step", ("champion", "challenger", "previous"))
+ARM: Final = Label("arm", ("champion", "challenger"))
+FAILURES: Final = (
+    "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead",
+    "stalled",
+)  # fmt: skip
+
+_LATENCY_S = (
+    0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05,
+    0.075, 0.1, 0.25, 1.0,
+)  # fmt: skip
+_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+REQUESTS: Final = Metric(
+    "mlplatform_gateway_requests", "counter", "requests",
+    "HTTP requests and gRPC calls by operation and status.",
+    (
+        Label("operation", bound="operations of the API; `unknown` for other paths"),
+        STATUS,
+        Label("model", bound="model folders of the installation; empty where it is about none"),
+    ),
+)  # fmt: skip
+DECISIONS: Final = Metric(
+    "mlplatform_gateway_decisions", "counter", "decisions",
+    "Decisions recorded, by who made them.",
+    (
+        MODEL,
+        Label("answered_by",
+              ("champion", "challenger", "previous", "small_model", "rules", "default")),
+        Label("decision", ("approve", "review", "decline")),
+    ),
+)  # fmt: skip
+DEGRADED: Final = Metric(
+    "mlplatform_gateway_degraded", "counter", "decisions",
+    "Decisions made without all that should be there.",
+    (MODEL, Label("reason", (*FAILURES, "features"))),
+)  # fmt: skip
+STEP_FAILURES: Final = Metric(
+    "mlplatform_gateway_step_failures", "counter", "calls",
+    "Predictors that gave no score.", (MODEL, STEP, Label("reason", FAILURES)),
+)  # fmt: skip
+REASONS_OMITTED: Final = Metric(
+    "mlplatform_gateway_reasons_omitted", "counter", "decisions",
+    "Alerts answered without their reasons.",
+    (MODEL, Label("reason", (*FAILURES, "not_additive"))),
+)  # fmt: skip
+LATE: Final = Metric(
+    "mlplatform_gateway_late", "counter", "decisions",
+    "Answers that were durable after the deadline.", (MODEL,),
+)  # fmt: skip
+SHADOW_DROPPED: Final = Metric(
+    "mlplatform_gateway_shadow_dropped", "counter", "copies",
+    "Shadow copies that were not sent, or whose records were not written.",
+    (MODEL, Label("why", ("full", "over", "stopped", "unrecorded"))),
+)  # fmt: skip
+LATENCY: Final = Metric(
+    "mlplatform_gateway_latency_seconds", "histogram", "seconds",
+    "From a request's first byte to its durable decision.", (MODEL,), _LATENCY_S,
+)  # fmt: skip
+SCORE: Final = Metric(
+    "mlplatform_gateway_score", "histogram", "probability",
+    "Calibrated scores that decided, by assigned arm; degraded answers are left out.",
+    (MODEL, ARM),
+    (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0),
+)  # fmt: skip
+FEATURE_AGE: Final = Metric(
+    "mlplatform_gateway_feature_age_seconds", "histogram", "seconds",
+    "Event time since the features of a view that a decision used were true.",
+    (MODEL, Label("view", bound="feature views of the model")),
+    (60.0, 300.0, 900.0, 3600.0, 21600.0, 43200.0, 86400.0, 129600.0, 172800.0, 259200.0, 604800.0),
+)  # fmt: skip
+FEATURES_MISSING: Final = Metric(
+    "mlplatform_gateway_features_missing", "counter", "decisions",
+    "Decisions made without a feature, and why it was not there.",
+    (
+        MODEL,
+        Label("feature", bound="features that the model's inputs read"),
+        Label("cause", ("missing", "stale", "unavailable")),
+    ),
+)  # fmt: skip
+FEATURES_STALE_SHARE: Final = Metric(
+    "mlplatform_gateway_features_stale_share", "gauge", "share",
+    "Of the last minute's decisions, those that stale or unavailable features were missing for.",
+    (MODEL,),
+)  # fmt: skip
+VIEW_AGE: Final = Metric(
+    "mlplatform_gateway_view_age_share", "gauge", "share",
+    "Age of a feature view's newest snapshot, of what the view is valid for; over 1 it is stale.",
+    (MODEL, Label("view", bound="feature views of the model")),
+)  # fmt: skip
+COMMIT_RECORDS: Final = Metric(
+    "mlplatform_gateway_commit_records", "histogram", "records",
+    "Records in one commit of the decision log.", (), _POWERS,
+)  # fmt: skip
+GENERATION: Final = Metric(
+    "mlplatform_gateway_routes_generation", "gauge", "generation",
+    "Generation of routes applied.", (MODEL,),
+)  # fmt: skip
+BREAKER: Final = Metric(
+    "mlplatform_gateway_breaker_state", "gauge", "state",
+    "0 closed, 1 half open, 2 open.", (MODEL, SERVICE),
+)  # fmt: skip
+ADMISSION: Final = Metric(
+    "mlplatform_gateway_admission", "counter", "requests",
+    "Requests let in or refused, and why.",
+    (
+        Label("outcome", ("admitted", "unauthenticated", "forbidden", "shed", "client-rate",
+                          "model-rate")),
+        PRIORITY,
+    ),
+)  # fmt: skip
+STORE_FAILURES: Final = Metric(
+    "mlplatform_gateway_admission_store_failures", "counter", "calls",
+    "Times the shared store was late or failed.", (Label("of", ("keys", "tokens")),),
+)  # fmt: skip
+CONNECTIONS_REFUSED: Final = Metric(
+    "mlplatform_gateway_connections_refused", "counter", "connections",
+    "Connections ended for a limit.",
+    (
+        Label("reason", ("too-many-connections", "head-too-large", "malformed-http",
+                         "slow-request", "slow-reader")),
+    ),
+)  # fmt: skip
+TOKENS_REFUSED: Final = Metric(
+    "mlplatform_gateway_tokens_refused", "counter", "tokens",
+    "Tokens of the issuer that prove nobody.",
+    (
+        Label("reason", ("algorithm", "audience", "claims", "expired", "issuer", "malformed",
+                         "not-yet", "signature", "client-name", "invalid", "keys-awaited", "kind",
+                         "too-long", "unknown-key")),
+    ),
+)  # fmt: skip
+KEY_FETCHES: Final = Metric(
+    "mlplatform_gateway_issuer_key_fetches", "counter", "calls",
+    "Fetches of the issuer's keys.", (Label("outcome", ("fetched", "failed")),),
+)  # fmt: skip
+TRACES: Final = Metric(
+    "mlplatform_gateway_traces", "counter", "requests",
+    "Requests whose spans were asked for: sent, dropped as too many waited, or not taken.",
+    (Label("outcome", ("exported", "dropped", "failed")),),
+)  # fmt: skip
+CLOCK_OFFSET: Final = Metric(
+    "mlplatform_clock_offset_seconds", "gauge", "seconds",
+    "How far the kernel's clock is from its time source, as the kernel says; not on macOS.",
+)  # fmt: skip
+CLOCK_SYNCHRONISED: Final = Metric(
+    "mlplatform_clock_synchronised", "gauge", "1",
+    "1 while something keeps the kernel's clock on time, 0 where nothing does; not on macOS.",
+)  # fmt: skip
+
+
+def _log(name: str, kind: Kind, unit: str, meaning: str) -> Metric:
+    return Metric(f"mlplatform_log_{name}", kind, unit, meaning)
+
+
+LOG_COUNTS: Final = {
+    "accepted": _log("accepted", "counter", "records",
+                     "Records whose answer could be given: written, spilled or declared unlogged."),
+    "recovered": _log("recovered", "counter", "records",
+                      "Spilled records taken over from a process that ended."),
+    "written": _log("written", "counter", "records",
+                    "Records in the decision log, at once or by catching up."),
+    "spilled": _log("spilled", "counter", "records", "Records that went into the spill first."),
+    "unlogged": _log("unlogged", "counter", "records",
+                     "Answers given without a record, as their model declares."),
+    "refused": _log("refused", "counter", "records",
+                    "Records that went nowhere, whose answer was not given."),
+    "repeated": _log("repeated", "counter", "records",
+                     "Records not written because their key was answered before."),
+    "conflicts": _log("conflicts", "counter", "records",
+                      "Spilled decisions whose key the log had answered otherwise; "
+                      "they are voided."),
+    "waiting": _log("waiting", "gauge", "records",
+                    "Records in the spill now: accepted + recovered = written + waiting "
+                    "+ unlogged."),
+    "waiting_bytes": _log("waiting_bytes", "gauge", "bytes",
+                          "Size of the records in the spill now."),
+}  # fmt: skip
+"""By the name of the count in decisions/spill/writer.py."""
+
+_PREDICTOR_SERVICE = Label("service", bound="the one name of this process")
+PREDICTOR_REQUESTS: Final = Metric(
+    "mlplatform_predictor_requests", "counter", "requests",
+    "Inference requests, answered or refused.", (_PREDICTOR_SERVICE, PROTOCOL),
+)  # fmt: skip
+PREDICTOR_ERRORS: Final = Metric(
+    "mlplatform_predictor_errors", "counter", "requests",
+    "Inference requests that were not answered with scores, by HTTP status.",
+    (_PREDICTOR_SERVICE, PROTOCOL, STATUS),
+)  # fmt: skip
+PREDICTOR_LATENCY: Final = Metric(
+    "mlplatform_predictor_latency_seconds", "histogram", "seconds",
+    "From the headers of an answered inference request to its answer.",
+    (_PREDICTOR_SERVICE, PROTOCOL),
+    (*(100e-6 * 2**doubling for doubling in range(14)), 2.5, 5.0),
+)  # fmt: skip
+PREDICTOR_BATCH: Final = Metric(
+    "mlplatform_predictor_batch_rows", "histogram", "rows",
+    "Rows scored in one call of the model.", (_PREDICTOR_SERVICE,), (*_POWERS, 4096),
+)  # fmt: skip
+PREDICTOR_READY: Final = Metric(
+    "mlplatform_predictor_ready", "gauge", "1",
+    "1 while the predictor takes inference requests.", (_PREDICTOR_SERVICE,),
+)  # fmt: skip
+PREDICTOR_DEPTH: Final = Metric(
+    "mlplatform_predictor_queue_depth", "gauge", "requests",
+    "Requests that wait for the model.", (_PREDICTOR_SERVICE,),
+)  # fmt: skip
+PREDICTOR_WARM_UP: Final = Metric(
+    "mlplatform_predictor_warm_up_seconds", "gauge", "seconds",
+    "The model's call at warm-up, by rows, where it runs and on which accelerator.",
+    (
+        _PREDICTOR_SERVICE,
+        Label("rows", bound="sizes of batches at warm-up"),
+        Label("mode", bound="where the model runs, set at start"),
+        Label("accelerator", ("cpu", "cuda", "tensorrt")),
+    ),
+)  # fmt: skip
+
+WORKER_MESSAGES: Final = Metric(
+    "mlplatform_worker_messages", "counter", "messages",
+    "Messages committed, by what became of them.",
+    (MODEL, Label("outcome", ("scored", "dead_letter"))),
+)  # fmt: skip
+WORKER_GIVEN_UP: Final = Metric(
+    "mlplatform_worker_batches_given_up", "counter", "batches",
+    "Batches that are read again.", (MODEL, Label("reason", ("unavailable", "fenced"))),
+)  # fmt: skip
+WORKER_RETRIES: Final = Metric(
+    "mlplatform_worker_retries", "counter", "requests",
+    "Requests to the gateway that were repeated.",
+    (MODEL, Label("reason", bound="problem types, statuses, kinds of broken connections")),
+)  # fmt: skip
+WORKER_LAG: Final = Metric(
+    "mlplatform_worker_lag_messages", "gauge", "messages",
+    "Messages that wait in this worker's partitions.", (MODEL,),
+)  # fmt: skip
+WORKER_IN_WORK: Final = Metric(
+    "mlplatform_worker_in_work_messages", "gauge", "messages",
+    "Messages read and not committed.", (MODEL,),
+)  # fmt: skip
+WORKER_TRACES: Final = Metric(
+    "mlplatform_worker_traces", "counter", "batches",
+    "Batches whose spans were asked for: sent, dropped as too many waited, or not taken.",
+    (Label("outcome", ("exported", "dropped", "failed")),),
+)  # fmt: skip
+WORKER_BATCH: Final = Metric(
+    "mlplatform_worker_batch_seconds", "histogram", "seconds",
+    "From a batch's first message read to its commit.", (MODEL,),
+    (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)  # fmt: skip
+
+PHASES: Final = (
+    "deploying", "shadow", "awaiting_approval", "canary", "promoted", "confirmed", "superseded",
+    "rolled_back",
+)  # fmt: skip
+_INPUT = Label("input", bound="`drift.inputs` of the model, and `score`")
+_WRITER = Label("writer", bound="gateway processes that write the decision log now")
+
+
+def _state(name: str, unit: str, meaning: str, *labels: Label, kind: Kind = "gauge") -> Metric:
+    return Metric(f"mlplatform_{name}", kind, unit, meaning, labels)
+
+
+ROUTES_GENERATION: Final = _state(
+    "routes_generation", "generation", "Generation of routes that gateways are to apply.", MODEL
+)
+ROUTES_SHARE: Final = _state(
+    "routes_share", "share", "Share of the assignment units that an arm answers.", MODEL, ARM
+)
+ROLLOUT_PHASE: Final = _state(
+    "rollout_phase", "1", "1 for the phase of the model's newest rollout, 0 for the others.",
+    MODEL, Label("phase", PHASES),
+)  # fmt: skip
+ROLLOUT_SINCE: Final = _state(
+    "rollout_phase_since_seconds", "seconds",
+    "Unix time at which the newest rollout's phase, or its canary step, began.", MODEL,
+)  # fmt: skip
+ROLLOUT_PASS: Final = _state(
+    "rollout_pass_time_seconds", "seconds",
+    "Unix time of the last pass over the model's rollouts that came to its end.", MODEL,
+)  # fmt: skip
+ROLLOUT_COUNTS: Final = _state(
+    "rollout_step_counts", "1",
+    "What the last pass judged the present step by: of each arm. A shadow's differences are "
+    "its flips among its pairs.",
+    MODEL, ARM,
+    Label("of", ("units", "requests", "failures", "answers", "alerts", "pairs", "flips")),
+)  # fmt: skip
+DRIFT_CHECK: Final = _state(
+    "drift_check_time_seconds", "seconds", "Unix time of the last drift check that had a verdict.",
+    MODEL,
+)  # fmt: skip
+DRIFT_VERDICT: Final = _state(
+    "drift_verdict", "1", "1 for the last drift check's verdict, 0 for the others.",
+    MODEL, Label("verdict", ("steady", "drifted", "undecided")),
+)  # fmt: skip
+DRIFT_UNDECIDED: Final = _state(
+    "drift_undecided_since_seconds", "seconds",
+    "Unix time of the first of the drift checks that have been undecided since; none while they "
+    "decide.", MODEL,
+)  # fmt: skip
+DRIFT_PSI: Final = _state(
+    "drift_psi", "1", "Population stability index of the newest window.", MODEL, _INPUT
+)
+DRIFT_PSI_LIMIT: Final = _state(
+    "drift_psi_limit", "1", "What the index may be in a window of that size.", MODEL, _INPUT
+)
+DRIFT_DISTANCE: Final = _state(
+    "drift_distance", "standard deviations", "Wasserstein distance of the newest window.",
+    MODEL, _INPUT,
+)  # fmt: skip
+DRIFT_DISTANCE_LIMIT: Final = _state(
+    "drift_distance_limit", "standard deviations",
+    "What the distance may be in a window of that size.", MODEL, _INPUT,
+)  # fmt: skip
+DRIFT_MISSING: Final = _state(
+    "drift_missing_share", "share", "Share of the newest window that lacks the input.",
+    MODEL, _INPUT,
+)  # fmt: skip
+INCIDENT: Final = _state(
+    "drift_incident", "1", "1 for the state of the model's incident that is not closed.",
+    MODEL, Label("state", ("open", "claimed", "answered")),
+)  # fmt: skip
+INCIDENT_SINCE: Final = _state(
+    "drift_incident_since_seconds", "seconds", "Unix time at which that incident was opened.",
+    MODEL,
+)  # fmt: skip
+LABELS_MATURED: Final = _state(
+    "labels_matured_decisions", "decisions",
+    "Decisions of the last drift check's days whose label is mature.", MODEL,
+)  # fmt: skip
+LABELS_KNOWN: Final = _state(
+    "labels_positive_decisions", "decisions", "Those of them that turned out positive.", MODEL
+)
+LABELS_LATE: Final = _state(
+    "labels_late_share", "share",
+    "Of the positive labels of those days, those that came after the maturity that the model "
+    "declares.", MODEL,
+)  # fmt: skip
+LABEL_NEWEST: Final = _state(
+    "label_newest_time_seconds", "seconds", "Event time at which the newest label came.", MODEL
+)
+PRECISION: Final = _state(
+    "outcome_precision", "share", "Share of alerts that were right, on matured labels.", MODEL
+)
+RECALL: Final = _state(
+    "outcome_recall", "share", "Share of positives that raised an alert, on matured labels.", MODEL
+)
+WATERMARK: Final = _state(
+    "log_watermark_seconds", "seconds",
+    "Event time up to which a living writer has nothing left to append.", _WRITER,
+)  # fmt: skip
+WRITER_RECORDS: Final = _state(
+    "log_writer_records", "records", "Number of a living writer's last record in the log.", _WRITER
+)
+EVENT_TIME: Final = _state(
+    "event_time_seconds", "seconds",
+    "Now in event time: the wall clock, or how far recorded traffic has come.",
+)  # fmt: skip
+HOME_FREE: Final = _state(
+    "home_free_bytes", "bytes", "What may still be written to the disk of the home folder."
+)
+HOME_SIZE: Final = _state("home_size_bytes", "bytes", "Size of that disk.")
+REFUSALS: Final = _state(
+    "refusals",
+    "refusals",
+    "What was refused in the last day and kept in `audit/`.",
+    Label("door", bound="listeners, and places that take something from people"),
+)
+STATE_UNREAD: Final = _state(
+    "exporter_read_failures", "reads", "Times that a part of the state could not be read.",
+    Label("of", ("routes", "incidents", "log", "measured", "disk", "refusals")), kind="counter",
+)  # fmt: skip
+
+METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
+    "gateway": (
+        REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
+        LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING,
+        FEATURES_STALE_SHARE, VIEW_AGE, COMMIT_RECORDS, GENERATION, BREAKER,
+        ADMISSION, STORE_FAILURES,
+        CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED,
+        *LOG_COUNTS.values(),
+    ),
+    "predictor": (
+        PREDICTOR_REQUESTS, PREDICTOR_ERRORS, PREDICTOR_LATENCY, PREDICTOR_BATCH, PREDICTOR_READY,
+        PREDICTOR_DEPTH, PREDICTOR_WARM_UP,
+    ),
+    "worker": (
+        WORKER_MESSAGES, WORKER_GIVEN_UP, WORKER_RETRIES, WORKER_LAG, WORKER_IN_WORK, WORKER_BATCH,
+        WORKER_TRACES,
+    ),
+    "exporter": (
+        ROUTES_GENERATION, ROUTES_SHARE, ROLLOUT_PHASE, ROLLOUT_SINCE, ROLLOUT_PASS, ROLLOUT_COUNTS,
+        DRIFT_CHECK, DRIFT_VERDICT, DRIFT_UNDECIDED, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
+        DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
+        LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,
+        HOME_FREE, HOME_SIZE, REFUSALS, STATE_UNREAD,
+    ),
+}  # fmt: skip
+
+
+def _process(name: str, kind: Kind, unit: str, meaning: str) -> Metric:
+    return Metric(f"process_{name}", kind, unit, meaning)
+
+
+VIRTUAL_MEMORY: Final = _process(
+    "virtual_memory_bytes", "gauge", "bytes", "Address space of a process."
+)
+RESIDENT_MEMORY: Final = _process(
+    "resident_memory_bytes", "gauge", "bytes", "Memory that a process holds."
+)
+STARTED: Final = _process(
+    "start_time_seconds", "gauge", "seconds", "Unix time at which a process started."
+)
+CPU: Final = _process("cpu_seconds", "counter", "seconds", "Processor time of a process.")
+OPEN_FILES: Final = _process("open_fds", "gauge", "files", "Files and sockets that are open.")
+MOST_FILES: Final = _process("max_fds", "gauge", "files", "How many may be open.")
+PROCESS_METRICS: Final = (
+    VIRTUAL_MEMORY, RESIDENT_MEMORY, STARTED, CPU, OPEN_FILES, MOST_FILES,
+)  # fmt: skip
+"""Of every process besides, as all Prometheus clients name them."""
+
+UP: Final = Metric(
+    "up", "gauge", "1", "Prometheus: 1 for a process that it could scrape.",
+    (Label("job", bound="jobs of observability/prometheus"), Label("instance", bound="processes")),
+)  # fmt: skip
+ALERTS: Final = Metric(
+    "ALERTS", "gauge", "1", "Prometheus: 1 for an alert that is pending or firing.",
+    (
+        Label("alertname", bound="alerts of observability/alerts"),
+        Label("alertstate", ("pending", "firing")),
+        Label("severity", ("page", "ticket", "none")),
+    ),
+)  # fmt: skip
+_SPAN = (
+    Label("service_name", bound="processes that have spans"),
+    Label("span_name", bound="kinds of spans and models; runs of flows"),
+    Label("status_code", ("STATUS_CODE_UNSET", "STATUS_CODE_OK", "STATUS_CODE_ERROR")),
+)
+SPAN_CALLS: Final = Metric(
+    "traces_span_metrics_calls", "counter", "spans",
+    "The collector: spans that it took, before any is sampled away.", _SPAN,
+)  # fmt: skip
+SPAN_DURATION: Final = Metric(
+    "traces_span_metrics_duration_milliseconds", "histogram", "milliseconds",
+    "The collector: how long they took.", _SPAN,
+)  # fmt: skip
+_GPU = (
+    SERVICE,
+    Label("gpu", bound="GPUs of a node"),
+    Label("instance", bound="nodes that have GPUs"),
+)
+
+
+def _gpu(name: str, unit: str, meaning: str) -> Metric:
+    return Metric(f"DCGM_FI_{name}", "gauge", unit, f"NVIDIA's exporter: {meaning}", _GPU)
+
+
+GPU_BUSY: Final = _gpu(
+    "PROF_GR_ENGINE_ACTIVE", "share", "share of time in which the GPU, or the part of it that a "
+    "pod has, was busy.",
+)  # fmt: skip
+GPU_UTILISATION: Final = _gpu("DEV_GPU_UTIL", "percent", "the same of whole GPUs, of any model.")
+GPU_MEMORY: Final = _gpu("DEV_FB_USED", "mebibytes", "memory in use.")
+GPU_MEMORY_FREE: Final = _gpu("DEV_FB_FREE", "mebibytes", "memory that is free.")
+GPU_POWER: Final = _gpu("DEV_POWER_USAGE", "watts", "power drawn.")
+FOREIGN: Final = (
+    UP, ALERTS, SPAN_CALLS, SPAN_DURATION, GPU_BUSY, GPU_UTILISATION, GPU_MEMORY, GPU_MEMORY_FREE,
+    GPU_POWER,
+)  # fmt: skip
+"""Emitted by others about the platform, and used by rules or dashboards."""
+
+REQUEST_SPAN: Final = SpanKind(
+    "{operation} {model}", "SERVER", "A request, from its first byte until its answer is ready."
+)
+DECISION_SPAN: Final = SpanKind("decide", "INTERNAL", "One decision of a request that has several.")
+FEATURES_SPAN: Final = SpanKind("features", "INTERNAL", "The read of the online features.")
+PREDICT_SPAN: Final = SpanKind("predict {step}", "CLIENT", "One predictor asked, answered or not.")
+INFER_SPAN: Final = SpanKind(
+    "infer {service}",
+    "SERVER",
+    "What a predictor says of its time for an answer. The gateway builds it, so it has no clock of "
+    "its own: it lies in the middle of the call.",
+    "predictor",
+)
+RECORD_SPAN: Final = SpanKind("record", "INTERNAL", "From the decision until its record is kept.")
+ACCEPT_SPAN: Final = SpanKind(
+    "send {topic}", "PRODUCER", "A request accepted for later, until its record is kept."
+)
+DRAIN_SPAN: Final = SpanKind(
+    "process {topic}",
+    "CONSUMER",
+    "A batch of messages, from its first one read until results and offsets are committed. It is "
+    "linked with where its messages come from, as far as they say.",
+    "worker",
+)
+ASK_SPAN: Final = SpanKind("ask gateway", "CLIENT", "One call of the gateway for items.", "worker")
+FLOW_SPAN: Final = SpanKind(
+    "{flow run}", "INTERNAL", "A flow run, made by Prefect, under the run's name.", "flows"
+)
+TASK_SPAN: Final = SpanKind("{task run}", "INTERNAL", "A task of a flow run.", "flows")
+ITEM_SPAN: Final = SpanKind(
+    "work {work}", "INTERNAL", "One item of a heavy job, below the flow run that asked.", "jobs"
+)
+SPANS: Final = (
+    REQUEST_SPAN, DECISION_SPAN, FEATURES_SPAN, PREDICT_SPAN, INFER_SPAN, RECORD_SPAN, ACCEPT_SPAN,
+    DRAIN_SPAN, ASK_SPAN, FLOW_SPAN, TASK_SPAN, ITEM_SPAN,
+)  # fmt: skip
+
+_HTTP = "OpenTelemetry semantic conventions, HTTP"
+HTTP_METHOD: Final = Attribute("http.request.method", "Method of the request.", _HTTP)
+HTTP_STATUS: Final = Attribute("http.response.status_code", "Status of the answer.", _HTTP)
+HTTP_ROUTE: Final = Attribute("http.route", "Path of the endpoint; it holds no values.", _HTTP)
+RPC_SYSTEM: Final = Attribute(
+    "rpc.system", "`grpc` for gRPC calls.", "OpenTelemetry semantic conventions, RPC"
+)
+ERROR_TYPE: Final = Attribute(
+    "error.type",
+    "Problem of a failed request; why a predictor gave no score; that no record was kept.",
+    "OpenTelemetry semantic conventions",
+)
+MODEL_NAME: Final = Attribute("mlplatform.model.name", "The model's name.")
+MODEL_VERSION: Final = Attribute("mlplatform.model.version", "Version of the arm that decided.")
+DECISION_ID: Final = Attribute("mlplatform.decision.id", "Finds the record in the decision log.")
+ROUTE_ARM: Final = Attribute("mlplatform.route.arm", "Arm that the routes assigned.")
+GENERATION_USED: Final = Attribute("mlplatform.route.generation", "Generation of the routes.")
+ANSWERED_BY: Final = Attribute("mlplatform.answered_by", "Step that gave the answer.")
+DEGRADED_REASON: Final = Attribute("mlplatform.degraded.reason", "Why the answer is degraded.")
+QUEUE_MS: Final = Attribute(
+    "mlplatform.predictor.queue_ms", "Waited for the model, as the predictor says."
+)
+COMPUTE_MS: Final = Attribute("mlplatform.predictor.compute_ms", "In the model, as it says.")
+_MESSAGING = "OpenTelemetry semantic conventions, messaging"
+TOPIC: Final = Attribute("messaging.destination.name", "The topic.", _MESSAGING)
+MESSAGES: Final = Attribute(
+    "messaging.batch.message_count", "Messages of the batch; items of the call.", _MESSAGING
+)
+RUN_ID: Final = Attribute("prefect.run.id", "The run's id in Prefect.", "Prefect")
+RUN_TYPE: Final = Attribute("prefect.run.type", "flow or task.", "Prefect")
+KEPT_FOR: Final = Attribute(
+    "mlplatform.trace.kept_for",
+    "Why these spans were built: error, slow, degraded, canary, caller or share; gateway where a "
+    "gateway kept its part.",
+)
+ATTRIBUTES: Final = (
+    HTTP_METHOD, HTTP_STATUS, HTTP_ROUTE, RPC_SYSTEM, ERROR_TYPE, MODEL_NAME, MODEL_VERSION,
+    DECISION_ID, ROUTE_ARM, GENERATION_USED, ANSWERED_BY, DEGRADED_REASON, QUEUE_MS, COMPUTE_MS,
+    TOPIC, MESSAGES, RUN_ID, RUN_TYPE, KEPT_FOR,
+)  # fmt: skip
+
+LOG_FIELDS: Final = {
+    "time": "When, UTC, RFC 3339 with milliseconds.",
+    "level": "debug, info, warning, error or critical.",
+    "process": "gateway, predictor, worker, exporter, supervisor, flows, jobs or mlflow.",
+    "instance": "Name of the process, where it has one.",
+    "pid": "Its process id.",
+    "logger": "Module that wrote the line.",
+    "message": "What happened.",
+    "error": "The chain of exceptions, as Python prints it, without values of variables.",
+    "trace_id": "The trace that the line belongs to.",
+    "decision_id": "The decision that the line is about.",
+    "model": "The model that the line is about.",
+    "run_id": "The flow run that wrote the line.",
+}
+"""Of every log line, a JSON object; the last five and `instance` where they apply."""

@@ -1,0 +1,212 @@
+"""Which text from people is taken in, and how text from outside is shown.
+
+A name of two scripts can look like another person's, and an invisible character can make two names
+out of one: such text is refused where it comes in. Not all that is shown came in that way (a log
+line of another program, a file of a candidate), so it is made harmless where it is printed as well.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Final
+
+from mlplatform.runtime.errors import InputInvalid
+
+SCRIPTS: Final = frozenset(
+    {
+        *("ARABIC", "ARMENIAN", "BENGALI", "BOPOMOFO", "CYRILLIC", "DEVANAGARI", "ETHIOPIC"),
+        *("GEORGIAN", "GREEK", "GUJARATI", "GURMUKHI", "HAN", "HANGUL", "HEBREW", "HIRAGANA"),
+        *("KANNADA", "KATAKANA", "KHMER", "LAO", "LATIN", "MALAYALAM", "MYANMAR", "ORIYA"),
+        *("SINHALA", "TAMIL", "TELUGU", "THAANA", "THAI", "TIBETAN"),
+    }
+)
+"""Scripts in which people write today. Source: Unicode UAX #31, table 5, Recommended Scripts."""
+
+TOGETHER: Final = (
+    frozenset({"LATIN", "HAN", "HIRAGANA", "KATAKANA"}),
+    frozenset({"LATIN", "HAN", "BOPOMOFO"}),
+    frozenset({"LATIN", "HAN", "HANGUL"}),
+)
+"""Scripts that one language mixes in one word. Source: Unicode UTS #39, 5.2, Highly Restrictive."""
+
+MOST_MARKS: Final = 4
+"""Combining marks on one letter. Source: Unicode UTS #39, 5.4, Optional Detection."""
+
+_HAN: Final = ("CJK ", "IDEOGRAPHIC ")
+_OF_NO_SCRIPT: Final = ("COMBINING ", "MODIFIER LETTER ", "KATAKANA-HIRAGANA ")
+_MARKUP: Final = re.compile(r"[\\`*_\[\]<>|~&@]|:(?=//)|(?<=www)\.|^[#+=-]")
+_NUMBERED: Final = re.compile(r"^(\d+)([.)])")
+_BLANK: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
+"""Letters, marks and signs that show nothing (Default_Ignorable_Code_Point, and the empty Braille
+cell): their category does not tell them from letters that show something."""
+_REFUSED: Final = {
+    "Cc": "a control character",
+    "Cf": "an invisible character",
+    "Cn": "no character of this Unicode version",
+    "Co": "a private character",
+    "Cs": "half a character",
+    "Zl": "a line separator",
+    "Zp": "a paragraph separator",
+}
+_LINES: Final = frozenset("\n\t")
+_UNITS: Final = frozenset({"μs", "μm", "μg", "μl", "μW", "μV", "μA", "kΩ", "MΩ"})
+"""Words of two scripts that are in everybody's reasons: NFKC makes a Greek mu of the micro sign."""
+
+_CAPITALS: Final = str.maketrans("АВЕЅІЈКМНОРСТХҮԌΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABESIJKMHOPCTXYGABEZHIKMNOPTYX")
+_SMALL: Final = str.maketrans(
+    "авесԁһіјкӏмнорԛѕтѵԝхуүгհոսօցαεηικνορτυχωγıɑɡɩʋ01",
+    "abecdhijklmhopqstvwxyyrhnuogaeniknoptuxwyiagiuol",
+)
+"""Letters of other scripts, and rare Latin ones, that are drawn as a Latin letter is.
+Source: Unicode UTS #39, confusables.txt, what has one ASCII letter as prototype."""
+
+
+def cleaned(field: str, text: str, *, lines: bool = False) -> str:
+    """The text as it is kept: normalised to NFKC, without the white space around it.
+
+    Words of different scripts may stand side by side; one word may not mix them.
+
+    Args:
+        field: what the text is, as its writer knows it: `--reason`, `model.yaml: owner`.
+        lines: whether it may have line breaks and tabs.
+
+    Raises:
+        InputInvalid: it holds a character that shows nothing or steers a terminal, too many
+            combining marks, or a word of two scripts. Names the character by its code point.
+    """
+    normal = _visible(field, text, _LINES if lines else frozenset())
+    for letters, word in groupby(normal, key=_is_of_word):
+        if letters and (mixed := "".join(word)) not in _UNITS:
+            _one_script(field, mixed, "a word")
+    return normal
+
+
+def name(field: str, text: str) -> str:
+    """A name as it is kept: `cleaned`, with letters of one script and digits of one kind.
+
+    Raises:
+        InputInvalid: as `cleaned`, and for a name that is empty, mixes scripts, or is written in a
+            script that nobody uses today.
+    """
+    normal = _visible(field, text, frozenset())
+    if not normal:
+        raise InputInvalid(field, None, "is empty; wanted: a name")
+    _one_script(field, normal, "a name")
+    zeros = {ord(c) - unicodedata.decimal(c) for c in normal if unicodedata.category(c) == "Nd"}
+    if len(zeros) > 1:
+        raise InputInvalid(field, None, "mixes digits of two scripts; wanted: digits of one")
+    return normal
+
+
+def look_alike(text: str) -> str:
+    """What two names have in common that a reader takes for one another, in any case of letters.
+
+    To compare by, never to show or keep: a Cyrillic and a Latin a give the same.
+    """
+    decomposed = unicodedata.normalize("NFKD", text)
+    lower = decomposed.translate(_CAPITALS).casefold().translate(_SMALL)
+    plain = "".join(c for c in lower if not unicodedata.combining(c) and not c.isspace())
+    return plain.replace("rn", "m").replace("vv", "w")
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    r"""The text with each character that a terminal or a log takes for a command written out.
+
+    An escape becomes `\x1b`, a bidi override `\u202e`. A backslash stays one: this is for reading,
+    not for reading back.
+
+    Args:
+        lines: whether line breaks and tabs stay as they are.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if (c.isprintable() and not _BLANK.match(c)) or (lines and c in _LINES) else _written(c)
+        for c in text
+    )
+
+
+def markdown(text: str) -> str:
+    """The text as a part of a line of Markdown that shows it and does nothing else.
+
+    Neither markup, links, HTML, table cells nor line breaks come of it.
+    """
+    return _NUMBERED.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", shown(text).strip()))
+
+
+def _visible(field: str, text: str, allowed: frozenset[str]) -> str:
+    normal = unicodedata.normalize("NFKC", text).strip()
+    if normal.isascii() and normal.isprintable():
+        return normal
+    marks = 0
+    for character in normal:
+        category = unicodedata.category(character)
+        if character not in allowed and (why := _refused(character, category)):
+            raise InputInvalid(field, None, f"holds {_told(character)}, {why}")
+        marks = marks + 1 if category in {"Mn", "Me"} else 0
+        if marks > MOST_MARKS:
+            raise InputInvalid(field, None, f"has more than {MOST_MARKS} marks on one letter")
+    return normal
+
+
+def _refused(character: str, category: str) -> str | None:
+    if _BLANK.match(character):
+        return "an invisible character"
+    if category == "Zs" and character != " ":
+        return "an unusual space"
+    return _REFUSED.get(category)
+
+
+def _one_script(field: str, text: str, what: str) -> None:
+    scripts = {script for c in text if (script := _script(c)) is not None}
+    if strange := scripts - SCRIPTS:
+        problem = (
+            f"{shown(text)!r} has a letter of {min(strange)}, which no name here is written in"
+        )
+        raise InputInvalid(field, None, problem)
+    if len(scripts) > 1 and not any(scripts <= together for together in TOGETHER):
+        problem = f"{_spelled(text)} is {what} of {_listed(scripts)} letters; wanted: of one script"
+        raise InputInvalid(field, None, problem)
+
+
+def _script(character: str) -> str | None:
+    """The script of a letter or of a mark that belongs to one; None for what all scripts share.
+
+    The standard library has no Script property. The name of each letter starts with it: the Unicode
+    Standard (4.8, Name) never changes a name, and names letters by script.
+    """
+    if character.isascii():
+        return "LATIN" if character.isalpha() else None
+    if unicodedata.category(character)[0] not in "LM":
+        return None
+    told = unicodedata.name(character, "UNNAMED")
+    if told.startswith(_OF_NO_SCRIPT):
+        return None
+    return "HAN" if told.startswith(_HAN) else told.partition(" ")[0]
+
+
+def _is_of_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LM"
+
+
+def _spelled(text: str) -> str:
+    """The text, and by code point the letters of it that are not ASCII, the first few."""
+    others = [_told(c) for c in dict.fromkeys(text) if not c.isascii() and _script(c)]
+    return f"{shown(text)!r} ({', '.join(others[:3])})"
+
+
+def _told(character: str) -> str:
+    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(n.title() for n in names))
+
+
+def _written(character: str) -> str:
+    return ascii(character)[1:-1] if not character.isascii() else f"\\x{ord(character):02x}"

@@ -1,0 +1,188 @@
+"""Who a caller is and what it may do: clients, keys and scopes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.scoring.admission.priorities import Priority
+
+Operation = Literal[
+    "score", "read", "labels", "void", "any-client", "explain", "metrics", "run", "approve"
+]
+OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
+PERSONAL: Final[frozenset[Operation]] = frozenset({"run", "approve"})
+"""What people do: start flows, approve rollouts. `*` leaves these out, so that no key of an
+application approves anything."""
+ANY = "*"
+FOREVER: Final = math.inf
+MAX_RATE_PER_S: Final = 1_000_000
+MAX_REFILL_S: Final = 24 * 3600
+
+_CLIENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MODEL = re.compile(r"\*|[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scope:
+    """One operation on one model; `*` stands for every one, but those of people.
+
+    `metrics` belongs to the whole installation: it needs the model `*`. `any-client` opens nothing
+    by itself: `labels` and `void` then hold for decisions that other clients asked for, too.
+    """
+
+    model: str
+    operation: str
+
+    def __str__(self) -> str:
+        return f"{self.model}:{self.operation}"
+
+    def covers(self, operation: Operation) -> bool:
+        """Whether it is about the operation, on whichever model."""
+        return self.operation == operation or (self.operation == ANY and operation not in PERSONAL)
+
+
+EVERYTHING: Final = frozenset({Scope(ANY, ANY)})
+
+
+def parse_scope(text: str) -> Scope:
+    """`model:operation`.
+
+    Raises:
+        ConfigInvalid: it is something else.
+    """
+    model, _, operation = text.partition(":")
+    if not _MODEL.fullmatch(model) or operation not in (*OPERATIONS, ANY):
+        wanted = f"model:operation, operation one of {', '.join(OPERATIONS)} or {ANY}"
+        raise ConfigInvalid("scope", text, wanted)
+    return Scope(model, operation)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """So many requests a second, and so many at once after a pause."""
+
+    rate_per_s: float
+    burst: int
+
+
+def rate_limit(rate_per_s: float | None, burst: int | None) -> RateLimit | None:
+    """A limit with its burst, by default one second's worth; None for no limit.
+
+    Raises:
+        ConfigInvalid: the rate or burst can't be, or a burst stands alone.
+    """
+    if rate_per_s is None:
+        if burst is not None:
+            raise ConfigInvalid("burst", burst, "a rate beside it")
+        return None
+    if not 0 < rate_per_s <= MAX_RATE_PER_S:
+        raise ConfigInvalid("rate", rate_per_s, f"more than 0, at most {MAX_RATE_PER_S} a second")
+    if burst is not None and not 1 <= burst <= MAX_RATE_PER_S:
+        raise ConfigInvalid("burst", burst, f"1 to {MAX_RATE_PER_S}")
+    limit = RateLimit(float(rate_per_s), math.ceil(rate_per_s) if burst is None else burst)
+    if limit.burst / limit.rate_per_s > MAX_REFILL_S:
+        raise ConfigInvalid("burst", limit.burst, "one that the rate refills within a day")
+    return limit
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as it is stored: its digest, never itself.
+
+    Args:
+        id: the first digits of the digest, by which people name a key.
+        digest: SHA-256 of the secret, hexadecimal.
+        client: several keys may be one client's, so that a key can be replaced without a gap.
+    """
+
+    id: str
+    digest: str
+    client: str
+    scopes: frozenset[Scope]
+    priority: Priority
+    limit: RateLimit | None
+    created_ms: int
+    expires_ms: int | None = None
+    revoked_ms: int | None = None
+
+    def is_live(self, now_ms: int) -> bool:
+        return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
+
+
+def check_client(name: str, key: str = "name") -> str:
+    """The name, if a client may have it.
+
+    Args:
+        key: what the name is called where it is given.
+
+    Raises:
+        ConfigInvalid: it may not.
+    """
+    # No slash and no colon: records, idempotency keys and token subjects are told apart by them.
+    if not _CLIENT.fullmatch(name):
+        raise ConfigInvalid(key, name, "lower-case letters, digits, '.', '_' and '-', up to 64")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Somebody who proved who it is, and until when that holds.
+
+    Args:
+        until_s: epoch seconds.
+    """
+
+    name: str
+    scopes: frozenset[Scope]
+    priority: Priority
+    limit: RateLimit | None
+    until_s: float = FOREVER
+    _answers: dict[tuple[str, str], bool] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def may(self, model: str, operation: Operation) -> bool:
+        """Whether a scope covers it; `model` is `*` for what belongs to the installation."""
+        answer = self._answers.get((model, operation))
+        if answer is None:
+            answer = any(
+                scope.model in (model, ANY) and scope.covers(operation) for scope in self.scopes
+            )
+            if len(self._answers) < 256:  # model names come from outside
+                self._answers[model, operation] = answer
+        return answer
+
+    def may_on_some(self, operation: Operation) -> bool:
+        """Whether there is any model on which a scope covers it."""
+        return any(scope.covers(operation) for scope in self.scopes)
+
+    @property
+    def is_person(self) -> bool:
+        """Whether it may do something that only people do."""
+        return any(self.may_on_some(operation) for operation in PERSONAL)
+
+
+def directory(keys: Iterable[Key], now_ms: int) -> Mapping[bytes, Client]:
+    """Digest of a secret → the client it proves, for every live key.
+
+    A client has one priority and one limit, those of its newest live key: otherwise a second key
+    would be a second allowance.
+    """
+    by_client: dict[str, list[Key]] = defaultdict(list)
+    for key in keys:
+        if key.is_live(now_ms):
+            by_client[key.client].append(key)
+    found = {}
+    for name, owned in by_client.items():
+        newest = max(owned, key=lambda key: (key.created_ms, key.id))
+        for key in owned:
+            until_s = FOREVER if key.expires_ms is None else key.expires_ms / 1000
+            client = Client(name, key.scopes, newest.priority, newest.limit, until_s)
+            found[bytes.fromhex(key.digest)] = client
+    return found

@@ -1,0 +1,180 @@
+"""Lets a request in or says why not: the one thing that the gateway asks of this package."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission.clients import ANY, Client, Operation, RateLimit
+from mlplatform.scoring.admission.leases import Lease, Leases
+from mlplatform.scoring.admission.priorities import PRIORITIES, Priority, Room, Shed, entry, lowered
+
+_SCHEME: Final = b"bearer "
+PRIORITY_HEADER: Final = "X-Priority"
+_PRIORITY: Final = b"x-priority"
+_BY_NAME: Final[Mapping[bytes, Priority]] = {name.encode(): name for name in PRIORITIES}
+UNMETERED: Final[frozenset[Operation]] = frozenset({"metrics"})
+"""Who watches an overload must get in while it lasts."""
+
+Outcome = str
+Counted = Callable[[Outcome, str], None]
+
+
+class Credentials(Protocol):
+    """Where secrets are looked up: API keys, then tokens of an issuer."""
+
+    def client(self, secret: bytes, digest: bytes) -> Client | None:
+        """Whom a secret proves; None for nobody.
+
+        Raises:
+            Problem: it can't be told now.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Admitted:
+    """A request that was let in, until `Gate.leave`."""
+
+    client: Client
+    priority: Priority
+    leases: tuple[Lease, ...] = ()
+    is_counted: bool = False
+
+
+class Gate:
+    """Identity, permission, room and rate, in this order: what costs least is asked first.
+
+    Args:
+        limits: model → the limit of all its clients together.
+        counted: told the outcome and the priority class of every request.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        leases: Leases,
+        room: Room,
+        limits: Mapping[str, RateLimit | None],
+        counted: Counted,
+    ) -> None:
+        self._credentials = credentials
+        self._leases = leases
+        self._room = room
+        self._limits = limits
+        self._counted = counted
+        self.in_flight = 0
+
+    async def admit(
+        self, headers: Mapping[bytes, bytes], model: str | None, operation: Operation
+    ) -> Admitted:
+        """Who asks, once the request is let in. Every admitted request must `leave`.
+
+        Args:
+            model: None for what concerns no single model.
+
+        Raises:
+            Problem: 401, 403, 429 or 503.
+        """
+        client = self._client(headers)
+        self._check_scope(client, model, operation)
+        if operation in UNMETERED:
+            return Admitted(client, client.priority)
+        admitted = Admitted(client, self._priority(client, headers))
+        self._enter(admitted)
+        limit = self._limits.get(model) if operation == "score" and model is not None else None
+        if client.limit is not None or limit is not None:
+            try:
+                await self._take(admitted, model, limit)
+            except BaseException:
+                self.leave(admitted)
+                raise
+        self._counted("admitted", admitted.priority)
+        return admitted
+
+    def leave(self, admitted: Admitted) -> None:
+        """The request is answered; a second time changes nothing."""
+        if admitted.is_counted:
+            admitted.is_counted = False
+            self.in_flight -= 1
+
+    def charge(self, admitted: Admitted, more: int) -> None:
+        """A batch costs a token an item. It is not refused for them, and owed by its client."""
+        for lease in admitted.leases:
+            self._leases.owe(lease, more)
+
+    def _client(self, headers: Mapping[bytes, bytes]) -> Client:
+        authorization = headers.get(b"authorization")
+        if authorization is not None and authorization[:7].lower() == _SCHEME:
+            secret = authorization[7:].strip()
+            digest = hashlib.sha256(secret).digest()
+            client = self._credentials.client(secret, digest)
+            if client is not None and time.time() < client.until_s:
+                return client
+        self._counted("unauthenticated", "")
+        detail = "send a valid API key or token as Authorization: Bearer <key>"
+        raise Problem(401, "unauthenticated", detail, field="Authorization")
+
+    def _check_scope(self, client: Client, model: str | None, operation: Operation) -> None:
+        if model is None and operation in ("read", "score"):
+            allowed = client.may_on_some(operation)
+        else:
+            allowed = client.may(ANY if model is None else model, operation)
+        if not allowed:
+            self._counted("forbidden", client.priority)
+            on = "this installation" if model is None else f"model {model[:64]!r}"
+            detail = f"{client.name} may not {operation} on {on}"
+            raise Problem(403, "forbidden", detail, field="Authorization")
+
+    def _priority(self, client: Client, headers: Mapping[bytes, bytes]) -> Priority:
+        header = headers.get(_PRIORITY)
+        if header is None:
+            return client.priority
+        asked = _BY_NAME.get(header)
+        if asked is None:
+            detail = f"{PRIORITY_HEADER} must be one of {', '.join(PRIORITIES)}"
+            raise Problem(422, "invalid-header", detail, field=PRIORITY_HEADER)
+        return lowered(client.priority, asked)
+
+    def _enter(self, admitted: Admitted) -> None:
+        verdict = entry(admitted.priority, self.in_flight, self._room)
+        if isinstance(verdict, Shed):
+            self._counted("shed", admitted.priority)
+            detail = (
+                f"{self.in_flight} requests are being answered; {admitted.priority} ones are let "
+                f"in below {verdict.ceiling}"
+            )
+            raise Problem(503, "overloaded", detail, retry_after_s=verdict.retry_after_s)
+        self.in_flight += 1
+        admitted.is_counted = True
+
+    async def _take(
+        self, admitted: Admitted, model: str | None, model_limit: RateLimit | None
+    ) -> None:
+        """A token of the client and one of the model, or none of either."""
+        wanted = (
+            (f"client:{admitted.client.name}", admitted.client.limit, "client-rate"),
+            (f"model:{model}", model_limit, "model-rate"),
+        )
+        for bucket, limit, name in wanted:
+            if limit is None:
+                continue
+            lease = self._leases.lease(bucket, limit)
+            if not self._leases.try_take(lease):
+                wait_s = await self._leases.wait_and_take(lease)
+                if wait_s:
+                    for taken in admitted.leases:
+                        self._leases.give_back(taken)
+                    raise self._limited(admitted, limit, name, wait_s)
+            admitted.leases = (*admitted.leases, lease)
+
+    def _limited(self, admitted: Admitted, limit: RateLimit, name: str, wait_s: float) -> Problem:
+        self._counted(name, admitted.priority)
+        whose = admitted.client.name if name == "client-rate" else "this model"
+        detail = f"{whose} may ask {limit.rate_per_s:g} times a second, {limit.burst} at once"
+        return Problem(429, name, detail, retry_after_s=max(math.ceil(wait_s), 1))

@@ -1,0 +1,246 @@
+"""Tokens that this process holds: a request takes from them, and the shared store refills them.
+
+A process takes tokens from the store in blocks, before it runs out, so that no request waits for
+the store in the steady state. Only tokens that the store gave are used, and at most one block lies
+here unused: in any stretch of time all processes together let through what one bucket would, plus
+at most a block for each process.
+
+A request that finds the lease empty waits for the next renewal, at most `WAIT_S`: a burst that the
+limit allows is not refused because it came faster than the last renewal.
+
+While the store is late or does not answer, a process goes on alone, at the rate at which it was
+given tokens before, at least its even share of the limit: in total at most twice the limit. When
+the store answers again, up to a block of that is paid back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.scoring.admission.bucket import Take, Taken, block
+from mlplatform.scoring.admission.clients import RateLimit
+
+WAIT_S = 0.025
+"""Half of a usual deadline is the most that a request spends on finding out whether it may."""
+
+PATIENCE_S = 0.015
+"""A renewal that takes longer is late: the process goes on alone until it arrives."""
+
+PAUSE_S = 0.005
+"""Between two renewals, so that a flood of refused requests is no flood of the store."""
+
+RATE_WINDOW_S = 5.0
+MAX_LEASES = 10_000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Lease:
+    """The tokens of one bucket in this process; below zero it owes.
+
+    Args:
+        unpaid: tokens that it gave itself while the store did not answer.
+        waiting: requests that wait for a renewal.
+        refused_until_s: before this the store has nothing more.
+        supplied_s: when tokens last came, from wherever; None before the first time.
+    """
+
+    bucket: str
+    limit: RateLimit
+    given_since_s: float
+    tokens: float = 0.0
+    unpaid: float = 0.0
+    waiting: int = 0
+    refused_until_s: float = 0.0
+    supplied_s: float | None = None
+    used_s: float = 0.0
+    given: int = 0
+    given_per_s: float = 0.0
+    block: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.block = block(self.limit)
+
+    def wanted(self) -> int:
+        return math.ceil(self.block - self.tokens + self.unpaid) + self.waiting
+
+    def supply(self, taken: Taken, now_s: float) -> None:
+        """Tokens from the store; what it gives in a second is followed in windows."""
+        self.tokens += taken.tokens - self.unpaid
+        self.unpaid = 0.0
+        self.supplied_s = now_s
+        self.refused_until_s = now_s + taken.retry_after_s if taken.retry_after_s else 0.0
+        self.given += taken.tokens
+        passed_s = now_s - self.given_since_s
+        if passed_s >= RATE_WINDOW_S:
+            self.given_per_s = self.given / passed_s
+            self.given, self.given_since_s = 0, now_s
+
+    def supply_alone(self, share: float, now_s: float) -> None:
+        """Tokens without the store, for the time since there were some; at most a full block."""
+        room = self.block - self.tokens
+        rate_per_s = max(self.given_per_s, self.limit.rate_per_s * share)
+        passed_s = math.inf if self.supplied_s is None else now_s - self.supplied_s
+        tokens = max(min(rate_per_s * passed_s, room), 0.0)
+        self.tokens += tokens
+        self.unpaid = min(self.unpaid + tokens, float(self.block))
+        self.supplied_s = now_s
+
+
+class Leases:
+    """The leases of one process. Everything belongs to the event loop, and nothing blocks it.
+
+    Args:
+        take: asks the store; called in a thread of its own.
+        processes: how many processes share the limits.
+        alone: told once for every renewal that was late or failed.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[Sequence[Take]], list[Taken]],
+        processes: int,
+        alone: Callable[[], None],
+    ) -> None:
+        self._take = take
+        self._share = 1 / processes
+        self._alone = alone
+        self._leases: dict[str, Lease] = {}
+        self._low: dict[str, Lease] = {}
+        self._wake = asyncio.Event()
+        self._next: asyncio.Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "admission-leases")
+        self._call: asyncio.Future[list[Taken]] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def lease(self, bucket: str, limit: RateLimit) -> Lease:
+        """The lease of a bucket; where the limit changed, a new one that holds nothing yet."""
+        lease = self._leases.get(bucket)
+        if lease is None or lease.limit != limit:
+            if len(self._leases) >= MAX_LEASES:
+                self._forget()
+            lease = self._leases[bucket] = Lease(bucket, limit, time.monotonic())
+        return lease
+
+    def try_take(self, lease: Lease) -> bool:
+        """One token, if it lies here; more are asked for in time."""
+        left = lease.tokens - 1
+        if left + left < lease.block:
+            self._ask(lease)
+        if left < 0:
+            return False
+        lease.tokens = left
+        return True
+
+    async def wait_and_take(self, lease: Lease) -> float:
+        """One token after a renewal: 0.0, or in how many seconds there may be one."""
+        now_s = time.monotonic()
+        if now_s < lease.refused_until_s:
+            return lease.refused_until_s - now_s
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        self._ask(lease)
+        lease.waiting += 1
+        try:
+            done, _ = await asyncio.wait((self._next,), timeout=WAIT_S)
+        finally:
+            lease.waiting -= 1
+        if not done:
+            lease.supply_alone(self._share, time.monotonic())
+        if self.try_take(lease):
+            return 0.0
+        wait_s = lease.refused_until_s - time.monotonic()
+        return wait_s if wait_s > 0 else 1 / lease.limit.rate_per_s
+
+    def give_back(self, lease: Lease) -> None:
+        """A token that was taken and not used."""
+        lease.tokens += 1
+
+    def owe(self, lease: Lease, tokens: int) -> None:
+        """Take without asking: the lease may go below zero, and pays before it gives again."""
+        lease.tokens -= tokens
+        self._ask(lease)
+
+    def _ask(self, lease: Lease) -> None:
+        lease.used_s = time.monotonic()
+        self._low[lease.bucket] = lease
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._renew()
+            await asyncio.sleep(PAUSE_S)
+
+    async def _renew(self) -> None:
+        """One renewal of all leases that ran low, by the store or, when it is late, alone."""
+        now_s = time.monotonic()
+        low, self._low = self._low, {}
+        waiters, self._next = self._next, None
+        takes = [
+            Take(lease.bucket, lease.limit, lease.wanted())
+            for lease in low.values()
+            if now_s >= lease.refused_until_s and lease.wanted() > 0
+        ]
+        try:
+            if takes and not await self._asked(takes):
+                self._alone()
+                for lease in low.values():
+                    lease.supply_alone(self._share, time.monotonic())
+        finally:
+            if waiters is not None:
+                waiters.set_result(None)
+
+    async def _asked(self, takes: Sequence[Take]) -> bool:
+        """Whether the store answered in time. An answer that comes late is taken in by then."""
+        if self._call is not None:
+            return False  # the one before still waits
+        call = asyncio.get_running_loop().run_in_executor(self._thread, self._take, takes)
+        self._call = call
+        call.add_done_callback(self._answered)
+        await asyncio.wait((call,), timeout=PATIENCE_S)
+        return call.done() and not call.cancelled() and call.exception() is None
+
+    def _answered(self, call: asyncio.Future[list[Taken]]) -> None:
+        self._call = None
+        if call.cancelled():
+            return
+        error = call.exception()
+        if error is not None:
+            kind = logging.WARNING if isinstance(error, PlatformError) else logging.ERROR
+            log.log(kind, "tokens were not renewed: %s", error)
+            return
+        now_s = time.monotonic()
+        for taken in call.result():
+            lease = self._leases.get(taken.bucket)
+            if lease is not None:
+                lease.supply(taken, now_s)
+
+    def _forget(self) -> None:
+        """Room for new leases: a tenth of those that owe nothing, the longest unused."""
+        idle = sorted(
+            (lease for lease in self._leases.values() if lease.tokens >= 0),
+            key=lambda lease: lease.used_s,
+        )
+        for lease in idle[: MAX_LEASES // 10]:
+            del self._leases[lease.bucket]

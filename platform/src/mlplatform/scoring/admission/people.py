@@ -1,0 +1,63 @@
+"""Who a person is to the platform: a client whose key says what people do (`run`, `approve`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from mlplatform.runtime.errors import Refused
+from mlplatform.scoring.admission.clients import Client, Key, directory
+from mlplatform.scoring.admission.secrets import digest, key_id
+
+MOST_SECRET: int = 512
+"""Bytes of what may be a key's secret; nothing longer is looked up."""
+
+
+class People:
+    """The people of an installation, proven by the secret of a key of their own.
+
+    Args:
+        client: the live client behind a secret and its digest; as `Keyring.client`.
+        now_s: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[bytes, bytes], Client | None],
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._now_s = now_s
+
+    def proven(self, name: str, secret: bytes) -> Client | None:
+        """The person of that name whose secret this is; None where there is none."""
+        if not 0 < len(secret) <= MOST_SECRET:
+            return None
+        found = self._client(secret, digest(secret))
+        if found is None or not found.is_person or found.until_s <= self._now_s():
+            return None
+        return found if found.name == name.strip().casefold() else None
+
+
+def people(keys: Iterable[Key], now_ms: int) -> People:
+    """Those whose keys are live now."""
+    known = directory(keys, now_ms)
+    return People(lambda secret, hashed: known.get(hashed), lambda: now_ms / 1000)
+
+
+def check_may_approve(keys: Iterable[Key], name: str, key: str, model: str, now_ms: int) -> None:
+    """Nothing where that key of that name is live and may approve rollouts of the model.
+
+    Args:
+        key: its id.
+
+    Raises:
+        Refused: says what is missing, and the command that gives it.
+    """
+    known = {key_id(hashed): client for hashed, client in directory(keys, now_ms).items()}
+    client = known.get(key)
+    if client is None or client.name != name or not client.may(model, "approve"):
+        command = f"mlplatform keys create --name {name} --model {model} --scope approve"
+        raise Refused(
+            f"key {key} of {name} is not live, or may not approve rollouts of {model}: `{command}`"
+        )

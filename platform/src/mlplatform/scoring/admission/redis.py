@@ -1,0 +1,72 @@
+"""Token buckets on a Redis or Valkey server, shared by the gateways of all machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.redis import client, translated
+from mlplatform.scoring.admission.bucket import Take, Taken
+from mlplatform.scoring.admission.clients import MAX_REFILL_S
+
+PREFIX: Final = "{mlplatform:buckets}:"
+"""The braces put all buckets into one slot of a cluster: a step is one script."""
+
+FORGET_AFTER_MS: Final = 2 * MAX_REFILL_S * 1000
+"""Full again for long: a bucket that is not there is full."""
+
+_TAKE: Final = """
+local now, forget, given = tonumber(ARGV[1]), ARGV[2], {}
+for at, name in ipairs(KEYS) do
+  local rate, burst, wanted = unpack(ARGV, 3 * at, 3 * at + 2)
+  rate, burst, wanted = tonumber(rate), tonumber(burst), tonumber(wanted)
+  local stored = redis.call('HMGET', name, 'tokens', 'at_ms')
+  local tokens, since = burst, now
+  if stored[1] then
+    since = tonumber(stored[2])
+    tokens = math.min(tonumber(stored[1]) + math.max(now - since, 0) / 1000 * rate, burst)
+    since = math.max(now, since)
+  end
+  local taken = math.min(wanted, math.floor(tokens))
+  local left, wait = tokens - taken, 0
+  if taken < wanted then wait = (math.floor(left) + 1 - left) / rate end
+  redis.call('HSET', name, 'tokens', string.format('%.17g', left), 'at_ms',
+    string.format('%.0f', since))
+  redis.call('PEXPIRE', name, forget)
+  given[at] = {taken, string.format('%.17g', wait)}
+end
+return given
+"""
+"""`bucket.taken` for several buckets, on the server: ARGV are now, when to forget, and rate, burst
+and wish of each. A contract test holds it to the same answers."""
+
+
+class RedisBuckets:
+    """`Buckets` on a server; safe for threads and processes.
+
+    Levels need not outlive the server: a bucket that was lost is full.
+
+    Args:
+        answer_s: how long to wait for the server.
+    """
+
+    def __init__(self, address: Address, *, answer_s: float) -> None:
+        self._address = address
+        self._redis = client(address, answer_s=answer_s)
+        self._take = self._redis.register_script(_TAKE)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def take(self, takes: Sequence[Take], now_ms: int) -> list[Taken]:
+        wishes = [w for t in takes for w in (repr(t.limit.rate_per_s), t.limit.burst, t.tokens)]
+        with translated(self._address):
+            given = self._take(
+                keys=[f"{PREFIX}{take.bucket}" for take in takes],
+                args=[now_ms, FORGET_AFTER_MS, *wishes],
+            )
+        return [
+            Taken(take.bucket, int(tokens), float(wait_s))
+            for take, (tokens, wait_s) in zip(takes, given, strict=True)
+        ]

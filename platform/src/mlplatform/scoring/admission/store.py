@@ -1,0 +1,66 @@
+"""What all gateway processes share: keys and the levels of token buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mlplatform.scoring.admission.bucket import Take, Taken
+from mlplatform.scoring.admission.clients import Key
+
+
+class Keys(Protocol):
+    """The keys of an installation. Every method may raise `Unavailable`."""
+
+    def add(self, key: Key) -> None:
+        """Store a key.
+
+        Raises:
+            Refused: a key of this id is there.
+        """
+        ...
+
+    def revoke(self, name: str, now_ms: int) -> list[Key]:
+        """Revoke a key by its id, or all keys of a client; those that were still live.
+
+        Revoking again changes nothing: the first time stays.
+
+        Raises:
+            NotFound: there is no such key or client.
+        """
+        ...
+
+    def all_keys(self) -> list[Key]:
+        """All keys ever made, in order of making."""
+        ...
+
+    def version(self) -> int:
+        """A number that grows with every change of keys, and costs little to ask for."""
+        ...
+
+
+class Buckets(Protocol):
+    """The token buckets of an installation, full again where their levels are lost."""
+
+    def take(self, takes: Sequence[Take], now_ms: int) -> list[Taken]:
+        """Tokens from several buckets in one step, in order; a bucket not seen before is full.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        ...
+
+
+class Admission(Keys, Buckets, Protocol):
+    """Keys and token buckets of an installation."""
+
+
+class KeysAndBuckets:
+    """Keys in one store, and buckets in another."""
+
+    def __init__(self, keys: Keys, buckets: Buckets) -> None:
+        self.add = keys.add
+        self.revoke = keys.revoke
+        self.all_keys = keys.all_keys
+        self.version = keys.version
+        self.take = buckets.take

@@ -1,0 +1,187 @@
+"""Whom a token of the OpenID Connect issuer proves: a JWT, verified once and kept till it ends.
+
+Source: RFC 7519 (JWT), RFC 8725 (best current practices; kinds: section 3.11), RFC 9068 (claims and
+kind of access tokens).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import jwt
+
+from mlplatform.runtime.configuration.issuer import Issuer
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission.clients import Client, Scope, check_client, parse_scope
+from mlplatform.scoring.admission.gate import Credentials
+from mlplatform.scoring.admission.jwks import IssuerKeys, VerifyKey
+
+MAX_TOKEN_BYTES: Final = 8192
+MAX_KEPT: Final = 10_000
+MAX_SCOPES: Final = 256
+CLIENT_PREFIX: Final = "oidc:"
+"""No API key's client has a colon in its name: nobody gets another's records, retries or rate by
+choosing a name at the issuer."""
+
+KINDS: Final = frozenset({"jwt", "at+jwt"})
+"""What `typ` may say: an issuer signs other things with the same keys (a logout, a DPoP proof, a
+security event), and none of these is a token that lets its bearer in."""
+
+
+class Tokens:
+    """`Credentials` of an issuer's tokens.
+
+    The algorithm is the key's, not the token's choice; keys named by URL or carried in a token are
+    never looked at. Only tokens that were verified are kept: nobody else can fill the memory.
+
+    Args:
+        refused: told why a token proves nobody.
+    """
+
+    def __init__(self, issuer: Issuer, keys: IssuerKeys, refused: Callable[[str], None]) -> None:
+        self._issuer = issuer
+        self._keys = keys
+        self._refused = refused
+        self._verified: dict[bytes, Client] = {}
+        self._verified_with: Mapping[str, VerifyKey] = {}
+
+    def client(self, secret: bytes, digest: bytes) -> Client | None:
+        keys = self._keys.current
+        if keys is not self._verified_with:
+            # What a withdrawn key has signed is void from here on.
+            self._verified.clear()
+            self._verified_with = keys
+        client = self._verified.get(digest)
+        if client is None:
+            if secret.count(b".") != 2:
+                return None
+            client = self._new(secret, keys)
+            if client is not None:
+                self._keep(digest, client)
+        elif client.until_s <= time.time():
+            del self._verified[digest]
+            self._refused("expired")
+            return None
+        return client
+
+    def _new(self, token: bytes, keys: Mapping[str, VerifyKey]) -> Client | None:
+        try:
+            key = self._key(token, keys)
+            return self._client(self._claims(token, key))
+        except _Refused as refused:
+            self._refused(refused.why)
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            self._refused("invalid")
+        return None
+
+    def _key(self, token: bytes, keys: Mapping[str, VerifyKey]) -> VerifyKey:
+        if len(token) > MAX_TOKEN_BYTES:
+            raise _Refused("too-long")
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise _Refused("malformed") from error
+        if "typ" in header and not _is_kind(header["typ"]):
+            raise _Refused("kind")
+        kid = header.get("kid")
+        key = keys.get(kid) if isinstance(kid, str) else None
+        if key is not None:
+            return key
+        if not isinstance(kid, str) or self._keys.is_fresh:
+            raise _Refused("unknown-key")
+        self._keys.want()
+        self._refused("keys-awaited")
+        detail = "the issuer's keys are being fetched"
+        raise Problem(503, "issuer-keys-awaited", detail, retry_after_s=1)
+
+    def _claims(self, token: bytes, key: VerifyKey) -> dict[str, Any]:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key.key,
+                algorithms=list(key.algorithms),
+                audience=self._issuer.audience,
+                issuer=self._issuer.url,
+                leeway=self._issuer.leeway_s,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except jwt.PyJWTError as error:
+            raise _Refused(_WHY.get(type(error), "invalid")) from error
+        return claims
+
+    def _client(self, claims: Mapping[str, Any]) -> Client:
+        name = claims.get(self._issuer.client_claim)
+        try:
+            client = CLIENT_PREFIX + check_client(name if isinstance(name, str) else "")
+        except ConfigInvalid as error:
+            raise _Refused("client-name") from error
+        until_s = float(claims["exp"]) + self._issuer.leeway_s
+        found = scopes(claims.get(self._issuer.scopes_claim))
+        return Client(client, found, "standard", None, until_s)
+
+    def _keep(self, digest: bytes, client: Client) -> None:
+        if len(self._verified) >= MAX_KEPT:
+            del self._verified[next(iter(self._verified))]  # the oldest; it is verified again
+        self._verified[digest] = client
+
+
+class KeysAndTokens:
+    """`Credentials` of both kinds: an API key is found by a look-up, so it is asked first."""
+
+    def __init__(self, keys: Credentials, tokens: Credentials) -> None:
+        self._keys = keys
+        self._tokens = tokens
+
+    def client(self, secret: bytes, digest: bytes) -> Client | None:
+        return self._keys.client(secret, digest) or self._tokens.client(secret, digest)
+
+
+def scopes(claim: object) -> frozenset[Scope]:
+    """The scopes in a claim that are this platform's; others (`openid`) mean nothing here."""
+    texts = claim.split() if isinstance(claim, str) else claim
+    if not isinstance(texts, list):
+        return frozenset()
+    found = set()
+    for text in texts[:MAX_SCOPES]:
+        if isinstance(text, str) and ":" in text:
+            try:
+                found.add(parse_scope(text))
+            except ConfigInvalid:
+                continue
+    return frozenset(found)
+
+
+def _is_kind(typ: object) -> bool:
+    """Media types have no case, and may leave out `application/` (RFC 7515 section 4.1.9)."""
+    return isinstance(typ, str) and typ.lower().removeprefix("application/") in KINDS
+
+
+class _Refused(Exception):
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
+_WHY: Final[Mapping[type[Exception], str]] = {
+    jwt.ExpiredSignatureError: "expired",
+    jwt.ImmatureSignatureError: "not-yet",
+    jwt.InvalidIssuedAtError: "not-yet",
+    jwt.InvalidAudienceError: "audience",
+    jwt.InvalidIssuerError: "issuer",
+    jwt.InvalidAlgorithmError: "algorithm",
+    jwt.InvalidSignatureError: "signature",
+    jwt.MissingRequiredClaimError: "claims",
+    jwt.DecodeError: "malformed",
+}
+REFUSALS: Final = (
+    *sorted(set(_WHY.values())),
+    "client-name",
+    "invalid",
+    "keys-awaited",
+    "kind",
+    "too-long",
+    "unknown-key",
+)
+"""Why a token proves nobody, for the metrics."""

@@ -1,0 +1,1 @@
+"""The gateway's listeners: REST, gRPC, the Open Inference Protocol, and their documents."""

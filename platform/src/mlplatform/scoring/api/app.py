@@ -1,0 +1,178 @@
+"""What the gateway answers to each path: an application over a table of endpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from mlplatform.runtime.http import messages
+from mlplatform.runtime.http.messages import Refusal, Reply, line
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.context import trace_context
+from mlplatform.runtime.telemetry.logs import SENT
+from mlplatform.runtime.telemetry.spans import Attributes
+from mlplatform.scoring.admission.clients import Operation
+from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.api import async_api, inference_api, probes, scoring_api
+from mlplatform.scoring.api.http import Endpoint, Request, problem_of
+from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.labels.labels import Labels
+from mlplatform.scoring.labels.voids import Voids
+from mlplatform.scoring.path.deferred import Deferral
+from mlplatform.scoring.path.metrics import Metrics
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.path.spans import Traces
+
+UNKNOWN = "unknown"
+"""Operation of a path that leads nowhere, in the metrics."""
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """The scoring API over the models of this installation.
+
+    Args:
+        traces: gets every request when it is over; None where nobody wants spans.
+        documents: path → OpenAPI document.
+        is_alive: whether answers can still be recorded; if not, this process must be restarted.
+        is_ready: whether routes were read at least once.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        models: Mapping[str, Scoring],
+        labels: Labels,
+        voids: Voids,
+        deferral: Deferral,
+        metrics: Metrics,
+        traces: Traces | None,
+        documents: Mapping[str, bytes],
+        is_alive: Callable[[], bool],
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._gate = gate
+        self._models = models
+        self._metrics = metrics
+        self._traces = traces
+        health = Health(is_alive, is_ready, lambda: _complaints(models))
+        self._endpoints: dict[str, Endpoint] = {
+            **probes.endpoints(health, metrics, models, documents),
+            **scoring_api.endpoints(models, labels, voids, gate),
+            **async_api.endpoints(models, deferral),
+            **inference_api.endpoints(models, health, gate),
+        }
+
+    async def answer(self, asked: messages.Request) -> Reply:
+        """The reply to a request, whatever becomes of it."""
+        now_s = time.monotonic()
+        request = Request(asked, asked.method, asked.path, asked.headers, now_s)
+        request.trace = trace_context(request.headers)
+        if self._traces is not None:
+            request.finished = []
+        endpoint = self._endpoints.get(request.path) or self._named(request.path)
+        problem_name = ""
+        try:
+            reply = await self._reply(request, endpoint)
+        except Problem as problem:
+            problem_name = problem.name
+            body = endpoint.refusal(problem) if endpoint else self._refusal(request.path, problem)
+            reply = _told(problem, body)
+        except Exception:
+            trace_id = request.trace.trace_id if request.trace else None
+            known = request.path if endpoint else UNKNOWN
+            extra = {"trace_id": trace_id, SENT: request.asked.arrived}
+            log.exception("%s %s failed", request.method, known, extra=extra)
+            fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
+            problem_name = fault.name
+            reply = _told(fault, fault.body)
+        finally:
+            if request.admitted is not None:
+                self._gate.leave(request.admitted)
+        if endpoint is None:
+            self._metrics.answered(UNKNOWN, reply.status, None)
+        else:
+            self._metrics.answered(endpoint.operation, reply.status, endpoint.model)
+            if endpoint.headers:
+                reply.headers = [*reply.headers, *endpoint.headers]
+        trace = request.trace
+        is_kept = trace is not None and trace.is_sampled
+        if self._traces is not None:
+            is_kept = self._ended(self._traces, request, endpoint, reply.status, problem_name)
+        if trace is not None:
+            traced = (line(name, value) for name, value in trace.headers(is_kept=is_kept))
+            reply.headers = [*reply.headers, *traced]
+        return reply
+
+    def refusal(self, refused: Refusal) -> Reply:
+        """What a connection says of its own."""
+        problem = problem_of(refused)
+        return _told(problem, problem.body)
+
+    def ended(self, reason: str) -> None:
+        """Count a connection that was ended."""
+        self._metrics.admission.connection_refused(reason)
+
+    def _ended(
+        self,
+        traces: Traces,
+        request: Request,
+        endpoint: Endpoint | None,
+        status: int,
+        problem: str,
+    ) -> bool:
+        def attributes() -> Attributes:
+            return {
+                signals.HTTP_METHOD: request.method,
+                signals.HTTP_STATUS: status,
+                signals.HTTP_ROUTE: self._route(request.path) if endpoint else None,
+                signals.ERROR_TYPE: problem if status >= 500 else None,
+            }
+
+        operation, done = endpoint.operation if endpoint else UNKNOWN, request.finished or ()
+        return traces.ended(operation, request.trace, request.started_s, status, done, attributes)
+
+    def _route(self, path: str) -> str:
+        return path if path in self._endpoints else f"{path.rpartition('/')[0]}/*"
+
+    def _named(self, path: str) -> Endpoint | None:
+        """The endpoint of a path whose last part names something; `*` stands for it."""
+        folder, _, name = path.rpartition("/")
+        return self._endpoints.get(f"{folder}/*") if name and name != "*" else None
+
+    async def _reply(self, request: Request, endpoint: Endpoint | None) -> Reply:
+        if endpoint is None:
+            if request.path.startswith(inference_api.MODELS):
+                await self._admit(request, inference_api.model_of(request.path), "read")
+                raise inference_api.unknown(request.path, self._models)
+            if not request.path.startswith(scoring_api.API):
+                raise Problem(404, "unknown-path", f"there is nothing at {request.path}")
+            await self._admit(request, scoring_api.model_of(request.path), "read")
+            raise scoring_api.unknown(request.path, self._models)
+        if not endpoint.is_open:
+            await self._admit(request, endpoint.model, endpoint.scope)
+        endpoint.check(request)
+        return await endpoint.answer(request)
+
+    @staticmethod
+    def _refusal(path: str, problem: Problem) -> bytes:
+        is_inference = path.startswith(inference_api.ROOT)
+        return inference_api.refusal(problem) if is_inference else problem.body
+
+    async def _admit(self, request: Request, model: str | None, scope: Operation) -> None:
+        """Raises Problem: 401, 403, 422, 429, 503."""
+        request.admitted = await self._gate.admit(request.headers, model, scope)
+        request.client = request.admitted.client.name
+        request.asked.let_in()
+
+
+def _complaints(models: Mapping[str, Scoring]) -> list[str]:
+    found = (scoring.freshness.complaint() for scoring in models.values())
+    return [complaint for complaint in found if complaint is not None]
+
+
+def _told(problem: Problem, body: bytes) -> Reply:
+    return Reply(body, [line(name, value) for name, value in problem.headers], problem.status)

@@ -1,0 +1,99 @@
+"""Requests to be scored later: taken in, scored when a worker brings them, and polled for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import msgspec
+
+from mlplatform.runtime.http.messages import JSON, Reply, line
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.context import begun
+from mlplatform.scoring.api.http import JSON_TYPE, Answerer, Endpoint, Request
+from mlplatform.scoring.api.scoring_api import REPLAYED, batch_answer, caller_of
+from mlplatform.scoring.api.shapes import SHAPES, Shape
+from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
+from mlplatform.scoring.path.accepted import AcceptedRequest
+from mlplatform.scoring.path.answers import PendingAnswer, encode
+from mlplatform.scoring.path.decided import Caller
+from mlplatform.scoring.path.deferred import Deferral
+from mlplatform.scoring.path.payloads import decoded, decoded_batch
+from mlplatform.scoring.path.scoring import ScoreResponse, Scoring
+
+POLL_S = 1
+"""What a client is told to wait before it asks again."""
+
+_RETRY_AFTER = line(b"retry-after", str(POLL_S).encode())
+_pending = msgspec.json.Decoder(PendingAnswer)
+_accepted = msgspec.json.Decoder(AcceptedRequest)
+
+
+def endpoints(models: Mapping[str, Scoring], deferral: Deferral) -> dict[str, Endpoint]:
+    """Path → what is found there, for the models whose definition asks for it."""
+    taking = {n: s for n, s in models.items() if s.definition.takes_async}
+    found: dict[str, Endpoint] = {}
+    for version in VERSIONS:
+        own = {f"{version.decisions}/*": _polling(version, deferral)} if taking else {}
+        for name, scoring in taking.items():
+            root = f"{version.models}/{name}"
+            own[f"{root}/score:async"] = _accepting(version, name, scoring, deferral)
+            own[f"{root}/score:accepted"] = _bringing(version, name, scoring)
+        for path, endpoint in own.items():
+            found[path] = dataclasses.replace(endpoint, headers=version.lines)
+    return found
+
+
+def _accepting(version: ApiVersion, name: str, scoring: Scoring, deferral: Deferral) -> Endpoint:
+    async def accept(request: Request) -> Reply:
+        caller = caller_of(scoring, request)
+        asked = scoring.payloads.score(await request.body())
+        given = await deferral.accept(scoring, asked, caller)
+        decision_id = _pending.decode(given.body).decision_id
+        location = line(b"location", f"{version.decisions}/{decision_id}".encode())
+        headers = [JSON, location, _RETRY_AFTER]
+        return Reply(given.body, [*headers, REPLAYED] if given.replayed else headers, 202)
+
+    return _posting("score_async", name, accept)
+
+
+def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
+    shape = SHAPES[version.name]
+
+    async def score_accepted(request: Request) -> Reply:
+        request.trace = request.trace or begun()
+        caller = caller_of(scoring, request)
+        batch = decoded_batch(await request.body())
+
+        async def item(raw: bytes, now_s: float, deadline_s: float) -> ScoreResponse:
+            accepted: AcceptedRequest = decoded(_accepted, raw)
+            own = Caller(
+                caller.client, now_s, deadline_s, finished=caller.finished, was_accepted=True
+            )
+            return await scoring.answer_accepted(accepted, own)
+
+        # who asked paid for the items when they were accepted
+        return Reply(encode(await batch_answer(batch, caller, item, shape)))
+
+    return _posting("score_accepted", name, score_accepted)
+
+
+def _polling(version: ApiVersion, deferral: Deferral) -> Endpoint:
+    shape: Shape = SHAPES[version.name]
+
+    async def poll(request: Request) -> Reply:
+        decision_id = request.path.removeprefix(f"{version.decisions}/")
+        model, stored = await deferral.stored(request.client, decision_id, request.started_s)
+        assert request.admitted is not None
+        if not request.admitted.client.may(model, "score"):
+            detail = f"{request.client} may not score on model {model!r} any more"
+            raise Problem(403, "forbidden", detail, field="Authorization")
+        if stored is None:
+            return Reply(encode(PendingAnswer(decision_id)), [JSON, _RETRY_AFTER], 202)
+        return Reply(shape(stored))
+
+    return Endpoint("decision", ("GET", "HEAD"), poll, scope="score")
+
+
+def _posting(operation: str, model: str, answer: Answerer) -> Endpoint:
+    return Endpoint(operation, ("POST",), answer, takes=(JSON_TYPE,), model=model, scope="score")

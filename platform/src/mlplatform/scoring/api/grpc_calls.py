@@ -1,0 +1,197 @@
+"""What every gRPC method of the gateway shares: admission, terms, and problems as statuses."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.context import TraceContext, begun, trace_context
+from mlplatform.runtime.telemetry.logs import SENT
+from mlplatform.runtime.telemetry.spans import Attributes
+from mlplatform.scoring.admission.clients import Operation
+from mlplatform.scoring.admission.gate import Admitted, Gate
+from mlplatform.scoring.api.terms import terms
+from mlplatform.scoring.path.decided import Caller, Done
+from mlplatform.scoring.path.metrics import Metrics
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.path.spans import Traces
+
+PROBLEM: Final = "problem-bin"
+"""Trailing metadata with the problem details (RFC 9457) as JSON."""
+
+_CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ABORTED,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+M = TypeVar("M", bound=Message)
+Context = grpc.aio.ServicerContext[Any, Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Call:
+    """One call: who asks, and about which model, is known once one is named, existing or not."""
+
+    headers: dict[bytes, bytes]
+    started_s: float
+    gate: Gate
+    let_in: Callable[[], None]
+    admitted: Admitted | None = None
+    finished: list[Done] | None = None
+    model: str | None = None
+
+    async def admit(self, model: str | None, operation: Operation) -> Admitted:
+        """Raises Problem: 401, 403, 422, 429, 503."""
+        self.model = model
+        self.admitted = await self.gate.admit(self.headers, model, operation)
+        self.let_in()
+        return self.admitted
+
+    @cached_property
+    def trace(self) -> TraceContext | None:
+        return trace_context(self.headers)
+
+    def begin_trace(self) -> None:
+        """Where the caller names none: what follows has several records, which all name it."""
+        if self.trace is None:
+            self.trace = begun()
+
+    def caller(self, scoring: Scoring, client: str, key: str = "") -> Caller:
+        """The terms of this call; a key in the message counts before one in the metadata."""
+        headers = self.headers | ({b"idempotency-key": key.encode()} if key else {})
+        deadline_ms = scoring.definition.deadline_ms
+        return terms(
+            headers,
+            client,
+            started_s=self.started_s,
+            deadline_ms=deadline_ms,
+            trace=self.trace,
+            finished=self.finished,
+        )
+
+
+Answer = Callable[[bytes, Call], Awaitable[Message]]
+
+
+def handlers(
+    service: str,
+    answers: Mapping[str, Answer],
+    gate: Gate,
+    metrics: Metrics,
+    traces: Traces | None,
+    let_in: Callable[[str], None],
+) -> grpc.GenericRpcHandler[Any, Any]:
+    """The methods of a service. Messages are parsed here: gRPC itself would call one that can't
+    be parsed the server's fault.
+
+    Args:
+        let_in: gets the peer of each call that was admitted.
+    """
+    return grpc.method_handlers_generic_handler(
+        service,
+        {
+            name: grpc.unary_unary_rpc_method_handler(
+                _guarded(f"grpc_{name}", answer, gate, metrics, traces, let_in),
+                response_serializer=lambda message: message.SerializeToString(),
+            )
+            for name, answer in answers.items()
+        },
+    )
+
+
+def parsed(kind: type[M], request: bytes) -> M:
+    """Raises Problem 400."""
+    try:
+        return kind.FromString(request)
+    except DecodeError as error:
+        raise Problem(400, "malformed-message", f"the request is no {kind.__name__}") from error
+
+
+def model_of(models: Mapping[str, Scoring], name: str) -> Scoring:
+    """Raises Problem 404."""
+    scoring = models.get(name)
+    if scoring is None:
+        raise Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
+    return scoring
+
+
+def _guarded(
+    operation: str,
+    answer: Answer,
+    gate: Gate,
+    metrics: Metrics,
+    traces: Traces | None,
+    let_in: Callable[[str], None],
+) -> Callable[[bytes, Context], Awaitable[Message]]:
+    async def call(request: bytes, context: Context) -> Message:
+        status = 200
+        problem_name = ""
+        let_in_now = partial(let_in, context.peer())
+        made = Call(_headers(context), time.monotonic(), gate, let_in_now)
+        if traces is not None:
+            made.finished = []
+        try:
+            return await answer(request, made)
+        except Problem as problem:
+            status, problem_name, refusal = problem.status, problem.name, problem
+        except Exception:
+            trace_id = made.trace.trace_id if made.trace else None
+            log.exception("%s failed", operation, extra={"trace_id": trace_id, SENT: request})
+            status, problem_name = 500, "internal"
+            refusal = Problem(500, "internal", "this is the gateway's fault; its log says more")
+        finally:
+            if made.admitted is not None:
+                gate.leave(made.admitted)
+            metrics.answered(operation, status, made.model)
+            if traces is not None:
+                _ended(traces, operation, made, status, problem_name)
+        trailers: list[tuple[str, str | bytes]] = [(PROBLEM, refusal.body)]
+        if refusal.retry_after_s is not None:
+            trailers.append(("retry-after", str(refusal.retry_after_s)))
+        code = _CODES.get(status, grpc.StatusCode.INTERNAL)
+        await context.abort(code, str(refusal), tuple(trailers))
+        raise AssertionError("abort raises")
+
+    return call
+
+
+def _ended(traces: Traces, operation: str, made: Call, status: int, problem: str) -> None:
+    def attributes() -> Attributes:
+        return {
+            signals.RPC_SYSTEM: "grpc",
+            signals.ERROR_TYPE: problem if status >= 500 else None,
+        }
+
+    traces.ended(operation, made.trace, made.started_s, status, made.finished or (), attributes)
+
+
+def _headers(context: Context) -> dict[bytes, bytes]:
+    """The metadata as headers; the call's deadline is the request's."""
+    headers = {
+        key.encode(): value if isinstance(value, bytes) else value.encode()
+        for key, value in context.invocation_metadata() or ()
+    }
+    left_s = context.time_remaining()
+    if left_s is not None:
+        left_ms = min(max(int(left_s * 1000), MIN_DEADLINE_MS), MAX_DEADLINE_MS)
+        headers[b"x-request-timeout-ms"] = str(left_ms).encode()
+    return headers

@@ -1,0 +1,87 @@
+"""`inference.GRPCInferenceService`: the Open Inference Protocol's callers over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.api.grpc_calls import Answer, Call, model_of, parsed
+from mlplatform.scoring.api.inference_api import SERVER, metadata
+from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.path.raw_calls import PARAMETER, inferred, refused, width
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.predictor.grpc_server import rows_of
+from mlplatform.scoring.predictor.protocol import DATATYPE, OUTPUT, RequestRefused, check_finite
+from mlplatform.scoring.protos import open_inference_pb2 as pb
+
+SERVICE: Final = "inference.GRPCInferenceService"
+
+
+def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
+    """Method → what it answers."""
+
+    async def server_live(request: bytes, call: Call) -> pb.ServerLiveResponse:
+        health.check_alive()
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(request: bytes, call: Call) -> pb.ServerReadyResponse:
+        try:
+            health.check_ready()
+        except Problem:
+            return pb.ServerReadyResponse(ready=False)
+        return pb.ServerReadyResponse(ready=True)
+
+    async def server_metadata(request: bytes, call: Call) -> pb.ServerMetadataResponse:
+        await call.admit(None, "read")
+        return pb.ServerMetadataResponse(name=str(SERVER["name"]), version=str(SERVER["version"]))
+
+    async def model_ready(request: bytes, call: Call) -> pb.ModelReadyResponse:
+        name = parsed(pb.ModelReadyRequest, request).name
+        await call.admit(name, "read")
+        return pb.ModelReadyResponse(ready=model_of(models, name).live.current.champion is not None)
+
+    async def model_metadata(request: bytes, call: Call) -> pb.ModelMetadataResponse:
+        name = parsed(pb.ModelMetadataRequest, request).name
+        await call.admit(name, "read")
+        found: dict[str, Any] = metadata(model_of(models, name))
+        return pb.ModelMetadataResponse(**found)
+
+    async def model_infer(request: bytes, call: Call) -> pb.ModelInferResponse:
+        asked = parsed(pb.ModelInferRequest, request)
+        admitted = await call.admit(asked.model_name, "score")
+        scoring = model_of(models, asked.model_name)
+        try:
+            rows = rows_of(asked, width(scoring))
+            check_finite(rows)
+        except RequestRefused as error:
+            raise refused(error) from error
+        call.gate.charge(admitted, len(rows) - 1)
+        caller = call.caller(scoring, admitted.client.name)
+        given = await inferred(scoring, rows, _assignment_key(asked), caller)
+        answer = pb.ModelInferResponse(
+            model_name=asked.model_name, model_version=given.version, id=asked.id
+        )
+        output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=[len(given.scores)])
+        if asked.raw_input_contents:
+            answer.raw_output_contents.append(given.scores.astype("<f4", copy=False).tobytes())
+        else:
+            output.contents.fp32_contents.extend(given.scores.tolist())
+        return answer
+
+    return {
+        "ServerLive": server_live,
+        "ServerReady": server_ready,
+        "ServerMetadata": server_metadata,
+        "ModelReady": model_ready,
+        "ModelMetadata": model_metadata,
+        "ModelInfer": model_infer,
+    }
+
+
+def _assignment_key(asked: pb.ModelInferRequest) -> Any | None:
+    if PARAMETER not in asked.parameters:
+        return None
+    value = asked.parameters[PARAMETER]
+    kind = value.WhichOneof("parameter_choice")
+    return None if kind is None else getattr(value, kind)

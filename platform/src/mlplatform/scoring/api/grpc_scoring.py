@@ -1,0 +1,116 @@
+"""`mlplatform.scoring.v1.Scoring`: score requests over gRPC, decided as those over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.learning.features.policy import FeatureGaps
+from mlplatform.model.definition import EVENT_TIME
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.api.grpc_calls import Answer, Call, model_of, parsed
+from mlplatform.scoring.api.scoring_api import BATCH_CONCURRENCY
+from mlplatform.scoring.api.shapes import stored_answer
+from mlplatform.scoring.api.terms import terms
+from mlplatform.scoring.path.answers import Answer as Stored
+from mlplatform.scoring.path.answers import encode
+from mlplatform.scoring.path.decided import Caller
+from mlplatform.scoring.path.payloads import MAX_ITEMS
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.protos import scoring_pb2 as pb
+
+SERVICE: Final = "mlplatform.scoring.v1.Scoring"
+
+
+def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
+    """Method → what it answers."""
+
+    async def score(request: bytes, call: Call) -> pb.ScoreResponse:
+        asked = parsed(pb.ScoreRequest, request)
+        admitted = await call.admit(asked.model, "score")
+        scoring = model_of(models, asked.model)
+        caller = call.caller(scoring, admitted.client.name, asked.idempotency_key)
+        return await _scored(scoring, asked, caller)
+
+    async def score_batch(request: bytes, call: Call) -> pb.ScoreBatchResponse:
+        asked = parsed(pb.ScoreBatchRequest, request).requests
+        names = {item.model for item in asked}
+        admitted = await call.admit(min(names, default=""), "score")
+        if len(names) != 1 or len(asked) > MAX_ITEMS:
+            detail = f"a batch holds 1 to {MAX_ITEMS} requests of one model"
+            raise Problem(422, "invalid-field", detail, field="requests")
+        scoring = model_of(models, names.pop())
+        call.gate.charge(admitted, len(asked) - 1)
+        call.begin_trace()
+        terms_of_all = call.caller(scoring, admitted.client.name)
+        if terms_of_all.key is not None:
+            detail = "in a batch every item has its own idempotency_key"
+            raise Problem(422, "invalid-header", detail, field="idempotency-key")
+        room = asyncio.Semaphore(BATCH_CONCURRENCY)
+
+        async def item(one: pb.ScoreRequest) -> pb.ScoreBatchResult:
+            async with room:
+                return await _result(scoring, one, terms_of_all)
+
+        return pb.ScoreBatchResponse(results=await asyncio.gather(*map(item, asked)))
+
+    return {"Score": score, "ScoreBatch": score_batch}
+
+
+async def _scored(scoring: Scoring, asked: pb.ScoreRequest, caller: Caller) -> pb.ScoreResponse:
+    fields: dict[str, Any] = {}
+    for name, value in asked.fields.items():
+        kind = value.WhichOneof("kind")
+        fields[name] = None if kind is None else getattr(value, kind)
+    fields[EVENT_TIME] = asked.event_time_ms
+    given = await scoring.answer(scoring.payloads.score(encode(fields)), caller)
+    return _response(stored_answer(given.body), replayed=given.replayed)
+
+
+async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb.ScoreBatchResult:
+    """One item, with the whole deadline from its own start."""
+    now_s = time.monotonic()
+    try:
+        headers = {b"idempotency-key": asked.idempotency_key.encode()}
+        own = terms(
+            headers if asked.idempotency_key else {},
+            batch.client,
+            started_s=now_s,
+            deadline_ms=(batch.deadline_s - batch.started_s) * 1000,
+            trace=None,
+        )
+        caller = msgspec.structs.replace(
+            batch, started_s=now_s, deadline_s=own.deadline_s, key=own.key
+        )
+        return pb.ScoreBatchResult(answer=await _scored(scoring, asked, caller))
+    except Problem as problem:
+        d = problem.details
+        told = pb.Problem(
+            type=d.type, title=d.title, status=d.status, detail=d.detail, field=d.field or ""
+        )
+        return pb.ScoreBatchResult(problem=told)
+
+
+def _response(answer: Stored, *, replayed: bool) -> pb.ScoreResponse:
+    gaps = answer.feature_gaps or FeatureGaps()
+    return pb.ScoreResponse(
+        decision_id=answer.decision_id,
+        decision=answer.decision,
+        score=answer.score,
+        reasons=[pb.Reason(code=r.code, text=r.text) for r in answer.reasons],
+        reasons_omitted=answer.reasons_omitted,
+        answered_by=answer.answered_by,
+        model_version=answer.model_version,
+        bundle=answer.bundle,
+        route_arm=answer.route,
+        generation=answer.generation,
+        degraded_reason=answer.degraded_reason if answer.degraded else None,
+        replayed=replayed,
+        missing_views=gaps.missing,
+        stale_views=gaps.stale,
+        unavailable_views=gaps.unavailable,
+    )

@@ -1,0 +1,73 @@
+"""The gateway's gRPC listener: scoring and the Open Inference Protocol on one port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import grpc
+
+from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.http.ended_connections import EndedConnections
+from mlplatform.runtime.http.grpc_door import GrpcDoor
+from mlplatform.runtime.http.messages import MAX_BODY_BYTES
+from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.api import grpc_inference, grpc_scoring
+from mlplatform.scoring.api.grpc_calls import handlers
+from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.path.metrics import Metrics
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.path.spans import Traces
+from mlplatform.scoring.predictor.grpc_server import options
+
+DRAIN_S: Final = 10.0
+
+
+class GrpcListener:
+    """Serves from `start` to `stop`, in the event loop of the gateway.
+
+    gRPC takes no inherited socket, so several gateway processes share the port by SO_REUSEPORT: a
+    killed one takes the calls on its connections with it, and the same idempotency key gets each
+    of them its answer from another process.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        gate: Gate,
+        models: Mapping[str, Scoring],
+        health: Health,
+        metrics: Metrics,
+        traces: Traces | None,
+        ended: EndedConnections | None = None,
+    ) -> None:
+        self._address = f"{host}:{port}"
+        self._port = port
+        self._door = GrpcDoor(ended)
+        self._handlers = tuple(
+            handlers(service, answers, gate, metrics, traces, self._door.let_in)
+            for service, answers in (
+                (grpc_scoring.SERVICE, grpc_scoring.answers(models)),
+                (grpc_inference.SERVICE, grpc_inference.answers(models, health)),
+            )
+        )
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Raises Busy: somebody else has the port."""
+        server = grpc.aio.server(options=options(MAX_BODY_BYTES, shares_port=True))
+        server.add_generic_rpc_handlers(self._handlers)
+        try:
+            server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise Busy(f"port {self._port} is taken (MLPLATFORM_GATEWAY_GRPC_PORT)") from error
+        await server.start()
+        self._server = server
+        self._door.start(self._port)
+
+    async def stop(self) -> None:
+        """Calls under way are finished, for a while."""
+        if self._server is not None:
+            await self._server.stop(DRAIN_S)
+        self._door.stop()

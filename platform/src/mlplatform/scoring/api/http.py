@@ -1,0 +1,130 @@
+"""One HTTP request as the gateway sees it, and what is found at a path: no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+
+from mlplatform.runtime.http import messages
+from mlplatform.runtime.http.messages import Line, Refusal, Reply, line
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.context import TraceContext
+from mlplatform.scoring.admission.clients import Operation
+from mlplatform.scoring.admission.gate import Admitted
+from mlplatform.scoring.path.decided import Done
+
+JSON_TYPE: Final = b"application/json"
+
+
+class Request(msgspec.Struct):
+    """One HTTP request.
+
+    Args:
+        headers: names in lower case; of a repeated header the last counts.
+        started_s: when it arrived, on the monotonic clock.
+        client: who asks, once admitted.
+        trace: the trace that it belongs to, with this gateway's span.
+        admitted: what was let in, until it is answered; None for open paths.
+        finished: gets its decisions, where somebody wants their timings.
+    """
+
+    asked: messages.Request
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    started_s: float
+    client: str = ""
+    trace: TraceContext | None = None
+    admitted: Admitted | None = None
+    finished: list[Done] | None = None
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            Problem: 413, it is larger than this gateway takes; 408, its sender ended before it
+                did, whatever came until then.
+        """
+        try:
+            return await self.asked.body()
+        except Refusal as refused:
+            raise problem_of(refused) from refused
+
+
+Answerer = Callable[[Request], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is found at one path.
+
+    Args:
+        operation: names it in the metrics.
+        methods: those it takes, as the Allow header names them.
+        answer: makes the reply.
+        is_open: whether it answers callers that name no key.
+        takes: media types of the body; none where it takes no body.
+        headers: what every answer carries, refusals too.
+        model: the model it is about; None for the whole installation.
+        scope: what the caller's scopes must cover.
+        refusal: the body of a problem.
+    """
+
+    operation: str
+    methods: tuple[str, ...]
+    answer: Answerer
+    is_open: bool = False
+    takes: tuple[bytes, ...] = ()
+    headers: tuple[Line, ...] = ()
+    model: str | None = None
+    scope: Operation = "read"
+    refusal: Callable[[Problem], bytes] = attrgetter("body")
+
+    def check(self, request: Request) -> None:
+        """Raises Problem: 405 for another method, 415 for another kind or coding of body."""
+        if request.method not in self.methods:
+            allow = ", ".join(self.methods)
+            detail = f"{request.path} takes {allow}, not {request.method}"
+            raise Problem(405, "wrong-method", detail, allow=allow)
+        if not self.takes:
+            return
+        media_type = request.headers.get(b"content-type", b"")
+        if media_type not in self.takes:
+            media_type = media_type.split(b";")[0].strip().lower()
+            if media_type not in self.takes:
+                wanted = " or ".join(t.decode() for t in self.takes if t) or "nothing"
+                detail = f"the body must be {wanted}, not {media_type.decode('latin-1')!r}"
+                raise Problem(415, "wrong-content-type", detail, field="Content-Type")
+        coding = request.headers.get(b"content-encoding")
+        if coding is not None and coding.strip().lower() != b"identity":
+            detail = f"the body must not be encoded, and is {coding.decode('latin-1')!r}"
+            raise Problem(415, "wrong-content-coding", detail, field="Content-Encoding")
+
+
+def problem_of(refused: Refusal) -> Problem:
+    """What a connection turns down, in this gateway's words."""
+    retry_after_s = refused.retry_after_s
+    return Problem(refused.status, refused.name, refused.detail, retry_after_s=retry_after_s)
+
+
+def reading(
+    operation: str,
+    body: Callable[[], bytes],
+    content_type: bytes = JSON_TYPE,
+    *,
+    is_open: bool,
+    model: str | None = None,
+    scope: Operation = "read",
+) -> Endpoint:
+    """An endpoint that shows something and takes nothing."""
+
+    kind = line(b"content-type", content_type)
+
+    async def answer(request: Request) -> Reply:
+        return Reply(body(), [kind])
+
+    return Endpoint(operation, ("GET", "HEAD"), answer, is_open, model=model, scope=scope)

@@ -1,0 +1,176 @@
+"""`/v2`: the Open Inference Protocol over REST, for clients that know nothing of this platform.
+
+Source: KServe, Open Inference Protocol v2, with the binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.runtime.http.messages import Reply, line
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.api.http import JSON_TYPE, Endpoint, Request, reading
+from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.api.terms import terms
+from mlplatform.scoring.path.answers import encode
+from mlplatform.scoring.path.members import refuse_repeats
+from mlplatform.scoring.path.raw_calls import (
+    MAX_ROWS,
+    PARAMETER,
+    PLATFORM,
+    inferred,
+    refused,
+    width,
+)
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.predictor.protocol import (
+    DATATYPE,
+    HEADER_LENGTH,
+    INPUT,
+    OUTPUT,
+    RequestRefused,
+    answer,
+    check_finite,
+    parse,
+)
+
+ROOT: Final = "/v2"
+MODELS: Final = "/v2/models/"
+SERVER: Final = {"name": PLATFORM, "version": "2", "extensions": ["binary_tensor_data"]}
+
+_LENGTH: Final = HEADER_LENGTH.lower().encode()
+_MEDIA_TYPES: Final = (b"application/json", b"application/octet-stream", b"")
+_BINARY: Final = line(b"content-type", b"application/octet-stream")
+
+
+class _Parameters(msgspec.Struct):
+    parameters: dict[str, Any] = {}
+
+
+_parameters: Final = msgspec.json.Decoder(_Parameters)
+
+
+def endpoints(models: Mapping[str, Scoring], health: Health, gate: Gate) -> dict[str, Endpoint]:
+    """Path → what is found there, for every model of this installation."""
+
+    def live() -> bytes:
+        health.check_alive()
+        return b'{"live":true}'
+
+    def ready() -> bytes:
+        health.check_ready()
+        return b'{"ready":true}'
+
+    found = {
+        ROOT: _reading("inference_server", lambda: bytes(encode(SERVER)), is_open=False),
+        f"{ROOT}/health/live": _reading("health", live, is_open=True),
+        f"{ROOT}/health/ready": _reading("ready", ready, is_open=True),
+    }
+    for name, scoring in models.items():
+        found.update(_of_model(f"{MODELS}{name}", scoring, gate))
+    return found
+
+
+def model_of(path: str) -> str:
+    """The model that a path under the models names, known or not."""
+    return path.removeprefix(MODELS).split("/")[0]
+
+
+def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
+    """What is wrong with a path under the models that leads nowhere."""
+    name = model_of(path)
+    if name not in models:
+        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
+    return Problem(404, "unknown-path", f"there is nothing at {path}")
+
+
+def refusal(problem: Problem) -> bytes:
+    """A problem that is the protocol's error object as well."""
+    details = msgspec.structs.asdict(problem.details)
+    body = {name: value for name, value in details.items() if value is not None}
+    return bytes(encode({"error": str(problem), **body}))
+
+
+def metadata(scoring: Scoring) -> dict[str, Any]:
+    """What the model takes and gives.
+
+    Raises:
+        Problem: 503, there is no champion.
+    """
+    count, champion = width(scoring), scoring.live.current.champion
+    return {
+        "name": scoring.definition.name,
+        "versions": [champion.arm.bundle] if champion else [],
+        "platform": PLATFORM,
+        "inputs": [{"name": INPUT, "datatype": DATATYPE, "shape": [-1, count]}],
+        "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}],
+    }
+
+
+def _of_model(root: str, scoring: Scoring, gate: Gate) -> dict[str, Endpoint]:
+    name = scoring.definition.name
+
+    def ready() -> bytes:
+        width(scoring)
+        return bytes(encode({"name": name, "ready": True}))
+
+    async def infer(request: Request) -> Reply:
+        return await _infer(scoring, request, gate)
+
+    def described() -> bytes:
+        return bytes(encode(metadata(scoring)))
+
+    asked = Endpoint("infer", ("POST",), infer, takes=_MEDIA_TYPES, model=name, scope="score")
+    return {
+        root: _reading("model", described, is_open=False, model=name),
+        f"{root}/ready": _reading("model_ready", ready, is_open=False, model=name),
+        f"{root}/infer": dataclasses.replace(asked, refusal=refusal),
+    }
+
+
+async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
+    caller = terms(
+        request.headers,
+        request.client,
+        started_s=request.started_s,
+        deadline_ms=scoring.definition.deadline_ms,
+        trace=request.trace,
+        finished=request.finished,
+    )
+    body = await request.body()
+    length = request.headers.get(_LENGTH)
+    text = None if length is None else length.decode("latin-1")
+    try:
+        asked = parse(body, text, width(scoring))
+        check_finite(asked.rows)
+    except RequestRefused as error:
+        raise refused(error) from error
+    head = body if text is None else body[: int(text)]
+    if len(asked.rows) <= MAX_ROWS:
+        refuse_repeats(head)
+    key = _parameters.decode(head).parameters.get(PARAMETER)
+    assert request.admitted is not None
+    gate.charge(request.admitted, len(asked.rows) - 1)
+    given = await inferred(scoring, asked.rows, key, caller)
+    content, size = answer(
+        given.scores,
+        model=scoring.definition.name,
+        version=given.version,
+        request_id=asked.request_id,
+        binary=asked.binary,
+    )
+    if size is None:
+        return Reply(content)
+    return Reply(content, [_BINARY, line(_LENGTH, str(size).encode())])
+
+
+def _reading(
+    operation: str, body: Callable[[], bytes], *, is_open: bool, model: str | None = None
+) -> Endpoint:
+    made = reading(operation, body, JSON_TYPE, is_open=is_open, model=model)
+    return dataclasses.replace(made, refusal=refusal)

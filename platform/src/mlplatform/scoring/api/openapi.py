@@ -1,0 +1,190 @@
+"""The gateway's OpenAPI documents: the versions of the scoring API, and the inference protocol.
+
+They are generated from the model definitions and the types that the gateway itself parses with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.runtime.http.problems import ProblemDetails
+from mlplatform.scoring.api import openapi_async, openapi_inference
+from mlplatform.scoring.api.openapi_parts import (
+    POST_STATUSES,
+    READ_STATUSES,
+    Json,
+    announce,
+    array,
+    document,
+    key_header,
+    opened,
+    post,
+    priority_header,
+    problems,
+    reading,
+    ref,
+    replayed_header,
+    timeout_header,
+    trace_header,
+)
+from mlplatform.scoring.api.shapes import TYPES
+from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
+from mlplatform.scoring.arms.states import ModelState
+from mlplatform.scoring.path.answers import BatchResult, LabelsAnswer, ModelsAnswer, VoidAnswer
+from mlplatform.scoring.path.payloads import MAX_ITEMS, LabelItem, Payloads, VoidBody
+
+FOLDER: Final = "docs"
+
+_SCORE_STATUSES: Final = (*POST_STATUSES, 409)
+_CHANGES: Final = {
+    "v1": "",
+    "v2": " Against v1: `model_version` and `bundle` are `model.version` and `model.bundle`, null "
+    "together; `route` and `generation` are `route.arm` and `route.generation`; `degraded` and "
+    "`degraded_reason` are `degraded`, null or with a `reason`. Requests, headers, problems, "
+    "labels and idempotency keys are the same: a key used in one version answers in the other.",
+}
+_DESCRIPTION: Final = (
+    "Every request is decided by its deadline: `degraded` says that somebody else than the "
+    "assigned arm had to decide. A decision is durable before it is answered. Errors are problem "
+    "details (RFC 9457)."
+)
+
+
+def render_files() -> dict[str, str]:
+    """Path under the repository's root → content of the file."""
+    definitions = [load_definition(name) for name in model_names()]
+    return {f"{FOLDER}{path}": text for path, text in _rendered(definitions).items()}
+
+
+def documents(definitions: Sequence[ModelDefinition]) -> dict[str, bytes]:
+    """The path at which a gateway shows it → document; the latest has one without a version."""
+    rendered = {path: text.encode() for path, text in _rendered(definitions).items()}
+    return {"/openapi.json": rendered[LATEST.document], **rendered}
+
+
+def _rendered(definitions: Sequence[ModelDefinition]) -> dict[str, str]:
+    return {
+        **{version.document: render(definitions, version) for version in VERSIONS},
+        openapi_inference.PATH: openapi_inference.render(definitions),
+    }
+
+
+def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST) -> str:
+    """The document of one version of the scoring API for these models, as JSON text."""
+    payloads = {d.name: Payloads(d) for d in definitions}
+    answer = TYPES[version.name]
+    types: list[Any] = [answer, BatchResult, LabelItem, LabelsAnswer, ModelsAnswer, ModelState]
+    types += [VoidBody, VoidAnswer]
+    if any(d.takes_async for d in definitions):
+        types += openapi_async.TYPES_USED
+    types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schemas["BatchResult"]["properties"]["answer"] = ref(answer.__name__)
+    paths = _api_paths(version, definitions, payloads)
+    announced = [name.decode().title() for name, _ in version.headers]
+    announce(paths, announced)
+    info = {
+        "title": "Scoring API",
+        "version": version.name.removeprefix("v"),
+        "description": _DESCRIPTION + _CHANGES[version.name],
+    }
+    return document(info, {**paths, **_common_paths(version)}, dict(schemas), announced)
+
+
+def _api_paths(
+    version: ApiVersion, definitions: Sequence[ModelDefinition], payloads: dict[str, Payloads]
+) -> Json:
+    listed = "Models and the routes that this gateway applies."
+    paths = {version.models: reading("list_models", listed, ref("ModelsAnswer"))}
+    for definition in definitions:
+        paths.update(_model_paths(version, definition, payloads[definition.name]))
+        if definition.takes_async:
+            paths.update(openapi_async.paths(version, definition, payloads[definition.name]))
+    return paths
+
+
+def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) -> Json:
+    name, root = definition.name, f"{version.models}/{definition.name}"
+    headers = [timeout_header(definition), priority_header(), trace_header()]
+    batch = {
+        "type": "object",
+        "required": ["requests"],
+        "additionalProperties": False,
+        "properties": {"requests": array(ref(payloads.item.__name__))},
+    }
+    results = {
+        "type": "object",
+        "required": ["results"],
+        "properties": {"results": array(ref("BatchResult"))},
+    }
+    labels = {
+        "type": "object",
+        "required": ["labels"],
+        "additionalProperties": False,
+        "properties": {"labels": array(ref("LabelItem"))},
+    }
+    return {
+        root: reading(
+            f"get_{name}", f"Routes of {name} as this gateway applies them.", ref("ModelState")
+        ),
+        f"{root}/score": post(
+            f"score_{name}",
+            definition.purpose,
+            parameters=[key_header(), *headers],
+            body=ref(payloads.request.__name__),
+            answer=ref(TYPES[version.name].__name__),
+            statuses=_SCORE_STATUSES,
+            headers=replayed_header(),
+        ),
+        f"{root}/score:batch": post(
+            f"score_{name}_batch",
+            f"{definition.purpose} Up to {MAX_ITEMS} at once, each decided and recorded by itself.",
+            parameters=headers,
+            body=batch,
+            answer=results,
+            statuses=POST_STATUSES,
+        ),
+        f"{root}/labels": post(
+            f"label_{name}",
+            "Report outcomes, with the time at which they became known (now, if left out). The "
+            "same label with the same time is stored once; of several for one decision the latest "
+            "counts. A decision of another client is an unknown one, unless the key's scope says "
+            "any-client.",
+            parameters=[priority_header()],
+            body=labels,
+            answer=ref("LabelsAnswer"),
+            statuses=POST_STATUSES,
+        ),
+        f"{root}/voids": post(
+            f"void_{name}",
+            "Take a decision back, which keeps its record: features, training, drift and rollouts "
+            "leave it out from then on. The first reason given stays. A decision of another client "
+            "is an unknown one, unless the key's scope says any-client.",
+            parameters=[priority_header()],
+            body=ref("VoidBody"),
+            answer=ref("VoidAnswer"),
+            statuses=POST_STATUSES,
+        ),
+    }
+
+
+def _common_paths(version: ApiVersion) -> Json:
+    metrics = {
+        "operationId": "metrics",
+        "summary": "Metrics in Prometheus' text format; takes an API key like all else.",
+        "responses": {
+            "200": {"description": "Metrics.", "content": {"text/plain": {}}},
+            **problems(READ_STATUSES),
+        },
+    }
+    return {
+        "/healthz": opened("healthz", "The process is alive and can record answers.", 503),
+        "/readyz": opened("readyz", "Routes are read and requests can be answered.", 503),
+        version.document: opened("openapi", "This document."),
+        "/metrics": {"get": metrics},
+    }

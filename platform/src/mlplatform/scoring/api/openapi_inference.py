@@ -1,0 +1,164 @@
+"""The Open Inference Protocol at the gateway, as an OpenAPI document of its own.
+
+Of binary tensors it says no more than that there are bytes: those follow the JSON in one body,
+which OpenAPI has no words for.
+
+Source: KServe, Open Inference Protocol v2, REST, and its binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.http.problems import ProblemDetails
+from mlplatform.scoring.api.openapi_parts import (
+    POST_STATUSES,
+    PROBLEM,
+    Json,
+    document,
+    header,
+    opened,
+    priority_header,
+    problems,
+    reading,
+    ref,
+    success,
+    timeout_header,
+    trace_header,
+)
+from mlplatform.scoring.path.raw_calls import MAX_ROWS, PARAMETER
+from mlplatform.scoring.predictor.protocol import DATATYPE, HEADER_LENGTH, INPUT, OUTPUT
+
+PATH: Final = "/openapi/inference.json"
+
+_TEXT: Final[Json] = {"type": "string"}
+_BYTES: Final[Json] = {"schema": {"type": "string", "format": "binary"}}
+_NUMBER: Final[Json] = {"type": ["number", "null"]}
+_FAULT: Final = "InferenceProblem"
+_DESCRIPTION: Final = (
+    "Rows of inputs in, raw scores out, for clients of the Open Inference Protocol v2: by the same "
+    "routes, limits and log as the scoring API. Errors are the protocol's error object and problem "
+    "details (RFC 9457) in one."
+)
+
+
+def render(definitions: Sequence[ModelDefinition]) -> str:
+    """The document for these models, as JSON text."""
+    paths = {
+        "/v2": reading("server_metadata", "Who answers.", ref("Server"), _FAULT),
+        "/v2/health/live": opened("server_live", "The process is alive.", 503, problem=_FAULT),
+        "/v2/health/ready": opened(
+            "server_ready", "Requests can be answered.", 503, problem=_FAULT
+        ),
+    }
+    for definition in definitions:
+        paths.update(_model_paths(definition))
+    info = {"title": "Open Inference Protocol", "version": "2", "description": _DESCRIPTION}
+    return document(info, paths, _schemas(definitions))
+
+
+def _model_paths(definition: ModelDefinition) -> Json:
+    name, root = definition.name, f"/v2/models/{definition.name}"
+    return {
+        root: reading(f"{name}_metadata", f"What {name} takes and gives.", ref("Model"), _FAULT),
+        f"{root}/ready": reading(
+            f"{name}_ready", f"A version of {name} is promoted.", ref("Ready"), _FAULT
+        ),
+        f"{root}/infer": {"post": _infer(definition)},
+    }
+
+
+def _infer(definition: ModelDefinition) -> Json:
+    length = header(HEADER_LENGTH, "How many bytes of the body are JSON; binary tensors follow.")
+    width = len(definition.inputs)
+    tensor = {"name": INPUT, "shape": [1, width], "datatype": DATATYPE, "data": [0.0] * width}
+    sent = {"schema": ref(_request(definition)), "example": {"inputs": [tensor]}}
+    answered = success(ref("InferenceAnswer"))
+    answered["content"]["application/octet-stream"] = _BYTES
+    answered["headers"] = {HEADER_LENGTH: {"schema": {"type": "integer"}}}
+    return {
+        "operationId": f"{definition.name}_infer",
+        "summary": f"Raw scores of up to {MAX_ROWS} rows, each decided and recorded by itself.",
+        "parameters": [
+            timeout_header(definition), priority_header(), trace_header(), length
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": sent, "application/octet-stream": _BYTES},
+        },
+        "responses": {"200": answered, **problems(POST_STATUSES, _FAULT)},
+    }  # fmt: skip
+
+
+def _schemas(definitions: Sequence[ModelDefinition]) -> Json:
+    _, found = msgspec.json.schema_components(
+        [ProblemDetails], ref_template="#/components/schemas/{name}"
+    )
+    problem = dict(found[PROBLEM])
+    problem["properties"] = {"error": _TEXT, **problem["properties"]}
+    problem["required"] = ["error", *problem["required"]]
+    shapes = {"type": "array", "items": {"type": "integer"}}
+    described = _object(name=_TEXT, datatype=_TEXT, shape=shapes)
+    scores = _object(name={"const": OUTPUT}, datatype={"const": DATATYPE}, shape=shapes)
+    scores["properties"]["data"] = {"type": "array", "items": _NUMBER}
+    scores["properties"]["parameters"] = {"type": "object"}
+    answer = _object(
+        model_name=_TEXT, model_version=_TEXT, outputs={"type": "array", "items": scores}
+    )
+    answer["properties"]["id"] = _TEXT
+    tensors = {"type": "array", "items": described}
+    texts = {"type": "array", "items": _TEXT}
+    return {
+        _FAULT: problem,
+        "InferenceAnswer": answer,
+        "Model": _object(
+            name=_TEXT, versions=texts, platform=_TEXT, inputs=tensors, outputs=tensors
+        ),
+        "Ready": _object(name=_TEXT, ready={"type": "boolean"}),
+        "Server": _object(name=_TEXT, version=_TEXT, extensions=texts),
+        **{_request(definition): _request_schema(definition) for definition in definitions},
+    }
+
+
+def _request(definition: ModelDefinition) -> str:
+    return "".join(part.capitalize() for part in definition.name.split("-")) + "Inference"
+
+
+def _request_schema(definition: ModelDefinition) -> Json:
+    width = len(definition.inputs)
+    tensor = _object(
+        name={"const": INPUT},
+        datatype={"const": DATATYPE},
+        shape={
+            "type": "array",
+            "description": f"Rows and inputs: [n, {width}], n at most {MAX_ROWS}.",
+            "prefixItems": [{"type": "integer", "minimum": 1}, {"const": width}],
+            "items": False,
+            "minItems": 2,
+        },
+    )
+    tensor["properties"]["data"] = {
+        "type": "array",
+        "description": "The values row by row, flat or nested; null is a missing one.",
+        "items": {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]},
+    }
+    tensor["properties"]["parameters"] = {"type": "object"}
+    request = _object(inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": tensor})
+    key = {
+        "description": f"The {definition.assignment_unit} that the rows belong to; without it the "
+        "champion answers, and no rollout counts the record.",
+    }
+    request["properties"] |= {
+        "id": {"type": ["string", "null"]},
+        "parameters": {"type": "object", "properties": {PARAMETER: key}},
+        "outputs": {"type": "array", "items": _object(name={"const": OUTPUT})},
+    }
+    return request
+
+
+def _object(**properties: Any) -> Json:
+    return {"type": "object", "required": list(properties), "properties": properties}

@@ -1,0 +1,106 @@
+"""What is asked about the gateway itself: alive, ready, metrics, the document of its API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from mlplatform.runtime.http.messages import Reply, line
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.prometheus import (
+    CONTENT_TYPE,
+    OPENMETRICS_TYPE,
+    wants_openmetrics,
+)
+from mlplatform.scoring.api.http import Endpoint, Request, reading
+from mlplatform.scoring.arms.freshness import Freshness
+from mlplatform.scoring.path.metrics import Metrics
+from mlplatform.scoring.path.scoring import Scoring
+
+_encode = msgspec.json.Encoder().encode
+_TEXT: Final = line(b"content-type", CONTENT_TYPE)
+_OPENMETRICS: Final = line(b"content-type", OPENMETRICS_TYPE)
+
+
+class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Requests are answered; `detail` says what is wrong all the same."""
+
+    status: str
+    detail: str = ""
+
+
+class Health:
+    """Whether this process is of use.
+
+    Args:
+        is_alive: whether answers can still be recorded; if not, it must be restarted.
+        is_ready: whether routes were read at least once.
+        complaints: what is wrong though requests are answered.
+    """
+
+    def __init__(
+        self,
+        is_alive: Callable[[], bool],
+        is_ready: Callable[[], bool],
+        complaints: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._is_alive = is_alive
+        self._is_ready = is_ready
+        self.complaints = complaints
+
+    def check_alive(self) -> None:
+        """Raises Problem 503, nothing can be recorded any more."""
+        if not self._is_alive():
+            detail = "nothing can be recorded any more: this process must be restarted"
+            raise Problem(503, "log-stopped", detail)
+
+    def check_ready(self) -> None:
+        """Raises Problem 503, not alive or no routes yet."""
+        self.check_alive()
+        if not self._is_ready():
+            raise Problem(503, "not-ready", "routes are not read yet", retry_after_s=1)
+
+
+def endpoints(
+    health: Health, metrics: Metrics, models: Mapping[str, Scoring], documents: Mapping[str, bytes]
+) -> dict[str, Endpoint]:
+    """Path → what is found there.
+
+    Args:
+        documents: path → OpenAPI document.
+    """
+
+    def alive() -> bytes:
+        health.check_alive()
+        return b'{"status":"alive"}'
+
+    def ready() -> bytes:
+        health.check_ready()
+        return _encode(Ready("ready", "; ".join(health.complaints())))
+
+    async def exposition(request: Request) -> Reply:
+        if wants_openmetrics(request.headers.get(b"accept", b"")):
+            return Reply(metrics.open_text(_breakers(models), _fresh(models)), [_OPENMETRICS])
+        return Reply(metrics.text(_breakers(models), _fresh(models)), [_TEXT])
+
+    def document(content: bytes) -> Endpoint:
+        return reading("openapi", lambda: content, is_open=True)
+
+    return {
+        "/healthz": reading("health", alive, is_open=True),
+        "/readyz": reading("ready", ready, is_open=True),
+        "/metrics": Endpoint("metrics", ("GET", "HEAD"), exposition, scope="metrics"),
+        **{path: document(content) for path, content in documents.items()},
+    }
+
+
+def _fresh(models: Mapping[str, Scoring]) -> Mapping[str, Freshness]:
+    return {name: scoring.freshness for name, scoring in models.items()}
+
+
+def _breakers(models: Mapping[str, Scoring]) -> Iterable[tuple[str, str, str]]:
+    for name, scoring in models.items():
+        for service, target in scoring.live.current.targets.items():
+            yield name, service, target.breaker.state

@@ -1,0 +1,170 @@
+"""`/api/…/models`: what an application asks of the models, by JSON over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+
+from mlplatform.runtime.http.messages import JSON, Reply, line
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.context import begun
+from mlplatform.scoring.admission.clients import Operation
+from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.api.http import JSON_TYPE, Answerer, Endpoint, Request, reading
+from mlplatform.scoring.api.shapes import SHAPES, Shape
+from mlplatform.scoring.api.terms import terms
+from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
+from mlplatform.scoring.labels.labels import Labels
+from mlplatform.scoring.labels.voids import Voids
+from mlplatform.scoring.path.answers import BatchAnswer, BatchResult, ModelsAnswer, encode
+from mlplatform.scoring.path.decided import Caller
+from mlplatform.scoring.path.payloads import (
+    BatchBody,
+    VoidBody,
+    decoded_batch,
+    decoded_labels,
+    decoded_once,
+)
+from mlplatform.scoring.path.scoring import ScoreResponse, Scoring
+
+API = "/api/"
+BATCH_CONCURRENCY = 64
+
+REPLAYED = line(b"idempotency-replayed", b"true")
+_void = msgspec.json.Decoder(VoidBody)
+
+
+def endpoints(
+    models: Mapping[str, Scoring], labels: Labels, voids: Voids, gate: Gate
+) -> dict[str, Endpoint]:
+    """Path → what is found there, for every model of this installation."""
+
+    async def listed(request: Request) -> Reply:
+        assert request.admitted is not None
+        may = request.admitted.client.may
+        shown = [s.state() for name, s in models.items() if may(name, "read")]
+        return Reply(encode(ModelsAnswer(shown)))
+
+    found: dict[str, Endpoint] = {}
+    for version in VERSIONS:
+        own = {version.models: Endpoint("models", ("GET", "HEAD"), listed)}
+        for name, scoring in models.items():
+            own.update(_of_model(version, name, scoring, labels, voids, gate))
+        for path, endpoint in own.items():
+            found[path] = dataclasses.replace(endpoint, headers=version.lines)
+    return found
+
+
+def model_of(path: str) -> str | None:
+    """The model that a path of the API names, known or not."""
+    for version in VERSIONS:
+        root, _, rest = path.partition(f"{version.models}/")
+        if not root and rest:
+            return rest.split("/")[0]
+    return None
+
+
+def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
+    """What is wrong with a path of the API that leads nowhere."""
+    name = model_of(path)
+    if name and name not in models:
+        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
+    return Problem(404, "unknown-path", f"there is nothing at {path}")
+
+
+def _of_model(
+    version: ApiVersion, name: str, scoring: Scoring, labels: Labels, voids: Voids, gate: Gate
+) -> dict[str, Endpoint]:
+    root, shape = f"{version.models}/{name}", SHAPES[version.name]
+
+    async def score(request: Request) -> Reply:
+        caller = caller_of(scoring, request)
+        given = await scoring.answer(scoring.payloads.score(await request.body()), caller)
+        return Reply(shape(given.body), [JSON, REPLAYED] if given.replayed else [JSON])
+
+    async def score_batch(request: Request) -> Reply:
+        request.trace = request.trace or begun()
+        caller = caller_of(scoring, request)
+        if caller.key is not None:
+            detail = "in a batch every item has its own idempotency_key"
+            raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
+        batch = decoded_batch(await request.body())
+        assert request.admitted is not None
+        gate.charge(request.admitted, len(batch.requests) - 1)
+
+        async def item(raw: bytes, now_s: float, deadline_s: float) -> ScoreResponse:
+            asked = scoring.payloads.batch_item(raw)
+            own = msgspec.structs.replace(
+                caller, started_s=now_s, deadline_s=deadline_s, key=asked.key
+            )
+            return await scoring.answer(asked, own)
+
+        return Reply(encode(await batch_answer(batch, caller, item, shape)))
+
+    async def add_labels(request: Request) -> Reply:
+        body = decoded_labels(await request.body())
+        assert request.admitted is not None
+        client = request.admitted.client
+        added = await labels.add(scoring.definition.name, client, body.labels)
+        return Reply(encode(added))
+
+    async def add_void(request: Request) -> Reply:
+        body: VoidBody = decoded_once(_void, await request.body())
+        assert request.admitted is not None
+        client = request.admitted.client
+        return Reply(encode(await voids.add(scoring.definition.name, client, body)))
+
+    def posting(operation: str, scope: Operation, answer: Answerer) -> Endpoint:
+        return Endpoint(operation, ("POST",), answer, takes=(JSON_TYPE,), model=name, scope=scope)
+
+    def state() -> bytes:
+        return bytes(encode(scoring.state()))
+
+    return {
+        root: reading("model", state, is_open=False, model=name),
+        f"{root}/score": posting("score", "score", score),
+        f"{root}/score:batch": posting("score_batch", "score", score_batch),
+        f"{root}/labels": posting("labels", "labels", add_labels),
+        f"{root}/voids": posting("void", "void", add_void),
+    }
+
+
+def caller_of(scoring: Scoring, request: Request) -> Caller:
+    """On what terms a request is to be answered.
+
+    Raises:
+        Problem: 422 names the header.
+    """
+    return terms(
+        request.headers,
+        request.client,
+        started_s=request.started_s,
+        deadline_ms=scoring.definition.deadline_ms,
+        trace=request.trace,
+        finished=request.finished,
+    )
+
+
+Item = Callable[[bytes, float, float], Awaitable[ScoreResponse]]
+"""The answer to one item, from its start and deadline on the monotonic clock."""
+
+
+async def batch_answer(batch: BatchBody, caller: Caller, item: Item, shape: Shape) -> BatchAnswer:
+    """Every item decided by itself, each with the whole deadline from its own start."""
+    room = asyncio.Semaphore(BATCH_CONCURRENCY)
+    budget_s = caller.deadline_s - caller.started_s
+
+    async def result(raw: msgspec.Raw) -> BatchResult:
+        async with room:
+            now_s = time.monotonic()
+            try:
+                given = await item(bytes(raw), now_s, now_s + budget_s)
+            except Problem as problem:
+                return BatchResult(problem=problem.details)
+            return BatchResult(answer=msgspec.Raw(shape(given.body)), replayed=given.replayed)
+
+    return BatchAnswer(await asyncio.gather(*map(result, batch.requests)))

@@ -1,0 +1,96 @@
+"""One answer in the shape of each version of the API: the only place where they differ.
+
+An answer is stored once, as `Answer`, whichever version was asked: so a retry through another
+version gets the same decision. v1 shows it as it is stored. v2 groups what belongs together, so
+that no version can come without its bundle, and no degradation without its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from mlplatform.learning.features.policy import FeatureGaps
+from mlplatform.scoring.api.versions import VersionName
+from mlplatform.scoring.path.answers import Answer, AnsweredBy, ReasonGiven, encode
+
+Shape = Callable[[bytes], bytes]
+"""The stored answer → the body of one version."""
+
+
+class ModelGiven(msgspec.Struct, frozen=True):
+    """The version that decided."""
+
+    version: int
+    bundle: str
+
+
+class RouteGiven(msgspec.Struct, frozen=True):
+    """The arm that the request belongs to, and the routes that said so."""
+
+    arm: Literal["champion", "challenger"]
+    generation: int
+
+
+class DegradedGiven(msgspec.Struct, frozen=True):
+    """What was missing, so that somebody else than the assigned arm decided, or with less."""
+
+    reason: str
+
+
+class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision.
+
+    `score` is a probability, null where no model answered. `model` is null for the safe default.
+    `degraded` is null where everything was there that the decision needs. `reasons` are for every
+    review and decline, strongest first; `reasons_omitted` says why they are missing. `feature_gaps`
+    names the feature views without a valid row, by cause, also where that is ordinary.
+    """
+
+    decision_id: str
+    decision: Literal["approve", "review", "decline"]
+    score: float | None
+    reasons: list[ReasonGiven]
+    reasons_omitted: str | None
+    answered_by: AnsweredBy
+    model: ModelGiven | None
+    route: RouteGiven
+    degraded: DegradedGiven | None
+    feature_gaps: FeatureGaps | None
+
+
+stored_answer: Final = msgspec.json.Decoder(Answer).decode
+
+
+def second(answer: Answer) -> AnswerV2:
+    """The answer as v2 tells it."""
+    version, bundle = answer.model_version, answer.bundle
+    has_model = version is not None and bundle is not None
+    reason = answer.degraded_reason if answer.degraded else None
+    return AnswerV2(
+        decision_id=answer.decision_id,
+        decision=answer.decision,
+        score=answer.score,
+        reasons=answer.reasons,
+        reasons_omitted=answer.reasons_omitted,
+        answered_by=answer.answered_by,
+        model=ModelGiven(version or 0, bundle or "") if has_model else None,
+        route=RouteGiven(answer.route, answer.generation),
+        degraded=None if reason is None else DegradedGiven(reason),
+        feature_gaps=answer.feature_gaps,
+    )
+
+
+def _as_stored(body: bytes) -> bytes:
+    return body
+
+
+def _as_second(body: bytes) -> bytes:
+    shaped: bytes = encode(second(stored_answer(body)))
+    return shaped
+
+
+SHAPES: Final[Mapping[VersionName, Shape]] = {"v1": _as_stored, "v2": _as_second}
+TYPES: Final[Mapping[VersionName, type[msgspec.Struct]]] = {"v1": Answer, "v2": AnswerV2}

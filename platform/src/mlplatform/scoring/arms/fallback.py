@@ -1,0 +1,70 @@
+"""Who is asked for a score, in which order, and which slice of the deadline each may take.
+
+    arrival ──── features ──── first ─────── next ──── last ──│── reserve ──│ deadline
+                 (only when the store is slow)        predict_until
+
+Everything behind the last predictor (small model, rules, safe default) is computed in this process
+in microseconds and lives, with the record, in the reserve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlplatform.model.definition import ChainPolicy
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.scoring.arms.routing import Assignment
+
+ModelStep = Literal["champion", "challenger", "previous"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One predictor to ask."""
+
+    name: ModelStep
+    arm: Arm
+
+
+def steps(routes: Routes, assignment: Assignment) -> tuple[Step, ...]:
+    """The predictors to ask, best first: the assigned arm, the champion, its predecessor.
+
+    After the last come the small model and the rules of the champion's bundle, and after those the
+    safe default.
+    """
+    order: list[tuple[ModelStep, Arm | None]] = [
+        (assignment.arm, assignment.target),
+        ("champion", routes.champion),
+        ("previous", routes.previous),
+    ]
+    found: dict[str, Step] = {}
+    for name, arm in order:
+        if arm is not None:
+            found.setdefault(arm.service, Step(name, arm))
+    return tuple(found.values())
+
+
+def predict_until(policy: ChainPolicy, start_s: float, deadline_s: float) -> float:
+    """When the last predictor must have answered, on the clock of the arguments."""
+    return deadline_s - policy.reserve_share * (deadline_s - start_s)
+
+
+def features_until(policy: ChainPolicy, start_s: float, deadline_s: float) -> float:
+    """When features must have been read, where the store takes so long that one has to wait."""
+    return start_s + policy.features_share * (deadline_s - start_s)
+
+
+def step_until(policy: ChainPolicy, now_s: float, until_s: float, steps_left: int) -> float:
+    """When the next step must have answered: a share of what is left if others are behind it.
+
+    What a step does not use is the next one's, so the slices of an undisturbed chain are shares
+    of the whole and those of a disturbed one never add up to more than there is.
+
+    Args:
+        until_s: when the last step must have answered.
+        steps_left: this one included.
+    """
+    if steps_left <= 1:
+        return until_s
+    return now_s + policy.step_share * max(0.0, until_s - now_s)

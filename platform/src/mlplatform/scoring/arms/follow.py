@@ -1,0 +1,150 @@
+"""Keeps the gateway on the newest routes and predictors: a thread polls, loads and reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from mlplatform.model.routes import Routes
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.scoring.arms.live import LINGER_S, Live, LiveModel, Target
+from mlplatform.scoring.arms.processes import Processes
+
+POLL_S = 0.1
+FIRST_ROUTES_S = 10.0
+FIRST_POLL_S = 0.005
+LEASE_TTL_S = 10.0
+LEASE_S = 2.0
+"""How often the lease is renewed when nothing changes."""
+
+log = logging.getLogger(__name__)
+
+
+class RouteSource(Protocol):
+    """The part of rollout.journal.Rollouts that a gateway uses."""
+
+    def routes(self, model: str) -> Routes: ...
+
+    def lease(self, gateway: str, generations: Mapping[str, int], ttl_s: float) -> None: ...
+
+
+class RouteFollower:
+    """Applies new generations within a poll, bundles first, and reports what it applies.
+
+    A generation that can't be loaded is not applied: the gateway stays on the one before, and the
+    lease says so.
+
+    Args:
+        open_source: called once, in the follower's own thread.
+        applied: told about every new generation.
+        processes: which process answers for each arm; asked in the follower's own thread.
+    """
+
+    def __init__(
+        self,
+        gateway: str,
+        models: Sequence[LiveModel],
+        open_source: Callable[[], RouteSource],
+        applied: Callable[[str, int], None],
+        processes: Processes,
+    ) -> None:
+        self._gateway = gateway
+        self._models = models
+        self._open_source = open_source
+        self._applied = applied
+        self._processes = processes
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reported_s = float("-inf")
+        self.ready = False
+
+    async def start(self, within_s: float = FIRST_ROUTES_S) -> None:
+        """Follow from now on; returns once the first routes are applied, or after that long.
+
+        Before that every answer would be a refusal, and other gateways may answer meanwhile.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._follow, name="routes", daemon=True)
+        self._thread.start()
+        end_s = self._loop.time() + within_s
+        while not self.ready and self._loop.time() < end_s:
+            await asyncio.sleep(FIRST_POLL_S)
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, 5.0)
+
+    def _follow(self) -> None:
+        source: RouteSource | None = None
+        while not self._stopping.is_set():
+            try:
+                self._renew_replaced()
+                source = source or self._open_source()
+                self._pass(source)
+            except (PlatformError, sqlite3.Error) as error:
+                log.warning("routes were not followed: %s", error)
+            except Exception:
+                log.exception("routes were not followed")
+            self._stopping.wait(POLL_S)
+
+    def _pass(self, source: RouteSource) -> None:
+        changed = [live for model in self._models if (live := self._newer(model, source))]
+        for live in changed:
+            self._hand_over(live)
+        if changed or time.monotonic() - self._reported_s >= LEASE_S:
+            generations = {m.definition.name: m.current.routes.generation for m in self._models}
+            source.lease(self._gateway, generations, LEASE_TTL_S)
+            self._reported_s = time.monotonic()
+        self.ready = True
+
+    def _renew_replaced(self) -> None:
+        assert self._loop is not None
+        targets = [t for model in self._models for t in model.current.targets.values()]
+        for target in self._processes.replaced(targets):
+            self._loop.call_soon_threadsafe(_renew, target)
+
+    def _newer(self, model: LiveModel, source: RouteSource) -> Live | None:
+        """A generation that is not applied yet, its bundles loaded."""
+        routes = source.routes(model.definition.name)
+        if routes.generation == model.current.routes.generation:
+            return None
+        try:
+            return model.prepared(routes)
+        except PlatformError as error:
+            name, old = model.definition.name, model.current.routes.generation
+            log.error("%s stays on generation %d: %s", name, old, error)
+            return None
+
+    def _hand_over(self, live: Live) -> None:
+        """Apply in the event loop, and wait until it is applied."""
+        assert self._loop is not None
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(self._apply, live, done)
+        while not done.wait(POLL_S):
+            if self._stopping.is_set():
+                return
+
+    def _apply(self, live: Live, done: threading.Event) -> None:
+        model = next(m for m in self._models if m.definition.name == live.routes.model)
+        for target in model.apply(live):
+            self._close_later(target)
+        self._applied(live.routes.model, live.routes.generation)
+        log.info("%s: generation %d applied", live.routes.model, live.routes.generation)
+        done.set()
+
+    def _close_later(self, target: Target) -> None:
+        assert self._loop is not None
+        self._loop.call_later(LINGER_S, target.close)
+
+
+def _renew(target: Target) -> None:
+    if target.breaker.state != "closed":
+        log.info("another process answers for %s: its probes begin", target.arm.service)
+    target.renew(time.monotonic())

@@ -1,0 +1,193 @@
+"""What this gateway applies right now: routes, and what it takes to ask each of their arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mlplatform.learning.features.policy import FeaturePolicies
+from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.definition import ChainPolicy, ModelDefinition
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.inputs import InputPlan
+from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.model.scorecard import SmallScorer
+from mlplatform.scoring.arms.fallback import Step, steps
+from mlplatform.scoring.arms.freshness import FeaturesState
+from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row
+from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.arms.states import ArmState, ModelState
+from mlplatform.scoring.predictor_client.breaker import Breaker
+from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
+from mlplatform.scoring.predictor_client.cache import ScoreCache
+from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
+
+SHADOW_LIMITS = Limits(calls=2, rows=32, waiting=64)
+LINGER_S = 15.0
+"""How long the connections of an arm outlive its routes: requests under way still use them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An arm, ready to be asked.
+
+    Args:
+        reference: the ordinary value of each input, in order; NaN where missing is ordinary.
+        shadow: a client of its own, so that copies share no queue with answers.
+        policies: what a missing or stale feature of this arm's inputs means.
+        small: the bundle's small model; None for a bundle that has none.
+        cache: scores of rows that were scored a moment ago; None unless model.yaml asks for it.
+    """
+
+    arm: Arm
+    bundle: Bundle
+    plan: InputPlan
+    reference: tuple[float, ...]
+    predictor: Predictor
+    shadow: Predictor
+    breaker: Breaker
+    policies: FeaturePolicies
+    small: SmallScorer | None = None
+    cache: ScoreCache | None = None
+    explainer: Explainer | None = None
+
+    def renew(self, now_s: float) -> None:
+        """Another process answers for this arm: find it, and try it by the breaker's probes."""
+        self.predictor.forget()
+        self.shadow.forget()
+        self.breaker.renewed(now_s)
+
+    def close(self) -> None:
+        self.predictor.close()
+        self.shadow.close()
+        if self.explainer is not None:
+            self.explainer.close()
+
+
+@dataclass(frozen=True)
+class Live:
+    """One generation of routes with its arms; a request uses one of these from start to end.
+
+    Args:
+        bulkhead: the model's, the same in every generation.
+    """
+
+    routes: Routes
+    targets: Mapping[str, Target]
+    chain: ChainPolicy
+    bulkhead: Bulkhead
+
+    def order(self, assignment: Assignment) -> tuple[Step, ...]:
+        """The predictors to ask for an assignment: the same for all of an arm, so made once."""
+        found = self._orders.get(assignment.arm)
+        if found is None:
+            found = self._orders[assignment.arm] = steps(self.routes, assignment)
+        return found
+
+    @cached_property
+    def caching(self) -> bool:
+        """Whether kept scores may answer: not while two arms are compared in latency and failures,
+        which an arm that answers from memory would win."""
+        return self.routes.phase != "canary"
+
+    @cached_property
+    def _orders(self) -> dict[str, tuple[Step, ...]]:
+        return {}
+
+    @property
+    def policies(self) -> FeaturePolicies | None:
+        """Of what the champion reads; None where there is none."""
+        return None if self.champion is None else self.champion.policies
+
+    @property
+    def champion(self) -> Target | None:
+        arm = self.routes.champion
+        return None if arm is None else self.targets[arm.service]
+
+
+class LiveModel:
+    """A model's current generation, replaced as a whole."""
+
+    def __init__(
+        self,
+        definition: ModelDefinition,
+        views: tuple[FeatureView, ...],
+        bundles: Path,
+        new_predictor: Callable[[str, Limits], Predictor],
+    ) -> None:
+        self.definition = definition
+        self._bulkhead = Bulkhead(definition.chain.concurrent)
+        self.current = self._live(no_routes(definition.name), {})
+        self._views = views
+        self._bundles = bundles
+        self._new_predictor = new_predictor
+
+    def prepared(self, routes: Routes) -> Live:
+        """A generation with every bundle loaded; arms that are live already keep their state.
+
+        Reads files: not for the event loop.
+
+        Raises:
+            BundleCorrupt: a bundle is missing or not what the routes say.
+        """
+        known = self.current.targets
+        targets = {}
+        for arm in routes.arms:
+            target = known.get(arm.service)
+            same = target is not None and target.arm == arm
+            targets[arm.service] = target if target and same else self._target(arm)
+        return self._live(routes, targets)
+
+    def apply(self, live: Live) -> tuple[Target, ...]:
+        """Use a prepared generation from the next request on; returns the arms that left."""
+        gone = [t for name, t in self.current.targets.items() if live.targets.get(name) is not t]
+        self.current = live
+        return tuple(gone)
+
+    def state(self, features: FeaturesState) -> ModelState:
+        live = self.current
+        return ModelState(
+            model=self.definition.name,
+            purpose=self.definition.purpose,
+            generation=live.routes.generation,
+            phase=live.routes.phase,
+            rollout_id=live.routes.rollout_id,
+            challenger_percent=live.routes.challenger_percent,
+            champion=_state(live, live.routes.champion),
+            challenger=_state(live, live.routes.challenger),
+            previous=_state(live, live.routes.previous),
+            features=features,
+        )
+
+    def _live(self, routes: Routes, targets: Mapping[str, Target]) -> Live:
+        return Live(routes, targets, self.definition.chain, self._bulkhead)
+
+    def _target(self, arm: Arm) -> Target:
+        definition = self.definition
+        bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
+        plan = InputPlan(definition, self._views, bundle.inputs, bundle.defaults)
+        cache = definition.cache
+        chain = definition.chain
+        limits = Limits(retry_share=chain.retry_share, retry_burst=chain.retry_burst)
+        return Target(
+            arm=arm,
+            bundle=bundle,
+            plan=plan,
+            reference=ordinary_row(bundle),
+            predictor=self._new_predictor(arm.service, limits),
+            shadow=self._new_predictor(arm.service, SHADOW_LIMITS),
+            breaker=Breaker(definition.breaker),
+            policies=FeaturePolicies(self._views, plan.features),
+            small=SmallScorer.of(bundle),
+            cache=ScoreCache(cache, len(plan.names)) if cache else None,
+            explainer=explainer(bundle, self._bundles / arm.bundle),
+        )
+
+
+def _state(live: Live, arm: Arm | None) -> ArmState | None:
+    if arm is None:
+        return None
+    breaker = live.targets[arm.service].breaker.state
+    return ArmState(arm.version, arm.bundle, arm.service, breaker)

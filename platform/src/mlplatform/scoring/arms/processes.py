@@ -1,0 +1,43 @@
+"""Notices that another process stands behind a predictor's service, which no breaker has tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mlplatform.rollouts.serving.plane import ServiceStatus
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.scoring.arms.live import Target
+
+Identity = tuple[int | None, int]
+"""Process id and number of restarts: a pid alone may be used again."""
+
+
+class Processes:
+    """Which process answered each service when it was last ready.
+
+    Args:
+        status: of a service, as the serving plane says; reads a file.
+    """
+
+    def __init__(self, status: Callable[[str], ServiceStatus]) -> None:
+        self._status = status
+        self._known: dict[str, Identity] = {}
+
+    def replaced(self, targets: Iterable[Target]) -> list[Target]:
+        """Those that are ready in another process than when they were last, or for the first time.
+
+        One that is not ready, or of which nothing can be known, is not replaced yet. What is among
+        the targets no more is forgotten.
+        """
+        asked = {target.arm.service: target for target in targets}
+        ready = {name: now for name in asked if (now := self._ready(name)) is not None}
+        found = [asked[name] for name, now in ready.items() if self._known.get(name) != now]
+        self._known = {n: now for n in asked if (now := ready.get(n) or self._known.get(n))}
+        return found
+
+    def _ready(self, service: str) -> Identity | None:
+        try:
+            status = self._status(service)
+        except (PlatformError, OSError):  # whoever cannot be asked is not ready
+            return None
+        return (status.pid, status.restarts) if status.ready else None

@@ -1,0 +1,145 @@
+"""Which inputs drove a review or decline, by their contributions to the score of its bundle.
+
+TreeSHAP is a graph of the bundle, run by ONNX Runtime on a thread beside the event loop. It is one
+call that holds no interpreter lock, so that other requests wait for nothing but the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlplatform.model.bundle import CONTRIBUTIONS_NAME, EXPLAINER_FILE, INPUT_NAME, Bundle, Reason
+
+MOST = 3
+MOST_WAITING = 16
+"""Explanations under way for one arm; at milliseconds each, more would miss their deadline."""
+
+Row = Sequence[float]
+Contributions = Callable[[Row, float], list[float]]
+"""From a row and its raw score to the contribution of each input."""
+
+
+class NotExplained(Exception):
+    """A score has no contributions that could be given; `reason` goes into the record."""
+
+    def __init__(
+        self, reason: Literal["deadline", "queue_full", "not_additive", "invalid_output"]
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A reason, what its inputs add to the score, and which of them raise it, strongest first."""
+
+    reason: Reason
+    contribution: float
+    inputs: tuple[str, ...]
+
+
+def drivers(bundle: Bundle, contributions: Sequence[float], count: int = MOST) -> list[Driver]:
+    """What raised the score most, strongest first; inputs with one reason code count as one.
+
+    Args:
+        contributions: of each input, in order.
+    """
+    by_code: dict[str, list[tuple[float, str]]] = {}
+    for name, contribution in zip(bundle.input_names, contributions, strict=True):
+        by_code.setdefault(bundle.reasons[name].code, []).append((contribution, name))
+    found = [_driver(bundle, parts) for parts in by_code.values()]
+    found.sort(key=lambda driver: -driver.contribution)
+    return [driver for driver in found[:count] if driver.contribution > 0]
+
+
+def _driver(bundle: Bundle, parts: Sequence[tuple[float, str]]) -> Driver:
+    raising = sorted((part for part in parts if part[0] > 0), key=lambda part: -part[0])
+    total = math.fsum(contribution for contribution, _ in parts)
+    return Driver(bundle.reasons[parts[0][1]], total, tuple(name for _, name in raising))
+
+
+def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
+    """The TreeSHAP of a bundle in a folder; None where it explains by reference values.
+
+    Raises:
+        Corrupt: ONNX Runtime does not take the graph.
+    """
+    if EXPLAINER_FILE not in bundle.files:
+        return None
+    import numpy as np
+
+    from mlplatform.scoring.predictor.model import RuntimeFailure, session
+
+    run = session(folder / EXPLAINER_FILE).run
+    attribution = bundle.attribution
+
+    def contributions(row: Row, raw: float) -> list[float]:
+        try:
+            (shares,) = run([CONTRIBUTIONS_NAME], {INPUT_NAME: np.array([row], np.float32)})
+        except RuntimeFailure as error:
+            raise NotExplained("invalid_output") from error
+        values: list[float] = shares.astype(np.float64).tolist()
+        if not attribution.adds_up(attribution.base + math.fsum(values), raw):
+            raise NotExplained("not_additive")
+        return values
+
+    return contributions
+
+
+class Explainer:
+    """Contributions on a thread of their own, within a deadline."""
+
+    def __init__(self, contributions: Contributions) -> None:
+        self._contributions = contributions
+        self._thread = ThreadPoolExecutor(1, "reasons")
+        self._waiting = 0
+
+    async def explain(self, row: Row, raw: float, until_s: float) -> list[float]:
+        """The contribution of each input to a raw score.
+
+        Raises:
+            NotExplained: too late, too many at once, or they do not add up to the score.
+        """
+        if self._waiting >= MOST_WAITING:
+            raise NotExplained("queue_full")
+        loop = asyncio.get_running_loop()
+        self._waiting += 1
+        try:
+            # Given up while it waits, a call is cancelled and never runs.
+            async with asyncio.timeout(until_s - time.monotonic()):
+                return await loop.run_in_executor(self._thread, self._contributions, row, raw)
+        except TimeoutError as error:
+            raise NotExplained("deadline") from error
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+
+def explainer(bundle: Bundle, folder: Path) -> Explainer | None:
+    """What explains the scores of a bundle; None where its predictor is asked again instead."""
+    contributions = tree_shap(bundle, folder)
+    return None if contributions is None else Explainer(contributions)
+
+
+def ordinary_row(bundle: Bundle) -> tuple[float, ...]:
+    """The reference value of each input, in order; NaN where missing is ordinary."""
+    values = (bundle.reference[name] for name in bundle.input_names)
+    return tuple(math.nan if value is None else value for value in values)
+
+
+def without_each(row: Sequence[float], reference: Sequence[float]) -> list[list[float]]:
+    """Copies of a row, each with one input at its reference value: what the score would be
+    if that input were ordinary."""
+    copies = [list(row) for _ in row]
+    for position, value in enumerate(reference):
+        copies[position][position] = value
+    return copies

@@ -1,0 +1,60 @@
+"""Which version answers this customer: sticky for a rollout, and a ramp only adds customers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.runtime.errors import NotFound
+
+BUCKETS = 10_000  # hundredths of a percent
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The arm of one assignment unit.
+
+    Args:
+        arm: the arm that was assigned; it owns the outcome even if another one answers.
+        bucket: 0 to 9999, fixed for a unit within a rollout.
+        target: the version to ask first.
+        shadow: the version to send a copy to, after the answer.
+    """
+
+    arm: Literal["champion", "challenger"]
+    bucket: int
+    target: Arm
+    shadow: Arm | None
+
+
+def bucket(unit: int, salt: str) -> int:
+    """A number from 0 to 9999, the same for the same unit and salt, evenly spread over units.
+
+    Source: BLAKE2b keyed mode, RFC 7693; the salt is the key, so buckets of two rollouts are
+    independent and no customer is always among the first.
+
+    Raises:
+        ValueError: the salt is longer than 64 bytes.
+        OverflowError: the unit is not a signed 64-bit number.
+    """
+    mac = hashlib.blake2b(unit.to_bytes(8, "little", signed=True), key=salt.encode(), digest_size=8)
+    return int.from_bytes(mac.digest(), "little") % BUCKETS
+
+
+def assign(routes: Routes, unit: int) -> Assignment:
+    """The arm for a unit under these routes.
+
+    Raises:
+        NotFound: the model has no champion yet.
+    """
+    if routes.champion is None:
+        raise NotFound(f"model {routes.model!r} has no promoted version yet")
+    number = bucket(unit, routes.rollout_id or routes.model)
+    if routes.challenger is None:
+        return Assignment("champion", number, routes.champion, None)
+    if routes.phase == "canary" and number < routes.challenger_percent * (BUCKETS / 100):
+        return Assignment("challenger", number, routes.challenger, None)
+    shadow = routes.challenger if routes.phase == "shadow" else None
+    return Assignment("champion", number, routes.champion, shadow)

@@ -1,0 +1,147 @@
+"""Which adapter stands behind each port that a request's path and the rest have in common.
+
+A port is embedded unless the settings name its server. What is imported for a server is imported
+only where one is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.feast_values import project_name
+from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.rollouts.drift.sql import SqlIncidents
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.journal.sql import SqlRollouts
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.serving.local import bundle_uri
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.telemetry.export import Sender
+from mlplatform.runtime.telemetry.otlp import OtlpSender
+from mlplatform.runtime.telemetry.span_files import FileSender
+from mlplatform.runtime.telemetry.spans import ProcessIdentity
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
+from mlplatform.scoring.admission.store import Admission, Buckets, Keys, KeysAndBuckets
+
+GATEWAY_ANSWER_S = 2.0
+"""A gateway that follows its routes gives up sooner than a pass: its lease must not run out."""
+
+READ_S = 0.1
+"""A read of features that takes longer comes too late for any request, and holds up others'."""
+
+WRITE_S = 10.0
+ADMISSION_S = 1.0
+"""Tokens and keys are asked for by threads of their own; what a process holds lasts that long."""
+
+
+def rollouts(
+    settings: Settings, clock: Clock | None = None, *, answer_s: float = 10.0
+) -> SqlRollouts:
+    """The journal of rollouts.
+
+    Args:
+        answer_s: how long to wait for each answer of a server.
+    """
+    if settings.postgres is None:
+        return SqliteRollouts(settings.home.rollouts_db, clock)
+    from mlplatform.rollouts.journal.postgres import PostgresRollouts
+
+    return PostgresRollouts(settings.postgres, clock, answer_s=answer_s)
+
+
+def incidents(settings: Settings) -> SqlIncidents:
+    """Drift incidents, in the same database as the rollouts that answer them."""
+    if settings.postgres is None:
+        return SqliteIncidents(settings.home.rollouts_db)
+    from mlplatform.rollouts.drift.postgres import PostgresIncidents
+
+    return PostgresIncidents(settings.postgres)
+
+
+def span_sender(settings: Settings, teller: ProcessIdentity) -> Sender:
+    """Where a process's spans go."""
+    if not settings.otlp_endpoint:
+        return FileSender(settings.home.traces, teller)
+    return OtlpSender(settings.otlp_endpoint, teller)
+
+
+def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:
+    """A model's online features for jobs, which may wait."""
+    if settings.redis is None:
+        return FeastSqlite(settings.home.online_db, project_name(model), views)
+    from mlplatform.learning.features.feast_redis import FeastRedis
+
+    return FeastRedis(settings.redis, project_name(model), views, answer_s=WRITE_S)
+
+
+def online_for_requests(
+    settings: Settings, model: str, views: Sequence[FeatureView]
+) -> OnlineFeatures:
+    """A model's online features for requests, which may not."""
+    if settings.redis is None:
+        return FeastSqlite(settings.home.online_db, project_name(model), views, 0)
+    from mlplatform.learning.features.feast_redis import FeastRedis
+
+    return FeastRedis(settings.redis, project_name(model), views, answer_s=READ_S)
+
+
+def admission(settings: Settings) -> Admission:
+    """Keys where the rollouts are, as a revoked one must stay so; the levels of buckets, which may
+    be lost, where the features are.
+
+    Raises:
+        Unavailable: a store can't be opened.
+    """
+    keys, buckets = _keys(settings), _buckets(settings)
+    if keys is None or buckets is None:
+        wait_ms = int(ADMISSION_S * 1000)
+        embedded = SqliteAdmission(settings.home.admission_db, busy_timeout_ms=wait_ms)
+        return KeysAndBuckets(keys or embedded, buckets or embedded)
+    return KeysAndBuckets(keys, buckets)
+
+
+def keys(settings: Settings) -> Keys:
+    """The keys of applications and of people alone.
+
+    Raises:
+        Unavailable: their store can't be opened.
+    """
+    wait_ms = int(ADMISSION_S * 1000)
+    return _keys(settings) or SqliteAdmission(settings.home.admission_db, busy_timeout_ms=wait_ms)
+
+
+def _keys(settings: Settings) -> Keys | None:
+    if settings.postgres is None:
+        return None
+    from mlplatform.scoring.admission.postgres import PostgresKeys
+
+    return PostgresKeys(settings.postgres, answer_s=ADMISSION_S)
+
+
+def _buckets(settings: Settings) -> Buckets | None:
+    if settings.redis is None:
+        return None
+    from mlplatform.scoring.admission.redis import RedisBuckets
+
+    return RedisBuckets(settings.redis, answer_s=ADMISSION_S)
+
+
+def storage_uri(settings: Settings) -> Callable[[Path], str]:
+    """How predictors name a bundle's folder of this home."""
+    if settings.kserve is None:
+        return lambda folder: bundle_uri(folder, settings.home.bundles)
+    return settings.kserve.storage_uri
+
+
+def scales(settings: Settings) -> bool:
+    """Whether the number of a version's pods is left to an autoscaler, where its model asks."""
+    return settings.kserve is not None and settings.kserve.prometheus is not None
+
+
+def has_rollouts(settings: Settings) -> bool:
+    """Whether there is a journal to read; asking makes none."""
+    return settings.postgres is not None or settings.home.rollouts_db.exists()

@@ -1,0 +1,1 @@
+"""The gateway as a process: its parts are chosen and connected here."""

@@ -1,0 +1,73 @@
+"""Admission as one gateway process runs it: gate, keys and leases over the shared store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.scoring import backends
+from mlplatform.scoring.admission.clients import rate_limit
+from mlplatform.scoring.admission.gate import Credentials, Gate
+from mlplatform.scoring.admission.jwks import IssuerKeys
+from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
+from mlplatform.scoring.admission.leases import Leases
+from mlplatform.scoring.admission.priorities import room
+from mlplatform.scoring.admission.tokens import KeysAndTokens, Tokens
+from mlplatform.scoring.path.metrics import AdmissionMetrics
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The gate, and what works for it behind the requests."""
+
+    gate: Gate
+    keyring: Keyring
+    leases: Leases
+    issuer_keys: IssuerKeys | None = None
+
+    async def start(self) -> None:
+        self.keyring.start()
+        if self.issuer_keys is not None:
+            self.issuer_keys.start()
+        self.leases.start()
+
+    async def stop(self) -> None:
+        await self.leases.stop()
+        await asyncio.to_thread(self.keyring.stop)
+        if self.issuer_keys is not None:
+            await asyncio.to_thread(self.issuer_keys.stop)
+
+
+def compose(
+    settings: Settings, definitions: Iterable[ModelDefinition], metrics: AdmissionMetrics
+) -> Running:
+    """Admission over the stores that the settings name; makes the first key at the first start.
+
+    Raises:
+        Unavailable: the store can't be opened.
+    """
+    store = backends.admission(settings)
+    ensure_first_key(store, settings.home.api_key, now_ms())
+    keyring = Keyring(store, now_ms, lambda: metrics.store_failed("keys"))
+    leases = Leases(
+        lambda takes: store.take(takes, now_ms()),
+        settings.gateways,
+        lambda: metrics.store_failed("tokens"),
+    )
+    credentials: Credentials = keyring
+    issuer_keys = None
+    if settings.oidc is not None:
+        issuer_keys = IssuerKeys(settings.oidc, metrics.issuer_keys_fetched)
+        tokens = Tokens(settings.oidc, issuer_keys, metrics.token_refused)
+        credentials = KeysAndTokens(keyring, tokens)
+    limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
+    gate = Gate(credentials, leases, room(settings.max_in_flight), limits, metrics.decided)
+    return Running(gate, keyring, leases, issuer_keys)

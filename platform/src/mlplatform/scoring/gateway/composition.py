@@ -1,0 +1,302 @@
+"""One gateway process over the embedded backends of a home folder: which part is given which."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mlplatform.decisions.log.commit import AsyncGroupCommit
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.pseudonym import key_of
+from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.folders import load_definition, model_folder, model_names
+from mlplatform.rollouts.serving.local import StatusStore
+from mlplatform.rollouts.serving.names import cluster_url
+from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.http.ended_connections import EndedConnections
+from mlplatform.runtime.http.server import Life
+from mlplatform.runtime.telemetry.export import SpanExport
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.telemetry.spans import ProcessIdentity
+from mlplatform.scoring import backends
+from mlplatform.scoring.api import openapi
+from mlplatform.scoring.api.app import Gateway
+from mlplatform.scoring.api.grpc_server import GrpcListener
+from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.arms.follow import RouteFollower
+from mlplatform.scoring.arms.freshness import Freshness
+from mlplatform.scoring.arms.live import LiveModel
+from mlplatform.scoring.arms.processes import Processes
+from mlplatform.scoring.arms.watermark import Watermark
+from mlplatform.scoring.gateway import admission
+from mlplatform.scoring.labels.labels import Labels
+from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
+from mlplatform.scoring.labels.voids import Voids
+from mlplatform.scoring.path.deferred import Deferral
+from mlplatform.scoring.path.metrics import Metrics, ModelMetrics
+from mlplatform.scoring.path.recording import KeptAnswers, Recorder
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.path.shadow import ShadowCopies
+from mlplatform.scoring.path.spans import Ended, Traces, build
+from mlplatform.scoring.path.times import EventTimes
+from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
+
+MAX_COMMIT = 256
+COMMIT_WAIT_MS = 2.0
+"""How long the records of a busy gateway wait for others to be committed with. Alone, a record
+costs nearly three times what it costs among eight: requests that come evenly, and so leave one by
+one, were more than a gateway could do at rates that it does for callers who come in crowds."""
+LOG_LOCK_WAIT_MS = 20
+"""How long a commit waits for those of other processes before its records are spilled: whoever
+waits for the records has a deadline."""
+MIB = 1024 * 1024
+SHADOW_DRAIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A gateway, and what happens around its serving."""
+
+    app: Gateway
+    life: Life
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all models of one gateway process have in common.
+
+    Args:
+        name: of the process: writer of the decision log and holder of a lease on the routes.
+        supervised: whether a supervisor of this machine says where predictors listen.
+    """
+
+    name: str
+    settings: Settings
+    supervised: bool
+    key: bytes
+    answers: KeptAnswers
+    watermark: Watermark
+    clock: Clock
+    times: EventTimes
+    metrics: Metrics
+    recorder: Recorder
+    ownership: Ownership
+
+
+def compose(
+    settings: Settings, name: str, host: str = "127.0.0.1", *, supervised: bool = False
+) -> Composition:
+    """The gateway process of that name, which no other living one may have.
+
+    Args:
+        host: where gRPC listens.
+        supervised: a cluster's predictors are where the supervisor of this machine says, and not
+            behind the cluster's names.
+    """
+    settings.home.create()
+    shared = _shared(settings, name, supervised)
+    live = {model: _live_model(model, shared) for model in model_names()}
+    shadow = _shadow(live, shared)
+    models = {model: _scoring(live[model], shared, shadow) for model in live}
+    follower = _follower(settings, live, shared)
+    definitions = [model.definition for model in live.values()]
+    admitting = admission.compose(settings, definitions, shared.metrics.admission)
+    health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
+    spans = _spans(settings, name, shared.metrics)
+    traces = _traces(settings, definitions, spans, shared.metrics)
+    port = settings.gateway_grpc_port
+    ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
+    calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
+    fresh = [scoring.freshness for scoring in models.values()]
+    life = _life(settings, shared, shadow, follower, admitting, spans, fresh)
+    start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
+    app = Gateway(
+        admitting.gate,
+        models,
+        Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.ownership),
+        Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
+        Deferral(models, shared.answers, shared.recorder, shared.clock, shared.key),
+        shared.metrics,
+        traces,
+        openapi.documents(definitions),
+        lambda: shared.recorder.alive,
+        lambda: follower.ready,
+    )
+    # Without a recorder every answer would be a refusal; a new process can record again.
+    return Composition(app, Life(start=start, stop=stop, is_useful=lambda: shared.recorder.alive))
+
+
+def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
+    home, metrics = settings.home, Metrics(model_names())
+    is_durable = settings.durability == "disk"
+    log = SqliteDecisionLog(home.decisions, durable=is_durable, lock_wait_ms=LOG_LOCK_WAIT_MS)
+    spilling = SpillingLog(log, name, spill_policy(settings), metrics.commit_records.observe)
+    metrics.watch_log(spilling.counts)
+    watermark = Watermark(log.latest_event_ms)
+    clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
+    times = EventTimes(settings.clock, clock.event_ms)
+    key = key_of(home)
+    return _Shared(
+        name=name,
+        settings=settings,
+        supervised=supervised,
+        key=key,
+        answers=KeptAnswers(spilling),
+        watermark=watermark,
+        clock=clock,
+        times=times,
+        metrics=metrics,
+        recorder=_recorder(name, spilling, times, watermark),
+        ownership=Ownership(
+            recorded_askers(log, settings.clock), clock, key, Refusals(home.audit).keep
+        ),
+    )
+
+
+def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended]:
+    """What keeps the spans of this process."""
+    ends, sender = metrics.traces, backends.span_sender(settings, ProcessIdentity("gateway", name))
+    return SpanExport(sender, build, lambda end, count: ends.labels(end).inc(count))
+
+
+def _traces(
+    settings: Settings,
+    definitions: Sequence[ModelDefinition],
+    spans: SpanExport[Ended],
+    metrics: Metrics,
+) -> Traces:
+    slo_s = {d.name: d.latency_slo_ms / 1000 for d in definitions}
+    return Traces(spans, slo_s, settings.trace_share, metrics.show_trace)
+
+
+def spill_policy(settings: Settings) -> SpillPolicy:
+    """What this installation and its models say about records that the log does not take."""
+    definitions = (load_definition(model) for model in model_names())
+    return SpillPolicy(
+        maximum_bytes=settings.spill_max_mib * MIB,
+        answer_unlogged=frozenset(
+            d.name for d in definitions if d.when_unrecordable == "answer_unlogged"
+        ),
+        durable=settings.durability == "disk",
+    )
+
+
+def _recorder(name: str, log: SpillingLog, times: EventTimes, watermark: Watermark) -> Recorder:
+    def open_commit(expected: Callable[[], int]) -> AsyncGroupCommit:
+        return AsyncGroupCommit(
+            *(log, name, MAX_COMMIT, COMMIT_WAIT_MS),
+            reached_ms=times.passed_ms,
+            relief=log,
+            expected=expected,
+        )
+
+    return Recorder(open_commit, watermark.advance)
+
+
+def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
+    dropped = shared.metrics.shadow_dropped
+    return ShadowCopies(
+        shared.recorder,
+        shared.clock,
+        lambda model, why, count: dropped.labels(model, why).inc(count),
+        lambda model: live[model].current.routes.generation,
+    )
+
+
+def _live_model(model: str, shared: _Shared) -> LiveModel:
+    home, cluster = shared.settings.home, shared.settings.kserve
+    endpoint: Callable[[str], str | None] = StatusStore(home.serving).endpoint
+    if cluster is not None and not shared.supervised:
+        # By name: a gateway there asks no API server, and has no right to.
+        endpoint = partial(cluster_url, namespace=cluster.namespace)
+    token = home.predictor_token.read_text if cluster is None else str
+
+    def new_predictor(service: str, limits: Limits) -> Predictor:
+        return Predictor(service, endpoint, token, limits)
+
+    return LiveModel(load_definition(model), _views(model), home.bundles, new_predictor)
+
+
+def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
+    model = live.definition.name
+    return Scoring(
+        live,
+        backends.online_for_requests(shared.settings, model, _views(model)),
+        shared.answers,
+        shared.recorder,
+        shadow,
+        shared.times,
+        shared.clock,
+        shared.key,
+        ModelMetrics(shared.metrics, model),
+    )
+
+
+def _views(model: str) -> tuple[FeatureView, ...]:
+    return load_views(model_folder(model))
+
+
+def _follower(settings: Settings, live: Mapping[str, LiveModel], shared: _Shared) -> RouteFollower:
+    generation = shared.metrics.generation
+    return RouteFollower(
+        shared.name,
+        list(live.values()),
+        lambda: backends.rollouts(settings, answer_s=backends.GATEWAY_ANSWER_S),
+        lambda model, number: generation.labels(model).set(number),
+        Processes(StatusStore(settings.home.serving).status),
+    )
+
+
+Step = Callable[[], Awaitable[None]]
+
+
+def _life(
+    settings: Settings,
+    shared: _Shared,
+    shadow: ShadowCopies,
+    follower: RouteFollower,
+    admitting: admission.Running,
+    spans: SpanExport[Ended],
+    fresh: Sequence[Freshness],
+) -> tuple[Step, Step]:
+    """What runs when the server starts, and when it has finished its last request."""
+
+    async def start() -> None:
+        spans.start()
+        shared.recorder.start(lambda: admitting.gate.in_flight)
+        shadow.start()
+        await admitting.start()
+        if settings.clock == "replay":
+            shared.watermark.start()
+        await asyncio.gather(*(freshness.start() for freshness in fresh))
+        await follower.start()
+
+    async def stop() -> None:
+        await asyncio.gather(*(freshness.stop() for freshness in fresh))
+        await shared.watermark.stop()
+        await follower.stop()
+        await shadow.stop(within_s=SHADOW_DRAIN_S)
+        await shared.recorder.stop()
+        await admitting.stop()
+        await asyncio.to_thread(spans.stop)
+
+    return start, stop
+
+
+def _with_calls(start: Step, stop: Step, calls: GrpcListener) -> tuple[Step, Step]:
+    """gRPC listens once all else runs, and ends before it."""
+
+    async def start_all() -> None:
+        await start()
+        await calls.start()
+
+    async def stop_all() -> None:
+        await calls.stop()
+        await stop()
+
+    return start_all, stop_all

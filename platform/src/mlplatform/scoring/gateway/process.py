@@ -1,0 +1,87 @@
+"""`python -m mlplatform.process gateway`: the scoring API, one of several processes on a socket."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.http.ended_connections import EndedConnections
+from mlplatform.runtime.http.server import BACKLOG, Server
+from mlplatform.runtime.processes.inherited_socket import inherited
+from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring.gateway.composition import compose
+
+SWITCH_INTERVAL_S = 0.0005
+"""The commit thread and the event loop share the interpreter lock: 5 ms would be a deadline's
+tenth each time one waits for the other."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, which the supervisor writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--name", default="gateway-0", help="its writer in the decision log; one process a name"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="where applications call, unless a socket is given"
+    )
+    parser.add_argument(
+        "--address-file",
+        type=Path,
+        help='gets {"port": ..., "pid": ...} of a port where this very process answers',
+    )
+    parser.add_argument(
+        "--supervised",
+        action="store_true",
+        help="a cluster's predictors are where the supervisor says, not behind its names",
+    )
+    return parser
+
+
+def shared_listener(host: str, port: int) -> socket.socket:
+    """The socket that applications call: the supervisor's, or one of our own without it.
+
+    Raises:
+        Busy: names the port that somebody else has.
+    """
+    given = inherited()
+    if given is not None:
+        return given
+    try:
+        return socket.create_server((host, port), backlog=BACKLOG)
+    except OSError as error:
+        raise Busy(f"port {port} is taken (MLPLATFORM_GATEWAY_PORT)") from error
+
+
+def own_listener(address_file: Path) -> socket.socket:
+    """A free port that no other gateway answers, told in a file: for probes and for scraping."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    address = {"port": sock.getsockname()[1], "pid": os.getpid()}
+    write_atomically(address_file, msgspec.json.encode(address))
+    return sock
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT; requests under way are finished and recorded."""
+    sockets = [shared_listener(options.host, settings.gateway_port)]
+    composition = compose(settings, options.name, options.host, supervised=options.supervised)
+    if options.address_file is not None:
+        sockets.append(own_listener(options.address_file))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    ended = EndedConnections("gateway", Refusals(settings.home.audit))
+    server = Server(composition.app, sockets, composition.life, ended=ended)
+    server.run()
+    if server.gave_up:
+        sys.exit(f"{options.name} ended: it could record nothing any more")

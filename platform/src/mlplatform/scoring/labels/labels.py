@@ -1,0 +1,138 @@
+"""Outcomes of decisions on their way into the decision log, with the time at which they came."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from mlplatform.decisions.records.port import Entry, Idempotency, Repeated
+from mlplatform.decisions.records.record import Record
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.labels.ownership import Ownership
+from mlplatform.scoring.path.answers import LabelsAnswer
+from mlplatform.scoring.path.payloads import LabelItem, decoded_once, epoch_ms
+from mlplatform.scoring.path.recording import LogUnavailable, Recorder, log_unavailable
+from mlplatform.scoring.path.scoring import Answers
+from mlplatform.scoring.path.times import EventTimes
+
+CHUNK = 50
+
+
+class Labels:
+    """Takes labels in; each is a record of its own, and the latest arrival of a decision counts.
+
+    The same label with the same time is stored once, however often it is sent. Another label, or
+    another time, is a new record: outcomes are corrected by sending the right one. Only the client
+    that asked for a decision labels it, or one whose scope says `any-client`.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        answers: Answers,
+        times: EventTimes,
+        clock: Clock,
+        ownership: Ownership,
+    ) -> None:
+        self._recorder = recorder
+        self._answers = answers
+        self._times = times
+        self._clock = clock
+        self._ownership = ownership
+        self._decoder = msgspec.json.Decoder(LabelItem)
+
+    async def add(self, model: str, client: Client, items: Sequence[msgspec.Raw]) -> LabelsAnswer:
+        """Store all of the labels, or none where one of them is wrong.
+
+        Raises:
+            Problem: 422 names the label and its field; 503 if the log does not take them, in which
+                case sending all of them again does no harm.
+        """
+        entries: list[Entry] = []
+        for position in range(0, len(items), CHUNK):
+            await asyncio.sleep(0)  # score requests get their turn
+            entries += await self._checked(model, client, position, items[position:][:CHUNK])
+        try:
+            outcomes = await asyncio.gather(*map(self._recorder.append, entries))
+        except LogUnavailable as error:
+            raise log_unavailable() from error
+        stored = sum(not isinstance(outcome, Repeated) for outcome in outcomes)
+        return LabelsAnswer(stored, len(outcomes) - stored)
+
+    async def _checked(
+        self, model: str, client: Client, position: int, chunk: Sequence[msgspec.Raw]
+    ) -> list[Entry]:
+        """What is to be stored of a chunk that begins at this position of the list."""
+        found = [self._decoded(bytes(raw)) for raw in chunk]
+        named = [i.decision_id for i in found if isinstance(i, LabelItem) and i.decision_id]
+        own = await self._ownership.of(model, client, named)
+        entries = []
+        for number, item in enumerate(found, position):
+            try:
+                entries.append(await self._taken(model, client, item, own))
+            except Problem as problem:
+                raise problem.within(f"labels[{number}]") from problem
+        return entries
+
+    def _decoded(self, raw: bytes) -> LabelItem | Problem:
+        try:
+            item: LabelItem = decoded_once(self._decoder, raw)
+        except Problem as problem:
+            return problem
+        return item
+
+    async def _taken(
+        self, model: str, client: Client, item: LabelItem | Problem, own: Collection[str]
+    ) -> Entry:
+        if isinstance(item, Problem):
+            raise item
+        if (item.decision_id is None) == (item.idempotency_key is None):
+            detail = "name the decision by either decision_id or idempotency_key"
+            raise Problem(422, "missing-field", detail, field="decision_id")
+        if item.decision_id is None:
+            decision_id = self._asked_with(model, client.name, item.idempotency_key or "")
+        elif item.decision_id in own:
+            decision_id = item.decision_id
+        else:
+            raise await self._ownership.refused("labels", model, client, item.decision_id)
+        return self._entry(model, client.name, item, decision_id)
+
+    def _asked_with(self, model: str, client: str, key: str) -> str:
+        """The decision that this client asked for under its key."""
+        try:
+            stored = self._answers.find(client, model, key)
+        except PlatformError as error:
+            raise log_unavailable() from error
+        if stored is None:
+            detail = f"no decision is kept under the key {key!r}"
+            raise Problem(422, "unknown-decision", detail, field="idempotency_key")
+        return stored.decision_id
+
+    def _entry(self, model: str, client: str, item: LabelItem, decision_id: str) -> Entry:
+        event_ms = self._times.now_ms()
+        if item.event_time is not None:
+            event_ms = epoch_ms(item.event_time)
+            self._times.check_arrival(event_ms)
+        record = Record(
+            kind="label",
+            decision_id=decision_id,
+            model=model,
+            event_ms=event_ms,
+            recorded_ms=self._clock.wall_ms(),
+            label=item.label,
+            payload={"client": client},
+        )
+        sent_ms = "" if item.event_time is None else str(event_ms)
+        key = f"{decision_id}:{item.label}:{sent_ms}"
+        # Names of clients hold no slash, so these keys meet no Idempotency-Key of a score request.
+        return Entry(record, Idempotency(f"{client}/labels", key, _digest(key), b"{}"))
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

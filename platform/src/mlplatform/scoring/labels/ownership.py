@@ -1,0 +1,97 @@
+"""Whose a decision is: who may say how it turned out, or take it back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+
+from mlplatform.decisions.log.lookup import askers
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.telemetry.refusals import Refusal
+from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.path.decision_ids import belonging, is_known, made_ms
+from mlplatform.scoring.path.recording import log_unavailable
+from mlplatform.scoring.path.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
+
+Askers = Callable[[str, Sequence[str]], Mapping[str, str]]
+"""Model and ids → the client of each decision that is on record here."""
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+class Ownership:
+    """Tells a client's decisions from others: a decision is of the client that asked for it.
+
+    The id of a decision says so by a keyed hash. Ids of before that say nothing: the decision log
+    is asked, in a thread and for all of a call at once.
+
+    Args:
+        keep: what is told of every refusal.
+    """
+
+    def __init__(
+        self, askers: Askers, clock: Clock, pseudonym_key: bytes, keep: Callable[[Refusal], None]
+    ) -> None:
+        self._askers = askers
+        self._clock = clock
+        self._key = pseudonym_key
+        self._keep = keep
+        self._reading = asyncio.Lock()
+
+    async def of(self, model: str, client: Client, decision_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the ids that the client may speak for.
+
+        Raises:
+            Problem: 503, the log does not say.
+        """
+        if client.may(model, "any-client"):
+            return frozenset(i for i in decision_ids if is_known(model, i, self._key))
+        found = {i: belonging(model, client.name, i, self._key) for i in decision_ids}
+        unsaid = [i for i, whose in found.items() if whose == "unsaid"]
+        recorded = await self._recorded(model, unsaid) if unsaid else {}
+        return frozenset(
+            i for i, whose in found.items() if whose == "own" or recorded.get(i) == client.name
+        )
+
+    async def refused(self, door: str, model: str, client: Client, decision_id: str) -> Problem:
+        """What a client is told of an id that it may not speak for; a person is told more.
+
+        The same words for a decision that there is and for one that there is not, after the same
+        work: whoever asks can't learn of another client's decisions.
+        """
+        exists = is_known(model, decision_id, self._key)
+        why = f"another client's, and the key has no {model}:any-client" if exists else "unknown"
+        asked = f"{model} decision {decision_id}"
+        refusal = Refusal(self._clock.wall_ms(), door, client.name, asked, why)
+        await asyncio.to_thread(self._keep, refusal)
+        detail = f"no decision {decision_id!r} was given to {client.name} for model {model!r}"
+        return Problem(422, "unknown-decision", detail, field="decision_id")
+
+    async def _recorded(self, model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
+        async with self._reading:  # one thread of a gateway is enough for what becomes rarer
+            try:
+                return await asyncio.to_thread(self._askers, model, decision_ids)
+            except (PlatformError, sqlite3.Error) as error:
+                log.error("the decision log was not read: %s", error)
+                raise log_unavailable() from error
+
+
+def recorded_askers(decisions: SqliteDecisionLog, mode: ClockMode) -> Askers:
+    """Looks decisions up in the log of this home; live ones only near the time of their ids."""
+    apart_ms = SYSTEM_TOLERANCE_MS + MINUTE_MS
+
+    def found(model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
+        if mode == "replay":  # event times say nothing about when an id was made
+            return askers(decisions, model, decision_ids)
+        made = [made_ms(i) for i in decision_ids]
+        span = {"from_ms": min(made) - apart_ms, "to_ms": max(made) + apart_ms}
+        return askers(decisions, model, decision_ids, **span)
+
+    return found

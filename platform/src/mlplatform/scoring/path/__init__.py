@@ -1,0 +1,1 @@
+"""The path of a request: features, prediction, decision, durable record, answer."""

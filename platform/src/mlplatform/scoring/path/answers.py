@@ -1,0 +1,86 @@
+"""What an application gets back, and how it is told that somebody else had to decide."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from mlplatform.learning.features.policy import FeatureGaps
+from mlplatform.runtime.http.problems import ProblemDetails
+from mlplatform.scoring.arms.states import ModelState
+
+AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules", "default"]
+
+
+class ReasonGiven(msgspec.Struct, frozen=True):
+    """One thing that drove a review or decline, strongest first."""
+
+    code: str
+    text: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision.
+
+    `score` is a probability, null where no model answered. `route` is the arm that the request
+    belongs to, `answered_by` who answered in the end; where they differ, `degraded` is true.
+    `reasons_omitted` says why a review or decline comes without the reasons it should have.
+    `feature_gaps` names the feature views that had no valid row, by cause; null where all had one.
+    """
+
+    decision: Literal["approve", "review", "decline"]
+    score: float | None
+    reasons: list[ReasonGiven]
+    model_version: int | None
+    bundle: str | None
+    route: Literal["champion", "challenger"]
+    answered_by: AnsweredBy
+    generation: int
+    decision_id: str
+    degraded: bool
+    degraded_reason: str | None
+    reasons_omitted: str | None
+    feature_gaps: FeatureGaps | None = None
+
+
+class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item of a batch: an answer, or the problem that kept it from one."""
+
+    answer: msgspec.Raw | None = None
+    problem: ProblemDetails | None = None
+    replayed: bool = False
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """Results in the order of the requests."""
+
+    results: list[BatchResult]
+
+
+class LabelsAnswer(msgspec.Struct, frozen=True):
+    """How many labels are records now, and how many were before."""
+
+    stored: int
+    repeated: int
+
+
+class VoidAnswer(msgspec.Struct, frozen=True):
+    """The decision is void; `repeated` where it was before."""
+
+    decision_id: str
+    repeated: bool
+
+
+class PendingAnswer(msgspec.Struct, frozen=True):
+    """The request is accepted; ask for the decision by its id."""
+
+    decision_id: str
+    status: Literal["pending"] = "pending"
+
+
+class ModelsAnswer(msgspec.Struct, frozen=True):
+    models: list[ModelState]
+
+
+encode: Any = msgspec.json.Encoder().encode

@@ -1,0 +1,210 @@
+"""A request from routed to decided, and what its answer and its record say of it.
+
+What is made for every request is a msgspec.Struct: a frozen dataclass of six fields takes 0.7 us to
+make, such a Struct 0.1 us.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from mlplatform.decisions.records.record import FEATURES, Record
+from mlplatform.learning.features.policy import Gaps
+from mlplatform.model.routes import Arm
+from mlplatform.runtime.telemetry.context import TraceContext
+from mlplatform.scoring.arms.live import Live
+from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.path.answers import Answer
+from mlplatform.scoring.path.prediction import Facts, Failure, Prediction, RawFacts, Verdict
+
+UNLOGGED: Final = "unlogged"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, and on what terms.
+
+    Args:
+        started_s: when the request arrived, on the monotonic clock.
+        deadline_s: when it must be decided, on the same clock.
+        trace: the caller's trace, with this gateway's span.
+        finished: gets what was decided, where somebody wants its timings; None where nobody does.
+        was_accepted: it asks for what a gateway accepted earlier.
+    """
+
+    client: str
+    started_s: float
+    deadline_s: float
+    key: str | None = None
+    trace_id: str | None = None
+    finished: list[Done] | None = None
+    trace: TraceContext | None = None
+    was_accepted: bool = False
+
+
+class RoutedRequest(msgspec.Struct, frozen=True):
+    """A request with all that a decision needs.
+
+    Args:
+        live: the routes that hold for it from start to end.
+        unit: the assignment unit as a number.
+        gaps: the features that are not there, and what their policies say.
+        is_raw: the caller made the inputs; there is no request to train on.
+        has_unit: the caller named the unit; otherwise no rollout counts the record.
+        read_s: when the features were asked for and there; None where none were.
+    """
+
+    decision_id: str
+    live: Live
+    facts: Facts
+    unit: int
+    assignment: Assignment
+    gaps: Gaps
+    is_raw: bool = False
+    has_unit: bool = True
+    read_s: tuple[float, float] | None = None
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """A case with its decision, and the predictors that failed on the way, in order.
+
+    Args:
+        prediction: the score that decided, if one did.
+        decided_s: when, on the monotonic clock.
+    """
+
+    case: RoutedRequest
+    verdict: Verdict
+    failures: tuple[Failure, ...]
+    prediction: Prediction | None = None
+    decided_s: float = 0.0
+
+    @property
+    def arm(self) -> Arm | None:
+        """The arm whose bundle decided; None for the safe default."""
+        return self.verdict.target.arm if self.verdict.target else None
+
+    @property
+    def degraded_reason(self) -> str | None:
+        """The failure of the assigned arm, which was asked first, or what else was missing."""
+        if self.failures:
+            return self.failures[0].reason
+        return FEATURES if self.case.gaps.degraded else None
+
+
+class Finished(NamedTuple):
+    """A decision, and from when to when it took until it was on record, on the monotonic clock.
+
+    Args:
+        is_recorded: it is; otherwise its caller was refused.
+        accepted: the trace and the span under which the request was accepted earlier.
+    """
+
+    decided: Decided
+    started_s: float
+    recorded_s: float
+    is_recorded: bool = True
+    accepted: tuple[str, str] | None = None
+
+
+class Taken(NamedTuple):
+    """A request that is on record, to be decided later."""
+
+    decision_id: str
+    model: str
+    started_s: float
+    recorded_s: float
+
+
+Done = Finished | Taken
+"""What a request has come to."""
+
+
+def answer(decided: Decided) -> Answer:
+    """What the application is told."""
+    case, verdict, arm = decided.case, decided.verdict, decided.arm
+    return Answer(
+        decision=verdict.decision,
+        score=verdict.score,
+        reasons=list(verdict.reasons),
+        model_version=arm.version if arm else None,
+        bundle=arm.bundle if arm else None,
+        route=case.assignment.arm,
+        answered_by=verdict.answered_by,
+        generation=case.live.routes.generation,
+        decision_id=case.decision_id,
+        degraded=decided.degraded_reason is not None,
+        degraded_reason=decided.degraded_reason,
+        reasons_omitted=verdict.omitted,
+        feature_gaps=case.gaps.told,
+    )
+
+
+def unlogged_answer(decided: Decided) -> Answer:
+    """What the application is told where the decision is on no record: that it is degraded."""
+    reason = decided.degraded_reason or UNLOGGED
+    return msgspec.structs.replace(answer(decided), degraded=True, degraded_reason=reason)
+
+
+def record(decided: Decided, caller: Caller, *, recorded_ms: int, latency_us: int) -> Record:
+    """What the decision log keeps.
+
+    Args:
+        latency_us: from the request's arrival to its decision, without the writing of the record.
+    """
+    case, verdict, arm = decided.case, decided.verdict, decided.arm
+    return Record(
+        kind="inference" if case.is_raw else "decision",
+        decision_id=case.decision_id,
+        model=case.live.routes.model,
+        event_ms=case.facts.event_ms,
+        recorded_ms=recorded_ms,
+        generation=case.live.routes.generation,
+        rollout_id=case.live.routes.rollout_id,
+        arm=case.assignment.arm,
+        answered_by=verdict.answered_by,
+        unit=case.unit if case.has_unit else None,
+        bucket=case.assignment.bucket if case.has_unit else None,
+        version=arm.version if arm else None,
+        bundle=arm.bundle if arm else None,
+        score=verdict.score,
+        decision=verdict.decision,
+        degraded=decided.degraded_reason is not None,
+        degraded_reason=decided.degraded_reason,
+        latency_us=latency_us,
+        payload=_payload(decided, caller),
+    )
+
+
+def _attribution(verdict: Verdict) -> str | None:
+    """How the reasons were found, where a model's score has some."""
+    if verdict.target is None or verdict.score is None or not verdict.reasons:
+        return None
+    return verdict.target.bundle.attribution.method
+
+
+def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
+    facts, verdict = decided.case.facts, decided.verdict
+    payload: dict[str, Any] = {
+        "request": facts.fields,
+        "features": facts.features.values,
+        "feature_times": facts.features.times,
+        "raw": verdict.raw,
+        "reasons": [reason.code for reason in verdict.reasons],
+        "client": caller.client,
+    }
+    if isinstance(facts, RawFacts):
+        payload["inputs"] = facts.inputs
+    optional = {
+        "reasons_omitted": verdict.omitted,
+        "attribution": _attribution(verdict),
+        "cached": verdict.cached or None,
+        "missing_features": decided.case.gaps.features or None,
+        "feature_gaps": decided.case.gaps.told,
+        "failures": [[f.step, f.reason] for f in decided.failures] or None,
+        "idempotency_key": caller.key,
+        "trace_id": caller.trace_id,
+    }
+    payload.update((name, value) for name, value in optional.items() if value is not None)
+    return payload

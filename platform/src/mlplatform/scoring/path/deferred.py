@@ -1,0 +1,139 @@
+"""Requests that are accepted now and decided later, under an id that their client polls for."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mlplatform.decisions.records.port import Appended, Entry, Idempotency, Repeated, Spilled
+from mlplatform.decisions.records.record import Record
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.path.accepted import AcceptedRequest, sealed
+from mlplatform.scoring.path.answers import PendingAnswer, encode
+from mlplatform.scoring.path.decided import Caller, Taken
+from mlplatform.scoring.path.decision_ids import is_owned, made_ms, owned_decision_id
+from mlplatform.scoring.path.payloads import ScoreRequest
+from mlplatform.scoring.path.recording import LogUnavailable, Recorder, log_unavailable
+from mlplatform.scoring.path.scoring import (
+    Answers,
+    ScoreResponse,
+    Scoring,
+    looked_up,
+    promised_to,
+    replayed,
+)
+
+_PURPOSE = b"score-async"
+
+
+class Deferral:
+    """Takes requests in for later; each is durable before its id is told."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Scoring],
+        answers: Answers,
+        recorder: Recorder,
+        clock: Clock,
+        pseudonym_key: bytes,
+    ) -> None:
+        self._models = {n: s for n, s in models.items() if s.definition.takes_async}
+        self._answers = answers
+        self._recorder = recorder
+        self._clock = clock
+        self._key = pseudonym_key
+
+    async def accept(
+        self, scoring: Scoring, request: ScoreRequest, caller: Caller
+    ) -> ScoreResponse:
+        """A `PendingAnswer`: the same one for the same key, which is of one space with `score`'s.
+
+        Raises:
+            Problem: 422 or 503, as for `score`; nothing was accepted.
+        """
+        model = scoring.definition.name
+        digest = hashlib.blake2b(
+            request.body, key=self._key, digest_size=32, person=_PURPOSE
+        ).hexdigest()
+        if caller.key is not None:
+            key = (caller.client, model, caller.key)
+            stored = await looked_up(self._answers, key, caller.started_s, caller.deadline_s)
+            if stored is not None:
+                return replayed(stored.answer, same_body=stored.body_digest == digest)
+        scoring.check_accepts(request.event_ms)
+        decision_id = owned_decision_id(model, caller.client, self._clock.wall_ms(), self._key)
+        body = encode(PendingAnswer(decision_id))
+        promise = None
+        if caller.key is not None:
+            promise = Idempotency(caller.client, caller.key, digest, body, scoring.keep_ms)
+        with scoring.times.answering(request.event_ms):
+            record = self._record(scoring, decision_id, request, caller)
+            given = await self._recorded(Entry(record, promise), body, caller.deadline_s)
+        if caller.finished is not None and not given.replayed:
+            now_s = time.monotonic()
+            caller.finished.append(Taken(decision_id, model, caller.started_s, now_s))
+        return given
+
+    async def stored(
+        self, client: str, decision_id: str, started_s: float
+    ) -> tuple[str, bytes | None]:
+        """The model, and the answer that was given under an id; None while it is to come.
+
+        Args:
+            started_s: when it was asked for, on the monotonic clock.
+
+        Raises:
+            Problem: 404, this client was told no such id, or the answer is kept no longer; 503, the
+                log does not say.
+        """
+        for model, scoring in self._models.items():
+            if not is_owned(model, client, decision_id, self._key):
+                continue
+            key = (promised_to(client), model, decision_id)
+            deadline_s = started_s + scoring.definition.deadline_ms / 1000
+            found = await looked_up(self._answers, key, started_s, deadline_s)
+            if found is not None:
+                return model, found.answer
+            if self._clock.wall_ms() - made_ms(decision_id) <= scoring.keep_ms:
+                return model, None
+        detail = f"{client} has no decision {decision_id[:64]!r} here, or it is kept no longer"
+        raise Problem(404, "unknown-decision", detail)
+
+    def _record(
+        self, scoring: Scoring, decision_id: str, request: ScoreRequest, caller: Caller
+    ) -> Record:
+        model = scoring.definition.name
+        accepted = AcceptedRequest(
+            decision_id=decision_id,
+            client=caller.client,
+            event_ms=request.event_ms,
+            request=scoring.pseudonymised(request.fields),
+            trace_id=caller.trace_id,
+        )
+        payload: dict[str, Any] = msgspec.structs.asdict(sealed(model, accepted, self._key))
+        return Record(
+            kind="accepted",
+            decision_id=decision_id,
+            model=model,
+            event_ms=request.event_ms,
+            recorded_ms=self._clock.wall_ms(),
+            payload=payload,
+        )
+
+    async def _recorded(self, entry: Entry, body: bytes, deadline_s: float) -> ScoreResponse:
+        try:
+            outcome = await self._recorder.append(entry, deadline_s)
+        except LogUnavailable as error:
+            raise log_unavailable() from error
+        match outcome:
+            case Repeated():
+                return replayed(outcome.answer, same_body=outcome.same_body)
+            case Appended() | Spilled():
+                return ScoreResponse(body, replayed=False)
+            case _:  # what is on no record can be scored by nobody
+                raise log_unavailable()

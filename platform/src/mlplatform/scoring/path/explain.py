@@ -1,0 +1,354 @@
+"""A logged decision made again: does it follow from its record and its bundle, and what drove it?
+
+The log keeps the request and the features as they were read, and names the bundle by its digest:
+with the three of them the gateway's own functions must come to the same answer, also years later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mlplatform.decisions.records.record import FEATURES, Record
+from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.inputs import InputPlan
+from mlplatform.model.rules import Decision, Rule
+from mlplatform.model.scorecard import SmallScorer
+from mlplatform.runtime.errors import Corrupt, NotFound
+from mlplatform.scoring.arms.reasons import (
+    MOST,
+    Contributions,
+    Driver,
+    NotExplained,
+    drivers,
+    ordinary_row,
+    tree_shap,
+    without_each,
+)
+from mlplatform.scoring.path.prediction import DEFAULT_REASON, SAFE_DEFAULT, STALE_REASON, ruled
+from mlplatform.scoring.predictor.model import Score, scorer
+
+SCORE_TOLERANCE = 1e-6
+Row = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Decider:
+    """A bundle on disk, ready to decide again."""
+
+    bundle: Bundle
+    plan: InputPlan
+    score: Score
+    tree_shap: Contributions | None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was decided; without a score where no model was asked.
+
+    `reasons` are codes, strongest first, as an answer gives them: none for an approval.
+    """
+
+    decision: str
+    score: float | None = None
+    raw: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+class InputCause(msgspec.Struct, frozen=True, tag="input", tag_field="by"):
+    """An input that raised the score, and what would have come out had it been ordinary.
+
+    `contribution` is to the margin by TreeSHAP, to the raw score by reference values. Missing
+    values are None.
+    """
+
+    code: str
+    text: str
+    input: str
+    value: float | None
+    ordinary: float | None
+    contribution: float
+    score_then: float
+    decision_then: Decision
+
+
+class RuleCause(msgspec.Struct, frozen=True, tag="rule", tag_field="by"):
+    """A rule that decided, with the values that its conditions read; missing ones are None."""
+
+    code: str
+    text: str
+    values: dict[str, float | None]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of a decision, beside what is computed from it again.
+
+    `again` is None where nothing was decided: a shadow copy that failed.
+    """
+
+    kind: str
+    decision_id: str
+    model: str
+    event_ms: int
+    answered_by: str | None
+    version: int | None
+    bundle: str | None
+    degraded_reason: str | None
+    logged: Outcome | None
+    again: Outcome | None
+    method: str | None = None
+    causes: tuple[InputCause | RuleCause, ...] = ()
+    note: str | None = None
+    differences: tuple[str, ...] = ()
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    """What is read of the payloads of decisions and shadows."""
+
+    request: dict[str, Any] = {}
+    features: dict[str, float | None] = {}
+    raw: float | None = None
+    reasons: tuple[str, ...] = ()
+    reasons_omitted: str | None = None
+    failures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    outcome: Outcome | None
+    causes: tuple[InputCause | RuleCause, ...] = ()
+    note: str | None = None
+    method: str | None = None
+
+
+def load_decider(bundles: Path, model: str, digest: str) -> Decider:
+    """The bundle of that digest, every file of it checked.
+
+    Raises:
+        NotFound: no such bundle, or model folder, is here.
+        ConfigInvalid: the model folder no longer has an input of the bundle.
+        Corrupt: a file of the bundle is not what its digest says.
+    """
+    folder = bundles / digest
+    if not folder.is_dir():
+        raise NotFound(f"bundle {digest} is not in {bundles}; the registry keeps every version")
+    bundle = load_bundle(folder, digest)
+    views = load_views(model_folder(model))
+    plan = InputPlan(load_definition(model), views, bundle.inputs, bundle.defaults)
+    return Decider(bundle, plan, scorer(folder / MODEL_FILE), tree_shap(bundle, folder))
+
+
+def explained(
+    records: Sequence[Record], decider_of: Callable[[str, str], Decider]
+) -> list[Explanation]:
+    """The decision among the records of one decision id, then the shadow of it if there is one.
+
+    Args:
+        decider_of: gives the bundle of a model and digest.
+
+    Raises:
+        NotFound: there is no decision among them, or its payload was erased.
+        Corrupt: the payload is not that of a decision.
+    """
+    decision = next((r for r in records if r.kind == "decision"), None)
+    if decision is None:
+        raise NotFound("there is no decision among these records")
+    asked = _payload(decision)
+    return [
+        _explanation(record, asked, decider_of)
+        for record in records
+        if record.kind in ("decision", "shadow")
+    ]
+
+
+def _explanation(
+    record: Record, asked: _Payload, decider_of: Callable[[str, str], Decider]
+) -> Explanation:
+    own = _payload(record)
+    again = _again(record, asked, decider_of)
+    logged = None
+    if record.decision is not None:
+        logged = Outcome(record.decision, record.score, own.raw, own.reasons)
+    return Explanation(
+        kind=record.kind,
+        decision_id=record.decision_id,
+        model=record.model,
+        event_ms=record.event_ms,
+        answered_by=record.answered_by,
+        version=record.version,
+        bundle=record.bundle,
+        degraded_reason=record.degraded_reason,
+        logged=logged,
+        again=again.outcome,
+        method=again.method,
+        causes=again.causes,
+        note=again.note or _failures(own),
+        differences=_differences(
+            logged,
+            again.outcome,
+            has_reasons=record.kind == "decision" and own.reasons_omitted is None,
+        ),
+    )
+
+
+def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Decider]) -> _Again:
+    if record.decision is None:
+        return _Again(None, note=f"nothing was decided: {record.degraded_reason}")
+    if record.answered_by == "default":
+        is_stale = record.degraded_reason == FEATURES
+        reason = STALE_REASON if is_stale else DEFAULT_REASON
+        outcome = Outcome(SAFE_DEFAULT, reasons=(reason.code,))
+        tried = _failures(asked) or (
+            "features were out of date" if is_stale else "no model answered"
+        )
+        return _Again(outcome, note=f"{tried}; the rules abstained: the safe default holds")
+    if record.bundle is None:
+        raise Corrupt(f"decision {record.decision_id} names no bundle")
+    decider = decider_of(record.model, record.bundle)
+    row = decider.plan.row(asked.request, record.event_ms, asked.features)
+    if record.answered_by == "rules":
+        return _by_rules(decider.bundle, row)
+    if record.answered_by == "small_model":
+        return _by_small_model(decider.bundle, row)
+    return _by_model(decider, row)
+
+
+def _by_model(decider: Decider, row: Row) -> _Again:
+    bundle = decider.bundle
+    (raw,) = _scores(decider, [row])
+    raw_without = _scores(decider, without_each(row, ordinary_row(bundle)))
+    score = bundle.calibrate(raw)
+    decision = bundle.decide(score)
+    try:
+        found = drivers(bundle, _contributions(decider, row, raw, raw_without))
+    except NotExplained as failure:
+        outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
+        return _Again(outcome, note=note, method=bundle.attribution.method)
+    causes = _input_causes(decider, found, row, raw, raw_without)
+    codes = tuple(driver.reason.code for driver in found) if decision != "approve" else ()
+    outcome = Outcome(decision, score, raw, codes)
+    return _Again(outcome, causes, method=bundle.attribution.method)
+
+
+def _contributions(
+    decider: Decider, row: Row, raw: float, raw_without: Sequence[float]
+) -> list[float]:
+    if decider.tree_shap is not None:
+        return decider.tree_shap(row, raw)
+    return [raw - other for other in raw_without]
+
+
+def _input_causes(
+    decider: Decider,
+    found: Sequence[Driver],
+    row: Row,
+    raw: float,
+    raw_without: Sequence[float],
+) -> tuple[InputCause, ...]:
+    bundle = decider.bundle
+    contributions = _contributions(decider, row, raw, raw_without)
+    names = bundle.input_names
+    known = dict(zip(names, zip(row, contributions, raw_without, strict=True), strict=True))
+    return tuple(
+        _input_cause(bundle, name, *known[name]) for driver in found for name in driver.inputs
+    )
+
+
+def _input_cause(
+    bundle: Bundle, name: str, value: float, contribution: float, raw_then: float
+) -> InputCause:
+    reason, score_then = bundle.reasons[name], bundle.calibrate(raw_then)
+    return InputCause(
+        code=reason.code,
+        text=reason.analyst,
+        input=name,
+        value=_present(value),
+        ordinary=bundle.reference[name],
+        contribution=contribution,
+        score_then=score_then,
+        decision_then=bundle.decide(score_then),
+    )
+
+
+def _by_small_model(bundle: Bundle, row: Row) -> _Again:
+    small = SmallScorer.of(bundle)
+    if small is None:
+        raise Corrupt(f"bundle {bundle.digest} has no small model")
+    raw = small.raw(row)
+    score, decision = small.decide(raw)
+    codes: tuple[str, ...] = ()
+    if decision != "approve":
+        codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))
+    return _Again(Outcome(decision, score, raw, codes), note="decided by the small model")
+
+
+def _by_rules(bundle: Bundle, row: Row) -> _Again:
+    decided = ruled(bundle, row)
+    if decided is None:
+        outcome = Outcome(SAFE_DEFAULT, reasons=(DEFAULT_REASON.code,))
+        return _Again(outcome, note="the rules abstain")
+    decision, reasons = decided
+    rules = {rule.code: rule for rule in bundle.rules}
+    inputs = dict(zip(bundle.input_names, row, strict=True))
+    causes = tuple(_rule_cause(rules[reason.code], inputs) for reason in reasons)
+    codes = tuple(reason.code for reason in reasons) if decision != "approve" else ()
+    return _Again(Outcome(decision, reasons=codes), causes)
+
+
+def _rule_cause(rule: Rule, inputs: dict[str, float]) -> RuleCause:
+    values = {condition.input: _present(inputs[condition.input]) for condition in rule.when}
+    return RuleCause(rule.code, rule.text, values)
+
+
+def _scores(decider: Decider, rows: Sequence[Row]) -> list[float]:
+    scores: list[float] = decider.score(np.array(rows, np.float32)).tolist()
+    if not all(map(math.isfinite, scores)):
+        raise Corrupt(f"the model of bundle {decider.bundle.digest} gives {scores}")
+    return scores
+
+
+def _differences(
+    logged: Outcome | None, again: Outcome | None, *, has_reasons: bool
+) -> tuple[str, ...]:
+    if logged is None or again is None:
+        return ()
+    pairs = {"decision": (logged.decision, again.decision)}
+    if not _close(logged.score, again.score):
+        pairs["score"] = (str(logged.score), str(again.score))
+    if has_reasons:
+        pairs["reasons"] = (", ".join(logged.reasons), ", ".join(again.reasons))
+    return tuple(
+        f"{name}: {one or 'none'} in the log, {other or 'none'} computed again"
+        for name, (one, other) in pairs.items()
+        if one != other
+    )
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= SCORE_TOLERANCE
+
+
+def _failures(payload: _Payload) -> str | None:
+    return "; ".join(f"{step}: {reason}" for step, reason in payload.failures) or None
+
+
+def _present(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _payload(record: Record) -> _Payload:
+    if not record.payload:
+        raise NotFound(f"the payload of {record.kind} {record.decision_id} was erased")
+    try:
+        return msgspec.convert(record.payload, _Payload)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"{record.kind} {record.decision_id}: payload: {error}") from error

@@ -1,0 +1,155 @@
+"""Features of a request, without holding up the event loop for more than a few slow reads.
+
+A read of the embedded store takes some 20 µs from the page cache, less than a hop to a thread
+costs, so it is made in the event loop. A store that is locked says so at once. One that is slow (a
+disk that does not answer) shows by reads that take too long, one that somebody holds up says so
+when it is asked: from then on reads are made by one thread, each waited for within its slice,
+until they are quick again. A store on another machine is read by threads always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
+from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+
+SLOW_READ_S = 0.002
+SLOW_READS = 3
+"""So many slow reads in a row send the next ones to the thread. One is no sign: on a busy machine
+every hundredth read is interrupted by another process for that long, and the disk did nothing."""
+
+QUICK_READS = 20
+"""So many quick reads in a row, and none under way, bring reads back into the event loop."""
+
+MOST_WAITING = 64
+READERS = 4
+"""Threads that read a store on another machine, each with a connection."""
+
+Reading = Future[tuple[OnlineRow, float]]
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+class FeaturesUnavailable(Unavailable):
+    """The online store did not answer, or not in time."""
+
+
+class FeatureReads:
+    """Reads of one model's online features by the requests of this process."""
+
+    def __init__(self, model: str, features: OnlineFeatures) -> None:
+        self._model = model
+        self._features = features
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting = 0
+        self._quick = self._slow = 0
+        self._is_apart = False
+        self._is_remote = features.is_remote
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether reads are made by a thread, because some were slow not long ago or would be."""
+        if self._is_remote:
+            return True
+        if not self._is_apart and self._features.is_held_up():
+            self._go_apart("somebody holds up readers of their store")
+        return self._is_apart
+
+    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+        """The features, read here and now; not while `is_apart`.
+
+        Raises:
+            FeaturesUnavailable: the store is locked, gone or broken.
+        """
+        began_s = time.perf_counter()
+        try:
+            return self._features.read(keys, event_ms)
+        except (PlatformError, sqlite3.Error) as error:
+            raise self._unavailable(error) from error
+        finally:
+            if time.perf_counter() - began_s > SLOW_READ_S:
+                self._was_slow()
+            elif self._slow:
+                self._slow = 0
+
+    async def read_apart(self, keys: Mapping[str, int], event_ms: int, until_s: float) -> OnlineRow:
+        """The features, read by a thread.
+
+        Args:
+            until_s: when to give up, on the monotonic clock.
+
+        Raises:
+            FeaturesUnavailable: the store is locked, gone, broken or too slow.
+        """
+        wait_s = until_s - time.monotonic()
+        if self._waiting >= MOST_WAITING or wait_s <= 0:
+            raise self._unavailable(f"{self._waiting} reads wait for the store already")
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(
+                READERS if self._is_remote else 1, thread_name_prefix=f"features-{self._model}"
+            )
+        self._waiting += 1
+        reading = self._thread.submit(self._timed, keys, event_ms)
+        loop = asyncio.get_running_loop()
+        reading.add_done_callback(lambda done: _tell(loop, self._finished, done))
+        try:
+            async with asyncio.timeout(wait_s):
+                row, _ = await asyncio.wrap_future(reading)
+        except (TimeoutError, PlatformError, sqlite3.Error) as error:
+            raise self._unavailable(str(error) or "no answer in its slice") from error
+        return row
+
+    def close(self) -> None:
+        """Start no more reads; one that hangs is left to the process's end."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _was_slow(self) -> None:
+        self._slow += 1
+        if self._slow >= SLOW_READS:
+            self._go_apart("their store is slow")
+
+    def _go_apart(self, why: str) -> None:
+        log.warning("features of %s are read by a thread: %s", self._model, why)
+        self._is_apart = True
+        self._slow = self._quick = 0
+
+    def _timed(self, keys: Mapping[str, int], event_ms: int) -> tuple[OnlineRow, float]:
+        began_s = time.perf_counter()
+        row = self._features.read(keys, event_ms)
+        return row, time.perf_counter() - began_s
+
+    def _finished(self, reading: Reading) -> None:
+        """A read by the thread is over, also one that nobody waits for any more."""
+        self._waiting -= 1
+        if self._is_remote:
+            return
+        was_quick = (
+            not reading.cancelled()
+            and reading.exception() is None
+            and reading.result()[1] <= SLOW_READ_S
+        )
+        self._quick = self._quick + 1 if was_quick else 0
+        if self._quick >= QUICK_READS and not self._waiting:
+            self._is_apart = False
+            log.info("reads of %s's features are quick again", self._model)
+
+    def _unavailable(self, why: object) -> FeaturesUnavailable:
+        log.warning("features of %s were not read: %s", self._model, why)
+        return FeaturesUnavailable(str(why))
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, what: Callable[[Reading], None], reading: Reading
+) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
+        loop.call_soon_threadsafe(what, reading)

@@ -1,0 +1,53 @@
+"""Members of JSON objects that stand twice: refused, because two readers may see two requests.
+
+A decoder takes the last of them in silence, others the first. Whoever checks a payment before it
+gets here may have read another amount than the one that is scored.
+Source: RFC 8259, section 4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mlplatform.runtime.http.problems import Problem
+
+QUOTE, BACKSLASH = b'"', b"\\"
+
+
+def refuse_repeats(body: bytes) -> None:
+    """Reads all of a body that is known to be JSON.
+
+    Raises:
+        Problem: 422, names the first member that stands twice in its object; 400, what nobody asked
+            for in it is too deep or not text.
+    """
+    try:
+        json.loads(body, object_pairs_hook=_once, parse_int=str, parse_float=str, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
+
+
+def refuse_repeats_of(name: str, body: bytes, items: Sequence[bytes]) -> None:
+    """Of a list, the only member of its object; `items` are what the list holds, as it was sent.
+
+    Raises:
+        Problem: 422, names the list.
+    """
+    if body.count(QUOTE) != 2 + sum(item.count(QUOTE) for item in items):
+        raise _twice(name)
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise _twice(name)
+        found[name] = value
+    return found
+
+
+def _twice(name: str) -> Problem:
+    detail = f"Object contains field `{name}` more than once"
+    return Problem(422, "repeated-field", detail, field=name)

@@ -1,0 +1,193 @@
+"""What the gateway counts about itself; labels are bound once, as a look-up costs most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from mlplatform.decisions.spill.writer import Counts
+from mlplatform.learning.features.policy import Gaps
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.histogram import Histograms
+from mlplatform.runtime.telemetry.kernel_clock import ClockCollector
+from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.scoring.arms.freshness import Freshness
+from mlplatform.scoring.path.decided import Decided
+from mlplatform.scoring.path.log_metrics import LogCollector
+
+__all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
+
+NONE: Final[Mapping[str, Freshness]] = {}
+BREAKER_VALUES: Final = {"closed": 0, "half_open": 1, "open": 2}
+
+
+class Metrics:
+    """All metrics of one gateway process.
+
+    Args:
+        models: those of the installation: names that callers make up are counted as none.
+    """
+
+    def __init__(self, models: Iterable[str] = ()) -> None:
+        self._registry = Registry()
+        self._registry.register(ClockCollector())
+        self._models = {model: model for model in models}
+        counter = self._registry.counter
+        self._requests = counter(signals.REQUESTS)
+        self.decisions = counter(signals.DECISIONS)
+        self.degraded = counter(signals.DEGRADED)
+        self.step_failures = counter(signals.STEP_FAILURES)
+        self.reasons_omitted = counter(signals.REASONS_OMITTED)
+        self.late = counter(signals.LATE)
+        self.shadow_dropped = counter(signals.SHADOW_DROPPED)
+        self.admission = AdmissionMetrics(self._registry)
+        self.traces = counter(signals.TRACES)
+        self.latency = Histograms(signals.LATENCY)
+        self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
+        self.generation = self._registry.gauge(signals.GENERATION)
+        self.breaker = self._registry.gauge(signals.BREAKER)
+        self.stale_share = self._registry.gauge(signals.FEATURES_STALE_SHARE)
+        self.view_age = self._registry.gauge(signals.VIEW_AGE)
+        self._bound: dict[tuple[str, int, str], Any] = {}
+        self.scores = Histograms(signals.SCORE)
+        self.feature_ages = Histograms(signals.FEATURE_AGE)
+        self.features_missing = counter(signals.FEATURES_MISSING)
+        for histograms in (self.latency, self.scores, self.feature_ages):
+            self._registry.register(histograms)
+
+    def show_trace(self, model: str, latency_s: float, trace_id: str) -> None:
+        """That a latency which was counted has a trace."""
+        self.latency.of(model).show(latency_s, trace_id, time.time())
+
+    def watch_log(self, counts: Counts) -> None:
+        """Show what becomes of records."""
+        self._registry.register(LogCollector(counts))
+
+    def answered(self, operation: str, status: int, model: str | None) -> None:
+        """Count an HTTP request or a gRPC call.
+
+        Args:
+            model: as the caller names it; None where the operation is about none.
+        """
+        key = (operation, status, "" if model is None else self._models.get(model, ""))
+        counter = self._bound.get(key)
+        if counter is None:
+            counter = self._requests.labels(operation, str(status), key[2])
+            self._bound[key] = counter
+        counter.inc()
+
+    def text(
+        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness] = NONE
+    ) -> bytes:
+        """All of it in Prometheus' text format.
+
+        Args:
+            breakers: model, service and state of every arm that the routes name.
+            fresh: of every model.
+        """
+        self._show(breakers, fresh)
+        return self._registry.text()
+
+    def open_text(
+        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness] = NONE
+    ) -> bytes:
+        """As `text`, in OpenMetrics' format, with exemplars."""
+        self._show(breakers, fresh)
+        return self._registry.open_text()
+
+    def _show(
+        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness]
+    ) -> None:
+        self.breaker.clear()
+        for model, service, state in breakers:
+            self.breaker.labels(model, service).set(BREAKER_VALUES[state])
+        self.view_age.clear()
+        for model, freshness in fresh.items():
+            self.stale_share.labels(model).set(freshness.decisions.share() or 0.0)
+            for view, share in freshness.ages().items():
+                self.view_age.labels(model, view).set(share)
+
+
+class AdmissionMetrics:
+    """Who was let in, who was not, and how the shared store did."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._decisions = registry.counter(signals.ADMISSION)
+        self._store_failures = registry.counter(signals.STORE_FAILURES)
+        self._connections = registry.counter(signals.CONNECTIONS_REFUSED)
+        self._tokens = registry.counter(signals.TOKENS_REFUSED)
+        self._key_fetches = registry.counter(signals.KEY_FETCHES)
+        self._bound: dict[tuple[str, str], Any] = {}
+
+    def decided(self, outcome: str, priority: str) -> None:
+        """Count a request; `priority` is empty for callers that nobody knows."""
+        counter = self._bound.get((outcome, priority))
+        if counter is None:
+            counter = self._decisions.labels(outcome, priority)
+            self._bound[outcome, priority] = counter
+        counter.inc()
+
+    def store_failed(self, of: str) -> None:
+        self._store_failures.labels(of).inc()
+
+    def connection_refused(self, reason: str) -> None:
+        self._connections.labels(reason).inc()
+
+    def token_refused(self, reason: str) -> None:
+        self._tokens.labels(reason).inc()
+
+    def issuer_keys_fetched(self, succeeded: bool) -> None:
+        self._key_fetches.labels("fetched" if succeeded else "failed").inc()
+
+
+class ModelMetrics:
+    """The metrics of one model's decisions."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._observe_s = metrics.latency.of(model).observe
+        self._late = metrics.late.labels(model)
+        self._decisions: dict[tuple[str, str], Any] = {}
+        self._scores = {arm: metrics.scores.of(model, arm).observe for arm in signals.ARM.values}
+        self._ages: dict[str, Callable[[float], None]] = {}
+
+    def decided(self, decided: Decided, *, latency_s: float, late: bool) -> None:
+        """Count a decision that was recorded."""
+        verdict = decided.verdict
+        key = (verdict.answered_by, verdict.decision)
+        counter = self._decisions.get(key)
+        if counter is None:
+            counter = self._metrics.decisions.labels(self._model, *key)
+            self._decisions[key] = counter
+        counter.inc()
+        self._observe_s(latency_s)
+        if late:
+            self._late.inc()
+        case = decided.case
+        if decided.degraded_reason is not None:
+            self._metrics.degraded.labels(self._model, decided.degraded_reason).inc()
+        elif verdict.score is not None:
+            self._scores[case.assignment.arm](verdict.score)
+        self._aged(case.facts.event_ms, case.facts.features.times)
+        if case.gaps.features:
+            self._missed(case.gaps)
+        if verdict.omitted is not None:
+            self._metrics.reasons_omitted.labels(self._model, verdict.omitted).inc()
+        for failure in decided.failures:
+            self._metrics.step_failures.labels(self._model, failure.step, failure.reason).inc()
+
+    def _aged(self, event_ms: int, times: Mapping[str, int | None]) -> None:
+        for view, time_ms in times.items():
+            if time_ms is not None:
+                observe = self._ages.get(view)
+                if observe is None:
+                    observe = self._metrics.feature_ages.of(self._model, view).observe
+                    self._ages[view] = observe
+                # a request that comes late may meet features of after it
+                observe(max(event_ms - time_ms, 0) / 1000)
+
+    def _missed(self, gaps: Gaps) -> None:
+        for feature, (cause, _) in gaps.features.items():
+            self._metrics.features_missing.labels(self._model, feature, cause).inc()

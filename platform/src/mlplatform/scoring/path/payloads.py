@@ -1,0 +1,210 @@
+"""What an application may send, built from the model's definition; errors name the field."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.path.members import BACKSLASH, QUOTE, refuse_repeats, refuse_repeats_of
+
+BATCH_KEY = "idempotency_key"
+MAX_ITEMS = 1000
+MAX_TEXT = 1024
+MAX_KEY = 255
+INT64 = 2**63
+YEAR_9999_MS = 253_402_300_799_999
+EventTime = Annotated[int, Meta(ge=0, le=YEAR_9999_MS)] | Annotated[datetime, Meta(tz=True)]
+Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[\x21-\x7e]*$")]
+
+_KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_KEY)
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_NAMED = re.compile(r"(?:unknown|missing required) field `(.*?)`")
+
+
+class LabelItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The outcome of one decision, named by its id or by the key that it was asked with."""
+
+    label: Annotated[int, Meta(ge=0, le=1)]
+    decision_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    idempotency_key: Key | None = None
+    event_time: EventTime | None = None
+
+
+class LabelsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    labels: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_ITEMS)]
+
+
+class VoidBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The decision that is taken back, and why."""
+
+    decision_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+
+
+class BatchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    requests: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_ITEMS)]
+
+
+_batch = msgspec.json.Decoder(BatchBody)
+_labels = msgspec.json.Decoder(LabelsBody)
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, gc=False):
+    """One request as it was sent, checked.
+
+    Args:
+        fields: the values of the model's request fields, by name, not yet pseudonymised.
+        event_ms: when it happened.
+        body: the same content in one byte string, however it was spelled.
+        key: the item's own idempotency key, in a batch.
+    """
+
+    fields: dict[str, Any]
+    event_ms: int
+    body: bytes
+    key: str | None
+
+
+class Payloads:
+    """Parses the bodies of one model."""
+
+    def __init__(self, definition: ModelDefinition) -> None:
+        fields = [(name, _type(field)) for name, field in definition.request.items()]
+        shape: list[Any] = [*fields, (EVENT_TIME, EventTime)]
+        self.request: type[msgspec.Struct] = _struct(definition.name, "Request", shape)
+        item = [*shape, (BATCH_KEY, Key | None, None)]
+        self.item: type[msgspec.Struct] = _struct(definition.name, "BatchItem", item)
+        self._request = msgspec.json.Decoder(self.request)
+        self._item = msgspec.json.Decoder(self.item)
+        self._encoder = msgspec.json.Encoder()
+        texts = sum(field.type == "string" for field in definition.request.values())
+        self._quotes = 2 * (len(shape) + texts)
+
+    def score(self, body: bytes) -> ScoreRequest:
+        """Raises Problem 400 (not JSON) or 422 (names the field; one that stands twice too)."""
+        return self._parsed(self._request, body)
+
+    def batch_item(self, body: bytes) -> ScoreRequest:
+        return self._parsed(self._item, body)
+
+    def _parsed(self, decoder: msgspec.json.Decoder[Any], body: bytes) -> ScoreRequest:
+        fields = msgspec.structs.asdict(decoded(decoder, body))
+        key = fields.pop(BATCH_KEY, None)
+        event_time = fields.pop(EVENT_TIME)
+        # Every member needs its quotes once: with as many as that, none can stand twice.
+        quotes = self._quotes + 2 * (type(event_time) is not int) + 4 * (key is not None)
+        if body.count(QUOTE) != quotes or BACKSLASH in body:
+            refuse_repeats(body)
+        event_ms = epoch_ms(event_time)
+        return ScoreRequest(fields, event_ms, self._encoder.encode((fields, event_ms)), key)
+
+
+def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """The decoded body.
+
+    Raises:
+        Problem: 400 for what is not JSON, 422 for what does not fit, naming the field.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _unfit(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
+
+
+def decoded_once(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """The decoded body, which has no member twice; for what is not on a payment's path.
+
+    Raises:
+        Problem: as `decoded`, or 422 for a member that stands twice.
+    """
+    value = decoded(decoder, body)
+    refuse_repeats(body)
+    return value
+
+
+def decoded_batch(body: bytes) -> BatchBody:
+    """A batch of requests, each as it was sent.
+
+    Raises:
+        Problem: as `decoded`, or 422 for two lists.
+    """
+    batch: BatchBody = decoded(_batch, body)
+    refuse_repeats_of("requests", body, [bytes(item) for item in batch.requests])
+    return batch
+
+
+def decoded_labels(body: bytes) -> LabelsBody:
+    """A batch of labels, each as it was sent.
+
+    Raises:
+        Problem: as `decoded`, or 422 for two lists.
+    """
+    batch: LabelsBody = decoded(_labels, body)
+    refuse_repeats_of("labels", body, [bytes(item) for item in batch.labels])
+    return batch
+
+
+def epoch_ms(value: int | datetime) -> int:
+    """An event time in milliseconds, whichever way it was spelled.
+
+    Raises:
+        Problem: 422, a written time has a year that no counted one can have.
+    """
+    if isinstance(value, int):
+        return value
+    event_ms = round(value.timestamp() * 1000)
+    if not 0 <= event_ms <= YEAR_9999_MS:
+        detail = f"{EVENT_TIME} must be from 1970 to 9999, in UTC"
+        raise Problem(422, "invalid-field", detail, field=EVENT_TIME)
+    return event_ms
+
+
+def idempotency_key(header: bytes | None) -> str | None:
+    """The value of an Idempotency-Key header.
+
+    Raises:
+        Problem: 422 unless it is 1 to 255 printable ASCII characters without spaces.
+    """
+    if header is None:
+        return None
+    if _KEY.fullmatch(header) is None:
+        detail = f"Idempotency-Key must be 1 to {MAX_KEY} printable ASCII characters"
+        raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
+    return header.decode("ascii")
+
+
+def _unfit(message: str) -> Problem:
+    named, path = _NAMED.search(message), _PATH.search(message)
+    parts = [path.group(1) if path else "", named.group(1) if named else ""]
+    field = ".".join(part for part in parts if part) or None
+    name = "invalid-field"
+    if named:
+        name = "unknown-field" if "unknown" in message else "missing-field"
+    return Problem(422, name, _PATH.sub("", message), field=field)
+
+
+def _struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
+    title = "".join(part.capitalize() for part in model.split("-")) + name
+    return msgspec.defstruct(title, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
+
+
+def _type(field: RequestField) -> Any:
+    match field.type:
+        case "int64":
+            low = -INT64 if field.minimum is None else int(field.minimum)
+            high = INT64 - 1 if field.maximum is None else int(field.maximum)
+            return Annotated[int, Meta(ge=low, le=high)]
+        case "float64":
+            return Annotated[float, Meta(ge=field.minimum, le=field.maximum)]
+        case "string":
+            return Annotated[str, Meta(max_length=MAX_TEXT)]
+        case "bool":
+            return bool

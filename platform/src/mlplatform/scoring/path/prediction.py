@@ -1,0 +1,249 @@
+"""A score from the first predictor that gives one in time, and what to say when none does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from mlplatform.learning.features.online import OnlineRow
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
+from mlplatform.model.rules import Decision, evaluate
+from mlplatform.model.scorecard import SmallScorer
+from mlplatform.runtime.telemetry.context import Origin
+from mlplatform.scoring.arms.fallback import ModelStep, Step, step_until
+from mlplatform.scoring.arms.live import Live, Target
+from mlplatform.scoring.arms.reasons import MOST, NotExplained, drivers, without_each
+from mlplatform.scoring.path.answers import AnsweredBy, ReasonGiven
+
+SAFE_DEFAULT: Decision = "review"
+DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
+STALE_REASON = ReasonGiven("NO_FEATURES", "What a model needs to know is out of date.")
+MINIMUM_BUDGET_S = 0.001
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known about one request.
+
+    Args:
+        fields: the request, pseudonymised.
+        features: what the online store said.
+    """
+
+    fields: Mapping[str, Any]
+    event_ms: int
+    features: OnlineRow
+
+    def row(self, target: Target) -> list[float]:
+        return target.plan.row(self.fields, self.event_ms, self.features.values)
+
+
+class RawFacts(Facts, frozen=True):
+    """Inputs that the caller made, in the champion's order."""
+
+    inputs: tuple[float, ...] = ()
+
+    def row(self, target: Target) -> list[float]:
+        return list(self.inputs)
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """The raw score of the step that answered; `cached` if it was kept from an equal row.
+
+    Args:
+        asked_s, answered_s: on the monotonic clock.
+        timing: what the predictor says of its own time (Server-Timing).
+    """
+
+    step: ModelStep
+    target: Target
+    row: Sequence[float]
+    raw: float
+    cached: bool = False
+    asked_s: float = 0.0
+    answered_s: float = 0.0
+    timing: bytes = b""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A step that gave no score, why, and from when to when it was tried; 0 if it was not asked."""
+
+    step: ModelStep
+    reason: FailureReason
+    asked_s: float = 0.0
+    failed_s: float = 0.0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The decision, who made it and why.
+
+    Args:
+        target: the arm whose bundle decided; None for the safe default.
+        omitted: why reasons are missing that should be there.
+        cached: the score is that of an equal row a moment ago.
+    """
+
+    decision: Decision
+    answered_by: AnsweredBy
+    target: Target | None
+    raw: float | None = None
+    score: float | None = None
+    reasons: tuple[ReasonGiven, ...] = ()
+    omitted: str | None = None
+    cached: bool = False
+
+
+async def predicted(
+    live: Live, order: Sequence[Step], facts: Facts, until_s: float, origin: Origin | None = None
+) -> tuple[Prediction | None, list[Failure]]:
+    """The score of the first step that gives one, and the failures of those before it."""
+    if not live.bulkhead.enter():
+        return None, [Failure(order[0].name, "bulkhead")]
+    try:
+        return await _asked(live, order, facts, until_s, origin)
+    finally:
+        live.bulkhead.leave()
+
+
+async def _asked(
+    live: Live, order: Sequence[Step], facts: Facts, until_s: float, origin: Origin | None
+) -> tuple[Prediction | None, list[Failure]]:
+    clock = time.monotonic
+    failures: list[Failure] = []
+    for position, step in enumerate(order):
+        target = live.targets[step.arm.service]
+        now_s = clock()
+        if until_s - now_s < MINIMUM_BUDGET_S:
+            # With time used up before anybody was asked, nobody but this gateway was slow.
+            failures.append(Failure(step.name, "deadline" if failures else "stalled"))
+            break
+        row = facts.row(target)
+        cache = target.cache if live.caching else None
+        key = cache.key(row) if cache is not None else b""
+        kept = cache.score(key, now_s) if cache is not None else None
+        if kept is not None:
+            return Prediction(step.name, target, row, kept, cached=True), failures
+        if not target.breaker.allows(now_s):
+            failures.append(Failure(step.name, "breaker_open"))
+            continue
+        slice_until_s = step_until(live.chain, now_s, until_s, len(order) - position)
+        if origin is not None and origin.step != step.name:
+            origin = Origin(origin.decision_id, origin.trace, step.name)
+        outcome = await _score(target, row, now_s, slice_until_s, origin)
+        if isinstance(outcome, Scores):
+            (raw,) = outcome
+            if cache is not None:
+                cache.keep(key, raw, now_s)
+            found = Prediction(step.name, target, row, raw, False, now_s, clock(), outcome.timing)
+            return found, failures
+        failures.append(Failure(step.name, outcome, now_s, clock()))
+    return None, failures
+
+
+async def _score(
+    target: Target, row: Sequence[float], asked_s: float, until_s: float, origin: Origin | None
+) -> Scores | FailureReason:
+    """The one score, or why there is none; the breaker is told of either, once for each call."""
+    breaker = target.breaker
+    try:
+        found = await target.predictor.predict((row,), until_s, origin)
+    except PredictionFailed as failure:
+        if failure.speaks:
+            breaker.failed(asked_s, time.monotonic())
+        else:
+            breaker.withdrawn(asked_s)
+        return failure.reason
+    except asyncio.CancelledError:
+        breaker.withdrawn(asked_s)
+        raise
+    if found.speaks:
+        breaker.answered(asked_s, time.monotonic(), until_s - asked_s)
+    else:
+        breaker.withdrawn(asked_s)
+    return found
+
+
+async def judged(prediction: Prediction, until_s: float) -> Verdict:
+    """The decision for a score; a review or decline comes with reasons if the time allows."""
+    bundle = prediction.target.bundle
+    score = bundle.calibrate(prediction.raw)
+    decision = bundle.decide(score)
+    reasons: tuple[ReasonGiven, ...] = ()
+    omitted: str | None = None
+    if decision != "approve":
+        reasons, omitted = await _reasons(prediction, until_s)
+    return Verdict(
+        decision,
+        prediction.step,
+        prediction.target,
+        prediction.raw,
+        score,
+        reasons,
+        omitted,
+        prediction.cached,
+    )
+
+
+def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASON) -> Verdict:
+    """What the champion's bundle says by itself: its small model, or its rules where that one
+    knows too little or there is none, or the safe default where the rules abstain.
+
+    Args:
+        why: the reason that the safe default gives.
+    """
+    champion = live.champion
+    if champion is None:
+        return Verdict(SAFE_DEFAULT, "default", None, reasons=(why,))
+    row = facts.row(champion)
+    if champion.small is not None and champion.small.knows(row):
+        return _by_small_model(champion, champion.small, row)
+    decided = ruled(champion.bundle, row)
+    if decided is None:
+        return Verdict(SAFE_DEFAULT, "default", None, reasons=(why,))
+    decision, reasons = decided
+    return Verdict(decision, "rules", champion, reasons=reasons if decision != "approve" else ())
+
+
+def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonGiven, ...]] | None:
+    """What the bundle's rules decide about a row of its inputs, and why; None: they abstain."""
+    outcome = evaluate(bundle.rules, dict(zip(bundle.input_names, row, strict=True)))
+    if outcome is None:
+        return None
+    texts = {rule.code: rule.text for rule in bundle.rules}
+    return outcome.decision, tuple(ReasonGiven(c, texts[c]) for c in outcome.codes[:MOST])
+
+
+def _by_small_model(target: Target, small: SmallScorer, row: Sequence[float]) -> Verdict:
+    raw = small.raw(row)
+    score, decision = small.decide(raw)
+    reasons: tuple[ReasonGiven, ...] = ()
+    if decision != "approve":
+        named = (target.bundle.reasons[name] for name in small.strongest(row, MOST))
+        reasons = tuple(ReasonGiven(reason.code, reason.customer) for reason in named)
+    return Verdict(decision, "small_model", target, raw, score, reasons)
+
+
+async def _reasons(
+    prediction: Prediction, until_s: float
+) -> tuple[tuple[ReasonGiven, ...], str | None]:
+    target = prediction.target
+    if until_s - time.monotonic() < MINIMUM_BUDGET_S:
+        return (), "deadline"
+    try:
+        contributions = await _contributions(prediction, until_s)
+    except (PredictionFailed, NotExplained) as failure:
+        return (), failure.reason
+    found = (driver.reason for driver in drivers(target.bundle, contributions))
+    return tuple(ReasonGiven(reason.code, reason.customer) for reason in found), None
+
+
+async def _contributions(prediction: Prediction, until_s: float) -> list[float]:
+    target, raw = prediction.target, prediction.raw
+    if target.explainer is not None:
+        return await target.explainer.explain(prediction.row, raw, until_s)
+    rows = without_each(prediction.row, target.reference)
+    return [raw - other for other in await target.predictor.predict(rows, until_s)]

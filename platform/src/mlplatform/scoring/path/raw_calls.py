@@ -1,0 +1,100 @@
+"""Callers of the Open Inference Protocol: rows of inputs in, raw scores out, by the same routes.
+
+They name a customer by the parameter `assignment_key`; without it the champion answers, and the
+records stay outside every analysis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+import numpy as np
+
+from mlplatform.model.definition import REQUEST_UNIT
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.arms.fallback import ModelStep
+from mlplatform.scoring.path.decided import Caller, Decided
+from mlplatform.scoring.path.payloads import INT64, MAX_TEXT
+from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
+
+MAX_ROWS: Final = 128
+PARAMETER: Final = "assignment_key"
+MODEL_STEPS: Final = get_args(ModelStep)
+PLATFORM: Final = "mlplatform_gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """The raw scores of the rows, in order, and the version that gave the last of them."""
+
+    scores: Floats
+    version: str
+
+
+async def inferred(
+    scoring: Scoring, rows: Floats, assignment_key: Any | None, caller: Caller
+) -> Inferred:
+    """Raw scores, each row decided and recorded by itself; they leave for the predictor together.
+
+    Raises:
+        Problem: 422 for too many rows or a key of another kind, 503 where a row got no score.
+    """
+    if caller.key is not None:
+        detail = "inference requests have no Idempotency-Key: score by /api for that"
+        raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
+    if len(rows) > MAX_ROWS:
+        raise Problem(422, "invalid-field", f"{len(rows)} rows; at most {MAX_ROWS}", field="inputs")
+    value = _unit_value(scoring, assignment_key)
+    decided = await asyncio.gather(
+        *(scoring.infer(row, value, caller) for row in rows.astype(np.float64).tolist())
+    )
+    return Inferred(np.array([_raw(one) for one in decided], np.float32), _version(decided[-1]))
+
+
+def width(scoring: Scoring) -> int:
+    """How many inputs the champion takes.
+
+    Raises:
+        Problem: 503, there is none.
+    """
+    champion = scoring.live.current.champion
+    if champion is None:
+        detail = f"model {scoring.definition.name!r} has no promoted version yet"
+        raise Problem(503, "no-champion", detail, retry_after_s=5)
+    return len(champion.plan.names)
+
+
+def refused(error: RequestRefused) -> Problem:
+    return Problem(error.status, "invalid-inference", str(error))
+
+
+def _raw(decided: Decided) -> float:
+    raw = decided.verdict.raw
+    if raw is None or decided.verdict.answered_by not in MODEL_STEPS:
+        # the small model's raw scores are on another scale
+        detail = f"no predictor gave a score: {decided.degraded_reason}"
+        raise Problem(503, "no-score", detail, retry_after_s=1)
+    return raw
+
+
+def _version(decided: Decided) -> str:
+    return decided.arm.bundle if decided.arm else ""
+
+
+def _unit_value(scoring: Scoring, key: Any | None) -> Any | None:
+    """The key as the value of the model's assignment unit, as a score request would hold it."""
+    name = scoring.definition.assignment_unit
+    if key is None or name == REQUEST_UNIT:
+        return None
+    kind = scoring.definition.request[name].type
+    if kind == "int64":
+        if isinstance(key, str) and key.isascii() and key.removeprefix("-").isdigit():
+            key = int(key) if len(key) <= 20 else INT64
+        if type(key) is int and -INT64 <= key < INT64:
+            return key
+    elif isinstance(key, str) and 0 < len(key) <= MAX_TEXT:
+        return key
+    raise Problem(422, "invalid-field", f"{PARAMETER} must be {kind}", field=PARAMETER)

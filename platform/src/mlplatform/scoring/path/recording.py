@@ -1,0 +1,238 @@
+"""Records on their way into the decision log: an answer waits here until its record is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from mlplatform.decisions.records.port import (
+    Appended,
+    Entry,
+    Idempotency,
+    Outcome,
+    Spilled,
+    Stored,
+    Unlogged,
+    Unrecorded,
+)
+from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.predictor_client.deadlines import Deadlines
+
+WAIT_S = 2.0
+"""How long what has no deadline waits for its record: a label, a void, a copy."""
+
+BEYOND_S = 0.01
+"""How much longer than its deadline an answer waits for its record: most that are not there in time
+are there in a few milliseconds, and a decision that is on record is worth more than a refusal. So
+long is waited, too, from when the record was handed in or this process was held up itself."""
+
+STALL_S = 0.005
+"""A wait whose end is noticed this much too late says that this process was held up itself."""
+
+UNLOGGED_KEPT = 4096
+LOOK_AGAIN_S = 0.005
+
+
+class Commit(Protocol):
+    """The part of decisions.commit.AsyncGroupCommit that is used here."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]: ...
+
+    async def close(self) -> None: ...
+
+
+OpenCommit = Callable[[Callable[[], int]], Commit]
+
+
+class LogUnavailable(Unavailable):
+    """The log did not confirm a record in time; whether it holds it is open."""
+
+
+def log_unavailable() -> Problem:
+    """What a caller is told then; nothing that is not recorded is answered."""
+    detail = "the decision log does not answer, so nothing is given or taken; try again"
+    return Problem(503, "log-unavailable", detail, retry_after_s=1)
+
+
+class Recorder:
+    """Appends records one by one; the commit behind it makes them few transactions.
+
+    Args:
+        open_commit: called when the server starts, in the event loop, with what tells how many
+            records may be waiting at most.
+        advanced: told the event time of every record that was written.
+    """
+
+    def __init__(self, open_commit: OpenCommit, advanced: Callable[[int], None]) -> None:
+        self._open_commit = open_commit
+        self._advanced = advanced
+        self._commit: Commit | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call
+        self._waits = Deadlines()
+
+    def start(self, expected: Callable[[], int] = lambda: 0) -> None:
+        """Args: expected: how many requests are being answered now; 0 where that is not known."""
+        self._loop = asyncio.get_running_loop()
+        self._commit = self._open_commit(expected)
+
+    @property
+    def alive(self) -> bool:
+        """False once nothing can be recorded any more, which only a new process can mend."""
+        return self._commit is None or self._commit.alive
+
+    async def stop(self) -> None:
+        """Everything that was handed in is durable afterwards."""
+        if self._commit is not None:
+            await self._commit.close()
+
+    async def append(self, entry: Entry, deadline_s: float | None = None) -> Outcome:
+        """The outcome, once the record is durable, or known to be recorded nowhere by declaration.
+
+        Args:
+            deadline_s: of whoever waits, on the monotonic clock, which is also the event loop's:
+                the outcome comes BEYOND_S later at the latest. Without one it is waited for WAIT_S.
+
+        Raises:
+            LogUnavailable: neither the log nor its spill takes the record, or not in time. In time
+                or not, a record that was handed in may still be written.
+        """
+        if self._commit is None or self._loop is None:
+            raise LogUnavailable("the log is not open yet")
+        now_s = time.monotonic()
+        until_s = now_s + WAIT_S if deadline_s is None else max(deadline_s, now_s) + BEYOND_S
+        answer: asyncio.Future[list[Outcome]] | None = None
+        try:
+            answer = self._commit.submit((entry,))
+            self._waits.add(self._loop, until_s, _Wait(answer, until_s))
+            (outcome,) = await answer
+        except PlatformError as error:
+            answer = None  # it holds the error, the error this frame: nobody would free the three
+            raise LogUnavailable(str(error)) from error
+        if isinstance(outcome, Unrecorded):
+            raise LogUnavailable(outcome.reason)
+        if isinstance(outcome, Appended | Spilled | Unlogged):
+            self._advanced(entry.record.event_ms)
+        return outcome
+
+
+class _Wait:
+    """For the confirmation of one record."""
+
+    __slots__ = ("_answer", "_is_stalled", "_until_s")
+
+    def __init__(self, answer: asyncio.Future[list[Outcome]], until_s: float) -> None:
+        self._answer = answer
+        self._until_s = until_s
+        self._is_stalled = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._answer.done()
+
+    def expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up; if this process itself is late, read first what the commit has said."""
+        if self._answer.done():
+            return
+        late_s = time.monotonic() - self._until_s
+        if late_s > STALL_S and not self._is_stalled:
+            self._is_stalled = True
+            loop.call_later(BEYOND_S, self.expire, loop)
+            return
+        self._answer.set_exception(LogUnavailable("no confirmation in time"))
+
+
+class Found(Protocol):
+    """Answers that were recorded."""
+
+    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+
+
+class KeptAnswers:
+    """Answers given under a key: those on record, and the last of those that are on none.
+
+    An unlogged answer holds for retries that reach this process while it is among the last few
+    thousand; more cannot be promised where nothing can be written.
+    """
+
+    def __init__(self, recorded: Found) -> None:
+        self._recorded = recorded
+        self._unlogged: dict[tuple[str, str, str], Stored] = {}
+
+    def find(self, client: str, model: str, key: str) -> Stored | None:
+        found = self._recorded.find(client, model, key)
+        if found is None and self._unlogged:
+            found = self._unlogged.get((client, model, key))
+        return found
+
+    def keep_unlogged(self, entry: Entry, answer: bytes) -> None:
+        """Keep the answer of an entry that was recorded nowhere, if it came with a key."""
+        given: Idempotency | None = entry.idempotency
+        if given is None:
+            return
+        record = entry.record
+        stored = Stored(answer, given.body_digest, record.decision_id)
+        self._unlogged[given.client, record.model, given.key] = stored
+        if len(self._unlogged) > UNLOGGED_KEPT:
+            del self._unlogged[next(iter(self._unlogged))]
+
+
+async def found_in_time(find: Callable[[], Stored | None], until_s: float) -> Stored | None:
+    """What a look-up finds, tried again while the log lets nobody read.
+
+    A process that starts the log anew holds up readers for microseconds, or for some milliseconds
+    where it loses its core at that moment: no reason to refuse anybody.
+
+    Args:
+        until_s: when to give up, on the monotonic clock.
+
+    Raises:
+        PlatformError: of the last try.
+    """
+    while True:
+        try:
+            return find()
+        except PlatformError:
+            if time.monotonic() + LOOK_AGAIN_S > until_s:
+                raise
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
+class InFlight:
+    """Idempotency keys that are being answered in this process; the log arbitrates the rest."""
+
+    def __init__(self) -> None:
+        self._keys: set[tuple[str, str]] = set()
+
+    def claim(self, client: str, key: str) -> AbstractContextManager[None]:
+        """Hold a key while its request is answered.
+
+        Raises:
+            Problem: 409, somebody holds it.
+        """
+        claimed = (client, key)
+        if claimed in self._keys:
+            detail = "a request with this Idempotency-Key is being answered"
+            raise Problem(409, "in-flight", detail, field="Idempotency-Key", retry_after_s=1)
+        self._keys.add(claimed)
+        return _Claim(self._keys, claimed)
+
+
+class _Claim:
+    __slots__ = ("_claimed", "_keys")
+
+    def __init__(self, keys: set[tuple[str, str]], claimed: tuple[str, str]) -> None:
+        self._keys = keys
+        self._claimed = claimed
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        self._keys.discard(self._claimed)

@@ -1,0 +1,464 @@
+"""One request from its parsed body to its durable answer.
+
+docs/architecture.md names the steps in their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from mlplatform.decisions.records.port import Entry, Idempotency, Repeated, Stored, Unlogged
+from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
+from mlplatform.learning.features.policy import NO_GAPS, Gaps
+from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.context import ACCEPTED, Origin, derived_span_id, trace_id_of
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.scoring.arms.fallback import features_until, predict_until
+from mlplatform.scoring.arms.freshness import Freshness
+from mlplatform.scoring.arms.live import LiveModel
+from mlplatform.scoring.arms.routing import Assignment, assign
+from mlplatform.scoring.arms.states import ModelState
+from mlplatform.scoring.path.accepted import AcceptedRequest, is_genuine
+from mlplatform.scoring.path.answers import encode
+from mlplatform.scoring.path.decided import (
+    Caller,
+    Decided,
+    Finished,
+    RoutedRequest,
+    answer,
+    record,
+    unlogged_answer,
+)
+from mlplatform.scoring.path.decision_ids import made_ms, new_decision_id
+from mlplatform.scoring.path.feature_reads import FeatureReads, FeaturesUnavailable
+from mlplatform.scoring.path.metrics import ModelMetrics
+from mlplatform.scoring.path.payloads import Payloads, ScoreRequest
+from mlplatform.scoring.path.prediction import (
+    STALE_REASON,
+    Facts,
+    RawFacts,
+    judged,
+    predicted,
+    without_predictor,
+)
+from mlplatform.scoring.path.recording import (
+    Found,
+    InFlight,
+    LogUnavailable,
+    Recorder,
+    found_in_time,
+    log_unavailable,
+)
+from mlplatform.scoring.path.shadow import ShadowCopies, ShadowCopy
+from mlplatform.scoring.path.times import HOUR_MS, EventTimes
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+each = logging.getLogger(f"{__name__}.each")
+"""Of every decision a line, for who asks for debug lines; none is spared here."""
+
+
+NO_FEATURES = OnlineRow({}, {})
+LOOK_UP_SHARE = 0.4
+"""Of the deadline, for a key that cannot be looked up at once: what is left is enough to decide."""
+
+
+class Answers(Protocol):
+    """Answers given earlier; the part of the decision log that is read while answering."""
+
+    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+
+    def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResponse:
+    """An answer as bytes: fresh, or the stored one of an earlier request with the same key."""
+
+    body: bytes
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringInput:
+    """A request under its id.
+
+    Args:
+        fields: as they are stored: pseudonyms in place of what is pseudonymous.
+    """
+
+    decision_id: str
+    fields: Mapping[str, Any]
+    event_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyClaim:
+    """Under which key an answer is kept for retries; only a caller that waits for it gets one that
+    is on no record."""
+
+    client: str
+    key: str
+    body_digest: str = ""
+    may_be_unlogged: bool = True
+
+
+class Scoring:
+    """Answers the score requests of one model."""
+
+    def __init__(
+        self,
+        live: LiveModel,
+        features: OnlineFeatures,
+        answers: Answers,
+        recorder: Recorder,
+        shadow: ShadowCopies,
+        times: EventTimes,
+        clock: Clock,
+        pseudonym_key: bytes,
+        metrics: ModelMetrics,
+    ) -> None:
+        self.live = live
+        self.definition: ModelDefinition = live.definition
+        self.payloads = Payloads(live.definition)
+        self.times = times
+        self._features = FeatureReads(live.definition.name, features)
+        self.freshness = Freshness(
+            live.definition.name,
+            features,
+            lambda: live.current.policies,
+            times.now_ms,
+            live.definition.features.stale_share_limit,
+        )
+        self._entities = tuple(live.definition.entities.items())
+        self._answers = answers
+        self._recorder = recorder
+        self._shadow = shadow
+        self._clock = clock
+        self._key = pseudonym_key
+        self._metrics = metrics
+        self._in_flight = InFlight()
+        self.keep_ms = live.definition.idempotency_keep_h * HOUR_MS
+        self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
+
+    def state(self) -> ModelState:
+        """The model as this gateway applies it now."""
+        return self.live.state(self.freshness.state())
+
+    async def answer(self, request: ScoreRequest, caller: Caller) -> ScoreResponse:
+        """The answer to a request, durable before it is returned.
+
+        Raises:
+            Problem: 409, 422 or 503, as the OpenAPI document says.
+        """
+        if caller.key is None:
+            return await self._answered(self._asked(request, caller.client), caller, None)
+        body_digest = hashlib.blake2b(request.body, key=self._key, digest_size=32).hexdigest()
+        with self._in_flight.claim(caller.client, caller.key):
+            stored = await self._stored(caller.client, caller.key, caller)
+            if stored is not None:
+                return replayed(stored.answer, same_body=stored.body_digest == body_digest)
+            promise = IdempotencyClaim(caller.client, caller.key, body_digest)
+            asked = self._asked(request, caller.client)
+            return await self._answered(asked, caller, promise)
+
+    async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> ScoreResponse:
+        """The answer to a request that a gateway accepted earlier: one for its id, however often
+        and wherever it is asked for; judged at its own event time, however late.
+
+        Args:
+            caller: the deadline; the client is the one that asked.
+
+        Raises:
+            Problem: 409 or 503, as for `answer`; 422, nobody here accepted it, or too long ago to
+                tell whether it was answered, or the model takes other fields by now.
+        """
+        self._check_accepted(accepted)
+        caller = replace(caller, client=accepted.client, key=None, trace_id=accepted.trace_id)
+        asked = ScoringInput(accepted.decision_id, accepted.request, accepted.event_ms)
+        owner = promised_to(accepted.client)
+        with self._in_flight.claim(owner, asked.decision_id):
+            stored = await self._stored(owner, asked.decision_id, caller)
+            if stored is not None:
+                return ScoreResponse(stored.answer, replayed=True)
+            promise = IdempotencyClaim(owner, asked.decision_id, may_be_unlogged=False)
+            return await self._answered(asked, caller, promise)
+
+    async def infer(
+        self, inputs: Sequence[float], unit_value: Any | None, caller: Caller
+    ) -> Decided:
+        """The decision over inputs that the caller made, durable before it is returned.
+
+        Args:
+            inputs: in the order of the champion's bundle.
+            unit_value: of the assignment unit; without one the champion is asked, and no rollout
+                counts the record.
+
+        Raises:
+            Problem: 503.
+        """
+        event_ms = self.times.now_ms()
+        with self.times.answering(event_ms):
+            case = self._raw_case(inputs, unit_value, event_ms, caller.client)
+            decided = await self._decided(case, caller)
+            await self._recorded(decided, caller, None)
+        self._count(decided, caller)
+        return decided
+
+    def _raw_case(
+        self, inputs: Sequence[float], unit_value: Any | None, event_ms: int, client: str
+    ) -> RoutedRequest:
+        live = self.live.current
+        champion = live.champion
+        if champion is None:
+            raise self._no_champion()
+        decision_id = self._new_id(client)
+        unit = pseudonym(decision_id if unit_value is None else unit_value, self._key)
+        assignment = assign(live.routes, unit)
+        has_unit = unit_value is not None
+        names = live.targets[assignment.target.service].plan.names
+        if not has_unit or names != champion.plan.names:
+            # inputs in the champion's order say nothing to a challenger that takes others
+            has_unit = has_unit and assignment.arm == "champion"
+            assignment = Assignment("champion", assignment.bucket, champion.arm, None)
+        facts = RawFacts({}, event_ms, OnlineRow({}, {}), tuple(inputs))
+        return RoutedRequest(decision_id, live, facts, unit, assignment, NO_GAPS, True, has_unit)
+
+    def _no_champion(self) -> Problem:
+        detail = f"model {self.definition.name!r} has no promoted version yet"
+        return Problem(503, "no-champion", detail, retry_after_s=5)
+
+    def check_accepts(self, event_ms: int) -> None:
+        """Raises Problem: 503, nothing is promoted; 422, the event time is too far from now."""
+        if self.live.current.champion is None:
+            raise self._no_champion()
+        self.times.check(event_ms)
+
+    def _check_accepted(self, accepted: AcceptedRequest) -> None:
+        if not is_genuine(self.definition.name, accepted, self._key):
+            detail = f"no gateway accepted this as {accepted.decision_id!r}"
+            raise Problem(422, "not-accepted", detail, field="mac")
+        age_ms = self._clock.wall_ms() - made_ms(accepted.decision_id)
+        if age_ms > self.keep_ms:  # its answer may have been given, and kept no longer
+            detail = f"{accepted.decision_id} was accepted {age_ms // HOUR_MS} h ago"
+            raise Problem(422, "expired", detail, field="decision_id")
+        if accepted.request.keys() != self.definition.request.keys():
+            detail = f"accepted as {sorted(accepted.request)}; the model takes others by now"
+            raise Problem(422, "outdated", detail, field="request")
+
+    def _new_id(self, client: str) -> str:
+        return new_decision_id(self.definition.name, client, self._clock.wall_ms(), self._key)
+
+    def _asked(self, request: ScoreRequest, client: str) -> ScoringInput:
+        self.check_accepts(request.event_ms)
+        return ScoringInput(
+            self._new_id(client), self.pseudonymised(request.fields), request.event_ms
+        )
+
+    async def _answered(
+        self, asked: ScoringInput, caller: Caller, promise: IdempotencyClaim | None
+    ) -> ScoreResponse:
+        with self.times.answering(asked.event_ms):
+            decided = await self._decided(await self._case(asked, caller), caller)
+            given = await self._recorded(decided, caller, promise)
+        if not given.replayed:
+            self._count(decided, caller)
+            self._copy(decided.case)
+        return given
+
+    async def _case(self, asked: ScoringInput, caller: Caller) -> RoutedRequest:
+        """The request, routed, with its features."""
+        live = self.live.current
+        if live.champion is None:
+            raise self._no_champion()
+        unit = self._unit(asked)
+        assignment = assign(live.routes, unit)
+        policies = live.targets[assignment.target.service].policies
+        read_from_s = time.monotonic()
+        try:
+            features = await self._read_features(asked.fields, asked.event_ms, caller)
+            gaps = policies.gaps(features, asked.event_ms, self.freshness.newest)
+        except FeaturesUnavailable:
+            features, gaps = NO_FEATURES, policies.unavailable()
+        read_s = (read_from_s, time.monotonic())
+        if gaps.refused:
+            raise features_missing(gaps)
+        facts = Facts(asked.fields, asked.event_ms, features)
+        return RoutedRequest(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
+
+    async def _decided(self, case: RoutedRequest, caller: Caller) -> Decided:
+        """The decision of the first that can give one in time."""
+        live = case.live
+        if case.gaps.withheld:
+            verdict = without_predictor(live, case.facts, STALE_REASON)
+            return Decided(case, verdict, (), None, time.monotonic())
+        until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
+        order = live.order(case.assignment)
+        if case.is_raw and live.champion is not None:
+            names = live.champion.plan.names
+            order = tuple(s for s in order if live.targets[s.arm.service].plan.names == names)
+        origin = Origin(case.decision_id, caller.trace)
+        prediction, failures = await predicted(live, order, case.facts, until_s, origin)
+        if prediction is None:
+            verdict = without_predictor(live, case.facts)
+        else:
+            verdict = await judged(prediction, until_s)
+        return Decided(case, verdict, tuple(failures), prediction, time.monotonic())
+
+    async def _recorded(
+        self, decided: Decided, caller: Caller, promise: IdempotencyClaim | None
+    ) -> ScoreResponse:
+        """The answer, after its record is durable; another one's, if that came first."""
+        body = encode(answer(decided))
+        latency_us = round((time.monotonic() - caller.started_s) * 1e6)
+        entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
+        kept = None
+        if promise is not None:
+            digest = promise.body_digest
+            kept = Idempotency(promise.client, promise.key, digest, body, self.keep_ms)
+        given = Entry(entry, kept)
+        try:
+            outcome = await self._recorder.append(given, caller.deadline_s)
+        except LogUnavailable as error:
+            decision_id = decided.case.decision_id
+            trace_id = caller.trace_id or trace_id_of(decision_id)
+            extra = {"decision_id": decision_id, "trace_id": trace_id}
+            log.error("a decision was not recorded: %s", error, extra=extra)
+            self._note(decided, caller, time.monotonic(), is_recorded=False)
+            raise log_unavailable() from error
+        if isinstance(outcome, Repeated):
+            return replayed(outcome.answer, same_body=outcome.same_body)
+        if isinstance(outcome, Unlogged):
+            if promise is not None and not promise.may_be_unlogged:
+                self._note(decided, caller, time.monotonic(), is_recorded=False)
+                raise log_unavailable()
+            body = encode(unlogged_answer(decided))
+            self._answers.keep_unlogged(given, body)
+        return ScoreResponse(body, replayed=False)
+
+    def _copy(self, case: RoutedRequest) -> None:
+        arm, routes = case.assignment.shadow, case.live.routes
+        if arm is not None and not case.gaps.withheld:  # the champion was not asked either
+            target = case.live.targets[arm.service]
+            bucket = case.assignment.bucket
+            self._shadow.offer(
+                ShadowCopy(case.decision_id, case.facts, routes, target, case.unit, bucket)
+            )
+
+    def _count(self, decided: Decided, caller: Caller) -> None:
+        now_s = time.monotonic()
+        if not decided.case.is_raw:
+            told = decided.case.gaps.told
+            self.freshness.decisions.count(
+                told is not None and bool(told.stale or told.unavailable)
+            )
+        self._metrics.decided(
+            decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
+        )
+        self._note(decided, caller, now_s)
+        if each.isEnabledFor(logging.DEBUG):
+            verdict, decision_id = decided.verdict, decided.case.decision_id
+            took_ms = (now_s - caller.started_s) * 1000
+            trace_id = caller.trace_id or trace_id_of(decision_id)
+            extra = {"decision_id": decision_id, "trace_id": trace_id}
+            each.debug("decided by %s in %.1f ms", verdict.answered_by, took_ms, extra=extra)
+
+    @staticmethod
+    def _note(decided: Decided, caller: Caller, now_s: float, *, is_recorded: bool = True) -> None:
+        """For the request's trace, should it become one."""
+        if caller.finished is None:
+            return
+        accepted = None
+        if caller.was_accepted:
+            decision_id = decided.case.decision_id
+            trace_id = caller.trace_id or trace_id_of(decision_id)
+            accepted = trace_id, derived_span_id(decision_id, ACCEPTED)
+        finished = Finished(decided, caller.started_s, now_s, is_recorded, accepted)
+        caller.finished.append(finished)
+
+    async def _stored(self, client: str, key: str, caller: Caller) -> Stored | None:
+        return await looked_up(
+            self._answers, (client, self.definition.name, key), caller.started_s, caller.deadline_s
+        )
+
+    def pseudonymised(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields as they are stored."""
+        return {
+            name: pseudonym(value, self._key) if self._is_pseudonymous[name] else value
+            for name, value in sent.items()
+        }
+
+    def _unit(self, asked: ScoringInput) -> int:
+        """The number of the assignment unit."""
+        name = self.definition.assignment_unit
+        if name == REQUEST_UNIT:
+            return pseudonym(asked.decision_id, self._key)
+        value = asked.fields[name]
+        return int(value) if self._is_pseudonymous[name] else pseudonym(value, self._key)
+
+    async def _read_features(
+        self, fields: Mapping[str, Any], event_ms: int, caller: Caller
+    ) -> OnlineRow:
+        keys = {entity: fields[name] for entity, name in self._entities}
+        if not self._features.is_apart:
+            return self._features.read(keys, event_ms)
+        chain = self.definition.chain
+        until_s = features_until(chain, caller.started_s, caller.deadline_s)
+        return await self._features.read_apart(keys, event_ms, until_s)
+
+
+async def looked_up(
+    answers: Found, key: tuple[str, str, str], started_s: float, deadline_s: float
+) -> Stored | None:
+    """What is kept under a client, model and key, looked for while there is time to decide after.
+
+    Raises:
+        Problem: 503, the log does not say.
+    """
+    until_s = started_s + LOOK_UP_SHARE * (deadline_s - started_s)
+    try:
+        return await found_in_time(lambda: answers.find(*key), until_s)
+    except PlatformError as error:
+        log.error("the decision log was not read: %s", error)
+        raise log_unavailable() from error
+
+
+def features_missing(gaps: Gaps) -> Problem:
+    """What a caller is told where a feature's policy is to refuse.
+
+    503, not 422: nothing about the request is wrong, and it may be answered once the feature is
+    there again.
+    """
+    name = gaps.refused[0]
+    cause, _ = gaps.features[name]
+    detail = f"feature {name} is {cause}, and nothing is decided without it"
+    return Problem(503, "features-missing", detail, retry_after_s=5)
+
+
+def promised_to(client: str) -> str:
+    """Whose the answers to accepted requests are, by decision id. Names of clients hold no slash,
+    so these keys meet no Idempotency-Key."""
+    return f"{client}/decisions"
+
+
+def replayed(answer: bytes, *, same_body: bool) -> ScoreResponse:
+    """A stored answer again.
+
+    Raises:
+        Problem: 422, it was given to another request.
+    """
+    if not same_body:
+        detail = "this Idempotency-Key was used with another body, or with another operation"
+        raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
+    return ScoreResponse(answer, replayed=True)

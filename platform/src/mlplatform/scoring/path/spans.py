@@ -1,0 +1,305 @@
+"""Which requests are worth their spans, decided when they are over, and what those spans are.
+
+A request that is not leaves no more than a few clock readings behind.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from mlplatform.decisions.topics.messages import requests_topic
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.context import (
+    ACCEPTED,
+    TraceContext,
+    derived_span_id,
+    step_place,
+    trace_id_of,
+)
+from mlplatform.runtime.telemetry.signals import Attribute
+from mlplatform.runtime.telemetry.spans import (
+    Attributes,
+    Link,
+    ProcessIdentity,
+    Span,
+    Trace,
+    new_span_id,
+)
+from mlplatform.scoring.path.decided import Done, Finished, Taken
+from mlplatform.scoring.path.prediction import Prediction
+
+KeptFor = Literal["error", "slow", "degraded", "canary", "caller", "share"]
+SPARE: Final = ("slow", "caller", "share")
+"""In an overload every request is slow; the others must not be lost among them."""
+MAX_DECISIONS: Final = 20
+"""Of a batch, those that speak for it first: what is wrong with one is mostly wrong with all."""
+
+_TIMINGS: Final = {b"queue": signals.QUEUE_MS, b"compute": signals.COMPUTE_MS}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that is answered.
+
+    Args:
+        operation: as in the metrics.
+        attributes: of the request itself.
+        done: what it has come to: its decisions, as far as it had some.
+    """
+
+    operation: str
+    attributes: Attributes
+    trace: TraceContext | None
+    started_s: float
+    ended_s: float
+    is_error: bool
+    done: Sequence[Done]
+    kept_for: KeptFor
+
+    @property
+    def trace_id(self) -> str | None:
+        """The caller's trace, or the first decision's; None where there is neither."""
+        if self.trace is not None:
+            return self.trace.trace_id
+        return trace_id_of(_decision_id(self.done[0])) if self.done else None
+
+
+class Sink(Protocol):
+    """Where requests go whose spans are wanted."""
+
+    def offer(self, item: Ended, *, is_spare: bool) -> None: ...
+
+
+class Traces:
+    """The end of every request comes by here.
+
+    Args:
+        slo_s: model → how long an answer may take and not be slow.
+        share: of the requests that nothing speaks for and no caller has decided on, 0 to 1.
+        shown: told a kept decision's model, how long it took, and its trace.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        slo_s: Mapping[str, float],
+        share: float,
+        shown: Callable[[str, float, str], None] = lambda model, latency_s, trace_id: None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._sink = sink
+        self._slo_s = slo_s
+        self._share = share
+        self._shown = shown
+        self._chance = chance
+
+    def ended(
+        self,
+        operation: str,
+        trace: TraceContext | None,
+        started_s: float,
+        status: int,
+        done: Sequence[Done],
+        attributes: Callable[[], Attributes],
+    ) -> bool:
+        """Keep the request, if anything speaks for it; whether it was."""
+        kept_for = self._kept_for(trace, status, done)
+        if kept_for is None:
+            return False
+        now_s, is_error, shown = time.monotonic(), status >= 500, _first_of(done)
+        ended = Ended(operation, attributes(), trace, started_s, now_s, is_error, shown, kept_for)
+        self._sink.offer(ended, is_spare=kept_for in SPARE)
+        trace_id = ended.trace_id
+        for each in shown:
+            if isinstance(each, Finished) and trace_id is not None:
+                latency_s = each.recorded_s - each.started_s
+                self._shown(each.decided.case.live.routes.model, latency_s, trace_id)
+        return True
+
+    def _kept_for(
+        self, trace: TraceContext | None, status: int, done: Sequence[Done]
+    ) -> KeptFor | None:
+        if status >= 500:
+            return "error"
+        for each in done:
+            kept_for = spoken_for(each, self._slo_s)
+            if kept_for is not None:
+                return kept_for
+        if trace is not None and trace.parent_id is not None:
+            return "caller" if trace.is_sampled else None
+        return "share" if self._chance() < self._share else None
+
+
+def spoken_for(done: Done, slo_s: Mapping[str, float]) -> KeptFor | None:
+    """Why this alone makes a request worth its spans, if it does."""
+    if isinstance(done, Taken):
+        return None
+    if not done.is_recorded:
+        return "error"
+    case = done.decided.case
+    if done.decided.degraded_reason is not None:
+        return "degraded"
+    if case.assignment.arm == "challenger":
+        return "canary"  # a slow one too: in an overload all are slow, and these must not be lost
+    is_slow = done.recorded_s - done.started_s > slo_s[case.live.routes.model]
+    return "slow" if is_slow else None
+
+
+def build(ended: Ended) -> Trace:
+    """The spans of a request; the first is the request's own."""
+    done, trace = ended.done, ended.trace
+    parent_id = trace.parent_id if trace is not None else None
+    if trace is not None:
+        span_id = trace.span_id
+    else:
+        span_id = derived_span_id(_decision_id(ended.done[0])) if done else new_span_id()
+    own = {**ended.attributes, signals.KEPT_FOR: ended.kept_for}
+    spans: list[Span] = []
+    if len(done) == 1 and isinstance(done[0], Finished) and done[0].accepted is None:
+        own |= _decision_attributes(done[0])
+        spans += _steps(done[0], span_id)
+    else:
+        for each in done:
+            spans += _taken(each, span_id) if isinstance(each, Taken) else _decision(each, span_id)
+    kind, model = signals.REQUEST_SPAN, _model(done[0]) if done else ""
+    name = kind.name.format(operation=ended.operation, model=model).strip()
+    request = Span(
+        kind, name, span_id, parent_id, ended.started_s, ended.ended_s, own, ended.is_error
+    )
+    trace_id = ended.trace_id or new_span_id() + new_span_id()
+    return Trace(trace_id, (request, *spans), parent_id is not None, ended.kept_for in SPARE)
+
+
+def _first_of(done: Sequence[Done]) -> Sequence[Done]:
+    """As many as a trace shows, those that something is wrong with before others.
+
+    The first stays the first: a trace that no caller began is named by it. A batch may hold a
+    thousand, and this is on the event loop: they are looked at once, not sorted.
+    """
+    if len(done) <= MAX_DECISIONS:
+        return done
+    others = itertools.islice(done, 1, None)
+    return [done[0], *heapq.nsmallest(MAX_DECISIONS - 1, others, key=_is_ordinary)]
+
+
+def _is_ordinary(done: Done) -> tuple[bool, float]:
+    if isinstance(done, Taken):
+        return True, 0.0
+    is_wrong = not done.is_recorded or done.decided.degraded_reason is not None
+    is_canary = done.decided.case.assignment.arm == "challenger"
+    return not (is_wrong or is_canary), done.started_s - done.recorded_s
+
+
+def _decision_id(done: Done) -> str:
+    return done.decision_id if isinstance(done, Taken) else done.decided.case.decision_id
+
+
+def _model(done: Done) -> str:
+    return done.model if isinstance(done, Taken) else done.decided.case.live.routes.model
+
+
+def _taken(taken: Taken, parent_id: str) -> list[Span]:
+    kind, topic = signals.ACCEPT_SPAN, requests_topic(taken.model)
+    attributes = {
+        signals.MODEL_NAME: taken.model,
+        signals.DECISION_ID: taken.decision_id,
+        signals.TOPIC: topic,
+    }
+    span_id = derived_span_id(taken.decision_id, ACCEPTED)
+    name = kind.name.format(topic=topic)
+    at_s = taken.started_s, taken.recorded_s
+    return [Span(kind, name, span_id, parent_id, *at_s, attributes)]
+
+
+def _decision(finished: Finished, parent_id: str) -> list[Span]:
+    kind, span_id = signals.DECISION_SPAN, new_span_id()
+    own = Span(
+        kind,
+        kind.name,
+        span_id,
+        parent_id,
+        finished.started_s,
+        finished.recorded_s,
+        _decision_attributes(finished),
+        is_error=not finished.is_recorded,
+        links=(Link(*finished.accepted),) if finished.accepted else (),
+    )
+    return [own, *_steps(finished, span_id)]
+
+
+def _decision_attributes(finished: Finished) -> Attributes:
+    decided = finished.decided
+    routes, arm = decided.case.live.routes, decided.arm
+    return {
+        signals.MODEL_NAME: routes.model,
+        signals.MODEL_VERSION: arm.version if arm else None,
+        signals.DECISION_ID: decided.case.decision_id,
+        signals.ROUTE_ARM: decided.case.assignment.arm,
+        signals.GENERATION_USED: routes.generation,
+        signals.ANSWERED_BY: decided.verdict.answered_by,
+        signals.DEGRADED_REASON: decided.degraded_reason,
+    }
+
+
+def _steps(finished: Finished, parent_id: str) -> list[Span]:
+    """What a decision's time went into, in order."""
+    decided, found = finished.decided, []
+    features, predict, record = signals.FEATURES_SPAN, signals.PREDICT_SPAN, signals.RECORD_SPAN
+    if decided.case.read_s:
+        read_s = decided.case.read_s
+        found.append(Span(features, features.name, new_span_id(), parent_id, *read_s))
+    for failure in decided.failures:
+        if failure.asked_s:  # a breaker that is open, or a full bulkhead, asked nobody
+            span_id = derived_span_id(decided.case.decision_id, step_place(failure.step))
+            name, asked_s = predict.name.format(step=failure.step), failure.asked_s
+            why = {signals.ERROR_TYPE: failure.reason}
+            found.append(
+                Span(predict, name, span_id, parent_id, asked_s, failure.failed_s, why, True)
+            )
+    found += _prediction(decided.case.decision_id, decided.prediction, parent_id)
+    is_lost = not finished.is_recorded
+    lost = {signals.ERROR_TYPE: "unrecorded"} if is_lost else {}
+    at_s = decided.decided_s, finished.recorded_s
+    found.append(Span(record, record.name, new_span_id(), parent_id, *at_s, lost, is_lost))
+    return found
+
+
+def _prediction(decision_id: str, found: Prediction | None, parent_id: str) -> list[Span]:
+    """The call that gave the score, and the predictor's part in it, as the predictor tells it."""
+    if found is None or found.cached:
+        return []
+    kind, inner = signals.PREDICT_SPAN, signals.INFER_SPAN
+    span_id = derived_span_id(decision_id, step_place(found.step))
+    name, at_s = kind.name.format(step=found.step), (found.asked_s, found.answered_s)
+    spans = [Span(kind, name, span_id, parent_id, *at_s)]
+    told = timings(found.timing)
+    if told:
+        service, call_s = found.target.arm.service, found.answered_s - found.asked_s
+        took_s = min(sum(told.values()) / 1000, call_s)
+        start_s = found.asked_s + (call_s - took_s) / 2
+        name, of = inner.name.format(service=service), ProcessIdentity(inner.of, service)
+        at_s = start_s, start_s + took_s
+        spans.append(Span(inner, name, new_span_id(), span_id, *at_s, told, of=of))
+    return spans
+
+
+def timings(header: bytes) -> dict[Attribute, float]:
+    """What a predictor says of its own time, in its Server-Timing header.
+
+    Source: W3C Server Timing; entries that are not as we write them are passed over.
+    """
+    found = {}
+    for entry in header.split(b","):
+        name, _, duration = entry.strip().partition(b";dur=")
+        if name in _TIMINGS:
+            try:
+                found[_TIMINGS[name]] = float(duration)
+            except ValueError:
+                continue
+    return found

@@ -1,0 +1,126 @@
+"""Which event times are accepted: nobody may push the platform's clock."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal
+
+from mlplatform.runtime.http.problems import Problem
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+SYSTEM_TOLERANCE_MS = 5 * MINUTE_MS
+IN_FLIGHT_MS = 15_000
+SETTLED_S = 2.0
+"""In a replay, what was sent this long ago has arrived."""
+REPLAY_BEHIND_MS = HOUR_MS
+REPLAY_AHEAD_MS = 48 * HOUR_MS
+REPLAY_ARRIVAL_BEHIND_MS = 7 * 24 * HOUR_MS
+
+ClockMode = Literal["system", "replay"]
+
+
+class EventTimes:
+    """Refuses event times that are too far from now.
+
+    Args:
+        mode: system: within 5 minutes of the clock; replay: from an hour behind the watermark to
+            two days ahead of it, anything before the first record.
+        now_ms: the platform's event clock; 0 before the first record of a replay.
+    """
+
+    def __init__(
+        self,
+        mode: ClockMode,
+        now_ms: Callable[[], int],
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._mode = mode
+        self.now_ms = now_ms
+        self._monotonic_s = monotonic_s
+        self._answering: dict[int, int] = {}
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def answering(self, event_ms: int) -> AbstractContextManager[None]:
+        """In force from a request's arrival until its record is durable."""
+        return _NOTHING if self._mode == "system" else _Answering(self._answering, event_ms)
+
+    def passed_ms(self) -> int | None:
+        """The event time before which this process has no request left to record; None: unknown.
+
+        Live traffic can't be older than its tolerance. A replay sends its requests in order, to
+        whichever gateway: what the platform had reached a while ago this process has passed too,
+        unless it still answers an older request. Without that a gateway that gets no traffic would
+        hold up every judgement of what the others record.
+        """
+        if self._mode == "system":
+            return self.now_ms() - SYSTEM_TOLERANCE_MS - IN_FLIGHT_MS
+        settled_ms = self._settled_ms()
+        if settled_ms is None:
+            return None
+        return min([settled_ms, *self._answering.copy().values()])
+
+    def _settled_ms(self) -> int | None:
+        now_s = self._monotonic_s()
+        self._seen.append((now_s, self.now_ms()))
+        while len(self._seen) > 1 and self._seen[1][0] <= now_s - SETTLED_S:
+            self._seen.popleft()
+        seen_s, event_ms = self._seen[0]
+        return event_ms if event_ms > 0 and seen_s <= now_s - SETTLED_S else None
+
+    def check(self, event_ms: int) -> None:
+        """Raises Problem 422 for the event time of a request that is refused."""
+        self._check(event_ms, behind_ms=REPLAY_BEHIND_MS)
+
+    def check_arrival(self, event_ms: int) -> None:
+        """Raises Problem 422 for the arrival of a label that is refused.
+
+        A replay may report a few days' labels at a time, after the requests of those days.
+        """
+        self._check(event_ms, behind_ms=REPLAY_ARRIVAL_BEHIND_MS)
+
+    def _check(self, event_ms: int, *, behind_ms: int) -> None:
+        now_ms = self.now_ms()
+        low_ms, high_ms = bounds(self._mode, now_ms, behind_ms=behind_ms)
+        if low_ms <= event_ms <= high_ms:
+            return
+        side = "before" if event_ms < now_ms else "after"
+        detail = (
+            f"event_time is {abs(event_ms - now_ms) / 1000:.0f} s {side} the clock; accepted: "
+            f"{(now_ms - low_ms) // 1000} s before to {(high_ms - now_ms) // 1000} s after it"
+        )
+        raise Problem(422, "event-time", detail, field="event_time")
+
+
+class _Answering:
+    __slots__ = ("_all", "_event_ms")
+
+    def __init__(self, everything: dict[int, int], event_ms: int) -> None:
+        self._all = everything
+        self._event_ms = event_ms
+
+    def __enter__(self) -> None:
+        self._all[id(self)] = self._event_ms
+
+    def __exit__(self, *exc: object) -> None:
+        del self._all[id(self)]
+
+
+_NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
+
+
+def bounds(mode: ClockMode, now_ms: int, *, behind_ms: int) -> tuple[int, int]:
+    """The first and last event time that is accepted now, both included.
+
+    Args:
+        behind_ms: how far behind the watermark a replay may report.
+    """
+    if mode == "system":
+        return now_ms - SYSTEM_TOLERANCE_MS, now_ms + SYSTEM_TOLERANCE_MS
+    if now_ms == 0:
+        return 0, 2**63 - 1
+    return now_ms - behind_ms, now_ms + REPLAY_AHEAD_MS

@@ -1,0 +1,224 @@
+"""What the predictor answers to each path."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mlplatform.runtime.http.connection import Answer
+from mlplatform.runtime.http.messages import JSON, Line, Refusal, Reply, Request, line
+from mlplatform.runtime.telemetry.context import trace_context
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.scoring.predictor import protocol
+from mlplatform.scoring.predictor.batching import Scored
+from mlplatform.scoring.predictor.metrics import CONTENT_TYPE
+from mlplatform.scoring.predictor.protocol import HEADER_LENGTH, Inference, RequestRefused
+from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+_BINARY: Final = line(b"content-type", b"application/octet-stream")
+_METRICS: Final = line(b"content-type", CONTENT_TYPE)
+_BEARER: Final = line(b"www-authenticate", b"Bearer")
+_HEADER_LENGTH: Final = HEADER_LENGTH.lower().encode()
+
+
+class RestApplication:
+    """The protocol over HTTP, for one predictor."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._infer_path = f"/v2/models/{predictor.name}/infer"
+
+    def answer(self, request: Request) -> Answer:
+        """The reply; at once, where the body is here and the model is quick."""
+        try:
+            if request.path == self._infer_path:
+                return self._infer(request)
+            return self._other(request)
+        except RequestRefused as error:
+            return _refused(error)
+
+    def refusal(self, refused: Refusal) -> Reply:
+        """What a connection turns down, as the protocol's error object."""
+        return _refused(RequestRefused(refused.status, refused.detail, refused.retry_after_s))
+
+    def ended(self, reason: str) -> None:
+        """Nothing: a predictor's callers are few, and known."""
+
+    def _infer(self, request: Request) -> Answer:
+        start_s = time.perf_counter()
+        try:
+            header_length = self._read_head(request)
+            if not request.is_whole:
+                return self._infer_later(request, header_length, start_s)
+            model, queue = self._predictor.served()
+            asked = protocol.parse(_body(request), header_length, model.width)
+            scored = queue.score_at_once(asked.rows)
+            if scored is None:
+                return self._score_later(request, asked, start_s)
+            return self._scores(asked, scored, start_s)
+        except RequestRefused as error:
+            self._failed(request, error)
+            raise
+
+    async def _infer_later(
+        self, request: Request, header_length: str | None, start_s: float
+    ) -> Reply:
+        """The reply to a request whose body is on its way."""
+        try:
+            await _arrival(request)
+            model, _ = self._predictor.served()
+            asked = protocol.parse(_body(request), header_length, model.width)
+        except RequestRefused as error:
+            self._failed(request, error)
+            return _refused(error)
+        return await self._score_later(request, asked, start_s)
+
+    async def _score_later(self, request: Request, asked: Inference, start_s: float) -> Reply:
+        """The reply of a model that is too slow for the event loop."""
+        try:
+            _, queue = self._predictor.served()
+            return self._scores(asked, await queue.score(asked.rows), start_s)
+        except RequestRefused as error:
+            self._failed(request, error)
+            return _refused(error)
+
+    def _failed(self, request: Request, error: RequestRefused) -> None:
+        """Count it, and if it is this predictor's doing, say so with the trace of who asked."""
+        self._predictor.metrics.error("rest", error.status)
+        if error.status >= 500:
+            told = trace_context(request.headers)
+            extra = {"trace_id": told.trace_id if told else None}
+            log.warning("an inference request got no scores: %s", error, extra=extra)
+
+    def _scores(self, asked: Inference, scored: Scored, start_s: float) -> Reply:
+        model, _ = self._predictor.served()
+        body, head = protocol.answer(
+            scored.scores,
+            model=self._predictor.name,
+            version=model.served.digest,
+            request_id=asked.request_id,
+            binary=asked.binary,
+        )
+        timing = line(
+            b"server-timing",
+            b"queue;dur=%.3f, compute;dur=%.3f" % (scored.queue_s * 1e3, scored.compute_s * 1e3),
+        )
+        self._predictor.metrics.rest_answered_s(time.perf_counter() - start_s)
+        if head is None:
+            return Reply(body, (JSON, timing))
+        return Reply(body, (_BINARY, timing, line(_HEADER_LENGTH, b"%d" % head)))
+
+    def _read_head(self, request: Request) -> str | None:
+        """The length of the JSON before binary tensors, where it is given.
+
+        Raises:
+            RequestRefused: 401 without the token, 405 for another method.
+        """
+        headers = request.headers
+        self._predictor.check_token(headers.get(b"authorization"))
+        request.let_in()
+        if request.method != "POST":
+            raise RequestRefused(405, f"{request.path} takes POST, not {request.method}")
+        length = headers.get(_HEADER_LENGTH)
+        return None if length is None else length.decode("latin-1")
+
+    def _other(self, request: Request) -> Answer:
+        path, method = request.path, request.method
+        if path != "/v2/health/live":
+            self._predictor.check_token(request.headers.get(b"authorization"))
+            request.let_in()
+        path = self._unversioned(path)
+        if path == self._infer_path:
+            return self._infer(request)
+        answers: dict[str, Callable[[], Reply]] = {
+            "/v2": self._server_metadata,
+            "/v2/health/live": self._liveness,
+            "/v2/health/ready": self._readiness,
+            f"/v2/models/{self._predictor.name}": self._model_metadata,
+            f"/v2/models/{self._predictor.name}/ready": self._readiness,
+            "/metrics": lambda: Reply(self._predictor.metrics.text(), (_METRICS,)),
+        }
+        if path not in answers:
+            raise RequestRefused(404, f"no path {path!r}")
+        if method != "GET":
+            raise RequestRefused(405, f"{path} takes GET, not {method}")
+        return answers[path]()
+
+    def _unversioned(self, path: str) -> str:
+        """The path under the service's name and without `/versions/<version>`.
+
+        Raises:
+            RequestRefused: 404 for another model or version.
+        """
+        if not path.startswith("/v2/models/"):
+            return path
+        _, _, _, name, *rest = path.split("/")
+        version = ""
+        if len(rest) >= 2 and rest[0] == "versions":
+            version, rest = rest[1], rest[2:]
+        self._predictor.check_name(name, version)
+        return "/".join(("/v2/models", self._predictor.name, *rest))
+
+    def _liveness(self) -> Reply:
+        if not self._predictor.alive:
+            raise self._predictor.not_ready()
+        return Reply(protocol.encode({"live": True}))
+
+    def _readiness(self) -> Reply:
+        if not self._predictor.ready:
+            raise self._predictor.not_ready()
+        return Reply(protocol.encode({"name": self._predictor.name, "ready": True}))
+
+    def _server_metadata(self) -> Reply:
+        metadata = {
+            "name": SERVER_NAME,
+            "version": PROTOCOL_VERSION,
+            "extensions": ["binary_tensor_data"],
+        }
+        return Reply(protocol.encode(metadata))
+
+    def _model_metadata(self) -> Reply:
+        model, _ = self._predictor.served()
+        tensor = {"datatype": protocol.DATATYPE}
+        metadata = {
+            "name": self._predictor.name,
+            "versions": [model.served.digest],
+            "platform": PLATFORM,
+            "inputs": [{"name": protocol.INPUT, **tensor, "shape": [-1, model.width]}],
+            "outputs": [{"name": protocol.OUTPUT, **tensor, "shape": [-1]}],
+            "properties": {
+                "input_names": model.served.input_names,
+                "accelerator": model.accelerator,
+                "mode": model.mode,
+                "event_loop_rows": model.inline_rows,
+                "warm_up_us": {str(t.rows): round(t.call_s * 1e6, 1) for t in model.timings},
+            },
+        }
+        return Reply(protocol.encode(metadata))
+
+
+async def _arrival(request: Request) -> None:
+    try:
+        await request.body()
+    except Refusal as refused:
+        raise RequestRefused(refused.status, refused.detail) from refused
+
+
+def _body(request: Request) -> bytes:
+    try:
+        return request.arrived_body()
+    except Refusal as refused:
+        raise RequestRefused(refused.status, refused.detail) from refused
+
+
+def _refused(error: RequestRefused) -> Reply:
+    headers: list[Line] = [JSON]
+    if error.retry_after_s is not None:
+        headers.append(line(b"retry-after", b"%d" % error.retry_after_s))
+    if error.status == 401:
+        headers.append(_BEARER)
+    return Reply(protocol.error_body(str(error)), headers, error.status)

@@ -1,0 +1,236 @@
+"""What the predictor answers over gRPC: the Open Inference Protocol's `GRPCInferenceService`.
+
+Source: Open Inference Protocol, gRPC; the messages are in platform/protos.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from mlplatform.runtime.http.grpc_door import MAX_CONNECTIONS, GrpcDoor
+from mlplatform.scoring.predictor.batching import Scored
+from mlplatform.scoring.predictor.model import Model
+from mlplatform.scoring.predictor.protocol import (
+    DATATYPE,
+    INPUT,
+    OUTPUT,
+    Floats,
+    RequestRefused,
+    check_tensor,
+    shaped,
+)
+from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
+from mlplatform.scoring.protos import open_inference_pb2 as pb
+
+SERVICE: Final = "inference.GRPCInferenceService"
+MESSAGE_OVERHEAD_BYTES: Final = 4096
+MAX_STREAMS: Final = 256
+"""Calls of one connection at a time; its client keeps further ones back."""
+
+HANDSHAKE_MS: Final = 10_000
+IDLE_MS: Final = 75_000
+_CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+M = TypeVar("M", bound=Message)
+Context = grpc.aio.ServicerContext[Any, Any]
+Answer = Callable[[bytes], Awaitable[Message]]
+
+
+class InferenceService:
+    """The protocol over gRPC, for one predictor.
+
+    Requests come as bytes and are parsed here: gRPC itself would answer a message that can't be
+    parsed with INTERNAL, as if that were the server's fault.
+
+    Args:
+        let_in: gets the peer of each call that knows the token.
+    """
+
+    def __init__(self, predictor: Predictor, let_in: Callable[[str], None]) -> None:
+        self._predictor = predictor
+        self._let_in = let_in
+
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """Every method of the service."""
+        answers: dict[str, Answer] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                method: grpc.unary_unary_rpc_method_handler(
+                    self._guarded(answer, is_open=method == "ServerLive"),
+                    response_serializer=lambda message: message.SerializeToString(),
+                )
+                for method, answer in answers.items()
+            },
+        )
+
+    def _guarded(self, answer: Answer, *, is_open: bool) -> Callable[[bytes, Context], Any]:
+        async def call(request: bytes, context: Context) -> Message:
+            try:
+                if not is_open:
+                    self._predictor.check_token(_authorization(context))
+                    self._let_in(context.peer())
+                return await answer(request)
+            except RequestRefused as error:
+                code, trailers = _CODES[error.status], []
+                if error.retry_after_s is not None:
+                    trailers.append(("retry-after", str(error.retry_after_s)))
+                    if error.status == 503 and self._predictor.ready:
+                        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+                await context.abort(code, str(error), tuple(trailers))
+
+        return call
+
+    async def _server_live(self, request: bytes) -> pb.ServerLiveResponse:
+        _parsed(pb.ServerLiveRequest, request)
+        return pb.ServerLiveResponse(live=self._predictor.alive)
+
+    async def _server_ready(self, request: bytes) -> pb.ServerReadyResponse:
+        _parsed(pb.ServerReadyRequest, request)
+        return pb.ServerReadyResponse(ready=self._predictor.ready)
+
+    async def _model_ready(self, request: bytes) -> pb.ModelReadyResponse:
+        asked = _parsed(pb.ModelReadyRequest, request)
+        self._predictor.check_name(asked.name, asked.version)
+        return pb.ModelReadyResponse(ready=self._predictor.ready)
+
+    async def _server_metadata(self, request: bytes) -> pb.ServerMetadataResponse:
+        _parsed(pb.ServerMetadataRequest, request)
+        return pb.ServerMetadataResponse(name=SERVER_NAME, version=PROTOCOL_VERSION)
+
+    async def _model_metadata(self, request: bytes) -> pb.ModelMetadataResponse:
+        asked = _parsed(pb.ModelMetadataRequest, request)
+        self._predictor.check_name(asked.name, asked.version)
+        model, _ = self._predictor.served()
+        tensor = pb.ModelMetadataResponse.TensorMetadata
+        return pb.ModelMetadataResponse(
+            name=self._predictor.name,
+            versions=[model.served.digest],
+            platform=PLATFORM,
+            inputs=[tensor(name=INPUT, datatype=DATATYPE, shape=[-1, model.width])],
+            outputs=[tensor(name=OUTPUT, datatype=DATATYPE, shape=[-1])],
+        )
+
+    async def _model_infer(self, request: bytes) -> pb.ModelInferResponse:
+        start_s = time.perf_counter()
+        metrics = self._predictor.metrics
+        try:
+            answer = await self._scores(request)
+        except RequestRefused as error:
+            metrics.error("grpc", error.status)
+            raise
+        metrics.grpc_answered_s(time.perf_counter() - start_s)
+        return answer
+
+    async def _scores(self, request: bytes) -> pb.ModelInferResponse:
+        asked = _parsed(pb.ModelInferRequest, request)
+        self._predictor.check_name(asked.model_name, asked.model_version)
+        model, queue = self._predictor.served()
+        rows = rows_of(asked, model.width)
+        scored = await queue.score(rows)
+        return self._answer(asked, model, scored)
+
+    def _answer(
+        self, asked: pb.ModelInferRequest, model: Model, scored: Scored
+    ) -> pb.ModelInferResponse:
+        """Scores as the request's values were sent: raw bytes for raw bytes."""
+        answer = pb.ModelInferResponse(
+            model_name=self._predictor.name, model_version=model.served.digest, id=asked.id
+        )
+        answer.parameters["queue_us"].int64_param = round(scored.queue_s * 1e6)
+        answer.parameters["compute_us"].int64_param = round(scored.compute_s * 1e6)
+        output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=[len(scored.scores)])
+        if asked.raw_input_contents:
+            answer.raw_output_contents.append(scored.scores.astype("<f4", copy=False).tobytes())
+        else:
+            output.contents.fp32_contents.extend(scored.scores.tolist())
+        return answer
+
+
+def rows_of(request: pb.ModelInferRequest, width: int) -> Floats:
+    """The rows [n, width] in a request.
+
+    Raises:
+        RequestRefused: 400, naming what is wrong.
+    """
+    if len(request.inputs) != 1:
+        names = [tensor.name for tensor in request.inputs]
+        raise RequestRefused(400, f"inputs are {names}; the model takes one tensor, {INPUT!r}")
+    for output in request.outputs:
+        if output.name != OUTPUT:
+            raise RequestRefused(400, f"no output {output.name!r}; the model gives {OUTPUT!r}")
+    [tensor] = request.inputs
+    check_tensor(tensor.name, tensor.datatype, tensor.shape, width)
+    if request.raw_input_contents:
+        return shaped(_from_bytes(request.raw_input_contents, tensor), tensor.shape)
+    values: Floats = np.array(tensor.contents.fp32_contents, dtype=np.float32)
+    return shaped(values, tensor.shape)
+
+
+def _from_bytes(raw: Sequence[bytes], tensor: pb.ModelInferRequest.InferInputTensor) -> Floats:
+    if tensor.HasField("contents"):
+        raise RequestRefused(400, f"{INPUT!r} has both contents and raw_input_contents")
+    if len(raw) != 1 or len(raw[0]) % 4:
+        sizes = [len(part) for part in raw]
+        raise RequestRefused(
+            400, f"raw_input_contents has parts of {sizes} bytes; wanted one, of 4 to a value"
+        )
+    return np.frombuffer(raw[0], dtype="<f4")
+
+
+def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple[str, int], ...]:
+    """What callers of a listener may take: gRPC itself sets no bounds but a message's."""
+    return (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.so_reuseport", int(shares_port)),
+    )
+
+
+def server(predictor: Predictor, door: GrpcDoor) -> grpc.aio.Server:
+    """A gRPC server for the predictor, without a port as yet.
+
+    Args:
+        door: told of who knows the token.
+    """
+    size = predictor.max_body_bytes + MESSAGE_OVERHEAD_BYTES
+    # Two servers on one port would share its calls without knowing.
+    made = grpc.aio.server(options=options(size, shares_port=False))
+    made.add_generic_rpc_handlers((InferenceService(predictor, door.let_in).handlers(),))
+    return made
+
+
+def _parsed(kind: type[M], request: bytes) -> M:
+    try:
+        return kind.FromString(request)
+    except DecodeError as error:
+        raise RequestRefused(400, f"the request is no {kind.__name__}") from error
+
+
+def _authorization(context: Context) -> bytes | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, bytes) else value.encode()
+    return None

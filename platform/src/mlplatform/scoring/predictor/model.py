@@ -1,0 +1,207 @@
+"""A bundle's model, ready to score: loaded, warmed up, and checked against its golden rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import onnxruntime
+
+from mlplatform.model.bundle import MODEL_FILE, load_bundle
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.errors import Corrupt, Refused
+from mlplatform.scoring.predictor import providers
+from mlplatform.scoring.predictor.protocol import INPUT, OUTPUT, Floats
+from mlplatform.scoring.predictor.providers import Accelerator
+
+WARM_UP_ROWS: Final = (1, 2, 8, 32, 128, 512)
+WARM_UP_REPEATS: Final = 5
+WARM_UP_LIMIT_S: Final = 0.25
+"""Larger batches than one that takes this long are not tried: they would only delay the start."""
+
+INLINE_LIMIT_S: Final = 200e-6
+"""A call longer than this leaves the event loop, so that health checks stay live."""
+
+RuntimeFailure = (
+    onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
+    onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf,
+    onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
+    onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
+)
+"""What ONNX Runtime raises for a model that it can't load or run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the predictor needs of a bundle."""
+
+    model: str
+    digest: str
+    input_names: tuple[str, ...]
+    golden_rows: Floats
+    golden_scores: Floats
+    tolerance: float
+    onnx_path: Path
+
+
+Load = Callable[[Path], Served]
+Score = Callable[[Floats], Floats]
+Mode = Literal["event_loop", "thread"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one call of the model took with so many rows, the best of a few, when warm."""
+
+    rows: int
+    call_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that has passed its self-test.
+
+    Args:
+        timings: by rows, rising.
+    """
+
+    served: Served
+    score: Score
+    timings: tuple[Timing, ...]
+    accelerator: Accelerator = "cpu"
+
+    @property
+    def width(self) -> int:
+        return len(self.served.input_names)
+
+    @property
+    def inline_rows(self) -> int:
+        """The most rows that were scored within `INLINE_LIMIT_S`; 0 for a slow model."""
+        return max((t.rows for t in self.timings if t.call_s <= INLINE_LIMIT_S), default=0)
+
+    @property
+    def mode(self) -> Mode:
+        """Where a single row is scored."""
+        return "event_loop" if self.inline_rows else "thread"
+
+
+def read_bundle(folder: Path) -> Served:
+    """What is served from a bundle folder; every digest in it is checked.
+
+    Raises:
+        BundleCorrupt: names the file that is missing or changed.
+    """
+    bundle = load_bundle(folder)
+    return Served(
+        model=bundle.model,
+        digest=bundle.digest,
+        input_names=bundle.input_names,
+        golden_rows=np.array(bundle.golden.rows, dtype=np.float32),
+        golden_scores=np.array(bundle.golden.scores, dtype=np.float32),
+        tolerance=bundle.golden.tolerance,
+        onnx_path=folder / MODEL_FILE,
+    )
+
+
+def load(
+    folder: Path, name: str, accelerator: Accelerator = "cpu", read: Load = read_bundle
+) -> Model:
+    """The model of a bundle folder, warm and tested.
+
+    Raises:
+        Refused: the bundle is not the one that the service is named for, or the accelerator is not
+            one that this runtime has.
+        Corrupt: the bundle or its model is broken, or the golden rows score otherwise.
+    """
+    served = read(folder)
+    named = ServiceName.parse(name)
+    if named is not None and not named.names(served.model, served.digest):
+        raise Refused(
+            f"service {name} is not for the bundle in {folder}: {served.model} {served.digest[:8]}"
+        )
+    score = scorer(served.onnx_path, accelerator)
+    timings = warm_up(score, len(served.input_names))
+    self_test(score, served)
+    return Model(served, score, timings, accelerator)
+
+
+def session(onnx_path: Path, accelerator: Accelerator = "cpu") -> onnxruntime.InferenceSession:
+    """An ONNX file loaded to run on one thread.
+
+    Raises:
+        Refused: this runtime lacks the accelerator.
+        Corrupt: ONNX Runtime does not take the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return providers.session(onnx_path, options, accelerator)
+    except RuntimeFailure as error:
+        raise Corrupt(f"{onnx_path.name} can't be loaded on {accelerator}: {error}") from error
+
+
+def scorer(onnx_path: Path, accelerator: Accelerator = "cpu") -> Score:
+    """A function from rows [n, width] to raw scores [n], one ONNX Runtime call on one thread.
+
+    Raises:
+        Refused: this runtime lacks the accelerator.
+        Corrupt: ONNX Runtime does not take the file, or its input or output is named otherwise.
+    """
+    loaded = session(onnx_path, accelerator)
+    inputs = [value.name for value in loaded.get_inputs()]
+    outputs = [value.name for value in loaded.get_outputs()]
+    if inputs != [INPUT] or OUTPUT not in outputs:
+        raise Corrupt(
+            f"{onnx_path.name} maps {inputs} to {outputs}; wanted [{INPUT!r}] to [{OUTPUT!r}]"
+        )
+
+    def score(rows: Floats) -> Floats:
+        result: Floats = loaded.run([OUTPUT], {INPUT: rows})[0]
+        return result.reshape(len(rows))
+
+    return score
+
+
+def warm_up(score: Score, width: int) -> tuple[Timing, ...]:
+    """Scores batches of every size, so that no request is the first of its size, and times them."""
+    timings = []
+    for rows in WARM_UP_ROWS:
+        batch = np.zeros((rows, width), dtype=np.float32)
+        call_s = min(_duration_s(score, batch) for _ in range(WARM_UP_REPEATS))
+        timings.append(Timing(rows, call_s))
+        if call_s > WARM_UP_LIMIT_S:
+            break
+    return tuple(timings)
+
+
+def self_test(score: Score, served: Served) -> None:
+    """Scores the golden rows, in one batch and one by one.
+
+    Raises:
+        Corrupt: a golden row is scored otherwise than the bundle says.
+    """
+    batch = score(served.golden_rows)
+    single = np.concatenate([score(row[np.newaxis]) for row in served.golden_rows])
+    for scores in (batch, single):
+        gap = np.abs(scores - served.golden_scores)
+        if not (gap <= served.tolerance).all():
+            row = int(np.argmax(np.where(np.isfinite(gap), gap, np.inf)))
+            raise Corrupt(
+                f"golden row {row} scores {scores[row]:.6g}; the bundle says "
+                f"{served.golden_scores[row]:.6g} within {served.tolerance:g}"
+            )
+
+
+def _duration_s(score: Score, batch: Floats) -> float:
+    start = time.perf_counter()
+    score(batch)
+    return time.perf_counter() - start

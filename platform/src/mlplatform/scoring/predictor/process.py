@@ -1,0 +1,65 @@
+"""`python -m mlplatform.process predictor`: one predictor process."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, which the KServe runtime writes too."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model-dir", type=Path, required=True, help="the bundle's folder")
+    parser.add_argument("--model-name", required=True, help="the service's name, as in the paths")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
+    parser.add_argument("--grpc-port", type=int, help="0 takes any free port; without it, no gRPC")
+    parser.add_argument(
+        "--address-file", type=Path, help='gets {"port": ..., "pid": ..., "grpc_port": ...}'
+    )
+    parser.add_argument("--token-file", type=Path, help="holds the bearer token to ask for")
+    parser.add_argument(
+        "--drain-s", type=float, default=0.5, help="seconds of answering on after SIGTERM"
+    )
+    parser.add_argument(
+        "--termination-log",
+        type=Path,
+        help="gets why the model can't be served, and the process ends; without it, it stays",
+    )
+    parser.add_argument(
+        "--accelerator",
+        choices=("cpu", "cuda", "tensorrt"),
+        default="cpu",
+        help="what the model runs on",
+    )
+    parser.add_argument(
+        "--batch-rows", type=_count, default=1024, help="the most rows in one call of the model"
+    )
+    parser.add_argument(
+        "--batch-delay-us",
+        type=_count_or_none,
+        default=300,
+        help="how long a batch may wait for more, under load",
+    )
+    parser.add_argument(
+        "--queue-limit", type=_count, default=256, help="requests that may wait; more get 503"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serves one bundle until told to stop."""
+    from mlplatform.scoring.predictor.server import Arguments, serve
+
+    serve(Arguments(**vars(options)))

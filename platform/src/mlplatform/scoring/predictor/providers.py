@@ -1,0 +1,58 @@
+"""On what a model runs: ONNX Runtime's execution providers, by the names that model.yaml uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import onnxruntime
+
+from mlplatform.model.bundle import NO_OTHER_FILE
+from mlplatform.runtime.errors import Refused
+
+Accelerator = Literal["cpu", "cuda", "tensorrt"]
+ACCELERATORS: Final[tuple[str, ...]] = get_args(Accelerator)
+
+_PROVIDERS: Final[dict[Accelerator, tuple[str, ...]]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    # TensorRT leaves to CUDA what it has no kernel for, on the same device.
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+
+
+def missing(accelerator: Accelerator) -> str | None:
+    """Why this runtime can't use the accelerator, or None where it can."""
+    available = onnxruntime.get_available_providers()
+    lacking = [name for name in _PROVIDERS[accelerator] if name not in available]
+    if not lacking:
+        return None
+    return f"{accelerator} needs {', '.join(lacking)}; this ONNX Runtime has {', '.join(available)}"
+
+
+def session(
+    onnx_path: Path, options: onnxruntime.SessionOptions, accelerator: Accelerator
+) -> onnxruntime.InferenceSession:
+    """A session that runs the whole model on the accelerator, never part of it elsewhere.
+
+    ONNX Runtime would warn and go on with the CPU, both for a provider that does not start and for
+    operators that it lacks; the promised latency would then be another one.
+
+    Raises:
+        Refused: the runtime lacks the provider, or it does not start; names what is available.
+        RuntimeFailure: the model can't be loaded, or has operators that the provider lacks.
+    """
+    if (reason := missing(accelerator)) is not None:
+        raise Refused(reason)
+    wanted = _PROVIDERS[accelerator]
+    options.add_session_config_entry(*NO_OTHER_FILE)
+    if accelerator != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    made: Any = onnxruntime.InferenceSession(str(onnx_path), options, providers=list(wanted))
+    made.disable_fallback()
+    if list(made.get_providers()[: len(wanted)]) != list(wanted):
+        raise Refused(
+            f"{accelerator} does not start on this machine: ONNX Runtime gave "
+            f"{', '.join(made.get_providers())}"
+        )
+    return made

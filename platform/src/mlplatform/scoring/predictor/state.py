@@ -1,0 +1,107 @@
+"""What a predictor is, whichever protocol asks: its model, its queue, and whether it is ready."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.scoring.predictor.batching import Limits, ScoreQueue
+from mlplatform.scoring.predictor.metrics import Metrics
+from mlplatform.scoring.predictor.model import Model
+from mlplatform.scoring.predictor.protocol import RequestRefused
+
+SERVER_NAME: Final = "mlplatform-predictor"
+PROTOCOL_VERSION: Final = "2"
+PLATFORM: Final = "onnxruntime_onnx"
+MAX_BODY_BYTES: Final = 1024 * 1024
+RETRY_AFTER_S: Final = 1
+
+
+class Predictor:
+    """One model under one name; not ready until `serve` gives it the model.
+
+    Args:
+        name: the service's name, as callers write it. Raw callers, who know no versions and come
+            by a route that several services share, write the model's.
+        token: what callers must send as a bearer token; None asks for nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        token: str | None = None,
+        limits: Limits | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.name = name
+        parsed = ServiceName.parse(name)
+        self._names = {name} if parsed is None else {name, parsed.model}
+        self.draining = False
+        self.max_body_bytes = max_body_bytes
+        self.metrics = Metrics(name)
+        self._authorization = None if token is None else f"Bearer {token}".encode()
+        self._limits = limits or Limits()
+        self._served: tuple[Model, ScoreQueue] | None = None
+        self._problem = "the model is being loaded"
+
+    def serve(self, model: Model) -> None:
+        """From now on ready, with this model; called on the event loop."""
+        queue = ScoreQueue(model, self.metrics, self._limits)
+        self._served = (model, queue)
+        self.metrics.loaded(model, queue.depth)
+
+    def fail(self, problem: str) -> None:
+        """Never ready; says why to whoever asks."""
+        self._problem = problem
+
+    def drain(self) -> None:
+        """Not ready any more; requests are still answered."""
+        self.draining = True
+        self._problem = "shutting down"
+        self.metrics.ready.set(0)
+
+    @property
+    def alive(self) -> bool:
+        """False once nothing can be scored any more, which only a new process can mend."""
+        return self._served is None or self._served[1].alive
+
+    @property
+    def ready(self) -> bool:
+        return self._served is not None and self.alive and not self.draining
+
+    def served(self) -> tuple[Model, ScoreQueue]:
+        """The model and its queue.
+
+        Raises:
+            RequestRefused: 503 with the reason, while there is none.
+        """
+        if self._served is None:
+            raise self.not_ready()
+        return self._served
+
+    def not_ready(self) -> RequestRefused:
+        problem = self._problem if self.alive else "the thread that scores has ended"
+        return RequestRefused(503, f"{self.name} is not ready: {problem}", RETRY_AFTER_S)
+
+    def check_token(self, authorization: bytes | None) -> None:
+        """Whether the caller knows the token.
+
+        Raises:
+            RequestRefused: 401.
+        """
+        if self._authorization is None:
+            return
+        if authorization is None or not hmac.compare_digest(authorization, self._authorization):
+            raise RequestRefused(401, "the bearer token of this predictor is needed")
+
+    def check_name(self, name: str, version: str = "") -> None:
+        """Whether this names the service or its model, and its version where one is asked for.
+
+        Raises:
+            RequestRefused: 404, naming what there is.
+        """
+        if name not in self._names:
+            raise RequestRefused(404, f"no model {name!r}; there is {self.name!r}")
+        if version and self._served is not None and version != self._served[0].served.digest:
+            raise RequestRefused(404, f"no version {version!r} of {name!r}")

@@ -1,0 +1,1 @@
+"""How a gateway calls predictors: connections, deadlines, breakers, bulkheads, cached scores."""

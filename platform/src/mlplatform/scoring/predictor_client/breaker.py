@@ -1,0 +1,125 @@
+"""Whether a predictor is worth asking: closed, open, or half open while a few probes go through."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Literal
+
+from mlplatform.model.definition import BreakerPolicy
+
+State = Literal["closed", "open", "half_open"]
+
+# What a call was, as bits: a failure is not also slow, it is worse.
+_GOOD, _SLOW, _FAILED = 0, 1, 2
+
+
+class Breaker:
+    """Opens when too many of the last calls failed or were slow; then a few probes decide: after
+    the policy's `open_s`, or as soon as another process stands behind the service.
+
+    Reads no clock: times are arguments, in seconds of one monotonic clock. A call is told of by
+    when it was asked. One asked before the breaker last changed its state says nothing about now,
+    so stragglers neither close a half-open breaker nor open one that was just closed.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_failures",
+        "_policy",
+        "_probes",
+        "_since_s",
+        "_slow",
+        "_slow_s",
+        "_successes",
+        "state",
+    )
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self._policy = policy
+        self._slow_s = policy.slow_ms / 1000
+        self.state: State = "closed"
+        self._calls: deque[int] = deque()
+        self._failures = 0
+        self._slow = 0
+        self._since_s = float("-inf")
+        self._probes = 0
+        self._successes = 0
+
+    def allows(self, now_s: float) -> bool:
+        """Whether a call may be made now; in half open every True uses up one probe."""
+        if self.state == "closed":
+            return True
+        if now_s - self._since_s >= self._policy.open_s:
+            # Also when half open: probes of which nobody told must not keep it shut for ever.
+            self._become("half_open", now_s)
+        if self.state == "half_open" and self._probes < self._policy.half_open_probes:
+            self._probes += 1
+            return True
+        return False
+
+    def answered(self, asked_s: float, now_s: float, slice_s: float) -> None:
+        """Record a call that answered; it was slow beyond its slice or the policy's `slow_ms`.
+
+        Args:
+            slice_s: how long the call was allowed to take.
+        """
+        slow = now_s - asked_s > min(self._slow_s, slice_s)
+        if self.state == "closed":
+            if asked_s >= self._since_s:
+                self._count(_SLOW if slow else _GOOD, now_s)
+        elif self.state == "half_open" and asked_s >= self._since_s:
+            if slow:  # closing on it would let everybody wait for a predictor that is not well
+                self._become("open", now_s)
+                return
+            self._successes += 1
+            if self._successes >= self._policy.half_open_probes:
+                self._become("closed", now_s)
+
+    def failed(self, asked_s: float, now_s: float) -> None:
+        """Record a call without a usable answer in its slice; one failed probe opens it again."""
+        if asked_s < self._since_s or self.state == "open":
+            return
+        if self.state == "half_open":
+            self._become("open", now_s)
+        else:
+            self._count(_FAILED, now_s)
+
+    def withdrawn(self, asked_s: float) -> None:
+        """Forget a call of which nothing can be said: this process failed, or its caller left."""
+        if self.state == "half_open" and asked_s >= self._since_s and self._probes > 0:
+            self._probes -= 1
+
+    def renewed(self, now_s: float) -> None:
+        """Another process stands behind the service from now on: what the calls before said was
+        not about it. It gets its probes at once, unless it is trusted already."""
+        self._become("closed" if self.state == "closed" else "half_open", now_s)
+
+    def _count(self, outcome: int, now_s: float) -> None:
+        calls = self._calls
+        if len(calls) >= self._policy.window_calls:
+            oldest = calls.popleft()
+            self._failures -= oldest == _FAILED
+            self._slow -= oldest == _SLOW
+        calls.append(outcome)
+        if outcome == _GOOD:
+            return
+        self._failures += outcome == _FAILED
+        self._slow += outcome == _SLOW
+        if self._too_many(len(calls)):
+            self._become("open", now_s)
+
+    def _too_many(self, calls: int) -> bool:
+        policy = self._policy
+        if calls < policy.minimum_calls:
+            return False
+        # A failed call was not quick either: half failed and half slow is as bad as all slow.
+        not_quick = self._slow + self._failures
+        return (
+            self._failures >= policy.failure_share * calls or not_quick >= policy.slow_share * calls
+        )
+
+    def _become(self, state: State, now_s: float) -> None:
+        self.state = state
+        self._since_s = now_s
+        self._calls.clear()
+        self._failures = self._slow = self._probes = self._successes = 0

@@ -1,0 +1,195 @@
+"""The worker's loop: read, score, and commit results and offsets together."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlplatform.decisions.topics.messages import Message, Received, Subscription
+from mlplatform.runtime.errors import StaleFence, Unavailable
+from mlplatform.scoring.worker.messages import (
+    Answered,
+    Item,
+    Names,
+    Poison,
+    dead_letter,
+    item_of,
+    result,
+)
+from mlplatform.scoring.worker.metrics import Metrics
+from mlplatform.scoring.worker.spans import Drained, Draining, came_from, context_of
+
+WAIT_S = 0.5
+KEEP_ALIVE_S = 1.0
+LAG_S = 5.0
+BACK_OFF_S = 1.0
+MAX_FENCED = 3
+"""Rebalances in a row that cost a batch; after more this process's name is another's."""
+
+log = logging.getLogger(__name__)
+
+
+class Scorer(Protocol):
+    """What answers the items of a batch."""
+
+    def score(
+        self, items: Sequence[Item], stopping: threading.Event, batch: Draining
+    ) -> list[Answered | Poison]: ...
+
+
+class Sink(Protocol):
+    """Where batches go whose spans are wanted."""
+
+    def offer(self, item: Drained) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is in work at once.
+
+    Args:
+        batch: messages of one transaction, and the most that this worker holds.
+        chunk: items of one request to the gateway.
+        connections: requests to the gateway at the same time.
+    """
+
+    batch: int = 1000
+    chunk: int = 100
+    connections: int = 4
+
+
+def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """The items in calls of the gateway: what it accepted earlier goes another way."""
+    ways = [[i for i in items if i.is_accepted], [i for i in items if not i.is_accepted]]
+    return [way[at : at + size] for way in ways for at in range(0, len(way), size)]
+
+
+class Worker:
+    """Effectively once: scoring is idempotent by the request's key, and the result becomes visible
+    in the transaction that counts the request as read. Killed anywhere, nothing shows twice.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        scorer: Scorer,
+        names: Names,
+        metrics: Metrics,
+        limits: Limits,
+        spans: Sink,
+        trace_share: float,
+    ) -> None:
+        self._subscription = subscription
+        self._scorer = scorer
+        self._names = names
+        self._metrics = metrics
+        self._limits = limits
+        self._spans = spans
+        self._trace_share = trace_share
+        self._pool = ThreadPoolExecutor(limits.connections, "score")
+        self._fenced = 0
+        self._lag_s = 0.0
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until told to stop; what is in work then is finished and committed, if the gateway lets.
+
+        Raises:
+            StaleFence: another process works under this name.
+            Refused: the gateway does not accept this worker.
+        """
+        try:
+            while not stopping.is_set():
+                try:
+                    self.step(stopping)
+                except Unavailable as error:
+                    log.warning("a batch was given up, to be read again: %s", error)
+                    self._metrics.given_up("unavailable")
+                    self._subscription.rewind()
+                    stopping.wait(BACK_OFF_S)
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._subscription.close()
+
+    def step(self, stopping: threading.Event) -> int:
+        """One batch; the number of its messages."""
+        self._observe_lag()
+        found = self._subscription.consume(self._limits.batch, WAIT_S)
+        if not found:
+            return 0
+        is_sampled = random.random() < self._trace_share  # noqa: S311
+        batch = Draining(
+            self._names.requests, len(found), came_from(found), time.monotonic(), is_sampled
+        )
+        try:
+            return self._drained(found, stopping, batch)
+        except BaseException:
+            batch.is_error = True
+            raise
+        finally:
+            kept_for = batch.kept_for
+            if kept_for is not None:
+                self._spans.offer(Drained(batch, time.monotonic(), kept_for))
+
+    def _drained(
+        self, found: Sequence[Received], stopping: threading.Event, batch: Draining
+    ) -> int:
+        with self._metrics.in_work(len(found)):
+            outcomes = self._scored(found, stopping, batch)
+            try:
+                self._subscription.commit([self._message(o, batch) for o in outcomes])
+            except StaleFence:
+                self._fenced += 1
+                batch.is_error = True
+                self._metrics.given_up("fenced")
+                if self._fenced >= MAX_FENCED:
+                    raise
+                return 0
+        self._fenced = 0
+        self._metrics.committed(outcomes, time.monotonic() - batch.started_s)
+        return len(found)
+
+    def _scored(
+        self, found: Sequence[Received], stopping: threading.Event, batch: Draining
+    ) -> list[Answered | Poison]:
+        outcomes: list[Answered | Poison] = []
+        items: list[Item] = []
+        for message in found:
+            read = item_of(message)
+            if isinstance(read, Item):
+                items.append(read)
+            else:
+                outcomes.append(read)
+        asked = {
+            self._pool.submit(self._scorer.score, chunk, stopping, batch)
+            for chunk in chunks(items, self._limits.chunk)
+        }
+        waiting = asked
+        while waiting:
+            # nothing more is taken in meanwhile, but the group must not take this one for dead
+            _, waiting = wait(waiting, KEEP_ALIVE_S)
+            if waiting:
+                self._subscription.consume(0, 0.0)
+                self._observe_lag()  # what a gateway that is gone keeps from being drained grows
+        for future in asked:
+            outcomes += future.result()
+        return outcomes
+
+    def _message(self, outcome: Answered | Poison, batch: Draining) -> Message:
+        if isinstance(outcome, Answered):
+            return result(self._names, outcome)
+        batch.is_error = True
+        told = context_of(outcome.message)
+        extra = {"trace_id": told.trace_id if told else batch.trace_id, "model": self._names.model}
+        log.warning("%s is poison: %s", outcome.message.place, outcome.reason, extra=extra)
+        return dead_letter(self._names, outcome)
+
+    def _observe_lag(self) -> None:
+        if time.monotonic() >= self._lag_s:
+            self._lag_s = time.monotonic() + LAG_S
+            self._metrics.lag(self._subscription.lag())

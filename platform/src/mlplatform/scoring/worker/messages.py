@@ -1,0 +1,140 @@
+"""What a request message must be, and what becomes of it: a result or a dead letter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from mlplatform.decisions.topics.messages import (
+    TRACE_HEADER,
+    Message,
+    Received,
+    TopicSpec,
+    requests_topic,
+)
+
+KEY_HEADER = "idempotency-key"
+ACCEPTED_HEADER = "accepted"
+"""The id of a request that a gateway accepted; such a message is brought back as it is."""
+BODY_KEY = "idempotency_key"
+MAX_BYTES = 256 * 1024
+DEAD_LETTER_KEEP_MS = 14 * 86_400_000
+
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_text = msgspec.json.Decoder(str).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The topics of a model, and the group that scores them."""
+
+    model: str
+
+    @property
+    def requests(self) -> str:
+        return requests_topic(self.model)
+
+    @property
+    def results(self) -> str:
+        return f"{self.model}.results"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.model}.dead-letters"
+
+    @property
+    def group(self) -> str:
+        return f"{self.model}.scoring"
+
+    def specs(self) -> list[TopicSpec]:
+        return [
+            TopicSpec(self.requests),
+            TopicSpec(self.results),
+            TopicSpec(self.dead_letters, partitions=1, retention_ms=DEAD_LETTER_KEEP_MS),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of a batch that the gateway is asked to score.
+
+    Args:
+        is_accepted: a gateway accepted it earlier, and it is scored under the id it got there.
+    """
+
+    message: Received
+    key: str
+    body: bytes
+    is_accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The gateway's answer, as it would have given it over HTTP."""
+
+    item: Item
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A message that no retry can score.
+
+    Args:
+        reason: the problem's name, stable for programs.
+        detail: a sentence for a person.
+    """
+
+    message: Received
+    reason: str
+    detail: str
+
+
+def item_of(message: Received) -> Item | Poison:
+    """The message as an item of a batch.
+
+    Its key is the header's, else the body's, else the place of the message: a redelivery is always
+    the same request, and two messages are one if their sender says so.
+    """
+    if len(message.value) > MAX_BYTES:
+        return Poison(message, "too-large", f"more than {MAX_BYTES} bytes")
+    try:
+        fields = _decode(message.value)
+        accepted = message.headers.get(ACCEPTED_HEADER)
+        if accepted is not None:
+            return Item(message, accepted.decode("ascii"), message.value, is_accepted=True)
+        sent = fields.get(BODY_KEY)
+        header = message.headers.get(KEY_HEADER)
+        if header is not None:
+            key = header.decode("ascii")
+        else:
+            key = message.place if sent is None else _text(sent)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return Poison(message, "malformed-json", f"not a JSON object with a key: {error}")
+    fields[BODY_KEY] = msgspec.Raw(_encode(key))
+    return Item(message, key, _encode(fields))
+
+
+def result(names: Names, answered: Answered) -> Message:
+    """The message in the topic of results, beside which the request counts as read."""
+    message = answered.item.message
+    headers = {KEY_HEADER: answered.item.key.encode(), "request": message.place.encode()}
+    if TRACE_HEADER in message.headers:  # whoever waits for the result knows that trace
+        headers[TRACE_HEADER] = message.headers[TRACE_HEADER]
+    return Message(names.results, message.key, answered.answer, headers)
+
+
+def dead_letter(names: Names, poison: Poison) -> Message:
+    """The message as it came, byte for byte, with where it lay and what is wrong with it."""
+    message = poison.message
+    headers = {
+        **message.headers,
+        "dead-letter-reason": poison.reason.encode(),
+        "dead-letter-detail": poison.detail.encode(),
+        "dead-letter-topic": message.topic.encode(),
+        "dead-letter-partition": str(message.partition).encode(),
+        "dead-letter-offset": str(message.offset).encode(),
+    }
+    return Message(names.dead_letters, message.key, message.value, headers)

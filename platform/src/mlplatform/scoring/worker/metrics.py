@@ -1,0 +1,57 @@
+"""What a worker counts."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.export import Outcome
+from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.scoring.worker.messages import Answered, Poison
+
+
+class Metrics:
+    """All metrics of one worker process."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self.registry = Registry()
+        self._messages = self.registry.counter(signals.WORKER_MESSAGES)
+        # from 0 on: a series that begins with its first message shows no increase by it, and the
+        # first dead letter of a worker would alert nobody
+        for outcome in signals.WORKER_MESSAGES.labels[1].values:
+            self._messages.labels(model, outcome)
+        self._given_up = self.registry.counter(signals.WORKER_GIVEN_UP)
+        self._retries = self.registry.counter(signals.WORKER_RETRIES)
+        self._lag = self.registry.gauge(signals.WORKER_LAG).labels(model)
+        self._in_work = self.registry.gauge(signals.WORKER_IN_WORK).labels(model)
+        self._traces = self.registry.counter(signals.WORKER_TRACES)
+        self._batch = self.registry.histogram(signals.WORKER_BATCH).labels(model)
+
+    def committed(self, outcomes: Sequence[Answered | Poison], seconds: float) -> None:
+        self._batch.observe(seconds)
+        tally = Tally("scored" if isinstance(o, Answered) else "dead_letter" for o in outcomes)
+        for outcome, count in tally.items():
+            self._messages.labels(self._model, outcome).inc(count)
+
+    def given_up(self, reason: str) -> None:
+        self._given_up.labels(self._model, reason).inc()
+
+    def retried(self, reason: str) -> None:
+        self._retries.labels(self._model, reason).inc()
+
+    def traced(self, outcome: Outcome, batches: int) -> None:
+        self._traces.labels(outcome).inc(batches)
+
+    def lag(self, messages: int) -> None:
+        self._lag.set(messages)
+
+    @contextmanager
+    def in_work(self, messages: int) -> Iterator[None]:
+        self._in_work.set(messages)
+        try:
+            yield
+        finally:
+            self._in_work.set(0)

@@ -1,0 +1,212 @@
+"""`python -m mlplatform.process outbox`: the decision log as topics, for whoever follows it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.record import SCALARS, Kind
+from mlplatform.decisions.topics.installed import open_topics
+from mlplatform.decisions.topics.messages import TRACE_HEADER, Message, Progress, Topics, TopicSpec
+from mlplatform.model.folders import load_definition
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Busy, Unavailable
+from mlplatform.runtime.processes.commands import stopping_at_signals
+from mlplatform.runtime.telemetry.context import ACCEPTED, derived_span_id, parent, trace_id_of
+from mlplatform.scoring.worker.messages import ACCEPTED_HEADER, Names
+
+BATCH = 1_000
+POLL_S = 0.2
+BACK_OFF_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class _Named(msgspec.Struct):
+    """Of an accepted request, what its message's header needs."""
+
+    trace_id: str | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_named = msgspec.json.Decoder(_Named).decode
+_position = msgspec.json.Decoder(dict[str, int]).decode
+
+
+class Log(Protocol):
+    """What is read of the decision log."""
+
+    def read(self, span: Span) -> Any: ...
+
+    def watermarks(self) -> list[Watermark]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Some of a model's records as messages of a topic.
+
+    Args:
+        name: under which its progress is kept.
+        message: of one record, read with these columns.
+    """
+
+    name: str
+    model: str
+    kinds: tuple[Kind, ...]
+    columns: tuple[str, ...]
+    message: Callable[[Mapping[str, Any]], Message]
+
+
+def topic_of(model: str) -> TopicSpec:
+    """The topic of a model's decisions, labels and voids."""
+    return TopicSpec(f"{model}.decisions")
+
+
+def decisions_of(model: str) -> Projection:
+    """What was decided, found out and taken back, for who follows decisions."""
+    topic = topic_of(model).name
+
+    def message(row: Mapping[str, Any]) -> Message:
+        value = {name: row[name] for name in SCALARS if row[name] is not None}
+        headers = {"kind": row["kind"].encode(), "log": _place(row)}
+        return Message(topic, row["decision_id"].encode(), _encode(value), headers)
+
+    kinds: tuple[Kind, ...] = ("decision", "label", "void")
+    return Projection(f"outbox.{model}", model, kinds, SCALARS, message)
+
+
+def requests_of(model: str) -> Projection:
+    """What was accepted to be scored later, for the worker: the payload as the gateway made it."""
+    topic = Names(model).requests
+
+    def message(row: Mapping[str, Any]) -> Message:
+        decision_id = row["decision_id"].encode()
+        headers = {ACCEPTED_HEADER: decision_id, "log": _place(row), TRACE_HEADER: _accepted(row)}
+        return Message(topic, decision_id, row["payload"].encode(), headers)
+
+    columns = ("writer", "seq", "decision_id", "payload")
+    return Projection(f"requests.{model}", model, ("accepted",), columns, message)
+
+
+def _accepted(row: Mapping[str, Any]) -> bytes:
+    """The span under which a request was accepted; nobody here knows whether it was kept."""
+    decision_id = row["decision_id"]
+    trace_id = _named(row["payload"]).trace_id or trace_id_of(decision_id)
+    return parent(trace_id, derived_span_id(decision_id, ACCEPTED), False).encode()
+
+
+def _place(row: Mapping[str, Any]) -> bytes:
+    return f"{row['writer']}:{row['seq']}".encode()
+
+
+class Outbox:
+    """Publishes what the log holds beyond the progress that was published last.
+
+    The log is the only truth: messages and progress become visible together, so that a crash
+    anywhere repeats nothing. A void comes after its decision if one writer wrote both, and has its
+    key in any case.
+    """
+
+    def __init__(
+        self, log: Log, topics: Topics, projection: Projection, *, batch: int = BATCH
+    ) -> None:
+        self._log = log
+        self._topics = topics
+        self._projection = projection
+        self._batch = batch
+        self._read_to: dict[str, int] | None = self._published()
+
+    def step(self) -> int:
+        """The number of records published; 0 once there is nothing more.
+
+        Raises:
+            StaleFence: another outbox publishes for this model.
+            Unavailable: the log or the topics do not answer. Whether the last messages were
+                published is asked at the next step.
+        """
+        marks = {mark.writer: mark.seq for mark in self._log.watermarks()}
+        if self._read_to is None:
+            self._read_to = self._published()
+        before = self._read_to
+        if all(before.get(writer, 0) >= seq for writer, seq in marks.items()):
+            return 0
+        of = self._projection
+        span = Span(
+            model=of.model, kinds=of.kinds, columns=of.columns, after=before, limit=self._batch
+        )
+        rows: list[dict[str, Any]] = self._log.read(span).to_pylist()
+        after = self._reached(before, marks, rows)
+        if rows:
+            self._read_to = None
+            progress = Progress(of.name, _encode(after))
+            self._topics.publish([of.message(row) for row in rows], progress)
+        self._read_to = after
+        return len(rows)
+
+    def _published(self) -> dict[str, int]:
+        value = self._topics.progress(self._projection.name)
+        return {} if value is None else _position(value)
+
+    def _reached(
+        self, before: Mapping[str, int], marks: Mapping[str, int], rows: Sequence[dict[str, Any]]
+    ) -> dict[str, int]:
+        """Per writer how far the log is read: to its mark, unless the batch was full before."""
+        last: dict[str, int] = {}
+        counts: dict[str, int] = {}
+        for row in rows:
+            last[row["writer"]] = row["seq"]
+            counts[row["writer"]] = counts.get(row["writer"], 0) + 1
+        after = dict(before)
+        for writer, seq in {**dict.fromkeys(last, 0), **marks}.items():
+            is_full = counts.get(writer, 0) >= self._batch
+            reached = 0 if is_full else seq
+            after[writer] = max(before.get(writer, 0), last.get(writer, 0), reached)
+        return after
+
+
+def follow(outboxes: Sequence[Outbox], stopping: threading.Event) -> None:
+    """Follow the log until told to stop."""
+    while not stopping.is_set():
+        try:
+            if not sum([outbox.step() for outbox in outboxes]):
+                stopping.wait(POLL_S)
+        except (Unavailable, Busy) as error:
+            log.warning("nothing was published: %s", error)
+            stopping.wait(BACK_OFF_S)
+
+
+def publish(model: str, settings: Settings, stopping: threading.Event) -> None:
+    """Publish all that is published of a model, until told to stop.
+
+    Raises:
+        StaleFence: another process does.
+    """
+    decisions = SqliteDecisionLog(settings.home.decisions)
+    topics = open_topics(settings, [topic_of(model), *Names(model).specs()])
+    try:
+        follow(
+            [Outbox(decisions, topics, of(model)) for of in (requests_of, decisions_of)], stopping
+        )
+    finally:
+        topics.close()
+        decisions.close()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="a model folder's name")
+    return parser
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT."""
+    publish(load_definition(options.model).name, settings, stopping_at_signals())

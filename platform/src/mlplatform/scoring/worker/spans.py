@@ -1,0 +1,131 @@
+"""What a batch of messages came to: its spans, for those that are worth them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from mlplatform.decisions.topics.messages import TRACE_HEADER, Received
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.context import TraceContext, parent, trace_context
+from mlplatform.runtime.telemetry.spans import Attributes, Link, Span, Trace, new_span_id
+
+MAX_LINKS: Final = 128
+MAX_CALLS: Final = 64
+
+KeptFor = Literal["error", "gateway", "share"]
+
+
+@dataclass
+class Draining:
+    """A batch that is worked on, and the calls of the gateway for it, from several threads.
+
+    Args:
+        is_sampled: one of the share that is kept whatever comes of it; the gateway is told.
+    """
+
+    topic: str
+    messages: int
+    links: tuple[Link, ...]
+    started_s: float
+    is_sampled: bool
+    trace_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    span_id: str = field(default_factory=new_span_id)
+    is_error: bool = False
+    is_kept_there: bool = False
+    calls: list[Span] = field(default_factory=list)
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
+
+    def call(self, span_id: str) -> str:
+        """The traceparent of a call."""
+        return parent(self.trace_id, span_id, self.is_sampled)
+
+    def called(self, span_id: str, at_s: tuple[float, float], items: int, told: Outcome) -> None:
+        """A call is over."""
+        kind = signals.ASK_SPAN
+        about: Attributes = {
+            signals.MESSAGES: items,
+            signals.HTTP_STATUS: told.status,
+            signals.ERROR_TYPE: told.error,
+        }
+        is_error = told.error is not None
+        span = Span(kind, kind.name, span_id, self.span_id, *at_s, about, is_error)
+        with self._mutex:
+            self.is_kept_there |= told.is_kept
+            if len(self.calls) < MAX_CALLS:
+                self.calls.append(span)
+
+    @property
+    def kept_for(self) -> KeptFor | None:
+        """Why the batch is worth its spans, if it is."""
+        if self.is_error:
+            return "error"
+        if self.is_kept_there:
+            return "gateway"
+        return "share" if self.is_sampled else None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a call of the gateway came to.
+
+    Args:
+        status: None where there was no answer.
+        error: why it is asked again, or that it was refused.
+        is_kept: the gateway kept the spans of its part.
+    """
+
+    status: int | None = None
+    error: str | None = None
+    is_kept: bool = False
+
+
+def outcome(status: int, traceparent: str | None) -> Outcome:
+    """Of an answer, by its status and the traceparent in it."""
+    told = trace_context({b"traceparent": (traceparent or "").encode()})
+    is_kept = told is not None and told.is_sampled
+    return Outcome(status, None if status == 200 else f"status-{status}", is_kept)
+
+
+def came_from(messages: Sequence[Received]) -> tuple[Link, ...]:
+    """The spans that the messages name in their traceparent, the first of them."""
+    found: list[Link] = []
+    for message in messages:
+        told = context_of(message)
+        if told is not None and told.parent_id is not None:
+            found.append(Link(told.trace_id, told.parent_id))
+            if len(found) == MAX_LINKS:
+                break
+    return tuple(found)
+
+
+def context_of(message: Received) -> TraceContext | None:
+    """Where a message says that it comes from."""
+    header = message.headers.get(TRACE_HEADER)
+    return None if header is None else trace_context({b"traceparent": header})
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A batch that is over, and why its spans are kept."""
+
+    batch: Draining
+    ended_s: float
+    kept_for: KeptFor
+
+
+def build(drained: Drained) -> Trace:
+    """The spans of a batch, its own first."""
+    batch, kind = drained.batch, signals.DRAIN_SPAN
+    about: Attributes = {
+        signals.TOPIC: batch.topic,
+        signals.MESSAGES: batch.messages,
+        signals.KEPT_FOR: drained.kept_for,
+    }
+    name = kind.name.format(topic=batch.topic)
+    at_s = batch.started_s, drained.ended_s
+    own = Span(kind, name, batch.span_id, None, *at_s, about, batch.is_error, batch.links)
+    return Trace(batch.trace_id, (own, *batch.calls))

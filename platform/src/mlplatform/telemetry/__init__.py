@@ -1,1 +1,0 @@
-"""What the processes in a request's path tell about themselves: metrics, spans and log lines."""

@@ -1,1 +1,0 @@
-"""From the offline table to a candidate: training sets, fits, calibration and the bundle."""

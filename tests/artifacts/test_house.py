@@ -1,0 +1,156 @@
+"""The house keeps its shape: areas, packages, lengths, names and words."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+PACKAGE: Final = ROOT / "platform" / "src" / "mlplatform"
+AREAS: Final = (
+    *("commands", "observing", "operations", "scoring", "rollouts"),
+    *("learning", "decisions", "model", "runtime"),
+)
+MODELS: Final = "models"
+MOST_FILES: Final = 20
+MOST_FUNCTION_LINES: Final = 70
+MOST_LINES: Final = 500
+TABLES: Final = {
+    "runtime/telemetry/signals.py": "one declaration for each signal",
+    "runtime/configuration/settings.py": "one field and one reader for each setting",
+    "runtime/http/connection.py": "one state machine, whose steps share every field",
+}
+"""Modules that may be longer, each with the reason."""
+SAYS_NOTHING: Final = frozenset(
+    (
+        *("utils", "util", "helpers", "helper", "common", "base", "misc", "core", "manager"),
+        *("handler", "processor", "engine", "factory"),
+    )
+)
+RETIRED: Final = frozenset(
+    (
+        *(
+            "Sparing",
+            "Given",
+            "Asked",
+            "Told",
+            "Teller",
+            "Promise",
+            "Case",
+            "Reign",
+            "_Eye",
+            "Copy",
+        ),
+        *("Stand", "Standing", "Lacks", "Differs", "Gatherer", "GatheringLog", "Gathered", "Fleet"),
+        *("Followed", "Lifeline", "step_back", "turn_away", "_is_deaf", "_farewell", "patiently"),
+        *("chores", "keep_up", "upkeep", "gatherer", "gathering"),
+    )
+)
+"""Names for which the field has better ones: docs/glossary.md."""
+STRANGE: Final = re.compile(
+    r"\b(is heard no more|heard of no more|so is no other|nobody tells|thereof|hitherto)\b"
+)
+
+
+@functools.cache
+def modules() -> dict[str, str]:
+    """Path below the package → text, of everything that people write."""
+    found = (p for p in sorted(PACKAGE.rglob("*.py")) if not p.stem.endswith("_pb2"))
+    return {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in found}
+
+
+def too_long(text: str, most: int) -> list[str]:
+    """Functions of more lines than that."""
+    every = (
+        n
+        for n in ast.walk(ast.parse(text))
+        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    lengths = {f.name: (f.end_lineno or f.lineno) - f.lineno + 1 for f in every}
+    return [f"{name}: {length} lines" for name, length in lengths.items() if length > most]
+
+
+def retired(text: str) -> set[str]:
+    """Names in code, not in text, that are not used any more."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return {t.string for t in tokens if t.type == tokenize.NAME} & RETIRED
+
+
+def documented() -> Iterator[Path]:
+    yield from PACKAGE.glob("*/__init__.py")
+    yield from PACKAGE.glob("*/*/__init__.py")
+
+
+def test_one_look_shows_the_areas() -> None:
+    shown = {p.name for p in PACKAGE.iterdir() if p.name not in ("__pycache__", "py.typed")}
+    assert shown == {*AREAS, MODELS, "process.py", "__init__.py"}
+
+
+@pytest.mark.parametrize(
+    "path", documented(), ids=lambda p: p.parent.relative_to(PACKAGE).as_posix()
+)
+def test_an_area_and_a_package_say_what_lives_there(path: Path) -> None:
+    said = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert said.partition("\n")[0].strip(), "a docstring of a sentence"
+    if (
+        path.parent.name in AREAS
+        and path.parent.name != "commands"
+        and path.parent.parent == PACKAGE
+    ):
+        assert "mports" in said, "what it may import"
+
+
+def test_no_package_holds_more_than_a_reader_takes_in() -> None:
+    held = Counter(
+        Path(name).parent.as_posix() for name in modules() if not name.endswith("__init__.py")
+    )
+    assert {package: count for package, count in held.items() if count > MOST_FILES} == {}
+
+
+def test_no_function_and_no_module_is_longer_than_can_be_read_at_once() -> None:
+    lengths = {name: len(text.splitlines()) for name, text in modules().items()}
+    assert {
+        n: length for n, length in lengths.items() if length > MOST_LINES and n not in TABLES
+    } == {}
+    assert {
+        n: found for n, text in modules().items() if (found := too_long(text, MOST_FUNCTION_LINES))
+    } == {}
+
+
+def test_names_say_what_a_thing_is() -> None:
+    stems = {part for name in modules() for part in Path(name).with_suffix("").parts}
+    assert stems & SAYS_NOTHING == set()
+    assert {name: found for name, text in modules().items() if (found := retired(text))} == {}
+
+
+def test_sentences_are_those_of_today() -> None:
+    texts = modules() | {p.name: p.read_text() for p in (ROOT / "docs").glob("*.md")}
+    assert {
+        name: STRANGE.findall(text) for name, text in texts.items() if STRANGE.search(text)
+    } == {}
+
+
+def test_every_process_starts_by_one_entry() -> None:
+    """Only the entry, the command line and the confined child are programs of their own."""
+    programs = {
+        n for n, text in modules().items() if re.search(r'^if __name__ == "__main__":', text, re.M)
+    }
+    assert programs == {
+        *("process.py", "commands/__main__.py", "commands/generate.py"),
+        *("runtime/sandbox/child.py", "learning/features/feast_repo.py"),
+    }
+
+
+def test_what_these_tests_look_for_is_found() -> None:
+    assert too_long("def f():\n" + "    pass\n" * 3, 3) == ["f: 4 lines"]
+    assert retired("class Reign:\n    pass\n# a Lifeline\n") == {"Reign"}
+    assert STRANGE.search("a gateway that is heard no more")

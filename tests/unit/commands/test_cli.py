@@ -1,0 +1,338 @@
+"""The command line: every command explains itself, and every error ends in one line and a code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from mlplatform import commands as command_line
+from mlplatform.commands.terminal import exit_codes, output
+from mlplatform.commands.terminal.exit_codes import (
+    exit_code,
+    exit_code_of_class,
+    exit_code_of_status,
+)
+from mlplatform.model.routes import Arm
+from mlplatform.operations import wiring
+from mlplatform.runtime import errors
+from mlplatform.runtime.storage.files import write_atomically
+from support.scoring_world import ScoringWorld
+
+ROOT = get_command(command_line.app)
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if not isinstance(command, TyperGroup):
+        yield path
+        return
+    for name, sub in command.commands.items():
+        yield from leaves(sub, (*path, name))
+
+
+def found(path: tuple[str, ...]) -> Any:
+    command = ROOT
+    for name in path:
+        assert isinstance(command, TyperGroup)
+        command = command.commands[name]
+    return command
+
+
+def example(path: tuple[str, ...]) -> list[str]:
+    """The words of a command's example, without what is set before `mlplatform`."""
+    command = found(path)
+    text = f"{command.help}\n{command.epilog or ''}".partition("Example: ")[2]
+    words = shlex.split(text)
+    return words[words.index("mlplatform") + 1 :]
+
+
+COMMANDS = [pytest.param(path, id=" ".join(path)) for path in leaves(ROOT)]
+
+
+def test_the_commands_that_people_look_for_are_there() -> None:
+    names = {" ".join(path) for path in leaves(ROOT)}
+    assert names >= {
+        "up", "down", "status", "score", "retrain", "drift", "materialize",
+        "models list", "models show", "history import",
+        "rollouts list", "rollouts show", "rollouts approve", "rollouts rollback",
+        "log verify", "log show", "log explain",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_says_what_a_command_does_and_shows_an_example(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(command_line.app, [*path, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "Example: " in result.output
+    assert f"mlplatform {' '.join(path)}" in result.output
+    assert len(found(path).get_short_help_str()) > 10
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_an_example_is_a_command_that_can_be_typed(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "payments").mkdir()
+    words = example(path)
+    assert tuple(words[: len(path)]) == path
+    found(path).make_context(path[-1], words[len(path) :])  # parses and checks, runs nothing
+
+
+@pytest.mark.parametrize("path", [("models",), ("rollouts",), ("history",), ("log",), ()])
+def test_a_group_alone_prints_its_help(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(command_line.app, list(path))
+    assert result.exit_code == 2
+    assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.Corrupt("changed"), 1),
+        (errors.PlatformError("something else"), 1),
+        (errors.ConfigInvalid("port", "x", "a port"), 2),
+        (errors.InputInvalid("file", 3, "no label"), 2),
+        (errors.NotFound("no model"), 2),
+        (errors.Unavailable("no answer"), 3),
+        (errors.Busy("taken"), 3),
+        (errors.Refused("forbidden"), 4),
+        (errors.StaleFence("taken over"), 4),
+        (errors.GateFailed("too slow"), 4),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_each_error_has_its_exit_code(error: errors.PlatformError, code: int) -> None:
+    assert exit_code(error) == code
+    assert exit_code_of_class(type(error).__name__) == code
+
+
+def test_every_error_class_has_a_code_and_none_is_success() -> None:
+    for kind, code in exit_codes.EXIT_CODES:
+        assert issubclass(kind, errors.PlatformError)
+        assert code != 0
+    assert exit_code_of_class("ValueError") == 1
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ((200, 202), 0),
+        ((400, 404, 413, 415, 422), 2),
+        ((401, 403), 4),
+        ((409, 429, 502, 503, 504), 3),
+        ((500, 501), 1),
+    ],
+)
+def test_each_answer_of_the_gateway_has_its_exit_code(statuses: tuple[int, ...], code: int) -> None:
+    assert {exit_code_of_status(status) for status in statuses} == {code}
+
+
+@pytest.fixture
+def fresh_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    caches = (wiring.settings, wiring.platform)
+    for cache in caches:
+        cache.cache_clear()
+    yield tmp_path / "home"
+    for cache in caches:
+        cache.cache_clear()
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["mlplatform", *words])
+    with pytest.raises(SystemExit) as caught:
+        command_line.main()
+    return caught.value.code
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_an_unknown_model_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "models", "show", "credit") == 2
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "error: no model 'credit'; there are: fraud\n")
+
+
+def wrong(path: tuple[str, ...], metavar: str, text: str) -> list[str]:
+    """The words of a command's example with another value of an option or argument."""
+    command, words = found(path), example(path)
+    given = command.make_context(path[-1], words[len(path) :]).params[metavar]
+    return [text if word == str(given) else word for word in words]
+
+
+WITH_MODEL = [p for p in COMMANDS if "model" in {x.name for x in found(p.values[0]).params}]
+WITH_MODEL = [p for p in WITH_MODEL if p.id not in ("keys create", "rollouts show")]
+SIGNED = [
+    pytest.param(p.values[0], x.name, id=f"{p.id} --{x.name}")
+    for p in COMMANDS
+    for x in found(p.values[0]).params
+    if x.name in ("actor", "reason") and p.id != "log void"
+]
+
+
+@pytest.mark.usefixtures("fresh_settings")
+@pytest.mark.parametrize("path", WITH_MODEL)
+def test_every_command_refuses_an_unknown_model_before_anything_else(
+    path: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "payments").mkdir()
+    assert ended(monkeypatch, *wrong(path, "model", "credit")) == 2
+    assert capfd.readouterr().err == "error: no model 'credit'; there are: fraud\n"
+
+
+@pytest.mark.usefixtures("fresh_settings")
+@pytest.mark.parametrize(("path", "option"), SIGNED)
+def test_every_command_refuses_who_and_why_before_prefect_does(
+    path: tuple[str, ...],
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    limits = {"reason": "5 to 500"}.get(option, "2 to 80")
+    for text, told in ((" x  ", "'x' has 1 characters"), ("y" * 501, "…' has 501 characters")):
+        assert ended(monkeypatch, *wrong(path, option, text)) == 2
+        said = capfd.readouterr().err
+        assert said.startswith(f"error: --{option}: ")
+        assert f"{told}; wanted: {limits}\n" in said
+        assert len(said) < 120
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_a_wrong_setting_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLPLATFORM_GATEWAY_PORT", "http")
+    assert ended(monkeypatch, "status") == 2
+    assert "MLPLATFORM_GATEWAY_PORT is 'http'" in capfd.readouterr().err
+
+
+def test_a_server_that_is_not_there_is_exit_code_3(
+    fresh_settings: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("MLPLATFORM_PREFECT_PORT", str(port))
+    assert ended(monkeypatch, "drift", "fraud") == 3
+    assert "the platform has not started Prefect: `mlplatform up`" in capfd.readouterr().err
+    write_atomically(fresh_settings / "run" / "prefect.token", b"of a platform that ended")
+    assert ended(monkeypatch, "drift", "fraud") == 3
+    assert f"error: Prefect at http://127.0.0.1:{port}" in capfd.readouterr().err
+
+
+def test_status_shows_routes_and_where_the_gateway_listens(
+    fresh_settings: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world = ScoringWorld(fresh_settings.parent)
+    world.promote(Arm(1, "a" * 64, "fraud-v1"))
+    world.shadow(Arm(2, "b" * 64, "fraud-v2"))
+    world.canary(5.0)
+    world.close()
+    monkeypatch.setenv("MLPLATFORM_HOME", str(world.home.root))
+    monkeypatch.setenv("MLPLATFORM_GATEWAY_GRPC_PORT", "9090")
+
+    assert ended(monkeypatch, "status") == exit_codes.UNAVAILABLE
+    shown = capfd.readouterr().out
+    (routes,) = [line for line in shown.splitlines() if "v1 aaaaaaaa" in line]
+    assert [cell.strip() for cell in routes.split("│")[1:-1]] == [
+        "fraud", "3", "canary", "v1 aaaaaaaa", "v2 bbbbbbbb", "5 %", "",
+    ]  # fmt: skip
+    (rollout,) = [line for line in shown.splitlines() if "fraud-r2" in line]
+    assert "canary" in rollout
+    assert "{" not in shown
+    assert "127.0.0.1:9090" in shown
+
+    assert ended(monkeypatch, "status", "--json") == exit_codes.UNAVAILABLE
+    told = json.loads(capfd.readouterr().out)
+    assert told["models"]["fraud"]["routes"]["challenger"]["version"] == 2
+    phases = {r["id"]: r["phase"] for r in told["models"]["fraud"]["rollouts"]}
+    assert phases == {"fraud-r1": "promoted", "fraud-r2": "canary"}
+    assert told["addresses"]["scoring by gRPC"] == "127.0.0.1:9090"
+    monkeypatch.delenv("MLPLATFORM_GATEWAY_GRPC_PORT")
+    wiring.settings.cache_clear()
+    ended(monkeypatch, "status")
+    assert "gRPC" not in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_a_taken_port_is_all_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing started, so nothing says so; and the cause stands in the line once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("MLPLATFORM_MLFLOW_PORT", str(taken.getsockname()[1]))
+        assert ended(monkeypatch, "up") == 3
+    said = capfd.readouterr().err
+    assert said.startswith("error: port ")
+    assert said.count("in use") == said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("fresh_settings")
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (ValueError("row 3 is torn"), "error: a.parquet: unreadable\n  cause: row 3 is torn\n"),
+        (ValueError("unreadable"), "error: a.parquet: unreadable\n"),
+        (TimeoutError(), "error: a.parquet: unreadable\n  cause: TimeoutError\n"),
+    ],
+)
+def test_a_cause_is_told_once(
+    cause: Exception, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = errors.InputInvalid("a.parquet", None, "unreadable")
+    error.__cause__ = cause
+    output.print_error(error)
+    assert capfd.readouterr().err == told
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_a_request_that_is_no_json_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "score", "fraud", "{amount: 1}") == 2
+    said = capfd.readouterr().err
+    assert said.count("double quotes") == 1
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_words_in_brackets_reach_the_reader(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Square brackets are markup to the library that prints, and shapes and lists to us."""
+
+    def fail() -> None:
+        raise errors.InputInvalid("model [red]", None, "takes [n, 3], wanted [n, 17] [/]")
+
+    monkeypatch.setattr(command_line, "app", fail)
+    assert ended(monkeypatch) == 2
+    assert "model [red]: takes [n, 3], wanted [n, 17] [/]" in capfd.readouterr().err
+    output.print_fields({"shape": "[n, 3]"})
+    output.print_table(("shape",), [("[n, 17]",)])
+    printed = capfd.readouterr().out
+    assert "[n, 3]" in printed
+    assert "[n, 17]" in printed
+
+
+def test_a_narrow_terminal_cuts_no_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    output.print_table(("rollout", "phase", "why"), [("fraud-v1-1", "awaiting_approval", "a" * 60)])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("a") == sum(w.count("a") for w in ("fraud-v1-1", "awaiting_approval")) + 61

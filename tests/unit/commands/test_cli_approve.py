@@ -1,0 +1,298 @@
+"""`rollouts approve` says what became of the answer, not only that it was sent."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mlplatform import commands
+from mlplatform.commands import rollouts as command
+from mlplatform.operations import wiring
+from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.prefect_client.prefect import FlowRun
+from mlplatform.rollouts.journal.approval_codes import VALID_S, Question
+from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked
+from mlplatform.rollouts.passes.commands import Candidate, open_rollout
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring.admission.clients import parse_scope
+from mlplatform.scoring.admission.keyring import create_key
+from mlplatform.scoring.admission.people import people
+from rollout_world import StoppedClock, gate_report
+
+CLOCK = StoppedClock()
+EVIDENCE = {"requests": 1500}
+DIGEST = digest(EVIDENCE)
+
+
+def suspended(rollout: str, state: str = "PAUSED", state_ms: int = 1) -> FlowRun:
+    given = {"rollout_id": rollout, "evidence_digest": DIGEST}
+    return FlowRun("r-1", "calm-lynx", state, "", "", given, state_ms)
+
+
+class FormOfPrefect:
+    """One suspended approval, whose flow does with an answer what `becomes` says."""
+
+    def __init__(self, platform: wiring.Platform, rollout: str, becomes: str) -> None:
+        self._platform = platform
+        self._becomes = becomes
+        self.now = suspended(rollout)
+        self.answers: list[Mapping[str, Any]] = []
+
+    def suspended(self) -> list[FlowRun]:
+        return [self.now]
+
+    def answer(self, run_id: str, run_input: Mapping[str, Any]) -> None:
+        self.answers.append(run_input)
+        rollout = self.now.parameters["rollout_id"]
+        match self._becomes:
+            case "recorded":
+                answered = Question(rollout, DIGEST, run_input["decision"])
+                code, reason = run_input["code"], run_input["reason"]
+                job.record_approval(self._platform, answered, code=code, reason=reason)
+                self.now = suspended(rollout, "COMPLETED", 2)
+            case "asked again":
+                self.now = suspended(rollout, "PAUSED", 2)
+            case "failed":
+                self.now = suspended(rollout, "FAILED", 2)
+            case "late":
+                self.now = suspended(rollout, "SCHEDULED", 2)
+
+    def run(self, run_id: str) -> FlowRun:
+        return self.now
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> wiring.Platform:
+    settings = load({"MLPLATFORM_HOME": str(tmp_path / "home")})
+    settings.home.create()
+    return wiring.Platform(settings)
+
+
+@pytest.fixture
+def rollout(platform: wiring.Platform) -> str:
+    """The id of a rollout that ana's version waits in."""
+    candidate = Candidate(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
+    rollouts = platform.rollouts
+    found = open_rollout(rollouts, "fraud", candidate, actor="ana", reason="new", clock=CLOCK)
+    fence = rollouts.acquire("fraud", "a pass", 10.0)
+    asked = ApprovalAsked(
+        rollout_id=found,
+        model="fraud",
+        event_ms=1,
+        wall_ms=1,
+        actor="a pass",
+        reason="it is ready",
+        evidence=EVIDENCE,
+    )
+    rollouts.commit(asked, fence)
+    return found
+
+
+def key(platform: wiring.Platform, name: str, *scopes: str) -> str:
+    """The secret of a new key."""
+    made = frozenset(parse_scope(scope) for scope in scopes or ("fraud:approve",))
+    _, secret = create_key(
+        platform.keys, name, made, priority="standard", limit=None, now_ms=CLOCK.wall_ms()
+    )
+    return secret
+
+
+@pytest.fixture
+def approve(
+    platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[Result, FormOfPrefect]]:
+    monkeypatch.setattr(command, "RECORD_LIMIT_S", 0.02)
+    monkeypatch.setattr(command, "POLL_S", 0.001)
+    monkeypatch.setattr(wiring, "platform", lambda: platform)
+
+    def run(
+        approver: str, becomes: str = "recorded", *, secret: str = "", more: Sequence[str] = ()
+    ) -> tuple[Result, FormOfPrefect]:
+        form = FormOfPrefect(platform, rollout, becomes)
+        monkeypatch.setitem(vars(platform), "prefect", form)
+        file = tmp_path / "key"
+        file.write_text(f"{secret or key(platform, approver.strip().casefold())}\n")
+        words = ["rollouts", "approve", rollout, "--decision", "approve", "--json"]
+        words += ["--approver", approver, "--reason", "it was read", "--key-file", str(file)]
+        return CliRunner().invoke(commands.app, [*words, *more]), form
+
+    return run
+
+
+def refused(platform: wiring.Platform) -> list[str]:
+    return [r.why for r in Refusals(platform.settings.home.audit).since(0) if r.door == "approval"]
+
+
+@pytest.mark.parametrize(("becomes", "recorded"), [("recorded", True), ("late", False)])
+def test_it_says_whether_the_answer_stands_in_the_journal(
+    approve: Any, becomes: str, recorded: bool
+) -> None:
+    result, _ = approve("bo", becomes)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["recorded"] is recorded
+
+
+def test_the_journal_says_how_the_approver_was_known(
+    approve: Any, platform: wiring.Platform
+) -> None:
+    approve("bo")
+    (state,) = platform.rollouts.active("fraud")
+    assert state.answer is not None
+    assert state.answer.approver == "bo"
+    (used,) = (k.id for k in platform.keys.all_keys() if k.client == "bo")
+    assert state.answer.proven_by == f"code of key {used}"
+
+
+@pytest.mark.parametrize("becomes", ["asked again", "failed"])
+def test_an_answer_that_the_flow_turned_down_is_no_success(approve: Any, becomes: str) -> None:
+    result, form = approve("bo", becomes)
+    assert isinstance(result.exception, Refused)
+    assert "turned down" in str(result.exception)
+    assert len(form.answers) == 1
+
+
+@pytest.mark.parametrize("author", ["ana", " Ana "])
+def test_the_author_is_refused_before_the_form_is_answered(
+    approve: Any, author: str, platform: wiring.Platform
+) -> None:
+    result, form = approve(author)
+    assert isinstance(result.exception, Refused)
+    assert "somebody else approves" in str(result.exception)
+    assert form.answers == []
+    assert len(refused(platform)) == 1
+
+
+def test_a_look_alike_is_no_name_of_anybody(approve: Any) -> None:
+    result, form = approve("аna", secret="mlp_none")  # noqa: RUF001 -- a Cyrillic a
+    assert isinstance(result.exception, ConfigInvalid)
+    assert form.answers == []
+
+
+@pytest.mark.parametrize(
+    ("scopes", "wanted"),
+    [
+        (("*:*",), "nobody's"),
+        (("fraud:run",), "may not approve"),
+        (("other:approve",), "may not approve"),
+    ],
+)
+def test_a_key_that_may_not_approve_proves_no_approver(
+    approve: Any, platform: wiring.Platform, scopes: tuple[str, ...], wanted: str
+) -> None:
+    result, form = approve("bo", secret=key(platform, "bo", *scopes))
+    assert isinstance(result.exception, Refused)
+    assert wanted in str(result.exception)
+    assert form.answers == []
+    assert len(refused(platform)) == 1
+
+
+@pytest.mark.parametrize("secret", ["mlp_made-up", "", "x" * 5000])
+def test_a_key_of_nobody_is_refused_and_kept(
+    approve: Any, platform: wiring.Platform, secret: str
+) -> None:
+    key(platform, "bo")
+    result, form = approve("bo", secret=secret or " ")
+    assert isinstance(result.exception, Refused)
+    assert form.answers == []
+    assert len(refused(platform)) == 1
+
+
+def test_somebody_elses_key_is_refused(approve: Any, platform: wiring.Platform) -> None:
+    result, _ = approve("bo", secret=key(platform, "cy"))
+    assert isinstance(result.exception, Refused)
+
+
+def test_a_code_is_shown_with_the_evidence_and_answers_nothing(
+    approve: Any, platform: wiring.Platform
+) -> None:
+    result, form = approve("bo", more=["--code"])
+    shown = json.loads(result.stdout)
+    assert shown["evidence_digest"] == DIGEST
+    assert "May version" in shown["evidence"]
+    assert shown["code"].startswith("bo:")
+    assert form.answers == []
+
+
+def test_a_code_is_worth_nothing_once_its_key_was_revoked(
+    platform: wiring.Platform, rollout: str
+) -> None:
+    secret = key(platform, "bo")
+    question, _ = job.question(platform, rollout, "approve")
+    code, until_s = job.approval_code(platform, question, approver="bo", secret=secret.encode())
+    assert until_s == platform.clock.wall_ms() // 1000 + VALID_S
+    platform.keys.revoke("bo", platform.clock.wall_ms())
+    key(platform, "bo")  # a new one does not bring the old one's code to life
+    with pytest.raises(Refused, match="is not live"):
+        job.record_approval(platform, question, code=code, reason="it was read")
+    assert len(refused(platform)) == 1
+
+
+def test_a_second_key_of_an_approver_that_may_not_approve_gives_no_code(
+    platform: wiring.Platform, rollout: str
+) -> None:
+    key(platform, "bo")
+    other = key(platform, "bo", "other:run").encode()
+    question, _ = job.question(platform, rollout, "approve")
+    with pytest.raises(Refused, match="may not approve"):
+        job.approval_code(platform, question, approver="bo", secret=other)
+
+
+def test_who_was_not_proven_is_kept_as_unknown(platform: wiring.Platform, rollout: str) -> None:
+    question, _ = job.question(platform, rollout, "approve")
+    with pytest.raises(Refused):
+        job.approval_code(platform, question, approver="dora", secret=b"guessed")
+    with pytest.raises(Refused):
+        job.record_approval(platform, question, code="carla:0:9999999999:AA", reason="read it")
+    kept = Refusals(platform.settings.home.audit).since(0)
+    assert [r.who for r in kept] == ["unknown", "unknown"]
+
+
+def test_a_code_counts_once(platform: wiring.Platform, rollout: str) -> None:
+    secret = key(platform, "bo").encode()
+    approve_it, _ = job.question(platform, rollout, "approve")
+    reject_it, _ = job.question(platform, rollout, "reject")
+    yes, _ = job.approval_code(platform, approve_it, approver="bo", secret=secret)
+    no, _ = job.approval_code(platform, reject_it, approver="bo", secret=secret)
+    job.record_approval(platform, approve_it, code=yes, reason="it was read")
+    job.record_approval(platform, approve_it, code=yes, reason="it was read")  # a retry
+    with pytest.raises(Refused, match="was answered by bo"):
+        job.record_approval(platform, reject_it, code=no, reason="it was read")
+    answered = [f for f in platform.rollouts.read(rollout) if isinstance(f, Answered)]
+    assert len(answered) == 1
+
+
+@pytest.mark.parametrize(("code", "reason"), [("bo:1:A", "   ok   "), ("", " ")])
+def test_a_form_filled_with_spaces_is_not_an_answer(
+    platform: wiring.Platform, rollout: str, code: str, reason: str
+) -> None:
+    with pytest.raises(InputInvalid, match="characters; wanted"):
+        job.record_approval(
+            platform, Question(rollout, DIGEST, "approve"), code=code, reason=reason
+        )
+    (state,) = platform.rollouts.active("fraud")
+    assert state.answer is None
+
+
+def test_a_secret_goes_to_a_file_of_its_owner_alone(
+    platform: wiring.Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(wiring, "settings", lambda: platform.settings)
+    words = ["keys", "create", "--name", "bo", "--model", "fraud", "--scope", "approve"]
+    words += ["--to", str(tmp_path / "bo.key"), "--json"]
+    shown = json.loads(CliRunner().invoke(commands.app, words).stdout)
+    assert "secret" not in shown
+    assert stat.S_IMODE((tmp_path / "bo.key").stat().st_mode) == 0o600
+    secret = (tmp_path / "bo.key").read_bytes().strip()
+    assert people(platform.keys.all_keys(), CLOCK.wall_ms() + 10**12).proven("bo", secret)
+    again = CliRunner().invoke(commands.app, words)
+    assert isinstance(again.exception, ConfigInvalid)
+    assert len(platform.keys.all_keys()) == 1

@@ -1,0 +1,152 @@
+"""Commands that follow a flow run: how long they wait, and what they say at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mlplatform import commands
+from mlplatform.commands import runs
+from mlplatform.operations import wiring
+from mlplatform.operations.prefect_client import prefect
+from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
+from mlplatform.runtime.errors import Unavailable
+
+RUNNING = FlowRun("r-1", "calm-lynx", "RUNNING", "Running", "", {}, 1)
+DONE = replace(RUNNING, state="COMPLETED", state_name="Completed")
+REPORT = {"drift-fraud": "# what was seen"}
+
+
+@dataclass
+class Server:
+    """Prefect, of which each answer in turn is a state or its silence; the last one stays."""
+
+    states: list[FlowRun | None]
+    silent_reports: int = 0
+    started: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+
+    def start(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
+        self.started.append((flow, parameters))
+        return RUNNING
+
+    def run(self, run_id: str) -> FlowRun:
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if state is None:
+            raise Unavailable("Prefect at http://127.0.0.1")
+        return state
+
+    def reports(self, run_id: str) -> dict[str, str]:
+        self.silent_reports -= 1
+        if self.silent_reports >= 0:
+            raise Unavailable("Prefect at http://127.0.0.1")
+        return REPORT
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(runs, "POLL_S", 0.001)
+    wiring.settings.cache_clear()
+    yield CliRunner()
+    wiring.settings.cache_clear()
+
+
+@pytest.fixture
+def prefect_gives(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def set_up(*states: FlowRun | None, silent_reports: int = 0) -> Server:
+        server = Server(list(states), silent_reports)
+        monkeypatch.setattr(wiring, "prefect_api", lambda settings: server)
+        return server
+
+    return set_up
+
+
+def test_a_server_that_is_silent_for_a_moment_does_not_end_the_wait(
+    runner: CliRunner, prefect_gives: Any
+) -> None:
+    prefect_gives(None, RUNNING, None, None, DONE, silent_reports=2)
+    result = runner.invoke(commands.app, ["drift", "fraud"])
+    assert result.exit_code == 0, result.output
+    assert "what was seen" in result.stdout
+
+
+@pytest.mark.parametrize("words", [("drift", "fraud"), ("rollouts", "pass", "fraud")])
+def test_a_server_that_stays_silent_is_unavailable_and_the_run_is_named(
+    runner: CliRunner,
+    prefect_gives: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(Patience.__init__, "__defaults__", (0.02,))
+    prefect_gives(RUNNING, None)
+    result = runner.invoke(commands.app, words)
+    assert isinstance(result.exception, Unavailable)
+    assert str(result.exception) == (
+        "the run goes on without this command: http://127.0.0.1:4200/runs/flow-run/r-1"
+    )
+    assert "no answer for" in str(result.exception.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code", "told"),
+    [
+        (
+            ("rollouts", "rollback", "fraud", "--actor", "ana", "--reason", "too many declines"),
+            "Flow run encountered an exception: Refused: nothing is ramping",
+            4,
+            "error: nothing is ramping\n",
+        ),
+        (
+            ("retrain", "fraud"),
+            "Flow run encountered an exception: InputInvalid: as_of is 2031",
+            2,
+            "error: as_of is 2031\n",
+        ),
+        (
+            ("drift", "fraud"),
+            "Flow run encountered an exception: ZeroDivisionError: division by zero",
+            1,
+            "error: division by zero\n",
+        ),
+        (("drift", "fraud"), "Flow run timed out", 1, ""),
+    ],
+)
+def test_a_flow_that_failed_ends_the_command_as_its_error_would_here(
+    runner: CliRunner,
+    prefect_gives: Any,
+    words: tuple[str, ...],
+    message: str,
+    code: int,
+    told: str,
+) -> None:
+    failed = replace(RUNNING, state="FAILED", state_name="Failed", message=message)
+    prefect_gives(failed)
+    result = runner.invoke(commands.app, words, env={"COLUMNS": "200"})
+    assert (result.exit_code, result.stderr) == (code, told)
+    assert ("timed out" in result.stdout) == (not told)
+    as_json = runner.invoke(commands.app, [*words, "--json"])
+    assert as_json.exit_code == code
+    assert json.loads(as_json.stdout)["message"] == message
+
+
+def test_patience_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter((0.0, 59.0, 60.0, 119.0, 120.0))  # when each reading of the clock is
+    answers: list[int | None] = [None, 1, None, None]
+    monkeypatch.setattr(prefect.time, "monotonic", lambda: next(seconds))
+
+    def ask() -> int:
+        answer = answers.pop(0)
+        if answer is None:
+            raise Unavailable("Prefect")
+        return answer
+
+    patience = Patience(ask, limit_s=60.0)
+    assert [patience.ask() for _ in range(3)] == [None, 1, None]
+    with pytest.raises(Unavailable, match="no answer for 60 s"):
+        patience.ask()

@@ -1,0 +1,81 @@
+"""CI's legs that take turns: three runs in a row run all, and each run tells what it left out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = """
+set -euo pipefail
+source .ci/legs.sh
+source .ci/cluster.sh
+source .ci/rotation.sh
+git() { echo "$COUNT"; }
+command() { return 0; }
+id() { echo 0; }
+cluster_leg() { leg test-cluster true; }
+terraform_leg() { leg test-terraform true; }
+page_leg() { leg test-page true; }
+make() { SECONDS=$((SECONDS + STEP_S)); return "${FAILS:-0}"; }
+timeout() { shift 2; "$@"; }
+SECONDS=$BEGUN_S
+trap tell_legs EXIT
+rotating_legs
+"""
+LEGS = set(re.findall(r"in_time ([a-z-]+) \d", (ROOT / ".ci/rotation.sh").read_text())) | {
+    "test-cluster"
+}
+ALWAYS_OUT = {"drill-scoring", "bench-scoring"}
+
+
+def told(count: int, *, step_s: int, begun_s: int = 1800, fails: int = 0) -> tuple[int, str]:
+    given = {"COUNT": count, "STEP_S": step_s, "BEGUN_S": begun_s, "FAILS": fails}
+    environment = {name: str(value) for name, value in given.items()}
+    done = subprocess.run(
+        ["bash", "-c", SCRIPT],
+        **{"cwd": ROOT, "env": {"PATH": "/usr/bin:/bin", **environment}, "timeout": 60},
+        **{"capture_output": True, "text": True},
+    )
+    return done.returncode, done.stdout.rsplit("=== legs\n", 1)[1]
+
+
+def ran(legs: str) -> set[str]:
+    return {line.split()[0] for line in legs.splitlines() if re.search(r" \d+ s$", line)}
+
+
+def left_out(legs: str) -> set[str]:
+    return {line.split()[0] for line in legs.splitlines() if " left out: " in line}
+
+
+def test_a_quick_machine_runs_them_all_each_time() -> None:
+    for count in range(3):
+        _, legs = told(count, step_s=60, begun_s=400)
+        assert ran(legs) | left_out(legs) >= LEGS
+        assert left_out(legs) <= ALWAYS_OUT | {"demo-handbook"}
+
+
+def test_three_runs_of_a_slow_machine_run_them_all() -> None:
+    seen: set[str] = set()
+    for count in range(3):
+        status, legs = told(count, step_s=360)
+        assert status == 0
+        assert ran(legs) | left_out(legs) >= LEGS, "none is left out without a word"
+        assert not ran(legs) & left_out(legs)
+        seen |= ran(legs)
+    assert seen >= LEGS - {"demo-handbook"}, "the handbook's data is not on every machine"
+
+
+@pytest.mark.parametrize("count", range(3))
+def test_late_in_a_run_nothing_is_begun(count: int) -> None:
+    _, legs = told(count, step_s=60, begun_s=74 * 60)
+    assert ran(legs) == {"test-cluster"}, "which looks at the time by itself"
+
+
+def test_a_leg_that_fails_three_times_refuses_the_change() -> None:
+    status, legs = told(0, step_s=60, fails=1)
+    assert status != 0
+    assert "demo failed at try 2" in legs

@@ -1,0 +1,254 @@
+"""A bundle is data under one digest: what is changed is noticed, what is equal is the same."""
+
+import json
+import math
+import timeit
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlplatform.model.bundle import (
+    BUNDLE_FILE,
+    MODEL_FILE,
+    AlertBand,
+    Bundle,
+    BundleCorrupt,
+    Calibration,
+    DataWindow,
+    Golden,
+    Reason,
+    Thresholds,
+    View,
+    load_bundle,
+    parse_reasons,
+    write_bundle,
+)
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.profile import Column, Profile
+from mlplatform.model.rules import Condition, Rule
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt
+
+MODEL = b"an ONNX file"
+COLUMN = Column(
+    edges=(1.0, 2.0),
+    shares=(0.5, 0.25, 0.25),
+    quantiles=tuple(float(i) for i in range(100)),
+    mean=1.0,
+    std=1.0,
+    missing_share=0.0,
+)
+BUNDLE = Bundle(
+    model="fraud",
+    inputs=(
+        InputSpec(name="amount", kind="field", of="amount"),
+        InputSpec(name="risk", kind="view", of="terminal_stats"),
+    ),
+    calibration=Calibration(x=(0.0, 0.5, 1.0), y=(0.0, 0.1, 0.9)),
+    thresholds=Thresholds(review=0.1, decline=0.5),
+    reasons={
+        "amount": Reason(code="AMOUNT", customer="The amount", analyst="Amount"),
+        "risk": Reason(code="RISK", customer="The shop", analyst="Risk"),
+    },
+    rules=(
+        Rule(
+            code="HIGH",
+            text="A high amount",
+            when=(Condition(input="amount", op=">", value=220.0),),
+            decision="review",
+        ),
+    ),
+    reference={"amount": 50.0, "risk": None},
+    golden=Golden(rows=((1.5, None), (2.5, 0.0)), scores=(0.25, 0.5), tolerance=1e-5),
+    views=(View(name="terminal_stats", ttl_ms=1000),),
+    profile=Profile(rows=10, units=5, alert_share=0.1, inputs={"amount": COLUMN}, score=COLUMN),
+    alert_band=AlertBand(low=0.01, high=0.2, share=0.05, how="by hand"),
+    data=DataWindow(
+        from_ms=0,
+        holdout_from_ms=1,
+        gates_from_ms=2,
+        to_ms=3,
+        as_of_ms=4,
+        rows=5,
+        digest="data",
+    ),
+    seed=1,
+    origin="a test",
+    files={MODEL_FILE: digest(MODEL)},
+)
+
+
+def changed(**fields):
+    return msgspec.structs.replace(BUNDLE, **fields)
+
+
+def test_a_bundle_read_back_is_the_bundle_written(tmp_path):
+    folder = tmp_path / "bundle"
+    written = write_bundle(BUNDLE, MODEL, folder)
+    read = load_bundle(folder, written)
+    assert (read, read.digest) == (BUNDLE, written)
+    assert digest((folder / BUNDLE_FILE).read_bytes()) == written
+    assert [f.name for f in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_whole_numbers_where_fractions_are_meant_do_not_change_the_digest():
+    assert changed(thresholds=Thresholds(review=0, decline=1)).digest == (
+        changed(thresholds=Thresholds(review=0.0, decline=1.0)).digest
+    )
+
+
+def test_every_field_is_under_the_digest():
+    others = [
+        changed(thresholds=Thresholds(review=0.1, decline=0.6)),
+        changed(rules=()),
+        changed(reference={"amount": 51.0, "risk": None}),
+        changed(inputs=BUNDLE.inputs[::-1]),
+        changed(files={MODEL_FILE: digest(b"another")}),
+    ]
+    assert len({b.digest for b in [BUNDLE, *others]}) == len(others) + 1
+
+
+def test_writing_the_same_bundle_again_changes_nothing(tmp_path):
+    folder = tmp_path / "bundle"
+    assert write_bundle(BUNDLE, MODEL, folder) == write_bundle(BUNDLE, MODEL, folder)
+
+
+def test_another_bundle_in_the_same_place_is_refused(tmp_path):
+    write_bundle(BUNDLE, MODEL, tmp_path / "bundle")
+    with pytest.raises(BundleCorrupt):
+        write_bundle(changed(seed=2), MODEL, tmp_path / "bundle")
+    assert load_bundle(tmp_path / "bundle") == BUNDLE
+
+
+@pytest.mark.parametrize("granted", [0o700, 0o750, 0o755, 0o775])
+def test_a_bundle_is_as_readable_as_the_folder_that_it_is_in(tmp_path, granted):
+    tmp_path.chmod(granted)
+    folder = tmp_path / "bundle"
+    write_bundle(BUNDLE, MODEL, folder)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (folder, *folder.iterdir())}
+    wanted = granted & 0o755  # nobody else ever gets to change one
+    files = oct(wanted & 0o644)
+    assert modes == {"bundle": oct(wanted), BUNDLE_FILE: files, MODEL_FILE: files}
+
+
+def test_a_model_that_is_not_the_bundle_s_is_never_written(tmp_path):
+    with pytest.raises(BundleCorrupt, match=MODEL_FILE):
+        write_bundle(BUNDLE, b"another", tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, BUNDLE_FILE])
+def test_a_changed_byte_is_noticed(tmp_path, name):
+    expected = write_bundle(BUNDLE, MODEL, tmp_path / "b")
+    file = tmp_path / "b" / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(BundleCorrupt, match=name):
+        load_bundle(tmp_path / "b", expected)
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, BUNDLE_FILE])
+def test_a_missing_file_is_noticed(tmp_path, name):
+    write_bundle(BUNDLE, MODEL, tmp_path / "b")
+    (tmp_path / "b" / name).unlink()
+    with pytest.raises(BundleCorrupt, match=name):
+        load_bundle(tmp_path / "b")
+
+
+def test_corrupt_bundles_are_corrupt_to_callers_who_know_no_bundles():
+    assert issubclass(BundleCorrupt, Corrupt)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(lambda b: b | {"surprise": 1}, id="an unknown key"),
+        pytest.param(lambda b: {k: v for k, v in b.items() if k != "seed"}, id="a missing key"),
+        pytest.param(lambda b: b | {"seed": "one"}, id="a wrong type"),
+        pytest.param(lambda b: b | {"files": {"../model.onnx": "0"}}, id="a path outside"),
+        pytest.param(
+            lambda b: b | {"thresholds": {"review": 0.9, "decline": 0.5}}, id="review over decline"
+        ),
+        pytest.param(
+            lambda b: b | {"calibration": {"x": [0.0, 1.0], "y": [0.9, 0.1]}}, id="falling table"
+        ),
+        pytest.param(lambda b: b | {"reasons": {}}, id="an input without a reason"),
+    ],
+)
+def test_a_bundle_that_cannot_be_is_refused(tmp_path, edit):
+    write_bundle(BUNDLE, MODEL, tmp_path / "b")
+    file = tmp_path / "b" / BUNDLE_FILE
+    plain = edit(json.loads(file.read_text()))
+    file.write_text(json.dumps(plain, sort_keys=True, separators=(",", ":")))
+    with pytest.raises(BundleCorrupt):
+        load_bundle(tmp_path / "b")
+
+
+def test_a_bundle_in_another_form_than_the_canonical_one_is_refused(tmp_path):
+    write_bundle(BUNDLE, MODEL, tmp_path / "b")
+    file = tmp_path / "b" / BUNDLE_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=1))
+    with pytest.raises(BundleCorrupt, match="canonical"):
+        load_bundle(tmp_path / "b")
+
+
+@given(st.floats(-0.5, 1.5))
+def test_one_score_is_calibrated_as_many_are(raw):
+    assert BUNDLE.calibrate(raw) == pytest.approx(BUNDLE.calibrate_many(np.array([raw]))[0])
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_raw_score_is_never_a_lower_probability(a, b):
+    low, high = sorted([a, b])
+    assert BUNDLE.calibrate(low) <= BUNDLE.calibrate(high)
+
+
+def test_what_is_no_score_is_not_calibrated():
+    for raw in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="raw score"):
+            BUNDLE.calibrate(raw)
+    assert np.isnan(BUNDLE.calibrate_many(np.array([math.nan, math.inf]))).all()
+
+
+def test_thresholds_are_the_first_score_of_their_decision():
+    scores = [0.0, 0.0999, 0.1, 0.4999, 0.5, 1.0]
+    decisions = [BUNDLE.decide(s) for s in scores]
+    assert decisions == ["approve", "approve", "review", "review", "decline", "decline"]
+    assert BUNDLE.decide_many(np.array(scores)).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_calibrating_one_score_costs_next_to_nothing():
+    grid = np.linspace(0, 1, 99)
+    table = Calibration(x=tuple(grid.tolist()), y=tuple((grid**2).tolist()))
+    bundle = changed(calibration=table)
+    best_s = min(timeit.repeat(lambda: bundle.calibrate(0.37), number=1000, repeat=20)) / 1000
+    assert best_s < 10e-6
+
+
+def test_every_input_of_every_model_has_its_own_reason():
+    definition = load_definition("fraud")
+    text = (model_folder("fraud") / "reasons.yaml").read_text()
+    names = [i.name for i in definition.inputs]
+    assert list(parse_reasons(text, source="reasons.yaml", inputs=names)) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a: {code: A, customer: x, analyst: y}", "b"),
+        (
+            "a: {code: A, customer: x, analyst: y}\nb: {code: A, customer: z, analyst: y}",
+            "differ",
+        ),
+        ("a: {code: A, customer: x}\nb: {code: B, customer: x, analyst: y}", "analyst"),
+        ("a: [", "reasons"),
+    ],
+)
+def test_reasons_that_do_not_fit_the_inputs_are_refused(text, named):
+    with pytest.raises(ConfigInvalid, match=named):
+        parse_reasons(text, source="reasons.yaml", inputs=["a", "b"])

@@ -1,0 +1,252 @@
+"""What a model.yaml may say: whatever else stands in it is an error that names its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from mlplatform.model import folders
+from mlplatform.model.folders import load_definition, model_folder, model_names, parse
+from mlplatform.runtime.errors import ConfigInvalid, NotFound
+
+TEXT = (model_folder("fraud") / "model.yaml").read_text()
+NAN = float("nan")
+INFINITY = float("inf")
+
+
+def changed(path: str, value: Any) -> str:
+    """The fraud model's definition with one value replaced, added, or (for None) left out."""
+    document = yaml.safe_load(TEXT)
+    *parents, last = path.split(".")
+    part = document
+    for name in parents:
+        part = part[int(name) if name.isdigit() else name]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    return yaml.safe_dump(document)
+
+
+def refused(text: str, *named: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(text, "model.yaml")
+    for words in ("model.yaml", *named):
+        assert words in str(caught.value)
+
+
+def test_every_model_of_this_installation_has_a_valid_definition() -> None:
+    assert "fraud" in model_names()
+    for name in model_names():
+        assert load_definition(name).name == name
+    assert load_definition("fraud").entities == {
+        "customer": "customer_id",
+        "terminal": "terminal_id",
+    }
+
+
+@pytest.mark.parametrize("path", ["rollout.false_alarm_share", "drift.false_alarm_share"])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_test_that_proves_nothing_or_anything_is_refused(path: str, share: float) -> None:
+    refused(changed(path, share), path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("training.gpu", {"resource": "nvidia.com/mig-1g.10gb", "count": 2}, "training.gpu.count"),
+        ("training.gpu", {"resource": "amd.com/gpu"}, "$.training.gpu.resource"),
+        ("training.deadline_s", 59, "$.training.deadline_s"),
+    ],
+)
+def test_a_fit_asks_for_what_a_cluster_can_give(key: str, value: object, named: str) -> None:
+    refused(changed(key, value), named)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"runtime": "triton"}, "serving.scaling"),
+        ({"runtime": "triton", "scaling": None, "batch_rows": 127}, "serving.batch_rows"),
+        ({"runtime": "seldon"}, "$.serving.runtime"),
+    ],
+)
+def test_triton_is_asked_for_what_it_can_do(changes: dict[str, Any], named: str) -> None:
+    document = yaml.safe_load(TEXT)
+    document["serving"] |= changes
+    refused(yaml.safe_dump(document), named)
+    document["serving"] |= {"runtime": "triton", "scaling": None, "batch_rows": 128}
+    assert parse(yaml.safe_dump(document), "model.yaml").serving.runtime == "triton"
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: "])
+def test_a_bottomless_document_is_refused(opening: str) -> None:
+    refused(opening * 5000, "line 1 is 'nested more than 32 deep")
+
+
+def test_an_unknown_model_is_answered_with_those_that_exist() -> None:
+    with pytest.raises(NotFound, match=r"no model 'credit'; there are: .*fraud"):
+        load_definition("credit")
+
+
+def test_a_copied_folder_must_be_given_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_definition.cache_clear()
+    monkeypatch.setattr(folders, "model_folder", lambda _: model_folder("fraud"))
+    with pytest.raises(ConfigInvalid, match="name is 'fraud'; wanted: the folder's name, 'credit'"):
+        load_definition("credit")
+
+
+@pytest.mark.parametrize(
+    ("path", "within"),
+    [
+        ("colour", "unknown field `colour`"),
+        ("breaker.colour", "$.breaker"),
+        ("rollout.shadow.colour", "$.rollout.shadow"),
+        ("rollout.canary.1.colour", "$.rollout.canary[1]"),
+        ("request.amount.colour", "$.request[...]"),
+        ("inputs.3.colour", "$.inputs[3]"),
+    ],
+)
+def test_an_unknown_key_is_named(path: str, within: str) -> None:
+    refused(changed(path, "red"), "`colour`", within)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "name",
+        "owner",
+        "deadline_ms",
+        "when_unrecordable",
+        "inputs",
+        "request",
+        "breaker",
+        "request.amount.type",
+        "label.maturity_days",
+        "training.holdout_days",
+        "decision.review_share",
+        "gates.alert_band_factor",
+        "breaker.open_s",
+        "breaker.slow_share",
+        "async.chunk",
+        "async.enabled",
+        "chain",
+        "chain.retry_share",
+        "training.small_model.bins",
+        "rollout.approval",
+        "rollout.shadow.minimum_units",
+        "rollout.canary.0.percent",
+        "drift.psi",
+    ],
+)
+def test_a_missing_key_is_named(path: str) -> None:
+    refused(changed(path, None), f"missing required field `{path.rsplit('.', 1)[-1]}`")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("tier", 4),
+        ("tier", "1"),
+        ("accelerator", "abacus"),
+        ("deadline_ms", "fast"),
+        ("when_unrecordable", "shrug"),
+        ("owner", 5),
+        ("inputs", {"amount": "field"}),
+        ("training.window_days", 2.5),
+        ("drift.inputs", "amount"),
+        ("rollout.approval", True),
+        ("gates.missing_share", "80 %"),
+        ("breaker.window_calls", True),
+    ],
+)
+def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
+    refused(changed(path, value), f"$.{path}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("name", "../fraud", "$.name"),
+        ("name", "Fraud", "$.name"),
+        ("name", "fraud\n", "$.name"),
+        ("owner", " ", "$.owner"),
+        ("request", {}, "$.request"),
+        ("request.", {"type": "bool"}, "in `$.request`"),
+        ("request.event_time", {"type": "int64"}, "request is 'event_time'"),
+        ("deadline_ms", 1e300, "$.deadline_ms"),
+        ("drift.windows", 1_000_000_000, "$.drift.windows"),
+        ("assignment_unit", "household", "assignment_unit is 'household'"),
+        ("latency_slo_ms", 51, "latency_slo_ms is 51"),
+        ("deadline_ms", NAN, "$.deadline_ms"),
+        ("request.amount.minimum", 2e6, "request.amount.minimum is 2000000.0"),
+        ("label.maturity_days", -1, "$.label.maturity_days"),
+        ("training.minimum_rows", 0, "$.training.minimum_rows"),
+        ("training.holdout_days", 1, "training.holdout_days is 1"),
+        ("training.holdout_days", 21, "training.holdout_days is 21"),
+        ("decision.decline_share", 0.5, "decision.decline_share is 0.5"),
+        ("decision.decline_share", NAN, "decision.decline_share is nan"),
+        ("gates.calibration_error", NAN, "$.gates.calibration_error"),
+        ("gates.missing_share", 80, "$.gates.missing_share"),
+        ("gates.latency_p99_ms", -1, "$.gates.latency_p99_ms"),
+        ("gates.alert_band_factor", 0.5, "$.gates.alert_band_factor"),
+        ("gates.alert_share_minimum", 0.06, "gates.alert_share_minimum is 0.06"),
+        ("breaker.failure_share", 50, "$.breaker.failure_share"),
+        ("breaker.slow_ms", 201, "$.breaker.slow_ms"),
+        ("chain.reserve_share", 1, "$.chain.reserve_share"),
+        ("chain.features_share", 0.8, "chain.features_share is 0.8"),
+        ("cache", {"entries": 0, "keep_s": 1}, "$.cache.entries"),
+        ("async.batch", 0, "$.async.batch"),
+        ("async.chunk", 1001, "$.async.chunk"),
+        ("async.connections", 0, "$.async.connections"),
+        ("async.enabled", "yes", "$.async.enabled"),
+        ("breaker.minimum_calls", 101, "breaker.minimum_calls is 101"),
+        ("rollout.canary", [], "rollout.canary is []"),
+        ("rollout.canary.0.percent", 60, "rollout.canary is [60.0, 5.0"),
+        ("rollout.canary.3.percent", 101, "rollout.canary"),
+        ("rollout.shadow.deadline_h", 0, "$.rollout.shadow.deadline_h"),
+        ("drift.psi", NAN, "$.drift.psi"),
+        ("drift.psi", INFINITY, "drift.psi is inf"),
+        ("rollout.canary.3.deadline_h", INFINITY, "rollout.canary.3.deadline_h is inf"),
+        ("drift.drifted_windows", 4, "drift.drifted_windows is 4"),
+        ("drift.inputs", ["amount", "colour"], "drift.inputs is ['colour']"),
+        ("inputs.1.name", "amount", "inputs is ['amount', 'amount'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(path: str, value: Any, named: str) -> None:
+    refused(changed(path, value), named)
+
+
+@pytest.mark.parametrize(
+    ("line", "again", "key"),
+    [
+        ("tier: 1", "tier: 1\ntier: 2", "tier"),
+        ("  psi: 0.2", "  psi: 0.2\n  psi: 5", "psi"),
+        ("  - {percent: 1, ", "  - {percent: 1, percent: 60, ", "percent"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_and_neither_value_is_taken(
+    line: str, again: str, key: str
+) -> None:
+    assert TEXT.count(line) == 1
+    before = TEXT[: TEXT.index(line)].count("\n") + again.count("\n")
+    number = before + 1
+    refused(TEXT.replace(line, again), f": line {number} is", f"the key {key} stands there twice")
+
+
+@pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1\n- 2"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    refused(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "takes"),
+    [("async.enabled", True, True), ("async.enabled", False, False), ("async", None, False)],
+    ids=["switched on", "switched off", "left out"],
+)
+def test_requests_for_later_are_taken_where_model_yaml_says_so(
+    path: str, value: Any, takes: bool
+) -> None:
+    assert parse(changed(path, value), "model.yaml").takes_async is takes

@@ -1,0 +1,69 @@
+"""Feature definitions: what cannot be compiled is refused by name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mlplatform.model.feature_views import FILE, FeatureField, FeatureView, check, load_views
+from mlplatform.runtime.errors import ConfigInvalid
+
+FIELD = FeatureField(
+    name="seen",
+    dtype="float64",
+    aggregate="count",
+    column=None,
+    window_days=1,
+    delay_days=0,
+    missing="default",
+    default=None,
+)
+VIEW = FeatureView(
+    name="stats", entity="customer", join_key="customer_id", ttl_ms=1, fields=(FIELD,)
+)
+
+
+def changed(**changes: Any) -> FeatureField:
+    return msgspec.structs.replace(FIELD, **changes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ((), "view stats: fields"),
+        ((FIELD, FIELD), "feature seen"),
+        ((changed(window_days=0),), "seen: window_days is 0"),
+        ((changed(delay_days=-1),), "seen: delay_days is -1"),
+        ((changed(aggregate="mean"),), "seen: column is None"),
+        ((changed(column="amount"),), "seen: column is 'amount'"),
+        ((changed(default=math.inf),), "seen: default is inf"),
+        ((changed(name="1; DROP"),), "name is '1; DROP'"),
+    ],
+    ids=[
+        "no feature",
+        "a name twice",
+        "an empty window",
+        "a look into the future",
+        "a mean of nothing",
+        "a count of a column",
+        "a default that is no number",
+        "a name that is none",
+    ],
+)
+def test_a_view_that_cannot_be_compiled_is_refused(
+    fields: tuple[FeatureField, ...], problem: str
+) -> None:
+    with pytest.raises(ConfigInvalid, match=problem):
+        check((msgspec.structs.replace(VIEW, fields=fields),))
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model": "fraud"}'])
+def test_a_missing_or_broken_file_says_how_to_make_it(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_text(content)
+    with pytest.raises(ConfigInvalid, match="feast_repo"):
+        load_views(tmp_path)

@@ -1,0 +1,154 @@
+"""A run that a person starts takes parameters, in that person's name, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlplatform.operations.prefect_server.prefect_requests import (
+    MOST_DEPTH,
+    Start,
+    Wrong,
+    answered,
+    is_cancelling,
+    started,
+)
+
+PARAMETERS = {"model": "fraud", "actor": "ana", "reason": "weekly"}
+
+
+def _start(**body: Any) -> Start | Wrong:
+    return started({"parameters": PARAMETERS, **body}, flow="retrain", model="fraud", person="ana")
+
+
+def _parameters(taken: Start | Wrong) -> Any:
+    assert isinstance(taken, Start)
+    return taken.body["parameters"]
+
+
+def test_prefect_is_told_to_hold_parameters_to_their_schema() -> None:
+    taken = _start(enforce_parameter_schema=False)
+    assert isinstance(taken, Start)
+    assert taken.body["enforce_parameter_schema"] is True
+
+
+def test_a_person_starts_runs_in_their_own_name() -> None:
+    assert _parameters(_start())["actor"] == "ana"
+    nameless = started(
+        {"parameters": {"model": "fraud"}}, flow="promote", model="fraud", person="ana"
+    )
+    assert _parameters(nameless)["actor"] == "ana"
+    other = started({"parameters": PARAMETERS}, flow="retrain", model="fraud", person="bo")
+    assert isinstance(other, Wrong)
+    assert "give your own name" in other.reason
+
+
+def test_who_runs_the_platform_starts_runs_for_others() -> None:
+    taken = started({"parameters": PARAMETERS}, flow="retrain", model="fraud", person=None)
+    assert _parameters(taken)["actor"] == "ana"
+
+
+def test_a_flow_without_an_actor_gets_none() -> None:
+    taken = started({"parameters": {"model": "fraud"}}, flow="rollout", model="fraud", person="ana")
+    assert _parameters(taken) == {"model": "fraud"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"job_variables": {"image": "evil"}},
+        {"infrastructure_document_id": "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"},
+        {"work_queue_name": "theirs"},
+        {"context": {"a": 1}},
+        {"state": {"type": "COMPLETED"}},
+        {"state": "SCHEDULED"},
+        {"parameters": [1]},
+    ],
+)
+def test_nothing_about_where_or_how_it_runs_is_taken(body: dict[str, Any]) -> None:
+    assert isinstance(_start(**body), Wrong)
+
+
+def test_what_prefects_own_form_sends_besides_is_left_out() -> None:
+    taken = _start(job_variables={}, work_queue_name=None, state={"type": "SCHEDULED"})
+    assert isinstance(taken, Start)
+    assert set(taken.body) == {"parameters", "state", "enforce_parameter_schema", "name"}
+
+
+def test_a_run_may_be_due_later() -> None:
+    when = "2030-01-01T00:00:00Z"
+    taken = _start(state={"type": "SCHEDULED", "state_details": {"scheduled_time": when, "x": 1}})
+    assert isinstance(taken, Start)
+    assert taken.body["state"]["state_details"] == {"scheduled_time": when}
+
+
+def test_nobody_asks_for_an_approval_but_a_pass() -> None:
+    assert isinstance(
+        started({"parameters": {}}, flow="approval", model="fraud", person=None), Wrong
+    )
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 3])
+def test_a_body_that_is_no_object_is_refused(body: object) -> None:
+    assert isinstance(started(body, flow="retrain", model="fraud", person="ana"), Wrong)
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ({"state": {"type": "CANCELLING"}}, True),
+        ({"state": {"type": "COMPLETED"}}, False),
+        ({"state": "CANCELLING"}, False),
+        (None, False),
+    ],
+)
+def test_a_state_is_set_to_end_a_run_alone(body: object, wanted: bool) -> None:
+    assert is_cancelling(body) is wanted
+
+
+@pytest.mark.parametrize("person", ["ana", None])
+@pytest.mark.parametrize("model", ["other", "../../etc", 3, None])
+def test_a_run_is_about_the_model_of_its_deployment(person: str | None, model: object) -> None:
+    asked = {"parameters": PARAMETERS | {"model": model}}
+    taken = started(asked, flow="retrain", model="fraud", person=person)
+    assert isinstance(taken, Wrong)
+    assert "the deployment is of fraud" in taken.reason
+
+
+def test_a_persons_run_is_called_by_what_it_does() -> None:
+    taken = _start(name="approve fraud-v9-1: ALL GATES PASSED", tags=["x"], labels={"a": "b"})
+    assert isinstance(taken, Start)
+    assert taken.body["name"] == "retrain fraud"
+    assert not {"tags", "labels", "idempotency_key"} & set(taken.body)
+
+
+DEEP: Any = "end"
+for _ in range(MOST_DEPTH + 2):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"__prefect_kind": "json", "value": '{"model": "credit", "actor": "bo"}'},
+        {"__prefect_kind": "none", "value": {"actor": "carla"}},
+        PARAMETERS | {"reason": {"__prefect_kind": "jinja", "template": "{{ 9**9**9 }}"}},
+        PARAMETERS | {"reason": [{"a": [{"__prefect_kind": "json", "value": "1"}]}]},
+        PARAMETERS | {"reason": DEEP},
+    ],
+    ids=["json for all", "a value for all", "a template", "deep within", "too deep"],
+)
+@pytest.mark.parametrize("person", ["ana", None])
+def test_what_was_checked_is_what_runs(parameters: dict[str, Any], person: str | None) -> None:
+    asked = {"parameters": parameters}
+    assert isinstance(started(asked, flow="retrain", model="fraud", person=person), Wrong)
+    assert isinstance(answered({"run_input": parameters}), Wrong)
+
+
+def test_an_answer_is_a_forms_values_alone() -> None:
+    form = {"decision": "approve", "code": "bo:1:A", "reason": "read it"}
+    taken = answered({"run_input": form, "other": 1})
+    assert isinstance(taken, Start)
+    assert taken.body == {"run_input": form}
+    assert isinstance(answered({}), Wrong)

@@ -1,0 +1,207 @@
+"""The InferenceService of a bundle version: what it says, and what is refused in one."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.serving.local import bundle_folder, bundle_uri
+from mlplatform.rollouts.serving.manifest import Service, read, render, render_examples
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.errors import ConfigInvalid, Refused
+
+DIGEST = "0123456789abcdef" * 4
+FRAUD = load_definition("fraud")
+URI = "file:///bundles/x"
+
+
+def manifest() -> dict[str, Any]:
+    return render(FRAUD, 7, DIGEST, URI)
+
+
+@pytest.mark.parametrize("uri", [URI, "bundle:x", "pvc://claim/x"])
+def test_a_manifest_names_its_bundle_by_any_uri(uri: str) -> None:
+    assert read(render(FRAUD, 7, DIGEST, uri)).storage_uri == uri
+
+
+def test_a_manifest_says_what_is_read_from_it() -> None:
+    assert read(manifest()) == Service(
+        "fraud-v7-01234567",
+        "fraud",
+        7,
+        DIGEST,
+        URI,
+        (
+            "--accelerator=cpu",
+            "--queue-limit=256",
+            "--batch-rows=1024",
+            "--batch-delay-us=300",
+        ),
+        memory_bytes=512 * 1024**2,
+    )
+
+
+def test_rendering_is_pure() -> None:
+    assert manifest() == manifest()
+
+
+def test_a_cluster_with_little_room_runs_fewer_pods_than_the_tier_asks_for() -> None:
+    of_tier, one = manifest(), render(FRAUD, 7, DIGEST, URI, replicas=1)
+
+    assert of_tier["spec"]["predictor"]["minReplicas"] == 2
+    assert one["spec"]["predictor"]["minReplicas"] == 1
+
+
+def test_kserve_makes_no_route_for_a_service() -> None:
+    metadata = manifest()["metadata"]
+
+    assert metadata["labels"]["networking.kserve.io/visibility"] == "cluster-local"
+    assert metadata["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
+
+
+def test_of_probes_only_the_time_to_load_is_the_models() -> None:
+    definition = msgspec.structs.replace(
+        FRAUD, serving=msgspec.structs.replace(FRAUD.serving, load_deadline_s=300)
+    )
+
+    model = render(definition, 7, DIGEST, URI)["spec"]["predictor"]["model"]
+
+    assert [key for key in model if "Probe" in key] == ["startupProbe"]
+    probe = model["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == 300
+    assert probe["httpGet"]["path"] == "/v2/models/fraud-v7-01234567/ready"
+
+
+@pytest.mark.parametrize(("accelerator", "gpus"), [("cpu", None), ("cuda", "1"), ("tensorrt", "1")])
+def test_a_gpu_is_asked_for_where_the_model_needs_one(accelerator: str, gpus: str | None) -> None:
+    definition = msgspec.structs.replace(FRAUD, accelerator=accelerator)
+
+    resources = render(definition, 1, DIGEST, URI)["spec"]["predictor"]["model"]["resources"]
+
+    assert resources["limits"].get("nvidia.com/gpu") == gpus
+    assert resources["requests"].get("nvidia.com/gpu") == gpus
+
+
+def test_a_split_by_kserve_is_refused_with_the_reason() -> None:
+    asked = manifest()
+    asked["spec"]["canary"] = [{"trafficPercent": 10}]
+
+    with pytest.raises(Refused, match=r"spec\.canary is refused: KServe routes nothing"):
+        read(asked)
+
+
+@pytest.mark.parametrize("component", ["predictor", "transformer", "explainer"])
+def test_a_canary_percent_is_refused_wherever_it_stands(component: str) -> None:
+    asked = manifest()
+    asked["spec"].setdefault(component, {})["canaryTrafficPercent"] = 10
+
+    with pytest.raises(Refused, match=rf"spec\.{component}\.canaryTrafficPercent"):
+        read(asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("apiVersion",), "serving.kserve.io/v1alpha1", "apiVersion"),
+        (("kind",), "Deployment", "kind"),
+        (("metadata", "name"), "fraud", r"metadata\.name"),
+        (("metadata", "name"), None, r"metadata\.name"),
+        (("metadata", "annotations", "mlplatform/bundle-digest"), "f" * 64, "bundle-digest"),
+        (("spec", "predictor", "model", "runtime"), "kserve-triton", "runtime"),
+        (("spec", "predictor", "model", "storageUri"), "/bundles", "storageUri"),
+    ],
+)
+def test_another_manifest_is_refused_by_key(
+    path: tuple[str, ...], value: object, named: str
+) -> None:
+    asked = copy.deepcopy(manifest())
+    at = asked
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+
+    with pytest.raises(ConfigInvalid, match=named):
+        read(asked)
+
+
+@pytest.mark.parametrize(
+    "text", ["fraud", "fraud-v0-01234567", "fraud-v1-0123456", "../x-v1-01234567"]
+)
+def test_what_is_no_service_name(text: str) -> None:
+    assert ServiceName.parse(text) is None
+
+
+def test_a_service_name_survives_parsing() -> None:
+    name = ServiceName.of("card-fraud", 12, DIGEST)
+
+    assert str(name) == "card-fraud-v12-01234567"
+    assert ServiceName.parse(str(name)) == name
+    assert name.names("card-fraud", DIGEST)
+    assert not name.names("fraud", DIGEST)
+
+
+BUNDLES = Path("/home/bundles")
+
+
+def test_a_bundle_folder_may_have_a_space_in_its_path() -> None:
+    assert str(bundle_folder("file:///a%20b/c", BUNDLES)) == "/a b/c"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("s3://bucket/x", "file://host/x", "file://", "bundle:", "bundle:../x", "bundle:a/b"),
+        *("bundle:..", "bundle:%2e%2e", "bundle://host/x", "bundle:.hidden"),
+    ],
+)
+def test_only_folders_of_this_machine_are_served_locally(uri: str) -> None:
+    with pytest.raises(ConfigInvalid, match="storageUri"):
+        bundle_folder(uri, BUNDLES)
+
+
+@pytest.mark.parametrize("name", ["0ab", "a b", "50%"])
+def test_a_bundle_of_a_home_is_named_without_a_path(name: str) -> None:
+    uri = bundle_uri(BUNDLES / name, BUNDLES)
+
+    assert uri.startswith("bundle:")
+    assert "/" not in uri
+    assert bundle_folder(uri, Path("/moved")) == Path("/moved") / name
+
+
+def test_a_folder_outside_of_the_home_is_named_by_its_path() -> None:
+    assert bundle_uri(Path("/elsewhere/0ab"), BUNDLES) == "file:///elsewhere/0ab"
+
+
+def test_a_path_of_a_former_home_leads_to_the_bundle_of_that_name_in_this_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "0ab").mkdir()
+
+    assert bundle_folder("file:///former/bundles/0ab", tmp_path) == tmp_path / "0ab"
+    assert bundle_folder("file:///former/bundles/0cd", tmp_path) == Path("/former/bundles/0cd")
+
+
+def test_examples_say_first_that_they_are_generated() -> None:
+    for text in render_examples().values():
+        assert text.startswith("# Generated by mlplatform.rollouts.serving.manifest")
+
+
+@pytest.mark.parametrize("arg", ["--host=0.0.0.0", "--token-file=/x", "--batch-rows=-1", 7])
+def test_a_manifest_cannot_move_a_predictors_listeners_or_its_token(arg: object) -> None:
+    asked = manifest()
+    asked["spec"]["predictor"]["model"]["args"] = [arg]
+
+    with pytest.raises(ConfigInvalid, match="args"):
+        read(asked)
+
+
+def test_a_manifest_from_before_there_were_arguments_is_still_read() -> None:
+    asked = manifest()
+    del asked["spec"]["predictor"]["model"]["args"]
+
+    assert read(asked).args == ()

@@ -1,0 +1,78 @@
+"""Event time across gateways: the clock is the platform's, and idle ones hold up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.arms import watermark as watermark_module
+from mlplatform.scoring.arms.watermark import Watermark
+from mlplatform.scoring.path.times import HOUR_MS, IN_FLIGHT_MS, SYSTEM_TOLERANCE_MS, EventTimes
+
+T_MS = 1_600_000_000_000
+
+
+class World:
+    """The platform's event clock, and a wall clock, both set by hand."""
+
+    def __init__(self, mode: str = "replay") -> None:
+        self.event_ms = 0
+        self.wall_s = 100.0
+        self.times = EventTimes(mode, lambda: self.event_ms, lambda: self.wall_s)  # type: ignore[arg-type]
+
+    def beats(self, seconds: int) -> int | None:
+        """What the heartbeats of so many seconds promise in the end."""
+        promised = None
+        for _ in range(seconds):
+            self.wall_s += 1.0
+            promised = self.times.passed_ms()
+        return promised
+
+
+def test_a_live_gateway_has_passed_what_it_would_refuse() -> None:
+    world = World("system")
+    world.event_ms = T_MS
+    assert world.times.passed_ms() == T_MS - SYSTEM_TOLERANCE_MS - IN_FLIGHT_MS
+
+
+def test_an_idle_gateway_of_a_replay_follows_the_platform_after_a_while() -> None:
+    world = World()
+    assert world.beats(5) is None
+    world.event_ms = T_MS
+    assert world.beats(1) is None
+    assert world.beats(3) == T_MS
+    world.event_ms = T_MS + HOUR_MS
+    assert world.beats(1) == T_MS
+    assert world.beats(3) == T_MS + HOUR_MS
+
+
+def test_a_request_that_is_still_answered_holds_the_promise_back() -> None:
+    world = World()
+    world.event_ms = T_MS
+    world.beats(5)
+    with world.times.answering(T_MS - 50), world.times.answering(T_MS - 10):
+        assert world.beats(5) == T_MS - 50
+    assert world.beats(1) == T_MS
+
+
+async def test_the_clock_of_a_replay_is_that_of_all_gateways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watermark_module, "POLL_S", 0.001)
+    recorded: list[int | None] = [None]
+    watermark = Watermark(lambda: recorded[0])
+    times = EventTimes("replay", lambda: watermark.event_ms or 0)
+    times.check(1)
+    watermark.start()
+    recorded[0] = T_MS
+    async with asyncio.timeout(10):
+        while watermark.event_ms != T_MS:
+            await asyncio.sleep(0.001)
+    with pytest.raises(Problem):
+        times.check(T_MS - 2 * HOUR_MS)
+    watermark.advance(T_MS + HOUR_MS)
+    await asyncio.sleep(0.01)
+    assert watermark.event_ms == T_MS + HOUR_MS
+    await watermark.stop()

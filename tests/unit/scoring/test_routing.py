@@ -1,0 +1,81 @@
+"""Assignment is sticky, nested and even."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.runtime.errors import NotFound
+from mlplatform.scoring.arms.routing import BUCKETS, assign, bucket
+
+UNITS = st.integers(-(2**63), 2**63 - 1)
+PERCENTS = st.integers(0, 100).map(float) | st.floats(0, 100)
+OLD = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa")
+NEW = Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
+
+
+def canary(percent: float, rollout_id: str = "fraud-r2") -> Routes:
+    return Routes("fraud", 5, OLD, NEW, OLD, rollout_id, "canary", percent)
+
+
+@given(UNITS, st.text(max_size=15), PERCENTS)
+def test_a_unit_keeps_its_bucket_whatever_the_share(unit: int, salt: str, percent: float) -> None:
+    assert assign(canary(percent, salt or "r"), unit).bucket == bucket(unit, salt or "r")
+    assert 0 <= bucket(unit, salt) < BUCKETS
+
+
+@given(UNITS, PERCENTS, PERCENTS)
+def test_a_ramp_only_adds_customers(unit: int, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    if assign(canary(low), unit).arm == "challenger":
+        assert assign(canary(high), unit).arm == "challenger"
+
+
+@given(UNITS)
+def test_nobody_at_zero_and_everybody_at_a_hundred(unit: int) -> None:
+    assert assign(canary(0), unit).target == OLD
+    assert assign(canary(100), unit).target == NEW
+
+
+@pytest.mark.parametrize("percent", [1, 5, 25, 50])
+def test_the_share_is_the_one_asked_for(percent: int) -> None:
+    units = 40_000
+    got = sum(assign(canary(percent), unit).arm == "challenger" for unit in range(units))
+    deviation = (units * percent / 100 * (1 - percent / 100)) ** 0.5
+    assert abs(got - units * percent / 100) < 4 * deviation
+
+
+def test_buckets_are_even() -> None:
+    units, cells = 50_000, 100
+    counts = [0] * cells
+    for unit in range(units):
+        counts[bucket(unit, "fraud-r2") * cells // BUCKETS] += 1
+    expected = units / cells
+    chi_squared = sum((count - expected) ** 2 / expected for count in counts)
+    assert chi_squared < 149  # 99.9th percentile at 99 degrees of freedom
+
+
+def test_two_rollouts_draw_their_customers_independently() -> None:
+    units = range(20_000)
+    both = sum(
+        assign(canary(10, "fraud-r2"), u).arm == "challenger"
+        and assign(canary(10, "fraud-r3"), u).arm == "challenger"
+        for u in units
+    )
+    assert abs(both - 200) < 4 * 200**0.5
+
+
+@given(UNITS)
+def test_in_shadow_the_champion_answers_and_the_challenger_gets_a_copy(unit: int) -> None:
+    shadow = dataclasses.replace(canary(0), phase="shadow")
+    given_arm = assign(shadow, unit)
+    assert (given_arm.arm, given_arm.target, given_arm.shadow) == ("champion", OLD, NEW)
+
+
+def test_a_model_without_champion_is_named() -> None:
+    with pytest.raises(NotFound, match="fraud"):
+        assign(no_routes("fraud"), 1)
