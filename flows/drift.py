@@ -11,11 +11,12 @@ from prefect.cache_policies import NO_CACHE
 
 from mlplatform.operations import wiring
 from mlplatform.operations.jobs import drift as job
-from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_client import events, names
+from mlplatform.rollouts.drift.execute import DriftCheck
 
 
 @task(retries=2, retry_delay_seconds=2, persist_result=False, cache_policy=NO_CACHE)
-def watch(model: str) -> job.DriftCheck:
+def watch(model: str) -> DriftCheck:
     return job.watch(wiring.platform(), model, holder="drift-watch")
 
 
@@ -25,7 +26,7 @@ def emit(event: dict[str, Any]) -> None:
 
 
 @task(timeout_seconds=300, persist_result=False, cache_policy=NO_CACHE)
-def write_report(model: str, check: job.DriftCheck) -> Path:
+def write_report(model: str, check: DriftCheck) -> Path:
     return job.write_report(wiring.platform(), model, check)
 
 
@@ -38,8 +39,8 @@ def drift(model: str, report: bool | None = None) -> str:
         report: write Evidently's report; default: only when an incident was opened just now.
     """
     check = watch(model)
-    if check.event is not None:
-        emit(dict(check.event))
+    if check.request is not None:
+        emit(events.event_of(check.request, check.wall_ms))
     create_markdown_artifact(
         job.page(model, check), key=f"drift-{model}", description=f"Has {model} drifted?"
     )

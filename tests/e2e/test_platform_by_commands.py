@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.models.fraud.generator import Population
+from mlplatform.operations.jobs import drift
+from mlplatform.operations.prefect_client import events
 from mlplatform.operations.prefect_client.prefect import PrefectApi
 from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.drift.execute import ask
 from mlplatform.rollouts.drift.incidents import Finding
-from mlplatform.rollouts.drift.job import act
 from mlplatform.rollouts.drift.retrain import Retrain
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import load
@@ -329,13 +331,10 @@ def test_an_incident_starts_a_retrain_through_the_automation_and_opens_its_rollo
     found = Finding("fraud", "drift", go_live_ms, go_live_ms - 9 * 86_400_000, 1, {"reasons": []})
     incident = platform.incidents.open(found, now_ms=wall_ms)
     due = Retrain(reason="the new pattern's labels have matured", as_of_ms=go_live_ms)
-    event = act(
-        *(platform.incidents, incident, due),
-        holder="drift-watch",
-        claim_s=600,
-        wall_ms=wall_ms,
-    )
-    assert event is not None
+    ports = drift.ports(platform, "fraud")
+    asked = ask(ports, incident, due, holder="drift-watch", claim_s=600, wall_ms=wall_ms)
+    assert asked is not None
+    event = events.event_of(asked, wall_ms)
     check = ("d" * 32, "e" * 16)  # the span of a drift check
     event["payload"]["traceparent"] = f"00-{check[0]}-{check[1]}-01"
     with pytest.raises(Refused, match="on no list"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,7 +17,8 @@ from mlplatform.decisions.records.record import Record, arrow_schema
 from mlplatform.model import profile as profiles
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.rollouts.drift import job, windows
+from mlplatform.rollouts.drift import windows
+from mlplatform.rollouts.drift.observe import Champion, observe
 from mlplatform.rollouts.drift.verdict import Band, Drifted, Steady
 from mlplatform.rollouts.drift.windows import ChampionTenure
 from mlplatform.runtime.errors import Corrupt
@@ -175,10 +177,10 @@ def test_from_log_to_verdict(factor: float, expected: type) -> None:
     profile = profiles.profile(
         matrix, ["amount", *FEATURES], scores, scores > 0.07, np.arange(rows)
     )
-    champion = job.Champion(ChampionTenure(1, 0), FRAUD.inputs, profile, Band(0.005, 0.03))
+    champion = Champion(ChampionTenure(1, 0), FRAUD.inputs, profile, Band(0.005, 0.03))
     log = ListLog([*day(0), *day(1), *day(2)])
-    views = load_views(model_folder("fraud"))
-    seen = job.observe(log, FRAUD, views, champion, 3 * DAY_MS)  # type: ignore[arg-type]
+    ports = SimpleNamespace(log=log, views=load_views(model_folder("fraud")))
+    seen = observe(FRAUD, ports, champion, 3 * DAY_MS)  # type: ignore[arg-type]
     assert isinstance(seen.verdict, expected), seen.verdict.reasons
 
 

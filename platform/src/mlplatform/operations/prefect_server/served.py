@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
-from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_client import events, names
 from mlplatform.operations.prefect_server import prefect_server
-from mlplatform.rollouts.drift.job import RETRAIN_EVENT
 from mlplatform.runtime.configuration.settings import Settings
 
 if TYPE_CHECKING:
@@ -162,8 +161,8 @@ def _automation(model: str, retrain: UUID) -> AutomationCore:
         name=names.automation(model),
         description="A drift incident whose new pattern has matured starts a retrain.",
         trigger=EventTrigger(
-            expect={RETRAIN_EVENT},
-            match={"prefect.resource.id": f"mlplatform.model.{model}"},
+            expect={events.RETRAIN_EVENT},
+            match={"prefect.resource.id": events.resource(model)},
             for_each={"prefect.resource.id"},
             posture=Posture.Reactive,
             threshold=1,

@@ -1,0 +1,160 @@
+"""One drift check over a model: look, decide, carry out, and ask whoever has to act.
+
+Every check may be the first after a crash: it reads how things stand, takes the steps that are due,
+and done twice changes nothing. What it asks for names the incident and its claim, so that the same
+request twice is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.rollouts.drift.incidents import Claimed, Held, Incident, Over
+from mlplatform.rollouts.drift.observe import Champion, champion_of, observe, standing
+from mlplatform.rollouts.drift.plan import (
+    CloseIncident,
+    Observation,
+    OpenIncident,
+    OpenRollout,
+    Standing,
+    next_step,
+)
+from mlplatform.rollouts.drift.ports import DriftPorts
+from mlplatform.rollouts.drift.retrain import Page, Retrain, RetrainDecision, Wait
+from mlplatform.runtime.errors import Busy
+
+MAX_STEPS: Final = 5
+"""Close an incident, open another, open the rollout of its answer, and what is due then."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainRequest:
+    """A retrain is asked for, once for each claim of an incident; `as_of_ms` is event time."""
+
+    model: str
+    incident: str
+    claim: int
+    as_of_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRequest:
+    """A person is asked to look, once for each state of an incident's journal."""
+
+    model: str
+    incident: str
+    change: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriftCheck:
+    """What one check saw and did.
+
+    Args:
+        incident: the one that is not closed when the check ends.
+        opened: it was opened by this very check.
+        decision: about a retrain; None without an incident.
+        request: to be passed on, if any.
+    """
+
+    observation: Observation
+    champion: Champion
+    wall_ms: int
+    incident: Incident | None = None
+    opened: bool = False
+    decision: RetrainDecision | None = None
+    request: RetrainRequest | PersonRequest | None = None
+
+    @property
+    def words(self) -> str:
+        """The verdict, the incident and what was decided, in a sentence or two."""
+        verdict = self.observation.verdict
+        said = f"{type(verdict).__name__.lower()}: {'; '.join(verdict.reasons)}"
+        if self.incident is None:
+            return said
+        decision = self.decision
+        next_step = "" if decision is None else f" {type(decision).__name__}: {decision.reason}"
+        return f"{said}. Incident {self.incident.id} is {self.incident.state}.{next_step}"
+
+
+def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) -> DriftCheck:
+    """Take every step that is due for a model, and say what is asked for.
+
+    Args:
+        holder: names whoever claims an incident.
+
+    Raises:
+        NotFound: the model has no champion yet.
+    """
+    now_ms, wall_ms = ports.clock.event_ms(), ports.clock.wall_ms()
+    champion = champion_of(definition.name, ports)
+    seen = observe(definition, ports, champion, now_ms)
+    opened = has_tried_rollout = False
+    for _ in range(MAX_STEPS):
+        incident = next(iter(ports.incidents.list(definition.name, closed=False)), None)
+        stands = Standing()
+        if incident is not None:
+            stands = standing(definition, ports, incident, now_ms)
+        step = next_step(
+            *(definition, seen, incident, stands),
+            wall_ms=wall_ms,
+            has_tried_rollout=has_tried_rollout,
+        )
+        match step:
+            case OpenIncident(found):
+                ports.incidents.open(found, now_ms=wall_ms)
+                opened = True
+            case CloseIncident(closed, resolution):
+                ports.incidents.close(closed, resolution, now_ms=wall_ms)
+            case OpenRollout(version):
+                has_tried_rollout = True
+                with contextlib.suppress(Busy):  # the next check tries again
+                    ports.open_rollout(version)
+            case Wait() | Page() | Retrain():
+                break
+            case _:
+                assert_never(step)
+    else:
+        raise AssertionError(f"a drift check of {definition.name} comes to no end")
+    if incident is None:
+        return DriftCheck(seen, champion, wall_ms)
+    claim_s = definition.drift.claim_s
+    asked = ask(ports, incident, step, holder=holder, claim_s=claim_s, wall_ms=wall_ms)
+    return DriftCheck(seen, champion, wall_ms, incident, opened, step, asked)
+
+
+def ask(
+    ports: DriftPorts,
+    incident: Incident,
+    decision: RetrainDecision,
+    *,
+    holder: str,
+    claim_s: int,
+    wall_ms: int,
+) -> RetrainRequest | PersonRequest | None:
+    """What a decision asks for, after the claim that it needs.
+
+    While a claim holds, the same request comes back at every check: asked again it starts nothing
+    new, and what was lost on the way starts then. Once the claim has expired without an answer,
+    the next one makes a new request.
+    """
+    model = incident.found.model
+    match decision:
+        case Retrain():
+            until_ms = wall_ms + claim_s * 1000
+            outcome = ports.incidents.claim(incident.id, holder, until_ms=until_ms, now_ms=wall_ms)
+            match outcome:
+                case Claimed(claim=claim) | Held(claim=claim):
+                    as_of_ms, reason = decision.as_of_ms, decision.reason
+                    return RetrainRequest(model, incident.id, claim, as_of_ms, reason)
+                case Over():
+                    return None
+        case Page():
+            return PersonRequest(model, incident.id, len(incident.changes), decision.reason)
+        case Wait():
+            return None

@@ -1,0 +1,43 @@
+"""Everything that a drift check touches outside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlplatform.decisions.records.port import DecisionLog
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.routes import Arm
+from mlplatform.rollouts.drift.incidents import Incidents
+from mlplatform.rollouts.drift.retrain import LabelledRequests
+from mlplatform.rollouts.journal.journal import Rollouts
+from mlplatform.runtime.clock import Clock
+
+
+class Offline(LabelledRequests, Protocol):
+    """The payments that a retrain would learn from."""
+
+    def project(self, log: DecisionLog) -> object:
+        """Take in what the log holds by now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPorts:
+    """Everything that a check touches.
+
+    Args:
+        bundle: of an arm, every digest checked.
+        open_rollout: of a version that answers an incident. Raises Busy where another is under way.
+    """
+
+    log: DecisionLog
+    incidents: Incidents
+    rollouts: Rollouts
+    offline: Offline
+    clock: Clock
+    views: Sequence[FeatureView]
+    bundle: Callable[[Arm], Bundle]
+    open_rollout: Callable[[int], object]

@@ -1,0 +1,265 @@
+"""A drift check takes the steps that are due, and done twice changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from mlplatform.learning.features.dataset import window
+from mlplatform.model.folders import load_definition
+from mlplatform.operations.prefect_client import events
+from mlplatform.rollouts.drift import execute
+from mlplatform.rollouts.drift.execute import PersonRequest, RetrainRequest, ask
+from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.rollouts.drift.observe import standing
+from mlplatform.rollouts.drift.plan import Observation
+from mlplatform.rollouts.drift.ports import DriftPorts
+from mlplatform.rollouts.drift.retrain import Page, Retrain, Wait
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.drift.verdict import Drifted, Health, Steady, Undecided, WindowVerdict
+from mlplatform.runtime.errors import Busy
+
+DAY_MS = 86_400_000
+FRAUD = load_definition("fraud")
+
+
+def seen(health: Health, champion: int = 1) -> Observation:
+    verdicts = tuple(
+        WindowVerdict(day * DAY_MS, (day + 1) * DAY_MS, 5000, health, ("because",))
+        for day in range(3)
+    )
+    verdict = {
+        Health.UNHEALTHY: Drifted(0, ("3 of 3",)),
+        Health.HEALTHY: Steady(("0 of 3",)),
+        Health.INCONCLUSIVE: Undecided(("0 of 3",)),
+    }[health]
+    return Observation(champion, 3 * DAY_MS, (), verdicts, verdict)
+
+
+@dataclass
+class Offline:
+    """As many frauds as one asks for, and what one asked."""
+
+    frauds: int = 1000
+    asked: list[tuple[int, int, int]] = field(default_factory=list)
+    projected: int = 0
+
+    def project(self, log: object) -> None:
+        self.projected += 1
+
+    def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
+        self.asked.append((from_ms, to_ms, as_of_ms))
+        return pa.table({"label": pa.array([1] * self.frauds, pa.int8())})
+
+
+@dataclass
+class Clock:
+    wall: int = 1
+
+    def event_ms(self) -> int:
+        return 20 * DAY_MS
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+
+@dataclass
+class Version:
+    version: int
+
+
+@dataclass
+class Rollout:
+    challenger: Version
+    phase: str
+
+
+@dataclass
+class Rollouts:
+    """The part of a journal that a check asks about answers."""
+
+    states: list[Rollout] = field(default_factory=list)
+
+    def active(self, model: str, *, finished: bool) -> Sequence[Rollout]:
+        return self.states
+
+
+class Checks:
+    """Checks over one home folder, whose observations the test says."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.incidents = SqliteIncidents(folder / "rollouts.db")
+        self.offline, self.clock, self.rollouts = Offline(), Clock(), Rollouts()
+        self.opened: list[int] = []
+        self.busy = False
+        self._sees = seen(Health.INCONCLUSIVE)
+        monkeypatch.setattr(execute, "champion_of", lambda model, ports: None)
+        monkeypatch.setattr(execute, "observe", lambda *_: self._sees)
+
+    @property
+    def ports(self) -> DriftPorts:
+        return DriftPorts(
+            log=None,  # type: ignore[arg-type]
+            incidents=self.incidents,
+            rollouts=self.rollouts,  # type: ignore[arg-type]
+            offline=self.offline,
+            clock=self.clock,
+            views=(),
+            bundle=lambda arm: pytest.fail("no bundle is read here"),
+            open_rollout=self._open,
+        )
+
+    def run(self, health: Health, champion: int = 1, wall_ms: int = 1) -> execute.DriftCheck:
+        self._sees, self.clock.wall = seen(health, champion), wall_ms
+        return execute.run_check(FRAUD, self.ports, holder="p")
+
+    def _open(self, version: int) -> None:
+        if self.busy:
+            raise Busy("another rollout")
+        self.opened.append(version)
+        self.rollouts.states.append(Rollout(Version(version), "validated"))
+
+
+@pytest.fixture
+def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checks:
+    made = Checks(tmp_path, monkeypatch)
+    made.offline.frauds = 0
+    return made
+
+
+def opened(checks: Checks) -> Incident:
+    incident = checks.run(Health.UNHEALTHY).incident
+    assert incident is not None
+    return incident
+
+
+def test_a_drifted_verdict_opens_one_incident_however_often_it_is_seen(checks: Checks) -> None:
+    first, again = checks.run(Health.UNHEALTHY), checks.run(Health.UNHEALTHY, wall_ms=2)
+    assert (first.opened, again.opened) == (True, False)
+    assert first.incident == again.incident
+    assert len(checks.incidents.list()) == 1
+    assert first.incident is not None
+    assert [w["health"] for w in first.incident.found.evidence["windows"]] == ["UNHEALTHY"] * 3
+
+
+@pytest.mark.parametrize("health", [Health.HEALTHY, Health.INCONCLUSIVE])
+def test_without_a_drifted_verdict_there_is_no_incident(checks: Checks, health: Health) -> None:
+    check = checks.run(health)
+    assert (check.incident, check.request, checks.offline.projected) == (None, None, 0)
+
+
+def test_an_incident_stays_while_nothing_is_known(checks: Checks) -> None:
+    assert opened(checks) == checks.run(Health.INCONCLUSIVE).incident
+
+
+def test_an_untouched_incident_ends_when_all_windows_are_healthy_again(checks: Checks) -> None:
+    opened(checks)
+    assert checks.run(Health.HEALTHY).incident is None
+    assert checks.incidents.list()[0].note == "the last 3 windows look like the profile again"
+
+
+def test_a_claimed_incident_does_not_end_by_itself(checks: Checks) -> None:
+    opened(checks)
+    checks.offline.frauds = 1000
+    assert isinstance(checks.run(Health.UNHEALTHY).request, RetrainRequest)
+    assert checks.run(Health.HEALTHY).incident is not None
+
+
+def test_another_champion_ends_an_incident_and_may_begin_its_own(checks: Checks) -> None:
+    first = opened(checks)
+    second = checks.run(Health.UNHEALTHY, champion=2).incident
+    assert second is not None
+    assert second.found.champion == 2
+    closed = checks.incidents.list()[0]
+    assert (closed.id, closed.note) == (first.id, "version 2 replaced version 1")
+
+
+def test_the_version_that_answers_gets_its_rollout_once(checks: Checks) -> None:
+    incident = opened(checks)
+    ask(checks.ports, incident, Retrain(7, "enough"), holder="p", claim_s=600, wall_ms=1)
+    checks.incidents.answer(incident.id, 1, version=2, note="registered", now_ms=2)
+    checks.busy = True
+    busy = checks.run(Health.UNHEALTHY)
+    checks.busy = False
+    after, again = checks.run(Health.UNHEALTHY), checks.run(Health.UNHEALTHY)
+    assert checks.opened == [2]
+    for check in (busy, after, again):
+        assert check.decision == Wait("version 2 answers it; its rollout decides")
+
+
+def test_an_answer_that_was_rolled_back_calls_a_person(checks: Checks) -> None:
+    incident = opened(checks)
+    ask(checks.ports, incident, Retrain(7, "enough"), holder="p", claim_s=600, wall_ms=1)
+    checks.incidents.answer(incident.id, 1, version=2, note="registered", now_ms=2)
+    checks.rollouts.states.append(Rollout(Version(2), "rolled_back"))
+    assert isinstance(checks.run(Health.UNHEALTHY).request, PersonRequest)
+
+
+def asked(checks: Checks, incident: Incident, decision: Any, wall_ms: int) -> Any:
+    found = ask(checks.ports, incident, decision, holder="p", claim_s=600, wall_ms=wall_ms)
+    return None if found is None else events.event_of(found, wall_ms)
+
+
+def test_while_a_claim_holds_the_same_event_comes_again(checks: Checks) -> None:
+    incident = opened(checks)
+    first = asked(checks, incident, Retrain(7, "enough"), wall_ms=1000)
+    again = asked(checks, incident, Retrain(7, "enough"), wall_ms=2000)
+    assert first["id"] == again["id"]
+    assert first["resource"]["prefect.resource.id"] == "mlplatform.model.fraud"
+    assert first["payload"] == {
+        "model": "fraud",
+        "traceparent": "",  # whoever emits it says where
+        "incident": incident.id,
+        "claim": 1,
+        "as_of": "1970-01-01T00:00:00.007000+00:00",
+        "reason": "enough",
+    }
+
+
+def test_after_a_claim_expired_the_event_is_a_new_one(checks: Checks) -> None:
+    incident = opened(checks)
+    first = asked(checks, incident, Retrain(7, "enough"), wall_ms=1000)
+    second = asked(checks, incident, Retrain(7, "enough"), wall_ms=601_000)
+    assert first["id"] != second["id"]
+    assert second["payload"]["claim"] == 2
+
+
+def test_the_ids_of_events_are_those_of_the_releases_before(checks: Checks) -> None:
+    """A check that is repeated over an upgrade starts no second retrain."""
+    retrain = RetrainRequest("fraud", "fraud-drift-1", 1, 7, "enough")
+    person = PersonRequest("fraud", "fraud-drift-1", 3, "look")
+    assert events.event_of(retrain, 1)["id"] == "a5675722-6507-5139-9bc4-d64834e65999"
+    assert events.event_of(person, 1)["id"] == "75b13b21-bb1b-521c-afe7-a7c9ecec2612"
+
+
+def test_an_answered_incident_makes_no_event(checks: Checks) -> None:
+    incident = opened(checks)
+    asked(checks, incident, Retrain(7, "enough"), wall_ms=1000)
+    checks.incidents.answer(incident.id, 1, version=2, note="registered", now_ms=2000)
+    assert asked(checks, incident, Retrain(7, "enough"), wall_ms=999_000) is None
+
+
+def test_waiting_makes_no_event_and_paging_the_same_one(checks: Checks) -> None:
+    incident = opened(checks)
+    assert asked(checks, incident, Wait("labels"), wall_ms=1) is None
+    first = asked(checks, incident, Page("look"), wall_ms=1)
+    assert first["id"] == asked(checks, incident, Page("look"), wall_ms=2)["id"]
+    assert first["event"] == events.PAGE_EVENT
+
+
+@pytest.mark.parametrize("extra_ms", [0, DAY_MS - 1])
+def test_what_counts_is_what_a_retrain_as_of_now_would_fit_on(
+    checks: Checks, extra_ms: int
+) -> None:
+    now_ms = 20 * DAY_MS + extra_ms
+    incident = opened(checks)
+    checks.offline.asked.clear()
+    checks.offline.frauds = 1000
+    found = standing(FRAUD, checks.ports, incident, now_ms)
+    assert checks.offline.asked == [(0, window(FRAUD, now_ms).holdout_from_ms, now_ms)]
+    assert found.matured.positives == 1000
