@@ -16,7 +16,7 @@ from mlplatform.operations.prefect_client import events
 from mlplatform.rollouts.drift import execute
 from mlplatform.rollouts.drift.execute import PersonRequest, RetrainRequest, ask
 from mlplatform.rollouts.drift.incidents import Incident
-from mlplatform.rollouts.drift.observe import standing
+from mlplatform.rollouts.drift.observe import incident_status
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.retrain import Page, Retrain, Wait
@@ -260,6 +260,6 @@ def test_what_counts_is_what_a_retrain_as_of_now_would_fit_on(
     incident = opened(checks)
     checks.offline.asked.clear()
     checks.offline.frauds = 1000
-    found = standing(FRAUD, checks.ports, incident, now_ms)
+    found = incident_status(FRAUD, checks.ports, incident, now_ms)
     assert checks.offline.asked == [(0, window(FRAUD, now_ms).holdout_from_ms, now_ms)]
     assert found.matured.positives == 1000

@@ -1,6 +1,6 @@
 """One drift check over a model: look, decide, carry out, and ask whoever has to act.
 
-Every check may be the first after a crash: it reads how things stand, takes the steps that are due,
+Every check may be the first after a crash: it reads the journal, takes the steps that are due,
 and done twice changes nothing. What it asks for names the incident and its claim, so that the same
 request twice is one.
 """
@@ -13,13 +13,13 @@ from typing import Final, assert_never
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.drift.incidents import Claimed, Held, Incident, Over
-from mlplatform.rollouts.drift.observe import Champion, champion_of, observe, standing
+from mlplatform.rollouts.drift.observe import Champion, champion_of, incident_status, observe
 from mlplatform.rollouts.drift.plan import (
     CloseIncident,
+    IncidentStatus,
     Observation,
     OpenIncident,
     OpenRollout,
-    Standing,
     next_step,
 )
 from mlplatform.rollouts.drift.ports import DriftPorts
@@ -97,11 +97,11 @@ def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) ->
     opened = has_tried_rollout = False
     for _ in range(MAX_STEPS):
         incident = next(iter(ports.incidents.list(definition.name, closed=False)), None)
-        stands = Standing()
+        status = IncidentStatus()
         if incident is not None:
-            stands = standing(definition, ports, incident, now_ms)
+            status = incident_status(definition, ports, incident, now_ms)
         step = next_step(
-            *(definition, seen, incident, stands),
+            *(definition, seen, incident, status),
             wall_ms=wall_ms,
             has_tried_rollout=has_tried_rollout,
         )

@@ -1,4 +1,4 @@
-"""What a drift check sees before it decides: windows of the log, and how an incident stands."""
+"""What a drift check sees before it decides: windows of the log, and an incident."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlplatform.learning.features.dataset import window
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.profile import Profile
 from mlplatform.rollouts.drift.incidents import Incident
-from mlplatform.rollouts.drift.plan import Observation, Standing
+from mlplatform.rollouts.drift.plan import IncidentStatus, Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.retrain import Matured, matured_since
 from mlplatform.rollouts.drift.verdict import Band, drift_verdict, window_verdict
@@ -58,14 +58,14 @@ def observe(
     return Observation(champion.tenure.version, now_ms, tuple(windows), tuple(verdicts), verdict)
 
 
-def standing(
+def incident_status(
     definition: ModelDefinition, ports: DriftPorts, incident: Incident, now_ms: int
-) -> Standing:
-    """How an incident stands: its labels, or the rollout of its answer."""
+) -> IncidentStatus:
+    """What is known of an incident: its labels, or the rollout of its answer."""
     if incident.state == "answered":
-        return Standing(answer_phase=_answer_phase(ports, incident))
+        return IncidentStatus(answer_phase=_answer_phase(ports, incident))
     ports.offline.project(ports.log)
-    return Standing(_matured(definition, ports, incident, now_ms))
+    return IncidentStatus(_matured(definition, ports, incident, now_ms))
 
 
 def _matured(

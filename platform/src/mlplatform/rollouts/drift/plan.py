@@ -1,4 +1,4 @@
-"""What a drift check does next, and why: pure, from what was observed and how things stand."""
+"""What a drift check does next, and why: pure, from what was observed and the incident."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How the incident of a model stands, besides what its journal says.
+class IncidentStatus:
+    """What is known of the incident of a model besides what its journal says.
 
     Args:
         matured: labels of the new pattern; counted only where an incident waits for them.
@@ -76,7 +76,7 @@ def next_step(
     model: ModelDefinition,
     seen: Observation,
     incident: Incident | None,
-    standing: Standing,
+    status: IncidentStatus,
     *,
     wall_ms: int,
     has_tried_rollout: bool = False,
@@ -94,17 +94,17 @@ def next_step(
         return Wait("there is no incident")
     if resolution := resolved(incident, seen):
         return CloseIncident(incident.id, resolution)
-    is_answered = incident.state == "answered" and incident.answer is not None
-    if is_answered and standing.answer_phase is None and not has_tried_rollout:
-        return OpenRollout(incident.answer)
+    answer = incident.answer if incident.state == "answered" else None
+    if answer is not None and status.answer_phase is None and not has_tried_rollout:
+        return OpenRollout(answer)
     return retrain_when(
         incident,
-        standing.matured,
+        status.matured,
         now_ms=seen.now_ms,
         wall_ms=wall_ms,
         policy=model.drift,
         lag_days=model.label.maturity_days + model.training.holdout_days,
-        answer_lives=standing.answer_phase != "rolled_back",
+        answer_lives=status.answer_phase != "rolled_back",
     )
 
 
