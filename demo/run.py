@@ -20,13 +20,13 @@ from demo.source import DAY_MS, MODEL, Source, prepare
 from demo.state import DemoState, Diary, Moment, load_state
 from demo.story import LoopNotClosed, Story
 from demo.traffic import Player, Recording
-from mlplatform.operations.jobs import features
+from mlplatform.operations.actions import features
 from mlplatform.operations.wiring import Platform, api_key
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.scoring import backends
-from mlplatform.scoring.path.times import REPLAY_BEHIND_MS
+from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 
 QUIET_RATE = 1300.0  # requests a second at the most
 BUSY_RATE = 450.0  # while a model is trained or ramps: flows need the same two cores

@@ -18,7 +18,7 @@ from demo.process import PlatformProcess
 from demo.source import MODEL
 from demo.state import Diary
 from mlplatform.model.bundle import MODEL_FILE
-from mlplatform.operations.jobs import rollouts as approvals
+from mlplatform.operations.actions import rollouts as approvals
 from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState

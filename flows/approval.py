@@ -10,8 +10,8 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import rollouts as job
-from mlplatform.operations.jobs.signed import REASON
+from mlplatform.operations.actions import rollouts as job
+from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client import names
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.runtime import text

@@ -12,8 +12,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import batch as job
 from mlplatform.operations.compute.jobs import Job, JobStatus
-from mlplatform.operations.jobs import batch as job
 from mlplatform.operations.prefect_client import names
 
 

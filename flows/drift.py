@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import drift as job
+from mlplatform.operations.actions import drift as job
 from mlplatform.operations.prefect_client import events, names
 from mlplatform.rollouts.drift.execute import DriftCheck
 

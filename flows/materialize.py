@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from prefect import flow, task
 
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import features as job
+from mlplatform.operations.actions import features as job
 from mlplatform.operations.prefect_client import names
 
 

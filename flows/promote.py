@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.forms import Actor, Reason
 

@@ -10,9 +10,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import one_at_a_time, rollouts
+from mlplatform.operations.actions import training as job
 from mlplatform.operations.compute.jobs import JobStatus
-from mlplatform.operations.jobs import heavy, rollouts
-from mlplatform.operations.jobs import training as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.retries import unavailable
 from mlplatform.operations.prefect_server.forms import Actor, Reason
@@ -33,7 +33,7 @@ def prepare(model: str, as_of_ms: int | None) -> job.Prepared:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def fit(prepared: job.Prepared, place: heavy.Place) -> Candidate:
+def fit(prepared: job.Prepared, place: one_at_a_time.Place) -> Candidate:
     """Its own deadline is the job's; a cancelled run cancels the job."""
     log = get_run_logger()
 
@@ -84,7 +84,7 @@ def retrain(
     """
     link_to(traceparent)
     run = wiring.settings().home.run
-    with heavy.turn(run, f"retrain of {model}", get_run_logger().info) as place:
+    with one_at_a_time.turn(run, f"retrain of {model}", get_run_logger().info) as place:
         prepared = prepare(model, job.milliseconds(as_of))
         candidate = fit(prepared, place)
         report = validate(model, candidate, prepared)

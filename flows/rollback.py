@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.forms import Actor, Reason
 

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, task
 
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
 
 

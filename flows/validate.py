@@ -11,8 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import heavy
-from mlplatform.operations.jobs import training as job
+from mlplatform.operations.actions import one_at_a_time
+from mlplatform.operations.actions import training as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.retries import unavailable
 from mlplatform.operations.prefect_server.forms import Actor
@@ -66,7 +66,9 @@ def validate(
         onnx_path: input "inputs" float32 [n, F] in the champion's order, output "scores" [n].
         actor: who brings it (self-declared): the author of the version, who may not approve it.
     """
-    with heavy.turn(wiring.settings().home.run, f"validate of {model}", get_run_logger().info):
+    with one_at_a_time.turn(
+        wiring.settings().home.run, f"validate of {model}", get_run_logger().info
+    ):
         prepared = prepare(model)
         candidate = bring(model, onnx_path, actor, prepared)
         report = judge(model, actor, candidate, prepared)

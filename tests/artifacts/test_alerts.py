@@ -19,13 +19,13 @@ from typer.core import TyperGroup
 
 from mlplatform.commands import app
 from mlplatform.model.folders import load_definition, model_names
-from mlplatform.observing.slo import rendered
+from mlplatform.observing.slo import render_files
 from mlplatform.observing.slo.objectives import FILE, load
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
-FILES = sorted((ROOT / rendered.FOLDER).glob("*.yaml"))
+FILES = sorted((ROOT / render_files.FOLDER).glob("*.yaml"))
 CASES = [*alert_series.states(), *alert_series.burns(), *alert_series.calm()]
 SECTIONS = ("## What it means", "## First look", "## Commands", "## When to roll back")
 
@@ -156,12 +156,12 @@ def parse(command: str) -> None:
 
 
 def test_rules_of_a_model_are_rendered_for_every_model() -> None:
-    assert {file.stem for file in FILES} == {*model_names(), rendered.PLATFORM}
+    assert {file.stem for file in FILES} == {*model_names(), render_files.PLATFORM}
     for name in model_names():
         services = {r["labels"]["service"] for r in _recorded(name)}
         assert services == {load_definition(name).name}
 
 
 def _recorded(name: str) -> list[dict[str, Any]]:
-    content = yaml.safe_load((ROOT / rendered.FOLDER / f"{name}.yaml").read_text())
+    content = yaml.safe_load((ROOT / render_files.FOLDER / f"{name}.yaml").read_text())
     return [r for group in content["groups"] for r in group["rules"] if "record" in r]

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from tests.observability import lezer, queries
 
-from mlplatform.observing.dashboards import rendered
+from mlplatform.observing.dashboards import render_files
 from mlplatform.observing.dashboards.panels import WIDTH, Panel, Place, Row, places
 from mlplatform.observing.page.app import application
 from mlplatform.observing.slo.objectives import FILE, load
@@ -165,7 +165,7 @@ def test_a_threshold_is_the_number_of_slo_yaml(
     limit: str, value: Any, shown: str, expected: float
 ) -> None:
     changed = _with(OBJECTIVES, limits=_with(OBJECTIVES.limits, **{limit: value}))
-    before, after = ({d.name: d for d in rendered.dashboards(o)} for o in (OBJECTIVES, changed))
+    before, after = ({d.name: d for d in render_files.dashboards(o)} for o in (OBJECTIVES, changed))
     assert expected not in thresholds(before[shown].rows)
     assert expected in thresholds(after[shown].rows)
 

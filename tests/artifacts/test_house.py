@@ -132,6 +132,30 @@ def test_names_say_what_a_thing_is() -> None:
     assert {name: found for name, text in modules().items() if (found := retired(text))} == {}
 
 
+def resolves(name: str) -> bool:
+    """Whether a dotted name below the package leads to a module, and to something in it."""
+    parts = name.removeprefix("mlplatform.").split(".")
+    for end in range(len(parts), 0, -1):
+        path = "/".join(parts[:end])
+        if text := modules().get(f"{path}.py", modules().get(f"{path}/__init__.py")):
+            return end == len(parts) or re.search(rf"\b{parts[end]}\b", text) is not None
+    return False
+
+
+def test_a_docstring_that_names_a_module_names_one_that_is_there() -> None:
+    dotted = re.compile(rf"`((?:mlplatform\.)?(?:{'|'.join(AREAS)})(?:\.\w+)+)`")
+    named = {n: dotted.findall(text) for n, text in modules().items()}
+    strays = {n: [d for d in found if not resolves(d)] for n, found in named.items()}
+    others = {
+        "model.onnx",
+        "model.version",
+        "model.yaml",
+        "mlplatform.scoring.v1.Scoring",
+    }  # no modules
+    assert sum(map(len, named.values())) > 10
+    assert {n: left for n, found in strays.items() if (left := set(found) - others)} == {}
+
+
 def test_sentences_are_those_of_today() -> None:
     texts = modules() | {p.name: p.read_text() for p in (ROOT / "docs").glob("*.md")}
     assert {

@@ -20,8 +20,8 @@ from mlplatform.rollouts.serving.manifest import (
     render_examples,
 )
 from mlplatform.rollouts.serving.triton import config
+from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.settings import log_level
-from mlplatform.runtime.configuration.table import PREFIX
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 

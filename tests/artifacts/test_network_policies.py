@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from mlplatform.operations.prefect_server import registered
+from mlplatform.operations.prefect_server import cluster_flows
 from mlplatform.runtime.configuration import settings
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def pods() -> dict[str, dict[str, Any]]:
     }
     for cron in (d for d in DOCUMENTS if d["kind"] == "CronJob"):
         found[cron["metadata"]["name"]] = cron["spec"]["jobTemplate"]["spec"]["template"]
-    run = registered.template(MANIFESTS / "workloads" / "flow-run.yaml", "flows:2")
+    run = cluster_flows.template(MANIFESTS / "workloads" / "flow-run.yaml", "flows:2")
     return found | {"flow-run": run["job_configuration"]["job_manifest"]["spec"]["template"]}
 
 

@@ -15,7 +15,7 @@ from tests.observability.binaries import needed
 
 from mlplatform.observing.slo.alerts import JOBS
 from mlplatform.runtime.telemetry import signals
-from mlplatform.scoring.path.spans import KeptFor as OfGateway
+from mlplatform.scoring.request.spans import KeptFor as OfGateway
 from mlplatform.scoring.worker.spans import KeptFor as OfWorker
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from mlplatform.commands import settings_document
-from mlplatform.runtime.configuration.table import DEFAULTS, PREFIX
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
 from mlplatform.runtime.configuration.variables import HANDED_DOWN, OF_TESTS
 
 ROOT: Final = Path(__file__).parents[2]

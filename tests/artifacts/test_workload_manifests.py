@@ -15,7 +15,7 @@ from mlplatform.observing.exporter.process import parser as exporter_parser
 from mlplatform.observing.page.process import asked_for_as
 from mlplatform.observing.page.process import parser as page_parser
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server import registered
+from mlplatform.operations.prefect_server import cluster_flows
 from mlplatform.operations.supervisor.mlflow_server import parser as mlflow_parser
 from mlplatform.runtime.configuration import settings
 from mlplatform.scoring.gateway.process import parser as gateway_parser
@@ -63,7 +63,7 @@ def pods() -> dict[str, dict[str, Any]]:
 
 
 def flow_run() -> dict[str, Any]:
-    return registered.template(WORKLOADS / "flow-run.yaml", "flows:2")
+    return cluster_flows.template(WORKLOADS / "flow-run.yaml", "flows:2")
 
 
 def containers() -> dict[str, dict[str, Any]]:
@@ -304,7 +304,7 @@ def test_commands_are_those_that_the_programs_take() -> None:
     options = gateway_parser().parse_args(gateway["args"])
     assert (options.name, options.host) == ("$(POD_NAME)", "0.0.0.0")
     assert mlflow_parser().parse_args(containers()["mlflow/mlflow"]["args"]).host == "0.0.0.0"
-    placed = registered.parser().parse_args(register["args"])
+    placed = cluster_flows.parser().parse_args(register["args"])
     assert placed.image == "$(FLOW_RUN_IMAGE)"
     assert "FLOW_RUN_IMAGE" in variables(register)
     mounted = {m["mountPath"] for m in register["volumeMounts"]}
@@ -336,7 +336,9 @@ def test_accounts_are_there_and_only_those_with_rights_get_a_token() -> None:
     accounts = of_kind("ServiceAccount", MANIFESTS / "base")
     template = flow_run()
     of_runs = {template["variables"]["properties"]["service_account_name"]["default"]}
-    of_runs |= {registered.job_variables(n)["service_account_name"] for n in ("rollout", "batch")}
+    of_runs |= {
+        cluster_flows.job_variables(n)["service_account_name"] for n in ("rollout", "batch")
+    }
     fixed = {name: pod["spec"]["serviceAccountName"] for name, pod in pods().items()}
     del fixed["flow-run"]
 
@@ -351,8 +353,8 @@ def test_passes_and_what_stands_make_what_only_tries_give_way() -> None:
     classes = of_kind("PriorityClass", MANIFESTS / "base")
     standing = {p["spec"].get("priorityClassName") for n, p in pods().items() if n != "flow-run"}
     asked = flow_run()["variables"]["properties"]["priority_class_name"]
-    passes = {registered.job_variables(n)["priority_class_name"] for n in registered.PASSES}
-    others = [registered.job_variables(n) for n in set(names.RUNS) - registered.PASSES]
+    passes = {cluster_flows.job_variables(n)["priority_class_name"] for n in cluster_flows.PASSES}
+    others = [cluster_flows.job_variables(n) for n in set(names.RUNS) - cluster_flows.PASSES]
 
     assert pods()["flow-run"]["spec"]["priorityClassName"] == "{{ priority_class_name }}"
     assert standing == passes == {"mlplatform-production"}
@@ -376,17 +378,19 @@ def test_a_flow_that_asks_the_api_server_may_reach_it() -> None:
     label = policies["api-server"]["spec"]["podSelector"]["matchLabels"]
 
     assert label == {"mlplatform/asks-api-server": "true"}
-    assert registered.job_variables("rollout")["asks_api_server"] == "true"
-    for name in registered.STARTS_JOBS:
-        assert registered.job_variables(name)["asks_api_server"] == "true"
-    assert registered.job_variables("drift") == {}
+    assert cluster_flows.job_variables("rollout")["asks_api_server"] == "true"
+    for name in cluster_flows.STARTS_JOBS:
+        assert cluster_flows.job_variables(name)["asks_api_server"] == "true"
+    assert cluster_flows.job_variables("drift") == {}
     assert "mlplatform/asks-api-server" in pods()["flow-run"]["metadata"]["labels"]
 
 
 def test_batches_and_retrains_may_start_jobs_with_argo_and_nothing_else() -> None:
     """Their account's rights are in Argo's namespace, and they alone get keys of object storage."""
     access = list(yaml.safe_load_all((MANIFESTS.parents[1] / "argo" / "access.yaml").read_text()))
-    accounts = {registered.job_variables(n)["service_account_name"] for n in registered.STARTS_JOBS}
+    accounts = {
+        cluster_flows.job_variables(n)["service_account_name"] for n in cluster_flows.STARTS_JOBS
+    }
     [account] = accounts
     subject = {"kind": "ServiceAccount", "name": account, "namespace": "mlplatform"}
     bound = [d for d in access if d["kind"] == "RoleBinding" and d["subjects"] == [subject]]
@@ -409,13 +413,13 @@ def test_batches_and_retrains_may_start_jobs_with_argo_and_nothing_else() -> Non
         "automountServiceAccountToken", True
     )
     assert {"secretRef": {"name": "{{ keys_secret }}", "optional": True}} in container["envFrom"]
-    assert registered.job_variables("batch")["keys_secret"] in SECRETS
+    assert cluster_flows.job_variables("batch")["keys_secret"] in SECRETS
     assert keys["default"] not in SECRETS
-    assert {n for n in names.RUNS if "keys_secret" in registered.job_variables(n)} == {
+    assert {n for n in names.RUNS if "keys_secret" in cluster_flows.job_variables(n)} == {
         "batch",
         "retrain",
     }
-    assert {"batch", "retrain"} == registered.STARTS_JOBS
+    assert {"batch", "retrain"} == cluster_flows.STARTS_JOBS
 
 
 def test_a_run_works_on_its_jobs_itself_where_argo_does_not() -> None:
@@ -477,6 +481,6 @@ def test_passes_alone_may_ask_predictors_their_golden_rows() -> None:
     assert policies["golden-rows"]["spec"]["podSelector"]["matchLabels"] == label
     assert label in [s.get("podSelector", {}).get("matchLabels") for s in sources]
     assert pods()["flow-run"]["metadata"]["labels"][next(iter(label))] == "{{ asks_predictors }}"
-    assert {n for n in names.RUNS if registered.job_variables(n).get("asks_predictors")} == set(
-        registered.PASSES
+    assert {n for n in names.RUNS if cluster_flows.job_variables(n).get("asks_predictors")} == set(
+        cluster_flows.PASSES
     ) & set(names.RUNS)

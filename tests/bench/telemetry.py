@@ -35,9 +35,9 @@ from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.arms.fallback import ModelStep
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.path.decided import Decided, Finished, RoutedRequest
-from mlplatform.scoring.path.prediction import Facts, Prediction, Verdict
-from mlplatform.scoring.path.spans import Ended, Traces, build
+from mlplatform.scoring.request.decision import Decided, Finished, RoutedRequest
+from mlplatform.scoring.request.prediction import Facts, Prediction, Verdict
+from mlplatform.scoring.request.spans import Ended, Traces, build
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for

@@ -107,7 +107,13 @@ class World:
 
     def open(self, candidate: Candidate) -> str:
         return open_rollout(
-            self.rollouts, "fraud", candidate, actor="ann", reason="better", clock=self.clock
+            self.rollouts,
+            "fraud",
+            candidate,
+            approval="required",
+            actor="ann",
+            reason="better",
+            clock=self.clock,
         )
 
     def run(self, *, plane: Any = None, raw: Any = None) -> None:

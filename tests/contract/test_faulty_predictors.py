@@ -22,9 +22,9 @@ from mlplatform.model.routes import Arm, Phase, Routes
 from mlplatform.scoring.arms.fallback import predict_until
 from mlplatform.scoring.arms.live import Live, LiveModel
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.path.prediction import Facts, predicted, without_predictor
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
+from mlplatform.scoring.request.prediction import Facts, predicted, without_predictor
 from support.scoring_world import MODEL, write_amount_bundle
 from support.standstill import Standstill
 

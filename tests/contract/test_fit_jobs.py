@@ -24,10 +24,10 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
+from mlplatform.operations.actions import fitting
 from mlplatform.operations.compute import fitting as program
 from mlplatform.operations.compute.jobs import JobStatus
 from mlplatform.operations.compute.own import OwnPool
-from mlplatform.operations.jobs import fitting
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.configuration.settings import load
@@ -230,7 +230,7 @@ STEPS = {
 SCRIPT = """
 import os
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import fitting
+from mlplatform.operations.actions import fitting
 from mlplatform.learning.training import handover
 from tests.contract.test_fit_jobs import DATA, RECENT
 

@@ -17,8 +17,8 @@ from mlplatform.learning.onnx.confined import LIMITS, ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.onnx.onnx_work import _small_trees
-from mlplatform.operations.jobs import heavy
-from mlplatform.operations.jobs import training as job
+from mlplatform.operations.actions import one_at_a_time
+from mlplatform.operations.actions import training as job
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.sandbox.limits import MIB
@@ -258,10 +258,10 @@ def test_a_refused_candidate_is_recorded_and_the_heavy_place_is_free_again(
 
     monkeypatch.setattr(job, "_candidate", around)
     platform: Any = _Platform(home)
-    with contextlib.suppress(ModelRefused), heavy.turn(home.run, "validate", pytest.fail):
+    with contextlib.suppress(ModelRefused), one_at_a_time.turn(home.run, "validate", pytest.fail):
         job.bring(platform, "fraud", path, "Mallory", None)  # type: ignore[arg-type]
         pytest.fail("it was taken")
-    with heavy.turn(home.run, "the next", pytest.fail):
+    with one_at_a_time.turn(home.run, "the next", pytest.fail):
         pass
     (refusal,) = Refusals(home.audit).since(0)
     assert (refusal.door, refusal.who) == ("candidate", "Mallory")

@@ -46,13 +46,13 @@ from mlplatform.scoring.arms.fallback import steps
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import ordinary_row
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.path.decided import Caller, Decided, RoutedRequest, record
-from mlplatform.scoring.path.prediction import Facts, judged, predicted, without_predictor
-from mlplatform.scoring.path.shadow import ShadowCopy, shadow_record
 from mlplatform.scoring.predictor.model import scorer
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import Predictor
+from mlplatform.scoring.request.decision import Caller, Decided, RoutedRequest, record
+from mlplatform.scoring.request.prediction import Facts, judged, predicted, without_predictor
+from mlplatform.scoring.request.shadow import ShadowCopy, shadow_record
 from support.scoring_world import MODEL, write_amount_bundle
 
 FRAUD = load_definition(MODEL)

@@ -24,7 +24,7 @@ from mlplatform.runtime.storage.addresses import Address
 from mlplatform.scoring.admission.bucket import Take
 from mlplatform.scoring.admission.clients import RateLimit
 from mlplatform.scoring.admission.redis import RedisBuckets
-from mlplatform.scoring.path.feature_reads import FeatureReads, FeaturesUnavailable
+from mlplatform.scoring.request.feature_reads import FeatureReads, FeaturesUnavailable
 
 ANSWER_S = 0.3
 SLACK_S = 1.0

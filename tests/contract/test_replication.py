@@ -72,7 +72,7 @@ class Own:
         return copies(self.folder, self.log, self.writer)
 
     def stand(self) -> ReplicaOffset:
-        (found,) = CopyReader(self.folder, self.log).stands()
+        (found,) = CopyReader(self.folder, self.log).offsets()
         return found
 
 

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mlplatform.learning.features.policy import Cause
 from mlplatform.model.oip import FailureReason
 from mlplatform.model.rules import Decision
-from mlplatform.operations.jobs.measured import ArmCounts
+from mlplatform.operations.actions.last_results import ArmCounts
 from mlplatform.rollouts.drift.incidents import State as IncidentState
 from mlplatform.rollouts.journal.state import Phase as RolloutPhase
 from mlplatform.runtime.telemetry import signals
@@ -25,7 +25,7 @@ from mlplatform.runtime.telemetry.signals import METRICS, PROCESS_METRICS, Metri
 from mlplatform.scoring.admission.priorities import PRIORITIES
 from mlplatform.scoring.admission.tokens import REFUSALS
 from mlplatform.scoring.arms.fallback import ModelStep
-from mlplatform.scoring.path.answers import AnsweredBy
+from mlplatform.scoring.request.answers import AnsweredBy
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 
 _ADDED_BY_FORMAT = {"le"}

@@ -54,9 +54,9 @@ from mlplatform.runtime.telemetry.redaction import FieldPolicy
 from mlplatform.runtime.telemetry.refusals import FILE, Refusals
 from mlplatform.scoring.admission import clients, jwks
 from mlplatform.scoring.admission.tokens import Tokens
-from mlplatform.scoring.path import accepted, decision_ids, payloads
 from mlplatform.scoring.predictor import protocol
 from mlplatform.scoring.predictor.protocol import RequestRefused
+from mlplatform.scoring.request import accepted, decision_ids, payloads
 from mlplatform.scoring.worker import messages
 from support.issuer import LocalIssuer, jwk, rsa_key
 

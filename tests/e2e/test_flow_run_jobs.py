@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from mlplatform.operations.prefect_client.prefect import PrefectApi
-from mlplatform.operations.prefect_server.served import RUNS_AT_A_TIME
+from mlplatform.operations.prefect_server.local_flows import RUNS_AT_A_TIME
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 from support.ports import free_port

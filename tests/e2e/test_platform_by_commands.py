@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.models.fraud.generator import Population
-from mlplatform.operations.jobs import drift
+from mlplatform.operations.actions import drift
 from mlplatform.operations.prefect_client import events
 from mlplatform.operations.prefect_client.prefect import PrefectApi
 from mlplatform.operations.wiring import Platform

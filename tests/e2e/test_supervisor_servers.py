@@ -32,7 +32,7 @@ START_S = 150  # 7 s of CPU, on a machine that others may use too
 PREFECT = """
 import logging, os, sys
 from pathlib import Path
-from mlplatform.operations.prefect_server.served import TAG, retire_former
+from mlplatform.operations.prefect_server.local_flows import TAG, retire_former
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.operations.prefect_server.prefect_server import run
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import promql_parser
 import yaml
 
-from mlplatform.observing.slo import rendered
+from mlplatform.observing.slo import render_files
 from mlplatform.runtime.telemetry import signals
 
 ROOT: Final = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ VARIABLES: Final = {
 
 def rules() -> list[dict[str, Any]]:
     """Every rule of observability/alerts/."""
-    files = sorted((ROOT / rendered.FOLDER).glob("*.yaml"))
+    files = sorted((ROOT / render_files.FOLDER).glob("*.yaml"))
     groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
     return [rule for group in groups for rule in group["rules"]]
 

@@ -18,7 +18,7 @@ import httpx
 import yaml
 from tests.observability.binaries import needed
 
-from mlplatform.observing.slo import rendered
+from mlplatform.observing.slo import render_files
 from mlplatform.observing.slo.objectives import seconds
 from support.ports import free_port
 from support.probe import status_of
@@ -26,7 +26,7 @@ from support.scoring_world import wait_for
 
 ROOT: Final = Path(__file__).parents[2]
 CONFIGS: Final = ROOT / "observability"
-ALERTS: Final = sorted((ROOT / rendered.FOLDER).glob("*.yaml"))
+ALERTS: Final = sorted((ROOT / render_files.FOLDER).glob("*.yaml"))
 FASTER: Final = 60
 """How much shorter `for` is than in the rules; windows and limits are those of the rules."""
 

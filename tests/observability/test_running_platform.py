@@ -345,7 +345,7 @@ def _refused(world: World) -> bool:
 
 def _pass(world: World) -> None:
     """Over the rollouts, as the flow does; the world itself may still hold their fence."""
-    from mlplatform.operations.jobs import rollouts
+    from mlplatform.operations.actions import rollouts
 
     fence = world.rollouts.acquire(MODEL, "test", 1.0)
     assert fence is not None
@@ -355,7 +355,7 @@ def _pass(world: World) -> None:
 
 def _look_for_drift(world: World) -> None:
     """And for labels, as the daily flow does."""
-    from mlplatform.operations.jobs import drift
+    from mlplatform.operations.actions import drift
 
     drift.watch(Platform(settings_of(world)), MODEL, holder="test")
 

@@ -20,7 +20,7 @@ from schemathesis.checks import (
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.scoring.api import openapi
-from mlplatform.scoring.path.payloads import YEAR_9999_MS
+from mlplatform.scoring.request.payloads import YEAR_9999_MS
 
 DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
 TIMEOUT = "X-Request-Timeout-Ms"

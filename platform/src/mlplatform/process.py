@@ -1,10 +1,10 @@
 """`python -m mlplatform.process NAME`: every process of the platform starts here, in the same way.
 
-It belongs to a supervisor if it has one, gives way to payments if its work may be late, writes JSON
-lines that hold no personal values, reads the settings once, and ends with one line of what was
-wrong. What it does then is in the module that the table names: `parser()` is its command line,
-`run(options, settings)` its composition and its life. Two start otherwise: `mlplatform up` is a
-command, and `runtime.sandbox.child` must find an empty environment and no settings.
+A process ends when its supervisor ends, lowers its priority where its work may wait, logs JSON
+lines without personal values, loads the settings, and calls `run(options, settings)` of the module
+that `ENTRIES` names; `parser()` of that module is its command line. An error that is expected
+becomes one line and exit code 1. Two start otherwise: `mlplatform up` is a command, and
+`runtime.sandbox.child` must find an empty environment and no settings.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ BROUGHT: Final = """
 import pathlib, sys, types
 from mlplatform.operations import wiring
 from mlplatform.runtime.errors import PlatformError
-from mlplatform.operations.jobs import training
+from mlplatform.operations.actions import training
 from mlplatform.model.bundle import load_bundle
 platform = wiring.platform()
 arm = platform.rollouts.routes("fraud").champion

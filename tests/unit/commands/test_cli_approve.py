@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from mlplatform import commands
 from mlplatform.commands import rollouts as command
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.rollouts.journal.approval_codes import VALID_S, Question
 from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked
@@ -82,7 +82,9 @@ def rollout(platform: wiring.Platform) -> str:
     """The id of a rollout that ana's version waits in."""
     candidate = Candidate(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
     rollouts = platform.rollouts
-    found = open_rollout(rollouts, "fraud", candidate, actor="ana", reason="new", clock=CLOCK)
+    found = open_rollout(
+        rollouts, "fraud", candidate, approval="required", actor="ana", reason="new", clock=CLOCK
+    )
     fence = rollouts.acquire("fraud", "a pass", 10.0)
     asked = ApprovalAsked(
         rollout_id=found,

@@ -19,7 +19,7 @@ from mlplatform.learning.features import snapshots
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs.features import history_is_whole, import_history, materialize
+from mlplatform.operations.actions.features import history_is_whole, import_history, materialize
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid, Refused
 

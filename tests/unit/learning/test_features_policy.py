@@ -13,14 +13,14 @@ import pytest
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS, FeatureGaps, FeaturePolicies, Gaps
 from mlplatform.model.feature_views import FeatureField, FeatureView, MissingPolicy, StalePolicy
-from mlplatform.scoring.path.feature_reads import (
+from mlplatform.scoring.request.feature_reads import (
     QUICK_READS,
     SLOW_READ_S,
     SLOW_READS,
     FeatureReads,
     FeaturesUnavailable,
 )
-from mlplatform.scoring.path.scoring import features_missing
+from mlplatform.scoring.request.scoring import features_missing
 
 
 def view(name: str, stale: StalePolicy = "degrade", **fields: MissingPolicy) -> FeatureView:

@@ -16,7 +16,7 @@ from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.observing.exporter.targets import targets
-from mlplatform.operations.jobs.measured import (
+from mlplatform.operations.actions.last_results import (
     ArmCounts,
     Check,
     Moved,
@@ -27,7 +27,7 @@ from mlplatform.operations.jobs.measured import (
     last,
     undecided_since,
 )
-from mlplatform.operations.jobs.outcomes import outcomes, together
+from mlplatform.operations.actions.outcomes import outcomes, together
 from mlplatform.rollouts.drift.incidents import Change, Finding, Incident
 from mlplatform.runtime.clock import ReplayClock
 from mlplatform.runtime.configuration.settings import Home

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mlplatform.model.folders import load_definition
-from mlplatform.observing.slo import indicators, rendered
+from mlplatform.observing.slo import indicators, render_files
 from mlplatform.observing.slo.objectives import FILE, Objectives, load, parse, seconds
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -73,7 +73,7 @@ def test_a_latency_goal_that_no_bucket_ends_at_is_refused() -> None:
 
 def test_limits_follow_from_the_tier() -> None:
     third = msgspec.structs.replace(FRAUD, tier=3)
-    groups = rendered.of_model(third, objectives())["groups"]
+    groups = render_files.of_model(third, objectives())["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     shown = {
         rule["labels"]["slo"]: rule["expr"]

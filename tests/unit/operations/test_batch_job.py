@@ -13,9 +13,9 @@ from tests.support.onnx_bundles import sigmoid_bundle
 
 from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import batch
+from mlplatform.operations.actions.features import import_history
 from mlplatform.operations.compute.scoring import SCORES
-from mlplatform.operations.jobs import batch
-from mlplatform.operations.jobs.features import import_history
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid, NotFound
 

@@ -25,7 +25,7 @@ from mlplatform.operations.compute.jobs import Job
 from mlplatform.operations.compute.local import LocalJobs
 from mlplatform.operations.compute.pool import Pool
 from mlplatform.operations.supervisor.listeners import Listeners
-from mlplatform.operations.supervisor.retried import RetriedWrites
+from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec
 from mlplatform.operations.supervisor.start import when_there_is_room
 from mlplatform.operations.supervisor.status import PlatformStatus, ProcessStatus, status

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.operations.jobs import heavy
+from mlplatform.operations.actions import one_at_a_time
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from mlplatform.operations.jobs.heavy import turn
+from mlplatform.operations.actions.one_at_a_time import turn
 with turn(Path(sys.argv[1]), "retrain of fraud", print):
     print("holds", flush=True)
     time.sleep(60)
@@ -31,16 +31,16 @@ def nobody(text: str) -> None:
 def test_a_second_run_waits_for_the_first_and_says_for_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heavy, "LOOK_AGAIN_S", 0.005)
+    monkeypatch.setattr(one_at_a_time, "LOOK_AGAIN_S", 0.005)
     said: list[str] = []
     order: list[str] = []
 
     def second() -> None:
-        with heavy.turn(tmp_path, "batch", said.append):
+        with one_at_a_time.turn(tmp_path, "batch", said.append):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with heavy.turn(tmp_path, "retrain of fraud", nobody):
+    with one_at_a_time.turn(tmp_path, "retrain of fraud", nobody):
         thread.start()
         while not said:
             time.sleep(0.005)
@@ -51,9 +51,9 @@ def test_a_second_run_waits_for_the_first_and_says_for_which(
 
 
 def test_a_failed_run_leaves_its_place(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gate"), heavy.turn(tmp_path, "retrain", nobody):
+    with pytest.raises(ValueError, match="gate"), one_at_a_time.turn(tmp_path, "retrain", nobody):
         raise ValueError("gate")
-    with heavy.turn(tmp_path, "batch", nobody):
+    with one_at_a_time.turn(tmp_path, "batch", nobody):
         pass
 
 
@@ -63,14 +63,14 @@ def test_the_place_of_a_killed_run_is_free(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "holds\n"
         os.kill(holder.pid, signal.SIGKILL)
-    with heavy.turn(tmp_path, "batch", nobody):
+    with one_at_a_time.turn(tmp_path, "batch", nobody):
         pass
 
 
 def test_others_may_have_the_place_of_a_run_that_leaves_it(tmp_path: Path) -> None:
     said: list[str] = []
-    with heavy.turn(tmp_path, "retrain of fraud", said.append) as place:
-        with place.left(), heavy.turn(tmp_path, "batch", nobody):
+    with one_at_a_time.turn(tmp_path, "retrain of fraud", said.append) as place:
+        with place.left(), one_at_a_time.turn(tmp_path, "batch", nobody):
             pass
         other = threading.Thread(target=_hold, args=(tmp_path, said))
         other.start()
@@ -83,18 +83,18 @@ def test_others_may_have_the_place_of_a_run_that_leaves_it(tmp_path: Path) -> No
 def test_a_run_that_left_its_place_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heavy, "LOOK_AGAIN_S", 0.005)
+    monkeypatch.setattr(one_at_a_time, "LOOK_AGAIN_S", 0.005)
     order: list[str] = []
     taken, said = threading.Event(), threading.Event()
 
     def second() -> None:
-        with heavy.turn(tmp_path, "batch", nobody):
+        with one_at_a_time.turn(tmp_path, "batch", nobody):
             taken.set()
             said.wait(10)
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with heavy.turn(tmp_path, "retrain", lambda text: said.set()) as place:
+    with one_at_a_time.turn(tmp_path, "retrain", lambda text: said.set()) as place:
         with place.left():
             thread.start()
             taken.wait(10)
@@ -104,5 +104,5 @@ def test_a_run_that_left_its_place_waits_for_it(
 
 
 def _hold(folder: Path, said: list[str]) -> None:
-    with heavy.turn(folder, "batch", said.append):
+    with one_at_a_time.turn(folder, "batch", said.append):
         pass

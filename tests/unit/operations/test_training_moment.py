@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlplatform.operations.jobs.training import DAY_MS, training_moment
+from mlplatform.operations.actions.training import DAY_MS, training_moment
 from mlplatform.runtime.errors import InputInvalid
 
 MIDNIGHT_MS = 20_000 * DAY_MS

@@ -11,7 +11,7 @@ import pytest
 
 from mlplatform.learning.registry.versions import Rejection
 from mlplatform.learning.training import retrain
-from mlplatform.operations.jobs import training as job
+from mlplatform.operations.actions import training as job
 from mlplatform.rollouts.drift.incidents import Finding, Incident
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.runtime.errors import GateFailed, Unavailable

@@ -179,6 +179,7 @@ class World:
             self.rollouts,
             "fraud",
             candidate(version),
+            approval=self.definition.rollout.approval,
             actor="ann",
             reason="better",
             clock=self.clock,

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.support.onnx_bundles import sigmoid_bundle
-from tests.unit.test_rollout_passes import Fuse, World
+from tests.unit.rollouts.test_rollout_passes import Fuse, World
 
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm

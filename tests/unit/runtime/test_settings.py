@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import pytest
 
 from mlplatform.runtime.configuration import servers, variables
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.settings import Home, load
-from mlplatform.runtime.configuration.table import DEFAULTS, PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 ROOT = Path(__file__).parents[3]

@@ -14,13 +14,13 @@ from mlplatform.decisions.records.port import Appended, Entry, Outcome, Stored
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.path import recording
-from mlplatform.scoring.path.decided import Caller
-from mlplatform.scoring.path.decision_ids import owned_decision_id
-from mlplatform.scoring.path.deferred import Deferral
-from mlplatform.scoring.path.payloads import ScoreRequest
-from mlplatform.scoring.path.recording import Recorder
-from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.request import recording
+from mlplatform.scoring.request.decision import Caller
+from mlplatform.scoring.request.decision_ids import owned_decision_id
+from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.payloads import ScoreRequest
+from mlplatform.scoring.request.recording import Recorder
+from mlplatform.scoring.request.scoring import Scoring
 
 KEY = b"k" * 32
 WALL_MS = 1_700_000_000_000

@@ -14,7 +14,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.api import openapi
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
 from mlplatform.scoring.arms.watermark import Watermark
-from mlplatform.scoring.path.decision_ids import (
+from mlplatform.scoring.request.decision_ids import (
     belonging,
     is_known,
     is_owned,
@@ -22,7 +22,7 @@ from mlplatform.scoring.path.decision_ids import (
     new_decision_id,
     owned_decision_id,
 )
-from mlplatform.scoring.path.times import HOUR_MS, EventTimes
+from mlplatform.scoring.request.times import HOUR_MS, EventTimes
 from support.earlier_state import earlier_decision_id
 
 NOW_MS = 1_767_225_600_000

@@ -9,8 +9,8 @@ import pytest
 from mlplatform.decisions.records.port import Entry, Idempotency, Stored
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.errors import Unavailable
-from mlplatform.scoring.path import recording
-from mlplatform.scoring.path.recording import KeptAnswers, found_in_time
+from mlplatform.scoring.request import recording
+from mlplatform.scoring.request.recording import KeptAnswers, found_in_time
 
 
 class Recorded:

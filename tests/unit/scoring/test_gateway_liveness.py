@@ -25,9 +25,9 @@ from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api.app import Gateway
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.path.deferred import Deferral
-from mlplatform.scoring.path.metrics import Metrics
-from mlplatform.scoring.path.recording import Recorder
+from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.metrics import Metrics
+from mlplatform.scoring.request.recording import Recorder
 
 
 class BrittleLog:

@@ -13,9 +13,9 @@ from mlplatform.model.folders import model_folder
 from mlplatform.model.routes import Arm
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.path.decided import Decided, RoutedRequest
-from mlplatform.scoring.path.metrics import Metrics, ModelMetrics
-from mlplatform.scoring.path.prediction import Facts, Failure, Verdict
+from mlplatform.scoring.request.decision import Decided, RoutedRequest
+from mlplatform.scoring.request.metrics import Metrics, ModelMetrics
+from mlplatform.scoring.request.prediction import Facts, Failure, Verdict
 
 MODEL = "fraud"
 NOW_MS = 10_000_000

@@ -17,7 +17,7 @@ from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.api.terms import terms
-from mlplatform.scoring.path.payloads import (
+from mlplatform.scoring.request.payloads import (
     MAX_KEY,
     YEAR_9999_MS,
     LabelItem,

@@ -25,16 +25,16 @@ from mlplatform.scoring.arms.fallback import steps
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import Contributions, Explainer, NotExplained
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.path.prediction import (
+from mlplatform.scoring.predictor_client.breaker import Breaker
+from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
+from mlplatform.scoring.predictor_client.predictor import Predictor
+from mlplatform.scoring.request.prediction import (
     Facts,
     Prediction,
     judged,
     predicted,
     without_predictor,
 )
-from mlplatform.scoring.predictor_client.breaker import Breaker
-from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
-from mlplatform.scoring.predictor_client.predictor import Predictor
 from support.scoring_world import MODEL, write_amount_bundle
 
 DEFINITION = load_definition(MODEL)

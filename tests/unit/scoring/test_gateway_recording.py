@@ -14,8 +14,14 @@ import pytest
 from mlplatform.decisions.records.port import Appended, Entry, Outcome
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.path import recording
-from mlplatform.scoring.path.recording import BEYOND_S, STALL_S, InFlight, LogUnavailable, Recorder
+from mlplatform.scoring.request import recording
+from mlplatform.scoring.request.recording import (
+    BEYOND_S,
+    STALL_S,
+    InFlight,
+    LogUnavailable,
+    Recorder,
+)
 
 ENTRY = Entry(Record(kind="label", decision_id="d", model="fraud", event_ms=7, recorded_ms=7))
 

@@ -13,9 +13,9 @@ from mlplatform.learning.features.online import OnlineRow
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.scoring.arms.live import Target
-from mlplatform.scoring.path.prediction import Facts
-from mlplatform.scoring.path.recording import LogUnavailable, Recorder
-from mlplatform.scoring.path.shadow import QUEUE_LENGTH, WORKERS, ShadowCopies, ShadowCopy
+from mlplatform.scoring.request.prediction import Facts
+from mlplatform.scoring.request.recording import LogUnavailable, Recorder
+from mlplatform.scoring.request.shadow import QUEUE_LENGTH, WORKERS, ShadowCopies, ShadowCopy
 
 ARM = Arm(2, "b", "fraud-v2-b")
 

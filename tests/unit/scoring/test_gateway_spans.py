@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.context import TraceContext
-from mlplatform.scoring.path.spans import (
+from mlplatform.scoring.request.spans import (
     MAX_DECISIONS,
     Ended,
     Taken,

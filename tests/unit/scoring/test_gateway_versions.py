@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.scoring.api.shapes import SHAPES, TYPES
 from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion, by_name
-from mlplatform.scoring.path.answers import Answer, ReasonGiven, encode
+from mlplatform.scoring.request.answers import Answer, ReasonGiven, encode
 
 RETIRING = [v for v in VERSIONS if v.retirement is not None]
 ANSWER = Answer(

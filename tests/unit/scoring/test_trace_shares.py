@@ -13,8 +13,8 @@ from tests.bench.telemetry import finished
 from mlplatform.runtime.telemetry.export import MAX_WAITING, MOST_A_POLL, SPARE_WAITING, SpanExport
 from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
-from mlplatform.scoring.path.decided import Finished
-from mlplatform.scoring.path.spans import SPARE, Ended, Traces
+from mlplatform.scoring.request.decision import Finished
+from mlplatform.scoring.request.spans import SPARE, Ended, Traces
 
 SLO_S = {"fraud": 0.010}
 REQUESTS = 20_000

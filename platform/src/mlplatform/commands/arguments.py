@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlplatform.model.folders import model_folder
-from mlplatform.operations.jobs.signed import ACTOR, REASON
+from mlplatform.operations.actions.person_fields import ACTOR, REASON
 from mlplatform.runtime.configuration.profile import Profile
 from mlplatform.scoring.admission.clients import check_client
 

@@ -13,8 +13,8 @@ from mlplatform.commands import settings_document, signals_document
 from mlplatform.learning.features import feast_repo
 from mlplatform.model.feature_views import FILE
 from mlplatform.model.folders import model_folder, model_names
-from mlplatform.observing.dashboards import rendered as dashboards
-from mlplatform.observing.slo import rendered as slo
+from mlplatform.observing.dashboards import render_files as dashboards
+from mlplatform.observing.slo import render_files as slo
 from mlplatform.operations.compute import templates
 from mlplatform.rollouts.serving import autoscaling, manifest
 from mlplatform.scoring.api import openapi

@@ -11,7 +11,7 @@ import typer
 from mlplatform.commands.arguments import Model
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, progress
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import features as job
+from mlplatform.operations.actions import features as job
 
 app = typer.Typer(help="What happened before there was a decision log.", no_args_is_help=True)
 

@@ -34,7 +34,7 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring
-from mlplatform.operations.jobs import rollouts as job
+from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.approval_codes import Question

@@ -1,4 +1,8 @@
-"""Which adapter stands behind each port: the one place that reads settings and builds things."""
+"""Adapters for flows, commands, the page and the demo: their composition root.
+
+A gateway has one of its own, `scoring.gateway.composition`; what both choose is in
+`scoring.backends`.
+"""
 
 from __future__ import annotations
 
@@ -272,7 +276,7 @@ def raw_routes(settings: Settings) -> RawRoutes | None:
 
 
 class _Versions:
-    """`rollout.ports.Versions`: bundles from this machine first, aliases by REST."""
+    """`rollouts.passes.ports.Versions`: bundles from this machine first, aliases by REST."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform

@@ -15,7 +15,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.text import shown
 
 if TYPE_CHECKING:
-    from mlplatform.scoring.path.explain import Explanation, InputCause, Outcome, RuleCause
+    from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
 
 
 def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Explanation]:
@@ -29,7 +29,7 @@ def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Expl
         ConfigInvalid: the model folder no longer has an input of the bundle.
         Corrupt: payload or bundle are not what they should be.
     """
-    from mlplatform.scoring.path import explain  # imports ONNX Runtime
+    from mlplatform.scoring.request import explain  # imports ONNX Runtime
 
     records = [msgspec.convert({**row, "payload": row["payload"] or {}}, Record) for row in rows]
     return explain.explained(
@@ -81,7 +81,7 @@ def _words(outcome: Outcome | None) -> str | None:
 
 
 def _print_causes(causes: Sequence[InputCause | RuleCause]) -> None:
-    from mlplatform.scoring.path.explain import InputCause, RuleCause
+    from mlplatform.scoring.request.explain import InputCause, RuleCause
 
     inputs = [c for c in causes if isinstance(c, InputCause)]
     rules = [c for c in causes if isinstance(c, RuleCause)]

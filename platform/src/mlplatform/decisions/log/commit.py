@@ -1,4 +1,4 @@
-"""Many requests, one transaction: a thread that appends whatever came in since it last did."""
+"""Group commit: one thread writes the queued records of many requests in one transaction."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ QUEUED_ENTRIES: Final = 4_096
 SLOW_S: Final = 0.03
 """A log that takes longer than this for a batch is slow: what is queued goes elsewhere, while
 whoever waits for it still can."""
-COMPANY_S: Final = 0.05
-"""So long after a batch of several the next is expected to be one."""
+RECENT_BATCH_S: Final = 0.05
+"""For so long after a batch with several submissions, the next ones may wait for each other."""
 CHECKPOINT_S: Final = 0.25
 """A commit may wait for the disk while a checkpoint does: better four short waits a second than one
 long. The thread is as urgent as any other: one that gives way may do so with the interpreter lock,
 and then all wait for the machine's next pause."""
-BEHIND_S: Final = 0.01
-"""How long the queue is listened to before catching up goes on."""
+CATCH_UP_POLL_S: Final = 0.01
+"""While spilled records remain, new ones are waited for no longer than this."""
 _logger = logging.getLogger(__name__)
 
 
@@ -43,8 +43,8 @@ class WriterLog(Protocol):
     def checkpoint(self) -> None: ...
 
 
-class Relief(Protocol):
-    """What stands in for a log that is down or slow; decisions.spilling.SpillingLog does."""
+class Fallback(Protocol):
+    """What stands in for a log that is down or slow; `decisions.spill.writer.SpillingLog` does."""
 
     def relieve(self, entries: Sequence[Entry]) -> list[Outcome]: ...
 
@@ -57,7 +57,7 @@ class GroupCommit:
     Args:
         writer: the name under which this process numbers its records.
         max_batch: entries of one transaction; a larger submission still goes as one.
-        max_wait_ms: how long a batch waits for company while there is some. None by default: what
+        max_wait_ms: how long a batch waits for others while there are some. None by default: what
             comes in during one transaction goes into the next, and measured with 8 and with 32
             clients any wait only cost throughput and median latency.
         reached_ms: the event time before which the owner has nothing left to submit, asked each
@@ -73,7 +73,7 @@ class GroupCommit:
         max_wait_ms: float = 0.0,
         *,
         reached_ms: Callable[[], int | None] | None = None,
-        relief: Relief | None = None,
+        relief: Fallback | None = None,
     ) -> None:
         self._committer = _Committer(
             log, writer, max_batch, max_wait_ms, reached_ms, _settle, relief
@@ -121,7 +121,7 @@ class AsyncGroupCommit:
         max_wait_ms: float = 0.0,
         *,
         reached_ms: Callable[[], int | None] | None = None,
-        relief: Relief | None = None,
+        relief: Fallback | None = None,
         expected: Callable[[], int] = lambda: 0,
     ) -> None:
         self._expected = expected
@@ -170,7 +170,7 @@ class AsyncGroupCommit:
 
     def _may_wait(self) -> bool:
         """Under load only: when the last batch was of several, and not long ago."""
-        return self._last_size > 1 and self._loop.time() - self._last_s < COMPANY_S
+        return self._last_size > 1 and self._loop.time() - self._last_s < RECENT_BATCH_S
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:
@@ -228,7 +228,7 @@ class _Committer:
         max_wait_ms: float,
         reached_ms: Callable[[], int | None] | None,
         deliver: Callable[[list[_Ticket]], None],
-        relief: Relief | None,
+        relief: Fallback | None,
     ) -> None:
         self._log = log
         self._relief = relief
@@ -302,7 +302,7 @@ class _Committer:
         beat_s = time.monotonic() + HEARTBEAT_S
         while not self._closed.is_set() or self._tickets:
             wait_s = beat_s - time.monotonic()
-            taken = self._take(min(wait_s, BEHIND_S) if self._behind else wait_s)
+            taken = self._take(min(wait_s, CATCH_UP_POLL_S) if self._behind else wait_s)
             self._busy_since_s = time.monotonic()
             self._append(taken)
             if self._relief is not None:
@@ -375,7 +375,7 @@ class _Committer:
         except PlatformError as error:
             _logger.warning("no heartbeat for %s: %s", self._writer, error)
 
-    def _relieve(self, relief: Relief) -> None:
+    def _relieve(self, relief: Fallback) -> None:
         """Answer for whoever is queued behind a call of the log that does not come back."""
         while not self._closed.wait(SLOW_S / 2):
             since_s = self._busy_since_s

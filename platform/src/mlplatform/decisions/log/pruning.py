@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.decisions.records import tables
-from mlplatform.decisions.records.translation import Translation
+from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.runtime.storage import sqlite
 
 BITE_ROWS: Final = 500

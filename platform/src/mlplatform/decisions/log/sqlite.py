@@ -30,7 +30,7 @@ from mlplatform.decisions.records.port import (
 )
 from mlplatform.decisions.records.prepared import Prepared, prepared
 from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
-from mlplatform.decisions.records.translation import Translation
+from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.reading import Pending, damaged, lowered, pending, records_of
 from mlplatform.decisions.spill.recovery import Mark, resolved

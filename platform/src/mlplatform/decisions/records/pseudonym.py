@@ -6,8 +6,8 @@ import hashlib
 import secrets
 from pathlib import Path
 
+from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.settings import Home
-from mlplatform.runtime.configuration.table import PREFIX
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 from mlplatform.runtime.storage.files import create_atomically
 

@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
     the assigned arm, `answered_by` whoever gave the answer; where they differ, the assigned arm
-    failed, or the gateway (`OWN_FAILURES` in `gateway.oip`). `score` is calibrated, 0 to 1, and
+    failed, or the gateway (`OWN_FAILURES` in `model.oip`). `score` is calibrated, 0 to 1, and
     None where nothing was predicted.
     """
 

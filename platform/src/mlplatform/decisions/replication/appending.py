@@ -13,8 +13,8 @@ from mlplatform.decisions.log import segments
 from mlplatform.decisions.log.sqlite import LIVE_WITHIN_MS
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.record import GENESIS
+from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.records.tables import STORED
-from mlplatform.decisions.records.translation import Translation
 from mlplatform.decisions.replication.continuation import (
     Divergence,
     Finding,
@@ -45,7 +45,7 @@ ON CONFLICT (writer) DO UPDATE SET session = excluded.session, spilled = 0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPosition:
-    """Where a writer from elsewhere stands in this log.
+    """How far a writer from elsewhere is in this log.
 
     Args:
         taken: records that were appended; `repeated` were here already.
@@ -99,7 +99,7 @@ class ReplicaLog:
             )
 
     def replicate(self, items: Sequence[Item]) -> list[ReplicaPosition]:
-        """Append what continues each writer, in one transaction; one standing per writer.
+        """Append what continues each writer, in one transaction; one position per writer.
 
         Args:
             items: those of one writer in the order in which they were published.
@@ -118,7 +118,7 @@ class ReplicaLog:
         with self._transaction():
             for one in found:
                 self._take(one)
-        return [_standing(one) for one in found]
+        return [_position(one) for one in found]
 
     def give_up(self, writer: str) -> None:
         """Wait no longer for a writer from elsewhere whose log is lost; until it is heard of again.
@@ -158,7 +158,7 @@ class ReplicaLog:
 
     def _take(self, looked: _Looked) -> None:
         found, writer = looked.judged, looked.writer
-        if not found.rows and found.stand is None:
+        if not found.rows and found.offset is None:
             return
         now, then = self._row(writer), looked.row
         if now is not None and (then is None or now[:3] + now[6:] != then[:3] + then[6:]):
@@ -171,14 +171,14 @@ class ReplicaLog:
             "UPDATE writers SET seq = ?, chain = ?, closed = closed AND ? WHERE writer = ?",
             (*found.head, not found.rows, writer),
         )
-        stand = found.stand
-        if stand is not None:
+        offset = found.offset
+        if offset is not None:
             self._db.execute(
                 "UPDATE writers SET event_ms = ?, heartbeat_at_ms = ?, closed = ? WHERE writer = ?",
-                (stand.event_ms, stand.heartbeat_at_ms, stand.closed, writer),
+                (offset.event_ms, offset.heartbeat_at_ms, offset.closed, writer),
             )
             self._db.execute(
-                "UPDATE gathered SET spilled = ? WHERE writer = ?", (stand.spilled, writer)
+                "UPDATE gathered SET spilled = ? WHERE writer = ?", (offset.spilled, writer)
             )
 
     def _adopt(self, writer: str) -> None:
@@ -215,7 +215,7 @@ class ReplicaLog:
             yield
 
 
-def _standing(looked: _Looked) -> ReplicaPosition:
+def _position(looked: _Looked) -> ReplicaPosition:
     found = looked.judged
     return ReplicaPosition(
         looked.writer, *found.head, len(found.rows), found.repeated, found.finding

@@ -55,14 +55,14 @@ class Judged:
     Args:
         rows: to append, in order, as they are stored.
         head: after them.
-        stand: the last one that was true of a place here; None where none came.
+        offset: the last one that was true of a place here; None where none came.
         finding: what ended the walk before the last item.
         repeated: records that were here already, and the same.
     """
 
     rows: tuple[tuple[Any, ...], ...]
     head: Head
-    stand: ReplicaOffset | None
+    offset: ReplicaOffset | None
     finding: Finding | None
     repeated: int
 
@@ -70,8 +70,8 @@ class Judged:
 def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, Place]) -> Judged:
     """Follow the items of one writer from where its records end here, to the first that is wrong.
 
-    A stand counts where it is said of the place that was just reached: one of an earlier place has
-    been overtaken, or comes from a log that lost its end.
+    An offset counts where it is said of the place that was just reached: one of an earlier place
+    has been overtaken, or comes from a log that lost its end.
 
     Args:
         items: in the order in which they came.
@@ -79,7 +79,7 @@ def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, P
     """
     places = dict(known)
     rows: list[tuple[Any, ...]] = []
-    stand: ReplicaOffset | None = None
+    offset: ReplicaOffset | None = None
     repeated = 0
     finding: Finding | None = None
     for item in items:
@@ -94,8 +94,8 @@ def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, P
             case ReplicatedRecord():
                 repeated += 1
             case ReplicaOffset() if item.seq == head.seq:
-                stand = item
-    return Judged(tuple(rows), head, stand, finding, repeated)
+                offset = item
+    return Judged(tuple(rows), head, offset, finding, repeated)
 
 
 def _finding(writer: str, head: Head, item: Item, places: Mapping[int, Place]) -> Finding | None:

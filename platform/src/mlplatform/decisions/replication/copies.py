@@ -19,7 +19,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.record import COLUMNS, GENESIS, REQUIRED, SCALARS
-from mlplatform.decisions.records.translation import Translation
+from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill.reading import lowered
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid
@@ -96,7 +96,7 @@ def decoded(data: bytes, source: str) -> Item:
         source: where it was found, for the error.
 
     Raises:
-        InputInvalid: it is no record and no stand, or could not be stored.
+        InputInvalid: it is no record and no offset, or could not be stored.
     """
     try:
         item = _decoder.decode(data)
@@ -133,7 +133,7 @@ class CopyReader:
         self._log = log
         self._translation = Translation(self._path)
 
-    def stands(self) -> list[ReplicaOffset]:
+    def offsets(self) -> list[ReplicaOffset]:
         """One per writer, by name."""
         spilled = self._log.spilled()  # first: what is moved meanwhile is in the log then
         with self._snapshot() as db:

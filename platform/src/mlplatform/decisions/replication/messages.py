@@ -24,12 +24,12 @@ class Names:
 
     @property
     def records(self) -> str:
-        """Of records and stands, keyed by writer."""
+        """Of records and offsets, keyed by writer."""
         return f"{self.prefix}.records"
 
     @property
     def confirmed(self) -> str:
-        """Of what the replicator says back."""
+        """Of what the replicator says back; the topic keeps its name."""
         return f"{self.prefix}.gathered"
 
     @property
@@ -50,7 +50,7 @@ class Names:
 
 
 class Confirmed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a writer stands in the log that passes read: its records up to there are safe.
+    """How far a writer is in the log that passes read: its records up to there are safe.
 
     Args:
         again: what comes after them has to be sent again.

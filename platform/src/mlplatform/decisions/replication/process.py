@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.configuration.table import PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 BACK_OFF_S: Final = 1.0

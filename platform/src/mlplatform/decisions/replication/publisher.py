@@ -22,7 +22,7 @@ from mlplatform.decisions.replication.copies import (
 )
 from mlplatform.decisions.replication.messages import Confirmed, Names, confirmed
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
-from mlplatform.decisions.topics.installed import open_topics
+from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, Subscription, Topics
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
@@ -32,7 +32,7 @@ from mlplatform.runtime.processes.commands import stopping_at_signals
 BATCH: Final = 500
 POLL_S: Final = 0.2
 STAND_S: Final = 1.0
-"""How often a stand is published beside which no record is: as often as a gateway's heartbeat."""
+"""How often an offset is published beside which no record is: as often as a gateway's heartbeat."""
 PRUNE_S: Final = 60.0
 KEEP_H: Final = 24.0
 LAST_WORDS_S: Final = 20.0
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 class Source(Protocol):
     """The log that is published."""
 
-    def stands(self) -> list[ReplicaOffset]: ...
+    def offsets(self) -> list[ReplicaOffset]: ...
 
     def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]: ...
 
@@ -56,8 +56,8 @@ class Source(Protocol):
 class Publisher:
     """Publishes what the log holds beyond what was published last, and sends again what is asked.
 
-    Messages and progress become visible together, so that a crash anywhere repeats nothing. A stand
-    follows the last record that it speaks of.
+    Messages and progress become visible together, so that a crash anywhere repeats nothing. An
+    offset follows the last record that it speaks of.
 
     Args:
         name: of the log: no other publisher may have it.
@@ -98,16 +98,16 @@ class Publisher:
         self._hear()
         before, after = self._published, dict(self._published)
         items: list[Item] = []
-        stands = self._source.stands()
-        for stand in stands:
+        offsets = self._source.offsets()
+        for offset in offsets:
             copies = self._source.copies(
-                stand.writer, after=before.get(stand.writer, 0), limit=self._batch
+                offset.writer, after=before.get(offset.writer, 0), limit=self._batch
             )
-            copies = [copy for copy in copies if copy.seq <= stand.seq]
+            copies = [copy for copy in copies if copy.seq <= offset.seq]
             items += copies
-            after[stand.writer] = copies[-1].seq if copies else before.get(stand.writer, 0)
-            if self._is_due(stand, after[stand.writer], has_more=bool(copies)):
-                items.append(stand)
+            after[offset.writer] = copies[-1].seq if copies else before.get(offset.writer, 0)
+            if self._is_due(offset, after[offset.writer], has_more=bool(copies)):
+                items.append(offset)
         if not items:
             return 0
         self._published = None
@@ -123,17 +123,17 @@ class Publisher:
         published = self._published or {}
         return all(
             published.get(s.writer, 0) == s.seq and self._told.get(s.writer) == s
-            for s in self._source.stands()
+            for s in self._source.offsets()
         )
 
     def close(self) -> None:
         self._answers.close()
 
-    def _is_due(self, stand: ReplicaOffset, reached: int, *, has_more: bool) -> bool:
-        last = self._told.get(stand.writer)
-        if reached != stand.seq or last == stand:
+    def _is_due(self, offset: ReplicaOffset, reached: int, *, has_more: bool) -> bool:
+        last = self._told.get(offset.writer)
+        if reached != offset.seq or last == offset:
             return False
-        is_new = last is None or last.closed != stand.closed
+        is_new = last is None or last.closed != offset.closed
         return has_more or is_new or time.monotonic() - self._told_s >= STAND_S
 
     def _hear(self) -> None:
@@ -141,7 +141,7 @@ class Publisher:
         found = self._answers.consume(MAX_CONFIRMATIONS, 0.0)
         if not found:
             return
-        own = {stand.writer for stand in self._source.stands()}
+        own = {offset.writer for offset in self._source.offsets()}
         for message in found:
             try:
                 said = confirmed(message.value, message.place)

@@ -14,7 +14,7 @@ from mlplatform.decisions.replication.continuation import Divergence, Gap
 from mlplatform.decisions.replication.copies import Item, decoded
 from mlplatform.decisions.replication.messages import Confirmed, Names, confirmation
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
-from mlplatform.decisions.topics.installed import open_topics
+from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import Message, Received, Subscription
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, StaleFence, Unavailable
@@ -27,12 +27,13 @@ AGAIN_S: Final = 5.0
 """How long what was asked for again may take to come, before it is asked for once more."""
 MAX_FENCED: Final = 3
 MEMBER: Final = "gatherer"
+"""A name of topics and groups that stays: brokers hold offsets under it."""
 
 log = logging.getLogger(__name__)
 
 
 class Replicator:
-    """Appends what came, then says how far each writer stands, and counts it as read.
+    """Appends what came, then says how far each writer is, and counts it as read.
 
     Killed between the two it replicates the same once more, which changes nothing.
     """
@@ -63,13 +64,13 @@ class Replicator:
         if not found:
             return 0
         try:
-            standings = self._into.replicate(_items(found))
+            positions = self._into.replicate(_items(found))
         except PlatformError:
             self._subscription.rewind()
             raise
-        confirmations = [said for one in standings if (said := self._said(one)) is not None]
+        confirmations = [said for one in positions if (said := self._said(one)) is not None]
         self._subscription.commit(confirmations)
-        return sum(one.taken for one in standings)
+        return sum(one.taken for one in positions)
 
     def close(self) -> None:
         self._subscription.close()

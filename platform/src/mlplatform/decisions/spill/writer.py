@@ -1,4 +1,4 @@
-"""A decision log that takes records while the real one does not: they wait in a spill, in order."""
+"""Writes to the decision log; if that fails or is slow, to a spill file, and later to the log."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mlplatform.observing.dashboards import asked, links
-from mlplatform.observing.dashboards.asked import level, quantile, rate
+from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row, at_most
+from mlplatform.observing.dashboards.queries import level, quantile, rate
 from mlplatform.observing.slo.objectives import Objectives, seconds
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.signals import Metric
@@ -32,7 +32,7 @@ def _now(objectives: Objectives) -> Row:
         ),
         Panel(
             "stat", "Since the last check", "Checks are daily.",
-            (Query(asked.since(signals.DRIFT_CHECK), "check"),), "s",
+            (Query(queries.since(signals.DRIFT_CHECK), "check"),), "s",
             at_most(seconds(limits.drift_check_late)), width=6, empty="no check yet",
         ),
         Panel(
@@ -42,7 +42,7 @@ def _now(objectives: Objectives) -> Row:
         ),
         Panel(
             "stat", "Open for", f"After {limits.incident_open} it is a ticket.",
-            (Query(asked.since(signals.INCIDENT_SINCE), "incident"),), "s", width=6, empty="none",
+            (Query(queries.since(signals.INCIDENT_SINCE), "incident"),), "s", width=6, empty="none",
         ),
     ))  # fmt: skip
 

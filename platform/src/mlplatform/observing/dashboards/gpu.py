@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mlplatform.observing.dashboards import links
-from mlplatform.observing.dashboards.asked import PERIOD, WINDOW, increase, level, series
 from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row
+from mlplatform.observing.dashboards.queries import PERIOD, WINDOW, increase, level, series
 from mlplatform.runtime.telemetry import signals
 
 _NAME = "{{service}}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mlplatform.observing.dashboards import links
-from mlplatform.observing.dashboards.asked import increase, level, rate
 from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row, at_most
+from mlplatform.observing.dashboards.queries import increase, level, rate
 from mlplatform.observing.slo.objectives import Objectives, seconds
 from mlplatform.runtime.telemetry import signals
 

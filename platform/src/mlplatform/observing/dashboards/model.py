@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.observing.dashboards import asked, links
-from mlplatform.observing.dashboards.asked import MODEL, buckets, level, mean, quantile, rate
+from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.overview import burning
 from mlplatform.observing.dashboards.panels import (
     Dashboard,
@@ -14,6 +13,7 @@ from mlplatform.observing.dashboards.panels import (
     at_least,
     requests,
 )
+from mlplatform.observing.dashboards.queries import MODEL, buckets, level, mean, quantile, rate
 from mlplatform.observing.slo import rules
 from mlplatform.observing.slo.objectives import Objectives
 from mlplatform.runtime.telemetry import signals
@@ -32,11 +32,11 @@ def dashboard(objectives: Objectives) -> Dashboard:
 
 
 def _promises(objectives: Objectives) -> Row:
-    left = f"1 - {asked.recorded(rules.BURN_OF_PERIOD, _OWN)}"
+    left = f"1 - {queries.recorded(rules.BURN_OF_PERIOD, _OWN)}"
     return Row("Promises", (
         Panel(
             "bars", "What is promised", "Shares of slo.yaml for the tier of the model.",
-            (Query(asked.recorded(rules.OBJECTIVE, _OWN), "{{slo}}"),), "percentunit",
+            (Query(queries.recorded(rules.OBJECTIVE, _OWN), "{{slo}}"),), "percentunit",
         ),
         Panel(
             "bars", "Error budget that is left", f"Of {objectives.window_days} days; under 0 the "
@@ -44,7 +44,7 @@ def _promises(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "How fast budgets burn", "Lines: where a lasting burn becomes a ticket, and "
-            "a page.", (Query(asked.recorded(rules.BURN_NOW, _OWN), "{{slo}}"),), "short",
+            "a page.", (Query(queries.recorded(rules.BURN_NOW, _OWN), "{{slo}}"),), "short",
             burning(objectives),
         ),
     ))  # fmt: skip
@@ -73,8 +73,8 @@ def _time() -> Row:
     shares = ((0.5, "half"), (0.95, "95 of 100"), (0.99, "99 of 100"))
     taken = [Query(quantile(s, signals.LATENCY), f"{t} within", True) for s, t in shares]
     goals = (
-        Query(asked.recorded(rules.LATENCY_GOAL, _OWN), "goal (latency_slo_ms)"),
-        Query(asked.recorded(rules.DEADLINE, _OWN), "promise (deadline_ms)"),
+        Query(queries.recorded(rules.LATENCY_GOAL, _OWN), "goal (latency_slo_ms)"),
+        Query(queries.recorded(rules.DEADLINE, _OWN), "promise (deadline_ms)"),
     )
     return Row("Time and scores", (
         Panel(

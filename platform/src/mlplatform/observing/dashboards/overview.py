@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.observing.dashboards import asked, links
-from mlplatform.observing.dashboards.asked import level, quantile, rate
+from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import (
     NO_LIMITS,
     Dashboard,
@@ -16,13 +15,14 @@ from mlplatform.observing.dashboards.panels import (
     at_least,
     at_most,
 )
+from mlplatform.observing.dashboards.queries import level, quantile, rate
 from mlplatform.observing.slo import rules
 from mlplatform.observing.slo.objectives import Objectives, seconds
 from mlplatform.runtime.telemetry import signals
 
 _CHOSEN = "${__field.labels.model}"
 _TO_MODEL = (Link("This model", links.dashboard("model", _CHOSEN)),)
-FIRING = asked.series(signals.ALERTS, 'alertstate="firing",severity="%s"')
+FIRING = queries.series(signals.ALERTS, 'alertstate="firing",severity="%s"')
 
 
 def dashboard(objectives: Objectives) -> Dashboard:
@@ -72,13 +72,13 @@ def _now(objectives: Objectives) -> Row:
         Panel(
             "bars", "Error budget that is left", f"Of {objectives.window_days} days, by promise of "
             "slo.yaml; under 0 it is broken.",
-            (Query(f"1 - {asked.recorded(rules.BURN_OF_PERIOD)}", "{{service}} {{slo}}"),),
+            (Query(f"1 - {queries.recorded(rules.BURN_OF_PERIOD)}", "{{service}} {{slo}}"),),
             "percentunit", at_least(0), width=12, most=1,
         ),
         Panel(
             "lines", "How fast budgets burn", "1 uses a budget up exactly at the end of its "
             f"{objectives.window_days} days. Lines: where a lasting burn becomes a ticket, a page.",
-            (Query(asked.recorded(rules.BURN_NOW), "{{service}} {{slo}}"),), "short",
+            (Query(queries.recorded(rules.BURN_NOW), "{{service}} {{slo}}"),), "short",
             burning(objectives), width=12,
         ),
     ))  # fmt: skip
@@ -145,13 +145,13 @@ def _change(objectives: Objectives) -> Row:
         Panel(
             "stat", "Since the last drift check", "Checks are daily; one that is missing is no "
             "sign of health.",
-            (Query(asked.since(signals.DRIFT_CHECK, "model", of_all=True), "{{model}}"),), "s",
+            (Query(queries.since(signals.DRIFT_CHECK, "model", of_all=True), "{{model}}"),), "s",
             at_most(seconds(limits.drift_check_late)), width=6, empty="none yet",
         ),
         Panel(
             "stat", "Since the last pass over rollouts", "A pass comes every minute; without it "
             "nothing ramps, and nothing is taken back.",
-            (Query(asked.since(signals.ROLLOUT_PASS, "model", of_all=True), "{{model}}"),), "s",
+            (Query(queries.since(signals.ROLLOUT_PASS, "model", of_all=True), "{{model}}"),), "s",
             at_most(seconds(limits.rollout_pass_late)), width=6, empty="none yet",
         ),
     ))  # fmt: skip
@@ -185,8 +185,8 @@ def _processes(objectives: Objectives) -> Row:
     name = "{{job}} {{instance}}"
     at = f"by ({', '.join(by)})"
     jobs = 'job=~"mlplatform-.+"'
-    files = [asked.series(m, jobs) for m in (signals.OPEN_FILES, signals.MOST_FILES)]
-    cpu = asked.series(signals.CPU, jobs, suffix="_total")
+    files = [queries.series(m, jobs) for m in (signals.OPEN_FILES, signals.MOST_FILES)]
+    cpu = queries.series(signals.CPU, jobs, suffix="_total")
     up: Words = {"0": ("gone", "red"), "1": ("there", "green")}
     kept: Words = {"0": ("nothing keeps it", "red"), "1": ("kept", "green")}
     return Row("Processes", (
@@ -197,7 +197,7 @@ def _processes(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "Running for", "How long each process has been running: a drop is a restart.",
-            (Query(f"time() - max {at} ({asked.series(signals.STARTED, jobs)})", name),), "s",
+            (Query(f"time() - max {at} ({queries.series(signals.STARTED, jobs)})", name),), "s",
             width=12,
         ),
         Panel(
@@ -206,7 +206,7 @@ def _processes(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "Processors in use", "1 is one core.",
-            (Query(f"sum {at} (rate({cpu}[{asked.WINDOW}]))", name),),
+            (Query(f"sum {at} (rate({cpu}[{queries.WINDOW}]))", name),),
         ),
         Panel(
             "lines", "Open files and sockets", "Share of what the process may open.",

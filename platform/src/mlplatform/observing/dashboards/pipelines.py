@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mlplatform.observing.dashboards import asked, links
-from mlplatform.observing.dashboards.asked import WINDOW, level, quantile, rate
+from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row, at_most
+from mlplatform.observing.dashboards.queries import WINDOW, level, quantile, rate
 from mlplatform.observing.slo.objectives import Objectives, seconds
 from mlplatform.runtime.telemetry import signals
 
@@ -114,10 +114,10 @@ def _topics(objectives: Objectives) -> Row:
 
 def _flows(objectives: Objectives) -> Row:
     limits = objectives.limits
-    passes = Query(asked.since(signals.ROLLOUT_PASS, "model", of_all=True), "{{model}}")
-    checks = Query(asked.since(signals.DRIFT_CHECK, "model", of_all=True), "{{model}}")
+    passes = Query(queries.since(signals.ROLLOUT_PASS, "model", of_all=True), "{{model}}")
+    checks = Query(queries.since(signals.DRIFT_CHECK, "model", of_all=True), "{{model}}")
     runs = rate(signals.SPAN_CALLS, "span_name", "status_code", where=_FLOWS)
-    bucket = asked.series(signals.SPAN_DURATION, _FLOWS, suffix="_bucket")
+    bucket = queries.series(signals.SPAN_DURATION, _FLOWS, suffix="_bucket")
     slow = f"histogram_quantile(0.95, sum by (le, span_name) (rate({bucket}[{WINDOW}])))"
     unread = rate(signals.STATE_UNREAD, "of")
     return Row("Flows and jobs", (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.observing.dashboards import asked, links
-from mlplatform.observing.dashboards.asked import MODEL, level, mean, quantile, rate
+from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import (
     Dashboard,
     Limits,
@@ -13,6 +12,7 @@ from mlplatform.observing.dashboards.panels import (
     at_most,
     requests,
 )
+from mlplatform.observing.dashboards.queries import MODEL, level, mean, quantile, rate
 from mlplatform.observing.slo import rules
 from mlplatform.observing.slo.objectives import Objectives, seconds
 from mlplatform.runtime.telemetry import signals
@@ -42,12 +42,13 @@ def _where(objectives: Objectives) -> Row:
         ),
         Panel(
             "stat", "In this phase or step for", f"{limits.rollout_overdue} past its deadline "
-            "somebody is told.", (Query(asked.since(signals.ROLLOUT_SINCE), "since"),), "s",
+            "somebody is told.", (Query(queries.since(signals.ROLLOUT_SINCE), "since"),), "s",
             width=6, empty="no rollout yet",
         ),
         Panel(
             "stat", "Since the last pass", "Passes come every minute; without them nothing ramps, "
-            "and nothing is taken back.", (Query(asked.since(signals.ROLLOUT_PASS), "pass"),), "s",
+            "and nothing is taken back.", (Query(queries.since(signals.ROLLOUT_PASS), "pass"),),
+            "s",
             at_most(seconds(limits.rollout_pass_late)), width=6, empty="none yet",
         ),
         Panel(
@@ -71,7 +72,7 @@ def _counts(of: str) -> str:
 
 
 def _step() -> Row:
-    limit = Query(asked.recorded(rules.FAILURE_LIMIT, f'service="{MODEL}"'), "limit (model.yaml)")
+    limit = Query(queries.recorded(rules.FAILURE_LIMIT, f'service="{MODEL}"'), "limit (model.yaml)")
     failed = Query(f"{_counts('failures')} / {_counts('requests')}", "{{arm}}")
     alerts = Query(f"{_counts('alerts')} / {_counts('answers')}", "{{arm}}")
     flips = Query(f"{_counts('flips')} / {_counts('pairs')}", "{{arm}}")

@@ -14,7 +14,7 @@ from pg8000.exceptions import DatabaseError
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.routes import Routes
-from mlplatform.operations.jobs.measured import ArmCounts, Check, Outcomes, Pass, last
+from mlplatform.operations.actions.last_results import ArmCounts, Check, Outcomes, Pass, last
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.runtime.clock import Clock
@@ -35,7 +35,7 @@ log.addFilter(RateLimitFilter())
 
 
 class RolloutReader(Protocol):
-    """The part of rollout.journal.Rollouts that is shown."""
+    """The part of `rollouts.journal.journal.Rollouts` that is shown."""
 
     def routes(self, model: str) -> Routes: ...
 

@@ -49,7 +49,7 @@ from mlplatform.operations.compute.argo import (
 from mlplatform.operations.compute.argo import template_name as name_of
 from mlplatform.operations.compute.jobs import ITEMS, SHARED, Work
 from mlplatform.rollouts.serving.placement import GPU_TAINT, PRODUCT_LABEL, gpu_of
-from mlplatform.runtime.configuration.table import PREFIX
+from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.processes.commands import command
 
 GENERATED: Final = (

@@ -16,7 +16,7 @@ DEAD_AFTER_MS = 90_000
 
 
 class PrefectApprovals:
-    """`rollout.ports.Approvals` over Prefect's API."""
+    """`rollouts.passes.ports.Approvals` over Prefect's API."""
 
     def __init__(self, api: PrefectApi, model: str, clock: Clock) -> None:
         self._api = api

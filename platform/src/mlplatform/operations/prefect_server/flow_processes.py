@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from prefect.runner._control_channel import ControlChannel
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
-SETTLED: Final = "mlplatform.operations.prefect_server.settled"
+SETTLED: Final = "mlplatform.operations.prefect_server.fork_preload"
 
 log = logging.getLogger(__name__)
 

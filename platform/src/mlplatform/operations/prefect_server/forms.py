@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from mlplatform.operations.jobs.signed import ACTOR, REASON
+from mlplatform.operations.actions.person_fields import ACTOR, REASON
 
 Actor = Annotated[
     str,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.operations.supervisor.child import Child
-from mlplatform.operations.supervisor.retried import RetriedWrites
+from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.rollouts.serving.local import (
     StatusFile,

@@ -48,7 +48,7 @@ class ChildSpec:
         memory_bytes: that it may hold for itself; who takes more is killed and started again.
         memory_setting: the key that moves this limit, for the message.
         shared_port: where the supervisor listens for this child and others, which inherit the
-            socket (`listeners.inherited`).
+            socket (`runtime.processes.inherited_socket.inherited`).
         port_setting: the variable that moves the port, for the message that it is taken.
     """
 

@@ -19,7 +19,7 @@ from mlplatform.operations.supervisor.child import Child
 from mlplatform.operations.supervisor.cluster_status import ClusterStatusMirror
 from mlplatform.operations.supervisor.listeners import Listeners
 from mlplatform.operations.supervisor.predictor_processes import PredictorProcesses
-from mlplatform.operations.supervisor.retried import RetriedWrites
+from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec
 from mlplatform.operations.supervisor.start import prepare, when_there_is_room
 from mlplatform.rollouts.serving.plane import ServingPlane

@@ -50,7 +50,7 @@ RetrainDecision = Wait | Retrain | Page
 
 
 class LabelledRequests(Protocol):
-    """The part of features.offline.OfflineTable that is read here."""
+    """The part of `learning.features.offline.OfflineTable` that is read here."""
 
     def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
         """Requests in [from_ms, to_ms) with the label known at `as_of_ms`, or null."""

@@ -140,16 +140,16 @@ def window_verdict(
     if window.gaps or len(window.units) < policy.minimum_rows:
         few = f"{len(window.units)} payments; at least {policy.minimum_rows} are needed"
         return _judged(window, Health.INCONCLUSIVE, window.gaps or (few,))
-    eye = _DriftChecks(profile.rows, policy)
+    checks = _DriftChecks(profile.rows, policy)
     for name in policy.inputs:
-        eye.look(name, profile.inputs.get(name), window.inputs.get(name), window.units)
-    eye.look("score", profile.score, window.scores, window.scored_units)
-    alerts = eye.look_at_alerts(window, band)
-    if eye.drifted:
-        return _judged(window, Health.UNHEALTHY, tuple(eye.drifted), eye.shifts, alerts)
-    if eye.unknown:
-        return _judged(window, Health.INCONCLUSIVE, tuple(eye.unknown), eye.shifts, alerts)
-    return _judged(window, Health.HEALTHY, ("nothing moved",), eye.shifts, alerts)
+        checks.check(name, profile.inputs.get(name), window.inputs.get(name), window.units)
+    checks.check("score", profile.score, window.scores, window.scored_units)
+    alerts = checks.check_alerts(window, band)
+    if checks.drifted:
+        return _judged(window, Health.UNHEALTHY, tuple(checks.drifted), checks.shifts, alerts)
+    if checks.unknown:
+        return _judged(window, Health.INCONCLUSIVE, tuple(checks.unknown), checks.shifts, alerts)
+    return _judged(window, Health.HEALTHY, ("nothing moved",), checks.shifts, alerts)
 
 
 def plain(verdict: WindowVerdict) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class _DriftChecks:
         looks = 2 * (len(policy.inputs) + 1) + 1  # two statistics a number, and the alert share
         self._error_share = policy.false_alarm_share / looks  # Bonferroni
 
-    def look(
+    def check(
         self,
         name: str,
         column: Column | None,
@@ -225,7 +225,7 @@ class _DriftChecks:
         if seen.drifted:
             self.drifted.append(_shift_reason(seen, column))
 
-    def look_at_alerts(self, window: Window, band: Band) -> AlertShare | None:
+    def check_alerts(self, window: Window, band: Band) -> AlertShare | None:
         if len(window.alerts) < self._policy.minimum_rows:
             return None  # then the score is unknown as well
         low, high = share_interval(window.alerts, window.scored_units, self._error_share)

@@ -45,7 +45,9 @@ class RolloutState:
 
     Args:
         validation: the version's gate report, as it was when the rollout was opened.
+        needs_approval: nothing but an approval leads on from shadow, or to a first champion.
         step: index into the policy's canary steps, in phase "canary".
+        percent: of the newest canary step; 0 before the first.
         since_event_ms, since_wall_ms: when the phase, or the canary step, began.
         displaced: the rollout that the routes named before this one's shadow began.
         asked: digest of the evidence that a person was asked about.
@@ -64,8 +66,10 @@ class RolloutState:
     alert_high: float
     bootstrap: bool
     validation: Evidence
+    needs_approval: bool
     phase: Phase
     step: int | None
+    percent: float
     since_event_ms: int
     since_wall_ms: int
     displaced: str | None
@@ -131,7 +135,7 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
         case ApprovalAsked():
             return dataclasses.replace(moved, asked=fact.evidence_digest)
         case CanaryStepped():
-            return dataclasses.replace(moved, step=fact.step)
+            return dataclasses.replace(moved, step=fact.step, percent=fact.percent)
         case Promoted():
             return dataclasses.replace(
                 moved,
@@ -166,8 +170,10 @@ def _opened(fact: Opened) -> RolloutState:
         alert_high=fact.alert_high,
         bootstrap=fact.bootstrap,
         validation=fact.validation,
+        needs_approval=fact.approval == "required",
         phase="deploying",
         step=None,
+        percent=0.0,
         since_event_ms=fact.event_ms,
         since_wall_ms=fact.wall_ms,
         displaced=None,
@@ -227,13 +233,19 @@ def _check(state: RolloutState, fact: Moving | Answered | DeployRefused) -> None
         expected = 0 if state.step is None else state.step + 1
         if fact.step != expected:
             raise Refused(f"rollout {state.rollout_id} would skip from {state.step} to {fact.step}")
+        if fact.percent <= state.percent:
+            grows = f"{fact.percent:g} % after {state.percent:g} %"
+            raise Refused(f"a canary of rollout {state.rollout_id} grows: {grows} refused")
     if isinstance(fact, Answered):
         if state.answer is not None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
         if fact.bound_to != state.asked:
             raise Refused(f"the answer is bound to {fact.bound_to}, the question to {state.asked}")
         check_approver(state, fact.approver)
-    if isinstance(fact, Promoted | CanaryStepped) and state.phase == "awaiting_approval":
+    if isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap:
+        raise Refused(f"rollout {state.rollout_id} is {state.phase}, and there is a champion")
+    asks = state.phase == "awaiting_approval"
+    if isinstance(fact, Promoted | CanaryStepped) and (asks or state.needs_approval):
         _check_approved(state)
 
 

@@ -45,6 +45,7 @@ class Opened(_Fact, frozen=True, tag="opened"):
     Args:
         validation: the version's gate report as the registry kept it. Empty where an earlier
             release opened the rollout.
+        approval: what model.yaml asked for then; empty where an earlier release opened it.
     """
 
     challenger: Arm
@@ -53,6 +54,7 @@ class Opened(_Fact, frozen=True, tag="opened"):
     alert_high: float
     bootstrap: bool
     validation: Evidence = {}
+    approval: Literal["required", "none", ""] = ""
 
 
 class DeployRefused(_Fact, frozen=True, tag="deploy-refused"):

@@ -67,7 +67,7 @@ def priority(api: KubernetesApi, name: str | None) -> tuple[int, bool]:
 
 
 def need_of(manifest: Mapping[str, Any], value: int, preempts: bool) -> Need:
-    """What an InferenceService asks for, as `serving.manifest` renders it."""
+    """What an InferenceService asks for, as `rollouts.serving.manifest` renders it."""
     predictor = manifest["spec"]["predictor"]
     return Need(
         service=manifest["metadata"]["name"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.approval_codes import Question
@@ -23,10 +23,9 @@ class Candidate:
     """A validated version, as the registry knows it.
 
     Args:
-        bundle: its full digest.
-        author: who made it, and so may not approve it.
-        alert_low, alert_high: the predicted band of its alert share (0-1).
-        validation: its gate report, as `validation.report.to_dict` gives it: who approves sees it,
+        bundle: its full digest. author: who made it, and so may not approve it. alert_low,
+        alert_high: the predicted band of its alert share (0-1). validation: its gate report, as
+        `learning.validation.report.to_dict` gives it: who approves sees it,
             and is bound to it.
     """
 
@@ -39,9 +38,19 @@ class Candidate:
 
 
 def open_rollout(
-    rollouts: Rollouts, model: str, candidate: Candidate, *, actor: str, reason: str, clock: Clock
+    rollouts: Rollouts,
+    model: str,
+    candidate: Candidate,
+    *,
+    approval: Literal["required", "none"],
+    actor: str,
+    reason: str,
+    clock: Clock,
 ) -> str:
     """The id of the rollout of this version, opened unless it is ramping already.
+
+    Args:
+        approval: as model.yaml says it; the journal holds the rollout to it.
 
     Raises:
         Busy: another version is ramping.
@@ -71,6 +80,7 @@ def open_rollout(
         alert_high=candidate.alert_high,
         bootstrap=routes.champion is None,
         validation=candidate.validation,
+        approval=approval,
     )
     rollouts.commit(opened, None)
     return opened.rollout_id

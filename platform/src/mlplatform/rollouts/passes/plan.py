@@ -235,9 +235,15 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
         reason = f"{state.challenger.service} is ready"
         return Advance("shadow", None, _shadow_routes(state, seen.routes), reason)
     evidence = _validated(state) | {"bootstrap": True}
-    if policy.approval == "none":
+    if not _needs_approval(state, policy):
         return Promote(_promoted_routes(state, seen.routes), "the first version", evidence)
     return AskApproval("the first version is ready; there is no champion to compare with", evidence)
+
+
+def _needs_approval(state: RolloutState, policy: RolloutPolicy) -> bool:
+    """As model.yaml says now, or said when the rollout was opened: neither is taken back by the
+    other."""
+    return policy.approval == "required" or state.needs_approval
 
 
 def _unready(state: RolloutState, seen: Observation) -> str:
@@ -256,7 +262,7 @@ def _shadow(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: 
         return held
     judgement = _judged(seen)
     evidence = _validated(state) | judgement.evidence
-    if policy.approval == "required":
+    if _needs_approval(state, policy):
         return AskApproval(f"shadow: {judgement.reason}", evidence)
     return _canary_step(state, seen, policy, 0, f"shadow: {judgement.reason}", evidence)
 

@@ -11,7 +11,7 @@ from mlplatform.runtime.configuration.entrance import Entrance
 
 
 class HttpRoutes:
-    """`rollout.ports.RawRoutes` over the Gateway API.
+    """`rollouts.passes.ports.RawRoutes` over the Gateway API.
 
     Args:
         namespace: of the routes and of the services behind them, so that no ReferenceGrant is

@@ -1,8 +1,8 @@
 """A bundle's model for Triton: the configuration that its model.yaml implies, and its repository.
 
 Triton takes what this platform's own predictor does for CPU bundles: batches across requests,
-instances, warm-up. It knows nothing of tokens and golden rows: `serving.golden` asks in its
-place.
+instances, warm-up. It knows nothing of tokens and golden rows: `rollouts.serving.golden` asks in
+its place.
 """
 
 from __future__ import annotations

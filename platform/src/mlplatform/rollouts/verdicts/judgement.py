@@ -1,10 +1,13 @@
 """Is the challenger good enough? A verdict with its reasons, from windows of the decision log.
 
-Hard guardrails count failures and alerts and act at once: they are read when the arm has failed m,
-2m, 4m, ... times, or given n, 2n, 4n, ... answers that count, each time with half the error share
-that was left, so that looking often does not cost. The split is tested by a p-value that holds at
-every look. Every other gate is read once, at its minimum sample of customers. Failures come in
-bursts, for one customer and for all who meet one pause: they prove as much as the bursts do.
+Three kinds of gates:
+
+1. Guardrails (failures, alerts) act at once. They are read after m, 2m, 4m, ... failures, or after
+   n, 2n, 4n, ... answers that count. Each look uses half of the error share that is left.
+2. The split is tested by a p-value that holds at every look.
+3. Every other gate is read once, at its minimum sample of customers.
+
+Failures are clustered by customer and by moment: a burst of them counts as one event.
 """
 
 from __future__ import annotations

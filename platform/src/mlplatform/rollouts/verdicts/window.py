@@ -119,7 +119,7 @@ def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic
     counted as dropped. A champion's decision with a counterpart lends it its customer and decision.
 
     Args:
-        table: decision and shadow records, with the columns of `records.SCALARS`.
+        table: decision and shadow records, with the columns of `decisions.records.record.SCALARS`.
     """
     columns = ordered(table, generation)
     kind, arm = columns["kind"], columns["arm"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlplatform.runtime.configuration.table import PREFIX
+from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mlplatform.runtime.configuration.table import DEFAULTS
+from mlplatform.runtime.configuration.declarations import DEFAULTS
 from mlplatform.runtime.errors import ConfigInvalid
 
 PREFIX = "MLPLATFORM_OIDC_"

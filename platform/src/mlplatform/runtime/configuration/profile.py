@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
-from mlplatform.runtime.configuration.table import DEFAULTS, PREFIX
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 Profile = Literal["embedded", "cluster"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from mlplatform.runtime.configuration.table import PREFIX
+from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 PREFECT_AUTH: Final = "PREFECT_API_AUTH_STRING"

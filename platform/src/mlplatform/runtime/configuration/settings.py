@@ -1,4 +1,8 @@
-"""Where things are and which ports they take: environment variables, read once by `wiring`."""
+"""`Settings`, parsed from environment variables.
+
+Names and defaults are in `declarations`. A new setting takes a row there, a field of `Settings`, a
+variable in `Settings.environment` (for child processes), and a reader in `load`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mlplatform.runtime.configuration import variables
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
 from mlplatform.runtime.configuration.entrance import Entrance, entrance
 from mlplatform.runtime.configuration.issuer import Issuer, issuer
 from mlplatform.runtime.configuration.profile import VARIABLE as PROFILE
 from mlplatform.runtime.configuration.profile import Profile, profile
 from mlplatform.runtime.configuration.servers import HERE, Servers, servers
-from mlplatform.runtime.configuration.table import DEFAULTS, PREFIX
 from mlplatform.runtime.errors import Busy, ConfigInvalid
 from mlplatform.runtime.storage import addresses, private_folder
 from mlplatform.runtime.storage.addresses import Address, Brokers

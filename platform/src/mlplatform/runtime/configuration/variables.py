@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from mlplatform.runtime.configuration.table import DEFAULTS, PREFIX
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 SETTINGS = frozenset(PREFIX + name for name in DEFAULTS)

@@ -20,10 +20,10 @@ from mlplatform.scoring.api.http import Endpoint, Request, problem_of
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.path.deferred import Deferral
-from mlplatform.scoring.path.metrics import Metrics
-from mlplatform.scoring.path.scoring import Scoring
-from mlplatform.scoring.path.spans import Traces
+from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.metrics import Metrics
+from mlplatform.scoring.request.scoring import Scoring
+from mlplatform.scoring.request.spans import Traces
 
 UNKNOWN = "unknown"
 """Operation of a path that leads nowhere, in the metrics."""

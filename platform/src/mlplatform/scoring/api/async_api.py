@@ -14,12 +14,12 @@ from mlplatform.scoring.api.http import JSON_TYPE, Answerer, Endpoint, Request
 from mlplatform.scoring.api.scoring_api import REPLAYED, batch_answer, caller_of
 from mlplatform.scoring.api.shapes import SHAPES, Shape
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
-from mlplatform.scoring.path.accepted import AcceptedRequest
-from mlplatform.scoring.path.answers import PendingAnswer, encode
-from mlplatform.scoring.path.decided import Caller
-from mlplatform.scoring.path.deferred import Deferral
-from mlplatform.scoring.path.payloads import decoded, decoded_batch
-from mlplatform.scoring.path.scoring import ScoreResponse, Scoring
+from mlplatform.scoring.request.accepted import AcceptedRequest
+from mlplatform.scoring.request.answers import PendingAnswer, encode
+from mlplatform.scoring.request.decision import Caller
+from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.payloads import decoded, decoded_batch
+from mlplatform.scoring.request.scoring import ScoreResponse, Scoring
 
 POLL_S = 1
 """What a client is told to wait before it asks again."""

@@ -21,10 +21,10 @@ from mlplatform.runtime.telemetry.spans import Attributes
 from mlplatform.scoring.admission.clients import Operation
 from mlplatform.scoring.admission.gate import Admitted, Gate
 from mlplatform.scoring.api.terms import terms
-from mlplatform.scoring.path.decided import Caller, Done
-from mlplatform.scoring.path.metrics import Metrics
-from mlplatform.scoring.path.scoring import Scoring
-from mlplatform.scoring.path.spans import Traces
+from mlplatform.scoring.request.decision import Caller, Done
+from mlplatform.scoring.request.metrics import Metrics
+from mlplatform.scoring.request.scoring import Scoring
+from mlplatform.scoring.request.spans import Traces
 
 PROBLEM: Final = "problem-bin"
 """Trailing metadata with the problem details (RFC 9457) as JSON."""

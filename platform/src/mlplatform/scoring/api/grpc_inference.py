@@ -9,11 +9,11 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.api.grpc_calls import Answer, Call, model_of, parsed
 from mlplatform.scoring.api.inference_api import SERVER, metadata
 from mlplatform.scoring.api.probes import Health
-from mlplatform.scoring.path.raw_calls import PARAMETER, inferred, refused, width
-from mlplatform.scoring.path.scoring import Scoring
 from mlplatform.scoring.predictor.grpc_server import rows_of
 from mlplatform.scoring.predictor.protocol import DATATYPE, OUTPUT, RequestRefused, check_finite
 from mlplatform.scoring.protos import open_inference_pb2 as pb
+from mlplatform.scoring.request.raw_calls import PARAMETER, inferred, refused, width
+from mlplatform.scoring.request.scoring import Scoring
 
 SERVICE: Final = "inference.GRPCInferenceService"
 

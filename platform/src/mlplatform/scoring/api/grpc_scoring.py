@@ -16,12 +16,12 @@ from mlplatform.scoring.api.grpc_calls import Answer, Call, model_of, parsed
 from mlplatform.scoring.api.scoring_api import BATCH_CONCURRENCY
 from mlplatform.scoring.api.shapes import stored_answer
 from mlplatform.scoring.api.terms import terms
-from mlplatform.scoring.path.answers import Answer as Stored
-from mlplatform.scoring.path.answers import encode
-from mlplatform.scoring.path.decided import Caller
-from mlplatform.scoring.path.payloads import MAX_ITEMS
-from mlplatform.scoring.path.scoring import Scoring
 from mlplatform.scoring.protos import scoring_pb2 as pb
+from mlplatform.scoring.request.answers import Answer as Stored
+from mlplatform.scoring.request.answers import encode
+from mlplatform.scoring.request.decision import Caller
+from mlplatform.scoring.request.payloads import MAX_ITEMS
+from mlplatform.scoring.request.scoring import Scoring
 
 SERVICE: Final = "mlplatform.scoring.v1.Scoring"
 

@@ -15,10 +15,10 @@ from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api import grpc_inference, grpc_scoring
 from mlplatform.scoring.api.grpc_calls import handlers
 from mlplatform.scoring.api.probes import Health
-from mlplatform.scoring.path.metrics import Metrics
-from mlplatform.scoring.path.scoring import Scoring
-from mlplatform.scoring.path.spans import Traces
 from mlplatform.scoring.predictor.grpc_server import options
+from mlplatform.scoring.request.metrics import Metrics
+from mlplatform.scoring.request.scoring import Scoring
+from mlplatform.scoring.request.spans import Traces
 
 DRAIN_S: Final = 10.0
 

@@ -15,7 +15,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import TraceContext
 from mlplatform.scoring.admission.clients import Operation
 from mlplatform.scoring.admission.gate import Admitted
-from mlplatform.scoring.path.decided import Done
+from mlplatform.scoring.request.decision import Done
 
 JSON_TYPE: Final = b"application/json"
 

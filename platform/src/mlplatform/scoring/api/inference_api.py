@@ -17,17 +17,6 @@ from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api.http import JSON_TYPE, Endpoint, Request, reading
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.api.terms import terms
-from mlplatform.scoring.path.answers import encode
-from mlplatform.scoring.path.members import refuse_repeats
-from mlplatform.scoring.path.raw_calls import (
-    MAX_ROWS,
-    PARAMETER,
-    PLATFORM,
-    inferred,
-    refused,
-    width,
-)
-from mlplatform.scoring.path.scoring import Scoring
 from mlplatform.scoring.predictor.protocol import (
     DATATYPE,
     HEADER_LENGTH,
@@ -38,6 +27,17 @@ from mlplatform.scoring.predictor.protocol import (
     check_finite,
     parse,
 )
+from mlplatform.scoring.request.answers import encode
+from mlplatform.scoring.request.duplicate_keys import refuse_repeats
+from mlplatform.scoring.request.raw_calls import (
+    MAX_ROWS,
+    PARAMETER,
+    PLATFORM,
+    inferred,
+    refused,
+    width,
+)
+from mlplatform.scoring.request.scoring import Scoring
 
 ROOT: Final = "/v2"
 MODELS: Final = "/v2/models/"

@@ -35,8 +35,8 @@ from mlplatform.scoring.api.openapi_parts import (
 from mlplatform.scoring.api.shapes import TYPES
 from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
 from mlplatform.scoring.arms.states import ModelState
-from mlplatform.scoring.path.answers import BatchResult, LabelsAnswer, ModelsAnswer, VoidAnswer
-from mlplatform.scoring.path.payloads import MAX_ITEMS, LabelItem, Payloads, VoidBody
+from mlplatform.scoring.request.answers import BatchResult, LabelsAnswer, ModelsAnswer, VoidAnswer
+from mlplatform.scoring.request.payloads import MAX_ITEMS, LabelItem, Payloads, VoidBody
 
 FOLDER: Final = "docs"
 

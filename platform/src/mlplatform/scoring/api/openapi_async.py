@@ -23,9 +23,9 @@ from mlplatform.scoring.api.openapi_parts import (
 )
 from mlplatform.scoring.api.shapes import TYPES
 from mlplatform.scoring.api.versions import ApiVersion
-from mlplatform.scoring.path.accepted import AcceptedRequest
-from mlplatform.scoring.path.answers import PendingAnswer
-from mlplatform.scoring.path.payloads import Payloads
+from mlplatform.scoring.request.accepted import AcceptedRequest
+from mlplatform.scoring.request.answers import PendingAnswer
+from mlplatform.scoring.request.payloads import Payloads
 
 TYPES_USED: Final[list[Any]] = [PendingAnswer, AcceptedRequest]
 

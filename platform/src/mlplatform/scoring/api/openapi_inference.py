@@ -30,8 +30,8 @@ from mlplatform.scoring.api.openapi_parts import (
     timeout_header,
     trace_header,
 )
-from mlplatform.scoring.path.raw_calls import MAX_ROWS, PARAMETER
 from mlplatform.scoring.predictor.protocol import DATATYPE, HEADER_LENGTH, INPUT, OUTPUT
+from mlplatform.scoring.request.raw_calls import MAX_ROWS, PARAMETER
 
 PATH: Final = "/openapi/inference.json"
 

@@ -10,7 +10,7 @@ from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS, ModelD
 from mlplatform.runtime.http.messages import MAX_BODY_BYTES
 from mlplatform.scoring.admission.gate import PRIORITY_HEADER
 from mlplatform.scoring.admission.priorities import PRIORITIES
-from mlplatform.scoring.path.payloads import MAX_ITEMS, MAX_KEY
+from mlplatform.scoring.request.payloads import MAX_ITEMS, MAX_KEY
 
 Json = dict[str, Any]
 

@@ -16,8 +16,8 @@ from mlplatform.runtime.telemetry.prometheus import (
 )
 from mlplatform.scoring.api.http import Endpoint, Request, reading
 from mlplatform.scoring.arms.freshness import Freshness
-from mlplatform.scoring.path.metrics import Metrics
-from mlplatform.scoring.path.scoring import Scoring
+from mlplatform.scoring.request.metrics import Metrics
+from mlplatform.scoring.request.scoring import Scoring
 
 _encode = msgspec.json.Encoder().encode
 _TEXT: Final = line(b"content-type", CONTENT_TYPE)

@@ -20,16 +20,16 @@ from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.path.answers import BatchAnswer, BatchResult, ModelsAnswer, encode
-from mlplatform.scoring.path.decided import Caller
-from mlplatform.scoring.path.payloads import (
+from mlplatform.scoring.request.answers import BatchAnswer, BatchResult, ModelsAnswer, encode
+from mlplatform.scoring.request.decision import Caller
+from mlplatform.scoring.request.payloads import (
     BatchBody,
     VoidBody,
     decoded_batch,
     decoded_labels,
     decoded_once,
 )
-from mlplatform.scoring.path.scoring import ScoreResponse, Scoring
+from mlplatform.scoring.request.scoring import ScoreResponse, Scoring
 
 API = "/api/"
 BATCH_CONCURRENCY = 64

@@ -14,7 +14,7 @@ import msgspec
 
 from mlplatform.learning.features.policy import FeatureGaps
 from mlplatform.scoring.api.versions import VersionName
-from mlplatform.scoring.path.answers import Answer, AnsweredBy, ReasonGiven, encode
+from mlplatform.scoring.request.answers import Answer, AnsweredBy, ReasonGiven, encode
 
 Shape = Callable[[bytes], bytes]
 """The stored answer → the body of one version."""

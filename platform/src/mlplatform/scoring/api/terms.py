@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import TraceContext
-from mlplatform.scoring.path.decided import Caller, Done
-from mlplatform.scoring.path.payloads import idempotency_key
+from mlplatform.scoring.request.decision import Caller, Done
+from mlplatform.scoring.request.payloads import idempotency_key
 
 
 def terms(

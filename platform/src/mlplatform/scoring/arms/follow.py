@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class RouteSource(Protocol):
-    """The part of rollout.journal.Rollouts that a gateway uses."""
+    """The part of `rollouts.journal.journal.Rollouts` that a gateway uses."""
 
     def routes(self, model: str) -> Routes: ...
 

@@ -17,7 +17,7 @@ from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
 from mlplatform.scoring.admission.leases import Leases
 from mlplatform.scoring.admission.priorities import room
 from mlplatform.scoring.admission.tokens import KeysAndTokens, Tokens
-from mlplatform.scoring.path.metrics import AdmissionMetrics
+from mlplatform.scoring.request.metrics import AdmissionMetrics
 
 
 def now_ms() -> int:

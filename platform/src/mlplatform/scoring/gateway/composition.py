@@ -1,4 +1,4 @@
-"""One gateway process over the embedded backends of a home folder: which part is given which."""
+"""Builds the parts of one gateway process from the settings: its composition root."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from mlplatform.scoring.gateway import admission
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.path.deferred import Deferral
-from mlplatform.scoring.path.metrics import Metrics, ModelMetrics
-from mlplatform.scoring.path.recording import KeptAnswers, Recorder
-from mlplatform.scoring.path.scoring import Scoring
-from mlplatform.scoring.path.shadow import ShadowCopies
-from mlplatform.scoring.path.spans import Ended, Traces, build
-from mlplatform.scoring.path.times import EventTimes
 from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
+from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.metrics import Metrics, ModelMetrics
+from mlplatform.scoring.request.recording import KeptAnswers, Recorder
+from mlplatform.scoring.request.scoring import Scoring
+from mlplatform.scoring.request.shadow import ShadowCopies
+from mlplatform.scoring.request.spans import Ended, Traces, build
+from mlplatform.scoring.request.times import EventTimes
 
 MAX_COMMIT = 256
 COMMIT_WAIT_MS = 2.0

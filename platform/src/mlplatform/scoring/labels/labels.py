@@ -15,11 +15,11 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.labels.ownership import Ownership
-from mlplatform.scoring.path.answers import LabelsAnswer
-from mlplatform.scoring.path.payloads import LabelItem, decoded_once, epoch_ms
-from mlplatform.scoring.path.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.scoring.path.scoring import Answers
-from mlplatform.scoring.path.times import EventTimes
+from mlplatform.scoring.request.answers import LabelsAnswer
+from mlplatform.scoring.request.payloads import LabelItem, decoded_once, epoch_ms
+from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
+from mlplatform.scoring.request.scoring import Answers
+from mlplatform.scoring.request.times import EventTimes
 
 CHUNK = 50
 

@@ -15,9 +15,9 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusal
 from mlplatform.scoring.admission.clients import Client
-from mlplatform.scoring.path.decision_ids import belonging, is_known, made_ms
-from mlplatform.scoring.path.recording import log_unavailable
-from mlplatform.scoring.path.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
+from mlplatform.scoring.request.decision_ids import belonging, is_known, made_ms
+from mlplatform.scoring.request.recording import log_unavailable
+from mlplatform.scoring.request.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
 
 Askers = Callable[[str, Sequence[str]], Mapping[str, str]]
 """Model and ids → the client of each decision that is on record here."""

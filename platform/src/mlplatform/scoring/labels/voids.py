@@ -10,10 +10,10 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.text import cleaned
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.labels.ownership import Ownership
-from mlplatform.scoring.path.answers import VoidAnswer
-from mlplatform.scoring.path.payloads import VoidBody
-from mlplatform.scoring.path.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.scoring.path.times import EventTimes
+from mlplatform.scoring.request.answers import VoidAnswer
+from mlplatform.scoring.request.payloads import VoidBody
+from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
+from mlplatform.scoring.request.times import EventTimes
 
 CLIENT = "/voids"
 """Of the promise that a decision is void once. Names of clients hold no slash."""

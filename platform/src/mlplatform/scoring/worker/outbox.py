@@ -14,7 +14,7 @@ import msgspec
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.decisions.records.record import SCALARS, Kind
-from mlplatform.decisions.topics.installed import open_topics
+from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import TRACE_HEADER, Message, Progress, Topics, TopicSpec
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Settings

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlplatform.decisions.topics.installed import open_topics
+from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.model.definition import AsyncPolicy
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Settings

@@ -15,10 +15,10 @@ import numpy as np
 from mlplatform.model.definition import REQUEST_UNIT
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import ModelStep
-from mlplatform.scoring.path.decided import Caller, Decided
-from mlplatform.scoring.path.payloads import INT64, MAX_TEXT
-from mlplatform.scoring.path.scoring import Scoring
 from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
+from mlplatform.scoring.request.decision import Caller, Decided
+from mlplatform.scoring.request.payloads import INT64, MAX_TEXT
+from mlplatform.scoring.request.scoring import Scoring
 
 MAX_ROWS: Final = 128
 PARAMETER: Final = "assignment_key"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
-from mlplatform.operations.jobs import measured
-from mlplatform.operations.jobs.measured import ArmCounts, Pass
-from mlplatform.operations.jobs.signed import REASON
+from mlplatform.operations.actions import last_results
+from mlplatform.operations.actions.last_results import ArmCounts, Pass
+from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
@@ -40,7 +40,13 @@ def open_rollout(platform: Platform, model: str, version: int, *, actor: str, re
         validation=found.facts.report,
     )
     return commands.open_rollout(
-        platform.rollouts, model, candidate, actor=actor, reason=reason, clock=platform.clock
+        platform.rollouts,
+        model,
+        candidate,
+        approval=platform.definition(model).rollout.approval,
+        actor=actor,
+        reason=reason,
+        clock=platform.clock,
     )
 
 
@@ -53,10 +59,10 @@ def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> di
         dry_run=dry_run,
     )
     if report.ran and not dry_run:
-        with measured.for_people():
+        with last_results.for_people():
             arms = {arm: msgspec.convert(counts, ArmCounts) for arm, counts in report.arms.items()}
             seen = Pass(platform.clock.wall_ms(), arms)
-            measured.keep(platform.settings.home.measured, model, seen)
+            last_results.keep(platform.settings.home.measured, model, seen)
     return dataclasses.asdict(report)
 
 
@@ -136,7 +142,7 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     Raises:
         InputInvalid: a reason that is too short or too long.
         Refused: the code proves nothing, its approver may not approve any more, or the rollout
-            refuses, as `rollout.commands.record_approval` says.
+            refuses, as `rollouts.passes.commands.record_approval` says.
     """
     reason = REASON.checked("reason", reason)
     now_ms = platform.clock.wall_ms()

@@ -20,7 +20,7 @@ import yaml
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server import served
+from mlplatform.operations.prefect_server import local_flows
 from mlplatform.rollouts.serving.placement import PRODUCTION
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
@@ -82,16 +82,16 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
         name=POOL,
         type="kubernetes",
         base_job_template=dict(job_template),
-        concurrency_limit=served.RUNS_AT_A_TIME,
+        concurrency_limit=local_flows.RUNS_AT_A_TIME,
     )
     with get_client(sync_client=True) as client:
         client.create_work_pool(pool, overwrite=True)
     for model, name in itertools.product(model_names(), names.RUNS):
         placed = {"work_pool_name": POOL, "job_variables": job_variables(name)}
-        deployment = served.deployment(name, model, settings, Path("flows"), **placed)
+        deployment = local_flows.deployment(name, model, settings, Path("flows"), **placed)
         deployment.apply()
         log.info("registered %s", deployment.full_name)
-    served.settle()
+    local_flows.settle()
 
 
 def await_server(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.arms.fallback import ModelStep, Step, step_until
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import MOST, NotExplained, drivers, without_each
-from mlplatform.scoring.path.answers import AnsweredBy, ReasonGiven
+from mlplatform.scoring.request.answers import AnsweredBy, ReasonGiven
 
 SAFE_DEFAULT: Decision = "review"
 DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.observing.dashboards import (
-    drawn,
     drift,
     gpu,
+    grafana_json,
     labels,
     model,
     overview,
@@ -29,7 +29,7 @@ def render_files(root: Path) -> dict[str, str]:
         ConfigInvalid: slo.yaml is wrong.
     """
     made = dashboards(load(root / FILE))
-    return {f"{FOLDER}/{one.name}.json": drawn.text(one, SOURCE) for one in made}
+    return {f"{FOLDER}/{one.name}.json": grafana_json.text(one, SOURCE) for one in made}
 
 
 def dashboards(objectives: Objectives) -> list[Dashboard]:

@@ -16,8 +16,8 @@ from mlplatform.model.routes import Arm
 from mlplatform.runtime.telemetry.context import TraceContext
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.path.answers import Answer
-from mlplatform.scoring.path.prediction import Facts, Failure, Prediction, RawFacts, Verdict
+from mlplatform.scoring.request.answers import Answer
+from mlplatform.scoring.request.prediction import Facts, Failure, Prediction, RawFacts, Verdict
 
 UNLOGGED: Final = "unlogged"
 

@@ -29,9 +29,9 @@ from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
 from mlplatform.scoring.arms.routing import Assignment, assign
 from mlplatform.scoring.arms.states import ModelState
-from mlplatform.scoring.path.accepted import AcceptedRequest, is_genuine
-from mlplatform.scoring.path.answers import encode
-from mlplatform.scoring.path.decided import (
+from mlplatform.scoring.request.accepted import AcceptedRequest, is_genuine
+from mlplatform.scoring.request.answers import encode
+from mlplatform.scoring.request.decision import (
     Caller,
     Decided,
     Finished,
@@ -40,11 +40,11 @@ from mlplatform.scoring.path.decided import (
     record,
     unlogged_answer,
 )
-from mlplatform.scoring.path.decision_ids import made_ms, new_decision_id
-from mlplatform.scoring.path.feature_reads import FeatureReads, FeaturesUnavailable
-from mlplatform.scoring.path.metrics import ModelMetrics
-from mlplatform.scoring.path.payloads import Payloads, ScoreRequest
-from mlplatform.scoring.path.prediction import (
+from mlplatform.scoring.request.decision_ids import made_ms, new_decision_id
+from mlplatform.scoring.request.feature_reads import FeatureReads, FeaturesUnavailable
+from mlplatform.scoring.request.metrics import ModelMetrics
+from mlplatform.scoring.request.payloads import Payloads, ScoreRequest
+from mlplatform.scoring.request.prediction import (
     STALE_REASON,
     Facts,
     RawFacts,
@@ -52,7 +52,7 @@ from mlplatform.scoring.path.prediction import (
     predicted,
     without_predictor,
 )
-from mlplatform.scoring.path.recording import (
+from mlplatform.scoring.request.recording import (
     Found,
     InFlight,
     LogUnavailable,
@@ -60,8 +60,8 @@ from mlplatform.scoring.path.recording import (
     found_in_time,
     log_unavailable,
 )
-from mlplatform.scoring.path.shadow import ShadowCopies, ShadowCopy
-from mlplatform.scoring.path.times import HOUR_MS, EventTimes
+from mlplatform.scoring.request.shadow import ShadowCopies, ShadowCopy
+from mlplatform.scoring.request.times import HOUR_MS, EventTimes
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -169,9 +169,9 @@ class Scoring:
             stored = await self._stored(caller.client, caller.key, caller)
             if stored is not None:
                 return replayed(stored.answer, same_body=stored.body_digest == body_digest)
-            promise = IdempotencyClaim(caller.client, caller.key, body_digest)
+            claim = IdempotencyClaim(caller.client, caller.key, body_digest)
             asked = self._asked(request, caller.client)
-            return await self._answered(asked, caller, promise)
+            return await self._answered(asked, caller, claim)
 
     async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> ScoreResponse:
         """The answer to a request that a gateway accepted earlier: one for its id, however often
@@ -192,8 +192,8 @@ class Scoring:
             stored = await self._stored(owner, asked.decision_id, caller)
             if stored is not None:
                 return ScoreResponse(stored.answer, replayed=True)
-            promise = IdempotencyClaim(owner, asked.decision_id, may_be_unlogged=False)
-            return await self._answered(asked, caller, promise)
+            claim = IdempotencyClaim(owner, asked.decision_id, may_be_unlogged=False)
+            return await self._answered(asked, caller, claim)
 
     async def infer(
         self, inputs: Sequence[float], unit_value: Any | None, caller: Caller

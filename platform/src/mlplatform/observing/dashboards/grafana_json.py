@@ -25,7 +25,7 @@ from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import tempo as tempo_models
 
-from mlplatform.observing.dashboards import asked, links
+from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import (
     NO_LIMITS,
     Dashboard,
@@ -319,9 +319,9 @@ def _annotations(dashboard: Dashboard) -> list[dict[str, Any]]:
     label is told, and that a value is the time of its mark.
     """
     model = signals.MODEL.name
-    phase = asked.level(signals.ROLLOUT_PHASE, model, "phase", of_all=not dashboard.of_model)
-    began = asked.level(signals.ROLLOUT_SINCE, model, of_all=not dashboard.of_model)
-    paged = asked.series(signals.ALERTS, 'alertstate="firing",severity="page"')
+    phase = queries.level(signals.ROLLOUT_PHASE, model, "phase", of_all=not dashboard.of_model)
+    began = queries.level(signals.ROLLOUT_SINCE, model, of_all=not dashboard.of_model)
+    paged = queries.series(signals.ALERTS, 'alertstate="firing",severity="page"')
     marks = [
         ("Rollouts", "blue", f"({phase} == 1) * on ({model}) group_left () {began} * 1000",
          "{{model}}: {{phase}}", True),

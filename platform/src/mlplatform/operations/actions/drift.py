@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.routes import Arm
-from mlplatform.operations.jobs import measured, rollouts
-from mlplatform.operations.jobs.measured import Check, Moved
+from mlplatform.operations.actions import last_results, rollouts
+from mlplatform.operations.actions.last_results import Check, Moved
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
@@ -30,7 +30,7 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
         NotFound: the model has no champion yet.
     """
     check = run_check(platform.definition(model), ports(platform, model), holder=holder)
-    with measured.for_people():
+    with last_results.for_people():
         _keep_measured(platform, model, check.observation)
     return check
 
@@ -58,7 +58,7 @@ def ports(platform: Platform, model: str) -> DriftPorts:
 
 
 def _keep_measured(platform: Platform, model: str, seen: Observation) -> None:
-    from mlplatform.operations.jobs.outcomes import read_outcomes
+    from mlplatform.operations.actions.outcomes import read_outcomes
 
     newest = seen.verdicts[-1].shifts if seen.verdicts else ()
     inputs = {
@@ -68,13 +68,13 @@ def _keep_measured(platform: Platform, model: str, seen: Observation) -> None:
     outcomes = read_outcomes(platform.log, platform.definition(model), seen.now_ms)
     at_ms, verdict = platform.clock.wall_ms(), type(seen.verdict).__name__.lower()
     folder = platform.settings.home.measured
-    since_ms = measured.undecided_since(verdict, at_ms, _check_before(folder, model))
-    measured.keep(folder, model, Check(at_ms, verdict, inputs, outcomes, since_ms))
+    since_ms = last_results.undecided_since(verdict, at_ms, _check_before(folder, model))
+    last_results.keep(folder, model, Check(at_ms, verdict, inputs, outcomes, since_ms))
 
 
 def _check_before(folder: Path, model: str) -> Check | None:
     try:
-        return measured.last(folder, model, Check)
+        return last_results.last(folder, model, Check)
     except Corrupt:  # the next one takes its place
         log.exception("the last drift check of %s can't be read", model)
         return None

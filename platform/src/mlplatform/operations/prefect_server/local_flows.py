@@ -37,10 +37,10 @@ TAG = "mlplatform"
 PRELOADED = (
     "mlplatform.operations.prefect_server.flow_run",
     "prefect.flow_engine",
-    "mlplatform.operations.jobs.features",
-    "mlplatform.operations.jobs.rollouts",
-    "mlplatform.operations.jobs.drift",
-    "mlplatform.operations.jobs.training",
+    "mlplatform.operations.actions.features",
+    "mlplatform.operations.actions.rollouts",
+    "mlplatform.operations.actions.drift",
+    "mlplatform.operations.actions.training",
     "pyarrow.dataset",  # brings pandas
 )
 ON_KSERVE = (

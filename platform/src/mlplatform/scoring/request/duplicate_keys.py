@@ -1,4 +1,4 @@
-"""Members of JSON objects that stand twice: refused, because two readers may see two requests.
+"""JSON with a repeated key is refused, because two readers may see two requests.
 
 A decoder takes the last of them in silence, others the first. Whoever checks a payment before it
 gets here may have read another amount than the one that is scored.

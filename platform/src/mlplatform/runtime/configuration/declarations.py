@@ -126,7 +126,8 @@ GROUPS: Final = (
             Setting(
                 "TRACE_SHARE",
                 "0.01",
-                "of the requests that nothing else speaks for, those whose spans are kept",
+                "share of ordinary requests (answered, not slow, not degraded) whose traces are "
+                "kept",
             ),
         ),
         said="`docs/signals.md` lists what is emitted.",

@@ -13,13 +13,13 @@ from mlplatform.decisions.records.port import Appended, Entry, Idempotency, Repe
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.path.accepted import AcceptedRequest, sealed
-from mlplatform.scoring.path.answers import PendingAnswer, encode
-from mlplatform.scoring.path.decided import Caller, Taken
-from mlplatform.scoring.path.decision_ids import is_owned, made_ms, owned_decision_id
-from mlplatform.scoring.path.payloads import ScoreRequest
-from mlplatform.scoring.path.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.scoring.path.scoring import (
+from mlplatform.scoring.request.accepted import AcceptedRequest, sealed
+from mlplatform.scoring.request.answers import PendingAnswer, encode
+from mlplatform.scoring.request.decision import Caller, Taken
+from mlplatform.scoring.request.decision_ids import is_owned, made_ms, owned_decision_id
+from mlplatform.scoring.request.payloads import ScoreRequest
+from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
+from mlplatform.scoring.request.scoring import (
     Answers,
     ScoreResponse,
     Scoring,

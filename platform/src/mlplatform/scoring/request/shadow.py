@@ -16,8 +16,8 @@ from mlplatform.model.routes import Routes
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.arms.live import Target
-from mlplatform.scoring.path.prediction import Facts
-from mlplatform.scoring.path.recording import LogUnavailable, Recorder
+from mlplatform.scoring.request.prediction import Facts
+from mlplatform.scoring.request.recording import LogUnavailable, Recorder
 
 QUEUE_LENGTH = 4096
 BATCH_ROWS = 32

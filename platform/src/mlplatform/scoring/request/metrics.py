@@ -13,8 +13,8 @@ from mlplatform.runtime.telemetry.histogram import Histograms
 from mlplatform.runtime.telemetry.kernel_clock import ClockCollector
 from mlplatform.runtime.telemetry.prometheus import Registry
 from mlplatform.scoring.arms.freshness import Freshness
-from mlplatform.scoring.path.decided import Decided
-from mlplatform.scoring.path.log_metrics import LogCollector
+from mlplatform.scoring.request.decision import Decided
+from mlplatform.scoring.request.log_metrics import LogCollector
 
 __all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
 

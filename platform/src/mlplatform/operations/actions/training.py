@@ -14,7 +14,7 @@ from mlplatform.learning.registry.versions import Rejection, Version
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.bundle import MODEL_FILE
-from mlplatform.operations.jobs import fitting, heavy
+from mlplatform.operations.actions import fitting, one_at_a_time
 from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
@@ -77,7 +77,10 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
 
 
 def fit(
-    platform: Platform, prepared: Prepared, place: heavy.Place, report: Callable[[JobStatus], None]
+    platform: Platform,
+    prepared: Prepared,
+    place: one_at_a_time.Place,
+    report: Callable[[JobStatus], None],
 ) -> Candidate:
     """A candidate trained by the model's own folder, in a job.
 
@@ -85,7 +88,7 @@ def fit(
         place: of this run; others may have it while the job is another machine's.
 
     Raises:
-        JobFailed, Corrupt, Refused, Unavailable: as `jobs.fitting.fit`.
+        JobFailed, Corrupt, Refused, Unavailable: as `operations.actions.fitting.fit`.
     """
     elsewhere = platform.settings.argo is not None
     with place.left() if elsewhere else nullcontext():

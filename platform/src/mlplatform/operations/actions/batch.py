@@ -14,10 +14,10 @@ import msgspec
 
 from mlplatform.learning.features.dataset import DAY_MS
 from mlplatform.model.routes import Arm
+from mlplatform.operations.actions import one_at_a_time, staging
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, Job, JobStatus
 from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.scoring import BUNDLE, ID, ORDER, SCORES, Order
-from mlplatform.operations.jobs import heavy, staging
 from mlplatform.runtime.canonical import canonical_json, digest
 from mlplatform.runtime.errors import InputInvalid, NotFound
 from mlplatform.runtime.storage.files import write_atomically
@@ -55,7 +55,7 @@ def turn(
     """The place of a heavy run on this machine; none is needed where jobs are Argo workflows."""
     if platform.settings.argo is not None:
         return nullcontext()
-    return heavy.turn(platform.settings.home.run, f"batch of {asked.model}", tell)
+    return one_at_a_time.turn(platform.settings.home.run, f"batch of {asked.model}", tell)
 
 
 def batch(
@@ -109,11 +109,11 @@ def prepare(platform: Platform, asked: Batch) -> Job:
 def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatus], None]) -> Path:
     """Run the job and keep its results; returns their folder.
 
-    There is one Parquet file a day (`compute.scoring.RESULTS`) and, written last, `manifest.json`:
-    the version, its bundle's digest, and rows, decisions and SHA-256 of each file.
+    There is one Parquet file a day (`operations.compute.scoring.RESULTS`) and, written last,
+    `manifest.json`: the version, its bundle's digest, and rows, decisions and SHA-256 of each file.
 
     Raises:
-        JobFailed, Refused, Unavailable: as `compute.running.run`.
+        JobFailed, Refused, Unavailable: as `operations.compute.running.run`.
     """
     target = platform.settings.home.batches / asked.model / asked.name
     if not (target / MANIFEST).exists():

@@ -33,8 +33,8 @@ from mlplatform.scoring.arms.reasons import (
     tree_shap,
     without_each,
 )
-from mlplatform.scoring.path.prediction import DEFAULT_REASON, SAFE_DEFAULT, STALE_REASON, ruled
 from mlplatform.scoring.predictor.model import Score, scorer
+from mlplatform.scoring.request.prediction import DEFAULT_REASON, SAFE_DEFAULT, STALE_REASON, ruled
 
 SCORE_TOLERANCE = 1e-6
 Row = Sequence[float]

@@ -31,8 +31,8 @@ from mlplatform.runtime.telemetry.spans import (
     Trace,
     new_span_id,
 )
-from mlplatform.scoring.path.decided import Done, Finished, Taken
-from mlplatform.scoring.path.prediction import Prediction
+from mlplatform.scoring.request.decision import Done, Finished, Taken
+from mlplatform.scoring.request.prediction import Prediction
 
 KeptFor = Literal["error", "slow", "degraded", "canary", "caller", "share"]
 SPARE: Final = ("slow", "caller", "share")

@@ -10,7 +10,7 @@ import numpy as np
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.jobs.measured import Outcomes
+from mlplatform.operations.actions.last_results import Outcomes
 from mlplatform.rollouts.verdicts.window import ALERTS
 
 if TYPE_CHECKING:

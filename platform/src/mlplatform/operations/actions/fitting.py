@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mlplatform.learning.training import retrain
+from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import Job, Jobs, JobStatus
 from mlplatform.operations.compute.running import GRACE_S, retry_until, run
-from mlplatform.operations.jobs import staging
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import NotFound, Refused
 
@@ -42,7 +42,7 @@ def fit(
     Raises:
         JobFailed: it failed, was cancelled or took longer than `training.deadline_s`.
         Corrupt: what it gave back is not what its digests say; it was not kept.
-        Refused, Unavailable: as `compute.running.run`.
+        Refused, Unavailable: as `operations.compute.running.run`.
     """
     from mlplatform.learning.training import handover
 

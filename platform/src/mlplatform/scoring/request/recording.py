@@ -38,7 +38,7 @@ LOOK_AGAIN_S = 0.005
 
 
 class Commit(Protocol):
-    """The part of decisions.commit.AsyncGroupCommit that is used here."""
+    """The part of `decisions.log.commit.AsyncGroupCommit` that is used here."""
 
     @property
     def alive(self) -> bool: ...

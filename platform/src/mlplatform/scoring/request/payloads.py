@@ -11,7 +11,12 @@ from msgspec import Meta
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.path.members import BACKSLASH, QUOTE, refuse_repeats, refuse_repeats_of
+from mlplatform.scoring.request.duplicate_keys import (
+    BACKSLASH,
+    QUOTE,
+    refuse_repeats,
+    refuse_repeats_of,
+)
 
 BATCH_KEY = "idempotency_key"
 MAX_ITEMS = 1000

@@ -1,1 +1,0 @@
-"""The path of a request: features, prediction, decision, durable record, answer."""

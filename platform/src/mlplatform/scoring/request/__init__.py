@@ -1,0 +1,1 @@
+"""A request from its parsed body to its answer: features, prediction, decision, durable record."""
