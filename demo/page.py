@@ -57,15 +57,15 @@ def _rollout(rollout: Mapping[str, Any], champions: Sequence[Mapping[str, Any]])
         **rollout,
         "tone": "bad" if rollout["verdict"] == "rolled_back" else "good",
         "arms": [(arm, _arm(c)) for arm, c in rollout["arms"].items() if any(c.values())],
-        "reigns": [_reign(r) for r in champions if r["version"] == rollout["version"]],
+        "tenures": [_tenure(r) for r in champions if r["version"] == rollout["version"]],
     }
 
 
-def _reign(reign: Mapping[str, Any]) -> str:
-    if reign["until"] is None:
-        return f"champion since {reign['from']}"
-    until = f"until {reign['until']}, when v{reign['successor']} replaced it"
-    return f"champion from {reign['from']} {until}"
+def _tenure(tenure: Mapping[str, Any]) -> str:
+    if tenure["until"] is None:
+        return f"champion since {tenure['from']}"
+    until = f"until {tenure['until']}, when v{tenure['successor']} replaced it"
+    return f"champion from {tenure['from']} {until}"
 
 
 def _arm(counts: Mapping[str, int]) -> list[str]:

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from demo import charts
 from demo.charts import Mark, PhaseSpan, Picture
-from demo.reigns import ChampionTenure
 from demo.source import DAY_MS
+from demo.tenures import ChampionTenure
 
 HOUR_MS = 3_600_000
 ROLLED_BACK_MS = 3 * HOUR_MS

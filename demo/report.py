@@ -16,9 +16,9 @@ from rich.table import Table
 
 from demo import page
 from demo.pictures import pictures
-from demo.reigns import ChampionTenure, Promotion, reigns
 from demo.source import MODEL
 from demo.state import Diary
+from demo.tenures import ChampionTenure, Promotion, tenures
 from demo.traffic import Counts, Recording
 from mlplatform.decisions.records.port import Span
 from mlplatform.operations.wiring import Platform
@@ -60,7 +60,7 @@ def write(
     totals = _totals(decisions, recording, counts)
     states = platform.rollouts.active(MODEL, finished=True)
     rollouts = [_rollout(platform, s) for s in states]
-    champions = reigns(_promotions(rollouts))
+    champions = tenures(_promotions(rollouts))
     records, findings = _verified(platform)
     problems = problems_of(totals, problem, findings)
     found = {
@@ -73,7 +73,7 @@ def write(
         "wall_s": round(diary.elapsed_s, 1),
         "totals": totals,
         "rollouts": rollouts,
-        "champions": [_reign(r) for r in champions],
+        "champions": [_tenure(r) for r in champions],
         "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
         "log": {
             "records": records,
@@ -163,12 +163,12 @@ def _promotions(rollouts: list[dict[str, Any]]) -> list[Promotion]:
     return found
 
 
-def _reign(reign: ChampionTenure) -> dict[str, Any]:
+def _tenure(tenure: ChampionTenure) -> dict[str, Any]:
     return {
-        "version": reign.version,
-        "from": event_time(reign.from_ms),
-        "until": None if reign.to_ms is None else event_time(reign.to_ms),
-        "successor": reign.successor,
+        "version": tenure.version,
+        "from": event_time(tenure.from_ms),
+        "until": None if tenure.to_ms is None else event_time(tenure.to_ms),
+        "successor": tenure.successor,
     }
 
 

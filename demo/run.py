@@ -184,7 +184,7 @@ async def _days(
     while player.position < len(player.recording):
         midnight = state.next_midnight_ms
         if midnight - DAY_MS == state.change_ms:
-            diary.tell(state.change_ms, "the pattern changes (nobody tells the platform)")
+            diary.tell(state.change_ms, "the fraud pattern changes (the platform is not told)")
         end = player.recording.first_row_at(midnight)
         while player.position < end and not player.stopping:
             rate = _rate(story) * pace

@@ -143,11 +143,11 @@ def alone() -> dict[str, float]:
     item = Ended(
         "score", attributes, None, given.started_s, given.recorded_s, False, [given], "share"
     )
-    teller = ProcessIdentity("gateway", "gateway-0")
+    identity = ProcessIdentity("gateway", "gateway-0")
     return {
         "ended_us_not_kept": each_us(end(Traces(_Nowhere(), slo_s, 0.0))),
         "ended_us_kept": each_us(end(Traces(_Nowhere(), slo_s, 1.0))),
-        "thread_us": each_us(lambda: encoded([build(item)], teller), ALONE // 20),
+        "thread_us": each_us(lambda: encoded([build(item)], identity), ALONE // 20),
     }
 
 

@@ -17,7 +17,7 @@ from tests.cluster.images import Image, layer, pack
 from tests.cluster.layout import ROOT, Layout
 from tests.cluster.processes import Failed
 
-NAME: Final = "mlplatform/predictor:0.1.0"
+NAME: Final = "mlplatform/predictor:0.2.0"
 """As kserve/runtimes/mlplatform-onnx.yaml names it."""
 PAGE: Final = "mlplatform.test/page:1"
 OF_THE_PAGE: Final = (
@@ -67,7 +67,8 @@ def _image(layout: Layout, module: str, name: str, layers: list[Path]) -> None:
     """Packed anew where its code or the names of its layers, which say what is in them, changed."""
     archive, stamp = layout.images / f"{module}.tar", layout.cache / f"{module}.digest"
     made_of = hashlib.sha256(layers[-1].read_bytes()).hexdigest()
-    made_of += " ".join(each.name for each in layers)
+    command = ["python", "-m", "mlplatform.process", module]
+    made_of += " ".join((*command, *(each.name for each in layers)))
     if archive.exists() and stamp.exists() and stamp.read_text() == made_of:
         return
     environment = [
@@ -79,7 +80,7 @@ def _image(layout: Layout, module: str, name: str, layers: list[Path]) -> None:
             "MALLOC_ARENA_MAX=2",
         ),
     ]
-    pack(archive, Image(name, ["python", "-m", f"mlplatform.{module}"], environment, layers=layers))
+    pack(archive, Image(name, command, environment, layers=layers))
     stamp.write_text(made_of)
 
 

@@ -40,8 +40,8 @@ KINDS = {
 OTHERS = ("mlflow", "prefect", "prefect-worker", "worker-fraud")
 NOT_HERE = ("POSTGRES", "REDIS", "MLFLOW", "PREFECT")
 IMAGES = {
-    "mlplatform/gateway:0.1.0": "mlplatform/predictor:0.1.0",
-    "mlplatform/flows:0.1.0": predictor_image.PAGE,
+    "mlplatform/gateway:0.2.0": "mlplatform/predictor:0.2.0",
+    "mlplatform/flows:0.2.0": predictor_image.PAGE,
 }
 """What this cluster has of the same role, or the part of it that the page imports."""
 SECRETS = {

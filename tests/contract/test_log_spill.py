@@ -170,7 +170,7 @@ def test_a_key_is_not_looked_for_while_a_stopped_process_holds_up_readers(folder
         log.append(WRITER, [entry("d1", "k1")])
         with stopped_writer(folder / "decisions.db"):
             began_s = time.monotonic()
-            with pytest.raises(Unavailable, match="holds up its readers"):
+            with pytest.raises(Unavailable, match="blocks its readers"):
                 log.find("app", "fraud", "k1")
             assert time.monotonic() - began_s < 1.0
         assert log.find("app", "fraud", "k1") == Stored(b"d1", "body of k1", "d1")
@@ -189,7 +189,7 @@ def test_who_asks_again_while_readers_are_held_up_is_told_at_once(
             with stopped_writer(folder / "decisions.db"):
                 waits.clear()
                 for _ in range(20):
-                    with pytest.raises(Unavailable, match="holds up its readers"):
+                    with pytest.raises(Unavailable, match="blocks its readers"):
                         log.find("app", "fraud", "k1")
                 assert len(waits) == 1, f"hold number {times}"
             assert log.find("app", "fraud", "k1") == Stored(b"d1", "body of k1", "d1")

@@ -41,9 +41,9 @@ async def test_who_takes_more_is_killed_named_and_started_again(
 ) -> None:
     argv = (sys.executable, "-c", TAKES, str(takes_mib))
     spec = ChildSpec("eater", argv, memory_bytes=100 * MIB, memory_setting="serving.memory_mib")
-    home, lifeline = Home(tmp_path), ParentDeathPipe()
+    home, parent_pipe = Home(tmp_path), ParentDeathPipe()
     home.create()
-    child = Child(spec, home, lifeline, lambda _: None)
+    child = Child(spec, home, parent_pipe, lambda _: None)
     keeping = asyncio.create_task(child.keep())
     try:
         until_s = time.monotonic() + (LIMIT_S if is_killed else 4)
@@ -52,7 +52,7 @@ async def test_who_takes_more_is_killed_named_and_started_again(
     finally:
         child.stop()
         await keeping
-        lifeline.close()
+        parent_pipe.close()
     assert (child.restarts > 0) == is_killed
     if is_killed:
         told = r"took 2\d\d MiB of memory, more than its 100 MiB \(serving\.memory_mib\), and was"

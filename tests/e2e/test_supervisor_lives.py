@@ -143,7 +143,7 @@ def test_a_new_supervisor_sweeps_what_no_lifeline_ended(
     platform: PlatformProcess, home: Home
 ) -> None:
     everything = platform.tree()
-    freeze(everything)  # nobody sees the lifeline end
+    freeze(everything)  # nobody sees the pipe end
     platform.kill()
     assert not gone(everything)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.signals import Process
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,9 @@ ENTRIES: Final = {
         "mlplatform.operations.compute.work", "jobs", "{item.name}", has_settings=False
     ),
     "mlflow": Entry("mlplatform.operations.supervisor.mlflow_server", "mlflow"),
-    "flows": Entry(f"{_PREFECT}.served", "flows", "served", may_be_late=True),
+    "flows": Entry(f"{_PREFECT}.local_flows", "flows", "served", may_be_late=True),
     "prefect": Entry(f"{_PREFECT}.server", "flows", "server"),
-    "flow-deployments": Entry(f"{_PREFECT}.registered", "flows", "registered"),
+    "flow-deployments": Entry(f"{_PREFECT}.cluster_flows", "flows", "registered"),
     "flow-run": Entry(f"{_PREFECT}.flow_run", "flows", "runs"),
 }
 
@@ -90,17 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def start(name: str, words: Sequence[str]) -> None:
     """The process of that name, with these words as its command line."""
     entry = ENTRIES[name]
+    follow_parent()
     module = cast(_Module, importlib.import_module(entry.module))
     parser = module.parser()
     parser.prog = f"mlplatform.process {name}"
     options = parser.parse_args(words)
-    follow_parent()
     if entry.may_be_late:
         lower_priority()
     os.umask(0o077)
     instance = None if entry.instance is None else entry.instance.format(**vars(options))
-    logs.configure(entry.process, personal_fields(), instance)
     try:
+        logs.configure(entry.process, personal_fields(), instance)
         if entry.has_settings:
             given: Settings = load(os.environ)
             logs.set_level(given.log_level)
@@ -109,6 +112,8 @@ def start(name: str, words: Sequence[str]) -> None:
             logs.set_level(log_level(os.environ))
             module.run(options)
     except PlatformError as error:
+        if error.__cause__ is not None:  # else the line below says all
+            log.error("%s ends", name, exc_info=error)
         sys.exit(f"{name} {instance or ''}".strip() + f" ends: {error}")
 
 

@@ -239,7 +239,7 @@ def test_an_unexpected_error_ends_the_commits_and_is_told(monkeypatch: pytest.Mo
     while committer.alive and time.monotonic() < until:
         time.sleep(0.005)
     assert not committer.alive
-    with pytest.raises(Unavailable, match="nothing commits for gw") as caught:
+    with pytest.raises(Unavailable, match="commit thread of gw has stopped") as caught:
         committer.submit([entry("b")])
     assert caught.value.__cause__ is log.broken
     committer.close()

@@ -10,9 +10,9 @@ import pytest
 
 from demo import page
 from demo.pictures import pictures
-from demo.reigns import ChampionTenure, Promotion, reigns
 from demo.report import problems_of
 from demo.story import gates_that_stopped
+from demo.tenures import ChampionTenure, Promotion, tenures
 from mlplatform.rollouts.journal.transitions import RolledBack
 
 HOUR_MS = 3_600_000
@@ -52,7 +52,7 @@ FOUND: dict[str, Any] = {
         pytest.param(
             [Promotion(1, 5, None), Promotion(3, 9, None)],
             [ChampionTenure(1, 5, 9, 3), ChampionTenure(3, 9, None, None)],
-            id="a reign ends where the next one begins",
+            id="a tenure ends where the next one begins",
         ),
         pytest.param(
             [Promotion(1, 5, None), Promotion(2, 7, 8)],
@@ -77,7 +77,7 @@ FOUND: dict[str, Any] = {
 def test_the_last_promotion_that_stands_rules(
     promotions: list[Promotion], expected: list[ChampionTenure]
 ) -> None:
-    assert reigns(promotions) == expected
+    assert tenures(promotions) == expected
 
 
 def rendered(**changes: Any) -> str:

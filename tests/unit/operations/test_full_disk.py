@@ -304,9 +304,9 @@ def test_a_start_waits_for_room_and_for_nothing_else(
 
     when_there_is_room(Home(tmp_path), do, pauses.append)
     assert len(pauses) == 3
-    assert [r.message for r in caplog.records if "make room there, and it starts" in r.message] == [
-        caplog.records[0].message
-    ]
+    assert [
+        r.message for r in caplog.records if "the start goes on when there is room" in r.message
+    ] == [caplog.records[0].message]
     answers = [PermissionError(errno.EACCES, "Permission denied")]
     with pytest.raises(PermissionError):
         when_there_is_room(Home(tmp_path), do, pauses.append)

@@ -56,7 +56,7 @@ class HeldUp:
     def find(self, client: str, model: str, key: str) -> Stored | None:
         self.left -= 1
         if self.left >= 0:
-            raise Unavailable("a process holds up its readers")
+            raise Unavailable("another process blocks its readers")
         return self.stored.get(key)
 
     def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...

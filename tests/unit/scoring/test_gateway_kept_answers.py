@@ -65,7 +65,7 @@ class HeldUp:
     def find(self) -> Stored | None:
         self.asked += 1
         if self.asked <= self.times:
-            raise Unavailable("a process holds up its readers")
+            raise Unavailable("another process blocks its readers")
         return Stored(b"recorded", "body", "d")
 
 

@@ -110,9 +110,9 @@ async def test_a_child_that_says_it_is_not_alive_is_started_again(tmp_path: Path
         HttpCheck("/ready", live="/live", port=port),
         live_failure_s=0.5,
     )
-    home, lifeline, reasons = Home(tmp_path), ParentDeathPipe(), []
+    home, parent_pipe, reasons = Home(tmp_path), ParentDeathPipe(), []
     home.create()
-    child = Child(spec, home, lifeline, lambda changed: reasons.append(changed.reason))
+    child = Child(spec, home, parent_pipe, lambda changed: reasons.append(changed.reason))
     keeping = asyncio.create_task(child.keep())
     try:
         await until(lambda: child.ready)
@@ -121,6 +121,6 @@ async def test_a_child_that_says_it_is_not_alive_is_started_again(tmp_path: Path
     finally:
         child.stop()
         await keeping
-        lifeline.close()
+        parent_pipe.close()
     assert "nothing is recorded" in reasons
     assert any(reason.startswith("was not alive for") for reason in reasons)

@@ -17,7 +17,7 @@ from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_o
 from mlplatform.runtime.configuration import settings
 
 POLICY: Final = "mlplatform-immutable-services"
-IMAGE: Final = "mlplatform/predictor:0.1.0"
+IMAGE: Final = "mlplatform/predictor:0.2.0"
 BUNDLES: Final = "pvc://bundles"
 
 app = typer.Typer(help="A Kubernetes cluster that the platform is to run on.")
@@ -33,7 +33,9 @@ def check(
     kubeconfig: Annotated[str | None, typer.Option(help="Default: kubectl's own.")] = None,
     context: Annotated[str | None, typer.Option(help="Default: the current one.")] = None,
     namespace: Annotated[str, typer.Option(help="Of the models.")] = "mlplatform-models",
-    platform_namespace: Annotated[str, typer.Option(help="Of its own processes.")] = "mlplatform",
+    platform_namespace: Annotated[
+        str, typer.Option(help="The namespace of the platform's processes.")
+    ] = "mlplatform",
     kserve_namespace: Annotated[str, typer.Option(help="Of KServe's controller.")] = "kserve",
     json: AsJson = False,
 ) -> None:

@@ -27,7 +27,7 @@ app = typer.Typer(help="Keys of applications and of people.", no_args_is_help=Tr
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="The client; several keys may be one client's.")],
+    name: Annotated[str, typer.Option(help="The client's name. A client may have several keys.")],
     model: Annotated[list[str], typer.Option(help="A model it may use; * for every one.")],
     scope: Annotated[
         list[str],

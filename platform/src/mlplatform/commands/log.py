@@ -174,14 +174,14 @@ def give_up(
 ) -> None:
     """Wait no longer for a gateway whose volume is lost, with what of its log had not come.
 
-    Verdicts are then given without those records. If it is heard of again, it is waited for.
+    Verdicts are then given without those records. If it reports again, verdicts wait for it again.
     """
     given = _settings()
     with _errors_as_exit_codes():
         _open(given).close()
         with closing(ReplicaLog(given.home.decisions)) as log:
             log.give_up(writer)
-    print_line(f"nothing waits for {writer} any more")
+    print_line(f"verdicts do not wait for {writer} any more")
 
 
 def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
@@ -217,7 +217,8 @@ def _verified(given: Settings, journal: Journal | None) -> VerifyReport:
 
 def _open(given: Settings) -> SqliteDecisionLog:
     if not (given.home.decisions / DATABASE).is_file():
-        raise NotFound(f"no decision log in {given.home.decisions}; MLPLATFORM_HOME says where")
+        where = "set MLPLATFORM_HOME to the platform's home folder"
+        raise NotFound(f"no decision log in {given.home.decisions}; {where}")
     return SqliteDecisionLog(given.home.decisions)
 
 

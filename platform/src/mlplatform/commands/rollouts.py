@@ -219,7 +219,7 @@ def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
             return True
         asks_again = now.state == "PAUSED" and now.state_ms > asked.state_ms
         if now.final or asks_again:
-            raise Refused(f"the answer was turned down; flow run {now.name} says why")
+            raise Refused(f"the answer was rejected; flow run {now.name} says why")
         time.sleep(POLL_S)
     return False
 

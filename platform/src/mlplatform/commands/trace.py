@@ -69,9 +69,7 @@ def trace(
     settings = wiring.settings()
     found = look_up(settings, any_id)
     if not (found.spans or found.lines or found.decisions):
-        raise NotFound(
-            f"nothing on this machine names {any_id}: of ordinary requests only a share is traced"
-        )
+        raise NotFound(f"nothing found for {any_id}; only a sample of ordinary requests is traced")
     if json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -136,7 +134,7 @@ def _print(settings: Settings, found: Found) -> None:
     elif settings.otlp_endpoint:
         print_line(f"spans are sent to {settings.otlp_endpoint}")
     else:
-        OUT.print("no spans: of requests that nothing speaks for only a share is traced")
+        OUT.print("no spans: only a sample of ordinary requests is traced")
     if found.lines:
         lines = [(r["time"], r["process"], r["level"], r["message"]) for r in found.lines]
         print_table(("time", "process", "level", "message"), lines, "log lines", prose="message")

@@ -19,7 +19,9 @@ def worker(
     model: Model,
     name: Annotated[
         str,
-        typer.Option(help="One process a name, the same in its next life: it keeps partitions."),
+        typer.Option(
+            help="One process a name, and the same name after a restart: it keeps partitions."
+        ),
     ] = "worker-1",
     outbox: Annotated[
         bool, typer.Option(help="Publish the decision log too; one process a model may.")

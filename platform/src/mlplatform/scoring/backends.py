@@ -62,11 +62,11 @@ def incidents(settings: Settings) -> SqlIncidents:
     return PostgresIncidents(settings.postgres)
 
 
-def span_sender(settings: Settings, teller: ProcessIdentity) -> Sender:
+def span_sender(settings: Settings, identity: ProcessIdentity) -> Sender:
     """Where a process's spans go."""
     if not settings.otlp_endpoint:
-        return FileSender(settings.home.traces, teller)
-    return OtlpSender(settings.otlp_endpoint, teller)
+        return FileSender(settings.home.traces, identity)
+    return OtlpSender(settings.otlp_endpoint, identity)
 
 
 def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:

@@ -265,7 +265,7 @@ class _Committer:
     def check(self, more: int = 0) -> None:
         """Raise what keeps entries from being queued, with so many more that will be soon."""
         if self._failure is not None:
-            raise Unavailable(f"nothing commits for {self._writer}") from self._failure
+            raise Unavailable(f"the commit thread of {self._writer} has stopped") from self._failure
         if self._closed.is_set():
             raise Refused(f"the commit queue of {self._writer} is closed")
         if self._queued + more >= QUEUED_ENTRIES:
@@ -293,7 +293,7 @@ class _Committer:
         try:
             self._commit_until_closed()
         except Exception as error:
-            _logger.exception("nothing commits for %s any more", self._writer)
+            _logger.exception("the commit thread of %s has stopped", self._writer)
             with self._changed:
                 self._failure, left, self._tickets = error, self._tickets, []
             self._fail(left, error)

@@ -181,7 +181,7 @@ class SqliteDecisionLog:
             time.sleep(_HELD_UP_S)
             self._were_held_up = self._readers.are_held_up()
         if self._were_held_up:
-            raise Unavailable(f"decision log {self._path}: a process holds up its readers")
+            raise Unavailable(f"decision log {self._path}: another process blocks its readers")
 
     def read(self, span: Span) -> pa.Table:
         """The records of the span, by writer and number, with the span's columns."""

@@ -134,7 +134,7 @@ class ReplicaLog:
                 "UPDATE writers SET closed = 1 WHERE writer = ? AND closed = 0", (writer,)
             )
             if done.rowcount == 0:
-                raise Refused(f"writer {writer!r} has closed: nothing waits for it")
+                raise Refused(f"writer {writer!r} has closed; no verdict waits for it")
 
     def close(self) -> None:
         with self._lock:

@@ -78,7 +78,7 @@ class Replicator:
     def _said(self, one: ReplicaPosition) -> Message | None:
         is_asked = isinstance(one.finding, Gap) and self._may_ask(one)
         if isinstance(one.finding, Divergence):
-            log.error("nothing more is taken of %s: %s", one.writer, one.finding)
+            log.error("replication of %s stopped: %s", one.writer, one.finding)
         if self._confirmed.get(one.writer) == one.seq and not is_asked:
             return None
         self._confirmed[one.writer] = one.seq
@@ -89,7 +89,7 @@ class Replicator:
         if seq == one.seq and time.monotonic() - asked_s < AGAIN_S:
             return False
         self._asked_s[one.writer] = (one.seq, time.monotonic())
-        log.warning("of %s, %s: asked for again", one.writer, one.finding)
+        log.warning("gap in the records of %s (%s): requested again", one.writer, one.finding)
         return True
 
 

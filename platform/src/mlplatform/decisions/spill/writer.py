@@ -296,7 +296,9 @@ class SpillingLog:
             except (SpillFull, Busy) as error:
                 problem = str(error)
         if problem is not None:
-            _logger.error("%d records of %s go nowhere: %s", len(fresh), self._writer, problem)
+            _logger.error(
+                "%d records of %s could not be stored: %s", len(fresh), self._writer, problem
+            )
         return [
             outcome or self._fresh(item, problem)
             for item, outcome in zip(items, known, strict=True)

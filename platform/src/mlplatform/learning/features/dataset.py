@@ -192,7 +192,7 @@ def build_dataset(
         raise InputInvalid(
             f"offline/{definition.name}",
             None,
-            "no payment has matured yet; `mlplatform history import` brings a past",
+            "no payment has matured yet; import history with `mlplatform history import`",
         )
     table = training_join(offline, views, known)
     return dataset(

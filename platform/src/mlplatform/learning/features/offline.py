@@ -73,7 +73,8 @@ class OfflineTable:
         requests, labels = rows.split_history(table, self.definition, key)
         with self._lock():
             if self._numbers():
-                raise Refused(f"{self.definition.name} has a past already; it is imported once")
+                name = self.definition.name
+                raise Refused(f"the history of {name} was imported before; it is imported once")
             self._add(0, requests, labels, rows.no_voids(), {})
         return len(requests)
 

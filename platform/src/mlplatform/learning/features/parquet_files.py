@@ -114,7 +114,9 @@ class ParquetFiles:
         columns = [column for column in read if column is not None]
         lengths = {len(column) for column in columns}
         if len(columns) < len(read) or len(lengths) != 1 or not 0 < max(lengths) <= BATCH_ROWS:
-            raise InputInvalid(self._names[number], None, "it was read otherwise than agreed")
+            raise InputInvalid(
+                self._names[number], None, "the sandbox process sent an invalid response"
+            )
         return pa.RecordBatch.from_arrays(columns, names=list(wanted))
 
 

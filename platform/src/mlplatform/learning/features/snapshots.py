@@ -172,4 +172,4 @@ def _write(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: i
 def _check_not_late(path: Path) -> None:
     later = [f.stem for f in path.parent.glob("*.parquet") if f.stem > path.stem]
     if later:
-        raise Refused(f"snapshot {path.stem} comes late: there is one of {max(later)} already")
+        raise Refused(f"snapshot {path.stem} is older than the snapshot of {max(later)}")

@@ -94,7 +94,7 @@ class ConfinedModel:
         try:
             attribution = msgspec.convert(frame.body.get("attribution"), Attribution)
         except msgspec.ValidationError:
-            raise ModelRefused("its process explains otherwise than agreed") from None
+            raise ModelRefused("the sandbox process sent an invalid explanation") from None
         content = frame.arrays[0].tobytes() if frame.arrays else None
         if content is not None:
             inspect(content)
@@ -155,10 +155,10 @@ def _bytes(content: bytes) -> NDArray[np.uint8]:
 def _numbers(frame: Frame, *, at_most: int) -> NDArray[np.float64]:
     """The one array of an answer, if it is such an array of finite numbers."""
     if len(frame.arrays) != 1 or frame.arrays[0].dtype != np.float64:
-        raise ModelRefused("its process answers otherwise than agreed")
+        raise ModelRefused("the sandbox process sent an invalid response")
     (found,) = frame.arrays
     if found.ndim != 1 or len(found) > at_most:
-        raise ModelRefused("its process answers otherwise than agreed")
+        raise ModelRefused("the sandbox process sent an invalid response")
     if not np.isfinite(found).all():
         row = int(np.argmin(np.isfinite(found)))
         raise ModelRefused(f"a row scores {found[row]}, which is no number (row {row})")

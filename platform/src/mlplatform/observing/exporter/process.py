@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         try:
             targets.keep(settings.home)
         except OSError as error:  # a full disk; the next look tries again
-            log.warning("who scrapes is not told of new addresses: %s", error.strerror)
+            log.warning("the file of scrape targets could not be written: %s", error.strerror)
 
 
 def collector(settings: Settings) -> StateCollector:

@@ -150,7 +150,7 @@ class Pages:
         text = request.query_params.get("until")
         until = None if text is None else decisions.read_cursor(text)
         if text is not None and until is None:
-            raise NotFound("this link to older decisions is none of this page's")
+            raise NotFound("this link to older decisions is not valid")
         found = self._sources.decisions(until, PAGE_ROWS)
         return render("decisions.html", here="decisions", found=found, tones=decisions.TONES)
 
@@ -208,7 +208,7 @@ def _part(rows: list[T], offset: int) -> tuple[list[T], int | None]:
 def _offset(request: Request) -> int:
     text = request.query_params.get("from", "0")
     if not (text.isascii() and text.isdigit() and len(text) < 8) or int(text) > MAX_OFFSET:
-        raise NotFound("this link to older entries is none of this page's")
+        raise NotFound("this link to older entries is not valid")
     return int(text)
 
 

@@ -144,7 +144,7 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
         ),
         made(
             "ExporterGone", "page", f'absent(up{{job="{JOBS["exporter"]}"}} == 1)',
-            limits.process_gone, "nobody shows rollouts, drift and labels: their alerts are blind",
+            limits.process_gone, "no exporter: alerts on rollouts, drift, labels can't fire",
         ),
         made(
             "ProcessGone", "ticket", f'up{{job=~"{others}"}} == 0',

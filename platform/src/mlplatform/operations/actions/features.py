@@ -30,7 +30,7 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
     if offline.history_end_ms() is None:
         offline.import_history(table, platform.pseudonym_key(), source)
     elif history_is_whole(platform, model):
-        raise Refused(f"{model} has a past already; it is imported once")
+        raise Refused(f"the history of {model} was imported before; it is imported once")
     elif not offline.has_history_of(table):
         raise Refused(f"an import of other payments was stopped halfway: give {model} the same")
     midnights = _midnights(platform, model)

@@ -91,7 +91,7 @@ def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Quest
     state = fold(facts)
     asked = [fact for fact in facts if isinstance(fact, ApprovalAsked)]
     if state.phase != "awaiting_approval" or not asked:
-        raise Refused(f"{rollout_id} is {state.phase} and asks nobody; see `rollouts list`")
+        raise Refused(f"{rollout_id} is {state.phase}: no approval is pending; see `rollouts list`")
     evidence = asked[-1].evidence
     shown = summary.question(rollout_id, evidence)
     return Question(rollout_id, asked[-1].evidence_digest, answer), shown
@@ -106,7 +106,7 @@ def evidence(platform: Platform, rollout_id: str, digest: str) -> str:
     for fact in platform.rollouts.read(rollout_id):
         if isinstance(fact, ApprovalAsked) and fact.evidence_digest == digest:
             return summary.question(rollout_id, fact.evidence)
-    raise NotFound(f"{rollout_id} never asked with evidence {digest[:16]}")
+    raise NotFound(f"{rollout_id} has no approval request with evidence {digest[:16]}")
 
 
 def approval_code(
@@ -115,7 +115,8 @@ def approval_code(
     """A code for an approver who proves to be one, and when it ends (epoch seconds).
 
     Raises:
-        Refused: name and key are nobody's, may not approve this model's rollouts, or made it.
+        Refused: nobody has that name and key, or that person may not approve this model's
+            rollouts, or made the version.
     """
     keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
     state = fold(platform.rollouts.read(question.rollout_id))
@@ -123,7 +124,7 @@ def approval_code(
     with _kept(platform, asked, UNKNOWN):
         person = people(keys, now_ms).proven(approver, secret)
         if person is None:
-            raise Refused(f"name {approver!a} and that key are nobody's; see `keys list`")
+            raise Refused(f"no person has the name {approver!a} and this key; see `keys list`")
     proven = Approver(person.name, key_id(digest(secret)))
     with _kept(platform, asked, proven.name):
         check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)

@@ -148,7 +148,7 @@ def _appear(draft: Path, target: Path) -> None:
     if draft.is_dir():
         sync_folders(draft)
     if target.exists():
-        raise Refused(f"{target} came to be meanwhile, and no backup is overwritten")
+        raise Refused(f"{target} was created during the backup; no backup is overwritten")
     os.rename(draft, target)
     sync(target.parent)
 

@@ -109,10 +109,10 @@ def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
     for name in sorted({*given, *before}):
         if name not in given:
             raise Refused(
-                f"the backup has what {name} kept ({before[name]}): set it to the new place"
+                f"the backup has the data of {name} ({before[name]}): set {name} to the new server"
             )
         if name not in before:
-            raise Refused(f"the backup has nothing for {name}, which is set: take it away")
+            raise Refused(f"{name} is set, and the backup has no data for it: unset it")
     for address in (settings.postgres, settings.mlflow_postgres):
         if address is not None:
             _check_no_table(address)

@@ -59,7 +59,9 @@ def back_up(
     """
     home = settings.home
     if not (home.root / LOG).exists():
-        raise NotFound(f"no decision log in {home.root}; MLPLATFORM_HOME says where")
+        raise NotFound(
+            f"no decision log in {home.root}; set MLPLATFORM_HOME to the platform's home folder"
+        )
     if target.parent.resolve().is_relative_to(home.root.resolve()):
         raise Refused(f"{target} is within the home folder")
     with writing(target) as writer:

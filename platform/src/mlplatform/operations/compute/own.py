@@ -25,7 +25,7 @@ class OwnPool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._jobs = LocalJobs(folder)
-        self._lifeline = ParentDeathPipe()
+        self._parent_pipe = ParentDeathPipe()
         self._pool: subprocess.Popen[bytes] | None = None
 
     def submit(self, job: Job) -> None:
@@ -47,7 +47,7 @@ class OwnPool:
 
     def close(self) -> None:
         """End the pool and what it has in work."""
-        self._lifeline.close()
+        self._parent_pipe.close()
         if self._pool is not None:
             self._pool.wait()
 
@@ -55,8 +55,8 @@ class OwnPool:
         if self._pool is None or self._pool.poll() is not None:
             self._pool = subprocess.Popen(
                 command("jobs", f"--folder={self._folder}"),
-                env={**os.environ, **self._lifeline.environment},
+                env={**os.environ, **self._parent_pipe.environment},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                pass_fds=[self._lifeline.read_fd],
+                pass_fds=[self._parent_pipe.read_fd],
             )

@@ -113,7 +113,7 @@ class Pool:
         self._python = tuple(python)
         self._now_ms = now_ms
         self._running: dict[str, _Running] = {}
-        self._lifeline = ParentDeathPipe()
+        self._parent_pipe = ParentDeathPipe()
         self._lock = _locked(folder)
 
     def step(self) -> None:
@@ -131,7 +131,7 @@ class Pool:
         for running in self._running.values():
             running.kill()
         self._running.clear()
-        self._lifeline.close()
+        self._parent_pipe.close()
         self._lock.close()
 
     def _open_jobs(self) -> Iterator[tuple[str, JobFile]]:
@@ -197,13 +197,13 @@ class Pool:
         with _log(running.folder, item).open("wb") as output_log:
             return subprocess.Popen(
                 words,
-                env={**os.environ, **self._lifeline.environment, **told},
+                env={**os.environ, **self._parent_pipe.environment, **told},
                 stdin=subprocess.DEVNULL,
                 stdout=output_log,
                 stderr=output_log,
                 start_new_session=True,
                 umask=0o077,
-                pass_fds=[self._lifeline.read_fd],
+                pass_fds=[self._parent_pipe.read_fd],
             )
 
     def _say_progress(self, running: _Running) -> None:

@@ -89,7 +89,7 @@ def _end(
                 return status
             last = status
         if time.monotonic() > until_s:
-            raise silent or JobFailed(f"job {name} goes on after its deadline, and was given up")
+            raise silent or JobFailed(f"job {name} passed its deadline and was abandoned")
         time.sleep(poll_s)
 
 

@@ -43,9 +43,8 @@ PRELOADED = (
     "mlplatform.operations.actions.training",
     "pyarrow.dataset",  # brings pandas
 )
-ON_KSERVE = (
-    "mlplatform.rollouts.serving.kserve",
-)  # brings the Kubernetes client: a second for each pass
+ON_KSERVE = ("mlplatform.rollouts.serving.kserve",)
+"""Brings the Kubernetes client: a second for each pass."""
 
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:

@@ -269,7 +269,7 @@ class PrefectGate:
     ) -> None:
         # What a browser asks before a person has logged in is no event.
         if given or not only_looks(method, scope["path"]):
-            why = "name and key are nobody's" if given else "nobody has logged in"
+            why = "nobody has this name and key" if given else "nobody has logged in"
             self._keep(UNKNOWN, method, _shape(scope["path"]), why)
         why = "a name and a key of `mlplatform keys create --scope run`, or this start's token"
         await _refuse(scope, receive, send, 401, f"log in first: {why}")

@@ -55,7 +55,7 @@ class Child:
         self,
         spec: ChildSpec,
         home: Home,
-        lifeline: ParentDeathPipe,
+        parent_pipe: ParentDeathPipe,
         changed: Callable[[Child], None],
         listener: socket.socket | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Child:
         self.process: ProcessId | None = None
         self.port = spec.check.port if isinstance(spec.check, HttpCheck) else None
         self._log = home.logs / f"{spec.name}.log"
-        self._lifeline = lifeline
+        self._parent_pipe = parent_pipe
         self._changed = changed
         self._listener = listener
         self._popen: subprocess.Popen[bytes] | None = None
@@ -158,8 +158,8 @@ class Child:
             retention.rotate(self._log, retention.LOGS)
         if isinstance(self.spec.check, Path):
             self.spec.check.unlink(missing_ok=True)
-        environment = {**os.environ, **self.spec.env, **self._lifeline.environment}
-        handed_down = [self._lifeline.read_fd]
+        environment = {**os.environ, **self.spec.env, **self._parent_pipe.environment}
+        handed_down = [self._parent_pipe.read_fd]
         if self._listener is not None:
             environment[inherited_socket.VARIABLE] = str(self._listener.fileno())
             handed_down.append(self._listener.fileno())

@@ -37,13 +37,13 @@ class PredictorProcesses:
     def __init__(
         self,
         home: Home,
-        lifeline: ParentDeathPipe,
+        parent_pipe: ParentDeathPipe,
         changed: Callable[[Child], None],
         files: RetriedWrites,
     ) -> None:
         self._home = home
         self._told = StatusStore(home.serving, write=files.put)
-        self._lifeline = lifeline
+        self._parent_pipe = parent_pipe
         self._changed = changed
         self._kept: dict[str, tuple[Child, asyncio.Task[None]]] = {}
         self._refused: dict[str, str] = {}
@@ -92,7 +92,7 @@ class PredictorProcesses:
             self._refused[name] = str(error)
             return
         self._refused.pop(name, None)
-        child = Child(spec, self._home, self._lifeline, self._publish)
+        child = Child(spec, self._home, self._parent_pipe, self._publish)
         self._kept[name] = (child, asyncio.create_task(child.keep()))
 
     def _clean(self, known: set[str]) -> None:

@@ -87,7 +87,7 @@ def when_there_is_room(
             if time.monotonic() - said_s > SAY_S:
                 said_s = time.monotonic()
                 log.warning(
-                    "waits: the disk of %s is full (%s); make room there, and it starts",
+                    "the disk of %s is full (%s); the start goes on when there is room",
                     home.root,
                     error,
                 )

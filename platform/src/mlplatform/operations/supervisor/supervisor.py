@@ -116,18 +116,18 @@ class Supervisor:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._loop.add_signal_handler(number, self._ask_to_stop)
-        lifeline = ParentDeathPipe()
-        fleet = self._predictors(lifeline)
+        parent_pipe = ParentDeathPipe()
+        predictors = self._predictors(parent_pipe)
         children = [
-            Child(spec, self._home, lifeline, self._changed, listeners.of(spec))
+            Child(spec, self._home, parent_pipe, self._changed, listeners.of(spec))
             for spec in self._specs
         ]
         kept = [asyncio.create_task(child.keep()) for child in children]
         self._write_state("starting")
         others = [
-            asyncio.create_task(_going_on("the predictors", fleet.reconcile)),
+            asyncio.create_task(_going_on("the predictors", predictors.reconcile)),
             asyncio.create_task(
-                _going_on("the record of processes", lambda: self._record(children, fleet))
+                _going_on("the record of processes", lambda: self._record(children, predictors))
             ),
             asyncio.create_task(
                 _going_on("the wait for all to be ready", lambda: self._await_ready(children))
@@ -138,18 +138,18 @@ class Supervisor:
         finally:
             self._write_state("stopping")
             listeners.close()
-            kept += fleet.close()
-            await self._stop_in_order([*children, *fleet.children])
+            kept += predictors.close()
+            await self._stop_in_order([*children, *predictors.children])
             for task in others:
                 task.cancel()
             await asyncio.gather(*kept, *others, return_exceptions=True)
             write_processes(self._home, [], self._files.put)
             self._write_state("stopped")
-            lifeline.close()
+            parent_pipe.close()
 
-    def _predictors(self, lifeline: ParentDeathPipe) -> PredictorProcesses | ClusterStatusMirror:
+    def _predictors(self, parent_pipe: ParentDeathPipe) -> PredictorProcesses | ClusterStatusMirror:
         if self._elsewhere is None:
-            return PredictorProcesses(self._home, lifeline, self._changed, self._files)
+            return PredictorProcesses(self._home, parent_pipe, self._changed, self._files)
         return ClusterStatusMirror(self._home, self._elsewhere)
 
     async def _until_told(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -178,13 +178,13 @@ class Supervisor:
                 await asyncio.sleep(0.05)
 
     async def _record(
-        self, children: Sequence[Child], fleet: PredictorProcesses | ClusterStatusMirror
+        self, children: Sequence[Child], predictors: PredictorProcesses | ClusterStatusMirror
     ) -> None:
         """Keeps `run/processes.json` true: at once after a change, and from time to time."""
         last: list[ProcessRecord] = []
         written_s = retried_s = 0.0
         while True:
-            records = [child.record() for child in [*children, *fleet.children]]
+            records = [child.record() for child in [*children, *predictors.children]]
             if records != last or time.monotonic() - written_s > RECORD_S:
                 last, written_s = records, time.monotonic()
                 write_processes(self._home, await _with_descendants(records), self._files.put)
@@ -205,7 +205,7 @@ class Supervisor:
             self._on_change(Change(child.spec.name, child.state, child.reason))
         except OSError as error:  # a terminal that is gone, a file on a full disk
             if self._is_heard:
-                log.warning("nobody is told of changes: %s", error)
+                log.warning("changes could not be shown: %s", error)
             self._is_heard = False
         else:
             self._is_heard = True

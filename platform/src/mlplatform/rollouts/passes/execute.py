@@ -275,10 +275,10 @@ def _anchor(definition: ModelDefinition, ports: Ports) -> None:
 
 def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
     due, waits = _due(definition, ports, {}, {})
-    due_chores = service_changes(definition, ports)
+    due_services = service_changes(definition, ports)
     steps = [] if due is None else [f"{due[0].rollout_id}: {words(due[1])}"]
-    steps += [words(step) for step in due_chores if not isinstance(step, Hold)]
-    waits += [step.reason for step in due_chores if isinstance(step, Hold)]
+    steps += [words(step) for step in due_services if not isinstance(step, Hold)]
+    waits += [step.reason for step in due_services if isinstance(step, Hold)]
     return dataclasses.replace(_report(definition, ports, steps, waits), dry_run=True)
 
 

@@ -47,7 +47,7 @@ def reconcile_services(definition: ModelDefinition, ports: Ports, steps: list[st
 def service_changes(
     definition: ModelDefinition, ports: Ports
 ) -> tuple[Deploy | Retire | Hold, ...]:
-    """The upkeep that is due now."""
+    """The services to start and to stop now."""
     return reconciled_services(
         ports.rollouts.routes(definition.name),
         ports.rollouts.active(definition.name),

@@ -81,7 +81,7 @@ class KServePlane:
         name = _checked(manifest)
         self._check_autoscaler(manifest)
         if self._bundles is None and _is_triton(manifest):
-            raise Refused(f"{name} runs by Triton, and nobody here has its golden rows")
+            raise Refused(f"{name} runs on Triton, and its golden rows are not here")
         wanted = _signed(manifest)
         found = self._find(name)
         if found is None:

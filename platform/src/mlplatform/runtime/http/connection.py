@@ -323,13 +323,15 @@ class Connection(asyncio.Protocol):
         host = headers.get(b"host")
         if host is None:
             if parser.get_http_version() == "1.1":
-                raise Refusal(400, "malformed-http", "HTTP/1.1 wants a Host")
+                raise Refusal(
+                    400, "malformed-http", "the Host header is missing; HTTP/1.1 requires it"
+                )
         elif not self._shared.is_host(host):
-            raise Refusal(400, "malformed-http", "the Host is no host")
+            raise Refusal(400, "malformed-http", "the Host header is no valid host name")
         if is_last or b"connection" in headers:
             version = parser.get_http_version()
             if version not in _VERSIONS:
-                raise Refusal(400, "malformed-http", f"HTTP/{version} is not spoken here")
+                raise Refusal(400, "malformed-http", f"HTTP/{version} is not supported")
             is_last = is_last or version == "1.0"
         sent = parser.get_method()
         method = _METHODS.get(sent) or sent.decode()
@@ -343,7 +345,7 @@ class Connection(asyncio.Protocol):
             request.turn_too_large()
         if b"expect" in headers:
             if headers[b"expect"].lower() != b"100-continue":
-                raise Refusal(417, "malformed-http", "the only Expect taken is 100-continue")
+                raise Refusal(417, "malformed-http", 'only "Expect: 100-continue" is supported')
             # HTTP/1.0 knows no interim answer: its client would take it for the last one.
             request.wanted = None if parser.get_http_version() == "1.0" else self._want
         coding = headers.get(b"transfer-encoding")
@@ -589,7 +591,7 @@ class Connection(asyncio.Protocol):
 
     def _repeat(self, name: bytes, value: bytes) -> None:
         if name in _ONCE:
-            raise Refusal(400, "malformed-http", f"the header {name.decode()} stands twice")
+            raise Refusal(400, "malformed-http", f"the header {name.decode()} occurs twice")
         if not self._repeated:
             self._repeated_bytes = 0
         self._repeated += 1
@@ -603,7 +605,7 @@ class Connection(asyncio.Protocol):
         if request.method == "CONNECT":
             request.is_last = True
         elif b"transfer-encoding" in request.headers:
-            raise Refusal(400, "malformed-http", "an upgrade is not offered, least with chunks")
+            raise Refusal(400, "malformed-http", "protocol upgrades are not supported")
         else:
             self._raw_left = int(request.headers.get(b"content-length", b"0"))
 

@@ -46,7 +46,9 @@ class Peers:
             uid = self._uid(local, remote)
         except (OSError, struct.error) as error:
             # A kernel that does not answer is not waited for at each connection.
-            log.warning("peers on loopback are all one from now on: %s", error)
+            log.warning(
+                "users of this machine can't be told apart; all count as one peer: %s", error
+            )
             self.close()
             return address
         return address if uid is None else f"uid {uid}"

@@ -43,7 +43,7 @@ def follow_parent() -> bool:
         return False
     fd = int(text)
     os.set_inheritable(fd, False)
-    threading.Thread(target=_wait_for_end, args=(fd,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_wait_for_end, args=(fd,), name="parent-death", daemon=True).start()
     return True
 
 

@@ -89,7 +89,9 @@ class Sandbox:
         found = tuple(str(name) for name in frame.body.get("in_force", ()))
         lacking = [name for name in WANTED if not any(f.startswith(name) for f in found)]
         if lacking:
-            log.warning("confined without %s, which this system has not", ", ".join(lacking))
+            log.warning(
+                "this system does not support %s; the sandbox runs without it", ", ".join(lacking)
+            )
         log.debug("confined by %s", ", ".join(found))
         return found
 
@@ -141,7 +143,7 @@ class Sandbox:
             raise WorkRefused(f"it was not done within {wall_s:g} s") from None
         except BrokenFrame as error:
             self.close()
-            raise WorkRefused(f"its process answered otherwise than agreed: {error}") from None
+            raise WorkRefused(f"the sandbox process sent an invalid response: {error}") from None
         except (EOFError, ConnectionError):
             raise WorkRefused(self._ended(cpu_s)) from None
         except BaseException:

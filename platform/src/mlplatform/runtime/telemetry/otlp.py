@@ -32,16 +32,16 @@ class OtlpSender:
 
     Args:
         endpoint: "http://host:port"; spans go to its /v1/traces.
-        teller: whose spans they are where they do not say.
+        identity: whose spans they are where they do not say.
     """
 
-    def __init__(self, endpoint: str, teller: ProcessIdentity) -> None:
-        self._teller = teller
+    def __init__(self, endpoint: str, identity: ProcessIdentity) -> None:
+        self._identity = identity
         self._url = f"{endpoint.rstrip('/')}/v1/traces"
         self._pool = urllib3.PoolManager(num_pools=1, retries=_RETRIES, timeout=TIMEOUT_S)
 
     def send(self, traces: Sequence[Trace]) -> bool:
-        body = encoded(traces, self._teller)
+        body = encoded(traces, self._identity)
         try:
             answer = self._pool.request("POST", self._url, body=body, headers=_JSON)
         except urllib3.exceptions.HTTPError:

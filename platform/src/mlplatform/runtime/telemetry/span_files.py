@@ -38,18 +38,18 @@ class FileSender:
     Of many alike there is another file, so that a flood of them does not turn out what is rarer.
 
     Args:
-        teller: whose spans they are where they do not say; its names are the file's.
+        identity: whose spans they are where they do not say; its names are the file's.
     """
 
-    def __init__(self, folder: Path, teller: ProcessIdentity) -> None:
-        self._teller = teller
-        name = f"{teller.process}-{teller.instance}"
+    def __init__(self, folder: Path, identity: ProcessIdentity) -> None:
+        self._identity = identity
+        name = f"{identity.process}-{identity.instance}"
         self._path, self._spare = folder / f"{name}.jsonl", folder / f"{name}.spare.jsonl"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def send(self, traces: Sequence[Trace]) -> bool:
         for path, is_spare in ((self._path, False), (self._spare, True)):
-            lines = [encoded([t], self._teller) + b"\n" for t in traces if t.is_spare == is_spare]
+            lines = [encoded([t], self._identity) + b"\n" for t in traces if t.is_spare == is_spare]
             try:
                 if lines:
                     append(path, b"".join(lines))
@@ -72,20 +72,20 @@ def append(path: Path, lines: bytes) -> None:
         retention.rotate(path, retention.TRACES)
 
 
-def encoded(traces: Sequence[Trace], teller: ProcessIdentity) -> bytes:
+def encoded(traces: Sequence[Trace], identity: ProcessIdentity) -> bytes:
     """An ExportTraceServiceRequest, on one line without its end.
 
     Args:
-        teller: whose spans they are where they do not say.
+        identity: whose spans they are where they do not say.
     """
     wall_ns = time.time_ns() - time.monotonic_ns()
-    parts = [part for trace in traces for part in _parts(trace, teller, wall_ns)]
+    parts = [part for trace in traces for part in _parts(trace, identity, wall_ns)]
     return _encode({"resourceSpans": parts})
 
 
-def _parts(trace: Trace, teller: ProcessIdentity, wall_ns: int) -> Iterator[dict[str, Any]]:
+def _parts(trace: Trace, identity: ProcessIdentity, wall_ns: int) -> Iterator[dict[str, Any]]:
     """A trace's spans by the process that they are of."""
-    for of, spans in itertools.groupby(trace.spans, lambda span: span.of or teller):
+    for of, spans in itertools.groupby(trace.spans, lambda span: span.of or identity):
         yield {
             "resource": {"attributes": _attributes(resource_of(of))},
             "scopeSpans": [{"scope": _SCOPE, "spans": [_span(trace, s, wall_ns) for s in spans]}],

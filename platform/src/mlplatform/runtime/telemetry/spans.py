@@ -71,12 +71,12 @@ def new_span_id() -> str:
     return f"{random.randrange(1, 1 << 64):016x}"  # noqa: S311
 
 
-def resource_of(teller: ProcessIdentity) -> dict[str, str]:
+def resource_of(identity: ProcessIdentity) -> dict[str, str]:
     """The attributes by which backends know a process.
 
     Source: OpenTelemetry semantic conventions, service.
     """
     return {
-        "service.name": f"mlplatform-{teller.process}",
-        "service.instance.id": teller.instance,
+        "service.name": f"mlplatform-{identity.process}",
+        "service.instance.id": identity.instance,
     }

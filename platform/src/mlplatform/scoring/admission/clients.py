@@ -98,7 +98,7 @@ class Key:
     Args:
         id: the first digits of the digest, by which people name a key.
         digest: SHA-256 of the secret, hexadecimal.
-        client: several keys may be one client's, so that a key can be replaced without a gap.
+        client: it may have several keys, so that a key can be replaced without a gap.
     """
 
     id: str

@@ -30,8 +30,8 @@ class ChampionTenure:
     successor: int | None
 
 
-def reigns(promotions: Sequence[Promotion]) -> list[ChampionTenure]:
-    """Every reign in the order of time: at any moment the last promotion that stands then rules."""
+def tenures(promotions: Sequence[Promotion]) -> list[ChampionTenure]:
+    """Every tenure in the order of time: the champion is that of the last promotion in force."""
     moments = sorted(
         {p.at_ms for p in promotions} | {p.undone_ms for p in promotions if p.undone_ms is not None}
     )
