@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -96,8 +97,9 @@ def _names(settings: Settings) -> dict[int, str]:
     }
     names = {supervisor.process.pid: "supervisor"}
     for one in psutil.Process(supervisor.process.pid).children(recursive=True):
-        line = (one.pid, *(parent.pid for parent in one.parents()))
-        names[one.pid] = next((children[pid] for pid in line if pid in children), "nobody's")
+        with suppress(psutil.NoSuchProcess):  # a flow run, or a file's work, has ended meanwhile
+            line = (one.pid, *(parent.pid for parent in one.parents()))
+            names[one.pid] = next((children[pid] for pid in line if pid in children), "nobody's")
     return names
 
 
@@ -119,13 +121,20 @@ def _is_fixed(one: Port, settings: Settings) -> bool:
 
 
 def _connections(pid: int) -> list[object]:
-    with_older_name: list[object] = psutil.Process(pid).connections("inet")
-    return with_older_name
+    """None of a process that has ended since it was listed."""
+    with suppress(psutil.NoSuchProcess):
+        with_older_name: list[object] = psutil.Process(pid).connections("inet")
+        return with_older_name
+    return []
 
 
 def _sockets(pid: int) -> Iterator[str]:
     folder = f"/proc/{pid}/fd"
-    for name in os.listdir(folder):
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:  # it has ended since it was listed
+        return
+    for name in names:
         try:
             target = os.readlink(f"{folder}/{name}")
         except OSError:
