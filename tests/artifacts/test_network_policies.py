@@ -224,7 +224,7 @@ def test_who_follows_topics_may_reach_kafka() -> None:
     opening = {
         path.parent.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
-        if re.search(r"topics\.kafka(_group)? import|topics.installed import", path.read_text())
+        if re.search(r"topics\.kafka(_group)? import|topics.choice import", path.read_text())
     }
 
     assert opening - {"decisions/topics"} == {"scoring/worker", "decisions/replication"}

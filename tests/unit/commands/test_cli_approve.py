@@ -158,7 +158,7 @@ def test_the_journal_says_how_the_approver_was_known(
 def test_an_answer_that_the_flow_turned_down_is_no_success(approve: Any, becomes: str) -> None:
     result, form = approve("bo", becomes)
     assert isinstance(result.exception, Refused)
-    assert "turned down" in str(result.exception)
+    assert "was rejected" in str(result.exception)
     assert len(form.answers) == 1
 
 
@@ -182,7 +182,7 @@ def test_a_look_alike_is_no_name_of_anybody(approve: Any) -> None:
 @pytest.mark.parametrize(
     ("scopes", "wanted"),
     [
-        (("*:*",), "nobody's"),
+        (("*:*",), "no person has the name"),
         (("fraud:run",), "may not approve"),
         (("other:approve",), "may not approve"),
     ],

@@ -338,7 +338,7 @@ async def test_a_full_batch_waits_for_nobody_and_neither_does_one_after_a_pause(
     for pair in ("ab", "cd"):
         async with asyncio.timeout(2):
             await asyncio.gather(*(committer.submit([entry(name)]) for name in pair))
-    monkeypatch.setattr(commit, "COMPANY_S", 0.0)
+    monkeypatch.setattr(commit, "RECENT_BATCH_S", 0.0)
     async with asyncio.timeout(2):
         await committer.submit([entry("e")])
     assert log.batches == [["a", "b"], ["c", "d"], ["e"]]

@@ -86,9 +86,9 @@ def test_whatever_is_delivered_again_the_log_is_a_beginning_of_the_writers(
         here += [c for c in LOG if c.row() in found.rows]
         head = found.head
         assert here == LOG[: head.seq]
-        if found.stand is not None:
-            assert stood <= found.stand.seq <= head.seq
-            stood = found.stand.seq
+        if found.offset is not None:
+            assert stood <= found.offset.seq <= head.seq
+            stood = found.offset.seq
         assert not isinstance(found.finding, Divergence)
     found = judged(WRITER, head, items, places(here))
     assert found.finding is None
@@ -99,18 +99,18 @@ def test_a_gap_is_not_skipped_and_says_what_is_missing() -> None:
     found = judged(WRITER, NOWHERE, [*LOG[:3], *LOG[5:8], stand(LOG, 8)], {})
     assert found.head.seq == 3
     assert found.finding == Gap(4, 5)
-    assert found.stand is None
+    assert found.offset is None
 
 
 def test_a_stand_ahead_of_the_records_moves_no_watermark() -> None:
     found = judged(WRITER, NOWHERE, [stand(LOG, 4)], {})
-    assert (found.stand, found.finding) == (None, Gap(1, 4))
+    assert (found.offset, found.finding) == (None, Gap(1, 4))
 
 
 def test_a_stand_of_an_earlier_place_is_no_news() -> None:
     head = Head(8, LOG[7].chain)
     found = judged(WRITER, head, [stand(LOG, 5), stand(LOG, 0)], places(LOG[:8]))
-    assert (found.stand, found.finding) == (None, None)
+    assert (found.offset, found.finding) == (None, None)
 
 
 OTHER = copies(20, amount=2.0)
@@ -137,7 +137,7 @@ def test_what_is_another_log_is_refused(items: list[Item]) -> None:
     head = Head(8, LOG[7].chain)
     found = judged(WRITER, head, items, places(LOG[:8]))
     assert isinstance(found.finding, Divergence)
-    assert (found.rows, found.head, found.stand) == ((), head, None)
+    assert (found.rows, found.head, found.offset) == ((), head, None)
 
 
 @pytest.mark.parametrize("item", [LOG[0], stand(LOG, 3), stand(LOG, 0, event_ms=-5)])
