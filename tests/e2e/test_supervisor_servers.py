@@ -202,6 +202,11 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
             return prefect.run(started.id).state, (tmp_path / ends).read_text().split()
 
         ended = {ends: run(ends) for ends in ("well", "failing", "killed")}
+        lost = {state: _lose(settings, prefect, state) for state in ("RUNNING", "PENDING")}
+        # What a full disk kept from the server: nobody waits for ever.
+        settled = {"RUNNING": "CRASHED", "PENDING": "COMPLETED"}
+        for state, run_id in lost.items():
+            wait(lambda s=state, r=run_id: _state(settings, r) == settled[s], within_s=START_S)
         evil = tmp_path / "evil.py"
         evil.write_text(EVIL)
         _point_at(settings, evil)
@@ -224,6 +229,26 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
     }
     assert {was_there for _, (_, was_there) in ended.values()} == {"True"}
     assert len({pid for _, (pid, _) in ended.values()}) == 4
+
+
+def _lose(settings: Settings, prefect: PrefectApi, state: str) -> str:
+    """A run that the server believes to be in a state that no process of it will end."""
+    given = {"model": "fraud", "to": os.devnull}
+    run = prefect.start("rollout", given)
+    wait(lambda: prefect.run(run.id).final)
+    with sqlite3.connect(settings.home.prefect / "prefect.db", timeout=30) as database:
+        changed = database.execute(
+            "UPDATE flow_run SET state_type = ?, state_name = ? WHERE id = ?",
+            [state, state.title(), run.id],
+        )
+        assert changed.rowcount == 1
+    return run.id
+
+
+def _state(settings: Settings, run_id: str) -> str:
+    with sqlite3.connect(settings.home.prefect / "prefect.db", timeout=30) as database:
+        row = database.execute("SELECT state_type FROM flow_run WHERE id = ?", [run_id]).fetchone()
+    return str(row[0])
 
 
 def _point_at(settings: Settings, file: Path) -> None:

@@ -1,4 +1,8 @@
-"""The `mlplatform` command."""
+"""The `mlplatform` command: one module for each group of commands, and how they speak in
+`terminal`.
+
+Imports every area below. `generate` is no command: it renders the files that other files say.
+"""
 
 from __future__ import annotations
 

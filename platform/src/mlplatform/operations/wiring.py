@@ -56,6 +56,7 @@ def settings_in(profile: Profile | None) -> Settings:
     """The settings of this process and of its children, in a profile; None: the environment's."""
     if profile is not None:
         os.environ[VARIABLE] = profile
+        settings.cache_clear()  # whoever asked before did so without it
     return settings()
 
 

@@ -11,6 +11,7 @@ storage decides nothing; an entrypoint that was changed there is kept as a refus
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import multiprocessing
@@ -29,7 +30,9 @@ from prefect.runner import Runner
 from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
 
+from mlplatform.operations.prefect_server import orphans as orphans_module
 from mlplatform.operations.prefect_server.control_channel import bound
+from mlplatform.operations.prefect_server.orphans import Orphans
 from mlplatform.operations.prefect_server.pins import Pin
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Refused
@@ -90,7 +93,22 @@ class WarmRunner(Runner):
         hooks = HookRunner(resolve_flow=_no_hooks)
         self._hook_runner = poller._hook_runner = hooks
         self._cancellation_manager._hook_runner = hooks
+        self._settling = asyncio.create_task(self._settle_orphans())
         return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        self._settling.cancel()
+        await super().__aexit__(*exc_info)
+
+    async def _settle_orphans(self) -> None:
+        orphans = Orphans(self._client, self._pins, self._has_process)
+        while True:
+            await asyncio.sleep(orphans_module.EVERY_S)
+            await orphans.settle()
+
+    def _has_process(self, run_id: UUID) -> bool:
+        submitting = self._scheduled_run_poller._submitting_flow_run_ids
+        return run_id in submitting or self._process_manager.get(run_id) is not None
 
     def _starter(self, flow_run: FlowRun) -> WarmStarter:
         pin = self._pins.get(flow_run.deployment_id) if flow_run.deployment_id else None

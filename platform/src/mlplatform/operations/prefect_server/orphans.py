@@ -1,0 +1,84 @@
+"""Flow runs that no process works on any more, though the server says that one does.
+
+A runner tells the server how each run ended. What the server can't write then, on a full disk, is
+lost: the run would stay PENDING or RUNNING for ever, whoever follows it would wait, and an approval
+that is believed to be on its way would not be asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import httpx
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed, Scheduled
+
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+EVERY_S: Final = 20.0
+"""Between two looks. A run is settled when two in a row find it without a process: one look may
+come between a process that ended and the state that it set last."""
+GONE: Final = "its process is gone, and could not say how it ended"
+NEVER_STARTED: Final = "its process was not started; it is tried again"
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+class Orphans:
+    """Settles the runs of some deployments that have no process.
+
+    Args:
+        deployments: whose runs this process alone starts.
+        has_process: whether a run is about to be started here, or runs.
+    """
+
+    def __init__(
+        self,
+        client: PrefectClient,
+        deployments: Collection[UUID],
+        has_process: Callable[[UUID], bool],
+    ) -> None:
+        self._client = client
+        self._deployments = list(deployments)
+        self._has_process = has_process
+        self._seen: set[UUID] = set()
+
+    async def settle(self) -> list[UUID]:
+        """One look; the runs that were settled.
+
+        A run that had begun has crashed. One that had not is scheduled again.
+        """
+        unsettled = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+        try:
+            found = await self._client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unsettled)),
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=self._deployments)),
+            )
+            orphans = {run.id: run for run in found if not self._has_process(run.id)}
+            twice, self._seen = self._seen & orphans.keys(), set(orphans)
+            for run_id in twice:
+                has_begun = orphans[run_id].state_type == StateType.RUNNING
+                state: State[Any] = (
+                    Crashed(message=GONE) if has_begun else Scheduled(message=NEVER_STARTED)
+                )
+                await self._client.set_flow_run_state(run_id, state, force=True)
+                log.warning("flow run %s: %s", orphans[run_id].name, state.message)
+        except (httpx.HTTPError, ObjectNotFound) as error:  # the next look tries again
+            log.warning("runs without a process were not settled: %s", error)
+            return []
+        return sorted(twice)
