@@ -22,7 +22,7 @@ from mlplatform.model.routes import Arm
 from support.faulty_predictor import Behaviour, FaultyPredictor
 from support.gateways_world import GatewaysWorld
 from support.ports import free_port
-from support.scoring_world import ScoringWorld, wait_for
+from support.scoring_world import ScoringWorld, wait_for, write_home_snapshots
 from support.stopped_writer import stopped_writer
 
 REGISTRY_START_S = 120.0
@@ -135,6 +135,8 @@ def features_locked(world: OneGateway) -> Iterator[None]:
 @contextlib.contextmanager
 def features_held(world: OneGateway) -> Iterator[None]:
     """A writer of features was stopped at the one moment at which it holds up readers too."""
+    # Of a log that is wholly checkpointed readers take the one mark that no writer holds.
+    write_home_snapshots(world.home)
     with stopped_writer(world.home.online_db):
         yield
 
