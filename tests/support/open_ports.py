@@ -18,6 +18,8 @@ from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.processes.records import read_processes, read_supervisor
 
+HANDED_DOWN = ("gateway-*", "prefect", "mlflow", "page")
+"""Whose sockets the supervisor opens, and hands down."""
 _LISTENS = 0x10000  # a flag of a socket in /proc/net/unix: it accepts connections
 
 
@@ -110,11 +112,11 @@ def _is_of(row: Listener, process: str) -> bool:
 
 
 def _is_fixed(one: Port, settings: Settings) -> bool:
-    """Whether it is the port that a variable names; the supervisor holds the gateways' too."""
-    ports = settings.environment()
+    """Whether it is the port that a variable names; the supervisor holds its children's too."""
+    ports, is_supervisor = settings.environment(), one.process == "supervisor"
     return any(
         ports[row.variable] == str(one.port)
-        and (_is_of(row, one.process) or (one.process, row.process) == ("supervisor", "gateway-*"))
+        and (_is_of(row, one.process) or (is_supervisor and row.process in HANDED_DOWN))
         for row in LISTENERS
         if row.variable
     )

@@ -7,6 +7,7 @@ import importlib
 import string
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,13 @@ def test_a_process_that_cannot_start_says_so_in_one_line() -> None:
     assert done.stderr.splitlines()[-1].startswith(
         "outbox outbox-none-such ends: no model 'none-such'"
     )
+
+
+@pytest.mark.parametrize("name", ["gateway", "predictor", "page", "jobs", "job-item"])
+def test_nothing_is_imported_from_the_working_folder(name: str, tmp_path: Path) -> None:
+    """Whoever may write into it would have their code run by who starts the platform there."""
+    for module in ("msgspec", "json", "mlplatform", "argparse"):
+        (tmp_path / f"{module}.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    words = command(name, "--help")
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, (tmp_path / "ran").exists()) == (0, False), done.stderr

@@ -67,12 +67,15 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
         at_ms: the midnight; the last one that has passed in event time where it is None.
 
     Raises:
-        InputInvalid: it is after the end of today, in event time: its rows would pass for fresh
-            ones until then, and no snapshot of the days between could follow.
+        InputInvalid: it is to come in event time, or of recorded payments after their last day:
+            its rows would pass for fresh ones until then, and no snapshot between could follow.
     """
     now_ms = platform.clock.event_ms()
     midnight_ms = now_ms // DAY_MS * DAY_MS if at_ms is None else at_ms
-    last_ms = -(-now_ms // DAY_MS) * DAY_MS
+    # Recorded time stops at the last payment: its day may be over. Of a day that is not, a snapshot
+    # would lack payments, and it is never made again.
+    is_over = platform.settings.clock == "replay"
+    last_ms = (-(-now_ms // DAY_MS) if is_over else now_ms // DAY_MS) * DAY_MS
     if midnight_ms > last_ms:
         wanted = f"{_day(midnight_ms)} is to come; wanted: {_day(last_ms)} or before"
         raise InputInvalid("at", None, wanted)

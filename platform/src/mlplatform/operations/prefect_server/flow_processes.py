@@ -104,7 +104,10 @@ class WarmRunner(Runner):
         orphans = Orphans(self._client, self._pins, self._has_process)
         while True:
             await asyncio.sleep(orphans_module.EVERY_S)
-            await orphans.settle()
+            try:
+                await orphans.settle()
+            except Exception:  # the edge of a task: it goes on, whatever one answer held
+                log.exception("runs without a process were not settled")
 
     def _has_process(self, run_id: UUID) -> bool:
         submitting = self._scheduled_run_poller._submitting_flow_run_ids

@@ -1,8 +1,8 @@
 """Flow runs that no process works on any more, though the server says that one does.
 
 A runner tells the server how each run ended. What the server can't write then, on a full disk, is
-lost: the run would stay PENDING or RUNNING for ever, whoever follows it would wait, and an approval
-that is believed to be on its way would not be asked again.
+lost: the run would stay PENDING, RUNNING or CANCELLING for ever, whoever follows it would wait, and
+an approval that is believed to be on its way would not be asked again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed, Scheduled
+from prefect.states import Cancelled, Crashed, Scheduled
 
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
@@ -61,9 +61,12 @@ class Orphans:
     async def settle(self) -> list[UUID]:
         """One look; the runs that were settled.
 
-        A run that had begun has crashed. One that had not is scheduled again.
+        A run that had begun has crashed. One that had not is scheduled again. One that was to be
+        cancelled is.
         """
-        unsettled = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+        unsettled = FlowRunFilterStateType(
+            any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+        )
         try:
             found = await self._client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unsettled)),
@@ -72,13 +75,16 @@ class Orphans:
             orphans = {run.id: run for run in found if not self._has_process(run.id)}
             twice, self._seen = self._seen & orphans.keys(), set(orphans)
             for run_id in twice:
-                has_begun = orphans[run_id].state_type == StateType.RUNNING
-                state: State[Any] = (
-                    Crashed(message=GONE) if has_begun else Scheduled(message=NEVER_STARTED)
-                )
+                state = _settled(orphans[run_id].state_type)
                 await self._client.set_flow_run_state(run_id, state, force=True)
                 log.warning("flow run %s: %s", orphans[run_id].name, state.message)
         except (httpx.HTTPError, ObjectNotFound) as error:  # the next look tries again
             log.warning("runs without a process were not settled: %s", error)
             return []
         return sorted(twice)
+
+
+def _settled(now: StateType | None) -> State[Any]:
+    if now == StateType.PENDING:
+        return Scheduled(message=NEVER_STARTED)
+    return Cancelled(message=GONE) if now == StateType.CANCELLING else Crashed(message=GONE)

@@ -230,6 +230,8 @@ class PrefectGate:
         if wanted == "cancel":
             if flow in requests.STARTED_BY_THE_PLATFORM:
                 return requests.Wrong(f"runs of {flow} end with an answer")
+            if isinstance(person, Client) and flow in requests.RUN_BY_A_SCHEDULE:
+                return requests.Wrong(f"runs of {flow} are the schedule's: the operator ends one")
             return json.dumps(requests.CANCELLING).encode()
         if wanted == "answer":
             answer = requests.answered(parsed)

@@ -13,6 +13,12 @@ MODEL: Final = "model"
 STARTED_BY_THE_PLATFORM: Final = frozenset({"approval"})
 """Flows that only a pass starts: the journal says what they ask."""
 
+OF_AN_INCIDENT: Final = frozenset({"incident", "claim", "traceparent"})
+"""Parameters by which a run answers a drift incident: a check gives them, and no person."""
+
+RUN_BY_A_SCHEDULE: Final = frozenset({"rollout", "materialize", "drift"})
+"""Flows whose runs no person ends: without them nothing is taken back, and features go stale."""
+
 NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback"})
 HYDRATED: Final = "__prefect_kind"
 """A key by which Prefect takes a template, or JSON in a text, in the place of a value: what was
@@ -68,6 +74,9 @@ def started(body: object, *, flow: str, model: str, person: str | None) -> Start
         whose = model or "no model of the platform"
         return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {whose}")
     if person is not None:
+        given = sorted(k for k in OF_AN_INCIDENT if parameters.get(k))
+        if given:
+            return Wrong(f"{', '.join(given)}: a drift check alone answers an incident")
         named = parameters.get(ACTOR)
         if named not in (None, "", person):
             return Wrong(f"{ACTOR} is {named!r}, and you are {person}: give your own name")

@@ -22,6 +22,7 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.own_pages import Application, OwnPages
 from mlplatform.runtime.http.uvicorn_limits import Door
+from mlplatform.runtime.processes.inherited_socket import inherited
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring import backends
 from mlplatform.scoring.admission.keyring import Keyring
@@ -90,8 +91,10 @@ def run(
     Raises:
         Unavailable: the server did not come up.
     """
+    handed_down = inherited()
     settings.home.prefect.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.home.prefect.chmod(0o700)
+    os.chdir(settings.home.prefect)  # Prefect takes settings from files of its working folder
     os.environ.update(environment(settings))
     tokens = Tokens(secrets.token_urlsafe(32), settings.home.prefect_token.read_text().strip())
     # Inherited by the flow runs, and written nowhere: it ends with this process.
@@ -112,7 +115,10 @@ def run(
     with people_of(settings) as people:
         gated = gate(create_app(), settings, tokens, people, door, hosts)
         server = uvicorn.Server(configuration(gated, door, "127.0.0.1", settings.prefect_port))
-        thread = threading.Thread(target=server.run, name="prefect-api", daemon=True)
+        sockets = None if handed_down is None else [handed_down]
+        thread = threading.Thread(
+            target=server.run, args=(sockets,), name="prefect-api", daemon=True
+        )
         thread.start()
         _await_start(server, thread)
         try:

@@ -12,7 +12,7 @@ BACKLOG = 512
 
 
 class Listeners:
-    """One listening loopback socket for each port that children share.
+    """One listening loopback socket for each fixed port of children.
 
     A connection waits in the kernel's queue until any of them takes it: one that is killed loses
     what it has accepted, and nothing that still waits.

@@ -27,6 +27,7 @@ def children(settings: Settings) -> list[ChildSpec]:
             check=HttpCheck(ready="/health", port=settings.mlflow_port),
             env={**common, **THREADS},
             stop_order=2,
+            shared_port=settings.mlflow_port,
             port_setting="MLPLATFORM_MLFLOW_PORT",
             start_deadline_s=180.0,
             live_failure_s=30.0,
@@ -49,6 +50,7 @@ def children(settings: Settings) -> list[ChildSpec]:
             ),
             env={**common, **prefect_environment(settings)},
             stop_order=1,
+            shared_port=settings.prefect_port,
             port_setting="MLPLATFORM_PREFECT_PORT",
             start_deadline_s=240.0,
             live_failure_s=60.0,
@@ -144,6 +146,7 @@ def page(settings: Settings) -> ChildSpec:
         },
         stop_order=1,
         stop_grace_s=2.0,
+        shared_port=settings.page_port,
         port_setting="MLPLATFORM_PAGE_PORT",
         live_failure_s=30.0,
     )

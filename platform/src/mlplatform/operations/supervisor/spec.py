@@ -47,8 +47,9 @@ class ChildSpec:
         live_failure_s: after so long without a sign of life the child is killed and started again.
         memory_bytes: that it may hold for itself; who takes more is killed and started again.
         memory_setting: the key that moves this limit, for the message.
-        shared_port: where the supervisor listens for this child and others, which inherit the
-            socket (`runtime.processes.inherited_socket.inherited`).
+        shared_port: where the supervisor listens for this child, and for others that share the
+            port; they inherit the socket (`runtime.processes.inherited_socket.inherited`). So
+            nobody else can listen there while the child starts, and be sent its token.
         port_setting: the variable that moves the port, for the message that it is taken.
     """
 

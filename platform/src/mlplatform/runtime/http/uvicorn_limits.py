@@ -23,6 +23,7 @@ from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.open_connections import OpenConnections, Room
 from mlplatform.runtime.http.peers import Peers
 from mlplatform.runtime.http.server import connections_within
+from mlplatform.runtime.processes.inherited_socket import inherited
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
 
@@ -162,6 +163,8 @@ class Door:
 def serve(application: Any, door: Door, *, host: str, port: int, stop_s: int) -> None:
     """Serve an ASGI application within a door's limits, until SIGTERM or SIGINT.
 
+    It listens on the socket that a supervisor has handed down, else on host and port.
+
     Args:
         stop_s: how long requests may take to be finished then.
 
@@ -181,8 +184,9 @@ def serve(application: Any, door: Door, *, host: str, port: int, stop_s: int) ->
             **door.options(),
         )
     )
+    handed_down = inherited()
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+        server.run(sockets=None if handed_down is None else [handed_down])
     if not server.started:
         raise SystemExit(1)
 

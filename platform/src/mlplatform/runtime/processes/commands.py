@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from typing import Final
 
 ENTRY: Final = "mlplatform.process"
+PYTHON: Final = (sys.executable, "-P")
+"""Without `-P` the first place for modules is the working folder, and whoever may write into it
+could put one of theirs before ours."""
 
 
-def command(name: str, *options: str, python: Sequence[str] = (sys.executable,)) -> tuple[str, ...]:
+def command(name: str, *options: str, python: Sequence[str] = PYTHON) -> tuple[str, ...]:
     """The words that start the process of that name.
 
     Args:

@@ -1,0 +1,34 @@
+"""Nobody else listens where a process of the platform is asked with a token."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from mlplatform.operations.supervisor.listeners import Listeners
+from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.spec import HttpCheck
+from mlplatform.runtime.configuration.settings import load
+from support.ports import free_ports
+
+FIXED = ("GATEWAY", "PREFECT", "MLFLOW", "PAGE")
+
+
+def test_the_supervisor_listens_on_every_fixed_port_before_a_child_starts(tmp_path: Path) -> None:
+    """A child that listened for itself would leave its port to anybody until then, and the token
+    of its check to who took it."""
+    ports = dict(zip(FIXED, free_ports(len(FIXED)), strict=True))
+    given = {f"MLPLATFORM_{name}_PORT": str(port) for name, port in ports.items()}
+    specs = children(load({"MLPLATFORM_HOME": str(tmp_path / "home"), **given}))
+    asked = [s for s in specs if isinstance(s.check, HttpCheck) and s.check.port is not None]
+    assert {s.check.port for s in asked} == {s.shared_port for s in asked}  # type: ignore[union-attr]
+    listeners = Listeners(specs)
+    try:
+        for port in ports.values():
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", port))
+        assert all(listeners.of(spec) is not None for spec in asked)
+    finally:
+        listeners.close()
