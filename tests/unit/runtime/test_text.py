@@ -99,6 +99,8 @@ def test_lines_and_tabs_are_taken_where_they_are_asked_for() -> None:
 def test_names_of_one_script_that_look_alike_compare_equal() -> None:
     assert look_alike("Асе") == look_alike("ace")
     assert look_alike("аna") == look_alike("Ána")
+    small = {"ᴏlga": "olga", "ᴄara": "cara", "bᴏ": "bo", "ꜱam": "sam"}
+    assert [look_alike(drawn) for drawn in small] == [look_alike(n) for n in small.values()]
     assert look_alike("ΒΟΒ") == look_alike("bob") == look_alike("b0b")
     assert look_alike("anna.rn") == look_alike("anna.m")
     assert look_alike("vvim") == look_alike("wim")

@@ -59,10 +59,10 @@ _UNITS: Final = frozenset({"μs", "μm", "μg", "μl", "μW", "μV", "μA", "kΩ
 
 _CAPITALS: Final = str.maketrans("АВЕЅІЈКМНОРСТХҮԌΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABESIJKMHOPCTXYGABEZHIKMNOPTYX")
 _SMALL: Final = str.maketrans(
-    "авесԁһіјкӏмнорԛѕтѵԝхуүгհոսօցαεηικνορτυχωγıɑɡɩʋ01",
-    "abecdhijklmhopqstvwxyyrhnuogaeniknoptuxwyiagiuol",
+    "авесԁһіјкӏмнорԛѕтѵԝхуүгհոսօցαεηικνορτυχωγıɑɡɩʋ01ᴀʙᴄᴅᴇɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ",
+    "abecdhijklmhopqstvwxyyrhnuogaeniknoptuxwyiagiuolabcdeghijklmnoprstuvwyz",
 )
-"""Letters of other scripts, and rare Latin ones, that are drawn as a Latin letter is.
+"""Letters of other scripts, rare Latin ones and small capitals, drawn as a Latin letter is.
 Source: Unicode UTS #39, confusables.txt, what has one ASCII letter as prototype."""
 
 
