@@ -233,9 +233,9 @@ def _check(state: RolloutState, fact: Moving | Answered | DeployRefused) -> None
         expected = 0 if state.step is None else state.step + 1
         if fact.step != expected:
             raise Refused(f"rollout {state.rollout_id} would skip from {state.step} to {fact.step}")
-        if fact.percent <= state.percent:
-            grows = f"{fact.percent:g} % after {state.percent:g} %"
-            raise Refused(f"a canary of rollout {state.rollout_id} grows: {grows} refused")
+        if fact.percent < state.percent:
+            falls = f"{fact.percent:g} % after {state.percent:g} %"
+            raise Refused(f"a canary of rollout {state.rollout_id} never falls: {falls} refused")
     if isinstance(fact, Answered):
         if state.answer is not None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
