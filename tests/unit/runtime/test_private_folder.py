@@ -204,3 +204,22 @@ def test_a_folder_above_that_a_group_may_write_is_taken_only_where_the_group_is_
     else:
         with pytest.raises(ConfigInvalid, match="chmod go-w"):
             private_folder.claim(home, "MLPLATFORM_HOME", has_neighbours=True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "may"), [(0o700, False), (0o755, False), (0o777, True), (0o1777, True)]
+)
+def test_whether_others_may_put_a_file_into_a_folder(tmp_path: Path, mode: int, may: bool) -> None:
+    """Sticky or not: what is new there is theirs."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+    assert private_folder.may_others_write(folder) is may
+
+
+@as_root
+def test_a_folder_of_another_user_is_one_that_others_write(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o755)
+    os.chown(folder, OTHER, OTHER)
+    assert private_folder.may_others_write(folder)

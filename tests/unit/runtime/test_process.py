@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import string
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from mlplatform.operations.compute.pool import Pool
 from mlplatform.process import ENTRIES
-from mlplatform.runtime.processes.commands import command
+from mlplatform.runtime.processes.commands import PYTHON, command
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -51,3 +53,8 @@ def test_nothing_is_imported_from_the_working_folder(name: str, tmp_path: Path) 
     words = command(name, "--help")
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, (tmp_path / "ran").exists()) == (0, False), done.stderr
+
+
+def test_a_pool_starts_its_items_in_the_same_way() -> None:
+    assert inspect.signature(Pool).parameters["python"].default == PYTHON
+    assert command("job-item", python=PYTHON) == command("job-item")

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +35,7 @@ from mlplatform.operations.compute.local import (
 )
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.processes import endings
-from mlplatform.runtime.processes.commands import command, stopping_at_signals
+from mlplatform.runtime.processes.commands import PYTHON, command, stopping_at_signals
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.runtime.processes.records import kill_group
 from mlplatform.runtime.storage.files import write_atomically
@@ -105,7 +104,7 @@ class Pool:
         folder: Path,
         slots: int,
         *,
-        python: Sequence[str] = (sys.executable,),
+        python: Sequence[str] = PYTHON,
         now_ms: Callable[[], int] = _wall_ms,
     ) -> None:
         self._folder = folder

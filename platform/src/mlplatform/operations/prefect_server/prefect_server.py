@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlplatform.operations.prefect_server.prefect_gate import DOOR, PLATFORM, PrefectGate, Tokens
@@ -23,6 +24,7 @@ from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.own_pages import Application, OwnPages
 from mlplatform.runtime.http.uvicorn_limits import Door
 from mlplatform.runtime.processes.inherited_socket import inherited
+from mlplatform.runtime.storage.private_folder import may_others_write
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring import backends
 from mlplatform.scoring.admission.keyring import Keyring
@@ -94,7 +96,9 @@ def run(
     handed_down = inherited()
     settings.home.prefect.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.home.prefect.chmod(0o700)
-    os.chdir(settings.home.prefect)  # Prefect takes settings from files of its working folder
+    if may_others_write(Path.cwd()):
+        # Prefect takes settings from files there. Else it stays: paths may be relative to it.
+        os.chdir(settings.home.prefect)
     os.environ.update(environment(settings))
     tokens = Tokens(secrets.token_urlsafe(32), settings.home.prefect_token.read_text().strip())
     # Inherited by the flow runs, and written nowhere: it ends with this process.

@@ -105,15 +105,25 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
     if folder in (root, root.resolve()):
         return
     is_sticky = status.st_mode & stat.S_ISVTX
-    is_shared = status.st_mode & stat.S_IWGRP and not _is_ours_alone(status.st_gid)
-    is_open = status.st_mode & stat.S_IWOTH or is_shared
-    if status.st_uid not in ours or (is_open and not is_sticky):
+    if status.st_uid not in ours or (_is_open(status) and not is_sticky):
         wanted = (
             f"a folder that nobody else may put another in the place of; {folder} belongs to uid"
             f" {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}:"
             f" name one in a folder of yours, or take that from others (chmod go-w {folder})"
         )
         raise ConfigInvalid(variable, str(root), wanted)
+
+
+def may_others_write(folder: Path) -> bool:
+    """Whether another user may put a file into a folder; root may do so anywhere."""
+    status = folder.stat()
+    return status.st_uid not in (_ROOT, os.geteuid()) or _is_open(status)
+
+
+def _is_open(status: os.stat_result) -> bool:
+    """Whether its group, if that is not ours alone, or everybody may write."""
+    by_group = status.st_mode & stat.S_IWGRP and not _is_ours_alone(status.st_gid)
+    return bool(status.st_mode & stat.S_IWOTH or by_group)
 
 
 def _is_ours_alone(gid: int) -> bool:
