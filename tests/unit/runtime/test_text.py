@@ -99,12 +99,49 @@ def test_lines_and_tabs_are_taken_where_they_are_asked_for() -> None:
 def test_names_of_one_script_that_look_alike_compare_equal() -> None:
     assert look_alike("Асе") == look_alike("ace")
     assert look_alike("аna") == look_alike("Ána")
-    small = {"ᴏlga": "olga", "ᴄara": "cara", "bᴏ": "bo", "ꜱam": "sam"}
-    assert [look_alike(drawn) for drawn in small] == [look_alike(n) for n in small.values()]
     assert look_alike("ΒΟΒ") == look_alike("bob") == look_alike("b0b")
     assert look_alike("anna.rn") == look_alike("anna.m")
     assert look_alike("vvim") == look_alike("wim")
     assert look_alike("ana") != look_alike("anna")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "plain"),
+    [
+        *[("ᴀna", "ana"), ("ᴏlga", "olga"), ("ʙᴏ", "bo"), ("ꜱam", "sam"), ("ᴋɪm", "kim")],
+        *[("ꞵo", "ꞵo"), ("łukasz", "lukasz"), ("bø", "bo"), ("đana", "dana"), ("ɓo", "bo")],
+        *[("Ʀob", "rob"), ("ꝏ", "ꝏ"), ("ҟarl", "karl"), ("ϳo", "jo")],
+    ],
+)
+def test_letters_that_differ_by_a_stroke_or_are_small_capitals_compare_equal(
+    drawn: str, plain: str
+) -> None:
+    assert look_alike(drawn) == look_alike(plain)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["ᴀna", "bᴏ", "ꜱam", "ᴊᴏʜɴ", "ɑna", "ɡo", "anɐ", "ƅob", "anaǃ", "ꭺna", "ꬲva"],
+        *["🅐na", "🇦na", "ev℮", "b⍥b", "ana½", "ana▪", "аᲂа", "ꙇꙇ", "ϳο"],
+    ],
+    ids=ascii,
+)
+def test_a_name_has_letters_of_living_alphabets_alone(text: str) -> None:
+    with pytest.raises(InputInvalid, match="--by"):
+        name("--by", text)
+
+
+@pytest.mark.parametrize(
+    "person",
+    [
+        *["Łukasz Żółć", "Đỗ Thị Ơn", "Çağrı Işık", "Əli", "Ọlá Ṣẹ́gun", "Ɓala", "Kɔfi", "Ștefan"],
+        *["Þóra Æsir", "Ъ Ңұрсұлтан", "Ґалаґан", "Ἀθηνᾶ", "Núria Paral·lel", "D’Arcy"],
+        *["Նարեկ", "გიორგი", "محمد", "प्रिया", "สมชาย", "ana.smith@bank.example", "bo 2"],
+    ],
+)
+def test_names_of_many_languages_are_names(person: str) -> None:
+    assert name("--by", person) == unicodedata.normalize("NFKC", person)
 
 
 def test_what_a_terminal_takes_for_a_command_is_written_out() -> None:

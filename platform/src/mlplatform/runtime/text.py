@@ -59,11 +59,27 @@ _UNITS: Final = frozenset({"μs", "μm", "μg", "μl", "μW", "μV", "μA", "kΩ
 
 _CAPITALS: Final = str.maketrans("АВЕЅІЈКМНОРСТХҮԌΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABESIJKMHOPCTXYGABEZHIKMNOPTYX")
 _SMALL: Final = str.maketrans(
-    "авесԁһіјкӏмнорԛѕтѵԝхуүгհոսօցαεηικνορτυχωγıɑɡɩʋ01ᴀʙᴄᴅᴇɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ",
-    "abecdhijklmhopqstvwxyyrhnuogaeniknoptuxwyiagiuolabcdeghijklmnoprstuvwyz",
+    "авесԁһіјкӏмнорԛѕтѵԝхуүгհոսօցαεηικνορτυχωγϳıɑɡɩʋ01",
+    "abecdhijklmhopqstvwxyyrhnuogaeniknoptuxwyjiagiuol",
 )
-"""Letters of other scripts, rare Latin ones and small capitals, drawn as a Latin letter is.
+"""Letters of other scripts, and rare Latin ones, that are drawn as a Latin letter is.
 Source: Unicode UTS #39, confusables.txt, what has one ASCII letter as prototype."""
+
+_ALPHABETS: Final = {
+    "LATIN": re.compile(
+        "[A-Za-zÀ-\u0137\u0139-\u0183\u0186-\u018c\u018e-\u0194\u0196-\u019a\u019d-\u01a5\u01a9"
+        "\u01ab-\u01b9\u01cd-\u01f5\u01f8-\u021b\u021e-\u0221\u0224-\u0236\u023a-\u0240\u0243\u0244"
+        "\u0246-\u024fɓɔɖɗəɛɣɨɩɲʃʉʊʋʒ\u1e00-\u1e99\u1e9e\u1ea0-\u1ef9]"
+    ),
+    "GREEK": re.compile("[\u0386-\u03ce\u1f00-\u1fff]"),
+    "CYRILLIC": re.compile("[\u0400-\u045f\u048a-\u052f]"),
+}
+"""The letters of living alphabets, where a script has others that are drawn like them: no small
+capitals, phonetic, medieval or click letters.
+Source: Unicode UTS #39, 3.1, General Security Profile, by block, as Unicode's data for it is not in
+the standard library."""
+_IN_NAMES: Final = frozenset("·’‐֊׳״・")
+"""Signs beside ASCII's, letters and digits. Source: Unicode UAX #31, tables 3a and 3b."""
 
 
 def cleaned(field: str, text: str, *, lines: bool = False) -> str:
@@ -90,13 +106,17 @@ def name(field: str, text: str) -> str:
     """A name as it is kept: `cleaned`, with letters of one script and digits of one kind.
 
     Raises:
-        InputInvalid: as `cleaned`, and for a name that is empty, mixes scripts, or is written in a
-            script that nobody uses today.
+        InputInvalid: as `cleaned`, and for a name that is empty, mixes scripts, is written in a
+            script that nobody uses today, or holds a symbol or a letter of no living alphabet.
     """
     normal = _visible(field, text, frozenset())
     if not normal:
         raise InputInvalid(field, None, "is empty; wanted: a name")
     _one_script(field, normal, "a name")
+    for character in normal:
+        if not _is_of_names(character):
+            wanted = "letters of an alphabet that people write in"
+            raise InputInvalid(field, None, f"holds {_told(character)}; wanted: {wanted}")
     zeros = {ord(c) - unicodedata.decimal(c) for c in normal if unicodedata.category(c) == "Nd"}
     if len(zeros) > 1:
         raise InputInvalid(field, None, "mixes digits of two scripts; wanted: digits of one")
@@ -110,7 +130,8 @@ def look_alike(text: str) -> str:
     """
     decomposed = unicodedata.normalize("NFKD", text)
     lower = decomposed.translate(_CAPITALS).casefold().translate(_SMALL)
-    plain = "".join(c for c in lower if not unicodedata.combining(c) and not c.isspace())
+    bases = (_base(c) for c in lower if not unicodedata.combining(c) and not c.isspace())
+    plain = "".join(bases).translate(_SMALL)
     return plain.replace("rn", "m").replace("vv", "w")
 
 
@@ -188,6 +209,30 @@ def _script(character: str) -> str | None:
     if told.startswith(_OF_NO_SCRIPT):
         return None
     return "HAN" if told.startswith(_HAN) else told.partition(" ")[0]
+
+
+def _is_of_names(character: str) -> bool:
+    if character.isascii() or character in _IN_NAMES:
+        return True
+    if unicodedata.category(character)[0] not in "LM":
+        return unicodedata.category(character) == "Nd"
+    alphabet = _ALPHABETS.get(_script(character) or "")
+    return alphabet is None or alphabet.fullmatch(character) is not None
+
+
+def _base(character: str) -> str:
+    """A letter without what is drawn through or at it; the small letter of a small capital.
+
+    The decomposition tells that of accents alone; the name, which never changes, of all.
+    """
+    told, _, drawn = unicodedata.name(character, "").partition(" WITH ")
+    plain = told.replace("LETTER SMALL CAPITAL ", "SMALL LETTER ")
+    if not drawn and plain == told:
+        return character
+    try:
+        return unicodedata.lookup(plain)
+    except KeyError:
+        return character  # a letter that has no plain one
 
 
 def _is_of_word(character: str) -> bool:
