@@ -83,6 +83,23 @@ def test_a_copied_home_serves_its_own_bundles(
         assert not [part for part in psutil.Process(pid).cmdline() if str(old.root) in part]
 
 
+def test_a_copy_that_lacks_a_bundle_serves_nothing_of_its_former_home(tmp_path: Path) -> None:
+    old, new = Home(tmp_path / "old"), Home(tmp_path / "new")
+    name = deployed(old, by_path=True)
+    shutil.copytree(old.root, new.root, ignore=shutil.ignore_patterns("bundles"))
+    new.create()
+
+    with running(new) as plane:
+        wait(lambda: "no bundle" in plane.status(name).reason, "the copy says what it lacks")
+
+        status = plane.status(name)
+        assert not status.ready
+        assert status.pid is None
+        assert str(new.bundles) in status.reason
+        shutil.copytree(old.bundles, new.bundles, dirs_exist_ok=True)
+        wait(lambda: plane.status(name).ready, "once it has it, it serves it")
+
+
 def test_the_same_version_is_deployed_again_whichever_way_its_manifest_names_the_bundle(
     tmp_path: Path,
 ) -> None:

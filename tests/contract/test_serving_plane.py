@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from mlplatform.model.folders import load_definition
-from mlplatform.rollouts.serving.local import STALE_MS, LocalPlane, StatusFile
+from mlplatform.rollouts.serving.local import STALE_MS, LocalPlane, StatusFile, bundle_uri
 from mlplatform.rollouts.serving.manifest import render
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.configuration.settings import Home
@@ -72,12 +72,12 @@ class Local:
         self.plane: ServingPlane = LocalPlane(self.home.serving)
 
     def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:
-        folder = self.folder / f"bundle {version}"
+        folder = self.home.bundles / f"bundle {version}"
         digest = sigmoid_bundle(folder, **bundle)
-        return render(SMALL, version, digest, folder.as_uri())
+        return render(SMALL, version, digest, bundle_uri(folder, self.home.bundles))
 
     def lose(self, version: int, file: str) -> None:
-        (self.folder / f"bundle {version}" / file).unlink()
+        (self.home.bundles / f"bundle {version}" / file).unlink()
 
     def url(self, name: str) -> str:
         return str(self.plane.endpoint(name))

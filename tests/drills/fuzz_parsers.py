@@ -430,7 +430,7 @@ def _manifest(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.json"
         path.write_bytes(data)
-        local.bundle_folder(read(local.read_manifest(path)).storage_uri)
+        local.bundle_folder(read(local.read_manifest(path)).storage_uri, Path(folder))
 
 
 def _refusals(data: bytes) -> None:

@@ -149,7 +149,7 @@ BUNDLES = Path("/home/bundles")
 
 
 def test_a_bundle_folder_may_have_a_space_in_its_path() -> None:
-    assert str(bundle_folder("file:///a%20b/c", BUNDLES)) == "/a b/c"
+    assert bundle_folder("file:///a/b%20c", BUNDLES) == BUNDLES / "b c"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,7 @@ def test_a_bundle_folder_may_have_a_space_in_its_path() -> None:
     [
         *("s3://bucket/x", "file://host/x", "file://", "bundle:", "bundle:../x", "bundle:a/b"),
         *("bundle:..", "bundle:%2e%2e", "bundle://host/x", "bundle:.hidden"),
+        *("file:///home/secrets/..", "file:///home/bundles/", "file:///bundles/a%2f.."),
     ],
 )
 def test_only_folders_of_this_machine_are_served_locally(uri: str) -> None:
@@ -173,17 +174,18 @@ def test_a_bundle_of_a_home_is_named_without_a_path(name: str) -> None:
     assert bundle_folder(uri, Path("/moved")) == Path("/moved") / name
 
 
-def test_a_folder_outside_of_the_home_is_named_by_its_path() -> None:
-    assert bundle_uri(Path("/elsewhere/0ab"), BUNDLES) == "file:///elsewhere/0ab"
+def test_a_folder_outside_of_the_home_is_no_bundle_of_it() -> None:
+    with pytest.raises(ConfigInvalid, match="bundle"):
+        bundle_uri(Path("/elsewhere/0ab"), BUNDLES)
 
 
-def test_a_path_of_a_former_home_leads_to_the_bundle_of_that_name_in_this_one(
+def test_a_path_of_a_former_home_leads_to_this_one_even_where_its_bundle_is_missing(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "0ab").mkdir()
+    former = tmp_path / "former" / "bundles" / "0cd"
+    former.mkdir(parents=True)
 
-    assert bundle_folder("file:///former/bundles/0ab", tmp_path) == tmp_path / "0ab"
-    assert bundle_folder("file:///former/bundles/0cd", tmp_path) == Path("/former/bundles/0cd")
+    assert bundle_folder(former.as_uri(), tmp_path / "here") == tmp_path / "here" / "0cd"
 
 
 def test_examples_say_first_that_they_are_generated() -> None:

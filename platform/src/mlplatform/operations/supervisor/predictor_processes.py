@@ -20,7 +20,7 @@ from mlplatform.rollouts.serving.local import (
 )
 from mlplatform.rollouts.serving.manifest import Service, read
 from mlplatform.runtime.configuration.settings import Home
-from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.errors import ConfigInvalid, NotFound, PlatformError
 from mlplatform.runtime.processes.commands import command
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 
@@ -85,6 +85,7 @@ class PredictorProcesses:
             service = read(read_manifest(path))
             if service.name != name:
                 raise ConfigInvalid(f"{path.name}: metadata.name", service.name, name)
+            _check_bundle(bundle_folder(service.storage_uri, self._home.bundles))
             spec = predictor_spec(self._home, service)
         except FileNotFoundError:
             return
@@ -153,6 +154,13 @@ def predictor_spec(home: Home, service: Service) -> ChildSpec:
         memory_bytes=service.memory_bytes,
         memory_setting="serving.memory_mib of model.yaml",
     )
+
+
+def _check_bundle(folder: Path) -> None:
+    """Nothing where a home has the bundle: a copy of one may lack it."""
+    if not folder.is_dir():
+        whence = "copy it from a backup, or from the home that this one was copied from"
+        raise NotFound(f"no bundle {folder}: {whence}")
 
 
 def address_file(home: Home, name: str) -> Path:

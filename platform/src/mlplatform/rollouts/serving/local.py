@@ -162,17 +162,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def bundle_uri(folder: Path, bundles: Path) -> str:
-    """How a manifest names a bundle's folder: `bundle:<name>` within a home's bundles, wherever
-    that home is; a file:// URI elsewhere."""
-    within = folder.absolute().parent == bundles.absolute()
-    return f"{BUNDLE}:{quote(folder.name)}" if within else folder.absolute().as_uri()
+    """How a manifest names a bundle's folder: `bundle:<name>`, wherever its home is.
+
+    Raises:
+        ConfigInvalid: it is not one of the home's bundles, and no other is served.
+    """
+    if folder.absolute().parent != bundles.absolute():
+        raise ConfigInvalid("bundle", str(folder), f"a folder in {bundles}")
+    return f"{BUNDLE}:{quote(folder.name)}"
 
 
 def bundle_folder(storage_uri: str, bundles: Path) -> Path:
-    """The folder that a manifest names.
+    """The folder that a manifest names, always one of this home's.
 
     Earlier manifests name it by the path where its home was. A home may have been moved or copied,
-    and bundles are called by their digests: one of that name in this home is the one.
+    and bundles are called by their digests: the one of that name in this home is meant.
 
     Args:
         bundles: the home's.
@@ -187,12 +191,13 @@ def bundle_folder(storage_uri: str, bundles: Path) -> Path:
     except ValueError as error:
         raise wrong from error
     path = unquote(parts.path)
-    if parts.scheme == BUNDLE and not parts.netloc and re.fullmatch(r"[^/.][^/]*", path):
-        return bundles / path
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path:
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        path = path.rpartition("/")[2]
+    elif parts.scheme != BUNDLE or parts.netloc:
         raise wrong
-    own = bundles / Path(path).name
-    return own if own.is_dir() else Path(path)
+    if not re.fullmatch(r"[^/.][^/]*", path):
+        raise wrong
+    return bundles / path
 
 
 def _is_same(path: Path, manifest: Manifest) -> bool:
