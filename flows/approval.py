@@ -17,7 +17,8 @@ from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import InputInvalid, Refused
 
-ATTEMPTS = 5
+ATTEMPTS = 10
+"""Of answers to one run. The next pass asks anew, so wrong answers keep nobody from answering."""
 WAIT_S = 7 * 24 * 3600
 
 

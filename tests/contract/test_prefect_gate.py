@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mlplatform.operations.prefect_server import prefect_gate
+from mlplatform.operations.prefect_server.answer_limit import MOST_ANSWERS
 from mlplatform.operations.prefect_server.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.admission.clients import Client, parse_scope
@@ -31,6 +32,7 @@ TOKENS = Tokens("token-of-processes", "token-of-the-operator")
 SECRETS = {
     "ana": (b"mlp_ana", ("fraud:run",)),
     "bo": (b"mlp_bo", ("fraud:approve",)),
+    "eve": (b"mlp_eve", ("fraud:approve",)),
     "shop": (b"mlp_shop", ("*:*",)),
 }
 NAMES = {ID: "fraud-retrain", OTHER: "fraud-approval"}
@@ -311,6 +313,20 @@ def test_an_answer_is_passed_on_as_it_is(asked: TestClient) -> None:
     answer = asked.post(path, headers=person("bo"), json=form)
     assert answer.json()["sent"] == form
     assert asked.post(path, headers=person("ana"), json=form).status_code == 403, "may not approve"
+
+
+def test_wrong_answers_of_one_person_keep_nobody_else_from_answering(
+    asked: TestClient, refusals: Refusals
+) -> None:
+    path = f"/api/flow_runs/{OTHER}/resume"
+
+    def status(who: str) -> int:
+        form = {"decision": "approve", "code": f"{who}:1:2:WRONG", "reason": "read it"}
+        return asked.post(path, headers=person(who), json={"run_input": form}).status_code
+
+    assert [status("eve") for _ in range(100)] == [201] * MOST_ANSWERS + [403] * 90
+    assert status("bo") == 201
+    assert [r.who for r in refusals.since(0)] == ["eve"]
 
 
 def test_values_are_checked_by_a_forms_own_schema_alone(asked: TestClient) -> None:

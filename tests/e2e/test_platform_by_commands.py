@@ -172,7 +172,7 @@ def answer_the_form(commands: Commands, rollout: str, approver: str, key: Path) 
     )
     wait(lambda: bool(api.suspended()), lambda: "the form never came")
     (asked,) = (r for r in api.suspended() if r.parameters["rollout_id"] == rollout)
-    forged = f"Chief Risk Officer:{2**31}:{'A' * 24}"
+    forged = f"{approver}:0a1b2c3d:{2**31}:{'A' * 24}"
     answer = {"decision": "approve", "code": forged, "reason": "I made it"}
     undecided = {name: value for name, value in answer.items() if name != "decision"}
     with pytest.raises(InputInvalid, match="decision"):

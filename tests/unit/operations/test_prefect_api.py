@@ -251,6 +251,16 @@ def test_suspended_runs_are_those_of_the_approval_flow(api: PrefectApi, server: 
     assert asked["flow_runs"] == {"state": {"type": {"any_": ["PAUSED"]}}}
 
 
+def test_unfinished_runs_are_those_with_the_same_parameters(
+    api: PrefectApi, server: Server
+) -> None:
+    asked = {"model": "fraud", "rollout_id": "fraud-v2-1", "evidence_digest": "e"}
+    other = {**RUN, "parameters": {**asked, "evidence_digest": "f"}}
+    server.gives("/api/flow_runs/filter", (200, [other, {**RUN, "id": "r-2", "parameters": asked}]))
+    assert [run.id for run in api.unfinished("approval", asked)] == ["r-2"]
+    assert server.asked[-1][2]["flow_runs"]["name"] == {"any_": ["approve fraud-v2-1"]}
+
+
 def test_an_event_is_sent_with_its_time(api: PrefectApi, server: Server) -> None:
     server.gives("/api/events", (204, None))
     event = {"id": "e-1", "event": "drift", "resource": {"prefect.resource.id": "fraud"}}

@@ -152,12 +152,20 @@ for _ in range(MOST_DEPTH + 2):
 def test_what_was_checked_is_what_runs(parameters: dict[str, Any], person: str | None) -> None:
     asked = {"parameters": parameters}
     assert isinstance(started(asked, flow="retrain", model="fraud", person=person), Wrong)
-    assert isinstance(answered({"run_input": parameters}), Wrong)
+    assert isinstance(answered({"run_input": parameters}, person=person), Wrong)
 
 
 def test_an_answer_is_a_forms_values_alone() -> None:
     form = {"decision": "approve", "code": "bo:1:A", "reason": "read it"}
-    taken = answered({"run_input": form, "other": 1})
+    taken = answered({"run_input": form, "other": 1}, person="bo")
     assert isinstance(taken, Start)
     assert taken.body == {"run_input": form}
-    assert isinstance(answered({}), Wrong)
+    assert isinstance(answered({}, person="bo"), Wrong)
+
+
+@pytest.mark.parametrize("code", ["ana:1:2:A", "bob:1:2:A", "", "Chief Risk Officer:1:A", None, 3])
+def test_a_person_answers_with_a_code_of_their_own(code: object) -> None:
+    form = {"decision": "approve", "code": code, "reason": "read it"}
+    taken = answered({"run_input": form}, person="bo")
+    assert taken == Wrong("the code is not one of bo: give your own")
+    assert isinstance(answered({"run_input": form}, person=None), Start)

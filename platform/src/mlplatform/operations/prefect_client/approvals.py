@@ -1,18 +1,18 @@
-"""Approvals are suspended flow runs: one for each digest of evidence, asked again if one died."""
+"""Approvals are suspended flow runs: one for each digest of evidence, asked again if one ended."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mlplatform.operations.prefect_client.names import APPROVAL_FLOW
 from mlplatform.operations.prefect_client.prefect import FlowRun, PrefectApi
 from mlplatform.runtime.clock import Clock
-from mlplatform.runtime.errors import Unavailable
 
-ATTEMPTS = 20
-DEAD_AFTER_MS = 90_000
+DEAD_AFTER_MS: Final = 90_000
 """A run that has been on its way to its suspension for this long was killed on the way."""
+AGAIN_AFTER_MS: Final = 60_000
+"""A question is asked once in this time, however many wrong answers end its runs."""
 
 
 class PrefectApprovals:
@@ -29,14 +29,11 @@ class PrefectApprovals:
             "rollout_id": rollout_id,
             "evidence_digest": digest,
         }
-        for attempt in range(ATTEMPTS):
-            run = self._api.start(APPROVAL_FLOW, parameters, f"approval-{digest}-{attempt}")
-            if self._waits(run):
-                return
-        raise Unavailable(f"{ATTEMPTS} approval runs for {rollout_id} ended without an answer")
+        if any(map(self._waits, self._api.unfinished(APPROVAL_FLOW, parameters))):
+            return
+        asking = self._clock.wall_ms() // AGAIN_AFTER_MS
+        self._api.start(APPROVAL_FLOW, parameters, f"approval-{digest}-{asking}")
 
     def _waits(self, run: FlowRun) -> bool:
-        if run.final:
-            return False
         on_its_way = run.state in ("RUNNING", "PENDING")
         return not (on_its_way and self._clock.wall_ms() - run.state_ms > DEAD_AFTER_MS)

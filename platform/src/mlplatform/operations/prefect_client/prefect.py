@@ -126,6 +126,20 @@ class PrefectApi:
         found = self._call("POST", "/artifacts/filter", body)
         return {a["key"]: a["data"] for a in reversed(found)}
 
+    def unfinished(self, flow: str, parameters: Mapping[str, Any]) -> list[FlowRun]:
+        """Runs of a flow with these parameters that have not ended, the newest first."""
+        states = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED"]
+        body = {
+            "flows": {"name": {"any_": [flow]}},
+            "flow_runs": {
+                "name": {"any_": [names.run_name(flow, parameters)]},
+                "state": {"type": {"any_": states}},
+            },
+            "sort": "EXPECTED_START_TIME_DESC",
+        }
+        runs = [_flow_run(r) for r in self._call("POST", "/flow_runs/filter", body)]
+        return [run for run in runs if dict(parameters).items() <= dict(run.parameters).items()]
+
     def suspended(self, flow: str = names.APPROVAL_FLOW) -> list[FlowRun]:
         """Runs of a flow that wait for a person's answer, the oldest first."""
         body = {

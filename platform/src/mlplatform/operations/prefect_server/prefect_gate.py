@@ -23,6 +23,11 @@ import httpx
 
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server import prefect_requests as requests
+from mlplatform.operations.prefect_server.answer_limit import (
+    MOST_ANSWERS,
+    WITHIN_S,
+    AnswerLimit,
+)
 from mlplatform.operations.prefect_server.prefect_access import Access, access, only_looks, subject
 from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
@@ -99,6 +104,7 @@ class PrefectGate:
         self._people = people
         self._refusals = refusals
         self._let_in = let_in
+        self._answers = AnswerLimit()
         transport = httpx.ASGITransport(app=application)
         self._inner = httpx.AsyncClient(transport=transport, base_url="http://prefect/api")
 
@@ -233,10 +239,15 @@ class PrefectGate:
             if isinstance(person, Client) and flow in requests.RUN_BY_A_SCHEDULE:
                 return requests.Wrong(f"runs of {flow} are the schedule's: the operator ends one")
             return json.dumps(requests.CANCELLING).encode()
-        if wanted == "answer":
-            answer = requests.answered(parsed)
-            return answer if isinstance(answer, requests.Wrong) else _sent(answer)
         name = person.name if isinstance(person, Client) else None
+        if wanted == "answer":
+            answer = requests.answered(parsed, person=name)
+            if isinstance(answer, requests.Wrong):
+                return answer
+            if name is not None and not self._answers.takes(name):
+                within = f"{MOST_ANSWERS} answers in {WITHIN_S / 60:.0f} minutes"
+                return requests.Wrong(f"no more than {within} are taken of {name}: try later")
+            return _sent(answer)
         start = requests.started(parsed, flow=flow, model=model, person=name)
         return start if isinstance(start, requests.Wrong) else _sent(start)
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.operations.prefect_client import names
+from mlplatform.rollouts.journal import approval_codes
 
 ACTOR: Final = "actor"
 MODEL: Final = "model"
+CODE: Final = "code"
+"""The field of an approval's form that proves who answers."""
 STARTED_BY_THE_PLATFORM: Final = frozenset({"approval"})
 """Flows that only a pass starts: the journal says what they ask."""
 
@@ -91,11 +94,18 @@ def started(body: object, *, flow: str, model: str, person: str | None) -> Start
     return Start({**taken, **checked})
 
 
-def answered(body: object) -> Start | Wrong:
-    """A form's values, and nothing else."""
+def answered(body: object, *, person: str | None) -> Start | Wrong:
+    """A form's values, and nothing else.
+
+    Args:
+        person: who answers, and so whose code it has to be; None: who runs the platform, for
+            anybody.
+    """
     given = body.get("run_input") if isinstance(body, dict) else None
     if not isinstance(given, dict) or not is_plain(given):
         return Wrong(f"wanted: run_input with the form's values, and no {HYDRATED} in it")
+    if person is not None and approval_codes.named(str(given.get(CODE, ""))) != person:
+        return Wrong(f"the code is not one of {person}: give your own")
     return Start({"run_input": given})
 
 

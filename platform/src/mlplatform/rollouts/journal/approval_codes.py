@@ -84,6 +84,11 @@ def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Appr
     return found
 
 
+def named(text: str) -> str:
+    """Whose a code says that it is, which proves nothing."""
+    return text.strip().partition(":")[0]
+
+
 _PARTS: Final = 4
 _HOW: Final = "`mlplatform rollouts approve {} --code` gives one"
 

@@ -1,0 +1,35 @@
+"""How many answers one person's forms are sent: a wrong one costs the others that a form waits."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Final
+
+MOST_ANSWERS: Final = 10
+WITHIN_S: Final = 600.0
+"""As long as a code is good for."""
+
+
+class AnswerLimit:
+    """Counts each person's answers of the last ten minutes.
+
+    Args:
+        now_s: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        # People have keys, so there are as many as there are keys.
+        self._answers: defaultdict[str, deque[float]] = defaultdict(
+            lambda: deque(maxlen=MOST_ANSWERS)
+        )
+
+    def takes(self, person: str) -> bool:
+        """Whether this person may answer now; counts the answer if so."""
+        given, now_s = self._answers[person], self._now_s()
+        if len(given) == MOST_ANSWERS and now_s - given[0] < WITHIN_S:
+            return False
+        given.append(now_s)
+        return True
