@@ -111,9 +111,11 @@ def test_names_of_one_script_that_look_alike_compare_equal() -> None:
         *[("ᴀna", "ana"), ("ᴏlga", "olga"), ("ʙᴏ", "bo"), ("ꜱam", "sam"), ("ᴋɪm", "kim")],
         *[("ꞵo", "ꞵo"), ("łukasz", "lukasz"), ("bø", "bo"), ("đana", "dana"), ("ɓo", "bo")],
         *[("Ʀob", "rob"), ("ꝏ", "ꝏ"), ("ҟarl", "karl"), ("ϳo", "jo")],
+        *[("aIice", "alice"), ("Ida", "ida"), ("BILL", "bill"), ("İda", "ida"), ("ana.", "ana")],
+        *[("ana.smith", "ana-smith"), ("D’Arcy", "d'arcy"), ("山田", "山 田")],
     ],
 )
-def test_letters_that_differ_by_a_stroke_or_are_small_capitals_compare_equal(
+def test_letters_that_differ_by_a_stroke_a_size_or_a_sign_compare_equal(
     drawn: str, plain: str
 ) -> None:
     assert look_alike(drawn) == look_alike(plain)

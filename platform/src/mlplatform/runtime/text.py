@@ -124,15 +124,16 @@ def name(field: str, text: str) -> str:
 
 
 def look_alike(text: str) -> str:
-    """What two names have in common that a reader takes for one another, in any case of letters.
+    """What two names have in common that a reader takes for one another, in any case of letters and
+    with any signs between them.
 
     To compare by, never to show or keep: a Cyrillic and a Latin a give the same.
     """
     decomposed = unicodedata.normalize("NFKD", text)
     lower = decomposed.translate(_CAPITALS).casefold().translate(_SMALL)
-    bases = (_base(c) for c in lower if not unicodedata.combining(c) and not c.isspace())
+    bases = (_base(c) for c in lower if c.isalnum())
     plain = "".join(bases).translate(_SMALL)
-    return plain.replace("rn", "m").replace("vv", "w")
+    return plain.replace("rn", "m").replace("vv", "w").replace("i", "l")  # a capital I is an l
 
 
 def shown(text: str, *, lines: bool = False) -> str:
