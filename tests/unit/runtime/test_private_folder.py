@@ -54,6 +54,36 @@ def test_a_link_of_somebody_else_is_refused(tmp_path: Path) -> None:
         claim(link)
 
 
+@as_root
+@pytest.mark.parametrize("name", ["secrets", "run", "x"])
+def test_what_somebody_else_put_into_a_home_while_it_was_open_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    home, theirs = Home(tmp_path / "home"), tmp_path / "theirs"
+    home.root.mkdir()
+    home.root.chmod(0o777)
+    theirs.mkdir(mode=0o777)
+    (home.root / name).symlink_to(theirs)
+    os.lchown(home.root / name, OTHER, OTHER)
+
+    for _ in range(2):
+        with pytest.raises(ConfigInvalid, match=rf"without {name}, which is uid {OTHER}'s"):
+            home.create()
+    assert not list(theirs.iterdir())
+
+
+@as_root
+def test_a_link_of_somebody_else_deep_in_a_home_is_refused_by_name(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    link = home.secrets / "approval.key"
+    link.symlink_to(tmp_path / "theirs")
+    os.lchown(link, OTHER, OTHER)
+
+    with pytest.raises(ConfigInvalid, match=r"approval\.key"):
+        home.close_to_others()
+
+
 def test_a_link_of_our_own_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "home").symlink_to(tmp_path / "real")

@@ -38,7 +38,8 @@ def claim(root: Path, variable: str, *, has_neighbours: bool) -> None:
             folders above are whatever the volume brings.
 
     Raises:
-        ConfigInvalid: it is somebody else's, or somebody else may put another in its place.
+        ConfigInvalid: it is somebody else's, holds a folder, file or link of somebody else, or
+            somebody else may put another in its place.
     """
     if has_neighbours:
         for folder in _above(root):
@@ -47,6 +48,8 @@ def claim(root: Path, variable: str, *, has_neighbours: bool) -> None:
     if status.st_uid == os.geteuid():
         if stat.S_IMODE(status.st_mode) & OTHERS:
             root.chmod(0o700)
+        if has_neighbours:
+            _check_entries(root, variable)
         return
     is_ours_by_group = status.st_gid in {os.getegid(), *os.getgroups()}
     is_for_group = status.st_mode & stat.S_IWGRP and not status.st_mode & stat.S_IRWXO
@@ -74,7 +77,7 @@ def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
         if status.st_uid != os.geteuid():
             wanted = f"nothing of anybody but uid {os.geteuid()}; it is uid {status.st_uid}'s"
             raise ConfigInvalid("the home folder", str(path), wanted)
-        if stat.S_IMODE(status.st_mode) & OTHERS:
+        if not stat.S_ISLNK(status.st_mode) and stat.S_IMODE(status.st_mode) & OTHERS:
             path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
             found.append(path)
     if found:
@@ -114,6 +117,19 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
         raise ConfigInvalid(variable, str(root), wanted)
 
 
+def _check_entries(root: Path, variable: str) -> None:
+    """Nothing where another user put nothing into the folder while it was open to others: a link
+    in the place of a folder would have secrets made, and read, where they please."""
+    for entry in os.scandir(root):
+        try:
+            uid = entry.stat(follow_symlinks=False).st_uid
+        except FileNotFoundError:  # files of databases come and go
+            continue
+        if uid not in (_ROOT, os.geteuid()):
+            wanted = f"a folder without {entry.name}, which is uid {uid}'s: look at it, remove it"
+            raise ConfigInvalid(variable, str(root), wanted)
+
+
 def may_others_write(folder: Path) -> bool:
     """Whether another user may put a file into a folder; root may do so anywhere."""
     status = folder.stat()
@@ -138,7 +154,7 @@ def _is_ours_alone(gid: int) -> bool:
 
 
 def _within(root: Path, left_alone: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Files and folders, links left out: a folder that goes meanwhile is no error."""
+    """Files, folders and links, which are not followed: what goes meanwhile is no error."""
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -152,8 +168,6 @@ def _within(root: Path, left_alone: frozenset[str]) -> Iterator[tuple[Path, os.s
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
-                continue
-            if stat.S_ISLNK(status.st_mode):
                 continue
             yield Path(entry.path), status
             if stat.S_ISDIR(status.st_mode):
