@@ -13,6 +13,8 @@ from typing import Any, Final
 from tests.drills.attacks.attack import APPROVAL, PREFECT, Attack, Got, Target, all_of
 from tests.drills.attacks.wire import ask, identities
 
+from mlplatform.operations.prefect_server.answer_limit import MOST_ANSWERS
+
 LOOK_ALIKE: Final = "\u0430na"  # a Cyrillic letter, and two Latin ones
 ANSWER_LIMIT_S: Final = 25.0
 REASON: Final = "the evidence was read"
@@ -76,6 +78,16 @@ def attacks() -> tuple[Attack, ...]:
             "no answer in the journal",
             made_up_codes,
             APPROVAL,
+            asks=True,
+        ),
+        Attack(
+            "approval, a hundred wrong codes of one approver",
+            "medium",
+            "resume a hundred times as the author, who has the scope approve, with wrong codes of "
+            "the author's name, and once with one of bo's",
+            "all but a few are 403, so the form waits for others",
+            a_hundred_wrong,
+            PREFECT,
             asks=True,
         ),
         Attack(
@@ -206,6 +218,24 @@ def made_up_codes(target: Target) -> Got:
         if not got.refused:
             break
     return all_of(results)
+
+
+def a_hundred_wrong(target: Target) -> Got:
+    author = target.question.author
+    own = identities(target, author)[author]
+    resume = f"{target.prefect}/api/flow_runs/{target.question.flow_run}/resume"
+    answers = []
+    for name in ("bo", *[author] * 100):
+        form = {
+            "decision": "approve",
+            "code": f"{name}:0a1b2c3d:4102444800:WRONG",
+            "reason": REASON,
+        }
+        answers.append(ask("POST", resume, json={"run_input": form}, headers=own, within_s=60))
+    taken = sum(not answer.shut for answer in answers)
+    return Got(
+        answers[0].shut and taken <= MOST_ANSWERS, f"{taken} of {len(answers)} reach Prefect"
+    )
 
 
 def other_decision(target: Target) -> Got:

@@ -80,6 +80,15 @@ def attacks() -> tuple[Attack, ...]:
             by_other_user=True,
         ),
         Attack(
+            "home, folders of it planted while it was open",
+            "medium",
+            "a home of 0777 in which another user's links stand for secrets and run; `keys list`",
+            "refused each time, names the link",
+            planted_folders,
+            by_operator=True,
+            by_other_user=True,
+        ),
+        Attack(
             "home, below a folder that everybody may write to",
             "medium",
             "the home's parent is 0777 without the sticky bit: who likes may put another there",
@@ -156,6 +165,18 @@ def link(target: Target) -> Got:
         os.chown(theirs, UID, UID)
         home.symlink_to(theirs)
         return _refused(home)
+
+
+def planted_folders(target: Target) -> Got:
+    with tempfile.TemporaryDirectory() as folder:
+        home, theirs = Path(folder) / "home", Path(folder) / "theirs"
+        for path in (home, theirs):
+            path.mkdir()
+            path.chmod(0o777)
+        for name in ("secrets", "run"):
+            (home / name).symlink_to(theirs)
+            os.lchown(home / name, UID, UID)
+        return all_of([_refused(home), _refused(home)])
 
 
 def writable_parent(target: Target) -> Got:
