@@ -157,6 +157,7 @@ def _found(
         expected=expected,
         waited_ms=lambda from_s, to_s: 0.0,
     )
+    until(world.is_ready, RECOVERY_LIMIT_S)  # a busy machine may keep one from an answer in time
     after = world.processes()
     until(lambda: not world.half_written(), SETTLED_S)
     return judged(
