@@ -60,8 +60,7 @@ def batch(
         to_ms=_midnight_ms(last + timedelta(days=1)),
         deadline_s=deadline_s,
     )
-    with job.turn(platform, asked, get_run_logger().info):
-        folder = score(asked, prepare(asked))
+    folder = score(asked, prepare(asked))
     create_markdown_artifact(
         job.page(folder), key=f"batch-{model}", description="The days that were scored again"
     )

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import one_at_a_time, rollouts
+from mlplatform.operations.actions import fitting, rollouts
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.compute.jobs import JobStatus
 from mlplatform.operations.prefect_client import names
@@ -33,14 +33,15 @@ def prepare(model: str, as_of_ms: int | None) -> job.Prepared:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def fit(prepared: job.Prepared, place: one_at_a_time.Place) -> Candidate:
+def fit(prepared: job.Prepared) -> Candidate:
     """Its own deadline is the job's; a cancelled run cancels the job."""
     log = get_run_logger()
 
     def report(status: JobStatus) -> None:
         log.info("the fit is %s. %s", status.state, status.reason)
 
-    return job.fit(wiring.platform(), prepared, place, report)
+    platform = wiring.platform()
+    return fitting.fit(platform, prepared.dataset, prepared.recent, report)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
@@ -83,11 +84,9 @@ def retrain(
         traceparent: of the drift check that asked for it; its trace is linked with this run's.
     """
     link_to(traceparent)
-    run = wiring.settings().home.run
-    with one_at_a_time.turn(run, f"retrain of {model}", get_run_logger().info) as place:
-        prepared = prepare(model, job.milliseconds(as_of))
-        candidate = fit(prepared, place)
-        report = validate(model, candidate, prepared)
+    prepared = prepare(model, job.milliseconds(as_of))
+    candidate = fit(prepared)
+    report = validate(model, candidate, prepared)
     create_markdown_artifact(
         job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
     )

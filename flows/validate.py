@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import one_at_a_time
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.retries import unavailable
@@ -66,12 +65,9 @@ def validate(
         onnx_path: input "inputs" float32 [n, F] in the champion's order, output "scores" [n].
         actor: who brings it (self-declared): the author of the version, who may not approve it.
     """
-    with one_at_a_time.turn(
-        wiring.settings().home.run, f"validate of {model}", get_run_logger().info
-    ):
-        prepared = prepare(model)
-        candidate = bring(model, onnx_path, actor, prepared)
-        report = judge(model, actor, candidate, prepared)
+    prepared = prepare(model)
+    candidate = bring(model, onnx_path, actor, prepared)
+    report = judge(model, actor, candidate, prepared)
     create_markdown_artifact(
         job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
     )

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from mlplatform.operations.prefect_client.prefect import PrefectApi
-from mlplatform.operations.prefect_server.local_flows import RUNS_AT_A_TIME
+from mlplatform.operations.prefect_server.local_flows import HEAVY_ELSEWHERE, RUNS_AT_A_TIME
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 from support.ports import free_port
@@ -174,6 +175,34 @@ def test_the_pool_takes_as_many_runs_at_a_time_as_one_machine(server: Server) ->
         pool = client.get("/work_pools/kubernetes").json()
 
     assert pool["concurrency_limit"] == RUNS_AT_A_TIME
+
+
+def test_more_heavy_runs_than_places_keep_no_pass_from_the_worker(server: Server) -> None:
+    api = PrefectApi(server.url, auth=lambda: AUTH)
+    days = {"model": "fraud", "first": "2026-01-01", "last": "2026-01-02"}
+    heavy = {api.start("batch", days).id for _ in range(RUNS_AT_A_TIME + 2)}
+    with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
+        now = {"scheduled_before": datetime.now(UTC).isoformat()}
+
+        def given() -> list[str]:
+            """The runs that the worker is given now, which begin."""
+            found = client.post("/work_pools/kubernetes/get_scheduled_flow_runs", json=now).json()
+            ids = [item["flow_run"]["id"] for item in found]
+            for run_id in ids:
+                begins = {"state": {"type": "PENDING"}, "force": True}
+                client.post(f"/flow_runs/{run_id}/set_state", json=begins).raise_for_status()
+            return ids
+
+        begun = given() + given()
+        rollback = {"model": "fraud", "actor": "ana", "reason": "it declines everybody"}
+        passes = [api.start("rollout", {"model": "fraud"}).id, api.start("rollback", rollback).id]
+        now = {"scheduled_before": datetime.now(UTC).isoformat()}
+
+        assert sorted(passes) == sorted(given())
+        assert len(heavy.intersection(begun)) == HEAVY_ELSEWHERE
+        for run_id in (*heavy, *begun, *passes):
+            client.delete(f"/flow_runs/{run_id}")
+    api.close()
 
 
 def test_registering_again_changes_nothing(server: Server) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +13,7 @@ import msgspec
 
 from mlplatform.learning.features.dataset import DAY_MS
 from mlplatform.model.routes import Arm
-from mlplatform.operations.actions import one_at_a_time, staging
+from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, Job, JobStatus
 from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.scoring import BUNDLE, ID, ORDER, SCORES, Order
@@ -47,15 +46,6 @@ class Batch:
     from_ms: int
     to_ms: int
     deadline_s: int
-
-
-def turn(
-    platform: Platform, asked: Batch, tell: Callable[[str], None]
-) -> AbstractContextManager[object]:
-    """The place of a heavy run on this machine; none is needed where jobs are Argo workflows."""
-    if platform.settings.argo is not None:
-        return nullcontext()
-    return one_at_a_time.turn(platform.settings.home.run, f"batch of {asked.model}", tell)
 
 
 def batch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,6 @@ from mlplatform.learning.registry.versions import Rejection, Version
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.bundle import MODEL_FILE
-from mlplatform.operations.actions import fitting, one_at_a_time
 from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from mlplatform.learning.training.evaluate import Runnable
     from mlplatform.learning.validation.gates import GateReport
     from mlplatform.learning.validation.replay import Recent
-    from mlplatform.operations.compute.jobs import JobStatus
     from mlplatform.operations.wiring import Platform
     from mlplatform.runtime.configuration.settings import Home
 
@@ -74,25 +72,6 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
         wanted = f"wanted: {_iso(latest_ms)} or earlier, or nothing, for now"
         raise InputInvalid("as_of", None, f"{problem}; {wanted}")
     return asked_ms
-
-
-def fit(
-    platform: Platform,
-    prepared: Prepared,
-    place: one_at_a_time.Place,
-    report: Callable[[JobStatus], None],
-) -> Candidate:
-    """A candidate trained by the model's own folder, in a job.
-
-    Args:
-        place: of this run; others may have it while the job is another machine's.
-
-    Raises:
-        JobFailed, Corrupt, Refused, Unavailable: as `operations.actions.fitting.fit`.
-    """
-    elsewhere = platform.settings.argo is not None
-    with place.left() if elsewhere else nullcontext():
-        return fitting.fit(platform, prepared.dataset, prepared.recent, report)
 
 
 def bring(platform: Platform, model: str, path: Path, author: str, prepared: Prepared) -> Candidate:

@@ -19,6 +19,10 @@ RUNS = {
 }
 """Each served flow, and the names of its runs, made of its parameters; the approval comes last."""
 
+HEAVY = frozenset({"retrain", "validate", "batch"})
+"""Flows that hold cores and memory for minutes or hours. Their runs have places of their own, so
+that however many of them are asked for, a pass, a drift check or a snapshot starts on time."""
+
 
 def deployment(flow: str, model: str) -> str:
     """The deployment of a flow for a model: Prefect allows no slash in it."""

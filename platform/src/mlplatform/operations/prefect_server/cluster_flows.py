@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
@@ -25,7 +25,13 @@ from mlplatform.rollouts.serving.placement import PRODUCTION
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 POOL: Final = "kubernetes"
+DEFAULT: Final = "default"
+"""The queue that every pool of Prefect has."""
+HEAVY: Final = "heavy"
 START_LIMIT_S: Final = 300
 PASSES: Final = frozenset({"rollout", "promote", "rollback", names.APPROVAL_FLOW})
 """Flows that take a pass over rollouts, and so create and remove services: a rollback waits for
@@ -86,12 +92,29 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
     )
     with get_client(sync_client=True) as client:
         client.create_work_pool(pool, overwrite=True)
+        _keep_heavy_queue(client)
     for model, name in itertools.product(model_names(), names.RUNS):
-        placed = {"work_pool_name": POOL, "job_variables": job_variables(name)}
+        placed = {
+            "work_pool_name": POOL,
+            "work_queue_name": HEAVY if name in names.HEAVY else DEFAULT,
+            "job_variables": job_variables(name),
+        }
         deployment = local_flows.deployment(name, model, settings, Path("flows"), **placed)
         deployment.apply()
         log.info("registered %s", deployment.full_name)
     local_flows.settle()
+
+
+def _keep_heavy_queue(client: SyncPrefectClient) -> None:
+    from prefect.exceptions import ObjectNotFound
+
+    limit = local_flows.HEAVY_ELSEWHERE
+    try:
+        queue = client.read_work_queue_by_name(HEAVY, work_pool_name=POOL)
+    except ObjectNotFound:
+        client.create_work_queue(HEAVY, concurrency_limit=limit, work_pool_name=POOL)
+    else:
+        client.update_work_queue(queue.id, concurrency_limit=limit)
 
 
 def await_server(settings: Settings) -> None:

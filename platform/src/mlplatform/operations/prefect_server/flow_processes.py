@@ -138,6 +138,18 @@ class WarmRunner(Runner):
         self._refusals.keep(Refusal(wall_ms, "flow run", UNKNOWN, flow_run.name, why))
 
 
+async def run_together(runners: Sequence[Runner]) -> None:
+    """Run until SIGTERM, of which Prefect tells the runner that started last; none outlives it."""
+    running = {asyncio.create_task(runner.start()): runner for runner in runners}
+    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task, runner in running.items():
+        if runner.started:
+            await runner.astop()
+        elif not task.done():
+            task.cancel()
+    await asyncio.gather(*running)
+
+
 async def _no_hooks(flow_run: FlowRun) -> Flow[..., Any]:
     """Flows here have no hooks for crashes and cancellations; to look for some, the runner itself
     would load the file that the server's database names."""

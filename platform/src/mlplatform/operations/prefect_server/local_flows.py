@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import events, names
 from mlplatform.operations.prefect_server import prefect_server
+from mlplatform.operations.prefect_server.prefect_server import Places
 from mlplatform.runtime.configuration.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,8 +33,13 @@ FLOWS = Path(__file__).parents[5] / "flows"
 DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 12
-"""Runs that wait for a heavy one hold a place too, and none of them may keep a pass or a rollback
-from starting. On Kubernetes it is the pool's limit, and its worker has none of its own."""
+"""On Kubernetes it is the pool's limit, heavy runs included, and its worker has none of its own."""
+HEAVY_AT_A_TIME = 1
+"""Two would take each other's cores and memory, and payments the rest."""
+HEAVY_QUERY_S = 2.0
+"""Each look costs the server 20 ms, and these runs take minutes."""
+HEAVY_ELSEWHERE = 4
+"""Where heavy work has pods of its own, so that the runs wait for it more than they work."""
 TAG = "mlplatform"
 PRELOADED = (
     "mlplatform.operations.prefect_server.flow_run",
@@ -47,10 +54,19 @@ ON_KSERVE = ("mlplatform.rollouts.serving.kserve",)
 """Brings the Kubernetes client: a second for each pass."""
 
 
-def deployments(settings: Settings) -> list[RunnerDeployment]:
-    """One deployment a flow and model. Recorded traffic has no daily schedules: who plays it starts
-    the runs at its own midnights."""
-    pairs = itertools.product(names.RUNS, model_names())
+def places(settings: Settings) -> list[Places]:
+    """One deployment a flow and model, the approval last: who waits for it finds all of them.
+    Recorded traffic has no daily schedules: who plays it starts the runs at its own midnights."""
+    heavy_at_a_time = HEAVY_AT_A_TIME if settings.argo is None else HEAVY_ELSEWHERE
+    others = [flow for flow in names.RUNS if flow not in names.HEAVY]
+    return [
+        Places(heavy_at_a_time, _deployments(names.HEAVY, settings), HEAVY_QUERY_S),
+        Places(RUNS_AT_A_TIME, _deployments(others, settings)),
+    ]
+
+
+def _deployments(flows: Iterable[str], settings: Settings) -> list[RunnerDeployment]:
+    pairs = itertools.product(flows, model_names())
     return [deployment(flow, model, settings, FLOWS) for flow, model in pairs]
 
 
@@ -196,8 +212,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serves until SIGTERM."""
     prefect_server.run(
         settings,
-        lambda: deployments(settings),
+        lambda: places(settings),
         lambda: on_ready(settings),
-        limit=RUNS_AT_A_TIME,
         preload=PRELOADED if settings.kserve is None else (*PRELOADED, *ON_KSERVE),
     )

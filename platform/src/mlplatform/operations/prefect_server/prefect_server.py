@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,9 +37,22 @@ if TYPE_CHECKING:
 
 START_LIMIT_S: Final = 180
 STOP_LIMIT_S: Final = 5
-QUERY_S: Final = 0.5  # between two looks for runs that are due
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Deployments whose runs share places.
+
+    Args:
+        limit: of their runs at a time; further ones stay scheduled. None leaves Prefect's default.
+        query_s: between two looks for runs that are due.
+    """
+
+    limit: int | None
+    deployments: Sequence[RunnerDeployment]
+    query_s: float = 0.5
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -77,17 +91,15 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def run(
     settings: Settings,
-    deployments: Callable[[], Sequence[RunnerDeployment]],
+    places: Callable[[], Sequence[Places]],
     on_ready: Callable[[], None] = lambda: None,
-    limit: int | None = None,
     preload: Sequence[str] = (),
 ) -> None:
     """Serves the API, the UI and the deployments until SIGTERM.
 
     Args:
-        deployments: makes what is served; called once the API is up.
+        places: makes what is served; called once the API is up.
         on_ready: called once, when the API is up and every deployment is registered.
-        limit: of flow runs at a time; None leaves Prefect's default.
         preload: modules that flow runs find imported.
 
     Raises:
@@ -126,7 +138,7 @@ def run(
         thread.start()
         _await_start(server, thread)
         try:
-            _serve(deployments(), on_ready, limit, Refusals(settings.home.audit))
+            _serve(places(), on_ready, Refusals(settings.home.audit))
         finally:
             server.should_exit = True
             thread.join(STOP_LIMIT_S + 2)
@@ -188,24 +200,24 @@ def _await_start(server: object, thread: threading.Thread) -> None:
         time.sleep(0.05)
 
 
-def _serve(
-    deployments: Sequence[RunnerDeployment],
-    on_ready: Callable[[], None],
-    limit: int | None,
-    refusals: Refusals,
-) -> None:
+def _serve(places: Sequence[Places], on_ready: Callable[[], None], refusals: Refusals) -> None:
     import asyncio
 
     from prefect.exceptions import TerminationSignal
 
-    from mlplatform.operations.prefect_server.flow_processes import WarmRunner
+    from mlplatform.operations.prefect_server.flow_processes import WarmRunner, run_together
 
     # What prefect.serve does, with a moment between registering and running.
-    runner = WarmRunner(refusals, pause_on_shutdown=False, limit=limit, query_seconds=QUERY_S)
-    for deployment in deployments:
-        runner.pin(deployment)
+    runners = []
+    for shared in places:
+        runner = WarmRunner(
+            refusals, pause_on_shutdown=False, limit=shared.limit, query_seconds=shared.query_s
+        )
+        for deployment in shared.deployments:
+            runner.pin(deployment)
+        runners.append(runner)
     on_ready()
     try:
-        asyncio.run(runner.start())
+        asyncio.run(run_together(runners))
     except (KeyboardInterrupt, TerminationSignal) as error:
         log.info("told to end by %s", type(error).__name__)

@@ -100,6 +100,10 @@ LISTENERS: Final = (
         *("a token for each run", "nothing", _CONTROL),
     ),
     Listener(
+        *("Prefect, control of heavy runs", "prefect", "", "told to each run alone"),
+        *("as above", "as above", "as above"),
+    ),
+    Listener(
         *("MLflow", "mlflow", "MLPLATFORM_MLFLOW_PORT", "5000"),
         *(f"{_START}, `run/mlflow.token`", "`/health`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
