@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
 from tests.servers.given import behind
 from tests.servers.proxy import Proxy
 
-from mlplatform.learning.registry.mlflow import MlflowRegistry
-from mlplatform.learning.registry.mlflow_rest import MlflowRest
+from mlplatform.learning.registry.mlflow import MlflowRegistry, _tags
 from mlplatform.learning.registry.versions import Rejection, Version, VersionFacts
 from mlplatform.model.bundle import (
     MODEL_FILE,
@@ -41,7 +41,7 @@ from mlplatform.model.definition import InputSpec
 from mlplatform.model.profile import Column, Profile
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import Home
-from mlplatform.runtime.errors import NotFound, Unavailable
+from mlplatform.runtime.errors import Corrupt, NotFound, Refused, Unavailable
 from mlplatform.runtime.storage import addresses
 
 pytestmark = pytest.mark.slow
@@ -180,10 +180,17 @@ def wait_until_healthy(url: str, server: subprocess.Popen) -> None:
 
 
 @pytest.fixture
-def registry(uri, monkeypatch):
-    for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"):
-        monkeypatch.delenv(name, raising=False)
+def registry(uri):
     return MlflowRegistry(uri, TOKEN)
+
+
+@pytest.fixture
+def theirs(uri, monkeypatch):
+    """MLflow's own client, which a person may use beside ours."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", TOKEN)
+    return MlflowClient(uri, registry_uri=uri)
 
 
 def test_a_validated_bundle_becomes_a_version_with_its_facts(registry, tmp_path):
@@ -194,6 +201,36 @@ def test_a_validated_bundle_becomes_a_version_with_its_facts(registry, tmp_path)
     assert (version.model, version.version, version.digest) == ("facts", 1, bundle.digest)
     assert version.facts == facts
     assert registry.get("facts", 1) == version
+
+
+def test_mlflows_own_client_finds_the_run_the_report_and_the_bundle(registry, theirs, tmp_path):
+    folder, bundle = written(tmp_path / "made", 1, "theirs")
+    version = registry.register(folder, facts_of(bundle))
+    run = theirs.get_run(version.run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", f"theirs-{bundle.digest[:8]}")
+    assert run.info.end_time >= run.info.start_time > 0
+    assert (run.data.metrics, run.data.tags["author"]) == ({"latency": 1.0}, "somebody")
+    (tmp_path / "theirs").mkdir()
+    report = theirs.download_artifacts(version.run_id, "gates.json", str(tmp_path / "theirs"))
+    assert msgspec.json.decode(Path(report).read_bytes()) == facts_of(bundle).report
+    source = theirs.get_model_version("theirs", "1").source
+    assert source == f"{run.info.artifact_uri}/bundle"
+    fetched = theirs.download_artifacts(version.run_id, "bundle", str(tmp_path / "theirs"))
+    assert load_bundle(Path(fetched), bundle.digest) == bundle
+
+
+def test_a_version_that_mlflows_own_client_made_is_fetched(registry, theirs, tmp_path):
+    """As releases until 0.2.0 did."""
+    folder, bundle = written(tmp_path / "made", 1, "former")
+    tags = {tag["key"]: tag["value"] for tag in _tags(facts_of(bundle), "validated")}
+    theirs.create_registered_model("former")
+    run_id = theirs.create_run(theirs.create_experiment("former"), tags=tags).info.run_id
+    theirs.log_artifacts(run_id, str(folder), "bundle")
+    theirs.set_terminated(run_id)
+    source = f"runs:/{run_id}/bundle"
+    theirs.create_model_version("former", source, run_id, tags=tags, await_creation_for=0)
+    assert load_bundle(registry.fetch("former", 1, tmp_path), bundle.digest) == bundle
+    assert registry.register(folder, facts_of(bundle)) == registry.get("former", 1)
 
 
 def test_registering_a_bundle_again_gives_the_version_that_it_has(registry, tmp_path):
@@ -248,12 +285,12 @@ def test_a_fetched_bundle_is_the_one_registered(registry, tmp_path):
     assert [f.name for f in into.iterdir()] == [bundle.digest]
 
 
-def test_a_bundle_changed_in_the_store_is_not_fetched(registry, uri, tmp_path):
+def test_a_bundle_changed_in_the_store_is_not_fetched(registry, theirs, tmp_path):
     folder, bundle = written(tmp_path / "made", 1, "changed")
     version = registry.register(folder, facts_of(bundle))
     broken = tmp_path / MODEL_FILE
     broken.write_bytes(b"another model")
-    registry._client.log_artifact(version.run_id, str(broken), "bundle")
+    theirs.log_artifact(version.run_id, str(broken), "bundle")
     with pytest.raises(BundleCorrupt, match=MODEL_FILE):
         registry.fetch("changed", version.version, tmp_path / "bundles")
     assert list((tmp_path / "bundles").iterdir()) == []
@@ -267,31 +304,29 @@ def test_a_folder_that_is_not_the_bundle_of_the_facts_is_refused(registry, tmp_p
     assert registry.versions("other") == []
 
 
-def test_an_alias_shows_the_last_version_that_it_was_pointed_at(registry, uri, tmp_path):
+def test_an_alias_shows_the_last_version_that_it_was_pointed_at(registry, theirs, tmp_path):
     for seed in (1, 2):
         folder, bundle = written(tmp_path, seed, "alias")
         registry.register(folder, facts_of(bundle))
-    aliases = MlflowRest(uri, TOKEN)
-    assert aliases.get("alias", 2) == registry.get("alias", 2)
     for version in (2, 2, 1):
-        aliases.show("alias", "champion", version)
-        shown = registry._client.get_model_version_by_alias("alias", "champion")
+        registry.show("alias", "champion", version)
+        shown = theirs.get_model_version_by_alias("alias", "champion")
         assert int(shown.version) == version
 
 
-def test_what_does_not_exist_is_not_found(registry, uri):
-    with pytest.raises(NotFound):
-        MlflowRest(uri, TOKEN).get("no-such-model", 1)
+def test_what_does_not_exist_is_not_found(registry):
+    with pytest.raises(Unavailable, match="alias"):
+        registry.show("no-such-model", "champion", 1)
     with pytest.raises(NotFound):
         registry.get("no-such-model", 1)
     with pytest.raises(NotFound):
         registry.fetch("no-such-model", 1, Path("nowhere"))
 
 
-def test_a_version_made_by_hand_is_not_deployable(registry, tmp_path):
+def test_a_version_made_by_hand_is_not_deployable(registry, theirs, tmp_path):
     folder, bundle = written(tmp_path, 1, "byhand")
     made = registry.register(folder, facts_of(bundle))
-    registry._client.create_model_version(
+    theirs.create_model_version(
         "byhand", source=f"runs:/{made.run_id}/bundle", run_id=made.run_id, await_creation_for=0
     )
     assert [v.version for v in registry.versions("byhand")] == [1]
@@ -314,19 +349,29 @@ def test_a_registry_that_does_not_answer_is_unavailable(tmp_path):
                 call()
 
 
-def test_no_client_reads_pickles_or_reports_usage(registry):
-    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-
-
-def test_no_package_adds_headers_of_its_own_to_our_requests(uri: str) -> None:
-    # Feast is installed here, and registers a provider of headers with MLflow
+def test_mlflow_is_not_imported(uri: str) -> None:
+    """It takes seconds, unpickles, reports usage, and lets any package add headers of its own."""
     asked = (
         "import sys; from mlplatform.learning.registry.mlflow import MlflowRegistry;"
-        f"print(MlflowRegistry({uri!r}, {TOKEN!r}).versions('nobody'), 'feast' in sys.modules)"
+        f"print(MlflowRegistry({uri!r}, {TOKEN!r}).versions('nobody'), 'mlflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
     assert done.stdout == "[] False\n", done.stderr
+
+
+def test_a_server_that_keeps_artifacts_elsewhere_is_refused_by_name(registry):
+    elsewhere = {"run_id": "1", "artifact_uri": "s3://bank/mlflow/1/artifacts"}
+    with pytest.raises(Refused, match="s3://bank"):
+        registry._artifacts(elsewhere)
+
+
+def test_a_name_that_leads_out_of_the_folder_is_not_written(registry, tmp_path, monkeypatch):
+    run = {"run": {"info": {"artifact_uri": "mlflow-artifacts:/1/2/artifacts"}}}
+    listed = httpx.Response(200, json={"files": [{"path": "../evil"}]})
+    monkeypatch.setattr(registry, "_get", lambda *_, **__: run)
+    monkeypatch.setattr(registry, "_call", lambda *_, **__: listed)
+    with pytest.raises(Corrupt, match="evil"):
+        registry._download("2", tmp_path / "here")
 
 
 @contextlib.contextmanager
@@ -339,9 +384,7 @@ def away(proxy: Proxy) -> Iterator[None]:
         proxy.forward()
 
 
-def test_while_a_server_behind_the_registry_is_away_it_is_unavailable(
-    registry, uri, place, tmp_path
-):
+def test_while_a_server_behind_the_registry_is_away_it_is_unavailable(registry, place, tmp_path):
     if place.s3 is None:
         pytest.skip("files do not go away")
     folder, bundle = written(tmp_path, 9, "outage")
@@ -349,10 +392,8 @@ def test_while_a_server_behind_the_registry_is_away_it_is_unavailable(
     with away(place.to_s3), pytest.raises(Unavailable):
         registry.fetch("outage", version, tmp_path / "away")
     assert load_bundle(registry.fetch("outage", version, tmp_path / "back"), bundle.digest)
-    with away(place.to_postgres):
-        for get in (registry.get, MlflowRest(uri, TOKEN).get):
-            with pytest.raises(Unavailable):
-                get("outage", version)
+    with away(place.to_postgres), pytest.raises(Unavailable):
+        registry.get("outage", version)
     assert registry.get("outage", version).digest == bundle.digest
 
 

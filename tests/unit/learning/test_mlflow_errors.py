@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httpx
 import pytest
 
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.learning.registry.mlflow_errors import database_away
-from mlplatform.learning.registry.mlflow_rest import MlflowRest
-from mlplatform.runtime.errors import NotFound, PlatformError, Refused, Unavailable
+from mlplatform.runtime.errors import PlatformError, Refused, Unavailable
 
 BACKGROUND = "\n(Background on this error at: https://sqlalche.me/e/21/rvf5)"
 REFUSES_TLS = f"(pg8000.exceptions.InterfaceError) Server refuses SSL{BACKGROUND}"
@@ -58,23 +59,30 @@ def test_a_database_that_is_away_is_known_by_what_its_driver_says(
 def test_the_registry_waits_for_a_database_and_not_for_a_wrong_request(
     message: str, error: type[PlatformError]
 ) -> None:
-    from mlflow.exceptions import RestException
-
-    told = RestException({"error_code": "BAD_REQUEST", "message": message})
-    registry = MlflowRegistry("http://registry.invalid")
-    with pytest.raises(error), registry._translated():
-        raise told
-
-
-@pytest.mark.parametrize(("message", "error"), [(REFUSES_TLS, Unavailable), (TOO_LONG, NotFound)])
-def test_a_version_is_not_called_unknown_because_a_database_is_away(
-    message: str, error: type[PlatformError]
-) -> None:
     body = {"error_code": "BAD_REQUEST", "message": message}
-    rest = MlflowRest("http://registry.invalid", "token")
-    rest._client = httpx.Client(
-        base_url="http://registry.invalid",
-        transport=httpx.MockTransport(lambda _: httpx.Response(400, json=body)),
-    )
+    registry = answering(lambda _: httpx.Response(400, json=body))
     with pytest.raises(error):
-        rest.get("fraud", 1)
+        registry.get("fraud", 1)
+
+
+def test_a_busy_server_is_asked_again_and_a_silent_one_is_not() -> None:
+    answers = [httpx.Response(503), httpx.ConnectError("refused"), httpx.Response(200, json={})]
+    asked = answering(lambda _: given(answers.pop(0)))
+    assert (asked.versions("fraud"), answers) == ([], [])
+    answers = [httpx.ReadTimeout("silent"), httpx.Response(200, json={})]
+    with pytest.raises(Unavailable):
+        asked.versions("fraud")
+    assert len(answers) == 1
+
+
+def answering(answer: Callable[[httpx.Request], httpx.Response]) -> MlflowRegistry:
+    registry = MlflowRegistry("http://registry.invalid", "token")
+    transport = httpx.MockTransport(answer)
+    registry._client = httpx.Client(base_url="http://registry.invalid", transport=transport)
+    return registry
+
+
+def given(answer: httpx.Response | httpx.HTTPError) -> httpx.Response:
+    if isinstance(answer, httpx.HTTPError):
+        raise answer
+    return answer

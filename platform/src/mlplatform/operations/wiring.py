@@ -12,13 +12,12 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineFeatures
-from mlplatform.learning.registry.mlflow_rest import MlflowRest
+from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
@@ -41,9 +40,6 @@ from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.telemetry import logs
 from mlplatform.scoring import backends
 from mlplatform.scoring.admission.store import Keys
-
-if TYPE_CHECKING:
-    from mlplatform.learning.registry.mlflow import MlflowRegistry
 
 
 @functools.cache
@@ -149,13 +145,7 @@ class Platform:
 
     @functools.cached_property
     def registry(self) -> MlflowRegistry:
-        from mlplatform.learning.registry.mlflow import MlflowRegistry  # imports mlflow: 3 s
-
         return MlflowRegistry(self.settings.mlflow_url, self.mlflow_token())
-
-    @functools.cached_property
-    def mlflow_rest(self) -> MlflowRest:
-        return MlflowRest(self.settings.mlflow_url, self.mlflow_token())
 
     def bundle(self, model: str, arm: Arm) -> Path:
         """The folder of an arm's bundle, here and checked; fetched from the registry if need be.
@@ -277,7 +267,7 @@ def raw_routes(settings: Settings) -> RawRoutes | None:
 
 
 class _Versions:
-    """`rollouts.passes.ports.Versions`: bundles from this machine first, aliases by REST."""
+    """`rollouts.passes.ports.Versions`: bundles from this machine first, aliases in MLflow."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
@@ -286,7 +276,7 @@ class _Versions:
         return self._platform.bundle(model, Arm(version, into.name, into.name))
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        self._platform.mlflow_rest.show(model, alias, version)
+        self._platform.registry.show(model, alias, version)
 
 
 def _current_traceparent() -> str:

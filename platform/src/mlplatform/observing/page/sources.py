@@ -121,7 +121,7 @@ class Sources:
             Unavailable: the registry does not answer.
         """
         with self._opening:
-            registry = self._platform.mlflow_rest
+            registry = self._platform.registry
         found = []
         for number in numbers:
             with contextlib.suppress(NotFound):

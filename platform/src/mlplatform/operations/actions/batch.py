@@ -69,7 +69,7 @@ def batch(
         problem = f"from {from_ms} to {to_ms} are not 1 to {MAX_ITEMS} whole days (UTC)"
         raise InputInvalid("batch", None, problem)
     if version is not None:
-        found = platform.mlflow_rest.get(model, version)
+        found = platform.registry.get(model, version)
         return Batch(name, model, found.version, found.digest, from_ms, to_ms, deadline_s)
     champion = platform.rollouts.routes(model).champion
     if champion is None:

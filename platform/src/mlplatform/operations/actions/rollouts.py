@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def open_rollout(platform: Platform, model: str, version: int, *, actor: str, reason: str) -> str:
     """The id of the rollout of a validated version."""
-    found = platform.mlflow_rest.get(model, version)
+    found = platform.registry.get(model, version)
     candidate = commands.Candidate(
         version=found.version,
         bundle=found.digest,
