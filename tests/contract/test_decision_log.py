@@ -643,12 +643,12 @@ def test_digests_can_be_computed_again_from_sqlite_and_from_parquet(records: lis
 WRITER_PROGRAM = """
 import sys
 from pathlib import Path
-from mlplatform.decisions.log.commit import GroupCommit
+from support.thread_commit import ThreadCommit
 from mlplatform.decisions.records.port import Appended, Entry, Idempotency
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 
-committer = GroupCommit(SqliteDecisionLog(Path(sys.argv[1])), "gw")
+committer = ThreadCommit(SqliteDecisionLog(Path(sys.argv[1])), "gw")
 for batch in range(int(sys.argv[2]), 1_000_000):
     names = [f"{batch}-{i}" for i in range(7)]
     records = [

@@ -22,7 +22,6 @@ from typing import Any
 
 import pytest
 
-from mlplatform.decisions.log.commit import GroupCommit
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import (
     Appended,
@@ -45,6 +44,7 @@ from mlplatform.decisions.spill.recovery import resolved
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.runtime.errors import Busy, InputInvalid, Unavailable
 from support.stopped_writer import stopped_writer
+from support.thread_commit import ThreadCommit
 
 MIB = 1024 * 1024
 WRITER = "gateway-0"
@@ -494,7 +494,7 @@ def test_a_thread_that_commits_outlives_file_errors(
     monkeypatch.setattr(Path, "glob", fail)
     with closing(SqliteDecisionLog(folder)) as inner:
         log = SpillingLog(inner, WRITER, SpillPolicy(MIB))
-        committer = GroupCommit(log, WRITER, relief=log)
+        committer = ThreadCommit(log, WRITER, relief=log)
         for name in names(3):
             assert committer.submit([entry(name)]).result(10) != []
             assert failures.acquire(timeout=10)
@@ -558,7 +558,7 @@ sys.path.insert(0, "tests/contract")
 from test_log_spill import *
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 log = SpillingLog(SqliteDecisionLog(folder, lock_wait_ms=5), WRITER, SpillPolicy(64 * MIB))
-committer = GroupCommit(log, WRITER, relief=log)
+committer = ThreadCommit(log, WRITER, relief=log)
 for batch in range(start, 1_000_000):
     sent = [f"{batch}-{i}" for i in range(7)]
     answers = [committer.submit([entry(name, name)]) for name in sent]
@@ -745,7 +745,7 @@ def test_what_queues_behind_a_slow_log_is_spilled(folder: Path) -> None:
         inner.gate = threading.Event()
         inner.gate.set()
         log = SpillingLog(inner, WRITER, SpillPolicy(MIB))
-        committer = GroupCommit(log, WRITER, relief=log)
+        committer = ThreadCommit(log, WRITER, relief=log)
         inner.gate.clear()
         stuck = committer.submit([entry("d0", "k0")])
         wait_until(lambda: bool(log._writing))
@@ -773,7 +773,7 @@ def test_accepted_is_written_and_spilled_and_declared_unlogged_whatever_fails(
     policy = SpillPolicy(60_000, answer_unlogged=frozenset({"fraud"}))
     with closing(SqliteDecisionLog(folder, lock_wait_ms=5)) as inner:
         log = SpillingLog(inner, WRITER, policy)
-        committer = GroupCommit(log, WRITER, relief=log)
+        committer = ThreadCommit(log, WRITER, relief=log)
         sent: list[tuple[str, Any]] = []
         for round_ in range(12):
             with locked(folder) if round_ % 2 else open(os.devnull):

@@ -17,7 +17,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.kafka import KafkaTopics
-from mlplatform.decisions.topics.local import LocalTopics, backlog
+from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import (
     Message,
     Progress,
@@ -31,6 +31,7 @@ from mlplatform.runtime.storage import addresses
 from mlplatform.runtime.storage.addresses import Brokers
 from mlplatform.scoring.worker.outbox import Outbox, decisions_of, topic_of
 from support import outbox_process
+from support.local_backlog import backlog
 
 Open = Callable[[], Topics]
 WAIT_S = 30.0

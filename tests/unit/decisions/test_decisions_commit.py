@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from mlplatform.decisions.log import commit
-from mlplatform.decisions.log.commit import AsyncGroupCommit, GroupCommit
+from mlplatform.decisions.log.commit import AsyncGroupCommit
 from mlplatform.decisions.records.port import Appended, Entry, Outcome
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.errors import Busy, InputInvalid, Refused, StaleFence, Unavailable
+from support.thread_commit import ThreadCommit
 
 
 def entry(name: str) -> Entry:
@@ -81,7 +82,7 @@ class MemoryLog:
 def test_what_comes_in_during_a_commit_goes_into_the_next_one() -> None:
     """One transaction for all that waited, in the order in which they came."""
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     log.gate.clear()
     first = committer.submit([entry("a")])
     assert log.entered.wait(10)
@@ -96,7 +97,7 @@ def test_what_comes_in_during_a_commit_goes_into_the_next_one() -> None:
 def test_a_submission_is_never_torn_apart() -> None:
     """The entries of one submission share a transaction even beyond the batch size."""
     log = MemoryLog()
-    committer = GroupCommit(log, "gw", max_batch=2)
+    committer = ThreadCommit(log, "gw", max_batch=2)
     assert len(committer.submit([entry(n) for n in "abc"]).result(10)) == 3
     assert log.batches == [["a", "b", "c"]]
     committer.close()
@@ -105,7 +106,7 @@ def test_a_submission_is_never_torn_apart() -> None:
 def test_a_bad_record_fails_alone() -> None:
     """Its neighbours in the batch are appended all the same."""
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     log.gate.clear()
     committer.submit([entry("a")])
     assert log.entered.wait(10)
@@ -121,7 +122,7 @@ def test_a_bad_record_fails_alone() -> None:
 
 def test_where_files_run_out_records_are_unavailable_and_the_next_are_taken() -> None:
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     with pytest.raises(Unavailable, match="Too many open files") as refused:
         committer.submit([entry("no-file")]).result(10)
     assert isinstance(refused.value.__cause__, OSError)
@@ -132,7 +133,7 @@ def test_where_files_run_out_records_are_unavailable_and_the_next_are_taken() ->
 def test_a_writer_that_was_taken_over_fails_everybody() -> None:
     """No record is tried one by one against a log that is lost."""
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     log.stale = True
     with pytest.raises(StaleFence):
         committer.submit([entry("a")]).result(10)
@@ -148,7 +149,7 @@ def test_a_writer_that_was_taken_over_is_not_alive_though_nobody_submits(
     """An idle gateway hears of its successor by its next heartbeat."""
     monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     assert committer.alive
     log.broken = StaleFence("gw")
     until(lambda: not committer.alive)
@@ -158,7 +159,7 @@ def test_a_writer_that_was_taken_over_is_not_alive_though_nobody_submits(
 def test_close_appends_what_is_queued_and_says_so() -> None:
     """After close, everything submitted is in the log, and nothing more is taken."""
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     answers = [committer.submit([entry(str(i))]) for i in range(500)]
     committer.close()
     assert sum(map(len, log.batches)) == 500
@@ -172,7 +173,7 @@ def test_a_full_queue_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue is bounded by entries; the caller sheds load."""
     monkeypatch.setattr(commit, "QUEUED_ENTRIES", 3)
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     log.gate.clear()
     committer.submit([entry("a")])
     assert log.entered.wait(10)
@@ -190,7 +191,7 @@ def test_an_idle_writer_beats_with_the_time_its_owner_has_reached(
     """A quiet gateway must not hold a verdict back."""
     monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
     log = MemoryLog()
-    committer = GroupCommit(log, "gw", reached_ms=lambda: 42)
+    committer = ThreadCommit(log, "gw", reached_ms=lambda: 42)
     assert log.beaten.wait(10)
     committer.close()
     assert log.beats[0] is None
@@ -220,7 +221,7 @@ def test_what_was_submitted_before_a_heartbeat_is_appended_before_it(
         beat(writer, event_ms)
 
     log.heartbeat = heartbeat  # type: ignore[method-assign]
-    committer = GroupCommit(log, "gw", reached_ms=reached_ms)
+    committer = ThreadCommit(log, "gw", reached_ms=reached_ms)
     assert log.beaten.wait(10)
     committer.close()
     assert seen
@@ -231,7 +232,7 @@ def test_an_unexpected_error_ends_the_commits_and_is_told(monkeypatch: pytest.Mo
     """What waits fails, nothing more is taken, and the owner can see that it must start again."""
     monkeypatch.setattr(commit, "HEARTBEAT_S", 0.01)
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     assert committer.submit([entry("a")]).result(10)
     assert committer.alive
     log.broken = RuntimeError("nobody thought of this")
@@ -248,7 +249,7 @@ def test_an_unexpected_error_ends_the_commits_and_is_told(monkeypatch: pytest.Mo
 def test_an_error_of_one_append_ends_nothing() -> None:
     """A bad record and a writer that was taken over fail those who wait, and no one else."""
     log = MemoryLog()
-    committer = GroupCommit(log, "gw")
+    committer = ThreadCommit(log, "gw")
     with pytest.raises(InputInvalid):
         committer.submit([entry("bad")]).result(10)
     assert committer.alive
@@ -376,7 +377,7 @@ def test_checkpoints_are_as_urgent_as_the_requests_that_they_hold_the_lock_from(
         def checkpoint(self) -> None:
             found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
-    committer = GroupCommit(Watched(), "gw")
+    committer = ThreadCommit(Watched(), "gw")
     until(lambda: bool(found))
     committer.close()
     assert set(found) == {os.getpriority(os.PRIO_PROCESS, threading.get_native_id())}

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mlplatform.decisions.topics.local import LocalTopics, backlog
+from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, Received
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.http.listener import listen
@@ -23,6 +23,7 @@ from mlplatform.scoring.worker.gateway import GatewayScorer
 from mlplatform.scoring.worker.messages import Answered, Item, Names, Poison, item_of
 from mlplatform.scoring.worker.metrics import Metrics
 from mlplatform.scoring.worker.spans import MAX_LINKS, Drained, Draining, build
+from support.local_backlog import backlog
 
 NAMES = Names("fraud")
 

@@ -51,64 +51,19 @@ class Fallback(Protocol):
     def catch_up(self) -> bool: ...
 
 
-class GroupCommit:
-    """Durable appends for threads.
-
-    Args:
-        writer: the name under which this process numbers its records.
-        max_batch: entries of one transaction; a larger submission still goes as one.
-        max_wait_ms: how long a batch waits for others while there are some. None by default: what
-            comes in during one transaction goes into the next, and measured with 8 and with 32
-            clients any wait only cost throughput and median latency.
-        reached_ms: the event time before which the owner has nothing left to submit, asked each
-            second: it moves the watermark of an idle writer. Without it only records move it.
-        relief: takes what is queued while one call of the log lasts longer than SLOW_S.
-    """
-
-    def __init__(
-        self,
-        log: WriterLog,
-        writer: str,
-        max_batch: int = 64,
-        max_wait_ms: float = 0.0,
-        *,
-        reached_ms: Callable[[], int | None] | None = None,
-        relief: Fallback | None = None,
-    ) -> None:
-        self._committer = _Committer(
-            log, writer, max_batch, max_wait_ms, reached_ms, _settle, relief
-        )
-
-    @property
-    def alive(self) -> bool:
-        """Whether anything still commits: False after an unexpected error, for good."""
-        return self._committer.alive
-
-    def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]:
-        """Queue entries for one of the next transactions; all of them go in the same one.
-
-        Raises:
-            Busy: too much is queued.
-            Refused: this was closed.
-        """
-        answer: Future[list[Outcome]] = Future()
-        answer.set_running_or_notify_cancel()
-        self._committer.put([_Ticket(entries, answer)])
-        return answer
-
-    def close(self) -> None:
-        """Append what is queued, then say that this writer is done."""
-        self._committer.close()
-
-
 class AsyncGroupCommit:
     """Durable appends for an event loop, which is woken once a batch and not once a request.
 
     Made in the loop's thread.
 
-    Args: as for GroupCommit, but for
+    Args:
+        writer: the name under which this process numbers its records.
+        max_batch: entries of one transaction; a larger submission still goes as one.
         max_wait_ms: how long the loop itself holds back what is submitted under load, so that it
             goes together and the thread is woken once for it. A lone submission waits for nothing.
+        reached_ms: the event time before which the owner has nothing left to submit, asked each
+            second: it moves the watermark of an idle writer. Without it only records move it.
+        relief: takes what is queued while one call of the log lasts longer than SLOW_S.
         expected: how many submissions may be waiting at most: once so many do, nobody is left to
             wait for. 0: that is not known.
     """
@@ -127,13 +82,13 @@ class AsyncGroupCommit:
         self._expected = expected
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._collected: list[_Ticket] = []
+        self._collected: list[Ticket] = []
         self._size = 0
         self._max_batch = max_batch
         self._wait_s = max_wait_ms / 1000
         self._last_size = 0
         self._last_s = 0.0
-        self._committer = _Committer(log, writer, max_batch, 0.0, reached_ms, self._deliver, relief)
+        self._committer = Committer(log, writer, max_batch, reached_ms, self._deliver, relief)
 
     @property
     def alive(self) -> bool:
@@ -159,7 +114,7 @@ class AsyncGroupCommit:
                 self._timer = self._loop.call_later(self._wait_s, self._hand_in)
             else:
                 self._loop.call_soon(self._hand_in)
-        self._collected.append(_Ticket(entries, answer))
+        self._collected.append(Ticket(entries, answer))
         self._size += len(entries)
         if self._size >= self._max_batch:
             self._hand_in()
@@ -193,23 +148,23 @@ class AsyncGroupCommit:
         except PlatformError as error:
             for ticket in tickets:
                 ticket.error = error
-            _settle(tickets)
+            settle(tickets)
 
-    def _deliver(self, tickets: list[_Ticket]) -> None:
+    def _deliver(self, tickets: list[Ticket]) -> None:
         try:
-            self._loop.call_soon_threadsafe(_settle, tickets)
+            self._loop.call_soon_threadsafe(settle, tickets)
         except RuntimeError:
             _logger.warning("the event loop was closed with %d answers to come", len(tickets))
 
 
-class _Ticket(msgspec.Struct, eq=False):
+class Ticket(msgspec.Struct, eq=False):
     entries: Sequence[Entry]
     answer: Future[list[Outcome]] | asyncio.Future[list[Outcome]]
     outcomes: list[Outcome] = []
     error: Exception | None = None
 
 
-def _settle(tickets: list[_Ticket]) -> None:
+def settle(tickets: list[Ticket]) -> None:
     for ticket in tickets:
         if ticket.answer.done():
             continue
@@ -219,15 +174,16 @@ def _settle(tickets: list[_Ticket]) -> None:
             ticket.answer.set_result(ticket.outcomes)
 
 
-class _Committer:
+class Committer:
+    """The threads of one writer, and what is queued for them."""
+
     def __init__(
         self,
         log: WriterLog,
         writer: str,
         max_batch: int,
-        max_wait_ms: float,
         reached_ms: Callable[[], int | None] | None,
-        deliver: Callable[[list[_Ticket]], None],
+        deliver: Callable[[list[Ticket]], None],
         relief: Fallback | None,
     ) -> None:
         self._log = log
@@ -236,12 +192,10 @@ class _Committer:
         self._behind = False
         self._writer = writer
         self._max_batch = max_batch
-        self._max_wait_s = max_wait_ms / 1000
         self._reached_ms = reached_ms or (lambda: None)
         self._deliver = deliver
-        self._tickets: list[_Ticket] = []
+        self._tickets: list[Ticket] = []
         self._queued = 0
-        self._company = False
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._failure: Exception | None = None
@@ -271,7 +225,7 @@ class _Committer:
         if self._queued + more >= QUEUED_ENTRIES:
             raise Busy(f"{self._queued + more} records of {self._writer} wait to be committed")
 
-    def put(self, tickets: Sequence[_Ticket]) -> None:
+    def put(self, tickets: Sequence[Ticket]) -> None:
         with self._changed:
             self.check()
             was_empty = not self._tickets
@@ -312,26 +266,23 @@ class _Committer:
                 self._heartbeat()
                 beat_s = time.monotonic() + HEARTBEAT_S
 
-    def _take(self, wait_s: float) -> list[_Ticket]:
+    def _take(self, wait_s: float) -> list[Ticket]:
         with self._changed:
             if not self._tickets and not self._closed.is_set() and wait_s > 0:
                 self._changed.wait(wait_s)
-            if self._company and self._queued < self._max_batch and self._max_wait_s > 0:
-                self._changed.wait(self._max_wait_s)
             size = count = 0
             while count < len(self._tickets) and (count == 0 or size < self._max_batch):
                 size += len(self._tickets[count].entries)
                 count += 1
             taken, self._tickets = self._tickets[:count], self._tickets[count:]
             self._queued -= size
-            self._company = count > 1
             return taken
 
-    def _append(self, tickets: list[_Ticket]) -> None:
+    def _append(self, tickets: list[Ticket]) -> None:
         self._hand_over(tickets, lambda entries: self._log.append(self._writer, entries))
 
     def _hand_over(
-        self, tickets: list[_Ticket], to: Callable[[Sequence[Entry]], list[Outcome]]
+        self, tickets: list[Ticket], to: Callable[[Sequence[Entry]], list[Outcome]]
     ) -> None:
         if not tickets:
             return
@@ -357,7 +308,7 @@ class _Committer:
                 ticket.outcomes = [next(outcomes) for _ in ticket.entries]
             self._deliver(tickets)
 
-    def _fail(self, tickets: list[_Ticket], error: Exception) -> None:
+    def _fail(self, tickets: list[Ticket], error: Exception) -> None:
         for ticket in tickets:
             ticket.error = error
         self._deliver(tickets)

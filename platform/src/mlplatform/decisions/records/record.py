@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal["decision", "shadow", "label", "void", "inference", "accepted"]
-ArmName = Literal["champion", "challenger"]
 
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",

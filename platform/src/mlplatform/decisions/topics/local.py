@@ -7,7 +7,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -282,17 +281,3 @@ def _delete(db: sqlite3.Connection, topic: str, partition: int, first: int, end:
 
 def _packed(message: Message) -> bytes:
     return _headers(message.headers)
-
-
-def backlog(path: Path, topic: str, group: str) -> int:
-    """Messages of a topic that a group has not read, asked from outside of it."""
-    if not path.exists():
-        return 0
-    with translated(), closing(sqlite.connect(path)) as db:
-        row = db.execute(
-            "SELECT sum(p.next_offset - max(p.first_offset, coalesce(o.next_offset, 0)))"
-            " FROM partitions p LEFT JOIN offsets o ON o.grp = ? AND o.topic = p.topic"
-            " AND o.partition = p.partition WHERE p.topic = ?",
-            (group, topic),
-        ).fetchone()
-    return int(row[0] or 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -12,8 +11,6 @@ from mlplatform.runtime.canonical import digest
 
 Evidence = dict[str, Any]
 Answer = Literal["approve", "reject"]
-
-NO_EVIDENCE: Mapping[str, Any] = {}
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):

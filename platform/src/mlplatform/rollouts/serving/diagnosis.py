@@ -11,7 +11,6 @@ from mlplatform.rollouts.serving.plane import ServiceStatus
 
 Object = Mapping[str, Any]
 
-CONTAINER: Final = "kserve-container"
 UNPULLABLE: Final = frozenset(
     {
         "ErrImagePull",

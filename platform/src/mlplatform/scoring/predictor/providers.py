@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import onnxruntime
 
@@ -11,7 +11,6 @@ from mlplatform.model.bundle import NO_OTHER_FILE
 from mlplatform.runtime.errors import Refused
 
 Accelerator = Literal["cpu", "cuda", "tensorrt"]
-ACCELERATORS: Final[tuple[str, ...]] = get_args(Accelerator)
 
 _PROVIDERS: Final[dict[Accelerator, tuple[str, ...]]] = {
     "cpu": ("CPUExecutionProvider",),
