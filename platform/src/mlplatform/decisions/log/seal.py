@@ -17,6 +17,7 @@ from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.record import GENESIS
 from mlplatform.runtime.errors import Busy, Corrupt
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.storage.files import sync
 
 _DELETE_ROWS = 500
 _LOCK = "seal.lock"
@@ -87,7 +88,7 @@ def _seal_writer(
             raise
         yield "draft written"
         draft.replace(path)
-        _fsync_folder(path.parent)
+        sync(path.parent)
         yield "file in place"
         with sqlite.transaction(db):
             segments.enter(db, name, rows, sha256=sha256)
@@ -130,11 +131,3 @@ def _sweep_files(db: sqlite3.Connection, folder: Path) -> None:
     for path in (folder / segments.SEGMENTS).glob("*/*"):
         if path not in listed:
             path.unlink()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

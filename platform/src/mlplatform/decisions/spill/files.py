@@ -27,6 +27,7 @@ import msgspec
 from mlplatform.decisions.records.prepared import Prepared
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Busy, Unavailable
+from mlplatform.runtime.storage.files import sync
 
 FOLDER: Final = "spill"
 SUFFIX: Final = ".spill"
@@ -171,7 +172,7 @@ class SpillFile:
                 raise SpillFull(f"{path}: no room for a header")
             if durable:
                 os.fsync(descriptor)
-                _fsync_folder(path.parent)
+                sync(path.parent)
         except Busy:  # a sibling looked whether somebody left it, and removes it as empty
             os.close(descriptor)
             raise
@@ -298,12 +299,4 @@ def _discard(path: Path, descriptor: int) -> None:
     with suppress(
         OSError
     ):  # it is closed all the same, and what could not be written is not missed
-        os.close(descriptor)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
         os.close(descriptor)

@@ -14,6 +14,7 @@ from typing import IO, Final, Protocol
 
 from mlplatform.operations.backup.manifest import NAME, File
 from mlplatform.runtime.errors import Corrupt, NotFound, Refused, Unavailable
+from mlplatform.runtime.storage.files import sync
 
 TAR: Final = ".tar"
 CHUNK_BYTES: Final = 1024 * 1024
@@ -115,15 +116,6 @@ def private_folder(path: Path) -> None:
     if not path.is_dir():
         private_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Have what was written of a file or of a folder's entries on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_folders(root: Path) -> None:

@@ -25,7 +25,6 @@ from mlplatform.operations.backup.archive import (
     copied,
     new_file,
     reading,
-    sync,
     sync_folders,
 )
 from mlplatform.operations.backup.contents import Contents, contents_of
@@ -37,7 +36,7 @@ from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Busy, Corrupt, Refused, Unavailable
 from mlplatform.runtime.processes.records import Lock
-from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.storage.files import sync, write_atomically
 
 FINDINGS: Final = 100
 LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")

@@ -44,6 +44,15 @@ def create_atomically(path: Path, data: bytes) -> bool:
     return True
 
 
+def sync(path: Path) -> None:
+    """Have what was written of a file or of a folder's entries on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def append_lines(path: Path, lines: bytes) -> int:
     """Add whole lines to a file of any number of writers; how long it is now, in bytes.
 

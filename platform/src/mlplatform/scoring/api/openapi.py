@@ -19,9 +19,10 @@ from mlplatform.scoring.api.openapi_parts import (
     READ_STATUSES,
     Json,
     announce,
-    array,
+    asked,
     document,
     key_header,
+    listed,
     opened,
     post,
     priority_header,
@@ -99,8 +100,8 @@ def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST)
 def _api_paths(
     version: ApiVersion, definitions: Sequence[ModelDefinition], payloads: dict[str, Payloads]
 ) -> Json:
-    listed = "Models and the routes that this gateway applies."
-    paths = {version.models: reading("list_models", listed, ref("ModelsAnswer"))}
+    summary = "Models and the routes that this gateway applies."
+    paths = {version.models: reading("list_models", summary, ref("ModelsAnswer"))}
     for definition in definitions:
         paths.update(_model_paths(version, definition, payloads[definition.name]))
         if definition.takes_async:
@@ -111,23 +112,6 @@ def _api_paths(
 def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) -> Json:
     name, root = definition.name, f"{version.models}/{definition.name}"
     headers = [timeout_header(definition), priority_header(), trace_header()]
-    batch = {
-        "type": "object",
-        "required": ["requests"],
-        "additionalProperties": False,
-        "properties": {"requests": array(ref(payloads.item.__name__))},
-    }
-    results = {
-        "type": "object",
-        "required": ["results"],
-        "properties": {"results": array(ref("BatchResult"))},
-    }
-    labels = {
-        "type": "object",
-        "required": ["labels"],
-        "additionalProperties": False,
-        "properties": {"labels": array(ref("LabelItem"))},
-    }
     return {
         root: reading(
             f"get_{name}", f"Routes of {name} as this gateway applies them.", ref("ModelState")
@@ -145,8 +129,8 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             f"score_{name}_batch",
             f"{definition.purpose} Up to {MAX_ITEMS} at once, each decided and recorded by itself.",
             parameters=headers,
-            body=batch,
-            answer=results,
+            body=asked("requests", payloads.item.__name__),
+            answer=listed("results", "BatchResult"),
             statuses=POST_STATUSES,
         ),
         f"{root}/labels": post(
@@ -156,7 +140,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             "counts. A decision of another client is an unknown one, unless the key's scope says "
             "any-client.",
             parameters=[priority_header()],
-            body=labels,
+            body=asked("labels", "LabelItem"),
             answer=ref("LabelsAnswer"),
             statuses=POST_STATUSES,
         ),

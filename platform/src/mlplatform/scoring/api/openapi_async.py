@@ -9,9 +9,10 @@ from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
     READ_STATUSES,
     Json,
-    array,
+    asked,
     header_ref,
     key_header,
+    listed,
     post,
     priority_header,
     problems,
@@ -55,8 +56,8 @@ def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) 
         "Decide accepted requests as the topic of requests holds them: for workers. Each is "
         "decided once for its id, whoever brings it; what no gateway accepted is refused.",
         parameters=[timeout_header(definition), priority_header()],
-        body=_of_many("requests", "AcceptedRequest") | {"additionalProperties": False},
-        answer=_of_many("results", "BatchResult"),
+        body=asked("requests", "AcceptedRequest"),
+        answer=listed("results", "BatchResult"),
         statuses=POST_STATUSES,
     )
     return {
@@ -64,10 +65,6 @@ def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) 
         f"{root}/score:accepted": bringing,
         f"{version.decisions}/{{decision_id}}": _polling(version),
     }
-
-
-def _of_many(field: str, item: str) -> Json:
-    return {"type": "object", "required": [field], "properties": {field: array(ref(item))}}
 
 
 def _polling(version: ApiVersion) -> Json:

@@ -192,8 +192,15 @@ def post(
     }
 
 
-def array(items: Json) -> Json:
-    return {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": items}
+def listed(field: str, item: str) -> Json:
+    """An object whose one field has a list of these."""
+    items = {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": ref(item)}
+    return {"type": "object", "required": [field], "properties": {field: items}}
+
+
+def asked(field: str, item: str) -> Json:
+    """As `listed`, of a request, which has no other field."""
+    return {**listed(field, item), "additionalProperties": False}
 
 
 def key_header() -> Json:
