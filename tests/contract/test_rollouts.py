@@ -199,6 +199,19 @@ def test_a_commit_renews_its_lease(rollouts: SqlRollouts, clock: StoppedClock) -
     assert rollouts.acquire("fraud", "other", 60) is None
 
 
+def test_a_lease_is_renewed_until_it_is_taken_over(
+    rollouts: SqlRollouts, clock: StoppedClock
+) -> None:
+    first = acquired(rollouts)
+    clock.wall += 59_000
+    assert rollouts.renew(first)
+    clock.wall += 59_000
+    assert rollouts.acquire("fraud", "other", 60) is None
+    acquired(rollouts, "a person", steal=True)
+    assert not rollouts.renew(first)
+    assert rollouts.acquire("fraud", "other", 60) is None
+
+
 def test_journal_and_routes_change_together_or_not_at_all(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     with pytest.raises(StaleFence, match="generation 0; 2 refused"):

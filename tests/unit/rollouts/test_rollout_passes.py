@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +25,12 @@ from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval, roll_back
 from mlplatform.rollouts.passes.execute import PassReport, run_pass
+from mlplatform.rollouts.passes.lease import held
 from mlplatform.rollouts.passes.plan import DAY_MS
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.services import retire
 from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Busy, PlatformError, Refused, Unavailable
 from rollout_world import (
     FakeApprovals,
@@ -838,3 +843,56 @@ def test_a_registry_that_sets_no_alias_delays_nothing_else(
     assert world.state(first).phase == "promoted"
     assert f"for a later pass: {error}" in report.waits
     assert world.rollouts.anchored() is not None
+
+
+TTL_S = 0.4
+
+
+class SlowLog(FakeLog):
+    """A log whose generations are long: reading one takes longer than a lease lasts."""
+
+    def read(self, span: Any) -> Any:
+        time.sleep(TTL_S * 1.5)
+        return super().read(span)
+
+
+def test_passes_that_outlast_their_lease_roll_back_and_never_run_at_once(tmp_path: Path) -> None:
+    """Without renewal each pass is fenced by the next one, and the failing challenger stays."""
+    world = World(tmp_path)
+    bootstrap(world)
+    second = to_canary(world)
+    generation = world.generation()
+    rows = canary_rows(4000, 5, generation=generation, version=2)
+    for row in rows:
+        if row["arm"] == "challenger":
+            row |= {"answered_by": "champion", "degraded": True, "degraded_reason": "deadline"}
+    slow = SlowLog(rows={generation: rows}, labels=world.log.labels)
+    journal = SqliteRollouts(tmp_path / "rollouts.db", SystemClock(), durable=False)
+    ports = dataclasses.replace(
+        world.ports(Fuse()), log=slow, rollouts=journal, passes=journal, anchors=journal
+    )
+    reports: list[PassReport] = []
+
+    def one(number: int) -> None:
+        time.sleep(TTL_S * number)
+        holder = f"pass {number}"
+        reports.append(run_pass(world.definition, ports, holder=holder, ttl_s=TTL_S))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert world.state(second).phase == "rolled_back"
+    assert not any("taken over" in wait for report in reports for wait in report.waits)
+    assert [report.ran for report in reports].count(False) >= 1
+
+
+def test_a_pass_that_hangs_loses_its_lease_in_the_end(tmp_path: Path) -> None:
+    journal = SqliteRollouts(tmp_path / "rollouts.db", SystemClock(), durable=False)
+    fence = journal.acquire("fraud", "hangs", TTL_S)
+    assert fence is not None
+    with held(journal, fence, TTL_S, longest_s=TTL_S):
+        assert journal.acquire("fraud", "next", TTL_S) is None
+        time.sleep(TTL_S * 3)
+        assert journal.acquire("fraud", "next", TTL_S) is not None

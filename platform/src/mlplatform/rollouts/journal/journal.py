@@ -82,6 +82,10 @@ class Passes(Protocol):
         """
         ...
 
+    def renew(self, fence: Fence) -> bool:
+        """Hold the lease for its whole time again, from now; False: it was taken over."""
+        ...
+
     def release(self, fence: Fence) -> None:
         """Give the lease back; does nothing when it was taken over."""
         ...

@@ -110,6 +110,10 @@ class SqlRollouts:
             )
         return Fence(model, token + 1, holder)
 
+    def renew(self, fence: Fence) -> bool:
+        with self._database.writing() as db:
+            return self._renewed(db, fence)
+
     def release(self, fence: Fence) -> None:
         with self._database.writing() as db:
             db.change(
@@ -147,15 +151,18 @@ class SqlRollouts:
             return
         if fence.model != transition.model:
             raise StaleFence(f"a lease of {fence.model} says nothing about {transition.model}")
-        renewed = db.change(
+        if not self._renewed(db, fence):
+            raise StaleFence(f"the lease of {fence.holder} on {fence.model} was taken over")
+
+    def _renewed(self, db: Session, fence: Fence) -> bool:
+        changed = db.change(
             "UPDATE passes SET expires_ms = CAST(:now_ms AS BIGINT) + ttl_ms"
             " WHERE model = :model AND token = :token AND holder IS NOT NULL",
             now_ms=self._clock.wall_ms(),
             model=fence.model,
             token=fence.token,
         )
-        if renewed != 1:
-            raise StaleFence(f"the lease of {fence.holder} on {fence.model} was taken over")
+        return changed == 1
 
 
 _ROUTES = "SELECT body FROM routes WHERE model = :model"

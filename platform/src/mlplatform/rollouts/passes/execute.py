@@ -27,6 +27,7 @@ from mlplatform.rollouts.journal.transitions import (
     Superseded,
     Transition,
 )
+from mlplatform.rollouts.passes.lease import held
 from mlplatform.rollouts.passes.observe import observe
 from mlplatform.rollouts.passes.plan import (
     Advance,
@@ -103,15 +104,14 @@ def run_pass(
         return _report(definition, ports, [], ["another pass holds the lease"], ran=False)
     steps: list[str] = []
     arms: dict[str, dict[str, int]] = {}
-    try:
-        waits = _steps(definition, ports, fence, steps, arms)
-        waits += follow_routes(ports, definition.name)
-        waits += reconcile_services(definition, ports, steps)
-        waits += _project(definition, ports)
-    except StaleFence as stale:
-        waits = [str(stale)]
-    finally:
-        ports.passes.release(fence)
+    with held(ports.passes, fence, ttl_s):
+        try:
+            waits = _steps(definition, ports, fence, steps, arms)
+            waits += follow_routes(ports, definition.name)
+            waits += reconcile_services(definition, ports, steps)
+            waits += _project(definition, ports)
+        except StaleFence as stale:
+            waits = [str(stale)]
     return dataclasses.replace(_report(definition, ports, steps, waits), arms=arms)
 
 
