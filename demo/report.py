@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from demo import page
+from demo import page, truth
 from demo.pictures import pictures
 from demo.source import MODEL
 from demo.state import Diary
@@ -37,7 +37,6 @@ NOTES = (
     "them on that day.",
     "A request that the champion answered because the challenger did not in time counts as the "
     "challenger's failure.",
-    "Approvers are self-declared: nothing here checks who somebody is.",
     "Labels exist even for payments that were declined, which a bank would not have: precision "
     "and average precision are flattered by that.",
 )
@@ -62,7 +61,8 @@ def write(
     rollouts = [_rollout(platform, s) for s in states]
     champions = tenures(_promotions(rollouts))
     records, findings = _verified(platform)
-    problems = problems_of(totals, problem, findings)
+    outcome = _outcome(platform, states, decisions)
+    problems = problems_of(totals, problem or truth.problem_of(outcome), findings)
     found = {
         "closed": not problems,
         "problems": problems,
@@ -74,6 +74,7 @@ def write(
         "totals": totals,
         "rollouts": rollouts,
         "champions": [_tenure(r) for r in champions],
+        "outcome": outcome,
         "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
         "log": {
             "records": records,
@@ -115,6 +116,8 @@ def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     console.print("  ".join(f"{name} {value:,}" for name, value in found["totals"].items()))
     console.print(f"log: {found['log']['records']:,} records, {found['log']['verdict']}")
+    if found["outcome"] is not None:
+        console.print(truth.words(found["outcome"]), soft_wrap=True)
     if found["closed"]:
         console.print(f"[green]the loop closed[/] in {found['wall_s']:.0f} s")
     for problem in found["problems"]:
@@ -124,6 +127,16 @@ def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
 
 def event_time(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _outcome(
+    platform: Platform, states: Sequence[RolloutState], decisions: pa.Table
+) -> dict[str, Any] | None:
+    """Of the last version that was promoted and has stayed so."""
+    stand = [s for s in states if s.phase in ("promoted", "confirmed") and s.predecessor]
+    if not stand:
+        return None
+    return truth.comparison(platform, stand[-1], int(pc.max(decisions["event_ms"]).as_py()))
 
 
 def _totals(decisions: pa.Table, recording: Recording, counts: Counts) -> dict[str, int]:

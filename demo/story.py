@@ -166,14 +166,14 @@ class Story:
         await self._to_the_end(rollout, "promoted")
 
     async def stale_challenger(self) -> None:
-        """The version of before the change: its alert rate leaves the predicted band in shadow."""
+        """The version of before the change: in shadow its alerts are not as replay predicted."""
         version = self._diary.state.stale_version
         if version is None:
             raise LoopNotClosed("there is no version of before the change")
         rollout = await self._open(version, "it was validated, was it not")
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, never="CanaryStepped")
-        self._expect_stopped_by(ended, {"alerts"})
+        self._expect_stopped_by(ended, {"alerts", "disagreement"})
 
     async def slow_candidate(self) -> None:
         """A model made elsewhere, which passes every gate: alone, one row is fast enough."""
@@ -188,14 +188,14 @@ class Story:
             self._diary.tell(self._event_ms(), f"version {state.slow_version} brings a slow model")
 
     async def slow_challenger(self) -> None:
-        """The version that takes too long under load: rolled back in canary."""
+        """The version that all of the traffic would be too much for: rolled back in shadow."""
         version = self._diary.state.slow_version
         if version is None:
             raise LoopNotClosed("there is no version with the slow model")
         rollout = await self._open(version, "an ensemble with a neural network")
         ended = await self._to_the_end(rollout, "rolled_back")
-        self._expect_in_history(ended, wanted="CanaryStepped")
-        self._expect_stopped_by(ended, {"guardrail", "failures"})
+        self._expect_in_history(ended, never="CanaryStepped")
+        self._expect_stopped_by(ended, {"utilisation", "failures"})
         champion = self._platform.rollouts.routes(MODEL).champion
         learned = self._diary.state.learned_version
         if champion is None or champion.version != learned:
@@ -272,7 +272,7 @@ class Story:
     def _slow_meets_traffic(self) -> bool:
         slow = self._diary.state.slow_version
         return slow is not None and any(
-            s.phase == "canary" and s.challenger.version == slow
+            s.phase == "shadow" and s.challenger.version == slow
             for s in self._platform.rollouts.active(MODEL)
         )
 
@@ -281,7 +281,7 @@ class Story:
         return self._making and not any(s.ramping for s in self._platform.rollouts.active(MODEL))
 
     def busy(self) -> bool:
-        """Whether a model is being made or a rollout is under way, but for the slow one's canary.
+        """Whether a model is being made or a rollout is under way, but for the slow one's shadow.
 
         The slow model meets the traffic of a busy hour.
         """

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mlplatform.decisions.records.port import ManifestHead, Span, Watermark
 from mlplatform.decisions.records.record import SCALARS, arrow_schema
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ModelDefinition, Tolerance
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
@@ -70,6 +70,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             "score": 0.1,
             "decision": "approve",
             "degraded": False,
+            "latency_us": 4000,
         }
         full.append(defaults | dict(row))
     return pa.Table.from_pylist(full, schema=arrow_schema(SCALARS))
@@ -82,20 +83,25 @@ def shadow_rows(
     generation: int,
     version: int,
     alert_share: float = 0.01,
+    champion_alert_share: float | None = None,
     seed: int = 7,
 ) -> list[dict[str, Any]]:
-    """Each request decided by the champion and copied to the challenger, who agrees."""
+    """Each request decided by the champion and copied to the challenger, who agrees with it unless
+    the champion has a share of alerts of its own."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for number in range(units * per_unit):
         decision = "review" if rng.random() < alert_share else "approve"
+        champions = decision
+        if champion_alert_share is not None:
+            champions = "review" if rng.random() < champion_alert_share else "approve"
         shared = {
             "decision_id": f"g{generation}-{number}",
             "unit": number % units,
             "generation": generation,
             "event_ms": 1000 + number,
         }
-        rows.append(shared | {"decision": "approve"})
+        rows.append(shared | {"decision": champions})
         copy = {"kind": "shadow", "arm": "challenger", "version": version, "decision": decision}
         rows.append(shared | copy)
     return rows
@@ -125,6 +131,20 @@ def canary_rows(
 
 def fraud() -> ModelDefinition:
     return load_definition("fraud")
+
+
+def small_steps(units: int, requests: int, canary_units: int) -> ModelDefinition:
+    """The fraud model with samples that a test can afford: what they can't show is not asked."""
+    policy, shown = fraud().rollout, Tolerance(failures=0.2)
+    shadow = msgspec.structs.replace(
+        policy.shadow, minimum_units=units, minimum_requests=requests, tolerance=shown
+    )
+    canary = tuple(
+        msgspec.structs.replace(step, minimum_units=canary_units, tolerance=shown)
+        for step in policy.canary
+    )
+    policy = msgspec.structs.replace(policy, shadow=shadow, canary=canary, confirm_recall_drop=None)
+    return msgspec.structs.replace(fraud(), rollout=policy)
 
 
 @dataclass

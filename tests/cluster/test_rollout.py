@@ -13,7 +13,6 @@ import pytest
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
@@ -35,6 +34,7 @@ from rollout_world import (
     canary_rows,
     gate_report,
     shadow_rows,
+    small_steps,
 )
 from support.kserve_world import KServe
 from support.onnx_bundles import sigmoid_bundle
@@ -47,12 +47,7 @@ TENSOR = {"name": "inputs", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 
 
 def little() -> ModelDefinition:
     """One pod a version, and samples that a test can afford."""
-    fraud = load_definition("fraud")
-    policy = fraud.rollout
-    shadow = msgspec.structs.replace(policy.shadow, minimum_units=60, minimum_requests=120)
-    canary = tuple(msgspec.structs.replace(s, minimum_units=5) for s in policy.canary)
-    rollout = msgspec.structs.replace(policy, shadow=shadow, canary=canary)
-    return msgspec.structs.replace(fraud, tier=3, rollout=rollout)
+    return msgspec.structs.replace(small_steps(60, 120, 5), tier=3)
 
 
 class Killed(BaseException):
@@ -246,7 +241,7 @@ def shadowed(world: World, rollout: str) -> str:
 
 def ramped(world: World, rollout: str) -> None:
     """Every step is judged only when raw callers are routed by it, too."""
-    for percent in (1, 5, 25, 50):
+    for percent in (5, 25, 50):
         assert world.rollouts.routes("fraud").challenger_percent == percent
         generation = world.generation()
         world.log.rows[generation] = canary_rows(2000, percent, generation=generation, version=2)

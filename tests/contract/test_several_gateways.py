@@ -17,9 +17,12 @@ import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Span
+from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
+from mlplatform.rollouts.verdicts.comparison import ALIKE
+from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge
+from mlplatform.rollouts.verdicts.verdict import Errors
 from mlplatform.rollouts.verdicts.window import canary_traffic
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import addresses
@@ -41,12 +44,23 @@ LIMITS = Limits(
     error_share=0.05,
     failure_share=1.0,
     guardrail_failures=10_000,
-    flip_share=1.0,
-    alert_low=0.0,
-    alert_high=1.0,
-    percent=50.0,
-    units=60,
-    requests=0,
+    step=Step(
+        stop=StopLimits(
+            alerts=1e6,
+            disagreement=1.0,
+            latency_p50=1e6,
+            latency_p99=1e6,
+            utilisation=1.0,
+            recall=1.0,
+        ),
+        tolerance=Tolerance(failures=1.0),
+        errors=Errors(stop=0.01, missed=0.05),
+        predicted=ALIKE,
+        percent=50.0,
+        units=60,
+        requests=0,
+        pods=1,
+    ),
 )
 """Nothing that a busy machine does to either arm is held against it here."""
 

@@ -1,4 +1,4 @@
-"""`make drill-kill`: SIGKILL every process of the platform, one at a time, in the demo's canary.
+"""`make drill-kill`: SIGKILL every process of the platform, one by one, while rollouts ramp.
 
 The demo has to end as it should: the loop closed, no request lost, none recorded twice. For the
 supervisor the demo says how to continue, and continues. Writes build/drills/kill.json.
@@ -41,7 +41,7 @@ def main() -> int:
     command = [sys.executable, "-m", "demo"]
     demo = subprocess.Popen([*command, "--fresh", *sys.argv[1:]], env=environment)
     try:
-        kills = _kill_in_canary(home, demo)
+        kills = _kill_while_ramping(home, demo)
         code = demo.wait(RECOVERY_LIMIT_S)
         print(f"drill: without its supervisor the demo ended with {code}; wanted {CONTINUE_EXIT}")
         resumed = subprocess.run([*command, "--resume"], env=environment, timeout=DEMO_LIMIT_S)
@@ -65,10 +65,10 @@ def main() -> int:
     return 0 if passed else 1
 
 
-def _kill_in_canary(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+def _kill_while_ramping(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
     kills = []
     for part in ("gateway-0", "the champion", "mlflow", "prefect"):
-        phase = _in_canary(home, demo)
+        phase = _ramping(home, demo)
         before = _process(home, _champion(home) if part == "the champion" else part)
         name, began = before.name, time.monotonic()
         print(f"drill: kill -9 {name} (process {before.pid}) in {phase}", flush=True)
@@ -79,7 +79,7 @@ def _kill_in_canary(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str,
     supervisor = read_supervisor(home)
     if supervisor is None:
         raise SystemExit("drill: there is no supervisor to kill")
-    phase = _in_canary(home, demo)
+    phase = _ramping(home, demo)
     print(
         f"drill: kill -9 the supervisor (process {supervisor.process.pid}) in {phase}", flush=True
     )
@@ -88,10 +88,16 @@ def _kill_in_canary(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str,
     return kills
 
 
-def _in_canary(home: Home, demo: subprocess.Popen[bytes]) -> str:
-    """The phase "canary", waited for: of the next rollout where this one is through."""
-    _await(lambda: _phase(home) == "canary", DEMO_LIMIT_S, demo, "a canary")
-    return "canary"
+def _ramping(home: Home, demo: subprocess.Popen[bytes]) -> str:
+    """The phase of a rollout that traffic reaches, waited for: of the next where one is through."""
+    seen: list[str] = []
+
+    def ramps() -> bool:
+        seen.append(_phase(home))
+        return seen[-1] in ("shadow", "canary")
+
+    _await(ramps, DEMO_LIMIT_S, demo, "a rollout")
+    return seen[-1]
 
 
 def _back(home: Home, before: ProcessStatus) -> Callable[[], bool]:

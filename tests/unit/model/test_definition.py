@@ -204,12 +204,15 @@ def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
         ("async.enabled", "yes", "$.async.enabled"),
         ("breaker.minimum_calls", 101, "breaker.minimum_calls is 101"),
         ("rollout.canary", [], "rollout.canary is []"),
-        ("rollout.canary.0.percent", 60, "rollout.canary is [60.0, 5.0"),
-        ("rollout.canary.3.percent", 101, "rollout.canary"),
+        ("rollout.shadow.tolerance.alerts", 0.1, "rollout.shadow.tolerance.alerts is 0.1"),
+        ("rollout.canary.0.tolerance.failures", 0.001, "rollout.canary.0.tolerance.failures is"),
+        ("rollout.stop.latency_p99", 0.9, "$.rollout.stop.latency_p99"),
+        ("rollout.canary.0.percent", 60, "rollout.canary is [60.0, 25.0"),
+        ("rollout.canary.2.percent", 101, "rollout.canary"),
         ("rollout.shadow.deadline_h", 0, "$.rollout.shadow.deadline_h"),
         ("drift.psi", NAN, "$.drift.psi"),
         ("drift.psi", INFINITY, "drift.psi is inf"),
-        ("rollout.canary.3.deadline_h", INFINITY, "rollout.canary.3.deadline_h is inf"),
+        ("rollout.canary.2.deadline_h", INFINITY, "rollout.canary.2.deadline_h is inf"),
         ("drift.drifted_windows", 4, "drift.drifted_windows is 4"),
         ("drift.inputs", ["amount", "colour"], "drift.inputs is ['colour']"),
         ("inputs.1.name", "amount", "inputs is ['amount', 'amount'"),
@@ -224,7 +227,7 @@ def test_a_value_that_cannot_be_is_named(path: str, value: Any, named: str) -> N
     [
         ("tier: 1", "tier: 1\ntier: 2", "tier"),
         ("  psi: 0.2", "  psi: 0.2\n  psi: 5", "psi"),
-        ("  - {percent: 1, ", "  - {percent: 1, percent: 60, ", "percent"),
+        ("  - {percent: 5, ", "  - {percent: 5, percent: 60, ", "percent"),
     ],
 )
 def test_a_key_that_stands_twice_is_named_and_neither_value_is_taken(

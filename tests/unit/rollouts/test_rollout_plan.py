@@ -174,7 +174,7 @@ def test_the_ramp_takes_every_step_of_the_policy() -> None:
     while world.state.phase == "canary":
         world.take("HEALTHY")
         percents.append(world.routes.challenger_percent)
-    assert percents == [1, 5, 25, 50, 0]
+    assert percents == [5, 25, 50, 0]
     assert (world.routes.champion, world.routes.previous) == (arm(2), arm(1))
     assert world.routes.phase == "steady"
 
@@ -211,7 +211,7 @@ def test_without_approval_in_the_policy_nobody_is_asked() -> None:
     world.take(None)
     policy = msgspec.structs.replace(POLICY, approval="none")
     step = next_step(world.state, world.seen(judged("HEALTHY")), policy, NOW)
-    assert step.routes.challenger_percent == 1  # type: ignore[union-attr]
+    assert step.routes.challenger_percent == 5  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

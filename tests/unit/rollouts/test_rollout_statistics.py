@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.rollouts.verdicts.statistics import (
+    Clusters,
     Counts,
+    Difference,
     clopper_pearson,
     clustered_share,
     sample_ratio_p_value,
+    sequence_width,
+    share_difference,
 )
 
 FAIR_SPLITS = 400
@@ -133,3 +137,93 @@ def test_a_split_that_is_far_off_is_seen_early() -> None:
     assert sample_ratio_p_value(50, 500, share=0.05) < 1e-3
     assert sample_ratio_p_value(50, 2500, share=0.05) < 1e-9
     assert math.isnan(sample_ratio_p_value(0, 0, share=0.05))
+
+
+def test_no_event_leaves_open_what_that_many_trials_leave_open() -> None:
+    # (1 - p)^n = 0.05 at n p = 3.0, the rule of three, is true of one look; this one is of all
+    assert sequence_width(0.0, error_share=0.05) == pytest.approx(math.sqrt(2) * math.log(20))
+
+
+def test_a_width_grows_with_certainty_and_with_variance() -> None:
+    assert sequence_width(50, error_share=0.001) > sequence_width(50, error_share=0.05)
+    assert sequence_width(60, error_share=0.05) > sequence_width(50, error_share=0.05)
+
+
+def test_what_both_arms_share_cancels_out() -> None:
+    """On identical payments the arms' common ups and downs are no noise of their difference."""
+    rng = np.random.default_rng(1)
+    trials = rng.integers(1, 9, 2000)
+    hits = rng.binomial(trials, rng.beta(0.1, 0.9, 2000))
+    nobody = np.zeros(2000, dtype=np.int64)
+    paired = difference(Clusters(hits, trials, hits, trials))
+    apart = difference(
+        Clusters(*(np.concatenate(pair) for pair in
+                   ((hits, nobody), (trials, nobody), (nobody, hits), (nobody, trials))))
+    )  # fmt: skip
+    assert paired.value == apart.value == 0
+    assert paired.pass_high < apart.pass_high / 3
+
+
+def test_one_customer_is_one_event_however_many_requests() -> None:
+    many = np.ones(200, dtype=np.int64)
+    few = np.array([200], dtype=np.int64)
+    spread = difference(Clusters(many, many, 0 * many, many))
+    one = difference(Clusters(few, few, 0 * few, few))
+    assert spread.stop_low > 0.5
+    assert one.stop_low < 0
+
+
+def test_no_trials_prove_nothing() -> None:
+    empty = np.array([], dtype=np.int64)
+    assert math.isnan(difference(Clusters(empty, empty, empty, empty)).stop_low)
+
+
+def difference(*views: Clusters, stop: float = 0.001, missed: float = 0.05) -> Difference:
+    return share_difference(views, stop_error=stop, pass_error=missed)
+
+
+def watched(
+    rng: np.random.Generator, *, rate: float, extra: float, outage: int, looks: int = 30
+) -> list[Difference]:
+    """What each of many looks sees of two arms whose failures come in outages.
+
+    Args:
+        rate: of either arm; extra: of the challenger besides, independent of everything.
+        outage: requests that one outage fails.
+    """
+    requests = 6000
+    mine = rng.random(requests) < 0.25
+    failed = np.zeros(requests, dtype=bool)
+    for arm in (mine, ~mine):
+        starts = rng.random(requests) < rate / outage
+        inside = np.convolve(starts, np.ones(outage))[:requests] > 0
+        failed |= arm & inside
+    failed |= mine & (rng.random(requests) < extra)
+    pieces = np.arange(requests) // max(outage, 1)
+    found = []
+    for seen in np.linspace(requests / looks, requests, looks).astype(int):
+        keys = np.unique(pieces[:seen], return_inverse=True)[1]
+
+        def per(flags: np.ndarray, keys: np.ndarray = keys, seen: int = seen) -> Counts:
+            return np.bincount(keys[flags[:seen]], minlength=keys.max() + 1).astype(np.int64)
+
+        view = Clusters(per(mine & failed), per(mine), per(~mine & failed), per(~mine))
+        found.append(difference(view, stop=0.01))
+    return found
+
+
+@pytest.mark.parametrize("outage", [1, 20])
+def test_arms_that_fail_alike_are_called_unlike_no_more_often_than_said(outage: int) -> None:
+    rng = np.random.default_rng(41)
+    runs = [watched(rng, rate=0.01, extra=0.0, outage=outage) for _ in range(400)]
+    wrong = sum(any(look.stop_low > 0 for look in run) for run in runs) / len(runs)
+    assert wrong <= 0.01 + 0.015  # three standard errors of 400 runs at 1 %
+
+
+@pytest.mark.parametrize("outage", [1, 20])
+def test_harm_at_the_tolerance_is_called_health_no_more_often_than_said(outage: int) -> None:
+    """However often somebody looks: a repeated test of fixed size would pass it in the end."""
+    rng = np.random.default_rng(42)
+    runs = [watched(rng, rate=0.002, extra=0.02, outage=outage) for _ in range(400)]
+    passed = sum(any(look.pass_high < 0.02 for look in run) for run in runs) / len(runs)
+    assert passed <= 0.05 + 0.03

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from mlplatform.learning.validation import report
+from mlplatform.model.definition import Tolerance
 from mlplatform.rollouts.passes.summary import TITLES, question, to_markdown
-from mlplatform.rollouts.verdicts.judgement import Limits, Sources, judge
+from mlplatform.rollouts.verdicts.comparison import ALIKE
+from mlplatform.rollouts.verdicts.judgement import Limits, Sources, Step, judge
+from mlplatform.rollouts.verdicts.verdict import Errors
 from mlplatform.rollouts.verdicts.window import shadow_traffic
-from rollout_world import gate_report, shadow_rows, table
+from rollout_world import fraud, gate_report, shadow_rows, table
 
 FIRST: dict[str, Any] = {
     "model": "fraud",
@@ -26,12 +29,16 @@ LIMITS = Limits(
     error_share=0.01,
     failure_share=0.01,
     guardrail_failures=10,
-    flip_share=0.15,
-    alert_low=0.0,
-    alert_high=0.05,
-    percent=None,
-    units=300,
-    requests=600,
+    step=Step(
+        stop=fraud().rollout.stop,
+        tolerance=Tolerance(failures=0.1),
+        errors=Errors(stop=0.001, missed=0.05),
+        predicted=ALIKE,
+        percent=None,
+        units=300,
+        requests=600,
+        pods=1,
+    ),
 )
 
 
@@ -58,11 +65,11 @@ def test_a_first_version_is_approved_by_its_gate_report() -> None:
 def test_a_challenger_is_approved_by_its_gates_and_its_traffic() -> None:
     page = question("fraud-v2-1", challenger())
     assert "Before traffic: validation" in page
-    assert "failed to answer 0 of 600 requests: 0.00 %" in page
+    assert "failed to answer 0 of 1,600 (0.00 %) requests in time" in page
     assert "1970-01-01 00:00 UTC" in page
     assert "| customers | 400 | 400 |" in page
-    assert "| requests | 600 | 600 |" in page
-    assert "| decisions unlike the champion's | 3 | not compared |" in page
+    assert "| requests | 1,600 | 1,600 |" in page
+    assert "| decisions unlike the champion's | 0 | not compared |" in page
 
 
 def test_a_missing_gate_report_is_said_aloud() -> None:
@@ -85,14 +92,14 @@ def test_no_sentence_stands_in_a_table() -> None:
 def test_an_arm_without_answers_has_no_share_of_alerts() -> None:
     silent = challenger()
     silent["arms"]["challenger"] |= {"answers": 0, "alerts": 0, "pairs": 0}
-    assert "| share of alerts | no answers | 0.00 % |" in to_markdown("fraud-v2-1", silent)
+    assert "| share of alerts | no answers | 0.88 % |" in to_markdown("fraud-v2-1", silent)
 
 
 def test_every_gate_has_a_title() -> None:
     assert set(challenger()["gates"]) <= set(TITLES)
     guarded = judge(
         shadow_traffic(table([]), generation=1, version=2),
-        replace(LIMITS, units=None),
+        replace(LIMITS, step=None),
         Sources((), ()),
     )
     assert set(guarded.evidence["gates"]) <= set(TITLES)

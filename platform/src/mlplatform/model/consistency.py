@@ -10,6 +10,7 @@ from mlplatform.model.definition import (
     REQUEST_UNIT,
     GpuPolicy,
     ModelDefinition,
+    RolloutPolicy,
 )
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -64,10 +65,26 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     percents, drift = [s.percent for s in model.rollout.canary], model.drift
     wanted = "percents that rise, more than 0, at most 100"
     yield _rising(percents), "rollout.canary", percents, wanted
+    yield from _tolerances(model.rollout)
     unknown = sorted(set(drift.inputs) - {i.name for i in model.inputs})
     yield not unknown, "drift.inputs", unknown, "names of inputs"
     few = 0 < drift.drifted_windows <= drift.windows
     yield few, "drift.drifted_windows", drift.drifted_windows, "1 to drift.windows"
+
+
+def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
+    """What is proven to be harm is not tolerated by any step."""
+    steps = {"rollout.shadow": policy.shadow.tolerance} | {
+        f"rollout.canary.{number}": step.tolerance for number, step in enumerate(policy.canary)
+    }
+    for where, tolerance in steps.items():
+        key, limit = f"{where}.tolerance.failures", policy.failure_share_limit
+        least = f"failure_share_limit ({limit:g}) or more"
+        yield tolerance.failures >= limit, key, tolerance.failures, least
+        for name in ("alerts", "disagreement", "latency_p50", "latency_p99"):
+            value, limit = getattr(tolerance, name), getattr(policy.stop, name)
+            key, least = f"{where}.tolerance.{name}", f"rollout.stop.{name} ({limit:g}) or more"
+            yield value is None or value >= limit, key, value, least
 
 
 def _serving(model: ModelDefinition) -> Iterator[Rule]:

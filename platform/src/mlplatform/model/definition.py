@@ -23,6 +23,7 @@ Text = Annotated[str, Meta(pattern=r"\S", max_length=500)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Ratio = Annotated[float, Meta(ge=1)]
 ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
 """At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
 
@@ -214,29 +215,70 @@ class AsyncPolicy(_Strict, frozen=True):
     connections: Annotated[int, Meta(ge=1, le=64)]
 
 
+class StopLimits(_Strict, frozen=True):
+    """A challenger of which more than this is proven is stopped, at any step.
+
+    Args:
+        alerts: more or fewer alerts than predicted, as a share of the predicted ones.
+        disagreement: of payments with an alert of either arm, the share on which only one raised
+            it, beyond what was predicted.
+        latency_p50, latency_p99: over the champion's.
+        utilisation: share of the time that a pod would compute with all of the traffic.
+        recall: of the frauds that matured labels tell, the share that it finds less than the
+            champion at as many alerts.
+    """
+
+    alerts: Positive
+    disagreement: Positive
+    latency_p50: Ratio
+    latency_p99: Ratio
+    utilisation: Annotated[float, Meta(gt=0, le=1)]
+    recall: Share
+
+
+class Tolerance(_Strict, frozen=True):
+    """A step is passed once no more than this is left open; what is left out is not asked there.
+
+    Args:
+        failures: more failures than the champion's, as a share of all requests.
+        alerts, disagreement, latency_p50, latency_p99: as in `StopLimits`.
+    """
+
+    failures: Share
+    alerts: Positive | None = None
+    disagreement: Positive | None = None
+    latency_p50: Ratio | None = None
+    latency_p99: Ratio | None = None
+
+
 class ShadowStep(_Strict, frozen=True):
     minimum_units: Count
     minimum_requests: Count
     deadline_h: Positive
+    tolerance: Tolerance
 
 
 class CanaryStep(_Strict, frozen=True):
     percent: float
     minimum_units: Count
     deadline_h: Positive
+    tolerance: Tolerance
 
 
 class RolloutPolicy(_Strict, frozen=True):
     approval: Literal["required", "none"]
     false_alarm_share: ErrorShare
+    missed_harm_share: ErrorShare
     failure_share_limit: Share
     guardrail_minimum_failures: Count
+    stop: StopLimits
     shadow: ShadowStep
     canary: tuple[CanaryStep, ...]
     approval_deadline_h: Positive
     deploy_wall_deadline_s: Positive
     step_wall_deadline_s: Positive
     confirm_after_days: Count
+    confirm_recall_drop: Share | None = None
 
 
 class DriftPolicy(_Strict, frozen=True):

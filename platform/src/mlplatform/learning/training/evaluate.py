@@ -18,6 +18,7 @@ from mlplatform.learning.validation.gates import (
     Evidence,
     ModelEvidence,
     QualityEvidence,
+    Replayed,
     ReplayEvidence,
     SchemaEvidence,
     SmallModelEvidence,
@@ -181,16 +182,25 @@ def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
 
 def _replay(challenger: Runnable, champion: Runnable | None, recent: Recent) -> ReplayEvidence:
     decisions = strengths(challenger.bundle, challenger.model, recent.matrix)
-    flips = None
+    flips, counts = None, None
     if champion is not None:
         try:
-            flips = flip_share(decisions, strengths(champion.bundle, champion.model, recent.matrix))
+            others = strengths(champion.bundle, champion.model, recent.matrix)
         except InputInvalid:  # as in _quality
             flips = math.nan
+        else:
+            flips = flip_share(decisions, others)
+            counts = Replayed(
+                payments=len(decisions),
+                alerts=int((decisions > 0).sum()),
+                champion_alerts=int((others > 0).sum()),
+                both_alerts=int(((decisions > 0) & (others > 0)).sum()),
+            )
     return ReplayEvidence(
         rows=len(recent.matrix),
         source=recent.source,
         band=challenger.bundle.alert_band,
         alert_share=float(np.mean(decisions > 0)) if len(decisions) else math.nan,
         flip_share=flips,
+        counts=counts,
     )

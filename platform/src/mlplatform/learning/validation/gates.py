@@ -102,14 +102,32 @@ class SmallModelEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed:
+    """Payments that were replayed, and those of them on which an alert would have been raised.
+
+    A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
+    """
+
+    payments: int
+    alerts: int
+    champion_alerts: int
+    both_alerts: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayEvidence:
-    """What replaying recent payments showed; `flip_share` is None for a first version."""
+    """What replaying recent payments showed.
+
+    `flip_share` and `counts` are None for a first version, `counts` also where the champion can't
+    be replayed any more.
+    """
 
     rows: int
     source: str
     band: AlertBand
     alert_share: float
     flip_share: float | None
+    counts: Replayed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +153,7 @@ class GateReport:
     bundle: str
     champion: str | None
     gates: tuple[GateResult, ...]
+    replayed: Replayed | None = None
 
     @property
     def passed(self) -> bool:
@@ -161,7 +180,8 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         judge_alerts(evidence.replay, gates),
         judge_flips(evidence.replay, gates),
     )
-    return GateReport(evidence.model, evidence.bundle, evidence.champion, results)
+    replayed = evidence.replay.counts
+    return GateReport(evidence.model, evidence.bundle, evidence.champion, results, replayed)
 
 
 def judge_data(

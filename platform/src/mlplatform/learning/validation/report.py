@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mlplatform.runtime.canonical import finite_or_none
@@ -37,6 +38,7 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         "champion": report.champion,
         "passed": report.passed,
         "gates": [_gate(g) for g in report.gates],
+        **({} if report.replayed is None else {"replayed": asdict(report.replayed)}),
     }
 
 

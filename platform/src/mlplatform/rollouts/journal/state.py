@@ -53,7 +53,7 @@ class RolloutState:
         asked: digest of the evidence that a person was asked about.
         answer: that person's answer.
         predecessor: the champion that this rollout's promotion replaced.
-        canary_generation: of the routes in the last canary step, set at promotion.
+        shadow_generation: of the routes in its shadow phase, set when that has been judged.
         refused: why the service could not be started when that was last tried; None: never.
         reason: of the last transition.
     """
@@ -76,7 +76,7 @@ class RolloutState:
     asked: str | None
     answer: Answered | None
     predecessor: Arm | None
-    canary_generation: int | None
+    shadow_generation: int | None
     refused: str | None
     reason: str
 
@@ -133,19 +133,28 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
         case ShadowStarted():
             return dataclasses.replace(moved, displaced=fact.displaced)
         case ApprovalAsked():
-            return dataclasses.replace(moved, asked=fact.evidence_digest)
+            judged = _judged_shadow(state, fact)
+            return dataclasses.replace(moved, asked=fact.evidence_digest, shadow_generation=judged)
         case CanaryStepped():
-            return dataclasses.replace(moved, step=fact.step, percent=fact.percent)
-        case Promoted():
             return dataclasses.replace(
                 moved,
-                predecessor=fact.predecessor,
-                canary_generation=fact.evidence.get("generation"),
+                step=fact.step,
+                percent=fact.percent,
+                shadow_generation=_judged_shadow(state, fact),
             )
+        case Promoted():
+            return dataclasses.replace(moved, predecessor=fact.predecessor)
         case Confirmed() | Superseded() | RolledBack():
             return moved
         case _:
             assert_never(fact)
+
+
+def _judged_shadow(state: RolloutState, fact: ApprovalAsked | CanaryStepped) -> int | None:
+    if state.phase != "shadow":
+        return state.shadow_generation
+    generation: int | None = fact.evidence.get("generation")
+    return generation
 
 
 def check_approver(state: RolloutState, approver: str) -> None:
@@ -180,7 +189,7 @@ def _opened(fact: Opened) -> RolloutState:
         asked=None,
         answer=None,
         predecessor=None,
-        canary_generation=None,
+        shadow_generation=None,
         refused=None,
         reason=fact.reason,
     )

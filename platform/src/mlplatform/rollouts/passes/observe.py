@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.transitions import Evidence
 from mlplatform.rollouts.passes.plan import DAY_MS, Observation, Service, confirmation_due_ms
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import unless_behind
 from mlplatform.rollouts.serving.plane import ServingPlane
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollouts.verdicts.outcomes import outcome_gates, outcomes
-from mlplatform.rollouts.verdicts.verdict import Gate
+from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
+from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge
+from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate, outcomes
+from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
 from mlplatform.rollouts.verdicts.window import (
     Traffic,
     canary_traffic,
@@ -26,6 +29,10 @@ from mlplatform.runtime.errors import NotFound
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+GATES_PER_PHASE = 5
+"""The most that one phase asks: failures, alerts, two quantiles of latency, the split."""
 
 
 def observe(
@@ -71,9 +78,10 @@ def _judgement(
     gateways = tuple(ports.passes.gateways(definition.name))
     table = _records(ports.log, definition.name, routes.generation)
     traffic = _traffic(role, table, state, routes)
-    slow = _slow_gates(definition, ports, state) if role == "champion" else []
+    slow = _slow_gates(definition, ports, state)
     sources = Sources(watermarks, gateways)
-    judgement = judge(traffic, limits_of(definition, state), sources, slow)
+    limits = limits_of(definition, state, routes, pods=_pods(definition, ports))
+    judgement = judge(traffic, limits, sources, slow)
     return unless_behind(judgement, ports, routes)
 
 
@@ -122,43 +130,116 @@ def _of_rollouts(records: pa.Table) -> pa.Table:
 
 
 def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) -> list[Gate]:
-    """The last canary step judged by its labels, once the promotion could be confirmed."""
+    """Both versions' scores of the shadow phase held to its labels.
+
+    Read in the last canary step, where only proven harm counts, as not all labels have come; and
+    once the promotion could be confirmed.
+    """
+    policy, now = definition.rollout, ports.now()
+    last_step = state.phase == "canary" and state.step == len(policy.canary) - 1
+    due = state.phase == "promoted" and now.event_ms >= confirmation_due_ms(state, policy)
+    if state.shadow_generation is None or not (last_step or due):
+        return []
+    seen = _outcomes(definition, ports, state.shadow_generation, state.challenger.version)
+    if last_step and seen.immature:
+        return []
+    gate = outcome_gate(
+        seen,
+        Bound(policy.stop.recall, policy.confirm_recall_drop),
+        _errors(policy),
+        capacity=definition.decision.review_share + definition.decision.decline_share,
+    )
+    return [gate] if due or gate.verdict == "UNHEALTHY" else []
+
+
+def _outcomes(definition: ModelDefinition, ports: Ports, generation: int, version: int) -> Outcomes:
     import pyarrow.compute as pc
 
-    generation, now = state.canary_generation, ports.now()
-    if generation is None or now.event_ms < confirmation_due_ms(state, definition.rollout):
-        return []
     decisions = _records(ports.log, definition.name, generation)
     first_ms = pc.min(decisions.column("event_ms")).as_py()
     labels = ports.log.read(Span(model=definition.name, kinds=("label",), from_ms=first_ms))
-    seen = outcomes(
+    return outcomes(
         decisions,
         labels,
         generation=generation,
+        version=version,
         maturity_ms=definition.label.maturity_days * DAY_MS,
-        now_event_ms=now.event_ms,
+        now_event_ms=ports.now().event_ms,
     )
-    return outcome_gates(seen, error_share=definition.rollout.false_alarm_share)
 
 
-def limits_of(definition: ModelDefinition, state: RolloutState) -> Limits:
-    """What this rollout's version is held to in its present phase."""
+def _errors(policy: RolloutPolicy) -> Errors:
+    """The chance of a false alarm is shared out evenly over all phases and gates of a rollout."""
+    phases = 2 + len(policy.canary)  # shadow, each step, and as champion
+    return Errors(policy.false_alarm_share / (GATES_PER_PHASE * phases), policy.missed_harm_share)
+
+
+def limits_of(
+    definition: ModelDefinition, state: RolloutState, routes: Routes, *, pods: int = 1
+) -> Limits:
+    """What this rollout's version is held to in its present phase.
+
+    Args:
+        pods: of the challenger, once all of the traffic is its own.
+    """
     policy = definition.rollout
-    canary = policy.canary[state.step or 0] if state.phase == "canary" else None
-    units: int | None = None
-    if state.phase in ("shadow", "canary"):
-        units = policy.shadow.minimum_units if canary is None else canary.minimum_units
+    match state.phase:
+        case "canary":
+            asked: ShadowStep | CanaryStep | None = policy.canary[state.step or 0]
+        case "shadow" | "awaiting_approval":
+            asked = policy.shadow
+        case _:
+            asked = None
+    return step_limits(policy, asked, predicted(state.validation, routes), pods=pods)
+
+
+def step_limits(
+    policy: RolloutPolicy,
+    asked: ShadowStep | CanaryStep | None,
+    predicted: Prediction,
+    *,
+    pods: int = 1,
+) -> Limits:
+    """What a version is held to in a step of the ramp, or as a provisional champion (None)."""
+    step = None
+    if asked is not None:
+        step = Step(
+            stop=policy.stop,
+            tolerance=asked.tolerance,
+            errors=_errors(policy),
+            predicted=predicted,
+            percent=asked.percent if isinstance(asked, CanaryStep) else None,
+            units=asked.minimum_units,
+            requests=asked.minimum_requests if isinstance(asked, ShadowStep) else 0,
+            pods=pods,
+        )
     return Limits(
         error_share=policy.false_alarm_share,
         failure_share=policy.failure_share_limit,
         guardrail_failures=policy.guardrail_minimum_failures,
-        flip_share=definition.gates.decision_flip_share,
-        alert_low=state.alert_low,
-        alert_high=state.alert_high,
-        percent=None if canary is None else canary.percent,
-        units=units,
-        requests=policy.shadow.minimum_requests if canary is None else 0,
+        step=step,
     )
+
+
+def predicted(validation: Evidence, routes: Routes) -> Prediction:
+    """What validation saw of this pair of versions; where it met another champion, or none, the
+    challenger is to decide as this one does."""
+    replayed, champion = validation.get("replayed"), routes.champion
+    if not replayed or not replayed["payments"]:
+        return ALIKE
+    own, other, both = (replayed[k] for k in ("alerts", "champion_alerts", "both_alerts"))
+    either, share = own + other - both, own / replayed["payments"]
+    met = champion is not None and validation.get("champion") == champion.bundle
+    if not met or not other or not either:
+        return dataclasses.replace(ALIKE, alert_share=share or None)
+    return Prediction(own / other, (either - both) / either, share or None)
+
+
+def _pods(definition: ModelDefinition, ports: Ports) -> int:
+    scaling = definition.serving.scaling
+    if ports.scales and scaling is not None:
+        return scaling.maximum_replicas
+    return ports.replicas or 1
 
 
 def _service(plane: ServingPlane, name: str, refusal: str | None) -> Service:

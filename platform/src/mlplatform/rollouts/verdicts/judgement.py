@@ -2,74 +2,82 @@
 
 Three kinds of gates:
 
-1. Guardrails (failures, alerts) act at once. They are read after m, 2m, 4m, ... failures, or after
-   n, 2n, 4n, ... answers that count. Each look uses half of the error share that is left.
+1. In shadow and canary both arms are compared (`comparison`), by bounds that hold at every look.
 2. The split is tested by a p-value that holds at every look.
-3. Every other gate is read once, at its minimum sample of customers.
-
-Failures are clustered by customer and by moment: a burst of them counts as one event.
+3. A promoted champion has nobody to be compared with: a guardrail reads its failures after m, 2m,
+   4m, ... of them, each look with half of the error share that is left.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlplatform.decisions.records.port import Watermark
+from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.verdicts.comparison import Prediction, comparisons
 from mlplatform.rollouts.verdicts.statistics import Share, clustered_share, sample_ratio_p_value
-from mlplatform.rollouts.verdicts.verdict import Gate, Verdict, number_of, values_of
+from mlplatform.rollouts.verdicts.verdict import Errors, Gate, Verdict, number_of, values_of
 from mlplatform.rollouts.verdicts.window import (
     ArmWindow,
     Traffic,
     arm_windows,
     behind,
-    cut_at_answers,
+    complete_records,
     cut_at_failure,
     cut_at_sample,
     first_appearances,
+    first_records,
     log_ranges,
     unlogged,
 )
-from mlplatform.runtime.figures import percent, span
-
-SAMPLE_RATIO_ERROR_PART = 0.1
-"""A broken split is a fault of the platform, not of a challenger: it takes ten times the proof."""
+from mlplatform.runtime.figures import percent
 
 MAX_GUARDRAIL_LOOKS = 20
 
-GUARDRAIL_ANSWERS = 50
-"""The first look at the share of alerts: of fewer answers no share that is allowed can be told from
-one that is not."""
-
 COUNTED_PART = 0.5
-"""Of a sample's customers, those whose answers must count (not degraded): of fewer, an interval is
-so wide that nothing could be proven against the arm, and that would pass for health."""
+"""Of a sample's customers, those whose answers must count (not degraded): of fewer, those who are
+left may be unlike the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step of the ramp asks for.
+
+    Args:
+        percent: the share of customers asked for, 0 to 100; None in shadow.
+        units, requests: the minimum sample.
+        pods: of the challenger, once all of the traffic is its own.
+    """
+
+    stop: StopLimits
+    tolerance: Tolerance
+    errors: Errors
+    predicted: Prediction
+    percent: float | None
+    units: int
+    requests: int
+    pods: int
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a challenger is held to: from model.yaml, and the band that validation predicted.
+    """What a version is held to in its present phase.
 
     Args:
-        error_share: chance that one gate stops a challenger that is as good.
-        percent: the share of customers asked for, 0 to 100; None outside canary.
-        units, requests: the minimum sample; None where only guardrails are read.
+        error_share: chance that the guardrail stops a champion that is at the limit.
+        step: None outside shadow and canary, where only the guardrail is read.
     """
 
     error_share: float
     failure_share: float
     guardrail_failures: int
-    flip_share: float
-    alert_low: float
-    alert_high: float
-    percent: float | None
-    units: int | None
-    requests: int
+    step: Step | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +111,61 @@ def judge(
     Args:
         slow_gates: what matured labels say, where there are any to ask.
     """
-    tripped = _failing(traffic, limits) or _alerting(traffic, limits)
+    if limits.step is not None:
+        return _compared(traffic, limits, limits.step, sources, slow_gates)
+    tripped = _failing(traffic, limits)
     if tripped is not None:
         gate, cut = tripped
         return _judgement([gate], traffic, cut, sources)
-    if limits.units is None:
-        return _when_complete([_calm(traffic), *slow_gates], traffic, len(traffic), sources)
-    cut_or_none = cut_at_sample(traffic, units=limits.units, requests=limits.requests)
-    if cut_or_none is None:
+    seen = first_records(traffic, complete_records(traffic, sources.watermarks))
+    return _when_complete([_calm(seen), *slow_gates], seen, len(seen), sources)
+
+
+def _compared(
+    traffic: Traffic, limits: Limits, step: Step, sources: Sources, slow_gates: Sequence[Gate]
+) -> Judgement:
+    gates = [*_comparisons(traffic, limits, step), *slow_gates]
+    whole = len(traffic)
+    if any(gate.verdict == "UNHEALTHY" for gate in gates):
+        return _judgement(gates, traffic, whole, sources)
+    # Health is shown by records that nobody can add to any more.
+    complete = complete_records(traffic, sources.watermarks)
+    seen = traffic
+    if complete < whole:
+        seen = first_records(traffic, complete)
+        gates = [*_comparisons(seen, limits, step), *slow_gates]
+    challenger, _ = arm_windows(seen, complete)
+    if cut_at_sample(seen, units=step.units, requests=step.requests) is None:
+        few = _too_few(challenger, step)
+        return _judgement(
+            [*_waited_for(traffic, step, sources), few, *gates], seen, complete, sources
+        )
+    return _when_complete([*gates, *_answers_gate(challenger)], seen, complete, sources)
+
+
+def _waited_for(traffic: Traffic, step: Step, sources: Sources) -> list[Gate]:
+    """Whose records a sample lacks that would be enough, or is never to get."""
+    if cut_at_sample(traffic, units=step.units, requests=step.requests) is None:
         # Customers of a gateway whose log is not this one would be waited for in vain.
-        unread = _incomplete(unlogged(sources.watermarks, sources.gateways))
-        return _judgement([_too_few(traffic, limits), *unread], traffic, len(traffic), sources)
-    challenger, _ = arm_windows(traffic, cut_or_none)
-    gates = [
-        _failure_gate(challenger, limits),
-        *_answers_gate(challenger),
-        _alert_gate(challenger, limits),
-        *_split_gate(traffic, cut_or_none, limits),
-        *_flip_gate(challenger, limits),
-    ]
-    return _when_complete(gates, traffic, cut_or_none, sources)
+        return _incomplete(unlogged(sources.watermarks, sources.gateways))
+    last_ms, generation = int(traffic.event_ms[-1]), traffic.generation
+    return _incomplete(
+        behind(sources.watermarks, sources.gateways, event_ms=last_ms, generation=generation)
+    )
+
+
+def _comparisons(traffic: Traffic, limits: Limits, step: Step) -> list[Gate]:
+    found = comparisons(
+        traffic,
+        step.stop,
+        step.tolerance,
+        step.errors,
+        failure_share=limits.failure_share,
+        predicted=step.predicted,
+        pods=step.pods,
+        in_canary=step.percent is not None,
+    )
+    return [*found, *_split_gate(traffic, len(traffic), step)]
 
 
 def _failing(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
@@ -144,26 +187,6 @@ def _failing(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
     return None
 
 
-def _alerting(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
-    """The first look at which alerts are outside their band, and the number of records it read.
-
-    In shadow and canary alone: a champion's alerts move with its traffic, of which no other arm has
-    a part to compare with. That is drift, and drift's checks answer it.
-    """
-    if limits.units is None:
-        return None
-    for look in range(MAX_GUARDRAIL_LOOKS):
-        cut = cut_at_answers(traffic, answers=GUARDRAIL_ANSWERS * 2**look)
-        if cut is None:
-            return None
-        window, _ = arm_windows(traffic, cut)
-        left = replace(limits, error_share=limits.error_share / 2 ** (look + 1))
-        gate = _alert_gate(window, left)
-        if gate.verdict == "UNHEALTHY":
-            return gate, cut
-    return None
-
-
 def _calm(traffic: Traffic) -> Gate:
     if not (traffic.challenger & ~traffic.excused).any():
         reason = f"no request of generation {traffic.generation} was put to it"
@@ -177,12 +200,6 @@ def _answers_gate(window: ArmWindow) -> list[Gate]:
         return []
     reason = f"answers that count (not degraded) for {counted} of {window.units} customers"
     return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": window.units})]
-
-
-def _failure_gate(window: ArmWindow, limits: Limits) -> Gate:
-    share = _failure_share(window, 2 * limits.error_share)
-    seen = f"failed to answer {_of(window.failures, window.requests, 'requests')}"
-    return _at_most("failures", share, limits.failure_share, seen)
 
 
 def _failure_share(window: ArmWindow, error_share: float) -> Share:
@@ -200,68 +217,33 @@ def _failed_moments(window: ArmWindow) -> str:
     return f"in {counts['failed_moments']:,} of {counts['moments']:,} moments"
 
 
-def _flip_gate(window: ArmWindow, limits: Limits) -> list[Gate]:
-    if not sum(window.pairs) and limits.percent is not None:
-        return []
-    paired = sum(count > 0 for count in window.pairs)
-    if limits.percent is None and paired < COUNTED_PART * window.units:
-        reason = f"decisions of both arms for {paired} of {window.units} customers"
-        return [Gate("flips", "INCONCLUSIVE", reason, {"paired": paired, "units": window.units})]
-    share = _share(window.flips, window.pairs, 2 * limits.error_share)
-    seen = f"decided {_of(window.flips, window.pairs, 'requests')} unlike the champion"
-    return [_at_most("flips", share, limits.flip_share, seen)]
-
-
-def _alert_gate(window: ArmWindow, limits: Limits) -> Gate:
-    share = _share(window.alerts, window.answers, limits.error_share)
-    values = values_of(share) | {"band_low": limits.alert_low, "band_high": limits.alert_high}
-    if not (math.isfinite(share.low) and math.isfinite(share.high)):
-        return Gate("alerts", "INCONCLUSIVE", "no answer of the challenger can be counted", values)
-    seen = (
-        f"raised an alert on {_of(window.alerts, window.answers, 'requests')}: "
-        f"{percent(share.value)} ({100 * (1 - limits.error_share):g} % interval "
-        f"{span(share.low, share.high)}; {span(limits.alert_low, limits.alert_high)} was predicted)"
-    )
-    inside = share.low <= limits.alert_high and share.high >= limits.alert_low
-    return Gate("alerts", "HEALTHY" if inside else "UNHEALTHY", seen, values)
-
-
-def _split_gate(traffic: Traffic, cut: int, limits: Limits) -> list[Gate]:
-    if limits.percent is None:
+def _split_gate(traffic: Traffic, cut: int, step: Step) -> list[Gate]:
+    if step.percent is None:
         return []
     mine, everyone = first_appearances(traffic, cut)
-    p_value = sample_ratio_p_value(mine, everyone, share=limits.percent / 100)
+    p_value = sample_ratio_p_value(mine, everyone, share=step.percent / 100)
     values: dict[str, float | int | None] = {
         "challenger_units": mine,
         "units": everyone,
         "p_value": number_of(p_value),
     }
     seen = (
-        f"answered {mine:,} of {everyone:,} customers, where {limits.percent:g} % were to be its "
+        f"answered {mine:,} of {everyone:,} customers, where {step.percent:g} % were to be its "
         f"own (however often one looks, a fair split seems as uneven with probability "
         f"{p_value:.2g} at most)"
     )
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", seen, values)]
-    broken = p_value < limits.error_share * SAMPLE_RATIO_ERROR_PART
+    broken = p_value < step.errors.stop
     return [Gate("split", "UNHEALTHY" if broken else "HEALTHY", seen, values)]
 
 
-def _too_few(traffic: Traffic, limits: Limits) -> Gate:
-    window, _ = arm_windows(traffic, len(traffic))
+def _too_few(window: ArmWindow, step: Step) -> Gate:
     requests = sum(window.requests)
-    reason = f"{window.units:,} of {limits.units or 0:,} customers needed"
-    if limits.requests:
-        reason += f", {requests:,} of {limits.requests:,} requests"
+    reason = f"has answered {window.units:,} of the {step.units:,} customers needed"
+    if step.requests:
+        reason += f" and {requests:,} of the {step.requests:,} requests"
     return Gate("sample", "INCONCLUSIVE", reason, {"units": window.units, "requests": requests})
-
-
-def _at_most(name: str, share: Share, limit: float, seen: str) -> Gate:
-    values = values_of(share) | {"limit": limit}
-    if not math.isfinite(share.low):
-        return Gate(name, "INCONCLUSIVE", f"{seen}: nothing to count", values)
-    verdict: Verdict = "HEALTHY" if share.low <= limit else "UNHEALTHY"
-    return Gate(name, verdict, f"{seen}: {_against(share, limit)}", values)
 
 
 def _of(hits: Sequence[int], trials: Sequence[int], what: str) -> str:

@@ -1,52 +1,53 @@
-"""What matured labels say about two arms that answered at the same time: the slow gates.
+"""What matured labels say about two arms that decided the same payments: the slow gate.
 
-Labels come days later, so a promotion is provisional until the last canary step, in which
-customers were split at random, can be judged by what became of the payments.
+In shadow every payment has a score of both arms, so both can be held to the same outcomes: nothing
+depends on whose declines hid a fraud, and far fewer frauds tell than between arms that answered
+different customers. Labels come days later, so a promotion is provisional until they have.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from mlplatform.rollouts.verdicts.statistics import clustered_share
-from mlplatform.rollouts.verdicts.verdict import Gate, values_of
-from mlplatform.rollouts.verdicts.window import ALERTS, ordered, present, scored_flags
+from mlplatform.rollouts.verdicts.statistics import Clusters, Difference, share_difference
+from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate, number_of, sure
+from mlplatform.rollouts.verdicts.window import ordered, present, scored_flags
+from mlplatform.runtime.figures import percent
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from mlplatform.rollouts.verdicts.window import Flags, Integers
 
-@dataclass(frozen=True, slots=True)
-class OutcomeWindow:
-    """One arm's answers with what became of them; one number per customer, in one order."""
-
-    arm: str
-    frauds: tuple[int, ...]
-    missed: tuple[int, ...]
-    alerts: tuple[int, ...]
-    false_alerts: tuple[int, ...]
-
-    @property
-    def units(self) -> int:
-        return len(self.frauds)
+NAME = "recall"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
-    """Both arms of a finished generation.
+    """Payments of one shadow generation that both arms scored; one element per payment.
 
     Args:
-        immature: answers that may still get a label.
-        silent: no label of any decision has arrived since the generation's last answer.
+        fraud: by the last label that has arrived.
+        immature: payments without a label that may still get one; they are left out of the arrays.
+        hidden: payments that were declined and have no label: what they were, nobody can know.
+        silent: no label of any decision has arrived since the generation's last payment.
     """
 
-    challenger: OutcomeWindow
-    champion: OutcomeWindow
+    unit: Integers
+    challenger: npt.NDArray[np.float64]
+    champion: npt.NDArray[np.float64]
+    fraud: Flags
     immature: int
+    hidden: int
     silent: bool
+
+    def __len__(self) -> int:
+        return len(self.unit)
 
 
 def outcomes(
@@ -54,82 +55,135 @@ def outcomes(
     labels: pa.Table,
     *,
     generation: int,
+    version: int,
     maturity_ms: int,
     now_event_ms: int,
 ) -> Outcomes:
-    """The answers of a generation joined to the labels that have arrived.
+    """The pairs of a shadow generation joined to the labels that have arrived.
 
-    The last label of a decision counts; after `maturity_ms` no label means genuine.
+    The last label of a decision counts; after `maturity_ms` no label means genuine, but for a
+    declined payment, of which no fraud can be reported.
     """
     columns = ordered(decisions, generation)
-    frauds_by_id = _labels(labels, now_event_ms)
-    kept = (columns["kind"] == "decision") & present(columns["arm"]) & present(columns["unit"])
-    kept &= scored_flags(columns)
-    fraud = np.array([frauds_by_id.get(i, 0) == 1 for i in columns["decision_id"]], dtype=bool)
-    alert = np.isin(columns["decision"], ALERTS)
-    unknown = np.array([i not in frauds_by_id for i in columns["decision_id"]], dtype=bool)
-    immature = kept & unknown & (columns["event_ms"] + maturity_ms > now_event_ms)
-
-    def window(arm: str) -> OutcomeWindow:
-        mine = kept & (columns["arm"] == arm)
-        units, inverse = np.unique(columns["unit"][mine].astype(np.int64), return_inverse=True)
-
-        def per_unit(flags: Any) -> tuple[int, ...]:
-            counts = np.bincount(inverse, weights=flags[mine], minlength=len(units))
-            return tuple(counts.astype(np.int64).tolist())
-
-        return OutcomeWindow(
-            arm,
-            frauds=per_unit(fraud),
-            missed=per_unit(fraud & ~alert),
-            alerts=per_unit(alert),
-            false_alerts=per_unit(alert & ~fraud),
-        )
-
-    last_ms = int(columns["event_ms"][kept].max()) if kept.any() else 0
+    known = _labels(labels, now_event_ms)
+    copied = (columns["kind"] == "shadow") & (columns["version"] == version)
+    copied &= present(columns["score"])
+    copies = dict(zip(columns["decision_id"][copied], columns["score"][copied], strict=True))
+    decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
+    decided &= present(columns["unit"]) & scored_flags(columns)
+    decided &= _in(columns["decision_id"], copies)
+    labelled = _in(columns["decision_id"], known)
+    hidden = decided & ~labelled & (columns["decision"] == "decline")
+    young = columns["event_ms"] + maturity_ms > now_event_ms
+    immature = decided & ~labelled & ~hidden & young
+    kept = decided & ~hidden & ~immature
+    ids = columns["decision_id"][kept]
+    last_ms = int(columns["event_ms"][decided].max()) if decided.any() else 0
     arrived = labels.column("event_ms").to_numpy()
-    silent = not ((arrived > last_ms) & (arrived <= now_event_ms)).any()
-    return Outcomes(window("challenger"), window("champion"), int(immature.sum()), silent)
-
-
-def outcome_gates(seen: Outcomes, *, error_share: float) -> list[Gate]:
-    """Whether the new version proves worse at either mistake than the one it replaced.
-
-    Its interval must lie wholly above the other arm's; with few frauds neither says much, and
-    then nothing is proven against it. Answers without a mature label are INCONCLUSIVE, and so is
-    silence: where labels have stopped coming, none does not mean genuine.
-    """
-    if not (seen.challenger.units and seen.champion.units):
-        return [Gate("labels", "INCONCLUSIVE", "the last canary step is not in the log", {})]
-    if seen.immature:
-        reason = f"{seen.immature} answers of the last canary step have no mature label yet"
-        return [Gate("labels", "INCONCLUSIVE", reason, {"immature": seen.immature})]
-    if seen.silent:
-        reason = "no label has arrived since the last canary step: labels have stopped coming"
-        return [Gate("labels", "INCONCLUSIVE", reason, {})]
-    new, old = seen.challenger, seen.champion
-    return [
-        _compared("missed_fraud", "let {} frauds through",
-                  (new.missed, new.frauds), (old.missed, old.frauds), error_share),
-        _compared("false_alerts", "raised {} alerts on genuine payments",
-                  (new.false_alerts, new.alerts), (old.false_alerts, old.alerts), error_share),
-    ]  # fmt: skip
-
-
-Counted = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def _compared(name: str, what: str, new: Counted, old: Counted, error_share: float) -> Gate:
-    # two intervals that miss on one side with half the error share each
-    mine, other = (
-        clustered_share(np.array(hits), np.array(trials), error_share=error_share)
-        for hits, trials in (new, old)
+    return Outcomes(
+        unit=columns["unit"][kept].astype(np.int64),
+        challenger=np.array([copies[i] for i in ids], dtype=np.float64),
+        champion=columns["score"][kept].astype(np.float64),
+        fraud=np.array([known.get(i, 0) == 1 for i in ids], dtype=bool),
+        immature=int(immature.sum()),
+        hidden=int(hidden.sum()),
+        silent=not ((arrived > last_ms) & (arrived <= now_event_ms)).any(),
     )
-    counts = [f"{sum(hits):,} of {sum(trials):,}" for hits, trials in (new, old)]
-    seen = f"{what.format(counts[0])} (the version before it: {counts[1]})"
-    worse = mine.low > other.high
-    prefixed = {f"champion_{key}": value for key, value in values_of(other).items()}
-    return Gate(name, "UNHEALTHY" if worse else "HEALTHY", seen, values_of(mine) | prefixed)
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Frauds among the payments that each arm ranks highest, as many as people can look at.
+
+    Args:
+        caught, champion_caught: of `frauds`, within the first `alerts` payments of either arm.
+        difference: of the two shares of frauds, challenger less champion.
+    """
+
+    frauds: int
+    alerts: int
+    caught: int
+    champion_caught: int
+    difference: Difference
+
+
+def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Recall:
+    """Both arms at the same number of alerts, so that neither is better for raising more.
+
+    Args:
+        capacity: share (0-1) of payments that may be reviewed or declined.
+    """
+    alerts = round(capacity * len(seen))
+    mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))
+    units, inverse = np.unique(seen.unit, return_inverse=True)
+
+    def per(flags: Flags) -> Integers:
+        return np.bincount(inverse[flags], minlength=len(units)).astype(np.int64)
+
+    frauds = per(seen.fraud)
+    view = Clusters(per(seen.fraud & mine), frauds, per(seen.fraud & other), frauds)
+    return Recall(
+        frauds=int(seen.fraud.sum()),
+        alerts=alerts,
+        caught=int((seen.fraud & mine).sum()),
+        champion_caught=int((seen.fraud & other).sum()),
+        difference=share_difference([view], stop_error=errors.stop, pass_error=errors.missed),
+    )
+
+
+def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: float) -> Gate:
+    """Whether the new version finds fewer of the frauds than the one before it.
+
+    Payments without a mature label are INCONCLUSIVE, and so is silence: where labels have stopped
+    coming, none does not mean genuine.
+    """
+    if not len(seen) and not seen.immature:
+        return Gate(NAME, "INCONCLUSIVE", "no payment that both versions scored is in the log", {})
+    if seen.immature:
+        reason = f"{seen.immature:,} payments of the shadow phase have no mature label yet"
+        return Gate(NAME, "INCONCLUSIVE", reason, {"immature": seen.immature})
+    if seen.silent:
+        reason = "no label has arrived since the shadow phase: labels have stopped coming"
+        return Gate(NAME, "INCONCLUSIVE", reason, {})
+    found = recall_at_capacity(seen, capacity=capacity, errors=errors)
+    difference = found.difference
+    said = (
+        f"among its {found.alerts:,} highest scores were {found.caught:,} of {found.frauds:,} "
+        f"frauds, among those of the version before it {found.champion_caught:,}"
+    )
+    if not found.frauds:
+        said = f"no fraud among {len(seen):,} payments"
+    worst = -difference.pass_low
+    told = "" if math.isnan(worst) else f": at most {100 * max(worst, 0):.2g} points fewer"
+    if told:
+        told += f" with {sure(errors.missed)}"
+    allowed = "" if bound.tolerance is None else f" ({100 * bound.tolerance:g} points allowed)"
+    unknown = f"; of {seen.hidden:,} declined payments nothing is known" if seen.hidden else ""
+    values: dict[str, float | int | None] = {
+        "share": number_of(difference.value),
+        "low": number_of(difference.pass_low),
+        "high": number_of(difference.pass_high),
+        "band_low": None if bound.tolerance is None else -bound.tolerance,
+        "frauds": found.frauds,
+        "alerts": found.alerts,
+        "caught": found.caught,
+        "champion_caught": found.champion_caught,
+        "hidden": seen.hidden,
+    }
+    verdict = bound.verdict(-difference.stop_high, worst)
+    if verdict == "UNHEALTHY":
+        told = f": at least {percent(-difference.stop_high)} fewer with {sure(errors.stop)}"
+    return Gate(NAME, verdict, f"{said}{told}{allowed}{unknown}", values)
+
+
+def _highest(scores: npt.NDArray[np.float64], count: int) -> Flags:
+    flags = np.zeros(len(scores), dtype=bool)
+    flags[np.argsort(-scores, kind="stable")[:count]] = True
+    return flags
+
+
+def _in(ids: npt.NDArray[Any], known: dict[str, Any]) -> Flags:
+    return np.array([i in known for i in ids], dtype=bool)
 
 
 def _labels(table: pa.Table, now_event_ms: int) -> dict[str, int]:

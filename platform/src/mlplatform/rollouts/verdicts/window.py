@@ -6,6 +6,7 @@ same records whenever somebody looks.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ALERTS = ("review", "decline")
-SHADOW_FAILURES = ("unavailable", "invalid_output")
 
 MOMENT_MS = 250
 """Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
 customers at once: within a moment failures are one event, however many they are."""
+
+COPY_WITHIN_MS = 30_000
+"""Of wall time, within which a decision's copy is recorded, or never: a call has 5 seconds."""
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -47,11 +50,16 @@ class Traffic:
         alert: the decision was to review or decline.
         paired: the same request was decided by the other arm too.
         flipped: that decision differs.
-        dropped: copies that never were answers (queue full, too late); they are no records here.
+        other_alert: that decision was to review or decline.
+        latency_us: how long the answer took, or the call that carried the copy; -1: not recorded.
+        batch: number of the call that carried the copy, among the copies; -1: it is none.
+        dropped: copies that the gateway could not send; they are no records here.
+        uncopied: champion's decisions of which there is no copy, though there was time for one.
     """
 
     generation: int
     event_ms: Integers
+    recorded_ms: Integers
     writer: tuple[str, ...]
     seq: Integers
     unit: Integers
@@ -63,7 +71,11 @@ class Traffic:
     alert: Flags
     paired: Flags
     flipped: Flags
+    other_alert: Flags
+    latency_us: Integers
+    batch: Integers
     dropped: Mapping[str, int]
+    uncopied: int
 
     def __len__(self) -> int:
         return len(self.unit)
@@ -115,40 +127,49 @@ class ArmWindow:
 def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
     """Copies that the challenger answered beside the champion's decisions of the same requests.
 
-    A copy that the gateway dropped or gave up waiting for says nothing about the challenger: it is
-    counted as dropped. A champion's decision with a counterpart lends it its customer and decision.
+    A copy that timed out is the challenger's failure, as an answer would have been. One that the
+    gateway had no room to send says nothing about the challenger: it is counted as dropped, and the
+    decision without it as uncopied. A champion's decision with a counterpart lends it its customer
+    and decision.
 
     Args:
         table: decision and shadow records, with the columns of `decisions.records.record.SCALARS`.
     """
     columns = ordered(table, generation)
-    kind, arm = columns["kind"], columns["arm"]
+    kind, reason = columns["kind"], columns["degraded_reason"]
     is_copy = (kind == "shadow") & (columns["version"] == version)
-    reason = columns["degraded_reason"]
-    failed_copy = np.isin(reason, SHADOW_FAILURES) | (is_copy & ~_finite(columns["score"]))
-    lost = is_copy & ~np.isin(reason, SHADOW_FAILURES) & present(reason)
-    decided = (kind == "decision") & (arm == "champion")
-    champion_decision = dict(
-        zip(columns["decision_id"][decided], columns["decision"][decided], strict=True)
-    )
+    lost = is_copy & np.isin(reason, OWN_FAILURES)
+    failed_copy = is_copy & ~lost & ~_finite(columns["score"])
+    decided = (kind == "decision") & (columns["arm"] == "champion")
     champion_scored = decided & scored_flags(columns)
-    comparable = set(columns["decision_id"][champion_scored])
-    kept = (is_copy & ~lost) | decided
-    failed = np.where(is_copy, failed_copy, failed_flags(columns))
-    answered = np.where(is_copy, ~failed_copy & _finite(columns["score"]), champion_scored)
     ids, decision = columns["decision_id"], columns["decision"]
-    paired = np.array(
-        [c and s and i in comparable for c, s, i in zip(is_copy, answered, ids, strict=True)],
-        dtype=bool,
-    )
-    flipped = np.array(
-        [p and d != champion_decision[i] for p, d, i in zip(paired, decision, ids, strict=True)],
-        dtype=bool,
-    )
-    dropped = {str(r): int((reason[lost] == r).sum()) for r in sorted(set(reason[lost]))}
+    comparable = dict(zip(ids[champion_scored], decision[champion_scored], strict=True))
+    answered = is_copy & _finite(columns["score"])
+    others = [comparable.get(i) if a else None for i, a in zip(ids, answered, strict=True)]
+    other = np.array([*others, None], dtype=object)[:-1]
+    paired = present(other)
     return _traffic(
-        columns, kept, is_copy, failed, answered, generation, paired, flipped, dropped=dropped
+        columns,
+        (is_copy & ~lost) | decided,
+        is_copy,
+        np.where(is_copy, failed_copy, failed_flags(columns)),
+        np.where(is_copy, answered, champion_scored),
+        generation,
+        other=other,
+        flipped=paired & (decision != other),
+        dropped={str(r): int((reason[lost] == r).sum()) for r in sorted(set(reason[lost]))},
+        uncopied=_uncopied(columns, champion_scored, is_copy),
     )
+
+
+def _uncopied(columns: Columns, decided: Flags, is_copy: Flags) -> int:
+    """Decisions without a copy, but for the newest: their copies may be on their way."""
+    if not decided.any():
+        return 0
+    recorded_ms = columns["recorded_ms"]
+    due = decided & (recorded_ms < recorded_ms.max() - COPY_WITHIN_MS)
+    copied = set(columns["decision_id"][is_copy])
+    return sum(decision_id not in copied for decision_id in columns["decision_id"][due])
 
 
 def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
@@ -157,18 +178,8 @@ def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
     columns = ordered(table, generation)
     decided = (columns["kind"] == "decision") & present(columns["arm"])
     challenger = columns["arm"] == "challenger"
-    nothing = np.zeros(len(decided), dtype=bool)
-    return _traffic(
-        columns,
-        decided,
-        challenger,
-        failed_flags(columns),
-        scored_flags(columns),
-        generation,
-        nothing,
-        nothing,
-        dropped={},
-    )
+    failed, scored = failed_flags(columns), scored_flags(columns)
+    return _traffic(columns, decided, challenger, failed, scored, generation)
 
 
 def champion_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
@@ -176,18 +187,24 @@ def champion_traffic(table: pa.Table, *, generation: int, version: int) -> Traff
     columns = ordered(table, generation)
     decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
     mine = decided & ((columns["version"] == version) | failed_flags(columns))
-    nothing = np.zeros(len(decided), dtype=bool)
-    return _traffic(
-        columns,
-        mine,
-        mine,
-        failed_flags(columns),
-        scored_flags(columns),
-        generation,
-        nothing,
-        nothing,
-        dropped={},
-    )
+    failed, scored = failed_flags(columns), scored_flags(columns)
+    return _traffic(columns, mine, mine, failed, scored, generation)
+
+
+def first_records(traffic: Traffic, count: int) -> Traffic:
+    """The traffic as it was when only its first records were there (dropped copies: as now)."""
+    whole = {"generation", "dropped", "uncopied"}
+    names = [f.name for f in dataclasses.fields(traffic) if f.name not in whole]
+    return dataclasses.replace(traffic, **{n: getattr(traffic, n)[:count] for n in names})
+
+
+def complete_records(traffic: Traffic, watermarks: Sequence[Watermark]) -> int:
+    """How many records no living writer can add any before: live traffic is always a little ahead
+    of the watermarks. All, where a writer has not said where it is; that is told otherwise."""
+    reached = [w.event_ms for w in watermarks if w.live and w.event_ms is not None]
+    if not reached:
+        return len(traffic)
+    return int(np.searchsorted(traffic.event_ms, min(reached), side="right"))
 
 
 def cut_at_sample(traffic: Traffic, *, units: int, requests: int = 0) -> int | None:
@@ -230,11 +247,13 @@ def first_appearances(traffic: Traffic, cut: int) -> tuple[int, int]:
 
 def log_ranges(traffic: Traffic, cut: int) -> dict[str, list[int]]:
     """First and last record number of each writer among the first `cut` records."""
-    ranges: dict[str, list[int]] = {}
-    for writer, seq in zip(traffic.writer[:cut], traffic.seq[:cut].tolist(), strict=True):
-        low, high = ranges.get(writer, [seq, seq])
-        ranges[writer] = [min(low, seq), max(high, seq)]
-    return dict(sorted(ranges.items()))
+    writers, inverse = np.unique(np.array(traffic.writer[:cut], dtype=str), return_inverse=True)
+    seq = traffic.seq[:cut]
+    low = np.full(len(writers), np.iinfo(np.int64).max)
+    high = np.full(len(writers), -1)
+    np.minimum.at(low, inverse, seq)
+    np.maximum.at(high, inverse, seq)
+    return {str(w): [int(a), int(b)] for w, a, b in zip(writers, low, high, strict=True)}
 
 
 def behind(
@@ -295,6 +314,7 @@ _COLUMNS = (
     "decision",
     "degraded",
     "degraded_reason",
+    "latency_us",
 )
 
 
@@ -313,7 +333,12 @@ def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     values = table.column(name)
     if name in ("seq", "event_ms", "recorded_ms", "generation"):
         return np.asarray(values.to_numpy(), dtype=np.int64)
-    return np.array([*values.to_pylist(), None], dtype=object)[:-1]
+    if name in ("score", "unit", "version", "latency_us", "degraded"):
+        return np.array([*values.to_pylist(), None], dtype=object)[:-1]
+    # of words there are few: each is made once, and all rows that hold it share it
+    coded = values.combine_chunks().dictionary_encode()
+    words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    return np.asarray(words[coded.indices.fill_null(len(coded.dictionary)).to_numpy()])
 
 
 def present(values: npt.NDArray[Any]) -> Flags:
@@ -353,28 +378,53 @@ def _traffic(
     failed: Flags,
     scored: Flags,
     generation: int,
-    paired: Flags,
-    flipped: Flags,
     *,
-    dropped: Mapping[str, int],
+    other: npt.NDArray[Any] | None = None,
+    flipped: Flags | None = None,
+    dropped: Mapping[str, int] | None = None,
+    uncopied: int = 0,
 ) -> Traffic:
+    """Args: other: decisions of the other arm on the same requests, None where there is none."""
     kept = kept & present(columns["unit"])
-    alert = np.isin(columns["decision"], ALERTS) & scored
+    nothing = np.zeros(int(kept.sum()), dtype=bool)
+    recorded_ms = columns["recorded_ms"][kept]
     return Traffic(
         generation=generation,
         event_ms=columns["event_ms"][kept],
+        recorded_ms=recorded_ms,
         writer=tuple(columns["writer"][kept]),
         seq=columns["seq"][kept],
         unit=columns["unit"][kept].astype(np.int64),
-        moment=columns["recorded_ms"][kept] // MOMENT_MS,
+        moment=recorded_ms // MOMENT_MS,
         challenger=challenger[kept].astype(bool),
         failed=failed[kept].astype(bool),
         excused=excused_flags(columns)[kept],
         scored=scored[kept].astype(bool),
-        alert=alert[kept],
-        paired=paired[kept],
-        flipped=flipped[kept],
-        dropped=dropped,
+        alert=(np.isin(columns["decision"], ALERTS) & scored)[kept],
+        paired=nothing if other is None else present(other[kept]),
+        flipped=nothing if flipped is None else flipped[kept],
+        other_alert=nothing if other is None else np.isin(other[kept], ALERTS),
+        latency_us=np.array(
+            [-1 if v is None else v for v in columns["latency_us"][kept]], np.int64
+        ),
+        batch=_batches(columns, kept),
+        dropped=dropped or {},
+        uncopied=uncopied,
+    )
+
+
+def _batches(columns: Columns, kept: Flags) -> Integers:
+    """Copies of one call have one writer, one moment of recording and one latency."""
+    copies = columns["kind"][kept] == "shadow"
+    names = ("writer", "recorded_ms", "latency_us")
+    calls = zip(*(columns[name][kept] for name in names), strict=True)
+    numbers: dict[tuple[Any, ...], int] = {}
+    return np.array(
+        [
+            numbers.setdefault(call, len(numbers)) if copy else -1
+            for call, copy in zip(calls, copies, strict=True)
+        ],
+        dtype=np.int64,
     )
 
 
@@ -387,12 +437,13 @@ def _first_appearances(traffic: Traffic, among: Flags) -> Flags:
 
 
 def _window(traffic: Traffic, cut: int, mine: Flags, arm: str) -> ArmWindow:
-    units, moments = traffic.unit[:cut][mine], traffic.moment[:cut][mine]
+    units = np.unique(traffic.unit[:cut][mine], return_inverse=True)
+    moments = np.unique(traffic.moment[:cut][mine], return_inverse=True)
 
-    def per(clusters: Integers, flags: Flags) -> tuple[int, ...]:
-        found, inverse = np.unique(clusters, return_inverse=True)
-        counts = np.bincount(inverse, weights=flags[:cut][mine], minlength=len(found))
-        return tuple(counts.astype(np.int64).tolist())
+    def per(clusters: tuple[Integers, Integers], flags: Flags) -> tuple[int, ...]:
+        found, inverse = clusters
+        counts = np.bincount(inverse[flags[:cut][mine]], minlength=len(found))
+        return tuple(counts.tolist())
 
     return ArmWindow(
         arm=arm,

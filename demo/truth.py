@@ -1,0 +1,72 @@
+"""Whether the version that was promoted is better than the one it replaced, by matured labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from mlplatform.decisions.records.port import Span
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.passes.plan import DAY_MS
+from mlplatform.rollouts.verdicts.outcomes import outcomes, recall_at_capacity
+from mlplatform.rollouts.verdicts.verdict import Errors
+
+ERRORS = Errors(stop=0.05, missed=0.05)
+
+
+def comparison(platform: Platform, state: RolloutState, now_event_ms: int) -> dict[str, Any] | None:
+    """What both versions found among the frauds of the shadow phase; None where there was none.
+
+    Both scored the same payments, and each is held to as many alerts as people can look at.
+    """
+    if state.shadow_generation is None or state.predecessor is None:
+        return None
+    definition, log = platform.definition(state.model), platform.log
+    records = log.read(
+        Span(model=state.model, kinds=("decision", "shadow"), generation=state.shadow_generation)
+    )
+    voids = log.read(Span(model=state.model, kinds=("void",)))
+    seen = outcomes(
+        pa.concat_tables([records, voids]),
+        log.read(Span(model=state.model, kinds=("label",))),
+        generation=state.shadow_generation,
+        version=state.challenger.version,
+        maturity_ms=definition.label.maturity_days * DAY_MS,
+        now_event_ms=now_event_ms,
+    )
+    capacity = definition.decision.review_share + definition.decision.decline_share
+    found = recall_at_capacity(seen, capacity=capacity, errors=ERRORS)
+    return {
+        "version": state.challenger.version,
+        "before": state.predecessor.version,
+        "payments": len(seen),
+        "immature": seen.immature,
+        "alerts": found.alerts,
+        "frauds": found.frauds,
+        "found": found.caught,
+        "found_before": found.champion_caught,
+        "low": round(found.difference.pass_low, 4) if found.frauds else None,
+        "high": round(found.difference.pass_high, 4) if found.frauds else None,
+    }
+
+
+def problem_of(found: dict[str, Any] | None) -> str | None:
+    """Why the promotion was none for the better; None: it was, or there was nothing to compare."""
+    if found is None:
+        return None
+    if not found["frauds"]:
+        return f"no fraud has matured by which version {found['version']} could be judged"
+    if found["found"] <= found["found_before"]:
+        return f"version {found['version']} is not better than what it replaced: {words(found)}"
+    return None
+
+
+def words(found: dict[str, Any]) -> str:
+    """The comparison in a sentence."""
+    return (
+        f"of {found['frauds']:,} frauds in shadow, by matured labels, the {found['alerts']:,} "
+        f"highest scores of version {found['version']} hold {found['found']:,}, those of version "
+        f"{found['before']} {found['found_before']:,}"
+    )

@@ -1,0 +1,263 @@
+"""Gates that compare a challenger with the champion of the same window.
+
+Each has a limit and, at each step, a tolerance. It is UNHEALTHY once more than the limit is proven
+against the challenger, HEALTHY once no more than the tolerance is left open, else INCONCLUSIVE: of
+no data, or too few, nothing is shown. The bounds hold at every look (`statistics`).
+
+In shadow both arms answered identical requests and are compared pair by pair; in canary customers
+were split at random.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlplatform.model.definition import StopLimits, Tolerance
+from mlplatform.rollouts.verdicts.clusters import clusters, customer_days, outages, paired
+from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate
+from mlplatform.rollouts.verdicts.statistics import Clusters, share_difference
+from mlplatform.rollouts.verdicts.verdict import (
+    Bound,
+    Errors,
+    Gate,
+    Harm,
+    bounded,
+    difference_values,
+    number_of,
+    points,
+    sure,
+)
+from mlplatform.rollouts.verdicts.window import Flags, Traffic
+from mlplatform.runtime.figures import percent
+
+STARVING = 5.0
+"""A challenger that starves the champion of a machine makes both fail: failures beyond this many
+times the limit stop it, though the champion fails as often."""
+UNCOPIED_SHARE = 0.1
+"""Of the champion's decisions, those that may be without a copy: of which, nobody chose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What replaying recent payments through both bundles predicted.
+
+    Args:
+        alert_ratio: the challenger's share of alerts over the champion's.
+        alert_share: the challenger's, of all payments; None: its report does not say.
+        disagreement: of the payments on which either arm raises an alert, the share on which only
+            one does.
+    """
+
+    alert_ratio: float
+    disagreement: float
+    alert_share: float | None = None
+
+
+ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0)
+"""Where nothing was predicted for this pair of versions, both are to decide alike."""
+
+
+def failure_gate(traffic: Traffic, bound: Bound, errors: Errors) -> Gate:
+    """Requests that the challenger failed to answer in time, against the champion's.
+
+    Failures are clustered by customer and day, and by outage, whichever leaves more open.
+    """
+    asked = ~traffic.excused
+    views = [
+        clusters(key, traffic.challenger, asked, traffic.failed)
+        for key in (customer_days(traffic), outages(traffic))
+    ]
+    found = share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
+    counts = [
+        _of(traffic.failed & mine & asked, mine & asked)
+        for mine in (traffic.challenger, ~traffic.challenger)
+    ]
+    alone = share_difference(views, stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
+    seen = f"failed to answer {counts[0]} requests in time; the champion {counts[1]}"
+    if alone.stop_low > STARVING * bound.limit:
+        reason = (
+            f"{seen}: at least {points(alone.stop_low)} with {sure(errors.stop)}, and more than "
+            f"{points(STARVING * bound.limit)} stop it however the champion fares"
+        )
+        values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
+        return Gate("failures", "UNHEALTHY", reason, values)
+    shown = f"at most {points(found.pass_high)} more"
+    proven = f"at least {points(found.stop_low)} more"
+    harm = Harm(seen, proven, shown, found.stop_low, found.pass_high, points)
+    return bounded("failures", harm, bound, errors, difference_values(found))
+
+
+def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Prediction) -> Gate:
+    """The challenger's alerts against those expected of it, as a share of the expected ones.
+
+    Both too many and too few are harm: people have no time for the first, and the others are frauds
+    that nobody looks at. Expected are the champion's of the same window, by the predicted ratio,
+    and the predicted share of all payments: traffic that moves moves the first with it, a champion
+    that drifts away leaves the second. Only what deviates from both is harm.
+    """
+    if traffic.paired.any():
+        mine = traffic.challenger & traffic.paired
+        view = paired(traffic.unit[mine], traffic.alert[mine], traffic.other_alert[mine])
+    else:
+        view = clusters(traffic.unit, traffic.challenger, traffic.scored, traffic.alert)
+    deviations = [
+        found
+        for found in (
+            _deviation(view, errors, predicted.alert_ratio, None),
+            _deviation(view, errors, 0.0, predicted.alert_share),
+        )
+        if found is not None
+    ]
+    raised, answers = int(view.challenger_hits.sum()), int(view.challenger_trials.sum())
+    theirs, others = int(view.champion_hits.sum()), int(view.champion_trials.sum())
+    if not deviations:
+        reason = f"raised {raised:,} alerts; the champion {theirs:,}: none are expected yet"
+        return Gate("alerts", bound.verdict(math.nan, math.nan), reason, {"trials": answers})
+    stop_low = min(found.proven for found in deviations)
+    nearest = min(deviations, key=lambda found: found.left_open)
+    seen = (
+        f"raised {raised:,} alerts on {answers:,} payments ({percent(raised / answers)}); "
+        f"{percent(nearest.expected)} was expected (the champion raised {theirs:,} on {others:,})"
+    )
+    shown = f"{_change(nearest.low)} to {_change(nearest.high)}"
+    values: dict[str, float | int | None] = {
+        "share": number_of(nearest.value), "low": number_of(nearest.low),
+        "high": number_of(nearest.high), "challenger": number_of(raised / answers),
+        "champion": number_of(theirs / others) if others else None,
+        "expected": number_of(nearest.expected), "trials": answers,
+    }  # fmt: skip
+    proven = f"at least {percent(stop_low)} {'fewer' if nearest.value < 0 else 'more'}"
+    harm = Harm(seen, proven, shown, stop_low, nearest.left_open, percent)
+    return bounded("alerts", harm, bound, errors, values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Deviation:
+    """From one expectation, as a share of it.
+
+    Args:
+        proven: that it deviates at least so far, to either side.
+        low, high: where it may lie.
+    """
+
+    expected: float
+    value: float
+    proven: float
+    low: float
+    high: float
+
+    @property
+    def left_open(self) -> float:
+        return max(-self.low, self.high)
+
+
+def _deviation(
+    view: Clusters, errors: Errors, ratio: float, share: float | None
+) -> _Deviation | None:
+    """From the champion's share times the ratio, or from a share; None where none is expected."""
+    if share is None and not ratio:
+        return None
+    found = share_difference(
+        [view], stop_error=errors.stop / 2, pass_error=errors.missed / 2, ratio=ratio
+    )
+    expected = found.expected if share is None else share
+    if not expected > 0 or not found.trials:
+        return None
+    moved = found.expected - expected
+    return _Deviation(
+        expected=expected,
+        value=(found.value + moved) / expected,
+        proven=max(found.stop_low + moved, -found.stop_high - moved) / expected,
+        low=(found.pass_low + moved) / expected,
+        high=(found.pass_high + moved) / expected,
+    )
+
+
+def disagreement_gate(
+    traffic: Traffic, bound: Bound, errors: Errors, predicted: Prediction
+) -> Gate:
+    """Of payments on which either arm raised an alert, those on which only one did, in shadow."""
+    mine = traffic.challenger & traffic.paired
+    one, other = traffic.alert[mine], traffic.other_alert[mine]
+    either = one | other
+    if not either.any():
+        reason = "no arm has raised an alert yet on a payment that both decided"
+        return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
+    view = paired(traffic.unit[mine], one ^ other, np.zeros_like(one), among=either)
+    found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
+    only = int((one ^ other).sum())
+    seen = (
+        f"of {int(either.sum()):,} payments with an alert of either arm, only one arm raised it on "
+        f"{only:,} ({percent(found.challenger)}); {percent(predicted.disagreement)} was predicted"
+    )
+    excess_low, excess_high = (
+        found.stop_low - predicted.disagreement,
+        found.pass_high - predicted.disagreement,
+    )
+    shown = f"at most {points(excess_high)} more than predicted"
+    values = {
+        "share": number_of(found.challenger - predicted.disagreement),
+        "low": number_of(found.pass_low - predicted.disagreement),
+        "high": number_of(excess_high),
+        "payments": int(either.sum()),
+    }
+    proven = f"at least {points(excess_low)} more than predicted"
+    harm = Harm(seen, proven, shown, excess_low, excess_high, points)
+    return bounded("disagreement", harm, bound, errors, values)
+
+
+def copy_gate(traffic: Traffic) -> list[Gate]:
+    """Nothing is shown where too many requests were never put to the challenger."""
+    copies = int((traffic.challenger & ~traffic.excused).sum())
+    missing = traffic.uncopied
+    if missing <= UNCOPIED_SHARE * (copies + missing):
+        return []
+    reason = (
+        f"{missing:,} of {copies + missing:,} requests have no answer of the challenger: their "
+        f"copies were dropped (at most {percent(UNCOPIED_SHARE)} may be)"
+    )
+    return [Gate("copies", "INCONCLUSIVE", reason, {"copies": copies, "missing": missing})]
+
+
+def comparisons(
+    traffic: Traffic,
+    stop: StopLimits,
+    tolerance: Tolerance,
+    errors: Errors,
+    *,
+    failure_share: float,
+    predicted: Prediction,
+    pods: int,
+    in_canary: bool,
+) -> list[Gate]:
+    """Every comparison that a step asks for."""
+    failures = Bound(failure_share, tolerance.failures)
+    alerts = Bound(stop.alerts, tolerance.alerts)
+    found = [
+        failure_gate(traffic, failures, errors),
+        alert_gate(traffic, alerts, errors, predicted),
+    ]
+    if in_canary:
+        quantiles = ((0.5, stop.latency_p50, tolerance.latency_p50),
+                     (0.99, stop.latency_p99, tolerance.latency_p99))  # fmt: skip
+        return found + [latency_gate(traffic, q, Bound(s, t), errors) for q, s, t in quantiles]
+    disagreement = Bound(stop.disagreement, tolerance.disagreement)
+    utilisation = Bound(stop.utilisation, stop.utilisation)
+    return [
+        *found,
+        disagreement_gate(traffic, disagreement, errors, predicted),
+        utilisation_gate(traffic, utilisation, errors, pods),
+        *copy_gate(traffic),
+    ]
+
+
+def _of(hits: Flags, trials: Flags) -> str:
+    count, of = int(hits.sum()), int(trials.sum())
+    return f"{count:,} of {of:,}" + (f" ({percent(count / of)})" if of else "")
+
+
+def _change(share: float) -> str:
+    return f"{percent(min(-share, 1.0))} fewer" if share < 0 else f"{percent(share)} more"
