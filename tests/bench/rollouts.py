@@ -290,6 +290,7 @@ def _records(
         paired=paired,
         flipped=paired & (alert != other_alert),
         other_alert=other_alert,
+        late=nothing,
         latency_us=latency_us.astype(np.int64),
         batch=copies,
         dropped={},

@@ -210,6 +210,22 @@ def test_the_champions_failures_are_not_the_challengers() -> None:
     assert canary(rows).verdict == "HEALTHY"
 
 
+def test_a_pause_that_only_the_champion_is_waited_for_is_no_harm_of_the_challenger() -> None:
+    """Both met it; a challenger is given less time, as the champion stands behind it."""
+    rows = fail(canary_rows(2000, 25, generation=1, version=2), 20)
+    for row in [row for row in rows if row["arm"] == "champion"][:60]:
+        row["latency_us"] = 30_000
+    step = dataclasses.replace(CANARY_STEP, tolerance=Tolerance(failures=0.04))
+    limits = dataclasses.replace(CANARY, step=step)
+
+    def shown(within_us: float) -> float:
+        traffic = canary_traffic(table(rows), generation=1, within_us=within_us)
+        found = judge(traffic, limits, COMPLETE).evidence["gates"]["failures"]["values"]
+        return float(found["share"])
+
+    assert (shown(24_000.0), shown(1e9)) == (0.0, 0.04)
+
+
 def test_a_challenger_that_starves_the_champion_does_not_excuse_itself() -> None:
     rows = canary_rows(1200, 25, generation=1, version=2)
     for arm, count in (("challenger", 100), ("champion", 300)):

@@ -77,7 +77,7 @@ def _judgement(
     watermarks = tuple(ports.log.watermarks())
     gateways = tuple(ports.passes.gateways(definition.name))
     table = _records(ports.log, definition.name, routes.generation)
-    traffic = _traffic(role, table, state, routes)
+    traffic = _traffic(role, table, state, routes, definition)
     slow = _slow_gates(definition, ports, state)
     sources = Sources(watermarks, gateways)
     limits = limits_of(definition, state, routes, pods=_pods(definition, ports))
@@ -96,13 +96,21 @@ def _role(state: RolloutState, routes: Routes) -> Role | None:
     return "canary" if routes.phase == "canary" else "shadow"
 
 
-def _traffic(role: Role, table: pa.Table, state: RolloutState, routes: Routes) -> Traffic:
+def _traffic(
+    role: Role,
+    table: pa.Table,
+    state: RolloutState,
+    routes: Routes,
+    definition: ModelDefinition,
+) -> Traffic:
     version, generation = state.challenger.version, routes.generation
     match role:
         case "shadow":
             return shadow_traffic(table, generation=generation, version=version)
         case "canary":
-            return canary_traffic(table, generation=generation)
+            chain = definition.chain
+            waited_ms = definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
+            return canary_traffic(table, generation=generation, within_us=1000 * waited_ms)
         case "champion":
             return champion_traffic(table, generation=generation, version=version)
 

@@ -63,20 +63,22 @@ ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0)
 def failure_gate(traffic: Traffic, bound: Bound, errors: Errors) -> Gate:
     """Requests that the challenger failed to answer in time, against the champion's.
 
-    Failures are clustered by customer and day, and by outage, whichever leaves more open.
+    Failures are clustered by customer and day, and by outage, whichever leaves more open. The
+    champion's are those of the time that a challenger is given: one pause of a machine is not the
+    failure of the arm that is waited for less.
     """
-    asked = ~traffic.excused
+    asked, failed = ~traffic.excused, traffic.failed | traffic.late
     views = [
-        clusters(key, traffic.challenger, asked, traffic.failed)
+        clusters(key, traffic.challenger, asked, failed)
         for key in (customer_days(traffic), outages(traffic))
     ]
     found = share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
     counts = [
-        _of(traffic.failed & mine & asked, mine & asked)
+        _of(failed & mine & asked, mine & asked)
         for mine in (traffic.challenger, ~traffic.challenger)
     ]
     alone = share_difference(views, stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
-    seen = f"failed to answer {counts[0]} requests in time; the champion {counts[1]}"
+    seen = f"failed to answer {counts[0]} requests in time; the champion, as soon, {counts[1]}"
     if alone.stop_low > STARVING * bound.limit:
         reason = (
             f"{seen}: at least {points(alone.stop_low)} with {sure(errors.stop)}, and more than "

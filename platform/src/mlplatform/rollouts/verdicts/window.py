@@ -51,6 +51,7 @@ class Traffic:
         paired: the same request was decided by the other arm too.
         flipped: that decision differs.
         other_alert: that decision was to review or decline.
+        late: an answer of the champion for which a challenger would not have been waited.
         latency_us: how long the answer took, or the call that carried the copy; -1: not recorded.
         batch: number of the call that carried the copy, among the copies; -1: it is none.
         dropped: copies that the gateway could not send; they are no records here.
@@ -72,6 +73,7 @@ class Traffic:
     paired: Flags
     flipped: Flags
     other_alert: Flags
+    late: Flags
     latency_us: Integers
     batch: Integers
     dropped: Mapping[str, int]
@@ -172,14 +174,21 @@ def _uncopied(columns: Columns, decided: Flags, is_copy: Flags) -> int:
     return sum(decision_id not in copied for decision_id in columns["decision_id"][due])
 
 
-def canary_traffic(table: pa.Table, *, generation: int) -> Traffic:
+def canary_traffic(table: pa.Table, *, generation: int, within_us: float = math.inf) -> Traffic:
     """Decisions of both arms; whatever answered in an arm's place is that arm's failure, unless
-    the gateway never got to ask the arm."""
+    the gateway never got to ask the arm.
+
+    Args:
+        within_us: how long a challenger is waited for. The champion, which has no other predictor
+            behind it, is given longer: what it answers after that is late.
+    """
     columns = ordered(table, generation)
     decided = (columns["kind"] == "decision") & present(columns["arm"])
     challenger = columns["arm"] == "challenger"
     failed, scored = failed_flags(columns), scored_flags(columns)
-    return _traffic(columns, decided, challenger, failed, scored, generation)
+    found = _traffic(columns, decided, challenger, failed, scored, generation)
+    late = ~found.challenger & ~found.failed & (found.latency_us > within_us)
+    return dataclasses.replace(found, late=late)
 
 
 def champion_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
@@ -407,6 +416,7 @@ def _traffic(
         latency_us=np.array(
             [-1 if v is None else v for v in columns["latency_us"][kept]], np.int64
         ),
+        late=nothing,
         batch=_batches(columns, kept),
         dropped=dropped or {},
         uncopied=uncopied,
