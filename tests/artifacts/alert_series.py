@@ -235,8 +235,8 @@ def states() -> list[Case]:
             )
             for named, since_s in (
                 ("deploying", 0),
-                ("shadow", 600 - 345_600),
-                ("canary", 600 - 345_600),
+                ("shadow", 600 - 864_000),
+                ("canary", 600 - 864_000),
                 ("awaiting_approval", 600 - 168 * 3600),
             )
         ),

@@ -24,11 +24,12 @@ from rollout_world import canary_rows, fraud, shadow_rows, table
 
 POLICY = fraud().rollout
 ERRORS = Errors(stop=0.0005, missed=0.05)
+AS_THE_CHAMPION = Prediction(alert_ratio=1.0, disagreement=0.0)
 SHADOW_STEP = Step(
     stop=POLICY.stop,
     tolerance=Tolerance(failures=0.1, alerts=1.0, disagreement=0.5),
     errors=ERRORS,
-    predicted=ALIKE,
+    predicted=AS_THE_CHAMPION,
     percent=None,
     units=300,
     requests=600,
@@ -150,6 +151,47 @@ def test_no_alert_in_common_is_stopped_though_there_are_as_many() -> None:
     verdict = shadow(rows)
     assert verdict.evidence["gates"]["disagreement"]["verdict"] == "UNHEALTHY"
     assert verdict.evidence["gates"]["alerts"]["verdict"] != "UNHEALTHY"
+
+
+def test_alerts_between_two_expectations_are_no_harm() -> None:
+    """More than the champion's and fewer than predicted: neither is proven against both."""
+    rows = shadow_rows(
+        400, 50, generation=1, version=2, alert_share=0.02, champion_alert_share=0.01
+    )
+    step = dataclasses.replace(SHADOW_STEP, predicted=Prediction(1.0, 1.0, 0.03))
+    traffic = shadow_traffic(table(rows), generation=1, version=2)
+    gates = judge(traffic, dataclasses.replace(SHADOW, step=step), COMPLETE).evidence["gates"]
+    assert gates["alerts"]["verdict"] == "HEALTHY"
+
+
+def test_a_pair_that_was_never_replayed_is_not_stopped_for_disagreeing() -> None:
+    rows = shadow_rows(
+        400, 20, generation=1, version=2, alert_share=0.03, champion_alert_share=0.03
+    )
+    step = dataclasses.replace(SHADOW_STEP, predicted=ALIKE)
+    traffic = shadow_traffic(table(rows), generation=1, version=2)
+    gates = judge(traffic, dataclasses.replace(SHADOW, step=step), COMPLETE).evidence["gates"]
+    assert gates["disagreement"]["verdict"] == "INCONCLUSIVE"
+    assert "validate the version again" in gates["disagreement"]["reason"]
+
+
+def test_a_copy_that_no_caller_would_have_waited_for_is_a_failure() -> None:
+    rows = shadow_rows(400, 6, generation=1, version=2, alert_share=0.02)
+    for row in rows:
+        row["latency_us"] = 4_000_000 if row.get("kind") == "shadow" else 4000
+    traffic = shadow_traffic(table(rows), generation=1, version=2, within_us=24_000)
+    found = judge(traffic, SHADOW, COMPLETE)
+    assert found.evidence["gates"]["failures"]["verdict"] == "UNHEALTHY"
+
+
+def test_one_slow_call_is_not_the_cost_of_a_row() -> None:
+    """A cold start: the first call was large and slow, all others carried one row."""
+    rows = shadow_rows(400, 6, generation=1, version=2, alert_share=0.02)
+    first = [row for row in rows if row.get("kind") == "shadow"][:8]
+    for row in first:
+        row |= {"recorded_ms": 1, "latency_us": 400_000}
+    found = shadow(rows).evidence["gates"]["utilisation"]
+    assert found["verdict"] == "HEALTHY", found["reason"]
 
 
 def test_a_step_without_an_alert_has_shown_nothing_about_alerts() -> None:

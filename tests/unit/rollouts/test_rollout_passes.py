@@ -307,7 +307,7 @@ def no_room(world: World) -> None:
 
 def deadline(world: World) -> None:
     rollout_id = to_canary(world, 2)
-    world.pass_time(97)
+    world.pass_time(169)
     world.settle()
     world.generation()
     world.settle()
@@ -604,9 +604,9 @@ def test_an_inconclusive_step_is_rolled_back_at_its_deadline(tmp_path: Path) -> 
     world = World(tmp_path)
     bootstrap(world)
     second = to_canary(world)
-    world.clock.wall += 345_600_000
+    world.clock.wall += 864_000_000
     world.settle()
-    assert "inconclusive at its deadline (345600 s of wall time)" in world.state(second).reason
+    assert "inconclusive at its deadline (864000 s of wall time)" in world.state(second).reason
 
 
 def test_a_service_stays_while_a_gateway_applies_older_routes(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from mlplatform.rollouts.passes.plan import (
     RollBack,
     Service,
     Supersede,
+    canary_step,
+    is_last_step,
     next_step,
     reconciled_services,
 )
@@ -179,6 +181,17 @@ def test_the_ramp_takes_every_step_of_the_policy() -> None:
     assert world.routes.phase == "steady"
 
 
+@pytest.mark.parametrize(
+    ("percent", "held_to", "last"), [(1, 5, False), (10, 25, False), (50, 50, True), (80, 50, True)]
+)
+def test_a_share_that_the_policy_has_not_any_more_is_held_to_the_next_one(
+    percent: float, held_to: float, last: bool
+) -> None:
+    """A rollout goes on by its share of customers, also where model.yaml has other steps by now."""
+    assert canary_step(POLICY, percent).percent == held_to
+    assert is_last_step(POLICY, percent) == last
+
+
 def test_a_first_version_goes_from_approval_to_promotion() -> None:
     world = started(bootstrap=True)
     assert isinstance(world.take(None), Deploy)
@@ -217,10 +230,10 @@ def test_without_approval_in_the_policy_nobody_is_asked() -> None:
 @pytest.mark.parametrize(
     ("event_ms", "wall_ms", "expired"),
     [
-        (96 * HOUR_MS - 1, 0, False),
-        (96 * HOUR_MS, 0, True),
-        (0, 345_600_000 - 1, False),
-        (0, 345_600_000, True),
+        (int(POLICY.canary[0].deadline_h * HOUR_MS) - 1, 0, False),
+        (int(POLICY.canary[0].deadline_h * HOUR_MS), 0, True),
+        (0, int(POLICY.step_wall_deadline_s * 1000) - 1, False),
+        (0, int(POLICY.step_wall_deadline_s * 1000), True),
     ],
 )
 def test_a_step_expires_at_the_earlier_of_two_deadlines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from mlplatform.model.definition import (
@@ -73,7 +74,11 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
 
 
 def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
-    """What is proven to be harm is not tolerated by any step."""
+    """What is proven to be harm is not tolerated by any step, and no step ends before its time."""
+    longest_s = 3600 * max(policy.shadow.deadline_h, *(s.deadline_h for s in policy.canary))
+    wanted = f"the longest deadline_h in seconds ({longest_s:g}) or more"
+    key, value = "rollout.step_wall_deadline_s", policy.step_wall_deadline_s
+    yield value >= longest_s or math.isinf(longest_s), key, value, wanted
     steps = {"rollout.shadow": policy.shadow.tolerance} | {
         f"rollout.canary.{number}": step.tolerance for number, step in enumerate(policy.canary)
     }

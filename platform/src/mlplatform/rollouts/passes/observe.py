@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
 
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
@@ -11,7 +13,14 @@ from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPoli
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
-from mlplatform.rollouts.passes.plan import DAY_MS, Observation, Service, confirmation_due_ms
+from mlplatform.rollouts.passes.plan import (
+    DAY_MS,
+    Observation,
+    Service,
+    canary_step,
+    confirmation_due_ms,
+    is_last_step,
+)
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import unless_behind
 from mlplatform.rollouts.serving.plane import ServingPlane
@@ -31,8 +40,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-GATES_PER_PHASE = 5
-"""The most that one phase asks: failures, alerts, two quantiles of latency, the split."""
+COUNTED: Final[tuple[Kind, ...]] = ("decision", "shadow", "inference")
+GATES_PER_PHASE = 6
+"""The most that one phase asks: failures, alerts, two quantiles of latency, split, recall."""
 
 
 def observe(
@@ -76,7 +86,9 @@ def _judgement(
     # watermarks first: whatever they promise is in the log when it is read
     watermarks = tuple(ports.log.watermarks())
     gateways = tuple(ports.passes.gateways(definition.name))
-    table = _records(ports.log, definition.name, routes.generation)
+    # requests of raw callers have no copies: in shadow there is nothing to compare them with
+    kinds: tuple[Kind, ...] = ("decision", "shadow") if role == "shadow" else COUNTED
+    table = _records(ports.log, definition.name, routes.generation, kinds)
     traffic = _traffic(role, table, state, routes, definition)
     slow = _slow_gates(definition, ports, state)
     sources = Sources(watermarks, gateways)
@@ -104,21 +116,25 @@ def _traffic(
     definition: ModelDefinition,
 ) -> Traffic:
     version, generation = state.challenger.version, routes.generation
+    chain = definition.chain
+    waited_ms = definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
+    within_us = 1000 * waited_ms
     match role:
         case "shadow":
-            return shadow_traffic(table, generation=generation, version=version)
+            return shadow_traffic(
+                table, generation=generation, version=version, within_us=within_us
+            )
         case "canary":
-            chain = definition.chain
-            waited_ms = definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
-            return canary_traffic(table, generation=generation, within_us=1000 * waited_ms)
+            return canary_traffic(table, generation=generation, within_us=within_us)
         case "champion":
             return champion_traffic(table, generation=generation, version=version)
 
 
-def _records(log: DecisionLog, model: str, generation: int) -> pa.Table:
+def _records(
+    log: DecisionLog, model: str, generation: int, kinds: tuple[Kind, ...] = COUNTED
+) -> pa.Table:
     import pyarrow as pa
 
-    kinds: tuple[Kind, ...] = ("decision", "shadow", "inference")
     records = log.read(Span(model=model, kinds=kinds, generation=generation))
     voids = log.read(Span(model=model, kinds=("void",)))
     return pa.concat_tables([_of_rollouts(records), voids])
@@ -144,7 +160,7 @@ def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) 
     once the promotion could be confirmed.
     """
     policy, now = definition.rollout, ports.now()
-    last_step = state.phase == "canary" and state.step == len(policy.canary) - 1
+    last_step = state.phase == "canary" and is_last_step(policy, state.percent)
     due = state.phase == "promoted" and now.event_ms >= confirmation_due_ms(state, policy)
     if state.shadow_generation is None or not (last_step or due):
         return []
@@ -163,7 +179,7 @@ def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) 
 def _outcomes(definition: ModelDefinition, ports: Ports, generation: int, version: int) -> Outcomes:
     import pyarrow.compute as pc
 
-    decisions = _records(ports.log, definition.name, generation)
+    decisions = _records(ports.log, definition.name, generation, ("decision", "shadow"))
     first_ms = pc.min(decisions.column("event_ms")).as_py()
     labels = ports.log.read(Span(model=definition.name, kinds=("label",), from_ms=first_ms))
     return outcomes(
@@ -178,8 +194,12 @@ def _outcomes(definition: ModelDefinition, ports: Ports, generation: int, versio
 
 def _errors(policy: RolloutPolicy) -> Errors:
     """The chance of a false alarm is shared out evenly over all phases and gates of a rollout."""
-    phases = 2 + len(policy.canary)  # shadow, each step, and as champion
-    return Errors(policy.false_alarm_share / (GATES_PER_PHASE * phases), policy.missed_harm_share)
+    stop = policy.false_alarm_share / (GATES_PER_PHASE * _phases(policy))
+    return Errors(stop, policy.missed_harm_share)
+
+
+def _phases(policy: RolloutPolicy) -> int:
+    return 2 + len(policy.canary)  # shadow, each step, and as champion
 
 
 def limits_of(
@@ -193,7 +213,10 @@ def limits_of(
     policy = definition.rollout
     match state.phase:
         case "canary":
-            asked: ShadowStep | CanaryStep | None = policy.canary[state.step or 0]
+            held_to = canary_step(policy, state.percent)
+            asked: ShadowStep | CanaryStep | None = msgspec.structs.replace(
+                held_to, percent=state.percent
+            )
         case "shadow" | "awaiting_approval":
             asked = policy.shadow
         case _:
@@ -222,7 +245,7 @@ def step_limits(
             pods=pods,
         )
     return Limits(
-        error_share=policy.false_alarm_share,
+        error_share=policy.false_alarm_share / _phases(policy),
         failure_share=policy.failure_share_limit,
         guardrail_failures=policy.guardrail_minimum_failures,
         step=step,
@@ -236,11 +259,13 @@ def predicted(validation: Evidence, routes: Routes) -> Prediction:
     if not replayed or not replayed["payments"]:
         return ALIKE
     own, other, both = (replayed[k] for k in ("alerts", "champion_alerts", "both_alerts"))
+    if not own:
+        return ALIKE
     either, share = own + other - both, own / replayed["payments"]
     met = champion is not None and validation.get("champion") == champion.bundle
     if not met or not other or not either:
-        return dataclasses.replace(ALIKE, alert_share=share or None)
-    return Prediction(own / other, (either - both) / either, share or None)
+        return dataclasses.replace(ALIKE, alert_share=share)
+    return Prediction(own / other, (either - both) / either, share)
 
 
 def _pods(definition: ModelDefinition, ports: Ports) -> int:

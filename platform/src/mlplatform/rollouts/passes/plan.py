@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlplatform.model.definition import RolloutPolicy
+from mlplatform.model.definition import CanaryStep, RolloutPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.state import RolloutState
@@ -191,6 +191,16 @@ def reconciled_services(
     return (*(Retire(name, why) for name in spare), *starts)
 
 
+def canary_step(policy: RolloutPolicy, percent: float) -> CanaryStep:
+    """What a share of customers is held to; also a share that model.yaml had once, and has not."""
+    return next((c for c in policy.canary if c.percent >= percent), policy.canary[-1])
+
+
+def is_last_step(policy: RolloutPolicy, percent: float) -> bool:
+    """Whether no step has more customers than this share."""
+    return percent >= policy.canary[-1].percent
+
+
 def confirmation_due_ms(state: RolloutState, policy: RolloutPolicy) -> int:
     """When a promotion may be confirmed, in event time."""
     return state.since_event_ms + policy.confirm_after_days * DAY_MS
@@ -292,16 +302,15 @@ def _awaiting_approval(
 
 
 def _canary(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
-    step = state.step or 0
-    here = policy.canary[step]
+    here = canary_step(policy, state.percent)
     held = _unless_healthy(state, seen, policy, now, here.deadline_h)
     if held is not None:
         return held
     judgement = _judged(seen)
-    reason = f"canary {here.percent:g} %: {judgement.reason}"
+    reason = f"canary {state.percent:g} %: {judgement.reason}"
     evidence = _identity(state) | judgement.evidence
-    if step + 1 < len(policy.canary):
-        return _canary_step(state, seen, policy, step + 1, reason, evidence)
+    if not is_last_step(policy, state.percent):
+        return _canary_step(state, seen, policy, (state.step or 0) + 1, reason, evidence)
     return Promote(_promoted_routes(state, seen.routes), reason, evidence)
 
 
@@ -388,7 +397,7 @@ def _canary_step(
     reason: str,
     evidence: Evidence,
 ) -> Advance:
-    percent = policy.canary[step].percent
+    percent = next(c.percent for c in policy.canary if c.percent > state.percent)
     routes = _next(seen.routes, phase="canary", challenger_percent=percent)
     return Advance("canary", step, routes, reason, evidence)
 

@@ -47,6 +47,8 @@ class Prediction:
     Args:
         alert_ratio: the challenger's share of alerts over the champion's.
         alert_share: the challenger's, of all payments; None: its report does not say.
+        replayed: whether both versions were; where not, the other numbers are those of arms that
+            decide alike, and a disagreement proves nothing.
         disagreement: of the payments on which either arm raises an alert, the share on which only
             one does.
     """
@@ -54,10 +56,11 @@ class Prediction:
     alert_ratio: float
     disagreement: float
     alert_share: float | None = None
+    replayed: bool = True
 
 
-ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0)
-"""Where nothing was predicted for this pair of versions, both are to decide alike."""
+ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0, replayed=False)
+"""Where nothing was predicted for this pair of versions, they are to raise as many alerts."""
 
 
 def failure_gate(traffic: Traffic, bound: Bound, errors: Errors) -> Gate:
@@ -78,7 +81,13 @@ def failure_gate(traffic: Traffic, bound: Bound, errors: Errors) -> Gate:
         for mine in (traffic.challenger, ~traffic.challenger)
     ]
     alone = share_difference(views, stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
-    seen = f"failed to answer {counts[0]} requests in time; the champion, as soon, {counts[1]}"
+    if not found.trials or math.isnan(found.value):
+        reason = "no request of both arms has been counted yet"
+        return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
+    seen = (
+        f"failed to answer {counts[0]} requests in time; the champion, within the same time, "
+        f"{counts[1]}"
+    )
     if alone.stop_low > STARVING * bound.limit:
         reason = (
             f"{seen}: at least {points(alone.stop_low)} with {sure(errors.stop)}, and more than "
@@ -86,7 +95,7 @@ def failure_gate(traffic: Traffic, bound: Bound, errors: Errors) -> Gate:
         )
         values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
         return Gate("failures", "UNHEALTHY", reason, values)
-    shown = f"at most {points(found.pass_high)} more"
+    shown = f"at most {points(max(found.pass_high, 0.0))} more"
     proven = f"at least {points(found.stop_low)} more"
     harm = Harm(seen, proven, shown, found.stop_low, found.pass_high, points)
     return bounded("failures", harm, bound, errors, difference_values(found))
@@ -118,7 +127,9 @@ def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Predic
     if not deviations:
         reason = f"raised {raised:,} alerts; the champion {theirs:,}: none are expected yet"
         return Gate("alerts", bound.verdict(math.nan, math.nan), reason, {"trials": answers})
-    stop_low = min(found.proven for found in deviations)
+    more = min(found.more for found in deviations)
+    fewer = min(found.fewer for found in deviations)
+    stop_low = max(more, fewer)
     nearest = min(deviations, key=lambda found: found.left_open)
     seen = (
         f"raised {raised:,} alerts on {answers:,} payments ({percent(raised / answers)}); "
@@ -131,7 +142,7 @@ def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Predic
         "champion": number_of(theirs / others) if others else None,
         "expected": number_of(nearest.expected), "trials": answers,
     }  # fmt: skip
-    proven = f"at least {percent(stop_low)} {'fewer' if nearest.value < 0 else 'more'}"
+    proven = f"at least {percent(stop_low)} {'fewer' if fewer > more else 'more'}"
     harm = Harm(seen, proven, shown, stop_low, nearest.left_open, percent)
     return bounded("alerts", harm, bound, errors, values)
 
@@ -141,13 +152,14 @@ class _Deviation:
     """From one expectation, as a share of it.
 
     Args:
-        proven: that it deviates at least so far, to either side.
+        more, fewer: that it deviates at least so far, to either side.
         low, high: where it may lie.
     """
 
     expected: float
     value: float
-    proven: float
+    more: float
+    fewer: float
     low: float
     high: float
 
@@ -172,7 +184,8 @@ def _deviation(
     return _Deviation(
         expected=expected,
         value=(found.value + moved) / expected,
-        proven=max(found.stop_low + moved, -found.stop_high - moved) / expected,
+        more=(found.stop_low + moved) / expected,
+        fewer=(-found.stop_high - moved) / expected,
         low=(found.pass_low + moved) / expected,
         high=(found.pass_high + moved) / expected,
     )
@@ -182,6 +195,9 @@ def disagreement_gate(
     traffic: Traffic, bound: Bound, errors: Errors, predicted: Prediction
 ) -> Gate:
     """Of payments on which either arm raised an alert, those on which only one did, in shadow."""
+    if not predicted.replayed:
+        reason = "this pair of versions was never replayed: validate the version again"
+        return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
     mine = traffic.challenger & traffic.paired
     one, other = traffic.alert[mine], traffic.other_alert[mine]
     either = one | other
@@ -199,7 +215,7 @@ def disagreement_gate(
         found.stop_low - predicted.disagreement,
         found.pass_high - predicted.disagreement,
     )
-    shown = f"at most {points(excess_high)} more than predicted"
+    shown = f"at most {points(max(excess_high, 0.0))} more than predicted"
     values = {
         "share": number_of(found.challenger - predicted.disagreement),
         "low": number_of(found.pass_low - predicted.disagreement),

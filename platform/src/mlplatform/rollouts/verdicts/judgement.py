@@ -40,6 +40,10 @@ from mlplatform.runtime.figures import percent
 
 MAX_GUARDRAIL_LOOKS = 20
 
+ALONE = 2.0
+"""Nobody answers beside a champion, so what the machine does to both arms counts against it: it is
+held to this many times the limit of a challenger."""
+
 COUNTED_PART = 0.5
 """Of a sample's customers, those whose answers must count (not degraded): of fewer, those who are
 left may be unlike the others."""
@@ -177,11 +181,12 @@ def _failing(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
         window, _ = arm_windows(traffic, cut)
         # one-sided at error_share / 2^(look + 1); an interval spends half on either side
         share = _failure_share(window, limits.error_share / 2**look)
-        if share.low > limits.failure_share:
+        allowed = ALONE * limits.failure_share
+        if share.low > allowed:
             reason = (
                 f"failed to answer {_of(window.failures, window.requests, 'requests')} "
                 f"({window.units:,} customers, {_failed_moments(window)}): "
-                f"{_against(share, limits.failure_share)}"
+                f"{_against(share, allowed)}"
             )
             return Gate("guardrail", "UNHEALTHY", reason, values_of(share)), cut
     return None

@@ -24,6 +24,8 @@ from mlplatform.runtime.figures import percent
 
 RATE_WINDOW_MS = 10_000
 MINIMUM_CALLS = 30
+MOST_LEVERAGE = 0.5
+"""Of one call on the slope: a pause during the only large call would be the cost of a row."""
 
 
 def latency_gate(traffic: Traffic, quantile: float, bound: Bound, errors: Errors) -> Gate:
@@ -42,7 +44,7 @@ def latency_gate(traffic: Traffic, quantile: float, bound: Bound, errors: Errors
     if not (mine.any() and other.any()):
         reason = "no latency of both arms was recorded"
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
-    theirs_us = float(np.quantile(traffic.latency_us[other], quantile))
+    theirs_us = max(float(np.quantile(traffic.latency_us[other], quantile)), 1.0)
     own_us = float(np.quantile(traffic.latency_us[mine], quantile))
 
     def excess(ratio: float) -> Difference:
@@ -107,11 +109,11 @@ def utilisation_gate(traffic: Traffic, bound: Bound, errors: Errors, pods: int) 
     cost = float(whole.mean())
     if math.isfinite(slope):
         low = max(slope - stop * slope_error, 0.0) * load
-        high = min(slope + wide * slope_error, whole_high) * load
+        high = min(max(slope, 0.0) + wide * slope_error, whole_high) * load
         cost = min(max(slope, 0.0), cost)
     seen = (
         f"a row takes {1000 * cost:.2f} ms; at {rate:,.0f} requests/s, the busiest "
-        f"{RATE_WINDOW_MS // 1000} s, {pods} pods would be busy {percent(cost * load)}"
+        f"{RATE_WINDOW_MS // 1000} s, {pods} pod(s) would be busy {percent(cost * load)}"
     )
     values: dict[str, float | int | None] = {
         "share": number_of(cost * load), "low": number_of(low), "high": number_of(high),
@@ -139,12 +141,18 @@ def _peak_rate(traffic: Traffic) -> float:
 
 
 def _slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Least squares with White's (1980) standard error; NaN where all x are the same."""
+    """Least squares with the standard error HC3 of MacKinnon and White (1985).
+
+    NaN where all x are the same, or where one call alone decides the slope: then nothing is known.
+    """
     centred = x - x.mean()
     spread = float((centred**2).sum())
     if spread <= 0:
         return math.nan, math.nan
+    leverage = 1 / len(x) + centred**2 / spread
+    if leverage.max() > MOST_LEVERAGE:
+        return math.nan, math.nan
     slope = float((centred * y).sum() / spread)
-    residuals = y - y.mean() - slope * centred
+    residuals = (y - y.mean() - slope * centred) / (1 - leverage)
     error = math.sqrt(float((centred**2 * residuals**2).sum())) / spread
     return slope, error

@@ -126,7 +126,9 @@ class ArmWindow:
         }
 
 
-def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic:
+def shadow_traffic(
+    table: pa.Table, *, generation: int, version: int, within_us: float = math.inf
+) -> Traffic:
     """Copies that the challenger answered beside the champion's decisions of the same requests.
 
     A copy that timed out is the challenger's failure, as an answer would have been. One that the
@@ -136,6 +138,8 @@ def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic
 
     Args:
         table: decision and shadow records, with the columns of `decisions.records.record.SCALARS`.
+        within_us: how long a challenger will be waited for in canary. A copy is late where the time
+            of its call over the call's rows is twice that, as two calls may share a predictor.
     """
     columns = ordered(table, generation)
     kind, reason = columns["kind"], columns["degraded_reason"]
@@ -150,7 +154,7 @@ def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic
     others = [comparable.get(i) if a else None for i, a in zip(ids, answered, strict=True)]
     other = np.array([*others, None], dtype=object)[:-1]
     paired = present(other)
-    return _traffic(
+    found = _traffic(
         columns,
         (is_copy & ~lost) | decided,
         is_copy,
@@ -162,6 +166,9 @@ def shadow_traffic(table: pa.Table, *, generation: int, version: int) -> Traffic
         dropped={str(r): int((reason[lost] == r).sum()) for r in sorted(set(reason[lost]))},
         uncopied=_uncopied(columns, champion_scored, is_copy),
     )
+    _, call, sizes = np.unique(found.batch, return_inverse=True, return_counts=True)
+    rows = np.where(found.challenger, 2 * sizes[call], 1) if len(found) else found.seq
+    return dataclasses.replace(found, late=~found.failed & (found.latency_us > within_us * rows))
 
 
 def _uncopied(columns: Columns, decided: Flags, is_copy: Flags) -> int:
