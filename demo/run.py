@@ -30,7 +30,7 @@ from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 
 QUIET_RATE = 1300.0  # requests a second at the most
 BUSY_RATE = 450.0  # while a model is trained or ramps: flows need the same two cores
-WAITING_RATE = 200.0  # while everybody waits for a model: its validation gets a core
+WAITING_RATE = 200.0  # while everybody waits for a model, whose validation gets a core, or a person
 DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
 CHUNK = 500  # rows between two saves of the state
@@ -204,7 +204,7 @@ async def _days(
 
 
 def _rate(story: Story) -> float:
-    if story.awaits_a_model():
+    if story.awaits_a_model() or story.awaits_an_answer():
         return WAITING_RATE
     return BUSY_RATE if story.busy() else QUIET_RATE
 

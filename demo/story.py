@@ -280,6 +280,11 @@ class Story:
         """Whether a model is being made, and nothing else is under way."""
         return self._making and not any(s.ramping for s in self._platform.rollouts.active(MODEL))
 
+    def awaits_an_answer(self) -> bool:
+        """Whether a person is asked: a day of traffic must not pass with each of their seconds."""
+        ramping = self._platform.rollouts.active(MODEL)
+        return any(s.phase == "awaiting_approval" for s in ramping)
+
     def busy(self) -> bool:
         """Whether a model is being made or a rollout is under way, but for the slow one's shadow.
 
