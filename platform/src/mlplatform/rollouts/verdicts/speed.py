@@ -113,7 +113,7 @@ def utilisation_gate(traffic: Traffic, bound: Bound, errors: Errors, pods: int) 
         cost = min(max(slope, 0.0), cost)
     seen = (
         f"a row takes {1000 * cost:.2f} ms; at {rate:,.0f} requests/s, the busiest "
-        f"{RATE_WINDOW_MS // 1000} s, {pods} pod(s) would be busy {percent(cost * load)}"
+        f"{RATE_WINDOW_MS // 1000} s, {_pods(pods)} would be busy {percent(cost * load)}"
     )
     values: dict[str, float | int | None] = {
         "share": number_of(cost * load), "low": number_of(low), "high": number_of(high),
@@ -156,3 +156,7 @@ def _slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[floa
     residuals = (y - y.mean() - slope * centred) / (1 - leverage)
     error = math.sqrt(float((centred**2 * residuals**2).sum())) / spread
     return slope, error
+
+
+def _pods(count: int) -> str:
+    return "one pod" if count == 1 else f"{count} pods"
