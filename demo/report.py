@@ -61,7 +61,7 @@ def write(
     rollouts = [_rollout(platform, s) for s in states]
     champions = tenures(_promotions(rollouts))
     records, findings = _verified(platform)
-    outcome = _outcome(platform, states, decisions)
+    outcome = _outcome(platform, states)
     problems = problems_of(totals, problem or truth.problem_of(outcome), findings)
     found = {
         "closed": not problems,
@@ -129,14 +129,10 @@ def event_time(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _outcome(
-    platform: Platform, states: Sequence[RolloutState], decisions: pa.Table
-) -> dict[str, Any] | None:
+def _outcome(platform: Platform, states: Sequence[RolloutState]) -> dict[str, Any] | None:
     """Of the last version that was promoted and has stayed so."""
     stand = [s for s in states if s.phase in ("promoted", "confirmed") and s.predecessor]
-    if not stand:
-        return None
-    return truth.comparison(platform, stand[-1], int(pc.max(decisions["event_ms"]).as_py()))
+    return truth.comparison(platform, stand[-1]) if stand else None
 
 
 def _totals(decisions: pa.Table, recording: Recording, counts: Counts) -> dict[str, int]:

@@ -4,42 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-
-from mlplatform.decisions.records.port import Span
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.passes.plan import DAY_MS
-from mlplatform.rollouts.verdicts.outcomes import outcomes, recall_at_capacity
+from mlplatform.rollouts.passes.observe import shadow_outcomes
+from mlplatform.rollouts.verdicts.outcomes import recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors
 
 ERRORS = Errors(stop=0.05, missed=0.05)
 
 
-def comparison(platform: Platform, state: RolloutState, now_event_ms: int) -> dict[str, Any] | None:
+def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None:
     """What both versions found among the frauds of the shadow phase; None where there was none.
 
     Both scored the same payments, and each is held to as many alerts as people can look at.
     """
     if state.shadow_generation is None or state.predecessor is None:
         return None
-    definition, log = platform.definition(state.model), platform.log
-    records = log.read(
-        Span(model=state.model, kinds=("decision", "shadow"), generation=state.shadow_generation)
-    )
-    voids = log.read(Span(model=state.model, kinds=("void",)))
-    seen = outcomes(
-        pa.concat_tables([records, voids]),
-        log.read(Span(model=state.model, kinds=("label",))),
-        generation=state.shadow_generation,
-        version=state.challenger.version,
-        maturity_ms=definition.label.maturity_days * DAY_MS,
-        now_event_ms=now_event_ms,
-    )
-    capacity = definition.decision.review_share + definition.decision.decline_share
+    definition, ports = platform.definition(state.model), platform.ports(state.model)
+    version = state.challenger.version
+    seen = shadow_outcomes(definition, ports, state.shadow_generation, version)
+    capacity = definition.decision.alert_share
     found = recall_at_capacity(seen, capacity=capacity, errors=ERRORS)
     return {
-        "version": state.challenger.version,
+        "version": version,
         "before": state.predecessor.version,
         "payments": len(seen),
         "immature": seen.immature,

@@ -276,6 +276,15 @@ def to_promoted(world: World, version: int = 2) -> str:
     return rollout_id
 
 
+def failing_rows(units: int, generation: int) -> list[dict[str, Any]]:
+    """A canary at 5 % whose challenger never answers in time."""
+    rows = canary_rows(units, 5, generation=generation, version=2)
+    for row in rows:
+        if row["arm"] == "challenger":
+            row |= {"answered_by": "champion", "degraded": True, "degraded_reason": "deadline"}
+    return rows
+
+
 def confirmation(world: World) -> None:
     world.live_on()
     world.settle()
@@ -521,10 +530,7 @@ def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
     bootstrap(world)
     second = to_canary(world)
     generation = world.generation()
-    rows = canary_rows(400, 5, generation=generation, version=2)
-    for row in rows:
-        if row["arm"] == "challenger":
-            row |= {"answered_by": "champion", "degraded": True, "degraded_reason": "deadline"}
+    rows = failing_rows(400, generation)
     world.log.rows[generation] = rows
     world.settle()
     assert world.state(second).phase == "rolled_back"
@@ -883,10 +889,7 @@ def test_passes_that_outlast_their_lease_roll_back_and_never_run_at_once(tmp_pat
     bootstrap(world)
     second = to_canary(world)
     generation = world.generation()
-    rows = canary_rows(4000, 5, generation=generation, version=2)
-    for row in rows:
-        if row["arm"] == "challenger":
-            row |= {"answered_by": "champion", "degraded": True, "degraded_reason": "deadline"}
+    rows = failing_rows(4000, generation)
     slow = SlowLog(rows={generation: rows}, labels=world.log.labels)
     journal = SqliteRollouts(tmp_path / "rollouts.db", SystemClock(), durable=False)
     ports = dataclasses.replace(

@@ -67,6 +67,11 @@ class DecisionPolicy(_Strict, frozen=True):
     review_share: float
     decline_share: float
 
+    @property
+    def alert_share(self) -> float:
+        """Of payments, those that may be reviewed or declined: what there are people for."""
+        return self.review_share + self.decline_share
+
 
 class GatePolicy(_Strict, frozen=True):
     average_precision_drop: Share

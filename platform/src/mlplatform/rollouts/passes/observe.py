@@ -164,19 +164,22 @@ def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) 
     due = state.phase == "promoted" and now.event_ms >= confirmation_due_ms(state, policy)
     if state.shadow_generation is None or not (last_step or due):
         return []
-    seen = _outcomes(definition, ports, state.shadow_generation, state.challenger.version)
+    seen = shadow_outcomes(definition, ports, state.shadow_generation, state.challenger.version)
     if last_step and seen.immature:
         return []
     gate = outcome_gate(
         seen,
         Bound(policy.stop.recall, policy.confirm_recall_drop),
         _errors(policy),
-        capacity=definition.decision.review_share + definition.decision.decline_share,
+        capacity=definition.decision.alert_share,
     )
     return [gate] if due or gate.verdict == "UNHEALTHY" else []
 
 
-def _outcomes(definition: ModelDefinition, ports: Ports, generation: int, version: int) -> Outcomes:
+def shadow_outcomes(
+    definition: ModelDefinition, ports: Ports, generation: int, version: int
+) -> Outcomes:
+    """What became of the payments that a version and its champion both scored in shadow."""
     import pyarrow.compute as pc
 
     decisions = _records(ports.log, definition.name, generation, ("decision", "shadow"))
@@ -254,7 +257,7 @@ def step_limits(
 
 def predicted(validation: Evidence, routes: Routes) -> Prediction:
     """What validation saw of this pair of versions; where it met another champion, or none, the
-    challenger is to decide as this one does."""
+    challenger is to raise as many alerts as this one does."""
     replayed, champion = validation.get("replayed"), routes.champion
     if not replayed or not replayed["payments"]:
         return ALIKE

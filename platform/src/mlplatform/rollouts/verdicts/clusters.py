@@ -16,24 +16,19 @@ OUTAGES_PER_STEP = 1000
 
 def clusters(keys: Integers, challenger: Flags, trials: Flags, hits: Flags) -> Clusters:
     """Hits among trials of both arms, by these keys."""
-    found, inverse = np.unique(keys, return_inverse=True)
-
-    def per(flags: Flags) -> Integers:
-        return np.bincount(inverse[flags], minlength=len(found)).astype(np.int64)
-
     mine, other = trials & challenger, trials & ~challenger
-    return Clusters(per(mine & hits), per(mine), per(other & hits), per(other))
+    return Clusters(*_counts(keys, mine & hits, mine, other & hits, other))
 
 
-def paired(units: Integers, hits: Flags, other_hits: Flags, among: Flags | None = None) -> Clusters:
+def paired(units: Integers, hits: Flags, other_hits: Flags, trials: Flags) -> Clusters:
     """Hits of both arms on the same trials, by unit."""
-    found, inverse = np.unique(units, return_inverse=True)
+    return Clusters(*_counts(units, hits, trials, other_hits, trials))
 
-    def per(flags: Flags) -> Integers:
-        return np.bincount(inverse[flags], minlength=len(found)).astype(np.int64)
 
-    trials = per(np.ones(len(units), dtype=bool) if among is None else among)
-    return Clusters(per(hits), trials, per(other_hits), trials)
+def _counts(keys: Integers, *flags: Flags) -> list[Integers]:
+    found, inverse = np.unique(keys, return_inverse=True)
+    counts = (np.bincount(inverse[flag], minlength=len(found)) for flag in flags)
+    return [count.astype(np.int64) for count in counts]
 
 
 def customer_days(traffic: Traffic) -> Integers:

@@ -111,7 +111,8 @@ def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Predic
     """
     if traffic.paired.any():
         mine = traffic.challenger & traffic.paired
-        view = paired(traffic.unit[mine], traffic.alert[mine], traffic.other_alert[mine])
+        alert, other = traffic.alert[mine], traffic.other_alert[mine]
+        view = paired(traffic.unit[mine], alert, other, np.ones_like(alert))
     else:
         view = clusters(traffic.unit, traffic.challenger, traffic.scored, traffic.alert)
     deviations = [
@@ -204,7 +205,7 @@ def disagreement_gate(
     if not either.any():
         reason = "no arm has raised an alert yet on a payment that both decided"
         return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
-    view = paired(traffic.unit[mine], one ^ other, np.zeros_like(one), among=either)
+    view = paired(traffic.unit[mine], one ^ other, np.zeros_like(one), either)
     found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     only = int((one ^ other).sum())
     seen = (

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.rollouts.verdicts.statistics import Clusters, Difference, share_difference
+from mlplatform.rollouts.verdicts.clusters import paired
+from mlplatform.rollouts.verdicts.statistics import Difference, share_difference
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate, number_of, sure
 from mlplatform.rollouts.verdicts.window import ordered, present, scored_flags
 from mlplatform.runtime.figures import percent
@@ -115,13 +116,7 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
     """
     alerts = round(capacity * len(seen))
     mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))
-    units, inverse = np.unique(seen.unit, return_inverse=True)
-
-    def per(flags: Flags) -> Integers:
-        return np.bincount(inverse[flags], minlength=len(units)).astype(np.int64)
-
-    frauds = per(seen.fraud)
-    view = Clusters(per(seen.fraud & mine), frauds, per(seen.fraud & other), frauds)
+    view = paired(seen.unit, seen.fraud & mine, seen.fraud & other, seen.fraud)
     return Recall(
         frauds=int(seen.fraud.sum()),
         alerts=alerts,

@@ -47,6 +47,8 @@ def latency_gate(traffic: Traffic, quantile: float, bound: Bound, errors: Errors
     theirs_us = max(float(np.quantile(traffic.latency_us[other], quantile)), 1.0)
     own_us = float(np.quantile(traffic.latency_us[mine], quantile))
 
+    keys = (customer_days(traffic), outages(traffic))
+
     def excess(ratio: float) -> Difference:
         # ties with the champion's quantile count as slow: they must not make the challenger look so
         slow = np.where(
@@ -54,7 +56,6 @@ def latency_gate(traffic: Traffic, quantile: float, bound: Bound, errors: Errors
             traffic.latency_us > ratio * theirs_us,
             traffic.latency_us >= theirs_us,
         )
-        keys = (customer_days(traffic), outages(traffic))
         views = [clusters(key, traffic.challenger, timed, slow) for key in keys]
         return share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
 

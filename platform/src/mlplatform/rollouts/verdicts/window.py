@@ -51,7 +51,7 @@ class Traffic:
         paired: the same request was decided by the other arm too.
         flipped: that decision differs.
         other_alert: that decision was to review or decline.
-        late: an answer of the champion for which a challenger would not have been waited.
+        late: an answer, or a copy, for which a challenger's caller would not have waited.
         latency_us: how long the answer took, or the call that carried the copy; -1: not recorded.
         batch: number of the call that carried the copy, among the copies; -1: it is none.
         dropped: copies that the gateway could not send; they are no records here.
@@ -234,12 +234,6 @@ def cut_at_sample(traffic: Traffic, *, units: int, requests: int = 0) -> int | N
 def cut_at_failure(traffic: Traffic, *, failures: int) -> int | None:
     """How many records it takes until the judged arm has failed this often."""
     reached = np.cumsum(traffic.challenger & traffic.failed) >= failures
-    return int(reached.argmax()) + 1 if reached.any() else None
-
-
-def cut_at_answers(traffic: Traffic, *, answers: int) -> int | None:
-    """How many records it takes until so many answers of the judged arm count."""
-    reached = np.cumsum(traffic.challenger & traffic.scored) >= answers
     return int(reached.argmax()) + 1 if reached.any() else None
 
 
@@ -432,17 +426,15 @@ def _traffic(
 
 def _batches(columns: Columns, kept: Flags) -> Integers:
     """Copies of one call have one writer, one moment of recording and one latency."""
+    batches = np.full(int(kept.sum()), -1, dtype=np.int64)
     copies = columns["kind"][kept] == "shadow"
-    names = ("writer", "recorded_ms", "latency_us")
-    calls = zip(*(columns[name][kept] for name in names), strict=True)
-    numbers: dict[tuple[Any, ...], int] = {}
-    return np.array(
-        [
-            numbers.setdefault(call, len(numbers)) if copy else -1
-            for call, copy in zip(calls, copies, strict=True)
-        ],
-        dtype=np.int64,
+    calls = zip(
+        *(columns[name][kept][copies] for name in ("writer", "recorded_ms", "latency_us")),
+        strict=True,
     )
+    numbers: dict[tuple[Any, ...], int] = {}
+    batches[copies] = [numbers.setdefault(call, len(numbers)) for call in calls]
+    return batches
 
 
 def _first_appearances(traffic: Traffic, among: Flags) -> Flags:
