@@ -7,13 +7,14 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final
 
+from mlplatform.rollouts.journal import approval_codes
+
 MOST_ANSWERS: Final = 10
-WITHIN_S: Final = 600.0
-"""As long as a code is good for."""
+WITHIN_S: Final = approval_codes.VALID_S
 
 
 class AnswerLimit:
-    """Counts each person's answers of the last ten minutes.
+    """Counts each person's answers within the time that a code is good for.
 
     Args:
         now_s: seconds of a clock that never goes back.
