@@ -45,7 +45,13 @@ def listen(
         raise ConfigInvalid("the token of /metrics", "an empty file", "a secret")
     sock = socket.create_server((host, port), backlog=BACKLOG)
     server = Server(_Metrics(registry, token), [sock], limits=LIMITS, ended=ended)
-    threading.Thread(target=server.run, name="metrics", daemon=True).start()
+
+    def serve() -> None:
+        # The process's end cuts this thread short. A timer of uvloop's that is due then calls into
+        # an interpreter that is gone, and the process dies of it; the standard library's does not.
+        asyncio.run(server.serve())
+
+    threading.Thread(target=serve, name="metrics", daemon=True).start()
     taken: int = sock.getsockname()[1]
     return taken
 

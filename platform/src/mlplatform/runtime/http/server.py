@@ -73,7 +73,7 @@ class Life:
 
 class Server:
     """Serves an application on sockets that listen, until SIGTERM, SIGINT or `end`; in another
-    thread than the main one, until the process ends.
+    thread than the main one, until the process ends, and not with `run`, whose loop is native.
 
     A second signal ends it without waiting for anything. `gave_up` says that it ended by itself.
 
