@@ -21,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from mlplatform.operations.prefect_server import prefect_gate
 from mlplatform.operations.prefect_server.answer_limit import MOST_ANSWERS
 from mlplatform.operations.prefect_server.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
+from mlplatform.operations.prefect_server.prefect_requests import MOST_UNFINISHED
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.admission.clients import Client, parse_scope
 from mlplatform.scoring.admission.people import People
@@ -32,6 +33,7 @@ TOKENS = Tokens("token-of-processes", "token-of-the-operator")
 SECRETS = {
     "ana": (b"mlp_ana", ("fraud:run",)),
     "bo": (b"mlp_bo", ("fraud:approve",)),
+    "mia": (b"mlp_mia", ("fraud:run",)),
     "eve": (b"mlp_eve", ("fraud:approve",)),
     "shop": (b"mlp_shop", ("*:*",)),
 }
@@ -55,6 +57,11 @@ async def _listed(request: Request) -> JSONResponse:
         return JSONResponse([{"parameter_openapi_schema": SCHEMA}])
     keys = {"run_input_keyset": {"schema": "evidence-1-schema"}}
     return JSONResponse([{"id": OTHER, "state": {"state_details": keys}}])
+
+
+async def _count(request: Request) -> JSONResponse:
+    tags = (await request.json())["flow_runs"]["tags"]["all_"]
+    return JSONResponse(MOST_UNFINISHED if tags == ["by mia"] else 0)
 
 
 async def _form(request: Request) -> JSONResponse:
@@ -86,6 +93,7 @@ INNER = Starlette(
         Route("/api/health", _echo, methods=["GET"]),
         Route("/api/deployments/filter", _listed, methods=["POST"]),
         Route("/api/flow_runs/filter", _listed, methods=["POST"]),
+        Route("/api/flow_runs/count", _count, methods=["POST"]),
         Route("/api/flow_runs/{id}/input/{key}", _form, methods=["GET"]),
         Route("/api/deployments/{id}", _deployment, methods=["GET"]),
         Route("/api/flow_runs/{id}", _run, methods=["GET"]),
@@ -272,6 +280,19 @@ def test_a_person_starts_a_run_in_their_own_name(asked: TestClient) -> None:
     other = {"parameters": {"model": "fraud", "actor": "bo"}}
     assert asked.post(path, headers=person("ana"), json=other).status_code == 403
     assert asked.post(path, headers=OPERATOR, json=other).status_code == 201
+
+
+def test_a_person_has_so_many_runs_that_go_on_and_no_more(
+    asked: TestClient, refusals: Refusals
+) -> None:
+    path = f"/api/deployments/{ID}/create_flow_run"
+    refused = asked.post(path, headers=person("mia"), json={"parameters": {}})
+    assert refused.status_code == 403
+    assert "mia has 20 runs that have not ended" in refused.json()["detail"]
+    assert [r.who for r in refusals.since(0)] == ["mia"]
+    taken = asked.post(path, headers=person("ana"), json={"parameters": {}})
+    assert taken.json()["sent"]["tags"] == ["by ana"], "one person's runs are no other's limit"
+    assert asked.post(path, headers=OPERATOR, json={"parameters": {}}).status_code == 201
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,8 @@ def test_nothing_about_where_or_how_it_runs_is_taken(body: dict[str, Any]) -> No
 def test_what_prefects_own_form_sends_besides_is_left_out() -> None:
     taken = _start(job_variables={}, work_queue_name=None, state={"type": "SCHEDULED"})
     assert isinstance(taken, Start)
-    assert set(taken.body) == {"parameters", "state", "enforce_parameter_schema", "name"}
+    wanted = {"parameters", "state", "enforce_parameter_schema", "name", "tags"}
+    assert set(taken.body) == wanted
 
 
 def test_a_run_may_be_due_later() -> None:
@@ -129,7 +130,8 @@ def test_a_persons_run_is_called_by_what_it_does() -> None:
     taken = _start(name="approve fraud-v9-1: ALL GATES PASSED", tags=["x"], labels={"a": "b"})
     assert isinstance(taken, Start)
     assert taken.body["name"] == "retrain fraud"
-    assert not {"tags", "labels", "idempotency_key"} & set(taken.body)
+    assert taken.body["tags"] == ["by ana"]
+    assert not {"labels", "idempotency_key"} & set(taken.body)
 
 
 DEEP: Any = "end"

@@ -249,7 +249,17 @@ class PrefectGate:
                 return requests.Wrong(f"no more than {within} are taken of {name}: try later")
             return _sent(answer)
         start = requests.started(parsed, flow=flow, model=model, person=name)
-        return start if isinstance(start, requests.Wrong) else _sent(start)
+        if isinstance(start, requests.Wrong):
+            return start
+        if name is not None and await self._unfinished(name) >= requests.MOST_UNFINISHED:
+            most = f"{requests.MOST_UNFINISHED} runs that have not ended"
+            return requests.Wrong(f"{name} has {most}, the most of one person: wait, or end one")
+        return _sent(start)
+
+    async def _unfinished(self, person: str) -> int:
+        found = await self._inner.post("/flow_runs/count", json=requests.unfinished(person))
+        found.raise_for_status()
+        return int(found.json())
 
     async def _is_known_form(self, body: object) -> bool:
         """Whether values are to be checked by the schema of a deployment or of a waiting form: one

@@ -23,6 +23,10 @@ RUN_BY_A_SCHEDULE: Final = frozenset({"rollout", "materialize", "drift"})
 """Flows whose runs no person ends: without them nothing is taken back, and features go stale."""
 
 NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback"})
+MOST_UNFINISHED: Final = 20
+"""Runs of one person's that have not ended: waiting ones keep no turn, and still fill a database,
+and a queue that others wait in."""
+_UNFINISHED: Final = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 HYDRATED: Final = "__prefect_kind"
 """A key by which Prefect takes a template, or JSON in a text, in the place of a value: what was
 checked would not be what runs, and a template can take any time.
@@ -89,9 +93,20 @@ def started(body: object, *, flow: str, model: str, person: str | None) -> Start
     if person is not None:
         # What others are shown of a run is made from its parameters.
         name = names.run_name(flow, {MODEL: model, **parameters})
-        return Start(checked if name is None else {**checked, "name": name})
+        mine = {**checked, "tags": [_tag(person)]}
+        return Start(mine if name is None else {**mine, "name": name})
     taken = {key: body[key] for key in _OF_THE_OPERATOR if body.get(key) is not None}
     return Start({**taken, **checked})
+
+
+def unfinished(person: str) -> Mapping[str, Any]:
+    """The filter, in Prefect's own form, for the runs that a person has started and that go on."""
+    states = {"type": {"any_": list(_UNFINISHED)}}
+    return {"flow_runs": {"tags": {"all_": [_tag(person)]}, "state": states}}
+
+
+def _tag(person: str) -> str:
+    return f"by {person}"
 
 
 def answered(body: object, *, person: str | None) -> Start | Wrong:
