@@ -21,6 +21,7 @@ from mlplatform.commands import (
     models,
     platform,
     refusals,
+    replay,
     rollouts,
     runs,
     score,
@@ -52,6 +53,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 platform.add_to(app)
 backup.add_to(app)
 runs.add_to(app)
+replay.add_to(app)
 score.add_to(app)
 worker.add_to(app)
 trace.add_to(app)

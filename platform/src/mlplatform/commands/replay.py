@@ -1,0 +1,170 @@
+"""`mlplatform replay`: what another version would have decided about the last days' payments."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.output import (
+    ERR,
+    AsJson,
+    print_fields,
+    print_heading,
+    print_json,
+    print_table,
+)
+from mlplatform.operations import wiring
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.figures import percent, span
+
+if TYPE_CHECKING:
+    from mlplatform.operations.actions.whatif import Reasons, Replay, Speed
+    from mlplatform.rollouts.verdicts.whatif import Known, Segment, Share
+
+_FOLDER = typer.Option(exists=True, file_okay=False, help="A bundle's folder, from anywhere.")
+_FROM = typer.Option(min=0, max=1, help="The score (0-1) that this decision begins at instead.")
+MOST_SEGMENTS = 12
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(replay)
+
+
+def replay(
+    model: Model,
+    version: Annotated[int | None, typer.Option(help="A version of the registry.")] = None,
+    bundle: Annotated[Path | None, _FOLDER] = None,
+    against: Annotated[int | None, typer.Option(help="A version; default: the champion.")] = None,
+    review_from: Annotated[float | None, _FROM] = None,
+    decline_from: Annotated[float | None, _FROM] = None,
+    days: Annotated[int, typer.Option(min=1, max=90, help="How far back, in event time.")] = 7,
+    json: AsJson = False,
+) -> None:
+    """Decide the payments of the last days again, by two bundles, from the inputs in the log.
+
+    Nothing is written. Without --version and --bundle it is the champion with other thresholds.
+
+    Examples: mlplatform replay fraud --version 7 --days 7;
+    mlplatform replay fraud --review-from 0.12
+    """
+    from mlplatform.operations.actions import whatif
+
+    if version is not None and bundle is not None:
+        raise ConfigInvalid("--bundle", str(bundle), "--version or --bundle, not both")
+    if version is None and bundle is None and review_from is None and decline_from is None:
+        wanted = "--version, --bundle, --review-from or --decline-from: what to compare with"
+        raise ConfigInvalid("replay", model, wanted)
+    platform = wiring.platform()
+    reference = whatif.side_of_version(platform, model, against)
+    if bundle is not None:
+        candidate = whatif.side_of_folder(bundle)
+    else:
+        other = version if version is not None else against
+        candidate = whatif.side_of_version(platform, model, other)
+    candidate = whatif.with_thresholds(candidate, review_from, decline_from)
+    with closing(reference.model), closing(candidate.model), ERR.status("reading the log") as told:
+        found = whatif.replay(
+            platform,
+            model,
+            reference,
+            candidate,
+            days=days,
+            tell=lambda done: told.update(f"{done:,} payments decided again"),
+        )
+    if json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        _print(found)
+
+
+def _print(found: Replay) -> None:
+    seen = found.what_if
+    print_heading(f"{found.candidate} beside {found.reference}, {found.model}")
+    again = (
+        "none of its own to compare"
+        if not found.served
+        else (f"{found.alike:,} of {found.served:,} of its own decisions come out the same")
+    )
+    print_fields(
+        {
+            "payments": f"{seen.payments:,} of {seen.customers:,} customers",
+            "left out": f"{found.left_out:,} made without fresh features",
+            found.reference: again,
+            "decided otherwise": _share(seen.flips),
+            "alerts, reference": _share(seen.reference_alerts),
+            "alerts, candidate": _share(seen.candidate_alerts),
+            "alerts of both": f"{seen.both_alerts:,}",
+            "speed, reference": _speed(found.reference_speed),
+            "speed, candidate": _speed(found.candidate_speed),
+            **_outcomes(seen.known),
+            "added alerts": _reasons(found.added),
+            "dropped alerts": _reasons(found.dropped),
+        }
+    )
+    rows = [[mine, *theirs.values()] for mine, theirs in seen.decisions.items()]
+    print_table(("reference \\ candidate", *seen.decisions), rows)
+    changed = sorted(seen.segments, key=lambda s: s.flips / s.payments, reverse=True)
+    print_table(
+        ("most changed", "payments", "decided otherwise", "alerts, reference", "candidate"),
+        [_segment(s) for s in changed[:MOST_SEGMENTS] if s.flips],
+    )
+
+
+def _share(share: Share) -> str:
+    text = f"{share.count:,} ({percent(share.share)})"
+    if share.low is None or share.high is None:
+        return text
+    return f"{text}; {span(share.low, share.high)} to expect of a coming day"
+
+
+def _speed(speed: Speed) -> str:
+    return (
+        f"{speed.p50_ms:.2f} ms for one payment ({speed.p99_ms:.2f} ms at p99), "
+        f"{speed.rows_per_s:,.0f} payments/s together"
+    )
+
+
+def _outcomes(known: Known) -> dict[str, str]:
+    if not known.frauds:
+        return {"outcomes": f"no fraud among {known.payments:,} payments of known outcome"}
+    arms = {"reference": known.reference, "candidate": known.candidate}
+    said = {
+        f"frauds found, {name}": f"{arm.caught:,} of {known.frauds:,} by {arm.alerts:,} alerts; "
+        f"{arm.at_capacity:,} at {percent(known.capacity)} of payments"
+        for name, arm in arms.items()
+    }
+    if known.more is not None and known.low is not None and known.high is not None:
+        said["candidate finds"] = (
+            f"{100 * known.more:+.1f} points of the frauds at equal alerts, "
+            f"{100 * known.low:+.1f} to {100 * known.high:+.1f}"
+        )
+    said["unknown"] = f"{known.immature:,} not matured, {known.hidden:,} declined"
+    return said
+
+
+def _reasons(reasons: Reasons | None) -> str:
+    if reasons is None:
+        return "not explained: only versions of the registry are"
+    if not reasons.payments:
+        return "none"
+    named = ", ".join(f"{code} {count}" for code, count in reasons.first.items())
+    return f"first reasons of {reasons.payments:,}: {named}"
+
+
+def _segment(segment: Segment) -> list[object]:
+    if segment.above is None and segment.upto is None:
+        where = "missing"
+    elif segment.above is None:
+        where = f"up to {segment.upto:g}"
+    elif segment.upto is None:
+        where = f"over {segment.above:g}"
+    else:
+        where = f"{segment.above:g} to {segment.upto:g}"
+    flips = f"{segment.flips:,} ({percent(segment.flips / segment.payments)})"
+    return [f"{segment.input} {where}", f"{segment.payments:,}", flips,
+            segment.reference_alerts, segment.candidate_alerts]  # fmt: skip

@@ -1,0 +1,104 @@
+"""Payments of a model as the log has them, page by page, and what became of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.record import FEATURES
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.rollouts.verdicts.whatif import FRAUD, GENUINE, UNKNOWN, Integers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+PAGE: Final = 20_000
+"""Records of a writer that are in memory at once, with their payloads."""
+_COLUMNS = (
+    "writer", "seq", "decision_id", "event_ms", "unit", "version", "score", "decision", "degraded",
+    "degraded_reason", "payload",
+)  # fmt: skip
+
+
+class LoggedPayments:
+    """The decisions of a stretch of event time, page by page; what is void is left out.
+
+    Args:
+        from_ms, to_ms: event time; what was labelled or taken back later counts too.
+    """
+
+    def __init__(
+        self, log: DecisionLog, definition: ModelDefinition, from_ms: int, to_ms: int
+    ) -> None:
+        self._log, self._model = log, definition.name
+        self._from_ms, self._to_ms = from_ms, to_ms
+        self._mature_to_ms = to_ms - definition.label.maturity_days * DAY_MS
+        self._void = self._void_ids()
+        self._labels = self._read_labels()
+        self.left_out = 0
+
+    def _void_ids(self) -> set[str]:
+        span = Span(
+            model=self._model, kinds=("void",), from_ms=self._from_ms, columns=("decision_id",)
+        )
+        return {str(i) for i in self._log.read(span)["decision_id"].to_pylist()}
+
+    def _read_labels(self) -> dict[str, int]:
+        """By decision: the last label to have arrived, of two at once the fraud."""
+        columns = ("event_ms", "label", "decision_id")
+        span = Span(model=self._model, kinds=("label",), from_ms=self._from_ms, columns=columns)
+        table = self._log.read(span)
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        return {decision_id: label for _, label, decision_id in sorted(rows) if label is not None}
+
+    def pages(self) -> Iterator[pa.Table]:
+        """Tables of at most `PAGE` decisions of each writer."""
+        for start_ms in range(self._from_ms, self._to_ms, HOUR_MS):
+            end_ms = min(start_ms + HOUR_MS, self._to_ms)
+            after: dict[str, int] = {}
+            while True:
+                rows = self._page(start_ms, end_ms, after)
+                if (kept := self._kept(rows)).num_rows:
+                    yield kept
+                counts: Counter[str] = Counter()
+                for row in rows.select(["writer", "seq"]).to_pylist():
+                    after[row["writer"]] = row["seq"]
+                    counts[row["writer"]] += 1
+                if max(counts.values(), default=0) < PAGE:
+                    break
+
+    def _page(self, from_ms: int, to_ms: int, after: Mapping[str, int]) -> pa.Table:
+        span = Span(
+            model=self._model, kinds=("decision",), from_ms=from_ms, to_ms=to_ms, after=dict(after),
+            limit=PAGE, columns=_COLUMNS,
+        )  # fmt: skip
+        return self._log.read(span)
+
+    def _kept(self, rows: pa.Table) -> pa.Table:
+        ids = rows["decision_id"].to_pylist()
+        stale = rows["degraded_reason"].to_numpy(zero_copy_only=False) == FEATURES
+        void = np.array([i in self._void for i in ids], dtype=bool)
+        known = rows["unit"].is_valid().to_numpy(zero_copy_only=False)
+        self.left_out += int((stale & ~void & known).sum())
+        return rows.filter(~stale & ~void & known)
+
+    def outcomes(
+        self, ids: Sequence[str], event_ms: Integers, logged: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
+        """What became of payments, and which of them nobody can know: declined ones get no label.
+
+        Args:
+            logged: the decisions that were given.
+        """
+        outcome = np.array([self._labels.get(i, UNKNOWN) for i in ids], dtype=np.int8)
+        outcome[outcome > 0] = FRAUD
+        hidden = (outcome == UNKNOWN) & (logged == "decline")
+        mature = event_ms < self._mature_to_ms
+        outcome[(outcome == UNKNOWN) & ~hidden & mature] = GENUINE
+        return outcome, hidden

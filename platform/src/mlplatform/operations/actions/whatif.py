@@ -1,0 +1,354 @@
+"""The payments of the last days decided again by two bundles, from the inputs in the log."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.decisions.records.logged_inputs import LoggedInputs
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import COLUMNS, Record
+from mlplatform.model.bundle import MODEL_FILE, Bundle, Thresholds, load_bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.inputs import InputPlan
+from mlplatform.model.routes import Arm
+from mlplatform.operations.actions.logged_payments import DAY_MS, LoggedPayments
+from mlplatform.rollouts.verdicts.whatif import DECISIONS, Decided, Payments, WhatIf, what_if
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlplatform.learning.onnx.onnx_file import Scoring
+    from mlplatform.learning.training.evaluate import Runnable
+    from mlplatform.model.feature_views import FeatureView
+    from mlplatform.operations.wiring import Platform
+    from mlplatform.scoring.request.explain import Decider
+
+MOST_PAYMENTS: Final = 2_000_000
+TIMED_CALLS: Final = 300
+EXPLAINED: Final = 200
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Of one bundle on this machine: one payment at a time, and many at once."""
+
+    p50_ms: float
+    p99_ms: float
+    rows_per_s: float
+
+
+class Reasons(msgspec.Struct, frozen=True):
+    """Of payments on which one bundle alone raises an alert, how often each of its reasons is the
+    first one; `payments` were asked, the first ones."""
+
+    payments: int
+    first: dict[str, int]
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """What a replay found.
+
+    Args:
+        reference, candidate: what was replayed, in words.
+        left_out: decisions made without fresh features, which no bundle could be blamed for.
+        served: decisions that the reference itself answered when they were made; `alike` of them
+            come out the same from the log now.
+        added, dropped: reasons of the candidate's own alerts, and of the reference's; None: the
+            bundle is not of the registry, and only those are explained.
+    """
+
+    model: str
+    reference: str
+    candidate: str
+    left_out: int
+    served: int
+    alike: int
+    what_if: WhatIf
+    reference_speed: Speed
+    candidate_speed: Speed
+    added: Reasons | None
+    dropped: Reasons | None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two bundles, ready to decide.
+
+    Args:
+        folder: of its bundle; None where nobody may load it but a confined process.
+    """
+
+    title: str
+    version: int | None
+    bundle: Bundle
+    model: Scoring
+    folder: Path | None
+
+
+def side_of_version(platform: Platform, model: str, version: int | None) -> Side:
+    """A version of the registry, the champion where none is named.
+
+    Raises:
+        NotFound: there is no such version, or no champion yet.
+    """
+    from mlplatform.learning.training.evaluate import load_runnable
+
+    if version is None:
+        champion = platform.rollouts.routes(model).champion
+        if champion is None:
+            raise NotFound(f"{model} has no champion yet: name a version")
+        arm = champion
+    else:
+        found = platform.registry.get(model, version)
+        arm = Arm(found.version, found.digest, found.digest)
+    folder = platform.bundle(model, arm)
+    ready: Runnable = load_runnable(folder)
+    return Side(f"version {arm.version}", arm.version, ready.bundle, ready.model, folder)
+
+
+def side_of_folder(folder: Path) -> Side:
+    """A bundle that somebody made: its model runs in a process that may do nothing else.
+
+    Raises:
+        BundleCorrupt: a file is missing, or not what its digest says.
+        InputInvalid: the model is not taken.
+    """
+    from mlplatform.learning.onnx.confined import ConfinedModel
+
+    bundle = load_bundle(folder)
+    content = (folder / MODEL_FILE).read_bytes()
+    model = ConfinedModel(content, inputs=len(bundle.inputs))
+    return Side(f"bundle {bundle.digest[:12]}", None, bundle, model, None)
+
+
+def with_thresholds(side: Side, review: float | None, decline: float | None) -> Side:
+    """The same model deciding from other scores on.
+
+    Raises:
+        ConfigInvalid: review is above decline, or one of them is no share.
+    """
+    before = side.bundle.thresholds
+    after = Thresholds(
+        before.review if review is None else review, before.decline if decline is None else decline
+    )
+    if after == before:
+        return side
+    if not 0 <= after.review <= after.decline <= 1:
+        given = f"{after.review:g} and {after.decline:g}"
+        raise ConfigInvalid(
+            "--review-from and --decline-from", given, "0 <= review <= decline <= 1"
+        )
+    bundle = msgspec.structs.replace(side.bundle, thresholds=after)
+    title = f"{side.title}, review from {after.review:g}, decline from {after.decline:g}"
+    # its reasons would be those of the bundle on disk
+    return Side(title, side.version, bundle, side.model, None)
+
+
+def replay(
+    platform: Platform,
+    model: str,
+    reference: Side,
+    candidate: Side,
+    *,
+    days: int,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Replay:
+    """Both bundles on the payments of the last days, as the log has them.
+
+    Args:
+        tell: called with the number of payments that are done.
+
+    Raises:
+        InputInvalid: no payment, or more than fit into memory; or the candidate reads a feature
+            that was not read when the payments were served.
+    """
+    definition, views = platform.definition(model), platform.views(model)
+    now_ms = platform.clock.event_ms()
+    logged = LoggedPayments(platform.log, definition, now_ms - days * DAY_MS, now_ms)
+    runs = [_Run(side, definition, views) for side in (reference, candidate)]
+    chunks: list[_Chunk] = []
+    done = 0
+    for rows in logged.pages():
+        chunks.append(_Chunk(rows, [run.decide(rows) for run in runs], runs[0].bands(rows)))
+        done += rows.num_rows
+        if done > MOST_PAYMENTS:
+            raise InputInvalid(
+                "--days",
+                None,
+                f"more than {MOST_PAYMENTS:,} payments in {days} days: ask for fewer",
+            )
+        tell(done)
+    if not done:
+        raise InputInvalid("--days", None, f"no payment in the last {days} days: ask for more")
+    runs[1].check_features()
+    payments, served = _together(chunks, logged, reference)
+    found = what_if(payments, capacity=definition.decision.alert_share)
+    only = payments.candidate.alert & ~payments.reference.alert
+    no_more = payments.reference.alert & ~payments.candidate.alert
+    ids = np.concatenate([chunk.ids for chunk in chunks])
+    return Replay(
+        model=model,
+        reference=reference.title,
+        candidate=candidate.title,
+        left_out=logged.left_out,
+        served=served[0],
+        alike=served[1],
+        what_if=found,
+        reference_speed=runs[0].speed(),
+        candidate_speed=runs[1].speed(),
+        added=_reasons(platform, model, candidate, ids[only]),
+        dropped=_reasons(platform, model, reference, ids[no_more]),
+    )
+
+
+class _Run:
+    """One bundle on page after page."""
+
+    def __init__(
+        self, side: Side, definition: ModelDefinition, views: Sequence[FeatureView]
+    ) -> None:
+        self._side = side
+        self._plan = InputPlan(definition, views, side.bundle.inputs, side.bundle.defaults)
+        self._inputs = LoggedInputs(self._plan)
+        self._seen = np.zeros(len(self._plan.features), dtype=np.int64)
+        self._watched = definition.drift.inputs
+        self._first: npt.NDArray[np.float32] | None = None
+        self._last: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._rows, self._took_s = 0, 0.0
+
+    def decide(self, rows: pa.Table) -> Decided:
+        facts = self._inputs.facts(rows)
+        self._seen += [facts.num_rows - facts[name].null_count for name in self._plan.features]
+        self._last = self._plan.matrix(facts)
+        if self._first is None:
+            self._first = self._last[:TIMED_CALLS]
+        began_s = time.perf_counter()
+        raw = self._side.model.scores(self._last)
+        self._took_s += time.perf_counter() - began_s
+        self._rows += len(self._last)
+        score = self._side.bundle.calibrate_many(raw)
+        return Decided(score, self._side.bundle.decide_many(score).astype(np.int8))
+
+    def bands(self, rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
+        """The band of each payment that was decided last, by watched input."""
+        found = {}
+        for name in self._watched:
+            if name in self._plan.names:
+                values = self._last[:, self._plan.names.index(name)]
+                codes = np.searchsorted(self.edges(name), values).astype(np.int64)
+                found[name] = np.where(np.isfinite(values), codes, -1)
+        return found
+
+    def edges(self, name: str) -> tuple[float, ...]:
+        """Of the bands of an input: the deciles of the days that the bundle was held to."""
+        return self._side.bundle.profile.inputs[name].edges
+
+    def check_features(self) -> None:
+        never = [n for n, count in zip(self._plan.features, self._seen, strict=True) if not count]
+        if never:
+            raise InputInvalid(
+                "decision log", None,
+                f"{', '.join(never)} was never read when these payments were served: train and "
+                "validate the version on history instead (mlplatform retrain)",
+            )  # fmt: skip
+
+    def speed(self) -> Speed:
+        rows = self._last[:0] if self._first is None else self._first
+        took_s = []
+        for row in rows:
+            began_s = time.perf_counter()
+            self._side.model.scores(row[None, :])
+            took_s.append(time.perf_counter() - began_s)
+        p50, p99 = (1000 * float(np.quantile(took_s, q)) for q in (0.5, 0.99))
+        return Speed(p50, p99, self._rows / max(self._took_s, 1e-9))
+
+
+class _Chunk:
+    """A page that both bundles have decided, without its payloads."""
+
+    def __init__(
+        self,
+        rows: pa.Table,
+        decided: Sequence[Decided],
+        bands: Mapping[str, npt.NDArray[np.int64]],
+    ) -> None:
+        def column(name: str) -> npt.NDArray[Any]:
+            return np.asarray(rows[name].to_numpy(zero_copy_only=False))
+
+        self.ids, self.event_ms, self.unit = map(column, ("decision_id", "event_ms", "unit"))
+        self.version, self.logged = column("version"), column("decision")
+        self.sound = ~column("degraded").astype(bool)
+        self.decided, self.bands = decided, bands
+
+
+def _together(
+    chunks: Sequence[_Chunk], logged: LoggedPayments, reference: Side
+) -> tuple[Payments, tuple[int, int]]:
+    """All pages as one, and of the reference's own decisions, how many there are and are alike."""
+
+    def joined(of: Callable[[_Chunk], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        return np.concatenate([of(chunk) for chunk in chunks])
+
+    def side(number: int) -> Decided:
+        return Decided(
+            joined(lambda chunk: chunk.decided[number].score),
+            joined(lambda chunk: chunk.decided[number].decision),
+        )
+
+    def band(name: str) -> tuple[Sequence[float], npt.NDArray[np.int64]]:
+        edges = reference.bundle.profile.inputs[name].edges
+        return edges, joined(lambda chunk: chunk.bands[name])
+
+    event_ms = joined(lambda chunk: chunk.event_ms).astype(np.int64)
+    given = joined(lambda chunk: chunk.logged)
+    again = side(0)
+    ids = joined(lambda chunk: chunk.ids)
+    outcome, hidden = logged.outcomes(ids.tolist(), event_ms, given)
+    own = joined(lambda chunk: (chunk.version == reference.version) & chunk.sound)
+    alike = own & (given == np.array(DECISIONS, dtype=object)[again.decision])
+    payments = Payments(
+        event_ms=event_ms,
+        unit=joined(lambda chunk: chunk.unit).astype(np.int64),
+        reference=again,
+        candidate=side(1),
+        outcome=outcome,
+        hidden=hidden,
+        bands={name: band(name) for name in chunks[0].bands},
+    )
+    return payments, (int(own.sum()), int(alike.sum()))
+
+
+def _reasons(platform: Platform, model: str, side: Side, ids: npt.NDArray[Any]) -> Reasons | None:
+    """The first reasons of a bundle's alerts on these decisions, as `log explain` finds them."""
+    if side.folder is None:
+        return None
+    from mlplatform.scoring.request.explain import explained, load_decider  # ONNX Runtime
+
+    bundles = side.folder.parent
+    decider: Decider = load_decider(bundles, model, side.bundle.digest)
+    asked = tuple(ids[:EXPLAINED].tolist())
+    rows = []
+    if asked:
+        span = Span(model=model, kinds=("decision",), decision_ids=asked, columns=tuple(COLUMNS))
+        rows = platform.log.read(span).to_pylist()
+    first: Counter[str] = Counter()
+    for row in rows:
+        payload = msgspec.json.decode(row["payload"] or b"{}")
+        record = msgspec.convert(
+            {k: v for k, v in row.items() if v is not None}
+            | {"payload": payload, "bundle": side.bundle.digest, "answered_by": "champion"},
+            Record,
+        )
+        (explanation,) = explained([record], lambda *_: decider)
+        codes = explanation.again.reasons if explanation.again is not None else ()
+        first[codes[0] if codes else "none"] += 1
+    return Reasons(len(rows), dict(first.most_common()))
