@@ -187,6 +187,12 @@ def states() -> list[Case]:
             (19, 31),
         ),
         Case(
+            "EventsLate",
+            {'mlplatform_events_lag_seconds{receiver="desk"}': "600x9 601x20 0x5"},
+            {11: [ticket | {"receiver": "desk"}]},
+            (10, 31),
+        ),
+        Case(
             "DeadLetters",
             {
                 f'mlplatform_worker_messages_total{{{FRAUD},outcome="dead_letter"}}': (

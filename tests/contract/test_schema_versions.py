@@ -20,6 +20,7 @@ from mlplatform.model.folders import model_folder
 from mlplatform.operations.backup.schemas import EMBEDDED
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.sql import Schema
@@ -42,6 +43,7 @@ OPEN: dict[str, tuple[Callable[[Home], Any], Callable[[Home], Path]]] = {
     ),
     "rollouts": (lambda home: SqliteRollouts(home.rollouts_db), lambda home: home.rollouts_db),
     "incidents": (lambda home: SqliteIncidents(home.rollouts_db), lambda home: home.rollouts_db),
+    "outbox": (lambda home: SqlitePositions(home.rollouts_db), lambda home: home.rollouts_db),
     "admission": (lambda home: SqliteAdmission(home.admission_db), lambda home: home.admission_db),
     "topics": (lambda home: LocalTopics(home.topics_db), lambda home: home.topics_db),
     "online": (online, lambda home: home.online_db),

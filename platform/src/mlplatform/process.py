@@ -61,6 +61,7 @@ ENTRIES: Final = {
     ),
     "log-replicator": Entry("mlplatform.decisions.replication.replicator", "worker", "replicator"),
     "exporter": Entry("mlplatform.observing.exporter.process", "exporter", may_be_late=True),
+    "events": Entry("mlplatform.observing.events.process", "events", may_be_late=True),
     "page": Entry("mlplatform.observing.page.process", "page", may_be_late=True),
     "jobs": Entry(
         "mlplatform.operations.compute.pool", "jobs", may_be_late=True, has_settings=False

@@ -15,6 +15,7 @@ import typer
 from mlplatform.commands import (
     backup,
     cluster,
+    events,
     history,
     keys,
     log,
@@ -60,6 +61,7 @@ trace.add_to(app)
 refusals.add_to(app)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
+app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(history.app, name="history")

@@ -17,6 +17,9 @@ from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.outbox.outbox import Outbox
+from mlplatform.rollouts.outbox.positions import Positions
+from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.rollouts.serving.local import bundle_uri
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Settings
@@ -60,6 +63,19 @@ def incidents(settings: Settings) -> SqlIncidents:
     from mlplatform.rollouts.drift.postgres import PostgresIncidents
 
     return PostgresIncidents(settings.postgres)
+
+
+def outbox(settings: Settings) -> Outbox:
+    """The journals of rollouts and incidents for who follows them, and how far receivers are."""
+    return Outbox(rollouts(settings), incidents(settings), _positions(settings))
+
+
+def _positions(settings: Settings) -> Positions:
+    if settings.postgres is None:
+        return SqlitePositions(settings.home.rollouts_db)
+    from mlplatform.rollouts.outbox.postgres import PostgresPositions
+
+    return PostgresPositions(settings.postgres)
 
 
 def span_sender(settings: Settings, identity: ProcessIdentity) -> Sender:

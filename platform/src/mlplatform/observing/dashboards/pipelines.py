@@ -12,11 +12,14 @@ _FLOWS = 'service_name=~"mlplatform-(flows|jobs)"'
 
 
 def dashboard(objectives: Objectives) -> Dashboard:
-    rows = (_log(objectives), _topics(objectives), _flows(objectives), _telemetry(objectives))
+    rows = (
+        _log(objectives), _topics(objectives), _flows(objectives), _events(objectives),
+        _telemetry(objectives),
+    )  # fmt: skip
     return Dashboard(
         "pipelines", "mlplatform: pipelines",
-        "Decision log, requests that are scored later, scheduled flows and heavy jobs, and the "
-        "telemetry that tells of all this.",
+        "Decision log, requests that are scored later, scheduled flows and heavy jobs, events to "
+        "people, and the telemetry that tells of all this.",
         rows, of_model=False, links=(links.PREFECT, links.DEPLOYMENTS, links.EXPERIMENTS),
     )  # fmt: skip
 
@@ -151,6 +154,26 @@ def _flows(objectives: Objectives) -> Row:
             (Query('{service_name=~"mlplatform-(flows|jobs)", retention="90d"}'),), store="loki",
             width=12,
         ),
+    ))  # fmt: skip
+
+
+def _events(objectives: Objectives) -> Row:
+    late = objectives.limits.events_late
+    attempts = (
+        Query(rate(signals.EVENTS_DELIVERED, "receiver"), "{{receiver}}: taken"),
+        Query(rate(signals.EVENTS_FAILED, "receiver"), "{{receiver}}: failed"),
+    )
+    return Row("Who is told of rollouts and incidents", (
+        Panel(
+            "lines", "Events that wait", "Of each receiver, webhooks and Slack.",
+            (Query(level(signals.EVENTS_WAITING, "receiver"), "{{receiver}}"),),
+        ),
+        Panel(
+            "lines", "Age of the oldest that waits", f"Over {late} it becomes a ticket.",
+            (Query(level(signals.EVENTS_LATE, "receiver"), "{{receiver}}"),), "s",
+            at_most(seconds(late)),
+        ),
+        Panel("lines", "Attempts", "An event is sent again until it is taken.", attempts, "cps"),
     ))  # fmt: skip
 
 

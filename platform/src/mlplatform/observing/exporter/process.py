@@ -59,6 +59,7 @@ def collector(settings: Settings) -> StateCollector:
     """Over the backends that these settings name."""
     settings.home.create()
     log = SqliteDecisionLog(settings.home.decisions)
+    outbox = backends.outbox(settings)
     return StateCollector(
         model_names(),
         backends.rollouts(settings),
@@ -67,6 +68,7 @@ def collector(settings: Settings) -> StateCollector:
         _clock(settings, log),
         settings.home.measured,
         settings.home,
+        outbox.lags,
     )
 
 

@@ -17,6 +17,7 @@ from mlplatform.model.routes import Routes
 from mlplatform.operations.actions.last_results import ArmCounts, Check, Outcomes, Pass, last
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.outbox.outbox import Lag
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError, Unavailable
@@ -53,6 +54,7 @@ class StateCollector(Collector):
         watermarks: of the decision log.
         measured: the folder of what flows saw last.
         home: of whose disk the room is shown, and what was refused there.
+        lags: of the receivers of events.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class StateCollector(Collector):
         clock: Clock,
         measured: Path,
         home: Home,
+        lags: Callable[[], Sequence[Lag]] = tuple,
     ) -> None:
         self._models = models
         self._rollouts = rollouts
@@ -73,6 +76,7 @@ class StateCollector(Collector):
         self._measured = measured
         self._home = home.root
         self._refusals = Refusals(home.audit)
+        self._lags = lags
         self._unread = Tally({of: 0 for of in signals.STATE_UNREAD.labels[0].values})
 
     def collect(self) -> Iterable[Family]:
@@ -83,7 +87,8 @@ class StateCollector(Collector):
             for metric, found in self._found(of, read):
                 samples[metric] += found
         event_s = self._event_s()
-        yield from (gauged(metric, found) for metric, found in samples.items())
+        for metric, found in samples.items():
+            yield (counted if metric.kind == "counter" else gauged)(metric, found)
         yield shown(signals.EVENT_TIME, event_s)
         unread = [((of,), float(count)) for of, count in self._unread.items()]
         yield counted(signals.STATE_UNREAD, unread)
@@ -97,6 +102,7 @@ class StateCollector(Collector):
         yield "log", self._log
         yield "disk", self._disk
         yield "refusals", self._refused
+        yield "events", self._events
 
     def _found(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
         try:
@@ -187,6 +193,16 @@ class StateCollector(Collector):
         since_ms = self._clock.wall_ms() - refusals.DAY_MS
         found = refusals.counts(self._refusals.since(since_ms))
         yield signals.REFUSALS, [((door,), count) for door, count in sorted(found.items())]
+
+    def _events(self) -> Iterator[Read]:
+        now_ms = self._clock.wall_ms()
+        for lag in self._lags():
+            of, waits = (lag.progress.receiver,), lag.waiting
+            late_ms = 0 if waits.since_ms is None else max(now_ms - waits.since_ms, 0)
+            yield signals.EVENTS_WAITING, [(of, waits.facts)]
+            yield signals.EVENTS_LATE, [(of, late_ms / 1000)]
+            yield signals.EVENTS_DELIVERED, [(of, lag.progress.delivered)]
+            yield signals.EVENTS_FAILED, [(of, lag.progress.failed)]
 
 
 def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:

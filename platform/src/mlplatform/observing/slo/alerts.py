@@ -213,6 +213,12 @@ def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
             limits.refusing, "copies for the shadow of {{ $labels.model }} are dropped",
         ),
         made(
+            "EventsLate", "ticket",
+            f"max by (receiver) ({signals.EVENTS_LATE.name}) > {seconds(limits.events_late)}",
+            "1m", "{{ $labels.receiver }} is not told of rollouts and incidents: a person who must "
+            "act may not know",
+        ),
+        made(
             "AdmissionStoreFails", "ticket", f"{of_store} > 0",
             limits.store_failing, "gateways do not reach the store of {{ $labels.of }}",
         ),

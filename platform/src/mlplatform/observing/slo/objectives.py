@@ -102,6 +102,7 @@ class Limits(_Strict, frozen=True):
     home_free_share: Ratio
     home_filling: Duration
     refusals_of_a_day: Annotated[int, Meta(ge=1)]
+    events_late: Duration
 
 
 class Objectives(_Strict, frozen=True):

@@ -12,6 +12,8 @@ from mlplatform.rollouts.drift import postgres as incidents_on_postgres
 from mlplatform.rollouts.drift import sqlite as incidents
 from mlplatform.rollouts.journal import postgres as rollouts_on_postgres
 from mlplatform.rollouts.journal import sqlite as rollouts
+from mlplatform.rollouts.outbox import postgres as outbox_on_postgres
+from mlplatform.rollouts.outbox import sqlite as outbox
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.scoring.admission import postgres as keys_on_postgres
@@ -21,6 +23,7 @@ EMBEDDED: Final[tuple[Schema, ...]] = (
     decisions.SCHEMA,
     rollouts.SCHEMA,
     incidents.SCHEMA,
+    outbox.SCHEMA,
     admission.SCHEMA,
     topics.SCHEMA,
     online.SCHEMA,
@@ -29,6 +32,7 @@ EMBEDDED: Final[tuple[Schema, ...]] = (
 ON_POSTGRES: Final[tuple[Schema, ...]] = (
     rollouts_on_postgres.SCHEMA,
     incidents_on_postgres.SCHEMA,
+    outbox_on_postgres.SCHEMA,
     keys_on_postgres.SCHEMA,
 )
 

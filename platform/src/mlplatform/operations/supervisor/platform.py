@@ -13,6 +13,8 @@ GATEWAY_GRACE_S = 15.0
 """More than a gateway's limit for requests in flight, its shadow copies and last commit."""
 WORKER_GRACE_S = 3.0
 """A batch in work is committed within a second or is read again; killed in it, nothing doubles."""
+EVENTS_GRACE_S = 12.0
+"""More than one attempt may take; killed in it, the receiver gets the event again."""
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -38,6 +40,7 @@ def children(settings: Settings) -> list[ChildSpec]:
         *((jobs(settings),) if settings.argo is None and settings.job_processes else ()),
         exporter(settings),
         page(settings),
+        *((events(settings),) if settings.receivers is not None else ()),
         ChildSpec(
             name="prefect",
             argv=command("flows"),
@@ -129,6 +132,17 @@ def jobs(settings: Settings) -> ChildSpec:
         ),
         env={**settings.environment(), **THREADS},
         stop_order=0,
+    )
+
+
+def events(settings: Settings) -> ChildSpec:
+    """What tells receivers of rollouts and incidents; an attempt under way is finished first."""
+    return ChildSpec(
+        name="events",
+        argv=command("events"),
+        env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
+        stop_order=2,
+        stop_grace_s=EVENTS_GRACE_S,
     )
 
 

@@ -67,6 +67,23 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True)
+class IncidentFact:
+    """A change at its place among the changes of all incidents.
+
+    Args:
+        position: grows with every change, and changes become visible in its order.
+        champion: the version that the incident is about.
+    """
+
+    position: int
+    incident: str
+    model: str
+    kind: str
+    champion: int
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """The incident is the caller's until `until_ms`, under this claim number."""
 
@@ -131,4 +148,16 @@ class Incidents(Protocol):
 
     def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
         """Incidents in the order of their opening; without the closed ones on request."""
+        ...
+
+
+class IncidentFacts(Protocol):
+    """The changes of all incidents in the order in which they were made, for who follows them."""
+
+    def facts(self, after: int, most: int) -> list[IncidentFact]:
+        """The next changes behind a position, in order."""
+        ...
+
+    def last_position(self) -> int:
+        """Of the last change; 0 while there is none. Cheap enough to ask often."""
         ...

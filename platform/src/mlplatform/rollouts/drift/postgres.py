@@ -27,6 +27,12 @@ SCHEMA = Schema(
             "CREATE TRIGGER incident_changes_stay BEFORE UPDATE OR DELETE OR TRUNCATE"
             " ON incident_changes FOR EACH STATEMENT EXECUTE FUNCTION incident_changes_only_grow()",
         ),
+        (
+            "CREATE TABLE incident_positions (position BIGINT PRIMARY KEY,"
+            " incident TEXT NOT NULL, number BIGINT NOT NULL, UNIQUE (incident, number))",
+            "INSERT INTO incident_positions SELECT row_number()"
+            " OVER (ORDER BY at_ms, incident, number), incident, number FROM incident_changes",
+        ),
     ),
 )
 

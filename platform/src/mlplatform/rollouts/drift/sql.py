@@ -13,6 +13,7 @@ from mlplatform.rollouts.drift.incidents import (
     Finding,
     Held,
     Incident,
+    IncidentFact,
     Over,
     State,
 )
@@ -89,6 +90,25 @@ class SqlIncidents:
             db.change("UPDATE incidents SET state = 'closed' WHERE id = :id", id=incident)
             _journal(db, incident, now_ms, resolution)
 
+    def facts(self, after: int, most: int) -> list[IncidentFact]:
+        rows = self._database.rows(
+            "SELECT p.position, i.id, i.model, i.kind, i.champion,"
+            " c.number, c.at_ms, c.state, c.claim, c.holder, c.note FROM incident_positions p"
+            " JOIN incident_changes c ON c.incident = p.incident AND c.number = p.number"
+            " JOIN incidents i ON i.id = p.incident"
+            " WHERE p.position > :after ORDER BY p.position LIMIT :most",
+            after=after,
+            most=most,
+        )
+        return [
+            IncidentFact(position, incident, model, kind, champion, _change(changed))
+            for position, incident, model, kind, champion, *changed in rows
+        ]
+
+    def last_position(self) -> int:
+        query = "SELECT coalesce(max(position), 0) FROM incident_positions"
+        return int(self._database.rows(query)[0][0])
+
     def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
         with self._database.reading() as db:  # an incident and its journal of one moment
             rows = db.rows(
@@ -136,6 +156,12 @@ def _journal(db: Session, incident: str, at_ms: int, note: str) -> None:
         at_ms=at_ms,
         note=note,
     )
+    db.change(
+        "INSERT INTO incident_positions SELECT coalesce(max(position), 0) + 1,"
+        " CAST(:incident AS TEXT), (SELECT max(number) FROM incident_changes"
+        " WHERE incident = CAST(:incident AS TEXT)) FROM incident_positions",
+        incident=incident,
+    )
 
 
 def _read(db: Session, incident: str) -> Incident:
@@ -166,10 +192,12 @@ def _changes(db: Session, incident: str) -> tuple[Change, ...]:
         " WHERE incident = :incident ORDER BY number",
         incident=incident,
     )
-    return tuple(
-        Change(number, at_ms, _state(state), claim, holder, note)
-        for number, at_ms, state, claim, holder, note in rows
-    )
+    return tuple(map(_change, rows))
+
+
+def _change(row: Sequence[Any]) -> Change:
+    number, at_ms, state, claim, holder, note = row
+    return Change(number, at_ms, _state(state), claim, holder, note)
 
 
 def _state(text: str) -> State:

@@ -30,6 +30,12 @@ SCHEMA = Schema(
             " ON incident_changes"
             " BEGIN SELECT RAISE(ABORT, 'the journal of incidents only grows'); END",
         ),
+        (
+            "CREATE TABLE IF NOT EXISTS incident_positions (position INTEGER PRIMARY KEY,"
+            " incident TEXT NOT NULL, number INTEGER NOT NULL, UNIQUE (incident, number)) STRICT",
+            "INSERT OR IGNORE INTO incident_positions SELECT row_number()"
+            " OVER (ORDER BY at_ms, incident, number), incident, number FROM incident_changes",
+        ),
     ),
 )
 """The first step also meets files of before there were versions, which have these tables."""

@@ -67,6 +67,32 @@ class Rollouts(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class JournalFact:
+    """A transition at its place in the journal of all rollouts.
+
+    Args:
+        position: grows with every row, and rows become visible in its order.
+        digest: of the row and of all before it.
+    """
+
+    position: int
+    digest: str
+    transition: Transition
+
+
+class JournalFacts(Protocol):
+    """The journal in the order in which it was written, for who follows it."""
+
+    def facts(self, after: int, most: int) -> list[JournalFact]:
+        """The next transitions behind a position, in order."""
+        ...
+
+    def last_position(self) -> int:
+        """Of the last row, whatever it holds; 0 while there is none. Cheap enough to ask often."""
+        ...
+
+
 class Passes(Protocol):
     """Who may act for a model, and which gateways must be heeded."""
 

@@ -9,7 +9,7 @@ import msgspec
 
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.model.routes import Routes, no_routes
-from mlplatform.rollouts.journal.journal import Fence, GatewayLease
+from mlplatform.rollouts.journal.journal import Fence, GatewayLease, JournalFact
 from mlplatform.rollouts.journal.state import RolloutState, apply, fold
 from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition, decode, encode
 from mlplatform.runtime.canonical import digest
@@ -22,7 +22,9 @@ GENESIS = "0" * 64
 
 
 class SqlRollouts:
-    """`Rollouts`, `Passes` and `Anchors` in a database; safe for threads and processes.
+    """`Rollouts`, `JournalFacts`, `Passes` and `Anchors` in a database.
+
+    Safe for threads and processes.
 
     Args:
         clock: whose wall time leases run by.
@@ -71,6 +73,18 @@ class SqlRollouts:
                 most=int(finished),
             )
             return [fold(_transitions(db, rollout_id)) for (rollout_id,) in rows]
+
+    def facts(self, after: int, most: int) -> list[JournalFact]:
+        rows = self._database.rows(
+            "SELECT seq, digest, body FROM journal WHERE seq > :after AND rollout_id IS NOT NULL"
+            " ORDER BY seq LIMIT :most",
+            after=after,
+            most=most,
+        )
+        return [JournalFact(seq, chain, decode(body.encode())) for seq, chain, body in rows]
+
+    def last_position(self) -> int:
+        return int(self._database.rows("SELECT coalesce(max(seq), 0) FROM journal")[0][0])
 
     def routes(self, model: str) -> Routes:
         return _routes_of(model, self._database.rows(_ROUTES, model=model))

@@ -152,6 +152,17 @@ GROUPS: Final = (
         ),
     ),
     Group(
+        "Events",
+        (
+            Setting(
+                "RECEIVERS",
+                "",
+                "a YAML file of webhooks and Slack channels that are told of rollouts and "
+                "incidents; empty: nobody is told (`docs/events.md`)",
+            ),
+        ),
+    ),
+    Group(
         "Servers",
         (
             Setting(

@@ -280,6 +280,7 @@ class Settings:
         mlflow_postgres: a database of MLflow's own; None: SQLite in the home folder.
         mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
         servers: of this platform that are not on this machine.
+        receivers: the file of who is told of rollouts and incidents; None: nobody is.
     """
 
     home: Home
@@ -308,6 +309,7 @@ class Settings:
     mlflow_postgres: Address | None = None
     mlflow_artifacts: str = ""
     servers: Servers = HERE
+    receivers: Path | None = None
     profile: Profile = "embedded"
 
     @property
@@ -364,6 +366,7 @@ class Settings:
             **addresses.variables(f"{PREFIX}MLFLOW_POSTGRES", self.mlflow_postgres),
             f"{PREFIX}MLFLOW_ARTIFACTS": self.mlflow_artifacts,
             **self.servers.environment(),
+            f"{PREFIX}RECEIVERS": str(self.receivers or ""),
             f"{PREFIX}BUNDLES": str(self.home.shared_bundles or ""),
             f"{PREFIX}PSEUDONYM_KEY_FILE": str(self.home.shared_pseudonym_key or ""),
         }
@@ -422,6 +425,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         mlflow_postgres=addresses.postgres(f"{PREFIX}MLFLOW_POSTGRES", environment),
         mlflow_artifacts=_artifacts(environment),
         servers=servers(environment),
+        receivers=_path(environment, "RECEIVERS"),
         profile=asked,
     )
     _check_ports(settings)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 Process = Literal[
     "gateway", "predictor", "worker", "exporter", "supervisor", "flows", "jobs", "mlflow",
-    "page",
+    "page", "events",
 ]  # fmt: skip
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -449,9 +449,27 @@ REFUSALS: Final = _state(
     "What was refused in the last day and kept in `audit/`.",
     Label("door", bound="listeners, and places that take something from people"),
 )
+_RECEIVER = Label("receiver", bound="receivers of the installation, at most 16")
+EVENTS_WAITING: Final = _state(
+    "events_lag", "events",
+    "Events that a receiver has not got, at most 2000; some may be of types that it does not want.",
+    _RECEIVER,
+)  # fmt: skip
+EVENTS_LATE: Final = _state(
+    "events_lag_seconds", "seconds",
+    "Wall time since the oldest event that a receiver has not got; 0 where it has all.", _RECEIVER,
+)  # fmt: skip
+EVENTS_DELIVERED: Final = _state(
+    "events_delivered", "events", "Events that a receiver took.", _RECEIVER, kind="counter"
+)
+EVENTS_FAILED: Final = _state(
+    "events_delivery_failures", "attempts", "Attempts that a receiver did not take.",
+    _RECEIVER, kind="counter",
+)  # fmt: skip
 STATE_UNREAD: Final = _state(
     "exporter_read_failures", "reads", "Times that a part of the state could not be read.",
-    Label("of", ("routes", "incidents", "log", "measured", "disk", "refusals")), kind="counter",
+    Label("of", ("routes", "incidents", "log", "measured", "disk", "refusals", "events")),
+    kind="counter",
 )  # fmt: skip
 
 METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
@@ -476,7 +494,8 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         DRIFT_CHECK, DRIFT_VERDICT, DRIFT_UNDECIDED, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
         DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
         LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,
-        HOME_FREE, HOME_SIZE, REFUSALS, STATE_UNREAD,
+        HOME_FREE, HOME_SIZE, REFUSALS, EVENTS_WAITING, EVENTS_LATE, EVENTS_DELIVERED,
+        EVENTS_FAILED, STATE_UNREAD,
     ),
 }  # fmt: skip
 
@@ -633,7 +652,8 @@ ATTRIBUTES: Final = (
 LOG_FIELDS: Final = {
     "time": "When, UTC, RFC 3339 with milliseconds.",
     "level": "debug, info, warning, error or critical.",
-    "process": "gateway, predictor, worker, exporter, supervisor, flows, jobs or mlflow.",
+    "process": "gateway, predictor, worker, exporter, supervisor, flows, jobs, mlflow, "
+    "page or events.",
     "instance": "Name of the process, where it has one.",
     "pid": "Its process id.",
     "logger": "Module that wrote the line.",

@@ -1,0 +1,185 @@
+"""Commands about who is told of rollouts and incidents."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlplatform.commands.terminal.output import AsJson, print_json, print_table
+from mlplatform.observing.events import receivers as declared
+from mlplatform.observing.events import signature
+from mlplatform.observing.events.receivers import Receiver
+from mlplatform.operations import wiring
+from mlplatform.rollouts.outbox.event import event_of_test, rfc3339
+from mlplatform.rollouts.outbox.outbox import Lag, Outbox
+from mlplatform.rollouts.outbox.positions import Progress
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
+from mlplatform.scoring import backends
+
+HOUR_MS = 3_600_000
+MOST_HOURS = 24 * 366
+MOST_BODY_BYTES = 1 << 20
+
+app = typer.Typer(
+    help="Events of rollouts and incidents, and who gets them (docs/events.md).",
+    no_args_is_help=True,
+)
+Name = Annotated[str, typer.Argument(help="A receiver's name, as its file has it.")]
+
+
+@app.command()
+def receivers(json: AsJson = False) -> None:
+    """Every receiver: where it is, what waits for it, and how its last delivery ended.
+
+    Example: mlplatform events receivers
+    """
+    rows = list(_shown())
+    if json:
+        print_json(rows)
+        return
+    columns = ("receiver", "kind", "host", "state", "waiting", "oldest", "delivered", "failed")
+    cells = [[row[c] if row[c] is not None else "" for c in columns] for row in rows]
+    problems = [row["failure"] for row in rows]
+    print_table(
+        (*columns, "last failure"),
+        [[*row, why] for row, why in zip(cells, problems, strict=True)],
+        prose="last failure",
+    )
+
+
+@app.command("test")
+def send_test(name: Name, json: AsJson = False) -> None:
+    """Send one event of type mlplatform.test to a receiver now, and say what it answered.
+
+    Example: mlplatform events test risk-desk
+    """
+    from mlplatform.observing.events.sending import HttpSender, Taken
+
+    settings = wiring.settings()
+    receiver = declared.named(settings, name)
+    event = event_of_test(name, settings.page_url, SystemClock().wall_ms())
+    tried = asyncio.run(HttpSender().send(receiver, event))
+    if not isinstance(tried, Taken):
+        raise Unavailable(f"{name} did not take {event.id}: {tried.why}")
+    if json:
+        print_json({"receiver": name, "id": event.id, "taken": True})
+    else:
+        typer.echo(f"{name} took {event.id}")
+
+
+@app.command()
+def replay(
+    name: Name,
+    hours: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_HOURS,
+            help="Send again what happened in so many hours, with the same ids. 0: leave out what "
+            "waits. Default: go on where it is.",
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Move a receiver to an earlier or later event, or start one again that was stopped.
+
+    A process that waits before its next attempt sees it then, within two minutes.
+
+    Example: mlplatform events replay risk-desk --hours 24
+    """
+    outbox = _outbox()
+    to = None
+    if hours is not None:
+        since_ms = SystemClock().wall_ms() - hours * HOUR_MS
+        to = outbox.before(since_ms) if hours else outbox.head()
+    outbox.positions.move(name, to)
+    waits = next(outbox.waiting(p.at) for p in outbox.positions.list() if p.receiver == name)
+    if json:
+        print_json({"receiver": name, "waiting": waits.facts})
+    else:
+        typer.echo(f"{name} gets {waits.facts} events")
+
+
+@app.command()
+def verify(
+    body: Annotated[Path, typer.Argument(help="A file with the body, byte for byte.")],
+    secret_file: Annotated[Path, typer.Option(help="Holds the secret that should have signed it.")],
+    webhook_id: Annotated[str, typer.Option(help="The header webhook-id.")],
+    webhook_timestamp: Annotated[str, typer.Option(help="The header webhook-timestamp.")],
+    webhook_signature: Annotated[str, typer.Option(help="The header webhook-signature.")],
+    at: Annotated[
+        int | None, typer.Option(help="Unix time at which it came. Default: now.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Say whether a body that a webhook got is from this platform.
+
+    Example: mlplatform events verify body.json --secret-file risk.secret --webhook-id
+    rollout-7-5d2c… --webhook-timestamp 1790000000 --webhook-signature v1,…
+    """
+    headers = {
+        signature.ID: webhook_id,
+        signature.TIMESTAMP: webhook_timestamp,
+        signature.SIGNATURE: webhook_signature,
+    }
+    now_s = time.time() if at is None else at
+    signature.verify([signature.secret(secret_file)], headers, _bytes(body), now_s=now_s)
+    if json:
+        print_json({"id": webhook_id, "verified": True})
+    else:
+        typer.echo(f"{webhook_id}: the signature is right")
+
+
+def _shown() -> Iterator[dict[str, Any]]:
+    known = {one.name: one for one in declared.receivers(wiring.settings())}
+    outbox = _outbox()
+    told = {lag.progress.receiver: lag for lag in outbox.lags()}
+    for name, receiver in known.items():
+        yield _row(receiver, told.get(name))
+
+
+def _row(receiver: Receiver, lag: Lag | None) -> dict[str, Any]:
+    at = None if lag is None else lag.progress
+    waits = None if lag is None else lag.waiting
+    oldest_ms = None if waits is None else waits.since_ms
+    return {
+        "receiver": receiver.name,
+        "kind": receiver.kind,
+        "host": declared.host(receiver),
+        "state": _state(at),
+        "waiting": None if waits is None else waits.facts,
+        "oldest": None if oldest_ms is None else rfc3339(oldest_ms),
+        "delivered": 0 if at is None else at.delivered,
+        "failed": 0 if at is None else at.failed,
+        "failure": "" if at is None else at.stopped or at.failure,
+    }
+
+
+def _state(at: Progress | None) -> str:
+    if at is None:
+        return "waits for the process `events`"
+    return "stopped" if at.stopped else "failing" if at.failure else "ok"
+
+
+def _outbox() -> Outbox:
+    settings = wiring.settings()
+    if not backends.has_rollouts(settings):
+        raise NotFound(f"no journal of rollouts in {settings.home.root}: nothing has happened yet")
+    return backends.outbox(settings)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            found = opened.read(MOST_BODY_BYTES + 1)
+    except OSError as error:
+        raise InputInvalid(str(file), None, f"can't be read: {error.strerror}") from error
+    if len(found) > MOST_BODY_BYTES:
+        raise InputInvalid(str(file), None, f"more than {MOST_BODY_BYTES} bytes")
+    return found

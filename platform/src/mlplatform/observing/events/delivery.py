@@ -1,0 +1,185 @@
+"""One receiver's events, in order, each until it is taken, from where the receiver stands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from pg8000.exceptions import DatabaseError
+
+from mlplatform.observing.events.receivers import Receiver
+from mlplatform.observing.events.retries import delay_s
+from mlplatform.observing.events.sending import Failed, Gone, Outcome, Sender, Taken
+from mlplatform.rollouts.outbox.event import CloudEvent, Fact, event_of
+from mlplatform.rollouts.outbox.outbox import Outbox, Step
+from mlplatform.rollouts.outbox.positions import Attempt, Claim, Position
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.errors import StaleFence, Unavailable
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+
+POLL_S: Final = 1.0
+LEASE_S: Final = 30.0
+"""A claim outlasts an attempt twice over: it is renewed once half of it is over."""
+BATCH: Final = 50
+SKIPPED: Final = 200
+"""Positions that pass by without an event before they are recorded: they cost a write each time."""
+DOWN: Final = (Unavailable, sqlite3.Error, DatabaseError)
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPorts:
+    """What every delivery of a process has in common.
+
+    Args:
+        holder: of claims; another one for each life of a process, so that two never share one.
+        page: address of the platform's page.
+        redacted: takes personal values out of a text.
+        lease_s: of a claim; more than twice what one attempt may take.
+        poll_s: between looks at the journals.
+    """
+
+    outbox: Outbox
+    sender: Sender
+    clock: Clock
+    holder: str
+    page: str
+    redacted: Callable[[str], str]
+    lease_s: float = LEASE_S
+    poll_s: float = POLL_S
+
+    def event(self, fact: Fact) -> CloudEvent:
+        return event_of(fact, self.page, self.redacted)
+
+
+class Delivery:
+    """Sends to one receiver. Its state is in the database: it may die between any two lines."""
+
+    def __init__(self, receiver: Receiver, ports: DeliveryPorts) -> None:
+        self._receiver = receiver
+        self._ports = ports
+        self._claim: Claim | None = None
+        self._at = Position(0, 0)
+        self._recorded = self._at
+        self._until_ms = 0
+        self._failures = 0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until it is told to stop: an attempt that is under way is finished and recorded."""
+        while not stopping.is_set():
+            try:
+                pause_s = await self._turn(stopping)
+            except StaleFence:
+                self._claim, pause_s = None, self._ports.poll_s
+            except DOWN as error:
+                log.warning("%s waits for the database: %r", self._receiver.name, error)
+                pause_s = self._ports.poll_s
+            if pause_s:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), pause_s)
+        await self._give_back()
+
+    async def _turn(self, stopping: asyncio.Event) -> float:
+        """Sends what there is; how many seconds to wait then."""
+        if not await self._holds():
+            return self._ports.poll_s
+        batch = await asyncio.to_thread(self._ports.outbox.after, self._at, BATCH)
+        for step in batch.steps:
+            if stopping.is_set():
+                return 0.0
+            event = self._ports.event(step.fact)
+            if not self._receiver.wants(event):
+                self._at = step.at
+                continue
+            await self._renew()
+            tried = await self._ports.sender.send(self._receiver, event)
+            if (wait_s := await self._follow(tried, step, event)) is not None:
+                return wait_s
+        self._at = batch.end
+        if _distance(self._at, self._recorded) >= (SKIPPED if not batch.steps else 1):
+            await self._record(None)
+        return 0.0 if batch.steps else self._ports.poll_s
+
+    async def _follow(self, tried: Outcome, step: Step, event: CloudEvent) -> float | None:
+        """What follows from an attempt; None: the next event."""
+        name = self._receiver.name
+        match tried:
+            case Taken():
+                self._failures = 0
+                self._at = step.at
+                await self._record(Attempt())
+                return None
+            case Failed(why, asked):
+                self._failures += 1
+                await self._record(Attempt(why))
+                wait_s = delay_s(self._failures, random.random(), asked)  # noqa: S311
+                log.warning("%s did not take %s: %s; again in %.0f s", name, event.id, why, wait_s)
+                return wait_s
+            case Gone(why):
+                await self._record(Attempt(why, gone=True))
+                self._claim = None
+                log.error("%s is stopped: %s; `mlplatform events replay %s`", name, why, name)
+                return self._ports.poll_s
+            case _:
+                assert_never(tried)
+
+    async def _holds(self) -> bool:
+        """Whether this process may send; a position that somebody moved is taken anew."""
+        if self._claim is not None:
+            known = await asyncio.to_thread(self._ports.outbox.positions.list)
+            token = {one.receiver: one.token for one in known}.get(self._receiver.name)
+            if token == self._claim.token:
+                await self._renew()
+                return True
+            self._claim = None
+        now_ms = self._ports.clock.wall_ms()
+        self._until_ms = now_ms + int(self._ports.lease_s * 1000)
+        take = self._ports.outbox.positions.take
+        self._claim = await asyncio.to_thread(
+            take, self._receiver.name, self._ports.holder, until_ms=self._until_ms, now_ms=now_ms
+        )
+        if self._claim is None:
+            return False
+        self._at = self._recorded = self._claim.at
+        return True
+
+    async def _renew(self) -> None:
+        if self._until_ms - self._ports.clock.wall_ms() < self._ports.lease_s * 500:
+            await self._record(None)
+
+    async def _record(self, attempt: Attempt | None) -> None:
+        """Where the receiver stands now. What was sent is not sent again because a database is
+        away for a while: that is waited for."""
+        if self._claim is None:
+            return
+        while True:
+            until_ms = self._ports.clock.wall_ms() + int(self._ports.lease_s * 1000)
+            record = self._ports.outbox.positions.record
+            try:
+                await asyncio.to_thread(record, self._claim, self._at, attempt, until_ms=until_ms)
+            except DOWN as error:
+                log.warning("%s waits for the database: %r", self._receiver.name, error)
+                await asyncio.sleep(self._ports.poll_s)
+            else:
+                self._until_ms, self._recorded = until_ms, self._at
+                return
+
+    async def _give_back(self) -> None:
+        """So that the next process need not wait; one that is killed lets its lease run out."""
+        if self._claim is not None:
+            with suppress(StaleFence, *DOWN):
+                await asyncio.to_thread(
+                    self._ports.outbox.positions.record, self._claim, self._at, None, until_ms=0
+                )
+
+
+def _distance(one: Position, other: Position) -> int:
+    return abs(one.rollouts - other.rollouts) + abs(one.incidents - other.incidents)

@@ -1,0 +1,85 @@
+"""An event in the form that a receiver takes: a signed CloudEvent, or a message for Slack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlplatform.observing.events import signature
+from mlplatform.observing.events.receivers import Receiver
+from mlplatform.rollouts.outbox.event import CloudEvent
+from mlplatform.runtime.canonical import canonical_json
+
+CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
+JSON: Final = "application/json; charset=utf-8"
+AGENT: Final = "mlplatform-events"
+MOST_HEADING, MOST_TEXT = 150, 2900
+"""Characters. Source: Slack, Block Kit reference, header (150) and section (3000)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is posted. Its headers and body hold no secret, only what was made with one."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def message(receiver: Receiver, event: CloudEvent, now_s: int) -> Message:
+    """The event for a receiver.
+
+    Args:
+        now_s: Unix time of this attempt.
+
+    Raises:
+        ConfigInvalid: a file of its secrets can't be read any more.
+    """
+    if receiver.kind == "slack":
+        body = canonical_json(slack(event))
+        return Message({"content-type": JSON, "user-agent": AGENT}, body)
+    body = canonical_json(event.structured())
+    secrets = [signature.secret(file) for file in receiver.secret_files]
+    signed = signature.signed(secrets, event.id, now_s, body)
+    return Message({"content-type": CLOUD_EVENT, "user-agent": AGENT, **signed}, body)
+
+
+def slack(event: CloudEvent) -> dict[str, Any]:
+    """The event as Slack's incoming webhooks take it. All text but the link is plain: nothing in
+    it is markup, a mention or a picture.
+
+    Source: Slack, "Sending messages using incoming webhooks", and "Formatting text", escaping.
+    """
+    kind, data = event.type, event.data
+    model = f"{data['model']}: " if data["model"] else ""
+    heading = f"{model}{kind.meaning}"
+    lines = [event.subject]
+    lines += [f"Why: {data['reason']}"] if data["reason"] else []
+    lines += [f"To do: {kind.action}"] if kind.action else []
+    return {
+        "text": escaped(f"{heading} ({event.subject})"),
+        "mrkdwn": False,
+        "unfurl_links": False,
+        "unfurl_media": False,
+        "blocks": [
+            {"type": "header", "text": _plain(heading, MOST_HEADING)},
+            {"type": "section", "text": _plain("\n".join(lines), MOST_TEXT)},
+            {"type": "section", "text": {"type": "mrkdwn", "text": _link(data["link"])}},
+            {"type": "context", "elements": [_plain(f"{kind.name} {event.id}", MOST_TEXT)]},
+        ],
+    }
+
+
+def escaped(text: str) -> str:
+    """A text in which Slack finds no mention and no link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _plain(text: str, most: int) -> dict[str, Any]:
+    shown = text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return {"type": "plain_text", "text": shown, "emoji": False}
+
+
+def _link(url: str) -> str:
+    safe = url.replace("&", "&amp;").replace("<", "%3C").replace(">", "%3E").replace("|", "%7C")
+    return f"<{safe}|Open the platform's page>"

@@ -1,0 +1,86 @@
+"""`python -m mlplatform.process events`: events of the journals to their receivers, until told to
+stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+from mlplatform.model.personal import personal_fields
+from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
+from mlplatform.observing.events.receivers import VARIABLE, Receiver, receivers
+from mlplatform.observing.events.sending import HttpSender
+from mlplatform.rollouts.outbox.outbox import Outbox
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.scoring import backends
+
+START_S = 60.0
+"""How long a start waits for the database."""
+
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: the settings say all."""
+    return argparse.ArgumentParser(description=__doc__)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigInvalid: no receivers' file is named, or something in it is wrong.
+    """
+    told = receivers(settings)
+    if not told:
+        raise ConfigInvalid(VARIABLE, "", "a file of receivers (docs/events.md)")
+    settings.home.create()
+    outbox = _opened(settings, told)
+    log.info("events go to %s", ", ".join(one.name for one in told))
+    asyncio.run(
+        deliver(
+            told,
+            DeliveryPorts(
+                outbox,
+                HttpSender(),
+                SystemClock(),
+                holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+                page=settings.page_url,
+                redacted=personal_fields().applied,
+            ),
+        )
+    )
+
+
+async def deliver(to: Sequence[Receiver], ports: DeliveryPorts) -> None:
+    """To all of them at once, each at its own pace, until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with asyncio.TaskGroup() as group:
+        for one in to:
+            group.create_task(Delivery(one, ports).run(stopping))
+
+
+def _opened(settings: Settings, told: Sequence[Receiver]) -> Outbox:
+    """The outbox with these receivers declared; a database that is away is waited for."""
+    until_s = time.monotonic() + START_S
+    while True:
+        try:
+            outbox = backends.outbox(settings)
+            outbox.positions.declare([one.name for one in told], outbox.head())
+            return outbox
+        except DOWN as error:
+            if time.monotonic() > until_s:
+                raise
+            log.warning("the journals can't be opened yet: %r", error)
+            time.sleep(POLL_S)

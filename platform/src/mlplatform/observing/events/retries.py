@@ -1,0 +1,38 @@
+"""When a delivery that failed is tried again."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+FIRST_S: Final = 1.0
+LONGEST_S: Final = 120.0
+LONGEST_ASKED_S: Final = 3600.0
+"""A receiver may ask for that much by `Retry-After`, and for no more."""
+
+
+def delay_s(failures: int, jitter: float, asked_s: float | None = None) -> float:
+    """Seconds until the next attempt: doubles with each failure in a row, up to a limit.
+
+    Args:
+        failures: in a row, at least 1.
+        jitter: 0 to 1, drawn anew each time: receivers that came back are not met all at once.
+        asked_s: by the receiver; it is never asked sooner.
+    """
+    doubled = min(FIRST_S * 2.0 ** min(failures - 1, 16), LONGEST_S)
+    own = doubled * (0.5 + 0.5 * jitter)
+    return max(own, min(asked_s or 0.0, LONGEST_ASKED_S))
+
+
+def asked_s(header: str, now_s: float) -> float | None:
+    """What a `Retry-After` asks for, in seconds; None where it says nothing that can be read.
+
+    Source: RFC 9110, section 10.2.3.
+    """
+    text = header.strip()
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,161 @@
+"""Posts to receivers by HTTPS, each within a few seconds, whatever they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+
+from mlplatform.observing.events.addresses import names_loopback, refusal
+from mlplatform.observing.events.messages import Message, message
+from mlplatform.observing.events.receivers import Receiver
+from mlplatform.observing.events.retries import asked_s
+from mlplatform.rollouts.outbox.event import CloudEvent
+from mlplatform.runtime.errors import ConfigInvalid
+
+SEND_S: Final = 10.0
+"""From the look-up of its name to the head of its answer; more is a failure."""
+MOST_ADDRESSES: Final = 4
+GONE: Final = 410
+_PORTS: Final = {"https": 443, "http": 80}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The receiver answered 2xx."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It did not; asked_s: when it wants to be asked again."""
+
+    why: str
+    asked_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """It answered 410: it wants nothing any more."""
+
+    why: str = "answered 410: it wants nothing any more"
+
+
+Outcome = Taken | Failed | Gone
+
+
+class Sender(Protocol):
+    """How an event reaches a receiver."""
+
+    async def send(self, receiver: Receiver, event: CloudEvent) -> Outcome:
+        """One attempt. A failure that is told may have reached the receiver all the same."""
+        ...
+
+
+class HttpSender:
+    """`Sender` over httpx: one connection for each attempt, no redirect, proxy or cookie.
+
+    A name is looked up once, and the connection goes to an address that was checked. Of an answer
+    nothing but its head is read.
+
+    Args:
+        send_s: for one attempt in all.
+    """
+
+    def __init__(self, send_s: float = SEND_S) -> None:
+        self._send_s = send_s
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        for name in ("httpx", "httpcore"):  # they log urls, and Slack's is a secret
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    async def send(self, receiver: Receiver, event: CloudEvent) -> Outcome:
+        try:
+            made = message(receiver, event, int(time.time()))
+            url = urlsplit(receiver.address())
+            async with asyncio.timeout(self._send_s):
+                return await self._posted(receiver, url, made)
+        except TimeoutError:
+            return Failed(f"no answer within {self._send_s:g} s")
+        except (httpx.InvalidURL, UnicodeError):
+            return Failed("its url can't be asked")  # an error of it may hold the url
+        except (httpx.HTTPError, OSError) as error:
+            return Failed(f"{type(error).__name__}: {error}")
+        except ConfigInvalid as error:
+            return Failed(str(error))
+
+    async def _posted(self, receiver: Receiver, url: SplitResult, made: Message) -> Outcome:
+        found = await _addresses(url)
+        for place, address in enumerate(found, start=1):
+            try:
+                return await self._asked(receiver, url, address, made)
+            except httpx.ConnectError:  # nothing was sent yet
+                if place == len(found):
+                    raise
+        return Failed("its name has no address")
+
+    async def _asked(
+        self, receiver: Receiver, url: SplitResult, address: str, made: Message
+    ) -> Outcome:
+        host = f"[{address}]" if ":" in address else address
+        pinned = url._replace(netloc=f"{host}:{_port(url)}").geturl()
+        async with (
+            httpx.AsyncClient(
+                verify=self._context(receiver), trust_env=False, timeout=self._send_s
+            ) as client,
+            client.stream(
+                "POST",
+                pinned,
+                content=made.body,
+                headers={**made.headers, "host": url.netloc, "connection": "close"},
+                extensions={"sni_hostname": url.hostname},
+                follow_redirects=False,
+            ) as answer,
+        ):
+            return outcome(answer.status_code, answer.headers.get("retry-after", ""), time.time())
+
+    def _context(self, receiver: Receiver) -> ssl.SSLContext:
+        if receiver.name not in self._contexts:
+            authority = None if receiver.authority is None else str(receiver.authority)
+            context = ssl.create_default_context(cafile=authority)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._contexts[receiver.name] = context
+        return self._contexts[receiver.name]
+
+
+def outcome(status: int, retry_after: str, now_s: float) -> Outcome:
+    """What an answer means."""
+    if 200 <= status < 300:
+        return Taken()
+    if status == GONE:
+        return Gone()
+    if 300 <= status < 400:
+        return Failed(f"answered {status}: redirects are not followed")
+    return Failed(f"answered {status}", asked_s(retry_after, now_s))
+
+
+async def _addresses(url: SplitResult) -> list[str]:
+    """Of the receiver's host, those that may be asked.
+
+    Raises:
+        ConfigInvalid: it has others alone.
+    """
+    host = url.hostname or ""
+    looked_up = await asyncio.get_running_loop().getaddrinfo(
+        host, _port(url), type=socket.SOCK_STREAM
+    )
+    every = list(dict.fromkeys(str(found[4][0]) for found in looked_up))
+    refusals = {one: refusal(one, loopback=names_loopback(host)) for one in every}
+    allowed = [one for one, why in refusals.items() if not why]
+    if not allowed and refusals:
+        raise ConfigInvalid("its address", next(iter(refusals)), next(iter(refusals.values())))
+    return allowed[:MOST_ADDRESSES]
+
+
+def _port(url: SplitResult) -> int:
+    return url.port or _PORTS[url.scheme]

@@ -1,0 +1,233 @@
+"""What is told of a fact of the journals: a CloudEvent, made from the fact and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, assert_never
+
+from mlplatform.rollouts.drift.incidents import IncidentFact
+from mlplatform.rollouts.journal.journal import JournalFact
+from mlplatform.rollouts.journal.transitions import (
+    Answered,
+    ApprovalAsked,
+    CanaryStepped,
+    Confirmed,
+    DeployRefused,
+    Opened,
+    Promoted,
+    RolledBack,
+    ShadowStarted,
+    Superseded,
+    Transition,
+)
+
+Fact = JournalFact | IncidentFact
+PREFIX: Final = "mlplatform"
+MOST_REASON: Final = 500
+"""Characters of a reason; the page has all of it."""
+DIGITS: Final = 16
+"""Of a digest, in an id: two journals that number alike (a restored one, another home) differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """One kind of event.
+
+    Args:
+        name: the CloudEvent's `type`.
+        meaning: what has happened, as the head of a message to people.
+        action: what a person must do; empty: nothing.
+    """
+
+    name: str
+    meaning: str
+    action: str = ""
+
+
+def _rollout(name: str, meaning: str, action: str = "") -> EventType:
+    return EventType(f"{PREFIX}.rollout.{name}", meaning, action)
+
+
+def _incident(name: str, meaning: str, action: str = "") -> EventType:
+    return EventType(f"{PREFIX}.incident.{name}", meaning, action)
+
+
+OPENED: Final = _rollout("opened", "A rollout was opened")
+DEPLOY_REFUSED: Final = _rollout(
+    "deploy-refused", "The service of a version can't be started",
+    "Make room for it, or take the rollout back; it is tried again until its deadline.",
+)  # fmt: skip
+SHADOW: Final = _rollout("shadow-started", "A challenger gets copies of answered requests")
+APPROVAL_ASKED: Final = _rollout(
+    "approval-asked", "A rollout waits for an approval",
+    "Look at the evidence, and approve or reject it. The author of the version can't.",
+)  # fmt: skip
+APPROVED: Final = _rollout("approved", "A person approved a rollout")
+REJECTED: Final = _rollout("rejected", "A person rejected a rollout")
+CANARY: Final = _rollout("canary-stepped", "A challenger answers a share of the customers")
+PROMOTED: Final = _rollout(
+    "promoted-provisionally", "A challenger is champion until labels confirm it or not",
+    "Watch it: until it is confirmed, `mlplatform rollouts rollback` takes it back at once.",
+)  # fmt: skip
+CONFIRMED: Final = _rollout("confirmed", "A promotion stands")
+SUPERSEDED: Final = _rollout("superseded", "A later champion was confirmed before this one")
+ROLLED_BACK: Final = _rollout(
+    "rolled-back", "A challenger was taken back and answers nobody",
+    "Read why before another version of it is rolled out.",
+)  # fmt: skip
+INCIDENT_OPENED: Final = _incident(
+    "opened", "A model has drifted",
+    "Look at what moved. A retrain follows by itself where model.yaml lets it.",
+)  # fmt: skip
+INCIDENT_CLAIMED: Final = _incident("claimed", "A retrain works on an incident")
+INCIDENT_ANSWERED: Final = _incident(
+    "answered", "A retrain has ended",
+    "Look at what it came to: a version that rolls out, or none, and then somebody must decide.",
+)  # fmt: skip
+INCIDENT_CLOSED: Final = _incident("closed", "An incident is closed")
+TEST: Final = EventType(f"{PREFIX}.test", "A test of this receiver, by `mlplatform events test`")
+TYPES: Final = (
+    OPENED, DEPLOY_REFUSED, SHADOW, APPROVAL_ASKED, APPROVED, REJECTED, CANARY, PROMOTED, CONFIRMED,
+    SUPERSEDED, ROLLED_BACK, INCIDENT_OPENED, INCIDENT_CLAIMED, INCIDENT_ANSWERED, INCIDENT_CLOSED,
+    TEST,
+)  # fmt: skip
+"""All there are; docs/events.md lists them."""
+
+_INCIDENT: Final = {
+    "open": INCIDENT_OPENED,
+    "claimed": INCIDENT_CLAIMED,
+    "answered": INCIDENT_ANSWERED,
+    "closed": INCIDENT_CLOSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEvent:
+    """An event as CloudEvents 1.0 has it.
+
+    Args:
+        id: of the fact, made of the journal's own numbers and digests: a repeat has the same.
+        source: the platform's page.
+        subject: the rollout or the incident; events of one subject keep their order.
+        time_ms: wall time of the fact.
+        data: plain JSON: `model`, `reason`, `link`, and what a kind of fact has besides.
+    """
+
+    id: str
+    type: EventType
+    source: str
+    subject: str
+    time_ms: int
+    data: Mapping[str, Any]
+
+    def structured(self) -> dict[str, Any]:
+        """In structured mode. Source: CloudEvents 1.0.2, JSON event format, section 3."""
+        return {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type.name,
+            "subject": self.subject,
+            "time": rfc3339(self.time_ms),
+            "datacontenttype": "application/json",
+            "data": {"meaning": self.type.meaning, "action": self.type.action, **self.data},
+        }
+
+
+def event_of(fact: Fact, page: str, redacted: Callable[[str], str]) -> CloudEvent:
+    """The event of a fact.
+
+    It holds no evidence and nobody's name, and of texts only those that the platform wrote: what
+    people typed is at the page.
+
+    Args:
+        page: address of the platform's page, without a slash at its end.
+        redacted: takes personal values out of a text.
+    """
+    match fact:
+        case JournalFact(position, chain, told):
+            data = _data(told.model, _reason(told), f"{page}/rollouts/{told.rollout_id}", redacted)
+            return CloudEvent(
+                id=f"rollout-{position}-{chain[:DIGITS]}",
+                type=_type_of(told),
+                source=page,
+                subject=told.rollout_id,
+                time_ms=told.wall_ms,
+                data={**data, **_details(told)},
+            )
+        case IncidentFact(position, name, model, kind, champion, change):
+            data = _data(model, change.note, f"{page}/incidents/{name}", redacted)
+            return CloudEvent(
+                id=f"incident-{position}-{name}-{change.number}-{change.at_ms}",
+                type=_INCIDENT[change.state],
+                source=page,
+                subject=name,
+                time_ms=change.at_ms,
+                data={**data, "kind": kind, "champion_version": champion, "claim": change.claim},
+            )
+        case _:
+            assert_never(fact)
+
+
+def event_of_test(receiver: str, page: str, now_ms: int) -> CloudEvent:
+    """What `mlplatform events test` sends; each is another one."""
+    data = {"model": "", "reason": f"sent to {receiver} by hand", "link": f"{page}/"}
+    return CloudEvent(f"test-{receiver}-{now_ms}", TEST, page, receiver, now_ms, data)
+
+
+def rfc3339(ms: int) -> str:
+    """Epoch milliseconds as RFC 3339, UTC."""
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _data(model: str, reason: str, link: str, redacted: Callable[[str], str]) -> dict[str, Any]:
+    return {"model": model, "reason": redacted(reason)[:MOST_REASON], "link": link}
+
+
+def _type_of(told: Transition) -> EventType:
+    match told:
+        case Opened():
+            return OPENED
+        case DeployRefused():
+            return DEPLOY_REFUSED
+        case ShadowStarted():
+            return SHADOW
+        case ApprovalAsked():
+            return APPROVAL_ASKED
+        case Answered():
+            return APPROVED if told.answer == "approve" else REJECTED
+        case CanaryStepped():
+            return CANARY
+        case Promoted():
+            return PROMOTED
+        case Confirmed():
+            return CONFIRMED
+        case Superseded():
+            return SUPERSEDED
+        case RolledBack():
+            return ROLLED_BACK
+        case _:
+            assert_never(told)
+
+
+def _details(told: Transition) -> dict[str, Any]:
+    match told:
+        case Opened():
+            return {"challenger_version": told.challenger.version}
+        case ApprovalAsked():
+            return {"evidence_digest": told.evidence_digest}
+        case Answered():
+            return {"evidence_digest": told.bound_to}
+        case CanaryStepped():
+            return {"step": told.step, "percent": told.percent}
+        case _:
+            return {}
+
+
+def _reason(told: Transition) -> str:
+    """Empty where a person may have typed it: whoever opens, answers or takes back by hand."""
+    by_hand = isinstance(told, RolledBack) and not told.actor.startswith("pass")
+    return "" if by_hand or isinstance(told, Opened | Answered) else told.reason

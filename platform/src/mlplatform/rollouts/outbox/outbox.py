@@ -1,0 +1,112 @@
+"""Both journals as one stream, for who follows them from a position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mlplatform.rollouts.drift.incidents import IncidentFacts
+from mlplatform.rollouts.journal.journal import JournalFact, JournalFacts
+from mlplatform.rollouts.outbox.event import Fact
+from mlplatform.rollouts.outbox.positions import Position, Positions, Progress
+
+MOST_COUNTED: Final = 1000
+"""Waiting facts of each journal; who waits for more has an alert already."""
+PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A fact, and where a receiver stands once it is done with it."""
+
+    fact: Fact
+    at: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The next facts in order, and where a receiver stands once it is done with all of them."""
+
+    steps: tuple[Step, ...]
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a receiver has not got.
+
+    Args:
+        facts: how many, at most twice MOST_COUNTED; some may be of types that it does not want.
+        since_ms: wall time of the oldest; None where nothing waits.
+    """
+
+    facts: int
+    since_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """A receiver, and what waits for it."""
+
+    progress: Progress
+    waiting: Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """The journals, and how far their receivers are."""
+
+    rollouts: JournalFacts
+    incidents: IncidentFacts
+    positions: Positions
+
+    def head(self) -> Position:
+        """Behind all that has happened."""
+        return Position(self.rollouts.last_position(), self.incidents.last_position())
+
+    def after(self, at: Position, most: int) -> Batch:
+        """The next facts of each journal, at most so many of each; of one rollout in order."""
+        head = self.head()  # before the facts are read: none below it can come later
+        if (head.rollouts, head.incidents) == (at.rollouts, at.incidents):
+            return Batch((), at)
+        steps: list[Step] = []
+        told = self.rollouts.facts(at.rollouts, most)
+        for fact in told:
+            at = replace(at, rollouts=fact.position)
+            steps.append(Step(fact, at))
+        if len(told) < most:  # what is left up to there holds no transition
+            at = replace(at, rollouts=max(at.rollouts, head.rollouts))
+        for changed in self.incidents.facts(at.incidents, most):
+            at = replace(at, incidents=changed.position)
+            steps.append(Step(changed, at))
+        return Batch(tuple(steps), at)
+
+    def waiting(self, at: Position) -> Waiting:
+        """What lies behind a position."""
+        found = self.after(at, MOST_COUNTED).steps
+        return Waiting(len(found), min((happened_ms(s.fact) for s in found), default=None))
+
+    def lags(self) -> list[Lag]:
+        """Of the receivers that the file has."""
+        known = (one for one in self.positions.list() if one.declared)
+        return [Lag(one, self.waiting(one.at)) for one in known]
+
+    def before(self, wall_ms: int) -> Position:
+        """Behind all that happened before a moment, in both journals."""
+        at = Position(0, 0)
+        while told := self.rollouts.facts(at.rollouts, PAGE):
+            earlier = [fact.position for fact in told if happened_ms(fact) < wall_ms]
+            at = replace(at, rollouts=max(earlier, default=at.rollouts))
+            if len(earlier) < len(told):
+                break
+        while changed := self.incidents.facts(at.incidents, PAGE):
+            earlier = [fact.position for fact in changed if happened_ms(fact) < wall_ms]
+            at = replace(at, incidents=max(earlier, default=at.incidents))
+            if len(earlier) < len(changed):
+                break
+        return at
+
+
+def happened_ms(fact: Fact) -> int:
+    """Wall time of a fact."""
+    return fact.transition.wall_ms if isinstance(fact, JournalFact) else fact.change.at_ms

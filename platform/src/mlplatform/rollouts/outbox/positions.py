@@ -1,0 +1,100 @@
+"""The port behind the outbox: how far each receiver has come, and who may send to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The last facts of both journals that a receiver is done with."""
+
+    rollouts: int
+    incidents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to send to a receiver: a token that grows whenever somebody takes it.
+
+    Args:
+        at: where to go on.
+    """
+
+    receiver: str
+    token: int
+    at: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A receiver, as it stands.
+
+    Args:
+        declared: the receivers' file has it; one that was taken out keeps its position.
+        delivered, failed: attempts, since it was declared first.
+        stopped: why nothing is sent to it any more; empty: it is not stopped.
+        failure: of the last attempt; empty where that was taken.
+    """
+
+    receiver: str
+    at: Position
+    token: int
+    declared: bool
+    delivered: int
+    failed: int
+    stopped: str
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of one delivery.
+
+    Args:
+        failure: why it failed; empty: it was taken.
+        gone: the receiver wants nothing any more.
+    """
+
+    failure: str = ""
+    gone: bool = False
+
+
+class Positions(Protocol):
+    """Where receivers stand. Nothing here is in the transaction that writes a fact."""
+
+    def declare(self, receivers: Iterable[str], start: Position) -> None:
+        """These are the receivers of the file; one that is new begins behind `start`."""
+        ...
+
+    def take(self, receiver: str, holder: str, *, until_ms: int, now_ms: int) -> Claim | None:
+        """The right to send to a receiver; None while another holder has it, or it is stopped.
+
+        The same holder gets it again, under a new token: its earlier claims are stale.
+
+        Raises:
+            NotFound: nobody has declared it.
+        """
+        ...
+
+    def record(self, claim: Claim, at: Position, attempt: Attempt | None, *, until_ms: int) -> None:
+        """The receiver is done with what is up to `at`, and the claim lasts until then.
+
+        Raises:
+            StaleFence: the claim was taken over, or the position was moved.
+        """
+        ...
+
+    def move(self, receiver: str, at: Position | None) -> None:
+        """Go on from there, or, without a position, from where it is; ends a stop and all claims.
+
+        Raises:
+            NotFound: nobody has declared it.
+        """
+        ...
+
+    def list(self) -> list[Progress]:
+        """All receivers that were ever declared, by name."""
+        ...
