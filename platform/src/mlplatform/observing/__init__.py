@@ -1,5 +1,6 @@
-"""What is going on, and who is told: service levels, alerts, dashboards, the exporter, the page, events.
+"""What is going on, and who is told: service levels, alerts, dashboards, exporter, page, events.
 
-Packages from the ground up: `slo`; then `dashboards`, `exporter`, `page` and `events`. Imports every area
-below: `operations`, `scoring`, `rollouts`, `learning`, `decisions`, `model` and `runtime`.
+Packages from the ground up: `slo`; then `dashboards`, `exporter`, `page` and `events`. Imports
+every area below: `operations`, `scoring`, `rollouts`, `learning`, `decisions`, `model` and
+`runtime`.
 """
