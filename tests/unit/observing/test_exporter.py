@@ -29,6 +29,8 @@ from mlplatform.operations.actions.last_results import (
 )
 from mlplatform.operations.actions.outcomes import outcomes, together
 from mlplatform.rollouts.drift.incidents import Change, Finding, Incident
+from mlplatform.rollouts.outbox.outbox import Lag, Waiting
+from mlplatform.rollouts.outbox.positions import Position, Progress
 from mlplatform.runtime.clock import ReplayClock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, Unavailable
@@ -273,3 +275,26 @@ def test_what_was_refused_in_the_last_day_is_counted_by_door(tmp_path: Path) -> 
     registry = shown(tmp_path, canary())
     assert registry.get_sample_value("mlplatform_refusals", {"door": "prefect"}) == 2
     assert registry.get_sample_value("mlplatform_refusals", {"door": "approval"}) is None
+
+
+def test_a_receiver_s_lag_is_shown_in_events_and_seconds(tmp_path: Path) -> None:
+    class Clock(ReplayClock):
+        def wall_ms(self) -> int:
+            return 9_500
+
+    behind = Progress("desk", Position(3, 4), 1, True, 7, 2, "", "answered 503")
+    lags = [Lag(behind, Waiting(2, 2_000)), Lag(replace(behind, receiver="b"), Waiting(0, None))]
+    registry = CollectorRegistry()
+    registry.register(
+        StateCollector(
+            [MODEL], Rollouts(None), Incidents(), lambda: (), Clock(lambda: 5_000), tmp_path,
+            Home(tmp_path), lambda: lags,
+        )
+    )  # fmt: skip
+
+    def shown(name: str, receiver: str) -> float | None:
+        return registry.get_sample_value(f"mlplatform_events_{name}", {"receiver": receiver})
+
+    assert (shown("lag", "desk"), shown("lag_seconds", "desk")) == (2, 7.5)
+    assert (shown("delivered_total", "desk"), shown("delivery_failures_total", "desk")) == (7, 2)
+    assert (shown("lag", "b"), shown("lag_seconds", "b")) == (0, 0)

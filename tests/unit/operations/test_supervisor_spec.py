@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.observing.events.sending import SEND_S
 from mlplatform.operations.supervisor.mlflow_server import environment
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.spec import (
@@ -21,6 +22,7 @@ from mlplatform.operations.supervisor.spec import (
     next_failures,
     restart_delay_s,
 )
+from mlplatform.process import ENTRIES
 from mlplatform.runtime.configuration.settings import Home, load
 from mlplatform.runtime.http.token_gate import TokenGate
 from mlplatform.runtime.processes.records import (
@@ -154,3 +156,13 @@ def test_a_pool_of_jobs_is_there_where_nobody_else_works_on_them(
 ) -> None:
     settings = load({"MLPLATFORM_HOME": str(tmp_path), **told})
     assert ("jobs" in {spec.name for spec in children(settings)}) is there
+
+
+def test_events_go_out_only_where_a_file_says_to_whom(tmp_path: Path) -> None:
+    told = {"MLPLATFORM_HOME": str(tmp_path)}
+    assert "events" not in {spec.name for spec in children(load(told))}
+    file = {"MLPLATFORM_RECEIVERS": "receivers.yaml"}
+    (spec,) = [spec for spec in children(load(told | file)) if spec.name == "events"]
+    assert spec.env["MLPLATFORM_RECEIVERS"] == str(Path("receivers.yaml").absolute())
+    assert spec.stop_grace_s > SEND_S  # an attempt that is under way is finished and recorded
+    assert ENTRIES["events"].may_be_late

@@ -62,7 +62,7 @@ class Receiver:
         if self.url_file is None:
             return self.url
         url = _read(self.url_file)
-        if not url or not is_trustworthy(url):
+        if not _is_url(url):
             wanted = "an https URL in it, alone, without user, query and fragment"
             raise ConfigInvalid(f"{self.name}: url_file", str(self.url_file), wanted)
         return url
@@ -170,7 +170,7 @@ def _problems(number: int, found: Any, folder: Path) -> Iterator[str]:
 
 def _webhook_problems(at: str, found: Mapping[str, Any], folder: Path) -> Iterator[str]:
     url, files = found.get("url"), found.get("secret_files")
-    if not isinstance(url, str) or not is_trustworthy(url) or len(url) > MOST_URL_BYTES:
+    if not isinstance(url, str) or not _is_url(url):
         shown = url if isinstance(url, str) and not _may_hold_secret(url) else "not shown"
         yield (
             f"{at}.url is {shown!r}; wanted: an https URL without user, query and fragment (http on"
@@ -203,7 +203,7 @@ def _slack_problems(at: str, found: Mapping[str, Any], folder: Path) -> Iterator
     except ConfigInvalid as error:
         yield f"{at}.url_file: {error}"
         return
-    if not is_trustworthy(url):
+    if not _is_url(url):
         yield f"{at}.url_file is {file!r}; wanted: an https URL in it, and nothing else"
 
 
@@ -222,6 +222,15 @@ def _type_problems(at: str, types: Any) -> Iterator[str]:
 def _file_problems(key: str, file: Any, folder: Path) -> Iterator[str]:
     if not isinstance(file, str) or (file and not (folder / file).is_file()):
         yield f"{key} is {file!r}; wanted: a file that is there"
+
+
+def _is_url(url: str) -> bool:
+    if not is_trustworthy(url) or not re.fullmatch(rf"[!-~]{{1,{MOST_URL_BYTES}}}", url):
+        return False
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:  # beyond 65535
+        return False
 
 
 def _may_hold_secret(url: str) -> bool:

@@ -78,7 +78,8 @@ class SqlPositions:
             to = at or found.at
             db.change(
                 "UPDATE receivers SET rollouts = :rollouts, incidents = :incidents,"
-                " token = token + 1, until_ms = 0, stopped = '', failure = '' WHERE receiver = :receiver",
+                " token = token + 1, until_ms = 0, stopped = '', failure = ''"
+                " WHERE receiver = :receiver",
                 receiver=receiver,
                 rollouts=to.rollouts,
                 incidents=to.incidents,
