@@ -70,7 +70,7 @@ def test_the_file_of_the_document_is_taken(tmp_path: Path) -> None:
     (tmp_path / "risk.secret").write_text(SECRET)
     (tmp_path / "slack.url").write_text("https://hooks.slack.example/services/x")
     (tmp_path / "bank-ca.pem").touch()
-    found = receivers.parse(block("yaml"), tmp_path / "receivers.yaml")
-    assert [one.kind for one in found] == ["webhook", "slack"]
+    found = receivers.parse(block("yaml"), tmp_path / "receivers.yaml", "http://127.0.0.1:8090")
+    assert [one.kind for one in found.receivers] == ["webhook", "slack"]
     with pytest.raises(Exception, match="bank-ca"):
-        receivers.parse(block("yaml").replace("bank-ca", "no/bank-ca"), tmp_path / "r.yaml")
+        receivers.parse(block("yaml").replace("bank-ca", "no/bank-ca"), tmp_path / "r.yaml", "")

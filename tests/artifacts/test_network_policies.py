@@ -16,7 +16,11 @@ from mlplatform.runtime.configuration import settings
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "platform" / "manifests"
 SOURCE = ROOT / "platform" / "src" / "mlplatform"
-FOLDERS = ("base", "workloads", "components/backup", "components/gateways")
+FOLDERS = (
+    "base",
+    "workloads",
+    *(f"components/{name}" for name in ("backup", "events", "gateways")),
+)
 PLATFORM, MODELS = "mlplatform", "mlplatform-models"
 Path_ = tuple[str, int]
 """Whom, as a policy names them, and the port."""
@@ -104,6 +108,8 @@ OPENS: dict[str, set[Path_]] = {
     # Passes and batches ask the API server too: their runs alone have the label's "true".
     "flow-run": {own("prefect"), own("mlflow"), POSTGRES, REDIS, HTTPS, COLLECTOR},
     "backup": {POSTGRES, HTTPS},
+    # Receivers of events are where the bank says, in it or outside.
+    "events": {POSTGRES, ("addresses but a few", 443)},
 }
 """The home of what each process opens, besides asking for names."""
 
@@ -121,6 +127,9 @@ def chosen(selector: dict[str, Any], of_pod: dict[str, str]) -> bool:
 
 
 def whom(peer: dict[str, Any]) -> str:
+    if "ipBlock" in peer:
+        assert peer["ipBlock"]["except"]
+        return "addresses but a few"
     space = peer.get("namespaceSelector", {}).get("matchLabels", {})
     pod = peer.get("podSelector", {})
     where = space.get("kubernetes.io/metadata.name", "") or next(iter(space), "")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -420,6 +421,15 @@ def test_a_name_that_leads_to_this_machine_is_refused(
     assert server.ids(f"/{desk.name}") == []
 
 
+def test_no_proxy_of_the_environment_sees_an_event(
+    server: Receivers, desk: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert sent(desk) == Taken()
+    assert len(server.ids(f"/{desk.name}")) == 1
+
+
 def test_nobody_listens(desk: Receiver) -> None:
     tried = sent(replace(desk, url="http://127.0.0.1:1/hook"))
     assert isinstance(tried, Failed)
@@ -434,23 +444,22 @@ def test_a_certificate_is_verified(desk: Receiver, tmp_path: Path) -> None:
         assert isinstance(unknown, Failed)
         assert "CERTIFICATE_VERIFY_FAILED" in unknown.why
         assert sent(replace(desk, url=url, authority=made.authority)) == Taken()
+    (got,) = Receivers(tmp_path, port).received("/hook")
+    assert got["headers"]["host"] == f"localhost:{port}"  # and not the address that was looked up
 
 
-def tls_server(context: ssl.SSLContext, folder: Path) -> Any:
-    from contextlib import contextmanager
+@contextmanager
+def tls_server(context: ssl.SSLContext, folder: Path) -> Iterator[int]:
+    """A receiver behind TLS, which keeps what came in the folder; its port."""
 
-    @contextmanager
-    def serving() -> Iterator[int]:
-        class Handler(event_receivers.Handler):
-            pass
+    class Handler(event_receivers.Handler):
+        pass
 
-        Handler.folder = folder
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        server.server_close()
-
-    return serving()
+    Handler.folder = folder
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()

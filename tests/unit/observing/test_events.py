@@ -256,7 +256,7 @@ def test_no_message_is_longer_than_slack_takes() -> None:
 def write(folder: Path, text: str) -> tuple[Receiver, ...]:
     (folder / "risk.secret").write_text(SECRET)
     (folder / "slack.url").write_text(f"{SLACK}\n")
-    return parse(text, folder / "receivers.yaml")
+    return parse(text, folder / "receivers.yaml", PAGE).receivers
 
 
 GOOD = """
@@ -279,11 +279,20 @@ def test_a_file_of_receivers(tmp_path: Path) -> None:
     assert (channel.address(), channel.types) == (SLACK, frozenset(NAMES))
 
 
+def test_links_lead_to_where_people_open_the_page(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    file = tmp_path / "receivers.yaml"
+    assert parse(GOOD, file, PAGE).page == PAGE
+    named = f"page: https://ml.bank.example/platform\n{GOOD}"
+    assert parse(named, file, PAGE).page == "https://ml.bank.example/platform"
+
+
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid) as refused:
         write(
             tmp_path,
             """
+page: bank/x?y
 receivers:
   - {name: Desk!, kind: webhook, url: "http://risk.bank.example/x", secret_files: [no.secret]}
   - {name: b, kind: webhook, url: "https://u:pw@risk.bank.example/?key=k", secret_files: []}
@@ -293,6 +302,7 @@ receivers:
 """,
         )
     lines = str(refused.value).split("\n  ")[1:]
+    assert lines.pop(-2) == "page is 'bank/x?y'; wanted: https://host, where people open the page"
     beginnings = [
         "receivers.0.name is 'Desk!'; wanted:",
         "receivers.0.url is 'http://risk.bank.example/x'; wanted: an https URL",

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
-from mlplatform.observing.events import receivers as declared
 from mlplatform.observing.events import signature
-from mlplatform.observing.events.receivers import Receiver
+from mlplatform.observing.events.receivers import Receiver, declared, host, named
 from mlplatform.operations import wiring
 from mlplatform.rollouts.outbox.event import event_of_test, rfc3339
 from mlplatform.rollouts.outbox.outbox import Lag, Outbox
@@ -62,8 +61,8 @@ def send_test(name: Name, json: AsJson = False) -> None:
     from mlplatform.observing.events.sending import HttpSender, Taken
 
     settings = wiring.settings()
-    receiver = declared.named(settings, name)
-    event = event_of_test(name, settings.page_url, SystemClock().wall_ms())
+    receiver = named(settings, name)
+    event = event_of_test(name, declared(settings).page, SystemClock().wall_ms())
     tried = asyncio.run(HttpSender().send(receiver, event))
     if not isinstance(tried, Taken):
         raise Unavailable(f"{name} did not take {event.id}: {tried.why}")
@@ -137,11 +136,10 @@ def verify(
 
 
 def _shown() -> Iterator[dict[str, Any]]:
-    known = {one.name: one for one in declared.receivers(wiring.settings())}
-    outbox = _outbox()
-    told = {lag.progress.receiver: lag for lag in outbox.lags()}
-    for name, receiver in known.items():
-        yield _row(receiver, told.get(name))
+    known = declared(wiring.settings()).receivers
+    lags = {lag.progress.receiver: lag for lag in _outbox().lags()}
+    for receiver in known:
+        yield _row(receiver, lags.get(receiver.name))
 
 
 def _row(receiver: Receiver, lag: Lag | None) -> dict[str, Any]:
@@ -151,7 +149,7 @@ def _row(receiver: Receiver, lag: Lag | None) -> dict[str, Any]:
     return {
         "receiver": receiver.name,
         "kind": receiver.kind,
-        "host": declared.host(receiver),
+        "host": host(receiver),
         "state": _state(at),
         "waiting": None if waits is None else waits.facts,
         "oldest": None if oldest_ms is None else rfc3339(oldest_ms),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from mlplatform.model.personal import personal_fields
 from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
-from mlplatform.observing.events.receivers import VARIABLE, Receiver, receivers
+from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared
 from mlplatform.observing.events.sending import HttpSender
 from mlplatform.rollouts.outbox.outbox import Outbox
 from mlplatform.runtime.clock import SystemClock
@@ -40,21 +40,23 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     Raises:
         ConfigInvalid: no receivers' file is named, or something in it is wrong.
     """
-    told = receivers(settings)
-    if not told:
+    told = declared(settings)
+    if not told.receivers:
         raise ConfigInvalid(VARIABLE, "", "a file of receivers (docs/events.md)")
-    settings.home.create()
-    outbox = _opened(settings, told)
-    log.info("events go to %s", ", ".join(one.name for one in told))
+    if settings.postgres is None:
+        settings.home.create()
+    names = [one.name for one in told.receivers]
+    outbox = _opened(settings, names)
+    log.info("events go to %s", ", ".join(names))
     asyncio.run(
         deliver(
-            told,
+            told.receivers,
             DeliveryPorts(
                 outbox,
                 HttpSender(),
                 SystemClock(),
                 holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
-                page=settings.page_url,
+                page=told.page,
                 redacted=personal_fields().applied,
             ),
         )
@@ -71,13 +73,13 @@ async def deliver(to: Sequence[Receiver], ports: DeliveryPorts) -> None:
             group.create_task(Delivery(one, ports).run(stopping))
 
 
-def _opened(settings: Settings, told: Sequence[Receiver]) -> Outbox:
+def _opened(settings: Settings, names: Sequence[str]) -> Outbox:
     """The outbox with these receivers declared; a database that is away is waited for."""
     until_s = time.monotonic() + START_S
     while True:
         try:
             outbox = backends.outbox(settings)
-            outbox.positions.declare([one.name for one in told], outbox.head())
+            outbox.positions.declare(names, outbox.head())
             return outbox
         except DOWN as error:
             if time.monotonic() > until_s:

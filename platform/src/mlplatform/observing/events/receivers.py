@@ -25,6 +25,7 @@ MOST: Final = 16
 MOST_URL_BYTES: Final = 2048
 KEYS: Final = ("name", "kind", "url", "url_file", "secret_files", "types", "authority")
 NAMES: Final = tuple(kind.name for kind in TYPES if kind is not TEST)
+_PAGE: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*")
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 Kind = Literal["webhook", "slack"]
@@ -68,20 +69,32 @@ class Receiver:
         return url
 
 
-def receivers(settings: Settings) -> tuple[Receiver, ...]:
-    """Those of this installation; none where no file is named.
+@dataclass(frozen=True, slots=True)
+class ReceiversFile:
+    """What the file says.
+
+    Args:
+        page: where people open the platform's page, without a slash at its end.
+    """
+
+    receivers: tuple[Receiver, ...]
+    page: str
+
+
+def declared(settings: Settings) -> ReceiversFile:
+    """Of this installation; no receivers where no file is named.
 
     Raises:
         ConfigInvalid: see `parse`; or the file can't be read.
     """
     if settings.receivers is None:
-        return ()
+        return ReceiversFile((), settings.page_url)
     try:
         text = settings.receivers.read_text()
     except (OSError, UnicodeDecodeError) as error:
         wanted = "a file of receivers that can be read (docs/events.md)"
         raise ConfigInvalid(VARIABLE, str(settings.receivers), wanted) from error
-    return parse(text, settings.receivers)
+    return parse(text, settings.receivers, settings.page_url)
 
 
 def named(settings: Settings, name: str) -> Receiver:
@@ -90,18 +103,19 @@ def named(settings: Settings, name: str) -> Receiver:
     Raises:
         NotFound: names those that there are.
     """
-    known = {one.name: one for one in receivers(settings)}
+    known = {one.name: one for one in declared(settings).receivers}
     if name not in known:
         there = ", ".join(known) or f"none, as {VARIABLE} names no file"
         raise NotFound(f"no receiver {name!r}; there are: {there}")
     return known[name]
 
 
-def parse(text: str, file: Path) -> tuple[Receiver, ...]:
+def parse(text: str, file: Path, page: str) -> ReceiversFile:
     """The receivers of a file.
 
     Args:
         file: where the text is from; paths in it are relative to its folder.
+        page: of the installation, where the file names none.
 
     Raises:
         ConfigInvalid: of all that is wrong the key, its value and what is wanted, a line each. The
@@ -116,11 +130,14 @@ def parse(text: str, file: Path) -> tuple[Receiver, ...]:
             else (file.name, "")
         )
         raise ConfigInvalid(VARIABLE, str(file), f"YAML ({place}: {problem})") from error
-    listed = found.get("receivers") if isinstance(found, dict) and len(found) == 1 else None
+    if not isinstance(found, dict) or not {"receivers"} <= found.keys() <= {"receivers", "page"}:
+        raise ConfigInvalid(VARIABLE, str(file), "keys receivers and page (docs/events.md)")
+    listed, page = found["receivers"], found.get("page", page)
     if not isinstance(listed, list) or not 1 <= len(listed) <= MOST:
-        wanted = f"one key, receivers, with a list of 1 to {MOST} (docs/events.md)"
-        raise ConfigInvalid(VARIABLE, str(file), wanted)
+        raise ConfigInvalid(VARIABLE, str(file), f"a list of 1 to {MOST} receivers in it")
     problems = [p for number, one in enumerate(listed) for p in _problems(number, one, file.parent)]
+    if not isinstance(page, str) or not _PAGE.fullmatch(page):
+        problems.append(f"page is {page!r}; wanted: https://host, where people open the page")
     names = [one.get("name") for one in listed if isinstance(one, dict)]
     problems += [
         f"receivers.{number}.name is {name!r}; wanted: another one, as it stands there twice"
@@ -130,7 +147,7 @@ def parse(text: str, file: Path) -> tuple[Receiver, ...]:
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ConfigInvalid(VARIABLE, str(file), f"a file without these mistakes:{lines}")
-    return tuple(_receiver(one, file.parent) for one in listed)
+    return ReceiversFile(tuple(_receiver(one, file.parent) for one in listed), page)
 
 
 def _receiver(found: Mapping[str, Any], folder: Path) -> Receiver:

@@ -23,6 +23,8 @@ from mlplatform.runtime.errors import ConfigInvalid
 SEND_S: Final = 10.0
 """From the look-up of its name to the head of its answer; more is a failure."""
 MOST_ADDRESSES: Final = 4
+MOST_SAID: Final = 200
+"""Characters of what an error says, as some of it may come from the receiver."""
 GONE: Final = 410
 _PORTS: Final = {"https": 443, "http": 80}
 
@@ -85,7 +87,7 @@ class HttpSender:
         except (httpx.InvalidURL, UnicodeError):
             return Failed("its url can't be asked")  # an error of it may hold the url
         except (httpx.HTTPError, OSError) as error:
-            return Failed(f"{type(error).__name__}: {error}")
+            return Failed(f"{type(error).__name__}: {str(error)[:MOST_SAID]}")
         except ConfigInvalid as error:
             return Failed(str(error))
 
