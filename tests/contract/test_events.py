@@ -35,7 +35,7 @@ from mlplatform.rollouts.outbox.positions import Attempt, Position
 from mlplatform.rollouts.outbox.postgres import PostgresPositions
 from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.errors import NotFound, StaleFence
+from mlplatform.runtime.errors import NotFound, StaleFence, Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from rollout_world import arm
 from servers import certificates
@@ -323,6 +323,23 @@ def test_a_receiver_that_is_down_delays_nobody_else(
     deliver(ports(outbox), [down, desk], at_end(outbox, desk, down))
     assert list(dict.fromkeys(server.ids(f"/{down.name}"))) == ids
     assert server.ids(f"/{desk.name}") == ids
+
+
+def test_a_database_that_is_away_makes_nobody_send_again(
+    outbox: Outbox, server: Receivers, desk: Receiver
+) -> None:
+    outbox.positions.declare([desk.name], outbox.head())
+    happen(outbox)
+    record, away = outbox.positions.record, iter(range(3))
+
+    def recorded(*given: Any, **named: Any) -> None:
+        if next(away, None) is not None:
+            raise Unavailable("the database")
+        record(*given, **named)
+
+    outbox.positions.record = recorded  # type: ignore[method-assign]
+    deliver(ports(outbox), [desk], at_end(outbox, desk))
+    assert server.ids(f"/{desk.name}") == expected(outbox)
 
 
 def test_events_of_other_types_are_passed_by(

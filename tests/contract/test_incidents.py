@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
+from mlplatform.rollouts.drift import postgres as on_postgres
+from mlplatform.rollouts.drift import sqlite as on_sqlite
 from mlplatform.rollouts.drift.incidents import Claimed, Finding, Held, Incidents, Over
 from mlplatform.rollouts.drift.postgres import PostgresIncidents
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.runtime.errors import NotFound, StaleFence
 from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.postgres import PostgresDatabase
+from mlplatform.runtime.storage.sql import Database, Schema
+from mlplatform.runtime.storage.sqlite import SqliteDatabase
 
 FOUND = Finding("fraud", "drift", 5000, 3000, 1, {"reasons": ["amount moved"], "psi": 0.4})
 Opener = Callable[[], Incidents]
@@ -212,3 +217,58 @@ def test_of_processes_that_race_one_wins(opener: Opener, where: Path | Address) 
     for racer in racers:
         racer.join()
     assert won.count(True) == 1
+
+
+def test_changes_of_all_incidents_are_followed_in_the_order_in_which_they_were_made(
+    where: Path | Address,
+) -> None:
+    incidents, other = _open(where), _open(where)
+    assert (incidents.last_position(), incidents.facts(0, 10)) == (0, [])
+    first = incidents.open(FOUND, now_ms=5)
+    second = other.open(replace(FOUND, model="other"), now_ms=3)
+    incidents.claim(first.id, "a", until_ms=100, now_ms=4)
+    other.close(second.id, "steady", now_ms=2)
+    found = incidents.facts(0, 10)
+    assert [(f.position, f.incident, f.change.state) for f in found] == [
+        (1, first.id, "open"),
+        (2, second.id, "open"),
+        (3, first.id, "claimed"),
+        (4, second.id, "closed"),
+    ]
+    assert (found[0].model, found[0].kind, found[0].champion) == ("fraud", "drift", 1)
+    assert [f.change for f in found if f.incident == first.id] == list(incidents.list()[0].changes)
+    assert incidents.facts(1, 2) == found[1:3]
+    assert incidents.last_position() == 4
+    incidents.shut()
+    other.shut()
+
+
+def _of_the_first_release(where: Path | Address) -> Database:
+    if isinstance(where, Path):
+        return SqliteDatabase(where, Schema("incidents", on_sqlite.SCHEMA.steps[:1]))
+    return PostgresDatabase(where, Schema("incidents", on_postgres.SCHEMA.steps[:1]))
+
+
+def test_changes_of_an_earlier_release_are_numbered_by_their_time(where: Path | Address) -> None:
+    earlier = _of_the_first_release(where)
+    with earlier.writing() as db:
+        for name in ("b", "a"):
+            db.change(
+                "INSERT INTO incidents (id, model, kind, opened_ms, changed_ms, champion, evidence,"
+                " state) VALUES (:id, :id, 'drift', 1, 1, 1, '{}', 'closed')",
+                id=name,
+            )
+        for name, number, at_ms in (("b", 1, 10), ("a", 1, 20), ("b", 2, 30)):
+            db.change(
+                "INSERT INTO incident_changes VALUES (:id, :number, :at_ms, 'open', 0, NULL, '')",
+                id=name,
+                number=number,
+                at_ms=at_ms,
+            )
+    earlier.close()
+    incidents = _open(where)
+    found = [(f.position, f.incident, f.change.number) for f in incidents.facts(0, 10)]
+    assert found == [(1, "b", 1), (2, "a", 1), (3, "b", 2)]
+    opened = incidents.open(FOUND, now_ms=1)
+    assert [f.incident for f in incidents.facts(3, 10)] == [opened.id]
+    incidents.shut()

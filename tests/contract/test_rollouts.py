@@ -124,6 +124,19 @@ def acquired(rollouts: SqlRollouts, holder: str = "pass", *, steal: bool = False
     return fence
 
 
+def test_facts_are_followed_by_position_and_anchors_are_passed_by(world: World) -> None:
+    rollouts, other = world.connect(), world.connect()
+    assert (rollouts.last_position(), rollouts.facts(0, 10)) == (0, [])
+    rollouts.commit(opened(), None)
+    other.anchor(ManifestHead(1, "d", {}))
+    other.commit(shadow(), acquired(other), shadow_routes())
+    found = rollouts.facts(0, 10)
+    assert [(f.position, f.transition) for f in found] == [(1, opened()), (3, shadow())]
+    assert len({f.digest for f in found}) == 2
+    assert (rollouts.facts(1, 10), rollouts.facts(0, 1)) == (found[1:], found[:1])
+    assert rollouts.last_position() == 3
+
+
 def test_a_journal_gives_back_what_was_committed(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
     state = rollouts.commit(shadow(), acquired(rollouts), shadow_routes())
