@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import ManifestHead, Span, Watermark
 from mlplatform.decisions.records.record import SCALARS, arrow_schema
@@ -18,6 +20,10 @@ from mlplatform.model.definition import ModelDefinition, Tolerance
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
+from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
+from mlplatform.rollouts.verdicts.completeness import complete_until_ms
+from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
+from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.errors import NotFound, Refused
@@ -74,6 +80,41 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         }
         full.append(defaults | dict(row))
     return pa.Table.from_pylist(full, schema=arrow_schema(SCALARS))
+
+
+def counted(
+    rows: Sequence[Mapping[str, Any]],
+    role: Role,
+    *,
+    version: int = 2,
+    within_us: float = math.inf,
+    until_ms: int | None = None,
+) -> Aggregates:
+    """A recount of the rows of generation 1 up to an event time."""
+    records = table(rows)
+    subject = Subject(1, role, version, within_us)
+    found = facts(records, subject)
+    if until_ms is not None:
+        found = found.of(found.rows["event_ms"] <= until_ms)
+    kinds, ids = records["kind"].to_pylist(), records["decision_id"].to_pylist()
+    voided = (i for i, kind in zip(ids, kinds, strict=True) if kind == "void")
+    return aggregates(found, subject, frozenset(map(str, voided)))
+
+
+def judged(
+    rows: Sequence[Mapping[str, Any]],
+    role: Role,
+    limits: Limits,
+    sources: Sources,
+    *,
+    version: int = 2,
+    within_us: float = math.inf,
+) -> Judgement:
+    """The verdict on these rows, as the log that holds them is now."""
+    seen = counted(rows, role, version=version, within_us=within_us)
+    until_ms = complete_until_ms(sources.watermarks)
+    complete = counted(rows, role, version=version, within_us=within_us, until_ms=until_ms)
+    return judge(seen, complete, limits, sources)
 
 
 def shadow_rows(
@@ -257,12 +298,13 @@ class FakeApprovals:
 
 @dataclass
 class FakeLog:
-    """A log that holds the rows that it was given, by generation."""
+    """A log that holds the rows that it was given, by generation, numbered as they came."""
 
     rows: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     labels: list[dict[str, Any]] = field(default_factory=list)
     live: bool = True
     reached_ms: int = 10**12
+    numbered: list[dict[str, Any]] = field(default_factory=list)
 
     def append(self, writer: str, entries: Sequence[Any]) -> list[Any]:
         raise AssertionError("a pass appends nothing to the log")
@@ -272,7 +314,11 @@ class FakeLog:
             return table(self.labels)
         if "decision" not in span.kinds:
             return table([])
-        return table(self.rows.get(span.generation or 0, []))
+        numbers = self._numbers()
+        rows = self.rows.get(span.generation or 0, [])
+        after = (span.after or {}).get(WRITER, 0)
+        found = table([row | {"seq": numbers[id(row)]} for row in rows])
+        return found.filter(pc.field("seq") > after).slice(0, span.limit)
 
     def seal(self) -> ManifestHead:
         return ManifestHead(len(self.rows), digest(sorted(self.rows)), {})
@@ -281,7 +327,16 @@ class FakeLog:
         raise AssertionError("a pass does not verify the log")
 
     def watermarks(self) -> list[Watermark]:
-        return [Watermark(WRITER, 10**6, self.reached_ms, 0, self.live)]
+        return [Watermark(WRITER, len(self._numbers()), self.reached_ms, 0, self.live)]
+
+    def _numbers(self) -> dict[int, int]:
+        numbers = {id(row): number for number, row in enumerate(self.numbered, start=1)}
+        for rows in self.rows.values():
+            for row in rows:
+                if id(row) not in numbers:
+                    self.numbered.append(row)
+                    numbers[id(row)] = len(self.numbered)
+        return numbers
 
 
 def plain(value: Any) -> Any:

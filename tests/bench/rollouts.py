@@ -25,9 +25,11 @@ from mlplatform.model.definition import CanaryStep, RolloutPolicy
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.observe import step_limits
+from mlplatform.rollouts.verdicts.aggregates import Aggregates, Extent, counted, portion
 from mlplatform.rollouts.verdicts.comparison import Prediction
+from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollouts.verdicts.window import MOMENT_MS, Traffic, first_records
+from mlplatform.rollouts.verdicts.traffic import Traffic
 
 COMPLETE = Sources(
     (Watermark("gateway-1", 10**9, 10**15, 0, True),), (GatewayLease("gateway-1", 1),)
@@ -144,11 +146,28 @@ def _first_verdict(
     traffic: Traffic, limits: Limits, deadline_h: float
 ) -> tuple[Judgement, float, Traffic]:
     for hour in np.arange(LOOK_EVERY_H, deadline_h + LOOK_EVERY_H / 2, LOOK_EVERY_H):
-        seen = first_records(traffic, int(np.searchsorted(traffic.event_ms, hour * 3_600_000)))
-        judgement = judge(seen, limits, COMPLETE)
+        seen = _first(traffic, int(np.searchsorted(traffic.event_ms, hour * 3_600_000)))
+        found = _counted(
+            seen, in_canary=limits.step is not None and limits.step.percent is not None
+        )
+        judgement = judge(found, found, limits, COMPLETE)
         if judgement.verdict != "INCONCLUSIVE":
             break
     return judgement, float(hour), seen
+
+
+def _first(traffic: Traffic, count: int) -> Traffic:
+    names = [
+        f.name for f in dataclasses.fields(traffic) if f.name not in ("dropped", "uncopied_ms")
+    ]
+    return dataclasses.replace(traffic, **{n: getattr(traffic, n)[:count] for n in names})
+
+
+def _counted(seen: Traffic, *, in_canary: bool) -> Aggregates:
+    last_ms = int(seen.event_ms[-1]) if len(seen) else 0
+    extent = Extent(last_ms, int(seen.event_ms[0]) if len(seen) else 0, last_ms)
+    subject = Subject(1, "canary" if in_canary else "shadow", 2)
+    return counted(portion(seen, is_timed=in_canary), subject, extent)
 
 
 def _predicted(rng: np.random.Generator, world: World, customers: Customers) -> Prediction:
@@ -275,13 +294,9 @@ def _records(
     other_alert = nothing if other_alert is None else other_alert & paired
     copies = np.where(paired.any() & challenger, np.arange(len(unit)), -1)
     return Traffic(
-        generation=1,
         event_ms=at_ms,
         recorded_ms=at_ms,
-        writer=("gateway-1",) * len(unit),
-        seq=np.arange(len(unit)),
         unit=unit,
-        moment=at_ms // MOMENT_MS,
         challenger=challenger,
         failed=failed,
         excused=nothing,
@@ -292,9 +307,7 @@ def _records(
         other_alert=other_alert,
         late=nothing,
         latency_us=latency_us.astype(np.int64),
-        batch=copies,
-        dropped={},
-        uncopied=0,
+        call=copies,
     )
 
 

@@ -11,7 +11,6 @@ import httpx
 import msgspec
 import pytest
 
-from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
@@ -83,9 +82,9 @@ class World:
         self.definition = little()
         self.clock = StoppedClock()
         self.log = FakeLog()
-        self.log.watermarks = lambda: [Watermark("gateway-1", 10**6, 10**12, 0, True)]  # type: ignore[method-assign]
         self.approvals = FakeApprovals()
         self.rollouts = SqliteRollouts(folder / "rollouts.db", self.clock, durable=False)
+        self.counted = folder / "counted"
         self.plane = KServePlane(kserve.api, NAMESPACE)
         self.raw = HttpRoutes(kserve.api, NAMESPACE, ENTRANCE)
 
@@ -122,6 +121,7 @@ class World:
             approvals=self.approvals,
             clock=self.clock,
             bundles=self.kserve.folder,
+            counted=self.counted,
             storage_uri=OnKServe(NAMESPACE, "pvc://bundles").storage_uri,
             raw=raw or self.raw,
         )

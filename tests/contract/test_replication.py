@@ -26,7 +26,7 @@ from mlplatform.decisions.replication.messages import Names
 from mlplatform.decisions.replication.publisher import Publisher
 from mlplatform.decisions.replication.replicator import Replicator
 from mlplatform.decisions.topics.messages import Topics
-from mlplatform.rollouts.verdicts.window import behind
+from mlplatform.rollouts.verdicts.completeness import behind
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
 from mlplatform.runtime.storage import addresses
 from support import replication_process

@@ -16,14 +16,14 @@ import httpx
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Span
 from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
+from mlplatform.rollouts.passes.kept import count
 from mlplatform.rollouts.verdicts.comparison import ALIKE
+from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge
 from mlplatform.rollouts.verdicts.verdict import Errors
-from mlplatform.rollouts.verdicts.window import canary_traffic
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import addresses
 from mlplatform.runtime.storage.addresses import Brokers
@@ -149,10 +149,11 @@ class World(ScoringWorld):
         log = SqliteDecisionLog(self.home.decisions)
         try:
             sources = Sources(tuple(log.watermarks()), tuple(self.rollouts.gateways(MODEL)))
-            table = log.read(Span(model=MODEL, generation=routes.generation))
+            subject = Subject(routes.generation, "canary", version=0)
+            found = count(self.home.counted, log, MODEL, subject, sources.watermarks)
         finally:
             log.close()
-        return judge(canary_traffic(table, generation=routes.generation), LIMITS, sources, [])
+        return judge(found.seen, found.complete, LIMITS, sources)
 
     def close(self) -> None:
         for process in self.others.values():

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import Record
-from mlplatform.rollouts.passes.observe import _records
+from mlplatform.rollouts.verdicts.facts import COPY, Role, Subject, facts
 
 
-def test_a_raw_call_counts_for_a_rollout_only_with_its_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("role", "counted"),
+    [("canary", ["d0", "d1"]), ("champion", ["d0", "d1"]), ("shadow", ["d0", "d3"])],
+)
+def test_a_raw_call_counts_for_a_rollout_only_with_its_unit_and_has_no_copy(
+    tmp_path: Path, role: Role, counted: list[str]
+) -> None:
     log = SqliteDecisionLog(tmp_path)
     kinds = [("decision", 1), ("inference", 2), ("inference", None), ("shadow", 1)]
     entries = [
@@ -23,13 +31,14 @@ def test_a_raw_call_counts_for_a_rollout_only_with_its_unit(tmp_path: Path) -> N
                 recorded_ms=number,
                 generation=4,
                 arm="champion",
+                version=1,
                 unit=unit,
             )
         )
         for number, (kind, unit) in enumerate(kinds)
     ]
     log.append("gw", entries)
-    table = _records(log, "fraud", 4)
-    found = sorted(zip(table["decision_id"].to_pylist(), table["kind"].to_pylist(), strict=True))
+    found = facts(log.read(Span(model="fraud")), Subject(4, role, version=1))
     log.close()
-    assert found == [("d0", "decision"), ("d1", "decision"), ("d3", "shadow")]
+    assert sorted(found.decision_id) == counted
+    assert found.decision_id[found.has(COPY)].tolist() == [i for i in counted if i == "d3"]

@@ -12,15 +12,10 @@ from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge
+from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step
 from mlplatform.rollouts.verdicts.verdict import Errors
-from mlplatform.rollouts.verdicts.window import (
-    canary_traffic,
-    champion_traffic,
-    shadow_traffic,
-)
 from mlplatform.runtime.canonical import canonical_json
-from rollout_world import canary_rows, fraud, shadow_rows, table
+from rollout_world import canary_rows, fraud, judged, shadow_rows
 
 POLICY = fraud().rollout
 ERRORS = Errors(stop=0.0005, missed=0.05)
@@ -52,13 +47,13 @@ LATE = Sources((Watermark("gateway-1", 5, 5, 0, True),), (GatewayLease("gateway-
 
 
 def shadow(rows: list[dict[str, Any]], sources: Sources = COMPLETE) -> Judgement:
-    return judge(shadow_traffic(table(rows), generation=1, version=2), SHADOW, sources)
+    return judged(rows, "shadow", SHADOW, sources)
 
 
 def canary(
     rows: list[dict[str, Any]], limits: Limits = CANARY, sources: Sources = COMPLETE
 ) -> Judgement:
-    return judge(canary_traffic(table(rows), generation=1), limits, sources)
+    return judged(rows, "canary", limits, sources)
 
 
 def fail(rows: list[dict[str, Any]], count: int, arm: str = "challenger") -> list[dict[str, Any]]:
@@ -139,9 +134,8 @@ def test_alerts_that_replay_predicted_are_no_harm() -> None:
     rows = shadow_rows(400, 8, generation=1, version=2, alert_share=0.05, champion_alert_share=0.2)
     step = dataclasses.replace(SHADOW_STEP, predicted=Prediction(0.25, 0.95))
     limits = dataclasses.replace(SHADOW, step=step)
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    assert judge(traffic, limits, COMPLETE).verdict == "HEALTHY"
-    assert judge(traffic, SHADOW, COMPLETE).verdict == "UNHEALTHY"
+    assert judged(rows, "shadow", limits, COMPLETE).verdict == "HEALTHY"
+    assert judged(rows, "shadow", SHADOW, COMPLETE).verdict == "UNHEALTHY"
 
 
 def test_no_alert_in_common_is_stopped_though_there_are_as_many() -> None:
@@ -159,8 +153,8 @@ def test_alerts_between_two_expectations_are_no_harm() -> None:
         400, 50, generation=1, version=2, alert_share=0.02, champion_alert_share=0.01
     )
     step = dataclasses.replace(SHADOW_STEP, predicted=Prediction(1.0, 1.0, 0.03))
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    gates = judge(traffic, dataclasses.replace(SHADOW, step=step), COMPLETE).evidence["gates"]
+    limits = dataclasses.replace(SHADOW, step=step)
+    gates = judged(rows, "shadow", limits, COMPLETE).evidence["gates"]
     assert gates["alerts"]["verdict"] == "HEALTHY"
 
 
@@ -169,8 +163,8 @@ def test_a_pair_that_was_never_replayed_is_not_stopped_for_disagreeing() -> None
         400, 20, generation=1, version=2, alert_share=0.03, champion_alert_share=0.03
     )
     step = dataclasses.replace(SHADOW_STEP, predicted=ALIKE)
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    gates = judge(traffic, dataclasses.replace(SHADOW, step=step), COMPLETE).evidence["gates"]
+    limits = dataclasses.replace(SHADOW, step=step)
+    gates = judged(rows, "shadow", limits, COMPLETE).evidence["gates"]
     assert gates["disagreement"]["verdict"] == "INCONCLUSIVE"
     assert "validate the version again" in gates["disagreement"]["reason"]
 
@@ -179,8 +173,7 @@ def test_a_copy_that_no_caller_would_have_waited_for_is_a_failure() -> None:
     rows = shadow_rows(400, 6, generation=1, version=2, alert_share=0.02)
     for row in rows:
         row["latency_us"] = 4_000_000 if row.get("kind") == "shadow" else 4000
-    traffic = shadow_traffic(table(rows), generation=1, version=2, within_us=24_000)
-    found = judge(traffic, SHADOW, COMPLETE)
+    found = judged(rows, "shadow", SHADOW, COMPLETE, within_us=24_000)
     assert found.evidence["gates"]["failures"]["verdict"] == "UNHEALTHY"
 
 
@@ -202,8 +195,7 @@ def test_a_step_without_an_alert_has_shown_nothing_about_alerts() -> None:
 
 def test_a_champions_alerts_are_left_to_drift() -> None:
     rows = shadow_rows(400, 2, generation=1, version=2, alert_share=0.9)
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    assert judge(traffic, CHAMPION, COMPLETE).verdict == "HEALTHY"
+    assert judged(rows, "shadow", CHAMPION, COMPLETE).verdict == "HEALTHY"
 
 
 def test_copies_that_timed_out_are_failures() -> None:
@@ -261,9 +253,8 @@ def test_a_pause_that_only_the_champion_is_waited_for_is_no_harm_of_the_challeng
     limits = dataclasses.replace(CANARY, step=step)
 
     def shown(within_us: float) -> float:
-        traffic = canary_traffic(table(rows), generation=1, within_us=within_us)
-        found = judge(traffic, limits, COMPLETE).evidence["gates"]["failures"]["values"]
-        return float(found["share"])
+        found = judged(rows, "canary", limits, COMPLETE, within_us=within_us)
+        return float(found.evidence["gates"]["failures"]["values"]["share"])
 
     assert (shown(24_000.0), shown(1e9)) == (0.0, 0.04)
 
@@ -327,23 +318,20 @@ def test_a_model_that_would_be_too_busy_with_all_the_traffic_is_seen_in_shadow(
 
 def test_where_only_the_guardrail_is_read_calm_is_healthy() -> None:
     rows = shadow_rows(20, 2, generation=1, version=2)
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    assert judge(traffic, CHAMPION, COMPLETE).verdict == "HEALTHY"
-    assert judge(traffic, CHAMPION, LATE).verdict == "INCONCLUSIVE"
+    assert judged(rows, "shadow", CHAMPION, COMPLETE).verdict == "HEALTHY"
+    assert judged(rows, "shadow", CHAMPION, LATE).verdict == "INCONCLUSIVE"
 
 
 def test_a_champion_that_nobody_asked_is_not_called_healthy() -> None:
-    nobody = champion_traffic(table([]), generation=1, version=2)
-    verdict = judge(nobody, CHAMPION, COMPLETE)
+    verdict = judged([], "champion", CHAMPION, COMPLETE)
     assert verdict.verdict == "INCONCLUSIVE"
     assert "no request of generation 1" in verdict.reason
 
 
 def test_a_champions_guardrail_waits_for_enough_failures() -> None:
     def champion(failures: int) -> str:
-        rows = fail(canary_rows(80, 0, generation=1, version=1), failures, arm="champion")
-        traffic = champion_traffic(table(rows), generation=1, version=1)
-        return judge(traffic, CHAMPION, COMPLETE).verdict
+        rows = fail(canary_rows(12, 0, generation=1, version=1), failures, arm="champion")
+        return judged(rows, "champion", CHAMPION, COMPLETE, version=1).verdict
 
     assert (champion(9), champion(10)) == ("HEALTHY", "UNHEALTHY")
 

@@ -140,6 +140,7 @@ class World:
             approvals=fused(self.approvals),
             clock=self.clock,
             bundles=self.folder / "bundles",
+            counted=self.folder / "counted",
             raw=fused(self.raw),
         )
 

@@ -10,10 +10,9 @@ from mlplatform.learning.validation import report
 from mlplatform.model.definition import Tolerance
 from mlplatform.rollouts.passes.summary import TITLES, question, to_markdown
 from mlplatform.rollouts.verdicts.comparison import ALIKE
-from mlplatform.rollouts.verdicts.judgement import Limits, Sources, Step, judge
+from mlplatform.rollouts.verdicts.judgement import Limits, Sources, Step
 from mlplatform.rollouts.verdicts.verdict import Errors
-from mlplatform.rollouts.verdicts.window import shadow_traffic
-from rollout_world import fraud, gate_report, shadow_rows, table
+from rollout_world import fraud, gate_report, judged, shadow_rows
 
 FIRST: dict[str, Any] = {
     "model": "fraud",
@@ -44,8 +43,7 @@ LIMITS = Limits(
 
 def challenger() -> dict[str, Any]:
     rows = shadow_rows(400, 4, generation=1, version=2)
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    seen = judge(traffic, LIMITS, Sources((), ()))
+    seen = judged(rows, "shadow", LIMITS, Sources((), ()))
     shared = FIRST | {"version": 2, "rollout_id": "fraud-v2-1"}
     del shared["bootstrap"]
     return shared | seen.evidence
@@ -97,10 +95,6 @@ def test_an_arm_without_answers_has_no_share_of_alerts() -> None:
 
 def test_every_gate_has_a_title() -> None:
     assert set(challenger()["gates"]) <= set(TITLES)
-    guarded = judge(
-        shadow_traffic(table([]), generation=1, version=2),
-        replace(LIMITS, step=None),
-        Sources((), ()),
-    )
+    guarded = judged([], "champion", replace(LIMITS, step=None), Sources((), ()))
     assert set(guarded.evidence["gates"]) <= set(TITLES)
     assert {g["name"] for g in FIRST["validation"]["gates"]} <= set(report.TITLES)

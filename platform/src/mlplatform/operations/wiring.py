@@ -172,6 +172,7 @@ class Platform:
             approvals=PrefectApprovals(self.prefect, model, self.clock),
             clock=self.clock,
             bundles=self.settings.home.bundles,
+            counted=self.settings.home.counted,
             storage_uri=backends.storage_uri(self.settings),
             repositories=None if self.settings.kserve is None else self.settings.home.bundles,
             scales=backends.scales(self.settings),

@@ -11,7 +11,7 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.actions.last_results import Outcomes
-from mlplatform.rollouts.verdicts.window import ALERTS
+from mlplatform.rollouts.verdicts.facts import ALERTS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
+from mlplatform.rollouts.passes.kept import count
 from mlplatform.rollouts.passes.plan import (
     DAY_MS,
     Observation,
@@ -25,19 +26,14 @@ from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import unless_behind
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
+from mlplatform.rollouts.verdicts.facts import Role, Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate, outcomes
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
-from mlplatform.rollouts.verdicts.window import (
-    Traffic,
-    canary_traffic,
-    champion_traffic,
-    shadow_traffic,
-)
 from mlplatform.runtime.errors import NotFound
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 
 COUNTED: Final[tuple[Kind, ...]] = ("decision", "shadow", "inference")
@@ -86,18 +82,13 @@ def _judgement(
     # watermarks first: whatever they promise is in the log when it is read
     watermarks = tuple(ports.log.watermarks())
     gateways = tuple(ports.passes.gateways(definition.name))
-    # requests of raw callers have no copies: in shadow there is nothing to compare them with
-    kinds: tuple[Kind, ...] = ("decision", "shadow") if role == "shadow" else COUNTED
-    table = _records(ports.log, definition.name, routes.generation, kinds)
-    traffic = _traffic(role, table, state, routes, definition)
+    subject = _subject(role, state, routes, definition)
+    found = count(ports.counted, ports.log, definition.name, subject, watermarks)
     slow = _slow_gates(definition, ports, state)
     sources = Sources(watermarks, gateways)
     limits = limits_of(definition, state, routes, pods=_pods(definition, ports))
-    judgement = judge(traffic, limits, sources, slow)
+    judgement = judge(found.seen, found.complete, limits, sources, slow)
     return unless_behind(judgement, ports, routes)
-
-
-Role = Literal["shadow", "canary", "champion"]
 
 
 def _role(state: RolloutState, routes: Routes) -> Role | None:
@@ -108,49 +99,12 @@ def _role(state: RolloutState, routes: Routes) -> Role | None:
     return "canary" if routes.phase == "canary" else "shadow"
 
 
-def _traffic(
-    role: Role,
-    table: pa.Table,
-    state: RolloutState,
-    routes: Routes,
-    definition: ModelDefinition,
-) -> Traffic:
-    version, generation = state.challenger.version, routes.generation
+def _subject(
+    role: Role, state: RolloutState, routes: Routes, definition: ModelDefinition
+) -> Subject:
     chain = definition.chain
     waited_ms = definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
-    within_us = 1000 * waited_ms
-    match role:
-        case "shadow":
-            return shadow_traffic(
-                table, generation=generation, version=version, within_us=within_us
-            )
-        case "canary":
-            return canary_traffic(table, generation=generation, within_us=within_us)
-        case "champion":
-            return champion_traffic(table, generation=generation, version=version)
-
-
-def _records(
-    log: DecisionLog, model: str, generation: int, kinds: tuple[Kind, ...] = COUNTED
-) -> pa.Table:
-    import pyarrow as pa
-
-    records = log.read(Span(model=model, kinds=kinds, generation=generation))
-    voids = log.read(Span(model=model, kinds=("void",)))
-    return pa.concat_tables([_of_rollouts(records), voids])
-
-
-def _of_rollouts(records: pa.Table) -> pa.Table:
-    """Inferences whose caller named the unit count as the decisions that they are; others not."""
-    import numpy as np
-    import pyarrow as pa
-
-    kinds = records["kind"].to_numpy(zero_copy_only=False)
-    raw = kinds == "inference"
-    position = records.schema.get_field_index("kind")
-    as_decisions = pa.array(np.where(raw, "decision", kinds).tolist(), pa.string())
-    counted = records.set_column(position, records.schema.field(position), as_decisions)
-    return counted.filter(~raw | records["unit"].is_valid().to_numpy(zero_copy_only=False))
+    return Subject(routes.generation, role, state.challenger.version, 1000 * waited_ms)
 
 
 def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) -> list[Gate]:
@@ -180,11 +134,15 @@ def shadow_outcomes(
     definition: ModelDefinition, ports: Ports, generation: int, version: int
 ) -> Outcomes:
     """What became of the payments that a version and its champion both scored in shadow."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    decisions = _records(ports.log, definition.name, generation, ("decision", "shadow"))
+    read = ports.log.read
+    pairs = Span(model=definition.name, kinds=("decision", "shadow"), generation=generation)
+    voids = Span(model=definition.name, kinds=("void",))
+    decisions = pa.concat_tables([read(pairs), read(voids)])
     first_ms = pc.min(decisions.column("event_ms")).as_py()
-    labels = ports.log.read(Span(model=definition.name, kinds=("label",), from_ms=first_ms))
+    labels = read(Span(model=definition.name, kinds=("label",), from_ms=first_ms))
     return outcomes(
         decisions,
         labels,

@@ -74,6 +74,8 @@ class Ports:
     approvals: Approvals
     clock: Clock
     bundles: Path
+    counted: Path
+    """Where passes keep what they have counted of the log; it may be deleted at any time."""
     storage_uri: Callable[[Path], str] = lambda folder: folder.absolute().as_uri()
     """How the plane's predictors name a bundle's folder."""
     repositories: Path | None = None

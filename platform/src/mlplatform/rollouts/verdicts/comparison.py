@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from mlplatform.model.definition import StopLimits, Tolerance
-from mlplatform.rollouts.verdicts.clusters import clusters, customer_days, outages, paired
+from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate
-from mlplatform.rollouts.verdicts.statistics import Clusters, share_difference
+from mlplatform.rollouts.verdicts.statistics import ClusterSums, share_difference
 from mlplatform.rollouts.verdicts.verdict import (
     Bound,
     Errors,
@@ -30,7 +28,6 @@ from mlplatform.rollouts.verdicts.verdict import (
     points,
     sure,
 )
-from mlplatform.rollouts.verdicts.window import Flags, Traffic
 from mlplatform.runtime.figures import percent
 
 STARVING = 5.0
@@ -63,45 +60,42 @@ ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0, replayed=False)
 """Where nothing was predicted for this pair of versions, they are to raise as many alerts."""
 
 
-def failure_gate(traffic: Traffic, bound: Bound, errors: Errors) -> Gate:
+def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
     """Requests that the challenger failed to answer in time, against the champion's.
 
     Failures are clustered by customer and day, and by outage, whichever leaves more open. The
     champion's are those of the time that a challenger is given: one pause of a machine is not the
     failure of the arm that is waited for less.
     """
-    asked, failed = ~traffic.excused, traffic.failed | traffic.late
-    views = [
-        clusters(key, traffic.challenger, asked, failed)
-        for key in (customer_days(traffic), outages(traffic))
-    ]
+    views = seen.failures
     found = share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
+    days = views[0]
     counts = [
-        _of(failed & mine & asked, mine & asked)
-        for mine in (traffic.challenger, ~traffic.challenger)
+        _of(days.challenger_hits, days.challenger_trials),
+        _of(days.champion_hits, days.champion_trials),
     ]
     alone = share_difference(views, stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     if not found.trials or math.isnan(found.value):
         reason = "no request of both arms has been counted yet"
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
-    seen = (
+    told = (
         f"failed to answer {counts[0]} requests in time; the champion, within the same time, "
         f"{counts[1]}"
     )
     if alone.stop_low > STARVING * bound.limit:
         reason = (
-            f"{seen}: at least {points(alone.stop_low)} with {sure(errors.stop)}, and more than "
+            f"{told}: at least {points(alone.stop_low)} with {sure(errors.stop)}, and more than "
             f"{points(STARVING * bound.limit)} stop it however the champion fares"
         )
         values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
         return Gate("failures", "UNHEALTHY", reason, values)
     shown = f"at most {points(max(found.pass_high, 0.0))} more"
     proven = f"at least {points(found.stop_low)} more"
-    harm = Harm(seen, proven, shown, found.stop_low, found.pass_high, points)
+    harm = Harm(told, proven, shown, found.stop_low, found.pass_high, points)
     return bounded("failures", harm, bound, errors, difference_values(found))
 
 
-def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Prediction) -> Gate:
+def alert_gate(seen: Aggregates, bound: Bound, errors: Errors, predicted: Prediction) -> Gate:
     """The challenger's alerts against those expected of it, as a share of the expected ones.
 
     Both too many and too few are harm: people have no time for the first, and the others are frauds
@@ -109,12 +103,7 @@ def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Predic
     and the predicted share of all payments: traffic that moves moves the first with it, a champion
     that drifts away leaves the second. Only what deviates from both is harm.
     """
-    if traffic.paired.any():
-        mine = traffic.challenger & traffic.paired
-        alert, other = traffic.alert[mine], traffic.other_alert[mine]
-        view = paired(traffic.unit[mine], alert, other, np.ones_like(alert))
-    else:
-        view = clusters(traffic.unit, traffic.challenger, traffic.scored, traffic.alert)
+    view = seen.alerts
     deviations = [
         found
         for found in (
@@ -123,8 +112,8 @@ def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Predic
         )
         if found is not None
     ]
-    raised, answers = int(view.challenger_hits.sum()), int(view.challenger_trials.sum())
-    theirs, others = int(view.champion_hits.sum()), int(view.champion_trials.sum())
+    raised, answers = view.challenger_hits, view.challenger_trials
+    theirs, others = view.champion_hits, view.champion_trials
     if not deviations:
         reason = f"raised {raised:,} alerts; the champion {theirs:,}: none are expected yet"
         return Gate("alerts", bound.verdict(math.nan, math.nan), reason, {"trials": answers})
@@ -132,7 +121,7 @@ def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Predic
     fewer = min(found.fewer for found in deviations)
     stop_low = max(more, fewer)
     nearest = min(deviations, key=lambda found: found.left_open)
-    seen = (
+    told = (
         f"raised {raised:,} alerts on {answers:,} payments ({percent(raised / answers)}); "
         f"{percent(nearest.expected)} was expected (the champion raised {theirs:,} on {others:,})"
     )
@@ -144,7 +133,7 @@ def alert_gate(traffic: Traffic, bound: Bound, errors: Errors, predicted: Predic
         "expected": number_of(nearest.expected), "trials": answers,
     }  # fmt: skip
     proven = f"at least {percent(stop_low)} {'fewer' if fewer > more else 'more'}"
-    harm = Harm(seen, proven, shown, stop_low, nearest.left_open, percent)
+    harm = Harm(told, proven, shown, stop_low, nearest.left_open, percent)
     return bounded("alerts", harm, bound, errors, values)
 
 
@@ -170,7 +159,7 @@ class _Deviation:
 
 
 def _deviation(
-    view: Clusters, errors: Errors, ratio: float, share: float | None
+    view: ClusterSums, errors: Errors, ratio: float, share: float | None
 ) -> _Deviation | None:
     """From the champion's share times the ratio, or from a share; None where none is expected."""
     if share is None and not ratio:
@@ -193,23 +182,20 @@ def _deviation(
 
 
 def disagreement_gate(
-    traffic: Traffic, bound: Bound, errors: Errors, predicted: Prediction
+    seen: Aggregates, bound: Bound, errors: Errors, predicted: Prediction
 ) -> Gate:
     """Of payments on which either arm raised an alert, those on which only one did, in shadow."""
     if not predicted.replayed:
         reason = "this pair of versions was never replayed: validate the version again"
         return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
-    mine = traffic.challenger & traffic.paired
-    one, other = traffic.alert[mine], traffic.other_alert[mine]
-    either = one | other
-    if not either.any():
+    view = seen.one_sided
+    only, either = view.challenger_hits, view.challenger_trials
+    if not either:
         reason = "no arm has raised an alert yet on a payment that both decided"
         return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
-    view = paired(traffic.unit[mine], one ^ other, np.zeros_like(one), either)
     found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
-    only = int((one ^ other).sum())
-    seen = (
-        f"of {int(either.sum()):,} payments with an alert of either arm, only one arm raised it on "
+    told = (
+        f"of {either:,} payments with an alert of either arm, only one arm raised it on "
         f"{only:,} ({percent(found.challenger)}); {percent(predicted.disagreement)} was predicted"
     )
     excess_low, excess_high = (
@@ -221,17 +207,16 @@ def disagreement_gate(
         "share": number_of(found.challenger - predicted.disagreement),
         "low": number_of(found.pass_low - predicted.disagreement),
         "high": number_of(excess_high),
-        "payments": int(either.sum()),
+        "payments": either,
     }
     proven = f"at least {points(excess_low)} more than predicted"
-    harm = Harm(seen, proven, shown, excess_low, excess_high, points)
+    harm = Harm(told, proven, shown, excess_low, excess_high, points)
     return bounded("disagreement", harm, bound, errors, values)
 
 
-def copy_gate(traffic: Traffic) -> list[Gate]:
+def copy_gate(seen: Aggregates) -> list[Gate]:
     """Nothing is shown where too many requests were never put to the challenger."""
-    copies = int((traffic.challenger & ~traffic.excused).sum())
-    missing = traffic.uncopied
+    copies, missing = seen.count("requests"), seen.uncopied
     if missing <= UNCOPIED_SHARE * (copies + missing):
         return []
     reason = (
@@ -242,7 +227,7 @@ def copy_gate(traffic: Traffic) -> list[Gate]:
 
 
 def comparisons(
-    traffic: Traffic,
+    seen: Aggregates,
     stop: StopLimits,
     tolerance: Tolerance,
     errors: Errors,
@@ -256,26 +241,25 @@ def comparisons(
     failures = Bound(failure_share, tolerance.failures)
     alerts = Bound(stop.alerts, tolerance.alerts)
     found = [
-        failure_gate(traffic, failures, errors),
-        alert_gate(traffic, alerts, errors, predicted),
+        failure_gate(seen, failures, errors),
+        alert_gate(seen, alerts, errors, predicted),
     ]
     if in_canary:
         quantiles = ((0.5, stop.latency_p50, tolerance.latency_p50),
                      (0.99, stop.latency_p99, tolerance.latency_p99))  # fmt: skip
-        return found + [latency_gate(traffic, q, Bound(s, t), errors) for q, s, t in quantiles]
+        return found + [latency_gate(seen, q, Bound(s, t), errors) for q, s, t in quantiles]
     disagreement = Bound(stop.disagreement, tolerance.disagreement)
     utilisation = Bound(stop.utilisation, stop.utilisation)
     return [
         *found,
-        disagreement_gate(traffic, disagreement, errors, predicted),
-        utilisation_gate(traffic, utilisation, errors, pods),
-        *copy_gate(traffic),
+        disagreement_gate(seen, disagreement, errors, predicted),
+        utilisation_gate(seen, utilisation, errors, pods),
+        *copy_gate(seen),
     ]
 
 
-def _of(hits: Flags, trials: Flags) -> str:
-    count, of = int(hits.sum()), int(trials.sum())
-    return f"{count:,} of {of:,}" + (f" ({percent(count / of)})" if of else "")
+def _of(hits: int, trials: int) -> str:
+    return f"{hits:,} of {trials:,}" + (f" ({percent(hits / trials)})" if trials else "")
 
 
 def _change(share: float) -> str:

@@ -4,8 +4,8 @@ Three kinds of gates:
 
 1. In shadow and canary both arms are compared (`comparison`), by bounds that hold at every look.
 2. The split is tested by a p-value that holds at every look.
-3. A promoted champion has nobody to be compared with: a guardrail reads its failures after m, 2m,
-   4m, ... of them, each look with half of the error share that is left.
+3. A promoted champion has nobody to be compared with: a guardrail bounds the share of its failures,
+   at every look too.
 """
 
 from __future__ import annotations
@@ -15,30 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
 from mlplatform.rollouts.verdicts.comparison import Prediction, comparisons
-from mlplatform.rollouts.verdicts.statistics import Share, clustered_share, sample_ratio_p_value
-from mlplatform.rollouts.verdicts.verdict import Errors, Gate, Verdict, number_of, values_of
-from mlplatform.rollouts.verdicts.window import (
-    ArmWindow,
-    Traffic,
-    arm_windows,
-    behind,
-    complete_records,
-    cut_at_failure,
-    cut_at_sample,
-    first_appearances,
-    first_records,
-    log_ranges,
-    unlogged,
+from mlplatform.rollouts.verdicts.completeness import behind, unlogged
+from mlplatform.rollouts.verdicts.statistics import sample_ratio_p_value, share_difference
+from mlplatform.rollouts.verdicts.verdict import (
+    Errors,
+    Gate,
+    Verdict,
+    difference_values,
+    number_of,
 )
 from mlplatform.runtime.figures import percent
-
-MAX_GUARDRAIL_LOOKS = 20
 
 ALONE = 2.0
 """Nobody answers beside a champion, so what the machine does to both arms counts against it: it is
@@ -106,61 +97,63 @@ class Judgement:
 
 
 def judge(
-    traffic: Traffic, limits: Limits, sources: Sources, slow_gates: Sequence[Gate] = ()
+    seen: Aggregates,
+    complete: Aggregates,
+    limits: Limits,
+    sources: Sources,
+    slow_gates: Sequence[Gate] = (),
 ) -> Judgement:
     """The verdict on the arm in the challenger's place.
 
-    UNHEALTHY by a guardrail needs no complete log: harm that was seen stays seen.
+    UNHEALTHY needs no complete log: harm that was seen stays seen.
 
     Args:
+        seen: of everything that is in the log.
+        complete: of the records that nobody can add to any more, by which health is shown.
         slow_gates: what matured labels say, where there are any to ask.
     """
     if limits.step is not None:
-        return _compared(traffic, limits, limits.step, sources, slow_gates)
-    tripped = _failing(traffic, limits)
+        return _compared(seen, complete, limits, limits.step, sources, slow_gates)
+    tripped = _failing(seen, limits)
     if tripped is not None:
-        gate, cut = tripped
-        return _judgement([gate], traffic, cut, sources)
-    seen = first_records(traffic, complete_records(traffic, sources.watermarks))
-    return _when_complete([_calm(seen), *slow_gates], seen, len(seen), sources)
+        return _judgement([tripped], seen, sources)
+    return _when_complete([_calm(complete), *slow_gates], complete, sources)
 
 
 def _compared(
-    traffic: Traffic, limits: Limits, step: Step, sources: Sources, slow_gates: Sequence[Gate]
+    seen: Aggregates,
+    complete: Aggregates,
+    limits: Limits,
+    step: Step,
+    sources: Sources,
+    slow_gates: Sequence[Gate],
 ) -> Judgement:
-    gates = [*_comparisons(traffic, limits, step), *slow_gates]
-    whole = len(traffic)
+    gates = [*_comparisons(seen, limits, step), *slow_gates]
     if any(gate.verdict == "UNHEALTHY" for gate in gates):
-        return _judgement(gates, traffic, whole, sources)
-    # Health is shown by records that nobody can add to any more.
-    complete = complete_records(traffic, sources.watermarks)
-    seen = traffic
-    if complete < whole:
-        seen = first_records(traffic, complete)
-        gates = [*_comparisons(seen, limits, step), *slow_gates]
-    challenger, _ = arm_windows(seen, complete)
-    if cut_at_sample(seen, units=step.units, requests=step.requests) is None:
-        few = _too_few(challenger, step)
-        return _judgement(
-            [*_waited_for(traffic, step, sources), few, *gates], seen, complete, sources
-        )
-    return _when_complete([*gates, *_answers_gate(challenger)], seen, complete, sources)
+        return _judgement(gates, seen, sources)
+    if complete is not seen:
+        gates = [*_comparisons(complete, limits, step), *slow_gates]
+    if not _is_enough(complete, step):
+        gates = [*_waited_for(seen, step, sources), _too_few(complete, step), *gates]
+        return _judgement(gates, complete, sources)
+    return _when_complete([*gates, *_answers_gate(complete)], complete, sources)
 
 
-def _waited_for(traffic: Traffic, step: Step, sources: Sources) -> list[Gate]:
+def _is_enough(found: Aggregates, step: Step) -> bool:
+    return found.count("units") >= step.units and found.count("requests") >= step.requests
+
+
+def _waited_for(seen: Aggregates, step: Step, sources: Sources) -> list[Gate]:
     """Whose records a sample lacks that would be enough, or is never to get."""
-    if cut_at_sample(traffic, units=step.units, requests=step.requests) is None:
+    if not _is_enough(seen, step):
         # Customers of a gateway whose log is not this one would be waited for in vain.
         return _incomplete(unlogged(sources.watermarks, sources.gateways))
-    last_ms, generation = int(traffic.event_ms[-1]), traffic.generation
-    return _incomplete(
-        behind(sources.watermarks, sources.gateways, event_ms=last_ms, generation=generation)
-    )
+    return _incomplete(_behind(seen, sources))
 
 
-def _comparisons(traffic: Traffic, limits: Limits, step: Step) -> list[Gate]:
-    found = comparisons(
-        traffic,
+def _comparisons(found: Aggregates, limits: Limits, step: Step) -> list[Gate]:
+    gates = comparisons(
+        found,
         step.stop,
         step.tolerance,
         step.errors,
@@ -169,63 +162,47 @@ def _comparisons(traffic: Traffic, limits: Limits, step: Step) -> list[Gate]:
         pods=step.pods,
         in_canary=step.percent is not None,
     )
-    return [*found, *_split_gate(traffic, len(traffic), step)]
+    return [*gates, *_split_gate(found, step)]
 
 
-def _failing(traffic: Traffic, limits: Limits) -> tuple[Gate, int] | None:
-    """The first look at which failures prove too many, and the number of records it read."""
-    for look in range(MAX_GUARDRAIL_LOOKS):
-        cut = cut_at_failure(traffic, failures=limits.guardrail_failures * 2**look)
-        if cut is None:
-            return None
-        window, _ = arm_windows(traffic, cut)
-        # one-sided at error_share / 2^(look + 1); an interval spends half on either side
-        share = _failure_share(window, limits.error_share / 2**look)
-        allowed = ALONE * limits.failure_share
-        if share.low > allowed:
-            reason = (
-                f"failed to answer {_of(window.failures, window.requests, 'requests')} "
-                f"({window.units:,} customers, {_failed_moments(window)}): "
-                f"{_against(share, allowed)}"
-            )
-            return Gate("guardrail", "UNHEALTHY", reason, values_of(share)), cut
-    return None
+def _failing(seen: Aggregates, limits: Limits) -> Gate | None:
+    """The guardrail, once failures prove too many."""
+    error, allowed = limits.error_share, ALONE * limits.failure_share
+    found = share_difference(seen.failures, stop_error=error, pass_error=error, ratio=0.0)
+    failures = seen.count("failures")
+    if failures < limits.guardrail_failures or not found.stop_low > allowed:
+        return None
+    counts = seen.arm("challenger")
+    reason = (
+        f"failed to answer {failures:,} of {counts['requests']:,} requests "
+        f"({counts['units']:,} customers, in {counts['failed_moments']:,} of "
+        f"{counts['moments']:,} moments): {percent(found.challenger)}, at least "
+        f"{percent(found.stop_low)} proven (at most {percent(allowed)} allowed)"
+    )
+    values = difference_values(found) | {"proven": number_of(found.stop_low)}
+    return Gate("guardrail", "UNHEALTHY", reason, values)
 
 
-def _calm(traffic: Traffic) -> Gate:
-    if not (traffic.challenger & ~traffic.excused).any():
-        reason = f"no request of generation {traffic.generation} was put to it"
+def _calm(found: Aggregates) -> Gate:
+    if not found.count("requests"):
+        reason = f"no request of generation {found.generation} was put to it"
         return Gate("guardrail", "INCONCLUSIVE", reason, {})
     return Gate("guardrail", "HEALTHY", "no guardrail was tripped", {})
 
 
-def _answers_gate(window: ArmWindow) -> list[Gate]:
-    counted = sum(count > 0 for count in window.answers)
-    if counted >= COUNTED_PART * window.units:
+def _answers_gate(found: Aggregates) -> list[Gate]:
+    counted, units = found.counted, found.count("units")
+    if counted >= COUNTED_PART * units:
         return []
-    reason = f"answers that count (not degraded) for {counted} of {window.units} customers"
-    return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": window.units})]
+    reason = f"answers that count (not degraded) for {counted} of {units} customers"
+    return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": units})]
 
 
-def _failure_share(window: ArmWindow, error_share: float) -> Share:
-    """The share of failures, known as well as the less telling of two ways to count them allows:
-    by customer and by moment."""
-    return min(
-        _share(window.failures, window.requests, error_share),
-        _share(window.moment_failures, window.moment_requests, error_share),
-        key=lambda share: share.effective,
-    )
-
-
-def _failed_moments(window: ArmWindow) -> str:
-    counts = window.evidence()
-    return f"in {counts['failed_moments']:,} of {counts['moments']:,} moments"
-
-
-def _split_gate(traffic: Traffic, cut: int, step: Step) -> list[Gate]:
+def _split_gate(found: Aggregates, step: Step) -> list[Gate]:
     if step.percent is None:
         return []
-    mine, everyone = first_appearances(traffic, cut)
+    mine, others = found.appeared
+    everyone = mine + others
     p_value = sample_ratio_p_value(mine, everyone, share=step.percent / 100)
     values: dict[str, float | int | None] = {
         "challenger_units": mine,
@@ -243,50 +220,45 @@ def _split_gate(traffic: Traffic, cut: int, step: Step) -> list[Gate]:
     return [Gate("split", "UNHEALTHY" if broken else "HEALTHY", seen, values)]
 
 
-def _too_few(window: ArmWindow, step: Step) -> Gate:
-    requests = sum(window.requests)
-    reason = f"has answered {window.units:,} of the {step.units:,} customers needed"
+def _too_few(found: Aggregates, step: Step) -> Gate:
+    units, requests = found.count("units"), found.count("requests")
+    reason = f"has answered {units:,} of the {step.units:,} customers needed"
     if step.requests:
         reason += f" and {requests:,} of the {step.requests:,} requests"
-    return Gate("sample", "INCONCLUSIVE", reason, {"units": window.units, "requests": requests})
+    return Gate("sample", "INCONCLUSIVE", reason, {"units": units, "requests": requests})
 
 
-def _of(hits: Sequence[int], trials: Sequence[int], what: str) -> str:
-    return f"{sum(hits):,} of {sum(trials):,} {what}"
+def _when_complete(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgement:
+    return _judgement(_incomplete(_behind(found, sources)) or gates, found, sources)
 
 
-def _against(share: Share, limit: float) -> str:
-    proven = f"at least {percent(share.low)} proven"
-    return f"{percent(share.value)}, {proven} (at most {percent(limit)} allowed)"
-
-
-def _when_complete(gates: list[Gate], traffic: Traffic, cut: int, sources: Sources) -> Judgement:
-    event_ms = int(traffic.event_ms[cut - 1]) if cut else 0
-    late = behind(
-        sources.watermarks, sources.gateways, event_ms=event_ms, generation=traffic.generation
+def _behind(found: Aggregates, sources: Sources) -> tuple[str, ...]:
+    event_ms = found.extent.until_event_ms or 0
+    return behind(
+        sources.watermarks, sources.gateways, event_ms=event_ms, generation=found.generation
     )
-    return _judgement(_incomplete(late) or gates, traffic, cut, sources)
 
 
 def _incomplete(missing: Sequence[str]) -> list[Gate]:
     return [Gate("log", "INCONCLUSIVE", "; ".join(missing), {})] if missing else []
 
 
-def _judgement(gates: list[Gate], traffic: Traffic, cut: int, sources: Sources) -> Judgement:
+def _judgement(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgement:
     verdict = _worst(gates)
     telling = [g for g in gates if g.verdict == verdict]
-    challenger, champion = arm_windows(traffic, cut)
     evidence: dict[str, Any] = {
         "verdict": verdict,
-        "generation": traffic.generation,
-        "records": cut,
-        "until_event_ms": int(traffic.event_ms[cut - 1]) if cut else None,
-        "arms": {window.arm: window.evidence() for window in (challenger, champion)},
-        "dropped": dict(traffic.dropped),
+        "generation": found.generation,
+        "records": found.records,
+        "until_event_ms": found.extent.until_event_ms,
+        "arms": {arm: found.arm(arm) for arm in ARMS},
+        "dropped": dict(found.dropped),
         "gates": {
             g.name: {"verdict": g.verdict, "reason": g.reason, "values": g.values} for g in gates
         },
-        "log": log_ranges(traffic, cut),
+        "log": {writer: list(numbers) for writer, numbers in found.extent.ranges.items()},
+        "position": dict(found.position),
+        "counted": found.fingerprint,
         "watermarks": {w.writer: [w.seq, w.event_ms] for w in sources.watermarks},
     }
     return Judgement(verdict, tuple(g.reason for g in telling), evidence)
@@ -297,9 +269,3 @@ def _worst(gates: list[Gate]) -> Verdict:
     if "UNHEALTHY" in verdicts:
         return "UNHEALTHY"
     return "HEALTHY" if verdicts == {"HEALTHY"} else "INCONCLUSIVE"
-
-
-def _share(hits: Sequence[int], trials: Sequence[int], error_share: float) -> Share:
-    return clustered_share(
-        np.array(hits, dtype=np.int64), np.array(trials, dtype=np.int64), error_share=error_share
-    )

@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.rollouts.verdicts.clusters import paired
-from mlplatform.rollouts.verdicts.statistics import Difference, share_difference
+from mlplatform.rollouts.verdicts.clusters import grouped
+from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
+from mlplatform.rollouts.verdicts.statistics import (
+    ClusterSums,
+    Difference,
+    cluster_sums,
+    share_difference,
+)
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate, number_of, sure
-from mlplatform.rollouts.verdicts.window import ordered, present, scored_flags
 from mlplatform.runtime.figures import percent
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mlplatform.rollouts.verdicts.window import Flags, Integers
+    from mlplatform.rollouts.verdicts.facts import Columns, Flags, Integers
 
 NAME = "recall"
 
@@ -65,13 +70,13 @@ def outcomes(
     The last label of a decision counts; after `maturity_ms` no label means genuine, but for a
     declined payment, of which no fraud can be reported.
     """
-    columns = ordered(decisions, generation)
+    columns = _ordered(decisions, generation)
     known = _labels(labels, now_event_ms)
     copied = (columns["kind"] == "shadow") & (columns["version"] == version)
-    copied &= present(columns["score"])
+    copied &= np.isfinite(columns["score"])
     copies = dict(zip(columns["decision_id"][copied], columns["score"][copied], strict=True))
     decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
-    decided &= present(columns["unit"]) & scored_flags(columns)
+    decided &= columns["has_unit"] & scored_flags(columns)
     decided &= _in(columns["decision_id"], copies)
     labelled = _in(columns["decision_id"], known)
     hidden = decided & ~labelled & (columns["decision"] == "decline")
@@ -82,9 +87,9 @@ def outcomes(
     last_ms = int(columns["event_ms"][decided].max()) if decided.any() else 0
     arrived = labels.column("event_ms").to_numpy()
     return Outcomes(
-        unit=columns["unit"][kept].astype(np.int64),
+        unit=columns["unit"][kept],
         challenger=np.array([copies[i] for i in ids], dtype=np.float64),
-        champion=columns["score"][kept].astype(np.float64),
+        champion=columns["score"][kept],
         fraud=np.array([known.get(i, 0) == 1 for i in ids], dtype=bool),
         immature=int(immature.sum()),
         hidden=int(hidden.sum()),
@@ -116,7 +121,9 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
     """
     alerts = round(capacity * len(seen))
     mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))
-    view = paired(seen.unit, seen.fraud & mine, seen.fraud & other, seen.fraud)
+    hits = (seen.fraud & mine, seen.fraud, seen.fraud & other, seen.fraud)
+    by_unit = grouped([seen.unit], np.stack(hits, axis=1).astype(np.int64))
+    view = ClusterSums.of(cluster_sums(by_unit.counts))
     return Recall(
         frauds=int(seen.fraud.sum()),
         alerts=alerts,
@@ -169,6 +176,18 @@ def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: floa
     if verdict == "UNHEALTHY":
         told = f": at least {percent(-difference.stop_high)} fewer with {sure(errors.stop)}"
     return Gate(NAME, verdict, f"{said}{told}{allowed}{unknown}", values)
+
+
+def _ordered(table: pa.Table, generation: int) -> Columns:
+    """The generation's records but for voided decisions', by (event_ms, writer, seq)."""
+    columns = columns_of(table)
+    voided = dict.fromkeys(columns["decision_id"][columns["kind"] == "void"])
+    kept = columns["generation"] == generation
+    if voided:
+        kept &= ~_in(columns["decision_id"], voided)
+    columns = {name: values[kept] for name, values in columns.items()}
+    order = np.lexsort((columns["seq"], columns["writer"].astype(str), columns["event_ms"]))
+    return {name: values[order] for name, values in columns.items()}
 
 
 def _highest(scores: npt.NDArray[np.float64], count: int) -> Flags:

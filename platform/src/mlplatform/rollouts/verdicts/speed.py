@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
-from mlplatform.rollouts.verdicts.clusters import clusters, customer_days, outages
+from mlplatform.rollouts.verdicts.aggregates import RATE_WINDOW_MS, Aggregates, Calls
+from mlplatform.rollouts.verdicts.latencies import EDGES
 from mlplatform.rollouts.verdicts.statistics import Difference, share_difference
 from mlplatform.rollouts.verdicts.verdict import (
     Bound,
@@ -19,50 +17,42 @@ from mlplatform.rollouts.verdicts.verdict import (
     number_of,
     sure,
 )
-from mlplatform.rollouts.verdicts.window import Traffic
 from mlplatform.runtime.figures import percent
 
-RATE_WINDOW_MS = 10_000
 MINIMUM_CALLS = 30
 MOST_LEVERAGE = 0.5
 """Of one call on the slope: a pause during the only large call would be the cost of a row."""
 
 
-def latency_gate(traffic: Traffic, quantile: float, bound: Bound, errors: Errors) -> Gate:
+def latency_gate(seen: Aggregates, quantile: float, bound: Bound, errors: Errors) -> Gate:
     """A quantile of the challenger's latency over the champion's, in canary.
 
-    The quantile is more than r times the champion's where more of the challenger's answers than
-    1 - quantile take longer than r times the champion's quantile; the share of such answers is
-    compared with the champion's own share above its quantile, so that both arms' noise counts.
+    The quantile is more than r times the champion's where more of the challenger's answers take
+    longer than r times x than of the champion's take x, with x at the champion's quantile; the two
+    shares are compared, so that both arms' noise counts. That holds at any x near the quantile: it
+    is the edge of the bin in which the quantile lies, and r times x is rounded to an edge against
+    what is to be proven.
 
     Source: the duality of quantiles and shares, as in Howard and Ramdas (2022), Sequential
     estimation of quantiles.
     """
-    name = f"latency_p{100 * quantile:g}"
-    timed = (traffic.latency_us >= 0) & ~traffic.excused
-    mine, other = timed & traffic.challenger, timed & ~traffic.challenger
-    if not (mine.any() and other.any()):
+    name, found = f"latency_p{100 * quantile:g}", seen.latencies
+    if found is None or not found.answers.any(axis=1).all():
         reason = "no latency of both arms was recorded"
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
-    theirs_us = max(float(np.quantile(traffic.latency_us[other], quantile)), 1.0)
-    own_us = float(np.quantile(traffic.latency_us[mine], quantile))
+    own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
+    own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
 
-    keys = (customer_days(traffic), outages(traffic))
-
-    def excess(ratio: float) -> Difference:
-        # ties with the champion's quantile count as slow: they must not make the challenger look so
-        slow = np.where(
-            traffic.challenger,
-            traffic.latency_us > ratio * theirs_us,
-            traffic.latency_us >= theirs_us,
-        )
-        views = [clusters(key, traffic.challenger, timed, slow) for key in keys]
+    def excess(ratio: float, *, whole: bool) -> Difference:
+        above = int(EDGES.searchsorted(ratio * theirs_us, side="right"))
+        views = found.slow(above - whole, theirs)
         return share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
 
-    at_limit = excess(bound.limit)
-    seen = (
-        f"p{100 * quantile:g} of {int(mine.sum()):,} answers was {own_us / 1000:.1f} ms, the "
-        f"champion's {theirs_us / 1000:.1f} ms: {own_us / theirs_us:.2f} times"
+    at_limit = excess(bound.limit, whole=False)
+    answers = int(found.answers[0].sum())
+    told = (
+        f"p{100 * quantile:g} of {answers:,} answers was {own_us / 1000:.1f} ms, "
+        f"the champion's {theirs_us / 1000:.1f} ms: {own_us / theirs_us:.2f} times"
     )
     values: dict[str, float | int | None] = {
         "challenger_us": number_of(own_us),
@@ -72,19 +62,19 @@ def latency_gate(traffic: Traffic, quantile: float, bound: Bound, errors: Errors
         "tolerance_ratio": bound.tolerance,
     }
     if at_limit.stop_low > 0:
-        reason = f"{seen}, more than {bound.limit:g} times with {sure(errors.stop)}"
+        reason = f"{told}, more than {bound.limit:g} times with {sure(errors.stop)}"
         return Gate(name, "UNHEALTHY", reason, values | difference_values(at_limit))
     if bound.tolerance is None:
-        return Gate(name, "HEALTHY", seen, values)
-    at_tolerance = excess(bound.tolerance)
+        return Gate(name, "HEALTHY", told, values)
+    at_tolerance = excess(bound.tolerance, whole=True)
     if at_tolerance.pass_high <= 0:
-        reason = f"{seen}, less than {bound.tolerance:g} times with {sure(errors.missed)}"
+        reason = f"{told}, less than {bound.tolerance:g} times with {sure(errors.missed)}"
         return Gate(name, "HEALTHY", reason, values | difference_values(at_tolerance))
-    reason = f"{seen}; less than {bound.tolerance:g} times is not shown yet"
+    reason = f"{told}; less than {bound.tolerance:g} times is not shown yet"
     return Gate(name, "INCONCLUSIVE", reason, values | difference_values(at_tolerance))
 
 
-def utilisation_gate(traffic: Traffic, bound: Bound, errors: Errors, pods: int) -> Gate:
+def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) -> Gate:
     """How busy the challenger would be with all of the traffic, from its shadow calls.
 
     What a row costs is the time for one more row in a call (the slope of latency over rows); at the
@@ -92,71 +82,70 @@ def utilisation_gate(traffic: Traffic, bound: Bound, errors: Errors, pods: int) 
     wait for one another, so the cost is, if anything, told too high. The whole of a call's time
     over its rows bounds it from above, also where all calls carried as many.
     """
-    name = "utilisation"
-    rows, latency_s = _calls(traffic)
-    rate = _peak_rate(traffic)
-    if len(rows) < MINIMUM_CALLS or not rate:
-        reason = f"{len(rows)} calls of the challenger, {MINIMUM_CALLS} needed to know its speed"
-        return Gate(name, "INCONCLUSIVE", reason, {"calls": len(rows)})
-    slope, slope_error = _slope(rows, latency_s)
-    whole = latency_s / rows
+    name, rate = "utilisation", seen.busiest / (RATE_WINDOW_MS / 1000)
+    calls = sum(number for number, _, _ in seen.calls.values())
+    if calls < MINIMUM_CALLS or not rate:
+        reason = f"{calls} calls of the challenger, {MINIMUM_CALLS} needed to know its speed"
+        return Gate(name, "INCONCLUSIVE", reason, {"calls": calls})
+    slope, slope_error = _slope(seen.calls)
+    mean, deviation = _row_seconds(seen.calls)
     stop, wide = (
-        math.sqrt(2 * math.log(1 / share) + math.log(len(rows) + 1))
+        math.sqrt(2 * math.log(1 / share) + math.log(calls + 1))
         for share in (errors.stop, errors.missed)
     )
-    whole_high = float(whole.mean() + wide * whole.std() / math.sqrt(len(whole)))
+    whole_high = mean + wide * deviation / math.sqrt(calls)
     load = rate / pods
     low, high = 0.0, whole_high * load
-    cost = float(whole.mean())
+    cost = mean
     if math.isfinite(slope):
         low = max(slope - stop * slope_error, 0.0) * load
         high = min(max(slope, 0.0) + wide * slope_error, whole_high) * load
         cost = min(max(slope, 0.0), cost)
-    seen = (
+    told = (
         f"a row takes {1000 * cost:.2f} ms; at {rate:,.0f} requests/s, the busiest "
         f"{RATE_WINDOW_MS // 1000} s, {_pods(pods)} would be busy {percent(cost * load)}"
     )
     values: dict[str, float | int | None] = {
         "share": number_of(cost * load), "low": number_of(low), "high": number_of(high),
         "row_us": number_of(1e6 * cost), "rate_per_s": number_of(rate), "pods": pods,
-        "calls": len(rows),
+        "calls": calls,
     }  # fmt: skip
     shown = f"at most {percent(high)}"
-    harm = Harm(seen, f"at least {percent(low)}", shown, low, high, percent)
+    harm = Harm(told, f"at least {percent(low)}", shown, low, high, percent)
     return bounded(name, harm, bound, errors, values)
 
 
-def _calls(traffic: Traffic) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Rows and seconds of each call that carried copies and answered."""
-    carried = (traffic.batch >= 0) & (traffic.latency_us >= 0) & ~traffic.failed
-    _, first, counts = np.unique(traffic.batch[carried], return_index=True, return_counts=True)
-    return counts.astype(float), traffic.latency_us[carried][first] / 1e6
+def _row_seconds(calls: Calls) -> tuple[float, float]:
+    """Mean and standard deviation, over calls, of a call's time by its rows."""
+    number = sum(n for n, _, _ in calls.values())
+    mean = sum(us / rows for rows, (_, us, _) in calls.items()) / number
+    square = sum(squares / rows**2 for rows, (_, _, squares) in calls.items()) / number
+    return mean / 1e6, math.sqrt(max(square - mean**2, 0.0)) / 1e6
 
 
-def _peak_rate(traffic: Traffic) -> float:
-    decided_ms = traffic.recorded_ms[~traffic.challenger]
-    if not len(decided_ms):
-        return 0.0
-    counts = np.unique(decided_ms // RATE_WINDOW_MS, return_counts=True)[1]
-    return float(counts.max()) / (RATE_WINDOW_MS / 1000)
+def _slope(calls: Calls) -> tuple[float, float]:
+    """Seconds for one more row by least squares, with the standard error HC3 of MacKinnon and White
+    (1985), from sums over the calls of each number of rows.
 
-
-def _slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Least squares with the standard error HC3 of MacKinnon and White (1985).
-
-    NaN where all x are the same, or where one call alone decides the slope: then nothing is known.
+    NaN where all carried as many, or where one call alone decides the slope: nothing is known then.
     """
-    centred = x - x.mean()
-    spread = float((centred**2).sum())
+    number = sum(n for n, _, _ in calls.values())
+    mean_rows = sum(rows * n for rows, (n, _, _) in calls.items()) / number
+    mean_us = sum(us for _, us, _ in calls.values()) / number
+    centred = {rows: rows - mean_rows for rows in calls}
+    spread = sum(n * centred[rows] ** 2 for rows, (n, _, _) in calls.items())
     if spread <= 0:
         return math.nan, math.nan
-    leverage = 1 / len(x) + centred**2 / spread
-    if leverage.max() > MOST_LEVERAGE:
+    leverage = {rows: 1 / number + c**2 / spread for rows, c in centred.items()}
+    if max(leverage.values()) > MOST_LEVERAGE:
         return math.nan, math.nan
-    slope = float((centred * y).sum() / spread)
-    residuals = (y - y.mean() - slope * centred) / (1 - leverage)
-    error = math.sqrt(float((centred**2 * residuals**2).sum())) / spread
-    return slope, error
+    slope = sum(centred[rows] * us for rows, (_, us, _) in calls.items()) / spread
+    error = 0.0
+    for rows, (n, us, squares) in calls.items():
+        told = mean_us + slope * centred[rows]
+        residuals = max(squares - 2 * told * us + n * told**2, 0.0)
+        error += centred[rows] ** 2 * residuals / (1 - leverage[rows]) ** 2
+    return slope / 1e6, math.sqrt(error) / spread / 1e6
 
 
 def _pods(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Intervals for shares and for differences of two arms, robust to clusters, from counts alone."""
+"""Bounds on differences of two arms that hold at every look, from sums over clusters."""
 
 from __future__ import annotations
 
@@ -11,64 +11,6 @@ import numpy.typing as npt
 from scipy import special
 
 Counts = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A share (0-1) with its two-sided interval; NaN where nothing was counted.
-
-    Args:
-        effective: the number of independent trials that the counts are worth.
-    """
-
-    value: float
-    low: float
-    high: float
-    effective: float
-
-
-NOTHING = Share(math.nan, math.nan, math.nan, 0.0)
-
-
-def clopper_pearson(hits: float, trials: float, *, error_share: float) -> tuple[float, float]:
-    """The exact two-sided interval of a binomial share; fractional counts are allowed.
-
-    Args:
-        error_share: chance that the interval misses the true share, half of it on either side.
-
-    Source: Clopper and Pearson (1934), as quantiles of the beta distribution.
-    """
-    if not trials > 0:
-        return math.nan, math.nan
-    tail = error_share / 2
-    low = special.betaincinv(hits, trials - hits + 1, tail) if hits > 0 else 0.0
-    high = special.betaincinv(hits + 1, trials - hits, 1 - tail) if hits < trials else 1.0
-    return float(low), float(high)
-
-
-def clustered_share(hits: Counts, trials: Counts, *, error_share: float) -> Share:
-    """The share of hits among trials that come in clusters (the requests of one customer).
-
-    The exact interval at the effective sample size: trials over the design effect, lowered for the
-    degrees of freedom behind it; never more than the trials, and never less than clusters would be
-    worth in which all trials have one outcome, the most alike that they can be. Where the design
-    effect can't be estimated (all hits, no hits, one cluster), that is what they count for.
-
-    Args:
-        hits, trials: one number per cluster; clusters without trials do not count.
-        error_share: chance that the interval misses the true share.
-
-    Source: Korn and Graubard (1998), Survey Methodology 24(2); the variance of a ratio estimator;
-    Kish (1965), Survey Sampling, for clusters of unequal size.
-    """
-    counted = trials > 0
-    hits, trials = hits[counted], trials[counted]
-    if not len(trials):
-        return NOTHING
-    share = float(hits.sum() / trials.sum())
-    effective = _effective_trials(hits, trials, share, error_share)
-    low, high = clopper_pearson(share * effective, effective, error_share=error_share)
-    return Share(share, low, high, effective)
 
 
 def sequence_width(variance: float, *, error_share: float) -> float:
@@ -94,6 +36,40 @@ def sequence_width(variance: float, *, error_share: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSums:
+    """What bounds need of clusters, exactly: sums over them add up in any order and portions.
+
+    Args:
+        clusters: in which there are trials.
+        products: sums of the products of two of a cluster's numbers a, n, b and m (the four below,
+            in their order): aa, an, ab, am, nn, nb, nm, bb, bm, mm.
+    """
+
+    clusters: int
+    challenger_hits: int
+    challenger_trials: int
+    champion_hits: int
+    champion_trials: int
+    products: tuple[int, ...]
+
+    @classmethod
+    def of(cls, vector: Counts) -> ClusterSums:
+        """From its fifteen numbers, in the order of the fields."""
+        clusters, a, n, b, m, *products = vector.tolist()
+        return cls(clusters, a, n, b, m, tuple(products))
+
+
+_PAIRS = np.triu_indices(4)
+
+
+def cluster_sums(counts: Counts) -> Counts:
+    """The fifteen numbers of `ClusterSums`, of clusters x (a, n, b, m)."""
+    present = ((counts[:, 1] > 0) | (counts[:, 3] > 0)).sum()
+    products = counts.T @ counts
+    return np.concatenate(([present], counts.sum(axis=0), products[_PAIRS])).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
 class Clusters:
     """Hits among trials of both arms; one number per cluster (a customer, say), in one order.
 
@@ -104,6 +80,12 @@ class Clusters:
     challenger_trials: Counts
     champion_hits: Counts
     champion_trials: Counts
+
+    def sums(self) -> ClusterSums:
+        """What bounds need of them."""
+        columns = (self.challenger_hits, self.challenger_trials,
+                   self.champion_hits, self.champion_trials)  # fmt: skip
+        return ClusterSums.of(cluster_sums(np.stack(columns, axis=1).astype(np.int64)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +120,7 @@ estimated: of no hits at all nothing can be learned about how they cluster."""
 
 
 def share_difference(
-    views: Sequence[Clusters], *, stop_error: float, pass_error: float, ratio: float = 1.0
+    views: Sequence[ClusterSums], *, stop_error: float, pass_error: float, ratio: float = 1.0
 ) -> Difference:
     """How much the challenger's share differs from `ratio` times the champion's.
 
@@ -150,17 +132,17 @@ def share_difference(
     Source: linearisation of a ratio, Särndal, Swensson and Wretman (1992), section 5.6.
     """
     first = views[0]
-    mine, other = int(first.challenger_trials.sum()), int(first.champion_trials.sum())
+    mine, other = first.challenger_trials, first.champion_trials
     if not mine or (ratio and not other):
         nothing = math.nan
         return Difference(nothing, nothing, nothing, nothing, nothing, nothing, nothing, mine)
-    p, q = first.challenger_hits.sum() / mine, first.champion_hits.sum() / max(other, 1)
-    known = [_information(view, float(p), float(q), ratio) for view in views]
+    p, q = first.challenger_hits / mine, first.champion_hits / max(other, 1)
+    known = [_information(view, ratio) for view in views]
     stop = max(_width(v, size, stop_error) for v, size in known) / mine
     wide = max(_width(v, size, pass_error) for v, size in known) / mine
-    value = float(p - ratio * q)
+    value = p - ratio * q
     return Difference(
-        float(p), float(q), float(ratio * q),
+        p, q, ratio * q,
         value - stop, value + stop, value - wide, value + wide, mine,
     )  # fmt: skip
 
@@ -170,20 +152,22 @@ def _width(variance: float, size: float, error_share: float) -> float:
     return size * sequence_width(variance / size**2, error_share=error_share)
 
 
-def _information(view: Clusters, p: float, q: float, ratio: float) -> tuple[float, float]:
+def _information(view: ClusterSums, ratio: float) -> tuple[float, float]:
     """Variance of the challenger's hits less the expected ones, and the size of one event."""
     a, n = view.challenger_hits, view.challenger_trials
-    b, m = view.champion_hits, view.champion_trials
-    mine, other = n.sum(), m.sum()
-    weight = ratio * mine / max(other, 1)
-    residuals = (a - p * n) - weight * (b - q * m)
-    present = (n > 0) | (m > 0)
-    clusters = int(present.sum())
-    variance = float((residuals[present] ** 2).sum() * clusters / max(clusters - 1, 1))
-    plain = float(mine * p * (1 - p) + weight**2 * other * q * (1 - q))
-    hits = float(a.sum() + weight * b.sum())
-    alike = float((n**2).sum() / mine)
-    known = plain > 0 and clusters > 1
+    b, m = view.champion_hits, max(view.champion_trials, 1)
+    aa, an, ab, am, nn, nb, nm, bb, bm, mm = view.products
+    # Sums of products of residuals a - (share of hits) n, exactly: large numbers cancel out.
+    own = (n * n * aa - 2 * a * n * an + a * a * nn) / (n * n)
+    both = (n * m * ab - n * b * am - a * m * nb + a * b * nm) / (n * m)
+    theirs = (m * m * bb - 2 * b * m * bm + b * b * mm) / (m * m)
+    p, q, weight = a / n, b / m, ratio * n / m
+    squares = max(own - 2 * weight * both + weight**2 * theirs, 0.0)
+    variance = squares * view.clusters / max(view.clusters - 1, 1)
+    plain = n * p * (1 - p) + weight**2 * m * q * (1 - q)
+    hits = a + weight * b
+    alike = nn / n
+    known = plain > 0 and view.clusters > 1
     estimated = min(max(variance / plain, 1.0), alike) if known else alike
     size = (hits * estimated + SHRINKAGE_HITS * alike) / (hits + SHRINKAGE_HITS)
     return variance, max(size, 1.0)
@@ -212,19 +196,3 @@ def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float
     mixed = special.betaln(a + challengers, b + others) - special.betaln(a, b)
     asked = challengers * math.log(share) + others * math.log1p(-share)
     return float(math.exp(min(0.0, asked - mixed)))
-
-
-def _effective_trials(hits: Counts, trials: Counts, share: float, error_share: float) -> float:
-    clusters, total = len(trials), int(trials.sum())
-    least = float(total**2 / (trials**2).sum())
-    if clusters == 1 or share in (0.0, 1.0):
-        return least
-    residuals = hits - share * trials
-    variance = float(clusters / (clusters - 1) * (residuals**2).sum() / total**2)
-    if variance <= 0:
-        return least
-    quantile = 1 - error_share / 2
-    correction = special.stdtrit(max(total - 1, 1), quantile) / special.stdtrit(
-        clusters - 1, quantile
-    )
-    return float(min(max(share * (1 - share) / variance * correction**2, least), total))

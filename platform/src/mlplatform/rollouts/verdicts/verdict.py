@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from mlplatform.rollouts.verdicts.statistics import Difference, Share
+from mlplatform.rollouts.verdicts.statistics import Difference
 
 Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
 
@@ -20,16 +20,6 @@ class Gate:
     verdict: Verdict
     reason: str
     values: dict[str, float | int | None]
-
-
-def values_of(share: Share) -> dict[str, float | int | None]:
-    """A share as evidence holds it."""
-    return {
-        "share": number_of(share.value),
-        "low": number_of(share.low),
-        "high": number_of(share.high),
-        "effective_trials": number_of(share.effective),
-    }
 
 
 def number_of(value: float) -> float | None:

@@ -118,6 +118,11 @@ class Home:
         return self.root / "measured"
 
     @property
+    def counted(self) -> Path:
+        """What passes have counted of the decision log: it follows from the log."""
+        return self.root / "counted"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

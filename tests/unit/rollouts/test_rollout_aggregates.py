@@ -1,4 +1,4 @@
-"""Windows count customers, give outcomes to the assigned arm, and end at their sample."""
+"""Counts are of customers, give outcomes to the assigned arm, and add up in any order."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.record import ARM_FAILURES
 from mlplatform.model.oip import OWN_FAILURES, FailureReason
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.verdicts.window import (
-    arm_windows,
-    behind,
-    canary_traffic,
-    champion_traffic,
-    cut_at_failure,
-    cut_at_sample,
-    first_appearances,
-    log_ranges,
-    shadow_traffic,
-)
-from rollout_world import table
+from mlplatform.rollouts.verdicts.aggregates import MOMENT_MS, Aggregates, Extent
+from mlplatform.rollouts.verdicts.completeness import behind
+from mlplatform.rollouts.verdicts.facts import Role
+from mlplatform.rollouts.verdicts.latencies import EDGES
+from mlplatform.rollouts.verdicts.statistics import Clusters
+from rollout_world import counted
 
 
 def challenger(**fields: Any) -> dict[str, Any]:
@@ -35,21 +29,24 @@ def shadow(**fields: Any) -> dict[str, Any]:
     return challenger(kind="shadow") | fields
 
 
-def canary(*rows: dict[str, Any]) -> Any:
-    return canary_traffic(table(rows), generation=1)
+def canary(*rows: dict[str, Any]) -> Aggregates:
+    return counted(rows, "canary")
+
+
+def counts(found: Aggregates, *names: str, arm: str = "challenger") -> tuple[int, ...]:
+    return tuple(found.arm(arm)[name] for name in names)
 
 
 def test_a_fallback_is_the_assigned_arms_failure() -> None:
-    traffic = canary(
+    found = canary(
         challenger(answered_by="champion", degraded=True, degraded_reason="unavailable"),
         challenger(answered_by="challenger", degraded=True, degraded_reason="deadline"),
         challenger(answered_by="rules", degraded=True, degraded_reason="breaker_open"),
         challenger(),
         {"arm": "champion"},
     )
-    mine, other = arm_windows(traffic, len(traffic))
-    assert (sum(mine.failures), sum(mine.answers)) == (3, 1)
-    assert (sum(other.failures), sum(other.answers)) == (0, 1)
+    assert counts(found, "failures", "answers") == (3, 1)
+    assert counts(found, "failures", "answers", arm="champion") == (0, 1)
 
 
 @pytest.mark.parametrize("reason", OWN_FAILURES)
@@ -58,10 +55,10 @@ def test_the_gateways_own_failure_is_nobodys(reason: str, answered_by: str) -> N
     excused = challenger(
         answered_by=answered_by, degraded=True, degraded_reason=reason, decision="review"
     )
-    mine, other = arm_windows(canary(challenger(unit=1), excused | {"unit": 2}), 2)
-    assert (mine.units, mine.requests, mine.failures, mine.excused) == (1, (1, 0), (0, 0), (0, 1))
-    assert (mine.answers, mine.alerts) == ((1, 0), (0, 0))
-    assert other.units == 0
+    found = canary(challenger(unit=1), excused | {"unit": 2})
+    assert counts(found, "units", "requests", "failures", "excused") == (1, 1, 0, 1)
+    assert counts(found, "answers", "alerts") == (1, 0)
+    assert counts(found, "units", arm="champion") == (0,)
 
 
 def test_every_reason_that_a_prediction_fails_for_has_one_to_blame() -> None:
@@ -70,11 +67,9 @@ def test_every_reason_that_a_prediction_fails_for_has_one_to_blame() -> None:
 
 def test_excused_requests_are_no_part_of_the_sample_but_of_the_split() -> None:
     excused = challenger(answered_by="rules", degraded=True, degraded_reason="bulkhead")
-    traffic = canary(excused | {"unit": 1}, excused | {"unit": 2}, {"unit": 3}, challenger(unit=2))
-    assert cut_at_sample(traffic, units=1) == 4
-    assert cut_at_sample(traffic, units=2) is None
-    assert cut_at_failure(traffic, failures=1) is None
-    assert first_appearances(traffic, 4) == (2, 3)
+    found = canary(excused | {"unit": 1}, excused | {"unit": 2}, {"unit": 3}, challenger(unit=2))
+    assert counts(found, "units", "requests", "failures") == (1, 1, 0)
+    assert found.appeared == (2, 1)
 
 
 def test_an_overloaded_gateway_does_not_fail_a_provisional_champion() -> None:
@@ -82,35 +77,33 @@ def test_an_overloaded_gateway_does_not_fail_a_provisional_champion() -> None:
         {"version": 2},
         {"version": 1, "answered_by": "previous", "degraded": True, "degraded_reason": "stalled"},
     ]
-    traffic = champion_traffic(table(rows), generation=1, version=2)
-    assert sum(arm_windows(traffic, len(traffic))[0].failures) == 0
+    assert counts(counted(rows, "champion"), "failures") == (0,)
 
 
 def test_a_degraded_answer_leaves_the_score_statistics_without_being_a_failure() -> None:
-    row = challenger(degraded=True, degraded_reason="features", decision="review")
-    mine, _ = arm_windows(canary(row), 1)
-    assert (mine.requests, mine.failures, mine.answers, mine.alerts) == ((1,), (0,), (0,), (0,))
+    found = canary(challenger(degraded=True, degraded_reason="features", decision="review"))
+    assert counts(found, "requests", "failures", "answers", "alerts") == (1, 0, 0, 0)
 
 
 def test_where_features_are_stale_no_arm_was_asked() -> None:
     """The small model, the rules or nobody decided: that is nobody's failure."""
     row = challenger(answered_by="rules", degraded=True, degraded_reason="features", score=None)
-    mine, _ = arm_windows(canary(row), 1)
-    assert (mine.requests, mine.failures, mine.excused) == ((0,), (0,), (1,))
-    assert (mine.answers, mine.alerts) == ((0,), (0,))
+    found = canary(row)
+    assert counts(found, "requests", "failures", "excused") == (0, 0, 1)
+    assert counts(found, "answers", "alerts") == (0, 0)
 
 
 def test_a_missing_score_is_no_answer() -> None:
-    mine, _ = arm_windows(canary(challenger(score=None)), 1)
-    assert mine.answers == (0,)
+    assert counts(canary(challenger(score=None)), "answers") == (0,)
 
 
-def test_sums_are_per_customer() -> None:
+def test_sums_are_over_customers() -> None:
     rows = [
         challenger(unit=u, decision=d) for u, d in ((1, "review"), (1, "approve"), (2, "decline"))
     ]
-    mine, _ = arm_windows(canary(*rows), 3)
-    assert (mine.units, mine.requests, mine.alerts) == (2, (2, 1), (1, 1))
+    found = canary(*rows)
+    assert counts(found, "units", "requests", "alerts") == (2, 3, 2)
+    assert (found.alerts.clusters, found.alerts.products[:2]) == (2, (1 + 1, 1 * 2 + 1 * 1))
 
 
 def test_other_generations_and_voided_decisions_do_not_count() -> None:
@@ -120,7 +113,7 @@ def test_other_generations_and_voided_decisions_do_not_count() -> None:
         challenger(generation=2),
         {"kind": "void", "decision_id": "b", "generation": 0},
     ]
-    assert len(canary(*rows)) == 1
+    assert canary(*rows).records == 1
 
 
 def test_a_copy_that_was_dropped_is_counted_but_not_judged() -> None:
@@ -134,12 +127,17 @@ def test_a_copy_that_was_dropped_is_counted_but_not_judged() -> None:
         {"decision_id": "d", "unit": 4},
         shadow(decision_id="d", unit=4, decision="review"),
     ]
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    mine, champion = arm_windows(traffic, len(traffic))
-    assert traffic.dropped == {"queue_full": 1}
-    assert (mine.units, sum(mine.failures), sum(mine.alerts)) == (3, 2, 1)
-    assert (sum(mine.pairs), sum(mine.flips)) == (1, 1)
-    assert champion.units == 4
+    found = counted(rows, "shadow")
+    assert found.dropped == {"queue_full": 1}
+    assert counts(found, "units", "failures", "alerts", "pairs", "flips") == (3, 2, 1, 1, 1)
+    assert counts(found, "units", arm="champion") == (4,)
+
+
+def test_a_decision_without_a_copy_is_told_once_there_was_time_for_one() -> None:
+    rows = [{"decision_id": name, "recorded_ms": 0} for name in ("lone", "copied")]
+    rows.append(shadow(decision_id="copied", recorded_ms=20_000))
+    assert counted(rows, "shadow").uncopied == 0
+    assert counted([*rows, {"recorded_ms": 60_000}], "shadow").uncopied == 1
 
 
 def test_pairs_need_two_good_answers() -> None:
@@ -148,25 +146,22 @@ def test_pairs_need_two_good_answers() -> None:
         shadow(decision_id="a", decision="review"),
         shadow(decision_id="lone", decision="review"),
     ]
-    traffic = shadow_traffic(table(rows), generation=1, version=2)
-    assert sum(arm_windows(traffic, len(traffic))[0].pairs) == 0
+    assert counts(counted(rows, "shadow"), "pairs") == (0,)
 
 
 def test_copies_for_another_version_are_not_this_challengers() -> None:
-    traffic = shadow_traffic(table([shadow(version=3)]), generation=1, version=2)
-    assert len(traffic) == 0
+    assert counted([shadow(version=3)], "shadow").records == 0
 
 
 def test_a_provisional_champion_is_judged_in_the_challengers_place() -> None:
     rows = [{"version": 2}, {"version": 2, "degraded": True, "degraded_reason": "deadline"}]
-    traffic = champion_traffic(table(rows), generation=1, version=2)
-    assert sum(arm_windows(traffic, 2)[0].failures) == 1
+    assert counts(counted(rows, "champion"), "failures") == (1,)
 
 
-def test_an_empty_log_makes_empty_windows() -> None:
-    traffic = canary_traffic(table([]), generation=1)
-    assert cut_at_sample(traffic, units=1) is None
-    assert arm_windows(traffic, 0)[0].units == 0
+def test_an_empty_log_makes_empty_counts() -> None:
+    for role in get_args(Role):
+        found = counted([], role)
+        assert (found.records, found.count("units"), found.extent.until_event_ms) == (0, 0, None)
 
 
 ROWS = st.lists(
@@ -177,59 +172,77 @@ ROWS = st.lists(
 def rows_of(drawn: list[tuple[int, bool, bool, int]]) -> list[dict[str, Any]]:
     return [
         {
+            "seq": number,
+            "decision_id": str(number),
             "unit": unit,
             "arm": "challenger" if mine else "champion",
             "answered_by": "rules" if failed else ("challenger" if mine else "champion"),
             "event_ms": number + jitter,
+            "recorded_ms": 90 * number,
         }
         for number, (unit, mine, failed, jitter) in enumerate(drawn)
     ]
 
 
-@given(ROWS, st.integers(1, 6))
-def test_a_cut_does_not_depend_on_what_came_after_it(
-    drawn: list[tuple[int, bool, bool, int]], units: int
+@given(ROWS, st.integers(0, 45))
+def test_what_is_complete_does_not_depend_on_what_came_after_it(
+    drawn: list[tuple[int, bool, bool, int]], line_ms: int
 ) -> None:
     rows = rows_of(drawn)
-    whole = canary(*rows)
-    cut = cut_at_sample(whole, units=units)
-    if cut is None:
-        return
-    last_ms = int(whole.event_ms[cut - 1])
-    early = table([r | {"seq": n} for n, r in enumerate(rows, 1) if r["event_ms"] <= last_ms])
-    looked_early = canary_traffic(early, generation=1)
-    assert cut_at_sample(looked_early, units=units) == cut
-    assert arm_windows(looked_early, cut) == arm_windows(whole, cut)
-    assert arm_windows(whole, cut)[0].units == units
-    assert arm_windows(whole, cut - 1)[0].units == units - 1
-    assert first_appearances(whole, cut)[0] == units
+    early = [row for row in rows if row["event_ms"] <= line_ms]
+    looked_later = counted(rows, "canary", until_ms=line_ms)
+    assert looked_later.plain() == counted(early, "canary").plain()
+    assert looked_later.count("units") == len({r["unit"] for r in early if r["arm"] != "champion"})
 
 
-@given(ROWS, st.integers(1, 6), st.randoms())
-def test_a_window_does_not_depend_on_the_order_of_reading(
-    drawn: list[tuple[int, bool, bool, int]], units: int, random: Any
+@given(ROWS, st.randoms())
+def test_counts_do_not_depend_on_the_order_of_reading(
+    drawn: list[tuple[int, bool, bool, int]], random: Any
 ) -> None:
-    records = table(rows_of(drawn))
-    order = list(range(len(records)))
-    random.shuffle(order)
-    one = canary_traffic(records, generation=1)
-    other = canary_traffic(records.take(order) if order else records, generation=1)
-    assert np.array_equal(one.seq, other.seq)
-    assert cut_at_sample(one, units=units) == cut_at_sample(other, units=units)
-    assert cut_at_failure(one, failures=units) == cut_at_failure(other, failures=units)
+    rows = rows_of(drawn)
+    shuffled = random.sample(rows, len(rows))
+    assert counted(rows, "canary").plain() == counted(shuffled, "canary").plain()
 
 
-def test_a_sample_needs_its_requests_too() -> None:
-    traffic = canary(*[challenger(unit=n % 2) for n in range(6)])
-    assert cut_at_sample(traffic, units=2) == 2
-    assert cut_at_sample(traffic, units=2, requests=5) == 5
-    assert cut_at_sample(traffic, units=2, requests=7) is None
+def test_ranges_name_first_and_last_record_of_each_writer() -> None:
+    found = canary(challenger(writer="b"), challenger(writer="a"), challenger(writer="b"))
+    assert found.extent.ranges == {"a": (2, 2), "b": (1, 3)}
 
 
-def test_log_ranges_name_first_and_last_record_of_each_writer() -> None:
-    traffic = canary(challenger(writer="b"), challenger(writer="a"), challenger(writer="b"))
-    assert log_ranges(traffic, 3) == {"a": [2, 2], "b": [1, 3]}
-    assert log_ranges(traffic, 1) == {"b": [1, 1]}
+@pytest.mark.parametrize(
+    ("span_s", "piece_s"), [(100, 0.25), (500, 0.25), (501, 0.5), (7 * 86_400, 512)]
+)
+def test_an_outage_is_as_long_as_at_most_two_thousand_of_them_are(
+    span_s: int, piece_s: float
+) -> None:
+    extent = Extent(until_event_ms=1, first_ms=0, last_ms=span_s * 1000 - 1)
+    assert MOMENT_MS * 2**extent.outage_bits == 1000 * piece_s
+
+
+def test_latencies_are_told_to_about_a_percent_and_thresholds_count_what_is_above() -> None:
+    rng = np.random.default_rng(3)
+    took = np.exp(rng.normal(np.log(4000), 0.5, 2000)).astype(int)
+    arms = rng.random(2000) < 0.5
+    rows = [
+        {"arm": "challenger" if mine else "champion", "latency_us": int(us), "unit": n % 40}
+        for n, (mine, us) in enumerate(zip(arms, took, strict=True))
+    ]
+    found = canary(*rows).latencies
+    assert found is not None
+    for arm, chosen in enumerate((arms, ~arms)):
+        for share in (0.5, 0.99):
+            exact = np.quantile(took[chosen], share, method="inverted_cdf")
+            assert EDGES[found.quantile(arm, share)] == pytest.approx(exact, rel=0.02)
+    own, theirs = 500, 520
+    mine, other = ((arms & (took >= EDGES[own])), (~arms & (took >= EDGES[theirs])))
+    unit = np.arange(2000) % 40
+    per = [np.bincount(unit[flags], minlength=40) for flags in (mine, arms, other, ~arms)]
+    whole = Clusters(*per).sums()
+    by_day, by_time = found.slow(own, theirs)
+    assert by_time.challenger_hits == by_day.challenger_hits == whole.challenger_hits
+    assert by_time.champion_hits == by_day.champion_hits == whole.champion_hits
+    kept = (0, 1, 4, 7, 8, 9)  # products within one arm: these customers are in both
+    assert [by_day.products[n] for n in kept] == [whole.products[n] for n in kept]
 
 
 def test_whoever_may_still_write_is_named() -> None:

@@ -1,0 +1,357 @@
+"""What gates need of a generation, as exact integers that add up: in any order, in any portions.
+
+Requests are put into clusters: customers, a customer's days, moments. A `Portion` holds the
+clusters of some requests, `totals` are sums over clusters, `Aggregates` is what is judged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from mlplatform.rollouts.verdicts.clusters import Grouped, grouped
+from mlplatform.rollouts.verdicts.facts import Facts, Flags, Integers, Subject
+from mlplatform.rollouts.verdicts.latencies import BINS, Latencies, bins_of, latency_sums
+from mlplatform.rollouts.verdicts.statistics import ClusterSums, cluster_sums
+from mlplatform.rollouts.verdicts.traffic import Traffic, traffic
+from mlplatform.runtime.canonical import digest
+
+DAY_MS = 86_400_000
+MOMENT_MS = 250
+"""Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
+customers at once: within a moment failures are one event, however many they are."""
+MOST_OUTAGES = 2000
+"""A generation is cut into at most so many stretches of wall time, whose length doubles as it goes
+on: failures within one may be one outage, and count as one event."""
+RATE_WINDOW_MS = 10_000
+COPY_WITHIN_MS = 30_000
+"""Of wall time, within which a decision's copy is recorded, or never: a call has 5 seconds."""
+
+ARMS: Final = ("challenger", "champion")
+ARM_COUNTS: Final = ("requests", "failures", "excused", "answers", "alerts", "pairs", "flips")
+_REQUESTS, _ANSWERS, _ALERTS, _SEEN, _PAIRS = 0, 2, 4, 6, slice(8, 12)
+"""Columns of a customer: the challenger's and, next to each, the champion's; then those of pairs,
+as (hits, trials) of both arms."""
+_EITHER = slice(12, 14)
+
+
+Calls = Mapping[int, tuple[int, int, int]]
+"""By rows of a call: how many calls carried so many copies, their microseconds and the squares."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Portion:
+    """Some requests in clusters.
+
+    Args:
+        customers: by unit, the columns above.
+        days: by day and unit: the challenger's failures and requests, the champion's.
+        moments: by moment: the same, and either arm's failures whatever they are compared with.
+        windows: by ten seconds: the champion's requests, and those of them without a copy.
+        answers: by arm, day, unit, moment and bin of latency: how many; none in shadow.
+        counts: of `ARM_COUNTS`, for one arm and the other, then of records.
+    """
+
+    customers: Grouped
+    days: Grouped
+    moments: Grouped
+    windows: Grouped
+    answers: Grouped
+    calls: Calls
+    counts: Integers
+    dropped: Mapping[str, int]
+
+
+def portion(seen: Traffic, *, is_timed: bool) -> Portion:
+    """The clusters of these requests.
+
+    Args:
+        is_timed: both arms' latencies can be compared.
+    """
+    arms, asked = (seen.challenger, ~seen.challenger), ~seen.excused
+    missed = (seen.failed | seen.late) & asked
+    requests = [flag & arm for arm in arms for flag in (missed, asked)]
+    pairs = seen.paired & seen.challenger
+    own, other = seen.alert & pairs, seen.other_alert & pairs
+    every = np.ones(len(seen), dtype=bool)
+    of_arms = [f & arm for f in (asked, seen.scored, seen.alert, every) for arm in arms]
+    customers = _columns(*of_arms, own, pairs, other, pairs, own ^ other, own | other)
+    return Portion(
+        customers=grouped([seen.unit], customers),
+        days=grouped([seen.event_ms // DAY_MS, seen.unit], _columns(*requests)),
+        moments=grouped(
+            [seen.recorded_ms // MOMENT_MS],
+            _columns(*requests, *(seen.failed & arm for arm in arms)),
+        ),
+        windows=_windows(seen),
+        answers=_answers(seen, is_timed=is_timed),
+        calls=_calls(seen),
+        counts=_counts(seen, arms),
+        dropped=seen.dropped,
+    )
+
+
+def _columns(*flags: Flags) -> Integers:
+    return np.stack(flags, axis=1).astype(np.int64)
+
+
+def _counts(seen: Traffic, arms: Sequence[Flags]) -> Integers:
+    flags = (~seen.excused, seen.failed, seen.excused, seen.scored, seen.alert,
+             seen.paired, seen.flipped)  # fmt: skip
+    counts = [int((flag & arm).sum()) for arm in arms for flag in flags]
+    return np.array([*counts, len(seen)], dtype=np.int64)
+
+
+def _windows(seen: Traffic) -> Grouped:
+    decided, uncopied = seen.recorded_ms[~seen.challenger], seen.uncopied_ms
+    counts = np.zeros((len(decided) + len(uncopied), 2), dtype=np.int64)
+    counts[: len(decided), 0] = counts[len(decided) :, 1] = 1
+    return grouped([np.concatenate((decided, uncopied)) // RATE_WINDOW_MS], counts)
+
+
+def _answers(seen: Traffic, *, is_timed: bool) -> Grouped:
+    timed = is_timed & (seen.latency_us >= 0) & ~seen.excused
+    keys = (
+        np.where(seen.challenger, 0, 1),
+        seen.event_ms // DAY_MS,
+        seen.unit,
+        seen.recorded_ms // MOMENT_MS,
+        bins_of(seen.latency_us),
+    )
+    return grouped([key[timed] for key in keys], np.ones((int(timed.sum()), 1), dtype=np.int64))
+
+
+def _calls(seen: Traffic) -> dict[int, tuple[int, int, int]]:
+    """Of calls that carried copies and answered."""
+    carried = (seen.call >= 0) & (seen.latency_us >= 0) & ~seen.failed
+    _, first, rows = np.unique(seen.call[carried], return_index=True, return_counts=True)
+    latency_us, found = seen.latency_us[carried][first], {}
+    for size in np.unique(rows).tolist():
+        # squares of microseconds do not fit into 64 bits once there are many
+        took = latency_us[rows == size].tolist()
+        found[size] = (len(took), sum(took), sum(us * us for us in took))
+    return found
+
+
+def calls_changed(calls: Calls, *, by: Calls, sign: int) -> dict[int, tuple[int, int, int]]:
+    """Numbers of calls with others added, or taken away."""
+    nothing = (0, 0, 0)
+    sizes = {*calls, *by}
+    pairs = {size: zip(calls.get(size, nothing), by.get(size, nothing), strict=True)
+             for size in sizes}  # fmt: skip
+    found = {size: tuple(a + sign * b for a, b in pair) for size, pair in pairs.items()}
+    return {size: (n, us, squares) for size, (n, us, squares) in found.items() if n}
+
+
+def customer_totals(counts: Integers) -> Integers:
+    """Of customers: whom each arm could answer, whose answers count, who appeared in each arm; the
+    sums of alerts between arms, of alerts in pairs, of alerts of one arm alone in pairs."""
+    alerts = counts[:, [_ALERTS, _ANSWERS, _ALERTS + 1, _ANSWERS + 1]]
+    one, either = counts[:, _EITHER].T
+    alone = np.stack((one, either, 0 * one, either), axis=1)
+    views = (alerts, counts[:, _PAIRS], alone)
+    present = (counts[:, :8] > 0).sum(axis=0)
+    return np.concatenate((present, *map(cluster_sums, views))).astype(np.int64)
+
+
+def moment_totals(counts: Integers) -> Integers:
+    """Of moments: how many each arm was asked in, and how many it failed in."""
+    return np.asarray((counts[:, [1, 3, 4, 5]] > 0).sum(axis=0), dtype=np.int64)
+
+
+TOTALS: Final[Mapping[str, Callable[[Integers], Integers]]] = {
+    "customers": customer_totals,
+    "days": cluster_sums,
+    "moments": moment_totals,
+}
+"""By clusters of a portion, their sums; they add up over clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """From where to where records reach, those of voided decisions too.
+
+    Args:
+        until_event_ms: the latest event time.
+        first_ms, last_ms: when the first and the last was recorded.
+        ranges: by writer, the first and the last number.
+    """
+
+    until_event_ms: int | None = None
+    first_ms: int = 0
+    last_ms: int = 0
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, facts: Facts) -> Extent:
+        if not len(facts):
+            return cls()
+        recorded, event_ms = facts.rows["recorded_ms"], facts.rows["event_ms"]
+        numbers = {w: facts.seq[facts.writer == w] for w in sorted(set(facts.writer))}
+        ranges = {writer: (int(n.min()), int(n.max())) for writer, n in numbers.items()}
+        return cls(int(event_ms.max()), int(recorded.min()), int(recorded.max()), ranges)
+
+    def and_of(self, other: Extent) -> Extent:
+        """The extent of both together."""
+        if self.until_event_ms is None or other.until_event_ms is None:
+            return other if self.until_event_ms is None else self
+        ranges = {
+            writer: (min(pair[0] for pair in pairs), max(pair[1] for pair in pairs))
+            for writer in sorted({*self.ranges, *other.ranges})
+            if (pairs := [e.ranges[writer] for e in (self, other) if writer in e.ranges])
+        }
+        return Extent(
+            max(self.until_event_ms, other.until_event_ms),
+            min(self.first_ms, other.first_ms),
+            max(self.last_ms, other.last_ms),
+            ranges,
+        )
+
+    @property
+    def outage_bits(self) -> int:
+        """How many times a moment is doubled to give the length of an outage."""
+        moments = self.last_ms // MOMENT_MS - self.first_ms // MOMENT_MS + 1
+        return max(-(-moments // MOST_OUTAGES) - 1, 0).bit_length()
+
+    @property
+    def copies_due(self) -> int:
+        """The first of the ten seconds in which copies may still be on their way."""
+        return (self.last_ms - COPY_WITHIN_MS) // RATE_WINDOW_MS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Aggregates:
+    """All that is judged of a generation.
+
+    Args:
+        totals: by the names in `TOTALS`, and "counts" of a portion.
+        outages: stretches of wall time x (the challenger's failures and requests, the champion's).
+        latencies: None in shadow.
+        uncopied: champion's decisions of which there is no copy, though there was time for one.
+        busiest: the champion's requests in the busiest ten seconds.
+        position: by writer, up to which number the log was read.
+    """
+
+    generation: int
+    extent: Extent
+    totals: Mapping[str, Integers]
+    outages: Integers
+    latencies: Latencies | None
+    calls: Calls
+    dropped: Mapping[str, int]
+    uncopied: int
+    busiest: int
+    position: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def records(self) -> int:
+        return int(self.totals["counts"][-1])
+
+    def count(self, name: str, *, arm: str = "challenger") -> int:
+        """One of `ARM_COUNTS`, or of "units": customers of whom the arm could answer a request."""
+        number = ARMS.index(arm)
+        if name == "units":
+            return int(self.totals["customers"][_REQUESTS + number])
+        return int(self.totals["counts"][number * len(ARM_COUNTS) + ARM_COUNTS.index(name)])
+
+    @property
+    def counted(self) -> int:
+        """Customers of the challenger whose answers count."""
+        return int(self.totals["customers"][_ANSWERS])
+
+    @property
+    def appeared(self) -> tuple[int, int]:
+        """Customers by arm. Those whose requests were excused count: a customer is in the arm that
+        the split gave them, asked or not."""
+        mine, other = self.totals["customers"][_SEEN : _SEEN + 2].tolist()
+        return mine, other
+
+    @property
+    def alerts(self) -> ClusterSums:
+        """Alerts among answers that count: on the same payments, where there are pairs."""
+        pairs = ClusterSums.of(self.totals["customers"][23:38])
+        return pairs if pairs.clusters else ClusterSums.of(self.totals["customers"][8:23])
+
+    @property
+    def one_sided(self) -> ClusterSums:
+        """Alerts that one arm alone raised, among payments on which either did."""
+        return ClusterSums.of(self.totals["customers"][38:53])
+
+    @property
+    def failures(self) -> list[ClusterSums]:
+        """Requests not answered in time, by customer and day and by stretch of wall time."""
+        by_time = ClusterSums.of(cluster_sums(self.outages))
+        return [ClusterSums.of(self.totals["days"]), by_time]
+
+    def arm(self, name: str) -> dict[str, int]:
+        """Counts alone: what goes into the journal."""
+        asked, failed = self.totals["moments"].reshape(2, 2)[:, ARMS.index(name)].tolist()
+        counts = {count: self.count(count, arm=name) for count in ("units", *ARM_COUNTS)}
+        return counts | {"moments": asked, "failed_moments": failed}
+
+    def plain(self) -> dict[str, Any]:
+        """Everything that was counted, as JSON has it; arrays of latencies by their digest."""
+        found = {
+            "generation": self.generation,
+            "extent": dataclasses.asdict(self.extent),
+            "totals": {name: values.tolist() for name, values in self.totals.items()},
+            "outages": cluster_sums(self.outages).tolist(),
+            "calls": {str(rows): list(self.calls[rows]) for rows in sorted(self.calls)},
+            "dropped": dict(self.dropped),
+            "uncopied": self.uncopied,
+            "busiest": self.busiest,
+        }
+        if self.latencies is not None:
+            days = self.latencies.days
+            arrays = (days.squares, days.products, days.trials, self.latencies.outages)
+            found["latencies"] = [
+                digest(np.ascontiguousarray(a, dtype="<i8").tobytes()) for a in arrays
+            ]
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that was counted."""
+        return digest(self.plain())
+
+
+def aggregates(facts: Facts, subject: Subject, voided: frozenset[str] = frozenset()) -> Aggregates:
+    """All of these records, counted at once."""
+    kept = facts.without(set(voided))
+    found = portion(traffic(kept, subject), is_timed=subject.role == "canary")
+    return counted(found, subject, Extent.of(facts))
+
+
+def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
+    """What is judged of a generation, from all of it in one portion."""
+    totals = {name: sums(getattr(found, name).counts) for name, sums in TOTALS.items()}
+    pieces = outages(found.moments, extent.outage_bits)
+    latencies = None
+    if subject.role == "canary":
+        arm, day, unit, moment, bins = found.answers.keys
+        by_day = grouped([arm, day, unit, bins], found.answers.counts)
+        numbers, piece = np.unique(moment >> extent.outage_bits, return_inverse=True)
+        spread = np.zeros((len(numbers), 2, BINS), dtype=np.int64)
+        np.add.at(spread, (piece, arm, bins), found.answers.counts[:, 0])
+        latencies = Latencies(latency_sums(by_day), spread)
+    uncopied = found.windows.counts[found.windows.keys[0] < extent.copies_due, 1]
+    return Aggregates(
+        generation=subject.generation,
+        extent=extent,
+        totals={**totals, "counts": found.counts},
+        outages=pieces.counts,
+        latencies=latencies,
+        calls=found.calls,
+        dropped=found.dropped,
+        uncopied=int(uncopied.sum()),
+        busiest=int(found.windows.counts[:, 0].max(initial=0)),
+    )
+
+
+def outages(moments: Grouped, bits: int) -> Grouped:
+    """Moments of either arm's requests, as stretches of 2^bits of them."""
+    return grouped([moments.keys[0] >> bits], moments.counts[:, :4])

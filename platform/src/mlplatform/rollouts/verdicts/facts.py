@@ -1,0 +1,211 @@
+"""What one record of the decision log says of an arm, apart from all others.
+
+A rollout counts records of one generation in one role: copies in shadow, both arms' decisions in
+canary, a provisional champion's own. `Facts` are what is kept of them; `traffic` pairs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES
+from mlplatform.model.oip import OWN_FAILURES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ALERTS = ("review", "decline")
+Role = Literal["shadow", "canary", "champion"]
+
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Columns = dict[str, npt.NDArray[Any]]
+
+COLUMNS: Final = (
+    *("writer", "seq", "kind", "decision_id", "event_ms", "recorded_ms", "generation", "arm"),
+    *("answered_by", "unit", "version", "score", "decision", "degraded", "degraded_reason"),
+    "latency_us",
+)
+"""The columns of the log that are read."""
+
+COPY, CHALLENGER, FAILED, EXCUSED, SCORED, ALERT = (1 << n for n in range(6))
+ROW: Final = np.dtype(
+    [
+        *((name, "<i8") for name in ("event_ms", "recorded_ms", "unit", "latency_us")),
+        *((name, "u1") for name in ("flags", "decision", "lost")),
+    ]
+)
+"""What is kept of a record.
+
+`flags` are those above: of a copy that was sent, or of the arm that is judged; `failed`, the arm
+did not give its answer; `excused`, the gateway had no room or time to ask it; `scored`, the answer
+counts for decision statistics (not degraded); `alert`, it was to review or decline. `latency_us` is
+-1 where none was recorded; `decision` a number for each; `lost` 1 + the index in `OWN_FAILURES` of
+why a copy was never sent.
+"""
+_DECISIONS: Final = {None: 0, "approve": 1, "review": 2, "decline": 3}
+_UNKNOWN_DECISION: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose records are counted, and how.
+
+    Args:
+        version: that is judged.
+        within_us: how long a challenger's caller waits in canary (`traffic` says for what).
+    """
+
+    generation: int
+    role: Role
+    version: int
+    within_us: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """Records in any order; one array element each.
+
+    Args:
+        rows: of `ROW`.
+    """
+
+    decision_id: npt.NDArray[np.object_]
+    writer: npt.NDArray[np.object_]
+    seq: Integers
+    rows: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def has(self, flag: int) -> Flags:
+        """Of each record, whether it has a flag."""
+        found: Flags = (self.rows["flags"] & flag) > 0
+        return found
+
+    def of(self, chosen: Any) -> Facts:
+        """Some of them, by flags or positions."""
+        return Facts(*(values[chosen] for values in self._arrays))
+
+    def without(self, decision_ids: set[str]) -> Facts:
+        """Those of other decisions."""
+        if not decision_ids:
+            return self
+        return self.of(np.array([i not in decision_ids for i in self.decision_id], dtype=bool))
+
+    @property
+    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.decision_id, self.writer, self.seq, self.rows
+
+
+def together(parts: Sequence[Facts]) -> Facts:
+    """All of them; none where there are no parts."""
+    nothing = np.zeros(0, dtype=object)
+    empty = Facts(nothing, nothing, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=ROW))
+    columns = zip(*(part._arrays for part in (empty, *parts)), strict=True)
+    return Facts(*(np.concatenate(values) for values in columns))
+
+
+def facts(table: pa.Table, subject: Subject) -> Facts:
+    """Of the records that count for a subject; inferences whose caller named the unit count as the
+    decisions that they are, but not in shadow, where raw callers' requests have no copies.
+
+    Whatever answered in an arm's place is that arm's failure, unless the gateway never got to ask
+    the arm. A copy that timed out is the challenger's failure, as an answer would have been; one
+    that the gateway had no room to send says nothing about it, and is lost.
+    """
+    columns = columns_of(table)
+    kind, arm, reason = (columns[name] for name in ("kind", "arm", "degraded_reason"))
+    version = columns["version"] == subject.version
+    copy = np.zeros(len(kind), dtype=bool)
+    decided = (kind == "decision") | (kind == "inference")
+    failed, scored = failed_flags(columns), scored_flags(columns)
+    match subject.role:
+        case "shadow":
+            copy = (kind == "shadow") & version
+            decided = (kind == "decision") & (arm == "champion")
+            answered = np.isfinite(columns["score"])
+            failed, scored = np.where(copy, (~answered, answered), (failed, scored))
+            challenger = copy
+        case "canary":
+            challenger = arm == "challenger"
+            decided &= present(arm)
+        case "champion":
+            decided &= (arm == "champion") & (version | failed)
+            challenger = decided
+    kept = (columns["generation"] == subject.generation) & (copy | decided) & columns["has_unit"]
+    lost = np.zeros(len(kind), dtype=np.uint8)
+    for number, own in enumerate(OWN_FAILURES, start=1):
+        lost[copy & (reason == own)] = number
+    rows = np.zeros(len(kind), dtype=ROW)
+    for name in ("event_ms", "recorded_ms", "unit", "latency_us"):
+        rows[name] = columns[name]
+    flagged = {
+        COPY: copy,
+        CHALLENGER: challenger,
+        FAILED: failed,
+        EXCUSED: excused_flags(columns),
+        SCORED: scored,
+        ALERT: np.isin(columns["decision"], ALERTS) & scored,
+    }
+    rows["flags"] = sum(flag * values.astype(np.uint8) for flag, values in flagged.items())
+    rows["decision"] = [_DECISIONS.get(word, _UNKNOWN_DECISION) for word in columns["decision"]]
+    rows["lost"] = lost
+    return Facts(columns["decision_id"], columns["writer"], columns["seq"], rows).of(kept)
+
+
+def columns_of(table: pa.Table) -> Columns:
+    """The columns of the log as arrays, and `has_unit`; -1 for no number, NaN for no score."""
+    columns = {name: _column(table, name) for name in COLUMNS}
+    return columns | {"has_unit": np.asarray(table.column("unit").is_valid().to_numpy())}
+
+
+def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    import pyarrow as pa
+
+    values = table.column(name)
+    match name:
+        case "score":
+            return np.asarray(values.fill_null(pa.scalar(math.nan)).to_numpy(), dtype=np.float64)
+        case "degraded":
+            return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
+        case "seq" | "event_ms" | "recorded_ms" | "generation" | "unit" | "version" | "latency_us":
+            return np.asarray(values.fill_null(pa.scalar(-1)).to_numpy(), dtype=np.int64)
+        case "decision_id":
+            return np.array([*values.to_pylist(), None], dtype=object)[:-1]
+    # of words there are few: each is made once, and all rows that hold it share it
+    coded = values.combine_chunks().dictionary_encode()
+    words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    return np.asarray(words[coded.indices.fill_null(len(coded.dictionary)).to_numpy()])
+
+
+def present(values: npt.NDArray[Any]) -> Flags:
+    return np.asarray(values != np.array(None), dtype=bool)
+
+
+def failed_flags(columns: Columns) -> Flags:
+    elsewhere = columns["answered_by"] != columns["arm"]
+    reported = np.isin(columns["degraded_reason"], ARM_FAILURES)
+    failed: Flags = (elsewhere | reported) & ~excused_flags(columns)
+    return failed
+
+
+def excused_flags(columns: Columns) -> Flags:
+    # the reason is that of the step that was due first: the assigned arm's
+    reason = columns["degraded_reason"]
+    # features were stale: no arm was asked
+    withheld = (reason == FEATURES) & (columns["answered_by"] != columns["arm"])
+    excused: Flags = np.isin(reason, OWN_FAILURES) | withheld
+    return excused
+
+
+def scored_flags(columns: Columns) -> Flags:
+    degraded = columns["degraded"] | excused_flags(columns)
+    scored: Flags = ~failed_flags(columns) & ~degraded & np.isfinite(columns["score"])
+    return scored

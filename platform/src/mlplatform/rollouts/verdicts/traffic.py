@@ -1,0 +1,161 @@
+"""Records as both arms' requests: copies beside the decisions of the same requests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mlplatform.model.oip import OWN_FAILURES
+from mlplatform.rollouts.verdicts.facts import (
+    ALERT,
+    CHALLENGER,
+    COPY,
+    EXCUSED,
+    FAILED,
+    SCORED,
+    Facts,
+    Flags,
+    Integers,
+    Subject,
+)
+
+
+def _nothing() -> Integers:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Traffic:
+    """Requests of both arms, in any order; one array element per record.
+
+    Args:
+        challenger: the record belongs to the arm that is judged.
+        failed: the arm did not give its answer.
+        excused: the gateway had no room or time to ask the arm: nobody's failure, and no request
+            that the arm was given.
+        scored: the answer counts for score and decision statistics (not degraded).
+        alert: the decision was to review or decline.
+        paired: the same request was decided by the other arm too.
+        flipped: that decision differs.
+        other_alert: that decision was to review or decline.
+        late: an answer, or a copy, for which a challenger's caller would not have waited.
+        latency_us: how long the answer took, or the call that carried the copy; -1: not recorded.
+        call: number of the call that carried the copy, among the copies; -1: it is none.
+        dropped: copies that the gateway could not send; they are no records here.
+        uncopied_ms: when decisions of which there is no copy were recorded.
+    """
+
+    event_ms: Integers
+    recorded_ms: Integers
+    unit: Integers
+    challenger: Flags
+    failed: Flags
+    excused: Flags
+    scored: Flags
+    alert: Flags
+    paired: Flags
+    flipped: Flags
+    other_alert: Flags
+    late: Flags
+    latency_us: Integers
+    call: Integers
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    uncopied_ms: Integers = field(default_factory=_nothing)
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+
+def traffic(facts: Facts, subject: Subject) -> Traffic:
+    """The requests that these records are of.
+
+    In shadow a copy that the challenger answered is compared with the champion's decision on the
+    same request, where that counts. The copy is late where the time of its call over the call's
+    rows is twice what a challenger will be waited for in canary, as two calls may share a
+    predictor. In canary a challenger is waited for that long; the champion, which has no other
+    predictor behind it, is given longer, and what it answers after that is late.
+    """
+    if subject.role == "shadow":
+        return _shadow(facts, subject.within_us)
+    found = _traffic(facts)
+    if subject.role == "champion":
+        return found
+    late = ~found.challenger & ~found.failed & (found.latency_us > subject.within_us)
+    return dataclasses.replace(found, late=late)
+
+
+def _shadow(facts: Facts, within_us: float) -> Traffic:
+    # two decisions under one id: the last counts
+    facts = facts.of(np.lexsort((facts.seq, facts.writer.astype(str), facts.rows["event_ms"])))
+    copy, scored, lost = facts.has(COPY), facts.has(SCORED), facts.rows["lost"]
+    decided = scored & ~copy
+    ids, decision, alert = facts.decision_id, facts.rows["decision"], facts.has(ALERT)
+    position = dict(zip(ids[decided], np.flatnonzero(decided), strict=True))
+    answered = np.flatnonzero(copy & scored)
+    beside = np.array([position.get(i, -1) for i in ids[answered]], dtype=np.int64)
+    answered, beside = answered[beside >= 0], beside[beside >= 0]
+    paired, flipped, other_alert = np.zeros((3, len(facts)), dtype=bool)
+    paired[answered] = True
+    flipped[answered] = decision[answered] != decision[beside]
+    other_alert[answered] = alert[beside]
+    copied = set(ids[copy])
+    uncopied = np.array([i not in copied for i in ids[decided]], dtype=bool)
+    sent = lost == 0
+    found = _traffic(facts.of(sent))
+    return dataclasses.replace(
+        found,
+        paired=paired[sent],
+        flipped=flipped[sent],
+        other_alert=other_alert[sent],
+        late=_late_copies(found, within_us),
+        dropped={
+            reason: int(count)
+            for number, reason in enumerate(OWN_FAILURES, start=1)
+            if (count := (lost == number).sum())
+        },
+        uncopied_ms=facts.rows["recorded_ms"][decided][uncopied],
+    )
+
+
+def _late_copies(found: Traffic, within_us: float) -> Flags:
+    _, call, sizes = np.unique(found.call, return_inverse=True, return_counts=True)
+    rows = np.where(found.challenger, 2 * sizes[call], 1) if len(found) else found.call
+    return np.asarray(~found.failed & (found.latency_us > within_us * rows), dtype=bool)
+
+
+def _traffic(facts: Facts) -> Traffic:
+    nothing = np.zeros(len(facts), dtype=bool)
+    return Traffic(
+        event_ms=facts.rows["event_ms"],
+        recorded_ms=facts.rows["recorded_ms"],
+        unit=facts.rows["unit"],
+        challenger=facts.has(CHALLENGER),
+        failed=facts.has(FAILED),
+        excused=facts.has(EXCUSED),
+        scored=facts.has(SCORED),
+        alert=facts.has(ALERT),
+        paired=nothing,
+        flipped=nothing,
+        other_alert=nothing,
+        late=nothing,
+        latency_us=facts.rows["latency_us"],
+        call=_calls(facts),
+    )
+
+
+def calls(facts: Facts) -> list[tuple[str, int, int]]:
+    """Of each record the call that it would share: copies of one call have one writer, one moment
+    of recording and one latency."""
+    recorded, latency = (facts.rows[name].tolist() for name in ("recorded_ms", "latency_us"))
+    return list(zip(facts.writer, recorded, latency, strict=True))
+
+
+def _calls(facts: Facts) -> Integers:
+    found = np.full(len(facts), -1, dtype=np.int64)
+    copies = facts.has(COPY)
+    numbers: dict[tuple[str, int, int], int] = {}
+    found[copies] = [numbers.setdefault(c, len(numbers)) for c in calls(facts.of(copies))]
+    return found
