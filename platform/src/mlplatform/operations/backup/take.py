@@ -31,7 +31,10 @@ from mlplatform.operations.backup.moment import (
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, NotFound, Refused
 
-LEFT_OUT: Final = ("run", "logs", "jobs", "staging", "serving/status", f"decisions/{SEGMENTS}")
+LEFT_OUT: Final = (
+    *("run", "logs", "jobs", "staging", "counted", "serving/status"),
+    f"decisions/{SEGMENTS}",
+)
 """Of one start (tokens, addresses), or work that whoever asked for it begins again. Segments are
 copied as the log lists them."""
 PREFECTS: Final = "prefect/storage"

@@ -12,8 +12,7 @@ import dataclasses
 import itertools
 import json
 import sqlite3
-import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -55,12 +54,16 @@ CREATE INDEX IF NOT EXISTS busiest ON windows (decided);
 """`recorded_ms` and `latency_us` are those of copies that were sent: the call that they share."""
 
 VIEWS: Final = {"customers": 0, "days": 1, "moments": 2}
-OUTAGES, PACES, ANSWERS = 3, 4, (5, 6)
-"""Clusters of stretches of wall time: failures, and latencies by arm and bin; and latencies of
-customers' days, for either arm."""
+OUTAGES, DAY_ANSWERS, OUTAGE_ANSWERS = 3, (4, 5), (6, 7)
+"""Clusters of stretches of wall time; of either arm, latencies by bin of customers' days and of
+stretches of wall time."""
 _WIDTHS: Final = {"customers": 14, "days": 4, "moments": 6}
 _BINS: Final = np.dtype([("bin", "<u2"), ("answers", "<u4")])
 _COUNT: Final = np.dtype("<i4")
+_AT_ONCE: Final = 500
+"""Decisions that one query asks for."""
+_Place = tuple[int, int, int]
+"""The key of a cluster: view, a, b."""
 
 
 def _no_latencies() -> LatencySums:
@@ -192,9 +195,7 @@ def aggregates_of(db: sqlite3.Connection, state: State, subject: Subject) -> Agg
     counts = b"".join(row[0] for row in db.execute(of_view, (OUTAGES,)))
     latencies = None
     if subject.role == "canary":
-        paces = [_paces(row[0]) for row in db.execute(of_view, (PACES,))]
-        spread = np.stack(paces) if paces else np.zeros((0, 2, BINS), dtype=np.int64)
-        latencies = Latencies(state.latencies, spread)
+        latencies = Latencies.of(state.latencies, _outage_answers(db))
     (busiest,) = db.execute("SELECT coalesce(max(decided), 0) FROM windows").fetchone()
     recent = "SELECT coalesce(sum(uncopied), 0) FROM windows WHERE number >= ?"
     (young,) = db.execute(recent, (state.extent.copies_due,)).fetchone()
@@ -228,16 +229,22 @@ def _blobs(rows: Any) -> list[bytes]:
 
 
 def _stored(db: sqlite3.Connection, decision_ids: Iterable[str]) -> Facts:
-    query = "SELECT decision_id, writer, seq, facts FROM records WHERE decision_id = ?"
-    found = (db.execute(query, (decision_id,)).fetchall() for decision_id in decision_ids)
-    return _facts(list(itertools.chain.from_iterable(found)))
+    query = "SELECT decision_id, writer, seq, facts FROM records WHERE decision_id IN "
+    return _facts(list(_of_decisions(db, query, decision_ids)))
 
 
-def _voided(db: sqlite3.Connection, decision_ids: Collection[str]) -> set[str]:
-    if not db.execute("SELECT 1 FROM voids LIMIT 1").fetchone():
-        return set()
-    query = "SELECT decision_id FROM voids WHERE decision_id = ?"
-    return {i for i in decision_ids if db.execute(query, (i,)).fetchone()}
+def _voided(db: sqlite3.Connection, decision_ids: Iterable[str]) -> set[str]:
+    query = "SELECT decision_id FROM voids WHERE decision_id IN "
+    return {decision_id for (decision_id,) in _of_decisions(db, query, decision_ids)}
+
+
+def _of_decisions(
+    db: sqlite3.Connection, query: str, decision_ids: Iterable[str]
+) -> Iterator[tuple[Any, ...]]:
+    ids = list(decision_ids)
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        yield from db.execute(f"{query}({','.join('?' * len(some))})", some)
 
 
 def _mates(db: sqlite3.Connection, found: Facts) -> set[str]:
@@ -308,7 +315,7 @@ def _add(db: sqlite3.Connection, view: int, changed: Grouped) -> tuple[Integers,
     return old, new
 
 
-def _keys(view: int, keys: Sequence[Integers]) -> list[tuple[int, int, int]]:
+def _keys(view: int, keys: Sequence[Integers]) -> list[_Place]:
     first, second = keys if len(keys) == 2 else (keys[0], np.zeros_like(keys[0]))
     return [(view, a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
 
@@ -318,9 +325,7 @@ def _blobs_of_rows(counts: Integers) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def _replace(
-    db: sqlite3.Connection, rows: Iterable[tuple[tuple[int, int, int], bytes | None]]
-) -> None:
+def _replace(db: sqlite3.Connection, rows: Iterable[tuple[_Place, bytes | None]]) -> None:
     """Write clusters; None: nothing is left of it."""
     kept, gone = [], []
     for key, data in rows:
@@ -335,66 +340,66 @@ def _replace(
 def _add_answers(db: sqlite3.Connection, state: State, changed: Grouped) -> None:
     """Latencies, of customers' days and of stretches of wall time."""
     arm, day, unit, moment, bins = changed.keys
-    by_day = grouped([arm, day, unit, bins], changed.counts)
-    before = _days(db, grouped([arm, day, unit], changed.counts).keys)
-    keys = [np.concatenate(pair) for pair in zip(before.keys, by_day.keys, strict=True)]
-    now = grouped(keys, np.concatenate((before.counts, by_day.counts)))
+    before, now = _add_bins(db, DAY_ANSWERS, grouped([arm, day, unit, bins], changed.counts))
+    state.latencies = state.latencies.plus(latency_sums(now)).plus(latency_sums(before), -1)
+    pieces = [arm, moment >> state.bits, np.zeros_like(arm), bins]
+    _add_bins(db, OUTAGE_ANSWERS, grouped(pieces, changed.counts))
+
+
+def _add_bins(
+    db: sqlite3.Connection, views: tuple[int, int], changed: Grouped
+) -> tuple[Grouped, Grouped]:
+    """Answers by arm, cluster and bin of the clusters that change, before and after."""
+    touched = list(dict.fromkeys(_places(views, changed)))
+    query = "SELECT counts FROM clusters WHERE view = ? AND a = ? AND b = ?"
+    rows = (db.execute(query, place).fetchone() for place in touched)
+    kept = [(place, row[0]) for place, row in zip(touched, rows, strict=True) if row]
+    before = _binned(views, kept)
+    keys = [np.concatenate(pair) for pair in zip(before.keys, changed.keys, strict=True)]
+    now = grouped(keys, np.concatenate((before.counts, changed.counts)))
     is_left = now.counts[:, 0] > 0
     now = Grouped(tuple(key[is_left] for key in now.keys), now.counts[is_left])
-    sums = state.latencies.plus(latency_sums(now)).plus(latency_sums(before), -1)
-    state.latencies = sums
-    _write_days(db, before, now)
-    pieces = grouped([moment >> state.bits, arm, bins], changed.counts)
-    query = "SELECT counts FROM clusters WHERE view = ? AND a = ? AND b = 0"
-    written = []
-    for piece in np.unique(pieces.keys[0]).tolist():
-        row = db.execute(query, (PACES, piece)).fetchone()
-        spread = np.zeros((2, BINS), dtype=np.int64) if row is None else _paces(row[0])
-        here = pieces.keys[0] == piece
-        np.add.at(spread, (pieces.keys[1][here], pieces.keys[2][here]), pieces.counts[here, 0])
-        written.append(((PACES, piece, 0), _packed(spread) if spread.any() else None))
-    _replace(db, written)
+    _write_bins(db, views, now, gone=[place for place, _ in kept])
+    return before, now
 
 
-def _days(db: sqlite3.Connection, keys: tuple[Integers, ...]) -> Grouped:
-    """Answers of customers' days by arm, day, unit and bin, as they are kept."""
-    query = "SELECT counts FROM clusters WHERE view = ? AND a = ? AND b = ?"
-    places = zip(*(key.tolist() for key in keys), strict=True)
-    found = [db.execute(query, (ANSWERS[arm], *place)).fetchone() for arm, *place in places]
-    data = [b"" if row is None else row[0] for row in found]
-    entries = np.frombuffer(b"".join(data), dtype=_BINS)
-    lengths = np.array([len(blob) // _BINS.itemsize for blob in data], dtype=np.int64)
-    repeated = [np.repeat(key, lengths) for key in keys]
-    answers = entries["answers"].astype(np.int64)[:, None]
-    return Grouped((*repeated, entries["bin"].astype(np.int64)), answers)
-
-
-def _write_days(db: sqlite3.Connection, before: Grouped, now: Grouped) -> None:
-    gone = {(ANSWERS[a], d, u): None for a, d, u in _places(before)}
-    places = _places(now)
+def _write_bins(
+    db: sqlite3.Connection, views: tuple[int, int], now: Grouped, gone: Sequence[_Place] = ()
+) -> None:
     entries = np.zeros(len(now.counts), dtype=_BINS)
     entries["bin"], entries["answers"] = now.keys[3], now.counts[:, 0]
-    written: dict[tuple[int, int, int], bytes | None] = dict(gone)
+    written: dict[_Place, bytes | None] = dict.fromkeys(gone)
     start = 0
-    for (arm, day, unit), group in itertools.groupby(places):
+    for place, group in itertools.groupby(_places(views, now)):
         end = start + sum(1 for _ in group)
-        written[ANSWERS[arm], day, unit] = entries[start:end].tobytes()
+        written[place] = entries[start:end].tobytes()
         start = end
     _replace(db, written.items())
 
 
-def _places(found: Grouped) -> list[tuple[int, int, int]]:
-    arm, day, unit = (key.tolist() for key in found.keys[:3])
-    return list(zip(arm, day, unit, strict=True))
+def _places(views: tuple[int, int], found: Grouped) -> list[_Place]:
+    arm, a, b = (key.tolist() for key in found.keys[:3])
+    return list(zip([views[number] for number in arm], a, b, strict=True))
 
 
-def _paces(data: bytes) -> Integers:
-    counts = np.frombuffer(zlib.decompress(data), dtype=_COUNT)
-    return counts.reshape(2, BINS).astype(np.int64)
+def _binned(views: tuple[int, int], rows: Sequence[tuple[_Place, bytes]]) -> Grouped:
+    """What is kept of these clusters, by arm, cluster and bin."""
+    places = np.array([place for place, _ in rows], dtype=np.int64).reshape(-1, 3)
+    data = [row for _, row in rows]
+    lengths = np.array([len(row) // _BINS.itemsize for row in data], dtype=np.int64)
+    view, a, b = (np.repeat(key, lengths) for key in places.T)
+    entries = np.frombuffer(b"".join(data), dtype=_BINS)
+    bins, answers = (entries[name].astype(np.int64) for name in ("bin", "answers"))
+    return Grouped((view - views[0], a, b, bins), answers[:, None])
 
 
-def _packed(spread: Integers) -> bytes:
-    return zlib.compress(spread.astype(_COUNT).tobytes(), 1)
+def _outage_answers(db: sqlite3.Connection) -> Grouped:
+    """Latencies by arm, stretch of wall time and bin."""
+    query = "SELECT view, a, b, counts FROM clusters WHERE view IN (?, ?) ORDER BY view, a"
+    rows = [(place, data) for *place, data in db.execute(query, OUTAGE_ANSWERS)]
+    found = _binned(OUTAGE_ANSWERS, rows)
+    arm, piece, _, bins = found.keys
+    return Grouped((arm, piece, bins), found.counts)
 
 
 def _coarsen(db: sqlite3.Connection, state: State) -> None:
@@ -402,14 +407,12 @@ def _coarsen(db: sqlite3.Connection, state: State) -> None:
     more, state.bits = state.extent.outage_bits - state.bits, state.extent.outage_bits
     if not more:
         return
-    query = "SELECT a, counts FROM clusters WHERE view = ?"
-    fine = db.execute(query, (OUTAGES,)).fetchall()
-    paces = db.execute(query, (PACES,)).fetchall()
-    db.execute("DELETE FROM clusters WHERE view IN (?, ?)", (OUTAGES, PACES))
+    fine = db.execute("SELECT a, counts FROM clusters WHERE view = ?", (OUTAGES,)).fetchall()
+    paces = _outage_answers(db)
+    db.execute("DELETE FROM clusters WHERE view IN (?, ?, ?)", (OUTAGES, *OUTAGE_ANSWERS))
     counts = np.frombuffer(b"".join(data for _, data in fine), dtype=_COUNT).reshape(-1, 4)
-    pieces = np.array([piece for piece, _ in fine], dtype=np.int64)
+    pieces = np.array([number for number, _ in fine], dtype=np.int64)
     _add(db, OUTAGES, grouped([pieces >> more], counts.astype(np.int64)))
-    joint: dict[int, Integers] = {}
-    for piece, data in paces:
-        joint[piece >> more] = joint.get(piece >> more, 0) + _paces(data)
-    _replace(db, (((PACES, piece, 0), _packed(spread)) for piece, spread in joint.items()))
+    arm, piece, bins = paces.keys
+    joint = grouped([arm, piece >> more, np.zeros_like(arm), bins], paces.counts)
+    _write_bins(db, OUTAGE_ANSWERS, joint)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlplatform.rollouts.verdicts.clusters import Grouped, grouped
 from mlplatform.rollouts.verdicts.facts import Facts, Flags, Integers, Subject
-from mlplatform.rollouts.verdicts.latencies import BINS, Latencies, bins_of, latency_sums
+from mlplatform.rollouts.verdicts.latencies import Latencies, bins_of, latency_sums
 from mlplatform.rollouts.verdicts.statistics import ClusterSums, cluster_sums
 from mlplatform.rollouts.verdicts.traffic import Traffic, traffic
 from mlplatform.runtime.canonical import digest
@@ -306,8 +306,8 @@ class Aggregates:
             "busiest": self.busiest,
         }
         if self.latencies is not None:
-            days = self.latencies.days
-            arrays = (days.squares, days.products, days.trials, self.latencies.outages)
+            days, by_time = self.latencies.days, self.latencies.outages
+            arrays = (days.squares, days.products, days.trials, *by_time.keys, by_time.counts)
             found["latencies"] = [
                 digest(np.ascontiguousarray(a, dtype="<i8").tobytes()) for a in arrays
             ]
@@ -334,10 +334,8 @@ def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
     if subject.role == "canary":
         arm, day, unit, moment, bins = found.answers.keys
         by_day = grouped([arm, day, unit, bins], found.answers.counts)
-        numbers, piece = np.unique(moment >> extent.outage_bits, return_inverse=True)
-        spread = np.zeros((len(numbers), 2, BINS), dtype=np.int64)
-        np.add.at(spread, (piece, arm, bins), found.answers.counts[:, 0])
-        latencies = Latencies(latency_sums(by_day), spread)
+        by_time = grouped([arm, moment >> extent.outage_bits, bins], found.answers.counts)
+        latencies = Latencies.of(latency_sums(by_day), by_time)
     uncopied = found.windows.counts[found.windows.keys[0] < extent.copies_due, 1]
     return Aggregates(
         generation=subject.generation,

@@ -80,16 +80,21 @@ class Latencies:
 
     Args:
         days: sums over customers' days.
-        outages: answers by stretch of wall time, arm and bin.
+        outages: answers by arm, stretch of wall time and bin.
+        answers: arms x bins.
     """
 
     days: LatencySums
-    outages: Integers
+    outages: Grouped
+    answers: Integers
 
-    @property
-    def answers(self) -> Integers:
-        """By arm and bin."""
-        return np.asarray(self.outages.sum(axis=0, dtype=np.int64))
+    @classmethod
+    def of(cls, days: LatencySums, outages: Grouped) -> Latencies:
+        """With the answers of all stretches of wall time."""
+        arm, _, bins = outages.keys
+        answers = np.zeros((2, BINS), dtype=np.int64)
+        np.add.at(answers, (arm, bins), outages.counts[:, 0])
+        return cls(days, outages, answers)
 
     def quantile(self, arm: int, share: float) -> int:
         """The bin of the answer below which this share of an arm's answers lies."""
@@ -103,18 +108,25 @@ class Latencies:
             mine, other: the challenger's first slow bin, and the champion's.
         """
         days, answers = self.days, self.answers
-        a, b = (int(answers[arm, bin_:].sum()) for arm, bin_ in ((0, mine), (1, other)))
+        a, b = (int(answers[arm, first:].sum()) for arm, first in ((0, mine), (1, other)))
         aa, an, bb, bm = (
-            int(values[arm, bin_:].sum())
-            for arm, bin_ in ((0, mine), (1, other))
+            int(values[arm, first:].sum())
+            for arm, first in ((0, mine), (1, other))
             for values in (days.squares, days.products)
         )
         n, m = map(int, answers.sum(axis=1))
         # a customer is of one arm: what an odd one has in both arms is left out, on the safe side
         products = (aa, an, 0, 0, int(days.trials[0, 1]), 0, 0, bb, bm, int(days.trials[1, 1]))
         by_day = ClusterSums(int(days.trials[:, 0].sum()), a, n, b, m, products)
-        per = (
-            self.outages[:, arm, bin_:].sum(axis=1, dtype=np.int64)
-            for arm, bin_ in ((0, mine), (0, 0), (1, other), (1, 0))
-        )
-        return [by_day, Clusters(*per).sums()]
+        return [by_day, self._by_time(mine, other).sums()]
+
+    def _by_time(self, mine: int, other: int) -> Clusters:
+        (arm, piece, bins), counts = self.outages.keys, self.outages.counts[:, 0]
+        pieces, number = np.unique(piece, return_inverse=True)
+
+        def per(of_arm: int, first: int) -> Integers:
+            chosen = (arm == of_arm) & (bins >= first)
+            sums = np.bincount(number[chosen], weights=counts[chosen], minlength=len(pieces))
+            return sums.astype(np.int64)  # exact: far below 2^53
+
+        return Clusters(per(0, mine), per(0, 0), per(1, other), per(1, 0))
