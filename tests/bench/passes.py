@@ -46,6 +46,8 @@ MODEL, WRITER, GENERATION, VERSION = "fraud", "gateway-1", 7, 2
 NEW, SEGMENT_ROWS = 10_000, 50_000
 CUSTOMERS, RATE_PER_S = 100_000, 200.0
 START_MS = 1_760_000_000_000
+NOW_MS = START_MS + 10**10
+"""Wall time, at which the writer lives, however long a pass takes."""
 WITHIN_US = 24_000.0
 
 
@@ -124,7 +126,7 @@ def write_log(folder: Path, role: Role, decisions: int) -> None:
             entry = (number, WRITER, first, last, len(table), times[0].as_py(), times[-1].as_py(),
                      bytes(32), "", "", "")  # fmt: skip
             db.execute(f"INSERT INTO segments VALUES ({','.join('?' * 11)})", entry)
-        head = (WRITER, last, bytes(32), times[-1].as_py(), 10**15, 0, 1)
+        head = (WRITER, last, bytes(32), times[-1].as_py(), NOW_MS, 0, 1)
         db.execute("INSERT INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", head)
 
 
@@ -133,7 +135,7 @@ def append(folder: Path, role: Role, decisions: int) -> None:
     of_decisions = NEW // 2 if role == "shadow" else NEW
     table = rows(np.random.default_rng(4), role, decisions, of_decisions)
     fields = [name for name in SCALARS if name in Record.__struct_fields__]
-    with closing(SqliteDecisionLog(folder)) as log:
+    with closing(SqliteDecisionLog(folder, lambda: NOW_MS)) as log:
         entries = [Entry(Record(**row)) for row in table.select(fields).to_pylist()]
         log.append(WRITER, entries)
         log.heartbeat(WRITER, table.column("event_ms")[-1].as_py() + 1)
@@ -146,7 +148,7 @@ def one_pass(folder: Path, counted: Path, role: Role) -> dict[str, Any]:
     limits = step_limits(policy, asked, Prediction(1.0, 1.0), pods=2)
     subject = Subject(GENERATION, role, VERSION, WITHIN_US)
     started, started_cpu = time.perf_counter(), time.process_time()
-    with closing(SqliteDecisionLog(folder)) as log:
+    with closing(SqliteDecisionLog(folder, lambda: NOW_MS)) as log:
         sources = Sources(tuple(log.watermarks()), (GatewayLease(WRITER, GENERATION),))
         found = count(counted, log, MODEL, subject, sources.watermarks)
     judgement = judge(found.seen, found.complete, limits, sources)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from mlplatform.decisions.records.port import Span
-from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState
@@ -26,17 +26,16 @@ from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import unless_behind
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
-from mlplatform.rollouts.verdicts.facts import Role, Subject
+from mlplatform.rollouts.verdicts.facts import COLUMNS, Role, Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate, outcomes
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
+from mlplatform.runtime.canonical import NOT_JSON, digest
 from mlplatform.runtime.errors import NotFound
+from mlplatform.runtime.storage.files import write_atomically
 
-if TYPE_CHECKING:
-    pass
-
-
-COUNTED: Final[tuple[Kind, ...]] = ("decision", "shadow", "inference")
+LOOK_EVERY_MS: Final = 3_600_000
+"""Of event time, after which matured labels are asked again."""
 GATES_PER_PHASE = 6
 """The most that one phase asks: failures, alerts, two quantiles of latency, split, recall."""
 
@@ -107,19 +106,44 @@ def _subject(
     return Subject(routes.generation, role, state.challenger.version, 1000 * waited_ms)
 
 
+class _Look(msgspec.Struct, frozen=True):
+    """What matured labels said when that was last asked, and of what."""
+
+    asked: str
+    event_ms: int
+    gates: list[Gate]
+
+
 def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) -> list[Gate]:
     """Both versions' scores of the shadow phase held to its labels.
 
     Read in the last canary step, where only proven harm counts, as not all labels have come; and
-    once the promotion could be confirmed.
+    once the promotion could be confirmed. That reads the whole shadow phase, so it is done once in
+    a while of event time, in which labels come; what was said then holds until the next time.
     """
-    policy, now = definition.rollout, ports.now()
+    policy, now_ms = definition.rollout, ports.now().event_ms
     last_step = state.phase == "canary" and is_last_step(policy, state.percent)
-    due = state.phase == "promoted" and now.event_ms >= confirmation_due_ms(state, policy)
+    due = state.phase == "promoted" and now_ms >= confirmation_due_ms(state, policy)
     if state.shadow_generation is None or not (last_step or due):
         return []
-    seen = shadow_outcomes(definition, ports, state.shadow_generation, state.challenger.version)
-    if last_step and seen.immature:
+    path = ports.counted / definition.name / "outcomes.json"
+    asked = digest([state.rollout_id, state.phase, msgspec.to_builtins(policy)])
+    with contextlib.suppress(FileNotFoundError, *NOT_JSON):
+        look = msgspec.json.decode(path.read_bytes(), type=_Look)
+        if look.asked == asked and 0 <= now_ms - look.event_ms < LOOK_EVERY_MS:
+            return look.gates
+    gates = _outcome_gates(definition, ports, state, due=due)
+    write_atomically(path, msgspec.json.encode(_Look(asked, now_ms, gates)))
+    return gates
+
+
+def _outcome_gates(
+    definition: ModelDefinition, ports: Ports, state: RolloutState, *, due: bool
+) -> list[Gate]:
+    policy, generation = definition.rollout, state.shadow_generation
+    assert generation is not None
+    seen = shadow_outcomes(definition, ports, generation, state.challenger.version)
+    if not due and seen.immature:
         return []
     gate = outcome_gate(
         seen,
@@ -138,8 +162,9 @@ def shadow_outcomes(
     import pyarrow.compute as pc
 
     read = ports.log.read
-    pairs = Span(model=definition.name, kinds=("decision", "shadow"), generation=generation)
-    voids = Span(model=definition.name, kinds=("void",))
+    name = definition.name
+    pairs = Span(model=name, kinds=("decision", "shadow"), generation=generation, columns=COLUMNS)
+    voids = Span(model=name, kinds=("void",), columns=COLUMNS)
     decisions = pa.concat_tables([read(pairs), read(voids)])
     first_ms = pc.min(decisions.column("event_ms")).as_py()
     labels = read(Span(model=definition.name, kinds=("label",), from_ms=first_ms))
