@@ -6,7 +6,7 @@ from typing import Any
 
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.passes.observe import shadow_outcomes
+from mlplatform.rollouts.passes.observe import outcome_basis, shadow_outcomes
 from mlplatform.rollouts.verdicts.outcomes import recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors
 
@@ -20,11 +20,12 @@ def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None
     """
     if state.shadow_generation is None or state.predecessor is None:
         return None
-    definition, ports = platform.definition(state.model), platform.ports(state.model)
-    version = state.challenger.version
-    seen = shadow_outcomes(definition, ports, state.shadow_generation, version)
-    capacity = definition.decision.alert_share
-    found = recall_at_capacity(seen, capacity=capacity, errors=ERRORS)
+    definition, version = platform.definition(state.model), state.challenger.version
+    now_ms = platform.clock.event_ms()
+    marks = {mark.writer: mark.seq for mark in platform.log.watermarks()}
+    basis = outcome_basis(definition, state, now_ms, marks, due=True)
+    seen = shadow_outcomes(platform.log, state.model, basis)
+    found = recall_at_capacity(seen, capacity=basis.capacity, errors=ERRORS)
     return {
         "version": version,
         "before": state.predecessor.version,

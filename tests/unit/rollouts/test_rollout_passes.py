@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import shutil
 import sqlite3
 import threading
 import time
@@ -13,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
@@ -27,6 +30,7 @@ from mlplatform.rollouts.passes.execute import PassReport, run_pass
 from mlplatform.rollouts.passes.lease import held
 from mlplatform.rollouts.passes.plan import DAY_MS
 from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.rollouts.passes.replay import ReplayedVerdict, replayed
 from mlplatform.rollouts.passes.services import retire
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.clock import SystemClock
@@ -759,11 +763,90 @@ def test_a_pass_reads_the_real_decision_log_and_anchors_it(tmp_path: Path) -> No
         ]
         log.append("gateway-1", entries)
         world.log = log  # type: ignore[assignment]
+        shutil.rmtree(tmp_path / "counted")  # of the other log
         world.settle()
         assert world.state(second).phase == "awaiting_approval"
         anchor = world.rollouts.anchored()
         assert anchor is not None
         assert log.verify(anchor).ok
+        later = entries[0].record
+        void = {"kind": "void", "decision_id": later.decision_id, "payload": {}}
+        label = {"kind": "label", "decision_id": later.decision_id, "label": 1}
+        log.append("gateway-1", [
+            Entry(msgspec.structs.replace(later, **void)),
+            Entry(msgspec.structs.replace(later, **label)),
+            Entry(msgspec.structs.replace(later, decision_id="late", decision="decline")),
+        ])  # fmt: skip
+        (unchanged,) = again(world, second)
+        assert unchanged.differences == (), "what came later changes nothing"
+    with contextlib.closing(sqlite3.connect(tmp_path / "decisions" / DATABASE)) as db:
+        db.execute("UPDATE records SET decision = 'decline' WHERE seq = 5")
+        db.commit()
+    with contextlib.closing(SqliteDecisionLog(tmp_path / "decisions")) as log:
+        world.log = log  # type: ignore[assignment]
+        (changed,) = again(world, second)
+        assert "does not hold what was judged" in changed.differences[0]
+        assert any("alerts: " in difference for difference in changed.differences)
+
+
+def again(world: World, rollout_id: str, **fields: Any) -> list[ReplayedVerdict]:
+    """Every verdict of a rollout, by other fields of its facts where they are given."""
+    found = []
+    for number, fact in enumerate(world.rollouts.read(rollout_id)):
+        changed = msgspec.structs.replace(fact, **fields) if "verdict" in fact.evidence else fact
+        folder = world.folder / "again" / str(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        found.append(replayed(folder, world.log, changed, world.definition.rollout))
+    return [verdict for verdict in found if verdict is not None]
+
+
+def test_every_verdict_is_computed_again_to_the_bit(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    second = to_promoted(world)
+    world.live_on()
+    world.settle()
+    found = again(world, second)
+    assert [v.transition for v in found] == [
+        "approval-asked", *["canary"] * 2, "promoted", "confirmed"
+    ]  # fmt: skip
+    assert [v for v in found if v.differences or v.notes or v.again != v.recorded] == []
+
+
+def test_what_has_changed_since_a_verdict_is_named(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    second = worse(world)
+    world.live_on()
+    world.settle()
+    rollback = again(world, second)[-1]
+    assert (rollback.transition, rollback.differences) == ("rolled-back", ())
+
+    place = next(n for n, r in enumerate(world.log.labels) if r["decision_id"] != "another")
+    label = world.log.labels[place]
+    world.log.labels[place] = label | {"label": 0}
+    changed = again(world, second)[-1]
+    assert "another outcome" in changed.differences[0]
+    assert any(d.startswith("gates.recall.values.") for d in changed.differences)
+    world.log.labels[place] = label
+
+    evidence = world.rollouts.read(second)[-1].evidence
+    forged = copy.deepcopy(evidence)
+    forged["gates"]["recall"]["values"]["caught"] += 1
+    told = again(world, second, evidence=forged)[-1].differences
+    assert any(d.startswith("gates.recall.values.caught: ") for d in told)
+
+    policy = world.definition.rollout
+    stop = msgspec.structs.replace(policy.stop, alerts=0.5)
+    world.definition = msgspec.structs.replace(
+        world.definition, rollout=msgspec.structs.replace(policy, stop=stop)
+    )
+    noted = again(world, second)[-1]
+    assert noted.differences == (), "it is held to the policy of its time"
+    assert noted.notes == ("model.yaml has changed since: rollout.stop.alerts was 0.15, is 0.5",)
+
+    nothing = again(world, second, evidence={"verdict": "HEALTHY"})[-1]
+    assert (nothing.again, len(nothing.differences)) == (None, 1)
 
 
 def missed(world: World, generation: int) -> None:

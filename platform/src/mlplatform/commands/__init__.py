@@ -27,6 +27,7 @@ from mlplatform.commands import (
     runs,
     score,
     trace,
+    verdicts,
     worker,
 )
 from mlplatform.commands.terminal.exit_codes import exit_code
@@ -60,6 +61,7 @@ worker.add_to(app)
 trace.add_to(app)
 refusals.add_to(app)
 app.add_typer(models.app, name="models")
+verdicts.add_to(rollouts.app)
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")

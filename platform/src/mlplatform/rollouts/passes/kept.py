@@ -50,10 +50,12 @@ class Counted:
     Args:
         seen: everything.
         complete: what nobody can add to any more; `seen` itself where that is everything.
+        line_ms: event time up to which that is.
     """
 
     seen: Aggregates
     complete: Aggregates
+    line_ms: int
 
 
 def count(
@@ -63,6 +65,7 @@ def count(
     subject: Subject,
     watermarks: Sequence[Watermark],
     *,
+    line_ms: int | None = None,
     portion: int = PORTION,
 ) -> Counted:
     """A generation's records, of which only those are read that were not counted before.
@@ -70,6 +73,7 @@ def count(
     Args:
         folder: holds the files, one for each model, role and generation; made at first use.
         watermarks: read before: whatever they promise is in the log when it is read.
+        line_ms: of an earlier count, to have it again; None: as the watermarks say.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.
@@ -79,7 +83,8 @@ def count(
         try:
             with closing(sqlite.connect(path, tables=fold.TABLES)) as db:
                 if not _is_of_another_log(fold.load(db), watermarks):
-                    return _Counting(db, log, model, subject, watermarks, portion).counted()
+                    counting = _Counting(db, log, model, subject, watermarks, portion, line_ms)
+                    return counting.counted()
         except sqlite3.OperationalError as error:
             raise Unavailable(f"{path}: {error}") from error
         except sqlite3.DatabaseError as error:
@@ -120,6 +125,7 @@ class _Counting:
         subject: Subject,
         watermarks: Sequence[Watermark],
         portion: int,
+        line_ms: int | None,
     ) -> None:
         self._db = db
         self._log = log
@@ -127,14 +133,16 @@ class _Counting:
         self._subject = subject
         self._marks = {mark.writer: mark.seq for mark in watermarks}
         self._complete_ms = complete_until_ms(watermarks)
+        self._line_ms = line_ms
         self._portion = portion
 
     def counted(self) -> Counted:
         while self._add():
             pass
         self._settle()
-        complete = fold.aggregates_of(self._db, fold.load(self._db), self._subject)
-        return Counted(self._with_waiting() or complete, complete)
+        state = fold.load(self._db)
+        complete = fold.aggregates_of(self._db, state, self._subject)
+        return Counted(self._with_waiting() or complete, complete, state.line_ms)
 
     def _add(self) -> bool:
         """Count the next records; whether there may be more."""
@@ -151,9 +159,9 @@ class _Counting:
                 writer: min(seq, full.get(writer, seq), voids_full.get(writer, seq))
                 for writer, seq in self._marks.items()
             }
-            found = facts(_up_to(records, reached), self._subject)
+            found = facts(up_to(records, reached), self._subject)
             waits = found.rows["event_ms"] > line
-            voided = {str(i) for i in _up_to(voids, reached)["decision_id"].to_pylist()}
+            voided = {str(i) for i in up_to(voids, reached)["decision_id"].to_pylist()}
             fold.wait(self._db, found.of(waits))
             fold.fold(self._db, state, self._subject, found.of(~waits), voided)
             state.position = reached
@@ -162,6 +170,8 @@ class _Counting:
 
     def _line(self, state: State) -> float:
         """Everything is complete where no writer has said where it is; that is told otherwise."""
+        if self._line_ms is not None:
+            return self._line_ms
         return math.inf if self._complete_ms is None else max(self._complete_ms, state.line_ms)
 
     def _read(
@@ -190,7 +200,7 @@ class _Counting:
         with sqlite.transaction(self._db):
             state = fold.load(self._db)
             line = self._line(state)
-            if fold.waiting(self._db, after_ms=line) > MOST_WAITING:
+            if self._line_ms is None and fold.waiting(self._db, after_ms=line) > MOST_WAITING:
                 line = math.inf
             while len(due := fold.due(self._db, line, self._portion)):
                 fold.fold(self._db, state, self._subject, due, set())
@@ -212,8 +222,8 @@ class _Counting:
             self._db.rollback()
 
 
-def _up_to(table: pa.Table, reached: Mapping[str, int]) -> pa.Table:
-    """A mark is older than the records, and nothing after it was read by both reads."""
+def up_to(table: pa.Table, reached: Mapping[str, int]) -> pa.Table:
+    """A mark is older than the records, and nothing after it was read by every read."""
     import pyarrow as pa
 
     if not len(table):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
-from mlplatform.rollouts.passes.kept import count
+from mlplatform.rollouts.passes.kept import count, up_to
 from mlplatform.rollouts.passes.plan import (
     DAY_MS,
     Observation,
@@ -23,16 +24,21 @@ from mlplatform.rollouts.passes.plan import (
     is_last_step,
 )
 from mlplatform.rollouts.passes.ports import Ports
-from mlplatform.rollouts.passes.raw_callers import unless_behind
+from mlplatform.rollouts.passes.raw_callers import unrouted
 from mlplatform.rollouts.serving.plane import ServingPlane
+from mlplatform.rollouts.verdicts.basis import Basis, OutcomeBasis, outcome_gates, verdict
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
 from mlplatform.rollouts.verdicts.facts import COLUMNS, Role, Subject
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge
-from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate, outcomes
+from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step
+from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcomes
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
 from mlplatform.runtime.canonical import NOT_JSON, digest
+from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LOOK_EVERY_MS: Final = 3_600_000
 """Of event time, after which matured labels are asked again."""
@@ -83,11 +89,21 @@ def _judgement(
     gateways = tuple(ports.passes.gateways(definition.name))
     subject = _subject(role, state, routes, definition)
     found = count(ports.counted, ports.log, definition.name, subject, watermarks)
-    slow = _slow_gates(definition, ports, state)
-    sources = Sources(watermarks, gateways)
-    limits = limits_of(definition, state, routes, pods=_pods(definition, ports))
-    judgement = judge(found.seen, found.complete, limits, sources, slow)
-    return unless_behind(judgement, ports, routes)
+    asked, slow = _slow_gates(definition, ports, state, watermarks)
+    basis = Basis(
+        subject=subject,
+        limits=limits_of(definition, state, routes, pods=_pods(definition, ports)),
+        sources=Sources(watermarks, gateways),
+        line_ms=found.line_ms,
+        outcomes=asked,
+        policy=definition.rollout,
+        code=code_version(),
+    )
+    judgement = verdict(basis, found.seen, found.complete, slow)
+    if judgement.verdict == "HEALTHY" and (problem := unrouted(ports, routes)):
+        behind = dataclasses.replace(basis, unrouted=problem)
+        return verdict(behind, found.seen, found.complete, slow)
+    return judgement
 
 
 def _role(state: RolloutState, routes: Routes) -> Role | None:
@@ -110,11 +126,16 @@ class _Look(msgspec.Struct, frozen=True):
     """What matured labels said when that was last asked, and of what."""
 
     asked: str
-    event_ms: int
+    basis: OutcomeBasis
     gates: list[Gate]
 
 
-def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) -> list[Gate]:
+def _slow_gates(
+    definition: ModelDefinition,
+    ports: Ports,
+    state: RolloutState,
+    watermarks: Sequence[Watermark],
+) -> tuple[OutcomeBasis | None, list[Gate]]:
     """Both versions' scores of the shadow phase held to its labels.
 
     Read in the last canary step, where only proven harm counts, as not all labels have come; and
@@ -125,56 +146,63 @@ def _slow_gates(definition: ModelDefinition, ports: Ports, state: RolloutState) 
     last_step = state.phase == "canary" and is_last_step(policy, state.percent)
     due = state.phase == "promoted" and now_ms >= confirmation_due_ms(state, policy)
     if state.shadow_generation is None or not (last_step or due):
-        return []
+        return None, []
     path = ports.counted / definition.name / "outcomes.json"
     asked = digest([state.rollout_id, state.phase, msgspec.to_builtins(policy)])
     with contextlib.suppress(FileNotFoundError, *NOT_JSON):
         look = msgspec.json.decode(path.read_bytes(), type=_Look)
-        if look.asked == asked and 0 <= now_ms - look.event_ms < LOOK_EVERY_MS:
-            return look.gates
-    gates = _outcome_gates(definition, ports, state, due=due)
-    write_atomically(path, msgspec.json.encode(_Look(asked, now_ms, gates)))
-    return gates
+        if look.asked == asked and 0 <= now_ms - look.basis.now_event_ms < LOOK_EVERY_MS:
+            return look.basis, look.gates
+    marks = {mark.writer: mark.seq for mark in watermarks}
+    basis = outcome_basis(definition, state, now_ms, marks, due=due)
+    gates = outcome_gates(basis, shadow_outcomes(ports.log, definition.name, basis))
+    write_atomically(path, msgspec.json.encode(_Look(asked, basis, gates)))
+    return basis, gates
 
 
-def _outcome_gates(
-    definition: ModelDefinition, ports: Ports, state: RolloutState, *, due: bool
-) -> list[Gate]:
-    policy, generation = definition.rollout, state.shadow_generation
-    assert generation is not None
-    seen = shadow_outcomes(definition, ports, generation, state.challenger.version)
-    if not due and seen.immature:
-        return []
-    gate = outcome_gate(
-        seen,
-        Bound(policy.stop.recall, policy.confirm_recall_drop),
-        _errors(policy),
+def outcome_basis(
+    definition: ModelDefinition,
+    state: RolloutState,
+    now_event_ms: int,
+    marks: dict[str, int],
+    *,
+    due: bool,
+) -> OutcomeBasis:
+    """Of a rollout whose shadow phase has been judged, as model.yaml has it."""
+    policy = definition.rollout
+    assert state.shadow_generation is not None
+    return OutcomeBasis(
+        generation=state.shadow_generation,
+        version=state.challenger.version,
+        maturity_ms=definition.label.maturity_days * DAY_MS,
+        now_event_ms=now_event_ms,
+        marks=marks,
+        bound=Bound(policy.stop.recall, policy.confirm_recall_drop),
+        errors=_errors(policy),
         capacity=definition.decision.alert_share,
+        due=due,
     )
-    return [gate] if due or gate.verdict == "UNHEALTHY" else []
 
 
-def shadow_outcomes(
-    definition: ModelDefinition, ports: Ports, generation: int, version: int
-) -> Outcomes:
+def shadow_outcomes(log: DecisionLog, model: str, basis: OutcomeBasis) -> Outcomes:
     """What became of the payments that a version and its champion both scored in shadow."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    read = ports.log.read
-    name = definition.name
-    pairs = Span(model=name, kinds=("decision", "shadow"), generation=generation, columns=COLUMNS)
-    voids = Span(model=name, kinds=("void",), columns=COLUMNS)
-    decisions = pa.concat_tables([read(pairs), read(voids)])
+    def read(**span: Any) -> pa.Table:
+        return up_to(log.read(Span(model=model, columns=COLUMNS, **span)), basis.marks)
+
+    pairs = read(kinds=("decision", "shadow"), generation=basis.generation)
+    decisions = pa.concat_tables([pairs, read(kinds=("void",))])
     first_ms = pc.min(decisions.column("event_ms")).as_py()
-    labels = read(Span(model=definition.name, kinds=("label",), from_ms=first_ms))
+    labels = Span(model=model, kinds=("label",), from_ms=first_ms)
     return outcomes(
         decisions,
-        labels,
-        generation=generation,
-        version=version,
-        maturity_ms=definition.label.maturity_days * DAY_MS,
-        now_event_ms=ports.now().event_ms,
+        up_to(log.read(labels), basis.marks),
+        generation=basis.generation,
+        version=basis.version,
+        maturity_ms=basis.maturity_ms,
+        now_event_ms=basis.now_event_ms,
     )
 
 

@@ -17,7 +17,6 @@ from mlplatform.rollouts.serving.raw_route import (
     read,
     route_name,
 )
-from mlplatform.rollouts.verdicts.judgement import Judgement
 from mlplatform.runtime.errors import Busy, NotFound, Refused, Unavailable
 
 
@@ -59,22 +58,18 @@ def gateways(ports: Ports, model: str) -> list[GatewayLease]:
     return [*found, GatewayLease(f"the HTTPRoute {route_name(model)}", applied)]
 
 
-def unless_behind(judgement: Judgement, ports: Ports, routes: Routes) -> Judgement:
-    """The judgement; a healthy one only once raw callers are routed by what was judged.
-
-    What is unhealthy stays so: a Gateway that does not follow must not keep a challenger.
-    """
-    if ports.raw is None or judgement.verdict != "HEALTHY":
-        return judgement
+def unrouted(ports: Ports, routes: Routes) -> str | None:
+    """Why raw callers are not routed by these routes; None: they are, or there are none."""
+    if ports.raw is None:
+        return None
     seen = _seen(ports, routes.model)
     if applied_generation(seen) == routes.generation:
-        return judgement
+        return None
     problem = "there is none" if seen is None else seen.problem or f"is at {seen.generation}"
-    reason = (
+    return (
         f"the HTTPRoute {route_name(routes.model)} does not follow generation "
         f"{routes.generation}: {problem}"
     )
-    return Judgement("INCONCLUSIVE", (reason,), judgement.evidence | {"verdict": "INCONCLUSIVE"})
 
 
 def lists(ports: Ports, model: str, service: str) -> bool:

@@ -1,0 +1,33 @@
+"""The verdicts of a rollout, computed again from the log."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlplatform.rollouts.passes.replay import ReplayedVerdict, replayed
+from mlplatform.runtime.errors import NotFound
+
+if TYPE_CHECKING:
+    from mlplatform.operations.wiring import Platform
+
+
+def replay(platform: Platform, rollout_id: str) -> Iterator[ReplayedVerdict]:
+    """Each verdict that a transition of the rollout followed from, in their order.
+
+    Raises:
+        NotFound: no rollout has this id.
+    """
+    facts = platform.rollouts.read(rollout_id)
+    if not facts:
+        raise NotFound(f"no rollout {rollout_id}")
+    policy = platform.definition(facts[0].model).rollout
+    counted = platform.settings.home.counted
+    counted.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for fact in facts:
+        with tempfile.TemporaryDirectory(prefix="replay-", dir=counted) as folder:
+            found = replayed(Path(folder), platform.log, fact, policy)
+        if found is not None:
+            yield found

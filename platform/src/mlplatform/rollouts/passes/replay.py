@@ -1,0 +1,129 @@
+"""The verdicts of a rollout computed again, from the log and the evidence in its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.decisions.records.port import DecisionLog
+from mlplatform.model.definition import RolloutPolicy
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.passes.kept import count
+from mlplatform.rollouts.passes.observe import shadow_outcomes
+from mlplatform.rollouts.verdicts.basis import basis_of, outcome_gates, verdict
+from mlplatform.rollouts.verdicts.verdict import Gate
+from mlplatform.runtime.code_version import code_version
+from mlplatform.runtime.errors import Corrupt
+
+MOST_NAMED: Final = 8
+_OF_THE_LOG: Final = ("records", "until_event_ms", "arms", "dropped", "log", "position", "counted")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedVerdict:
+    """One verdict beside what is computed now.
+
+    Args:
+        transition: what followed from it.
+        again: None where nothing can be computed; `differences` say why.
+        differences: what is not as it was. notes: what has changed since, and changes nothing here.
+    """
+
+    transition: str
+    wall_ms: int
+    recorded: str
+    again: str | None
+    differences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def replayed(
+    folder: Path, log: DecisionLog, fact: Transition, policy: RolloutPolicy
+) -> ReplayedVerdict | None:
+    """The verdict of a transition again; None for one that followed from no verdict.
+
+    Args:
+        folder: empty; the records are counted there.
+        policy: as model.yaml has it now.
+    """
+    if "verdict" not in fact.evidence:
+        return None
+    kind, recorded = str(fact.__struct_config__.tag), str(fact.evidence["verdict"])
+
+    def found(
+        again: str | None, differences: tuple[str, ...], notes: tuple[str, ...] = ()
+    ) -> ReplayedVerdict:
+        return ReplayedVerdict(kind, fact.wall_ms, recorded, again, differences, notes)
+
+    try:
+        basis = basis_of(fact.evidence)
+    except msgspec.ValidationError as error:
+        return found(None, (f"its basis is none of this release: {error}",))
+    if basis is None:
+        return found(None, ("an earlier release kept no basis of its verdicts",))
+    try:
+        counted = count(
+            folder, log, fact.model, basis.subject, basis.sources.watermarks, line_ms=basis.line_ms
+        )
+        slow: list[Gate] = []
+        if basis.outcomes is not None:
+            outcomes = shadow_outcomes(log, fact.model, basis.outcomes)
+            slow = outcome_gates(basis.outcomes, outcomes)
+    except Corrupt as error:
+        return found(None, (f"the log can't be read: {error}",))
+    again = verdict(basis, counted.seen, counted.complete, slow)
+    notes = _policy_notes(basis.policy, policy)
+    if basis.code != code_version():
+        notes = (*notes, f"judged by {basis.code}, computed again by {code_version()}")
+    return found(again.verdict, _differences(fact.evidence, again.evidence), notes)
+
+
+def _differences(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> tuple[str, ...]:
+    then = {key: recorded.get(key) for key in again}
+    named = [
+        f"{path}: {_short(one)} then, {_short(other)} now"
+        for path, one, other in _leaves(then, msgspec.to_builtins(again))
+    ]
+    if not named:
+        return ()
+    moved = any(then[key] != again[key] for key in _OF_THE_LOG)
+    what = (
+        "the log does not hold what was judged: mlplatform log verify names a changed record"
+        if moved
+        else "the same records, and another outcome: labels, evidence or code have changed"
+    )
+    more = len(named) - MOST_NAMED
+    return (what, *named[:MOST_NAMED], *([f"and {more} more"] if more > 0 else []))
+
+
+def _policy_notes(then: RolloutPolicy, now: RolloutPolicy) -> tuple[str, ...]:
+    pair = (msgspec.to_builtins(policy) for policy in (then, now))
+    return tuple(
+        f"model.yaml has changed since: rollout.{path} was {_short(one)}, is {_short(other)}"
+        for path, one, other in _leaves(*pair)
+    )
+
+
+def _leaves(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two values of JSON differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            inner = f"{path}.{key}" if path else key
+            yield from _leaves(one.get(key), other.get(key), inner)
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            yield path, one, other
+            return
+        for number, (first, second) in enumerate(zip(one, other, strict=True)):
+            yield from _leaves(first, second, f"{path}[{number}]")
+    elif one != other:
+        yield path, one, other
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= 120 else f"{text[:117]}..."

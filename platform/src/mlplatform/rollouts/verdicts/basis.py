@@ -1,0 +1,99 @@
+"""What a verdict follows from besides the log: with the two of them it can be computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from mlplatform.model.definition import RolloutPolicy
+from mlplatform.rollouts.verdicts.aggregates import Aggregates
+from mlplatform.rollouts.verdicts.facts import Subject
+from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
+from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate
+from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeBasis:
+    """Which outcomes count, and what is asked of them.
+
+    Args:
+        generation: of the shadow phase. version: that is judged.
+        now_event_ms: labels that arrived later do not count.
+        marks: per writer, the last number that was read.
+        capacity: share (0-1) of payments that people can look at.
+        due: the promotion could be confirmed. Before, nothing but proven harm is told.
+    """
+
+    generation: int
+    version: int
+    maturity_ms: int
+    now_event_ms: int
+    marks: dict[str, int]
+    bound: Bound
+    errors: Errors
+    capacity: float
+    due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a verdict follows from.
+
+    Args:
+        sources: the marks of the writers are the numbers up to which the log was read.
+        line_ms: event time up to which records were complete; None: all of them.
+        outcomes: None where no labels were asked.
+        policy: as model.yaml had it. `limits` follow from it; it is kept to say what has changed.
+        code: the version of the platform.
+        unrouted: why raw callers were not routed by what was judged; None: they were.
+    """
+
+    subject: Subject
+    limits: Limits
+    sources: Sources
+    line_ms: int | None
+    outcomes: OutcomeBasis | None
+    policy: RolloutPolicy
+    code: str
+    unrouted: str | None = None
+
+
+def verdict(
+    basis: Basis, seen: Aggregates, complete: Aggregates, slow_gates: Sequence[Gate]
+) -> Judgement:
+    """The judgement, whose evidence holds its basis.
+
+    A healthy one holds only once raw callers are routed by what was judged. What is unhealthy stays
+    so: a Gateway that does not follow must not keep a challenger.
+
+    Args:
+        seen, complete, slow_gates: as for `judge`.
+    """
+    found = judge(seen, complete, basis.limits, basis.sources, slow_gates)
+    evidence = found.evidence | {"basis": msgspec.to_builtins(basis)}
+    if basis.unrouted is not None and found.verdict == "HEALTHY":
+        reasons = (basis.unrouted,)
+        return Judgement("INCONCLUSIVE", reasons, evidence | {"verdict": "INCONCLUSIVE"})
+    return Judgement(found.verdict, found.reasons, evidence)
+
+
+def basis_of(evidence: dict[str, Any]) -> Basis | None:
+    """The basis that evidence holds; None where an earlier release kept none.
+
+    Raises:
+        msgspec.ValidationError: it is not one of this release.
+    """
+    kept = evidence.get("basis")
+    return None if kept is None else msgspec.convert(kept, Basis)
+
+
+def outcome_gates(basis: OutcomeBasis, outcomes: Outcomes) -> list[Gate]:
+    """What matured labels say, where they say anything."""
+    if not basis.due and outcomes.immature:
+        return []
+    gate = outcome_gate(outcomes, basis.bound, basis.errors, capacity=basis.capacity)
+    return [gate] if basis.due or gate.verdict == "UNHEALTHY" else []
