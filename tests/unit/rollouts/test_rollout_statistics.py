@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from mlplatform.rollouts.verdicts.statistics import (
+    SHRINKAGE_HITS,
     Clusters,
+    ClusterSums,
     Counts,
     Difference,
+    cluster_sums,
     sample_ratio_p_value,
     sequence_width,
     share_difference,
@@ -92,13 +95,21 @@ def test_no_trials_prove_nothing() -> None:
     assert math.isnan(difference(Clusters(empty, empty, empty, empty)).stop_low)
 
 
-def difference(*views: Clusters, stop: float = 0.001, missed: float = 0.05) -> Difference:
+def difference(
+    *views: Clusters, stop: float = 0.001, missed: float = 0.05, ratio: float = 1.0
+) -> Difference:
     sums = [view.sums() for view in views]
-    return share_difference(sums, stop_error=stop, pass_error=missed)
+    return share_difference(sums, stop_error=stop, pass_error=missed, ratio=ratio)
 
 
 def watched(
-    rng: np.random.Generator, *, rate: float, extra: float, outage: int, looks: int = 30
+    rng: np.random.Generator,
+    *,
+    rate: float,
+    extra: float,
+    outage: int,
+    looks: int = 30,
+    ratio: float = 1.0,
 ) -> list[Difference]:
     """What each of many looks sees of two arms whose failures come in outages.
 
@@ -123,7 +134,7 @@ def watched(
             return np.bincount(keys[flags[:seen]], minlength=keys.max() + 1).astype(np.int64)
 
         view = Clusters(per(mine & failed), per(mine), per(~mine & failed), per(~mine))
-        found.append(difference(view, stop=0.01))
+        found.append(difference(view, stop=0.01, ratio=ratio))
     return found
 
 
@@ -142,3 +153,38 @@ def test_harm_at_the_tolerance_is_called_health_no_more_often_than_said(outage: 
     runs = [watched(rng, rate=0.002, extra=0.02, outage=outage) for _ in range(400)]
     passed = sum(any(look.pass_high < 0.02 for look in run) for run in runs) / len(runs)
     assert passed <= 0.05 + 0.03
+
+
+@pytest.mark.parametrize("outage", [1, 20])
+def test_an_arm_that_fails_as_often_as_it_may_is_called_worse_no_more_often_than_said(
+    outage: int,
+) -> None:
+    """The guardrail of a champion, beside whom nobody answers."""
+    rng = np.random.default_rng(43)
+    runs = [watched(rng, rate=0.01, extra=0.0, outage=outage, ratio=0.0) for _ in range(300)]
+    wrong = sum(any(look.stop_low > 0.01 for look in run) for run in runs) / len(runs)
+    assert wrong <= 0.01 + 0.017  # three standard errors of 300 runs at 1 %
+
+
+def test_an_arm_that_fails_five_times_as_often_as_it_may_is_called_worse() -> None:
+    rng = np.random.default_rng(44)
+    runs = [watched(rng, rate=0.05, extra=0.0, outage=1, ratio=0.0) for _ in range(50)]
+    assert all(any(look.stop_low > 0.01 for look in run) for run in runs)
+
+
+def test_sums_of_portions_give_the_bounds_of_the_whole() -> None:
+    rng = np.random.default_rng(45)
+    counts = rng.integers(0, 900_000, (400, 4))
+    counts[:, 0::2] %= counts[:, 1::2] + 1
+    whole = ClusterSums.of(cluster_sums(counts))
+    parts = ClusterSums.of(cluster_sums(counts[:150]) + cluster_sums(counts[150:]))
+    assert whole == parts
+    residuals = counts[:, 0] - whole.challenger_hits / whole.challenger_trials * counts[:, 1]
+    found = share_difference([whole], stop_error=0.5, pass_error=0.5, ratio=0.0)
+    size = (counts[:, 1] ** 2).sum() / counts[:, 1].sum()
+    variance = (residuals**2).sum() * 400 / 399
+    plain = whole.challenger_hits * (1 - found.challenger)
+    estimated, hits = min(max(variance / plain, 1.0), size), whole.challenger_hits
+    event = (hits * estimated + SHRINKAGE_HITS * size) / (hits + SHRINKAGE_HITS)
+    width = event * sequence_width(variance / event**2, error_share=0.5)
+    assert found.challenger - found.stop_low == pytest.approx(width / whole.challenger_trials)

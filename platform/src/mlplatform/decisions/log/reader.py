@@ -64,7 +64,11 @@ def _from_files(files: Sequence[Path], writer: str, span: Span, schema: pa.Schem
     columns, matching = list(span.columns), _expression(writer, span)
     if span.limit is None:
         return dataset.to_table(columns=columns, filter=matching).cast(schema)
-    return dataset.head(span.limit, columns=columns, filter=matching).cast(schema)
+    # without reading ahead: of the first records, most of what comes after them is not wanted
+    first = dataset.head(
+        span.limit, columns=columns, filter=matching, batch_readahead=1, fragment_readahead=1
+    )
+    return first.cast(schema)
 
 
 def _expression(writer: str, span: Span) -> pc.Expression:
