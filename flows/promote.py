@@ -10,7 +10,7 @@ from pydantic import Field
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server.forms import Actor, Reason
+from mlplatform.operations.prefect_server.forms import Actor, OptionalReason, Reason
 
 
 @flow(name="promote", flow_run_name=names.RUNS["promote"])
@@ -19,6 +19,7 @@ def promote(
     version: Annotated[int, Field(ge=1, description="A validated version in the registry")],
     actor: Actor,
     reason: Reason,
+    despite_plan: OptionalReason = "",
 ) -> str:
     """Start to promote a version: deploy, shadow, ask for approval, canary, promote.
 
@@ -27,8 +28,12 @@ def promote(
         version: the registry's number of a validated version.
         actor: who asks (self-declared).
         reason: why; it stands in the journal.
+        despite_plan: why to go on although the plan says that it can't decide in time (`mlplatform
+            rollouts plan`); it stands in the journal. Empty: such a rollout is refused.
     """
     platform = wiring.platform()
-    rollout_id = job.open_rollout(platform, model, version, actor=actor, reason=reason)
+    rollout_id = job.open_rollout(
+        platform, model, version, actor=actor, reason=reason, despite_plan=despite_plan
+    )
     job.rollout_pass(platform, model)
     return rollout_id

@@ -123,12 +123,12 @@ class Ending:
 def rollout(world: World, policy: RolloutPolicy, seed: int) -> Ending:
     """One challenger's way through shadow and canary."""
     rng = np.random.default_rng(seed)
-    customers, exposed, hours = _customers(rng, world), 0, 0.0
-    predicted = _predicted(rng, world, customers)
+    customers, exposed, hours = drawn_customers(rng, world), 0, 0.0
+    predicted = drawn_prediction(rng, world, customers)
     for asked in (policy.shadow, *policy.canary):
         percent = asked.percent if isinstance(asked, CanaryStep) else None
         phase = "shadow" if percent is None else f"canary {percent:g} %"
-        traffic = _traffic(rng, world, asked.deadline_h / 24, percent, customers)
+        traffic = drawn_traffic(rng, world, asked.deadline_h / 24, percent, customers)
         limits = step_limits(policy, asked, predicted)
         judgement, until_h, seen = _first_verdict(traffic, limits, asked.deadline_h)
         hours += until_h
@@ -146,8 +146,8 @@ def _first_verdict(
     traffic: Traffic, limits: Limits, deadline_h: float
 ) -> tuple[Judgement, float, Traffic]:
     for hour in np.arange(LOOK_EVERY_H, deadline_h + LOOK_EVERY_H / 2, LOOK_EVERY_H):
-        seen = _first(traffic, int(np.searchsorted(traffic.event_ms, hour * 3_600_000)))
-        found = _counted(
+        seen = first_records(traffic, int(np.searchsorted(traffic.event_ms, hour * 3_600_000)))
+        found = counted_up(
             seen, in_canary=limits.step is not None and limits.step.percent is not None
         )
         judgement = judge(found, found, limits, COMPLETE)
@@ -156,26 +156,26 @@ def _first_verdict(
     return judgement, float(hour), seen
 
 
-def _first(traffic: Traffic, count: int) -> Traffic:
+def first_records(traffic: Traffic, count: int) -> Traffic:
     names = [
         f.name for f in dataclasses.fields(traffic) if f.name not in ("dropped", "uncopied_ms")
     ]
     return dataclasses.replace(traffic, **{n: getattr(traffic, n)[:count] for n in names})
 
 
-def _counted(seen: Traffic, *, in_canary: bool) -> Aggregates:
+def counted_up(seen: Traffic, *, in_canary: bool) -> Aggregates:
     last_ms = int(seen.event_ms[-1]) if len(seen) else 0
     extent = Extent(last_ms, int(seen.event_ms[0]) if len(seen) else 0, last_ms)
     subject = Subject(1, "canary" if in_canary else "shadow", 2)
     return counted(portion(seen, is_timed=in_canary), subject, extent)
 
 
-def _predicted(rng: np.random.Generator, world: World, customers: Customers) -> Prediction:
+def drawn_prediction(rng: np.random.Generator, world: World, customers: Customers) -> Prediction:
     """What replay said of the model as it was meant: as many alerts as the champion's."""
     meant = dataclasses.replace(
         world, alerts=1.0, more_alerts=0.0, more_failing=0.0, redrawn=min(world.redrawn, 0.2)
     )
-    traffic = _traffic(rng, meant, REPLAYED_DAYS, None, customers)
+    traffic = drawn_traffic(rng, meant, REPLAYED_DAYS, None, customers)
     mine = traffic.challenger
     own, other = traffic.alert[mine], traffic.other_alert[mine]
     either, both = int((own | other).sum()), int((own & other).sum())
@@ -183,7 +183,7 @@ def _predicted(rng: np.random.Generator, world: World, customers: Customers) -> 
     return Prediction(ratio, (either - both) / either, share)
 
 
-def _customers(rng: np.random.Generator, world: World) -> Customers:
+def drawn_customers(rng: np.random.Generator, world: World) -> Customers:
     activity = rng.lognormal(0.0, world.activity, world.customers)
     activity /= activity.sum()
     alike = (1 - world.icc) / world.icc
@@ -191,7 +191,7 @@ def _customers(rng: np.random.Generator, world: World) -> Customers:
     return Customers(activity, share * world.alert_share / (activity * share).sum())
 
 
-def _traffic(
+def drawn_traffic(
     rng: np.random.Generator,
     world: World,
     days: float,

@@ -1,8 +1,7 @@
-"""Commands for rollouts: list, show, open, approve, roll back."""
+"""Commands for rollouts: list, show, plan, open, approve, roll back."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from mlplatform.commands.arguments import (
     RolloutId,
 )
 from mlplatform.commands.runs import POLL_S, follow
+from mlplatform.commands.terminal.exit_codes import REFUSED
 from mlplatform.commands.terminal.output import (
     AsJson,
     print_fields,
@@ -35,14 +35,23 @@ from mlplatform.commands.terminal.output import (
 from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
+from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.state import fold
+from mlplatform.rollouts.passes import plan_text
+from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import to_markdown
+from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused
 
 RECORD_LIMIT_S = 60.0
+
+
+def _despite(text: str | None) -> str | None:
+    return None if text is None else REASON.checked("--despite-plan", text)
+
 
 app = typer.Typer(help="Who answers whom: open, follow, approve, take back.", no_args_is_help=True)
 
@@ -59,7 +68,7 @@ def list_rollouts(
     """
     states = wiring.platform().rollouts.active(model, finished=everything)
     if json:
-        print_json([dataclasses.asdict(s) for s in states])
+        print_json(msgspec.to_builtins(states))
         return
     rows = [
         (s.rollout_id, s.challenger.version, s.phase, s.step, _time(s.since_event_ms), s.reason)
@@ -77,14 +86,46 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
     """
     state, facts = job.history(wiring.platform(), rollout_id)
     if json:
-        print_json({"state": dataclasses.asdict(state), "journal": msgspec.to_builtins(facts)})
+        print_json({"state": msgspec.to_builtins(state), "journal": msgspec.to_builtins(facts)})
         return
-    print_fields({"rollout": state.rollout_id, "phase": state.phase, "author": state.author})
+    fields = {"rollout": state.rollout_id, "phase": state.phase, "author": state.author}
+    if state.plan is not None:
+        fields["plan"] = plan_text.whole_ramp(state.plan)
+    print_fields(fields)
     rows = [(_time(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
     print_table(("event time", "transition", "actor", "reason"), rows, prose="reason")
     with_evidence = [f for f in facts if f.evidence]
     if with_evidence:
         print_markdown(to_markdown(rollout_id, with_evidence[-1].evidence))
+
+
+@app.command()
+def plan(
+    model: Model,
+    challenger: Annotated[
+        int | None, typer.Option(help="A validated version. Default: any, never replayed.")
+    ] = None,
+    days: Annotated[
+        float, typer.Option(min=2, max=90, help="Of event time, read of the decision log.")
+    ] = PLANNED_DAYS,
+    json: AsJson = False,
+) -> None:
+    """What each step and gate of a rollout needs at the present traffic, and whether it can decide.
+
+    Exits 4 for a plan that can't decide by its deadlines, after saying what would let it.
+
+    Example: mlplatform rollouts plan fraud --challenger 7
+    """
+    with progress("reading the decision log"):
+        made = job.plan_rollout(wiring.platform(), model, challenger, days=days)
+    if json:
+        print_json(plan_text.as_values(made))
+    elif isinstance(made, str):
+        print_line(made)
+    else:
+        _show_plan(made)
+    if not isinstance(made, str) and made.refusal:
+        raise typer.Exit(REFUSED)
 
 
 @app.command("open")
@@ -93,13 +134,24 @@ def open_rollout(
     version: Annotated[int, typer.Argument(help="A validated version.")],
     actor: Actor,
     reason: Reason,
+    despite_plan: Annotated[
+        str | None,
+        typer.Option(
+            callback=_despite,
+            help="Why you go on with a plan that can't decide in time; it stands in the journal.",
+        ),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Start to promote a version (the Prefect deployment MODEL-promote).
 
+    A rollout that can't decide by its deadlines is refused: see `mlplatform rollouts plan`.
+
     Example: mlplatform rollouts open fraud 3 --actor ana --reason "beats v2 on new terminals"
     """
     parameters = {"model": model, "version": version, "actor": actor, "reason": reason}
+    if despite_plan is not None:
+        parameters["despite_plan"] = despite_plan
     follow("promote", parameters, json)
 
 
@@ -174,6 +226,14 @@ def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """
     follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+
+
+def _show_plan(made: Plan) -> None:
+    print_line(plan_text.traffic(made))
+    print_table(plan_text.STEP_COLUMNS, plan_text.step_rows(made), title="steps")
+    print_table(plan_text.GATE_COLUMNS, plan_text.gate_rows(made), title="gates")
+    for line in plan_text.conclusions(made):
+        print_line(line)
 
 
 def _asking(suspended: Sequence[FlowRun], question: Question) -> FlowRun:

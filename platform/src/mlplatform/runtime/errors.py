@@ -8,6 +8,7 @@ PlatformError
 ├── Busy                 somebody else holds what is needed (a lease, a port, a claim)
 ├── Refused              the platform's rules forbid what was asked
 │   ├── StaleFence       the caller's lease was taken over: it must stop
+│   ├── PlanRefused      a rollout can't decide in time at the present traffic
 │   └── GateFailed       a candidate did not pass validation
 ├── JobFailed            heavy work ended without results; says how
 └── Corrupt              stored bytes are not what their digest says
@@ -57,6 +58,10 @@ class Refused(PlatformError):
 
 class StaleFence(Refused):
     """The lease behind this fence was taken over; whoever holds it must stop at once."""
+
+
+class PlanRefused(Refused):
+    """A rollout that can't decide by its deadlines at the present traffic."""
 
 
 class GateFailed(Refused):

@@ -13,7 +13,7 @@ from mlplatform.operations.actions.last_results import Check, Moved
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
-from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.errors import Busy, Corrupt, PlanRefused
 
 if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
@@ -43,7 +43,11 @@ def ports(platform: Platform, model: str) -> DriftPorts:
 
     def open_rollout(version: int) -> None:
         reason = "it answers a drift incident"
-        rollouts.open_rollout(platform, model, version, actor=AUTHOR, reason=reason)
+        try:
+            rollouts.open_rollout(platform, model, version, actor=AUTHOR, reason=reason)
+        except PlanRefused as refused:
+            log.warning("version %s of %s gets no rollout: %s", version, model, refused)
+            raise Busy(str(refused)) from refused
 
     return DriftPorts(
         log=platform.log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
+from mlplatform.model.routes import Routes
 from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions.last_results import ArmCounts, Pass
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
-from mlplatform.rollouts.journal.transitions import Answer, ApprovalAsked, Transition
-from mlplatform.rollouts.passes import commands, execute, summary
+from mlplatform.rollouts.journal.transitions import (
+    Answer,
+    ApprovalAsked,
+    Evidence,
+    RolloutPlan,
+    Transition,
+)
+from mlplatform.rollouts.passes import commands, execute, plan_text, planning, summary
+from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import NotFound, Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.scoring.admission.people import check_may_approve, people
@@ -27,10 +36,36 @@ from mlplatform.scoring.admission.secrets import digest, key_id
 if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
 
+log = logging.getLogger(__name__)
 
-def open_rollout(platform: Platform, model: str, version: int, *, actor: str, reason: str) -> str:
-    """The id of the rollout of a validated version."""
+
+def open_rollout(
+    platform: Platform,
+    model: str,
+    version: int,
+    *,
+    actor: str,
+    reason: str,
+    despite_plan: str = "",
+) -> str:
+    """The id of the rollout of a validated version.
+
+    Args:
+        despite_plan: why to go on with a plan that is refused; empty: it stops the rollout.
+
+    Raises:
+        PlanRefused: the rollout can't decide by its deadlines at the present traffic.
+    """
+    if despite_plan:
+        despite_plan = REASON.checked("despite_plan", despite_plan)
     found = platform.registry.get(model, version)
+
+    def plan(routes: Routes) -> RolloutPlan:
+        made = _planned(platform, model, routes, found.facts.report, planning.PLANNED_DAYS)
+        kept = planning.recorded(made, despite_plan)
+        log.info("plan of version %d of %s: %s", version, model, plan_text.whole_ramp(kept))
+        return kept
+
     candidate = commands.Candidate(
         version=found.version,
         bundle=found.digest,
@@ -47,6 +82,33 @@ def open_rollout(platform: Platform, model: str, version: int, *, actor: str, re
         actor=actor,
         reason=reason,
         clock=platform.clock,
+        plan=plan,
+    )
+
+
+def plan_rollout(
+    platform: Platform, model: str, version: int | None, *, days: float = planning.PLANNED_DAYS
+) -> Plan | str:
+    """What a rollout of a version would take at the present traffic; or why nothing can be said.
+
+    Args:
+        version: a validated one; None: any that is as replay predicts of none.
+        days: of event time, that are read of the log.
+    """
+    report = {} if version is None else platform.registry.get(model, version).facts.report
+    return _planned(platform, model, platform.rollouts.routes(model), report, days)
+
+
+def _planned(
+    platform: Platform, model: str, routes: Routes, report: Evidence, days: float
+) -> Plan | str:
+    return planning.planned(
+        platform.definition(model),
+        platform.log,
+        routes,
+        report,
+        days=days,
+        now_event_ms=platform.clock.event_ms(),
     )
 
 

@@ -16,3 +16,5 @@ Reason = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=REASON.least, max_length=REASON.most),
 ]
+OptionalReason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=REASON.most)]
+"""Empty, or as long as a reason: what takes it checks that."""

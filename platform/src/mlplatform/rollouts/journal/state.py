@@ -18,6 +18,7 @@ from mlplatform.rollouts.journal.transitions import (
     Opened,
     Promoted,
     RolledBack,
+    RolloutPlan,
     ShadowStarted,
     Superseded,
     Transition,
@@ -56,6 +57,7 @@ class RolloutState:
         shadow_generation: of the routes in its shadow phase, set when that has been judged.
         refused: why the service could not be started when that was last tried; None: never.
         reason: of the last transition.
+        plan: what was expected when it was opened; None: an earlier release opened it.
     """
 
     rollout_id: str
@@ -79,6 +81,7 @@ class RolloutState:
     shadow_generation: int | None
     refused: str | None
     reason: str
+    plan: RolloutPlan | None = None
 
     @property
     def ramping(self) -> bool:
@@ -192,6 +195,7 @@ def _opened(fact: Opened) -> RolloutState:
         shadow_generation=None,
         refused=None,
         reason=fact.reason,
+        plan=fact.plan,
     )
 
 

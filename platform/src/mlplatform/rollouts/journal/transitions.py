@@ -36,6 +36,44 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
         return digest(self.evidence)
 
 
+class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan said of shadow (`percent` None) or of a canary step.
+
+    Args:
+        hours: median, of event time; None: far beyond the deadline.
+        passes: chance (0-1) that a challenger as good as the champion passes by the deadline.
+        decides: the gate, or the sample, that is shown last.
+        exposed: customers whom a challenger with twice the harm that stops has answered by the
+            step's end, on average, at the gate that lets most through.
+    """
+
+    percent: float | None
+    hours: float | None
+    deadline_h: float
+    passes: float
+    decides: str
+    exposed: int
+
+
+class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What was expected of a rollout when it was opened.
+
+    Args:
+        history_h: hours of the log that it was made from.
+        requests_h: requests in one of them.
+        refusal: why it can't decide in time; empty: it can.
+        missing: why there is no plan; empty: there is one.
+        despite: why somebody opened the rollout though it was refused.
+    """
+
+    history_h: float = 0.0
+    requests_h: float = 0.0
+    steps: tuple[PlannedStep, ...] = ()
+    refusal: str = ""
+    missing: str = ""
+    despite: str = ""
+
+
 class Opened(_Fact, frozen=True, tag="opened"):
     """Somebody asked for this version; a bootstrap has no champion to compare with.
 
@@ -43,6 +81,7 @@ class Opened(_Fact, frozen=True, tag="opened"):
         validation: the version's gate report as the registry kept it. Empty where an earlier
             release opened the rollout.
         approval: what model.yaml asked for then; empty where an earlier release opened it.
+        plan: None where an earlier release opened it.
     """
 
     challenger: Arm
@@ -52,6 +91,7 @@ class Opened(_Fact, frozen=True, tag="opened"):
     bootstrap: bool
     validation: Evidence = {}
     approval: Literal["required", "none", ""] = ""
+    plan: RolloutPlan | None = None
 
 
 class DeployRefused(_Fact, frozen=True, tag="deploy-refused"):

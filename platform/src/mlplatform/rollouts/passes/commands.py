@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,11 +10,17 @@ from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.journal import Passes, Rollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
-from mlplatform.rollouts.journal.transitions import Answered, Evidence, Opened, RolledBack
+from mlplatform.rollouts.journal.transitions import (
+    Answered,
+    Evidence,
+    Opened,
+    RolledBack,
+    RolloutPlan,
+)
 from mlplatform.rollouts.passes.plan import Observation, Service, rolled_back_routes
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.clock import Clock
-from mlplatform.runtime.errors import Busy, Refused
+from mlplatform.runtime.errors import Busy, PlanRefused, Refused
 
 COMMAND_LEASE_TTL_S = 10.0
 
@@ -46,14 +53,18 @@ def open_rollout(
     actor: str,
     reason: str,
     clock: Clock,
+    plan: Callable[[Routes], RolloutPlan] | None = None,
 ) -> str:
     """The id of the rollout of this version, opened unless it is ramping already.
 
     Args:
         approval: as model.yaml says it; the journal holds the rollout to it.
+        plan: makes the rollout's plan under these routes; asked once nothing else stands in the
+            way. None: nothing is planned.
 
     Raises:
         Busy: another version is ramping.
+        PlanRefused: the rollout can't decide by its deadlines, and nobody goes on despite that.
         Refused: the version is champion.
     """
     earlier = rollouts.active(model, finished=True)
@@ -66,6 +77,9 @@ def open_rollout(
     routes = rollouts.routes(model)
     if routes.champion == arm:
         raise Refused(f"version {candidate.version} of {model} is its champion already")
+    made = None if plan is None else plan(routes)
+    if made is not None and made.refusal and not made.despite:
+        raise PlanRefused(made.refusal)
     attempt = 1 + sum(s.challenger.version == candidate.version for s in earlier)
     opened = Opened(
         rollout_id=f"{model}-v{candidate.version}-{attempt}",
@@ -81,6 +95,7 @@ def open_rollout(
         bootstrap=routes.champion is None,
         validation=candidate.validation,
         approval=approval,
+        plan=made,
     )
     rollouts.commit(opened, None)
     return opened.rollout_id

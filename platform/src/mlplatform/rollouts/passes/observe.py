@@ -117,9 +117,14 @@ def _role(state: RolloutState, routes: Routes) -> Role | None:
 def _subject(
     role: Role, state: RolloutState, routes: Routes, definition: ModelDefinition
 ) -> Subject:
+    within_us = 1000 * waited_ms(definition)
+    return Subject(routes.generation, role, state.challenger.version, within_us)
+
+
+def waited_ms(definition: ModelDefinition) -> float:
+    """How long a challenger is waited for, of a request's deadline."""
     chain = definition.chain
-    waited_ms = definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
-    return Subject(routes.generation, role, state.challenger.version, 1000 * waited_ms)
+    return definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
 
 
 class _Look(msgspec.Struct, frozen=True):
@@ -178,7 +183,7 @@ def outcome_basis(
         now_event_ms=now_event_ms,
         marks=marks,
         bound=Bound(policy.stop.recall, policy.confirm_recall_drop),
-        errors=_errors(policy),
+        errors=gate_errors(policy),
         capacity=definition.decision.alert_share,
         due=due,
     )
@@ -206,7 +211,7 @@ def shadow_outcomes(log: DecisionLog, model: str, basis: OutcomeBasis) -> Outcom
     )
 
 
-def _errors(policy: RolloutPolicy) -> Errors:
+def gate_errors(policy: RolloutPolicy) -> Errors:
     """The chance of a false alarm is shared out evenly over all phases and gates of a rollout."""
     stop = policy.false_alarm_share / (GATES_PER_PHASE * _phases(policy))
     return Errors(stop, policy.missed_harm_share)
@@ -251,7 +256,7 @@ def step_limits(
         step = Step(
             stop=policy.stop,
             tolerance=asked.tolerance,
-            errors=_errors(policy),
+            errors=gate_errors(policy),
             predicted=predicted,
             percent=asked.percent if isinstance(asked, CanaryStep) else None,
             units=asked.minimum_units,

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from mlplatform.model.definition import CanaryStep, RolloutPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
@@ -386,7 +388,8 @@ def _identity(state: RolloutState) -> Evidence:
 
 def _validated(state: RolloutState) -> Evidence:
     """What is known of a version before it met traffic: an approval is an answer to this too."""
-    return _identity(state) | {"validation": state.validation}
+    plan = {} if state.plan is None else {"plan": msgspec.to_builtins(state.plan)}
+    return _identity(state) | {"validation": state.validation} | plan
 
 
 def _canary_step(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlplatform.learning.validation import report
+from mlplatform.rollouts.passes.plan_text import from_evidence, next_step
 from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.text import markdown
 
@@ -65,6 +66,9 @@ def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     ]
     if "validation" in evidence:
         lines += ["### Before traffic: validation", "", *_validation(evidence["validation"]), ""]
+    if "plan" in evidence and not evidence.get("bootstrap"):
+        said = next_step(from_evidence(evidence["plan"]), 0.0)
+        lines += ["### If approved: the next step", "", markdown(said), ""]
     if "gates" in evidence:
         lines += ["### In traffic", "", _read(evidence), "", *_gates(evidence["gates"]), ""]
     if evidence.get("arms"):

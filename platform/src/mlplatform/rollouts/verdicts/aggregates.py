@@ -171,6 +171,11 @@ TOTALS: Final[Mapping[str, Callable[[Integers], Integers]]] = {
 """By clusters of a portion, their sums; they add up over clusters."""
 
 
+def outage_bits(moments: int) -> int:
+    """How many times a moment is doubled to give the length of an outage, among so many of them."""
+    return max(-(-moments // MOST_OUTAGES) - 1, 0).bit_length()
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """From where to where records reach, those of voided decisions too.
@@ -214,8 +219,7 @@ class Extent:
     @property
     def outage_bits(self) -> int:
         """How many times a moment is doubled to give the length of an outage."""
-        moments = self.last_ms // MOMENT_MS - self.first_ms // MOMENT_MS + 1
-        return max(-(-moments // MOST_OUTAGES) - 1, 0).bit_length()
+        return outage_bits(self.last_ms // MOMENT_MS - self.first_ms // MOMENT_MS + 1)
 
     @property
     def copies_due(self) -> int:

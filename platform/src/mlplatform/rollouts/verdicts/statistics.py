@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import special
 
 Counts = npt.NDArray[np.int64]
+Numbers = float | npt.NDArray[np.float64]
 
 
 def sequence_width(variance: float, *, error_share: float) -> float:
@@ -167,10 +168,27 @@ def _information(view: ClusterSums, ratio: float) -> tuple[float, float]:
     plain = n * p * (1 - p) + weight**2 * m * q * (1 - q)
     hits = a + weight * b
     alike = nn / n
-    known = plain > 0 and view.clusters > 1
-    estimated = min(max(variance / plain, 1.0), alike) if known else alike
+    known = plain if view.clusters > 1 else 0.0
+    size = event_size(variance, known, hits=hits, alike=alike)
+    return variance, float(size)
+
+
+def event_size(
+    variance: Numbers, plain: Numbers, *, hits: Numbers, alike: Numbers
+) -> npt.NDArray[np.float64]:
+    """How many hits one event holds, in a sum of hits that come in clusters; element by element.
+
+    Args:
+        variance: of the sum.
+        plain: what it would be of independent trials; 0: not known.
+        hits: that were summed.
+        alike: hits of one event if all trials of a cluster had one outcome.
+    """
+    known = np.greater(plain, 0)
+    effect = np.where(known, variance / np.where(known, plain, 1.0), alike)
+    estimated = np.minimum(np.maximum(effect, 1.0), alike)
     size = (hits * estimated + SHRINKAGE_HITS * alike) / (hits + SHRINKAGE_HITS)
-    return variance, max(size, 1.0)
+    return np.maximum(size, 1.0)
 
 
 def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float:

@@ -1,0 +1,160 @@
+"""The traffic of the last days, read from the decision log piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES, Kind
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.oip import OWN_FAILURES
+from mlplatform.rollouts.passes.observe import waited_ms
+from mlplatform.rollouts.verdicts.facts import ALERTS, Flags
+from mlplatform.rollouts.verdicts.traffic_profile import (
+    HOUR_MS,
+    ProfileBuilder,
+    Slice,
+    TrafficProfile,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SLICE_REQUESTS = 200_000
+"""That are held in memory at a time, about."""
+MOST_REQUESTS = 2_000_000
+"""That are read. Of more, as many stretches of `STRETCH_H` are read as hold so many, evenly spread
+over the days."""
+STRETCH_H: Final = 1 / 20
+NEWEST_H: Final = 1 / 6
+LIVE: Final = (0.8, 1.25)
+"""Hours of event time in one of wall time, between which the clocks are one."""
+KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
+COLUMNS = (
+    "event_ms",
+    "recorded_ms",
+    "unit",
+    "arm",
+    "answered_by",
+    "decision",
+    "degraded",
+    "degraded_reason",
+    "score",
+    "latency_us",
+)
+
+
+def read_profile(
+    log: DecisionLog, definition: ModelDefinition, *, days: float, now_event_ms: int
+) -> TrafficProfile | None:
+    """What the log says of these days; None where it holds no request of them."""
+    from_ms = now_event_ms - round(days * 24 * HOUR_MS)
+    rate_h, speed = _newest(log, definition.name, from_ms, now_event_ms)
+    if not rate_h:
+        return None
+    stretches = _stretches(from_ms, now_event_ms, rate_h)
+    read_ms = sum(end - start for start, end in stretches)
+    part = read_ms / (now_event_ms - from_ms)
+    found = ProfileBuilder(days=days, part=part, speed=speed)
+    within_us = 1000 * waited_ms(definition)
+    for start, end in stretches:
+        for piece in _pieces(start, end, rate_h):
+            found.add(_slice(log, definition.name, piece, within_us))
+    return found.profile()
+
+
+def _newest(log: DecisionLog, model: str, from_ms: int, now_ms: int) -> tuple[float, float]:
+    """Requests an hour lately, and hours of event time in one of wall time."""
+    for hours in (NEWEST_H, 24.0, (now_ms - from_ms) / HOUR_MS):
+        start = max(now_ms - round(hours * HOUR_MS), from_ms)
+        span = Span(
+            model=model, kinds=KINDS, from_ms=start, to_ms=now_ms, limit=MOST_REQUESTS,
+            columns=("event_ms", "recorded_ms"),
+        )  # fmt: skip
+        event_ms, recorded_ms = (c.to_numpy() for c in log.read(span).columns)
+        if len(event_ms) < 2:
+            continue
+        event_span, wall_span = (float(np.ptp(ms)) for ms in (event_ms, recorded_ms))
+        speed = event_span / wall_span if wall_span and event_span else 1.0
+        live = LIVE[0] <= speed <= LIVE[1]
+        return len(event_ms) * HOUR_MS / max(now_ms - start, 1), 1.0 if live else speed
+    return 0.0, 1.0
+
+
+def _stretches(from_ms: int, to_ms: int, rate_h: float) -> list[tuple[int, int]]:
+    """What is read of the days: all, or stretches that begin at times that differ by the day."""
+    hours = (to_ms - from_ms) / HOUR_MS
+    count = max(int(MOST_REQUESTS / (rate_h * STRETCH_H)), 1)
+    if rate_h * hours <= MOST_REQUESTS or count * STRETCH_H >= hours:
+        return [(from_ms, to_ms)]
+    long_ms = round(STRETCH_H * HOUR_MS)
+    ends = np.linspace(to_ms, from_ms + long_ms, count + 1)[:-1]
+    return [(round(end) - long_ms, round(end)) for end in reversed(ends.tolist())]
+
+
+def _pieces(from_ms: int, to_ms: int, rate_h: float) -> Iterator[tuple[int, int]]:
+    step_ms = max(round(min(SLICE_REQUESTS / rate_h, 24.0) * HOUR_MS), 1000)
+    for start in range(from_ms, to_ms, step_ms):
+        yield start, min(start + step_ms, to_ms)
+
+
+def _slice(log: DecisionLog, model: str, piece: tuple[int, int], within_us: float) -> Slice:
+    start, end = piece
+    span = Span(model=model, kinds=KINDS, from_ms=start, to_ms=end, columns=COLUMNS)
+    rows = log.read(span)
+    rows = rows.filter(rows["unit"].is_valid())
+    rows = rows.filter(rows["arm"].is_valid())
+    order = np.argsort(rows["event_ms"].to_numpy(), kind="stable")
+    rows = rows.take(order)
+    reason = rows["degraded_reason"]
+    elsewhere = _differ(rows, "answered_by", "arm")
+    excused = _among(reason, OWN_FAILURES) | (_among(reason, (FEATURES,)) & elsewhere)
+    latency_us = np.nan_to_num(_floats(rows, "latency_us"), nan=-1.0).astype(np.int64)
+    failed = (elsewhere | _among(reason, ARM_FAILURES)) & ~excused
+    score = _floats(rows, "score")
+    degraded = rows["degraded"].to_numpy().astype(bool)
+    return Slice(
+        event_ms=rows["event_ms"].to_numpy(),
+        recorded_ms=rows["recorded_ms"].to_numpy(),
+        unit=rows["unit"].to_numpy(),
+        failed=failed | (latency_us > within_us),
+        scored=~failed & ~degraded & ~excused & np.isfinite(score),
+        alert=_among(rows["decision"], ALERTS),
+        latency_us=latency_us,
+        hours=(end - start) / HOUR_MS,
+        frauds=_frauds(log, model, start, end),
+        counted=_among(rows["arm"], ("champion",)) & ~excused,
+    )
+
+
+def _frauds(log: DecisionLog, model: str, from_ms: int, to_ms: int) -> int | None:
+    """Labels of fraud that arrived; None where none arrived at all."""
+    span = Span(model=model, kinds=("label",), from_ms=from_ms, to_ms=to_ms, columns=("label",))
+    labels = log.read(span)["label"].drop_null().to_numpy()
+    return int((labels == 1).sum()) if len(labels) else None
+
+
+def _among(column: pa.ChunkedArray[Any], words: tuple[str, ...]) -> Flags:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pc.is_in(column, value_set=pa.array(words, pa.string()))
+    return np.asarray(found.to_numpy(), dtype=np.bool_)
+
+
+def _differ(rows: pa.Table, one: str, other: str) -> Flags:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    nothing = pa.scalar("", pa.string())
+    differ = pc.not_equal(rows[one].fill_null(nothing), rows[other].fill_null(nothing))
+    return np.asarray(differ.to_numpy(), dtype=np.bool_)
+
+
+def _floats(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    """NaN where there is none."""
+    return np.asarray(rows[name].to_numpy(), dtype=np.float64)

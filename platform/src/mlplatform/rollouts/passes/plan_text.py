@@ -1,0 +1,160 @@
+"""A rollout's plan as people read it: tables for a terminal, sentences, plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
+from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, GatePlan, StagePlan
+from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
+
+STEP_COLUMNS = ("step", "customers", "takes", "deadline", "passes in time", "decided by")
+GATE_COLUMNS = (
+    *("step", "gate", "tolerance", "takes", "requests", "customers", "customer-days", "frauds"),
+    *("passes", "bad: stopped", "bad: customers", "bad: go wrong"),
+)
+
+
+def traffic(plan: Plan) -> str:
+    """What the plan was made from."""
+    return f"{plan.requests_h:,.0f} requests/h, by {plan.history_h:,.0f} h of the decision log"
+
+
+def step_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """A row for each step."""
+    return [
+        (
+            step.name,
+            "none" if step.percent is None else f"{step.percent:g} %",
+            length(step.hours, step.deadline_h),
+            f"{step.deadline_h:g} h",
+            _chance(step.passes),
+            step.decides,
+        )
+        for step in plan.steps
+    ]
+
+
+def gate_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """A row for each gate of each step."""
+    return [_gate_row(step, gate) for step in plan.steps for gate in step.gates]
+
+
+def _gate_row(step: StagePlan, gate: GatePlan) -> tuple[str, ...]:
+    bad = ("none", "none") if step.percent is None else (
+        f"{gate.exposed_customers:,}", f"{gate.loss:,.1f}"
+    )  # fmt: skip
+    if gate.tolerance is None:
+        needs = ("not asked", *[""] * 6)
+    else:
+        frauds = "?" if gate.frauds is None else f"{gate.frauds:,}"
+        counts = (f"{n:,}" for n in (gate.requests, gate.customers, gate.customer_days))
+        takes = length(gate.hours, step.deadline_h)
+        needs = (f"{gate.tolerance:g}", takes, *counts, frauds, _chance(gate.passes))
+    return (step.name, gate.gate, *needs, _chance(gate.stops), *bad)
+
+
+def conclusions(plan: Plan) -> Iterator[str]:
+    """What follows from the tables, in lines."""
+    yield (
+        f"bad: a challenger with {HARM:g} times the limit at this gate, until it is stopped or the "
+        "step ends"
+    )
+    if plan.hours is not None:
+        yield (f"shadow and canary together: {length(plan.hours)}, and the wait for an approval")
+    caught = ", ".join(f"{gate} {_chance(chance)}" for gate, chance in plan.stops.items())
+    yield f"a bad challenger is stopped in some step: {caught}"
+    if plan.confirmation is not None:
+        found = plan.confirmation
+        yield (
+            f"confirmation: {found.frauds:,} frauds in shadow; {_chance(found.passes)} of the "
+            f"versions as good as the champion are confirmed, {_chance(found.stops)} of those that "
+            f"miss {HARM:g} times the limit are taken back"
+        )
+    yield from (f"note: {note}" for note in plan.notes)
+    yield from (f"refused: {refusal}" for refusal in plan.refusals)
+    if plan.proposed:
+        yield "steps that show as much with fewer customers, or more in a day, for model.yaml:"
+        yield from steps_text(plan.proposed).splitlines()
+    if not plan.refusals:
+        yield "the rollout can decide within its deadlines"
+
+
+def as_values(plan: Plan | str) -> dict[str, Any]:
+    """The plan as JSON can hold it."""
+    if isinstance(plan, str):
+        return {"missing": plan}
+    return {
+        "history_h": plan.history_h,
+        "requests_h": plan.requests_h,
+        "hours": plan.hours,
+        "steps": [dataclasses.asdict(step) for step in plan.steps],
+        "stops": plan.stops,
+        "confirmation": plan.confirmation and dataclasses.asdict(plan.confirmation),
+        "refusals": [_refusal(plan, number) for number in range(len(plan.refusals))],
+        "notes": list(plan.notes),
+        "proposed": steps_text(plan.proposed) if plan.proposed else None,
+    }
+
+
+def _refusal(plan: Plan, number: int) -> dict[str, Any]:
+    refusal = plan.refusals[number]
+    ways = [[dataclasses.asdict(remedy) for remedy in way] for way in refusal.remedies]
+    return {"step": refusal.step.key, "reason": str(refusal), "possible_with": ways}
+
+
+def length(hours: float | None, deadline_h: float | None = None) -> str:
+    """A length of time; None is more than what was looked ahead."""
+    if hours is None or not math.isfinite(hours):
+        return "too long" if deadline_h is None else f"> {LONGEST * deadline_h:g} h"
+    if hours >= 48:
+        return f"{hours / 24:.1f} d"
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def whole_ramp(plan: RolloutPlan) -> str:
+    """The plan's steps in one line, or why there is none."""
+    if plan.missing:
+        return plan.missing
+    steps = (
+        f"{'shadow' if s.percent is None else f'{s.percent:g} %'} {length(s.hours, s.deadline_h)}"
+        for s in plan.steps
+    )
+    despite = f"; opened despite its plan: {plan.despite}" if plan.despite else ""
+    return f"{', '.join(steps)}, at {plan.requests_h:,.0f} requests/h{despite}"
+
+
+def next_step(plan: RolloutPlan, percent: float) -> str:
+    """The plan's sentence on the canary step after a share of customers."""
+    if plan.missing:
+        return plan.missing
+    coming = next((s for s in plan.steps if (s.percent or 0.0) > percent), None)
+    if coming is None:
+        return "no step of the plan follows"
+    return step_sentence(plan, coming)
+
+
+def step_sentence(plan: RolloutPlan, step: PlannedStep) -> str:
+    """What a step takes, how sure it decides, and whom a bad challenger reaches."""
+    name = "shadow" if step.percent is None else f"{step.percent:g} % of the customers"
+    said = (
+        f"Planned for {name}, at {plan.requests_h:,.0f} requests/h: "
+        f"{length(step.hours, step.deadline_h)} (deadline {step.deadline_h:g} h), decided by "
+        f"{step.decides}; {_chance(step.passes)} of the challengers as good as the champion pass "
+        f"in time; one with {HARM:g} times the harm that stops reaches {step.exposed:,} customers."
+    )
+    return f"{said} Opened despite its plan: {plan.despite}." if plan.despite else said
+
+
+def from_evidence(plan: dict[str, Any]) -> RolloutPlan:
+    """The plan that evidence holds."""
+    return msgspec.convert(plan, RolloutPlan)
+
+
+def _chance(share: float) -> str:
+    return f"{100 * share:.0f} %"

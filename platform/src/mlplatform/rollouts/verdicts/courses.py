@@ -1,0 +1,337 @@
+"""How a gate's bounds may go as a step's traffic comes: courses drawn from a traffic profile.
+
+Each course holds the counts that the gate would read at each look, drawn for a challenger of a
+known truth; the bounds on them are those of the judge (`event_size`, `sequence_width`). Hits that
+come together (an outage, a customer) are drawn together, as often as the profile says.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.rollouts.verdicts.aggregates import MOMENT_MS, MOST_OUTAGES
+from mlplatform.rollouts.verdicts.statistics import event_size, sequence_width
+from mlplatform.rollouts.verdicts.traffic_profile import HOUR_MS, QUANTILES, TrafficProfile
+
+Floats = npt.NDArray[np.float64]
+
+FEW_HITS = 0.2
+"""A smaller share of hits comes as rare events do, one larger varies to both sides alike."""
+ALONE = 0.05
+"""Of fewer hits beside each one, none are drawn together."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """What a gate reads, by course and look.
+
+    Args:
+        difference: the challenger's hits less the expected ones.
+        scale: what difference and width are told as a share of.
+        hits: of both arms, as the judge counts them.
+        plain: variance of the difference, were all trials independent.
+        views: variance of the difference, and hits of one event at most, by clusters of a kind.
+        shift: of the told difference, which the expectation brings.
+    """
+
+    difference: Floats
+    scale: Floats
+    hits: Floats
+    plain: Floats
+    views: tuple[tuple[Floats, Floats], ...]
+    shift: Floats
+
+    @property
+    def value(self) -> Floats:
+        return self.difference / np.maximum(self.scale, 1e-9) + self.shift
+
+    def width(self, error_share: float) -> Floats:
+        """Of a bound on one side that is wrong so rarely; endless where nothing is expected."""
+        widths = [self._width(variance, alike, error_share) for variance, alike in self.views]
+        widest = np.maximum.reduce(widths) / np.maximum(self.scale, 1e-9)
+        return np.where(self.scale > 0, widest, np.inf)
+
+    def _width(self, variance: Floats, alike: Floats, error_share: float) -> Floats:
+        size = event_size(variance, self.plain, hits=self.hits, alike=alike)
+        return np.asarray(size * _widths(variance / size**2, error_share))
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """When a step is looked at, and by how much traffic.
+
+    Args:
+        hours: of each look, ascending.
+        share: of customers in the challenger's arm (0-1); None in shadow, where both arms decide
+            everything.
+        courses: how many are drawn.
+    """
+
+    profile: TrafficProfile
+    hours: Floats
+    share: float | None
+    courses: int
+    seed: int
+
+    def rng(self, gate: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *gate.encode()])
+
+    def trials(self) -> tuple[Floats, Floats]:
+        """Requests of the challenger and of the champion at each look."""
+        every = np.tile(self.profile.requests_h * self.hours, (self.courses, 1))
+        if self.share is None:
+            return every, every
+        part, _ = self.arm()
+        return every * part, every * (1 - part)
+
+    def arm(self) -> tuple[Floats, Floats]:
+        """Of the customers drawn into the challenger's arm: their share of the requests, and other
+        requests an hour by the customer of one. A few customers make most requests."""
+        people, rates = np.array(self.profile.customers).T
+        repeat = np.full((self.courses, 1), self.profile.repeat_h)
+        if self.share is None:
+            return np.ones_like(repeat), repeat
+        everyone = np.maximum(np.rint(people), 1).astype(np.int64)
+        drawn = self.rng("customers").binomial(everyone, self.share, (self.courses, len(people)))
+        mine_h = np.maximum(drawn @ rates, self.share / 5 * (everyone @ rates))
+        alike = (drawn @ rates**2) / mine_h / (everyone @ rates**2 / (everyone @ rates))
+        part = np.minimum(mine_h / (everyone @ rates), 1 - (1 - self.share) / 5)
+        return part[:, None], repeat * alike[:, None]
+
+    def together(self, full: float) -> tuple[float, float]:
+        """Hits beside each hit, in the challenger's arm and in the champion's."""
+        if self.share is None:
+            return full, full
+        return full * self.share, full * (1 - self.share)
+
+    def alike_in_time(self, trials: Floats) -> Floats:
+        """Trials in a stretch of time in which failures may be one outage."""
+        wall_ms = self.hours / self.profile.speed * HOUR_MS
+        moments = np.maximum(wall_ms / MOMENT_MS, 1.0)
+        pieces = moments / 2 ** np.ceil(np.log2(np.maximum(moments / MOST_OUTAGES, 1.0)))
+        return np.asarray(1 + trials / np.maximum(pieces, 1.0))
+
+    def alike_by_day(self) -> Floats:
+        """Requests of a customer on a day."""
+        return 1 + self.arm()[1] * np.minimum(self.hours, 24.0)
+
+    def alike_by_customer(self) -> Floats:
+        """Requests of a customer."""
+        return 1 + self.arm()[1] * self.hours
+
+
+def failures(looks: Looks, *, more: float) -> Sums:
+    """Failures of both arms, of a challenger that fails this share of requests more."""
+    rng, profile = looks.rng("failures"), looks.profile
+    mine, other = looks.trials()
+    here, there = looks.together(profile.failed_together)
+    a, a_squares = _hits(rng, mine, profile.failed, here)
+    b, b_squares = _hits(rng, other, profile.failed, there)
+    if more:
+        added = _hits(looks.rng("more failures"), mine, more, 0.0)[0]
+        a, a_squares = a + added, a_squares + added
+    return _arms(looks, (a, a_squares, mine), (b, b_squares, other))
+
+
+def latency(looks: Looks, quantile: float, *, ratio: float, slower: float = 1.0) -> Sums:
+    """Answers above the champion's quantile times the ratio, of a challenger that many times
+    slower, less the champion's above its quantile."""
+    rng, profile = looks.rng(f"latency {quantile}"), looks.profile
+    mine, other = looks.trials()
+    together = profile.slow_together[QUANTILES.index(quantile)]
+    here, there = looks.together(together)
+    share = profile.slower(ratio / slower * profile.quantile_us(quantile))
+    a, a_squares = _hits(rng, mine, share, here)
+    b, b_squares = _hits(rng, other, 1 - quantile, there)
+    return _arms(looks, (a, a_squares, mine), (b, b_squares, other))
+
+
+def _arms(
+    looks: Looks, mine: tuple[Floats, Floats, Floats], other: tuple[Floats, Floats, Floats]
+) -> Sums:
+    """A comparison of shares, clustered by outage and by customer and day."""
+    a, a_squares, n = mine
+    b, b_squares, m = other
+    weight = n / np.maximum(m, 1)
+    p, q = np.clip(a / n, 0, 1), np.clip(b / np.maximum(m, 1), 0, 1)
+    plain = n * p * (1 - p) + weight**2 * m * q * (1 - q)
+    in_time = a_squares + weight**2 * b_squares
+    views = ((in_time, looks.alike_in_time(n)), (plain, looks.alike_by_day()))
+    compared = np.where(m > 0, n, 0.0)  # where the champion has nobody, nothing is shown
+    return Sums(a - weight * b, compared, a + weight * b, plain, views, np.zeros((len(n), 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """What is expected of a challenger's alerts, as shares of all payments.
+
+    Args:
+        own, champion: with an alert of either arm. both: of both arms.
+        replayed: payments of the replay that said so; 0: none was made.
+        told: the share of alerts that the replay said; None: it said none.
+    """
+
+    own: float
+    champion: float
+    both: float
+    replayed: int
+    told: float | None
+
+    @classmethod
+    def predicted(
+        cls, own: float, champion: float, disagreement: float, *, replayed: int, told: float | None
+    ) -> Alerts:
+        """From the share of payments with an alert of either arm on which only one raised it."""
+        both = (own + champion) * (1 - disagreement) / (2 - disagreement)
+        return cls(own, champion, min(both, own, champion), replayed, told)
+
+    @property
+    def either(self) -> float:
+        return self.own + self.champion - self.both
+
+    @property
+    def ratio(self) -> float:
+        return self.own / self.champion
+
+    @property
+    def disagreement(self) -> float:
+        return 1 - self.both / self.either
+
+
+def alert_pairs(looks: Looks, expected: Alerts, *, more: float) -> Sums:
+    """Alerts of both arms on the same payments, as a share of those expected, of a challenger that
+    raises this share of them more."""
+    rng = looks.rng("alerts")
+    n, _ = looks.trials()
+    ratio = expected.ratio
+    own = _hits(rng, n, expected.own - expected.both, 0.0)[0]
+    other = _hits(rng, n, expected.champion - expected.both, 0.0)[0]
+    both = _hits(rng, n, expected.both, 0.0)[0]
+    own = own + _hits(looks.rng("more alerts"), n, more * expected.own, 0.0)[0]
+    a, b = own + both, other + both
+    variance = own + ratio**2 * other + (1 - ratio) ** 2 * both
+    alone = expected.own + expected.champion - 2 * expected.both
+    return Sums(
+        difference=a - ratio * b,
+        scale=ratio * b,
+        hits=a + ratio * b,
+        plain=a + ratio**2 * b,
+        views=((variance, looks.alike_by_customer()),),
+        shift=_replayed(looks, alone, expected),
+    )
+
+
+def alert_arms(looks: Looks, expected: Alerts, *, more: float) -> Sums:
+    """Alerts of both arms on payments of different customers, as a share of those expected."""
+    mine, other = looks.trials()
+    a, a_variance = _customers_alerts(looks, "own", mine, expected.own * (1 + more))
+    b, b_variance = _customers_alerts(looks, "champion's", other, expected.champion)
+    weight = expected.ratio * mine / np.maximum(other, 1)
+    alone = expected.own + expected.champion - 2 * expected.both
+    return Sums(
+        difference=a - weight * b,
+        scale=weight * b,
+        hits=a + weight * b,
+        plain=a + weight**2 * b,
+        views=(
+            (
+                a_variance + weight**2 * b_variance,
+                looks.alike_by_customer(),
+            ),
+        ),
+        shift=_replayed(looks, alone, expected),
+    )
+
+
+def alerts_told(looks: Looks, expected: Alerts, *, more: float) -> Sums | None:
+    """Alerts as a share of those that the replay said; None: it said none."""
+    if expected.told is None:
+        return None
+    mine, _ = looks.trials()
+    a, variance = _customers_alerts(looks, "own", mine, expected.own * (1 + more))
+    told = expected.told * mine
+    views = ((variance, looks.alike_by_customer()),)
+    return Sums(a - told, told, a, a, views, _replayed(looks, expected.own, expected))
+
+
+def disagreement(looks: Looks, expected: Alerts, *, more: float) -> Sums:
+    """Payments with an alert of one arm alone, of those with an alert of either."""
+    rng = looks.rng("disagreement")
+    n, _ = looks.trials()
+    share = min(expected.disagreement + more, 1.0)
+    only = _hits(rng, n, expected.either * share, 0.0)[0]
+    trials = only + _hits(rng, n, expected.either * (1 - share), 0.0)[0]
+    p = only / np.maximum(trials, 1)
+    plain = trials * p * (1 - p)
+    profile = looks.profile
+    beside_h = profile.alert_repeat_h + expected.either * profile.repeat_h
+    shift = _shift(looks, expected.disagreement * (1 - expected.disagreement),
+                   expected.replayed * expected.either)  # fmt: skip
+    return Sums(
+        difference=only - expected.disagreement * trials,
+        scale=trials,
+        hits=only,
+        plain=plain,
+        views=((plain, np.tile(1 + beside_h * looks.hours, (looks.courses, 1))),),
+        shift=shift,
+    )
+
+
+def _customers_alerts(
+    looks: Looks, arm: str, trials: Floats, share: float
+) -> tuple[Floats, Floats]:
+    """Alerts, and their variance: some customers have more of them, at all looks."""
+    rng, beside_h = looks.rng(f"{arm} alerts"), looks.profile.alert_repeat_h
+    alerts_h = np.maximum(trials[:, -1:] / looks.hours[-1] * share, 1e-12)
+    level = rng.normal(1.0, np.sqrt(np.minimum(beside_h / alerts_h, 0.25)), (len(trials), 1))
+    hits = _hits(rng, trials * np.maximum(level, 0.0), share, 0.0)[0]
+    return hits, hits * (1 + beside_h * looks.hours)
+
+
+def _replayed(looks: Looks, varied: float, expected: Alerts) -> Floats:
+    """What the replay's own sampling error brings, as a share of the alerts expected."""
+    return _shift(looks, varied / expected.own**2, expected.replayed)
+
+
+def _shift(looks: Looks, variance: float, trials: float) -> Floats:
+    spread = math.sqrt(variance / trials) if trials else 0.0
+    return looks.rng("replay").normal(0.0, spread, (looks.courses, 1))
+
+
+def _hits(
+    rng: np.random.Generator, trials: Floats, share: float, together: float
+) -> tuple[Floats, Floats]:
+    """Hits up to each look, and the sum of their events' squares (their variance).
+
+    Args:
+        together: hits that one has beside it, in its event.
+    """
+    expected = share * np.diff(trials, axis=1, prepend=0.0)
+    if share > FEW_HITS:
+        effect = (1 - share) * (1 + together)
+        drawn = rng.normal(expected, np.sqrt(effect * expected)).cumsum(axis=1)
+        return np.maximum(drawn, 0.0), effect * share * trials
+    if together < ALONE:
+        alone = rng.poisson(expected).cumsum(axis=1).astype(float)
+        return alone, (1 - share) * alone
+    events = rng.poisson(expected / together)
+    drawn = rng.poisson(together * events).astype(float)
+    squares = drawn + drawn * np.maximum(drawn - 1, 0) / np.maximum(events, 1)
+    return drawn.cumsum(axis=1), squares.cumsum(axis=1)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(error_share: float) -> tuple[Floats, Floats]:
+    variances = np.concatenate([[0.0], np.geomspace(1e-3, 1e12, 600)])
+    return variances, np.array([sequence_width(v, error_share=error_share) for v in variances])
+
+
+def _widths(variances: Floats, error_share: float) -> Floats:
+    """The judge's widths, read between the lines of a table."""
+    known, widths = _table(error_share)
+    return np.interp(variances, known, widths)
