@@ -148,6 +148,18 @@ def states() -> list[Case]:
             {12: [page | fraud | {"service": "s"}]},
             (11, 21),
         ),
+        Case(
+            "VolumeStopped",
+            {f'{GATEWAY}_volume_stopped{{{FRAUD},service="s"}}': "0x9 1x10 0x10"},
+            {10: [page | fraud | {"service": "s"}]},
+            (9, 21),
+        ),
+        Case(
+            "ModelKilled",
+            {f"mlplatform_model_killed{{{FRAUD}}}": "0x9 1x10 0x10"},
+            {10: [page | fraud]},
+            (9, 21),
+        ),
         Case("LogSpilling", {"mlplatform_log_waiting": "0x9 5x20 0x5"}, {20: [ticket]}, (19, 31)),
         Case(
             "LogBehind",

@@ -15,6 +15,7 @@ import pytest
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.definition import VolumeLimit
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
@@ -25,6 +26,7 @@ from mlplatform.scoring.arms.fallback import steps
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import Contributions, Explainer, NotExplained
 from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.arms.volume import DecisionVolume
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import Predictor
@@ -134,6 +136,36 @@ async def test_a_breaker_that_is_open_is_not_asked(bundle: Bundle) -> None:
     assert failures[0].reason == "breaker_open"
     assert len(_calls(world, CHALLENGER)) == DEFINITION.breaker.minimum_calls
     assert world.targets[CHAMPION.service].breaker.state == "closed"
+
+
+def stopped(world: Live, *arms: Arm) -> Live:
+    """The same routes, where the bundles of these arms declined everybody."""
+    targets = dict(world.targets)
+    for arm in arms:
+        volume = DecisionVolume(cast(VolumeLimit, DEFINITION.decision.limit))
+        assert any(volume.count(customer, "decline", 1.0) for customer in range(100))
+        targets[arm.service] = replace(targets[arm.service], volume=volume)
+    return replace(world, targets=targets)
+
+
+async def test_the_champion_answers_for_a_challenger_that_declined_too_many(bundle: Bundle) -> None:
+    world = stopped(live(bundle, by_amount, by_amount), CHALLENGER)
+    prediction, failures = await predicted(world, ORDER, facts(300), soon())
+    assert prediction is not None
+    assert prediction.step == "champion"
+    assert [(f.step, f.reason) for f in failures] == [("challenger", "volume_limit")]
+    assert _calls(world, CHALLENGER) == []
+
+
+async def test_the_rest_of_the_chain_decides_where_every_arm_declined_too_many(
+    bundle: Bundle,
+) -> None:
+    world = stopped(live(bundle, by_amount, by_amount), CHALLENGER, CHAMPION)
+    prediction, failures = await predicted(world, ORDER, facts(300), soon())
+    assert prediction is None
+    assert [f.reason for f in failures] == ["volume_limit", "volume_limit"]
+    verdict = without_predictor(world, facts(300))
+    assert verdict.answered_by in ("small_model", "rules", "default")
 
 
 @pytest.mark.parametrize("reason", ["stalled", "queue_full"])

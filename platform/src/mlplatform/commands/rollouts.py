@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
+from mlplatform.commands import rollout_controls
 from mlplatform.commands.arguments import (
     Actor,
     Approver,
@@ -54,6 +55,7 @@ def _despite(text: str | None) -> str | None:
 
 
 app = typer.Typer(help="Who answers whom: open, follow, approve, take back.", no_args_is_help=True)
+rollout_controls.add_to(app)
 
 
 @app.command("list")

@@ -54,6 +54,17 @@ def _learning(model: ModelDefinition) -> Iterator[Rule]:
     ordered = 0 < decision.decline_share <= decision.review_share < 1
     wanted = "more than 0 and at most review_share"
     yield ordered, "decision.decline_share", decision.decline_share, wanted
+    if (limit := decision.limit) is not None:
+        for name in ("decline_share", "alert_share"):
+            value, planned = getattr(limit, name), getattr(decision, name)
+            yield (
+                value > planned,
+                f"decision.limit.{name}",
+                value,
+                f"more than planned, {planned:g}",
+            )
+        ordered = limit.decline_share <= limit.alert_share
+        yield ordered, "decision.limit.decline_share", limit.decline_share, "at most alert_share"
     held_out = 2 <= training.holdout_days < training.window_days
     wanted = "2 or more (calibration and gates take half each) and less than window_days"
     yield held_out, "training.holdout_days", training.holdout_days, wanted

@@ -63,9 +63,29 @@ class SmallModelPolicy(_Strict, frozen=True):
     bins: Annotated[int, Meta(ge=2, le=50)]
 
 
+class VolumeLimit(_Strict, frozen=True):
+    """How many customers a bundle may decline or alert on before a gateway asks it no more.
+
+    Args:
+        decline_share, alert_share: of the customers that it decides about; an alert is a review or
+            a decline.
+        once_per_s: seconds within which a customer counts once.
+        decisions_per_false_stop: counted decisions, on average at least, from one stop to the next
+            of a bundle that keeps to its limits.
+    """
+
+    decline_share: ErrorShare
+    alert_share: ErrorShare
+    once_per_s: Annotated[float, Meta(gt=0, le=86_400)]
+    decisions_per_false_stop: Annotated[int, Meta(ge=1_000, le=1_000_000_000_000)]
+
+
 class DecisionPolicy(_Strict, frozen=True):
+    """Which share of all payments is reviewed and declined, and where a bundle is stopped."""
+
     review_share: float
     decline_share: float
+    limit: VolumeLimit | None = None
 
     @property
     def alert_share(self) -> float:

@@ -18,13 +18,22 @@ FLOAT32_MAX = 3.4028234e38
 HEADER_LENGTH = b"inference-header-content-length"
 SERVER_TIMING = b"server-timing"
 FailureReason = Literal[
-    "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead", "stalled"
+    "deadline",
+    "unavailable",
+    "invalid_output",
+    "breaker_open",
+    "volume_limit",
+    "queue_full",
+    "bulkhead",
+    "stalled",
+    "killed",
 ]
-"""`breaker_open` is a predictor that was not asked."""
+"""`breaker_open` is a predictor that was not asked, `volume_limit` one whose bundle declined or
+alerted on far more customers than planned, `killed` one whose model a person switched off."""
 
-OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled")
-"""Those that the gateway is to blame for: it had no room or time to ask. No evidence about an arm,
-whoever answered in its place."""
+OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled", "killed")
+"""Those that the gateway is to blame for: it had no room or time to ask, or was told not to. No
+evidence about an arm, whoever answered in its place."""
 
 
 class PredictionFailed(Exception):

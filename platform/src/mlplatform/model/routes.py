@@ -28,6 +28,9 @@ class Routes:
         previous: the champion's predecessor, kept warm as its first fallback.
         rollout_id: the ramping rollout, or in "steady" the one that promoted the champion.
         challenger_percent: 0 to 100; 0 outside "canary".
+        cleared: the generation in which a person last had gateways ask again the arms that they had
+            stopped for the volume of their decisions.
+        killed: a person switched the model off; no arm is asked, and the chain's fallback decides.
     """
 
     model: str
@@ -38,6 +41,8 @@ class Routes:
     rollout_id: str | None
     phase: Phase
     challenger_percent: float
+    cleared: int = 0
+    killed: bool = False
 
     @property
     def arms(self) -> tuple[Arm, ...]:

@@ -26,8 +26,8 @@ KINDS: Final[tuple[Kind, ...]] = (
 )
 GENESIS: Final = bytes(32)
 
-ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open")
-"""Reasons of degradation that the assigned arm's predictor is to blame for."""
+ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open", "volume_limit")
+"""Reasons of degradation that the assigned arm's predictor or bundle is to blame for."""
 
 FEATURES: Final = "features"
 """Why an answer is degraded that was given without fresh features, by a model or instead of one."""

@@ -122,6 +122,7 @@ class StateCollector(Collector):
     def _routes(self, model: str) -> Iterator[Read]:
         routes = self._rollouts.routes(model)
         yield signals.ROUTES_GENERATION, [((model,), routes.generation)]
+        yield signals.MODEL_KILLED, [((model,), float(routes.killed))]
         given = routes.challenger_percent / 100
         shares = {"champion": 1 - given if routes.champion else 0.0, "challenger": given}
         yield signals.ROUTES_SHARE, [((model, arm), share) for arm, share in shares.items()]

@@ -43,6 +43,16 @@ def of_installation(objectives: Objectives) -> list[Rule]:
             limits.breaker_open, "no request is sent to {{ $labels.service }}",
         ),
         made(
+            "VolumeStopped", "page",
+            f"max by (model, service) ({signals.VOLUME_STOPPED.name}) == 1",
+            "0s", "a gateway asks {{ $labels.service }} no more: its bundle declined or alerted on "
+            "far more customers than planned",
+        ),
+        made(
+            "ModelKilled", "page", f"max by (model) ({signals.MODEL_KILLED.name}) == 1",
+            "0s", "{{ $labels.model }} is switched off by a person: its fallback decides",
+        ),
+        made(
             "LogSpilling", "ticket", f"sum({signals.LOG_COUNTS['waiting'].name}) > 0",
             limits.log_spilling, "records wait in a spill, the decision log does not take them",
         ),

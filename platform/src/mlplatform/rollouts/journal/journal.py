@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.controls import Control, ControlState
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Transition
+
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +27,15 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class GatewayLease:
-    """The generation of a model's routes that a living gateway applies; None: it has not said."""
+    """The generation of a model's routes that a living gateway applies; None: it has not said.
+
+    Args:
+        stopped: service → why this gateway asks it no more, by what its bundle decided there.
+    """
 
     gateway: str
     generation: int | None
+    stopped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rollouts(Protocol):
@@ -62,8 +71,35 @@ class Rollouts(Protocol):
         """The present routes (generation 0 before there were any); cheap enough to ask often."""
         ...
 
-    def lease(self, gateway: str, generations: Mapping[str, int], ttl_s: float) -> None:
-        """A gateway lives, and applies these generations, by model; to be repeated within ttl_s."""
+    def lease(
+        self,
+        gateway: str,
+        generations: Mapping[str, int],
+        ttl_s: float,
+        stopped: Mapping[str, str] = NOTHING,
+    ) -> None:
+        """A gateway lives, and applies these generations, by model; to be repeated within ttl_s.
+
+        Args:
+            stopped: as `GatewayLease` has it, of all models.
+        """
+        ...
+
+
+class Controls(Protocol):
+    """What people decide about all of a model's traffic, in the same journal."""
+
+    def control(self, fact: Control, fence: Fence, routes: Routes) -> ControlState:
+        """Append a control and the routes that follow from it, or nothing at all.
+
+        Raises:
+            StaleFence: the lease was taken over, or the routes are not of the next generation.
+            Refused: it can't follow those before it.
+        """
+        ...
+
+    def controls(self, model: str) -> tuple[Control, ...]:
+        """All controls of a model, in order."""
         ...
 
 

@@ -26,12 +26,13 @@ SCHEMA = Schema(
             "CREATE TABLE gateways (gateway TEXT PRIMARY KEY, generations TEXT NOT NULL,"
             " expires_ms BIGINT NOT NULL)",
         ),
+        ("CREATE TABLE stops (gateway TEXT PRIMARY KEY, stopped TEXT NOT NULL)",),
     ),
 )
 
 
 class PostgresRollouts(SqlRollouts):
-    """`Rollouts`, `Passes` and `Anchors`; safe for threads and processes.
+    """`Rollouts`, `Controls`, `Passes` and `Anchors`; safe for threads and processes.
 
     Args:
         clock: whose wall time leases run by.

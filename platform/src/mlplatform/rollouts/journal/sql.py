@@ -9,7 +9,16 @@ import msgspec
 
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.model.routes import Routes, no_routes
-from mlplatform.rollouts.journal.journal import Fence, GatewayLease, JournalFact
+from mlplatform.rollouts.journal.controls import (
+    Control,
+    ControlState,
+    apply_control,
+    check_may_move,
+    decode_control,
+    encode_control,
+    fold_controls,
+)
+from mlplatform.rollouts.journal.journal import NOTHING, Fence, GatewayLease, JournalFact
 from mlplatform.rollouts.journal.state import RolloutState, apply, fold
 from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition, decode, encode
 from mlplatform.runtime.canonical import digest
@@ -22,7 +31,7 @@ GENESIS = "0" * 64
 
 
 class SqlRollouts:
-    """`Rollouts`, `JournalFacts`, `Passes` and `Anchors` in a database.
+    """`Rollouts`, `Controls`, `JournalFacts`, `Passes` and `Anchors` in a database.
 
     Safe for threads and processes.
 
@@ -42,6 +51,9 @@ class SqlRollouts:
     ) -> RolloutState:
         with self._database.writing() as db:
             self._check_fence(db, transition, fence)
+            if routes is not None:
+                present = _routes_of(routes.model, db.rows(_ROUTES, model=routes.model))
+                check_may_move(transition, present, routes)
             before = _transitions(db, transition.rollout_id)
             state = apply(fold(before) if before else None, transition)
             _append(
@@ -56,6 +68,20 @@ class SqlRollouts:
             if routes is not None:
                 _write_routes(db, routes)
         return state
+
+    def control(self, fact: Control, fence: Fence, routes: Routes) -> ControlState:
+        with self._database.writing() as db:
+            if fence.model != fact.model or not self._renewed(db, fence):
+                raise StaleFence(f"{fence.holder} has no lease of {fact.model}")
+            state = apply_control(fold_controls(_controls(db, fact.model)), fact)
+            body = encode_control(fact).decode()
+            _append(db, body, model=fact.model, routes=routes, fence=fence)
+            _write_routes(db, routes)
+        return state
+
+    def controls(self, model: str) -> tuple[Control, ...]:
+        with self._database.reading() as db:
+            return _controls(db, model)
 
     def read(self, rollout_id: str) -> tuple[Transition, ...]:
         with self._database.reading() as db:
@@ -89,7 +115,13 @@ class SqlRollouts:
     def routes(self, model: str) -> Routes:
         return _routes_of(model, self._database.rows(_ROUTES, model=model))
 
-    def lease(self, gateway: str, generations: Mapping[str, int], ttl_s: float) -> None:
+    def lease(
+        self,
+        gateway: str,
+        generations: Mapping[str, int],
+        ttl_s: float,
+        stopped: Mapping[str, str] = NOTHING,
+    ) -> None:
         with self._database.writing() as db:
             db.change(
                 "INSERT INTO gateways VALUES (:gateway, :generations, :expires_ms)"
@@ -98,6 +130,12 @@ class SqlRollouts:
                 gateway=gateway,
                 generations=msgspec.json.encode(generations).decode(),
                 expires_ms=self._clock.wall_ms() + int(ttl_s * 1000),
+            )
+            db.change(
+                "INSERT INTO stops VALUES (:gateway, :stopped)"
+                " ON CONFLICT (gateway) DO UPDATE SET stopped = excluded.stopped",
+                gateway=gateway,
+                stopped=msgspec.json.encode(dict(stopped)).decode(),
             )
 
     def acquire(
@@ -139,10 +177,13 @@ class SqlRollouts:
 
     def gateways(self, model: str) -> list[GatewayLease]:
         rows = self._database.rows(
-            "SELECT gateway, generations FROM gateways WHERE expires_ms > :now_ms ORDER BY gateway",
+            "SELECT g.gateway, g.generations, COALESCE(s.stopped, '{}') FROM gateways g"
+            " LEFT JOIN stops s ON s.gateway = g.gateway"
+            " WHERE g.expires_ms > :now_ms ORDER BY g.gateway",
             now_ms=self._clock.wall_ms(),
         )
-        return [GatewayLease(name, msgspec.json.decode(text).get(model)) for name, text in rows]
+        read = msgspec.json.decode
+        return [GatewayLease(name, read(text).get(model), read(why)) for name, text, why in rows]
 
     def anchor(self, head: ManifestHead) -> None:
         body = msgspec.json.encode(head, order="sorted").decode()
@@ -180,7 +221,9 @@ class SqlRollouts:
 
 
 _ROUTES = "SELECT body FROM routes WHERE model = :model"
-LAST_ANCHOR = "SELECT body FROM journal WHERE rollout_id IS NULL ORDER BY seq DESC LIMIT 1"
+LAST_ANCHOR = (
+    "SELECT body FROM journal WHERE rollout_id IS NULL AND model IS NULL ORDER BY seq DESC LIMIT 1"
+)
 _COLUMNS = ("seq", "rollout_id", "model", "body", "routes", "fence", "digest")
 
 
@@ -219,6 +262,14 @@ def _transitions(db: Session, rollout_id: str) -> tuple[Transition, ...]:
         rollout_id=rollout_id,
     )
     return tuple(decode(body.encode()) for (body,) in rows)
+
+
+def _controls(db: Session, model: str) -> tuple[Control, ...]:
+    rows = db.rows(
+        "SELECT body FROM journal WHERE rollout_id IS NULL AND model = :model ORDER BY seq",
+        model=model,
+    )
+    return tuple(decode_control(body.encode()) for (body,) in rows)
 
 
 def _project(db: Session, state: RolloutState) -> None:

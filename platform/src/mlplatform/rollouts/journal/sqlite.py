@@ -28,13 +28,17 @@ SCHEMA = Schema(
             "CREATE TABLE IF NOT EXISTS gateways (gateway TEXT PRIMARY KEY,"
             " generations TEXT NOT NULL, expires_ms INTEGER NOT NULL) STRICT",
         ),
+        (
+            "CREATE TABLE IF NOT EXISTS stops (gateway TEXT PRIMARY KEY, stopped TEXT NOT NULL)"
+            " STRICT",
+        ),
     ),
 )
 """The first step also meets files of before there were versions, which have these tables."""
 
 
 class SqliteRollouts(SqlRollouts):
-    """`Rollouts`, `Passes` and `Anchors` in one file; safe for threads and processes.
+    """`Rollouts`, `Controls`, `Passes` and `Anchors` in one file; safe for threads and processes.
 
     Args:
         clock: whose wall time leases run by.

@@ -63,9 +63,11 @@ def observe(
         s.challenger for s in states if s.phase == "confirmed" and s.rollout_id != state.rollout_id
     ]
     provisional = any(s.phase == "promoted" and s.challenger == routes.champion for s in states)
+    service = state.challenger.service
+    leases = ports.passes.gateways(definition.name)
     return Observation(
         routes=routes,
-        challenger=_service(ports.plane, state.challenger.service, refusal),
+        challenger=_service(ports.plane, service, refusal),
         judgement=_judgement(definition, ports, state, routes),
         champion_is_provisional=provisional,
         last_confirmed=confirmed[-1] if confirmed else None,
@@ -74,6 +76,7 @@ def observe(
             or routes.champion is None
             or routes.champion.service in ports.plane.names()
         ),
+        stopped={g.gateway: g.stopped[service] for g in leases if service in g.stopped},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -134,6 +134,7 @@ class Observation:
         last_confirmed: the arm that was confirmed last, other than this rollout's.
         champion_deployed: the champion's service is there, or there is no champion; looked at while
             the challenger's is deployed, and true in later phases.
+        stopped: gateway → why it asks this rollout's version no more, by what its bundle decided.
     """
 
     routes: Routes
@@ -142,6 +143,7 @@ class Observation:
     champion_is_provisional: bool
     last_confirmed: Arm | None
     champion_deployed: bool = True
+    stopped: Mapping[str, str] = field(default_factory=dict)
 
 
 _CHAMPION_FIRST = "the champion's service is missing and is started first"
@@ -149,6 +151,37 @@ _CHAMPION_FIRST = "the champion's service is missing and is started first"
 
 def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
     """The one next step of a rollout."""
+    back = _stopped_by_gateways(state, seen)
+    move = back or _planned(state, seen, policy, now)
+    held = _held(seen)
+    if held and not isinstance(move, RollBack | Supersede | Hold):
+        return Hold(held)
+    return move
+
+
+def _held(seen: Observation) -> str:
+    """Why no step leads forward now, whatever the verdict; empty: it may. Nothing holds a rollback
+    back."""
+    if seen.routes.killed:
+        return f"{seen.routes.model} is killed: it waits for `rollouts lift`"
+    return ""
+
+
+def _stopped_by_gateways(state: RolloutState, seen: Observation) -> RollBack | None:
+    """A version that gateways had to stop, as it declined or alerted far more than planned, goes
+    back where there is somebody to answer in its place."""
+    in_place = state.phase == "canary" or (
+        state.phase == "promoted"
+        and seen.routes.champion == state.challenger
+        and seen.routes.previous is not None
+    )
+    if not seen.stopped or not in_place:
+        return None
+    said = "; ".join(f"{gateway}: it {why}" for gateway, why in sorted(seen.stopped.items()))
+    return _back(state, seen, f"stopped by gateways: {said}", {"stopped": dict(seen.stopped)})
+
+
+def _planned(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
     match state.phase:
         case "deploying":
             return _deploying(state, seen, policy, now)

@@ -82,8 +82,8 @@ PROTOCOL: Final = Label("protocol", ("rest", "grpc"))
 STEP: Final = Label("step", ("champion", "challenger", "previous"))
 ARM: Final = Label("arm", ("champion", "challenger"))
 FAILURES: Final = (
-    "deadline", "unavailable", "invalid_output", "breaker_open", "queue_full", "bulkhead",
-    "stalled",
+    "deadline", "unavailable", "invalid_output", "breaker_open", "volume_limit", "queue_full",
+    "bulkhead", "stalled", "killed",
 )  # fmt: skip
 
 _LATENCY_S = (
@@ -180,6 +180,11 @@ GENERATION: Final = Metric(
 BREAKER: Final = Metric(
     "mlplatform_gateway_breaker_state", "gauge", "state",
     "0 closed, 1 half open, 2 open.", (MODEL, SERVICE),
+)  # fmt: skip
+VOLUME_STOPPED: Final = Metric(
+    "mlplatform_gateway_volume_stopped", "gauge", "1",
+    "1 while the arm is asked no more, as its bundle declined or alerted on too many customers.",
+    (MODEL, SERVICE),
 )  # fmt: skip
 ADMISSION: Final = Metric(
     "mlplatform_gateway_admission", "counter", "requests",
@@ -349,6 +354,9 @@ ROUTES_GENERATION: Final = _state(
 ROUTES_SHARE: Final = _state(
     "routes_share", "share", "Share of the assignment units that an arm answers.", MODEL, ARM
 )
+MODEL_KILLED: Final = _state(
+    "model_killed", "1", "1 while a person has switched the model off: no version is asked.", MODEL
+)
 ROLLOUT_PHASE: Final = _state(
     "rollout_phase", "1", "1 for the phase of the model's newest rollout, 0 for the others.",
     MODEL, Label("phase", PHASES),
@@ -477,7 +485,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
         LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING,
         FEATURES_STALE_SHARE, VIEW_AGE, COMMIT_RECORDS, GENERATION, BREAKER,
-        ADMISSION, STORE_FAILURES,
+        VOLUME_STOPPED, ADMISSION, STORE_FAILURES,
         CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED,
         *LOG_COUNTS.values(),
     ),
@@ -490,7 +498,8 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         WORKER_TRACES,
     ),
     "exporter": (
-        ROUTES_GENERATION, ROUTES_SHARE, ROLLOUT_PHASE, ROLLOUT_SINCE, ROLLOUT_PASS, ROLLOUT_COUNTS,
+        ROUTES_GENERATION, ROUTES_SHARE, MODEL_KILLED, ROLLOUT_PHASE, ROLLOUT_SINCE, ROLLOUT_PASS,
+        ROLLOUT_COUNTS,
         DRIFT_CHECK, DRIFT_VERDICT, DRIFT_UNDECIDED, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
         DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
         LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,

@@ -170,8 +170,18 @@ class Gateway:
 
 
 def _complaints(models: Mapping[str, Scoring]) -> list[str]:
-    found = (scoring.freshness.complaint() for scoring in models.values())
-    return [complaint for complaint in found if complaint is not None]
+    found = [scoring.freshness.complaint() for scoring in models.values()]
+    stopped = [
+        f"{service} is asked no more: its bundle {why}"
+        for scoring in models.values()
+        for service, why in scoring.live.stopped().items()
+    ]
+    killed = [
+        f"{name} is switched off by a person: no version of it is asked"
+        for name, scoring in models.items()
+        if scoring.live.current.routes.killed
+    ]
+    return [*(complaint for complaint in found if complaint is not None), *stopped, *killed]
 
 
 def _told(problem: Problem, body: bytes) -> Reply:

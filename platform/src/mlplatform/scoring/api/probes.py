@@ -16,7 +16,7 @@ from mlplatform.runtime.telemetry.prometheus import (
 )
 from mlplatform.scoring.api.http import Endpoint, Request, reading
 from mlplatform.scoring.arms.freshness import Freshness
-from mlplatform.scoring.request.metrics import Metrics
+from mlplatform.scoring.request.metrics import ArmShown, Metrics
 from mlplatform.scoring.request.scoring import Scoring
 
 _encode = msgspec.json.Encoder().encode
@@ -82,8 +82,8 @@ def endpoints(
 
     async def exposition(request: Request) -> Reply:
         if wants_openmetrics(request.headers.get(b"accept", b"")):
-            return Reply(metrics.open_text(_breakers(models), _fresh(models)), [_OPENMETRICS])
-        return Reply(metrics.text(_breakers(models), _fresh(models)), [_TEXT])
+            return Reply(metrics.open_text(_arms(models), _fresh(models)), [_OPENMETRICS])
+        return Reply(metrics.text(_arms(models), _fresh(models)), [_TEXT])
 
     def document(content: bytes) -> Endpoint:
         return reading("openapi", lambda: content, is_open=True)
@@ -100,7 +100,7 @@ def _fresh(models: Mapping[str, Scoring]) -> Mapping[str, Freshness]:
     return {name: scoring.freshness for name, scoring in models.items()}
 
 
-def _breakers(models: Mapping[str, Scoring]) -> Iterable[tuple[str, str, str]]:
+def _arms(models: Mapping[str, Scoring]) -> Iterable[ArmShown]:
     for name, scoring in models.items():
         for service, target in scoring.live.current.targets.items():
-            yield name, service, target.breaker.state
+            yield ArmShown(name, service, target.breaker.state, target.stopped is not None)

@@ -30,7 +30,13 @@ class RouteSource(Protocol):
 
     def routes(self, model: str) -> Routes: ...
 
-    def lease(self, gateway: str, generations: Mapping[str, int], ttl_s: float) -> None: ...
+    def lease(
+        self,
+        gateway: str,
+        generations: Mapping[str, int],
+        ttl_s: float,
+        stopped: Mapping[str, str] = ...,
+    ) -> None: ...
 
 
 class RouteFollower:
@@ -62,6 +68,7 @@ class RouteFollower:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reported_s = float("-inf")
+        self._reported_stopped: dict[str, str] = {}
         self.ready = False
 
     async def start(self, within_s: float = FIRST_ROUTES_S) -> None:
@@ -98,10 +105,12 @@ class RouteFollower:
         changed = [live for model in self._models if (live := self._newer(model, source))]
         for live in changed:
             self._hand_over(live)
-        if changed or time.monotonic() - self._reported_s >= LEASE_S:
+        stopped = {name: why for m in self._models for name, why in m.stopped().items()}
+        news = changed or stopped != self._reported_stopped
+        if news or time.monotonic() - self._reported_s >= LEASE_S:
             generations = {m.definition.name: m.current.routes.generation for m in self._models}
-            source.lease(self._gateway, generations, LEASE_TTL_S)
-            self._reported_s = time.monotonic()
+            source.lease(self._gateway, generations, LEASE_TTL_S, stopped)
+            self._reported_s, self._reported_stopped = time.monotonic(), stopped
         self.ready = True
 
     def _renew_replaced(self) -> None:

@@ -19,6 +19,7 @@ from mlplatform.scoring.arms.freshness import FeaturesState
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.arms.states import ArmState, ModelState
+from mlplatform.scoring.arms.volume import DecisionVolume, VolumeStop
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.cache import ScoreCache
@@ -39,6 +40,7 @@ class Target:
         policies: what a missing or stale feature of this arm's inputs means.
         small: the bundle's small model; None for a bundle that has none.
         cache: scores of rows that were scored a moment ago; None unless model.yaml asks for it.
+        volume: the decisions of its bundle here; None unless model.yaml limits them.
     """
 
     arm: Arm
@@ -52,6 +54,12 @@ class Target:
     small: SmallScorer | None = None
     cache: ScoreCache | None = None
     explainer: Explainer | None = None
+    volume: DecisionVolume | None = None
+
+    @property
+    def stopped(self) -> VolumeStop | None:
+        """Why this arm is asked no more, by what its bundle decided here; None: it is asked."""
+        return None if self.volume is None else self.volume.stopped
 
     def renew(self, now_s: float) -> None:
         """Another process answers for this arm: find it, and try it by the breaker's probes."""
@@ -143,8 +151,17 @@ class LiveModel:
     def apply(self, live: Live) -> tuple[Target, ...]:
         """Use a prepared generation from the next request on; returns the arms that left."""
         gone = [t for name, t in self.current.targets.items() if live.targets.get(name) is not t]
+        if live.routes.cleared > self.current.routes.cleared:
+            for target in live.targets.values():
+                if target.volume is not None:
+                    target.volume.clear()
         self.current = live
         return tuple(gone)
+
+    def stopped(self) -> dict[str, str]:
+        """Service → why its arm is asked no more here, by what its bundle decided."""
+        targets = self.current.targets
+        return {name: t.stopped.reason for name, t in targets.items() if t.stopped is not None}
 
     def state(self, features: FeaturesState) -> ModelState:
         live = self.current
@@ -159,6 +176,7 @@ class LiveModel:
             challenger=_state(live, live.routes.challenger),
             previous=_state(live, live.routes.previous),
             features=features,
+            killed=live.routes.killed,
         )
 
     def _live(self, routes: Routes, targets: Mapping[str, Target]) -> Live:
@@ -183,11 +201,13 @@ class LiveModel:
             small=SmallScorer.of(bundle),
             cache=ScoreCache(cache, len(plan.names)) if cache else None,
             explainer=explainer(bundle, self._bundles / arm.bundle),
+            volume=DecisionVolume(limit) if (limit := definition.decision.limit) else None,
         )
 
 
 def _state(live: Live, arm: Arm | None) -> ArmState | None:
     if arm is None:
         return None
-    breaker = live.targets[arm.service].breaker.state
-    return ArmState(arm.version, arm.bundle, arm.service, breaker)
+    target = live.targets[arm.service]
+    stopped = None if target.stopped is None else target.stopped.reason
+    return ArmState(arm.version, arm.bundle, arm.service, target.breaker.state, stopped)

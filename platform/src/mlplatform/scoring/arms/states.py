@@ -8,16 +8,24 @@ from mlplatform.scoring.arms.freshness import FeaturesState
 
 
 class ArmState(msgspec.Struct, frozen=True):
-    """A version that the routes name, as this gateway sees it."""
+    """A version that the routes name, as this gateway sees it.
+
+    `stopped` says why it is asked no more: its bundle declined or alerted on far more customers
+    than planned. Null while it is asked.
+    """
 
     version: int
     bundle: str
     service: str
     breaker: str
+    stopped: str | None = None
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """A model as this gateway applies it now, and how fresh its features are."""
+    """A model as this gateway applies it now, and how fresh its features are.
+
+    `killed` says that a person switched it off: no version is asked.
+    """
 
     model: str
     purpose: str
@@ -29,3 +37,4 @@ class ModelState(msgspec.Struct, frozen=True):
     challenger: ArmState | None
     previous: ArmState | None
     features: FeaturesState
+    killed: bool = False

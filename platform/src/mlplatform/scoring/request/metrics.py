@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.spill.writer import Counts
 from mlplatform.learning.features.policy import Gaps
@@ -19,6 +19,17 @@ from mlplatform.scoring.request.log_metrics import LogCollector
 __all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
 
 NONE: Final[Mapping[str, Freshness]] = {}
+
+
+class ArmShown(NamedTuple):
+    """An arm that the routes name, as it is now."""
+
+    model: str
+    service: str
+    breaker: str
+    is_stopped: bool
+
+
 BREAKER_VALUES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -47,6 +58,7 @@ class Metrics:
         self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
         self.generation = self._registry.gauge(signals.GENERATION)
         self.breaker = self._registry.gauge(signals.BREAKER)
+        self.volume_stopped = self._registry.gauge(signals.VOLUME_STOPPED)
         self.stale_share = self._registry.gauge(signals.FEATURES_STALE_SHARE)
         self.view_age = self._registry.gauge(signals.VIEW_AGE)
         self._bound: dict[tuple[str, int, str], Any] = {}
@@ -77,31 +89,27 @@ class Metrics:
             self._bound[key] = counter
         counter.inc()
 
-    def text(
-        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness] = NONE
-    ) -> bytes:
+    def text(self, arms: Iterable[ArmShown], fresh: Mapping[str, Freshness] = NONE) -> bytes:
         """All of it in Prometheus' text format.
 
         Args:
-            breakers: model, service and state of every arm that the routes name.
+            arms: those that the routes name.
             fresh: of every model.
         """
-        self._show(breakers, fresh)
+        self._show(arms, fresh)
         return self._registry.text()
 
-    def open_text(
-        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness] = NONE
-    ) -> bytes:
+    def open_text(self, arms: Iterable[ArmShown], fresh: Mapping[str, Freshness] = NONE) -> bytes:
         """As `text`, in OpenMetrics' format, with exemplars."""
-        self._show(breakers, fresh)
+        self._show(arms, fresh)
         return self._registry.open_text()
 
-    def _show(
-        self, breakers: Iterable[tuple[str, str, str]], fresh: Mapping[str, Freshness]
-    ) -> None:
+    def _show(self, arms: Iterable[ArmShown], fresh: Mapping[str, Freshness]) -> None:
         self.breaker.clear()
-        for model, service, state in breakers:
-            self.breaker.labels(model, service).set(BREAKER_VALUES[state])
+        self.volume_stopped.clear()
+        for arm in arms:
+            self.breaker.labels(arm.model, arm.service).set(BREAKER_VALUES[arm.breaker])
+            self.volume_stopped.labels(arm.model, arm.service).set(float(arm.is_stopped))
         self.view_age.clear()
         for model, freshness in fresh.items():
             self.stale_share.labels(model).set(freshness.decisions.share() or 0.0)

@@ -23,6 +23,7 @@ from mlplatform.scoring.request.answers import AnsweredBy, ReasonGiven
 SAFE_DEFAULT: Decision = "review"
 DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
 STALE_REASON = ReasonGiven("NO_FEATURES", "What a model needs to know is out of date.")
+KILLED_REASON = ReasonGiven("MODEL_OFF", "The model is switched off.")
 MINIMUM_BUDGET_S = 0.001
 
 
@@ -121,6 +122,9 @@ async def _asked(
             # With time used up before anybody was asked, nobody but this gateway was slow.
             failures.append(Failure(step.name, "deadline" if failures else "stalled"))
             break
+        if target.stopped is not None:
+            failures.append(Failure(step.name, "volume_limit"))
+            continue
         row = facts.row(target)
         cache = target.cache if live.caching else None
         key = cache.key(row) if cache is not None else b""

@@ -45,8 +45,10 @@ from mlplatform.scoring.request.feature_reads import FeatureReads, FeaturesUnava
 from mlplatform.scoring.request.metrics import ModelMetrics
 from mlplatform.scoring.request.payloads import Payloads, ScoreRequest
 from mlplatform.scoring.request.prediction import (
+    KILLED_REASON,
     STALE_REASON,
     Facts,
+    Failure,
     RawFacts,
     judged,
     predicted,
@@ -300,6 +302,10 @@ class Scoring:
     async def _decided(self, case: RoutedRequest, caller: Caller) -> Decided:
         """The decision of the first that can give one in time."""
         live = case.live
+        if live.routes.killed:
+            verdict = without_predictor(live, case.facts, KILLED_REASON)
+            not_asked = Failure(case.assignment.arm, "killed")
+            return Decided(case, verdict, (not_asked,), None, time.monotonic())
         if case.gaps.withheld:
             verdict = without_predictor(live, case.facts, STALE_REASON)
             return Decided(case, verdict, (), None, time.monotonic())
@@ -349,7 +355,8 @@ class Scoring:
 
     def _copy(self, case: RoutedRequest) -> None:
         arm, routes = case.assignment.shadow, case.live.routes
-        if arm is not None and not case.gaps.withheld:  # the champion was not asked either
+        # where the champion was not asked either, there is nothing to compare with
+        if arm is not None and not (case.gaps.withheld or routes.killed):
             target = case.live.targets[arm.service]
             bucket = case.assignment.bucket
             self._shadow.offer(
@@ -363,6 +370,7 @@ class Scoring:
             self.freshness.decisions.count(
                 told is not None and bool(told.stale or told.unavailable)
             )
+        self._watch_volume(decided, now_s)
         self._metrics.decided(
             decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
         )
@@ -373,6 +381,15 @@ class Scoring:
             trace_id = caller.trace_id or trace_id_of(decision_id)
             extra = {"decision_id": decision_id, "trace_id": trace_id}
             each.debug("decided by %s in %.1f ms", verdict.answered_by, took_ms, extra=extra)
+
+    def _watch_volume(self, decided: Decided, now_s: float) -> None:
+        """Count what a bundle decided, and stop its arm here where that is too much."""
+        if decided.prediction is None or (volume := decided.prediction.target.volume) is None:
+            return
+        if volume.count(decided.case.assignment.bucket, decided.verdict.decision, now_s):
+            arm = decided.prediction.target.arm
+            why = "" if volume.stopped is None else volume.stopped.reason
+            log.error("%s is asked no more: its bundle %s", arm.service, why)
 
     @staticmethod
     def _note(decided: Decided, caller: Caller, now_s: float, *, is_recorded: bool = True) -> None:

@@ -1,0 +1,134 @@
+"""What people decide about all of a model's traffic, beside its rollouts: facts and their fold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
+
+from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.transitions import (
+    CanaryStepped,
+    Confirmed,
+    Promoted,
+    ShadowStarted,
+    Transition,
+)
+from mlplatform.runtime.errors import Refused
+
+
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What every control carries: when it was, on both clocks, by whom, and why."""
+
+    model: str
+    event_ms: int
+    wall_ms: int
+    actor: str
+    reason: str
+
+
+class Killed(_Fact, frozen=True, tag="killed"):
+    """No version of the model is asked any more: the fallback of its chain decides."""
+
+
+class KillLifted(_Fact, frozen=True, tag="kill-lifted"):
+    """Versions are asked again, as the routes say."""
+
+
+class StopsCleared(_Fact, frozen=True, tag="stops-cleared"):
+    """Gateways ask again the versions that they had stopped for the volume of their decisions."""
+
+
+Control = Killed | KillLifted | StopsCleared
+
+_decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlState:
+    """What holds for a model.
+
+    Args:
+        killed: who switched the model off, and why; None: it is on.
+    """
+
+    killed: Killed | None = None
+
+
+def fold_controls(facts: Iterable[Control]) -> ControlState:
+    """What holds after these facts of one model, in order.
+
+    Raises:
+        Refused: one can't follow those before it.
+    """
+    state = ControlState()
+    for fact in facts:
+        state = apply_control(state, fact)
+    return state
+
+
+def apply_control(state: ControlState, fact: Control) -> ControlState:
+    """What holds after one more fact.
+
+    Raises:
+        Refused: it can't follow: the model is killed already, or is not.
+    """
+    match fact:
+        case Killed():
+            if state.killed is not None:
+                who = f"{state.killed.actor}: {state.killed.reason}"
+                raise Refused(f"{fact.model} is killed already, by {who}")
+            return ControlState(killed=fact)
+        case KillLifted():
+            if state.killed is None:
+                raise Refused(f"{fact.model} is not killed: there is nothing to lift")
+            return ControlState()
+        case StopsCleared():
+            return state
+        case _:
+            assert_never(fact)
+
+
+def controlled(fact: Control, routes: Routes) -> Routes:
+    """The routes that follow from a control."""
+    generation = routes.generation + 1
+    match fact:
+        case Killed():
+            return dataclasses.replace(routes, generation=generation, killed=True)
+        case KillLifted():
+            return dataclasses.replace(routes, generation=generation, killed=False)
+        case StopsCleared():
+            return dataclasses.replace(routes, generation=generation, cleared=generation)
+        case _:
+            assert_never(fact)
+
+
+def check_may_move(fact: Transition, present: Routes, following: Routes) -> None:
+    """Nothing where a rollout's transition may write these routes.
+
+    Raises:
+        Refused: the model is killed and the transition leads forward, or it changes what only a
+            control changes.
+    """
+    forward = ShadowStarted | CanaryStepped | Promoted | Confirmed
+    if present.killed and isinstance(fact, forward):
+        raise Refused(f"{fact.model} is killed: no rollout moves until `rollouts lift` ends it")
+    if (following.killed, following.cleared) != (present.killed, present.cleared):
+        raise Refused(f"a rollout of {fact.model} can't change what people control")
+
+
+def encode_control(fact: Control) -> bytes:
+    """The fact as the journal keeps it."""
+    return msgspec.json.encode(fact, order="sorted")
+
+
+def decode_control(text: bytes) -> Control:
+    """The fact behind a journal row.
+
+    Raises:
+        msgspec.ValidationError: the row holds no control that this version knows.
+    """
+    return _decoder.decode(text)

@@ -1,0 +1,114 @@
+"""Whether a bundle declines or alerts on far more customers than planned, decided while it answers.
+
+A gateway counts the decisions of each arm in its own process and, once the excess is proven, asks
+the arm no more. It waits for no pass, label or log.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Final
+
+import msgspec
+
+from mlplatform.model.definition import VolumeLimit
+from mlplatform.runtime.figures import percent
+from mlplatform.scoring.arms.routing import BUCKETS
+
+RAISED: Final = 2.0
+"""The evidence weighs the limit against this many times the limit. Shares between the limit and
+about 1.45 times the limit are never proven."""
+
+
+class VolumeStop(msgspec.Struct, frozen=True):
+    """Why an arm is asked no more, in words."""
+
+    reason: str
+
+
+class Excess:
+    """Evidence that a share is above its limit, kept at every event (an e-CUSUM).
+
+    However long a share stays at its limit, and however its events depend on earlier ones, `add`
+    says yes once in `events` on average at most.
+
+    Source: Shin, Ramdas and Rinaldo, E-detectors: a nonparametric framework for sequential change
+    detection (2023), definition 2.2 and theorem 2.4; the increment is the likelihood ratio of two
+    Bernoulli variables.
+
+    Args:
+        limit: more than 0, less than 0.5.
+        events: average number of events between false alarms, at the limit itself.
+    """
+
+    __slots__ = ("_down", "_log_e", "_threshold", "_up", "events", "hits", "limit")
+
+    def __init__(self, limit: float, events: float) -> None:
+        raised = min(RAISED * limit, (1 + limit) / 2)
+        self._up = math.log(raised / limit)
+        self._down = math.log((1 - raised) / (1 - limit))
+        self._threshold = math.log(events)
+        self._log_e = 0.0
+        self.limit = limit
+        self.events = self.hits = 0
+
+    def add(self, is_hit: bool) -> bool:
+        """One more event; whether the excess is proven now."""
+        self.events += 1
+        if is_hit:
+            self.hits += 1
+            self._log_e += self._up
+            return self._log_e >= self._threshold
+        self._log_e += self._down
+        if self._log_e <= 0:
+            self._log_e = 0.0
+            self.events = self.hits = 0
+        return False
+
+
+class DecisionVolume:
+    """The decisions of one arm in this process; stopped once, until somebody clears it.
+
+    A customer counts once within `once_per_s`, so that one customer alone stops nothing.
+    """
+
+    __slots__ = ("_alerts", "_counted_s", "_declines", "_limit", "stopped")
+
+    def __init__(self, limit: VolumeLimit) -> None:
+        self._limit = limit
+        self.stopped: VolumeStop | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Ask the arm again, with no evidence against it."""
+        each = 2.0 * self._limit.decisions_per_false_stop  # two watch, and either may be wrong
+        self._declines = Excess(self._limit.decline_share, each)
+        self._alerts = Excess(self._limit.alert_share, each)
+        self._counted_s = array("d", [-math.inf]) * BUCKETS
+        self.stopped = None
+
+    def count(self, bucket: int, decision: str, now_s: float) -> bool:
+        """A decision of this arm; whether it is the one that stops the arm.
+
+        Args:
+            bucket: of the customer (`Assignment.bucket`).
+            now_s: on the monotonic clock.
+        """
+        if now_s - self._counted_s[bucket] < self._limit.once_per_s or self.stopped is not None:
+            return False
+        self._counted_s[bucket] = now_s
+        if decision == "approve" and not (self._alerts.hits or self._declines.hits):
+            return False  # no evidence, and this adds none: most decisions end here
+        too_many_declines = self._declines.add(decision == "decline")
+        too_many_alerts = self._alerts.add(decision != "approve")
+        if too_many_declines:
+            self.stopped = _stop("declined", self._declines)
+        elif too_many_alerts:
+            self.stopped = _stop("reviewed or declined", self._alerts)
+        return self.stopped is not None
+
+
+def _stop(what: str, seen: Excess) -> VolumeStop:
+    allowed = f"at most {percent(seen.limit)} allowed"
+    return VolumeStop(f"{what} {seen.hits} of {seen.events} customers, {allowed}")

@@ -1,0 +1,89 @@
+"""A gateway stops who declines far more than planned, and whom a person stops, within seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mlplatform.rollouts.passes.controls import clear_stops, kill, lift
+from mlplatform.runtime.clock import SystemClock
+from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+
+pytestmark = pytest.mark.slow
+WHO: dict[str, Any] = {"actor": "ana", "reason": "too many declines"}
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[ScoringWorld]:
+    """A champion that approves, and a challenger that declines everybody, at half of them."""
+    world = ScoringWorld(tmp_path)
+    try:
+        world.promote(world.deploy(1))
+        world.shadow(world.deploy(2, offset=0.65))
+        world.start_gateway()
+        world.canary(50.0)
+        yield world
+    finally:
+        world.close()
+
+
+def scored(client: httpx.Client, customer: int) -> dict[str, Any]:
+    answer = client.post("/score", json=payment(300.0, customer))
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_challenger_that_declines_everybody_meets_25_customers(world: ScoringWorld) -> None:
+    with world.client() as client:
+        answers = [scored(client, customer) for customer in range(200)]
+        declined = [a for a in answers if a["decision"] == "decline"]
+        assert len(declined) == 25
+        stopped = [a for a in answers if a["degraded_reason"] == "volume_limit"]
+        assert len(stopped) > 30
+        by_champion = [a for a in stopped if a["answered_by"] == "champion"]
+        assert len(by_champion) > 20, "the rest were late on a loaded machine"
+        assert {a["decision"] for a in by_champion} == {"approve"}
+        assert "is asked no more: its bundle declined 25 of 25 customers" in ready(world, client)
+        (service,) = said(world)
+        assert service.startswith("fraud-v2-")
+        metrics = client.get(f"{world.url}/metrics").text
+        assert f'gateway_volume_stopped{{model="fraud",service="{service}"}} 1.0' in metrics
+        assert "is asked no more" in ready(world, client)
+
+        clear_stops(world.rollouts, MODEL, **WHO, clock=CLOCK)
+        world.applied(world.rollouts.routes(MODEL))
+        again = [scored(client, customer)["decision"] for customer in range(200, 320)]
+        assert again.count("decline") == 25
+
+
+def test_a_killed_model_is_answered_by_the_fallback_at_once(world: ScoringWorld) -> None:
+    with world.client() as client:
+        began_s = time.monotonic()
+        kill(world.rollouts, MODEL, **WHO, clock=CLOCK)
+        wait_for(lambda: scored(client, 1)["answered_by"] not in ("champion", "challenger"))
+        assert time.monotonic() - began_s < 2
+        answers = [scored(client, customer) for customer in range(20)]
+        assert {a["degraded_reason"] for a in answers} == {"killed"}
+        assert {a["answered_by"] for a in answers} <= {"small_model", "rules", "default"}
+        assert "fraud is switched off by a person" in ready(world, client)
+        lift(world.rollouts, MODEL, **WHO, clock=CLOCK)
+        wait_for(lambda: scored(client, 1)["answered_by"] in ("champion", "challenger"))
+
+
+def ready(world: ScoringWorld, client: httpx.Client) -> str:
+    detail: str = client.get(f"{world.url}/readyz").json().get("detail", "")
+    return detail
+
+
+def said(world: ScoringWorld) -> dict[str, str]:
+    """What the gateway says of itself in the journal's database, once it says something."""
+    return wait_for(  # type: ignore[no-any-return]
+        lambda: {k: v for g in world.rollouts.gateways(MODEL) for k, v in g.stopped.items()}
+    )
