@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from tests.unit.rollouts.test_rollout_passes import World, bootstrap, to_canary, to_promoted
+from tests.unit.rollouts.test_rollout_passes import (
+    World,
+    bootstrap,
+    failing_rows,
+    to_canary,
+    to_promoted,
+)
 
+from mlplatform.model.definition import FreezePolicy, FreezeWindow
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.controls import (
     Control,
@@ -21,9 +30,13 @@ from mlplatform.rollouts.journal.controls import (
     encode_control,
     fold_controls,
 )
-from mlplatform.rollouts.passes.controls import clear_stops, kill, lift
-from mlplatform.runtime.errors import Refused, StaleFence
-from rollout_world import arm
+from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.journal.transitions import CanaryStepped, Paused
+from mlplatform.rollouts.passes.controls import abort, clear_stops, kill, lift, pause, resume
+from mlplatform.rollouts.passes.freeze import Frozen, frozen_at
+from mlplatform.rollouts.passes.plan import Now, running_since_wall_ms
+from mlplatform.runtime.errors import NotFound, Refused, StaleFence
+from rollout_world import arm, canary_rows, shadow_rows
 
 WHO: dict[str, Any] = {"actor": "ana", "reason": "whole countries declined"}
 FACT: dict[str, Any] = {"model": "fraud", "event_ms": 1, "wall_ms": 2, **WHO}
@@ -170,3 +183,182 @@ def test_stops_are_cleared_by_a_person_where_there_are_any(world: World) -> None
     routes = world.rollouts.routes("fraud")
     assert routes.cleared == routes.generation
     assert isinstance(world.rollouts.controls("fraud")[-1], StopsCleared)
+
+
+def paused(world: World, rollout_id: str) -> RolloutState:
+    return pause(world.rollouts, rollout_id, **WHO, clock=world.clock)
+
+
+def resumed(world: World, rollout_id: str) -> RolloutState:
+    return resume(world.rollouts, rollout_id, **WHO, clock=world.clock)
+
+
+def healthy(world: World) -> None:
+    """The traffic of the present canary step, as good as it has to be."""
+    generation = world.generation()
+    world.log.rows[generation] = canary_rows(2000, 5, generation=generation, version=2)
+
+
+def test_a_paused_rollout_takes_no_step_forward_and_goes_on_where_it_was(world: World) -> None:
+    rollout_id = to_canary(world)
+    state = paused(world, rollout_id)
+    assert (state.phase, state.paused is not None) == ("canary", True)
+    healthy(world)
+    report = world.settle()
+    assert report.waits[0] == f"{rollout_id}: paused by ana: whole countries declined"
+    assert world.state(rollout_id).percent == 5
+    assert resumed(world, rollout_id).paused is None
+    world.settle()
+    assert world.state(rollout_id).percent == 25
+    assert world.rollouts.verify() == ()
+
+
+def test_harm_takes_a_paused_rollout_back(world: World) -> None:
+    rollout_id = to_canary(world)
+    paused(world, rollout_id)
+    generation = world.generation()
+    world.log.rows[generation] = failing_rows(4000, generation)
+    world.settle()
+    assert world.state(rollout_id).phase == "rolled_back"
+
+
+def test_deadlines_stand_still_while_it_is_paused(world: World) -> None:
+    rollout_id = to_canary(world)
+    world.pass_time(100)
+    paused(world, rollout_id)
+    world.pass_time(1000)
+    world.settle()
+    resumed(world, rollout_id)
+    world.settle()
+    assert world.state(rollout_id).phase == "canary", "100 of its 168 hours are over"
+    world.pass_time(67)
+    world.settle()
+    assert world.state(rollout_id).phase == "canary"
+    world.pass_time(2)
+    world.settle()
+    assert world.state(rollout_id).phase == "rolled_back"
+
+
+def test_an_approval_that_is_given_in_a_pause_counts_after_it(world: World) -> None:
+    rollout_id = world.open(2)
+    world.settle()
+    world.pass_time()
+    generation = world.generation()
+    world.log.rows[generation] = shadow_rows(70, 2, generation=generation, version=2)
+    world.settle()
+    paused(world, rollout_id)
+    world.approve(rollout_id)
+    world.settle()
+    assert world.state(rollout_id).phase == "awaiting_approval"
+    resumed(world, rollout_id)
+    world.settle()
+    assert world.state(rollout_id).phase == "canary"
+
+
+def test_a_rollout_that_is_aborted_answers_nobody_at_once(world: World) -> None:
+    rollout_id = to_canary(world)
+    paused(world, rollout_id)
+    state = abort(world.rollouts, rollout_id, **WHO, clock=world.clock)
+    assert (state.phase, state.paused) == ("rolled_back", None)
+    assert state.reason == "aborted by ana: whole countries declined"
+    routes = world.rollouts.routes("fraud")
+    assert (routes.challenger, routes.challenger_percent) == (None, 0.0)
+
+
+ACTS = pytest.mark.parametrize("act", [pause, resume, abort], ids=["pause", "resume", "abort"])
+
+
+@ACTS
+def test_nothing_is_asked_of_a_rollout_that_nobody_opened(world: World, act: Any) -> None:
+    with pytest.raises(NotFound, match="fraud-v9-1"):
+        act(world.rollouts, "fraud-v9-1", **WHO, clock=world.clock)
+
+
+@ACTS
+def test_nothing_is_asked_of_a_rollout_that_has_ended(world: World, act: Any) -> None:
+    rollout_id = to_canary(world)
+    world.back()
+    before = world.rollouts.read(rollout_id)
+    with pytest.raises(Refused, match="rolled_back"):
+        act(world.rollouts, rollout_id, **WHO, clock=world.clock)
+    assert world.rollouts.read(rollout_id) == before
+
+
+def test_nobody_pauses_twice_or_resumes_what_goes_on(world: World) -> None:
+    rollout_id = to_canary(world)
+    with pytest.raises(Refused, match="not paused"):
+        resumed(world, rollout_id)
+    paused(world, rollout_id)
+    with pytest.raises(Refused, match="is paused by ana"):
+        paused(world, rollout_id)
+    resumed(world, rollout_id)
+    with pytest.raises(Refused, match="not paused"):
+        resumed(world, rollout_id)
+
+
+def test_an_abort_means_one_rollout_and_no_other(world: World) -> None:
+    first = to_canary(world)
+    world.back()
+    second = to_canary(world, 3)
+    with pytest.raises(Refused, match="rolled_back"):
+        abort(world.rollouts, first, **WHO, clock=world.clock)
+    assert world.state(second).phase == "canary"
+
+
+def test_the_fold_refuses_a_step_forward_of_a_paused_rollout(world: World) -> None:
+    rollout_id = to_canary(world)
+    facts = world.rollouts.read(rollout_id)
+    *before, step = facts
+    assert isinstance(step, CanaryStepped)
+    stop = Paused(**FACT, rollout_id=rollout_id)
+    with pytest.raises(Refused, match="is paused by ana"):
+        fold([*before, stop, step])
+
+
+def frozen_world(world: World) -> Frozen:
+    """The world's model frozen from now on, for two days."""
+    now = datetime.fromtimestamp(world.clock.wall / 1000, UTC)
+    window = FreezeWindow(
+        start=f"{now:%Y-%m-%d}", end=f"{now + timedelta(days=1):%Y-%m-%d}", reason="an audit"
+    )
+    policy = msgspec.structs.replace(
+        world.definition.rollout, freeze=FreezePolicy(windows=(window,))
+    )
+    world.definition = msgspec.structs.replace(world.definition, rollout=policy)
+    frozen = frozen_at(policy.freeze, world.clock.wall)
+    assert frozen is not None
+    return frozen
+
+
+def test_a_frozen_rollout_says_until_when_and_then_goes_on(world: World) -> None:
+    rollout_id = to_canary(world)
+    healthy(world)
+    frozen = frozen_world(world)
+    report = world.settle()
+    assert report.waits[0] == f"{rollout_id}: frozen until {frozen.until}: an audit"
+    world.clock.wall = frozen.until_ms
+    world.settle()
+    assert world.state(rollout_id).percent == 25
+
+
+def test_harm_takes_a_frozen_rollout_back(world: World) -> None:
+    rollout_id = to_canary(world)
+    frozen_world(world)
+    generation = world.generation()
+    world.log.rows[generation] = failing_rows(4000, generation)
+    world.settle()
+    assert world.state(rollout_id).phase == "rolled_back"
+
+
+def test_a_frozen_rollout_has_its_whole_time_afterwards(world: World) -> None:
+    rollout_id = to_canary(world)
+    began = world.clock.wall
+    frozen = frozen_world(world)
+    policy = world.definition.rollout
+    world.clock.wall = frozen.until_ms
+    world.clock.event += 168 * 3_600_000 + 1000  # as a deadline that had run all the while
+    world.settle()
+    assert world.state(rollout_id).phase == "canary"
+    now = Now(world.clock.event, world.clock.wall)
+    since = running_since_wall_ms(world.state(rollout_id), policy, now)
+    assert since - began == pytest.approx(frozen.until_ms - began, abs=5_000)

@@ -1,20 +1,49 @@
-"""Commands by which a person stops what runs, and starts it again: of a model, at once."""
+"""Commands by which a person stops what runs, and starts it again: a rollout or a model, at once.
+
+They write the journal and need nothing else: neither Prefect nor a pass.
+"""
 
 from __future__ import annotations
 
 import typer
 
-from mlplatform.commands.arguments import Actor, Model, Reason
+from mlplatform.commands.arguments import Actor, Model, Reason, RolloutId
 from mlplatform.commands.terminal.output import AsJson, print_json, print_line
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls as job
-from mlplatform.operations.actions.controls import OfModel
+from mlplatform.operations.actions.controls import OfModel, OfRollout
 
 
 def add_to(app: typer.Typer) -> None:
     """Have a group of commands hold these."""
-    for command in (kill, lift, clear):
+    for command in (pause, resume, abort, kill, lift, clear):
         app.command()(command)
+
+
+def pause(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = False) -> None:
+    """Have a rollout take no step forward until it is resumed; guardrails still take it back.
+
+    Its deadlines stand still meanwhile. An approval that is given counts afterwards.
+
+    Example: mlplatform rollouts pause fraud-v2-1 --actor ana --reason "waits for the analysts"
+    """
+    _of_rollout(rollout_id, "pause", "is paused", actor, reason, json)
+
+
+def resume(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = False) -> None:
+    """Let a paused rollout go on, with the time that its phase had left.
+
+    Example: mlplatform rollouts resume fraud-v2-1 --actor ana --reason "the analysts are back"
+    """
+    _of_rollout(rollout_id, "resume", "goes on", actor, reason, json)
+
+
+def abort(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = False) -> None:
+    """End a rollout at once: its version answers nobody any more.
+
+    Example: mlplatform rollouts abort fraud-v2-1 --actor ana --reason "the wrong training data"
+    """
+    _of_rollout(rollout_id, "abort", "is rolled back", actor, reason, json)
 
 
 def kill(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
@@ -42,6 +71,17 @@ def clear(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> N
     Example: mlplatform rollouts clear fraud --actor ana --reason "a real attack, by the analysts"
     """
     _of_model(model, "clear", "asks its stopped versions again", actor, reason, json)
+
+
+def _of_rollout(
+    rollout_id: str, act: OfRollout, done: str, actor: str, reason: str, as_json: bool
+) -> None:
+    state = job.control_rollout(wiring.platform(), rollout_id, act, actor=actor, reason=reason)
+    if as_json:
+        facts = {"rollout": rollout_id, "act": act, "actor": actor, "phase": state.phase}
+        print_json(facts | {"paused": state.paused is not None})
+        return
+    print_line(f"{rollout_id} {done}; it is in phase {state.phase}")
 
 
 def _of_model(model: str, act: OfModel, done: str, actor: str, reason: str, as_json: bool) -> None:

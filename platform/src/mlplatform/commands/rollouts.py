@@ -35,12 +35,13 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.approval_codes import Question
-from mlplatform.rollouts.journal.state import fold
+from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import to_markdown
@@ -72,8 +73,10 @@ def list_rollouts(
     if json:
         print_json(msgspec.to_builtins(states))
         return
+    for line in controls.switched_off(wiring.platform(), model):
+        print_line(line)
     rows = [
-        (s.rollout_id, s.challenger.version, s.phase, s.step, _time(s.since_event_ms), s.reason)
+        (s.rollout_id, s.challenger.version, _phase(s), s.step, _time(s.since_event_ms), s.reason)
         for s in states
     ]
     columns = ("rollout", "version", "phase", "step", "since (event time)", "reason")
@@ -90,7 +93,7 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
     if json:
         print_json({"state": msgspec.to_builtins(state), "journal": msgspec.to_builtins(facts)})
         return
-    fields = {"rollout": state.rollout_id, "phase": state.phase, "author": state.author}
+    fields = {"rollout": state.rollout_id, "phase": _phase(state), "author": state.author}
     if state.plan is not None:
         fields["plan"] = plan_text.whole_ramp(state.plan)
     print_fields(fields)
@@ -284,6 +287,10 @@ def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
             raise Refused(f"the answer was rejected; flow run {now.name} says why")
         time.sleep(POLL_S)
     return False
+
+
+def _phase(state: RolloutState) -> str:
+    return state.phase if state.paused is None else f"{state.phase}, paused"
 
 
 def _time(ms: int) -> str:

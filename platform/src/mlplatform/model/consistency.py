@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import date, time
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mlplatform.model.definition import (
     CALL_ROWS,
@@ -13,6 +15,7 @@ from mlplatform.model.definition import (
     ModelDefinition,
     RolloutPolicy,
 )
+from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
 from mlplatform.runtime.errors import ConfigInvalid
 
 Rule = tuple[bool, str, object, str]
@@ -78,6 +81,7 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     wanted = "percents that rise, more than 0, at most 100"
     yield _rising(percents), "rollout.canary", percents, wanted
     yield from _tolerances(model.rollout)
+    yield from _freezes(model.rollout)
     unknown = sorted(set(drift.inputs) - {i.name for i in model.inputs})
     yield not unknown, "drift.inputs", unknown, "names of inputs"
     few = 0 < drift.drifted_windows <= drift.windows
@@ -101,6 +105,43 @@ def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
             value, limit = getattr(tolerance, name), getattr(policy.stop, name)
             key, least = f"{where}.tolerance.{name}", f"rollout.stop.{name} ({limit:g}) or more"
             yield value is None or value >= limit, key, value, least
+
+
+def _freezes(policy: RolloutPolicy) -> Iterator[Rule]:
+    if (freeze := policy.freeze) is None:
+        return
+    zone = freeze.time_zone
+    yield _is_zone(zone), "rollout.freeze.time_zone", zone, "a time zone: Europe/Berlin"
+    for number, window in enumerate(freeze.windows):
+        key = f"rollout.freeze.windows.{number}"
+        start, end = _local_time(window.start), _local_time(window.end)
+        yield start is not None, f"{key}.from", window.start, WANTED
+        yield end is not None, f"{key}.to", window.end, WANTED
+        if start is not None and end is not None:
+            alike = isinstance(start.day, date) == isinstance(end.day, date)
+            yield alike, f"{key}.to", window.end, "a date, as from is one, or else a weekday"
+            yield _is_some_time(start, end), f"{key}.to", window.end, "later than from"
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return False
+    return True
+
+
+def _local_time(written: str) -> LocalTime | None:
+    try:
+        return local_time(written)
+    except ValueError:
+        return None
+
+
+def _is_some_time(start: LocalTime, end: LocalTime) -> bool:
+    if not isinstance(start.day, date) or not isinstance(end.day, date):
+        return start != end  # a week later, where it would be earlier
+    return (start.day, start.time or time.min) < (end.day, end.time or time.max)
 
 
 def _serving(model: ModelDefinition) -> Iterator[Rule]:

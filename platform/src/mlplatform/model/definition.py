@@ -290,6 +290,30 @@ class CanaryStep(_Strict, frozen=True):
     tolerance: Tolerance
 
 
+class FreezeWindow(_Strict, frozen=True):
+    """A time in which no rollout moves forward: once, or each week.
+
+    Args:
+        start, end: `from` and `to` in model.yaml, as `model.freeze_times` reads them; both dates or
+            both weekdays. A date alone as the end is that whole day.
+    """
+
+    start: str = msgspec.field(name="from")
+    end: str = msgspec.field(name="to")
+    reason: Text
+
+
+class FreezePolicy(_Strict, frozen=True):
+    """When no rollout moves forward.
+
+    Args:
+        time_zone: of all windows, as IANA names it.
+    """
+
+    windows: Annotated[tuple[FreezeWindow, ...], Meta(max_length=100)]
+    time_zone: str = "UTC"
+
+
 class RolloutPolicy(_Strict, frozen=True):
     approval: Literal["required", "none"]
     false_alarm_share: ErrorShare
@@ -304,6 +328,7 @@ class RolloutPolicy(_Strict, frozen=True):
     step_wall_deadline_s: Positive
     confirm_after_days: Count
     confirm_recall_drop: Share | None = None
+    freeze: FreezePolicy | None = None
 
 
 class DriftPolicy(_Strict, frozen=True):

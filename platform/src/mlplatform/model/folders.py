@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from datetime import date
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -24,7 +26,7 @@ def parse(text: str, source: str) -> ModelDefinition:
     """
     try:
         written = document.read(text)
-        definition = msgspec.convert(written, ModelDefinition)
+        definition = msgspec.convert(_with_dates_as_text(written), ModelDefinition)
     except yaml.YAMLError as error:
         where, problem = document.place(source, error)
         raise ConfigInvalid(where, problem, "a model.yaml as documented") from error
@@ -67,6 +69,15 @@ def load_definition(name: str) -> ModelDefinition:
     if definition.name != name:
         raise ConfigInvalid(f"{path.name}: name", definition.name, f"the folder's name, {name!r}")
     return definition
+
+
+def _with_dates_as_text(value: Any) -> Any:
+    """A document in which a date is the text that was written: YAML makes values of some."""
+    if isinstance(value, dict):
+        return {key: _with_dates_as_text(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_with_dates_as_text(held) for held in value]
+    return str(value) if isinstance(value, date) else value
 
 
 def _with_clean_text(model: ModelDefinition, source: str) -> ModelDefinition:

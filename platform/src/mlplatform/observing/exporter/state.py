@@ -13,11 +13,13 @@ from typing import Any, Protocol
 from pg8000.exceptions import DatabaseError
 
 from mlplatform.decisions.records.port import Watermark
+from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Routes
 from mlplatform.operations.actions.last_results import ArmCounts, Check, Outcomes, Pass, last
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.outbox.outbox import Lag
+from mlplatform.rollouts.passes.plan import Now, running_since_wall_ms
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError, Unavailable
@@ -136,7 +138,9 @@ class StateCollector(Collector):
             ],
         )
         if newest is not None:
-            yield signals.ROLLOUT_SINCE, [((model,), newest.since_wall_ms / 1000)]
+            now = Now(event_ms=newest.since_event_ms, wall_ms=self._clock.wall_ms())
+            since_ms = running_since_wall_ms(newest, load_definition(model).rollout, now)
+            yield signals.ROLLOUT_SINCE, [((model,), since_ms / 1000)]
 
     def _incident(self, model: str) -> Iterator[Read]:
         incident = next(iter(self._incidents.list(model, closed=False)), None)

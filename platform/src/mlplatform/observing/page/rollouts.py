@@ -24,6 +24,8 @@ TONES = {
     "rolled_back": "bad",
 }
 """How a verdict or a phase is coloured; others are neither good nor bad. Words say it too."""
+_SAID = frozenset({"Answered", "Paused", "Resumed"})
+"""Facts that a person said, which begin no phase."""
 _ORDER = {"UNHEALTHY": 0, "failed": 0, "INCONCLUSIVE": 1, "inconclusive": 1}
 
 
@@ -139,7 +141,7 @@ def validation_gates(report: Mapping[str, Any]) -> tuple[Gate, ...]:
 def _line(state: RolloutState, fact: Transition) -> PhaseShown:
     kind = type(fact).__name__
     step = "" if state.step is None else f", step {state.step + 1}"
-    phase = "answered" if kind == "Answered" else state.phase + step
+    phase = kind.lower() if kind in _SAID else state.phase + step
     shown = evidence(fact)
     tone = TONES.get(state.phase, "")
     return PhaseShown(phase, tone, fact.event_ms, fact.wall_ms, fact.actor, fact.reason, shown)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from mlplatform.model.folders import model_names
 from mlplatform.rollouts.journal.controls import ControlState, fold_controls
+from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.passes import controls
 from mlplatform.rollouts.passes.controls import Journal
 from mlplatform.runtime.clock import Clock
@@ -13,6 +15,13 @@ if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
 
 OfModel = Literal["kill", "lift", "clear"]
+OfRollout = Literal["pause", "resume", "abort"]
+
+
+class _RolloutAct(Protocol):
+    def __call__(
+        self, journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+    ) -> RolloutState: ...
 
 
 class _Act(Protocol):
@@ -25,6 +34,12 @@ _OF_MODEL: Final[dict[OfModel, _Act]] = {
     "kill": controls.kill,
     "lift": controls.lift,
     "clear": controls.clear_stops,
+}
+
+_OF_ROLLOUT: Final[dict[OfRollout, _RolloutAct]] = {
+    "pause": controls.pause,
+    "resume": controls.resume,
+    "abort": controls.abort,
 }
 
 
@@ -41,6 +56,29 @@ def control_model(platform: Platform, model: str, act: OfModel, *, actor: str, r
     return journal.routes(model).generation
 
 
-def controls_of(platform: Platform, model: str) -> ControlState:
-    """What holds for a model."""
-    return fold_controls(platform.rollouts.controls(model))
+def control_rollout(
+    platform: Platform, rollout_id: str, act: OfRollout, *, actor: str, reason: str
+) -> RolloutState:
+    """Carry out what a person asks of a rollout; returns where it stands then.
+
+    Raises:
+        NotFound: no rollout has this id.
+        Refused: it can't follow what holds now.
+    """
+    return _OF_ROLLOUT[act](
+        platform.rollouts, rollout_id, actor=actor, reason=reason, clock=platform.clock
+    )
+
+
+def switched_off(platform: Platform, model: str | None) -> list[str]:
+    """A sentence for each model that is killed.
+
+    Args:
+        model: the only one to look at; None: all.
+    """
+    found = []
+    for name in model_names() if model is None else [model]:
+        killed = fold_controls(platform.rollouts.controls(name)).killed
+        if killed is not None:
+            found.append(f"{name} is switched off by {killed.actor}: {killed.reason}")
+    return found

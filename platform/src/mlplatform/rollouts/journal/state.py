@@ -16,7 +16,9 @@ from mlplatform.rollouts.journal.transitions import (
     DeployRefused,
     Evidence,
     Opened,
+    Paused,
     Promoted,
+    Resumed,
     RolledBack,
     RolloutPlan,
     ShadowStarted,
@@ -58,6 +60,7 @@ class RolloutState:
         refused: why the service could not be started when that was last tried; None: never.
         reason: of the last transition.
         plan: what was expected when it was opened; None: an earlier release opened it.
+        paused: who has it wait, and why; None: nobody.
     """
 
     rollout_id: str
@@ -82,6 +85,7 @@ class RolloutState:
     refused: str | None
     reason: str
     plan: RolloutPlan | None = None
+    paused: Paused | None = None
 
     @property
     def ramping(self) -> bool:
@@ -124,9 +128,14 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
     if isinstance(fact, DeployRefused):
         # neither phase nor deadline begins anew
         return dataclasses.replace(state, refused=fact.reason, reason=fact.reason)
+    if isinstance(fact, Paused):
+        return dataclasses.replace(state, paused=fact, reason=fact.reason)
+    if isinstance(fact, Resumed):
+        return _resumed(state, fact)
     moved = dataclasses.replace(
         state,
         phase=_phase(fact),
+        paused=None,
         step=None,
         since_event_ms=fact.event_ms,
         since_wall_ms=fact.wall_ms,
@@ -151,6 +160,18 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
             return moved
         case _:
             assert_never(fact)
+
+
+def _resumed(state: RolloutState, fact: Resumed) -> RolloutState:
+    """Its phase as if the pause had not been: what waited has its whole time."""
+    assert state.paused is not None
+    return dataclasses.replace(
+        state,
+        paused=None,
+        since_event_ms=state.since_event_ms + max(0, fact.event_ms - state.paused.event_ms),
+        since_wall_ms=state.since_wall_ms + max(0, fact.wall_ms - state.paused.wall_ms),
+        reason=fact.reason,
+    )
 
 
 def _judged_shadow(state: RolloutState, fact: ApprovalAsked | CanaryStepped) -> int | None:
@@ -203,6 +224,9 @@ Moving = (
     ShadowStarted | ApprovalAsked | CanaryStepped | Promoted | Confirmed | Superseded | RolledBack
 )
 
+Staying = Answered | DeployRefused | Paused | Resumed
+"""Facts that begin no phase."""
+
 
 def _phase(fact: Moving) -> Phase:
     match fact:
@@ -224,7 +248,9 @@ def _phase(fact: Moving) -> Phase:
             assert_never(fact)
 
 
-_FROM: dict[type[Moving | Answered | DeployRefused], frozenset[Phase]] = {
+_FROM: dict[type[Moving | Staying], frozenset[Phase]] = {
+    Paused: RAMPING,
+    Resumed: RAMPING,
     DeployRefused: frozenset({"deploying"}),
     ShadowStarted: frozenset({"deploying"}),
     ApprovalAsked: frozenset({"deploying", "shadow"}),
@@ -237,11 +263,12 @@ _FROM: dict[type[Moving | Answered | DeployRefused], frozenset[Phase]] = {
 }
 
 
-def _check(state: RolloutState, fact: Moving | Answered | DeployRefused) -> None:
+def _check(state: RolloutState, fact: Moving | Staying) -> None:
     if state.model != fact.model or state.rollout_id != fact.rollout_id:
         raise Refused(f"a transition of {fact.rollout_id} can't follow {state.rollout_id}")
     if state.phase not in _FROM[type(fact)]:
         raise Refused(f"rollout {state.rollout_id} is {state.phase}: {type(fact).__name__} refused")
+    _check_paused(state, fact)
     if isinstance(fact, CanaryStepped):
         expected = 0 if state.step is None else state.step + 1
         if fact.step != expected:
@@ -260,6 +287,15 @@ def _check(state: RolloutState, fact: Moving | Answered | DeployRefused) -> None
     asks = state.phase == "awaiting_approval"
     if isinstance(fact, Promoted | CanaryStepped) and (asks or state.needs_approval):
         _check_approved(state)
+
+
+def _check_paused(state: RolloutState, fact: Moving | Staying) -> None:
+    paused = state.paused
+    if isinstance(fact, Resumed) and paused is None:
+        raise Refused(f"rollout {state.rollout_id} is not paused: there is nothing to resume")
+    forward = ShadowStarted | ApprovalAsked | CanaryStepped | Promoted
+    if paused is not None and isinstance(fact, forward | Paused):
+        raise Refused(f"rollout {state.rollout_id} is paused by {paused.actor}: {paused.reason}")
 
 
 def _check_approved(state: RolloutState) -> None:

@@ -122,6 +122,14 @@ class Answered(_Fact, frozen=True, tag="answered"):
     proven_by: str = ""
 
 
+class Paused(_Fact, frozen=True, tag="paused"):
+    """A person lets it take no step forward, until it is resumed."""
+
+
+class Resumed(_Fact, frozen=True, tag="resumed"):
+    """It goes on; the time in between counts for no deadline."""
+
+
 class CanaryStepped(_Fact, frozen=True, tag="canary"):
     """A share of the customers is answered by the challenger."""
 
@@ -153,6 +161,8 @@ Transition = (
     | ShadowStarted
     | ApprovalAsked
     | Answered
+    | Paused
+    | Resumed
     | CanaryStepped
     | Promoted
     | Confirmed

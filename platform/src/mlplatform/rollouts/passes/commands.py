@@ -145,14 +145,25 @@ def record_approval(
 
 
 def roll_back(
-    rollouts: Rollouts, passes: Passes, model: str, *, actor: str, reason: str, clock: Clock
+    rollouts: Rollouts,
+    passes: Passes,
+    model: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+    only: str | None = None,
 ) -> RolloutState:
     """Take the traffic back at once: off the challenger, or to the champion's predecessor.
 
     A pass that is running loses its lease; the next one retires what is not needed any more.
 
+    Args:
+        only: the rollout that may be taken back; None: whichever has the traffic.
+
     Raises:
-        Refused: nothing is ramping, and the champion has no predecessor that is kept warm.
+        Refused: nothing is ramping, and the champion has no predecessor that is kept warm; or the
+            traffic is another rollout's.
     """
     fence = passes.acquire(model, f"roll back by {actor}", COMMAND_LEASE_TTL_S, steal=True)
     if fence is None:
@@ -161,6 +172,8 @@ def roll_back(
         states = rollouts.active(model, finished=True)
         routes = rollouts.routes(model)
         state = _taken_back(states, routes)
+        if only not in (None, state.rollout_id):
+            raise Refused(f"{only} has ended: {state.rollout_id} would be taken back")
         return rollouts.commit(
             RolledBack(
                 rollout_id=state.rollout_id,

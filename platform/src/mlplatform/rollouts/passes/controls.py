@@ -1,7 +1,9 @@
-"""What people ask of all of a model's traffic: switch it off and on, have stopped arms asked."""
+"""What people ask at any time: of a rollout to wait or end, of a model to be asked no more."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from mlplatform.rollouts.journal.controls import (
@@ -12,8 +14,10 @@ from mlplatform.rollouts.journal.controls import (
     StopsCleared,
     controlled,
 )
-from mlplatform.rollouts.journal.journal import Controls, Passes, Rollouts
-from mlplatform.rollouts.passes.commands import COMMAND_LEASE_TTL_S
+from mlplatform.rollouts.journal.journal import Controls, Fence, Passes, Rollouts
+from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.journal.transitions import Paused, Resumed
+from mlplatform.rollouts.passes.commands import COMMAND_LEASE_TTL_S, roll_back
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Busy, Refused
 
@@ -64,12 +68,88 @@ def clear_stops(
     return _control(journal, fact)
 
 
-def _control(journal: Journal, fact: Control) -> ControlState:
-    holder = f"{type(fact).__name__} by {fact.actor}"
-    fence = journal.acquire(fact.model, holder, COMMAND_LEASE_TTL_S, steal=True)
+def pause(
+    journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+) -> RolloutState:
+    """Have a rollout take no step forward until it is resumed; guardrails still take it back.
+
+    Raises:
+        NotFound: no rollout has this id.
+        Refused: it has ended, was promoted, or is paused already.
+    """
+    return _of_rollout(journal, Paused, rollout_id, actor=actor, reason=reason, clock=clock)
+
+
+def resume(
+    journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+) -> RolloutState:
+    """Let a paused rollout go on, with the time that its phase had left.
+
+    Raises:
+        NotFound: no rollout has this id.
+        Refused: it is not paused.
+    """
+    return _of_rollout(journal, Resumed, rollout_id, actor=actor, reason=reason, clock=clock)
+
+
+def abort(
+    journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+) -> RolloutState:
+    """End a rollout at once: its version answers nobody any more.
+
+    Raises:
+        NotFound: no rollout has this id.
+        Refused: it is not ramping: it has ended, or was promoted (`roll_back` takes that back).
+    """
+    state = fold(journal.read(rollout_id))
+    if not state.ramping:
+        way = "; `rollouts rollback` takes a champion back" if state.phase == "promoted" else ""
+        raise Refused(f"rollout {rollout_id} is {state.phase}: there is nothing to abort{way}")
+    return roll_back(
+        journal,
+        journal,
+        state.model,
+        actor=actor,
+        reason=f"aborted by {actor}: {reason}",
+        clock=clock,
+        only=rollout_id,
+    )
+
+
+def _of_rollout(
+    journal: Journal,
+    kind: type[Paused | Resumed],
+    rollout_id: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+) -> RolloutState:
+    model = fold(journal.read(rollout_id)).model
+    fact = kind(
+        rollout_id=rollout_id,
+        model=model,
+        event_ms=clock.event_ms(),
+        wall_ms=clock.wall_ms(),
+        actor=actor,
+        reason=reason,
+    )
+    with _lease(journal, model, f"{kind.__name__} by {actor}") as fence:
+        return journal.commit(fact, fence)
+
+
+@contextmanager
+def _lease(journal: Journal, model: str, holder: str) -> Iterator[Fence]:
+    """The model's lease, taken from a pass that is running: it would act on what was before."""
+    fence = journal.acquire(model, holder, COMMAND_LEASE_TTL_S, steal=True)
     if fence is None:
-        raise Busy(f"the lease of {fact.model} can't be taken")
+        raise Busy(f"the lease of {model} can't be taken")
     try:
-        return journal.control(fact, fence, controlled(fact, journal.routes(fact.model)))
+        yield fence
     finally:
         journal.release(fence)
+
+
+def _control(journal: Journal, fact: Control) -> ControlState:
+    with _lease(journal, fact.model, f"{type(fact).__name__} by {fact.actor}") as fence:
+        return journal.control(fact, fence, controlled(fact, journal.routes(fact.model)))

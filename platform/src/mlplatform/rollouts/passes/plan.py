@@ -14,6 +14,7 @@ from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
+from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement
 
@@ -152,18 +153,38 @@ _CHAMPION_FIRST = "the champion's service is missing and is started first"
 def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
     """The one next step of a rollout."""
     back = _stopped_by_gateways(state, seen)
-    move = back or _planned(state, seen, policy, now)
-    held = _held(seen)
+    move = back or _planned(state, seen, policy, _running(state, now))
+    held = _held(state, seen, policy, now)
     if held and not isinstance(move, RollBack | Supersede | Hold):
         return Hold(held)
     return move
 
 
-def _held(seen: Observation) -> str:
+def running_since_wall_ms(state: RolloutState, policy: RolloutPolicy, now: Now) -> int:
+    """When a phase would have begun if it had never been paused or frozen, in wall time: what its
+    deadline runs from."""
+    paused_ms = now.wall_ms - _running(state, now).wall_ms
+    frozen = frozen_ms(policy.freeze, state.since_wall_ms, now.wall_ms - paused_ms)
+    return state.since_wall_ms + paused_ms + frozen
+
+
+def _running(state: RolloutState, now: Now) -> Now:
+    """The time that deadlines run by: while it is paused it stands still."""
+    if state.paused is None:
+        return now
+    paused = state.paused
+    return Now(min(now.event_ms, paused.event_ms), min(now.wall_ms, paused.wall_ms))
+
+
+def _held(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> str:
     """Why no step leads forward now, whatever the verdict; empty: it may. Nothing holds a rollback
     back."""
     if seen.routes.killed:
         return f"{seen.routes.model} is killed: it waits for `rollouts lift`"
+    if state.paused is not None:
+        return f"paused by {state.paused.actor}: {state.paused.reason}"
+    if frozen := frozen_at(policy.freeze, now.wall_ms):
+        return f"frozen until {frozen.until}: {frozen.reason}"
     return ""
 
 
@@ -264,7 +285,7 @@ def rolled_back_routes(state: RolloutState, seen: Observation) -> Routes | None:
 
 def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
     service = seen.challenger
-    waited_ms = now.wall_ms - state.since_wall_ms
+    waited_ms = _waited(state, policy, now).wall_ms
     if not service.ready and waited_ms >= policy.deploy_wall_deadline_s * 1000:
         return RollBack(None, f"not ready in time: {_unready(state, seen)}")
     if service.refused:
@@ -324,13 +345,13 @@ def _awaiting_approval(
     deadline_h = policy.approval_deadline_h
     if answer is not None:
         answered = Now(answer.event_ms, answer.wall_ms)
-        if late := _expired(state, deadline_h, deadline_h * 3600, answered):
+        if late := _expired(_waited(state, policy, answered), deadline_h, deadline_h * 3600):
             return _back(state, seen, f"{answer.approver} answered too late: after {late}", {})
         reason = f"approved by {answer.approver}: {answer.reason}"
         if state.bootstrap:
             return Promote(_promoted_routes(state, seen.routes), reason)
         return _canary_step(state, seen, policy, 0, reason, {})
-    expired = _expired(state, deadline_h, deadline_h * 3600, now)
+    expired = _expired(_waited(state, policy, now), deadline_h, deadline_h * 3600)
     if expired:
         return _back(state, seen, f"nobody answered: {expired}", {})
     return Hold(f"waits for an approval of evidence {state.asked}")
@@ -382,7 +403,7 @@ def _unless_healthy(
         return None
     if judgement.verdict == "UNHEALTHY":
         return _back(state, seen, judgement.reason, judgement.evidence)
-    expired = _expired(state, deadline_h, policy.step_wall_deadline_s, now)
+    expired = _expired(_waited(state, policy, now), deadline_h, policy.step_wall_deadline_s)
     if expired:
         reason = f"inconclusive at its deadline ({expired}): {judgement.reason}"
         return _back(state, seen, reason, judgement.evidence)
@@ -395,10 +416,19 @@ def _judged(seen: Observation) -> Judgement:
     return Judgement("INCONCLUSIVE", ("nothing was read from the log",), {})
 
 
-def _expired(state: RolloutState, event_h: float, wall_s: float, now: Now) -> str:
-    if now.event_ms - state.since_event_ms >= event_h * HOUR_MS:
+def _waited(state: RolloutState, policy: RolloutPolicy, now: Now) -> Now:
+    """How long a phase has lasted, without the time in which nothing could move forward, which is
+    taken to be as long on either clock."""
+    frozen = frozen_ms(policy.freeze, state.since_wall_ms, now.wall_ms)
+    return Now(
+        now.event_ms - state.since_event_ms - frozen, now.wall_ms - state.since_wall_ms - frozen
+    )
+
+
+def _expired(waited: Now, event_h: float, wall_s: float) -> str:
+    if waited.event_ms >= event_h * HOUR_MS:
         return f"{event_h:g} h of event time"
-    if now.wall_ms - state.since_wall_ms >= wall_s * 1000:
+    if waited.wall_ms >= wall_s * 1000:
         return f"{wall_s:g} s of wall time"
     return ""
 

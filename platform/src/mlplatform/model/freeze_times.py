@@ -1,0 +1,51 @@
+"""Times as a freeze window writes them: a day of the year, or of the week."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date, time
+from typing import Final
+
+WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+WANTED: Final = "2026-12-20, 2026-12-20 16:00, or a weekday with a time: Fri 16:00"
+Weekday = int
+"""0 is Monday."""
+
+_DATE: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2})(?::00)?)?")
+_WEEKLY: Final = re.compile(r"([A-Za-z]{3,9}) (\d{2}:\d{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTime:
+    """What a calendar and a clock on the wall show.
+
+    Args:
+        time: None where a date stands alone.
+    """
+
+    day: date | Weekday
+    time: time | None
+
+
+def local_time(text: str) -> LocalTime:
+    """The time that a text says.
+
+    Raises:
+        ValueError: it says none; `WANTED` says what would.
+    """
+    if found := _DATE.fullmatch(text):
+        return LocalTime(
+            date.fromisoformat(found[1]), time.fromisoformat(found[2]) if found[2] else None
+        )
+    if found := _WEEKLY.fullmatch(text):
+        names = [n for n in WEEKDAYS if found[1].casefold() in (n, _FULL[n])]
+        if names:
+            return LocalTime(WEEKDAYS.index(names[0]), time.fromisoformat(found[2]))
+    raise ValueError(f"{text!r} is no time of a freeze window: wanted: {WANTED}")
+
+
+_FULL: Final = {
+    "mon": "monday", "tue": "tuesday", "wed": "wednesday", "thu": "thursday", "fri": "friday",
+    "sat": "saturday", "sun": "sunday",
+}  # fmt: skip
