@@ -20,6 +20,7 @@ def promote(
     actor: Actor,
     reason: Reason,
     despite_plan: OptionalReason = "",
+    emergency: bool = False,
 ) -> str:
     """Start to promote a version: deploy, shadow, ask for approval, canary, promote.
 
@@ -30,10 +31,11 @@ def promote(
         reason: why; it stands in the journal.
         despite_plan: why to go on although the plan says that it can't decide in time (`mlplatform
             rollouts plan`); it stands in the journal. Empty: such a rollout is refused.
+        emergency: promote it at once; a second person confirms it within a day, or it is undone.
     """
     platform = wiring.platform()
     rollout_id = job.open_rollout(
-        platform, model, version, actor=actor, reason=reason, despite_plan=despite_plan
+        platform, model, version, actor=actor, reason=reason, despite_plan=despite_plan, emergency=emergency
     )
     job.rollout_pass(platform, model)
     return rollout_id

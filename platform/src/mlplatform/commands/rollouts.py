@@ -146,6 +146,10 @@ def open_rollout(
             help="Why you go on with a plan that can't decide in time; it stands in the journal.",
         ),
     ] = None,
+    emergency: Annotated[
+        bool,
+        typer.Option(help="Promote it at once; a second person confirms within a day, or it ends."),
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Start to promote a version (the Prefect deployment MODEL-promote).
@@ -157,6 +161,8 @@ def open_rollout(
     parameters = {"model": model, "version": version, "actor": actor, "reason": reason}
     if despite_plan is not None:
         parameters["despite_plan"] = despite_plan
+    if emergency:
+        parameters["emergency"] = True
     follow("promote", parameters, json)
 
 

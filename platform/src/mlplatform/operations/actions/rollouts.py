@@ -23,6 +23,7 @@ from mlplatform.rollouts.journal.transitions import (
     Answer,
     ApprovalAsked,
     Evidence,
+    Promoted,
     RolloutPlan,
     Transition,
 )
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_Asks = ApprovalAsked | Promoted
+"""An emergency promotion is its own question."""
+
 
 def open_rollout(
     platform: Platform,
@@ -47,11 +51,13 @@ def open_rollout(
     actor: str,
     reason: str,
     despite_plan: str = "",
+    emergency: bool = False,
 ) -> str:
     """The id of the rollout of a validated version.
 
     Args:
         despite_plan: why to go on with a plan that is refused; empty: it stops the rollout.
+        emergency: it is promoted at once, and there is nothing to plan.
 
     Raises:
         PlanRefused: the rollout can't decide by its deadlines at the present traffic.
@@ -82,7 +88,8 @@ def open_rollout(
         actor=actor,
         reason=reason,
         clock=platform.clock,
-        plan=plan,
+        plan=None if emergency else plan,
+        emergency=emergency,
     )
 
 
@@ -151,8 +158,8 @@ def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Quest
     """
     facts = platform.rollouts.read(rollout_id)
     state = fold(facts)
-    asked = [fact for fact in facts if isinstance(fact, ApprovalAsked)]
-    if state.phase != "awaiting_approval" or not asked:
+    asked = [f for f in facts if isinstance(f, _Asks) and f.evidence_digest == state.asked]
+    if not state.awaits_answer or not asked:
         raise Refused(f"{rollout_id} is {state.phase}: no approval is pending; see `rollouts list`")
     evidence = asked[-1].evidence
     shown = summary.question(rollout_id, evidence)
@@ -166,7 +173,7 @@ def evidence(platform: Platform, rollout_id: str, digest: str) -> str:
         NotFound: the journal never asked it.
     """
     for fact in platform.rollouts.read(rollout_id):
-        if isinstance(fact, ApprovalAsked) and fact.evidence_digest == digest:
+        if isinstance(fact, _Asks) and fact.evidence_digest == digest:
             return summary.question(rollout_id, fact.evidence)
     raise NotFound(f"{rollout_id} has no approval request with evidence {digest[:16]}")
 

@@ -39,6 +39,8 @@ Phase = Literal[
     "rolled_back",
 ]
 RAMPING: frozenset[Phase] = frozenset({"deploying", "shadow", "awaiting_approval", "canary"})
+EMERGENCY_CONFIRM_H = 24
+"""Wall-clock hours in which a second person confirms an emergency promotion."""
 FINISHED: frozenset[Phase] = frozenset({"confirmed", "superseded", "rolled_back"})
 
 
@@ -61,6 +63,8 @@ class RolloutState:
         reason: of the last transition.
         plan: what was expected when it was opened; None: an earlier release opened it.
         paused: who has it wait, and why; None: nobody.
+        emergency: promoted by one person at once; `asked` and `answer` are of the confirmation.
+        opened_by: who asked for it; empty where an earlier release opened it.
     """
 
     rollout_id: str
@@ -86,10 +90,17 @@ class RolloutState:
     reason: str
     plan: RolloutPlan | None = None
     paused: Paused | None = None
+    emergency: bool = False
+    opened_by: str = ""
 
     @property
     def ramping(self) -> bool:
         return self.phase in RAMPING
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether this is a phase in which a person answers, whoever has answered by now."""
+        return self.phase == "awaiting_approval" or (self.emergency and self.phase == "promoted")
 
     @property
     def finished(self) -> bool:
@@ -155,7 +166,8 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
                 shadow_generation=_judged_shadow(state, fact),
             )
         case Promoted():
-            return dataclasses.replace(moved, predecessor=fact.predecessor)
+            asked = fact.evidence_digest if state.emergency else state.asked
+            return dataclasses.replace(moved, predecessor=fact.predecessor, asked=asked)
         case Confirmed() | Superseded() | RolledBack():
             return moved
         case _:
@@ -182,7 +194,8 @@ def _judged_shadow(state: RolloutState, fact: ApprovalAsked | CanaryStepped) -> 
 
 
 def check_approver(state: RolloutState, approver: str) -> None:
-    """Nothing where this person may answer: anybody but the author of the version.
+    """Nothing where this person may answer: anybody but the author of the version, and who asked
+    for its emergency promotion.
 
     Raises:
         Refused: names the version; names that a reader takes for one another are one person's.
@@ -191,9 +204,16 @@ def check_approver(state: RolloutState, approver: str) -> None:
         raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
     if text.look_alike(approver) == text.look_alike(state.author):
         raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
+    if state.emergency and text.look_alike(approver) == text.look_alike(state.opened_by):
+        raise Refused(f"{approver} asked for this emergency promotion; somebody else confirms it")
 
 
 def _opened(fact: Opened) -> RolloutState:
+    if fact.emergency and fact.bootstrap:
+        raise Refused(
+            f"{fact.model} has no champion that could come back if nobody confirms an emergency"
+            " promotion: open it without --emergency"
+        )
     return RolloutState(
         rollout_id=fact.rollout_id,
         model=fact.model,
@@ -217,6 +237,8 @@ def _opened(fact: Opened) -> RolloutState:
         refused=None,
         reason=fact.reason,
         plan=fact.plan,
+        emergency=fact.emergency,
+        opened_by=fact.actor,
     )
 
 
@@ -254,7 +276,7 @@ _FROM: dict[type[Moving | Staying], frozenset[Phase]] = {
     DeployRefused: frozenset({"deploying"}),
     ShadowStarted: frozenset({"deploying"}),
     ApprovalAsked: frozenset({"deploying", "shadow"}),
-    Answered: frozenset({"awaiting_approval"}),
+    Answered: frozenset({"awaiting_approval", "promoted"}),
     CanaryStepped: frozenset({"shadow", "awaiting_approval", "canary"}),
     Promoted: frozenset({"deploying", "awaiting_approval", "canary"}),
     Confirmed: frozenset({"promoted"}),
@@ -277,16 +299,32 @@ def _check(state: RolloutState, fact: Moving | Staying) -> None:
             falls = f"{fact.percent:g} % after {state.percent:g} %"
             raise Refused(f"a canary of rollout {state.rollout_id} never falls: {falls} refused")
     if isinstance(fact, Answered):
+        _check_in_time(state, fact)
         if state.answer is not None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
         if fact.bound_to != state.asked:
             raise Refused(f"the answer is bound to {fact.bound_to}, the question to {state.asked}")
         check_approver(state, fact.approver)
-    if isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap:
+    at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"
+    unheard = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
+    if unheard and not at_once:
         raise Refused(f"rollout {state.rollout_id} is {state.phase}, and there is a champion")
     asks = state.phase == "awaiting_approval"
-    if isinstance(fact, Promoted | CanaryStepped) and (asks or state.needs_approval):
+    approved_first = isinstance(fact, Promoted | CanaryStepped) and (asks or state.needs_approval)
+    if (approved_first and not at_once) or (state.emergency and isinstance(fact, Confirmed)):
         _check_approved(state)
+
+
+def _check_in_time(state: RolloutState, fact: Answered) -> None:
+    """An emergency promotion is confirmed in time, and no other promotion is answered for."""
+    if not state.awaits_answer:
+        raise Refused(f"rollout {state.rollout_id} is {state.phase}: Answered refused")
+    late_ms = fact.wall_ms - state.since_wall_ms - EMERGENCY_CONFIRM_H * 3_600_000
+    if state.phase == "promoted" and late_ms >= 0:
+        raise Refused(
+            f"the emergency promotion of {state.rollout_id} was to be confirmed within"
+            f" {EMERGENCY_CONFIRM_H} h: the next pass undoes it"
+        )
 
 
 def _check_paused(state: RolloutState, fact: Moving | Staying) -> None:

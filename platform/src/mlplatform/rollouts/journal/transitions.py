@@ -82,6 +82,7 @@ class Opened(_Fact, frozen=True, tag="opened"):
             release opened the rollout.
         approval: what model.yaml asked for then; empty where an earlier release opened it.
         plan: None where an earlier release opened it.
+        emergency: it is promoted at once, and undone unless a second person confirms it in time.
     """
 
     challenger: Arm
@@ -92,6 +93,7 @@ class Opened(_Fact, frozen=True, tag="opened"):
     validation: Evidence = {}
     approval: Literal["required", "none", ""] = ""
     plan: RolloutPlan | None = None
+    emergency: bool = False
 
 
 class DeployRefused(_Fact, frozen=True, tag="deploy-refused"):

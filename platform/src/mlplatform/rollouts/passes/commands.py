@@ -54,6 +54,7 @@ def open_rollout(
     reason: str,
     clock: Clock,
     plan: Callable[[Routes], RolloutPlan] | None = None,
+    emergency: bool = False,
 ) -> str:
     """The id of the rollout of this version, opened unless it is ramping already.
 
@@ -61,14 +62,18 @@ def open_rollout(
         approval: as model.yaml says it; the journal holds the rollout to it.
         plan: makes the rollout's plan under these routes; asked once nothing else stands in the
             way. None: nothing is planned.
+        emergency: promote it at once; a second person confirms it within a day, or it is undone.
 
     Raises:
         Busy: another version is ramping.
         PlanRefused: the rollout can't decide by its deadlines, and nobody goes on despite that.
-        Refused: the version is champion.
+        Refused: the version is champion; or it was promoted in an emergency before, and nobody
+            confirmed it.
     """
     earlier = rollouts.active(model, finished=True)
     arm = _arm(model, candidate)
+    if emergency:
+        _check_emergency(earlier, arm)
     for state in earlier:
         if state.ramping and state.challenger == arm:
             return state.rollout_id
@@ -96,9 +101,24 @@ def open_rollout(
         validation=candidate.validation,
         approval=approval,
         plan=made,
+        emergency=emergency,
     )
     rollouts.commit(opened, None)
     return opened.rollout_id
+
+
+def _check_emergency(earlier: list[RolloutState], arm: Arm) -> None:
+    """Who asks again and again would need no second person."""
+    for state in earlier:
+        if state.ramping and state.challenger == arm and not state.emergency:
+            raise Busy(f"rollout {state.rollout_id} is {state.phase}: `rollouts abort` it first")
+        unconfirmed = state.answer is None or state.answer.answer == "reject"
+        same = state.challenger.bundle == arm.bundle  # under whatever number it is registered
+        if state.emergency and same and state.finished and unconfirmed:
+            raise Refused(
+                f"the emergency promotion {state.rollout_id} of version {arm.version} was not"
+                " confirmed: open it without --emergency"
+            )
 
 
 def record_approval(

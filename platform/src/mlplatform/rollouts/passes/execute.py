@@ -261,11 +261,11 @@ def _project_alias(definition: ModelDefinition, ports: Ports) -> None:
 
 def _project_approvals(definition: ModelDefinition, ports: Ports) -> None:
     for state in ports.rollouts.active(definition.name):
-        if state.phase != "awaiting_approval" or state.answer is not None:
+        if not state.awaits_answer or state.answer is not None:
             continue
         for fact in ports.rollouts.read(state.rollout_id):
-            if isinstance(fact, ApprovalAsked):
-                digest = fact.evidence_digest
+            digest = fact.evidence_digest
+            if isinstance(fact, ApprovalAsked | Promoted) and digest == state.asked:
                 ports.approvals.ensure_requested(state.rollout_id, fact.evidence, digest)
 
 

@@ -12,7 +12,7 @@ import msgspec
 from mlplatform.model.definition import CanaryStep, RolloutPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
 from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
 from mlplatform.rollouts.serving.names import ServiceName
@@ -183,7 +183,7 @@ def _held(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: No
         return f"{seen.routes.model} is killed: it waits for `rollouts lift`"
     if state.paused is not None:
         return f"paused by {state.paused.actor}: {state.paused.reason}"
-    if frozen := frozen_at(policy.freeze, now.wall_ms):
+    if not state.emergency and (frozen := frozen_at(policy.freeze, now.wall_ms)):
         return f"frozen until {frozen.until}: {frozen.reason}"
     return ""
 
@@ -297,6 +297,10 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
         return Deploy(state.challenger, "the rollout was opened")
     if not service.ready:
         return Hold(f"{state.challenger.service} is not ready: {service.reason}")
+    if state.emergency:
+        evidence = _validated(state) | {"emergency": True, "opened_by": state.opened_by}
+        reason = f"emergency: promoted by {state.opened_by} alone, to be confirmed by another"
+        return Promote(_promoted_routes(state, seen.routes), reason, evidence)
     if not state.bootstrap:
         reason = f"{state.challenger.service} is ready"
         return Advance("shadow", None, _shadow_routes(state, seen.routes), reason)
@@ -376,6 +380,8 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
         if seen.champion_is_provisional:
             return Hold("superseded by a champion that is provisional itself")
         return Supersede("a later champion stands")
+    if undone := _undone(state, seen, now):
+        return undone
     if judgement is not None and judgement.verdict == "UNHEALTHY":
         if routes.previous is None:
             return Hold(f"no predecessor to go back to, though {judgement.reason}")
@@ -387,12 +393,29 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
     due_ms = confirmation_due_ms(state, policy)
     if now.event_ms < due_ms:
         return Hold(f"provisional until event time {due_ms}")
+    if state.emergency and state.answer is None:
+        return Hold("waits for a second person to confirm the emergency promotion")
     if judgement is None or judgement.verdict == "INCONCLUSIVE":
         return Hold("waits for a complete log" if judgement is None else judgement.reason)
     free = routes.challenger is None
     reason = f"{policy.confirm_after_days} days as champion: {judgement.reason}"
     confirmed = _next(routes, previous=None) if free and routes.previous is not None else None
     return Confirm(confirmed, reason, _identity(state) | judgement.evidence)
+
+
+def _undone(state: RolloutState, seen: Observation, now: Now) -> RollBack | None:
+    """An emergency promotion that a second person rejects, or that nobody confirms in time, goes
+    back to its predecessor, whatever else is ramping."""
+    if not state.emergency:
+        return None
+    answer = state.answer
+    if answer is not None and answer.answer == "reject":
+        return _back(state, seen, f"rejected by {answer.approver}: {answer.reason}", {})
+    waited_ms = now.wall_ms - state.since_wall_ms
+    if answer is None and waited_ms >= EMERGENCY_CONFIRM_H * HOUR_MS:
+        reason = f"nobody confirmed the emergency promotion within {EMERGENCY_CONFIRM_H} h"
+        return _back(state, seen, reason, {})
+    return None
 
 
 def _unless_healthy(

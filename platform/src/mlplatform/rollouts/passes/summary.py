@@ -39,7 +39,12 @@ ARM_COUNTS = (
 def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     """What an approval asks, what each answer does, and the evidence, in Markdown."""
     version, model = evidence.get("version"), evidence.get("model")
-    if evidence.get("bootstrap"):
+    rejected = "it answers nobody, and its rollout ends"
+    if evidence.get("emergency"):
+        who = markdown(str(evidence.get("opened_by")))
+        approved = f"it stays champion, to which {who} alone promoted it in an emergency"
+        rejected = "the champion before it answers again, as it does where nobody answers in a day"
+    elif evidence.get("bootstrap"):
         approved = "it becomes champion and answers every customer at once: there is none before it"
     else:
         approved = "it answers a small share of the customers, and more only while it stays healthy"
@@ -47,7 +52,7 @@ def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
         [
             f"## May version {version} of {markdown(str(model))} answer customers?",
             "",
-            f"**approve**: {approved}. **reject**: it answers nobody, and its rollout ends.",
+            f"**approve**: {approved}. **reject**: {rejected}.",
             "",
             to_markdown(rollout_id, evidence),
         ]
