@@ -35,7 +35,13 @@ def promote(
     """
     platform = wiring.platform()
     rollout_id = job.open_rollout(
-        platform, model, version, actor=actor, reason=reason, despite_plan=despite_plan, emergency=emergency
+        platform,
+        model,
+        version,
+        actor=actor,
+        reason=reason,
+        despite_plan=despite_plan,
+        emergency=emergency,
     )
     job.rollout_pass(platform, model)
     return rollout_id

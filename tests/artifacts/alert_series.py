@@ -160,6 +160,12 @@ def states() -> list[Case]:
             {10: [page | fraud]},
             (9, 21),
         ),
+        Case(
+            "EmergencyUnconfirmed",
+            {f"mlplatform_emergency_unconfirmed{{{FRAUD}}}": "0x9 1x10 0x10"},
+            {10: [page | fraud]},
+            (9, 21),
+        ),
         Case("LogSpilling", {"mlplatform_log_waiting": "0x9 5x20 0x5"}, {20: [ticket]}, (19, 31)),
         Case(
             "LogBehind",

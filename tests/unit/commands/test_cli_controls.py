@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.model.routes import Routes
 from mlplatform.operations import wiring
+from mlplatform.operations.actions.controls import control
 from mlplatform.rollouts.journal.transitions import Promoted
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout
 from mlplatform.runtime.clock import SystemClock
@@ -91,6 +92,19 @@ def test_stops_are_cleared_where_a_gateway_told_of_one(platform: wiring.Platform
     stopped = {arm(1).service: "declined 25 of 25 customers"}
     platform.rollouts.lease("gateway-1", {"fraud": 1}, 60, stopped)
     assert facts("clear", "fraud", *WHO)["generation"] == 2
+
+
+def test_a_person_of_prefect_controls_the_rollouts_of_the_deployments_model(
+    platform: wiring.Platform,
+) -> None:
+    who = {"actor": "ana", "reason": "whole countries declined"}
+    assert control(platform, "fraud", "kill", "", **who) == "kill fraud: generation 2"
+    said = control(platform, "fraud", "pause", "fraud-v2-1", **who)
+    assert said == "pause fraud-v2-1: deploying"
+    with pytest.raises(Refused, match="is a rollout of fraud, not of loans"):
+        control(platform, "loans", "resume", "fraud-v2-1", **who)
+    with pytest.raises(NotFound):
+        control(platform, "fraud", "abort", "", **who)
 
 
 @pytest.mark.parametrize("act", ["kill", "pause"])

@@ -106,6 +106,13 @@ def test_shares_are_those_of_the_routes(tmp_path: Path) -> None:
     assert value(registry, "rollout_phase", phase="canary") == 0.0
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_model_that_a_person_switched_off_is_shown(tmp_path: Path, killed: bool) -> None:
+    registry = shown(tmp_path, replace(canary(), killed=killed))
+    assert value(registry, "model_killed") == float(killed)
+    assert value(registry, "emergency_unconfirmed") == 0.0
+
+
 def test_what_cannot_be_read_is_counted_and_has_no_value(tmp_path: Path) -> None:
     registry = shown(tmp_path, None)
     assert value(registry, "routes_share", arm="champion") is None

@@ -37,7 +37,7 @@ def test_a_runs_name_is_made_of_parameters_that_the_flow_has(flow: str) -> None:
 @pytest.mark.parametrize("flow", names.RUNS)
 def test_names_say_the_model_and_hold_nothing_that_prefect_refuses(flow: str) -> None:
     given = {
-        "model": "fraud", "rollout_id": "fraud-v3-1", "version": 3,
+        "model": "fraud", "rollout_id": "fraud-v3-1", "version": 3, "act": "kill",
         "first": "2026-03-01", "last": "2026-03-07",
     }  # fmt: skip
     run = names.run_name(flow, given)

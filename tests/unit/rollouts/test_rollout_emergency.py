@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.unit.rollouts.test_rollout_passes import World, bootstrap, candidate, to_canary
 
+from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, fold
 from mlplatform.rollouts.journal.transitions import Answered, Confirmed, Opened, Promoted
 from mlplatform.rollouts.passes.commands import open_rollout, record_approval
+from mlplatform.rollouts.passes.controls import pause
 from mlplatform.rollouts.passes.summary import question
+from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, Refused
 from rollout_world import arm
 
@@ -221,3 +225,34 @@ def fields(fact: Any, kind: type[Any] | None = None) -> dict[str, Any]:
     """What a fact is made of, or the part of it that another kind takes."""
     names = (kind or type(fact)).__struct_fields__
     return {name: getattr(fact, name) for name in names if hasattr(fact, name)}
+
+
+def exported(world: World, name: str) -> float | None:
+    home = Home(world.folder)
+    state = StateCollector(
+        ["fraud"], world.rollouts, NoIncidents(), tuple, world.clock, world.folder, home
+    )
+    registry = CollectorRegistry()
+    registry.register(state)
+    return registry.get_sample_value(f"mlplatform_{name}", {"model": "fraud"})
+
+
+class NoIncidents:
+    def list(self, model: str | None = None, *, closed: bool = True) -> list[Any]:
+        return []
+
+
+def test_an_alert_can_tell_that_a_second_person_is_waited_for(world: World) -> None:
+    rollout_id = promoted(world)
+    assert exported(world, "emergency_unconfirmed") == 1.0
+    answered(world, rollout_id, "approve", "bob")
+    assert exported(world, "emergency_unconfirmed") == 0.0
+
+
+def test_a_paused_rollout_is_not_overdue(world: World) -> None:
+    rollout_id = to_canary(world)
+    since_s = exported(world, "rollout_phase_since_seconds")
+    pause(world.rollouts, rollout_id, actor="ana", reason="it waits", clock=world.clock)
+    world.clock.wall += 100_000
+    assert since_s is not None
+    assert exported(world, "rollout_phase_since_seconds") == since_s + 100

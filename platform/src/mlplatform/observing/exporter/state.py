@@ -130,6 +130,8 @@ class StateCollector(Collector):
         yield signals.ROUTES_SHARE, [((model, arm), share) for arm, share in shares.items()]
         states = self._rollouts.active(model, finished=True)
         newest = states[-1] if states else None
+        alone = any(s.emergency and s.awaits_answer and s.answer is None for s in states)
+        yield signals.EMERGENCY_UNCONFIRMED, [((model,), float(alone))]
         yield (
             signals.ROLLOUT_PHASE,
             [

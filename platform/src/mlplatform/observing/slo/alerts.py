@@ -53,6 +53,12 @@ def of_installation(objectives: Objectives) -> list[Rule]:
             "0s", "{{ $labels.model }} is switched off by a person: its fallback decides",
         ),
         made(
+            "EmergencyUnconfirmed", "page",
+            f"max by (model) ({signals.EMERGENCY_UNCONFIRMED.name}) == 1",
+            "0s", "one person promoted a version of {{ $labels.model }} at once: a second confirms "
+            "it within a day, or it is undone",
+        ),
+        made(
             "LogSpilling", "ticket", f"sum({signals.LOG_COUNTS['waiting'].name}) > 0",
             limits.log_spilling, "records wait in a spill, the decision log does not take them",
         ),

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from mlplatform.model.folders import model_names
 from mlplatform.rollouts.journal.controls import ControlState, fold_controls
-from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import controls
 from mlplatform.rollouts.passes.controls import Journal
 from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.errors import Refused
 
 if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
@@ -68,6 +69,31 @@ def control_rollout(
     return _OF_ROLLOUT[act](
         platform.rollouts, rollout_id, actor=actor, reason=reason, clock=platform.clock
     )
+
+
+def control(
+    platform: Platform,
+    model: str,
+    act: OfModel | OfRollout,
+    rollout_id: str,
+    *,
+    actor: str,
+    reason: str,
+) -> str:
+    """Carry out what a person asks of a model or one of its rollouts; what it did, in words.
+
+    Raises:
+        NotFound: no rollout has this id.
+        Refused: it can't follow what holds now, or the rollout is another model's.
+    """
+    if act == "kill" or act == "lift" or act == "clear":
+        generation = control_model(platform, model, act, actor=actor, reason=reason)
+        return f"{act} {model}: generation {generation}"
+    whose = fold(platform.rollouts.read(rollout_id)).model
+    if whose != model:
+        raise Refused(f"{rollout_id} is a rollout of {whose}, not of {model}")
+    state = control_rollout(platform, rollout_id, act, actor=actor, reason=reason)
+    return f"{act} {rollout_id}: {state.phase}"
 
 
 def switched_off(platform: Platform, model: str | None) -> list[str]:

@@ -14,6 +14,7 @@ RUNS = {
     "promote": "promote {model} v{version}",
     "rollout": "rollout pass {model}",
     "rollback": "roll back {model}",
+    "control": "{act} {model}",
     "batch": "batch {model} {first} to {last}",
     APPROVAL_FLOW: "approve {rollout_id}",
 }

@@ -22,7 +22,7 @@ OF_AN_INCIDENT: Final = frozenset({"incident", "claim", "traceparent"})
 RUN_BY_A_SCHEDULE: Final = frozenset({"rollout", "materialize", "drift"})
 """Flows whose runs no person ends: without them nothing is taken back, and features go stale."""
 
-NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback"})
+NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback", "control"})
 MOST_UNFINISHED: Final = 20
 """Runs of one person's that have not ended: waiting ones keep no turn, and still fill a database,
 and a queue that others wait in."""

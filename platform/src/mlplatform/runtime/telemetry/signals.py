@@ -357,13 +357,18 @@ ROUTES_SHARE: Final = _state(
 MODEL_KILLED: Final = _state(
     "model_killed", "1", "1 while a person has switched the model off: no version is asked.", MODEL
 )
+EMERGENCY_UNCONFIRMED: Final = _state(
+    "emergency_unconfirmed", "1",
+    "1 while an emergency promotion waits for a second person: after a day it is undone.", MODEL,
+)  # fmt: skip
 ROLLOUT_PHASE: Final = _state(
     "rollout_phase", "1", "1 for the phase of the model's newest rollout, 0 for the others.",
     MODEL, Label("phase", PHASES),
 )  # fmt: skip
 ROLLOUT_SINCE: Final = _state(
     "rollout_phase_since_seconds", "seconds",
-    "Unix time at which the newest rollout's phase, or its canary step, began.", MODEL,
+    "Unix time at which the newest rollout's phase, or its canary step, began; later by the time in "
+    "which it was paused or frozen.", MODEL,
 )  # fmt: skip
 ROLLOUT_PASS: Final = _state(
     "rollout_pass_time_seconds", "seconds",
@@ -498,8 +503,8 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         WORKER_TRACES,
     ),
     "exporter": (
-        ROUTES_GENERATION, ROUTES_SHARE, MODEL_KILLED, ROLLOUT_PHASE, ROLLOUT_SINCE, ROLLOUT_PASS,
-        ROLLOUT_COUNTS,
+        ROUTES_GENERATION, ROUTES_SHARE, MODEL_KILLED, EMERGENCY_UNCONFIRMED, ROLLOUT_PHASE,
+        ROLLOUT_SINCE, ROLLOUT_PASS, ROLLOUT_COUNTS,
         DRIFT_CHECK, DRIFT_VERDICT, DRIFT_UNDECIDED, DRIFT_PSI, DRIFT_PSI_LIMIT, DRIFT_DISTANCE,
         DRIFT_DISTANCE_LIMIT, DRIFT_MISSING, INCIDENT, INCIDENT_SINCE, LABELS_MATURED, LABELS_KNOWN,
         LABELS_LATE, LABEL_NEWEST, PRECISION, RECALL, WATERMARK, WRITER_RECORDS, EVENT_TIME,

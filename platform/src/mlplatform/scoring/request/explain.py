@@ -34,7 +34,13 @@ from mlplatform.scoring.arms.reasons import (
     without_each,
 )
 from mlplatform.scoring.predictor.model import Score, scorer
-from mlplatform.scoring.request.prediction import DEFAULT_REASON, SAFE_DEFAULT, STALE_REASON, ruled
+from mlplatform.scoring.request.prediction import (
+    DEFAULT_REASON,
+    KILLED_REASON,
+    SAFE_DEFAULT,
+    STALE_REASON,
+    ruled,
+)
 
 SCORE_TOLERANCE = 1e-6
 Row = Sequence[float]
@@ -203,7 +209,8 @@ def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Dec
         return _Again(None, note=f"nothing was decided: {record.degraded_reason}")
     if record.answered_by == "default":
         is_stale = record.degraded_reason == FEATURES
-        reason = STALE_REASON if is_stale else DEFAULT_REASON
+        why = record.degraded_reason
+        reason = {FEATURES: STALE_REASON, "killed": KILLED_REASON}.get(why or "", DEFAULT_REASON)
         outcome = Outcome(SAFE_DEFAULT, reasons=(reason.code,))
         tried = _failures(asked) or (
             "features were out of date" if is_stale else "no model answered"
