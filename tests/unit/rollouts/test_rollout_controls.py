@@ -34,7 +34,7 @@ from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import CanaryStepped, Paused
 from mlplatform.rollouts.passes.controls import abort, clear_stops, kill, lift, pause, resume
 from mlplatform.rollouts.passes.freeze import Frozen, frozen_at
-from mlplatform.rollouts.passes.plan import Now, running_since_wall_ms
+from mlplatform.rollouts.passes.waiting import running_since_wall_ms
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
 from rollout_world import arm, canary_rows, shadow_rows
 
@@ -359,6 +359,5 @@ def test_a_frozen_rollout_has_its_whole_time_afterwards(world: World) -> None:
     world.clock.event += 168 * 3_600_000 + 1000  # as a deadline that had run all the while
     world.settle()
     assert world.state(rollout_id).phase == "canary"
-    now = Now(world.clock.event, world.clock.wall)
-    since = running_since_wall_ms(world.state(rollout_id), policy, now)
+    since = running_since_wall_ms(world.state(rollout_id), policy, world.clock.wall)
     assert since - began == pytest.approx(frozen.until_ms - began, abs=5_000)

@@ -19,7 +19,7 @@ from mlplatform.operations.actions.last_results import ArmCounts, Check, Outcome
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.outbox.outbox import Lag
-from mlplatform.rollouts.passes.plan import Now, running_since_wall_ms
+from mlplatform.rollouts.passes.waiting import running_since_wall_ms
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError, Unavailable
@@ -140,8 +140,8 @@ class StateCollector(Collector):
             ],
         )
         if newest is not None:
-            now = Now(event_ms=newest.since_event_ms, wall_ms=self._clock.wall_ms())
-            since_ms = running_since_wall_ms(newest, load_definition(model).rollout, now)
+            policy = load_definition(model).rollout
+            since_ms = running_since_wall_ms(newest, policy, self._clock.wall_ms())
             yield signals.ROLLOUT_SINCE, [((model,), since_ms / 1000)]
 
     def _incident(self, model: str) -> Iterator[Read]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -14,7 +13,9 @@ from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
-from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
+from mlplatform.rollouts.passes.freeze import frozen_ms
+from mlplatform.rollouts.passes.next_routes import following, promoted_routes, shadow_routes
+from mlplatform.rollouts.passes.waiting import reason_to_wait
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement
 
@@ -154,18 +155,10 @@ def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
     """The one next step of a rollout."""
     back = _stopped_by_gateways(state, seen)
     move = back or _planned(state, seen, policy, _running(state, now))
-    held = _held(state, seen, policy, now)
-    if held and not isinstance(move, RollBack | Supersede | Hold):
-        return Hold(held)
+    why = reason_to_wait(state, seen.routes, policy, now.wall_ms)
+    if why and not isinstance(move, RollBack | Supersede | Hold):
+        return Hold(why)
     return move
-
-
-def running_since_wall_ms(state: RolloutState, policy: RolloutPolicy, now: Now) -> int:
-    """When a phase would have begun if it had never been paused or frozen, in wall time: what its
-    deadline runs from."""
-    paused_ms = now.wall_ms - _running(state, now).wall_ms
-    frozen = frozen_ms(policy.freeze, state.since_wall_ms, now.wall_ms - paused_ms)
-    return state.since_wall_ms + paused_ms + frozen
 
 
 def _running(state: RolloutState, now: Now) -> Now:
@@ -174,18 +167,6 @@ def _running(state: RolloutState, now: Now) -> Now:
         return now
     paused = state.paused
     return Now(min(now.event_ms, paused.event_ms), min(now.wall_ms, paused.wall_ms))
-
-
-def _held(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> str:
-    """Why no step leads forward now, whatever the verdict; empty: it may. Nothing holds a rollback
-    back."""
-    if seen.routes.killed:
-        return f"{seen.routes.model} is killed: it waits for `rollouts lift`"
-    if state.paused is not None:
-        return f"paused by {state.paused.actor}: {state.paused.reason}"
-    if not state.emergency and (frozen := frozen_at(policy.freeze, now.wall_ms)):
-        return f"frozen until {frozen.until}: {frozen.reason}"
-    return ""
 
 
 def _stopped_by_gateways(state: RolloutState, seen: Observation) -> RollBack | None:
@@ -270,10 +251,10 @@ def rolled_back_routes(state: RolloutState, seen: Observation) -> Routes | None:
             return None
         spare = seen.last_confirmed if seen.last_confirmed != routes.previous else None
         owner = state.displaced if routes.challenger is None else routes.rollout_id
-        return _next(routes, champion=routes.previous, previous=spare, rollout_id=owner)
+        return following(routes, champion=routes.previous, previous=spare, rollout_id=owner)
     if routes.challenger != state.challenger:
         return None
-    return _next(
+    return following(
         routes,
         challenger=None,
         previous=routes.previous if seen.champion_is_provisional else None,
@@ -300,13 +281,13 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
     if state.emergency:
         evidence = _validated(state) | {"emergency": True, "opened_by": state.opened_by}
         reason = f"emergency: promoted by {state.opened_by} alone, to be confirmed by another"
-        return Promote(_promoted_routes(state, seen.routes), reason, evidence)
+        return Promote(promoted_routes(state, seen.routes), reason, evidence)
     if not state.bootstrap:
         reason = f"{state.challenger.service} is ready"
-        return Advance("shadow", None, _shadow_routes(state, seen.routes), reason)
+        return Advance("shadow", None, shadow_routes(state, seen.routes), reason)
     evidence = _validated(state) | {"bootstrap": True}
     if not _needs_approval(state, policy):
-        return Promote(_promoted_routes(state, seen.routes), "the first version", evidence)
+        return Promote(promoted_routes(state, seen.routes), "the first version", evidence)
     return AskApproval("the first version is ready; there is no champion to compare with", evidence)
 
 
@@ -353,7 +334,7 @@ def _awaiting_approval(
             return _back(state, seen, f"{answer.approver} answered too late: after {late}", {})
         reason = f"approved by {answer.approver}: {answer.reason}"
         if state.bootstrap:
-            return Promote(_promoted_routes(state, seen.routes), reason)
+            return Promote(promoted_routes(state, seen.routes), reason)
         return _canary_step(state, seen, policy, 0, reason, {})
     expired = _expired(_waited(state, policy, now), deadline_h, deadline_h * 3600)
     if expired:
@@ -371,7 +352,7 @@ def _canary(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: 
     evidence = _identity(state) | judgement.evidence
     if not is_last_step(policy, state.percent):
         return _canary_step(state, seen, policy, (state.step or 0) + 1, reason, evidence)
-    return Promote(_promoted_routes(state, seen.routes), reason, evidence)
+    return Promote(promoted_routes(state, seen.routes), reason, evidence)
 
 
 def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
@@ -399,7 +380,7 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
         return Hold("waits for a complete log" if judgement is None else judgement.reason)
     free = routes.challenger is None
     reason = f"{policy.confirm_after_days} days as champion: {judgement.reason}"
-    confirmed = _next(routes, previous=None) if free and routes.previous is not None else None
+    confirmed = following(routes, previous=None) if free and routes.previous is not None else None
     return Confirm(confirmed, reason, _identity(state) | judgement.evidence)
 
 
@@ -487,34 +468,8 @@ def _canary_step(
     evidence: Evidence,
 ) -> Advance:
     percent = next(c.percent for c in policy.canary if c.percent > state.percent)
-    routes = _next(seen.routes, phase="canary", challenger_percent=percent)
+    routes = following(seen.routes, phase="canary", challenger_percent=percent)
     return Advance("canary", step, routes, reason, evidence)
-
-
-def _shadow_routes(state: RolloutState, routes: Routes) -> Routes:
-    return _next(
-        routes,
-        challenger=state.challenger,
-        rollout_id=state.rollout_id,
-        phase="shadow",
-        challenger_percent=0.0,
-    )
-
-
-def _promoted_routes(state: RolloutState, routes: Routes) -> Routes:
-    return _next(
-        routes,
-        champion=state.challenger,
-        challenger=None,
-        previous=routes.champion,
-        rollout_id=state.rollout_id,
-        phase="steady",
-        challenger_percent=0.0,
-    )
-
-
-def _next(routes: Routes, **changes: Any) -> Routes:
-    return dataclasses.replace(routes, generation=routes.generation + 1, **changes)
 
 
 def _distinct(arms: Iterable[Arm]) -> list[Arm]:

@@ -367,8 +367,8 @@ ROLLOUT_PHASE: Final = _state(
 )  # fmt: skip
 ROLLOUT_SINCE: Final = _state(
     "rollout_phase_since_seconds", "seconds",
-    "Unix time at which the newest rollout's phase, or its canary step, began; later by the time in "
-    "which it was paused or frozen.", MODEL,
+    "Unix time at which the newest rollout's phase, or its canary step, began; later by the time "
+    "in which it was paused or frozen.", MODEL,
 )  # fmt: skip
 ROLLOUT_PASS: Final = _state(
     "rollout_pass_time_seconds", "seconds",
