@@ -23,13 +23,14 @@ from mlplatform.observing.events.receivers import NAMES, Receiver, parse
 from mlplatform.observing.events.retries import LONGEST_ASKED_S, LONGEST_S, asked_s, delay_s
 from mlplatform.observing.events.sending import Failed, HttpSender
 from mlplatform.rollouts.drift.incidents import Change, IncidentFact
-from mlplatform.rollouts.journal import transitions
+from mlplatform.rollouts.journal import controls, transitions
 from mlplatform.rollouts.journal.journal import JournalFact
 from mlplatform.rollouts.journal.transitions import (
     Answered,
     ApprovalAsked,
     CanaryStepped,
     Opened,
+    Paused,
     RolledBack,
     Transition,
 )
@@ -66,7 +67,12 @@ def made(kind: type[Any], **changes: Any) -> Any:
     return kind(**FACTS | OF_KINDS.get(kind.__name__, {}) | changes)
 
 
-def told(transition: Transition, redacted: Any = str) -> CloudEvent:
+def control(kind: type[Any]) -> Any:
+    fields = {"model": "fraud", "event_ms": 1, "wall_ms": 2, "actor": "cy"}
+    return kind(**fields, reason="for Eve 4711")
+
+
+def told(transition: Any, redacted: Any = str) -> CloudEvent:
     return event_of(JournalFact(17, "5d2c0a4be81f93d7aa", transition), PAGE, redacted)
 
 
@@ -78,6 +84,8 @@ def incident(state: Any, note: str = "psi 0.4") -> CloudEvent:
 def test_every_fact_has_a_type_of_its_own_and_every_type_a_fact() -> None:
     rollouts = {told(made(kind)).type for kind in get_args(transitions.Transition)}
     rollouts.add(told(made(Answered, answer="reject")).type)
+    rollouts.add(told(made(Opened, emergency=True)).type)
+    rollouts |= {told(control(kind)).type for kind in get_args(controls.Control)}
     incidents = {incident(state).type for state in ("open", "claimed", "answered", "closed")}
     assert rollouts | incidents == set(TYPES) - {TEST}
     assert len({kind.name for kind in TYPES}) == len(TYPES)
@@ -118,6 +126,8 @@ def test_an_approval_is_asked_with_what_to_do_and_what_it_is_bound_to() -> None:
         pytest.param(made(Opened, reason="for Eve 4711"), id="who opens"),
         pytest.param(made(Answered, reason="for Eve 4711"), id="who answers"),
         pytest.param(made(RolledBack, actor="cy", reason="for Eve 4711"), id="who takes back"),
+        pytest.param(made(Paused, actor="cy", reason="for Eve 4711"), id="who pauses"),
+        pytest.param(control(controls.Killed), id="who switches a model off"),
     ],
 )
 def test_what_people_typed_and_their_names_are_at_the_page_alone(transition: Transition) -> None:

@@ -105,7 +105,7 @@ class Controls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JournalFact:
-    """A transition at its place in the journal of all rollouts.
+    """A transition, or a control of a model, at its place in the journal.
 
     Args:
         position: grows with every row, and rows become visible in its order.
@@ -114,14 +114,14 @@ class JournalFact:
 
     position: int
     digest: str
-    transition: Transition
+    fact: Transition | Control
 
 
 class JournalFacts(Protocol):
     """The journal in the order in which it was written, for who follows it."""
 
     def facts(self, after: int, most: int) -> list[JournalFact]:
-        """The next transitions behind a position, in order."""
+        """The next facts behind a position, in order."""
         ...
 
     def last_position(self) -> int:

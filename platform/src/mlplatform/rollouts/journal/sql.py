@@ -102,12 +102,15 @@ class SqlRollouts:
 
     def facts(self, after: int, most: int) -> list[JournalFact]:
         rows = self._database.rows(
-            "SELECT seq, digest, body FROM journal WHERE seq > :after AND rollout_id IS NOT NULL"
-            " ORDER BY seq LIMIT :most",
+            "SELECT seq, digest, body, rollout_id FROM journal WHERE seq > :after"
+            " AND model IS NOT NULL ORDER BY seq LIMIT :most",
             after=after,
             most=most,
         )
-        return [JournalFact(seq, chain, decode(body.encode())) for seq, chain, body in rows]
+        return [
+            JournalFact(seq, chain, (decode_control if rollout is None else decode)(body.encode()))
+            for seq, chain, body, rollout in rows
+        ]
 
     def last_position(self) -> int:
         return int(self._database.rows("SELECT coalesce(max(seq), 0) FROM journal")[0][0])

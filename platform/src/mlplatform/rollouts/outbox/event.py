@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
 from mlplatform.rollouts.drift.incidents import IncidentFact
+from mlplatform.rollouts.journal.controls import Control, Killed, KillLifted, StopsCleared
 from mlplatform.rollouts.journal.journal import JournalFact
 from mlplatform.rollouts.journal.transitions import (
     Answered,
@@ -16,7 +17,9 @@ from mlplatform.rollouts.journal.transitions import (
     Confirmed,
     DeployRefused,
     Opened,
+    Paused,
     Promoted,
+    Resumed,
     RolledBack,
     ShadowStarted,
     Superseded,
@@ -50,11 +53,19 @@ def _rollout(name: str, meaning: str, action: str = "") -> EventType:
     return EventType(f"{PREFIX}.rollout.{name}", meaning, action)
 
 
+def _model(name: str, meaning: str, action: str = "") -> EventType:
+    return EventType(f"{PREFIX}.model.{name}", meaning, action)
+
+
 def _incident(name: str, meaning: str, action: str = "") -> EventType:
     return EventType(f"{PREFIX}.incident.{name}", meaning, action)
 
 
 OPENED: Final = _rollout("opened", "A rollout was opened")
+EMERGENCY: Final = _rollout(
+    "emergency-opened", "One person promotes a version at once",
+    "A second person confirms it with `mlplatform rollouts approve`, or it is undone after a day.",
+)  # fmt: skip
 DEPLOY_REFUSED: Final = _rollout(
     "deploy-refused", "The service of a version can't be started",
     "Make room for it, or take the rollout back; it is tried again until its deadline.",
@@ -77,6 +88,16 @@ ROLLED_BACK: Final = _rollout(
     "rolled-back", "A challenger was taken back and answers nobody",
     "Read why before another version of it is rolled out.",
 )  # fmt: skip
+PAUSED: Final = _rollout(
+    "paused", "A person has a rollout wait", "Resume or abort it once the reason is gone."
+)
+RESUMED: Final = _rollout("resumed", "A rollout goes on")
+KILLED: Final = _model(
+    "killed", "A model is switched off: the fallback of its chain decides",
+    "Find out why, and switch it on again with `mlplatform rollouts lift`.",
+)  # fmt: skip
+LIFTED: Final = _model("kill-lifted", "A model is switched on again")
+CLEARED: Final = _model("stops-cleared", "Versions that gateways had stopped are asked again")
 INCIDENT_OPENED: Final = _incident(
     "opened", "A model has drifted",
     "Look at what moved. A retrain follows by itself where model.yaml lets it.",
@@ -89,9 +110,9 @@ INCIDENT_ANSWERED: Final = _incident(
 INCIDENT_CLOSED: Final = _incident("closed", "An incident is closed")
 TEST: Final = EventType(f"{PREFIX}.test", "A test of this receiver, by `mlplatform events test`")
 TYPES: Final = (
-    OPENED, DEPLOY_REFUSED, SHADOW, APPROVAL_ASKED, APPROVED, REJECTED, CANARY, PROMOTED, CONFIRMED,
-    SUPERSEDED, ROLLED_BACK, INCIDENT_OPENED, INCIDENT_CLAIMED, INCIDENT_ANSWERED, INCIDENT_CLOSED,
-    TEST,
+    OPENED, EMERGENCY, DEPLOY_REFUSED, SHADOW, APPROVAL_ASKED, APPROVED, REJECTED, CANARY, PROMOTED,
+    CONFIRMED, SUPERSEDED, ROLLED_BACK, PAUSED, RESUMED, KILLED, LIFTED, CLEARED, INCIDENT_OPENED,
+    INCIDENT_CLAIMED, INCIDENT_ANSWERED, INCIDENT_CLOSED, TEST,
 )  # fmt: skip
 """All there are; docs/events.md lists them."""
 
@@ -148,14 +169,15 @@ def event_of(fact: Fact, page: str, redacted: Callable[[str], str]) -> CloudEven
     """
     match fact:
         case JournalFact(position, chain, told):
-            data = _data(told.model, _reason(told), f"{page}/rollouts/{told.rollout_id}", redacted)
+            rollout = getattr(told, "rollout_id", None)
+            link = page if rollout is None else f"{page}/rollouts/{rollout}"
             return CloudEvent(
                 id=f"rollout-{position}-{chain[:DIGITS]}",
                 type=_type_of(told),
                 source=page,
-                subject=told.rollout_id,
+                subject=rollout or told.model,
                 time_ms=told.wall_ms,
-                data={**data, **_details(told)},
+                data={**_data(told.model, _reason(told), link, redacted), **_details(told)},
             )
         case IncidentFact(position, name, model, kind, champion, change):
             data = _data(model, change.note, f"{page}/incidents/{name}", redacted)
@@ -187,10 +209,20 @@ def _data(model: str, reason: str, link: str, redacted: Callable[[str], str]) ->
     return {"model": model, "reason": redacted(reason)[:MOST_REASON], "link": link}
 
 
-def _type_of(told: Transition) -> EventType:
+def _type_of(told: Transition | Control) -> EventType:
     match told:
         case Opened():
-            return OPENED
+            return EMERGENCY if told.emergency else OPENED
+        case Paused():
+            return PAUSED
+        case Resumed():
+            return RESUMED
+        case Killed():
+            return KILLED
+        case KillLifted():
+            return LIFTED
+        case StopsCleared():
+            return CLEARED
         case DeployRefused():
             return DEPLOY_REFUSED
         case ShadowStarted():
@@ -213,7 +245,7 @@ def _type_of(told: Transition) -> EventType:
             assert_never(told)
 
 
-def _details(told: Transition) -> dict[str, Any]:
+def _details(told: Transition | Control) -> dict[str, Any]:
     match told:
         case Opened():
             return {"challenger_version": told.challenger.version}
@@ -227,7 +259,8 @@ def _details(told: Transition) -> dict[str, Any]:
             return {}
 
 
-def _reason(told: Transition) -> str:
-    """Empty where a person may have typed it: whoever opens, answers or takes back by hand."""
+def _reason(told: Transition | Control) -> str:
+    """Empty where a person may have typed it."""
     by_hand = isinstance(told, RolledBack) and not told.actor.startswith("pass")
-    return "" if by_hand or isinstance(told, Opened | Answered) else told.reason
+    typed = Opened | Answered | Paused | Resumed | Killed | KillLifted | StopsCleared
+    return "" if by_hand or isinstance(told, typed) else told.reason

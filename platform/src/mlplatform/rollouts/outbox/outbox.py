@@ -74,7 +74,7 @@ class Outbox:
         for fact in told:
             at = replace(at, rollouts=fact.position)
             steps.append(Step(fact, at))
-        if len(told) < most:  # what is left up to there holds no transition
+        if len(told) < most:  # what is left up to there holds no fact
             at = replace(at, rollouts=max(at.rollouts, head.rollouts))
         for changed in self.incidents.facts(at.incidents, most):
             at = replace(at, incidents=changed.position)
@@ -109,4 +109,4 @@ class Outbox:
 
 def happened_ms(fact: Fact) -> int:
     """Wall time of a fact."""
-    return fact.transition.wall_ms if isinstance(fact, JournalFact) else fact.change.at_ms
+    return fact.fact.wall_ms if isinstance(fact, JournalFact) else fact.change.at_ms
