@@ -60,8 +60,10 @@ def write(
     states = platform.rollouts.active(MODEL, finished=True)
     rollouts = [_rollout(platform, s) for s in states]
     champions = tenures(_promotions(rollouts))
-    records, findings = _verified(platform)
+    records, broken = _verified(platform)
     outcome = _outcome(platform, states)
+    replays = truth.replays(platform, states)
+    findings = [*broken, *replays["differ"]]
     problems = problems_of(totals, problem or truth.problem_of(outcome), findings)
     found = {
         "closed": not problems,
@@ -75,10 +77,11 @@ def write(
         "rollouts": rollouts,
         "champions": [_tenure(r) for r in champions],
         "outcome": outcome,
+        "replays": replays,
         "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
         "log": {
             "records": records,
-            "verdict": "; ".join(findings) or "whole: every digest and chain holds",
+            "verdict": "; ".join(broken) or "whole: every digest and chain holds",
         },
     }
     write_atomically(folder / "report.json", canonical_json(found))
@@ -116,6 +119,10 @@ def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     console.print("  ".join(f"{name} {value:,}" for name, value in found["totals"].items()))
     console.print(f"log: {found['log']['records']:,} records, {found['log']['verdict']}")
+    same = found["replays"]["verdicts"] - len(found["replays"]["differ"])
+    console.print(
+        f"verdicts computed again from the log: {same} of {found['replays']['verdicts']} the same"
+    )
     if found["outcome"] is not None:
         console.print(truth.words(found["outcome"]), soft_wrap=True)
     if found["closed"]:

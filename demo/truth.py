@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from mlplatform.operations.actions import verdicts
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.passes.observe import outcome_basis, shadow_outcomes
@@ -37,6 +39,23 @@ def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None
         "found_before": found.champion_caught,
         "low": round(found.difference.pass_low, 4) if found.frauds else None,
         "high": round(found.difference.pass_high, 4) if found.frauds else None,
+    }
+
+
+def replays(platform: Platform, states: Sequence[RolloutState]) -> dict[str, Any]:
+    """Every verdict that the rollouts followed, computed again from the log."""
+    found = [
+        (state.rollout_id, again)
+        for state in states
+        for again in verdicts.replay(platform, state.rollout_id)
+    ]
+    return {
+        "verdicts": len(found),
+        "differ": [
+            f"{rollout_id}, {again.transition}: {'; '.join(again.differences)}"
+            for rollout_id, again in found
+            if again.differences
+        ],
     }
 
 
