@@ -397,7 +397,7 @@ def _incident_words(incident: Any) -> str:
     changed = datetime.fromtimestamp(incident.found.changed_ms / 1000, UTC).strftime("%d %b")
     if incident.state == "open":
         reasons = "; ".join(incident.found.evidence.get("reasons", [])[:2])
-        return f"drift since {changed}: incident {incident.id} opened ({reasons})"
+        return f"{incident.found.kind} since {changed}: incident {incident.id} opened ({reasons})"
     return f"incident {incident.id}: {incident.state}, {incident.note}"
 
 

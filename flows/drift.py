@@ -39,8 +39,8 @@ def drift(model: str, report: bool | None = None) -> str:
         report: write Evidently's report; default: only when an incident was opened just now.
     """
     check = watch(model)
-    if check.request is not None:
-        emit(events.event_of(check.request, check.wall_ms))
+    for request in check.requests:
+        emit(events.event_of(request, check.wall_ms))
     create_markdown_artifact(
         job.page(model, check), key=f"drift-{model}", description=f"Has {model} drifted?"
     )

@@ -194,8 +194,8 @@ def states() -> list[Case]:
         ),
         Case(
             "DriftFound",
-            {f'mlplatform_drift_incident{{{FRAUD},state="open"}}': "0x9 1x20 0x5"},
-            {15: [ticket | fraud | {"state": "open"}]},
+            {f'mlplatform_drift_incident{{{FRAUD},kind="drift",state="open"}}': "0x9 1x20 0x5"},
+            {15: [ticket | fraud | {"kind": "drift", "state": "open"}]},
             (14, 31),
         ),
         Case(

@@ -125,10 +125,13 @@ def test_an_open_incident_is_shown_by_its_state(tmp_path: Path) -> None:
     found = Finding(MODEL, "drift", 0, 0, 1, {})
     opened = Change(1, 7_000, "open", 0, None, "drifted")
     incident = Incident("i", found, "open", 0, None, 0, None, (opened,))
-    registry = shown(tmp_path, canary(), Incidents(incident))
-    assert value(registry, "drift_incident", state="open") == 1.0
-    assert value(registry, "drift_incident", state="claimed") == 0.0
-    assert value(registry, "drift_incident_since_seconds") == 7.0
+    broken = Incident("j", replace(found, kind="data fault"), "open", 0, None, 0, None, (opened,))
+    registry = shown(tmp_path, canary(), Incidents(incident, broken))
+    for kind in ("drift", "data fault"):
+        assert value(registry, "drift_incident", kind=kind, state="open") == 1.0
+        assert value(registry, "drift_incident", kind=kind, state="claimed") == 0.0
+        assert value(registry, "drift_incident_since_seconds", kind=kind) == 7.0
+    assert value(registry, "drift_incident", kind="performance", state="open") == 0.0
 
 
 def test_only_living_writers_have_a_watermark(tmp_path: Path) -> None:

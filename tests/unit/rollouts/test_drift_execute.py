@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,14 @@ from mlplatform.model.folders import load_definition
 from mlplatform.operations.prefect_client import events
 from mlplatform.rollouts.drift import execute
 from mlplatform.rollouts.drift.execute import PersonRequest, RetrainRequest, ask
-from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.rollouts.drift.faults import Fault
+from mlplatform.rollouts.drift.incidents import DRIFT, FAULT, PERFORMANCE, Incident
+from mlplatform.rollouts.drift.measures import Shift
 from mlplatform.rollouts.drift.observe import incident_status
+from mlplatform.rollouts.drift.performance import PerformanceVerdict
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
-from mlplatform.rollouts.drift.retrain import Page, Retrain, Wait
+from mlplatform.rollouts.drift.retrain import Page, Retrain, RetrainDecision, Wait
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.drift.verdict import Drifted, Health, Steady, Undecided, WindowVerdict
 from mlplatform.runtime.errors import Busy
@@ -89,6 +93,16 @@ class Rollouts:
         return self.states
 
 
+@dataclass
+class OfDrift:
+    """What a check says of one kind of incident."""
+
+    incident: Incident | None = None
+    opened: bool = False
+    decision: RetrainDecision | None = None
+    request: RetrainRequest | PersonRequest | None = None
+
+
 class Checks:
     """Checks over one home folder, whose observations the test says."""
 
@@ -114,9 +128,17 @@ class Checks:
             open_rollout=self._open,
         )
 
-    def run(self, health: Health, champion: int = 1, wall_ms: int = 1) -> execute.DriftCheck:
-        self._sees, self.clock.wall = seen(health, champion), wall_ms
-        return execute.run_check(FRAUD, self.ports, holder="p")
+    def run(self, health: Health, champion: int = 1, wall_ms: int = 1) -> OfDrift:
+        return self.see(seen(health, champion), wall_ms=wall_ms)
+
+    def see(self, observation: Observation, *, kind: str = DRIFT, wall_ms: int = 1) -> OfDrift:
+        self._sees, self.clock.wall = observation, wall_ms
+        check = execute.run_check(FRAUD, self.ports, holder="p")
+        found = [f for f in check.incidents if f.incident.found.kind == kind]
+        if not found:
+            return OfDrift()
+        (one,) = found
+        return OfDrift(one.incident, one.opened, one.decision, one.request)
 
     def _open(self, version: int) -> None:
         if self.busy:
@@ -263,3 +285,104 @@ def test_what_counts_is_what_a_retrain_as_of_now_would_fit_on(
     found = incident_status(FRAUD, checks.ports, incident, now_ms)
     assert checks.offline.asked == [(0, window(FRAUD, now_ms).holdout_from_ms, now_ms)]
     assert found.matured.positives == 1000
+
+
+BROKEN = Fault("amount", "amount is missing in 70.00 % of 5,000 payments; mend what fills it")
+SOUND = Shift("amount", 5000, 0.01, 0.2, 0.01, 0.1, 0.0)
+
+
+def of_data(*faults: Fault, day: int = 2) -> Observation:
+    """A newest window with these faults, or without any."""
+    start_ms = day * DAY_MS
+    newest = WindowVerdict(
+        start_ms,
+        start_ms + DAY_MS,
+        5000,
+        Health.INCONCLUSIVE if faults else Health.HEALTHY,
+        ("because",),
+        shifts=() if faults else (SOUND,),
+        faults=faults,
+    )
+    return Observation(1, start_ms + DAY_MS, (), (newest,), Undecided(("0 of 3",)))
+
+
+def test_a_data_fault_opens_its_own_incident_and_calls_a_person(checks: Checks) -> None:
+    checks.offline.frauds = 1000
+    found = checks.see(of_data(BROKEN), kind=FAULT)
+    assert found.incident is not None
+    assert (found.incident.id, found.opened) == ("fraud-data-fault-1", True)
+    assert found.incident.found.evidence["reasons"] == [BROKEN.told]
+    assert isinstance(found.request, PersonRequest)
+    assert "amount is missing" in found.request.reason
+    assert checks.offline.projected == 0
+
+
+def test_a_data_fault_ends_by_itself_on_the_day_on_which_the_data_is_whole(checks: Checks) -> None:
+    checks.see(of_data(BROKEN), kind=FAULT)
+    assert checks.see(of_data(day=3), kind=FAULT).incident is None
+    (closed,) = checks.incidents.list()
+    assert (closed.note, closed.ended_ms) == ("the data is whole again", 3 * DAY_MS)
+
+
+def test_a_window_that_shows_nothing_does_not_end_a_data_fault(checks: Checks) -> None:
+    checks.see(of_data(BROKEN), kind=FAULT)
+    assert checks.see(seen(Health.INCONCLUSIVE), kind=FAULT).incident is not None
+
+
+def test_while_the_data_is_broken_nothing_is_retrained(checks: Checks) -> None:
+    checks.see(of_data(BROKEN), kind=FAULT)
+    checks.offline.frauds = 1000
+    waiting = checks.run(Health.UNHEALTHY)  # its windows say nothing of the data: it stays open
+    assert waiting.request is None
+    assert waiting.decision == Wait(
+        "no retrain while fraud-data-fault-1 is open: it would learn from broken data", noted=True
+    )
+    checks.run(Health.UNHEALTHY)
+    kept = checks.incidents.list("fraud", closed=False)[1]
+    assert [c.note for c in kept.changes][1:] == [waiting.decision.reason]
+
+
+def dropped(health: Health = Health.UNHEALTHY) -> Observation:
+    quiet = seen(Health.HEALTHY)
+    verdict = PerformanceVerdict(
+        health, ("recall fell",), DAY_MS if health is Health.UNHEALTHY else None
+    )
+    return dataclasses.replace(quiet, performance=verdict)
+
+
+def test_a_drop_of_performance_is_an_incident_though_inputs_stand_still(checks: Checks) -> None:
+    found = checks.see(dropped(), kind=PERFORMANCE)
+    assert found.incident is not None
+    assert found.incident.found.changed_ms == DAY_MS
+    assert found.incident.found.evidence["reasons"] == ["recall fell"]
+    checks.offline.frauds = 1000
+    assert isinstance(checks.see(dropped(), kind=PERFORMANCE).request, RetrainRequest)
+
+
+def test_labels_that_say_nothing_do_not_end_a_drop(checks: Checks) -> None:
+    checks.see(dropped(), kind=PERFORMANCE)
+    again = checks.see(dropped(Health.INCONCLUSIVE), kind=PERFORMANCE)
+    assert again.incident is not None
+    assert checks.see(dropped(Health.HEALTHY), kind=PERFORMANCE).incident is None
+
+
+def test_one_change_that_shows_twice_is_answered_by_one_retrain(checks: Checks) -> None:
+    checks.offline.frauds = 1000
+    both = dataclasses.replace(seen(Health.UNHEALTHY), performance=dropped().performance)
+    assert isinstance(checks.see(both).request, RetrainRequest)
+    other = checks.see(both, kind=PERFORMANCE)
+    assert (other.request, type(other.decision)) == (None, Wait)
+    assert "fraud-drift-1 asked for a retrain on 1970-01-01" in other.decision.reason  # type: ignore[union-attr]
+
+
+def test_a_drift_that_retrains_do_not_mend_calls_a_person(checks: Checks) -> None:
+    checks.offline.frauds = 1000
+    policy = FRAUD.drift
+    for number in range(policy.retrain_budget):
+        wall_ms = number * policy.retrain_cooldown_days * DAY_MS + 1
+        found = checks.run(Health.UNHEALTHY, champion=number, wall_ms=wall_ms)
+        assert isinstance(found.request, RetrainRequest), number
+    wall_ms += policy.retrain_cooldown_days * DAY_MS
+    last = checks.run(Health.UNHEALTHY, champion=policy.retrain_budget, wall_ms=wall_ms)
+    assert isinstance(last.request, PersonRequest)
+    assert "drift.retrain_budget" in last.request.reason

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from scipy import stats
 from mlplatform.model import profile as profiles
 from mlplatform.model.definition import DriftPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.rhythm import Rhythm, rhythm
 from mlplatform.rollouts.drift import measures
 from mlplatform.rollouts.drift import verdict as verdicts
 from mlplatform.rollouts.drift.verdict import (
@@ -109,13 +111,15 @@ def test_a_shift_of_a_fifth_of_a_standard_deviation_is_found() -> None:
     assert verdict.reasons[0].startswith("amount moved")
 
 
-def test_values_that_go_missing_are_drift() -> None:
+def test_values_that_go_missing_are_a_data_fault_and_no_drift() -> None:
     window = payments(np.random.default_rng(3), 5000)
     holes = np.where(np.random.default_rng(4).random(5000) < 0.4, np.nan, window.inputs["amount"])
     window = dataclasses.replace(window, inputs={**window.inputs, "amount": holes})
     verdict = verdicts.window_verdict(PROFILE, window, POLICY, BAND)
-    assert verdict.health is Health.UNHEALTHY
-    assert "missing 0.0% before, 40" in verdict.reasons[0]
+    assert verdict.health is Health.INCONCLUSIVE
+    (fault,) = verdict.faults
+    assert fault.source == "amount"
+    assert re.match(r"amount is missing in 4\d.\d\d % of 5,000 payments, in 0.00 % of", fault.told)
 
 
 def test_an_alert_share_outside_its_band_is_drift() -> None:
@@ -142,7 +146,11 @@ def without(window: Window, name: str) -> Window:
     ("change", "reason"),
     [
         (lambda w: dataclasses.replace(w, gaps=("gateway-1 is behind",)), "gateway-1 is behind"),
-        (lambda w: emptied(w, "amount"), "amount has 0 values of 5000: too few to judge"),
+        (
+            lambda w: emptied(w, "amount"),
+            "data fault: amount is missing in 100.00 % of 5,000 payments, in 0.00 % of those that "
+            "the model learned from; mend what fills it",
+        ),
         (lambda w: without(w, "amount"), "amount is not in the window"),
         (
             lambda w: dataclasses.replace(
@@ -264,3 +272,52 @@ def test_the_fraud_models_policy_can_be_met() -> None:
     policy = load_definition("fraud").drift
     assert policy.false_alarm_share < 0.05
     assert policy.minimum_rows >= 1000  # fewer, and psi's own noise nears its limit
+
+
+RETAIL = (0.90, 0.93, 0.96, 1.0, 1.10, 1.24, 0.87)
+MONDAY = 4  # 1970-01-05
+
+
+def retail_day(rng: np.random.Generator, day: int, factor: float = 1.0) -> Window:
+    window = payments(rng, 4000, factor=factor * RETAIL[(day - MONDAY) % 7])
+    return dataclasses.replace(window, start_ms=day * DAY_MS, end_ms=(day + 1) * DAY_MS)
+
+
+@pytest.fixture(scope="module")
+def retail() -> tuple[profiles.Profile, dict[str, Rhythm]]:
+    """Learned from three weeks, of which the last three days are held out."""
+    rng = np.random.default_rng(11)
+    days = {day: retail_day(rng, day) for day in range(MONDAY, MONDAY + 21)}
+    held = [days[day] for day in range(MONDAY + 18, MONDAY + 21)]
+    matrix = np.concatenate(
+        [np.column_stack([window.inputs[name] for name in INPUTS]) for window in held]
+    )
+    scores, alerts, units = (
+        np.concatenate([getattr(window, name) for window in held])
+        for name in ("scores", "alerts", "units")
+    )
+    profile = profiles.profile(matrix, INPUTS, scores, alerts, units)
+    numbers = np.repeat(list(days), 4000)
+    found = {
+        name: rhythm(
+            profile.inputs[name], np.concatenate([w.inputs[name] for w in days.values()]), numbers
+        )
+        for name in INPUTS
+    }
+    return profile, {name: r for name, r in found.items() if r is not None}
+
+
+def test_a_retail_week_is_no_drift_and_a_rise_on_top_of_it_is(
+    retail: tuple[profiles.Profile, dict[str, Rhythm]],
+) -> None:
+    profile, rhythms = retail
+    wide, rng = Band(0.0, 1.0), np.random.default_rng(12)
+
+    def drifted(factor: float, known: dict[str, Rhythm] | None) -> int:
+        days = (retail_day(rng, day, factor) for day in range(MONDAY + 24, MONDAY + 38))
+        seen = (verdicts.window_verdict(profile, day, POLICY, wide, known) for day in days)
+        return sum(any("amount moved" in r for r in verdict.reasons) for verdict in seen)
+
+    assert drifted(1.0, rhythms) == 0
+    assert drifted(1.3, rhythms) == 14
+    assert drifted(1.0, None) > 0  # a bundle that was made before its week was known

@@ -72,7 +72,8 @@ def decision(event_ms: int, **changes: Any) -> Record:
 
 
 def read(records: Sequence[Record], *, now_ms: int = DAY_MS, since_ms: int = 0) -> list[Any]:
-    return windows.read_windows(ListLog(records), PLAN, FRAUD, ChampionTenure(1, since_ms), now_ms)  # type: ignore[arg-type]
+    tenure = ChampionTenure(1, since_ms)
+    return list(windows.read_windows(ListLog(records), PLAN, FRAUD, tenure, now_ms))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,8 @@ def test_from_log_to_verdict(factor: float, expected: type) -> None:
     )
     champion = Champion(ChampionTenure(1, 0), FRAUD.inputs, profile, Band(0.005, 0.03))
     log = ListLog([*day(0), *day(1), *day(2)])
-    ports = SimpleNamespace(log=log, views=load_views(model_folder("fraud")))
+    incidents = SimpleNamespace(list=lambda model: [])
+    ports = SimpleNamespace(log=log, views=load_views(model_folder("fraud")), incidents=incidents)
     seen = observe(FRAUD, ports, champion, 3 * DAY_MS)  # type: ignore[arg-type]
     assert isinstance(seen.verdict, expected), seen.verdict.reasons
 
@@ -187,7 +189,7 @@ def test_from_log_to_verdict(factor: float, expected: type) -> None:
 @pytest.mark.parametrize("reached_ms", [None, DAY_MS - 1])
 def test_a_live_writer_behind_makes_a_gap(reached_ms: int | None) -> None:
     log = ListLog([decision(5)], reached_ms)
-    found = windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS)  # type: ignore[arg-type]
+    found = list(windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS))  # type: ignore[arg-type]
     assert "writer w has reached" in found[-1].gaps[0]
 
 
@@ -202,4 +204,4 @@ def test_a_payload_that_is_not_json_is_corruption() -> None:
     broken = pa.array(["{"], pa.string())
     log.table = log.table.set_column(log.table.schema.get_field_index("payload"), "payload", broken)
     with pytest.raises(Corrupt):
-        windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS)  # type: ignore[arg-type]
+        list(windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS))  # type: ignore[arg-type]

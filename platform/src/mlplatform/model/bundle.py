@@ -22,6 +22,7 @@ import msgspec
 
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.profile import Profile
+from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Decision, Rule, check_text
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
@@ -227,6 +228,8 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     files: dict[str, str]
     attribution: Attribution = Attribution()
     small_model: SmallModel | None = None
+    rhythms: dict[str, Rhythm] | None = None
+    """Of the profile's inputs, and of `score`; None for a bundle that was made before it."""
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -286,6 +289,9 @@ def problems(bundle: Bundle) -> list[str]:
         ),
         "rules use inputs that the model does not have": not rule_inputs <= names,
         "profile has inputs that the model does not have": not set(bundle.profile.inputs) <= names,
+        "rhythms are of inputs that the profile does not have": not (
+            set(bundle.rhythms or ()) <= {*bundle.profile.inputs, SCORE}
+        ),
         "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
         f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
         f"attribution and {EXPLAINER_FILE} contradict each other": (

@@ -84,6 +84,10 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     yield from _freezes(model.rollout)
     unknown = sorted(set(drift.inputs) - {i.name for i in model.inputs})
     yield not unknown, "drift.inputs", unknown, "names of inputs"
+    segments = [segment.name for segment in drift.segments]
+    yield len(set(segments)) == len(segments), "drift.segments", segments, "names that differ"
+    strange = sorted({s.input for s in drift.segments} - {i.name for i in model.inputs})
+    yield not strange, "drift.segments: input", strange, "names of inputs"
     few = 0 < drift.drifted_windows <= drift.windows
     yield few, "drift.drifted_windows", drift.drifted_windows, "1 to drift.windows"
 

@@ -331,7 +331,28 @@ class RolloutPolicy(_Strict, frozen=True):
     freeze: FreezePolicy | None = None
 
 
+class Segment(_Strict, frozen=True):
+    """Payments of which one input lies in [at_least, below); None does not bound."""
+
+    name: FieldName
+    input: str
+    at_least: float | None = None
+    below: float | None = None
+
+
 class DriftPolicy(_Strict, frozen=True):
+    """When traffic has drifted, and what may follow.
+
+    Args:
+        performance_false_alarm_share: chance that 30 days without one make an incident of
+            performance, all metrics together.
+        performance_drop: share of its first recall or precision that a champion may lose.
+        calibration_drift: how far frauds over those that its scores expect may move, as a share.
+        segments: whose recall and precision are watched besides those of all payments.
+        retrain_cooldown_days: of wall time, between the retrains of two incidents.
+        retrain_budget: retrains within 30 days; then a person decides.
+    """
+
     window_h: Annotated[int, Meta(ge=1, le=24 * 366)]
     windows: Annotated[int, Meta(ge=1, le=366)]
     drifted_windows: Count
@@ -343,6 +364,12 @@ class DriftPolicy(_Strict, frozen=True):
     matured_positives: Count
     claim_s: Count
     page_after_days: Count
+    performance_false_alarm_share: ErrorShare = 0.03
+    performance_drop: Annotated[float, Meta(ge=0, lt=1)] = 0.05
+    calibration_drift: Positive = 0.5
+    segments: tuple[Segment, ...] = ()
+    retrain_cooldown_days: Annotated[int, Meta(ge=1, le=366)] = 7
+    retrain_budget: Count = 4
 
 
 class ModelDefinition(_Strict, frozen=True):

@@ -29,7 +29,8 @@ from mlplatform.model.bundle import (
 )
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.inputs import view_defaults
-from mlplatform.model.profile import Profile, profile
+from mlplatform.model.profile import Profile, column, profile
+from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
 from mlplatform.model.rules import Rule
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
@@ -263,6 +264,10 @@ def _candidate(
     files = {MODEL_FILE: digest(made.content)}
     if explainer.content is not None:
         files[EXPLAINER_FILE] = digest(explainer.content)
+    seen = _profile(definition, holdout.matrix, scores, thresholds.many(scores) > 0)
+    rhythms = _input_rhythms(seen, dataset.rows.matrix)
+    if isinstance(model, OnnxFile):  # one that was brought may take too long for so many rows
+        rhythms |= _score_rhythm(calibration.many(model.scores(background)), fitting.matrix)
     bundle = Bundle(
         model=definition.name,
         inputs=made.inputs,
@@ -273,7 +278,7 @@ def _candidate(
         reference=reference_values(background, made.names),
         golden=_golden(model, golden_rows(x, raw)),
         views=made.views,
-        profile=_profile(definition, holdout.matrix, scores, thresholds.many(scores) > 0),
+        profile=seen,
         alert_band=predicted_band(
             thresholds.many(recent_scores), replayed, factor=definition.gates.alert_band_factor
         ),
@@ -285,6 +290,7 @@ def _candidate(
         small_model=small_model(
             card, card.scores(x[first], made.names), holdout.y[first], definition.decision
         ),
+        rhythms=rhythms or None,
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
@@ -336,6 +342,25 @@ def _profile(
     """The held-out days, which no model was fitted on: drift's inputs, scores and alerts."""
     watched = [name for name in definition.drift.inputs if name in rows.names]
     return profile(rows.columns(watched), watched, scores, alerts, rows.unit)
+
+
+def _input_rhythms(seen: Profile, rows: Matrix) -> dict[str, Rhythm]:
+    """How the inputs change over the week, from all days of the training set, fitted on or not."""
+    days = rows.event_ms // DAY_MS
+    values = rows.columns(list(seen.inputs))
+    found = {
+        name: rhythm(column, values[:, i], days)
+        for i, (name, column) in enumerate(seen.inputs.items())
+    }
+    return {name: r for name, r in found.items() if r is not None}
+
+
+def _score_rhythm(scores: NDArray[np.float64], fitted: Matrix) -> dict[str, Rhythm]:
+    """How much the scores of one day differ from those of others: days that the model was fitted
+    on, where it is surer than later, so they are compared with each other alone."""
+    days = fitted.event_ms // DAY_MS
+    found = rhythm(column(scores, SCORE), scores, days, by_weekday=False)
+    return {} if found is None else {SCORE: found}
 
 
 def _views(folder: ModelFolder) -> tuple[View, ...]:

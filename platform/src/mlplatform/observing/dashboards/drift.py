@@ -37,12 +37,14 @@ def _now(objectives: Objectives) -> Row:
         ),
         Panel(
             "stat", "Incident", "Open until a retrained model is confirmed or somebody closes it.",
-            (Query(f"{level(signals.INCIDENT, 'state')} == 1", "{{state}}"),), width=6, named=True,
+            (Query(f"{level(signals.INCIDENT, 'kind', 'state')} == 1", "{{kind}}: {{state}}"),),
+            width=6, named=True,
             empty="none", links=(links.INCIDENTS,),
         ),
         Panel(
             "stat", "Open for", f"After {limits.incident_open} it is a ticket.",
-            (Query(queries.since(signals.INCIDENT_SINCE), "incident"),), "s", width=6, empty="none",
+            (Query(queries.since(signals.INCIDENT_SINCE, "kind"), "{{kind}}"),), "s", width=6,
+            empty="none",
         ),
     ))  # fmt: skip
 

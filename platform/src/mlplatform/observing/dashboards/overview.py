@@ -128,7 +128,7 @@ def _traffic(objectives: Objectives) -> Row:
 def _change(objectives: Objectives) -> Row:
     limits = objectives.limits
     phase = level(signals.ROLLOUT_PHASE, "model", "phase", of_all=True)
-    incident = level(signals.INCIDENT, "model", "state", of_all=True)
+    incident = level(signals.INCIDENT, "model", "kind", "state", of_all=True)
     return Row("What changes", (
         Panel(
             "stat", "Newest rollout", "The phase that each model's newest rollout is in.",
@@ -137,8 +137,8 @@ def _change(objectives: Objectives) -> Row:
             links=(Link("Its rollout", links.dashboard("rollout", _CHOSEN)),),
         ),
         Panel(
-            "stat", "Drift incidents", "Models whose inputs or scores have moved away from what "
-            "they learned.", (Query(f"{incident} == 1", "{{model}}: {{state}}"),),
+            "stat", "Drift incidents", "Models whose inputs, scores or performance have moved, or "
+            "whose data is broken.", (Query(f"{incident} == 1", "{{model}}, {{kind}}: {{state}}"),),
             limits=Limits("red"), width=6, named=True, empty="none",
             links=(Link("Its drift", links.dashboard("drift", _CHOSEN)),),
         ),

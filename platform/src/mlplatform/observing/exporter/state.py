@@ -145,12 +145,20 @@ class StateCollector(Collector):
             yield signals.ROLLOUT_SINCE, [((model,), since_ms / 1000)]
 
     def _incident(self, model: str) -> Iterator[Read]:
-        incident = next(iter(self._incidents.list(model, closed=False)), None)
-        states = signals.INCIDENT.labels[1].values
-        held = [((model, s), float(incident is not None and incident.state == s)) for s in states]
-        yield signals.INCIDENT, held
-        if incident is not None:
-            yield signals.INCIDENT_SINCE, [((model,), incident.changes[0].at_ms / 1000)]
+        incidents = {i.found.kind: i for i in self._incidents.list(model, closed=False)}
+        _, kinds, states = signals.INCIDENT.labels
+        held = {(k, i.state) for k, i in incidents.items()}
+        yield (
+            signals.INCIDENT,
+            [
+                ((model, kind, state), float((kind, state) in held))
+                for kind in kinds.values
+                for state in states.values
+            ],
+        )
+        since = [((model, k), i.changes[0].at_ms / 1000) for k, i in incidents.items()]
+        if since:
+            yield signals.INCIDENT_SINCE, since
 
     def _passed(self, model: str) -> Iterator[Read]:
         seen = last(self._measured, model, Pass)

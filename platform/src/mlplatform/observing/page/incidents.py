@@ -1,4 +1,4 @@
-"""What the page shows of drift incidents: the journal, the windows, how far each feature moved."""
+"""What the page shows of incidents: the journal, windows, features that moved, metrics."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ class FeatureShown:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricShown:
+    """A metric of matured labels in recent days, beside the champion's first days.
+
+    Args:
+        is_share: 0 to 1; else times what was expected.
+        plot: the value of now within what chance and the policy leave it.
+    """
+
+    name: str
+    worse: bool
+    since_ms: int
+    before: float | None
+    is_share: bool
+    plot: Plot | None
+
+
+@dataclass(frozen=True, slots=True)
 class WindowShown:
     """One window, in event time, and what it said."""
 
@@ -50,12 +67,14 @@ class IncidentShown:
 
     Args:
         features: of the last window.
+        metrics: by the labels that had matured; empty where none had.
     """
 
     incident: Incident
     reasons: tuple[str, ...]
     windows: tuple[WindowShown, ...]
     features: tuple[FeatureShown, ...]
+    metrics: tuple[MetricShown, ...] = ()
 
 
 def incident(found: Incident) -> IncidentShown:
@@ -70,7 +89,16 @@ def incident(found: Incident) -> IncidentShown:
         tuple(map(str, evidence.get("reasons", ()))),
         tuple(map(_window, windows)),
         tuple(features),
+        tuple(_metric(n, m) for n, m in evidence.get("performance", {}).get("metrics", {}).items()),
     )
+
+
+def _metric(name: str, metric: Mapping[str, Any]) -> MetricShown:
+    now, before = _number(metric.get("now")), _number(metric.get("before"))
+    band = (max(_number(metric.get("low")) or 0.0, 0.0), _number(metric.get("high")))
+    share = name != "calibration"
+    shown = plot(Interval(now, None, None, band), share=share, from_zero=True)
+    return MetricShown(name, bool(metric.get("worse")), metric["since_ms"], before, share, shown)
 
 
 def _feature(name: str, shift: Mapping[str, Any]) -> FeatureShown:

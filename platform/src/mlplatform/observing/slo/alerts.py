@@ -81,8 +81,8 @@ def of_installation(objectives: Objectives) -> list[Rule]:
         ),
         made(
             "DriftFound", "ticket",
-            f"max by (model, state) ({signals.INCIDENT.name}) == 1",
-            limits.incident_open, "{{ $labels.model }} has drifted; its incident is "
+            f"max by (model, kind, state) ({signals.INCIDENT.name}) == 1",
+            limits.incident_open, "{{ $labels.model }}: {{ $labels.kind }}; its incident is "
             "{{ $labels.state }}",
         ),
         *_work(made, objectives),

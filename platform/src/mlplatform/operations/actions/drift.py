@@ -73,7 +73,9 @@ def _keep_measured(platform: Platform, model: str, seen: Observation) -> None:
     at_ms, verdict = platform.clock.wall_ms(), type(seen.verdict).__name__.lower()
     folder = platform.settings.home.measured
     since_ms = last_results.undecided_since(verdict, at_ms, _check_before(folder, model))
-    last_results.keep(folder, model, Check(at_ms, verdict, inputs, outcomes, since_ms))
+    performance = str(seen.performance.health).lower()
+    seen_last = Check(at_ms, verdict, inputs, outcomes, since_ms, performance)
+    last_results.keep(folder, model, seen_last)
 
 
 def _check_before(folder: Path, model: str) -> Check | None:
@@ -89,7 +91,7 @@ def page(model: str, check: DriftCheck) -> str:
     from mlplatform.rollouts.drift.report import summary
 
     seen = check.observation
-    return summary(model, seen.champion, seen.verdicts, check.words)
+    return summary(model, seen.champion, seen.verdicts, check.words, seen.performance)
 
 
 def report_note(path: Path) -> str:

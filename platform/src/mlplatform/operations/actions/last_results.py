@@ -88,6 +88,7 @@ class Check(msgspec.Struct, frozen=True):
 
     Args:
         at_ms: wall time.
+        performance: its health, in lower case.
         undecided_since_ms: wall time of the first check that was undecided without a decided one
             since; None where this one is decided.
     """
@@ -97,6 +98,7 @@ class Check(msgspec.Struct, frozen=True):
     inputs: Mapping[str, Moved] = {}
     outcomes: Outcomes | None = None
     undecided_since_ms: int | None = None
+    performance: str | None = None
 
 
 def undecided_since(verdict: str, at_ms: int, before: Check | None) -> int | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.rollouts.drift.incidents import Claimed, Held, Incident, Over
+from mlplatform.rollouts.drift.incidents import KINDS, Claimed, Held, Incident, Over
 from mlplatform.rollouts.drift.observe import Champion, champion_of, incident_status, observe
 from mlplatform.rollouts.drift.plan import (
     CloseIncident,
@@ -27,7 +27,7 @@ from mlplatform.rollouts.drift.retrain import Page, Retrain, RetrainDecision, Wa
 from mlplatform.runtime.errors import Busy
 
 MAX_STEPS: Final = 5
-"""Close an incident, open another, open the rollout of its answer, and what is due then."""
+"""Of one kind: close an incident, open another, open its answer's rollout, what is due then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +52,55 @@ class PersonRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class DriftCheck:
-    """What one check saw and did.
+class IncidentCheck:
+    """An incident that is not closed when a check ends.
 
     Args:
-        incident: the one that is not closed when the check ends.
         opened: it was opened by this very check.
-        decision: about a retrain; None without an incident.
+        decision: what is to be done about it.
         request: to be passed on, if any.
     """
+
+    incident: Incident
+    opened: bool
+    decision: RetrainDecision
+    request: RetrainRequest | PersonRequest | None
+
+
+@dataclass(frozen=True, slots=True)
+class DriftCheck:
+    """What one check saw and did; `incidents` has at most one incident of each kind."""
 
     observation: Observation
     champion: Champion
     wall_ms: int
-    incident: Incident | None = None
-    opened: bool = False
-    decision: RetrainDecision | None = None
-    request: RetrainRequest | PersonRequest | None = None
+    incidents: tuple[IncidentCheck, ...] = ()
+
+    @property
+    def opened(self) -> bool:
+        """Whether this check opened an incident."""
+        return any(f.opened for f in self.incidents)
+
+    @property
+    def requests(self) -> tuple[RetrainRequest | PersonRequest, ...]:
+        """What is to be passed on."""
+        return tuple(f.request for f in self.incidents if f.request is not None)
 
     @property
     def words(self) -> str:
-        """The verdict, the incident and what was decided, in a sentence or two."""
-        verdict = self.observation.verdict
-        said = f"{type(verdict).__name__.lower()}: {'; '.join(verdict.reasons)}"
-        if self.incident is None:
-            return said
-        decision = self.decision
-        next_step = "" if decision is None else f" {type(decision).__name__}: {decision.reason}"
-        return f"{said}. Incident {self.incident.id} is {self.incident.state}.{next_step}"
+        """The verdicts, the incidents and what was decided, in a few sentences."""
+        seen = self.observation
+        verdict, performance = seen.verdict, seen.performance
+        said = [
+            f"{type(verdict).__name__.lower()}: {'; '.join(verdict.reasons)}",
+            f"performance {performance.health}: {'; '.join(performance.reasons)}",
+        ]
+        said += [
+            f"Incident {f.incident.id} is {f.incident.state}. "
+            f"{type(f.decision).__name__}: {f.decision.reason}"
+            for f in self.incidents
+        ]
+        return ". ".join(said)
 
 
 def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) -> DriftCheck:
@@ -94,14 +115,35 @@ def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) ->
     now_ms, wall_ms = ports.clock.event_ms(), ports.clock.wall_ms()
     champion = champion_of(definition.name, ports)
     seen = observe(definition, ports, champion, now_ms)
+    found = [
+        _check_incident(
+            definition, ports, seen, kind, holder=holder, now_ms=now_ms, wall_ms=wall_ms
+        )
+        for kind in KINDS
+    ]
+    return DriftCheck(seen, champion, wall_ms, tuple(f for f in found if f is not None))
+
+
+def _check_incident(
+    definition: ModelDefinition,
+    ports: DriftPorts,
+    seen: Observation,
+    kind: str,
+    *,
+    holder: str,
+    now_ms: int,
+    wall_ms: int,
+) -> IncidentCheck | None:
+    """Take every step that is due for one kind of incident; None where there is none at the end."""
     opened = has_tried_rollout = False
     for _ in range(MAX_STEPS):
-        incident = next(iter(ports.incidents.list(definition.name, closed=False)), None)
+        under_way = ports.incidents.list(definition.name, closed=False)
+        incident = next((i for i in under_way if i.found.kind == kind), None)
         status = IncidentStatus()
         if incident is not None:
             status = incident_status(definition, ports, incident, now_ms)
         step = next_step(
-            *(definition, seen, incident, status),
+            *(definition, seen, kind, incident, status),
             wall_ms=wall_ms,
             has_tried_rollout=has_tried_rollout,
         )
@@ -109,8 +151,8 @@ def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) ->
             case OpenIncident(found):
                 ports.incidents.open(found, now_ms=wall_ms)
                 opened = True
-            case CloseIncident(closed, resolution):
-                ports.incidents.close(closed, resolution, now_ms=wall_ms)
+            case CloseIncident(closed, resolution, ended_ms):
+                ports.incidents.close(closed, resolution, now_ms=wall_ms, ended_ms=ended_ms)
             case OpenRollout(version):
                 has_tried_rollout = True
                 with contextlib.suppress(Busy):  # the next check tries again
@@ -122,10 +164,12 @@ def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) ->
     else:
         raise AssertionError(f"a drift check of {definition.name} comes to no end")
     if incident is None:
-        return DriftCheck(seen, champion, wall_ms)
+        return None
+    if isinstance(step, Wait) and step.noted:
+        ports.incidents.note(incident.id, step.reason, now_ms=wall_ms)
     claim_s = definition.drift.claim_s
     asked = ask(ports, incident, step, holder=holder, claim_s=claim_s, wall_ms=wall_ms)
-    return DriftCheck(seen, champion, wall_ms, incident, opened, step, asked)
+    return IncidentCheck(incident, opened, step, asked)
 
 
 def ask(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
+
+DRIFT: Final = "drift"
+PERFORMANCE: Final = "performance"
+FAULT: Final = "data fault"
+KINDS: Final = (FAULT, DRIFT, PERFORMANCE)
+"""Inputs, scores or alerts moved; matured labels show a drop; the data is broken. What is broken
+comes first: while it is, nothing is retrained."""
 
 State = Literal["open", "claimed", "answered", "closed"]
 
@@ -14,7 +21,7 @@ class Finding:
     """What opens an incident.
 
     Args:
-        kind: "drift", the one kind there is.
+        kind: one of `KINDS`.
         opened_ms: event time of the verdict.
         changed_ms: event time from which the new pattern counts.
         champion: the version that the finding is about.
@@ -49,6 +56,7 @@ class Incident:
         claim: how often it was claimed; the last claim's number.
         until_ms: wall time at which the last claim expires; 0 before the first.
         answer: the version that a retrain registered for it.
+        ended_ms: event time at which what was found had ended, where it ended by itself.
     """
 
     id: str
@@ -59,6 +67,7 @@ class Incident:
     until_ms: int
     answer: int | None
     changes: tuple[Change, ...]
+    ended_ms: int | None = None
 
     @property
     def note(self) -> str:
@@ -114,7 +123,7 @@ class Incidents(Protocol):
     """Incidents of all models; every change is journaled in the transaction that makes it."""
 
     def open(self, found: Finding, *, now_ms: int) -> Incident:
-        """The model's incident: a new one, or the one that is not closed yet."""
+        """The model's incident of that kind: a new one, or the one that is not closed yet."""
         ...
 
     def claim(self, incident: str, holder: str, *, until_ms: int, now_ms: int) -> ClaimOutcome:
@@ -138,8 +147,21 @@ class Incidents(Protocol):
         """
         ...
 
-    def close(self, incident: str, resolution: str, *, now_ms: int) -> None:
+    def close(
+        self, incident: str, resolution: str, *, now_ms: int, ended_ms: int | None = None
+    ) -> None:
         """Close it, whatever its state; closing twice keeps the first resolution.
+
+        Args:
+            ended_ms: event time at which what was found had ended; None where it had not.
+
+        Raises:
+            NotFound: there is no such incident.
+        """
+        ...
+
+    def note(self, incident: str, note: str, *, now_ms: int) -> None:
+        """Journal why nothing is done; the same note twice is one.
 
         Raises:
             NotFound: there is no such incident.

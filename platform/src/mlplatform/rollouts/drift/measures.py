@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 from mlplatform.model.definition import DriftPolicy
-from mlplatform.model.profile import Column, Floats, bin_counts, finite, levels
-
-EMPTY_BIN_SHARE = 1e-4  # PSI has no value for an empty bin
+from mlplatform.model.profile import Column, Floats, bin_counts, distance, finite, share_psi
+from mlplatform.model.rhythm import Rhythm
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,25 @@ def shift(
     name: str,
     column: Column,
     values: Floats,
-    units: npt.NDArray[np.int64],
+    units: npt.NDArray[np.integer[Any]],
     policy: DriftPolicy,
     *,
     profile_rows: int,
     error_share: float,
+    rhythm: Rhythm | None = None,
 ) -> Shift:
-    """How far the values have moved from a column of the profile.
+    """How far the values that are there have moved from a column of the profile.
 
-    PSI has a bin for missing values. The limits grow where the policy's could be reached by chance:
-    PSI of undrifted data is about a chi-square over n, and the distance about a normal over the
-    root of n, n being the number of independent values: those of the window and those of the
-    profile, over the design effect by unit, which counts a customer's similar payments for less.
+    The limits grow where the policy's could be reached by chance: PSI of undrifted data is about a
+    chi-square over n, and the distance about a normal over the root of n, n being the number of
+    independent values: those of the window and those of the profile, over the design effect by
+    unit, which counts a customer's similar payments for less. What days without drift differ by
+    comes on top: their spread with Student's t, for as many degrees of freedom as there were days
+    to learn it from.
+
+    Args:
+        column: as it is to be expected in that window; `profile_rows` are the rows behind it.
+        rhythm: None where the bundle knows none: then chance is that of sampling alone.
 
     Source: B. Yurdakul, J. Naranjo, "Statistical properties of the population stability index",
     Journal of Risk Model Validation 14 (2020); L. Kish, "Survey Sampling" (1965), design effect.
@@ -61,10 +68,15 @@ def shift(
     independent = 1 / (effect * (1 / len(present) + 1 / profiled))
     psi_chance = special.chdtri(len(column.shares), error_share) / independent
     distance_chance = special.ndtri(1 - error_share / 2) / np.sqrt(independent)
+    if rhythm is not None:
+        between = rhythm.spread * np.sqrt(1 + _share_of_pool(rhythm))
+        quantile = special.stdtrit(rhythm.degrees, 1 - error_share / 2)
+        distance_chance = quantile * np.sqrt(1 / independent + between**2)
+        psi_chance *= 1 + rhythm.psi * independent / len(column.shares)
     return Shift(
         name=name,
         rows=len(values),
-        psi=psi(column, values),
+        psi=psi(column, present),
         psi_limit=max(policy.psi, float(psi_chance)),
         distance=distance(column, present),
         distance_limit=max(policy.wasserstein, float(distance_chance)),
@@ -72,41 +84,44 @@ def shift(
     )
 
 
-def psi(column: Column, values: Floats) -> float:
-    """Population stability index over the column's bins and one bin for missing values."""
-    present = finite(values)
+def _share_of_pool(rhythm: Rhythm) -> float:
+    """How much the mean of the days that a day is compared with varies, as a share of a day's."""
+    if rhythm.weekdays:
+        return 1 / min(day.days for day in rhythm.weekdays)
+    return 1 / (rhythm.degrees + 1)
+
+
+def psi(column: Column, present: npt.NDArray[np.float64]) -> float:
+    """Population stability index over the column's bins; what is missing is no part of it."""
     counts = bin_counts(present, np.array(column.edges))
-    now = np.append(counts, len(values) - len(present)) / len(values)
-    there = 1 - column.missing_share
-    then = np.append(np.array(column.shares) * there, column.missing_share)
-    now, then = np.maximum(now, EMPTY_BIN_SHARE), np.maximum(then, EMPTY_BIN_SHARE)
-    return float(np.sum((now - then) * np.log(now / then)))
+    return share_psi(np.array(column.shares), counts / len(present))
 
 
-def distance(column: Column, present: npt.NDArray[np.float64]) -> float:
-    """1-Wasserstein distance over the profile's standard deviation.
+def design_effect(values: Floats, units: npt.NDArray[np.integer[Any]]) -> float:
+    """Variance of the mean of clustered values over that of independent ones; at least 1.
 
-    W1 is the integral of |F⁻¹(u) - G⁻¹(u)| over u in 0 to 1. Here it is the mean of that difference
-    at the levels of the stored quantiles (the midpoint rule, 100 levels), so what moves only within
-    the outermost half percent is not seen. A constant column is measured in its own units.
+    Args:
+        units: of each value, its number from 0 on (`unit_numbers`).
     """
-    now = np.quantile(present, levels(len(column.quantiles)))
-    return float(np.mean(np.abs(now - np.array(column.quantiles)))) / (column.std or 1.0)
-
-
-def design_effect(values: Floats, units: npt.NDArray[np.int64]) -> float:
-    """Variance of the mean of clustered values over that of independent ones; at least 1."""
     there = np.isfinite(values)
     centred = np.where(there, values, 0.0) - np.mean(values[there]) * there
     total = float(np.sum(centred**2))
     if total == 0.0:
         return 1.0
-    _, cluster = np.unique(units, return_inverse=True)
-    return max(1.0, float(np.sum(np.bincount(cluster, weights=centred) ** 2)) / total)
+    return max(1.0, float(np.sum(np.bincount(units, weights=centred) ** 2)) / total)
+
+
+def unit_numbers(units: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """The units, numbered from 0 on (by a hash table: sorting millions takes five times their size
+    in memory)."""
+    import pyarrow as pa
+
+    numbers: npt.NDArray[np.int32] = pa.array(units).dictionary_encode().indices.to_numpy()
+    return numbers
 
 
 def share_interval(
-    hits: npt.NDArray[np.bool_], units: npt.NDArray[np.int64], error_share: float
+    hits: npt.NDArray[np.bool_], units: npt.NDArray[np.integer[Any]], error_share: float
 ) -> tuple[float, float]:
     """An exact interval for a share in clustered data: Clopper-Pearson at the effective size.
 

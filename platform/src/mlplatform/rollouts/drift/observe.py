@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mlplatform.learning.features.dataset import window
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.profile import Profile
-from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.model.rhythm import Rhythm
+from mlplatform.rollouts.drift.incidents import FAULT, Incident
+from mlplatform.rollouts.drift.matured import read_matured
+from mlplatform.rollouts.drift.performance import PerformanceVerdict, performance_verdict
 from mlplatform.rollouts.drift.plan import IncidentStatus, Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.retrain import Matured, matured_since
-from mlplatform.rollouts.drift.verdict import Band, drift_verdict, window_verdict
-from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan, read_windows
+from mlplatform.rollouts.drift.verdict import (
+    Band,
+    Window,
+    WindowVerdict,
+    drift_verdict,
+    window_verdict,
+)
+from mlplatform.rollouts.drift.windows import (
+    ChampionTenure,
+    drift_plan,
+    read_windows,
+    sampled,
+)
 from mlplatform.rollouts.journal.state import Phase
 from mlplatform.rollouts.journal.transitions import Promoted
 from mlplatform.runtime.errors import NotFound
+
+SAMPLE_ROWS = 5000
+"""Of each window, what is kept for reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +45,7 @@ class Champion:
     inputs: tuple[InputSpec, ...]
     profile: Profile
     band: Band
+    rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
 
 
 def champion_of(model: str, ports: DriftPorts) -> Champion:
@@ -43,29 +63,71 @@ def champion_of(model: str, ports: DriftPorts) -> Champion:
         bundle.inputs,
         bundle.profile,
         Band(bundle.alert_band.low, bundle.alert_band.high),
+        bundle.rhythms or {},
     )
 
 
 def observe(
     definition: ModelDefinition, ports: DriftPorts, champion: Champion, now_ms: int
 ) -> Observation:
-    """The last windows of decisions, each judged by the champion's profile."""
+    """The last windows of decisions, each judged by the champion's profile, and its performance."""
     plan = drift_plan(definition, ports.views, champion.inputs)
-    windows = read_windows(ports.log, plan, definition, champion.tenure, now_ms)
-    policy = definition.drift
-    verdicts = [window_verdict(champion.profile, w, policy, champion.band) for w in windows]
-    verdict = drift_verdict(verdicts, policy)
-    return Observation(champion.tenure.version, now_ms, tuple(windows), tuple(verdicts), verdict)
+    policy, tenure = definition.drift, champion.tenure
+    windows: list[Window] = []
+    verdicts: list[WindowVerdict] = []
+    for seen in read_windows(ports.log, plan, definition, tenure, now_ms):
+        verdicts.append(
+            window_verdict(champion.profile, seen, policy, champion.band, champion.rhythms)
+        )
+        windows.append(sampled(seen, SAMPLE_ROWS))
+    return Observation(
+        champion=tenure.version,
+        now_ms=now_ms,
+        windows=tuple(windows),
+        verdicts=tuple(verdicts),
+        verdict=drift_verdict(verdicts, policy),
+        performance=_performance(definition, ports, champion, now_ms),
+    )
+
+
+def _performance(
+    definition: ModelDefinition, ports: DriftPorts, champion: Champion, now_ms: int
+) -> PerformanceVerdict:
+    segments = {segment.input for segment in definition.drift.segments}
+    plan = drift_plan(definition, ports.views, champion.inputs, segments)
+    faults = [i for i in ports.incidents.list(definition.name) if i.found.kind == FAULT]
+    faulty = [(i.found.changed_ms, _ended_ms(i, now_ms)) for i in faults]
+    days = read_matured(ports.log, definition, plan, champion.tenure, now_ms, faulty)
+    return performance_verdict(days, definition.drift)
+
+
+def _ended_ms(fault: Incident, now_ms: int) -> int:
+    """When a fault ended; one that somebody closed is taken to have ended as it was opened."""
+    if fault.ended_ms is not None:
+        return fault.ended_ms
+    return fault.found.opened_ms if fault.state == "closed" else now_ms
 
 
 def incident_status(
     definition: ModelDefinition, ports: DriftPorts, incident: Incident, now_ms: int
 ) -> IncidentStatus:
-    """What is known of an incident: its labels, or the rollout of its answer."""
+    """What is known of an incident: its labels, or the rollout of its answer, and the others."""
+    if incident.found.kind == FAULT:
+        return IncidentStatus()
     if incident.state == "answered":
         return IncidentStatus(answer_phase=_answer_phase(ports, incident))
     ports.offline.project(ports.log)
-    return IncidentStatus(_matured(definition, ports, incident, now_ms))
+    others = [i for i in ports.incidents.list(definition.name) if i.id != incident.id]
+    return IncidentStatus(
+        _matured(definition, ports, incident, now_ms),
+        fault=next((i.id for i in others if i.found.kind == FAULT and i.state != "closed"), None),
+        retrains=[
+            (change.at_ms, i.id)
+            for i in others
+            for before, change in itertools.pairwise(i.changes)
+            if change.claim > before.claim
+        ],
+    )
 
 
 def _matured(

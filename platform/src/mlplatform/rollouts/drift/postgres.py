@@ -32,6 +32,11 @@ SCHEMA = Schema(
             " incident TEXT NOT NULL, number BIGINT NOT NULL, UNIQUE (incident, number))",
             "INSERT INTO incident_positions SELECT row_number()"
             " OVER (ORDER BY at_ms, incident, number), incident, number FROM incident_changes",
+            "DROP INDEX IF EXISTS incidents_one_open",
+            "CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_of_a_kind ON incidents (model, kind)"
+            " WHERE state <> 'closed'",
+            "CREATE TABLE IF NOT EXISTS incident_ends (incident TEXT PRIMARY KEY"
+            " REFERENCES incidents (id), ended_ms BIGINT NOT NULL)",
         ),
     ),
 )

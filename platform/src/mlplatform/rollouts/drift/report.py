@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mlplatform.model.definition import DriftPolicy
 from mlplatform.model.profile import Column, Profile
+from mlplatform.rollouts.drift.performance import NOT_JUDGED, PerformanceVerdict
 from mlplatform.rollouts.drift.verdict import Window, WindowVerdict
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.text import markdown
@@ -80,8 +81,14 @@ def window_sample(windows: Sequence[Window], rows: int = MAX_ROWS, *, seed: int 
     return {name: _chosen(np.concatenate(p), rows, random) for name, p in parts.items()}
 
 
-def summary(model: str, champion: int, verdicts: Sequence[WindowVerdict], outcome: str) -> str:
-    """The verdict as Markdown: one row a window, then what moved."""
+def summary(
+    model: str,
+    champion: int,
+    verdicts: Sequence[WindowVerdict],
+    outcome: str,
+    performance: PerformanceVerdict = NOT_JUDGED,
+) -> str:
+    """The verdict as Markdown: one row a window, what moved, then what matured labels show."""
     lines = [
         f"## Drift of {model}, champion version {champion}",
         "",
@@ -92,7 +99,8 @@ def summary(model: str, champion: int, verdicts: Sequence[WindowVerdict], outcom
         *(_row(v) for v in verdicts),
     ]
     reasons = [f"- {_day(v.start_ms)}: {markdown(r)}" for v in verdicts for r in v.reasons]
-    return "\n".join([*lines, "", *reasons, ""])
+    shown = [f"- performance {performance.health}: {markdown(r)}" for r in performance.reasons]
+    return "\n".join([*lines, "", *reasons, *shown, ""])
 
 
 def _row(verdict: WindowVerdict) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from mlplatform.model.definition import DriftPolicy
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DAY_MS = 86_400_000
+BUDGET_DAYS = 30
 MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
 
 
@@ -25,10 +28,15 @@ class Matured:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not yet; `until_ms` is event time, None where no date can be named."""
+    """Not yet; `until_ms` is event time, None where no date can be named.
+
+    Args:
+        noted: the reason stays what it is for days, and belongs into the incident's journal.
+    """
 
     reason: str
     until_ms: int | None = None
+    noted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ class Page:
 
 
 RetrainDecision = Wait | Retrain | Page
+Retrains = Sequence[tuple[int, str]]
+"""Wall times at which retrains were asked for, and the incidents that asked."""
 
 
 class LabelledRequests(Protocol):
@@ -66,6 +76,8 @@ def retrain_when(
     policy: DriftPolicy,
     lag_days: int,
     answer_lives: bool = True,
+    fault: str | None = None,
+    retrains: Retrains = (),
 ) -> RetrainDecision:
     """Whether to retrain for an incident.
 
@@ -78,6 +90,8 @@ def retrain_when(
         now_ms, wall_ms: event time and wall time; claims expire in wall time.
         answer_lives: for an answered incident, whether the version that answers it is still on its
             way: in a rollout, or about to get one. Rolled back, it answers nothing.
+        fault: an open incident of the model's data: a retrain would learn what is broken.
+        retrains: of the model's other incidents; what they did not mend, one more may not either.
     """
     match incident.state:
         case "closed":
@@ -90,8 +104,40 @@ def retrain_when(
             return Wait(f"version {incident.answer} answers it; its rollout decides")
         case "claimed" if incident.claim >= MAX_CLAIMS and incident.until_ms <= wall_ms:
             return Page(f"{incident.claim} retrains were started and none came to an end")
+        case "open" | "claimed" if fault is not None:
+            return Wait(f"no retrain while {fault} is open: it would learn from broken data",
+                        noted=True)  # fmt: skip
         case "open" | "claimed":
-            return _labels_decide(incident, matured, now_ms, policy, lag_days)
+            decision = _labels_decide(incident, matured, now_ms, policy, lag_days)
+            if isinstance(decision, Retrain):
+                return _budget_decides(retrains, wall_ms, policy) or decision
+            return decision
+
+
+def _budget_decides(retrains: Retrains, wall_ms: int, policy: DriftPolicy) -> Wait | Page | None:
+    """Why there is no retrain now although it could learn; None: it is within its budget."""
+    recent = sorted(r for r in retrains if wall_ms - r[0] < BUDGET_DAYS * DAY_MS)
+    if len(recent) >= policy.retrain_budget:
+        asked = ", ".join(incident for _, incident in recent)
+        return Page(
+            f"{len(recent)} retrains within {BUDGET_DAYS} days ({asked}) have not mended it: "
+            "drift.retrain_budget allows no more; retrain by hand, or change the model"
+        )
+    if not recent:
+        return None
+    last_ms, incident = recent[-1]
+    next_ms = last_ms + policy.retrain_cooldown_days * DAY_MS
+    if wall_ms >= next_ms:
+        return None
+    return Wait(
+        f"{incident} asked for a retrain on {_day(last_ms)}; the next one may be from "
+        f"{_day(next_ms)} on (drift.retrain_cooldown_days)",
+        noted=True,
+    )
+
+
+def _day(wall_ms: int) -> str:
+    return f"{datetime.fromtimestamp(wall_ms / 1000, UTC):%Y-%m-%d}"
 
 
 def matured_since(

@@ -1,4 +1,4 @@
-"""Incidents in a database: one open a model, a journal that only grows."""
+"""Incidents in a database: one open a model and kind, a journal that only grows."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ class SqlIncidents:
     def open(self, found: Finding, *, now_ms: int) -> Incident:
         with self._database.writing() as db:
             rows = db.rows(
-                "SELECT id FROM incidents WHERE model = :model AND state <> 'closed'",
+                "SELECT id FROM incidents WHERE model = :model AND kind = :kind"
+                " AND state <> 'closed'",
                 model=found.model,
+                kind=found.kind,
             )
             if rows:
                 return _read(db, rows[0][0])
@@ -83,11 +85,19 @@ class SqlIncidents:
             )
             _journal(db, incident, now_ms, note)
 
-    def close(self, incident: str, resolution: str, *, now_ms: int) -> None:
+    def close(
+        self, incident: str, resolution: str, *, now_ms: int, ended_ms: int | None = None
+    ) -> None:
         with self._database.writing() as db:
             if _read(db, incident).state == "closed":
                 return
             db.change("UPDATE incidents SET state = 'closed' WHERE id = :id", id=incident)
+            if ended_ms is not None:
+                db.change(
+                    "INSERT INTO incident_ends VALUES (:id, :ended_ms)",
+                    id=incident,
+                    ended_ms=ended_ms,
+                )
             _journal(db, incident, now_ms, resolution)
 
     def facts(self, after: int, most: int) -> list[IncidentFact]:
@@ -108,6 +118,11 @@ class SqlIncidents:
     def last_position(self) -> int:
         query = "SELECT coalesce(max(position), 0) FROM incident_positions"
         return int(self._database.rows(query)[0][0])
+
+    def note(self, incident: str, note: str, *, now_ms: int) -> None:
+        with self._database.writing() as db:
+            if _read(db, incident).note != note:
+                _journal(db, incident, now_ms, note)
 
     def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
         with self._database.reading() as db:  # an incident and its journal of one moment
@@ -131,7 +146,7 @@ _FIELDS = (
 
 def _insert(db: Session, found: Finding) -> str:
     ((count,),) = db.rows("SELECT count(*) FROM incidents WHERE model = :model", model=found.model)
-    name = f"{found.model}-{found.kind}-{count + 1}"
+    name = f"{found.model}-{found.kind.replace(' ', '-')}-{count + 1}"
     db.change(
         "INSERT INTO incidents (id, model, kind, opened_ms, changed_ms, champion, evidence, state)"
         " VALUES (:id, :model, :kind, :opened_ms, :changed_ms, :champion, :evidence, 'open')",
@@ -168,10 +183,13 @@ def _read(db: Session, incident: str) -> Incident:
     rows = db.rows(f"SELECT {_FIELDS} FROM incidents WHERE id = :id", id=incident)
     if not rows:
         raise NotFound(f"no incident {incident!r}")
-    return _incident(incident, rows[0], _changes(db, incident))
+    ends = db.rows("SELECT ended_ms FROM incident_ends WHERE incident = :id", id=incident)
+    return _incident(incident, rows[0], _changes(db, incident), ends[0][0] if ends else None)
 
 
-def _incident(name: str, row: Sequence[Any], changes: tuple[Change, ...]) -> Incident:
+def _incident(
+    name: str, row: Sequence[Any], changes: tuple[Change, ...], ended_ms: int | None
+) -> Incident:
     model, kind, opened_ms, changed_ms, champion, evidence, state, *claimed = row
     claim, holder, until_ms, answer = claimed
     return Incident(
@@ -183,6 +201,7 @@ def _incident(name: str, row: Sequence[Any], changes: tuple[Change, ...]) -> Inc
         until_ms=until_ms,
         answer=answer,
         changes=changes,
+        ended_ms=ended_ms,
     )
 
 

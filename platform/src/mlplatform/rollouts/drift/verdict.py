@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,19 @@ import numpy.typing as npt
 
 from mlplatform.model.definition import DriftPolicy
 from mlplatform.model.profile import Column, Floats, Profile
-from mlplatform.rollouts.drift.measures import Shift, share_interval, shift
+from mlplatform.model.rhythm import SCORE, Rhythm, Rhythms, expected, weekday_of
+from mlplatform.rollouts.drift.faults import (
+    Fault,
+    ViewSeen,
+    missing_fault,
+    stale_fault,
+    stuck_fault,
+    view_faults,
+)
+from mlplatform.rollouts.drift.health import Health
+from mlplatform.rollouts.drift.measures import Shift, share_interval, shift, unit_numbers
 
 PRESENT_SHARE = 0.5  # of the values to be expected: with fewer, the source is broken, not drifted
-
-
-class Health(StrEnum):
-    HEALTHY = "HEALTHY"
-    UNHEALTHY = "UNHEALTHY"
-    INCONCLUSIVE = "INCONCLUSIVE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Window:
         units: the assignment unit of each payment.
         scores, alerts, scored_units: only of payments that the champion scored, not degraded.
         gaps: why records may be missing; empty for a complete window.
+        views: by name, those that the decisions read.
+        stale: decisions made without fresh features; they are in none of the columns.
     """
 
     start_ms: int
@@ -51,6 +57,8 @@ class Window:
     alerts: npt.NDArray[np.bool_]
     scored_units: npt.NDArray[np.int64]
     gaps: tuple[str, ...] = ()
+    views: Mapping[str, ViewSeen] = field(default_factory=dict)
+    stale: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,11 @@ class AlertShare:
 
 @dataclass(frozen=True, slots=True)
 class WindowVerdict:
-    """What one window says; UNHEALTHY means drifted."""
+    """What one window says; UNHEALTHY means drifted.
+
+    Args:
+        faults: what is broken in its data. Then nothing is said about drift.
+    """
 
     start_ms: int
     end_ms: int
@@ -83,6 +95,7 @@ class WindowVerdict:
     reasons: tuple[str, ...]
     shifts: tuple[Shift, ...] = ()
     alert_share: AlertShare | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,27 +142,79 @@ def drift_verdict(windows: Sequence[WindowVerdict], policy: DriftPolicy) -> Drif
 
 
 def window_verdict(
-    profile: Profile, window: Window, policy: DriftPolicy, band: Band
+    profile: Profile,
+    window: Window,
+    policy: DriftPolicy,
+    band: Band,
+    rhythms: Rhythms | None = None,
 ) -> WindowVerdict:
     """Whether one window of decisions looks like the champion's profile.
 
     One drifted input, score or alert share makes it UNHEALTHY. A window that is not complete or
-    too small is INCONCLUSIVE whatever it holds; one where something could not be measured is
-    INCONCLUSIVE unless something else drifted.
+    too small is INCONCLUSIVE whatever it holds, and so is one with a fault in its data: what a
+    broken input does to scores, alerts and other inputs is no drift. One where something could not
+    be measured is INCONCLUSIVE unless something else drifted.
+
+    Args:
+        rhythms: of the champion's bundle; None or without an input: of that it has none.
     """
-    if window.gaps or len(window.units) < policy.minimum_rows:
-        few = f"{len(window.units)} payments; at least {policy.minimum_rows} are needed"
+    seen = len(window.units) + window.stale
+    if window.gaps or seen < policy.minimum_rows:
+        few = f"{seen} payments; at least {policy.minimum_rows} are needed"
         return _judged(window, Health.INCONCLUSIVE, window.gaps or (few,))
-    checks = _DriftChecks(profile.rows, policy)
+    weekday = weekday_of(window.start_ms, window.end_ms)
+    to_be_seen = {
+        name: _expected(profile, column, (rhythms or {}).get(name), weekday)
+        for name, column in {**profile.inputs, SCORE: profile.score}.items()
+    }
+    if faults := _faults(window, policy, to_be_seen):
+        told = tuple(f"data fault: {fault.told}" for fault in faults)
+        return dataclasses.replace(_judged(window, Health.INCONCLUSIVE, told), faults=faults)
+    checks, units = _DriftChecks(policy), unit_numbers(window.units)
     for name in policy.inputs:
-        checks.check(name, profile.inputs.get(name), window.inputs.get(name), window.units)
-    checks.check("score", profile.score, window.scores, window.scored_units)
-    alerts = checks.check_alerts(window, band)
+        checks.check(name, to_be_seen.get(name), window.inputs.get(name), units)
+    if window.scored_units is not window.units:
+        units = unit_numbers(window.scored_units)
+    checks.check(SCORE, to_be_seen[SCORE], window.scores, units)
+    alerts = checks.check_alerts(window, units, band)
     if checks.drifted:
         return _judged(window, Health.UNHEALTHY, tuple(checks.drifted), checks.shifts, alerts)
     if checks.unknown:
         return _judged(window, Health.INCONCLUSIVE, tuple(checks.unknown), checks.shifts, alerts)
     return _judged(window, Health.HEALTHY, ("nothing moved",), checks.shifts, alerts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A number as it is to be expected in a window, and the rows that say so."""
+
+    column: Column
+    rows: int
+    rhythm: Rhythm | None
+
+
+def _expected(
+    profile: Profile, column: Column, rhythm: Rhythm | None, weekday: int | None
+) -> _Expected:
+    if rhythm is None or (rhythm.weekdays and weekday is None):
+        return _Expected(column, profile.rows, None)
+    if not rhythm.weekdays or weekday is None:
+        return _Expected(column, profile.rows, rhythm)
+    of_day = rhythm.weekdays[weekday]
+    return _Expected(expected(column, of_day), of_day.rows, rhythm)
+
+
+def _faults(
+    window: Window, policy: DriftPolicy, to_be_seen: Mapping[str, _Expected]
+) -> tuple[Fault, ...]:
+    found: list[Fault | None] = [stale_fault(window.stale, len(window.units))]
+    found += view_faults(window.views, window.start_ms)
+    for name in policy.inputs:
+        values, wanted = window.inputs.get(name), to_be_seen.get(name)
+        if values is not None and wanted is not None and len(values):
+            missing = missing_fault(name, wanted.column, values, policy.psi)
+            found.append(missing or stuck_fault(name, wanted.column, values))
+    return tuple(fault for fault in found if fault is not None)
 
 
 def plain(verdict: WindowVerdict) -> dict[str, Any]:
@@ -161,6 +226,7 @@ def plain(verdict: WindowVerdict) -> dict[str, Any]:
         "rows": verdict.rows,
         "health": str(verdict.health),
         "reasons": list(verdict.reasons),
+        "faults": [{"source": f.source, "told": f.told} for f in verdict.faults],
         "shifts": {
             s.name: {
                 "psi": s.psi,
@@ -187,11 +253,10 @@ def plain(verdict: WindowVerdict) -> dict[str, Any]:
 class _DriftChecks:
     """Looks at one number after another and sorts what it finds."""
 
-    def __init__(self, profile_rows: int, policy: DriftPolicy) -> None:
+    def __init__(self, policy: DriftPolicy) -> None:
         self.shifts: list[Shift] = []
         self.drifted: list[str] = []
         self.unknown: list[str] = []
-        self._profile_rows = profile_rows
         self._policy = policy
         looks = 2 * (len(policy.inputs) + 1) + 1  # two statistics a number, and the alert share
         self._error_share = policy.false_alarm_share / looks  # Bonferroni
@@ -199,17 +264,18 @@ class _DriftChecks:
     def check(
         self,
         name: str,
-        column: Column | None,
+        wanted: _Expected | None,
         values: Floats | None,
-        units: npt.NDArray[np.int64],
+        units: npt.NDArray[np.int32],
     ) -> None:
-        if column is None or values is None:
-            where = "profile" if column is None else "window"
+        if wanted is None or values is None:
+            where = "profile" if wanted is None else "window"
             self.unknown.append(f"{name} is not in the {where}")
             return
-        expected = self._policy.minimum_rows * (1 - column.missing_share)
+        column = wanted.column
+        enough = self._policy.minimum_rows * (1 - column.missing_share) * PRESENT_SHARE
         present = int(np.sum(np.isfinite(values)))
-        if len(values) < self._policy.minimum_rows or present < expected * PRESENT_SHARE:
+        if len(values) < self._policy.minimum_rows or present < enough:
             self.unknown.append(f"{name} has {present} values of {len(values)}: too few to judge")
             return
         seen = shift(
@@ -218,31 +284,31 @@ class _DriftChecks:
             values,
             units,
             self._policy,
-            profile_rows=self._profile_rows,
+            profile_rows=wanted.rows,
             error_share=self._error_share,
+            rhythm=wanted.rhythm,
         )
         self.shifts.append(seen)
         if seen.drifted:
-            self.drifted.append(_shift_reason(seen, column))
+            self.drifted.append(_shift_reason(seen))
 
-    def check_alerts(self, window: Window, band: Band) -> AlertShare | None:
+    def check_alerts(
+        self, window: Window, units: npt.NDArray[np.int32], band: Band
+    ) -> AlertShare | None:
         if len(window.alerts) < self._policy.minimum_rows:
             return None  # then the score is unknown as well
-        low, high = share_interval(window.alerts, window.scored_units, self._error_share)
+        low, high = share_interval(window.alerts, units, self._error_share)
         seen = AlertShare(len(window.alerts), int(np.sum(window.alerts)), low, high, band)
         if seen.outside:
             self.drifted.append(_alert_reason(seen))
         return seen
 
 
-def _shift_reason(seen: Shift, column: Column) -> str:
-    text = (
+def _shift_reason(seen: Shift) -> str:
+    return (
         f"{seen.name} moved: PSI {seen.psi:.3f} (limit {seen.psi_limit:.2g}), "
         f"distance {seen.distance:.2f} sd (limit {seen.distance_limit:.2g})"
     )
-    if abs(seen.missing_share - column.missing_share) > 0.01:
-        return f"{text}, missing {column.missing_share:.1%} before, {seen.missing_share:.1%} now"
-    return text
 
 
 def _alert_reason(seen: AlertShare) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import EVENT_TIME, DriftPolicy, InputSpec, ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
+from mlplatform.rollouts.drift.faults import ViewSeen
+from mlplatform.rollouts.drift.slices import slices, void_ids
 from mlplatform.rollouts.drift.verdict import Window
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
@@ -43,15 +47,19 @@ class ChampionTenure:
 
 
 def drift_plan(
-    definition: ModelDefinition, views: Sequence[FeatureView], inputs: Sequence[InputSpec]
+    definition: ModelDefinition,
+    views: Sequence[FeatureView],
+    inputs: Sequence[InputSpec],
+    watched: Collection[str] | None = None,
 ) -> InputPlan:
-    """How the drift inputs are computed from a logged decision: as the champion computed them.
+    """How inputs are computed from a logged decision: as the champion computed them.
 
     Args:
         inputs: of the champion's bundle; those that are not watched are left out.
+        watched: names; those of `drift.inputs` unless given.
     """
-    watched = set(definition.drift.inputs)
-    return InputPlan(definition, views, [spec for spec in inputs if spec.name in watched])
+    names = definition.drift.inputs if watched is None else watched
+    return InputPlan(definition, views, [spec for spec in inputs if spec.name in names])
 
 
 def bounds(policy: DriftPolicy, champion: ChampionTenure, now_ms: int) -> list[tuple[int, int]]:
@@ -71,8 +79,8 @@ def read_windows(
     definition: ModelDefinition,
     champion: ChampionTenure,
     now_ms: int,
-) -> list[Window]:
-    """The windows to judge the champion's inputs by, oldest first.
+) -> Iterator[Window]:
+    """The windows to judge the champion's inputs by, oldest first, one in memory at a time.
 
     Every decision counts for the inputs, whoever answered it, but for those whose features were not
     fresh: a job that stopped is no change of what customers do. The score and the alerts are those
@@ -80,11 +88,11 @@ def read_windows(
     """
     wanted = bounds(definition.drift, champion, now_ms)
     if not wanted:
-        return []
+        return
     watermarks = log.watermarks()  # before reading: what they promise must have been read
-    void = _void_ids(log, definition.name, wanted[0][0])
-    decoder = _decoder(plan)
-    windows = []
+    void = pa.array(void_ids(log, definition.name, wanted[0][0]), pa.string())
+    decoded = DecisionInputs(plan)
+    late = {v.name: int(definition.features.late_share * v.ttl_ms) for v in plan.views}
     for start_ms, end_ms in wanted:
         span = Span(
             model=definition.name,
@@ -93,12 +101,10 @@ def read_windows(
             to_ms=end_ms,
             columns=COLUMNS,
         )
-        rows = log.read(span)
-        kept = rows.filter(_numpy(rows, "degraded_reason") != FEATURES)
-        kept = kept.filter(~np.isin(_numpy(kept, "decision_id"), void)) if void else kept
-        gaps = gaps_before(watermarks, end_ms)
-        windows.append(_window(kept, plan, decoder, champion, (start_ms, end_ms), gaps))
-    return windows
+        parts = _Parts(plan.names)
+        for rows in slices(log, span):
+            parts.add(without(rows, void), decoded, champion)
+        yield parts.window(start_ms, end_ms, late, gaps_before(watermarks, end_ms))
 
 
 def gaps_before(watermarks: Sequence[Watermark], end_ms: int) -> tuple[str, ...]:
@@ -110,69 +116,150 @@ def gaps_before(watermarks: Sequence[Watermark], end_ms: int) -> tuple[str, ...]
     )
 
 
-def _void_ids(log: DecisionLog, model: str, from_ms: int) -> list[str]:
-    span = Span(model=model, kinds=("void",), from_ms=from_ms, columns=("decision_id",))
-    return [str(v) for v in log.read(span)["decision_id"].to_pylist()]
+def sampled(window: Window, rows: int, *, seed: int = 0) -> Window:
+    """The window with at most so many of its payments, for reports: the rest is let go."""
+    random = np.random.default_rng(seed)
 
+    def chosen(count: int) -> npt.NDArray[np.int64]:
+        return np.sort(random.choice(count, min(rows, count), replace=False))
 
-def _window(
-    rows: pa.Table,
-    plan: InputPlan,
-    decoder: msgspec.json.Decoder[Any],
-    champion: ChampionTenure,
-    span: tuple[int, int],
-    gaps: tuple[str, ...],
-) -> Window:
-    units = _units(rows)
-    scores = _numpy(rows, "score").astype(np.float64)
-    its_own = _numpy(rows, "version").astype(np.float64) == champion.version
-    scored = its_own & ~_numpy(rows, "degraded").astype(np.bool_) & np.isfinite(scores)
-    matrix = plan.matrix(_facts(rows, plan, decoder))
-    return Window(
-        start_ms=span[0],
-        end_ms=span[1],
-        inputs={name: matrix[:, i] for i, name in enumerate(plan.names)},
-        units=units,
-        scores=scores[scored],
-        alerts=(_numpy(rows, "decision") != "approve")[scored],
-        scored_units=units[scored],
-        gaps=gaps,
+    kept, scored = chosen(len(window.units)), chosen(len(window.scores))
+    return dataclasses.replace(
+        window,
+        inputs={name: values[kept] for name, values in window.inputs.items()},
+        units=window.units[kept],
+        scores=window.scores[scored],
+        alerts=window.alerts[scored],
+        scored_units=window.scored_units[scored],
     )
+
+
+class _Parts:
+    """A window's columns, slice by slice, as small as they can be held."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._columns: dict[str, list[npt.NDArray[Any]]] = {}
+        self._newest: dict[str, int | None] = {}
+        self._stale = self._rows = 0
+
+    def add(self, rows: pa.Table, decoded: DecisionInputs, champion: ChampionTenure) -> None:
+        fresh = _numpy(rows, "degraded_reason") != FEATURES
+        self._stale += int((~fresh).sum())
+        rows = rows.filter(pa.array(fresh))
+        units, scored = units_of(rows, self._rows), scored_by(rows, champion.version)
+        self._rows += rows.num_rows
+        matrix, newest = decoded.read(rows)
+        alerts = _numpy(rows, "decision") != "approve"
+        found = {
+            **{f"input {name}": matrix[:, i].copy() for i, name in enumerate(self._names)},
+            "units": units,
+            "scores": _numpy(rows, "score").astype(np.float32)[scored],
+            "alerts": alerts[scored],
+            "scored": scored,
+        }
+        for name, part in found.items():
+            self._columns.setdefault(name, []).append(part)
+        for view, at_ms in newest.items():
+            known = [t for t in (self._newest.get(view), at_ms) if t is not None]
+            self._newest[view] = max(known, default=None)
+
+    def window(
+        self, start_ms: int, end_ms: int, late: Mapping[str, int], gaps: tuple[str, ...]
+    ) -> Window:
+        whole = {name: self._whole(name) for name in list(self._columns)}
+        units, scored = whole["units"], whole["scored"]
+        return Window(
+            start_ms=start_ms,
+            end_ms=end_ms,
+            inputs={name: whole[f"input {name}"] for name in self._names},
+            units=units,
+            scores=whole["scores"],
+            alerts=whole["alerts"],
+            scored_units=units if scored.all() else units[scored],
+            gaps=gaps,
+            views={v: ViewSeen(self._newest.get(v), late_ms) for v, late_ms in late.items()},
+            stale=self._stale,
+        )
+
+    def _whole(self, name: str) -> npt.NDArray[Any]:
+        return np.concatenate(self._columns.pop(name))
+
+
+class DecisionInputs:
+    """Reads from the payload of logged decisions what a plan needs, and nothing else."""
+
+    def __init__(self, plan: InputPlan) -> None:
+        self._plan = plan
+        self._views = [view.name for view in plan.views]
+        parts: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+            ("request", _struct("Request", _request_fields(plan))),
+            ("features", _struct("Features", plan.features)),
+            ("feature_times", _struct("Times", self._views), None),
+        ]
+        self._decoder = msgspec.json.Decoder(msgspec.defstruct("Payload", parts))
+
+    def read(self, rows: pa.Table) -> tuple[npt.NDArray[np.float32], dict[str, int | None]]:
+        """The inputs of each decision, and the newest snapshot of each view that was read.
+
+        Args:
+            rows: with `event_ms` and `payload`.
+
+        Raises:
+            Corrupt: a payload is not what was logged.
+        """
+        try:
+            payloads = [self._decoder.decode(text or "") for text in rows["payload"].to_pylist()]
+        except NOT_JSON as error:
+            message = f"the payload of a decision is not what was logged: {error}"
+            raise Corrupt(message) from error
+        columns: dict[str, Any] = {EVENT_TIME: rows["event_ms"].cast(pa.timestamp("ms"))}
+        for part, names in (
+            ("request", _request_fields(self._plan)),
+            ("features", self._plan.features),
+        ):
+            values = [msgspec.structs.astuple(getattr(p, part)) for p in payloads]
+            by_name = zip(*values, strict=True) if values else [()] * len(names)
+            for name, column in zip(names, by_name, strict=True):
+                columns[name] = pa.array(column, type=pa.float64())
+        return self._plan.matrix(pa.table(columns)), self._newest(payloads)
+
+    def _newest(self, payloads: Sequence[Any]) -> dict[str, int | None]:
+        read = [msgspec.structs.astuple(p.feature_times) for p in payloads if p.feature_times]
+        by_view = zip(*read, strict=True) if read else [()] * len(self._views)
+        return {
+            view: max((int(t) for t in times if t is not None), default=None)
+            for view, times in zip(self._views, by_view, strict=True)
+        }
+
+
+def scored_by(rows: pa.Table, version: int) -> npt.NDArray[np.bool_]:
+    """Which decisions carry a whole answer of that version, not a degraded one."""
+    its_own = _numpy(rows, "version").astype(np.float64) == version
+    finite = np.isfinite(_numpy(rows, "score").astype(np.float64))
+    return np.asarray(its_own & ~_numpy(rows, "degraded").astype(np.bool_) & finite)
+
+
+def units_of(rows: pa.Table, before: int) -> npt.NDArray[np.int64]:
+    """The assignment units; a decision without one counts as a unit of its own.
+
+    Args:
+        before: how many rows of the same stretch came in slices before this one.
+    """
+    known = rows["unit"].fill_null(pa.scalar(0, pa.int64())).to_numpy(zero_copy_only=False)
+    missing = rows["unit"].is_null().to_numpy(zero_copy_only=False)
+    return np.where(missing, -1 - before - np.arange(len(known)), known).astype(np.int64)
+
+
+def without(rows: pa.Table, void: pa.Array[pa.StringScalar]) -> pa.Table:
+    """The rows but for those of void decisions."""
+    if not len(void):
+        return rows
+    return rows.filter(pc.invert(pc.is_in(rows["decision_id"], value_set=void)))
 
 
 def _numpy(rows: pa.Table, name: str) -> npt.NDArray[Any]:
     return rows[name].to_numpy(zero_copy_only=False)
-
-
-def _units(rows: pa.Table) -> npt.NDArray[np.int64]:
-    """The assignment units; a decision without one counts as a unit of its own."""
-    known = rows["unit"].fill_null(pa.scalar(0, pa.int64())).to_numpy(zero_copy_only=False)
-    missing = rows["unit"].is_null().to_numpy(zero_copy_only=False)
-    return np.where(missing, -np.arange(len(known)), known).astype(np.int64)
-
-
-def _facts(rows: pa.Table, plan: InputPlan, decoder: msgspec.json.Decoder[Any]) -> pa.Table:
-    """What the inputs are computed from: event time, request fields and features, as columns."""
-    try:
-        payloads = [decoder.decode(text or "") for text in rows["payload"].to_pylist()]
-    except NOT_JSON as error:
-        raise Corrupt(f"the payload of a decision is not what was logged: {error}") from error
-    columns: dict[str, Any] = {EVENT_TIME: rows["event_ms"].cast(pa.timestamp("ms"))}
-    for part, names in (("request", _request_fields(plan)), ("features", plan.features)):
-        values = [msgspec.structs.astuple(getattr(p, part)) for p in payloads]
-        by_name = zip(*values, strict=True) if values else [()] * len(names)
-        for name, column in zip(names, by_name, strict=True):
-            columns[name] = pa.array(column, type=pa.float64())
-    return pa.table(columns)
-
-
-def _decoder(plan: InputPlan) -> msgspec.json.Decoder[Any]:
-    """Reads from a payload only what the plan needs."""
-    parts = [
-        ("request", _struct("Request", _request_fields(plan))),
-        ("features", _struct("Features", plan.features)),
-    ]
-    return msgspec.json.Decoder(msgspec.defstruct("Payload", parts))
 
 
 def _struct(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:

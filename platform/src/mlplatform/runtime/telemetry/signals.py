@@ -412,13 +412,14 @@ DRIFT_MISSING: Final = _state(
     "drift_missing_share", "share", "Share of the newest window that lacks the input.",
     MODEL, _INPUT,
 )  # fmt: skip
+_INCIDENT_KIND = Label("kind", ("drift", "performance", "data fault"))
 INCIDENT: Final = _state(
     "drift_incident", "1", "1 for the state of the model's incident that is not closed.",
-    MODEL, Label("state", ("open", "claimed", "answered")),
+    MODEL, _INCIDENT_KIND, Label("state", ("open", "claimed", "answered")),
 )  # fmt: skip
 INCIDENT_SINCE: Final = _state(
     "drift_incident_since_seconds", "seconds", "Unix time at which that incident was opened.",
-    MODEL,
+    MODEL, _INCIDENT_KIND,
 )  # fmt: skip
 LABELS_MATURED: Final = _state(
     "labels_matured_decisions", "decisions",

@@ -1,0 +1,271 @@
+"""What became of the champion's decisions, day by day, once their labels are mature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.record import Kind
+from mlplatform.model.definition import ModelDefinition, Segment
+from mlplatform.model.profile import Floats
+from mlplatform.rollouts.drift.performance import (
+    CALIBRATION,
+    MOST_REFERENCE_DAYS,
+    NO_DAYS,
+    RECENT_DAYS,
+    Counted,
+    MaturedDay,
+    MaturedDays,
+)
+from mlplatform.rollouts.drift.slices import slices, void_ids
+from mlplatform.rollouts.drift.windows import (
+    HOUR_MS,
+    ChampionTenure,
+    DecisionInputs,
+    gaps_before,
+    scored_by,
+    units_of,
+    without,
+)
+
+if TYPE_CHECKING:
+    from mlplatform.model.inputs import InputPlan
+
+DAY_MS = 86_400_000
+QUIET_MS = DAY_MS
+"""A day counts as labelled where some label, of whatever payment, came this long before it had
+matured, or later: after that the feed may have stopped."""
+DECLINE = "decline"
+_DECISION = ("decision_id", "event_ms", "unit", "version", "score", "decision", "degraded")
+_LABEL = ("decision_id", "event_ms", "writer", "seq", "label")
+
+
+def read_matured(
+    log: DecisionLog,
+    definition: ModelDefinition,
+    plan: InputPlan,
+    champion: ChampionTenure,
+    now_ms: int,
+    faulty: Sequence[tuple[int, int]] = (),
+) -> MaturedDays:
+    """The champion's first matured days, and its last: those that performance is judged by.
+
+    A day's labels are those that had arrived when it matured, so that old days do not know more
+    than new ones. Days at whose end no label came at all are left out, and so are days with a fault
+    in their data: what a broken input costs is no drop of the model.
+
+    Args:
+        plan: of the inputs that segments are made of.
+        faulty: stretches of event time, from and to, with a data fault.
+    """
+    numbers = _numbers(log, definition, champion, now_ms, faulty)
+    if not numbers:
+        return NO_DAYS
+    maturity_ms = definition.label.maturity_days * DAY_MS
+    first = numbers[:MOST_REFERENCE_DAYS]
+    chosen = [first, numbers[len(first) :][-RECENT_DAYS:]]
+    gaps = list(gaps_before(log.watermarks(), (numbers[-1] + 1) * DAY_MS))
+    days: list[MaturedDay] = []
+    for run in (run for run in chosen if run):
+        stretch = run[0] * DAY_MS, (run[-1] + 1) * DAY_MS
+        void = pa.array(void_ids(log, definition.name, stretch[0]), pa.string())
+        labels = _read_labels(log, definition, stretch, maturity_ms)
+        for number in run:
+            matured_ms = (number + 1) * DAY_MS + maturity_ms
+            if labels.any_between(matured_ms - QUIET_MS, matured_ms):
+                days.append(_read_day(log, definition, plan, champion, number, labels, void))
+            elif number == numbers[-1]:
+                gaps.append(_silence(number))
+    return MaturedDays(tuple(days), tuple(gaps))
+
+
+def _numbers(
+    log: DecisionLog,
+    definition: ModelDefinition,
+    champion: ChampionTenure,
+    now_ms: int,
+    faulty: Sequence[tuple[int, int]],
+) -> list[int]:
+    """The epoch days that have matured under the champion, and that the log has."""
+    span = Span(
+        model=definition.name, kinds=("decision",), from_ms=champion.since_ms, limit=1,
+        columns=("event_ms",),
+    )  # fmt: skip
+    event_ms = log.read(span)["event_ms"].to_numpy()
+    if not len(event_ms):
+        return []
+    since_ms = max(champion.since_ms, int(event_ms.min()) // DAY_MS * DAY_MS)
+    end = (now_ms - definition.label.maturity_days * DAY_MS) // DAY_MS
+    broken = {
+        day for from_ms, to_ms in faulty for day in range(from_ms // DAY_MS, -(-to_ms // DAY_MS))
+    }
+    return [day for day in range(-(-since_ms // DAY_MS), end) if day not in broken]
+
+
+def _silence(number: int) -> str:
+    day = np.datetime64(number, "D")
+    return (
+        f"labels have stopped coming: none in the last day in which those of {day} could arrive, "
+        "so no label does not mean genuine"
+    )
+
+
+@dataclass(slots=True)
+class _Labels:
+    """Labels of a stretch: of frauds and of declined payments, and when any came.
+
+    Args:
+        known: decision → (arrival, label), the last one last.
+        hours: of event time in which some label came.
+    """
+
+    known: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    hours: set[int] = field(default_factory=set)
+
+    def any_between(self, from_ms: int, to_ms: int) -> bool:
+        return any(hour in self.hours for hour in range(from_ms // HOUR_MS, -(-to_ms // HOUR_MS)))
+
+    def at(self, before_ms: int) -> dict[str, int]:
+        """What was known of each decision at a time."""
+        last = ((i, [label for at_ms, label in found if at_ms < before_ms])
+                for i, found in self.known.items())  # fmt: skip
+        return {decision_id: labels[-1] for decision_id, labels in last if labels}
+
+
+def _read_labels(
+    log: DecisionLog, definition: ModelDefinition, stretch: tuple[int, int], maturity_ms: int
+) -> _Labels:
+    decided = _span(definition, "decision", stretch, ("decision_id", "event_ms", "decision"))
+    declined: list[str | None] = []
+    for rows in slices(log, decided):
+        declines = rows["decision"].to_numpy() == DECLINE
+        declined += rows.filter(pa.array(declines))["decision_id"].to_pylist()
+    found = _Labels()
+    span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), _LABEL)
+    for rows in slices(log, span):
+        found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
+        rows = rows.filter(pc.is_valid(rows["label"]))
+        positive = rows.filter(pa.array(rows["label"].to_numpy() == 1))["decision_id"].to_pylist()
+        wanted = pa.array([*declined, *found.known, *positive], pa.string())
+        kept = rows.filter(pc.is_in(rows["decision_id"], value_set=wanted))
+        kept = kept.sort_by([(n, "ascending") for n in ("event_ms", "writer", "seq")])
+        columns = (kept[n].to_pylist() for n in ("decision_id", "event_ms", "label"))
+        for decision_id, at_ms, label in zip(*columns, strict=True):
+            found.known.setdefault(decision_id, []).append((at_ms, label))
+    return found
+
+
+def _read_day(
+    log: DecisionLog,
+    definition: ModelDefinition,
+    plan: InputPlan,
+    champion: ChampionTenure,
+    number: int,
+    labels: _Labels,
+    void: pa.Array[pa.StringScalar],
+) -> MaturedDay:
+    start_ms, end_ms = number * DAY_MS, (number + 1) * DAY_MS
+    known = labels.at(end_ms + definition.label.maturity_days * DAY_MS)
+    frauds = pa.array([i for i, label in known.items() if label == 1], pa.string())
+    labelled = pa.array(list(known), pa.string())
+    segments, decoded = definition.drift.segments, DecisionInputs(plan)
+    columns = (*_DECISION, "payload") if segments else _DECISION
+    parts: list[tuple[npt.NDArray[Any], ...]] = []
+    hidden = before = 0
+    for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), columns)):
+        rows = without(rows, void)
+        units = units_of(rows, before)
+        before += rows.num_rows
+        scored = scored_by(rows, champion.version)
+        unknown = pc.invert(pc.is_in(rows["decision_id"], value_set=labelled)).to_numpy()
+        unknown = scored & unknown & (rows["decision"].to_numpy() == DECLINE)
+        hidden += int(unknown.sum())
+        kept = scored & ~unknown
+        rows = rows.filter(pa.array(kept))
+        fraud = pc.is_in(rows["decision_id"], value_set=frauds).to_numpy()
+        scores = rows["score"].to_numpy().astype(np.float64)
+        members = _members(segments, plan, decoded.read(rows)[0]) if segments else ()
+        parts.append((units[kept], scores, fraud, *members))
+    whole = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return matured_day(
+        start_ms,
+        Scored(*whole[:3]),
+        capacity=definition.decision.alert_share,
+        hidden=hidden,
+        segments={s.name: inside for s, inside in zip(segments, whole[3:], strict=True)},
+    )
+
+
+def _members(
+    segments: Sequence[Segment], plan: InputPlan, matrix: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.bool_], ...]:
+    """Of each segment, which rows belong to it; a missing value belongs to none."""
+    found = []
+    for segment in segments:
+        values = matrix[:, plan.names.index(segment.input)]
+        low = -np.inf if segment.at_least is None else segment.at_least
+        high = np.inf if segment.below is None else segment.below
+        found.append((values >= low) & (values < high))
+    return tuple(found)
+
+
+def _span(
+    definition: ModelDefinition, kind: Kind, stretch: tuple[int, int], columns: tuple[str, ...]
+) -> Span:
+    from_ms, to_ms = stretch
+    return Span(model=definition.name, kinds=(kind,), from_ms=from_ms, to_ms=to_ms, columns=columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """The payments of a day that the champion scored, and that are not hidden.
+
+    Args:
+        fraud: by the last label that had arrived when the day matured.
+    """
+
+    units: npt.NDArray[np.int64]
+    scores: Floats
+    fraud: npt.NDArray[np.bool_]
+
+
+def matured_day(
+    start_ms: int,
+    scored: Scored,
+    *,
+    capacity: float,
+    hidden: int = 0,
+    segments: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+) -> MaturedDay:
+    """The metrics of one day.
+
+    Args:
+        capacity: share (0-1) of payments that people can look at: the highest scores of the day.
+        segments: by name, which payments belong to it.
+    """
+    highest = np.zeros(len(scored.scores), dtype=bool)
+    highest[np.argsort(-scored.scores, kind="stable")[: round(capacity * len(highest))]] = True
+    fraud, units = scored.fraud, scored.units
+    metrics = {
+        "recall": _share(units, fraud & highest, fraud),
+        "precision": _share(units, fraud & highest, highest),
+        CALIBRATION: Counted(units[fraud], fraud[fraud], float(scored.scores.sum())),
+    }
+    for name, inside in (segments or {}).items():
+        found = fraud & highest & inside
+        metrics[f"recall of {name}"] = _share(units, found, fraud & inside)
+        metrics[f"precision of {name}"] = _share(units, found, highest & inside)
+    return MaturedDay(start_ms, len(highest), hidden, metrics)
+
+
+def _share(
+    units: npt.NDArray[np.int64], hits: npt.NDArray[np.bool_], trials: npt.NDArray[np.bool_]
+) -> Counted:
+    return Counted(units[trials], hits[trials], float(trials.sum()))

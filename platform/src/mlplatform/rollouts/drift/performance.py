@@ -1,0 +1,265 @@
+"""Does the champion still find what it found at first? By matured labels, at every look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.model.definition import DriftPolicy
+from mlplatform.rollouts.drift.health import Health
+from mlplatform.rollouts.verdicts.statistics import sequence_width
+
+LEAST_REFERENCE_DAYS, MOST_REFERENCE_DAYS = 7, 21
+RECENT_DAYS = 14
+RUN_DAYS = 30
+"""`drift.performance_false_alarm_share` is the chance of a false incident in so many days."""
+CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """Hits of one day, one element per trial.
+
+    Args:
+        units: the assignment unit of each trial.
+        hits: of recall, frauds among the highest scores; of precision, frauds among these.
+        base: what hits are a share of: the number of trials; of calibration, whose trials are the
+            frauds alone, the sum of the scores.
+    """
+
+    units: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.bool_]
+    base: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaturedDay:
+    """What became of one day's payments that the champion scored.
+
+    Args:
+        metrics: by name (`recall`, `precision`, `calibration`, `recall of a segment`, …), the same
+            names on every day.
+        hidden: declined without a label: what they were, nobody can know.
+    """
+
+    start_ms: int
+    payments: int
+    hidden: int
+    metrics: Mapping[str, Counted]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaturedDays:
+    """The matured days under a champion, oldest first: the first of them, and the last.
+
+    Args:
+        gaps: why days are missing, or are not known to have all of their labels.
+    """
+
+    days: tuple[MaturedDay, ...]
+    gaps: tuple[str, ...] = ()
+
+
+NO_DAYS = MaturedDays((), ("nothing has matured under this champion",))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A metric in recent days beside the same in the days before them, with its bounds.
+
+    Args:
+        since_ms: start of the recent days.
+        now, before: shares of hits, 0 to 1; of calibration, frauds over those expected.
+        low, high: of `now`, where `before` still held; NaN where nothing was counted.
+        worse: what lies outside is harm: below, and for calibration above as well.
+    """
+
+    metric: str
+    since_ms: int
+    now: float
+    before: float
+    low: float
+    high: float
+    hits: int
+    base: float
+
+    @property
+    def proven(self) -> bool:
+        return self.now < self.low or self.now > self.high
+
+    @property
+    def excess(self) -> float:
+        """How far outside, as a share of the width; at most 0 inside."""
+        half = (self.high - self.low) / 2 if math.isfinite(self.high) else self.before - self.low
+        return max(self.low - self.now, self.now - self.high, -half) / max(half, 1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceVerdict:
+    """UNHEALTHY: a drop is proven. HEALTHY: labels have come, and prove none.
+
+    Args:
+        since_ms: the first of the days that are worse; None unless UNHEALTHY.
+        changes: of each metric, the recent days that tell most.
+    """
+
+    health: Health
+    reasons: tuple[str, ...]
+    since_ms: int | None = None
+    changes: tuple[Change, ...] = ()
+
+
+NOT_JUDGED = PerformanceVerdict(Health.INCONCLUSIVE, NO_DAYS.gaps)
+
+
+def performance_verdict(seen: MaturedDays, policy: DriftPolicy) -> PerformanceVerdict:
+    """Whether recent matured days are worse than the champion's first ones.
+
+    The standard is what the version showed when it took over: its first matured days, seven at
+    least and 21 at most. A holdout would be another population (no decision of the version had
+    hidden or changed anything there), and is smaller. Each of the last 14 days may be the first
+    of worse ones: from each a sequence of its own goes on, with its share of the error, so a late
+    change is not diluted by the good days before it.
+
+    Source: Shekhar and Ramdas (2023), Sequential changepoint detection via backward confidence
+    sequences; the sequence itself is that of `rollouts.verdicts.statistics`.
+    """
+    days = seen.days
+    if len(days) <= LEAST_REFERENCE_DAYS:
+        few = f"{len(days)} matured days of this champion; {LEAST_REFERENCE_DAYS + 1} are needed"
+        return PerformanceVerdict(Health.INCONCLUSIVE, (few, *seen.gaps))
+    names = tuple(days[0].metrics)
+    error_share = policy.performance_false_alarm_share / RUN_DAYS / len(names)
+    told = {name: _most_telling(days, name, policy, error_share) for name in names}
+    changes = tuple(change for change in told.values() if change is not None)
+    hidden = sum(day.hidden for day in days)
+    unknown = (f"of {hidden:,} declined payments nothing is known",) if hidden else ()
+    worse = [change for change in changes if change.proven]
+    if worse:
+        first_ms = min(change.since_ms for change in worse)
+        reasons = (*(_words(c) for c in worse), *unknown)
+        return PerformanceVerdict(Health.UNHEALTHY, reasons, first_ms, changes)
+    empty = tuple(f"{name}: nothing to count" for name in names if told[name] is None)
+    if seen.gaps or len(empty) == len(names):
+        return PerformanceVerdict(Health.INCONCLUSIVE, (*seen.gaps, *empty), None, changes)
+    return PerformanceVerdict(
+        Health.HEALTHY, (*(_words(c) for c in changes), *empty, *unknown), None, changes
+    )
+
+
+def plain(verdict: PerformanceVerdict) -> dict[str, Any]:
+    """The verdict as evidence: plain JSON, no NaN."""
+    return {
+        "health": str(verdict.health),
+        "reasons": list(verdict.reasons),
+        "metrics": {
+            c.metric: {
+                "since_ms": c.since_ms,
+                "now": c.now,
+                "before": c.before,
+                "low": c.low,
+                "high": c.high if math.isfinite(c.high) else None,
+                "hits": c.hits,
+                "base": c.base,
+                "worse": c.proven,
+            }
+            for c in verdict.changes
+        },
+    }
+
+
+def _most_telling(
+    days: Sequence[MaturedDay], name: str, policy: DriftPolicy, error_share: float
+) -> Change | None:
+    starts = range(max(LEAST_REFERENCE_DAYS, len(days) - RECENT_DAYS), len(days))
+    counted = [day.metrics[name] for day in days]
+    found = [
+        _change(name, days[s].start_ms, counted[: min(s, MOST_REFERENCE_DAYS)], counted[s:],
+                policy, error_share)
+        for s in starts
+    ]  # fmt: skip
+    known = [change for change in found if change is not None]
+    return max(known, key=lambda change: change.excess, default=None)
+
+
+def _change(
+    name: str,
+    since_ms: int,
+    reference: Sequence[Counted],
+    recent: Sequence[Counted],
+    policy: DriftPolicy,
+    error_share: float,
+) -> Change | None:
+    hits, base = (np.array(found) for found in _totals(reference))
+    now_hits, now_base = (np.array(found).sum() for found in _totals(recent))
+    if not base.sum() or not now_base or not hits.sum():
+        return None
+    before = float(hits.sum() / base.sum())
+    two_sided = name == CALIBRATION
+    unit_variance = before if two_sided else before * (1 - before) or 1 / base.sum()
+    effect = max(
+        1.0,
+        _effect_of_days(hits, base, before, unit_variance),
+        _effect_of_units(reference, 0.0 if two_sided else before, base.sum() * unit_variance),
+    )
+    variance = effect * now_base * unit_variance * (1 + now_base / base.sum())
+    error_share = error_share / 2 if two_sided else error_share
+    width = effect * sequence_width(variance / effect**2, error_share=error_share) / now_base
+    allowed = before * (policy.calibration_drift if two_sided else policy.performance_drop)
+    return Change(
+        metric=name,
+        since_ms=since_ms,
+        now=float(now_hits / now_base),
+        before=before,
+        low=float(before - allowed - width),
+        high=float(before + allowed + width) if two_sided else math.inf,
+        hits=int(now_hits),
+        base=float(now_base),
+    )
+
+
+def _totals(days: Sequence[Counted]) -> tuple[list[int], list[float]]:
+    return [int(day.hits.sum()) for day in days], [day.base for day in days]
+
+
+def _effect_of_days(
+    hits: npt.NDArray[Any], base: npt.NDArray[Any], share: float, unit_variance: float
+) -> float:
+    """How much more the days of the reference differ than independent trials would."""
+    residuals = float(((hits - share * base) ** 2).sum())
+    return residuals * len(hits) / (len(hits) - 1) / float(base.sum() * unit_variance)
+
+
+def _effect_of_units(days: Sequence[Counted], share: float, variance: float) -> float:
+    """The same of customers: one stolen card makes several frauds, found or not together.
+
+    Args:
+        share: 0 for calibration: of a customer with a fraud the scores' sum is next to nothing.
+    """
+    _, cluster = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)
+    hits = np.concatenate([day.hits for day in days])
+    residuals = np.bincount(cluster, weights=hits) - share * np.bincount(cluster)
+    return float((residuals**2).sum()) / variance
+
+
+def _words(change: Change) -> str:
+    since = f"{datetime.fromtimestamp(change.since_ms / 1000, UTC):%Y-%m-%d}"
+    if change.metric == CALIBRATION:
+        said = (
+            f"frauds since {since} are {change.now:.2f} times what the scores said, "
+            f"{change.before:.2f} times in the first days"
+        )
+        expected = f"{max(change.low, 0):.2f} to {change.high:.2f}"
+    else:
+        said = (
+            f"{change.metric} since {since} is {change.now:.1%} of {change.base:,.0f}, "
+            f"{change.before:.1%} in the first days"
+        )
+        expected = f"{max(change.low, 0):.1%} or more"
+    return f"{said}: {'not ' if change.proven else ''}within {expected}"

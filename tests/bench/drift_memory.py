@@ -1,0 +1,107 @@
+"""What one drift window of many decisions costs: run as a process of its own, it prints JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.record import arrow_schema
+from mlplatform.model import profile as profiles
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.rollouts.drift.verdict import Band, window_verdict
+from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan, read_windows
+
+DAY_MS = 86_400_000
+FRAUD = load_definition("fraud")
+REST = {
+    "feature_times": {"customer_stats": 2 * DAY_MS, "terminal_stats": 2 * DAY_MS},
+    "raw": 0.01,
+    "reasons": ["AMOUNT_UNUSUAL", "TERMINAL_RISK"],
+    "client": "cards",
+    "trace_id": "0" * 32,
+}
+
+
+class MadeLog:
+    """The reading half of a log of `rows` decisions of the third day, made as they are read."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def watermarks(self) -> list[Watermark]:
+        return []
+
+    def read(self, span: Span) -> pa.Table:
+        low, high = (self._number(at_ms) for at_ms in (span.from_ms, span.to_ms))
+        if span.kinds != ("decision",):
+            low = high = 0
+        numbers = np.arange(low, high)
+        event_ms = 2 * DAY_MS + numbers * DAY_MS // self.rows
+        if span.columns == ("event_ms",):
+            return pa.table({"event_ms": event_ms})
+        rng = np.random.default_rng(low)
+        amount, mean = rng.lognormal(3.5, 0.6, (2, len(numbers))).round(2)
+        scores = rng.beta(1, 60, len(numbers))
+        count = rng.poisson(1, (2, len(numbers)))
+        payloads = [
+            json.dumps({"request": {"amount": a, "customer_id": 7, "terminal_id": 9},
+                        "features": {"customer_count_1d": int(c), "customer_mean_1d": m,
+                                     "terminal_count_1d": int(t)}, **REST})
+            for a, m, c, t in zip(amount.tolist(), mean.tolist(), *count.tolist(), strict=True)
+        ]  # fmt: skip
+        columns: dict[str, Any] = {
+            "decision_id": [f"{n:042d}" for n in numbers],
+            "event_ms": event_ms,
+            "unit": rng.integers(0, 1_000_000, len(numbers)),
+            "version": np.ones(len(numbers), dtype=np.int64),
+            "score": scores,
+            "decision": np.where(scores > 0.07, "review", "approve").tolist(),
+            "degraded": np.zeros(len(numbers), dtype=bool),
+            "degraded_reason": pa.nulls(len(numbers), pa.string()),
+            "payload": payloads,
+        }
+        return pa.table({n: columns[n] for n in span.columns}).cast(arrow_schema(span.columns))
+
+    def _number(self, at_ms: int | None) -> int:
+        """Of the first decision at that time or later."""
+        passed = min(max((at_ms or 0) - 2 * DAY_MS, 0), DAY_MS)
+        return -(-passed * self.rows // DAY_MS)
+
+
+def main() -> None:
+    """Judge the one window, and print its rows, seconds and the process' largest memory."""
+    rows = int(sys.argv[1])
+    views = load_views(model_folder("fraud"))
+    plan = drift_plan(FRAUD, views, FRAUD.inputs)
+    log, tenure = MadeLog(rows), ChampionTenure(1, 2 * DAY_MS)
+    rng = np.random.default_rng(1)
+    scores = rng.beta(1, 60, 30_000)
+    amount, mean = rng.lognormal(3.5, 0.6, (2, 30_000))
+    count, at = rng.poisson(1, (2, 30_000))
+    matrix = np.column_stack([amount, count, mean, at])
+    profile = profiles.profile(
+        matrix, FRAUD.drift.inputs, scores, scores > 0.07, rng.integers(0, 20_000, 30_000)
+    )
+    before_mb = _peak_mb()
+    started = time.monotonic()
+    (window,) = read_windows(log, plan, FRAUD, tenure, 3 * DAY_MS)  # type: ignore[arg-type]
+    verdict = window_verdict(profile, window, FRAUD.drift, Band(0.0, 1.0))
+    found = {"rows": verdict.rows, "health": str(verdict.health), "before_mb": before_mb}
+    seconds = round(time.monotonic() - started, 1)
+    print(json.dumps({**found, "peak_mb": _peak_mb(), "seconds": seconds}))
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main()
