@@ -29,6 +29,7 @@ from mlplatform.model.bundle import (
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.profile import Column, Profile
+from mlplatform.model.rhythm import Rhythm
 from mlplatform.model.rules import Condition, Rule
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
@@ -110,6 +111,21 @@ def test_every_field_is_under_the_digest():
         changed(files={MODEL_FILE: digest(b"another")}),
     ]
     assert len({b.digest for b in [BUNDLE, *others]}) == len(others) + 1
+
+
+def test_rhythms_are_under_the_digest_and_an_earlier_bundle_has_none(tmp_path):
+    known = {"amount": Rhythm(weekdays=(), spread=0.1, psi=0.01, degrees=9)}
+    with_rhythms = changed(rhythms=known)
+    assert b"rhythms" not in BUNDLE.content
+    assert with_rhythms.digest != BUNDLE.digest
+    write_bundle(with_rhythms, MODEL, tmp_path / "bundle")
+    assert load_bundle(tmp_path / "bundle").rhythms == known
+
+
+def test_rhythms_are_of_inputs_that_the_profile_has(tmp_path):
+    known = {"height": Rhythm(weekdays=(), spread=0.1, psi=0.01, degrees=9)}
+    with pytest.raises(BundleCorrupt, match="rhythms are of inputs"):
+        write_bundle(changed(rhythms=known), MODEL, tmp_path / "bundle")
 
 
 def test_writing_the_same_bundle_again_changes_nothing(tmp_path):

@@ -155,6 +155,26 @@ def test_an_incident_shows_the_feature_that_moved_furthest_first() -> None:
     assert incidents.incident(replace(shown.incident)).reasons == ("moved",)
 
 
+def test_an_incident_shows_what_matured_labels_say_of_each_metric() -> None:
+    metric = {"since_ms": 0, "before": 0.5, "low": 0.4, "high": None, "hits": 20, "base": 100.0}
+    metrics = {
+        "recall": metric | {"now": 0.2, "worse": True},
+        "calibration": metric
+        | {"now": 1.1, "before": 1.0, "low": -0.2, "high": 2.2, "worse": False},
+    }
+    finding = Finding("fraud", "performance", 1, 0, 1, {"performance": {"metrics": metrics}})
+    change = Change(1, 1, "open", 0, None, "performance")
+    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)))
+    assert [(m.name, m.worse, m.is_share) for m in shown.metrics] == [
+        ("recall", True, True),
+        ("calibration", False, False),
+    ]
+    page = render("incident.html", here="", shown=shown)
+    assert "Matured labels" in page
+    assert "20.00 %" in page
+    assert "1.00 times" in page
+
+
 RECORD: dict[str, Any] = {
     "writer": "gateway-0", "seq": 1, "kind": "decision", "decision_id": "d1", "model": "fraud",
     "event_ms": 1, "recorded_ms": 1, "generation": 1, "rollout_id": None, "arm": "champion",

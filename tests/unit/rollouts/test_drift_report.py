@@ -12,6 +12,7 @@ from mlplatform.model import profile as profiles
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift import report
 from mlplatform.rollouts.drift.measures import Shift
+from mlplatform.rollouts.drift.performance import PerformanceVerdict
 from mlplatform.rollouts.drift.verdict import AlertShare, Band, Health, Window, WindowVerdict
 from mlplatform.runtime.errors import InputInvalid
 
@@ -79,3 +80,10 @@ def test_the_summary_names_what_moved() -> None:
     ) in text
     assert "| 1970-01-02 00:00 | 12 | INCONCLUSIVE | n/a | n/a | n/a |" in text
     assert "- 1970-01-02 00:00: 12 payments" in text
+
+
+def test_the_summary_says_what_matured_labels_show() -> None:
+    performance = PerformanceVerdict(Health.UNHEALTHY, ("recall since 1970-01-05 is 20 %",), 0)
+    text = report.summary("fraud", 3, [], "steady", performance)
+    assert "- performance UNHEALTHY: recall since 1970-01-05 is 20 %" in text
+    assert "performance INCONCLUSIVE" in report.summary("fraud", 3, [], "steady")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,29 @@ SLICE_ROWS = 20_000
 """Decisions with their payloads, about a kilobyte each, that are held at a time."""
 
 
-def slices(log: DecisionLog, span: Span) -> Iterator[pa.Table]:
+@dataclass(frozen=True, slots=True)
+class Sliced:
     """The records of a span, in slices of about `SLICE_ROWS`, by event time.
 
     The slices are bounded by times, so records of one millisecond are in one slice.
+
+    Args:
+        rows: how many records the span had before the first slice was read.
+        edges: of event time, one more than there are slices.
+    """
+
+    log: DecisionLog
+    span: Span
+    rows: int
+    edges: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for from_ms, to_ms in itertools.pairwise(self.edges):
+            yield self.log.read(replace(self.span, from_ms=from_ms, to_ms=to_ms))
+
+
+def slices(log: DecisionLog, span: Span) -> Sliced:
+    """A span, to be read in slices.
 
     Args:
         span: with `from_ms` and `to_ms`.
@@ -29,16 +48,10 @@ def slices(log: DecisionLog, span: Span) -> Iterator[pa.Table]:
     if span.from_ms is None or span.to_ms is None:
         raise ValueError("a span that is read in slices needs both of its bounds")
     event_ms = log.read(replace(span, columns=("event_ms",)))["event_ms"].to_numpy()
-    count = -(-len(event_ms) // SLICE_ROWS)
-    if count <= 1:
-        yield log.read(span)
-        return
-    inner = np.quantile(event_ms, np.arange(1, count) / count).astype(np.int64)
-    del event_ms
-    edges = [span.from_ms, *dict.fromkeys(inner.tolist()), span.to_ms]
-    for from_ms, to_ms in itertools.pairwise(edges):
-        if from_ms < to_ms:
-            yield log.read(replace(span, from_ms=from_ms, to_ms=to_ms))
+    count = max(-(-len(event_ms) // SLICE_ROWS), 1)
+    inner = np.quantile(event_ms, np.arange(1, count) / count) if count > 1 else np.array([])
+    edges = sorted({span.from_ms, *inner.astype(np.int64).tolist(), span.to_ms})
+    return Sliced(log, span, len(event_ms), tuple(edges))
 
 
 def void_ids(log: DecisionLog, model: str, from_ms: int) -> list[str]:

@@ -101,8 +101,9 @@ def read_windows(
             to_ms=end_ms,
             columns=COLUMNS,
         )
-        parts = _Parts(plan.names)
-        for rows in slices(log, span):
+        sliced = slices(log, span)
+        parts = _Parts(plan.names, sliced.rows)
+        for rows in sliced:
             parts.add(without(rows, void), decoded, champion)
         yield parts.window(start_ms, end_ms, late, gaps_before(watermarks, end_ms))
 
@@ -135,31 +136,30 @@ def sampled(window: Window, rows: int, *, seed: int = 0) -> Window:
 
 
 class _Parts:
-    """A window's columns, slice by slice, as small as they can be held."""
+    """A window's columns, filled slice by slice: small numbers, and no second copy of any."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], most: int) -> None:
         self._names = names
-        self._columns: dict[str, list[npt.NDArray[Any]]] = {}
+        self._inputs = np.empty((len(names), most), dtype=np.float32)
+        self._units = np.empty(most, dtype=np.int64)
+        self._scores = np.empty(most, dtype=np.float32)
+        self._alerts, self._scored = np.empty(most, dtype=bool), np.empty(most, dtype=bool)
         self._newest: dict[str, int | None] = {}
         self._stale = self._rows = 0
 
     def add(self, rows: pa.Table, decoded: DecisionInputs, champion: ChampionTenure) -> None:
         fresh = _numpy(rows, "degraded_reason") != FEATURES
         self._stale += int((~fresh).sum())
-        rows = rows.filter(pa.array(fresh))
-        units, scored = units_of(rows, self._rows), scored_by(rows, champion.version)
-        self._rows += rows.num_rows
+        # what is appended to a day of the past while it is read waits for the next check
+        rows = rows.filter(pa.array(fresh))[: len(self._units) - self._rows]
+        here = slice(self._rows, self._rows + rows.num_rows)
         matrix, newest = decoded.read(rows)
-        alerts = _numpy(rows, "decision") != "approve"
-        found = {
-            **{f"input {name}": matrix[:, i].copy() for i, name in enumerate(self._names)},
-            "units": units,
-            "scores": _numpy(rows, "score").astype(np.float32)[scored],
-            "alerts": alerts[scored],
-            "scored": scored,
-        }
-        for name, part in found.items():
-            self._columns.setdefault(name, []).append(part)
+        self._inputs[:, here] = matrix.T
+        self._units[here] = units_of(rows, self._rows)
+        self._scores[here] = _numpy(rows, "score")
+        self._alerts[here] = _numpy(rows, "decision") != "approve"
+        self._scored[here] = scored_by(rows, champion.version)
+        self._rows = here.stop
         for view, at_ms in newest.items():
             known = [t for t in (self._newest.get(view), at_ms) if t is not None]
             self._newest[view] = max(known, default=None)
@@ -167,23 +167,21 @@ class _Parts:
     def window(
         self, start_ms: int, end_ms: int, late: Mapping[str, int], gaps: tuple[str, ...]
     ) -> Window:
-        whole = {name: self._whole(name) for name in list(self._columns)}
-        units, scored = whole["units"], whole["scored"]
+        units, scored = self._units[: self._rows], self._scored[: self._rows]
+        scores, alerts = self._scores[: self._rows], self._alerts[: self._rows]
+        whole = bool(scored.all())
         return Window(
             start_ms=start_ms,
             end_ms=end_ms,
-            inputs={name: whole[f"input {name}"] for name in self._names},
+            inputs={n: self._inputs[i, : self._rows] for i, n in enumerate(self._names)},
             units=units,
-            scores=whole["scores"],
-            alerts=whole["alerts"],
-            scored_units=units if scored.all() else units[scored],
+            scores=scores if whole else scores[scored],
+            alerts=alerts if whole else alerts[scored],
+            scored_units=units if whole else units[scored],
             gaps=gaps,
             views={v: ViewSeen(self._newest.get(v), late_ms) for v, late_ms in late.items()},
             stale=self._stale,
         )
-
-    def _whole(self, name: str) -> npt.NDArray[Any]:
-        return np.concatenate(self._columns.pop(name))
 
 
 class DecisionInputs:
