@@ -73,6 +73,38 @@ def test_a_model_has_one_open_incident(opener: Opener) -> None:
     assert opener().list("other") == [other]
 
 
+def test_a_model_has_one_open_incident_of_each_kind(opener: Opener) -> None:
+    drift = opener().open(FOUND, now_ms=1)
+    fault = opener().open(replace(FOUND, kind="data fault"), now_ms=2)
+    assert opener().open(replace(FOUND, kind="data fault", opened_ms=9), now_ms=3) == fault
+    assert [i.id for i in opener().list()] == [drift.id, fault.id]
+    assert fault.id == "fraud-data-fault-2"
+
+
+def test_an_incident_that_ended_by_itself_keeps_when(opener: Opener) -> None:
+    incidents = opener()
+    first = incidents.open(FOUND, now_ms=1)
+    for ended_ms in (7, 8):
+        incidents.close(first.id, "the data is whole again", now_ms=2, ended_ms=ended_ms)
+    second = incidents.open(FOUND, now_ms=3)
+    incidents.close(second.id, "by hand", now_ms=4)
+    assert [i.ended_ms for i in opener().list()] == [7, None]
+
+
+def test_the_same_note_twice_is_one(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1)
+    for note in ("wait", "wait", "wait longer"):
+        incidents.note(incident.id, note, now_ms=2)
+    (kept,) = opener().list()
+    assert [(c.state, c.note) for c in kept.changes[1:]] == [
+        ("open", "wait"),
+        ("open", "wait longer"),
+    ]
+    with pytest.raises(NotFound):
+        incidents.note("nobody", "wait", now_ms=3)
+
+
 def test_after_closing_the_next_one_is_another(opener: Opener) -> None:
     incidents = opener()
     first = incidents.open(FOUND, now_ms=1)

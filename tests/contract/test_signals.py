@@ -17,6 +17,7 @@ from mlplatform.learning.features.policy import Cause
 from mlplatform.model.oip import FailureReason
 from mlplatform.model.rules import Decision
 from mlplatform.operations.actions.last_results import ArmCounts
+from mlplatform.rollouts.drift import incidents
 from mlplatform.rollouts.drift.incidents import State as IncidentState
 from mlplatform.rollouts.journal.state import Phase as RolloutPhase
 from mlplatform.runtime.telemetry import signals
@@ -137,7 +138,8 @@ def test_an_exporter_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -
         (signals.FEATURES_MISSING.labels[2].values, get_args(Cause)),
         (signals.PHASES, get_args(RolloutPhase)),
         (signals.ROLLOUT_COUNTS.labels[2].values, ArmCounts.__struct_fields__),
-        (signals.INCIDENT.labels[1].values, set(get_args(IncidentState)) - {"closed"}),
+        (signals.INCIDENT.labels[1].values, set(incidents.KINDS)),
+        (signals.INCIDENT.labels[2].values, set(get_args(IncidentState)) - {"closed"}),
     ],
 )
 def test_listed_values_are_those_that_the_code_has(listed: Any, possible: Any) -> None:
