@@ -102,8 +102,9 @@ def column(values: Floats, name: str) -> Column:
 
 def finite(values: Floats) -> npt.NDArray[np.float64]:
     """The values that are there, as the model sees them: rounded to float32, held as float64."""
-    as_seen = np.asarray(values).astype(np.float32).astype(np.float64)
-    return as_seen[np.isfinite(as_seen)]
+    as_seen = np.asarray(values).astype(np.float32, copy=False).astype(np.float64)
+    there = np.isfinite(as_seen)
+    return as_seen if there.all() else as_seen[there]
 
 
 def bin_counts(

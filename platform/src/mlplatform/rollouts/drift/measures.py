@@ -62,8 +62,8 @@ def shift(
     Source: B. Yurdakul, J. Naranjo, "Statistical properties of the population stability index",
     Journal of Risk Model Validation 14 (2020); L. Kish, "Survey Sampling" (1965), design effect.
     """
+    effect = design_effect(values, units)  # first: it needs the most memory
     present = finite(values)
-    effect = design_effect(values, units)
     profiled = profile_rows * (1 - column.missing_share)
     independent = 1 / (effect * (1 / len(present) + 1 / profiled))
     psi_chance = special.chdtri(len(column.shares), error_share) / independent
