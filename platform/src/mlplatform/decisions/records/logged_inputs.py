@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from mlplatform.model.definition import EVENT_TIME
 from mlplatform.model.inputs import InputPlan
@@ -15,28 +18,43 @@ from mlplatform.runtime.errors import Corrupt
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("event_ms", "payload")
-"""Those of the log that are needed."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Logged:
+    """What decisions were made from.
+
+    Args:
+        facts: event time, request fields and features, as columns.
+        matrix: the plan's inputs of them, rows by inputs.
+        newest: by feature view, the newest snapshot that was read (epoch ms); None: none was.
+    """
+
+    facts: pa.Table
+    matrix: NDArray[np.float32]
+    newest: Mapping[str, int | None]
 
 
 class LoggedInputs:
-    """Reads from a payload only what a plan needs."""
+    """Reads from a payload what a plan needs, and nothing else."""
 
     def __init__(self, plan: InputPlan) -> None:
+        self._plan = plan
+        self._views = [view.name for view in plan.views]
         self._features = plan.features
         named = (n for i in plan.inputs if i.kind == "request" for n in (i.of, i.to) if n)
         self._fields = tuple(dict.fromkeys(n for n in named if n not in plan.features))
-        parts = [
+        parts: list[tuple[str, Any] | tuple[str, Any, Any]] = [
             ("request", _struct("Request", self._fields)),
             ("features", _struct("Features", self._features)),
+            ("feature_times", _struct("Times", self._views), None),
         ]
         self._decode = msgspec.json.Decoder(msgspec.defstruct("Payload", parts)).decode
 
-    def facts(self, rows: pa.Table) -> pa.Table:
-        """What `InputPlan.matrix` takes: event time, request fields and features, as columns.
+    def read(self, rows: pa.Table) -> Logged:
+        """What these decisions were made from.
 
         Args:
-            rows: decisions, with `COLUMNS`.
+            rows: with `event_ms` and `payload`.
 
         Raises:
             Corrupt: a payload is not what was logged.
@@ -53,7 +71,16 @@ class LoggedInputs:
             by_name = zip(*values, strict=True) if values else [()] * len(names)
             for name, column in zip(names, by_name, strict=True):
                 columns[name] = pa.array(column, type=pa.float64())
-        return pa.table(columns)
+        facts = pa.table(columns)
+        return Logged(facts, self._plan.matrix(facts), self._newest(payloads))
+
+    def _newest(self, payloads: Sequence[Any]) -> dict[str, int | None]:
+        read = [msgspec.structs.astuple(p.feature_times) for p in payloads if p.feature_times]
+        by_view = zip(*read, strict=True) if read else [()] * len(self._views)
+        return {
+            view: max((int(t) for t in times if t is not None), default=None)
+            for view, times in zip(self._views, by_view, strict=True)
+        }
 
 
 def _struct(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:

@@ -226,9 +226,9 @@ class _Run:
         self._rows, self._took_s = 0, 0.0
 
     def decide(self, rows: pa.Table) -> Decided:
-        facts = self._inputs.facts(rows)
+        logged = self._inputs.read(rows)
+        facts, self._last = logged.facts, logged.matrix
         self._seen += [facts.num_rows - facts[name].null_count for name in self._plan.features]
-        self._last = self._plan.matrix(facts)
         if self._first is None:
             self._first = self._last[:TIMED_CALLS]
         began_s = time.perf_counter()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition, Segment
@@ -28,7 +29,6 @@ from mlplatform.rollouts.drift.slices import slices, void_ids
 from mlplatform.rollouts.drift.windows import (
     HOUR_MS,
     ChampionTenure,
-    DecisionInputs,
     gaps_before,
     scored_by,
     units_of,
@@ -175,7 +175,7 @@ def _read_day(
     known = labels.at(end_ms + definition.label.maturity_days * DAY_MS)
     frauds = pa.array([i for i, label in known.items() if label == 1], pa.string())
     labelled = pa.array(list(known), pa.string())
-    segments, decoded = definition.drift.segments, DecisionInputs(plan)
+    segments, decoded = definition.drift.segments, LoggedInputs(plan)
     columns = (*_DECISION, "payload") if segments else _DECISION
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     hidden = before = 0
@@ -191,7 +191,7 @@ def _read_day(
         rows = rows.filter(pa.array(kept))
         fraud = pc.is_in(rows["decision_id"], value_set=frauds).to_numpy()
         scores = rows["score"].to_numpy().astype(np.float64)
-        members = _members(segments, plan, decoded.read(rows)[0]) if segments else ()
+        members = _members(segments, plan, decoded.read(rows).matrix) if segments else ()
         parts.append((units[kept], scores, fraud, *members))
     whole = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return matured_day(

@@ -7,22 +7,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.decisions.records.record import FEATURES
-from mlplatform.model.definition import EVENT_TIME, DriftPolicy, InputSpec, ModelDefinition
+from mlplatform.model.definition import DriftPolicy, InputSpec, ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.rollouts.drift.faults import ViewSeen
 from mlplatform.rollouts.drift.slices import slices, void_ids
 from mlplatform.rollouts.drift.verdict import Window
-from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Corrupt
 
 HOUR_MS = 3_600_000
 COLUMNS = (
@@ -91,7 +89,7 @@ def read_windows(
         return
     watermarks = log.watermarks()  # before reading: what they promise must have been read
     void = pa.array(void_ids(log, definition.name, wanted[0][0]), pa.string())
-    decoded = DecisionInputs(plan)
+    decoded = LoggedInputs(plan)
     late = {v.name: int(definition.features.late_share * v.ttl_ms) for v in plan.views}
     for start_ms, end_ms in wanted:
         span = Span(
@@ -147,20 +145,20 @@ class _Parts:
         self._newest: dict[str, int | None] = {}
         self._stale = self._rows = 0
 
-    def add(self, rows: pa.Table, decoded: DecisionInputs, champion: ChampionTenure) -> None:
+    def add(self, rows: pa.Table, decoded: LoggedInputs, champion: ChampionTenure) -> None:
         fresh = _numpy(rows, "degraded_reason") != FEATURES
         self._stale += int((~fresh).sum())
         # what is appended to a day of the past while it is read waits for the next check
         rows = rows.filter(pa.array(fresh))[: len(self._units) - self._rows]
         here = slice(self._rows, self._rows + rows.num_rows)
-        matrix, newest = decoded.read(rows)
-        self._inputs[:, here] = matrix.T
+        logged = decoded.read(rows)
+        self._inputs[:, here] = logged.matrix.T
         self._units[here] = units_of(rows, self._rows)
         self._scores[here] = _numpy(rows, "score")
         self._alerts[here] = _numpy(rows, "decision") != "approve"
         self._scored[here] = scored_by(rows, champion.version)
         self._rows = here.stop
-        for view, at_ms in newest.items():
+        for view, at_ms in logged.newest.items():
             known = [t for t in (self._newest.get(view), at_ms) if t is not None]
             self._newest[view] = max(known, default=None)
 
@@ -182,53 +180,6 @@ class _Parts:
             views={v: ViewSeen(self._newest.get(v), late_ms) for v, late_ms in late.items()},
             stale=self._stale,
         )
-
-
-class DecisionInputs:
-    """Reads from the payload of logged decisions what a plan needs, and nothing else."""
-
-    def __init__(self, plan: InputPlan) -> None:
-        self._plan = plan
-        self._views = [view.name for view in plan.views]
-        parts: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-            ("request", _struct("Request", _request_fields(plan))),
-            ("features", _struct("Features", plan.features)),
-            ("feature_times", _struct("Times", self._views), None),
-        ]
-        self._decoder = msgspec.json.Decoder(msgspec.defstruct("Payload", parts))
-
-    def read(self, rows: pa.Table) -> tuple[npt.NDArray[np.float32], dict[str, int | None]]:
-        """The inputs of each decision, and the newest snapshot of each view that was read.
-
-        Args:
-            rows: with `event_ms` and `payload`.
-
-        Raises:
-            Corrupt: a payload is not what was logged.
-        """
-        try:
-            payloads = [self._decoder.decode(text or "") for text in rows["payload"].to_pylist()]
-        except NOT_JSON as error:
-            message = f"the payload of a decision is not what was logged: {error}"
-            raise Corrupt(message) from error
-        columns: dict[str, Any] = {EVENT_TIME: rows["event_ms"].cast(pa.timestamp("ms"))}
-        for part, names in (
-            ("request", _request_fields(self._plan)),
-            ("features", self._plan.features),
-        ):
-            values = [msgspec.structs.astuple(getattr(p, part)) for p in payloads]
-            by_name = zip(*values, strict=True) if values else [()] * len(names)
-            for name, column in zip(names, by_name, strict=True):
-                columns[name] = pa.array(column, type=pa.float64())
-        return self._plan.matrix(pa.table(columns)), self._newest(payloads)
-
-    def _newest(self, payloads: Sequence[Any]) -> dict[str, int | None]:
-        read = [msgspec.structs.astuple(p.feature_times) for p in payloads if p.feature_times]
-        by_view = zip(*read, strict=True) if read else [()] * len(self._views)
-        return {
-            view: max((int(t) for t in times if t is not None), default=None)
-            for view, times in zip(self._views, by_view, strict=True)
-        }
 
 
 def scored_by(rows: pa.Table, version: int) -> npt.NDArray[np.bool_]:
@@ -258,14 +209,3 @@ def without(rows: pa.Table, void: pa.Array[pa.StringScalar]) -> pa.Table:
 
 def _numpy(rows: pa.Table, name: str) -> npt.NDArray[Any]:
     return rows[name].to_numpy(zero_copy_only=False)
-
-
-def _struct(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:
-    numbered = {f"f{i}": field for i, field in enumerate(fields)}
-    shape = [(key, float | bool | None, None) for key in numbered]
-    return msgspec.defstruct(name, shape, rename=numbered, gc=False)
-
-
-def _request_fields(plan: InputPlan) -> tuple[str, ...]:
-    named = (n for i in plan.inputs if i.kind == "request" for n in (i.of, i.to) if n is not None)
-    return tuple(dict.fromkeys(n for n in named if n not in plan.features))

@@ -99,8 +99,8 @@ KILLED: Final = _model(
 LIFTED: Final = _model("kill-lifted", "A model is switched on again")
 CLEARED: Final = _model("stops-cleared", "Versions that gateways had stopped are asked again")
 INCIDENT_OPENED: Final = _incident(
-    "opened", "A model has drifted",
-    "Look at what moved. A retrain follows by itself where model.yaml lets it.",
+    "opened", "A model has drifted, finds less than before, or gets broken data",
+    "Look at what it says. Broken data is mended at its source; else a retrain follows by itself.",
 )  # fmt: skip
 INCIDENT_CLAIMED: Final = _incident("claimed", "A retrain works on an incident")
 INCIDENT_ANSWERED: Final = _incident(
