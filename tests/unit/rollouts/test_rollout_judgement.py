@@ -77,7 +77,7 @@ def test_too_few_customers_are_inconclusive() -> None:
     verdict = shadow(shadow_rows(299, 8, generation=1, version=2, alert_share=0.02))
     assert (verdict.verdict, verdict.reason) == (
         "INCONCLUSIVE",
-        "has answered 299 of the 300 customers needed and 2,392 of the 600 requests",
+        "has answered 299 customers (300 needed) and 2,392 requests (600 needed)",
     )
 
 

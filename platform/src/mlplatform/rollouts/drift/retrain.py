@@ -166,7 +166,7 @@ def _labels_decide(
 ) -> RetrainDecision:
     found = incident.found
     count = (
-        f"{matured.positives} of {policy.matured_positives} positives among {matured.rows} "
+        f"{matured.positives} positives ({policy.matured_positives} needed) among {matured.rows} "
         "matured payments of the new pattern to learn from"
     )
     if matured.positives >= policy.matured_positives:

@@ -222,9 +222,9 @@ def _split_gate(found: Aggregates, step: Step) -> list[Gate]:
 
 def _too_few(found: Aggregates, step: Step) -> Gate:
     units, requests = found.count("units"), found.count("requests")
-    reason = f"has answered {units:,} of the {step.units:,} customers needed"
+    reason = f"has answered {units:,} customers ({step.units:,} needed)"
     if step.requests:
-        reason += f" and {requests:,} of the {step.requests:,} requests"
+        reason += f" and {requests:,} requests ({step.requests:,} needed)"
     return Gate("sample", "INCONCLUSIVE", reason, {"units": units, "requests": requests})
 
 
