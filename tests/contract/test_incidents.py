@@ -270,7 +270,9 @@ def test_changes_of_all_incidents_are_followed_in_the_order_in_which_they_were_m
     assert (found[0].model, found[0].kind, found[0].champion) == ("fraud", "drift", 1)
     assert [f.change for f in found if f.incident == first.id] == list(incidents.list()[0].changes)
     assert incidents.facts(1, 2) == found[1:3]
-    assert incidents.last_position() == 4
+    incidents.note(first.id, "it waits", now_ms=50)
+    assert incidents.facts(4, 10) == [], "a note is no news"
+    assert incidents.last_position() == 5
     incidents.shut()
     other.shut()
 
@@ -290,12 +292,14 @@ def test_changes_of_an_earlier_release_are_numbered_by_their_time(where: Path | 
                 " state) VALUES (:id, :id, 'drift', 1, 1, 1, '{}', 'closed')",
                 id=name,
             )
-        for name, number, at_ms in (("b", 1, 10), ("a", 1, 20), ("b", 2, 30)):
+        changes = (("b", 1, 10, "open"), ("a", 1, 20, "open"), ("b", 2, 30, "closed"))
+        for name, number, at_ms, state in changes:
             db.change(
-                "INSERT INTO incident_changes VALUES (:id, :number, :at_ms, 'open', 0, NULL, '')",
+                "INSERT INTO incident_changes VALUES (:id, :number, :at_ms, :state, 0, NULL, '')",
                 id=name,
                 number=number,
                 at_ms=at_ms,
+                state=state,
             )
     earlier.close()
     incidents = _open(where)

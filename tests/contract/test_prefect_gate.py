@@ -37,7 +37,14 @@ SECRETS = {
     "eve": (b"mlp_eve", ("fraud:approve",)),
     "shop": (b"mlp_shop", ("*:*",)),
 }
-NAMES = {ID: "fraud-retrain", OTHER: "fraud-approval"}
+ROLLBACK = "22222222-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
+PROMOTE = "33333333-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
+NAMES = {
+    ID: "fraud-retrain",
+    OTHER: "fraud-approval",
+    ROLLBACK: "fraud-rollback",
+    PROMOTE: "fraud-promote",
+}
 
 
 async def _deployment(request: Request) -> JSONResponse:
@@ -293,6 +300,20 @@ def test_a_person_has_so_many_runs_that_go_on_and_no_more(
     taken = asked.post(path, headers=person("ana"), json={"parameters": {}})
     assert taken.json()["sent"]["tags"] == ["by ana"], "one person's runs are no other's limit"
     assert asked.post(path, headers=OPERATOR, json={"parameters": {}}).status_code == 201
+
+
+def test_a_full_queue_keeps_nobody_from_stopping_something(asked: TestClient) -> None:
+    path = f"/api/deployments/{ROLLBACK}/create_flow_run"
+    assert asked.post(path, headers=person("mia"), json={"parameters": {}}).status_code == 201
+
+
+@pytest.mark.parametrize("given", [True, "true", 1])
+def test_who_may_only_start_runs_promotes_nothing_at_once(asked: TestClient, given: object) -> None:
+    path = f"/api/deployments/{PROMOTE}/create_flow_run"
+    sent = {"parameters": {"emergency": given}}
+    assert asked.post(path, headers=person("ana"), json=sent).status_code == 403
+    assert asked.post(path, headers=person("ana"), json={"parameters": {}}).status_code == 201
+    assert asked.post(path, headers=person("bo"), json=sent).status_code == 201
 
 
 @pytest.mark.parametrize(

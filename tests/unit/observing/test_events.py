@@ -49,7 +49,7 @@ FACTS: dict[str, Any] = {
     "wall_ms": 1_790_000_000_123,
     "actor": "pass 7",
     "reason": "alerts 3.1 % against 1.2 %",
-    "evidence": {"customers": 4711},
+    "evidence": {"customers": 4711, "verdict": "UNHEALTHY"},
 }
 OF_KINDS: dict[str, dict[str, Any]] = {
     "Opened": {
@@ -125,7 +125,17 @@ def test_an_approval_is_asked_with_what_to_do_and_what_it_is_bound_to() -> None:
     [
         pytest.param(made(Opened, reason="for Eve 4711"), id="who opens"),
         pytest.param(made(Answered, reason="for Eve 4711"), id="who answers"),
-        pytest.param(made(RolledBack, actor="cy", reason="for Eve 4711"), id="who takes back"),
+        pytest.param(
+            made(RolledBack, actor="pass 7", evidence={}, reason="rejected by bo: Eve 4711"),
+            id="who rejects, told by a pass",
+        ),
+        pytest.param(
+            made(CanaryStepped, evidence={}, reason="approved by bo: for Eve 4711"),
+            id="who approves, told by a pass",
+        ),
+        pytest.param(
+            made(RolledBack, actor="pass", evidence={}, reason="Eve 4711"), id="who takes back"
+        ),
         pytest.param(made(Paused, actor="cy", reason="for Eve 4711"), id="who pauses"),
         pytest.param(control(controls.Killed), id="who switches a model off"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,26 @@ def test_a_damaged_file_or_one_of_another_log_is_counted_again(tmp_path: Path) -
     assert advance(tmp_path, log, "canary").seen.records == 60
     put_back = Log(table(canary_rows(40, 25, generation=1, version=2)), complete_ms=10**9)
     assert advance(tmp_path, put_back, "canary").seen.records == 40
+
+
+def test_looks_at_once_wait_for_one_another_and_lose_nothing(tmp_path: Path) -> None:
+    log = Log(table(canary_rows(600, 25, generation=1, version=2)), complete_ms=10**9)
+    subject = Subject(1, "canary", 2, WITHIN_US)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [
+            pool.submit(count, tmp_path, log, "fraud", subject, portion=50)  # type: ignore[arg-type]
+            for _ in range(6)
+        ]
+        found = [future.result() for future in asked]
+    assert {c.seen.fingerprint for c in found} == {recount(log, "canary").fingerprint}
+    assert sum(log.reads) == 600, "each record was read once"
+
+
+def test_a_look_at_an_earlier_generation_deletes_nothing_of_a_later_one(tmp_path: Path) -> None:
+    log = Log(table(canary_rows(40, 25, generation=2, version=2)), complete_ms=10**9)
+    for generation in (2, 1):
+        count(tmp_path, log, "fraud", Subject(generation, "canary", 2, WITHIN_US))  # type: ignore[arg-type]
+    assert len(list(tmp_path.rglob("canary-2-*.db"))) == 1
 
 
 def test_files_of_earlier_generations_are_deleted(tmp_path: Path) -> None:

@@ -30,17 +30,22 @@ from mlplatform.rollouts.journal.controls import (
     encode_control,
     fold_controls,
 )
-from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.journal.state import Pause, RolloutState, fold
 from mlplatform.rollouts.journal.transitions import CanaryStepped, Paused
 from mlplatform.rollouts.passes.controls import abort, clear_stops, kill, lift, pause, resume
 from mlplatform.rollouts.passes.freeze import Frozen, frozen_at
-from mlplatform.rollouts.passes.waiting import running_since_wall_ms
+from mlplatform.rollouts.passes.waiting import running_since_wall_ms, stood_still
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
 from rollout_world import arm, canary_rows, shadow_rows
 
 WHO: dict[str, Any] = {"actor": "ana", "reason": "whole countries declined"}
 FACT: dict[str, Any] = {"model": "fraud", "event_ms": 1, "wall_ms": 2, **WHO}
 STEADY = Routes("fraud", 4, arm(1), None, None, None, "steady", 0.0)
+
+
+HOUR_MS = 3_600_000
+FROZEN_MS = int(datetime(2026, 11, 2, tzinfo=UTC).timestamp() * 1000)
+"""When the freeze of two days begins."""
 
 
 @pytest.fixture
@@ -253,6 +258,48 @@ def test_an_approval_that_is_given_in_a_pause_counts_after_it(world: World) -> N
     resumed(world, rollout_id)
     world.settle()
     assert world.state(rollout_id).phase == "canary"
+
+
+def test_an_approval_in_a_pause_is_in_time_though_the_deadline_would_have_passed(
+    world: World,
+) -> None:
+    rollout_id = world.open(2)
+    world.settle()
+    world.pass_time()
+    generation = world.generation()
+    world.log.rows[generation] = shadow_rows(70, 2, generation=generation, version=2)
+    world.settle()
+    world.pass_time(167)
+    paused(world, rollout_id)
+    world.pass_time(5)
+    world.approve(rollout_id)
+    world.pass_time(5)
+    world.settle()
+    assert world.state(rollout_id).phase == "awaiting_approval"
+    resumed(world, rollout_id)
+    world.settle()
+    assert world.state(rollout_id).phase == "canary"
+
+
+@pytest.mark.parametrize(
+    ("pause_h", "resume_h", "still_h"),
+    [(50, 100, 98), (10, 20, 48), (40, 60, 60), (60, 60, 48)],
+    ids=["after the freeze", "within it", "across its end", "of no length"],
+)
+def test_what_is_paused_and_frozen_stands_still_once(
+    world: World, pause_h: int, resume_h: int, still_h: int
+) -> None:
+    state = world.state(to_canary(world))
+    began = FROZEN_MS
+    spans = (Pause((resume_h - pause_h) * HOUR_MS, began + pause_h * HOUR_MS,
+                   began + resume_h * HOUR_MS),)  # fmt: skip
+    state = dataclasses.replace(state, since_event_ms=0, since_wall_ms=began, pauses=spans)
+    window = FreezeWindow(start="2026-11-02", end="2026-11-03", reason="an audit")
+    policy = msgspec.structs.replace(
+        world.definition.rollout, freeze=FreezePolicy(windows=(window,))
+    )
+    after = began + 101 * HOUR_MS
+    assert stood_still(state, policy, 101 * HOUR_MS, after) == (still_h * HOUR_MS,) * 2
 
 
 def test_a_rollout_that_is_aborted_answers_nobody_at_once(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState,
 from mlplatform.rollouts.journal.transitions import Answered, Confirmed, Opened, Promoted
 from mlplatform.rollouts.passes.commands import open_rollout, record_approval
 from mlplatform.rollouts.passes.controls import pause
+from mlplatform.rollouts.passes.plan import Hold, Now, Observation, Service, next_step
 from mlplatform.rollouts.passes.summary import question
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, Refused
@@ -170,6 +172,27 @@ def test_who_asks_again_and_again_gets_no_second_day(world: World) -> None:
     with pytest.raises(Refused, match="was not confirmed"):
         opened(world)
     assert world.open(2), "the ordinary way is free"
+
+
+def test_one_emergency_waits_for_its_second_person_before_there_is_another(world: World) -> None:
+    rollout_id = promoted(world)
+    with pytest.raises(Refused, match=f"{rollout_id} waits for a second person"):
+        opened(world, 3)
+    answered(world, rollout_id, "approve", "bob")
+    assert opened(world, 3)
+
+
+def test_what_has_nobody_to_go_back_to_is_not_called_undone(world: World) -> None:
+    rollout_id = promoted(world)
+    routes = world.rollouts.routes("fraud")
+    state = world.state(rollout_id)
+    late = Now(world.clock.event, world.clock.wall + EMERGENCY_CONFIRM_H * HOUR_MS)
+    alone = Observation(
+        dataclasses.replace(routes, previous=None), Service(True, True, ""), None, False, None, True
+    )
+    step = next_step(state, alone, world.definition.rollout, late)
+    assert isinstance(step, Hold)
+    assert "no predecessor to go back to" in step.reason
 
 
 def test_a_rollout_under_way_does_not_become_an_emergency(world: World) -> None:

@@ -13,7 +13,7 @@ from mlplatform.operations.actions.last_results import Check, Moved
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
-from mlplatform.runtime.errors import Busy, Corrupt, PlanRefused
+from mlplatform.runtime.errors import Corrupt, PlanRefused
 
 if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
@@ -41,13 +41,13 @@ def ports(platform: Platform, model: str) -> DriftPorts:
     def bundle(arm: Arm) -> Bundle:
         return load_bundle(platform.bundle(model, arm), arm.bundle)
 
-    def open_rollout(version: int) -> None:
+    def open_rollout(version: int) -> str | None:
         reason = "it answers a drift incident"
         try:
             rollouts.open_rollout(platform, model, version, actor=AUTHOR, reason=reason)
         except PlanRefused as refused:
-            log.warning("version %s of %s gets no rollout: %s", version, model, refused)
-            raise Busy(str(refused)) from refused
+            return str(refused)
+        return None
 
     return DriftPorts(
         log=platform.log,

@@ -23,6 +23,8 @@ RUN_BY_A_SCHEDULE: Final = frozenset({"rollout", "materialize", "drift"})
 """Flows whose runs no person ends: without them nothing is taken back, and features go stale."""
 
 NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback", "control"})
+STOPS_THINGS: Final = frozenset({"rollback", "control"})
+"""Flows that a person may always start: a queue of other runs keeps nobody from them."""
 MOST_UNFINISHED: Final = 20
 """Runs of one person's that have not ended: waiting ones keep no turn, and still fill a database,
 and a queue that others wait in."""
@@ -122,6 +124,12 @@ def answered(body: object, *, person: str | None) -> Start | Wrong:
     if person is not None and approval_codes.named(str(given.get(CODE, ""))) != person:
         return Wrong(f"the code is not one of {person}: give your own")
     return Start({"run_input": given})
+
+
+def is_emergency(body: object) -> bool:
+    """Whether a request promotes at once, before anybody else has looked."""
+    parameters = body.get("parameters") if isinstance(body, dict) else None
+    return isinstance(parameters, dict) and parameters.get("emergency") not in (None, False)
 
 
 def is_plain(value: object, depth: int = 0) -> bool:

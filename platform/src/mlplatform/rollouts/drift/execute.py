@@ -156,7 +156,9 @@ def _check_incident(
             case OpenRollout(version):
                 has_tried_rollout = True
                 with contextlib.suppress(Busy):  # the next check tries again
-                    ports.open_rollout(version)
+                    if refusal := ports.open_rollout(version):
+                        step = Page(f"version {version} answers it, and has no rollout: {refusal}")
+                        break
             case Wait() | Page() | Retrain():
                 break
             case _:

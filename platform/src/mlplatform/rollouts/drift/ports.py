@@ -30,7 +30,8 @@ class DriftPorts:
 
     Args:
         bundle: of an arm, every digest checked.
-        open_rollout: of a version that answers an incident. Raises Busy where another is under way.
+        open_rollout: of a version that answers an incident; gives back why it is refused, None
+            where it is not. Raises Busy where another is under way.
     """
 
     log: DecisionLog
@@ -40,4 +41,4 @@ class DriftPorts:
     clock: Clock
     views: Sequence[FeatureView]
     bundle: Callable[[Arm], Bundle]
-    open_rollout: Callable[[int], object]
+    open_rollout: Callable[[int], str | None]

@@ -106,7 +106,10 @@ class SqlIncidents:
             " c.number, c.at_ms, c.state, c.claim, c.holder, c.note FROM incident_positions p"
             " JOIN incident_changes c ON c.incident = p.incident AND c.number = p.number"
             " JOIN incidents i ON i.id = p.incident"
-            " WHERE p.position > :after ORDER BY p.position LIMIT :most",
+            " LEFT JOIN incident_changes b ON b.incident = c.incident AND b.number = c.number - 1"
+            " WHERE p.position > :after"  # a note alone is no news
+            " AND (b.number IS NULL OR b.state <> c.state OR b.claim <> c.claim)"
+            " ORDER BY p.position LIMIT :most",
             after=after,
             most=most,
         )

@@ -45,6 +45,20 @@ FINISHED: frozenset[Phase] = frozenset({"confirmed", "superseded", "rolled_back"
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A time in which a person had a rollout wait.
+
+    Args:
+        event_ms: how long it was in event time.
+        from_ms, until_ms: of wall time.
+    """
+
+    event_ms: int
+    from_ms: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutState:
     """One rollout, now.
 
@@ -63,6 +77,7 @@ class RolloutState:
         reason: of the last transition.
         plan: what was expected when it was opened; None: an earlier release opened it.
         paused: who has it wait, and why; None: nobody.
+        pauses: of this phase that are over.
         emergency: promoted by one person at once; `asked` and `answer` are of the confirmation.
         opened_by: who asked for it; empty where an earlier release opened it.
     """
@@ -90,6 +105,7 @@ class RolloutState:
     reason: str
     plan: RolloutPlan | None = None
     paused: Paused | None = None
+    pauses: tuple[Pause, ...] = ()
     emergency: bool = False
     opened_by: str = ""
 
@@ -142,11 +158,13 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
     if isinstance(fact, Paused):
         return dataclasses.replace(state, paused=fact, reason=fact.reason)
     if isinstance(fact, Resumed):
-        return _resumed(state, fact)
+        pauses = pauses_until(state, fact.event_ms, fact.wall_ms)
+        return dataclasses.replace(state, paused=None, pauses=pauses, reason=fact.reason)
     moved = dataclasses.replace(
         state,
         phase=_phase(fact),
         paused=None,
+        pauses=(),
         step=None,
         since_event_ms=fact.event_ms,
         since_wall_ms=fact.wall_ms,
@@ -174,16 +192,13 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
             assert_never(fact)
 
 
-def _resumed(state: RolloutState, fact: Resumed) -> RolloutState:
-    """Its phase as if the pause had not been: what waited has its whole time."""
-    assert state.paused is not None
-    return dataclasses.replace(
-        state,
-        paused=None,
-        since_event_ms=state.since_event_ms + max(0, fact.event_ms - state.paused.event_ms),
-        since_wall_ms=state.since_wall_ms + max(0, fact.wall_ms - state.paused.wall_ms),
-        reason=fact.reason,
-    )
+def pauses_until(state: RolloutState, event_ms: int, wall_ms: int) -> tuple[Pause, ...]:
+    """The pauses of the present phase before a moment, one that goes on up to then."""
+    over = tuple(pause for pause in state.pauses if pause.from_ms < wall_ms)
+    began = state.paused
+    if began is None or wall_ms <= began.wall_ms:
+        return over
+    return (*over, Pause(max(0, event_ms - began.event_ms), began.wall_ms, wall_ms))
 
 
 def _judged_shadow(state: RolloutState, fact: ApprovalAsked | CanaryStepped) -> int | None:
@@ -319,12 +334,16 @@ def _check_in_time(state: RolloutState, fact: Answered) -> None:
     """An emergency promotion is confirmed in time, and no other promotion is answered for."""
     if not state.awaits_answer:
         raise Refused(f"rollout {state.rollout_id} is {state.phase}: Answered refused")
-    late_ms = fact.wall_ms - state.since_wall_ms - EMERGENCY_CONFIRM_H * 3_600_000
-    if state.phase == "promoted" and late_ms >= 0:
+    if state.phase == "promoted" and not in_time_to_confirm(state, fact.wall_ms):
         raise Refused(
             f"the emergency promotion of {state.rollout_id} was to be confirmed within"
             f" {EMERGENCY_CONFIRM_H} h: the next pass undoes it"
         )
+
+
+def in_time_to_confirm(state: RolloutState, wall_ms: int) -> bool:
+    """Whether an emergency promotion may still be confirmed."""
+    return wall_ms - state.since_wall_ms < EMERGENCY_CONFIRM_H * 3_600_000
 
 
 def _check_paused(state: RolloutState, fact: Moving | Staying) -> None:

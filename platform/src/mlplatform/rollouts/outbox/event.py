@@ -260,7 +260,10 @@ def _details(told: Transition | Control) -> dict[str, Any]:
 
 
 def _reason(told: Transition | Control) -> str:
-    """Empty where a person may have typed it."""
-    by_hand = isinstance(told, RolledBack) and not told.actor.startswith("pass")
+    """Empty where a person may have typed it, or is named in it: then it is no verdict's."""
     typed = Opened | Answered | Paused | Resumed | Killed | KillLifted | StopsCleared
-    return "" if by_hand or isinstance(told, typed) else told.reason
+    if isinstance(told, typed):
+        return ""
+    moved = isinstance(told, CanaryStepped | Promoted | RolledBack)
+    is_verdict = not isinstance(told, typed) and bool({"verdict", "stopped"} & set(told.evidence))
+    return "" if moved and not is_verdict else told.reason

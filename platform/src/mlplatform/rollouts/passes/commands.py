@@ -68,7 +68,7 @@ def open_rollout(
         Busy: another version is ramping.
         PlanRefused: the rollout can't decide by its deadlines, and nobody goes on despite that.
         Refused: the version is champion; or it was promoted in an emergency before, and nobody
-            confirmed it.
+            confirmed it; or another emergency promotion waits for that.
     """
     earlier = rollouts.active(model, finished=True)
     arm = _arm(model, candidate)
@@ -110,6 +110,11 @@ def open_rollout(
 def _check_emergency(earlier: list[RolloutState], arm: Arm) -> None:
     """Who asks again and again would need no second person."""
     for state in earlier:
+        if state.emergency and state.phase == "promoted" and state.answer is None:
+            raise Refused(
+                f"the emergency promotion {state.rollout_id} waits for a second person: there is"
+                " no other one before that"
+            )
         if state.ramping and state.challenger == arm and not state.emergency:
             raise Busy(f"rollout {state.rollout_id} is {state.phase}: `rollouts abort` it first")
         unconfirmed = state.answer is None or state.answer.answer == "reject"

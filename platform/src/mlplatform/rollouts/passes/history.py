@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from mlplatform.decisions.records.port import DecisionLog, Span
-from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES, Kind
+from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.oip import OWN_FAILURES
 from mlplatform.rollouts.passes.observe import waited_ms
-from mlplatform.rollouts.verdicts.facts import ALERTS, Flags
+from mlplatform.rollouts.verdicts.facts import (
+    ALERTS,
+    COLUMNS,
+    columns_of,
+    excused_flags,
+    failed_flags,
+    scored_flags,
+)
 from mlplatform.rollouts.verdicts.traffic_profile import (
     HOUR_MS,
     ProfileBuilder,
@@ -22,7 +27,7 @@ from mlplatform.rollouts.verdicts.traffic_profile import (
 )
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 SLICE_REQUESTS = 200_000
 """That are held in memory at a time, about."""
@@ -34,18 +39,6 @@ NEWEST_H: Final = 1 / 6
 LIVE: Final = (0.8, 1.25)
 """Hours of event time in one of wall time, between which the clocks are one."""
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
-COLUMNS = (
-    "event_ms",
-    "recorded_ms",
-    "unit",
-    "arm",
-    "answered_by",
-    "decision",
-    "degraded",
-    "degraded_reason",
-    "score",
-    "latency_us",
-)
 
 
 def read_profile(
@@ -110,24 +103,20 @@ def _slice(log: DecisionLog, model: str, piece: tuple[int, int], within_us: floa
     rows = rows.filter(rows["arm"].is_valid())
     order = np.argsort(rows["event_ms"].to_numpy(), kind="stable")
     rows = rows.take(order)
-    reason = rows["degraded_reason"]
-    elsewhere = _differ(rows, "answered_by", "arm")
-    excused = _among(reason, OWN_FAILURES) | (_among(reason, (FEATURES,)) & elsewhere)
-    latency_us = np.nan_to_num(_floats(rows, "latency_us"), nan=-1.0).astype(np.int64)
-    failed = (elsewhere | _among(reason, ARM_FAILURES)) & ~excused
-    score = _floats(rows, "score")
-    degraded = rows["degraded"].to_numpy().astype(bool)
+    columns = columns_of(rows)
+    failed, excused = failed_flags(columns), excused_flags(columns)
+    latency_us = columns["latency_us"]
     return Slice(
-        event_ms=rows["event_ms"].to_numpy(),
-        recorded_ms=rows["recorded_ms"].to_numpy(),
-        unit=rows["unit"].to_numpy(),
+        event_ms=columns["event_ms"],
+        recorded_ms=columns["recorded_ms"],
+        unit=columns["unit"],
         failed=failed | (latency_us > within_us),
-        scored=~failed & ~degraded & ~excused & np.isfinite(score),
-        alert=_among(rows["decision"], ALERTS),
+        scored=scored_flags(columns),
+        alert=np.isin(columns["decision"], ALERTS),
         latency_us=latency_us,
         hours=(end - start) / HOUR_MS,
         frauds=_frauds(log, model, start, end),
-        counted=_among(rows["arm"], ("champion",)) & ~excused,
+        counted=(columns["arm"] == "champion") & ~excused,
     )
 
 
@@ -136,25 +125,3 @@ def _frauds(log: DecisionLog, model: str, from_ms: int, to_ms: int) -> int | Non
     span = Span(model=model, kinds=("label",), from_ms=from_ms, to_ms=to_ms, columns=("label",))
     labels = log.read(span)["label"].drop_null().to_numpy()
     return int((labels == 1).sum()) if len(labels) else None
-
-
-def _among(column: pa.ChunkedArray[Any], words: tuple[str, ...]) -> Flags:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found = pc.is_in(column, value_set=pa.array(words, pa.string()))
-    return np.asarray(found.to_numpy(), dtype=np.bool_)
-
-
-def _differ(rows: pa.Table, one: str, other: str) -> Flags:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    nothing = pa.scalar("", pa.string())
-    differ = pc.not_equal(rows[one].fill_null(nothing), rows[other].fill_null(nothing))
-    return np.asarray(differ.to_numpy(), dtype=np.bool_)
-
-
-def _floats(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
-    """NaN where there is none."""
-    return np.asarray(rows[name].to_numpy(), dtype=np.float64)

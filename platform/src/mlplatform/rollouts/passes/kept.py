@@ -2,7 +2,7 @@
 
 The file follows from the log and may be deleted at any time; then everything is counted again, in
 portions. A portion is one transaction, so that a pass that is killed leaves the file as it was
-before or after it, and of passes that run at once each adds what the others have not.
+before or after it. Of passes and looks that run at once one counts, and the others wait.
 
 Records that nobody can add to any more are counted for good, up to a line in event time. Those
 after it wait in the file, and are counted in a transaction that is rolled back.
@@ -10,10 +10,12 @@ after it wait in the file, and are counted in a transaction that is rolled back.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +40,8 @@ FORMAT = 1
 """Of what is counted, and how: another number starts new files."""
 PORTION = 20_000
 """Records of each writer that are counted in one transaction: they have to fit into memory."""
+MOST_WAIT_S = 600.0
+"""For who else counts; a first count of many millions takes minutes."""
 MOST_WAITING = 100_000
 """Records after the line that each pass counts again. Where a writer stands still for longer, the
 line passes it, and health is not shown before that writer has passed the line."""
@@ -51,11 +55,13 @@ class Counted:
         seen: everything.
         complete: what nobody can add to any more; `seen` itself where that is everything.
         line_ms: event time up to which that is.
+        watermarks: up to which the log was read.
     """
 
     seen: Aggregates
     complete: Aggregates
     line_ms: int
+    watermarks: tuple[Watermark, ...]
 
 
 def count(
@@ -63,7 +69,7 @@ def count(
     log: DecisionLog,
     model: str,
     subject: Subject,
-    watermarks: Sequence[Watermark],
+    watermarks: Sequence[Watermark] | None = None,
     *,
     line_ms: int | None = None,
     portion: int = PORTION,
@@ -72,13 +78,44 @@ def count(
 
     Args:
         folder: holds the files, one for each model, role and generation; made at first use.
-        watermarks: read before: whatever they promise is in the log when it is read.
+        watermarks: of an earlier count, to have it again; None: those of now. They are read before
+            the records: whatever they promise is in the log then.
         line_ms: of an earlier count, to have it again; None: as the watermarks say.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.
     """
-    path = _path(folder, model, subject)
+    with _alone(folder / model):
+        marks = tuple(log.watermarks() if watermarks is None else watermarks)
+        return _counted(_path(folder, model, subject), log, model, subject, marks, line_ms, portion)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One counts at a time; the kernel lets go when the holder dies."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    give_up_s = time.monotonic() + MOST_WAIT_S
+    with (folder / "lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > give_up_s:
+                    raise Unavailable(f"{folder}: somebody else has counted for long") from error
+                time.sleep(0.05)
+        yield
+
+
+def _counted(
+    path: Path,
+    log: DecisionLog,
+    model: str,
+    subject: Subject,
+    watermarks: tuple[Watermark, ...],
+    line_ms: int | None,
+    portion: int,
+) -> Counted:
     for attempt in ("kept", "new"):
         try:
             with closing(sqlite.connect(path, tables=fold.TABLES)) as db:
@@ -96,12 +133,17 @@ def count(
 
 def _path(folder: Path, model: str, subject: Subject) -> Path:
     """The subject's file; those of earlier generations in its role are deleted."""
+
+    def generation(file: Path) -> int:
+        return int(file.name.split("-")[1])
+
     within = subject.within_us if math.isfinite(subject.within_us) else None
     identity = digest([FORMAT, subject.role, subject.version, within])[:8]
     path = folder / model / f"{subject.role}-{subject.generation}-{identity}.db"
     if not path.exists() and path.parent.is_dir():
         for other in path.parent.glob(f"{subject.role}-*.db"):
-            _remove(other)
+            if generation(other) <= subject.generation:
+                _remove(other)
     return path
 
 
@@ -123,7 +165,7 @@ class _Counting:
         log: DecisionLog,
         model: str,
         subject: Subject,
-        watermarks: Sequence[Watermark],
+        watermarks: tuple[Watermark, ...],
         portion: int,
         line_ms: int | None,
     ) -> None:
@@ -131,6 +173,7 @@ class _Counting:
         self._log = log
         self._model = model
         self._subject = subject
+        self._watermarks = watermarks
         self._marks = {mark.writer: mark.seq for mark in watermarks}
         self._complete_ms = complete_until_ms(watermarks)
         self._line_ms = line_ms
@@ -142,7 +185,8 @@ class _Counting:
         self._settle()
         state = fold.load(self._db)
         complete = fold.aggregates_of(self._db, state, self._subject)
-        return Counted(self._with_waiting() or complete, complete, state.line_ms)
+        seen = self._with_waiting() or complete
+        return Counted(seen, complete, state.line_ms, self._watermarks)
 
     def _add(self) -> bool:
         """Count the next records; whether there may be more."""

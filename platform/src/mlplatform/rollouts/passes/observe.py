@@ -76,7 +76,12 @@ def observe(
             or routes.champion is None
             or routes.champion.service in ports.plane.names()
         ),
-        stopped={g.gateway: g.stopped[service] for g in leases if service in g.stopped},
+        stopped={
+            g.gateway: g.stopped[service]
+            for g in leases
+            # what a gateway said before a person cleared its stops is over
+            if service in g.stopped and (g.generation or 0) >= routes.cleared
+        },
     )
 
 
@@ -87,16 +92,14 @@ def _judgement(
     role = _role(state, routes)
     if role is None:
         return None
-    # watermarks first: whatever they promise is in the log when it is read
-    watermarks = tuple(ports.log.watermarks())
     gateways = tuple(ports.passes.gateways(definition.name))
     subject = _subject(role, state, routes, definition)
-    found = count(ports.counted, ports.log, definition.name, subject, watermarks)
-    asked, slow = _slow_gates(definition, ports, state, watermarks)
+    found = count(ports.counted, ports.log, definition.name, subject)
+    asked, slow = _slow_gates(definition, ports, state, found.watermarks)
     basis = Basis(
         subject=subject,
         limits=limits_of(definition, state, routes, pods=_pods(definition, ports)),
-        sources=Sources(watermarks, gateways),
+        sources=Sources(found.watermarks, gateways),
         line_ms=found.line_ms,
         outcomes=asked,
         policy=definition.rollout,
@@ -155,8 +158,8 @@ def _slow_gates(
     due = state.phase == "promoted" and now_ms >= confirmation_due_ms(state, policy)
     if state.shadow_generation is None or not (last_step or due):
         return None, []
-    path = ports.counted / definition.name / "outcomes.json"
-    asked = digest([state.rollout_id, state.phase, msgspec.to_builtins(policy)])
+    path = ports.counted / definition.name / f"outcomes-{state.rollout_id}.json"
+    asked = digest([state.phase, msgspec.to_builtins(policy)])
     with contextlib.suppress(FileNotFoundError, *NOT_JSON):
         look = msgspec.json.decode(path.read_bytes(), type=_Look)
         if look.asked == asked and 0 <= now_ms - look.basis.now_event_ms < LOOK_EVERY_MS:
@@ -202,7 +205,7 @@ def shadow_outcomes(log: DecisionLog, model: str, basis: OutcomeBasis) -> Outcom
 
     pairs = read(kinds=("decision", "shadow"), generation=basis.generation)
     decisions = pa.concat_tables([pairs, read(kinds=("void",))])
-    first_ms = pc.min(decisions.column("event_ms")).as_py()
+    first_ms = pc.min(pairs.column("event_ms")).as_py()
     labels = Span(model=model, kinds=("label",), from_ms=first_ms)
     return outcomes(
         decisions,

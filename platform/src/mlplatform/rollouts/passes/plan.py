@@ -11,11 +11,10 @@ import msgspec
 from mlplatform.model.definition import CanaryStep, RolloutPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
+from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, in_time_to_confirm
 from mlplatform.rollouts.journal.transitions import Evidence
-from mlplatform.rollouts.passes.freeze import frozen_ms
 from mlplatform.rollouts.passes.next_routes import following, promoted_routes, shadow_routes
-from mlplatform.rollouts.passes.waiting import reason_to_wait
+from mlplatform.rollouts.passes.waiting import reason_to_wait, stood_still
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement
 
@@ -154,19 +153,11 @@ _CHAMPION_FIRST = "the champion's service is missing and is started first"
 def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
     """The one next step of a rollout."""
     back = _stopped_by_gateways(state, seen)
-    move = back or _planned(state, seen, policy, _running(state, now))
+    move = back or _planned(state, seen, policy, now)
     why = reason_to_wait(state, seen.routes, policy, now.wall_ms)
     if why and not isinstance(move, RollBack | Supersede | Hold):
         return Hold(why)
     return move
-
-
-def _running(state: RolloutState, now: Now) -> Now:
-    """The time that deadlines run by: while it is paused it stands still."""
-    if state.paused is None:
-        return now
-    paused = state.paused
-    return Now(min(now.event_ms, paused.event_ms), min(now.wall_ms, paused.wall_ms))
 
 
 def _stopped_by_gateways(state: RolloutState, seen: Observation) -> RollBack | None:
@@ -384,19 +375,21 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
     return Confirm(confirmed, reason, _identity(state) | judgement.evidence)
 
 
-def _undone(state: RolloutState, seen: Observation, now: Now) -> RollBack | None:
+def _undone(state: RolloutState, seen: Observation, now: Now) -> RollBack | Hold | None:
     """An emergency promotion that a second person rejects, or that nobody confirms in time, goes
     back to its predecessor, whatever else is ramping."""
     if not state.emergency:
         return None
     answer = state.answer
     if answer is not None and answer.answer == "reject":
-        return _back(state, seen, f"rejected by {answer.approver}: {answer.reason}", {})
-    waited_ms = now.wall_ms - state.since_wall_ms
-    if answer is None and waited_ms >= EMERGENCY_CONFIRM_H * HOUR_MS:
+        reason = f"rejected by {answer.approver}: {answer.reason}"
+    elif answer is None and not in_time_to_confirm(state, now.wall_ms):
         reason = f"nobody confirmed the emergency promotion within {EMERGENCY_CONFIRM_H} h"
-        return _back(state, seen, reason, {})
-    return None
+    else:
+        return None
+    if seen.routes.previous is None:
+        return Hold(f"no predecessor to go back to, though {reason}")
+    return _back(state, seen, reason, {})
 
 
 def _unless_healthy(
@@ -421,11 +414,10 @@ def _judged(seen: Observation) -> Judgement:
 
 
 def _waited(state: RolloutState, policy: RolloutPolicy, now: Now) -> Now:
-    """How long a phase has lasted, without the time in which nothing could move forward, which is
-    taken to be as long on either clock."""
-    frozen = frozen_ms(policy.freeze, state.since_wall_ms, now.wall_ms)
+    """How long a phase has lasted, without the time in which nothing could move forward."""
+    event_ms, wall_ms = stood_still(state, policy, now.event_ms, now.wall_ms)
     return Now(
-        now.event_ms - state.since_event_ms - frozen, now.wall_ms - state.since_wall_ms - frozen
+        now.event_ms - state.since_event_ms - event_ms, now.wall_ms - state.since_wall_ms - wall_ms
     )
 
 

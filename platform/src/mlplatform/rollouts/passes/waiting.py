@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlplatform.model.definition import RolloutPolicy
 from mlplatform.model.routes import Routes
-from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.state import RolloutState, pauses_until
 from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
 
 
@@ -19,9 +19,20 @@ def reason_to_wait(state: RolloutState, routes: Routes, policy: RolloutPolicy, w
     return ""
 
 
+def stood_still(
+    state: RolloutState, policy: RolloutPolicy, event_ms: int, wall_ms: int
+) -> tuple[int, int]:
+    """For how long of a phase nothing could move forward, in event time and in wall time: what its
+    deadline does not count. A freeze is taken to be as long on either clock; what lies in a pause
+    too counts once."""
+    pauses = pauses_until(state, event_ms, wall_ms)
+    frozen = frozen_ms(policy.freeze, state.since_wall_ms, wall_ms)
+    frozen -= sum(frozen_ms(policy.freeze, p.from_ms, p.until_ms) for p in pauses)
+    paused = sum(p.until_ms - p.from_ms for p in pauses)
+    return sum(p.event_ms for p in pauses) + frozen, paused + frozen
+
+
 def running_since_wall_ms(state: RolloutState, policy: RolloutPolicy, wall_ms: int) -> int:
     """When a phase would have begun if it had never been paused or frozen: what its deadline runs
     from."""
-    paused_ms = 0 if state.paused is None else max(0, wall_ms - state.paused.wall_ms)
-    frozen = frozen_ms(policy.freeze, state.since_wall_ms, wall_ms - paused_ms)
-    return state.since_wall_ms + paused_ms + frozen
+    return state.since_wall_ms + stood_still(state, policy, 0, wall_ms)[1]

@@ -383,8 +383,11 @@ class Scoring:
             each.debug("decided by %s in %.1f ms", verdict.answered_by, took_ms, extra=extra)
 
     def _watch_volume(self, decided: Decided, now_s: float) -> None:
-        """Count what a bundle decided, and stop its arm here where that is too much."""
-        if decided.prediction is None or (volume := decided.prediction.target.volume) is None:
+        """Count what a bundle decided, and stop its arm here where that is too much: of customers
+        that are known, as else each request of one caller would be another customer's."""
+        if not decided.case.has_unit or decided.prediction is None:
+            return
+        if (volume := decided.prediction.target.volume) is None:
             return
         if volume.count(decided.case.assignment.bucket, decided.verdict.decision, now_s):
             arm = decided.prediction.target.arm
