@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from mlplatform.commands import settings_document
+from mlplatform.commands.documents import settings
 from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
 from mlplatform.runtime.configuration.variables import HANDED_DOWN, OF_TESTS
 
@@ -44,6 +44,6 @@ def test_a_misspelt_one_would_be_found(name: str) -> None:
 
 
 def test_the_document_has_a_row_for_each_setting() -> None:
-    (text,) = settings_document.render_files().values()
+    (text,) = settings.render_files().values()
     rows = re.findall(r"^\| `(MLPLATFORM_\w+)` \|", text, re.MULTILINE)
     assert sorted(rows) == sorted(PREFIX + name for name in DEFAULTS)

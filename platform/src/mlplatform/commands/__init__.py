@@ -27,7 +27,6 @@ from mlplatform.commands import (
     runs,
     score,
     trace,
-    verdicts,
     worker,
 )
 from mlplatform.commands.terminal.exit_codes import exit_code
@@ -55,13 +54,12 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 platform.add_to(app)
 backup.add_to(app)
 runs.add_to(app)
-replay.add_to(app)
+replay.add_to(app, rollouts.app)
 score.add_to(app)
 worker.add_to(app)
 trace.add_to(app)
 refusals.add_to(app)
 app.add_typer(models.app, name="models")
-verdicts.add_to(rollouts.app)
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")

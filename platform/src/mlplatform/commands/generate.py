@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlplatform.commands import settings_document, signals_document
+from mlplatform.commands.documents import settings, signals
 from mlplatform.learning.features import feast_repo
 from mlplatform.model.feature_views import FILE
 from mlplatform.model.folders import model_folder, model_names
@@ -30,8 +30,8 @@ def files() -> dict[Path, str]:
         **autoscaling.render_examples(),
         **openapi.render_files(),
         **render.render_files(ROOT),
-        **signals_document.render_files(),
-        **settings_document.render_files(),
+        **signals.render_files(),
+        **settings.render_files(),
         **slo.render_files(ROOT),
         **dashboards.render_files(ROOT),
         **templates.render_files(),

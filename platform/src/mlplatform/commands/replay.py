@@ -1,24 +1,32 @@
-"""`mlplatform replay`: what another version would have decided about the last days' payments."""
+"""What another version would have decided about the last days' payments; verdicts, once more."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import Model
+from mlplatform.commands.arguments import Model, RolloutId
+from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import (
     ERR,
     AsJson,
     print_fields,
     print_heading,
     print_json,
+    print_line,
     print_table,
+    progress,
 )
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import verdicts
+from mlplatform.rollouts.passes.replay import ReplayedVerdict
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.figures import percent, span
 
@@ -31,8 +39,9 @@ _FROM = typer.Option(min=0, max=1, help="The score (0-1) that this decision begi
 MOST_SEGMENTS = 12
 
 
-def add_to(app: typer.Typer) -> None:
+def add_to(app: typer.Typer, rollouts: typer.Typer) -> None:
     app.command()(replay)
+    rollouts.command("replay")(replay_verdicts)
 
 
 def replay(
@@ -168,3 +177,40 @@ def _segment(segment: Segment) -> list[object]:
     flips = f"{segment.flips:,} ({percent(segment.flips / segment.payments)})"
     return [f"{segment.input} {where}", f"{segment.payments:,}", flips,
             segment.reference_alerts, segment.candidate_alerts]  # fmt: skip
+
+
+def replay_verdicts(rollout_id: RolloutId, json: AsJson = False) -> None:
+    """Compute every verdict of a rollout again, from the log and the evidence in the journal.
+
+    Later records, voids and labels change nothing. A changed record, label, byte or evidence is
+    named, and so is a policy that has changed since. Exits 1 where a verdict is not as it was.
+
+    Example: mlplatform rollouts replay fraud-v2-1
+    """
+    with progress("counting the log again"):
+        found = list(verdicts.replay(wiring.platform(), rollout_id))
+    if json:
+        print_json([dataclasses.asdict(each) for each in found])
+    else:
+        _print_verdicts(found)
+    if any(verdict.differences for verdict in found):
+        raise typer.Exit(FAILED)
+
+
+def _print_verdicts(found: Sequence[ReplayedVerdict]) -> None:
+    if not found:
+        print_line("no transition of this rollout followed from a verdict yet")
+        return
+    rows = [
+        (
+            f"{datetime.fromtimestamp(verdict.wall_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}",
+            verdict.transition,
+            verdict.recorded,
+            verdict.again or "none",
+            "no" if verdict.differences else "yes",
+            "; ".join((*verdict.differences, *verdict.notes)),
+        )
+        for verdict in found
+    ]
+    columns = ("at (UTC)", "transition", "verdict", "again", "the same", "what differs")
+    print_table(columns, rows, prose="what differs")

@@ -1,0 +1,1 @@
+"""Documents that are rendered from code: settings, signals."""
