@@ -94,7 +94,7 @@ def test_what_comes_back_is_what_was_there(world: HomeWorld, target: Path, empty
         assert rollouts.verify() == ()
     assert manifest.log is not None
     assert manifest.log.writers[WRITER].seq == 8
-    assert manifest.schemas["rollouts.db"] == {"rollouts": 1}
+    assert manifest.schemas["rollouts.db"] == {"rollouts": 2}
 
 
 def test_a_restored_log_is_written_on_where_it_ended(

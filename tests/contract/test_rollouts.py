@@ -131,7 +131,7 @@ def test_facts_are_followed_by_position_and_anchors_are_passed_by(world: World) 
     other.anchor(ManifestHead(1, "d", {}))
     other.commit(shadow(), acquired(other), shadow_routes())
     found = rollouts.facts(0, 10)
-    assert [(f.position, f.transition) for f in found] == [(1, opened()), (3, shadow())]
+    assert [(f.position, f.fact) for f in found] == [(1, opened()), (3, shadow())]
     assert len({f.digest for f in found}) == 2
     assert (rollouts.facts(1, 10), rollouts.facts(0, 1)) == (found[1:], found[:1])
     assert rollouts.last_position() == 3
