@@ -56,10 +56,10 @@ def replay(
 ) -> None:
     """Decide the payments of the last days again, by two bundles, from the inputs in the log.
 
-    Nothing is written. Without --version and --bundle it is the champion with other thresholds.
+    Nothing is written. Without --version and --bundle it is the champion with other thresholds
+    (--review-from 0.12).
 
-    Examples: mlplatform replay fraud --version 7 --days 7;
-    mlplatform replay fraud --review-from 0.12
+    Example: mlplatform replay fraud --version 7 --days 7
     """
     from mlplatform.operations.actions import whatif
 
