@@ -110,7 +110,7 @@ class Checks:
         self.incidents = SqliteIncidents(folder / "rollouts.db")
         self.offline, self.clock, self.rollouts = Offline(), Clock(), Rollouts()
         self.opened: list[int] = []
-        self.busy = False
+        self.busy, self.refusal = False, ""
         self._sees = seen(Health.INCONCLUSIVE)
         monkeypatch.setattr(execute, "champion_of", lambda model, ports: None)
         monkeypatch.setattr(execute, "observe", lambda *_: self._sees)
@@ -140,11 +140,14 @@ class Checks:
         (one,) = found
         return OfDrift(one.incident, one.opened, one.decision, one.request)
 
-    def _open(self, version: int) -> None:
+    def _open(self, version: int) -> str | None:
         if self.busy:
             raise Busy("another rollout")
+        if self.refusal:
+            return self.refusal
         self.opened.append(version)
         self.rollouts.states.append(Rollout(Version(version), "validated"))
+        return None
 
 
 @pytest.fixture
@@ -212,6 +215,19 @@ def test_the_version_that_answers_gets_its_rollout_once(checks: Checks) -> None:
     assert checks.opened == [2]
     for check in (busy, after, again):
         assert check.decision == Wait("version 2 answers it; its rollout decides")
+
+
+def test_an_answer_whose_rollout_is_refused_calls_a_person(checks: Checks) -> None:
+    incident = opened(checks)
+    ask(checks.ports, incident, Retrain(7, "enough"), holder="p", claim_s=600, wall_ms=1)
+    checks.incidents.answer(incident.id, 1, version=2, note="registered", now_ms=2)
+    checks.refusal = "shadow can't decide in 168 h"
+    refused = checks.run(Health.UNHEALTHY)
+    assert isinstance(refused.request, PersonRequest)
+    assert "has no rollout: shadow can't decide" in str(refused.decision)
+    checks.refusal = ""
+    checks.run(Health.UNHEALTHY)
+    assert checks.opened == [2], "it is opened once its plan can decide"
 
 
 def test_an_answer_that_was_rolled_back_calls_a_person(checks: Checks) -> None:
