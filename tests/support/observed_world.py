@@ -38,8 +38,8 @@ class Observed(ScoringWorld):
         self.start_worker()
 
     def payment(self, **changes: Any) -> dict[str, Any]:
-        """A payment of somebody who is in no other one, which the amount bundles approve: declined by
-        the hundred, they would stop their version."""
+        """A payment of somebody who is in no other one, which the amount bundles approve: hundreds
+        that they decline would stop them."""
         number = next(self._numbers)
         who = {"customer_id": FIRST_CUSTOMER + number, "terminal_id": FIRST_TERMINAL + number}
         body = payment(amount=40.0 + (number % 400) + 0.0625) | who | changes
