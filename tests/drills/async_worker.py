@@ -108,7 +108,7 @@ def _publish(topics: KafkaTopics, count: int) -> None:
                     names.requests,
                     str(n % 997).encode(),
                     json.dumps(
-                        {"customer_id": n % 997, "terminal_id": n % 89, "amount": n % 1000,
+                        {"customer_id": n % 997, "terminal_id": n % 89, "amount": n % 400,
                          "event_time": event_ms}
                     ).encode(),
                     {KEY_HEADER: f"drill-{n}".encode()},
