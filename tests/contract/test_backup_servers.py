@@ -120,7 +120,7 @@ def test_servers_come_back_with_the_home_folder(
     here: Installation, install: Callable[[str], Installation], tmp_path: Path, name: str
 ) -> None:
     manifest = taken(here, tmp_path / name)
-    assert manifest.schemas[servers.PLATFORM] == {"incidents": 1, "keys": 1, "rollouts": 1}
+    assert manifest.schemas[servers.PLATFORM] == {"incidents": 2, "keys": 1, "rollouts": 2}
     assert manifest.schemas[servers.MLFLOW] == {"alembic": "abc"}
     assert check(tmp_path / name).findings == ()
     there = install("restored")
