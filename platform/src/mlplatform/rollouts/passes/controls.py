@@ -36,9 +36,7 @@ def kill(journal: Journal, model: str, *, actor: str, reason: str, clock: Clock)
     """
     if journal.routes(model).champion is None:
         raise Refused(f"{model} has no champion: no version of it is asked anyway")
-    event_ms, wall_ms = clock.event_ms(), clock.wall_ms()
-    fact = Killed(model=model, event_ms=event_ms, wall_ms=wall_ms, actor=actor, reason=reason)
-    return _control(journal, fact)
+    return _control(journal, Killed, model, actor=actor, reason=reason, clock=clock)
 
 
 def lift(journal: Journal, model: str, *, actor: str, reason: str, clock: Clock) -> ControlState:
@@ -47,9 +45,7 @@ def lift(journal: Journal, model: str, *, actor: str, reason: str, clock: Clock)
     Raises:
         Refused: it is not killed.
     """
-    event_ms, wall_ms = clock.event_ms(), clock.wall_ms()
-    fact = KillLifted(model=model, event_ms=event_ms, wall_ms=wall_ms, actor=actor, reason=reason)
-    return _control(journal, fact)
+    return _control(journal, KillLifted, model, actor=actor, reason=reason, clock=clock)
 
 
 def clear_stops(
@@ -63,9 +59,7 @@ def clear_stops(
     services = journal.routes(model).services
     if not any(services & lease.stopped.keys() for lease in journal.gateways(model)):
         raise Refused(f"no gateway has stopped a version of {model}: there is nothing to clear")
-    event_ms, wall_ms = clock.event_ms(), clock.wall_ms()
-    fact = StopsCleared(model=model, event_ms=event_ms, wall_ms=wall_ms, actor=actor, reason=reason)
-    return _control(journal, fact)
+    return _control(journal, StopsCleared, model, actor=actor, reason=reason, clock=clock)
 
 
 def pause(
@@ -150,6 +144,10 @@ def _lease(journal: Journal, model: str, holder: str) -> Iterator[Fence]:
         journal.release(fence)
 
 
-def _control(journal: Journal, fact: Control) -> ControlState:
+def _control(
+    journal: Journal, kind: type[Control], model: str, *, actor: str, reason: str, clock: Clock
+) -> ControlState:
+    event_ms, wall_ms = clock.event_ms(), clock.wall_ms()
+    fact = kind(model=model, event_ms=event_ms, wall_ms=wall_ms, actor=actor, reason=reason)
     with _lease(journal, fact.model, f"{type(fact).__name__} by {fact.actor}") as fence:
         return journal.control(fact, fence, controlled(fact, journal.routes(fact.model)))
