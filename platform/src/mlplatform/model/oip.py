@@ -33,7 +33,7 @@ alerted on far more customers than planned, `killed` one whose model a person sw
 
 OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled", "killed")
 """Those that the gateway is to blame for: it had no room or time to ask, or was told not to. No
-evidence about an arm, whoever answered in its place."""
+evidence about an arm, no matter what answered in its place."""
 
 
 class PredictionFailed(Exception):
