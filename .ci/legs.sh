@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # The legs of .ci/run: what ran, how long it took, how it ended.
 legs=()
+LAST_FAILED=.pytest_cache/v/cache/lastfailed
+FEW=3
 
 tell_legs() {
     echo "=== legs"
@@ -24,4 +26,19 @@ leg_tried() {
         legs+=("$name failed at try $tries")
     done
     leg "$@"
+}
+
+# Tests run beside each other and beside other users of the machine, and a few of them judge real time: a few that fail run once
+# more, alone and by name. A name that is told here is a defect to find the cause of; one that fails twice refuses the change.
+leg_tests() {
+    local name=$1 failed
+    shift
+    if leg "$name" "$@"; then return; fi
+    failed=$(python3 -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' "$LAST_FAILED") || return 1
+    if [ -z "$failed" ] || [ "$(wc -l <<<"$failed")" -gt "$FEW" ]; then return 1; fi
+    while read -r test; do
+        echo "=== $name failed at $test, which runs again alone"
+        legs+=("$name failed at first at $test")
+    done <<<"$failed"
+    leg "$name-again" "$@" TEST_FLAGS="--last-failed --last-failed-no-failures none -n 0"
 }

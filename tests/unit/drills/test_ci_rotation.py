@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -79,3 +80,40 @@ def test_a_leg_that_fails_three_times_refuses_the_change() -> None:
     status, legs = told(0, step_s=60, fails=1)
     assert status != 0
     assert "demo failed at try 2" in legs
+
+
+TESTS_SCRIPT = """
+set -euo pipefail
+source .ci/legs.sh
+LAST_FAILED=$WRITTEN
+suite() { echo run >>"$RUNS"; [ "$(wc -l <"$RUNS")" -gt "$FAILING_RUNS" ]; }
+trap tell_legs EXIT
+leg_tests test suite
+"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "failing_runs", "runs", "passes"),
+    [
+        pytest.param([], 0, 1, True, id="none failed"),
+        pytest.param(["a.py::b"], 1, 2, True, id="one failed at first"),
+        pytest.param(["a.py::b"], 2, 2, False, id="one failed twice"),
+        pytest.param(["a.py::b", "c.py::d", "c.py::e", "c.py::f"], 1, 1, False, id="many failed"),
+        pytest.param([], 1, 1, False, id="the run failed, no test did"),
+    ],
+)
+def test_a_few_tests_that_failed_run_once_more_and_are_named(
+    tmp_path: Path, failed: list[str], failing_runs: int, runs: int, passes: bool
+) -> None:
+    written, ran_file = tmp_path / "lastfailed", tmp_path / "runs"
+    written.write_text(json.dumps(dict.fromkeys(failed, True)))
+    environment = {"WRITTEN": str(written), "RUNS": str(ran_file), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", "-c", TESTS_SCRIPT],
+        **{"cwd": ROOT, "env": environment | {"FAILING_RUNS": str(failing_runs)}, "timeout": 60},
+        **{"capture_output": True, "text": True},
+    )
+    assert (done.returncode == 0) is passes
+    assert len(ran_file.read_text().split()) == runs
+    if runs == 2:
+        assert all(f"test failed at first at {name}" in done.stdout for name in failed)
