@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-rollouts bench-passes bench-planner bench-drift bench-images wheels sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz
+.PHONY: bench-scoring bench-rollouts bench-passes bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,15 +63,23 @@ test-page: build/browser/.done ## the page and the demo's report in Chromium (De
 	@MLPLATFORM_TEST_AXE=$(CURDIR)/build/browser/python/axe_playwright_python/axe.min.js \
 	  $(BIN)/python -m pytest tests/contract/test_page_in_browser.py $(TEST_FLAGS)
 
-# What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor.
+# What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor, and for
+# every patch release of its Python: a base image may have an earlier one, which needs what a later one brings with it.
 build/wheels/%/.done: requirements/%.txt .venv/.flows
 	@rm -rf $(@D) && mkdir -p $(@D)
-	@$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --only-binary :all: --require-hashes -r $< -d $(@D)
+	@sed -E "s/ ; python_full_version < '3\.[0-9]+\.[0-9]+'//" $< > $(@D)/requirements.txt
+	@$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --only-binary :all: --require-hashes -r $(@D)/requirements.txt -d $(@D)
 	@touch $@
 
 wheels: build/wheels/serve/.done build/wheels/flows/.done ## what platform/images/*.Dockerfile copies: locked wheels and this package's
 	@rm -rf build/wheels/mlplatform
 	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation -w build/wheels/mlplatform .
+
+images: .venv/.dev wheels ## all images with a Docker daemon (IMAGES_FLAGS="--base NAME", else on Debian's packages): size, contents; build/images.json
+	@$(BIN)/python platform/images/build.py $(IMAGES_FLAGS)
+
+test-images: images ## containers of those images: scores, a refusal, an orderly end
+	@MLPLATFORM_TEST_IMAGES=required $(BIN)/python -m pytest tests/containers $(TEST_FLAGS)
 
 sbom: .venv/.dev ## what each role's images hold, in CycloneDX: build/sbom/<role>.cdx.json
 	@$(BIN)/python requirements/sbom.py

@@ -1,4 +1,5 @@
-# The flow runner: one run of a flow as a job of Prefect's Kubernetes work pool, MLflow, Prefect's own processes and the page.
+# The flow runner: one run of a flow as a job of Prefect's Kubernetes work pool, MLflow, Prefect's own processes and the page;
+# with `--entrypoint mlplatform` and `up`, the whole platform on one machine (compose.yaml).
 #
 #   make wheels
 #   docker build --network none --build-arg BASE_IMAGE=... --file platform/images/flows.Dockerfile .
@@ -17,9 +18,12 @@ COPY build/wheels/mlplatform /build/mlplatform
 RUN ["python3", "-m", "venv", "--without-pip", "/opt/venv"]
 RUN ["python3", "-m", "pip", "--python", "/opt/venv/bin/python", "install", "--no-index", "--no-deps", "--no-cache-dir", "--compile", "--require-hashes", "--find-links", "/build/wheels", "--requirement", "/build/requirements.txt"]
 RUN ["python3", "-m", "pip", "--python", "/opt/venv/bin/python", "install", "--no-index", "--no-deps", "--no-cache-dir", "--compile", "--find-links", "/build/mlplatform", "mlplatform"]
+RUN ["mkdir", "--mode", "0700", "/build/home"]
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/venv /opt/venv
+# A new volume mounted here belongs to the image's user.
+COPY --from=build --chown=65532:65532 /build/home /var/lib/mlplatform
 COPY flows /opt/mlplatform/flows
 # The root file system is mounted read-only, so nothing may be written beside the code.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

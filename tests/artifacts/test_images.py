@@ -30,7 +30,9 @@ def text(name: str) -> str:
 
 
 def test_every_image_has_a_role() -> None:
-    assert {path.name.removesuffix(".Dockerfile") for path in IMAGES.iterdir()} == ROLES.keys()
+    assert {
+        path.name.removesuffix(".Dockerfile") for path in IMAGES.glob("*.Dockerfile")
+    } == ROLES.keys()
 
 
 @pytest.mark.parametrize("name", ROLES)
@@ -224,3 +226,16 @@ def test_manifests_name_the_images_of_this_release() -> None:
     known = {*ROLES, "backup"}
     assert set(found) <= {f"image: mlplatform/{name}:{VERSION}" for name in known}
     assert found
+
+
+@pytest.mark.parametrize("lock", ["serve", "flows"])
+def test_wheels_are_those_of_every_patch_release_of_python(lock: str) -> None:
+    """A base image may have an earlier one than the machine that downloads."""
+    [cut] = re.findall(r'sed -E "s/(.+)//"', (ROOT / "Makefile").read_text())
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    lines = [line.split(" \\")[0] for line in re.sub(cut, "", text).splitlines()]
+    markers = [Requirement(line).marker for line in lines if re.match(r"[a-z].*;", line)]
+    assert markers
+    for marker in filter(None, markers):
+        earliest, latest = ({"python_full_version": f"3.11.{patch}"} for patch in (0, 99))
+        assert marker.evaluate(earliest) == marker.evaluate(latest)

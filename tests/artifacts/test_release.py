@@ -16,7 +16,8 @@ TAGGED: Final = re.compile(
 
 
 def test_every_image_has_the_version_of_the_release() -> None:
-    files = (p for place in PLACES for p in (ROOT / place).rglob("*"))
+    files = [p for place in PLACES for p in (ROOT / place).rglob("*")]
+    files.append(ROOT / "compose.yaml")
     texts = {p: p.read_text() for p in files if p.suffix in (".yaml", ".py", ".tf")}
     tags = {(p, a or b) for p, text in texts.items() for a, b in TAGGED.findall(text)}
     assert len({p for p, _ in tags}) > 10

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from prefect.flows import Flow
     from prefect.schedules import Schedule
 
-FLOWS = Path(__file__).parents[5] / "flows"
+CHECKOUT = Path(__file__).parents[5] / "flows"
+FLOWS = CHECKOUT if CHECKOUT.is_dir() else Path(sys.prefix).parent / "mlplatform/flows"
+"""Of the checkout that this is installed from, else beside the environment, as in the image."""
 DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 12

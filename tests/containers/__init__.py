@@ -1,0 +1,1 @@
+"""The images, built by `make images`, as containers of a Docker daemon."""
