@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-rollouts bench-passes bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz
+.PHONY: bench-scoring bench-rollouts bench-passes bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -168,6 +168,9 @@ bench-planner: .venv/.dev ## how well a rollout's plan foretells its verdicts, i
 
 bench-drift: .venv/.dev ## how often a drift check is right, by simulated worlds; build/bench/drift.json (BENCH_FLAGS="--memory 5000000")
 	@$(RUN) tests.bench.drift $(BENCH_FLAGS)
+
+bench-labels: .venv/.dev ## what is known where declines hide outcomes and labels are late; build/bench/labels.json (BENCH_FLAGS="--runs 400")
+	@$(RUN) tests.bench.labels $(BENCH_FLAGS)
 
 bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json
 	@$(RUN) tests.bench.images $(BENCH_FLAGS)

@@ -1,0 +1,71 @@
+"""How many of the labels have come, from those that have and the age of what has none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.rollouts.verdicts.facts import Integers
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DelayCurve:
+    """Of the payments of any age, how many have got a label of one type; one element per delay.
+
+    Args:
+        delay_ms: at which labels came, rising.
+        hazard: cumulative, up to and with that delay. variance: of it.
+        longest_ms: the oldest payment's age: of later labels nothing is known.
+    """
+
+    delay_ms: Integers
+    hazard: Floats
+    variance: Floats
+    longest_ms: int
+
+    def share(self, age_ms: Integers) -> Floats:
+        """Of the labels that come within `longest_ms`, those that come within these ages (0-1)."""
+        if not len(self.hazard):
+            return np.full(len(age_ms), math.nan)
+        after = np.concatenate(([0.0], -np.expm1(-self.hazard)))
+        found: Floats = after[np.searchsorted(self.delay_ms, age_ms, side="right")] / after[-1]
+        return found
+
+    def error(self, age_ms: int) -> float:
+        """Standard error of that share at one age, by the delta method."""
+        at = int(np.searchsorted(self.delay_ms, age_ms, side="right"))
+        if not at > 0:
+            return math.nan
+        first, whole = float(self.hazard[at - 1]), float(self.hazard[-1])
+        early = float(self.variance[at - 1])
+        late = float(self.variance[-1]) - early
+        rest = whole - first
+        return math.sqrt(rest**2 * early + first**2 * late) / whole**2
+
+
+def delay_curve(age_ms: Integers, delay_ms: Integers) -> DelayCurve:
+    """The curve of one type of label, censored by today.
+
+    Args:
+        age_ms: of each payment that could get a label, now.
+        delay_ms: from payment to label, at most the age; -1: none has come.
+
+    Source: Kaplan and Meier (1958), Nonparametric estimation from incomplete observations, as the
+    product of 1 - d / n over the delays; Greenwood (1926) for the variance. Payments that never get
+    such a label stay at risk, so the curve ends at the share of those that do.
+    """
+    came = delay_ms >= 0
+    delays, events = np.unique(delay_ms[came], return_counts=True)
+    left = np.sort(np.where(came, delay_ms, age_ms))
+    at_risk = len(left) - np.searchsorted(left, delays, side="left")
+    some = at_risk > events  # where all that is left gets one, the product would end at 0
+    delays, events, at_risk = delays[some], events[some], at_risk[some]
+    hazard = np.cumsum(-np.log1p(-events / at_risk))
+    variance = np.cumsum(events / (at_risk * (at_risk - events)))
+    longest = int(age_ms.max()) if len(age_ms) else 0
+    return DelayCurve(delays, hazard, variance, longest)
