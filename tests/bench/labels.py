@@ -40,8 +40,12 @@ Integers = npt.NDArray[np.int64]
 Rule = Callable[[Metric, PartlySeen, float], Interval]
 
 DAYS, FRAUD, CAPACITY = 28, 0.008, 0.013
-LIMIT, STOP_ERROR, ERROR = 0.05, 0.01 / 30, 0.025
-"""Points of recall that may be lost; the error of a stop, and of either end of an interval."""
+LIMIT, STOP_ERROR = 0.05, 0.01 / 30
+TOLERANCE, PASS_ERROR = 0.2, 0.05
+"""Share of the frauds that may be missed: more is stopped, and no more is shown to confirm a
+promotion (`rollout.stop.recall`, `confirm_recall_drop` of the fraud model)."""
+ERROR = 0.025
+"""Of either end of an interval."""
 DAY_MS, LONGEST_D = 86_400_000, 90
 WEAK, SOUND, STRONG = 2.31, 2.65, 2.95
 """How far frauds score above genuine payments, in standard deviations: recall .48, .60, .70."""
@@ -191,7 +195,9 @@ class Slice:
         metrics = ("recall", "precision", "difference")
         self.intervals = {m: {rule: Tally() for rule in RULES} for m in metrics}
         compared = {**PAIRED, **{f"apart: {name}": arms for name, arms in APART.items()}}
-        self.stops = {name: dict.fromkeys(("doubly robust", LEFT_OUT), 0) for name in compared}
+        rules = ("doubly robust", LEFT_OUT)
+        self.stops = {name: dict.fromkeys(rules, 0) for name in compared}
+        self.confirmed = {name: dict.fromkeys(rules, 0) for name in PAIRED}
 
     def _played(self, payments: Payments, arms: Arms) -> Played:
         return played(payments, dataclasses.replace(arms, slice=self.share))
@@ -213,6 +219,8 @@ class Slice:
             for rule in self.stops[name]:
                 high = RULES[rule](metric, run.payments, STOP_ERROR).high
                 self.stops[name][rule] += -high > LIMIT
+                low = RULES[rule](metric, run.payments, PASS_ERROR).low
+                self.confirmed[name][rule] += -low <= TOLERANCE
         for name, arms in APART.items():
             pair = (old, self._played(after, arms))
             for rule in (tallies := self.stops[f"apart: {name}"]):
@@ -227,11 +235,16 @@ class Slice:
                 name: {rule: tally.row() for rule, tally in tallies.items()}
                 for name, tallies in self.intervals.items()
             },
-            "stopped": {
-                name: {rule: count / runs for rule, count in counts.items()}
-                for name, counts in self.stops.items()
-            },
+            "stopped": _shares(self.stops, runs),
+            "confirmed": _shares(self.confirmed, runs),
         }
+
+
+def _shares(counts: dict[str, dict[str, int]], runs: int) -> dict[str, dict[str, float]]:
+    return {
+        name: {rule: count / runs for rule, count in found.items()}
+        for name, found in counts.items()
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -263,9 +276,10 @@ def _tell(share: str, rows: dict[str, Any]) -> None:
         for rule, row in rules.items():
             told = " ".join(f"{name} {value:7.4f}" for name, value in row.items())
             print(f"  {metric:10} {rule:18} {told}")
-    for name, rules in rows["stopped"].items():
-        told = ", ".join(f"{rule} {value:.0%}" for rule, value in rules.items())
-        print(f"  stopped: {name:36} {told}")
+    for what in ("stopped", "confirmed"):
+        for name, rules in rows[what].items():
+            told = ", ".join(f"{rule} {value:.0%}" for rule, value in rules.items())
+            print(f"  {what:9} {name:36} {told}")
 
 
 if __name__ == "__main__":

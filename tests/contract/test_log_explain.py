@@ -35,6 +35,7 @@ from mlplatform.model.bundle import (
     load_bundle,
     write_bundle,
 )
+from mlplatform.model.definition import ExplorationPolicy
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
@@ -42,6 +43,7 @@ from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.runtime.canonical import digest
+from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.fallback import steps
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import ordinary_row
@@ -51,7 +53,13 @@ from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import Predictor
 from mlplatform.scoring.request.decision import Caller, Decided, RoutedRequest, record
-from mlplatform.scoring.request.prediction import Facts, judged, predicted, without_predictor
+from mlplatform.scoring.request.prediction import (
+    Facts,
+    explored,
+    judged,
+    predicted,
+    without_predictor,
+)
 from mlplatform.scoring.request.shadow import ShadowCopy, shadow_record
 from support.scoring_world import MODEL, write_amount_bundle
 
@@ -127,11 +135,17 @@ class Shop:
         )
 
     def decide(
-        self, name: str, amount: float, *, arm: str = "champion", **features: float
+        self,
+        name: str,
+        amount: float,
+        *,
+        arm: str = "champion",
+        exploration: Exploration | None = None,
+        **features: float,
     ) -> Record:
         """The record of a decision, made by the gateway's own functions and appended."""
         case = self._case(name, amount, arm, features)
-        entry = asyncio.run(self._decided(case))
+        entry = asyncio.run(self._decided(case, exploration))
         self.append(entry)
         return entry
 
@@ -147,7 +161,7 @@ class Shop:
         for target in targets:
             cast(ModelFile, target.predictor).failing = reason
 
-    async def _decided(self, case: RoutedRequest) -> Record:
+    async def _decided(self, case: RoutedRequest, exploration: Exploration | None) -> Record:
         until_s = time.monotonic() + 5.0
         order = steps(self.live.routes, case.assignment)
         prediction, failures = await predicted(self.live, order, case.facts, until_s)
@@ -155,7 +169,10 @@ class Shop:
             verdict = without_predictor(self.live, case.facts)
         else:
             verdict = await judged(prediction, until_s)
-        decided = Decided(case, verdict, tuple(failures))
+        draw = None
+        if exploration is not None:
+            verdict, draw = explored(exploration, verdict, case.facts, case.unit)
+        decided = Decided(case, verdict, tuple(failures), draw=draw)
         return record(decided, CALLER, recorded_ms=2, latency_us=900)
 
     def _case(
@@ -251,6 +268,39 @@ def test_an_approval_is_explained_though_its_answer_gave_no_reasons(shop: Shop) 
     shop.decide("d1", 120.0)
     _, found = explain("d1")
     assert [c["code"] for c in found["explanations"][0]["causes"]] == ["AMOUNT"]
+
+
+@pytest.mark.parametrize("instead", ["review", "approve"])
+def test_a_decline_that_was_let_through_is_explained_as_one(shop: Shop, instead: Any) -> None:
+    policy = ExplorationPolicy(
+        share=0.5, decision=instead, amount="amount", maximum_amount=1000, maximum_sum=1e6
+    )
+    found = []
+    for number in range(20):
+        exploration = Exploration(
+            policy, model=MODEL, hides=("decline",), fields=("terminal_id", "amount"), processes=1
+        )
+        logged = shop.decide(f"d{number}", 950.0 + number, exploration=exploration)
+        exit_code, told = explain(f"d{number}")
+        (explanation,) = told["explanations"]
+        assert (exit_code, explanation["again"]["decision"]) == (0, "decline")
+        found.append((logged.decision, explanation["note"]))
+    assert set(found) == {
+        (instead, "the model decided decline; let through by the exploration slice (chance 0.5)"),
+        ("decline", "could have been let through by the exploration slice (chance 0.5)"),
+    }
+
+
+def test_a_decline_that_a_cap_keeps_declined_says_which(shop: Shop) -> None:
+    policy = ExplorationPolicy(
+        share=0.5, decision="review", amount="amount", maximum_amount=100, maximum_sum=1e6
+    )
+    exploration = Exploration(
+        policy, model=MODEL, hides=("decline",), fields=("amount",), processes=1
+    )
+    shop.decide("d1", 950.0, exploration=exploration)
+    _, told = explain("d1")
+    assert told["explanations"][0]["note"].endswith("more than exploration.maximum_amount")
 
 
 def test_an_answer_of_the_champion_for_the_challenger_is_explained_by_its_own_bundle(

@@ -222,6 +222,52 @@ def test_a_value_that_cannot_be_is_named(path: str, value: Any, named: str) -> N
     refused(changed(path, value), named)
 
 
+SLICE = {
+    "share": 0.02, "decision": "review", "amount": "amount", "maximum_amount": 200,
+    "maximum_sum": 2000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"share": 0.6}, "$.exploration.share"),
+        ({"share": 0}, "$.exploration.share"),
+        ({"decision": "decline"}, "$.exploration.decision"),
+        ({"amount": "price"}, "exploration.amount is 'price'; wanted: a request field"),
+        ({"amount": "event_time"}, "exploration.amount is 'event_time'"),
+        ({"maximum_amount": NAN}, "$.exploration.maximum_amount"),
+        ({"maximum_sum": 100}, "exploration.maximum_sum is 100.0; wanted: maximum_amount (200)"),
+        ({"hours": 0}, "$.exploration.hours"),
+        ({"colour": 1}, "`colour`"),
+    ],
+)
+def test_a_slice_that_cannot_be_is_named(changes: dict[str, Any], named: str) -> None:
+    assert parse(changed("exploration", SLICE), "model.yaml").exploration is not None
+    refused(changed("exploration", SLICE | changes), named)
+
+
+@pytest.mark.parametrize(
+    ("hides", "named"),
+    [
+        (["decline", "review"], "exploration.decision is 'review'"),
+        ([], "decision.hides_outcome is ()"),
+        (["decline", "decline"], "decision.hides_outcome is ('decline', 'decline')"),
+        (["refuse"], "$.decision.hides_outcome[0]"),
+    ],
+)
+def test_what_is_explored_is_what_hides_an_outcome(hides: list[str], named: str) -> None:
+    document = yaml.safe_load(changed("exploration", SLICE))
+    document["decision"]["hides_outcome"] = hides
+    refused(yaml.safe_dump(document), named)
+
+
+def test_an_amount_may_not_be_negative_as_losses_add_up() -> None:
+    document = yaml.safe_load(changed("exploration", SLICE))
+    del document["request"]["amount"]["minimum"]
+    refused(yaml.safe_dump(document), "exploration.amount", "request.amount.minimum")
+
+
 @pytest.mark.parametrize(
     ("line", "again", "key"),
     [

@@ -30,7 +30,7 @@ def check(model: ModelDefinition, source: str) -> None:
     Raises:
         ConfigInvalid: the first that does not, by its key.
     """
-    for part in (_request, _learning, _rollout, _serving, _scaling):
+    for part in (_request, _learning, _exploration, _rollout, _serving, _scaling):
         for holds, key, value, wanted in part(model):
             if not holds:
                 raise ConfigInvalid(f"{source}: {key}", value, wanted)
@@ -74,6 +74,25 @@ def _learning(model: ModelDefinition) -> Iterator[Rule]:
     least, most = gates.alert_share_minimum, gates.alert_share_maximum
     yield least <= most, "gates.alert_share_minimum", least, "at most alert_share_maximum"
     yield _whole_or_one(training.gpu), "training.gpu.count", _count(training.gpu), SLICE
+
+
+def _exploration(model: ModelDefinition) -> Iterator[Rule]:
+    hides, policy = model.decision.hides_outcome, model.exploration
+    yield len(set(hides)) == len(hides), "decision.hides_outcome", hides, "decisions that differ"
+    if policy is None:
+        return
+    wanted = "a decision at least: where none hides an outcome, there is nothing to let through"
+    yield bool(hides), "decision.hides_outcome", hides, wanted
+    wanted = f"a decision that hides no outcome; decision.hides_outcome names {', '.join(hides)}"
+    yield policy.decision not in hides, "exploration.decision", policy.decision, wanted
+    field = model.request.get(policy.amount)
+    numeric = field is not None and field.type in ("int64", "float64")
+    yield numeric, "exploration.amount", policy.amount, "a request field of type int64 or float64"
+    bounded = field is not None and field.minimum is not None and field.minimum >= 0
+    wanted = f"a field with request.{policy.amount}.minimum of 0 or more: losses add up"
+    yield bounded, "exploration.amount", policy.amount, wanted
+    enough, key = policy.maximum_sum >= policy.maximum_amount, "exploration.maximum_sum"
+    yield enough, key, policy.maximum_sum, f"maximum_amount ({policy.maximum_amount:g}) or more"
 
 
 def _rollout(model: ModelDefinition) -> Iterator[Rule]:

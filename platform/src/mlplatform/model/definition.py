@@ -80,17 +80,47 @@ class VolumeLimit(_Strict, frozen=True):
     decisions_per_false_stop: Annotated[int, Meta(ge=1_000, le=1_000_000_000_000)]
 
 
+DecisionName = Literal["approve", "review", "decline"]
+
+
 class DecisionPolicy(_Strict, frozen=True):
-    """Which share of all payments is reviewed and declined, and where a bundle is stopped."""
+    """Which share of all payments is reviewed and declined, and where a bundle is stopped.
+
+    Args:
+        hides_outcome: decisions after which no label can come: of a payment that was declined,
+            nobody can report a fraud. Without a label such a payment is not genuine but unknown.
+    """
 
     review_share: float
     decline_share: float
     limit: VolumeLimit | None = None
+    hides_outcome: tuple[DecisionName, ...] = ("decline",)
 
     @property
     def alert_share(self) -> float:
         """Of payments, those that may be reviewed or declined: what there are people for."""
         return self.review_share + self.decline_share
+
+
+class ExplorationPolicy(_Strict, frozen=True):
+    """A share of the payments whose outcome a model's decision would hide is let through, so that
+    their outcomes stand for those of the rest.
+
+    Args:
+        share: of such payments, drawn by a hash: the propensity in their records.
+        decision: that such a payment gets in place of the one that hides its outcome.
+        amount: the request field that holds what may be lost by one payment.
+        maximum_amount: of one payment; larger ones are never let through.
+        maximum_sum: of all payments let through in `hours` of event time, in one gateway machine
+            or pod, whose processes hold equal parts of it.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=0.5)]
+    decision: Literal["approve", "review"]
+    amount: FieldName
+    maximum_amount: Positive
+    maximum_sum: Positive
+    hours: Annotated[int, Meta(ge=1, le=24 * 7)] = 24
 
 
 class GatePolicy(_Strict, frozen=True):
@@ -398,6 +428,7 @@ class ModelDefinition(_Strict, frozen=True):
     rollout: RolloutPolicy
     drift: DriftPolicy
     features: FeaturesPolicy = FeaturesPolicy()
+    exploration: ExplorationPolicy | None = None
     gpu: GpuPolicy | None = None
     team: Team | None = None
     """Whose quota of a cluster the model's pods count against; None: that of all such models."""

@@ -37,6 +37,7 @@ class LoggedPayments:
         self, log: DecisionLog, definition: ModelDefinition, from_ms: int, to_ms: int
     ) -> None:
         self._log, self._model = log, definition.name
+        self._hides = definition.decision.hides_outcome
         self._from_ms, self._to_ms = from_ms, to_ms
         self._mature_to_ms = to_ms - definition.label.maturity_days * DAY_MS
         self._void = self._void_ids()
@@ -98,7 +99,7 @@ class LoggedPayments:
         """
         outcome = np.array([self._labels.get(i, UNKNOWN) for i in ids], dtype=np.int8)
         outcome[outcome > 0] = FRAUD
-        hidden = (outcome == UNKNOWN) & (logged == "decline")
+        hidden = (outcome == UNKNOWN) & np.isin(logged, self._hides)
         mature = event_ms < self._mature_to_ms
         outcome[(outcome == UNKNOWN) & ~hidden & mature] = GENUINE
         return outcome, hidden

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, Record
@@ -286,6 +287,16 @@ class _Chunk:
 
         self.ids, self.event_ms, self.unit = map(column, ("decision_id", "event_ms", "unit"))
         self.version, self.logged = column("version"), column("decision")
+        draws = logged_draws(rows)
+        let_through = (draws.get(i) for i in self.ids)
+        self.by_model = np.array(
+            [
+                given if draw is None or draw.explored_instead_of is None
+                else draw.explored_instead_of
+                for given, draw in zip(self.logged, let_through, strict=True)
+            ],
+            dtype=object,
+        )  # fmt: skip
         self.sound = ~column("degraded").astype(bool)
         self.decided, self.bands = decided, bands
 
@@ -314,7 +325,8 @@ def _together(
     ids = joined(lambda chunk: chunk.ids)
     outcome, hidden = logged.outcomes(ids.tolist(), event_ms, given)
     own = joined(lambda chunk: (chunk.version == reference.version) & chunk.sound)
-    alike = own & (given == np.array(DECISIONS, dtype=object)[again.decision])
+    by_model = joined(lambda chunk: chunk.by_model)
+    alike = own & (by_model == np.array(DECISIONS, dtype=object)[again.decision])
     payments = Payments(
         event_ms=event_ms,
         unit=joined(lambda chunk: chunk.unit).astype(np.int64),

@@ -42,7 +42,6 @@ DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
 """A day counts as labelled where some label, of whatever payment, came this long before it had
 matured, or later: after that the feed may have stopped."""
-DECLINE = "decline"
 _DECISION = ("decision_id", "event_ms", "unit", "version", "score", "decision", "degraded")
 _LABEL = ("decision_id", "event_ms", "writer", "seq", "label")
 
@@ -145,7 +144,7 @@ def _read_labels(
     decided = _span(definition, "decision", stretch, ("decision_id", "event_ms", "decision"))
     declined: list[str | None] = []
     for rows in slices(log, decided):
-        declines = rows["decision"].to_numpy() == DECLINE
+        declines = np.isin(rows["decision"].to_numpy(), definition.decision.hides_outcome)
         declined += rows.filter(pa.array(declines))["decision_id"].to_pylist()
     found = _Labels()
     span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), _LABEL)
@@ -176,6 +175,7 @@ def _read_day(
     frauds = pa.array([i for i, label in known.items() if label == 1], pa.string())
     labelled = pa.array(list(known), pa.string())
     segments, decoded = definition.drift.segments, LoggedInputs(plan)
+    hides = definition.decision.hides_outcome
     columns = (*_DECISION, "payload") if segments else _DECISION
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     hidden = before = 0
@@ -185,7 +185,7 @@ def _read_day(
         before += rows.num_rows
         scored = scored_by(rows, champion.version)
         unknown = pc.invert(pc.is_in(rows["decision_id"], value_set=labelled)).to_numpy()
-        unknown = scored & unknown & (rows["decision"].to_numpy() == DECLINE)
+        unknown = scored & unknown & np.isin(rows["decision"].to_numpy(), hides)
         hidden += int(unknown.sum())
         kept = scored & ~unknown
         rows = rows.filter(pa.array(kept))

@@ -28,6 +28,7 @@ from mlplatform.scoring.api import openapi
 from mlplatform.scoring.api.app import Gateway
 from mlplatform.scoring.api.grpc_server import GrpcListener
 from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.follow import RouteFollower
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
@@ -234,6 +235,20 @@ def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
         shared.clock,
         shared.key,
         ModelMetrics(shared.metrics, model),
+        _exploration(live.definition, shared.settings.gateways),
+    )
+
+
+def _exploration(definition: ModelDefinition, processes: int) -> Exploration | None:
+    policy = definition.exploration
+    if policy is None:
+        return None
+    return Exploration(
+        policy,
+        model=definition.name,
+        hides=definition.decision.hides_outcome,
+        fields=tuple(definition.request),
+        processes=processes,
     )
 
 

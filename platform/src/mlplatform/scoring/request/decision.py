@@ -13,7 +13,9 @@ import msgspec
 from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.learning.features.policy import Gaps
 from mlplatform.model.routes import Arm
+from mlplatform.model.rules import Decision
 from mlplatform.runtime.telemetry.context import TraceContext
+from mlplatform.scoring.arms.exploration import Draw
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.request.answers import Answer
@@ -72,6 +74,8 @@ class Decided(msgspec.Struct, frozen=True):
     Args:
         prediction: the score that decided, if one did.
         decided_s: when, on the monotonic clock.
+        draw: whether it was let through, where the model's decision hides its outcome and a slice
+            of such payments is explored. `verdict` is what came of it.
     """
 
     case: RoutedRequest
@@ -79,6 +83,12 @@ class Decided(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...]
     prediction: Prediction | None = None
     decided_s: float = 0.0
+    draw: Draw | None = None
+
+    @property
+    def by_model(self) -> Decision:
+        """What was decided before any draw."""
+        return self.draw.decided if self.draw else self.verdict.decision
 
     @property
     def arm(self) -> Arm | None:
@@ -196,7 +206,7 @@ def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
     }
     if isinstance(facts, RawFacts):
         payload["inputs"] = facts.inputs
-    optional = {
+    optional: dict[str, Any] = {
         "reasons_omitted": verdict.omitted,
         "attribution": _attribution(verdict),
         "cached": verdict.cached or None,
@@ -206,5 +216,12 @@ def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
         "idempotency_key": caller.key,
         "trace_id": caller.trace_id,
     }
+    if (draw := decided.draw) is not None:
+        optional |= {
+            "propensity": draw.propensity,
+            "explored": draw.explored or None,
+            "explored_instead_of": draw.decided if draw.explored else None,
+            "not_explored": draw.excluded,
+        }
     payload.update((name, value) for name, value in optional.items() if value is not None)
     return payload

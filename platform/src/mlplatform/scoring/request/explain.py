@@ -7,7 +7,7 @@ with the three of them the gateway's own functions must come to the same answer,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ from mlplatform.scoring.request.prediction import (
 )
 
 SCORE_TOLERANCE = 1e-6
+NOT_EXPLORED: Mapping[str, str] = {
+    "amount": "more than exploration.maximum_amount",
+    "sum": "exploration.maximum_sum was reached",
+    "twice_in_a_row": "the customer's last such payment was let through",
+}
 Row = Sequence[float]
 
 
@@ -124,6 +129,9 @@ class _Payload(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
     reasons_omitted: str | None = None
     failures: tuple[tuple[str, str], ...] = ()
+    propensity: float | None = None
+    explored_instead_of: str | None = None
+    not_explored: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +203,37 @@ def _explanation(
         again=again.outcome,
         method=again.method,
         causes=again.causes,
-        note=again.note or _failures(own),
+        note="; ".join(filter(None, (again.note or _failures(own), _drawn(own)))) or None,
         differences=_differences(
-            logged,
+            _before_draw(own, logged),
             again.outcome,
-            has_reasons=record.kind == "decision" and own.reasons_omitted is None,
+            has_reasons=record.kind == "decision"
+            and own.reasons_omitted is None
+            and not (own.explored_instead_of and record.decision == "approve"),
         ),
     )
+
+
+def _before_draw(own: _Payload, logged: Outcome | None) -> Outcome | None:
+    """What the model decided, where the exploration slice has put another decision in its place."""
+    if logged is None or own.explored_instead_of is None:
+        return logged
+    return msgspec.structs.replace(logged, decision=own.explored_instead_of)
+
+
+def _drawn(own: _Payload) -> str | None:
+    """What the exploration slice did, in words."""
+    if own.propensity is None:
+        return None
+    if own.explored_instead_of is not None:
+        return (
+            f"the model decided {own.explored_instead_of}; let through by the exploration slice "
+            f"(chance {own.propensity:g})"
+        )
+    if own.not_explored is not None:
+        why = NOT_EXPLORED.get(own.not_explored, own.not_explored)
+        return f"not to be let through by the exploration slice: {why}"
+    return f"could have been let through by the exploration slice (chance {own.propensity:g})"
 
 
 def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Decider]) -> _Again:

@@ -15,6 +15,7 @@ from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
 from mlplatform.model.rules import Decision, evaluate
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.runtime.telemetry.context import Origin
+from mlplatform.scoring.arms.exploration import Draw, Exploration
 from mlplatform.scoring.arms.fallback import ModelStep, Step, step_until
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import MOST, NotExplained, drivers, without_each
@@ -190,6 +191,25 @@ async def judged(prediction: Prediction, until_s: float) -> Verdict:
         omitted,
         prediction.cached,
     )
+
+
+def explored(
+    exploration: Exploration, verdict: Verdict, facts: Facts, unit: int
+) -> tuple[Verdict, Draw | None]:
+    """A model's decision, or the one that stands in its place for a slice of payments.
+
+    To be asked of a model's decision alone, made with fresh features by the arm that was due: what
+    rules, the small model or the safe default decide is never explored, nor inputs that a caller
+    made.
+    """
+    if isinstance(facts, RawFacts):
+        return verdict, None
+    draw = exploration.draw(verdict.decision, unit, facts.fields, facts.event_ms)
+    if draw is None or not draw.explored:
+        return verdict, draw
+    if exploration.decision == "approve":  # an approval is given without reasons
+        verdict = msgspec.structs.replace(verdict, reasons=(), omitted=None)
+    return msgspec.structs.replace(verdict, decision=exploration.decision), draw
 
 
 def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASON) -> Verdict:

@@ -24,6 +24,7 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import ACCEPTED, Origin, derived_span_id, trace_id_of
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.fallback import features_until, predict_until
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
@@ -50,6 +51,7 @@ from mlplatform.scoring.request.prediction import (
     Facts,
     Failure,
     RawFacts,
+    explored,
     judged,
     predicted,
     without_predictor,
@@ -130,6 +132,7 @@ class Scoring:
         clock: Clock,
         pseudonym_key: bytes,
         metrics: ModelMetrics,
+        exploration: Exploration | None = None,
     ) -> None:
         self.live = live
         self.definition: ModelDefinition = live.definition
@@ -150,6 +153,7 @@ class Scoring:
         self._clock = clock
         self._key = pseudonym_key
         self._metrics = metrics
+        self._exploration = exploration
         self._in_flight = InFlight()
         self.keep_ms = live.definition.idempotency_keep_h * HOUR_MS
         self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
@@ -320,6 +324,9 @@ class Scoring:
             verdict = without_predictor(live, case.facts)
         else:
             verdict = await judged(prediction, until_s)
+            if self._exploration is not None and not (failures or case.gaps.degraded):
+                verdict, draw = explored(self._exploration, verdict, case.facts, case.unit)
+                return Decided(case, verdict, (), prediction, time.monotonic(), draw)
         return Decided(case, verdict, tuple(failures), prediction, time.monotonic())
 
     async def _recorded(
@@ -389,7 +396,7 @@ class Scoring:
             return
         if (volume := decided.prediction.target.volume) is None:
             return
-        if volume.count(decided.case.assignment.bucket, decided.verdict.decision, now_s):
+        if volume.count(decided.case.assignment.bucket, decided.by_model, now_s):
             arm = decided.prediction.target.arm
             why = "" if volume.stopped is None else volume.stopped.reason
             log.error("%s is asked no more: its bundle %s", arm.service, why)

@@ -1,0 +1,128 @@
+"""Which payments are let through whose outcome the model's decision would hide: a declared slice.
+
+A draw follows from what the record of the payment holds, so anybody can make it again. What it may
+cost is bounded by an amount for each payment and a sum for each window of event time. Both, and the
+memory of customers, are a gateway process's own: waiting for others would cost more than a draw.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import msgspec
+
+from mlplatform.model.definition import ExplorationPolicy
+from mlplatform.model.rules import Decision
+
+Exclusion = Literal["amount", "sum", "twice_in_a_row"]
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+REMEMBERED: Final = 10_000
+"""Customers of whom a process knows that the last such payment was let through; of more, those who
+were let through longest ago are forgotten."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Draw(msgspec.Struct, frozen=True):
+    """What became of a payment whose outcome the model's decision hides.
+
+    Args:
+        decided: by the model.
+        propensity: chance (0-1) with which it was let through, given all that came before it.
+        explored: it was.
+        excluded: why it had no chance.
+    """
+
+    decided: Decision
+    propensity: float
+    explored: bool = False
+    excluded: Exclusion | None = None
+
+
+class Exploration:
+    """The slice of one model in this process."""
+
+    __slots__ = (
+        "_fields",
+        "_hides",
+        "_maximum_sum",
+        "_model",
+        "_policy",
+        "_spent",
+        "_was_explored",
+        "_window",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        policy: ExplorationPolicy,
+        *,
+        model: str,
+        hides: tuple[Decision, ...],
+        fields: tuple[str, ...],
+        processes: int,
+    ) -> None:
+        """Args: fields: of a request. processes: that answer on this machine, in equal parts."""
+        self._policy, self._model = policy, model
+        self._hides, self._fields = frozenset(hides), fields
+        self._maximum_sum = policy.maximum_sum / processes
+        self._window, self._spent = 0, 0.0
+        self._was_explored: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def decision(self) -> Decision:
+        """What a payment gets that is let through."""
+        return self._policy.decision
+
+    def draw(
+        self, decided: Decision, unit: int, fields: Mapping[str, Any], event_ms: int
+    ) -> Draw | None:
+        """Whether this payment is let through; None where the decision hides no outcome.
+
+        Args:
+            unit: the customer, as the record holds it. fields: likewise.
+        """
+        if decided not in self._hides:
+            return None
+        amount = float(fields[self._policy.amount])
+        excluded = self._exclusion(amount, unit, event_ms)
+        if excluded is not None:
+            return Draw(decided, 0.0, excluded=excluded)
+        share = self._policy.share
+        sent = [fields[name] for name in self._fields]
+        if not chosen(self._model, unit, sent, event_ms, share):
+            return Draw(decided, share)
+        self._spent += amount
+        self._was_explored[unit] = None
+        if len(self._was_explored) > REMEMBERED:
+            self._was_explored.popitem(last=False)
+        return Draw(decided, share, explored=True)
+
+    def _exclusion(self, amount: float, unit: int, event_ms: int) -> Exclusion | None:
+        if unit in self._was_explored:
+            del self._was_explored[unit]  # this one is not let through, so the next one may be
+            return "twice_in_a_row"
+        if not amount <= self._policy.maximum_amount:
+            return "amount"
+        window = event_ms // (self._policy.hours * HOUR_MS)
+        if window > self._window:  # a late payment counts in the window that has begun
+            self._window, self._spent = window, 0.0
+        return "sum" if self._spent + amount > self._maximum_sum else None
+
+
+def chosen(model: str, unit: int, sent: list[Any], event_ms: int, share: float) -> bool:
+    """Whether the hash of a payment falls into the slice.
+
+    The same payment sent again on that day is drawn alike: who tries again gains nothing.
+
+    Args:
+        unit, sent: the customer and the request's fields in the order of model.yaml, pseudonymised
+            with the installation's key, so that nobody outside can foretell a draw.
+    """
+    data = _encode((model, "exploration", event_ms // DAY_MS, unit, sent))
+    number = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+    return number < share * 2**64
