@@ -35,10 +35,10 @@ def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None
         "immature": seen.immature,
         "alerts": found.alerts,
         "frauds": found.frauds,
-        "found": found.caught,
-        "found_before": found.champion_caught,
-        "low": round(found.difference.pass_low, 4) if found.frauds else None,
-        "high": round(found.difference.pass_high, 4) if found.frauds else None,
+        "found": found.challenger.caught,
+        "found_before": found.champion.caught,
+        "low": round(found.known.low, 4) if found.frauds else None,
+        "high": round(found.known.high, 4) if found.frauds else None,
     }
 
 

@@ -249,7 +249,7 @@ def _shares(counts: dict[str, dict[str, int]], runs: int) -> dict[str, dict[str,
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=20, help="of each row (20)")
+    parser.add_argument("--runs", type=int, default=10, help="of each row (10)")
     parser.add_argument("--payments-a-day", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("build/bench/labels.json"))
     asked = parser.parse_args(arguments)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlplatform.rollouts.verdicts.delays import delay_curve
+from mlplatform.rollouts.verdicts.delays import delay_curve, labels_come
 from mlplatform.rollouts.verdicts.hidden import (
     Estimate,
     PartlySeen,
@@ -154,7 +154,8 @@ def test_the_share_of_labels_to_come_is_found_from_payments_of_all_ages() -> Non
         delay = rng.integers(1, 61, 20_000)
         came = (rng.random(20_000) < 0.02) & (delay <= age)
         curve = delay_curve(age, np.where(came, delay, -1))
-        found, error = float(curve.share(np.array([30]))[0]), curve.error(30)
+        at = np.array([30])
+        found, error = float(curve.share(at)[0]), float(curve.error(at)[0])
         errors.append((found - 30 / 59) / error)
     assert abs(np.mean(errors)) < 0.5
     assert 0.7 < np.std(errors) < 1.3
@@ -163,4 +164,5 @@ def test_the_share_of_labels_to_come_is_found_from_payments_of_all_ages() -> Non
 def test_no_label_leaves_no_curve() -> None:
     curve = delay_curve(np.array([5, 2]), np.array([-1, -1]))
     assert np.isnan(curve.share(np.array([3]))).all()
-    assert np.isnan(curve.error(3))
+    assert np.isnan(curve.error(np.array([3]))).all()
+    assert labels_come(curve, np.array([3])) is None

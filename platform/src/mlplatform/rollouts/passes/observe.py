@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
-from mlplatform.rollouts.passes.kept import count, up_to
+from mlplatform.rollouts.passes.kept import PORTION, count, up_to
 from mlplatform.rollouts.passes.plan import (
     DAY_MS,
     Observation,
@@ -192,6 +194,8 @@ def outcome_basis(
         errors=gate_errors(policy),
         capacity=definition.decision.alert_share,
         due=due,
+        hides=definition.decision.hides_outcome,
+        explores=definition.exploration is not None,
     )
 
 
@@ -214,7 +218,31 @@ def shadow_outcomes(log: DecisionLog, model: str, basis: OutcomeBasis) -> Outcom
         version=basis.version,
         maturity_ms=basis.maturity_ms,
         now_event_ms=basis.now_event_ms,
+        hides=basis.hides,
+        propensities=_propensities(log, model, basis) if basis.explores else None,
     )
+
+
+def _propensities(log: DecisionLog, model: str, basis: OutcomeBasis) -> dict[str, float]:
+    """By decision of the shadow phase, the chance with which it was let through: payloads are read
+    a portion at a time, as they are by far the largest part of a record."""
+    found: dict[str, float] = {}
+    after: dict[str, int] = {}
+    while True:
+        rows = log.read(
+            Span(
+                model=model, kinds=("decision",), generation=basis.generation, after=dict(after),
+                limit=PORTION, columns=("writer", "seq", "decision_id", "payload"),
+            )
+        )  # fmt: skip
+        for decision_id, draw in logged_draws(up_to(rows, basis.marks)).items():
+            found[decision_id] = draw.propensity or 0.0
+        counts: Counter[str] = Counter()
+        for row in rows.select(["writer", "seq"]).to_pylist():  # of a writer in their order
+            after[row["writer"]] = row["seq"]
+            counts[row["writer"]] += 1
+        if max(counts.values(), default=0) < PORTION:
+            return found
 
 
 def gate_errors(policy: RolloutPolicy) -> Errors:

@@ -26,6 +26,8 @@ class OutcomeBasis:
         marks: per writer, the last number that was read.
         capacity: share (0-1) of payments that people can look at.
         due: the promotion could be confirmed. Before, nothing but proven harm is told.
+        hides: decisions after which no label can come.
+        explores: whether records may hold that such payments were let through.
     """
 
     generation: int
@@ -37,6 +39,8 @@ class OutcomeBasis:
     errors: Errors
     capacity: float
     due: bool
+    hides: tuple[str, ...] = ("decline",)
+    explores: bool = False
 
 
 @dataclass(frozen=True, slots=True)

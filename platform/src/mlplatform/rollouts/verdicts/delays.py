@@ -36,16 +36,40 @@ class DelayCurve:
         found: Floats = after[np.searchsorted(self.delay_ms, age_ms, side="right")] / after[-1]
         return found
 
-    def error(self, age_ms: int) -> float:
-        """Standard error of that share at one age, by the delta method."""
-        at = int(np.searchsorted(self.delay_ms, age_ms, side="right"))
-        if not at > 0:
-            return math.nan
-        first, whole = float(self.hazard[at - 1]), float(self.hazard[-1])
-        early = float(self.variance[at - 1])
-        late = float(self.variance[-1]) - early
-        rest = whole - first
-        return math.sqrt(rest**2 * early + first**2 * late) / whole**2
+    def error(self, age_ms: Integers) -> Floats:
+        """Standard errors of those shares, by the delta method; 0 before the first label."""
+        first = np.concatenate(([0.0], self.hazard))
+        early = np.concatenate(([0.0], self.variance))
+        at = np.searchsorted(self.delay_ms, age_ms, side="right")
+        rest = (first[-1] - first[at]) ** 2 * early[at]
+        late = first[at] ** 2 * (early[-1] - early[at])
+        if not len(self.hazard):
+            return np.full(len(age_ms), math.nan)
+        return np.asarray(np.sqrt(rest + late) / first[-1] ** 2, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsCome:
+    """Of the labels that come within `within_ms`, the share (0-1) that is expected to be here.
+
+    Args:
+        low, high: of a 95 % interval.
+    """
+
+    share: float
+    low: float
+    high: float
+    within_ms: int
+
+
+def labels_come(curve: DelayCurve, age_ms: Integers) -> LabelsCome | None:
+    """Of payments of these ages; None where no label has come that tells."""
+    if not len(curve.hazard) or not len(age_ms):
+        return None
+    share = float(curve.share(age_ms).mean())
+    error = 1.96 * float(curve.error(age_ms).mean())  # as if all erred alike: at most that
+    low, high = max(share - error, 0.0), min(share + error, 1.0)
+    return LabelsCome(share, low, high, curve.longest_ms)
 
 
 def delay_curve(age_ms: Integers, delay_ms: Integers) -> DelayCurve:

@@ -1,59 +1,69 @@
 """What matured labels say about two arms that decided the same payments: the slow gate.
 
-In shadow every payment has a score of both arms, so both can be held to the same outcomes: nothing
-depends on whose declines hid a fraud, and far fewer frauds tell than between arms that answered
-different customers. Labels come days later, so a promotion is provisional until they have.
+In shadow every payment has a score of both arms, so both can be held to the same outcomes, and far
+fewer frauds tell than between arms that answered different customers. What the champion declined
+has no outcome, unless it was let through to learn of it: what that leaves open stays open
+(`hidden`). Labels come days later, so a promotion is provisional until they have.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.rollouts.verdicts.clusters import grouped
+from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
-from mlplatform.rollouts.verdicts.statistics import (
-    ClusterSums,
-    Difference,
-    cluster_sums,
-    share_difference,
+from mlplatform.rollouts.verdicts.hidden import (
+    Interval,
+    PartlySeen,
+    interval,
+    precision,
+    recall,
+    recall_difference,
 )
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate, number_of, sure
-from mlplatform.runtime.figures import percent
+from mlplatform.runtime.figures import percent, span
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mlplatform.rollouts.verdicts.facts import Columns, Flags, Integers
+    from mlplatform.rollouts.verdicts.facts import Columns, Flags
 
 NAME = "recall"
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
-    """Payments of one shadow generation that both arms scored; one element per payment.
+    """Payments of one shadow generation that both arms scored.
 
     Args:
-        fraud: by the last label that has arrived.
+        payments: fraud by the last label that has arrived; what was declined is not seen.
+        challenger: its scores, one for each payment; champion: likewise.
         immature: payments without a label that may still get one; they are left out of the arrays.
-        hidden: payments that were declined and have no label: what they were, nobody can know.
         silent: no label of any decision has arrived since the generation's last payment.
+        come: the labels of frauds, and of genuine payments where anybody says so.
     """
 
-    unit: Integers
+    payments: PartlySeen
     challenger: npt.NDArray[np.float64]
     champion: npt.NDArray[np.float64]
-    fraud: Flags
     immature: int
-    hidden: int
     silent: bool
+    come: Mapping[str, LabelsCome]
 
     def __len__(self) -> int:
-        return len(self.unit)
+        return len(self.payments.unit)
+
+    @property
+    def hidden(self) -> int:
+        """Payments that were declined and have no label: what they were, nobody can know."""
+        return int((~self.payments.seen).sum())
 
 
 def outcomes(
@@ -64,11 +74,18 @@ def outcomes(
     version: int,
     maturity_ms: int,
     now_event_ms: int,
+    hides: Sequence[str] = ("decline",),
+    propensities: Mapping[str, float] | None = None,
 ) -> Outcomes:
     """The pairs of a shadow generation joined to the labels that have arrived.
 
     The last label of a decision counts; after `maturity_ms` no label means genuine, but for a
-    declined payment, of which no fraud can be reported.
+    payment whose decision hides its outcome. Where one was drawn to be let through or not, those
+    let through stand for all that were drawn, and a label of one that was not says nothing.
+
+    Args:
+        hides: decisions after which no fraud can be reported.
+        propensities: by decision, the chance with which such a payment was let through.
     """
     columns = _ordered(decisions, generation)
     known = _labels(labels, now_event_ms)
@@ -78,23 +95,56 @@ def outcomes(
     decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
     decided &= columns["has_unit"] & scored_flags(columns)
     decided &= _in(columns["decision_id"], copies)
-    labelled = _in(columns["decision_id"], known)
-    hidden = decided & ~labelled & (columns["decision"] == "decline")
-    young = columns["event_ms"] + maturity_ms > now_event_ms
-    immature = decided & ~labelled & ~hidden & young
-    kept = decided & ~hidden & ~immature
-    ids = columns["decision_id"][kept]
-    last_ms = int(columns["event_ms"][decided].max()) if decided.any() else 0
-    arrived = labels.column("event_ms").to_numpy()
+    columns = {name: values[decided] for name, values in columns.items()}
+    ids, age_ms = columns["decision_id"], now_event_ms - columns["event_ms"]
+    chance = np.array([(propensities or {}).get(i, 0.0) for i in ids], dtype=np.float64)
+    hiding = np.isin(columns["decision"], list(hides))
+    labelled = _in(ids, known)
+    seen = ~hiding | (labelled & (chance == 0.0))
+    immature = seen & ~labelled & (age_ms < maturity_ms)
+    label = np.array([known[i][1] if i in known else -1 for i in ids], dtype=np.int64)
+    arrived = np.array([known[i][0] if i in known else -1 for i in ids], dtype=np.int64)
+    came, come = np.ones(len(ids)), dict[str, LabelsCome]()
+    for value, name in enumerate(("genuine", "fraud")):
+        delay_ms = np.where(label == value, np.maximum(arrived - columns["event_ms"], 0), -1)
+        curve = delay_curve(age_ms[seen], delay_ms[seen])
+        if (found := labels_come(curve, age_ms[seen & ~immature])) is not None:
+            come[name] = found
+            if name == "fraud":
+                share = curve.share(age_ms)
+                came = np.where(share > 0, share, 1.0)
+    kept = ~immature
+    champion = columns["score"][kept].astype(np.float64)
+    times = labels.column("event_ms").to_numpy()
+    last_ms = int(columns["event_ms"].max()) if len(ids) else 0
     return Outcomes(
-        unit=columns["unit"][kept],
-        challenger=np.array([copies[i] for i in ids], dtype=np.float64),
-        champion=columns["score"][kept],
-        fraud=np.array([known.get(i, 0) == 1 for i in ids], dtype=bool),
+        payments=PartlySeen(
+            unit=columns["unit"][kept],
+            fraud=(seen & (label == 1))[kept],
+            seen=seen[kept],
+            chance=np.where(chance > 0.0, chance, seen)[kept],
+            guess=np.clip(champion, 0.0, 1.0),
+            came=came[kept],
+        ),
+        challenger=np.array([copies[i] for i in ids[kept]], dtype=np.float64),
+        champion=champion,
         immature=int(immature.sum()),
-        hidden=int(hidden.sum()),
-        silent=not ((arrived > last_ms) & (arrived <= now_event_ms)).any(),
+        silent=not ((times > last_ms) & (times <= now_event_ms)).any(),
+        come=come,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is known of one arm's recall and precision, each bound with the error of missed harm.
+
+    Args:
+        caught: frauds that were seen among its first `alerts` payments.
+    """
+
+    caught: int
+    recall: Interval
+    precision: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +152,17 @@ class Recall:
     """Frauds among the payments that each arm ranks highest, as many as people can look at.
 
     Args:
-        caught, champion_caught: of `frauds`, within the first `alerts` payments of either arm.
-        difference: of the two shares of frauds, challenger less champion.
+        frauds: that were seen.
+        known: share of the frauds that the challenger finds more than the champion, with the error
+            of missed harm. proven: the same with that of a stop.
     """
 
     frauds: int
     alerts: int
-    caught: int
-    champion_caught: int
-    difference: Difference
+    challenger: Arm
+    champion: Arm
+    known: Interval
+    proven: Interval
 
 
 def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Recall:
@@ -119,17 +171,24 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
     Args:
         capacity: share (0-1) of payments that may be reviewed or declined.
     """
-    alerts = round(capacity * len(seen))
+    alerts, payments = round(capacity * len(seen)), seen.payments
     mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))
-    hits = (seen.fraud & mine, seen.fraud, seen.fraud & other, seen.fraud)
-    by_unit = grouped([seen.unit], np.stack(hits, axis=1).astype(np.int64))
-    view = ClusterSums.of(cluster_sums(by_unit.counts))
+    more = recall_difference(mine, other)
+
+    def arm(flagged: Flags) -> Arm:
+        return Arm(
+            int((payments.fraud & flagged).sum()),
+            interval(recall(flagged), payments, errors.missed),
+            interval(precision(flagged), payments, errors.missed),
+        )
+
     return Recall(
-        frauds=int(seen.fraud.sum()),
+        frauds=int(payments.fraud.sum()),
         alerts=alerts,
-        caught=int((seen.fraud & mine).sum()),
-        champion_caught=int((seen.fraud & other).sum()),
-        difference=share_difference([view], stop_error=errors.stop, pass_error=errors.missed),
+        challenger=arm(mine),
+        champion=arm(other),
+        known=interval(more, payments, errors.missed),
+        proven=interval(more, payments, errors.stop),
     )
 
 
@@ -148,34 +207,82 @@ def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: floa
         reason = "no label has arrived since the shadow phase: labels have stopped coming"
         return Gate(NAME, "INCONCLUSIVE", reason, {})
     found = recall_at_capacity(seen, capacity=capacity, errors=errors)
-    difference = found.difference
-    said = (
-        f"among its {found.alerts:,} highest scores were {found.caught:,} of {found.frauds:,} "
-        f"frauds, among those of the version before it {found.champion_caught:,}"
-    )
-    if not found.frauds:
-        said = f"no fraud among {len(seen):,} payments"
-    worst = -difference.pass_low
+    worst, least = -found.known.low, -found.proven.high
+    verdict = bound.verdict(least, worst)
     told = "" if math.isnan(worst) else f": at most {100 * max(worst, 0):.2g} points fewer"
     if told:
         told += f" with {sure(errors.missed)}"
+    if verdict == "UNHEALTHY":
+        told = f": at least {percent(least)} fewer with {sure(errors.stop)}"
     allowed = "" if bound.tolerance is None else f" ({100 * bound.tolerance:g} points allowed)"
-    unknown = f"; of {seen.hidden:,} declined payments nothing is known" if seen.hidden else ""
+    reason = f"{_counted(seen, found)}{told}{allowed}{_unknown(seen, found)}{_to_come(seen)}"
+    return Gate(NAME, verdict, reason, _values(seen, found, bound))
+
+
+def _counted(seen: Outcomes, found: Recall) -> str:
+    if not found.frauds:
+        return f"no fraud among {len(seen):,} payments"
+    return (
+        f"among its {found.alerts:,} highest scores were {found.challenger.caught:,} of "
+        f"{found.frauds:,} frauds, among those of the version before it {found.champion.caught:,}"
+    )
+
+
+def _unknown(seen: Outcomes, found: Recall) -> str:
+    """What our own decisions hide, in words."""
+    payments = seen.payments
+    drawn = payments.is_drawn
+    never = int((~payments.seen & ~drawn).sum())
+    said = ""
+    if drawn.any():
+        through = int((drawn & payments.seen).sum())
+        said = f"; {through:,} payments were let through and stand for {int(drawn.sum()):,}"
+    if never:
+        said += f"; of {never:,} declined payments nothing is known"
+        ends = [(a.recall.lowest, a.recall.highest) for a in (found.challenger, found.champion)]
+        if all(math.isfinite(end) for pair in ends for end in pair):
+            mine, other = (span(low, high) for low, high in ends)
+            said += f": as they may be, it finds {mine} of the frauds, the one before it {other}"
+    return said
+
+
+def _to_come(seen: Outcomes) -> str:
+    if (come := seen.come.get("fraud")) is None:
+        return ""
+    return (
+        f"; of the labels of frauds that come within {come.within_ms / DAY_MS:.3g} days "
+        f"{percent(come.share)} are here ({span(come.low, come.high)})"
+    )
+
+
+def _values(seen: Outcomes, found: Recall, bound: Bound) -> dict[str, float | int | None]:
     values: dict[str, float | int | None] = {
-        "share": number_of(difference.value),
-        "low": number_of(difference.pass_low),
-        "high": number_of(difference.pass_high),
+        "share": number_of(found.known.value),
+        "low": number_of(found.known.low),
+        "high": number_of(found.known.high),
+        "lowest": number_of(found.known.lowest),
+        "highest": number_of(found.known.highest),
+        "proven": number_of(-found.proven.high),
         "band_low": None if bound.tolerance is None else -bound.tolerance,
         "frauds": found.frauds,
         "alerts": found.alerts,
-        "caught": found.caught,
-        "champion_caught": found.champion_caught,
+        "caught": found.challenger.caught,
+        "champion_caught": found.champion.caught,
         "hidden": seen.hidden,
+        "let_through": int((seen.payments.is_drawn & seen.payments.seen).sum()),
     }
-    verdict = bound.verdict(-difference.stop_high, worst)
-    if verdict == "UNHEALTHY":
-        told = f": at least {percent(-difference.stop_high)} fewer with {sure(errors.stop)}"
-    return Gate(NAME, verdict, f"{said}{told}{allowed}{unknown}", values)
+    for name, arm in (("challenger", found.challenger), ("champion", found.champion)):
+        for what, known in (("recall", arm.recall), ("precision", arm.precision)):
+            for end in ("value", "low", "high", "lowest", "highest"):
+                values[f"{name}_{what}_{end}"] = number_of(getattr(known, end))
+    for name, come in seen.come.items():
+        values |= {
+            f"{name}_labels_share": number_of(come.share),
+            f"{name}_labels_low": number_of(come.low),
+            f"{name}_labels_high": number_of(come.high),
+            f"{name}_labels_within_days": number_of(come.within_ms / DAY_MS),
+        }
+    return values
 
 
 def _ordered(table: pa.Table, generation: int) -> Columns:
@@ -200,10 +307,11 @@ def _in(ids: npt.NDArray[Any], known: dict[str, Any]) -> Flags:
     return np.array([i in known for i in ids], dtype=bool)
 
 
-def _labels(table: pa.Table, now_event_ms: int) -> dict[str, int]:
+def _labels(table: pa.Table, now_event_ms: int) -> dict[str, tuple[int, int]]:
+    """By decision, when the last label came, and which."""
     names = ("event_ms", "writer", "seq", "decision_id", "label")
     rows: list[tuple[Any, ...]] = list(
         zip(*(table.column(name).to_pylist() for name in names), strict=True)
     )
     known = sorted(row for row in rows if row[0] <= now_event_ms and row[4] is not None)
-    return {decision_id: label for *_, decision_id, label in known}
+    return {decision_id: (at_ms, label) for at_ms, _, _, decision_id, label in known}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.learning.validation.statistics import share_band
+from mlplatform.rollouts.verdicts.hidden import PartlySeen
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors, number_of
 
@@ -106,7 +107,8 @@ class Known(msgspec.Struct, frozen=True):
     Args:
         immature: payments that may still get a label. hidden: declined ones, which get none.
         more, low, high: share (0-1) of the frauds that the candidate finds more at capacity, with
-            bounds that are wrong with probability .05 each; None: no fraud.
+            bounds that are wrong with probability .05 each, whatever the hidden ones were; None: no
+            fraud.
     """
 
     payments: int
@@ -202,33 +204,41 @@ def _known(payments: Payments, capacity: float) -> Known:
     known = payments.outcome != UNKNOWN
     fraud = payments.outcome[known] == FRAUD
     immature = int((~known & ~payments.hidden).sum())
-    hidden = int(payments.hidden.sum())
+    mature = known | payments.hidden
+    champion = payments.reference.score[mature]
     seen = Outcomes(
-        unit=payments.unit[known],
-        challenger=payments.candidate.score[known],
-        champion=payments.reference.score[known],
-        fraud=fraud,
+        payments=PartlySeen(
+            unit=payments.unit[mature],
+            fraud=payments.outcome[mature] == FRAUD,
+            seen=known[mature],
+            chance=known[mature].astype(np.float64),
+            guess=np.clip(champion, 0.0, 1.0),
+            came=np.ones(len(champion)),
+        ),
+        challenger=payments.candidate.score[mature],
+        champion=champion,
         immature=immature,
-        hidden=hidden,
         silent=False,
+        come={},
     )
     errors = Errors(ERROR_SHARE, ERROR_SHARE)
     recall = recall_at_capacity(seen, capacity=capacity, errors=errors)
     alerts = [arm.alert[known] for arm in (payments.reference, payments.candidate)]
     reference, candidate = (
         Found(int(flags.sum()), int((flags & fraud).sum()), caught)
-        for flags, caught in zip(alerts, (recall.champion_caught, recall.caught), strict=True)
+        for flags, caught in zip(
+            alerts, (recall.champion.caught, recall.challenger.caught), strict=True
+        )
     )
-    difference = recall.difference
     return Known(
         payments=int(known.sum()),
         frauds=int(fraud.sum()),
         immature=immature,
-        hidden=hidden,
+        hidden=seen.hidden,
         capacity=capacity,
         reference=reference,
         candidate=candidate,
-        more=number_of(difference.value),
-        low=number_of(difference.pass_low),
-        high=number_of(difference.pass_high),
+        more=number_of(recall.known.value),
+        low=number_of(recall.known.low),
+        high=number_of(recall.known.high),
     )
