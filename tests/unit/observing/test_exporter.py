@@ -221,6 +221,24 @@ def test_outcomes_follow_the_last_label_and_leave_voids_out() -> None:
     )
 
 
+def test_a_declined_payment_without_a_label_is_no_false_alarm() -> None:
+    decisions = pa.table(
+        {
+            "decision_id": ["a", "b", "c"],
+            "event_ms": [0, 0, 0],
+            "decision": ["decline", "decline", "review"],
+        }
+    )
+    labels = pa.table(
+        {"decision_id": ["a"], "event_ms": [DAY_MS], "label": pa.array([1], pa.int8())}
+    )
+    voids = pa.table({"decision_id": pa.array([], pa.string())})
+    seen = outcomes(decisions, labels, voids, maturity_ms=1)
+    assert (seen.matured, seen.alerts, seen.hits) == (2, 2, 1)
+    seen = outcomes(decisions, labels, voids, maturity_ms=1, hides=())
+    assert (seen.matured, seen.alerts, seen.hits) == (3, 3, 1)
+
+
 def test_no_decisions_make_no_outcomes() -> None:
     none = pa.array([], pa.int64())
     ids = pa.array([], pa.string())

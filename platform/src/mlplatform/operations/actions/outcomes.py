@@ -43,7 +43,8 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
 
     def window(start_ms: int) -> Outcomes:
         decisions = read("decision", start_ms, start_ms + window_ms, _DECISION)
-        return outcomes(decisions, labels, voids, maturity_ms=maturity_ms)
+        hides = definition.decision.hides_outcome
+        return outcomes(decisions, labels, voids, maturity_ms=maturity_ms, hides=hides)
 
     return together([window(from_ms + number * window_ms) for number in range(windows)])
 
@@ -62,11 +63,18 @@ def together(parts: Sequence[Outcomes]) -> Outcomes:
 
 
 def outcomes(
-    decisions: pa.Table, labels: pa.Table, voids: pa.Table, *, maturity_ms: int
+    decisions: pa.Table,
+    labels: pa.Table,
+    voids: pa.Table,
+    *,
+    maturity_ms: int,
+    hides: Sequence[str] = ("decline",),
 ) -> Outcomes:
-    """Mature decisions joined to their labels; the last label counts, and none means negative.
+    """Mature decisions joined to their labels; the last label counts, and none means negative, but
+    for decisions after which none can come: those are left out.
 
     Args:
+        hides: such decisions.
         decisions: decision_id, event_ms, decision; all old enough to be mature.
         labels: decision_id, event_ms (of its arrival), label, in any order.
         voids: decision_id of decisions that never were.
@@ -77,6 +85,9 @@ def outcomes(
     )
     kept = ~_among(decisions, voids)
     decisions = decisions.filter(kept).join(last, "decision_id", join_type="left outer")
+    decided = decisions["decision"].to_numpy(zero_copy_only=False)
+    is_labelled = decisions["label_last"].is_valid().to_numpy()
+    decisions = decisions.filter(is_labelled | ~np.isin(decided, list(hides)))
     positive = _filled(decisions, "label_last") == 1
     arrived = _filled(decisions, "event_ms_last")
     late = positive & (arrived - decisions["event_ms"].to_numpy() > maturity_ms)
