@@ -18,6 +18,7 @@ from mlplatform.model.rules import Decision
 from mlplatform.scoring.arms.exploration import DAY_MS, REMEMBERED, Exploration, chosen
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.gateway.composition import _exploration
 from mlplatform.scoring.request.answers import ReasonGiven
 from mlplatform.scoring.request.decision import Caller, Decided, RoutedRequest, answer, record
 from mlplatform.scoring.request.prediction import Facts, RawFacts, Verdict, explored
@@ -188,6 +189,17 @@ def test_a_draw_costs_microseconds() -> None:
     for unit in range(5000):
         found.draw("decline", unit, fields, 0)
     assert (time.perf_counter() - started_s) / 5000 < 0.001
+
+
+def test_a_gateway_explores_what_model_yaml_declares_and_its_processes_share_the_sum() -> None:
+    plain = load_definition("fraud")
+    assert _exploration(plain, 2) is None
+    declared = msgspec.structs.replace(plain, exploration=POLICY)
+    found = _exploration(declared, 4)
+    assert found is not None
+    draws = [found.draw("decline", unit, sent(100.0, unit), 0) for unit in range(200)]
+    assert sum(draw.explored for draw in draws if draw) == 2, "a fourth of 1000, at 100 each"
+    assert found.draw("review", 1, sent(), 0) is None
 
 
 def test_the_fraud_model_explores_nothing_until_it_is_declared() -> None:
