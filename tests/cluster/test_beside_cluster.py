@@ -67,7 +67,12 @@ def test_payments_are_answered_by_a_pod_and_by_the_one_that_replaces_it(world: B
     world.kserve.folder.chmod(0o755)
     arm = world.deploy_pod(1)
     world.promote(arm)
-    environment = ON.environment() | {"MLPLATFORM_BUNDLES": str(world.kserve.folder)}
+    environment = {
+        "MLPLATFORM_KSERVE_NAMESPACE": ON.namespace,
+        "MLPLATFORM_KSERVE_BUNDLES": ON.bundles,
+        "MLPLATFORM_KSERVE_REPLICAS": str(ON.replicas),
+        "MLPLATFORM_BUNDLES": str(world.kserve.folder),
+    }
     world.start_gateway("--supervised", **environment)
     wait(lambda: world.answered_by() == "champion", "an answer by the pod")
 

@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from mlplatform.runtime.configuration.issuer import Issuer, issuer
+from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 from mlplatform.runtime.http.problems import Problem
@@ -454,12 +454,10 @@ SET = {"MLPLATFORM_OIDC_ISSUER": "https://id.example", "MLPLATFORM_OIDC_AUDIENCE
 
 
 def test_without_variables_no_token_is_taken_and_settings_read_back() -> None:
-    assert issuer({}) is None
-    assert issuer({name: "" for name in SET}) is None
-    found = issuer(SET)
-    assert found is not None
+    assert load({}).oidc is None
+    assert load(dict.fromkeys(SET, "")).oidc is None
+    found = load(SET).oidc
     assert found == Issuer("https://id.example", "scoring")
-    assert issuer(found.environment()) == found
     assert load(load(SET).environment()).oidc == found
 
 
@@ -481,7 +479,7 @@ def test_without_variables_no_token_is_taken_and_settings_read_back() -> None:
 )
 def test_a_setting_that_cannot_be_is_named(variable: str, value: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
-        issuer({**SET, f"MLPLATFORM_OIDC_{variable}": value})
+        load({**SET, f"MLPLATFORM_OIDC_{variable}": value})
     assert caught.value.key == f"MLPLATFORM_OIDC_{variable}"
 
 
@@ -490,7 +488,7 @@ def test_a_running_gateway_takes_keys_and_tokens_and_counts_what_it_refuses(tmp_
         world = ScoringWorld(tmp_path)
         try:
             world.promote(world.deploy(1))
-            world.start_gateway(**given.settings.environment())
+            world.start_gateway(**given.environment)
             url = f"{world.url}/api/v1/models/fraud/score"
 
             def status(token: bytes) -> int:

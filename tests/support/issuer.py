@@ -52,6 +52,12 @@ class LocalIssuer:
     def settings(self) -> Issuer:
         return Issuer(self.url, AUDIENCE, f"{self.url}/jwks")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that name it."""
+        names = ("ISSUER", self.url), ("AUDIENCE", AUDIENCE), ("JWKS_URL", f"{self.url}/jwks")
+        return {f"MLPLATFORM_OIDC_{name}": value for name, value in names}
+
     def body(self, path: str) -> tuple[int, bytes, dict[str, str]]:
         self.asked[path] = self.asked.get(path, 0) + 1
         if path in self.answers:

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.operations import wiring
-from mlplatform.runtime.configuration.profile import NEEDED, OF_THE_REGISTRY, VARIABLE
+from mlplatform.runtime.configuration.declarations import SETTINGS
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid
 
+VARIABLE = "MLPLATFORM_PROFILE"
 CLUSTER = {
     VARIABLE: "cluster",
     "MLPLATFORM_POSTGRES": "postgresql://u@db/platform",
@@ -24,7 +25,7 @@ CLUSTER = {
     "MLPLATFORM_MLFLOW_POSTGRES": "postgresql://m@db/mlflow",
     "MLPLATFORM_MLFLOW_ARTIFACTS": "s3://models/mlflow",
 }
-NAMES = [f"MLPLATFORM_{name}" for name in (*NEEDED, *OF_THE_REGISTRY)]
+NAMES = [s.variable for s in SETTINGS if s.in_cluster]
 
 
 def test_without_a_word_the_profile_is_the_embedded_one_and_asks_for_nothing() -> None:

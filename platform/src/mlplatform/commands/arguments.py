@@ -9,7 +9,7 @@ import typer
 
 from mlplatform.model.folders import model_folder
 from mlplatform.operations.actions.person_fields import ACTOR, REASON
-from mlplatform.runtime.configuration.profile import Profile
+from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.scoring.admission.clients import check_client
 
 

@@ -34,7 +34,8 @@ from mlplatform.rollouts.serving.local import LocalPlane
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
 from mlplatform.runtime.configuration import settings as settings_module
-from mlplatform.runtime.configuration.profile import VARIABLE, Profile
+from mlplatform.runtime.configuration.declarations import PREFIX
+from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.telemetry import logs
@@ -51,7 +52,7 @@ def settings() -> Settings:
 def settings_in(profile: Profile | None) -> Settings:
     """The settings of this process and of its children, in a profile; None: the environment's."""
     if profile is not None:
-        os.environ[VARIABLE] = profile
+        os.environ[f"{PREFIX}PROFILE"] = profile
         settings.cache_clear()  # whoever asked before did so without it
     return settings()
 

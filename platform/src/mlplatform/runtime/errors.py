@@ -2,6 +2,7 @@
 
 PlatformError
 ├── ConfigInvalid        a setting or a model folder says something that can't be
+│   └── SettingsInvalid  several settings do
 ├── InputInvalid         data from outside is refused; nothing of it was taken in
 ├── NotFound             a name that nothing here has
 ├── Unavailable          a system did not answer; trying again later may help
@@ -16,6 +17,8 @@ PlatformError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PlatformError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -27,6 +30,15 @@ class ConfigInvalid(PlatformError):
     def __init__(self, key: str, value: object, wanted: str) -> None:
         super().__init__(f"{key} is {value!r}; wanted: {wanted}")
         self.key = key
+
+
+class SettingsInvalid(ConfigInvalid):
+    """Several settings are wrong, a line for each; the key is that of the first."""
+
+    def __init__(self, problems: Sequence[ConfigInvalid]) -> None:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        Exception.__init__(self, f"{len(problems)} settings are wrong:{lines}")
+        self.key = problems[0].key
 
 
 class InputInvalid(PlatformError):

@@ -16,7 +16,7 @@ from mlplatform.model import document
 from mlplatform.observing.events import signature
 from mlplatform.rollouts.outbox.event import TEST, TYPES, CloudEvent
 from mlplatform.runtime.configuration.declarations import PREFIX
-from mlplatform.runtime.configuration.issuer import is_trustworthy
+from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
 

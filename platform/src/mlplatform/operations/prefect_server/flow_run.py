@@ -19,7 +19,8 @@ from uuid import UUID
 from mlplatform.model.personal import personal_fields
 from mlplatform.operations.prefect_server import pins
 from mlplatform.operations.prefect_server.pins import Pin
-from mlplatform.runtime.configuration.settings import Level, Settings
+from mlplatform.runtime.configuration.kinds import Level
+from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.telemetry import flow_spans, logs
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring import backends

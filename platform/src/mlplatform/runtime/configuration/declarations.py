@@ -1,33 +1,67 @@
-"""Every setting of an installation: its name, its default and its meaning, once.
+"""Every setting of an installation: name, type, default, meaning and readers, once.
 
 `docs/settings.md` is rendered from this table, a variable that is not in it ends a start, and
-`settings.load` takes its defaults from it. No setting holds a secret: a secret is a file, which a
+`settings.load` parses each by its type. No setting holds a secret: a secret is a file, which a
 setting names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from mlplatform.runtime.configuration import kinds
+from mlplatform.runtime.configuration.kinds import address, number, text
 
 PREFIX: Final = "MLPLATFORM_"
+EVERY: Final = ("every process",)
+_UP: Final = "supervisor"
+_WORK: Final = ("flow-run", "commands")
+"""What `operations/wiring.py` gives ports to, beside the page."""
+_TOPICS: Final = ("worker", "outbox", "log-publisher", "log-replicator")
+_STATE: Final = ("gateway", "prefect", "exporter", "events", "page", *_WORK)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """An environment variable, every process of the platform reads them all.
+    """An environment variable.
 
     Args:
         name: without `PREFIX`.
+        type: what its text is, of `kinds`.
         default: as text; empty: not set.
+        read_by: the processes that its value changes, by their names in `process.ENTRIES`;
+            `supervisor` is `mlplatform up`.
         meaning: what it decides, in Markdown.
+        place: the field of `Settings` that has its value, with dots; empty: its name's; None: none.
+        needs: settings that must stand beside it.
         shown: the default in words, where its text says little.
+        in_cluster: profile `cluster` needs it.
+        unless: a setting that takes its place there.
     """
 
     name: str
+    type: Any
     default: str
+    read_by: tuple[str, ...]
     meaning: str
+    place: str | None = ""
+    needs: tuple[str, ...] = ()
     shown: str = ""
+    in_cluster: bool = False
+    unless: str = ""
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name
+
+    @property
+    def field(self) -> str | None:
+        return self.name.lower() if self.place == "" else self.place
+
+    @property
+    def names_a_secret(self) -> bool:
+        return self.type is kinds.SECRET_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,196 +73,155 @@ class Group:
     said: str = ""
 
 
+# A row is what it is of, and below it what it means.
+# fmt: off
 GROUPS: Final = (
-    Group(
-        "One machine",
-        (
-            Setting(
-                "PROFILE",
-                "embedded",
+    Group("One machine", (
+        Setting("PROFILE", kinds.Profile, "embedded", EVERY,
                 "`cluster`: every server must be named, and what is missing is told (`up "
-                "--profile cluster`)",
-            ),
-            Setting("HOME", "var", "the one folder that holds all state (made 0700)"),
-            Setting(
-                "GATEWAY_PORT",
-                "8080",
-                "scoring API; the first API key is in `secrets/api.key` of the home folder",
-            ),
-            Setting(
-                "GATEWAY_GRPC_PORT",
-                "0",
-                "scoring and the Open Inference Protocol over gRPC",
-                shown="off",
-            ),
-            Setting(
-                "PREFECT_PORT",
-                "4200",
+                "--profile cluster`)"),
+        Setting("HOME", kinds.FOLDER, "var", EVERY,
+                "the one folder that holds all state (made 0700)", place="home.root"),
+        Setting("GATEWAY_PORT", kinds.PORT, "8080", ("gateway", _UP, "worker", "commands"),
+                "scoring API; the first API key is in `secrets/api.key` of the home folder"),
+        Setting("GATEWAY_GRPC_PORT", number(0, 65_535, "a port"), "0", ("gateway", _UP, "commands"),
+                "scoring and the Open Inference Protocol over gRPC", shown="off"),
+        Setting("PREFECT_PORT", kinds.PORT, "4200", ("prefect", "flows", _UP, "page", *_WORK),
                 "Prefect UI: flows, forms, approvals, reports; log in with name and key, or as "
-                "`operator` with `run/prefect.token`",
-            ),
-            Setting(
-                "PAGE_PORT",
-                "8090",
+                "`operator` with `run/prefect.token`"),
+        Setting("PAGE_PORT", kinds.PORT, "8090", ("page", _UP, "events", "commands"),
                 "the platform's own page, read-only: what happens and why; its password is in "
-                "`run/page.token`",
-            ),
-            Setting(
-                "MLFLOW_PORT",
-                "5000",
-                "registry; its token of this start is in `run/mlflow.token`",
-            ),
-            Setting("CLOCK", "system", "`replay`: event time is that of the recorded traffic"),
-            Setting(
-                "JOB_PROCESSES",
-                "1",
-                "processes of heavy jobs (fits, batch scoring) at a time; 0: each flow run's own",
-            ),
-            Setting("KEY_FILE", "", "a file with your key, for commands that ask who you are"),
-        ),
-    ),
-    Group(
-        "Scoring and recording",
-        (
-            Setting(
-                "GATEWAYS",
-                "1",
-                "gateway processes that answer together on the gateway's port, about one a core",
-            ),
-            Setting("MAX_IN_FLIGHT", "1024", "requests that one gateway process answers at a time"),
-            Setting("DURABILITY", "process", "`disk`: an answer survives a power cut too"),
-            Setting(
-                "SPILL_MAX_MIB",
-                "256",
-                "what a gateway process may keep while the decision log is down",
-            ),
-            Setting(
-                "PSEUDONYM_KEY_FILE",
-                "",
+                "`run/page.token`"),
+        Setting("MLFLOW_PORT", kinds.PORT, "5000", ("mlflow", _UP, "page", *_WORK),
+                "registry; its token of this start is in `run/mlflow.token`"),
+        Setting("CLOCK", kinds.Clock,
+                "system", ("gateway", "exporter", "flows", "flow-deployments", "page", _UP, *_WORK),
+                "`replay`: event time is that of the recorded traffic"),
+        Setting("JOB_PROCESSES", number(0, 64, "processes of jobs"), "1", (_UP, *_WORK),
+                "processes of heavy jobs (fits, batch scoring) at a time; 0: each flow run's own"),
+        Setting("KEY_FILE", kinds.SECRET_FILE, "", ("commands",),
+                "your key, for commands that ask who you are", place=None),
+    )),
+    Group("Scoring and recording", (
+        Setting("GATEWAYS", number(1, 64, "gateway processes"), "1", ("gateway", _UP),
+                "gateway processes that answer together on the gateway's port, about one a core"),
+        Setting("MAX_IN_FLIGHT", number(1, 100_000, "requests at a time"), "1024", ("gateway",),
+                "requests that one gateway process answers at a time"),
+        Setting("DURABILITY", kinds.Durability, "process", ("gateway", "log-replicator"),
+                "`disk`: an answer survives a power cut too"),
+        Setting("SPILL_MAX_MIB", number(1, 65_536, "MiB"), "256", ("gateway",),
+                "what a gateway process may keep while the decision log is down"),
+        Setting("PSEUDONYM_KEY_FILE", kinds.SECRET_FILE, "", ("gateway", *_WORK),
                 "the key of pseudonyms that several homes share; empty: the home's own",
-            ),
-        ),
-    ),
-    Group(
-        "Logs and traces",
-        (
-            Setting(
-                "LOG_LEVEL",
-                "info",
-                "debug: also a tenth of the decisions, a line each; warning: less",
-            ),
-            Setting(
-                "OTLP_ENDPOINT",
-                "",
-                "`http://host:port` of a collector that gets spans; empty: files of the home "
-                "folder",
-            ),
-            Setting(
-                "TRACE_SHARE",
-                "0.01",
+                place="home.shared_pseudonym_key"),
+    )),
+    Group("Logs and traces", (
+        Setting("LOG_LEVEL", kinds.Level, "info", EVERY,
+                "debug: also a tenth of the decisions, a line each; warning: less"),
+        Setting("OTLP_ENDPOINT", kinds.ENDPOINT, "", ("gateway", "worker", "job-item", *_WORK),
+                "the collector that gets spans; empty: files of the home folder"),
+        Setting("TRACE_SHARE", kinds.SHARE, "0.01", ("gateway", "worker"),
                 "share of ordinary requests (answered, not slow, not degraded) whose traces are "
-                "kept",
-            ),
-        ),
-        said="`docs/signals.md` lists what is emitted.",
-    ),
-    Group(
-        "Tokens of an OpenID Connect issuer",
-        (
-            Setting("OIDC_ISSUER", "", "its https URL, as it stands in the claim `iss`"),
-            Setting("OIDC_AUDIENCE", "", "the name of this API at the issuer"),
-            Setting(
-                "OIDC_JWKS_URL",
-                "",
+                "kept"),
+    ), said="`docs/signals.md` lists what is emitted."),
+    Group("Tokens of an OpenID Connect issuer", (
+        Setting("OIDC_ISSUER", kinds.ISSUER, "", ("gateway",),
+                "the issuer, as it stands in the claim `iss`", place="oidc.url",
+                needs=("OIDC_AUDIENCE",)),
+        Setting("OIDC_AUDIENCE", text(r"[\s\S]*\S[\s\S]*", "the name of this API at the issuer"),
+                "", ("gateway",),
+                "what must stand in the claim `aud`", place="oidc.audience",
+                needs=("OIDC_ISSUER",)),
+        Setting("OIDC_JWKS_URL", kinds.ISSUER, "", ("gateway",),
                 "where its public keys are; empty: as its discovery document says",
-            ),
-            Setting("OIDC_LEEWAY_S", "30", "how far the issuer's clock and this one may differ"),
-            Setting("OIDC_CLIENT_CLAIM", "client_id", "the claim that names the client"),
-            Setting("OIDC_SCOPES_CLAIM", "scope", "the claim that holds its scopes"),
-        ),
-        said=(
-            "They are taken beside API keys once issuer and audience are set; "
-            "`docs/security.md` says what a token must have."
-        ),
-    ),
-    Group(
-        "Events",
-        (
-            Setting(
-                "RECEIVERS",
-                "",
-                "a YAML file of webhooks and Slack channels that are told of rollouts and "
-                "incidents; empty: nobody is told (`docs/events.md`)",
-            ),
-        ),
-    ),
-    Group(
-        "Servers",
-        (
-            Setting(
-                "POSTGRES",
-                "",
-                "`postgresql://user@host/database` of rollouts, routes, incidents, keys",
-            ),
-            Setting("POSTGRES_PASSWORD_FILE", "", "its password"),
-            Setting("REDIS", "", "`rediss://host:6379/0` of online features and rate limits"),
-            Setting("REDIS_PASSWORD_FILE", "", "its password"),
-            Setting("KAFKA", "", "`kafka+ssl://user@host:9093,…` of the topics, or `host:9092,…`"),
-            Setting("KAFKA_PASSWORD_FILE", "", "its password"),
-            Setting("MLFLOW_POSTGRES", "", "a database of MLflow's own"),
-            Setting("MLFLOW_POSTGRES_PASSWORD_FILE", "", "its password"),
-            Setting(
-                "MLFLOW_ARTIFACTS",
-                "",
-                "`s3://bucket/prefix` of bundles; who and where by the variables of AWS's SDK",
-            ),
-            Setting("GATEWAY_URL", "", "`http://host:port` of the scoring API"),
-            Setting(
-                "PREFECT_URL",
-                "",
-                "of Prefect's server; `PREFECT_API_AUTH_STRING` is then `platform:token`",
-            ),
-            Setting("MLFLOW_URL", "", "of the registry"),
-            Setting("MLFLOW_TOKEN_FILE", "", "a file with the registry's token"),
-            Setting("PAGE_URL", "", "of the page"),
-        ),
-        said=(
-            "`docs/cluster.md` says when to use which. Left empty, each is in the home folder"
-            " or on this machine."
-        ),
-    ),
-    Group(
-        "Kubernetes",
-        (
-            Setting("KSERVE_NAMESPACE", "", "the namespace of predictors on KServe"),
-            Setting(
-                "KSERVE_BUNDLES",
-                "",
-                "`pvc://claim` or `pvc://claim/folder`: the volume of bundles, as its pods name it",
-            ),
-            Setting(
-                "KSERVE_REPLICAS",
-                "",
+                place="oidc.jwks_url", needs=("OIDC_ISSUER",)),
+        Setting("OIDC_LEEWAY_S", number(0, 300, "seconds"), "30", ("gateway",),
+                "how far the issuer's clock and this one may differ", place="oidc.leeway_s"),
+        Setting("OIDC_CLIENT_CLAIM", kinds.CLAIM, "client_id", ("gateway",),
+                "the claim that names the client", place="oidc.client_claim"),
+        Setting("OIDC_SCOPES_CLAIM", kinds.CLAIM, "scope", ("gateway",),
+                "the claim that holds its scopes", place="oidc.scopes_claim"),
+    ), said=(
+        "They are taken beside API keys once issuer and audience are set; `docs/security.md` "
+        "says what a token must have."
+    )),
+    Group("Events", (
+        Setting("RECEIVERS", kinds.FILE, "", ("events", _UP, "commands"),
+                "YAML of webhooks and Slack channels that are told of rollouts and incidents; "
+                "empty: nobody is told (`docs/events.md`)"),
+    )),
+    Group("Servers", (
+        Setting("POSTGRES", address("postgresql://user@host:5432/database"), "", _STATE,
+                "rollouts, routes, incidents and keys", place="postgres.url", in_cluster=True),
+        Setting("POSTGRES_PASSWORD_FILE", kinds.SECRET_FILE, "", _STATE,
+                "its password", place="postgres.password_file"),
+        Setting("REDIS", address("rediss://host:6379/0"), "", ("gateway", *_WORK),
+                "online features and rate limits", place="redis.url", in_cluster=True),
+        Setting("REDIS_PASSWORD_FILE", kinds.SECRET_FILE, "", ("gateway", *_WORK),
+                "its password", place="redis.password_file"),
+        Setting("KAFKA", address("kafka+ssl://user@host:9093,host:9093, or host:9092,host:9092"),
+                "", _TOPICS,
+                "the topics; brokers without TLS get no password", place="kafka.url",
+                in_cluster=True),
+        Setting("KAFKA_PASSWORD_FILE", kinds.SECRET_FILE, "", _TOPICS,
+                "its password", place="kafka.password_file"),
+        Setting("MLFLOW_POSTGRES", address("postgresql://user@host:5432/mlflow"),
+                "", ("mlflow", "commands"),
+                "a database of MLflow's own", place="mlflow_postgres.url", in_cluster=True,
+                unless="MLFLOW_URL"),
+        Setting("MLFLOW_POSTGRES_PASSWORD_FILE", kinds.SECRET_FILE, "", ("mlflow", "commands"),
+                "its password", place="mlflow_postgres.password_file"),
+        Setting("MLFLOW_ARTIFACTS", text(r"s3://[a-z0-9.-]+(/[^\s?#]*)?", "s3://bucket/prefix"),
+                "", ("mlflow", "commands"),
+                "the registry's bundles; who and where by the variables of AWS's SDK",
+                in_cluster=True, unless="MLFLOW_URL"),
+        Setting("GATEWAY_URL", kinds.SERVER, "", ("worker", "commands"),
+                "the scoring API", place="servers.gateway"),
+        Setting("PREFECT_URL", kinds.SERVER,
+                "", ("prefect", "flows", "flow-deployments", "page", *_WORK),
+                "Prefect's server; `PREFECT_API_AUTH_STRING`, a secret, is then `platform:token`",
+                place="servers.prefect"),
+        Setting("MLFLOW_URL", kinds.SERVER, "", ("mlflow", "page", *_WORK),
+                "the registry", place="servers.mlflow"),
+        Setting("MLFLOW_TOKEN_FILE", kinds.SECRET_FILE, "", ("mlflow", "page", *_WORK),
+                "the registry's token", place="servers.mlflow_token_file"),
+        Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", "commands"),
+                "the page", place="servers.page"),
+    ), said=(
+        "`docs/cluster.md` says when to use which. Left empty, each is in the home folder or on "
+        "this machine."
+    )),
+    Group("Kubernetes", (
+        Setting("KSERVE_NAMESPACE", kinds.NAMESPACE, "", ("gateway", "flows", *_WORK),
+                "the namespace of predictors on KServe", place="kserve.namespace",
+                needs=("KSERVE_BUNDLES",), in_cluster=True),
+        Setting("KSERVE_BUNDLES", kinds.VOLUME, "", ("gateway", "flows", *_WORK),
+                "the volume of bundles, as predictors' pods name it", place="kserve.bundles",
+                needs=("KSERVE_NAMESPACE",), in_cluster=True),
+        Setting("KSERVE_REPLICAS", number(1, 64, "pods"), "", _WORK,
                 "pods of each version; empty: as many as the model's tier asks for",
-            ),
-            Setting(
-                "KSERVE_PROMETHEUS",
-                "",
+                place="kserve.replicas", needs=("KSERVE_NAMESPACE",)),
+        Setting("KSERVE_PROMETHEUS", kinds.ENDPOINT, "", _WORK,
                 "the Prometheus that KEDA reads, for pods by queue and latency; empty: no "
-                "autoscaler",
-            ),
-            Setting("BUNDLES", "", "a folder of bundles on a volume that predictors read too"),
-            Setting("ARGO_NAMESPACE", "", "where heavy jobs run as workflows of Argo"),
-            Setting("ARTIFACTS", "", "`s3://bucket` of those jobs"),
-            Setting(
-                "RAW_GATEWAY",
-                "",
-                "`namespace/name` of the Gateway that raw callers come through",
-            ),
-            Setting("RAW_DOMAIN", "", "the domain of raw callers"),
-        ),
-    ),
+                "autoscaler", place="kserve.prometheus", needs=("KSERVE_NAMESPACE",)),
+        Setting("BUNDLES", kinds.FOLDER, "", ("gateway", _UP, *_WORK),
+                "bundles on a volume that predictors read too; empty: in the home folder",
+                place="home.shared_bundles"),
+        Setting("ARGO_NAMESPACE", kinds.NAMESPACE, "", ("flows", _UP, *_WORK),
+                "where heavy jobs run as workflows of Argo", place="argo.namespace",
+                needs=("ARTIFACTS",)),
+        Setting("ARTIFACTS", text("s3://[^@]+|file:///.+", "s3://bucket, without credentials"),
+                "", ("flows", _UP, *_WORK),
+                "files of those jobs", place="argo.artifacts", needs=("ARGO_NAMESPACE",)),
+        Setting("RAW_GATEWAY", kinds.ENTRANCE, "", _WORK,
+                "what raw callers come through", place="entrance.reference",
+                needs=("RAW_DOMAIN", "KSERVE_NAMESPACE")),
+        Setting("RAW_DOMAIN", kinds.DOMAIN, "", _WORK,
+                "the domain of raw callers", place="entrance.domain", needs=("RAW_GATEWAY",)),
+    )),
 )
+# fmt: on
 
-DEFAULTS: Final = {s.name: s.default for group in GROUPS for s in group.settings}
+SETTINGS: Final = tuple(s for group in GROUPS for s in group.settings)
+DEFAULTS: Final = {s.name: s.default for s in SETTINGS}
 """Name without `PREFIX` → default."""

@@ -1,35 +1,27 @@
 """`Settings`, parsed from environment variables.
 
-Names and defaults are in `declarations`. A new setting takes a row there, a field of `Settings`, a
-variable in `Settings.environment` (for child processes), and a reader in `load`.
+Each setting's name, type and default are in `declarations`. A new one takes a row there and the
+field of `Settings` that the row names.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 from mlplatform.runtime.configuration import variables
-from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
-from mlplatform.runtime.configuration.entrance import Entrance, entrance
-from mlplatform.runtime.configuration.issuer import Issuer, issuer
-from mlplatform.runtime.configuration.profile import VARIABLE as PROFILE
-from mlplatform.runtime.configuration.profile import Profile, profile
-from mlplatform.runtime.configuration.servers import HERE, Servers, servers
-from mlplatform.runtime.errors import Busy, ConfigInvalid
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX, SETTINGS
+from mlplatform.runtime.configuration.entrance import Entrance
+from mlplatform.runtime.configuration.issuer import Issuer
+from mlplatform.runtime.configuration.kinds import Clock, Durability, Level, Profile
+from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
+from mlplatform.runtime.errors import Busy, ConfigInvalid, SettingsInvalid
 from mlplatform.runtime.storage import addresses, private_folder
 from mlplatform.runtime.storage.addresses import Address, Brokers
-
-Level = Literal["debug", "info", "warning"]
-MAX_GATEWAYS = 64
-MAX_SPILL_MIB = 65_536
-MAX_IN_FLIGHT = 100_000
-MAX_JOB_PROCESSES = 64
-MAX_REPLICAS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +241,6 @@ class OnKServe:
         """Of a bundle's folder."""
         return f"{self.bundles}/{folder.name}"
 
-    def environment(self) -> dict[str, str]:
-        return {
-            f"{PREFIX}KSERVE_NAMESPACE": self.namespace,
-            f"{PREFIX}KSERVE_BUNDLES": self.bundles,
-            f"{PREFIX}KSERVE_REPLICAS": str(self.replicas or ""),
-            **({f"{PREFIX}KSERVE_PROMETHEUS": self.prometheus} if self.prometheus else {}),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -289,13 +273,13 @@ class Settings:
     """
 
     home: Home
-    clock: Literal["system", "replay"]
+    clock: Clock
     gateway_port: int
     prefect_port: int
     mlflow_port: int
     page_port: int = int(DEFAULTS["PAGE_PORT"])
     gateways: int = int(DEFAULTS["GATEWAYS"])
-    durability: Literal["process", "disk"] = "process"
+    durability: Durability = "process"
     spill_max_mib: int = int(DEFAULTS["SPILL_MAX_MIB"])
     max_in_flight: int = int(DEFAULTS["MAX_IN_FLIGHT"])
     """Requests that one gateway process answers at a time."""
@@ -345,35 +329,9 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these same settings."""
         return {
-            PROFILE: self.profile,
-            f"{PREFIX}HOME": str(self.home.root),
-            f"{PREFIX}CLOCK": self.clock,
-            f"{PREFIX}GATEWAY_PORT": str(self.gateway_port),
-            f"{PREFIX}PREFECT_PORT": str(self.prefect_port),
-            f"{PREFIX}MLFLOW_PORT": str(self.mlflow_port),
-            f"{PREFIX}PAGE_PORT": str(self.page_port),
-            f"{PREFIX}DURABILITY": self.durability,
-            f"{PREFIX}SPILL_MAX_MIB": str(self.spill_max_mib),
-            f"{PREFIX}GATEWAYS": str(self.gateways),
-            f"{PREFIX}MAX_IN_FLIGHT": str(self.max_in_flight),
-            f"{PREFIX}JOB_PROCESSES": str(self.job_processes),
-            f"{PREFIX}GATEWAY_GRPC_PORT": str(self.gateway_grpc_port),
-            f"{PREFIX}OTLP_ENDPOINT": self.otlp_endpoint,
-            f"{PREFIX}TRACE_SHARE": f"{self.trace_share:.6f}",
-            f"{PREFIX}LOG_LEVEL": self.log_level,
-            **(_argo_variables(self.argo) if self.argo else {}),
-            **(self.oidc.environment() if self.oidc else {}),
-            **addresses.variables(f"{PREFIX}POSTGRES", self.postgres),
-            **addresses.variables(f"{PREFIX}REDIS", self.redis),
-            **addresses.variables(f"{PREFIX}KAFKA", self.kafka),
-            **(self.kserve.environment() if self.kserve else {}),
-            **(self.entrance.environment() if self.entrance else {}),
-            **addresses.variables(f"{PREFIX}MLFLOW_POSTGRES", self.mlflow_postgres),
-            f"{PREFIX}MLFLOW_ARTIFACTS": self.mlflow_artifacts,
-            **self.servers.environment(),
-            f"{PREFIX}RECEIVERS": str(self.receivers or ""),
-            f"{PREFIX}BUNDLES": str(self.home.shared_bundles or ""),
-            f"{PREFIX}PSEUDONYM_KEY_FILE": str(self.home.shared_pseudonym_key or ""),
+            s.variable: s.default if (found := _at(self, s.field)) is None else str(found)
+            for s in SETTINGS
+            if s.field is not None
         }
 
 
@@ -381,152 +339,35 @@ def load(environment: Mapping[str, str]) -> Settings:
     """Settings from MLPLATFORM_* variables; every one has a default.
 
     Raises:
-        ConfigInvalid: names the variable, its value and what is wanted; or a variable that nothing
-            reads; or two that name one port.
+        ConfigInvalid: for every variable that is wrong: its name, its value and what is wanted.
+            Wrong is a variable that nothing reads too, one that lacks another, two that name one
+            port, and what the cluster profile needs and nobody named.
     """
-    variables.check(environment)
-    asked = profile(environment)
-    clock = environment.get(f"{PREFIX}CLOCK", DEFAULTS["CLOCK"])
-    if clock not in ("system", "replay"):
-        raise ConfigInvalid(f"{PREFIX}CLOCK", clock, "system or replay")
-    durability = environment.get(f"{PREFIX}DURABILITY", DEFAULTS["DURABILITY"])
-    if durability not in ("process", "disk"):
-        raise ConfigInvalid(f"{PREFIX}DURABILITY", durability, "process or disk")
-    settings = Settings(
-        home=_home(environment),
-        clock="replay" if clock == "replay" else "system",
-        gateway_port=_port(environment, "GATEWAY_PORT"),
-        prefect_port=_port(environment, "PREFECT_PORT"),
-        mlflow_port=_port(environment, "MLFLOW_PORT"),
-        page_port=_port(environment, "PAGE_PORT"),
-        durability="disk" if durability == "disk" else "process",
-        spill_max_mib=_number(environment, "SPILL_MAX_MIB", most=MAX_SPILL_MIB, wanted="MiB"),
-        gateways=_number(environment, "GATEWAYS", most=MAX_GATEWAYS, wanted="gateway processes"),
-        max_in_flight=_number(
-            environment, "MAX_IN_FLIGHT", most=MAX_IN_FLIGHT, wanted="requests at a time"
-        ),
-        job_processes=_number(
-            environment,
-            "JOB_PROCESSES",
-            least=0,
-            most=MAX_JOB_PROCESSES,
-            wanted="processes of jobs",
-        ),
-        argo=_argo(environment),
-        kafka=addresses.kafka(f"{PREFIX}KAFKA", environment),
-        gateway_grpc_port=(
-            0
-            if environment.get(f"{PREFIX}GATEWAY_GRPC_PORT", "0") == "0"
-            else _port(environment, "GATEWAY_GRPC_PORT")
-        ),
-        oidc=issuer(environment),
-        otlp_endpoint=_endpoint(environment),
-        trace_share=_share(environment),
-        log_level=log_level(environment),
-        postgres=addresses.postgres(f"{PREFIX}POSTGRES", environment),
-        redis=addresses.redis(f"{PREFIX}REDIS", environment),
-        kserve=_kserve(environment),
-        entrance=entrance(environment),
-        mlflow_postgres=addresses.postgres(f"{PREFIX}MLFLOW_POSTGRES", environment),
-        mlflow_artifacts=_artifacts(environment),
-        servers=servers(environment),
-        receivers=_path(environment, "RECEIVERS"),
-        profile=asked,
+    values, problems = variables.parse(environment)
+    problems += _at_odds(values)
+    servers: dict[str, Any] = {}
+    for name, parse in _SERVERS.items():
+        try:
+            servers[name] = parse(f"{PREFIX}{name.upper()}", environment)
+        except ConfigInvalid as error:
+            problems.append(error)
+    auth = environment.get(PREFECT_AUTH, "")
+    if auth and ":" not in auth:
+        problems.append(ConfigInvalid(PREFECT_AUTH, "...", "user:password"))
+    if problems:
+        raise problems[0] if len(problems) == 1 else SettingsInvalid(problems)
+    home, oidc, argo, kserve = (_below(values, n) for n in ("home", "oidc", "argo", "kserve"))
+    gateway, _, name = (values["RAW_GATEWAY"] or "").partition("/")
+    return Settings(
+        home=Home(**home, has_neighbours=values["PROFILE"] == "embedded"),
+        oidc=Issuer(**oidc) if "url" in oidc else None,
+        argo=Argo(**argo) if argo else None,
+        kserve=OnKServe(**kserve) if kserve else None,
+        entrance=Entrance(gateway, name, values["RAW_DOMAIN"]) if gateway else None,
+        servers=Servers(**_below(values, "servers"), prefect_auth=auth),
+        **servers,
+        **_below(values, ""),
     )
-    _check_ports(settings)
-    return settings
-
-
-def _home(environment: Mapping[str, str]) -> Home:
-    return Home(
-        Path(environment.get(f"{PREFIX}HOME", DEFAULTS["HOME"])).absolute(),
-        _path(environment, "BUNDLES"),
-        _path(environment, "PSEUDONYM_KEY_FILE"),
-        has_neighbours=profile(environment) == "embedded",
-    )
-
-
-def _path(environment: Mapping[str, str], name: str) -> Path | None:
-    value = environment.get(f"{PREFIX}{name}", "")
-    return Path(value).absolute() if value else None
-
-
-def _check_ports(settings: Settings) -> None:
-    ports = {
-        "GATEWAY_PORT": settings.gateway_port,
-        "GATEWAY_GRPC_PORT": settings.gateway_grpc_port,
-        "PREFECT_PORT": settings.prefect_port,
-        "MLFLOW_PORT": settings.mlflow_port,
-        "PAGE_PORT": settings.page_port,
-    }
-    owners: dict[int, str] = {}
-    for name, port in ports.items():
-        other = owners.setdefault(port, name)
-        if other != name and port != 0:
-            wanted = f"another port than that of {PREFIX}{other}"
-            raise ConfigInvalid(PREFIX + name, port, wanted)
-
-
-def _argo(environment: Mapping[str, str]) -> Argo | None:
-    namespace, artifacts = (
-        environment.get(f"{PREFIX}{name}", "") for name in ("ARGO_NAMESPACE", "ARTIFACTS")
-    )
-    if not namespace and not artifacts:
-        return None
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", namespace):
-        raise ConfigInvalid(f"{PREFIX}ARGO_NAMESPACE", namespace, "a namespace of Kubernetes")
-    if not re.fullmatch(r"s3://[^@]+|file:///.+", artifacts):
-        raise ConfigInvalid(f"{PREFIX}ARTIFACTS", artifacts, "s3://bucket, without credentials")
-    return Argo(namespace, artifacts)
-
-
-def _argo_variables(argo: Argo) -> dict[str, str]:
-    return {
-        f"{PREFIX}ARGO_NAMESPACE": argo.namespace,
-        f"{PREFIX}ARTIFACTS": argo.artifacts,
-    }
-
-
-def _kserve(environment: Mapping[str, str]) -> OnKServe | None:
-    namespace = environment.get(f"{PREFIX}KSERVE_NAMESPACE", "")
-    bundles = environment.get(f"{PREFIX}KSERVE_BUNDLES", "")
-    prometheus = environment.get(f"{PREFIX}KSERVE_PROMETHEUS", "")
-    if not namespace and not bundles and not prometheus:
-        return None
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
-        raise ConfigInvalid(f"{PREFIX}KSERVE_NAMESPACE", namespace, "a namespace of the cluster")
-    if not re.fullmatch(r"pvc://[a-z0-9][-a-z0-9.]*(/[-A-Za-z0-9._]+)*", bundles):
-        raise ConfigInvalid(f"{PREFIX}KSERVE_BUNDLES", bundles, "pvc://claim or pvc://claim/folder")
-    if prometheus and not re.fullmatch(r"https?://[^/@\s]+(/[^\s?#]*)?", prometheus):
-        raise ConfigInvalid(f"{PREFIX}KSERVE_PROMETHEUS", prometheus, "http(s)://host:port")
-    if not environment.get(f"{PREFIX}KSERVE_REPLICAS"):
-        return OnKServe(namespace, bundles, prometheus=prometheus or None)
-    replicas = _number(environment, "KSERVE_REPLICAS", most=MAX_REPLICAS, wanted="pods")
-    if prometheus:
-        wanted = "nothing beside KSERVE_PROMETHEUS: an autoscaler chooses the number"
-        raise ConfigInvalid(f"{PREFIX}KSERVE_REPLICAS", replicas, wanted)
-    return OnKServe(namespace, bundles, replicas)
-
-
-def _endpoint(environment: Mapping[str, str]) -> str:
-    url = environment.get(f"{PREFIX}OTLP_ENDPOINT", "")
-    if url and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
-        raise ConfigInvalid(f"{PREFIX}OTLP_ENDPOINT", url, "the collector's http://host:port")
-    return url
-
-
-def _artifacts(environment: Mapping[str, str]) -> str:
-    place = environment.get(f"{PREFIX}MLFLOW_ARTIFACTS", "")
-    if place and not re.fullmatch(r"s3://[a-z0-9.-]+(/[^\s?#]*)?", place):
-        raise ConfigInvalid(f"{PREFIX}MLFLOW_ARTIFACTS", place, "s3://bucket/prefix")
-    return place
-
-
-def _share(environment: Mapping[str, str]) -> float:
-    text = environment.get(f"{PREFIX}TRACE_SHARE", DEFAULTS["TRACE_SHARE"])
-    if not re.fullmatch(r"[01]?\.?[0-9]{1,6}", text) or not 0 <= float(text) <= 1:
-        raise ConfigInvalid(f"{PREFIX}TRACE_SHARE", text, "a share, 0 to 1")
-    return float(text)
 
 
 def log_level(environment: Mapping[str, str]) -> Level:
@@ -535,26 +376,41 @@ def log_level(environment: Mapping[str, str]) -> Level:
     Raises:
         ConfigInvalid: it is none.
     """
-    text = environment.get(f"{PREFIX}LOG_LEVEL", DEFAULTS["LOG_LEVEL"])
-    for level in get_args(Level):
-        if text == level:
-            return level  # type: ignore[no-any-return]
-    raise ConfigInvalid(f"{PREFIX}LOG_LEVEL", text, "debug, info or warning")
+    (setting,) = (s for s in SETTINGS if s.name == "LOG_LEVEL")
+    level: Level = variables.value(setting, environment)
+    return level
 
 
-def _port(environment: Mapping[str, str], name: str) -> int:
-    return _number(environment, name, most=65_535, wanted="a port")
+_SERVERS: dict[str, Callable[[str, Mapping[str, str]], Address | Brokers | None]] = {
+    "postgres": addresses.postgres,
+    "redis": addresses.redis,
+    "kafka": addresses.kafka,
+    "mlflow_postgres": addresses.postgres,
+}
 
 
-def _number(
-    environment: Mapping[str, str],
-    name: str,
-    *,
-    least: int = 1,
-    most: int,
-    wanted: str,
-) -> int:
-    text = environment.get(PREFIX + name, DEFAULTS[name])
-    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
-        raise ConfigInvalid(PREFIX + name, text, f"{wanted}, {least} to {most}")
-    return int(text)
+def _at(settings: object, field: str) -> Any:
+    """The value of a field, named with dots; None where something on the way is None."""
+    return reduce(
+        lambda o, name: None if o is None else getattr(o, name), field.split("."), settings
+    )
+
+
+def _below(values: Mapping[str, Any], parent: str) -> dict[str, Any]:
+    """What is set of the fields of one part of the settings; "": of the settings themselves."""
+    named = ((*(s.field or "").rpartition("."), values[s.name]) for s in SETTINGS if s.field)
+    return {name: value for of, _, name, value in named if of == parent and value is not None}
+
+
+def _at_odds(values: Mapping[str, Any]) -> Iterator[ConfigInvalid]:
+    """Values that exclude each other."""
+    if values["KSERVE_PROMETHEUS"] and values["KSERVE_REPLICAS"]:
+        wanted = "nothing beside KSERVE_PROMETHEUS: an autoscaler chooses the number"
+        yield ConfigInvalid(f"{PREFIX}KSERVE_REPLICAS", values["KSERVE_REPLICAS"], wanted)
+    owners: dict[int, str] = {}
+    for server in ("GATEWAY", "GATEWAY_GRPC", "PREFECT", "MLFLOW", "PAGE"):
+        name = f"{server}_PORT"
+        other = owners.setdefault(values[name] or 0, name)
+        if other != name and values[name]:
+            wanted = f"another port than that of {PREFIX}{other}"
+            yield ConfigInvalid(PREFIX + name, values[name], wanted)

@@ -1,15 +1,19 @@
-"""The environment variables of this platform: a misspelt one is an error, not a default."""
+"""The text of each setting in an environment, parsed by its type; all that is wrong is told."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
+import msgspec
+
+from mlplatform.runtime.configuration import kinds
+from mlplatform.runtime.configuration.declarations import PREFIX, SETTINGS, Setting
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.storage.addresses import without_secrets
 
-SETTINGS = frozenset(PREFIX + name for name in DEFAULTS)
 HANDED_DOWN = frozenset({"MLPLATFORM_LIFELINE_FD", "MLPLATFORM_LISTEN_FD"})
 """From the supervisor to its children."""
 OF_TESTS = re.compile(r"MLPLATFORM_(TEST_\w+|CLUSTER_CACHE|OBSERVABILITY_TOOLS|TRANSACTIONS)")
@@ -20,22 +24,81 @@ namespace: one that is called mlplatform-… looks like our settings.
 
 Source: Kubernetes, "Accessing the Service", environment variables.
 """
+_BY_VARIABLE = {s.variable: s for s in SETTINGS}
 
 
-def check(environment: Mapping[str, str]) -> None:
-    """Refuse a variable of our prefix that nothing here reads.
+def parse(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[ConfigInvalid]]:
+    """Setting's name → its value, None where it is not set or wrong; and what is wrong."""
+    problems = list(unknown(environment))
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        try:
+            values[setting.name] = value(setting, environment)
+        except ConfigInvalid as error:
+            values[setting.name] = None
+            problems.append(error)
+    problems += _lonely(environment)
+    problems += _missing_in_cluster(environment)
+    return values, problems
+
+
+def value(setting: Setting, environment: Mapping[str, str]) -> Any:
+    """Of one setting; None where it is empty and may be.
 
     Raises:
-        ConfigInvalid: names it and the setting that is nearest to it, never its value.
+        ConfigInvalid: names the variable, its value and what is wanted.
+    """
+    given = environment.get(setting.variable, setting.default)
+    if given == setting.default == "":
+        return None
+    try:
+        return kinds.parse(setting.type, given)
+    except msgspec.ValidationError as error:
+        wanted = kinds.wanted(setting.type)
+        raise ConfigInvalid(setting.variable, without_secrets(given), wanted) from error
+
+
+def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
+    """Variables of our prefix that nothing here reads, and the settings that are nearest to them.
+
+    Values are not shown: nobody knows what they are.
     """
     for name in sorted(environment):
         if name.startswith(PREFIX) and not _known(name, environment[name]):
-            settings = [known.removeprefix(PREFIX) for known in sorted(SETTINGS)]
+            settings = sorted(s.name for s in SETTINGS)
             near = difflib.get_close_matches(name.removeprefix(PREFIX), settings, n=1)
             wanted = f"{PREFIX}{near[0]}" if near else "a setting that docs/settings.md names"
-            raise ConfigInvalid("a variable of the environment", name, f"{wanted}, or none")
+            yield ConfigInvalid("a variable of the environment", name, f"{wanted}, or none")
 
 
-def _known(name: str, value: str) -> bool:
-    ours = name in SETTINGS or name in HANDED_DOWN or OF_TESTS.fullmatch(name)
-    return bool(ours or OF_SERVICES.fullmatch(name) or OF_A_PORT.fullmatch(value))
+def _lonely(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
+    """Settings that must stand beside others and do not."""
+    lacking = {
+        PREFIX + other: setting
+        for setting in reversed(SETTINGS)
+        for other in setting.needs
+        if environment.get(setting.variable) and not environment.get(PREFIX + other)
+    }
+    for name, setting in lacking.items():
+        wanted = f"{kinds.wanted(_BY_VARIABLE[name].type)}, as {setting.variable} is set"
+        yield ConfigInvalid(name, "", wanted)
+
+
+def _missing_in_cluster(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
+    """In a cluster no server is left out by oversight."""
+    if environment.get(f"{PREFIX}PROFILE") != "cluster":
+        return
+    lines = [
+        f"\n  {s.variable}: {kinds.wanted(s.type)} ({s.meaning})"
+        for s in SETTINGS
+        if s.in_cluster and not environment.get(s.variable)
+        if not s.unless or not environment.get(PREFIX + s.unless)
+    ]
+    if lines:
+        wanted = f"these too, which are not set (docs/cluster.md):{''.join(lines)}"
+        yield ConfigInvalid(f"{PREFIX}PROFILE", "cluster", wanted)
+
+
+def _known(name: str, text: str) -> bool:
+    ours = name in _BY_VARIABLE or name in HANDED_DOWN or OF_TESTS.fullmatch(name)
+    return bool(ours or OF_SERVICES.fullmatch(name) or OF_A_PORT.fullmatch(text))

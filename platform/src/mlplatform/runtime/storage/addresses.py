@@ -133,7 +133,7 @@ def kafka(variable: str, environment: Mapping[str, str]) -> Brokers | None:
     if not text:
         return None
     secret = f"{variable}_PASSWORD_FILE"
-    shown, file = _without_secrets(text), environment.get(secret, "")
+    shown, file = without_secrets(text), environment.get(secret, "")
     if shown != text:
         raise ConfigInvalid(variable, shown, f"no password; {secret} names its file")
     scheme, separator, rest = text.partition("://")
@@ -192,7 +192,7 @@ def _hosts(variable: str, url: str, text: str) -> tuple[str, ...]:
     return hosts
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """The same text, where nobody put a password before the host."""
     found = re.match(r"[a-z+]+://", text)
     scheme = found[0] if found else ""
@@ -217,7 +217,7 @@ def _parts(
         parts = urlsplit(url)
     except ValueError as error:  # a bracket without its other one, or around what is no address
         wanted = f"{' or '.join(schemes)}://host:port/…"
-        raise ConfigInvalid(variable, _without_secrets(url), wanted) from error
+        raise ConfigInvalid(variable, without_secrets(url), wanted) from error
     if parts.password is not None:
         shown = url.replace(f":{parts.password}@", ":...@")
         wanted = f"no password; {variable}_PASSWORD_FILE names its file"

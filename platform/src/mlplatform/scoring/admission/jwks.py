@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.configuration.issuer import Issuer, is_trustworthy
+from mlplatform.runtime.configuration.issuer import Issuer
+from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.errors import PlatformError, Unavailable
 
 REFRESH_S: Final = 300.0

@@ -1,0 +1,105 @@
+"""The types of settings: what text each takes, which msgspec reads.
+
+A type is what `msgspec.convert` takes; its `description` says in words what is wanted.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+Profile = Literal["embedded", "cluster"]
+Clock = Literal["system", "replay"]
+Durability = Literal["process", "disk"]
+Level = Literal["debug", "info", "warning"]
+
+
+class TrustworthyUrl(str):
+    """Of keys that are their owner's: see `is_trustworthy`."""
+
+    __slots__ = ()
+
+
+def number(least: int, most: int, what: str) -> Any:
+    """The type of a whole number, both bounds within."""
+    return Annotated[int, Meta(ge=least, le=most, description=f"{what}, {least} to {most}")]
+
+
+def text(pattern: str, wanted: str) -> Any:
+    """The type of a text that matches as a whole."""
+    return Annotated[str, Meta(pattern=rf"\A(?:{pattern})\Z", description=wanted)]
+
+
+PORT: Final = number(1, 65_535, "a port")
+SHARE: Final = Annotated[float, Meta(ge=0, le=1, description="a share, 0 to 1")]
+FILE: Final = Annotated[Path, Meta(description="a file")]
+FOLDER: Final = Annotated[Path, Meta(description="a folder")]
+SECRET_FILE: Final = Annotated[Path, Meta(description="a file with a secret")]
+NAMESPACE: Final = text("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a namespace of Kubernetes")
+SERVER: Final = text(
+    "https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?", "http://host:port, without a path or password"
+)
+ENDPOINT: Final = text(r"https?://[^/\s?#@]+(/[^\s?#]*)?", "http(s)://host:port")
+ISSUER: Final = Annotated[TrustworthyUrl, Meta(description="an https URL, or http on this machine")]
+VOLUME: Final = text(
+    r"pvc://[a-z0-9][-a-z0-9.]*(/[-A-Za-z0-9._]+)*", "pvc://claim or pvc://claim/folder"
+)
+ENTRANCE: Final = text(
+    "[a-z0-9][-a-z0-9]{0,62}/[a-z0-9][-a-z0-9.]{0,252}", "namespace/name of a Gateway"
+)
+DOMAIN: Final = text(
+    r"[a-z0-9][-a-z0-9]*(\.[a-z0-9][-a-z0-9]*)*", "a domain, such as models.example.com"
+)
+CLAIM: Final = text("[A-Za-z0-9_:/.-]{1,128}", "the name of a claim")
+
+
+def address(form: str) -> Any:
+    """The type of a server's URL, which `runtime.storage.addresses` takes apart."""
+    return Annotated[str, Meta(description=form)]
+
+
+def parse(kind: Any, given: str) -> Any:
+    """The value of a text; paths become absolute.
+
+    Raises:
+        msgspec.ValidationError: it is none of that type.
+    """
+    return msgspec.convert(given, kind, strict=False, dec_hook=_own)
+
+
+def wanted(kind: Any) -> str:
+    """What a text of that type is, in words."""
+    if hasattr(kind, "__metadata__"):
+        return str(kind.__metadata__[0].description)
+    *others, last = get_args(kind)
+    return f"{', '.join(others)} or {last}"
+
+
+def is_trustworthy(url: str) -> bool:
+    """Whether keys from there are its owner's: https, or http that does not leave this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if not host or parts.username is not None or parts.query or parts.fragment:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+
+
+def _own(kind: type, given: str) -> Any:
+    if kind is TrustworthyUrl and not is_trustworthy(given):
+        raise ValueError(given)
+    return Path(given).absolute() if kind is Path else kind(given)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
