@@ -1,10 +1,10 @@
 """`python -m mlplatform.process NAME`: every process of the platform starts here, in the same way.
 
-A process ends when its supervisor ends, lowers its priority where its work may wait, logs JSON
-lines without personal values, loads the settings, and calls `run(options, settings)` of the module
-that `ENTRIES` names; `parser()` of that module is its command line. An error that is expected
-becomes one line and exit code 1. Two start otherwise: `mlplatform up` is a command, and
-`runtime.sandbox.child` must find an empty environment and no settings.
+A process ends with its supervisor, or with status 0 when it is told to end; lowers its priority
+where its work may wait, logs JSON lines without personal values, loads the settings, and calls
+`run(options, settings)` of the module that `ENTRIES` names; `parser()` of that module is its
+command line. An error that is expected becomes one line and exit code 1. Two start otherwise:
+`mlplatform up` is a command, and `runtime.sandbox.child` must find an empty environment.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mlplatform.model.personal import personal_fields
 from mlplatform.runtime.configuration.settings import Settings, load, log_level
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority
+from mlplatform.runtime.processes.told_to_end import end_at_signals
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.signals import Process
 
@@ -39,6 +40,8 @@ class Entry:
         may_be_late: payments go first.
         has_settings: `run` takes the settings; else its options say all, and the environment holds
             a log level: a predictor's pod knows nothing of an installation.
+        serves: until it is told to end, and then its status is 0; else its work has an end, and
+            what dies of a signal has not done it.
     """
 
     module: str
@@ -46,6 +49,7 @@ class Entry:
     instance: str | None = None
     may_be_late: bool = False
     has_settings: bool = True
+    serves: bool = True
 
 
 _PREFECT: Final = "mlplatform.operations.prefect_server"
@@ -67,13 +71,17 @@ ENTRIES: Final = {
         "mlplatform.operations.compute.pool", "jobs", may_be_late=True, has_settings=False
     ),
     "job-item": Entry(
-        "mlplatform.operations.compute.work", "jobs", "{item.name}", has_settings=False
+        "mlplatform.operations.compute.work",
+        "jobs",
+        "{item.name}",
+        has_settings=False,
+        serves=False,
     ),
     "mlflow": Entry("mlplatform.operations.supervisor.mlflow_server", "mlflow"),
     "flows": Entry(f"{_PREFECT}.local_flows", "flows", "served", may_be_late=True),
     "prefect": Entry(f"{_PREFECT}.server", "flows", "server"),
-    "flow-deployments": Entry(f"{_PREFECT}.cluster_flows", "flows", "registered"),
-    "flow-run": Entry(f"{_PREFECT}.flow_run", "flows", "runs"),
+    "flow-deployments": Entry(f"{_PREFECT}.cluster_flows", "flows", "registered", serves=False),
+    "flow-run": Entry(f"{_PREFECT}.flow_run", "flows", "runs", serves=False),
 }
 
 
@@ -95,6 +103,8 @@ def start(name: str, words: Sequence[str]) -> None:
     """The process of that name, with these words as its command line."""
     entry = ENTRIES[name]
     follow_parent()
+    if entry.serves:
+        end_at_signals()
     module = cast(_Module, importlib.import_module(entry.module))
     parser = module.parser()
     parser.prog = f"mlplatform.process {name}"

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from mlplatform.rollouts.outbox.outbox import Outbox
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.processes.told_to_end import act_at_signals
 from mlplatform.scoring import backends
 
 START_S = 60.0
@@ -65,9 +65,8 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
 
 async def deliver(to: Sequence[Receiver], ports: DeliveryPorts) -> None:
     """To all of them at once, each at its own pace, until SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    act_at_signals(lambda: loop.call_soon_threadsafe(stopping.set))
     async with asyncio.TaskGroup() as group:
         for one in to:
             group.create_task(Delivery(one, ports).run(stopping))

@@ -16,6 +16,7 @@ import uvloop
 
 from mlplatform.runtime.http.connection import Application, Connection, Limits, Shared
 from mlplatform.runtime.http.ended_connections import EndedConnections
+from mlplatform.runtime.processes import told_to_end
 
 BACKLOG: Final = 512
 OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
@@ -26,7 +27,6 @@ LOOK_S: Final = 1.0
 """How often connections are looked at; their limits are kept to this."""
 
 _TICK_S: Final = 0.1
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def connections_within(wanted: int) -> int:
@@ -111,7 +111,8 @@ class Server:
     async def serve(self) -> None:
         """Returns when all is answered and stopped."""
         loop = asyncio.get_running_loop()
-        signs = _ENDING if threading.current_thread() is threading.main_thread() else ()
+        signs = told_to_end.SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        before = {sign: signal.getsignal(sign) for sign in signs}
         for sign in signs:
             loop.add_signal_handler(sign, self.end)
         shared = Shared(self._application, _within_files(self._limits), self._ended)
@@ -135,8 +136,9 @@ class Server:
         shared.close()
         if not self._is_forced:
             await life.stop()
-        for sign in signs:
+        for sign, handler in before.items():
             loop.remove_signal_handler(sign)
+            signal.signal(sign, handler)
 
     async def _unless_forced(self, until_s: float, is_done: Callable[[], bool]) -> None:
         while not (self._is_forced or is_done()) and time.monotonic() < until_s:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,11 +19,3 @@ def command(name: str, *options: str, python: Sequence[str] = PYTHON) -> tuple[s
         python: the interpreter, and what it is told.
     """
     return (*python, "-m", ENTRY, name, *options)
-
-
-def stopping_at_signals() -> threading.Event:
-    """An event that is set at SIGTERM or SIGINT; to be asked for in the main thread."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    return stopping
