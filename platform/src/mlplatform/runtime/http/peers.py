@@ -9,6 +9,8 @@ import socket
 import struct
 from typing import Any, Final
 
+from mlplatform.runtime.http.subordinate_ids import SubordinateIds
+
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
@@ -26,12 +28,14 @@ log = logging.getLogger(__name__)
 
 class Peers:
     """Names peers. On loopback all have one address, so there the kernel is asked whose socket the
-    other end is: `uid 1000`. Elsewhere, and where the kernel does not say, a peer is its address.
+    other end is: `uid 1000`, which stands for the ids that this user was given too. Elsewhere, and
+    where the kernel does not say, a peer is its address.
 
     One question takes 13 microseconds, however many sockets there are. Source: sock_diag(7).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given: SubordinateIds | None = None) -> None:
+        self._given = given or SubordinateIds()
         self._asked = 0
         self._kernel = _kernel()
 
@@ -51,7 +55,7 @@ class Peers:
             )
             self.close()
             return address
-        return address if uid is None else f"uid {uid}"
+        return address if uid is None else f"uid {self._given.owner(uid)}"
 
     def close(self) -> None:
         """Ask no more; peers are addresses from now on."""
