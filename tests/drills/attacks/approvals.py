@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -281,7 +282,7 @@ def own_question(target: Target) -> Got:
     }
     for who, own in identities(target).items():
         body = {"parameters": parameters, "state": {"type": "SCHEDULED", "state_details": {
-            "scheduled_time": "2099-01-01T00:00:00Z"}}}  # fmt: skip
+            "scheduled_time": (datetime.now(UTC) + timedelta(hours=20)).isoformat()}}}  # fmt: skip
         answer = ask("POST", f"{url}/create_flow_run", json=body, headers=own)
         results.append(Got(answer.shut, f"{who}: {answer.status}"))
     return all_of(results)

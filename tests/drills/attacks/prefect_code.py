@@ -8,6 +8,7 @@ import sqlite3
 import textwrap
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -212,8 +213,9 @@ def a_state(target: Target) -> Got:
 
 
 def started(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A body of create_flow_run; the run would begin in a year."""
-    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+    """A body of create_flow_run; the run would begin in most of a day."""
+    at = datetime.now(UTC) + timedelta(hours=20)
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
     return {"parameters": {"model": "fraud", **parameters}, "state": later if parameters else None}
 
 

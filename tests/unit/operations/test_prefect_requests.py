@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from mlplatform.operations.prefect_server import prefect_requests
 from mlplatform.operations.prefect_server.prefect_requests import (
+    AT_ONCE_S,
+    DUE_WITHIN_S,
     MOST_DEPTH,
     Start,
     Wrong,
     answered,
     is_cancelling,
-    started,
 )
 
+NOW_S = 1_900_000_000.0
 PARAMETERS = {"model": "fraud", "actor": "ana", "reason": "weekly"}
+
+
+started = functools.partial(prefect_requests.started, now_s=NOW_S)
 
 
 def _start(**body: Any) -> Start | Wrong:
@@ -86,11 +94,45 @@ def test_what_prefects_own_form_sends_besides_is_left_out() -> None:
     assert set(taken.body) == wanted
 
 
+def at(ahead_s: float) -> str:
+    return datetime.fromtimestamp(NOW_S + ahead_s, UTC).isoformat()
+
+
+def due(when: object) -> dict[str, Any]:
+    return {"type": "SCHEDULED", "state_details": {"scheduled_time": when, "x": 1}}
+
+
 def test_a_run_may_be_due_later() -> None:
-    when = "2030-01-01T00:00:00Z"
-    taken = _start(state={"type": "SCHEDULED", "state_details": {"scheduled_time": when, "x": 1}})
+    taken = _start(state=due(at(DUE_WITHIN_S)))
     assert isinstance(taken, Start)
-    assert taken.body["state"]["state_details"] == {"scheduled_time": when}
+    assert taken.body["state"]["state_details"] == {"scheduled_time": at(DUE_WITHIN_S)}
+    assert isinstance(_start(state=due(at(-60.0).replace("+00:00", "Z"))), Start)
+
+
+@pytest.mark.parametrize(
+    "when", [at(DUE_WITHIN_S + 1), "9999-12-31T23:59:59Z", "2030-01-01T00:00:00", "soon", 7, [1]]
+)
+def test_a_run_is_not_due_long_after_its_starter_may_have_lost_the_right(when: object) -> None:
+    """A key that is revoked does not end the runs that it has started."""
+    assert isinstance(_start(state=due(when)), Wrong)
+    of_the_operator = {"parameters": PARAMETERS, "state": due(when)}
+    free = started(of_the_operator, flow="retrain", model="fraud", person=None)
+    assert isinstance(free, Start)
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameters"),
+    [("control", {"act": "kill"}), ("rollback", {}), ("promote", {"emergency": True})],
+)
+def test_what_stops_things_or_promotes_at_once_begins_now(
+    flow: str, parameters: dict[str, Any]
+) -> None:
+    def asked(ahead_s: float) -> Start | Wrong:
+        body = {"parameters": parameters, "state": due(at(ahead_s))}
+        return started(body, flow=flow, model="fraud", person="ana")
+
+    assert isinstance(asked(AT_ONCE_S), Start)
+    assert isinstance(asked(AT_ONCE_S + 1), Wrong)
 
 
 def test_nobody_asks_for_an_approval_but_a_pass() -> None:

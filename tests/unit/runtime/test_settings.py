@@ -157,6 +157,14 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     assert "hidden" not in str(caught.value)
 
 
+def test_bytes_that_are_no_text_are_a_path_at_most() -> None:
+    """`os.environ` has them as halves of characters."""
+    with pytest.raises(ConfigInvalid, match="MLPLATFORM_PROFILE") as caught:
+        load({"MLPLATFORM_PROFILE": "\udc80"})
+    assert caught.value.__cause__ is None
+    assert load({"MLPLATFORM_HOME": "/tmp/\udc80"}).home.root == Path("/tmp/\udc80")
+
+
 @pytest.mark.parametrize(
     "setting", [s for s in SETTINGS if s.type not in PATHS], ids=lambda s: s.name
 )

@@ -249,7 +249,7 @@ class PrefectGate:
                 within = f"{MOST_ANSWERS} answers in {WITHIN_S / 60:.0f} minutes"
                 return requests.Wrong(f"no more than {within} are taken of {name}: try later")
             return _sent(answer)
-        start = requests.started(parsed, flow=flow, model=model, person=name)
+        start = requests.started(parsed, flow=flow, model=model, person=name, now_s=time.time())
         if isinstance(start, requests.Wrong):
             return start
         is_limited = name is not None and flow not in requests.STOPS_THINGS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from mlplatform.operations.prefect_client import names
@@ -28,6 +29,10 @@ STOPS_THINGS: Final = frozenset({"rollback", "control"})
 MOST_UNFINISHED: Final = 20
 """Runs of one person's that have not ended: waiting ones keep no turn, and still fill a database,
 and a queue that others wait in."""
+DUE_WITHIN_S: Final = 24 * 3600
+AT_ONCE_S: Final = 300
+"""How far ahead a person's run may be due, and one that promotes at once or stops things: it begins
+with the right that its starter has when it is asked for, and a key that is revoked ends no run."""
 _UNFINISHED: Final = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 HYDRATED: Final = "__prefect_kind"
 """A key by which Prefect takes a template, or JSON in a text, in the place of a value: what was
@@ -55,12 +60,15 @@ class Start:
     body: Mapping[str, Any]
 
 
-def started(body: object, *, flow: str, model: str, person: str | None) -> Start | Wrong:
+def started(
+    body: object, *, flow: str, model: str, person: str | None, now_s: float
+) -> Start | Wrong:
     """A run of a deployment, with its parameters and nothing about where or how it runs.
 
     Args:
         flow, model: whose deployment it is.
         person: who asks, and so the actor of the run; None: who runs the platform, for anybody.
+        now_s: epoch seconds.
     """
     if flow in STARTED_BY_THE_PLATFORM:
         return Wrong(f"runs of {flow} are started by the platform alone")
@@ -74,6 +82,10 @@ def started(body: object, *, flow: str, model: str, person: str | None) -> Start
     when = _scheduled(body.get("state"))
     if when is None:
         return Wrong("a run begins SCHEDULED, now or at a time")
+    within_s = AT_ONCE_S if flow in STOPS_THINGS or is_emergency(body) else DUE_WITHIN_S
+    if person is not None and not _is_due(when, now_s + within_s):
+        ahead = "now" if within_s == AT_ONCE_S else f"within {within_s // 3600} hours"
+        return Wrong(f"such a run of yours begins {ahead}: its time has a zone, and is not later")
     parameters = dict(body.get("parameters") or {})
     if not is_plain(parameters):
         return Wrong(
@@ -160,3 +172,15 @@ def _scheduled(state: object) -> Mapping[str, Any] | None:
     details = state.get("state_details")
     when = details.get("scheduled_time") if isinstance(details, dict) else None
     return {"type": "SCHEDULED", **({"state_details": {"scheduled_time": when}} if when else {})}
+
+
+def _is_due(state: Mapping[str, Any], until_s: float) -> bool:
+    """Whether a run begins by then; of a time without a zone nobody knows."""
+    when = state.get("state_details", {}).get("scheduled_time")
+    if when is None:
+        return True
+    try:
+        at = datetime.fromisoformat(when)
+    except (TypeError, ValueError):
+        return False
+    return at.tzinfo is not None and at.timestamp() <= until_s

@@ -53,9 +53,9 @@ def value(setting: Setting, environment: Mapping[str, str]) -> Any:
         return None
     try:
         return kinds.parse(setting.type, given)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError):  # they may show the value, and say no more
         wanted = kinds.wanted(setting.type)
-        raise ConfigInvalid(setting.variable, without_secrets(given), wanted) from error
+        raise ConfigInvalid(setting.variable, without_secrets(given), wanted) from None
 
 
 def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
