@@ -22,6 +22,8 @@ from mlplatform.operations.prefect_server import prefect_gate
 from mlplatform.operations.prefect_server.answer_limit import MOST_ANSWERS
 from mlplatform.operations.prefect_server.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
 from mlplatform.operations.prefect_server.prefect_requests import MOST_UNFINISHED
+from mlplatform.rollouts.journal import approval_codes
+from mlplatform.rollouts.journal.approval_codes import Approver, Question
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.admission.clients import Client, parse_scope
 from mlplatform.scoring.admission.people import People
@@ -39,6 +41,7 @@ SECRETS = {
 }
 ROLLBACK = "22222222-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
 PROMOTE = "33333333-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
+QUESTION = Question("fraud-v2-1", "0" * 64, "approve")
 NAMES = {
     ID: "fraud-retrain",
     OTHER: "fraud-approval",
@@ -50,6 +53,11 @@ NAMES = {
 async def _deployment(request: Request) -> JSONResponse:
     name = NAMES.get(request.path_params["id"])
     return JSONResponse({"name": name}, 200 if name else 404)
+
+
+async def _asking(request: Request) -> JSONResponse:
+    asked = {"rollout_id": QUESTION.rollout_id, "evidence_digest": QUESTION.evidence}
+    return JSONResponse({"deployment_id": request.path_params["id"], "parameters": asked})
 
 
 async def _run(request: Request) -> JSONResponse:
@@ -369,6 +377,44 @@ def test_wrong_answers_of_one_person_keep_nobody_else_from_answering(
     assert [status("eve") for _ in range(100)] == [201] * MOST_ANSWERS + [403] * 90
     assert status("bo") == 201
     assert [r.who for r in refusals.since(0)] == ["eve"]
+
+
+def test_a_wrong_code_reaches_no_form_where_codes_can_be_checked(
+    refusals: Refusals,
+) -> None:
+    """Else one person's wrong codes end the run that another one's right code is for."""
+    key, until_s = b"k" * 32, int(time.time()) + 60
+    right = approval_codes.code(key, Approver("bo", "1"), QUESTION, until_s=until_s)
+    old = approval_codes.code(key, Approver("bo", "1"), QUESTION, until_s=until_s - 120)
+    sent: list[Any] = []
+
+    async def resumed(request: Request) -> JSONResponse:
+        sent.append((await request.json())["run_input"]["code"])
+        return JSONResponse({}, 201)
+
+    inner = Starlette(
+        routes=[
+            Route("/api/deployments/{id}", _deployment),
+            Route("/api/flow_runs/{id}", _asking),
+            Route("/api/flow_runs/{id}/resume", resumed, methods=["POST"]),
+        ]
+    )
+    gate = PrefectGate(inner, TOKENS, _people(), refusals, approval_key=lambda: key)
+    with TestClient(gate) as client:
+
+        def status(who: str, code: str, decision: object = "approve", run: str = OTHER) -> int:
+            form = {"decision": decision, "code": code, "reason": "read it"}
+            path = f"/api/flow_runs/{run}/resume"
+            return client.post(path, headers=person(who), json={"run_input": form}).status_code
+
+        wrong = [status("eve", f"eve:1:{until_s}:WRONG") for _ in range(100)]
+        assert wrong == [403] * 100
+        assert [status("bo", old), status("bo", right, "reject"), status("bo", right, 7)] == [
+            *(403, 403, 403)
+        ]
+        assert sent == []
+        assert status("bo", right) == 201
+    assert sent == [right]
 
 
 def test_values_are_checked_by_a_forms_own_schema_alone(asked: TestClient) -> None:

@@ -29,6 +29,8 @@ from mlplatform.operations.prefect_server.answer_limit import (
     AnswerLimit,
 )
 from mlplatform.operations.prefect_server.prefect_access import Access, access, only_looks, subject
+from mlplatform.rollouts.journal import approval_codes
+from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.scoring.admission.clients import Client, Operation
@@ -89,6 +91,8 @@ class PrefectGate:
         people: who may log in.
         refusals: where refused requests are kept.
         let_in: called with each request of somebody who has an identity.
+        approval_key: the key of approvals' codes, where it is at hand: a wrong code is refused here
+            then, and nobody's form waits for that.
     """
 
     def __init__(
@@ -98,12 +102,14 @@ class PrefectGate:
         people: People,
         refusals: Refusals,
         let_in: Callable[[Scope], None] = lambda scope: None,
+        approval_key: Callable[[], bytes] | None = None,
     ) -> None:
         self._application = application
         self._tokens = tokens
         self._people = people
         self._refusals = refusals
         self._let_in = let_in
+        self._approval_key = approval_key
         self._answers = AnswerLimit()
         transport = httpx.ASGITransport(app=application)
         self._inner = httpx.AsyncClient(transport=transport, base_url="http://prefect/api")
@@ -248,6 +254,8 @@ class PrefectGate:
             if name is not None and not self._answers.takes(name):
                 within = f"{MOST_ANSWERS} answers in {WITHIN_S / 60:.0f} minutes"
                 return requests.Wrong(f"no more than {within} are taken of {name}: try later")
+            if (why := await self._unproven(about, answer)) is not None:
+                return requests.Wrong(why)
             return _sent(answer)
         start = requests.started(parsed, flow=flow, model=model, person=name, now_s=time.time())
         if isinstance(start, requests.Wrong):
@@ -257,6 +265,22 @@ class PrefectGate:
             most = f"{requests.MOST_UNFINISHED} runs that have not ended"
             return requests.Wrong(f"{name} has {most}, the most of one person: wait, or end one")
         return _sent(start)
+
+    async def _unproven(self, run_id: str, answer: requests.Start) -> str | None:
+        """Why an answer's code proves nothing; None where it does, or the run itself finds out."""
+        if self._approval_key is None:
+            return None
+        run = await self._inner.get(f"/flow_runs/{run_id}")
+        asked = run.json().get("parameters") if run.is_success else None
+        question = requests.question_of(asked, answer)
+        if question is None:
+            return "the form takes decision, code and reason, of a question that a rollout asks"
+        code = str(answer.body["run_input"].get(requests.CODE, ""))
+        try:
+            approval_codes.approver(self._approval_key(), code, question, now_s=time.time())
+        except Refused as refused:
+            return str(refused)
+        return None
 
     async def _unfinished(self, person: str) -> int:
         found = await self._inner.post("/flow_runs/count", json=requests.unfinished(person))

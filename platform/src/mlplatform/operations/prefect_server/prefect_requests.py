@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from mlplatform.operations.prefect_client import names
 from mlplatform.rollouts.journal import approval_codes
+from mlplatform.rollouts.journal.approval_codes import Question
 
 ACTOR: Final = "actor"
 MODEL: Final = "model"
@@ -136,6 +139,20 @@ def answered(body: object, *, person: str | None) -> Start | Wrong:
     if person is not None and approval_codes.named(str(given.get(CODE, ""))) != person:
         return Wrong(f"the code is not one of {person}: give your own")
     return Start({"run_input": given})
+
+
+def question_of(parameters: object, answer: Start) -> Question | None:
+    """What the run of an approval with these parameters asks, as the form answers it."""
+    given = parameters if isinstance(parameters, dict) else {}
+    fields = {
+        "rollout_id": given.get("rollout_id"),
+        "evidence": given.get("evidence_digest"),
+        "answer": answer.body["run_input"].get("decision"),
+    }
+    try:
+        return msgspec.convert(fields, Question)
+    except msgspec.ValidationError:
+        return None
 
 
 def is_emergency(body: object) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.operations.prefect_server.prefect_gate import DOOR, PLATFORM, PrefectGate, Tokens
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
@@ -129,7 +130,15 @@ def run(
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
     door = Door(DOOR, Refusals(settings.home.audit))
     with people_of(settings) as people:
-        gated = gate(create_app(), settings, tokens, people, door, hosts)
+        gated = gate(
+            create_app(),
+            settings,
+            tokens,
+            people,
+            door,
+            hosts,
+            approval_key=lambda: load_or_create_key(settings.home.approval_key),
+        )
         server = uvicorn.Server(configuration(gated, door, "127.0.0.1", settings.prefect_port))
         sockets = None if handed_down is None else [handed_down]
         thread = threading.Thread(
@@ -151,14 +160,17 @@ def gate(
     people: People,
     door: Door,
     hosts: Sequence[str],
+    approval_key: Callable[[], bytes] | None = None,
 ) -> Application:
     """Prefect's application behind what lets nobody in without an identity.
 
     Args:
         hosts: what a request's `Host` may be, each with its port.
+        approval_key: of approvals' codes, where this process has it.
     """
     refusals = Refusals(settings.home.audit)
-    return OwnPages(PrefectGate(application, tokens, people, refusals, door.let_in), hosts)
+    gated = PrefectGate(application, tokens, people, refusals, door.let_in, approval_key)
+    return OwnPages(gated, hosts)
 
 
 def configuration(application: Application, door: Door, host: str, port: int) -> uvicorn.Config:
