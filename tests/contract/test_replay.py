@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -192,6 +193,21 @@ def test_a_folder_from_anywhere_is_checked_and_confined(
     assert found.added is None
     (folder / "model.onnx").write_bytes(b"something else")
     with pytest.raises(Exception, match=r"model\.onnx"):
+        whatif.side_of_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "model.onnx", "golden.bin"])
+def test_a_folder_from_outside_has_plain_files_of_bounded_size(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / _bundle(tmp_path, 0.1)
+    file = folder / name
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)  # whoever opened it to read would wait for ever
+    with pytest.raises(InputInvalid, match="no plain file"):
+        whatif.side_of_folder(folder)
+    file.unlink()
+    file.touch()
+    os.truncate(file, 1 << 40)
+    with pytest.raises(InputInvalid, match="wanted: 1 to"):
         whatif.side_of_folder(folder)
 
 

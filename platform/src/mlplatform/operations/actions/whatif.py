@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +18,14 @@ from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, Record
-from mlplatform.model.bundle import MODEL_FILE, Bundle, Thresholds, load_bundle
+from mlplatform.model.bundle import BUNDLE_FILE, MODEL_FILE, Bundle, Thresholds, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions.logged_payments import DAY_MS, LoggedPayments
 from mlplatform.rollouts.verdicts.whatif import DECISIONS, Decided, Payments, WhatIf, what_if
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
+from mlplatform.runtime.storage import plain_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 MOST_PAYMENTS: Final = 2_000_000
 TIMED_CALLS: Final = 300
 EXPLAINED: Final = 200
+MOST_DESCRIPTION_BYTES: Final = 16 * 1024 * 1024
+"""Of the bundle.json of somebody's folder, which is parsed in this process."""
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -121,12 +125,19 @@ def side_of_folder(folder: Path) -> Side:
 
     Raises:
         BundleCorrupt: a file is missing, or not what its digest says.
-        InputInvalid: the model is not taken.
+        InputInvalid: the model is not taken, or a file is no plain one, or too large.
     """
-    from mlplatform.learning.onnx.confined import ConfinedModel
+    from mlplatform.learning.onnx.confined import MOST_EXPLAINER_BYTES, ConfinedModel
+    from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 
+    most = {BUNDLE_FILE: MOST_DESCRIPTION_BYTES, MODEL_FILE: MOST_BYTES}
+    for file in sorted(path for path in folder.iterdir() if not path.is_dir()):
+        rule = plain_files.Rule(most.get(file.name, MOST_EXPLAINER_BYTES), anyones=True)
+        os.close(plain_files.open_plain(file, rule))
     bundle = load_bundle(folder)
-    content = (folder / MODEL_FILE).read_bytes()
+    content = plain_files.read_plain(
+        folder / MODEL_FILE, plain_files.Rule(MOST_BYTES, anyones=True)
+    )
     model = ConfinedModel(content, inputs=len(bundle.inputs))
     return Side(f"bundle {bundle.digest[:12]}", None, bundle, model, None)
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Final
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_STDERR: Final = 2
+"""By number: `sys.stderr` may be closed, or not a file."""
 LIMIT_S: Final = 60.0
 """The longest end of any process, a gateway's in Kubernetes. Supervisor and kubelet wait less."""
 
@@ -39,7 +41,7 @@ def act_at_signals(act: Callable[[], object]) -> None:
     """
 
     def told(number: int, frame: object) -> None:
-        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+        faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=_STDERR)
         act()
 
     for number in SIGNALS:
