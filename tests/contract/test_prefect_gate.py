@@ -24,7 +24,7 @@ from mlplatform.operations.prefect_server.prefect_gate import MOST_BODY_BYTES, P
 from mlplatform.operations.prefect_server.prefect_requests import MOST_UNFINISHED
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
-from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.telemetry.refusals import TOLD_AT_ONCE, Refusals
 from mlplatform.scoring.admission.clients import Client, parse_scope
 from mlplatform.scoring.admission.people import People
 from mlplatform.scoring.admission.secrets import digest
@@ -415,6 +415,12 @@ def test_a_wrong_code_reaches_no_form_where_codes_can_be_checked(
         assert sent == []
         assert status("bo", right) == 201
     assert sent == [right]
+    told = [r for r in refusals.since(0) if r.door in TOLD_AT_ONCE]
+    assert {(r.who, r.asked) for r in told} == {
+        ("eve", "answer approve of fraud-v2-1"),
+        ("bo", "answer approve of fraud-v2-1"),
+        ("bo", "answer reject of fraud-v2-1"),
+    }
 
 
 def test_values_are_checked_by_a_forms_own_schema_alone(asked: TestClient) -> None:

@@ -37,6 +37,7 @@ from mlplatform.scoring.admission.clients import Client, Operation
 from mlplatform.scoring.admission.people import People
 
 DOOR: Final = "prefect"
+APPROVAL: Final = "approval"
 HEALTH: Final = "/health"
 """The only path that is open: it says whether Prefect's API answers, and nothing else."""
 MOST_BODY_BYTES: Final = 1024 * 1024
@@ -254,7 +255,7 @@ class PrefectGate:
             if name is not None and not self._answers.takes(name):
                 within = f"{MOST_ANSWERS} answers in {WITHIN_S / 60:.0f} minutes"
                 return requests.Wrong(f"no more than {within} are taken of {name}: try later")
-            if (why := await self._unproven(about, answer)) is not None:
+            if (why := await self._unproven(person, about, answer)) is not None:
                 return requests.Wrong(why)
             return _sent(answer)
         start = requests.started(parsed, flow=flow, model=model, person=name, now_s=time.time())
@@ -266,8 +267,13 @@ class PrefectGate:
             return requests.Wrong(f"{name} has {most}, the most of one person: wait, or end one")
         return _sent(start)
 
-    async def _unproven(self, run_id: str, answer: requests.Start) -> str | None:
-        """Why an answer's code proves nothing; None where it does, or the run itself finds out."""
+    async def _unproven(
+        self, person: Operator | Client, run_id: str, answer: requests.Start
+    ) -> str | None:
+        """Why an answer's code proves nothing; None where it does, or the run itself finds out.
+
+        A person should know of a single one, as where the run refuses it.
+        """
         if self._approval_key is None:
             return None
         run = await self._inner.get(f"/flow_runs/{run_id}")
@@ -279,6 +285,8 @@ class PrefectGate:
         try:
             approval_codes.approver(self._approval_key(), code, question, now_s=time.time())
         except Refused as refused:
+            said = f"{question.answer} of {question.rollout_id}"
+            self._keep(person.name, "answer", said, str(refused), door=APPROVAL)
             return str(refused)
         return None
 
@@ -322,9 +330,9 @@ class PrefectGate:
         why = "a name and a key of `mlplatform keys create --scope run`, or this start's token"
         await _refuse(scope, receive, send, 401, f"log in first: {why}")
 
-    def _keep(self, who: str, method: str, path: str, why: str) -> None:
+    def _keep(self, who: str, method: str, path: str, why: str, door: str = DOOR) -> None:
         wall_ms = time.time_ns() // 1_000_000
-        self._refusals.keep(Refusal(wall_ms, DOOR, who, f"{method} {path}", why))
+        self._refusals.keep(Refusal(wall_ms, door, who, f"{method} {path}", why))
 
     async def _health(self, send: Send) -> None:
         answer = await self._inner.get("/health")
