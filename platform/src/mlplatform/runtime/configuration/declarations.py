@@ -19,7 +19,7 @@ _UP: Final = "supervisor"
 _WORK: Final = ("flow-run", "commands")
 """What `operations/wiring.py` gives ports to, beside the page."""
 _TOPICS: Final = ("worker", "outbox", "log-publisher", "log-replicator")
-_STATE: Final = ("gateway", "prefect", "exporter", "events", "page", *_WORK)
+_STATE: Final = ("gateway", "prefect", "flows", "exporter", "events", "page", *_WORK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +192,10 @@ GROUPS: Final = (
         "this machine."
     )),
     Group("Kubernetes", (
-        Setting("KSERVE_NAMESPACE", kinds.NAMESPACE, "", ("gateway", "flows", *_WORK),
+        Setting("KSERVE_NAMESPACE", kinds.NAMESPACE, "", ("gateway", "flows", _UP, *_WORK),
                 "the namespace of predictors on KServe", place="kserve.namespace",
                 needs=("KSERVE_BUNDLES",), in_cluster=True),
-        Setting("KSERVE_BUNDLES", kinds.VOLUME, "", ("gateway", "flows", *_WORK),
+        Setting("KSERVE_BUNDLES", kinds.VOLUME, "", ("gateway", "flows", _UP, *_WORK),
                 "the volume of bundles, as predictors' pods name it", place="kserve.bundles",
                 needs=("KSERVE_NAMESPACE",), in_cluster=True),
         Setting("KSERVE_REPLICAS", number(1, 64, "pods"), "", _WORK,
