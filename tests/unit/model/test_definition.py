@@ -92,7 +92,6 @@ def test_an_unknown_model_is_answered_with_those_that_exist() -> None:
 
 
 def test_a_copied_folder_must_be_given_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_definition.cache_clear()
     monkeypatch.setattr(folders, "model_folder", lambda _: model_folder("fraud"))
     with pytest.raises(ConfigInvalid, match="name is 'fraud'; wanted: the folder's name, 'credit'"):
         load_definition("credit")

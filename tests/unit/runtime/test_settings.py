@@ -206,6 +206,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_MLFLOW_TOKEN_FILE": "/run/secrets/mlflow/token",
         "MLPLATFORM_PAGE_URL": "http://page.mlplatform:8090",
         "MLPLATFORM_RECEIVERS": "/etc/mlplatform/receivers.yaml",
+        "MLPLATFORM_MODELS": "/srv/a/models:/srv/b/models",
         "MLPLATFORM_BUNDLES": "/bundles",
         "MLPLATFORM_PSEUDONYM_KEY_FILE": "/run/secrets/pseudonym",
         "MLPLATFORM_PROFILE": "cluster",

@@ -7,6 +7,7 @@ signals, that of settings, the alerts, the dashboards and the code of .proto fil
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mlplatform.commands.documents import settings, signals
@@ -17,6 +18,7 @@ from mlplatform.observing.dashboards import render_files as dashboards
 from mlplatform.observing.slo import render_files as slo
 from mlplatform.operations.compute import templates
 from mlplatform.rollouts.serving import autoscaling, manifest
+from mlplatform.runtime.configuration.model_roots import VARIABLE as MODELS
 from mlplatform.scoring.api import openapi
 from mlplatform.scoring.protos import render
 
@@ -40,6 +42,7 @@ def files() -> dict[Path, str]:
 
 
 def main() -> None:
+    os.environ.pop(MODELS, None)  # what is committed here is about the models of this repository
     feast_repo.main()
     changed = [model_folder(name) / FILE for name in model_names()]
     for path, text in files().items():

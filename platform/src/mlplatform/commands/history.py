@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from mlplatform.commands.arguments import Model
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, progress
+from mlplatform.model.folder_code import load_module
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 
@@ -26,7 +26,7 @@ def import_history(
 
     Example: mlplatform history import fraud payments/
     """
-    sources = importlib.import_module(f"mlplatform.models.{model}.sources")
+    sources = load_module(model, "sources")
     platform = wiring.platform()
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):

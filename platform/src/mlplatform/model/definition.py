@@ -16,7 +16,9 @@ CALL_ROWS = 128
 """The most rows that a gateway sends in one call of a predictor."""
 
 # NaN is in none of these.
-Name = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{0,30}\Z")]
+NAME_PATTERN = r"\A[a-z][a-z0-9_-]{0,27}\Z"
+"""Names of jobs hold a model's, and have at most 53 characters."""
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Team = Annotated[str, Meta(pattern=r"\A[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")]
 FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
 Text = Annotated[str, Meta(pattern=r"\S", max_length=500)]
@@ -26,6 +28,12 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Ratio = Annotated[float, Meta(ge=1)]
 ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
 """At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
+
+
+def dns_name(model: str) -> str:
+    """A model's name where no `_` is taken: services, workflows and their templates. Two models of
+    one installation never have the same (`model.folders`)."""
+    return model.replace("_", "-")
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,21 +1,37 @@
-"""The model folders of this installation, and what their model.yaml declares."""
+"""The model folders of this installation, and what their model.yaml declares.
+
+Folders are those that come with the package and those below the folders that MLPLATFORM_MODELS
+names; all come through this door. Everything here is data: `model.folder_code` imports Python.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
+import re
+from collections.abc import Iterator
 from datetime import date
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import yaml
 
 from mlplatform.model import document
 from mlplatform.model.consistency import check
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import NAME_PATTERN, ModelDefinition, dns_name
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.configuration.declarations import PREFIX
+from mlplatform.runtime.configuration.model_roots import VARIABLE, model_roots
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
+from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.text import cleaned
+
+FILE: Final = "model.yaml"
+SHIPPED: Final = Path(str(resources.files("mlplatform").joinpath("models")))
+"""Whoever may write here may write the platform's own code."""
+_BYTECODE: Final = "__pycache__"
 
 
 def parse(text: str, source: str) -> ModelDefinition:
@@ -40,9 +56,13 @@ def parse(text: str, source: str) -> ModelDefinition:
 
 
 def model_names() -> list[str]:
-    """Names of the model folders of this installation."""
-    root = resources.files("mlplatform.models")
-    return sorted(f.name for f in root.iterdir() if f.joinpath("model.yaml").is_file())
+    """Names of the model folders of this installation.
+
+    Raises:
+        ConfigInvalid: a folder that MLPLATFORM_MODELS names can't be read, or is a model's own; or
+            two models have one name, or names that differ in `-` and `_` alone.
+    """
+    return sorted(_found())
 
 
 def model_folder(name: str) -> Path:
@@ -50,25 +70,84 @@ def model_folder(name: str) -> Path:
 
     Raises:
         NotFound: lists the models that exist.
+        ConfigInvalid: as `model_names`; or somebody else may change what is in the folder.
     """
-    if name not in model_names():
-        raise NotFound(f"no model {name!r}; there are: {', '.join(model_names())}")
-    return Path(str(resources.files("mlplatform.models").joinpath(name)))
+    found = _found()
+    if name not in found:
+        raise NotFound(f"no model {name!r}; there are: {', '.join(sorted(found))}")
+    folder = found[name]
+    # In a pod, volumes bring links and owners of their own, and there are no other users.
+    if folder.parent != SHIPPED and os.environ.get(f"{PREFIX}PROFILE", "embedded") == "embedded":
+        private_folder.check_content(folder, VARIABLE)
+    return folder
 
 
-@functools.cache
 def load_definition(name: str) -> ModelDefinition:
-    """The definition of a model of this installation, by name.
+    """The definition of a model of this installation, by name, as its file is now.
 
     Raises:
         NotFound: lists the models that exist.
         ConfigInvalid: its model.yaml is wrong, or is that of another model.
     """
-    path = model_folder(name) / "model.yaml"
-    definition = parse(path.read_text(), str(path.name))
+    path = model_folder(name) / FILE
+    status = path.stat()
+    definition = _definition(path, (status.st_mtime_ns, status.st_size, status.st_ino))
     if definition.name != name:
         raise ConfigInvalid(f"{path.name}: name", definition.name, f"the folder's name, {name!r}")
     return definition
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256, hexadecimal, of the names and contents of all files in a folder, hidden ones and
+    bytecode aside: of what a model's data and Python are."""
+    files = {f.relative_to(folder).as_posix(): digest(f.read_bytes()) for f in _files(folder)}
+    return digest(files)
+
+
+@functools.lru_cache(maxsize=256)
+def _definition(path: Path, state: tuple[int, int, int]) -> ModelDefinition:
+    """The definition in a file that was in that state: its time of change, size and number."""
+    return parse(path.read_text(), path.name)
+
+
+def _found() -> dict[str, Path]:
+    """Name → folder."""
+    found: dict[str, Path] = {}
+    for root in (SHIPPED, *model_roots(os.environ)):
+        for folder in _model_folders(root):
+            for name, other in found.items():
+                if dns_name(name) == dns_name(folder.name):
+                    wanted = f"one model of that name; there are {other} and {folder}"
+                    raise ConfigInvalid(VARIABLE, folder.name, wanted)
+            found[folder.name] = folder
+    return found
+
+
+def _model_folders(root: Path) -> list[Path]:
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        wanted = f"folders that hold model folders ({error.strerror})"
+        raise ConfigInvalid(VARIABLE, str(root), wanted) from error
+    if (root / FILE).is_file():
+        wanted = f"the folder above it, {root.parent}: this one is a model's own"
+        raise ConfigInvalid(VARIABLE, str(root), wanted)
+    folders = [f for f in entries if not f.name.startswith(".") and (f / FILE).is_file()]
+    for folder in folders:
+        if re.search(NAME_PATTERN, folder.name) is None:
+            wanted = "a model folder whose name is a letter and at most 27 of a-z, 0-9, - and _"
+            raise ConfigInvalid(VARIABLE, str(folder), wanted)
+    return folders
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == _BYTECODE:
+            continue
+        if path.is_dir():
+            yield from _files(path)
+        elif path.is_file():
+            yield path
 
 
 def _with_dates_as_text(value: Any) -> Any:

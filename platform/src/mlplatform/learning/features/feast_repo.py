@@ -6,7 +6,6 @@ children, so no serving or training process may load this module.
 
 from __future__ import annotations
 
-import importlib
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.model.feature_views import FILE, FeatureField, FeatureView, check
+from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -25,7 +25,7 @@ DTYPES = {"Float64": "float64"}
 
 def feast_objects(model: str) -> list[Any]:
     """The entities, sources and feature views that a model's features.py defines."""
-    module = importlib.import_module(f"mlplatform.models.{model}.features")
+    module = load_module(model, "features")
     entities = [o for o in vars(module).values() if isinstance(o, feast.Entity)]
     return [*entities, *module.FEATURE_VIEWS]
 

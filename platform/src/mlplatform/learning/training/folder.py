@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.rules import Rule, parse_rules
 
@@ -69,4 +69,4 @@ def load_folder(name: str) -> ModelFolder:
 
 def load_training(name: str) -> Training:
     """The training module of a model; importing it may take seconds."""
-    return cast(Training, importlib.import_module(f"mlplatform.models.{name}.training"))
+    return cast(Training, load_module(name, "training"))

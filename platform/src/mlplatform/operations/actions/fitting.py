@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mlplatform.learning.training import retrain
+from mlplatform.model.definition import dns_name
 from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import Job, Jobs, JobStatus
 from mlplatform.operations.compute.running import GRACE_S, retry_until, run
@@ -83,7 +84,7 @@ def attempt(jobs: Jobs, order: Order) -> str:
 
 
 def _name(order: Order) -> str:
-    return f"fit-{order.model}-{order.digest[:DIGEST_CHARACTERS]}"
+    return f"fit-{dns_name(order.model)}-{order.digest[:DIGEST_CHARACTERS]}"
 
 
 def _inputs(platform: Platform, order: Order, dataset: Dataset, recent: Recent | None) -> Path:

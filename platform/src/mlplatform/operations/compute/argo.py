@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from mlplatform.model.definition import dns_name
 from mlplatform.operations.compute.artifacts import Artifacts
 from mlplatform.operations.compute.jobs import Job, JobStatus, State, Work
 from mlplatform.rollouts.kubernetes.api import AlreadyThere, KubernetesApi, Object, Resource
@@ -107,7 +108,7 @@ class ArgoJobs:
 
 def template_name(model: str, work: Work) -> str:
     """Of the WorkflowTemplate of a model's jobs of one kind."""
-    return f"{model}-{work}"
+    return f"{dns_name(model)}-{work}"
 
 
 def key(name: str, *below: str) -> str:

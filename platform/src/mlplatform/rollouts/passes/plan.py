@@ -208,7 +208,7 @@ def reconciled_services(
     spare = sorted(
         name
         for name in deployed - routes.services - ramping
-        if (parsed := ServiceName.parse(name)) and parsed.model == routes.model
+        if (parsed := ServiceName.parse(name)) and parsed.is_of(routes.model)
     )
     old = [g for g in gateways if g.generation is None or g.generation < routes.generation]
     if old and spare:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from mlplatform.model.definition import dns_name
+
 DIGEST_CHARACTERS: Final = 8
 _PATTERN: Final = re.compile(
     rf"(?P<model>[a-z][a-z0-9-]*)-v(?P<version>[1-9][0-9]*)-(?P<digest>[0-9a-f]{{{DIGEST_CHARACTERS}}})"
@@ -14,7 +16,11 @@ _PATTERN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ServiceName:
-    """`<model>-v<version>-<the first eight characters of the bundle's digest>`."""
+    """`<model>-v<version>-<the first eight characters of the bundle's digest>`.
+
+    Args:
+        model: its name with `-` in place of `_`, as names of Kubernetes are.
+    """
 
     model: str
     version: int
@@ -26,7 +32,7 @@ class ServiceName:
     @classmethod
     def of(cls, model: str, version: int, digest: str) -> ServiceName:
         """The name of the service for a version, from its full bundle digest."""
-        return cls(model, version, digest[:DIGEST_CHARACTERS])
+        return cls(dns_name(model), version, digest[:DIGEST_CHARACTERS])
 
     @classmethod
     def parse(cls, text: str) -> ServiceName | None:
@@ -38,7 +44,11 @@ class ServiceName:
 
     def names(self, model: str, digest: str) -> bool:
         """Whether this is a name for that bundle."""
-        return self.model == model and digest.startswith(self.digest8)
+        return self.is_of(model) and digest.startswith(self.digest8)
+
+    def is_of(self, model: str) -> bool:
+        """Whether this is a service of that model."""
+        return self.model == dns_name(model)
 
 
 def cluster_url(service: str, namespace: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlplatform.model.definition import dns_name
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.serving.manifest import MODEL_LABEL
 from mlplatform.runtime.configuration.entrance import Entrance
@@ -27,7 +28,7 @@ Object = dict[str, Any]
 
 def route_name(model: str) -> str:
     """Of the HTTPRoute of a model's raw callers."""
-    return f"{model}-raw-callers"
+    return f"{dns_name(model)}-raw-callers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def render(routes: Routes, entrance: Entrance) -> Object | None:
         },
         "spec": {
             "parentRefs": [{**parent, "name": entrance.gateway, "namespace": entrance.namespace}],
-            "hostnames": [f"{routes.model}.{entrance.domain}"],
+            "hostnames": [f"{dns_name(routes.model)}.{entrance.domain}"],
             # Testers' rules win wherever they stand, as they match a header. Envoy Gateway names a
             # rule's cluster by its place and takes clusters away before routes: everybody's rule
             # keeps its place in all phases, or a step back loses requests.

@@ -187,7 +187,7 @@ def sweep(model: str, into: Path, kept: Container[str]) -> None:
     pass left."""
     for folder in into.iterdir():
         name = ServiceName.parse(folder.name.removeprefix(".").split("-draft")[0])
-        if name is not None and name.model == model and folder.name not in kept:
+        if name is not None and name.is_of(model) and folder.name not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 

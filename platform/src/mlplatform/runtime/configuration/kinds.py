@@ -6,6 +6,7 @@ A type is what `msgspec.convert` takes; its `description` says in words what is 
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
@@ -25,6 +26,15 @@ class TrustworthyUrl(str):
     __slots__ = ()
 
 
+class Folders(tuple[Path, ...]):
+    """Absolute, each once; as text with the system's separator between them."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return os.pathsep.join(map(str, self))
+
+
 def number(least: int, most: int, what: str) -> Any:
     """The type of a whole number, both bounds within."""
     return Annotated[int, Meta(ge=least, le=most, description=f"{what}, {least} to {most}")]
@@ -39,6 +49,7 @@ PORT: Final = number(1, 65_535, "a port")
 SHARE: Final = Annotated[float, Meta(ge=0, le=1, description="a share, 0 to 1")]
 FILE: Final = Annotated[Path, Meta(description="a file")]
 FOLDER: Final = Annotated[Path, Meta(description="a folder")]
+FOLDERS: Final = Annotated[Folders, Meta(description=f"folders, with {os.pathsep!r} between them")]
 SECRET_FILE: Final = Annotated[Path, Meta(description="a file with a secret")]
 NAMESPACE: Final = text("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a namespace of Kubernetes")
 SERVER: Final = text(
@@ -95,6 +106,11 @@ def is_trustworthy(url: str) -> bool:
 def _own(kind: type, given: str) -> Any:
     if kind is TrustworthyUrl and not is_trustworthy(given):
         raise ValueError(given)
+    if kind is Folders:
+        parts = given.split(os.pathsep)
+        if not all(part.strip() for part in parts):
+            raise ValueError(given)
+        return Folders(dict.fromkeys(Path(part).absolute() for part in parts))
     return Path(given).absolute() if kind is Path else kind(given)
 
 

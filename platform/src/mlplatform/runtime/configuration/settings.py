@@ -17,7 +17,7 @@ from mlplatform.runtime.configuration import variables
 from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.configuration.issuer import Issuer
-from mlplatform.runtime.configuration.kinds import Clock, Durability, Level, Profile
+from mlplatform.runtime.configuration.kinds import Clock, Durability, Folders, Level, Profile
 from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
 from mlplatform.runtime.errors import Busy, ConfigInvalid, SettingsInvalid
 from mlplatform.runtime.storage import addresses, private_folder
@@ -270,6 +270,7 @@ class Settings:
         mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
         servers: of this platform that are not on this machine.
         receivers: the file of who is told of rollouts and incidents; None: nobody is.
+        models: folders that hold model folders, beside those that come with the package.
     """
 
     home: Home
@@ -299,6 +300,7 @@ class Settings:
     mlflow_artifacts: str = ""
     servers: Servers = HERE
     receivers: Path | None = None
+    models: Folders = Folders()
     profile: Profile = "embedded"
 
     @property

@@ -63,6 +63,34 @@ def claim(root: Path, variable: str, *, has_neighbours: bool) -> None:
     raise ConfigInvalid(variable, str(root), wanted)
 
 
+def check_content(root: Path, variable: str) -> None:
+    """Nothing where only this user and root may change what a folder holds, hidden files aside.
+
+    Args:
+        variable: names the folder, in messages.
+
+    Raises:
+        ConfigInvalid: somebody else may change something in it, or put another in its place; or it
+            holds a link, which leads to what nobody looked at.
+    """
+    for folder in _above(root):
+        _check_above(folder, root, variable)
+    for path, status in ((root, root.stat()), *_within(root, _hidden(root))):
+        if stat.S_ISLNK(status.st_mode):
+            raise ConfigInvalid(variable, str(path), "no link: put what it leads to in its place")
+        if status.st_uid not in (_ROOT, os.geteuid()) or _is_open(status):
+            wanted = (
+                f"what nobody but you may change; it belongs to uid {status.st_uid} with mode"
+                f" {stat.S_IMODE(status.st_mode):o}: make it yours, or take that from others"
+                f" (chmod -R go-w {root})"
+            )
+            raise ConfigInvalid(variable, str(path), wanted)
+
+
+def _hidden(root: Path) -> frozenset[str]:
+    return frozenset(name for name in os.listdir(root) if name.startswith("."))
+
+
 def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
     """Take from group and others what they may do with anything in a folder; returns what was open.
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ModelDefinition, dns_name
 from mlplatform.runtime.http.problems import ProblemDetails
 from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
@@ -125,7 +125,7 @@ def _schemas(definitions: Sequence[ModelDefinition]) -> Json:
 
 
 def _request(definition: ModelDefinition) -> str:
-    return "".join(part.capitalize() for part in definition.name.split("-")) + "Inference"
+    return "".join(part.capitalize() for part in dns_name(definition.name).split("-")) + "Inference"
 
 
 def _request_schema(definition: ModelDefinition) -> Json:

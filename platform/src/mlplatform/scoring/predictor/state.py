@@ -49,6 +49,8 @@ class Predictor:
         """From now on ready, with this model; called on the event loop."""
         queue = ScoreQueue(model, self.metrics, self._limits)
         self._served = (model, queue)
+        if len(self._names) > 1:  # a service's name has no `_`, and its model's may
+            self._names.add(model.served.model)
         self.metrics.loaded(model, queue.depth)
 
     def fail(self, problem: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField, dns_name
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request.duplicate_keys import (
     BACKSLASH,
@@ -197,7 +197,7 @@ def _unfit(message: str) -> Problem:
 
 
 def _struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
-    title = "".join(part.capitalize() for part in model.split("-")) + name
+    title = "".join(part.capitalize() for part in dns_name(model).split("-")) + name
     return msgspec.defstruct(title, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
