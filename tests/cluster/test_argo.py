@@ -19,6 +19,7 @@ from tests.support.platform_process import wait
 from tests.support.training_rows import payments
 
 from mlplatform.learning.training import handover
+from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.definition import GpuPolicy
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.compute.argo import POOLS, TEMPLATES, WORKFLOWS, ArgoJobs
@@ -197,7 +198,8 @@ def _fit(world: World) -> Job:
     """A job to fit the rows of a real order."""
     name = f"fit-{time.time_ns() // 1_000_000}"
     data = payments(1, per_day=50)
-    asked = handover.order(data, None, code=code_version(), seed=1)
+    folder = load_folder("fraud").digest
+    asked = handover.order(data, None, code=code_version(), folder=folder, seed=1)
     shared, items = world.folder / name / SHARED, world.folder / name / ITEMS
     shared.mkdir(parents=True)
     items.mkdir()

@@ -42,6 +42,7 @@ def rows() -> tuple[Dataset, Recent]:
 
 
 DATA, RECENT = rows()
+FOLDER = load_folder("fraud").digest
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,16 @@ def test_asked_again_for_the_same_it_is_not_fitted_again(world: World) -> None:
 
 
 @in_a_pool
-def test_other_rows_code_or_seed_are_another_job(world: World) -> None:
+def test_other_rows_code_folder_or_seed_are_another_job(world: World) -> None:
     orders = [
-        handover.order(data, recent, code=code, seed=seed)
-        for data, recent, code, seed in (
-            (DATA, RECENT, "1", 1),
-            (DATA, None, "1", 1),
-            (DATA, RECENT, "2", 1),
-            (DATA, RECENT, "1", 2),
-            (dataclasses.replace(DATA, as_of_ms=DATA.as_of_ms + 1), RECENT, "1", 1),
+        handover.order(data, recent, code=code, folder=folder, seed=seed)
+        for data, recent, code, folder, seed in (
+            (DATA, RECENT, "1", FOLDER, 1),
+            (DATA, None, "1", FOLDER, 1),
+            (DATA, RECENT, "2", FOLDER, 1),
+            (DATA, RECENT, "1", "0" * 64, 1),
+            (DATA, RECENT, "1", FOLDER, 2),
+            (dataclasses.replace(DATA, as_of_ms=DATA.as_of_ms + 1), RECENT, "1", FOLDER, 1),
         )
     ]
     names = {fitting.attempt(world.platform.jobs, order) for order in orders}
@@ -179,7 +181,7 @@ def test_whoever_stops_waiting_cancels_the_fit(world: World) -> None:
     [name] = world.jobs()
     assert ended(world.platform.jobs, name).state == "cancelled"
     assert at_work(world.home.parent) == []
-    order = handover.order(DATA, RECENT, code=code_version(), seed=retrain.SEED)
+    order = handover.order(DATA, RECENT, code=code_version(), folder=FOLDER, seed=retrain.SEED)
     assert fitting.attempt(world.platform.jobs, order) == f"{name[:-2]}-2"
 
 
@@ -295,7 +297,7 @@ def written(tmp_path: Path) -> Path:
     """Inputs as a run writes them."""
     for name in ("shared", "items", "output"):
         (tmp_path / name).mkdir()
-    order = handover.order(DATA, RECENT, code=code_version(), seed=retrain.SEED)
+    order = handover.order(DATA, RECENT, code=code_version(), folder=FOLDER, seed=retrain.SEED)
     handover.write(order, DATA, RECENT, tmp_path / "shared", tmp_path / "items")
     return tmp_path
 
@@ -312,7 +314,7 @@ def test_rows_come_back_bit_by_bit(written: Path) -> None:
     matrix = dataclasses.replace(DATA.rows.matrix, x=x)
     rows = dataclasses.replace(DATA.rows, matrix=matrix)
     data = dataclasses.replace(DATA, rows=rows, digest=rows_digest(matrix, rows.y))
-    order = handover.order(data, None, code="1", seed=1)
+    order = handover.order(data, None, code="1", folder=FOLDER, seed=1)
     handover.write(order, data, None, written / "shared", written / "items")
     back, recent = handover.read(order, written / "shared", written / "items" / handover.PAYMENTS)
     assert recent is None
@@ -323,6 +325,15 @@ def test_rows_come_back_bit_by_bit(written: Path) -> None:
 def test_code_that_did_not_ask_does_not_fit(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "code_version", lambda: "9.9.9+other")
     with pytest.raises(Refused, match=r"this is mlplatform 9\.9\.9\+other"):
+        work(written)
+
+
+def test_a_folder_that_was_changed_since_does_not_fit(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = dataclasses.replace(load_folder("fraud"), digest="0" * 64)
+    monkeypatch.setattr(program, "load_folder", lambda model: changed)
+    with pytest.raises(Refused, match=f"fraud is 00000000 here, and a fit of {FOLDER[:8]} is"):
         work(written)
 
 

@@ -230,6 +230,9 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     small_model: SmallModel | None = None
     rhythms: dict[str, Rhythm] | None = None
     """Of the profile's inputs, and of `score`; None for a bundle that was made before it."""
+    folder: str = ""
+    """Digest of the model folder that fitted it (`model.folders.folder_digest`); empty for a model
+    that was brought, and for a bundle that was made before it."""
 
     @functools.cached_property
     def content(self) -> bytes:

@@ -269,6 +269,7 @@ def _tags(facts: VersionFacts, status: str) -> list[dict[str, str]]:
         FACTS_TAG: canonical_json(msgspec.to_builtins(facts)).decode(),
         "author": facts.author,
         "code_version": facts.code_version,
+        "folder_digest": facts.folder,
         "data_digest": facts.data_digest,
         "data_window_ms": f"{facts.data_from_ms} to {facts.data_to_ms}",
         "alert_band": f"{facts.alert_low:.5f} to {facts.alert_high:.5f}",

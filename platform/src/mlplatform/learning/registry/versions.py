@@ -17,6 +17,7 @@ VALIDATED = "validated"
 class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the registry remembers of a candidate beside its bundle.
 
+    `folder` is the digest of the model folder that fitted it; empty for a model that was brought.
     `report` is the gate report as JSON can hold it, `validated` whether it passed. `seed` is the
     one that fitting and intervals were drawn with.
     """
@@ -33,6 +34,7 @@ class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
     alert_low: float
     alert_high: float
     seed: int
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A model, and what of its bundle is not learned from the data."""
+    """A model, and what of its bundle is not learned from the data.
+
+    Args:
+        folder: digest of the model folder that fitted it; empty for one that was brought.
+    """
 
     content: bytes
     model: OnnxFile | ConfinedModel
@@ -84,6 +88,7 @@ class Made:
     parity: Parity
     origin: str
     customers: float = 1.0
+    folder: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -125,6 +130,7 @@ def train(
         reasons=folder.reasons,
         parity=Parity(float(gap.max()), len(rows), "the fitted model"),
         origin=TRAINED_HERE,
+        folder=folder.digest,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -285,6 +291,7 @@ def _candidate(
         data=dataset.data_window(),
         seed=seed,
         origin=made.origin,
+        folder=made.folder,
         files=files,
         attribution=explainer.attribution,
         small_model=small_model(

@@ -10,7 +10,7 @@ from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.folders import folder_digest, load_definition, model_folder
 from mlplatform.model.rules import Rule, parse_rules
 
 if TYPE_CHECKING:
@@ -40,12 +40,17 @@ class Training(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """One model's folder, read and checked."""
+    """One model's folder, read and checked.
+
+    Args:
+        digest: of all that is in it (`model.folders.folder_digest`).
+    """
 
     definition: ModelDefinition
     views: tuple[FeatureView, ...]
     rules: tuple[Rule, ...]
     reasons: Mapping[str, Reason]
+    digest: str
 
 
 def load_folder(name: str) -> ModelFolder:
@@ -64,6 +69,7 @@ def load_folder(name: str) -> ModelFolder:
         views=load_views(folder),
         rules=parse_rules(rules, source=f"{name}/rules.yaml", inputs=inputs),
         reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),
+        digest=folder_digest(folder),
     )
 
 

@@ -63,11 +63,13 @@ class Order(_Part, frozen=True):
 
     Args:
         code: version of the code that asked; only the same may fit.
+        folder: digest of the model's folder, likewise.
         recent: None where the band is predicted from the held-out days.
     """
 
     model: str
     code: str
+    folder: Sha256
     seed: int
     data: DataWindow
     labels_until_ms: int | None
@@ -99,11 +101,12 @@ class Result(_Part, frozen=True):
         return Parity(gap, self.rows, self.against)
 
 
-def order(dataset: Dataset, recent: Recent | None, *, code: str, seed: int) -> Order:
+def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, seed: int) -> Order:
     """The order to fit these rows."""
     return Order(
         model=dataset.model,
         code=code,
+        folder=folder,
         seed=seed,
         data=dataset.data_window(),
         labels_until_ms=dataset.labels_until_ms,
@@ -183,8 +186,8 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
             if path.is_file():
                 shutil.copyfile(path, draft / path.name)
         bundle = load_bundle(draft, told.bundle)
-        made_of = (told.order, bundle.model, bundle.seed, bundle.data)
-        if made_of != (asked.digest, asked.model, asked.seed, asked.data):
+        made_of = (told.order, bundle.model, bundle.folder, bundle.seed, bundle.data)
+        if made_of != (asked.digest, asked.model, asked.folder, asked.seed, asked.data):
             raise BundleCorrupt(f"{written}: the candidate of another order than {asked.digest}")
         content = (draft / MODEL_FILE).read_bytes()
         folder = bundles / told.bundle

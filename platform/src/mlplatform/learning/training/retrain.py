@@ -140,4 +140,5 @@ def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> V
         alert_low=bundle.alert_band.low,
         alert_high=bundle.alert_band.high,
         seed=bundle.seed,
+        folder=bundle.folder,
     )

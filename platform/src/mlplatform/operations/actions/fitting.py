@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlplatform.learning.training import retrain
 from mlplatform.model.definition import dns_name
+from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import Job, Jobs, JobStatus
 from mlplatform.operations.compute.running import GRACE_S, retry_until, run
@@ -47,7 +48,8 @@ def fit(
     """
     from mlplatform.learning.training import handover
 
-    order = handover.order(dataset, recent, code=code_version(), seed=retrain.SEED)
+    folder = folder_digest(model_folder(dataset.model))
+    order = handover.order(dataset, recent, code=code_version(), folder=folder, seed=retrain.SEED)
     job = Job(
         name=attempt(platform.jobs, order),
         work="fit",

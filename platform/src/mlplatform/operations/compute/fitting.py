@@ -20,8 +20,8 @@ def fit(shared: Path, payments: Path, output: Path, model: str) -> Mapping[str, 
         payments: the training set, in Parquet.
 
     Raises:
-        Refused: the order is for another model, or was given by other code than this: its version
-            would be recorded as made by code that did not make it.
+        Refused: the order is for another model, or was given by other code than this, the model's
+            folder included: its version would be recorded as made by code that did not make it.
         Corrupt: the rows are not those that the order names.
         InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
     """
@@ -33,6 +33,12 @@ def fit(shared: Path, payments: Path, output: Path, model: str) -> Mapping[str, 
             f"this is mlplatform {here}, and {order.code} asks for the fit: give jobs the image of"
             " flow runs, or start the platform again"
         )
+    folder = load_folder(model)
+    if order.folder != folder.digest:
+        raise Refused(
+            f"the folder of {model} is {folder.digest[:8]} here, and a fit of {order.folder[:8]} is"
+            " asked for: it was changed meanwhile, or jobs read another copy of it; ask again"
+        )
     dataset, recent = handover.read(order, shared, payments)
-    made = retrain.fit(load_folder(model), dataset, bundles=output, recent=recent, seed=order.seed)
+    made = retrain.fit(folder, dataset, bundles=output, recent=recent, seed=order.seed)
     return handover.result(order, made)
