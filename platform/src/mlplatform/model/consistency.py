@@ -15,8 +15,8 @@ from mlplatform.model.definition import (
     ModelDefinition,
     RolloutPolicy,
 )
+from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
-from mlplatform.runtime.errors import ConfigInvalid
 
 Rule = tuple[bool, str, object, str]
 """Whether it holds, the key that it is about, that key's value, and what is wanted there."""
@@ -24,16 +24,12 @@ Rule = tuple[bool, str, object, str]
 SLICE = "1 of a slice or a share"
 
 
-def check(model: ModelDefinition, source: str) -> None:
-    """Nothing, where every rule holds.
-
-    Raises:
-        ConfigInvalid: the first that does not, by its key.
-    """
+def contradictions(model: ModelDefinition) -> Iterator[Finding]:
+    """Every rule that does not hold, by its key."""
     for part in (_request, _learning, _exploration, _rollout, _serving, _scaling):
         for holds, key, value, wanted in part(model):
             if not holds:
-                raise ConfigInvalid(f"{source}: {key}", value, wanted)
+                yield valued(tuple(key.split(".")), value, wanted)
 
 
 def _request(model: ModelDefinition) -> Iterator[Rule]:
@@ -106,14 +102,14 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     segments = [segment.name for segment in drift.segments]
     yield len(set(segments)) == len(segments), "drift.segments", segments, "names that differ"
     strange = sorted({s.input for s in drift.segments} - {i.name for i in model.inputs})
-    yield not strange, "drift.segments: input", strange, "names of inputs"
+    yield not strange, "drift.segments", strange, "names of inputs"
     few = 0 < drift.drifted_windows <= drift.windows
     yield few, "drift.drifted_windows", drift.drifted_windows, "1 to drift.windows"
 
 
 def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
     """What is proven to be harm is not tolerated by any step, and no step ends before its time."""
-    longest_s = 3600 * max(policy.shadow.deadline_h, *(s.deadline_h for s in policy.canary))
+    longest_s = 3600 * max(step.deadline_h for step in (policy.shadow, *policy.canary))
     wanted = f"the longest deadline_h in seconds ({longest_s:g}) or more"
     key, value = "rollout.step_wall_deadline_s", policy.step_wall_deadline_s
     yield value >= longest_s or math.isinf(longest_s), key, value, wanted

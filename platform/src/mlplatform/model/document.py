@@ -53,6 +53,25 @@ def read(text: str) -> Any:
     return yaml.load(text, _PlainLoader)  # noqa: S506 -- its base is the safe loader
 
 
+def lines(text: str) -> dict[tuple[str, ...], int]:
+    """The line of every key of a document that `read` takes, by the keys above it; places in a list
+    count from 0, as keys do."""
+    found: dict[tuple[str, ...], int] = {}
+    root = yaml.compose(text, yaml.SafeLoader)
+    waiting: list[tuple[tuple[str, ...], yaml.Node | None]] = [((), root)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                found[(*path, str(key.value))] = key.start_mark.line + 1
+                waiting.append(((*path, str(key.value)), value))
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                found[(*path, str(number))] = value.start_mark.line + 1
+                waiting.append(((*path, str(number)), value))
+    return found
+
+
 def place(source: str, error: yaml.YAMLError) -> tuple[str, str]:
     """Where a document is wrong, with the line if it is known, and what is wrong there."""
     if isinstance(error, yaml.MarkedYAMLError):

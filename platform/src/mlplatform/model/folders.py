@@ -19,8 +19,9 @@ import msgspec
 import yaml
 
 from mlplatform.model import document
-from mlplatform.model.consistency import check
+from mlplatform.model.consistency import contradictions
 from mlplatform.model.definition import NAME_PATTERN, ModelDefinition, dns_name
+from mlplatform.model.findings import DocumentInvalid, Finding, of_shape, valued
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.model_roots import VARIABLE, model_roots
@@ -38,21 +39,33 @@ def parse(text: str, source: str) -> ModelDefinition:
     """The definition in a model.yaml.
 
     Raises:
-        ConfigInvalid: an unknown, missing, repeated, mistyped or impossible field, by its key.
+        DocumentInvalid: every unknown, missing or mistyped key with its line, value and what is
+            wanted; where there is none, every one that contradicts another.
+        ConfigInvalid: it is no YAML that is taken, or a key stands twice; names the line.
     """
     try:
         written = document.read(text)
-        definition = msgspec.convert(_with_dates_as_text(written), ModelDefinition)
+        plain = _with_dates_as_text(written)
     except yaml.YAMLError as error:
         where, problem = document.place(source, error)
         raise ConfigInvalid(where, problem, "a model.yaml as documented") from error
-    except msgspec.ValidationError as error:
-        raise ConfigInvalid(source, str(error), "a model.yaml as documented") from error
-    definition = _with_clean_text(definition, source)
-    check(definition, source)
-    for key, value in document.endless(written):
-        raise ConfigInvalid(f"{source}: {key}", value, "a finite number")
-    return definition
+    wrong = [
+        *of_shape(plain, ModelDefinition),
+        *(
+            valued(tuple(key.split(".")), value, "a finite number")
+            for key, value in document.endless(written)
+        ),
+    ]
+    if not wrong:
+        definition = msgspec.convert(plain, ModelDefinition)
+        wrong = [*_unclean_text(definition), *contradictions(definition)]
+    if wrong:
+        raise DocumentInvalid(source, wrong, document.lines(text))
+    return msgspec.structs.replace(
+        definition,
+        owner=cleaned("owner", definition.owner),
+        purpose=cleaned("purpose", definition.purpose, lines=True),
+    )
 
 
 def model_names() -> list[str]:
@@ -159,13 +172,10 @@ def _with_dates_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, date) else value
 
 
-def _with_clean_text(model: ModelDefinition, source: str) -> ModelDefinition:
-    """What a person reads of the model, as it is kept."""
-    try:
-        return msgspec.structs.replace(
-            model,
-            owner=cleaned(f"{source}: owner", model.owner),
-            purpose=cleaned(f"{source}: purpose", model.purpose, lines=True),
-        )
-    except InputInvalid as error:
-        raise ConfigInvalid(error.source, "a text", str(error)) from error
+def _unclean_text(model: ModelDefinition) -> Iterator[Finding]:
+    """What a person reads of the model, where it is no text that may be kept."""
+    for name, text, lines in (("owner", model.owner, False), ("purpose", model.purpose, True)):
+        try:
+            cleaned(name, text, lines=lines)
+        except InputInvalid as error:
+            yield valued((name,), text, f"a text: {error.problem}")

@@ -1,0 +1,142 @@
+"""All that is wrong in a written document, each with its line, key, value and what is wanted."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+
+Path = tuple[str, ...]
+"""Keys from the document's top; places in a list count from 0."""
+MOST_SHOWN: Final = 80
+MOST_FINDINGS: Final = 100
+NEAR: Final = 0.75
+"""From which likeness on a key may be one that was misspelt."""
+_PLACE: Final = re.compile(r" - at `[^`]*`$")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: what stands at a key, or that nothing does, and what is wanted."""
+
+    path: Path
+    found: str
+    wanted: str
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.path)
+
+
+class DocumentInvalid(ConfigInvalid):
+    """A document with all that is wrong in it, in the order of its lines."""
+
+    def __init__(self, source: str, findings: Sequence[Finding], lines: Mapping[Path, int]) -> None:
+        placed = [(_line(f.path, lines), f) for f in findings[:MOST_FINDINGS]]
+        told = sorted(placed, key=lambda p: p[0])
+        said = [f"line {line}: {f.key} {f.found}; wanted: {f.wanted}" for line, f in told]
+        if len(said) == 1:
+            text = f"{source}: {said[0]}"
+        else:
+            text = f"{source}: {len(findings)} things are wrong:" + "".join(
+                f"\n  {line}" for line in said
+            )
+        PlatformError.__init__(self, text)
+        self.key = f"{source}: {told[0][1].key}"
+        self.findings = tuple(finding for _, finding in told)
+
+    def __reduce__(self) -> Any:
+        return PlatformError, (str(self),)
+
+
+def valued(path: Path, value: object, wanted: str) -> Finding:
+    """A value that is not what is wanted at its key."""
+    text = repr(value)
+    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return Finding(path, f"is {shown}", wanted)
+
+
+def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[Finding]:
+    """Where plain values are not of a type: every key that is unknown, missing, or of another kind.
+
+    Args:
+        wanted: a struct that forbids unknown fields, or what msgspec converts to.
+    """
+    below = list(_below(value, wanted, path))
+    yield from below
+    if below:
+        return
+    try:
+        msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        yield valued(path or ("document",), value, _wanted(wanted, str(error)))
+
+
+def _below(value: Any, wanted: Any, path: Path) -> Iterator[Finding]:
+    kind = _bare(wanted)
+    arguments = get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        yield from _of_struct(value, kind, path)
+    elif get_origin(kind) is dict and isinstance(value, dict):
+        for name, part in value.items():
+            yield from of_shape(name, arguments[0], (*path, str(name)))
+            yield from of_shape(part, arguments[1], (*path, str(name)))
+    elif get_origin(kind) in (tuple, list) and isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from of_shape(part, arguments[0], (*path, str(number)))
+
+
+def _of_struct(value: dict[Any, Any], kind: type[msgspec.Struct], path: Path) -> Iterator[Finding]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, part in value.items():
+        if name in fields:
+            yield from of_shape(part, fields[name].type, (*path, str(name)))
+        else:
+            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=NEAR)
+            nearest = f"; the nearest is {near[0]}" if near else ""
+            wanted = f"one of {', '.join(fields)}{nearest}"
+            yield Finding((*path, str(name)), "is an unknown key", wanted)
+    for name, field in fields.items():
+        if field.required and name not in value:
+            yield Finding((*path, name), "is missing", _described(field.type))
+
+
+def _bare(wanted: Any) -> Any:
+    """A type without its limits, and without the None that stands for nothing."""
+    if get_origin(wanted) is Annotated:
+        return _bare(get_args(wanted)[0])
+    if get_origin(wanted) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(wanted) if kind is not type(None)]
+        return _bare(kinds[0]) if len(kinds) == 1 else wanted
+    return wanted
+
+
+def _wanted(wanted: Any, message: str) -> str:
+    kind = _bare(wanted)
+    if get_origin(kind) is Literal:
+        return _described(wanted)
+    return _PLACE.sub("", message).removeprefix("Expected ")
+
+
+def _described(wanted: Any) -> str:
+    kind = _bare(wanted)
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return "a mapping with " + ", ".join(f.encode_name for f in msgspec.structs.fields(kind))
+    names = {dict: "a mapping", tuple: "a list", list: "a list"}
+    return names.get(get_origin(kind) or kind, f"`{getattr(kind, '__name__', kind)}`")
+
+
+def _line(path: Path, lines: Mapping[Path, int]) -> int:
+    """Of a key, or of what it would stand in."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
