@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.explainer import make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.learning.onnx.sklearn import FittedClassifier as Fitted
 from mlplatform.model.bundle import (
     EXPLAINER_FILE,
     MODEL_FILE,
@@ -29,7 +30,6 @@ from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rules import parse_rules
-from mlplatform.models.fraud.training import Fitted
 from mlplatform.runtime.canonical import digest
 
 TREES, LEAVES, ROWS, SEED = 300, 63, 20_000, 7

@@ -187,6 +187,10 @@ class ScoringWorld:
         draft = self.home.bundles / f"draft-{version}"
         bundle = write(draft) if write else write_amount_bundle(draft, offset)
         draft.rename(self.home.bundles / bundle)
+        return self.serve(version, bundle)
+
+    def serve(self, version: int, bundle: str) -> Arm:
+        """A version of a bundle of the home folder, with a predictor that is ready."""
         folder = self.home.bundles / bundle
         assert load_bundle(folder).digest == bundle
         manifest = render(

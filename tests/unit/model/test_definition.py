@@ -190,7 +190,8 @@ def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
         ("training.minimum_rows", 0, "training.minimum_rows"),
         ("training.holdout_days", 1, "training.holdout_days is 1"),
         ("training.holdout_days", 21, "training.holdout_days is 21"),
-        ("decision.decline_share", 0.5, "decision.decline_share is 0.5"),
+        ("decision.decline_share", 0, "decision.decline_share is 0"),
+        ("decision.decline_share", 0.99, "decision.decline_share is 0.99"),
         ("decision.decline_share", NAN, "decision.decline_share is nan"),
         ("gates.calibration_error", NAN, "gates.calibration_error"),
         ("gates.missing_share", 80, "gates.missing_share"),
@@ -302,10 +303,15 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line() -> None:
     ]
 
 
+def test_more_may_be_declined_than_reviewed() -> None:
+    decision = {"review_share": 0.05, "decline_share": 0.2}
+    assert parse(changed("decision", decision), "model.yaml").decision.alert_share == 0.25
+
+
 def test_all_keys_that_contradict_others_are_told_at_once() -> None:
     document = yaml.safe_load(TEXT)
     document["latency_slo_ms"] = 51
-    document["decision"]["decline_share"] = 0.5
+    document["decision"]["decline_share"] = 0.995
     document["breaker"]["minimum_calls"] = 101
     with pytest.raises(DocumentInvalid) as caught:
         parse(yaml.safe_dump(document, sort_keys=False), "model.yaml")

@@ -29,6 +29,8 @@ from mlplatform.commands import (
     trace,
     worker,
 )
+from mlplatform.commands.authoring.check_model import check_model
+from mlplatform.commands.authoring.new_model import new_model
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.output import print_error
 from mlplatform.runtime.configuration.settings import Settings
@@ -59,6 +61,8 @@ score.add_to(app)
 worker.add_to(app)
 trace.add_to(app)
 refusals.add_to(app)
+app.command("new-model")(new_model)
+app.command("check-model")(check_model)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(events.app, name="events")

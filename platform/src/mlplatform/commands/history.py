@@ -9,7 +9,9 @@ import typer
 
 from mlplatform.commands.arguments import Model
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, progress
+from mlplatform.learning.features.history_files import read_history
 from mlplatform.model.folder_code import load_module
+from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 
@@ -26,11 +28,13 @@ def import_history(
 
     Example: mlplatform history import fraud payments/
     """
-    sources = load_module(model, "sources")
     platform = wiring.platform()
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):
-        table = sources.read_transactions(path, now_ms=now_ms)
+        if (model_folder(model) / "sources.py").is_file():
+            table = load_module(model, "sources").read_transactions(path, now_ms=now_ms)
+        else:
+            table = read_history(path, platform.definition(model), now_ms=now_ms)
     with progress("taking in"):
         rows = job.import_history(platform, model, table, path.name)
     facts = {"model": model, "rows": rows}

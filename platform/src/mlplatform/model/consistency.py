@@ -50,9 +50,11 @@ def _request(model: ModelDefinition) -> Iterator[Rule]:
 
 def _learning(model: ModelDefinition) -> Iterator[Rule]:
     decision, training, gates = model.decision, model.training, model.gates
-    ordered = 0 < decision.decline_share <= decision.review_share < 1
-    wanted = "more than 0 and at most review_share"
-    yield ordered, "decision.decline_share", decision.decline_share, wanted
+    for name in ("review_share", "decline_share"):
+        value = getattr(decision, name)
+        yield 0 < value < 1, f"decision.{name}", value, "more than 0 and less than 1"
+    wanted = "less than what review_share leaves of 1"
+    yield decision.alert_share < 1, "decision.decline_share", decision.decline_share, wanted
     if (limit := decision.limit) is not None:
         for name in ("decline_share", "alert_share"):
             value, planned = getattr(limit, name), getattr(decision, name)
@@ -109,7 +111,8 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
 
 def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
     """What is proven to be harm is not tolerated by any step, and no step ends before its time."""
-    longest_s = 3600 * max(step.deadline_h for step in (policy.shadow, *policy.canary))
+    deadlines_h = [policy.shadow.deadline_h, *(step.deadline_h for step in policy.canary)]
+    longest_s = 3600 * max(deadlines_h)
     wanted = f"the longest deadline_h in seconds ({longest_s:g}) or more"
     key, value = "rollout.step_wall_deadline_s", policy.step_wall_deadline_s
     yield value >= longest_s or math.isinf(longest_s), key, value, wanted

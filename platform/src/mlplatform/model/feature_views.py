@@ -75,12 +75,15 @@ class FeatureFile(_Strict, frozen=True):
 
 
 def load_views(folder: Path) -> tuple[FeatureView, ...]:
-    """The feature views of a model folder, in the order of its definitions.
+    """The feature views of a model folder, in the order of its definitions; none of a folder that
+    defines none.
 
     Raises:
         ConfigInvalid: names the file, the key and what is wanted.
     """
     path = folder / FILE
+    if not path.exists() and not (folder / "features.py").exists():
+        return ()
     try:
         content = msgspec.json.decode(path.read_bytes(), type=FeatureFile)
     except (OSError, *NOT_JSON) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from mlplatform.model.bundle import Reason, parse_reasons
@@ -12,6 +13,7 @@ from mlplatform.model.feature_views import FeatureView, load_views
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import folder_digest, load_definition, model_folder
 from mlplatform.model.rules import Rule, parse_rules
+from mlplatform.runtime.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,10 +62,18 @@ def load_folder(name: str) -> ModelFolder:
         NotFound: there is no such model.
         ConfigInvalid: names the file and the key.
     """
-    definition, folder = load_definition(name), model_folder(name)
+    return read_folder(load_definition(name), model_folder(name))
+
+
+def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
+    """A model's folder, wherever it is.
+
+    Raises:
+        ConfigInvalid: names the file and the key, of what does not fit its definition.
+    """
+    name = definition.name
     inputs = [i.name for i in definition.inputs]
-    rules = (folder / "rules.yaml").read_text()
-    reasons = (folder / "reasons.yaml").read_text()
+    rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
     return ModelFolder(
         definition=definition,
         views=load_views(folder),
@@ -71,6 +81,14 @@ def load_folder(name: str) -> ModelFolder:
         reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),
         digest=folder_digest(folder),
     )
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        wanted = "a text file of the model's folder (docs/adding-a-model.md)"
+        raise ConfigInvalid(f"{file.parent.name}/{file.name}", str(error), wanted) from error
 
 
 def load_training(name: str) -> Training:

@@ -33,9 +33,9 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
         raise Refused(f"the history of {model} was imported before; it is imported once")
     elif not offline.has_history_of(table):
         raise Refused(f"an import of other payments was stopped halfway: give {model} the same")
-    midnights = _midnights(platform, model)
-    if midnights:
-        snapshots.backfill(offline, platform.views(model), midnights, platform.online(model))
+    midnights, views = _midnights(platform, model), platform.views(model)
+    if midnights and views:
+        snapshots.backfill(offline, views, midnights, platform.online(model))
     return table.num_rows
 
 

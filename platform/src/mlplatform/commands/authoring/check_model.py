@@ -1,0 +1,112 @@
+"""The command that says what is wrong in a model folder before anything runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from mlplatform.commands.terminal.output import AsJson, print_json
+from mlplatform.learning.training.folder import read_folder
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import FILE, folder_digest, parse
+from mlplatform.model.inputs import InputPlan
+from mlplatform.runtime.configuration.model_roots import VARIABLE
+from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.storage import private_folder
+
+TRIAL_S: Final = 180.0
+TRIAL: Final = "import sys; from mlplatform.learning.training.trial import run; run(sys.argv[1])"
+MOST_LINES: Final = 12
+
+
+def check_model(
+    folder: Annotated[Path, typer.Argument(help="A model's folder.")], json: AsJson = False
+) -> None:
+    """Check a model folder: its files, then a fit of made-up rows in a process of its own.
+
+    Example: mlplatform check-model models/credit-default
+    """
+    folder = folder.absolute()
+    wrong = list(problems(folder))
+    if json:
+        print_json({"folder": str(folder), "problems": wrong})
+    elif not wrong:
+        print(f"{folder}: nothing is wrong; content {folder_digest(folder)[:12]}")
+    else:
+        for problem in wrong:
+            print(problem)
+    raise typer.Exit(1 if wrong else 0)
+
+
+def problems(folder: Path) -> Iterator[str]:
+    """Every part of a folder that is wrong, as a text; files first, and a fit where they are well.
+
+    The fit's Python runs as this user, in a child process with the time limit of a check.
+    """
+    found = list(_of_files(folder))
+    yield from found
+    if not found:
+        yield from _of_a_fit(folder)
+
+
+def _of_files(folder: Path) -> Iterator[str]:
+    try:
+        private_folder.check_content(folder, "FOLDER")
+        text = (folder / FILE).read_text()
+        definition = parse(text, FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"{folder / FILE}: {error}"
+        return
+    except PlatformError as error:
+        yield str(error)
+        return
+    if definition.name != folder.name:
+        yield str(ConfigInvalid(f"{FILE}: name", definition.name, f"the folder's, {folder.name!r}"))
+    try:
+        InputPlan(definition, load_views(folder))
+    except PlatformError as error:
+        yield f"{FILE}: {error}"
+    try:
+        read_folder(definition, folder)
+    except PlatformError as error:
+        yield str(error)
+    yield from _of_entities(definition, folder)
+    if not (folder / "training.py").is_file():
+        yield "training.py is missing: `fit(x, y, *, seed)` (docs/adding-a-model.md)"
+
+
+def _of_entities(definition: ModelDefinition, folder: Path) -> Iterator[str]:
+    try:
+        views = load_views(folder)
+    except PlatformError:
+        return  # told above
+    for view in views:
+        if definition.entities.get(view.entity) != view.join_key:
+            wanted = f"a request field {view.join_key} with entity: {view.entity}"
+            yield f"{FILE}: view {view.name} finds no key; wanted: {wanted}"
+
+
+def _of_a_fit(folder: Path) -> Iterator[str]:
+    kept = {n: v for n, v in os.environ.items() if not n.startswith("MLPLATFORM_")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", TRIAL, folder.name],
+            env={**kept, VARIABLE: str(folder.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TRIAL_S,
+        )
+    except subprocess.TimeoutExpired:
+        yield f"training.py: a fit of a few thousand made-up rows took more than {TRIAL_S:g} s"
+        return
+    if done.returncode:
+        last = "\n  ".join(done.stderr.strip().splitlines()[-MOST_LINES:])
+        yield f"training.py: a fit of made-up rows failed:\n  {last}"

@@ -1,0 +1,80 @@
+"""Whether a folder's Python fits made-up rows, and its ONNX form scores as the fitted model does.
+
+The program of `mlplatform check-model`, in a process of its own. Rows lie within the bounds of the
+request's fields, with holes; nothing is said about how good a model is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.learning.training.candidate import parity_rows
+from mlplatform.learning.training.folder import load_folder, load_training
+from mlplatform.learning.training.retrain import SEED
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.model.inputs import InputPlan
+from mlplatform.runtime.errors import InputInvalid
+
+ROWS: Final = 4000
+HOLES: Final = 0.05
+WIDEST: Final = 1e6
+"""Of a field without bounds."""
+
+
+def run(model: str) -> None:
+    """Nothing, where the folder's fit gives a model that agrees with its ONNX form.
+
+    Raises:
+        ConfigInvalid: the folder is wrong.
+        ModelRefused: the ONNX file is none that the platform runs.
+        InputInvalid: scores are outside 0-1, or differ between the two forms.
+    """
+    folder = load_folder(model)
+    plan = InputPlan(folder.definition, folder.views)
+    x, y = rows(folder.definition, plan, SEED)
+    fitted = load_training(model).fit(x, y, seed=SEED)
+    tried = parity_rows(x, SEED)
+    expected = np.asarray(fitted.scores(tried), np.float64)
+    if expected.shape != (len(tried),) or not np.all((expected >= 0) & (expected <= 1)):
+        problem = f"scores of shape {expected.shape}; wanted: {len(tried)} numbers of 0 to 1"
+        raise InputInvalid("training.py: scores", None, problem)
+    gap = float(np.abs(OnnxFile(fitted.onnx(), inputs=x.shape[1]).scores(tried) - expected).max())
+    limit = folder.definition.gates.onnx_difference
+    if not gap <= limit:
+        problem = f"differs from the fitted model by {gap:.3g}; wanted: {limit:g} or less"
+        raise InputInvalid("training.py: onnx", None, f"{problem} (gates.onnx_difference)")
+
+
+def rows(
+    definition: ModelDefinition, plan: InputPlan, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Made-up inputs within the fields' bounds, and labels that depend on the first of them."""
+    random = np.random.default_rng(seed)
+    columns: dict[str, pa.Array[Any]] = {
+        EVENT_TIME: pa.array(random.integers(0, 30 * 86_400_000, ROWS), pa.timestamp("ms")),
+        **{n: pa.array(_values(f, random)) for n, f in definition.request.items()},
+        **{n: pa.array(random.gamma(2.0, 1.0, ROWS)) for n in plan.features},
+    }
+    x = plan.matrix(pa.table(columns))
+    first = np.argsort(np.argsort(x[:, 0])) / ROWS
+    y = (random.random(ROWS) < 0.02 + 0.5 * first**4).astype(np.int8)
+    return np.where(random.random(x.shape) < HOLES, np.float32(np.nan), x), y
+
+
+def _values(field: RequestField, random: np.random.Generator) -> NDArray[np.generic]:
+    least = 0.0 if field.minimum is None else field.minimum
+    most = max(least, WIDEST) if field.maximum is None else field.maximum
+    match field.type:
+        case "int64":
+            return random.integers(int(least), int(most) + 1, ROWS)
+        case "float64":
+            return random.uniform(least, most, ROWS)
+        case "bool":
+            return random.random(ROWS) < 0.5
+        case "string":
+            return random.integers(0, 5, ROWS).astype(str)

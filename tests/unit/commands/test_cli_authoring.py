@@ -1,0 +1,103 @@
+"""A new model's folder works as it is, and a check says all that is wrong in one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mlplatform import commands
+from mlplatform.runtime.errors import ConfigInvalid, Refused
+
+
+def asked(*words: str) -> Result:
+    return CliRunner().invoke(commands.app, words)
+
+
+def problems(folder: Path) -> list[str]:
+    done = asked("check-model", str(folder), "--json")
+    found: list[str] = json.loads(done.output)["problems"]
+    assert done.exit_code == (1 if found else 0)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    assert asked("new-model", "credit-default", "--into", str(tmp_path)).exit_code == 0
+    return tmp_path / "credit-default"
+
+
+def change(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+
+
+def test_a_new_folder_has_nothing_wrong_and_its_fit_is_tried(folder: Path) -> None:
+    assert problems(folder) == []
+    change(
+        folder / "training.py", "return fitted", "raise RuntimeError('no tree')\n    return fitted"
+    )
+    (only,) = problems(folder)
+    assert only.startswith("training.py: a fit of made-up rows failed:")
+    assert "RuntimeError: no tree" in only
+
+
+def test_scores_that_are_no_probabilities_are_told(folder: Path) -> None:
+    change(
+        folder / "training.py",
+        "return fitted(classifier, x, y)",
+        "made = fitted(classifier, x, y)\n"
+        "    return type('Doubled', (), {'scores': lambda _, x: 2 * made.scores(x),"
+        " 'onnx': lambda _: made.onnx()})()",
+    )
+    (only,) = problems(folder)
+    assert "training.py: scores: scores of shape" in only
+
+
+def test_every_file_that_is_wrong_is_told_at_once(folder: Path) -> None:
+    change(folder / "model.yaml", "kind: ratio, of: amount", "kind: ratio, of: amounts")
+    change(folder / "reasons.yaml", "hour: {", "hours: {")
+    (folder / "training.py").unlink()
+    found = "\n".join(problems(folder))
+    assert "inputs: amount_to_income: of is 'amounts'; wanted: one of amount, income" in found
+    assert "reasons.yaml: inputs is ['hour', 'hours']" in found
+    assert "training.py is missing" in found
+
+
+def test_all_that_is_wrong_in_model_yaml_is_told(folder: Path) -> None:
+    change(folder / "model.yaml", "tier: 2", "tier: two")
+    change(folder / "model.yaml", "psi: 0.2", "psy: 0.2")
+    (text,) = problems(folder)
+    assert text.startswith("model.yaml: 3 things are wrong:")
+
+
+def test_rules_that_name_no_input_and_a_folder_of_another_name_are_told(folder: Path) -> None:
+    change(folder / "rules.yaml", "input: amount_to_income", "input: amount_to_wealth")
+    other = folder.rename(folder.with_name("credit-risk"))
+    found = "\n".join(problems(other))
+    assert "rules.yaml: RULE_LARGE_FOR_INCOME.when.input is 'amount_to_wealth'" in found
+    assert "name is 'credit-default'; wanted: the folder's, 'credit-risk'" in found
+
+
+def test_a_folder_that_others_may_write_is_not_read(folder: Path) -> None:
+    folder.chmod(0o777)
+    (only,) = problems(folder)
+    assert "chmod -R go-w" in only
+
+
+def test_what_is_there_is_not_written_over(folder: Path) -> None:
+    before = os.listdir(folder)
+    done = asked("new-model", folder.name, "--into", str(folder.parent))
+    assert isinstance(done.exception, Refused)
+    assert os.listdir(folder) == before
+
+
+@pytest.mark.parametrize("words", [("Credit",), ("credit", "--template", "abacus")])
+def test_a_name_or_template_that_is_none_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = asked("new-model", *words, "--into", str(tmp_path))
+    assert isinstance(done.exception, ConfigInvalid)
+    assert list(tmp_path.iterdir()) == []
