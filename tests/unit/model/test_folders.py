@@ -14,10 +14,12 @@ from tests.support.model_folders import copied
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import (
     SHIPPED,
+    check_folders,
     folder_digest,
     load_definition,
     model_folder,
     model_names,
+    readable_names,
 )
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.configuration.settings import load
@@ -50,7 +52,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(*named: object) -> None:
     with pytest.raises(ConfigInvalid) as caught:
-        model_names()
+        check_folders()
     for words in (VARIABLE, *named):
         assert str(words) in str(caught.value)
 
@@ -107,6 +109,28 @@ def test_a_folder_that_is_not_there_is_told(root: Path, monkeypatch: pytest.Monk
 def test_a_name_that_no_model_can_have_is_told(root: Path, name: str) -> None:
     copied(root, name)
     refused(root / name, "a letter and at most 27")
+
+
+def test_what_is_wrong_with_one_folder_takes_no_other_away(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"{root}{os.pathsep}{root / 'unmounted'}")
+    for name in ("fraud", "Credit", "credit"):
+        copied(root, name)
+    assert model_names() == ["credit", "fraud"]
+    assert model_folder("fraud") == SHIPPED / "fraud"
+    with pytest.raises(NotFound, match=r"there are: credit, fraud; .*Credit.*; .*unmounted"):
+        model_folder("lending")
+
+
+def test_what_serves_leaves_out_the_model_whose_definition_cannot_be_read(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (copied(root, "credit") / "model.yaml").write_text("tier: 9")
+    (copied(root, "lending") / "features.json").write_text("{}")
+    assert readable_names() == ["fraud"]
+    assert "model lending is not served: lending/features.json" in caplog.text
+    assert "model credit is not served: model.yaml: " in caplog.text
 
 
 def test_what_is_no_model_folder_is_passed_over(root: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlplatform.model.folders import model_folder
+from mlplatform.model.folders import check_folders, model_folder
 from mlplatform.operations.actions.person_fields import ACTOR, REASON
 from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.scoring.admission.clients import check_client
@@ -15,6 +15,7 @@ from mlplatform.scoring.admission.clients import check_client
 
 def _known(model: str | None) -> str | None:
     if model is not None:
+        check_folders()
         model_folder(model)
     return model
 

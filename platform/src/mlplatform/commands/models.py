@@ -10,7 +10,7 @@ import typer
 
 from mlplatform.commands.arguments import Model
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, print_table
-from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.operations import wiring
 
 app = typer.Typer(help="Models of this installation and their versions.", no_args_is_help=True)
@@ -22,6 +22,7 @@ def list_models(json: AsJson = False) -> None:
 
     Example: mlplatform models list
     """
+    check_folders()
     platform = wiring.platform()
     rows = []
     for name in model_names():

@@ -7,6 +7,7 @@ names; all come through this door. Everything here is data: `model.folder_code` 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import yaml
 from mlplatform.model import document
 from mlplatform.model.consistency import contradictions
 from mlplatform.model.definition import NAME_PATTERN, ModelDefinition, dns_name
+from mlplatform.model.feature_views import load_views
 from mlplatform.model.findings import DocumentInvalid, Finding, of_shape, valued
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.declarations import PREFIX
@@ -33,6 +35,8 @@ FILE: Final = "model.yaml"
 SHIPPED: Final = Path(str(resources.files("mlplatform").joinpath("models")))
 """Whoever may write here may write the platform's own code."""
 _BYTECODE: Final = "__pycache__"
+
+log = logging.getLogger(__name__)
 
 
 def parse(text: str, source: str) -> ModelDefinition:
@@ -69,25 +73,49 @@ def parse(text: str, source: str) -> ModelDefinition:
 
 
 def model_names() -> list[str]:
-    """Names of the model folders of this installation.
+    """Names of the model folders of this installation. What is wrong with one folder takes no other
+    away: of two of one name the first counts, and `check_folders` tells of the second."""
+    return sorted(_found()[0])
+
+
+def readable_names() -> list[str]:
+    """Those of them whose model.yaml and feature views can be read now: for processes that serve, which one team's
+    mistake must not keep from serving the models of others."""
+    names = []
+    for name in model_names():
+        try:
+            load_definition(name)
+            load_views(model_folder(name))
+        except (ConfigInvalid, OSError) as error:
+            log.error("model %s is not served: %s", name, error)
+        else:
+            names.append(name)
+    return names
+
+
+def check_folders() -> None:
+    """Nothing, where every folder that MLPLATFORM_MODELS leads to is a model: for who starts the
+    platform, and for commands.
 
     Raises:
-        ConfigInvalid: a folder that MLPLATFORM_MODELS names can't be read, or is a model's own; or
-            two models have one name, or names that differ in `-` and `_` alone.
+        ConfigInvalid: a folder that it names can't be read, or is a model's own; or a model has no
+            name that can be, or that of another, or one that differs from it in `-` and `_` alone.
     """
-    return sorted(_found())
+    for problem in _found()[1]:
+        raise problem
 
 
 def model_folder(name: str) -> Path:
     """The folder of a model.
 
     Raises:
-        NotFound: lists the models that exist.
-        ConfigInvalid: as `model_names`; or somebody else may change what is in the folder.
+        NotFound: lists the models that exist, and why others are none.
+        ConfigInvalid: somebody else may change what is in the folder.
     """
-    found = _found()
+    found, problems = _found()
     if name not in found:
-        raise NotFound(f"no model {name!r}; there are: {', '.join(sorted(found))}")
+        refused = "".join(f"; {problem}" for problem in problems)
+        raise NotFound(f"no model {name!r}; there are: {', '.join(sorted(found))}{refused}")
     folder = found[name]
     # In a pod, volumes bring links and owners of their own, and there are no other users.
     if folder.parent != SHIPPED and os.environ.get(f"{PREFIX}PROFILE", "embedded") == "embedded":
@@ -123,17 +151,28 @@ def _definition(path: Path, state: tuple[int, int, int]) -> ModelDefinition:
     return parse(path.read_text(), path.name)
 
 
-def _found() -> dict[str, Path]:
-    """Name → folder."""
+def _found() -> tuple[dict[str, Path], list[ConfigInvalid]]:
+    """Name → folder, and what is wrong with other folders."""
     found: dict[str, Path] = {}
+    problems: list[ConfigInvalid] = []
     for root in (SHIPPED, *model_roots(os.environ)):
-        for folder in _model_folders(root):
-            for name, other in found.items():
-                if dns_name(name) == dns_name(folder.name):
-                    wanted = f"one model of that name; there are {other} and {folder}"
-                    raise ConfigInvalid(VARIABLE, folder.name, wanted)
-            found[folder.name] = folder
-    return found
+        try:
+            folders = _model_folders(root)
+        except ConfigInvalid as error:
+            problems.append(error)
+            continue
+        for folder in folders:
+            alike = {dns_name(name): other for name, other in found.items()}
+            other = alike.get(dns_name(folder.name))
+            if re.search(NAME_PATTERN, folder.name) is None:
+                wanted = "a model folder whose name is a letter and at most 27 of a-z, 0-9, - and _"
+                problems.append(ConfigInvalid(VARIABLE, str(folder), wanted))
+            elif other is not None:
+                wanted = f"one model of that name; there are {other} and {folder}"
+                problems.append(ConfigInvalid(VARIABLE, folder.name, wanted))
+            else:
+                found[folder.name] = folder
+    return found, problems
 
 
 def _model_folders(root: Path) -> list[Path]:
@@ -145,12 +184,7 @@ def _model_folders(root: Path) -> list[Path]:
     if (root / FILE).is_file():
         wanted = f"the folder above it, {root.parent}: this one is a model's own"
         raise ConfigInvalid(VARIABLE, str(root), wanted)
-    folders = [f for f in entries if not f.name.startswith(".") and (f / FILE).is_file()]
-    for folder in folders:
-        if re.search(NAME_PATTERN, folder.name) is None:
-            wanted = "a model folder whose name is a letter and at most 27 of a-z, 0-9, - and _"
-            raise ConfigInvalid(VARIABLE, str(folder), wanted)
-    return folders
+    return [f for f in entries if not f.name.startswith(".") and (f / FILE).is_file()]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.folders import load_definition, readable_names
 from mlplatform.runtime.telemetry.redaction import FieldPolicy
 
 
 @functools.cache
 def personal_fields() -> FieldPolicy:
     """Of the models of this installation; the one home of what is personal is their model.yaml."""
-    return FieldPolicy(n for model in model_names() for n in load_definition(model).personal)
+    return FieldPolicy(n for model in readable_names() for n in load_definition(model).personal)

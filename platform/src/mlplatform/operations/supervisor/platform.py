@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.prefect_server import environment as prefect_environment
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
@@ -19,7 +19,12 @@ THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def children(settings: Settings) -> list[ChildSpec]:
-    """All that is started, the registry first; traffic stops first, the registry last."""
+    """All that is started, the registry first; traffic stops first, the registry last.
+
+    Raises:
+        ConfigInvalid: a model folder is none that can be taken.
+    """
+    check_folders()
     common = settings.environment()
     last = names.deployment(names.APPROVAL_FLOW, model_names()[-1])
     return [

@@ -13,7 +13,7 @@ from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
-from mlplatform.model.folders import load_definition, model_folder, model_names
+from mlplatform.model.folders import load_definition, model_folder, readable_names
 from mlplatform.rollouts.serving.local import StatusStore
 from mlplatform.rollouts.serving.names import cluster_url
 from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
@@ -101,7 +101,7 @@ def compose(
     """
     settings.home.create()
     shared = _shared(settings, name, supervised)
-    live = {model: _live_model(model, shared) for model in model_names()}
+    live = {model: _live_model(model, shared) for model in readable_names()}
     shadow = _shadow(live, shared)
     models = {model: _scoring(live[model], shared, shadow) for model in live}
     follower = _follower(settings, live, shared)
@@ -133,7 +133,7 @@ def compose(
 
 
 def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
-    home, metrics = settings.home, Metrics(model_names())
+    home, metrics = settings.home, Metrics(readable_names())
     is_durable = settings.durability == "disk"
     log = SqliteDecisionLog(home.decisions, durable=is_durable, lock_wait_ms=LOG_LOCK_WAIT_MS)
     spilling = SpillingLog(log, name, spill_policy(settings), metrics.commit_records.observe)
@@ -177,7 +177,7 @@ def _traces(
 
 def spill_policy(settings: Settings) -> SpillPolicy:
     """What this installation and its models say about records that the log does not take."""
-    definitions = (load_definition(model) for model in model_names())
+    definitions = (load_definition(model) for model in readable_names())
     return SpillPolicy(
         maximum_bytes=settings.spill_max_mib * MIB,
         answer_unlogged=frozenset(
