@@ -79,8 +79,8 @@ def model_names() -> list[str]:
 
 
 def readable_names() -> list[str]:
-    """Those of them whose model.yaml and feature views can be read now: for processes that serve, which one team's
-    mistake must not keep from serving the models of others."""
+    """Those of them whose model.yaml and feature views can be read now: for processes that serve,
+    which one team's mistake must not keep from serving the models of others."""
     names = []
     for name in model_names():
         try:
