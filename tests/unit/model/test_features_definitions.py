@@ -63,7 +63,12 @@ def test_a_view_that_cannot_be_compiled_is_refused(
 
 @pytest.mark.parametrize("content", [None, "{", '{"model": "fraud"}'])
 def test_a_missing_or_broken_file_says_how_to_make_it(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "features.py").touch()
     if content is not None:
         (tmp_path / FILE).write_text(content)
     with pytest.raises(ConfigInvalid, match="feast_repo"):
         load_views(tmp_path)
+
+
+def test_a_folder_that_defines_no_views_has_none(tmp_path: Path) -> None:
+    assert load_views(tmp_path) == ()

@@ -35,6 +35,9 @@ class Folders(tuple[Path, ...]):
         return os.pathsep.join(map(str, self))
 
 
+NO_FOLDERS: Final = Folders()
+
+
 def number(least: int, most: int, what: str) -> Any:
     """The type of a whole number, both bounds within."""
     return Annotated[int, Meta(ge=least, le=most, description=f"{what}, {least} to {most}")]

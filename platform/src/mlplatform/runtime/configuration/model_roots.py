@@ -7,7 +7,7 @@ from typing import Final
 
 from mlplatform.runtime.configuration import variables
 from mlplatform.runtime.configuration.declarations import SETTINGS
-from mlplatform.runtime.configuration.kinds import Folders
+from mlplatform.runtime.configuration.kinds import NO_FOLDERS, Folders
 
 (_SETTING,) = (s for s in SETTINGS if s.name == "MODELS")
 VARIABLE: Final = _SETTING.variable
@@ -19,5 +19,5 @@ def model_roots(environment: Mapping[str, str]) -> Folders:
     Raises:
         ConfigInvalid: a part of the list is empty.
     """
-    found: Folders = variables.value(_SETTING, environment) or Folders()
+    found: Folders = variables.value(_SETTING, environment) or NO_FOLDERS
     return found

@@ -17,7 +17,14 @@ from mlplatform.runtime.configuration import variables
 from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.configuration.issuer import Issuer
-from mlplatform.runtime.configuration.kinds import Clock, Durability, Folders, Level, Profile
+from mlplatform.runtime.configuration.kinds import (
+    NO_FOLDERS,
+    Clock,
+    Durability,
+    Folders,
+    Level,
+    Profile,
+)
 from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
 from mlplatform.runtime.errors import Busy, ConfigInvalid, SettingsInvalid
 from mlplatform.runtime.storage import addresses, private_folder
@@ -300,7 +307,7 @@ class Settings:
     mlflow_artifacts: str = ""
     servers: Servers = HERE
     receivers: Path | None = None
-    models: Folders = Folders()
+    models: Folders = NO_FOLDERS
     profile: Profile = "embedded"
 
     @property
