@@ -198,5 +198,5 @@ fuzz: .venv/.dev ## strange inputs at documents, listeners, parsers and candidat
 lock: .venv/.dev ## remake the hashed locks after editing requirements/*.in
 	@$(BIN)/python requirements/lock.py
 
-clean: ## remove the virtual environment and build outputs (never var/)
+clean: ## remove the virtual environment and build outputs (never var/, var-demo/)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

@@ -15,8 +15,12 @@ from mlplatform.commands.arguments import InProfile
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.output import print_error
 from mlplatform.operations import wiring
+from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.errors import Busy, PlatformError
 from mlplatform.runtime.processes.records import read_supervisor
+
+HOME = "var-demo"
+"""Of demos, where `MLPLATFORM_HOME` names no other: what they leave is in no user's way."""
 
 
 def demo(
@@ -47,11 +51,15 @@ def demo(
     """
     from demo.run import Options, run
 
+    os.environ.setdefault(f"{PREFIX}HOME", HOME)
     settings = wiring.settings_in(profile)
     if fresh:
         record = read_supervisor(settings.home)
         if record is not None and record.process.alive():
-            raise Busy("a platform runs in this home folder: `mlplatform down` stops it")
+            home = settings.home.root
+            raise Busy(
+                f"a platform runs in {home}: `MLPLATFORM_HOME={home} mlplatform down` stops it"
+            )
         if (settings.home.demo / "state.json").exists():
             shutil.rmtree(settings.home.root)
     options = Options(transactions, seed, keep, resume, pace, json)

@@ -36,7 +36,10 @@ class PlatformProcess:
         home = self._settings.home
         record = read_supervisor(home)
         if record is not None and record.process.alive():
-            raise Busy(f"a platform runs in {home.root} already: `mlplatform down` stops it")
+            raise Busy(
+                f"a platform runs in {home.root} already:"
+                f" `MLPLATFORM_HOME={home.root} mlplatform down` stops it"
+            )
         home.create()
         log = home.logs / "supervisor.log"
         with log.open("ab") as file:

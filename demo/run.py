@@ -141,9 +141,13 @@ async def _play(
     report.show(CONSOLE, found, platform.settings.home.demo)
     if options.as_json:
         print(canonical_json(found).decode())
+    home = platform.settings.home.root
     if options.keep:
-        CONSOLE.print(f"the platform stays up: {platform.settings.prefect_url}; stop it with")
-        CONSOLE.print("  mlplatform down")
+        CONSOLE.print(f"the platform stays up: {platform.settings.page_url}; stop it with")
+        CONSOLE.print(f"  MLPLATFORM_HOME={home} mlplatform down", soft_wrap=True)
+    else:
+        CONSOLE.print("its state stays; start the platform on it again with")
+        CONSOLE.print(f"  MLPLATFORM_HOME={home} mlplatform up --clock replay", soft_wrap=True)
     return 0 if found["closed"] else 1
 
 

@@ -58,7 +58,8 @@ def missing_documents(path: Path, text: str) -> list[str]:
 
 def paths(document: str) -> list[str]:
     """Files and folders that a document names in backticks, but for those that a run makes."""
-    spans = (s for s in SPAN.findall(document) if PATH.fullmatch(s) and not s.startswith("var/"))
+    made = ("var/", "var-demo/")
+    spans = (s for s in SPAN.findall(document) if PATH.fullmatch(s) and not s.startswith(made))
     return [s for s in spans if "/" in s or s.endswith((".py", ".md"))]
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from demo import __main__ as command
 from demo.run import Options, run
 from mlplatform.model.routes import Arm
+from mlplatform.operations import wiring
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.transitions import Opened
 from mlplatform.runtime.configuration.settings import load
@@ -43,3 +45,25 @@ def test_a_journal_that_has_rollouts_already_is_refused_before_anything_starts(
         asyncio.run(run(settings, Options(None, 1, keep=False, resume=False)))
 
     assert not settings.home.demo.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, "var-demo"), ("elsewhere", "elsewhere")],
+    ids=["of its own", "as named"],
+)
+def test_a_demo_stays_out_of_the_home_of_make_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    """A user's platform starts clean after a demo; drills name a home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.delenv("MLPLATFORM_HOME", raising=False)
+    if given is not None:
+        monkeypatch.setenv("MLPLATFORM_HOME", given)
+    wiring.settings.cache_clear()
+    try:
+        with pytest.raises(Refused, match=rf"no demo to resume in {tmp_path / expected}/demo"):
+            command.demo(resume=True)
+    finally:
+        wiring.settings.cache_clear()
