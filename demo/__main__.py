@@ -52,7 +52,7 @@ def demo(
     from demo.run import Options, run
 
     os.environ.setdefault(f"{PREFIX}HOME", HOME)
-    settings = wiring.settings_in(profile)
+    settings = wiring.settings_to_start(profile)
     if fresh:
         record = read_supervisor(settings.home)
         if record is not None and record.process.alive():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import socket
 import sys
@@ -25,6 +26,9 @@ from mlplatform.commands.terminal.exit_codes import (
 from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
 from mlplatform.runtime import errors
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.processes.records import ProcessId, SupervisorRecord, write_supervisor
+from mlplatform.runtime.processes.remembered import remember
 from mlplatform.runtime.storage.files import write_atomically
 from support.scoring_world import ScoringWorld
 
@@ -267,6 +271,24 @@ def test_status_shows_routes_and_where_the_gateway_listens(
     wiring.settings.cache_clear()
     ended(monkeypatch, "status")
     assert "gRPC" not in capfd.readouterr().out
+
+
+def test_status_finds_the_platform_from_a_shell_without_variables(
+    fresh_settings: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = load({"MLPLATFORM_HOME": str(fresh_settings), "MLPLATFORM_GATEWAY_PORT": "9080"})
+    settings.home.create()
+    remember(settings)
+    process = ProcessId.of(os.getpid())
+    assert process is not None
+    write_supervisor(settings.home, SupervisorRecord(process, "ready"))
+
+    assert ended(monkeypatch, "status") == 0
+    assert "http://127.0.0.1:9080/openapi.json" in capfd.readouterr().out
+    wiring.settings.cache_clear()
+    monkeypatch.setenv("MLPLATFORM_GATEWAY_PORT", "8080")
+    assert ended(monkeypatch, "status") == exit_codes.USAGE
+    assert "MLPLATFORM_GATEWAY_PORT is '8080'; wanted: 9080" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("fresh_settings")

@@ -35,6 +35,7 @@ from mlplatform.operations import wiring
 from mlplatform.runtime.configuration import settings
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Unavailable
+from mlplatform.runtime.processes import remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,7 @@ def _errors_as_exit_codes() -> Iterator[None]:
 
 
 def _settings() -> Settings:
-    return settings.load(os.environ)
+    return settings.load(remembered.for_command(os.environ))
 
 
 app = commands()

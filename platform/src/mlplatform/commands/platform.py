@@ -29,13 +29,15 @@ from mlplatform.model.personal import personal_fields
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.start import when_there_is_room
 from mlplatform.operations.supervisor.status import PlatformStatus
 from mlplatform.operations.supervisor.status import status as processes
 from mlplatform.operations.supervisor.supervisor import Change, Supervisor
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.configuration.settings import Settings, home_of
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.processes.records import read_supervisor
+from mlplatform.runtime.processes.remembered import remember
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
 from mlplatform.runtime.text import shown
@@ -62,7 +64,7 @@ def up(
     Example: MLPLATFORM_GATEWAY_PORT=9080 mlplatform up
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    settings = wiring.settings_in(profile)
+    settings = wiring.settings_to_start(profile)
     if clock is not None:
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
@@ -75,7 +77,7 @@ def up(
         settings.home,
         children(settings),
         on_change=_tell,
-        on_start=lambda: _say_starting(settings),
+        on_start=lambda: _start(settings),
         on_ready=lambda: _print_addresses(settings, began),
         elsewhere=elsewhere,
     )
@@ -87,10 +89,10 @@ def down() -> None:
 
     Example: mlplatform down
     """
-    home = wiring.settings().home
+    home = home_of(os.environ)
     record = read_supervisor(home)
     if record is None or not record.process.alive():
-        ERR.print("nothing runs here")
+        ERR.print("nothing runs in", str(home.root), soft_wrap=True)
         return
     os.kill(record.process.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_LIMIT_S
@@ -223,7 +225,8 @@ def _tell(change: Change) -> None:
     ERR.print(shown(f"  {change.name} {change.state}{reason}"), soft_wrap=True, markup=False)
 
 
-def _say_starting(settings: Settings) -> None:
+def _start(settings: Settings) -> None:
+    when_there_is_room(settings.home, lambda: remember(settings))
     ERR.print("starting; logs are in", str(settings.home.logs), soft_wrap=True)
 
 

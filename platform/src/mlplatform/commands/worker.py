@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from mlplatform import process
 from mlplatform.commands.arguments import Model
+from mlplatform.operations import wiring
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,4 +43,5 @@ def worker(
     arguments += ["--outbox"] if outbox else []
     arguments += [f"--key-file={key_file}"] if key_file else []
     arguments += [f"--batch={batch}"] if batch else []
+    os.environ.update(wiring.settings().environment())  # of the platform that runs in this home
     process.start("worker", arguments)

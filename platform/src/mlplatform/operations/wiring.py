@@ -38,6 +38,7 @@ from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import NotFound, Unavailable
+from mlplatform.runtime.processes import remembered
 from mlplatform.runtime.telemetry import logs
 from mlplatform.scoring import backends
 from mlplatform.scoring.admission.store import Keys
@@ -45,16 +46,22 @@ from mlplatform.scoring.admission.store import Keys
 
 @functools.cache
 def settings() -> Settings:
-    """The settings of this process, from its environment."""
-    return settings_module.load(os.environ)
+    """The settings of this process: its environment's, and those of the platform that runs in its
+    home where the environment has none."""
+    return settings_module.load(remembered.for_command(os.environ))
 
 
-def settings_in(profile: Profile | None) -> Settings:
-    """The settings of this process and of its children, in a profile; None: the environment's."""
+def settings_to_start(profile: Profile | None) -> Settings:
+    """The settings of a platform that is to start: the environment's, and ports, profile and clock
+    of the home's last start where the environment has none.
+
+    Args:
+        profile: instead of the environment's, also for children.
+    """
     if profile is not None:
         os.environ[f"{PREFIX}PROFILE"] = profile
         settings.cache_clear()  # whoever asked before did so without it
-    return settings()
+    return settings_module.load(remembered.for_start(os.environ))
 
 
 @functools.cache

@@ -104,6 +104,11 @@ GROUPS: Final = (
                 "processes of heavy jobs (fits, batch scoring) at a time; 0: each flow run's own"),
         Setting("KEY_FILE", kinds.SECRET_FILE, "", ("commands",),
                 "your key, for commands that ask who you are", place=None),
+    ), said=(
+        "A home remembers the settings of its last start (`run/settings.json`): commands from any "
+        "shell find the platform\nthat runs there, and the next start takes over ports, profile "
+        "and clock where no variable is set. A variable that\nnames others than the running "
+        "platform has is refused, with the way out."
     )),
     Group("Scoring and recording", (
         Setting("GATEWAYS", number(1, 64, "gateway processes"), "1", ("gateway", _UP),

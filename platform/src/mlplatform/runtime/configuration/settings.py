@@ -365,10 +365,10 @@ def load(environment: Mapping[str, str]) -> Settings:
         problems.append(ConfigInvalid(PREFECT_AUTH, "...", "user:password"))
     if problems:
         raise problems[0] if len(problems) == 1 else SettingsInvalid(problems)
-    home, oidc, argo, kserve = (_below(values, n) for n in ("home", "oidc", "argo", "kserve"))
+    oidc, argo, kserve = (_below(values, name) for name in ("oidc", "argo", "kserve"))
     gateway, _, name = (values["RAW_GATEWAY"] or "").partition("/")
     return Settings(
-        home=Home(**home, has_neighbours=values["PROFILE"] == "embedded"),
+        home=home_of(environment),
         oidc=Issuer(**oidc) if "url" in oidc else None,
         argo=Argo(**argo) if argo else None,
         kserve=OnKServe(**kserve) if kserve else None,
@@ -377,6 +377,18 @@ def load(environment: Mapping[str, str]) -> Settings:
         **servers,
         **_below(values, ""),
     )
+
+
+def home_of(environment: Mapping[str, str]) -> Home:
+    """The home folder alone, for what needs no other setting.
+
+    Raises:
+        ConfigInvalid: the profile, or what says where the home is, is wrong.
+    """
+    of_home = (s for s in SETTINGS if s.name == "PROFILE" or (s.field or "").startswith("home."))
+    values = {s.name: variables.value(s, environment) for s in of_home}
+    is_embedded = values["PROFILE"] == "embedded"
+    return Home(**_below(values, "home"), has_neighbours=is_embedded)
 
 
 def log_level(environment: Mapping[str, str]) -> Level:
@@ -407,7 +419,9 @@ def _at(settings: object, field: str) -> Any:
 
 def _below(values: Mapping[str, Any], parent: str) -> dict[str, Any]:
     """What is set of the fields of one part of the settings; "": of the settings themselves."""
-    named = ((*(s.field or "").rpartition("."), values[s.name]) for s in SETTINGS if s.field)
+    named = (
+        (*s.field.rpartition("."), values[s.name]) for s in SETTINGS if s.field and s.name in values
+    )
     return {name: value for of, _, name, value in named if of == parent and value is not None}
 
 

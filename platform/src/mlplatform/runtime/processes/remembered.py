@@ -1,0 +1,128 @@
+"""With which settings the platform of a home was started last, so that any shell finds it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mlplatform.runtime.configuration.declarations import PREFIX, SETTINGS
+from mlplatform.runtime.configuration.settings import Home, Settings, home_of, load
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.processes.records import read_supervisor
+from mlplatform.runtime.storage.files import write_atomically
+
+FILE: Final = "settings.json"
+MOST_BYTES: Final = 65_536
+PORTS: Final = tuple(
+    f"{PREFIX}{name}_PORT" for name in ("GATEWAY", "GATEWAY_GRPC", "PREFECT", "PAGE", "MLFLOW")
+)
+LASTING: Final = (*PORTS, f"{PREFIX}PROFILE", f"{PREFIX}CLOCK")
+"""What the next start takes over too. They say where the platform is and what time it has: a
+command that has others would speak to another platform than the one that runs."""
+
+
+class _Start(msgspec.Struct, forbid_unknown_fields=True):
+    home: str
+    variables: dict[str, str]
+
+
+def remember(settings: Settings) -> None:
+    """Write down with what a platform starts; no setting is a secret, and the file is 0600."""
+    home = settings.home
+    start = _Start(str(home.root), settings.environment())
+    write_atomically(home.run / FILE, msgspec.json.encode(start))
+
+
+def for_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a platform that is to start: ports, profile and clock are those of its
+    last start where no variable says otherwise.
+
+    Raises:
+        ConfigInvalid: what the home remembers can't be used; names the file, and how to go on.
+    """
+    return {**_lasting(_remembered(home_of(environment))), **environment}
+
+
+def for_command(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command about a home: with the settings of the platform that runs
+    there, else as its next start would have it.
+
+    Raises:
+        ConfigInvalid: a variable says otherwise than the platform that runs; or what the home
+            remembers can't be used.
+    """
+    home = home_of(environment)
+    known = _remembered(home)
+    if not _is_running(home):
+        return {**_lasting(known), **environment}
+    for name, value in _lasting(known).items():
+        if environment.get(name, value) != value:
+            wanted = (
+                f"{value}, as the platform has it that runs in {home.root}: unset the variable,"
+                " or `mlplatform down` and start it again with this one"
+            )
+            raise ConfigInvalid(name, environment[name], wanted)
+    return {**known, **environment}
+
+
+def _lasting(known: Mapping[str, str]) -> dict[str, str]:
+    return {name: known[name] for name in LASTING if name in known}
+
+
+def _is_running(home: Home) -> bool:
+    record = read_supervisor(home)
+    return record is not None and record.process.alive()
+
+
+def _remembered(home: Home) -> dict[str, str]:
+    """Nothing where no platform was started here; a home that was moved or copied starts anew."""
+    path = home.run / FILE
+    text = _content(path)
+    if text is None:
+        return {}
+    try:
+        start = msgspec.json.decode(text, type=_Start)
+    except msgspec.DecodeError as error:
+        raise _unusable(path, str(error)) from error
+    if start.home != str(home.root):
+        return {}
+    if strange := sorted(set(start.variables) - {s.variable for s in SETTINGS}):
+        raise _unusable(path, f"it has {strange[0]}, which is no setting of this release")
+    try:
+        load(start.variables)
+    except ConfigInvalid as error:
+        raise _unusable(path, str(error)) from error
+    return start.variables
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _unusable(path, "it is no file")
+        if status.st_uid != os.geteuid():
+            raise _unusable(path, f"it is uid {status.st_uid}'s")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise _unusable(path, f"others may write it (mode {stat.S_IMODE(status.st_mode):o})")
+        text = os.read(descriptor, MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(text) > MOST_BYTES:
+        raise _unusable(path, f"it has more than {MOST_BYTES} bytes")
+    return text
+
+
+def _unusable(path: Path, why: str) -> ConfigInvalid:
+    wanted = f"what `mlplatform up` wrote; remove it (rm {path}), and the next start writes it"
+    return ConfigInvalid(str(path), why, wanted)
