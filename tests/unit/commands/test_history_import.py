@@ -1,7 +1,9 @@
-"""History is taken in once and whole: refused from the future, finished after a kill."""
+"""History is taken in whole or not at all: refused from the future, finished after a kill, and
+added to until the first payment is answered."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
@@ -10,30 +12,40 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from mlplatform import commands
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features import snapshots
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.rows import history_schema
+from mlplatform.model.folders import load_definition
 from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import history_is_whole, import_history, materialize
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import InputInvalid, Refused
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
 
 DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS
+US = pa.timestamp("us")
 
 
 class Killed(BaseException):
     """What no code catches, as no code catches SIGKILL."""
 
 
-def payments(seed: int = 1) -> pa.Table:
+def payments(seed: int = 1, start_ms: int = START_MS, first_id: int = 0) -> pa.Table:
     population = Population(customers=20, payments_per_day=30)
-    return generate(seed=seed, start_ms=START_MS, days=3, population=population)
+    table = generate(seed=seed, start_ms=start_ms, days=3, population=population)
+    if first_id:
+        ids = pa.array([f"{first_id + row}" for row in range(table.num_rows)])
+        table = table.set_column(0, "request_id", ids)
+    return table
 
 
 def killed_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,11 +105,166 @@ def test_an_import_that_was_killed_before_it_was_served_is_not_whole(
     assert history_is_whole(platform, "fraud")
 
 
-def test_a_whole_history_is_imported_once(platform: wiring.Platform) -> None:
-    assert not history_is_whole(platform, "fraud")
+def test_days_that_are_added_later_give_what_they_give_at_once(
+    tmp_path: Path, platform: wiring.Platform
+) -> None:
+    """The rows and the snapshots of a history do not tell in how many imports it came."""
+    table = payments()
+    first_days = pc.less(table.column("event_time"), pa.scalar((START_MS + 2 * DAY_MS) * 1000, US))
+    before, after = table.filter(first_days), table.filter(pc.invert(first_days))
+    import_history(platform, "fraud", before, "march")
+    with pytest.raises(InputInvalid, match=r"begins at .* as those before were imported already"):
+        import_history(platform, "fraud", table, "march")
+    # A platform that is up makes snapshots of days that have no payment yet.
+    materialize(platform, "fraud")
+    import_history(platform, "fraud", after, "april")
+    assert history_is_whole(platform, "fraud")
+    end_ms = platform.offline("fraud").history_end_ms()
+    assert end_ms is not None
+    assert end_ms > START_MS + 2 * DAY_MS
+
+    other = wiring.Platform(load({"MLPLATFORM_HOME": str(tmp_path / "other")}))
+    other.settings.home.create()
+    other.settings.home.pseudonym_key.write_bytes(platform.settings.home.pseudonym_key.read_bytes())
+    import_history(other, "fraud", table, "both")
+    materialize(other, "fraud")
+    parts, whole = snapshot_files(platform), snapshot_files(other)
+    assert {k: v for k, v in parts.items() if k in whole} == whole
+
+
+def test_no_history_is_added_once_a_payment_was_answered(platform: wiring.Platform) -> None:
     import_history(platform, "fraud", payments(), "march")
-    with pytest.raises(Refused, match="imported once"):
-        import_history(platform, "fraud", payments(), "march")
+    platform.log.append("gateway-0", [Entry(Record(
+        kind="decision", decision_id="d1", model="fraud", event_ms=START_MS + 3 * DAY_MS,
+        recorded_ms=0, payload={"request": {}, "features": {}},
+    ))])  # fmt: skip
+    later = payments(start_ms=START_MS + 5 * DAY_MS, first_id=10_000)
+    with pytest.raises(Refused, match=r"fraud has answered payments.*MLPLATFORM_HOME=FOLDER"):
+        import_history(platform, "fraud", later, "april")
+
+
+def test_a_first_history_comes_behind_no_snapshot_of_a_platform_that_was_up(
+    platform: wiring.Platform,
+) -> None:
+    materialize(platform, "fraud")
+    import_history(platform, "fraud", payments(), "march")
+    assert history_is_whole(platform, "fraud")
+
+
+CSV = """id;when;card;shop;sum;bad;city
+a1;2026-01-01 10:00:00;7;1;10.50;0;Bern
+a2;2026-01-01 11:00:00+01:00;8;2;20;1;Rome
+a3;2026-01-02T09:00:00Z;7;3;30;0;Oslo
+"""
+MAP = "request_id=id event_time=when customer_id=card terminal_id=shop amount=sum label=bad"
+
+
+@pytest.fixture
+def csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "300")
+    caches = (wiring.settings, wiring.platform)
+    for cache in caches:
+        cache.cache_clear()
+    file = tmp_path / "own.csv"
+    file.write_text(CSV)
+    yield file
+    for cache in caches:
+        cache.cache_clear()
+
+
+def run(*words: str) -> Any:
+    mapped = [word for pair in MAP.split() for word in ("--map", pair)]
+    given = [w for word in words for w in (mapped if word == "MAP" else [word])]
+    return CliRunner().invoke(commands.app, ["history", "import", "fraud", *given])
+
+
+def test_a_csv_of_other_names_is_shown_and_then_taken_in(csv: Path) -> None:
+    shown = run(str(csv), "MAP", "--dry-run", "--json")
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(shown.stdout)
+    assert told["refusals"] == []
+    assert told["unread"] == ["city"]
+    assert [row["event_time"] for row in told["first"]] == [
+        "2026-01-01 10:00:00", "2026-01-01 10:00:00", "2026-01-02 09:00:00",
+    ]  # fmt: skip
+    assert [row["amount"] for row in told["first"]] == [10.5, 20.0, 30.0]
+    assert not (csv.parent / "home").exists()
+
+    done = run(str(csv), "MAP", "--json")
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout)["rows"] == 3
+    again = run(str(csv), "MAP", "--dry-run", "--json")
+    assert again.exit_code == 2
+    assert "wanted: payments from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
+
+
+def test_a_file_that_does_not_fit_is_answered_by_a_proposal(csv: Path) -> None:
+    csv.write_text(
+        "transaction,timestamp,card_id,merchant_id,amt,is_fraud\n1,2026-01-01 10:00:00,7,1,9.5,0\n"
+    )
+    refused = run(str(csv))
+    assert isinstance(refused.exception, InputInvalid)
+    said = str(refused.exception)
+    assert said.startswith("own.csv: there is no column for request_id, event_time, customer_id")
+    options = (
+        "--map request_id=transaction --map event_time=timestamp --map customer_id=card_id"
+        " --map terminal_id=merchant_id --map amount=amt --map label=is_fraud"
+    )
+    assert said.endswith(f"a proposal: {options}")
+    words = options.replace("--map ", "").split()
+    mapped = [word for pair in words for word in ("--map", pair)]
+    done = CliRunner().invoke(
+        commands.app, ["history", "import", "fraud", str(csv), *mapped, "--dry-run"]
+    )
+    assert done.exit_code == 0, done.output
+
+
+def test_a_dry_run_names_every_refusal_and_an_import_takes_in_none(csv: Path) -> None:
+    csv.write_text(
+        CSV + "a2;2026-01-02 10:00:00;7;3;1;0;x\na5;2026-01-02 11:00:00;7;3;-1;0;x\n"
+        "a6;yesterday;;3;9,5;2;x\na7;2026-01-01 00:00:00;7;3;1;0;x\n"
+    )
+    shown = run(str(csv), "MAP", "--dry-run")
+    assert shown.exit_code == 2
+    refused = {line for line in shown.stdout.splitlines() if line.startswith("refused: ")}
+    assert refused == {
+        "refused: own.csv, row 3: id is that of an earlier row: 'a2'",
+        "refused: own.csv, row 4: sum is less than 0: -1.0",
+        "refused: own.csv, row 5: when is 'yesterday'; wanted: a time as 2026-03-01T09:30:00 (UTC),"
+        " or with an offset",
+        "refused: own.csv, row 5: card is missing",
+        "refused: own.csv, row 5: sum is '9,5'; wanted: a number, with a point before its decimals",
+        "refused: own.csv, row 5: bad is '2'; wanted: 0 or 1",
+        "refused: own.csv, row 6: when is before that of the row above: 2026-01-01T00:00:00",
+    }
+    assert "7 refusals: an import would take in nothing" in shown.stdout
+    refusal = run(str(csv), "MAP").exception
+    assert isinstance(refusal, InputInvalid)
+    assert "6 more refusals: --dry-run shows them; nothing was taken in" in str(refusal)
+    assert wiring.platform().offline("fraud").history_end_ms() is None
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--map", "amount"], "--map is 'amount'; wanted: NAME=COLUMN"),
+        (["--map", "price=sum"], "--map is 'price=sum'; wanted: request_id or event_time or"),
+        (["--map", "amount=summe"], "column summe is not in it; it has id "),
+        (["--map", "amount=sum", "--map", "amount=id"], "wanted: amount once; it is sum already"),
+        (["MAP", "--map", "label_time=when"], "column when is mapped to event_time and label_time"),
+    ],
+)
+def test_a_map_that_can_not_be_is_refused(csv: Path, words: list[str], problem: str) -> None:
+    refused = run(str(csv), *words).exception
+    assert isinstance(refused, ConfigInvalid | InputInvalid)
+    assert problem in str(refused)
+
+
+def test_the_schema_is_told(csv: Path) -> None:
+    told = CliRunner().invoke(commands.app, ["history", "schema", "fraud", "--json"])
+    names = [column["name"] for column in json.loads(told.stdout)]
+    assert names == history_schema(load_definition("fraud")).names
 
 
 @pytest.mark.parametrize(

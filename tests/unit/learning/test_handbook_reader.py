@@ -118,7 +118,10 @@ def test_a_wrong_row_is_named_by_file_and_row(
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda t: t.drop(["TERMINAL_ID"]), "column TERMINAL_ID is missing"),
+        (
+            lambda t: t.drop(["TERMINAL_ID"]),
+            "there is no column for terminal_id; it has .*--map terminal_id=?",
+        ),
         (lambda t: t.append_column("CITY", t.column(0)), "column CITY is unknown"),
         (
             lambda t: t.set_column(4, "TX_AMOUNT", t.column("TX_AMOUNT").cast(pa.string())),
@@ -132,6 +135,13 @@ def test_a_wrong_column_is_named_by_file(
 ) -> None:
     with pytest.raises(InputInvalid, match=rf"tx\.parquet: {problem}"):
         read_transactions(write(tmp_path, "tx.parquet", change(transactions())))
+
+
+def test_a_time_with_a_zone_is_read_as_the_moment_that_it_is(tmp_path: Path) -> None:
+    times = pa.array([START_MS * 1000] * 3, pa.timestamp("us", tz="Europe/Zurich"))
+    table = transactions().set_column(1, "TX_DATETIME", times)
+    read = read_transactions(write(tmp_path, "tx.parquet", table)).column("event_time")
+    assert read.cast(pa.int64()).to_pylist() == [START_MS * 1000] * 3
 
 
 def test_a_payment_from_the_future_is_refused(tmp_path: Path) -> None:

@@ -1,44 +1,199 @@
-"""The command that takes history in, once."""
+"""The commands about what happened before there was a decision log."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mlplatform.commands.arguments import Model
-from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, progress
-from mlplatform.learning.features.history_files import read_history
+from mlplatform.commands.terminal.exit_codes import USAGE
+from mlplatform.commands.terminal.output import (
+    ERR,
+    AsJson,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+)
+from mlplatform.learning.features.columns import Examined, Wanted
+from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import model_folder
+from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
+
+SHOWN_ROWS = 10
+SHOWN_REFUSALS = 100
 
 app = typer.Typer(help="What happened before there was a decision log.", no_args_is_help=True)
+
+
+def _reader(model: str) -> tuple[Sequence[Wanted], Callable[..., Examined]]:
+    """The columns of a model's history, and what reads them: its own, or the platform's."""
+    if (model_folder(model) / "sources.py").is_file():
+        sources = load_module(model, "sources")
+        return sources.COLUMNS, sources.examine_transactions
+    definition = load_definition(model)
+    return columns_of(definition), partial(examine_history, definition=definition)
+
+
+def _columns(pairs: list[str] | None) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for pair in pairs or []:
+        name, separator, column = pair.partition("=")
+        if not separator or not name or not column:
+            raise ConfigInvalid("--map", pair, "NAME=COLUMN, for example amount=TX_AMOUNT")
+        if name in names:
+            raise ConfigInvalid("--map", pair, f"{name} once; it is {names[name]} already")
+        names[name] = column
+    return names
 
 
 @app.command("import")
 def import_history(
     model: Model,
-    path: Annotated[Path, typer.Argument(help="A Parquet file, or a folder of them.")],
+    path: Annotated[
+        Path, typer.Argument(help="A Parquet or CSV file, or a folder of them, read by name.")
+    ],
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="NAME=COLUMN",
+            help="Which column of the file is which; `mlplatform history schema` lists the names.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show ten rows as they would be and every refusal; take in none.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Check the files, take them in whole or not at all, and snapshot the features of their days.
 
-    Example: mlplatform history import fraud payments/
+    Later imports add what comes behind the last one, until the first payment is answered.
+
+    Example: mlplatform history import fraud payments.csv --map amount=TX_AMOUNT --dry-run
     """
-    platform = wiring.platform()
+    _, examine = _reader(model)
+    platform = wiring.Platform(wiring.settings()) if dry_run else wiring.platform()
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):
-        if (model_folder(model) / "sources.py").is_file():
-            table = load_module(model, "sources").read_transactions(path, now_ms=now_ms)
-        else:
-            table = read_history(path, platform.definition(model), now_ms=now_ms)
+        found = examine(path, now_ms=now_ms, columns=_columns(map_))
+    if dry_run:
+        refusals = found.refusals or _unaddable(platform, model, found.table, path.name)
+        _show(found, refusals, json)
+        raise typer.Exit(USAGE if refusals else 0)
+    if found.refusals:
+        raise _first(found.refusals)
     with progress("taking in"):
-        rows = job.import_history(platform, model, table, path.name)
-    facts = {"model": model, "rows": rows}
+        rows = job.import_history(platform, model, found.table, path.name)
+    facts = {"model": model, "rows": rows, **_span(found.table)}
     if json:
         print_json(facts)
-    else:
-        print_fields(facts)
+        return
+    print_fields(facts)
+    if found.unread:
+        print_line(f"not read: {', '.join(found.unread)}")
+    ERR.print(
+        f"next: mlplatform retrain {model} --actor NAME --reason WHY --rollout", soft_wrap=True
+    )
+
+
+@app.command()
+def schema(model: Model, json: AsJson = False) -> None:
+    """The columns that a history of the model has, and under which names a file's are taken.
+
+    Example: mlplatform history schema fraud
+    """
+    wanted, _ = _reader(model)
+    if json:
+        print_json(
+            [
+                {
+                    "name": one.name,
+                    "types": list(one.kinds),
+                    "taken as": list(one.usual),
+                    "needed": one.is_needed,
+                    "meaning": one.meaning,
+                }
+                for one in wanted
+            ]
+        )
+        return
+    rows = [
+        (
+            one.name,
+            " or ".join(one.kinds),
+            " or ".join(one.usual),
+            "" if one.is_needed else "no",
+            one.meaning,
+        )
+        for one in wanted
+    ]
+    print_table(
+        ("name", "types", "taken without --map", "needed", "meaning"), rows, prose="meaning"
+    )
+
+
+def _unaddable(
+    platform: wiring.Platform, model: str, table: Any, source: str
+) -> list[PlatformError]:
+    try:
+        if table.num_rows:
+            job.check_addable(platform, model, table, source)
+    except PlatformError as error:
+        return [error]
+    return [] if table.num_rows else [InputInvalid(source, None, "there is no row in it")]
+
+
+def _first(refusals: Sequence[InputInvalid]) -> InputInvalid:
+    first = refusals[0]
+    if len(refusals) == 1:
+        return first
+    more = f"{len(refusals) - 1} more refusals: --dry-run shows them; nothing was taken in"
+    return InputInvalid(first.source, first.row, f"{first.problem} ({more})")
+
+
+def _show(found: Examined, refusals: Sequence[PlatformError], as_json: bool) -> None:
+    names = found.table.column_names
+    first = found.table.slice(0, SHOWN_ROWS).to_pylist()
+    if as_json:
+        facts = {
+            "columns": dict(found.names),
+            "unread": list(found.unread),
+            "rows": found.table.num_rows,
+            "first": first,
+            "refusals": [str(r) for r in refusals],
+        }
+        print_json(facts)
+        return
+    print_fields({name: f"is column {column}" for name, column in found.names.items()})
+    if found.unread:
+        print_line(f"not read: {', '.join(found.unread)}")
+    rows = [[_cell(row[name]) for name in names] for row in first]
+    print_table(names, rows, f"the first {len(rows)} of {found.table.num_rows} rows")
+    for refusal in refusals[:SHOWN_REFUSALS]:
+        print_line(f"refused: {refusal}")
+    if len(refusals) > SHOWN_REFUSALS:
+        print_line(f"and {len(refusals) - SHOWN_REFUSALS} more refusals")
+    verdict = (
+        f"{len(refusals)} refusals: an import would take in nothing"
+        if refusals
+        else "an import would take all of it in; nothing was taken in now"
+    )
+    print_line(verdict)
+
+
+def _cell(value: object) -> object:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _span(table: Any) -> Mapping[str, str]:
+    times = table.column("event_time")
+    return {"from": times[0].as_py().isoformat(), "to": times[-1].as_py().isoformat()}

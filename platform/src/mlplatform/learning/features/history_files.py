@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlplatform.learning.features.columns import Examined, Wanted, matched
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import history_schema, is_missing, refuse
 from mlplatform.model.definition import ModelDefinition
@@ -21,36 +23,63 @@ _TAKEN: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "label": _INTEGERS,
     "label_time": _TIMES,
 }
+_MEANING: Final = {
+    "request_id": "the request's own id; no two have one",
+    "event_time": "when it was asked for, in UTC; in order, the oldest first",
+    "label": "its outcome, 1 or 0; may be missing",
+    "label_time": "when that was known",
+}
 _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "int64": _INTEGERS,
     "float64": (pa.float64(), pa.float32(), *_INTEGERS),
 }
 
 
-def read_history(path: Path, definition: ModelDefinition, *, now_ms: int | None) -> pa.Table:
-    """All rows of a Parquet file, or of a folder's Parquet files by name, as `history_schema` says.
+def columns_of(definition: ModelDefinition) -> tuple[Wanted, ...]:
+    """The columns of a history, which have the model's own names.
 
-    Columns are `request_id` (a whole number), `event_time`, the request's fields, `label` (0, 1 or
-    missing) and `label_time`; times are UTC.
+    Raises:
+        InputInvalid: the model has a field of texts or yes and no, which its own `sources.py` must
+            read.
+    """
+    return tuple(
+        Wanted(
+            name,
+            tuple(map(str, kinds)),
+            (name,),
+            frozenset(name.split("_")),
+            _MEANING.get(name, ""),
+        )
+        for name, kinds in _taken(definition).items()
+    )
+
+
+def examine_history(
+    path: Path, *, definition: ModelDefinition, now_ms: int | None, columns: Mapping[str, str]
+) -> Examined:
+    """All rows of a Parquet file, or of a folder's Parquet files by name, as `history_schema` says.
 
     Args:
         now_ms: no row may be later; None where the data is from another time than ours.
+        columns: of the history → the file's, where they differ.
 
     Raises:
-        InputInvalid: names the file and the column; nothing was read. Or the model has a field of
-            texts or yes and no, which its own `sources.py` must read.
+        InputInvalid: names the file and the column. Or as `columns_of`.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise InputInvalid(str(path), None, "there is no Parquet file")
-    taken = _taken(definition)
+    wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
     with ParquetFiles(files) as parquet:
-        tables = [_table(parquet, n, file.name, taken) for n, file in enumerate(files)]
+        for number, file in enumerate(files):
+            names.append(matched(wanted, parquet.types(number), columns, file.name))
+            tables.append(_table(parquet, number, file.name, definition, names[-1]))
+        unread = tuple(n for n in parquet.types(0) if n not in names[0].values())
     table = pa.concat_tables([_canonical(table, definition) for table in tables])
     if now_ms is not None:
         late = table.column("event_time").cast(pa.int64()).to_numpy() > now_ms * 1000
         refuse(late, str(path), "event_time is in the future", table.column("event_time"))
-    return table
+    return Examined(table, (), names[0], unread)
 
 
 def _taken(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
@@ -63,18 +92,22 @@ def _taken(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
 
 
 def _table(
-    parquet: ParquetFiles, number: int, source: str, taken: dict[str, tuple[pa.DataType, ...]]
+    parquet: ParquetFiles,
+    number: int,
+    source: str,
+    definition: ModelDefinition,
+    names: Mapping[str, str],
 ) -> pa.Table:
     found, wanted = parquet.types(number), {}
-    for name, kinds in taken.items():
-        if name not in found:
-            raise InputInvalid(source, None, f"column {name} is missing")
-        kind = next((kind for kind in kinds if str(kind) == found[name]), None)
+    for name, kinds in _taken(definition).items():
+        column = names[name]
+        kind = next((kind for kind in kinds if str(kind) == found[column]), None)
         if kind is None:
-            problem = f"column {name} is {found[name]}; wanted: {' or '.join(map(str, kinds))}"
+            problem = f"column {column} is {found[column]}; wanted: {' or '.join(map(str, kinds))}"
             raise InputInvalid(source, None, problem)
-        wanted[name] = kind
+        wanted[column] = kind
     table = parquet.read(number, wanted)
+    table = table.select([names[name] for name in names]).rename_columns(list(names))
     refuse(is_missing(table.column("request_id")), source, "request_id is missing")
     return table
 

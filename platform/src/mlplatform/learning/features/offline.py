@@ -1,4 +1,4 @@
-"""A model's past payments and their labels: history, imported once, then what the log recorded.
+"""A model's past payments and their labels: history that was imported, then what the log recorded.
 
 On disk the table is a row of numbered parts. Each holds requests and labels by UTC day, and the
 log position that they reach; a part appears whole, by one rename, so that data and position never
@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -26,7 +27,8 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import rows
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.runtime.errors import Refused
+from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.runtime.errors import InputInvalid, Refused
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
 LOG_COLUMNS = ("writer", "seq", "kind", "decision_id", "event_ms", "label", "payload")
@@ -65,18 +67,52 @@ class OfflineTable:
             key: the pseudonym key; fields marked pseudonymous are stored only under it.
             source: named in errors.
 
+        Once there is history, more is added behind its last midnight.
+
         Raises:
-            Refused: there is history already, or the log was projected before.
-            InputInvalid: names the source, the row and what is wrong; nothing was taken in.
+            Refused: the log was projected before: what comes now is recorded there.
+            InputInvalid: names the source, the row and what is wrong, or that the first payment is
+                not behind the history that is here; nothing was taken in.
         """
         rows.check_history(table, self.definition, source)
         requests, labels = rows.split_history(table, self.definition, key)
         with self._lock():
-            if self._numbers():
-                name = self.definition.name
-                raise Refused(f"the history of {name} was imported before; it is imported once")
-            self._add(0, requests, labels, rows.no_voids(), {})
+            self.check_follows(table, source)
+            number = max(self._numbers(), default=-1) + 1
+            self._add(number, requests, labels, rows.no_voids(), {})
         return len(requests)
+
+    def check_follows(self, table: pa.Table, source: str) -> None:
+        """Nothing where a history may be added to what is here.
+
+        Raises:
+            Refused, InputInvalid: as `import_history`.
+        """
+        parts = self._history()
+        if len(parts) < len(self._numbers()):
+            name = self.definition.name
+            raise Refused(
+                f"{name} has answered payments, which the decision log holds, and history can't be"
+                " put before them any more; start with another past in another home"
+                f" (MLPLATFORM_HOME=FOLDER mlplatform history import {name} …)"
+            )
+        end_ms = self.history_end_ms()
+        if end_ms is None or not table.num_rows:
+            return
+        least = datetime.fromtimestamp(-(-end_ms // DAY_MS) * DAY_MS / 1000, UTC).replace(
+            tzinfo=None
+        )
+        first: datetime = table.column("event_time")[0].as_py()
+        if first < least:
+            problem = (
+                f"it begins at {first.isoformat()}; wanted: payments from"
+                f" {least.isoformat()} on, as those before were imported already"
+            )
+            raise InputInvalid(source, 0, problem)
+        here = self.requests().project("request_id").to_arrow_table().column(0)
+        again = pc.is_in(table.column("request_id"), here.combine_chunks()).to_numpy()
+        problem = "request_id is that of a payment that was imported already"
+        rows.refuse(again, source, problem, table.column("request_id"))
 
     def project(self, log: DecisionLog) -> Projected:
         """Append what the log holds beyond the position of the last part.
@@ -110,16 +146,17 @@ class OfflineTable:
 
     def history_end_ms(self) -> int | None:
         """The event time of the last payment of the imported history; None where none was."""
-        history = self._parts / _name(0)
-        files = sorted((history / "requests").glob("*.parquet"))
-        if not files or (history / "position.json").read_bytes() != NO_POSITION:
+        parts = self._history()
+        if not parts:
             return None
+        files = sorted((parts[-1] / "requests").glob("*.parquet"))
         last = pq.read_table(files[-1], columns=["event_time"]).column(0).cast(pa.int64())
         return int(last.to_numpy().max()) // 1000
 
     def has_history_of(self, table: pa.Table) -> bool:
-        """Whether the imported history holds exactly the requests of this table, by their ids."""
-        files = sorted((self._parts / _name(0) / "requests").glob("*.parquet"))
+        """Whether the last import brought exactly the requests of this table, by their ids."""
+        parts = self._history()
+        files = sorted((parts[-1] / "requests").glob("*.parquet")) if parts else []
         ids = [pq.read_table(file, columns=["request_id"]).column(0) for file in files]
         here = {value for column in ids for value in column.to_pylist()}
         return here == set(table.column("request_id").to_pylist())
@@ -189,6 +226,11 @@ class OfflineTable:
         return relation.set_alias("kept").join(
             gone, "kept.request_id = gone.request_id", how="anti"
         )
+
+    def _history(self) -> list[Path]:
+        """The parts that were imported; those of the log come behind them."""
+        parts = [self._parts / _name(number) for number in self._numbers()]
+        return [p for p in parts if (p / "position.json").read_bytes() == NO_POSITION]
 
     def _numbers(self) -> list[int]:
         return sorted(int(f.name) for f in self._parts.glob("[0-9]*"))

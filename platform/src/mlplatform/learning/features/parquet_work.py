@@ -71,7 +71,7 @@ class _Work:
         arrays: list[NDArray[Any]] = []
         missing = []
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if column.type not in _NUMBERS:
+            if _without_zone(column.type) not in _NUMBERS:
                 raise InputInvalid("", None, f"column {name[:64]} holds no plain numbers")
             arrays.append(_values(column))
             if column.null_count:
@@ -118,8 +118,14 @@ def _values(column: pa.Array[Any]) -> NDArray[Any]:
     return np.frombuffer(values, kind)[column.offset : column.offset + len(column)]
 
 
+def _without_zone(kind: pa.DataType) -> pa.DataType:
+    """A time with a zone is one of UTC, which its zone only shows otherwise."""
+    return pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
+
+
 def _width(kind: pa.DataType) -> int:
     """Bytes of a value; of a text, which is not read, those of a number."""
+    kind = _without_zone(kind)
     return kind.bit_width // 8 if kind in _NUMBERS else 8
 
 

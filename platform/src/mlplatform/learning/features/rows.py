@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +82,52 @@ def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
             raise InputInvalid(source, None, problem)
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Which rows have a problem; with `values`, each row's is told with it."""
+
+    wrong: NDArray[np.bool_]
+    problem: str
+    values: Column | None = None
+
+    def refusals(self, source: str, numbers: NDArray[np.int64]) -> Iterator[InputInvalid]:
+        """One for each wrong row, by its number in the source."""
+        for row in map(int, np.flatnonzero(self.wrong)):
+            told = self.problem if self.values is None else saying(self.problem, self.values[row])
+            yield InputInvalid(source, int(numbers[row]), told)
+
+
+def in_order(times: Column, name: str) -> Check:
+    """No time is before that of the row above it."""
+    steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
+    return Check(steps < 0, f"{name} is before that of the row above", times)
+
+
+def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]:
+    """No value is outside the bounds that model.yaml gives the field."""
+    found = []
+    if field.minimum is not None:
+        below = values.to_numpy() < field.minimum
+        found.append(Check(below, f"{name} is less than {field.minimum:g}", values))
+    if field.maximum is not None:
+        above = values.to_numpy() > field.maximum
+        found.append(Check(above, f"{name} is more than {field.maximum:g}", values))
+    return found
+
+
+def unrepeated(values: Column, name: str) -> Check:
+    """No value is that of an earlier row."""
+    codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.full(len(codes), len(codes))
+    np.minimum.at(first, codes, np.arange(len(codes)))
+    again = first[codes] != np.arange(len(codes))
+    return Check(again, f"{name} is that of an earlier row", values)
+
+
 def check_order(times: Column, name: str, source: str) -> None:
     """Refuse a time before that of the row above it."""
-    steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
-    refuse(steps < 0, source, f"{name} is before that of the row above", times)
+    found = in_order(times, name)
+    refuse(found.wrong, source, found.problem, times)
 
 
 def check_printable(values: Column, name: str, source: str) -> None:
@@ -94,21 +138,14 @@ def check_printable(values: Column, name: str, source: str) -> None:
 
 def check_unique(values: Column, name: str, source: str) -> None:
     """Refuse a value that an earlier row has."""
-    codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
-    first = np.full(len(codes), len(codes))
-    np.minimum.at(first, codes, np.arange(len(codes)))
-    again = first[codes] != np.arange(len(codes))
-    refuse(again, source, f"{name} is that of an earlier row", values)
+    found = unrepeated(values, name)
+    refuse(found.wrong, source, found.problem, values)
 
 
 def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
     """Refuse a value outside the bounds that model.yaml gives the field."""
-    if field.minimum is not None:
-        below = values.to_numpy() < field.minimum
-        refuse(below, source, f"{name} is less than {field.minimum:g}", values)
-    if field.maximum is not None:
-        above = values.to_numpy() > field.maximum
-        refuse(above, source, f"{name} is more than {field.maximum:g}", values)
+    for found in within_bounds(values, name, field):
+        refuse(found.wrong, source, found.problem, values)
 
 
 def refuse(

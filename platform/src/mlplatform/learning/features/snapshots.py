@@ -114,6 +114,24 @@ def backfill(
     return materialize(offline, views, last_ms, online, last_ms)
 
 
+def forget_after(
+    offline: OfflineTable, views: Sequence[FeatureView], at_ms: int
+) -> tuple[int, ...]:
+    """Remove the snapshots of later midnights, and say of which there were any.
+
+    For history that is added: they were made without it. No payment was answered from them.
+    """
+    found = set()
+    for view in views:
+        last = snapshot_path(offline, view, at_ms)
+        for path in last.parent.glob("*.parquet"):
+            if path.stem > last.stem:
+                day = datetime.strptime(path.stem, "%Y-%m-%d").replace(tzinfo=UTC)
+                found.add(int(day.timestamp()) * 1000)
+                path.unlink()
+    return tuple(sorted(found))
+
+
 def snapshot_path(offline: OfflineTable, view: FeatureView, at_ms: int) -> Path:
     day = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
     return offline.snapshot_folder(view.name) / f"{day}.parquet"

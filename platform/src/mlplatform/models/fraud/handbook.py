@@ -1,4 +1,4 @@
-"""Reads card payments in the schema of the Fraud Detection Handbook; refuses what is not in it.
+"""Reads card payments from Parquet or CSV; the names of the Fraud Detection Handbook need no map.
 
 The handbook's payments come from its authors' simulator. It labels every payment, also those that
 a bank would have declined, and whose fraud nobody would then have seen: figures on this data
@@ -10,65 +10,177 @@ Source: https://fraud-detection-handbook.github.io, chapter 3 (schema only).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from mlplatform.learning.features.columns import Examined, Wanted, matched
+from mlplatform.learning.features.csv_files import CsvFiles
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import (
-    check_bounds,
-    check_order,
-    check_unique,
+    Check,
+    in_order,
     is_missing,
-    refuse,
     saying,
+    unrepeated,
+    within_bounds,
 )
 from mlplatform.model.folders import load_definition
 from mlplatform.models.fraud.labels import arrival_us
 from mlplatform.runtime.errors import InputInvalid
 
 PRICE_LEVEL = 1.4
+NO_COLUMNS: Final[Mapping[str, str]] = MappingProxyType({})
+_ZONE = re.compile(r", tz=[^\]]*\]$")
+"""Of a time's type: Arrow stores it in UTC whatever its zone."""
 TIME = pa.timestamp("us")
-REQUIRED: dict[str, tuple[pa.DataType, ...]] = {
-    "TRANSACTION_ID": (pa.int64(), pa.int32()),
-    "TX_DATETIME": (pa.timestamp("ns"), pa.timestamp("us"), pa.timestamp("ms")),
-    "CUSTOMER_ID": (pa.int32(), pa.int64()),
-    "TERMINAL_ID": (pa.int32(), pa.int64()),
-    "TX_AMOUNT": (pa.float64(),),
-    "TX_FRAUD": (pa.int8(), pa.int32(), pa.int64()),
-}
+MOST_REFUSALS = 1_000
+TIMES = tuple(f"timestamp[{unit}]" for unit in ("us", "ns", "ms", "s"))
+WHOLE = ("int64", "int32", "int16")
+COLUMNS = (
+    Wanted(
+        "request_id",
+        (*WHOLE, "string"),
+        ("TRANSACTION_ID", "request_id"),
+        frozenset({"id", "transaction", "tx", "txn", "trans", "payment", "reference", "ref"}),
+        "the payment's own id; no two have one (in Parquet a whole number, in CSV any text)",
+    ),
+    Wanted(
+        "event_time",
+        TIMES,
+        ("TX_DATETIME", "event_time"),
+        frozenset({"time", "datetime", "timestamp", "date", "at", "ts", "tx", "created"}),
+        "when it was asked for; UTC where no offset is given; in order, the oldest first",
+    ),
+    Wanted(
+        "customer_id",
+        WHOLE,
+        ("CUSTOMER_ID", "customer_id"),
+        frozenset({"customer", "client", "card", "account", "user", "holder", "id"}),
+        "who pays; a whole number from 0 on, stored as a pseudonym",
+    ),
+    Wanted(
+        "terminal_id",
+        WHOLE,
+        ("TERMINAL_ID", "terminal_id"),
+        frozenset({"terminal", "merchant", "shop", "pos", "device", "store", "id"}),
+        "where; a whole number from 0 on",
+    ),
+    Wanted(
+        "amount",
+        ("double", "float", *WHOLE),
+        ("TX_AMOUNT", "amount"),
+        frozenset({"amount", "amt", "value", "sum", "price", "total", "betrag", "eur", "usd"}),
+        "how much, 0 to 1 000 000",
+    ),
+    Wanted(
+        "label",
+        ("int8", *WHOLE, "bool"),
+        ("TX_FRAUD", "label"),
+        frozenset({"fraud", "is", "label", "class", "target", "chargeback", "flag"}),
+        "1: it was fraud, 0: it was not",
+    ),
+    Wanted(
+        "label_time",
+        TIMES,
+        ("label_time",),
+        frozenset({"label", "reported", "chargeback", "known", "time", "date", "at"}),
+        "when that was known; without this column a fraud is known at a random time within the "
+        "label's maturity, all else at its end",
+        is_needed=False,
+    ),
+)
+"""What a history of this model needs; usual names are the handbook's, and the history's own."""
 CANONICAL = (
     *("request_id", "event_time", "customer_id", "terminal_id", "amount"),
     *("label", "label_time"),
 )
-FIELDS = {"CUSTOMER_ID": "customer_id", "TERMINAL_ID": "terminal_id", "TX_AMOUNT": "amount"}
+FIELDS = ("customer_id", "terminal_id", "amount")
 IGNORED = ("TX_TIME_SECONDS", "TX_TIME_DAYS", "TX_FRAUD_SCENARIO")
+IN_CSV: Final[Mapping[str, pa.DataType]] = {
+    **{"request_id": pa.string(), "event_time": TIME, "customer_id": pa.int64()},
+    **{"terminal_id": pa.int64(), "amount": pa.float64(), "label": pa.int8(), "label_time": TIME},
+}
+IN_PARQUET: Final[Mapping[str, pa.DataType]] = {
+    **{str(t): t for t in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+    **{str(t): t for t in (pa.float32(), pa.float64())},
+    **{str(t): t for t in (pa.timestamp("us"), pa.timestamp("ns"))},
+    **{str(t): t for t in (pa.timestamp("ms"), pa.timestamp("s"))},
+}
 
 
-def read_transactions(path: Path, *, now_ms: int | None = None, seed: int = 0) -> pa.Table:
-    """All payments of a Parquet file, or of a folder's Parquet files by name, in canonical columns.
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file's rows in canonical names, `names` to call them by, and what could not be read."""
 
-    Args:
-        now_ms: no payment may be later; None where the data is from another time than ours.
-        seed: of the drawn times of arrival, which lie within the label's maturity_days.
+    name: str
+    table: pa.Table
+    names: Mapping[str, str]
+    unread: tuple[str, ...]
+    refusals: tuple[InputInvalid, ...]
+
+
+def read_transactions(
+    path: Path,
+    *,
+    now_ms: int | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] = NO_COLUMNS,
+) -> pa.Table:
+    """All payments of a Parquet or CSV file, or of a folder's by name, in canonical columns.
+
+    Args: as `examine_transactions`.
 
     Raises:
         InputInvalid: names the file, the row (from 0) and what is wrong; nothing was read.
     """
-    files, tables = _files(path), []
+    examined = examine_transactions(path, now_ms=now_ms, seed=seed, columns=columns)
+    if examined.refusals:
+        raise examined.refusals[0]
+    return examined.table
+
+
+def examine_transactions(
+    path: Path,
+    *,
+    now_ms: int | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] = NO_COLUMNS,
+) -> Examined:
+    """The payments of a file or folder, with a refusal for each row that can't be taken in.
+
+    Args:
+        now_ms: no payment may be later; None where the data is from another time than ours.
+        seed: of the drawn times of arrival, which lie within the label's maturity_days.
+        columns: of `COLUMNS` → the file's; where there are any, columns of no use are left unread,
+            else one that is not known is refused.
+
+    Raises:
+        InputInvalid: there is no such file, or its columns are not what is wanted.
+    """
+    files, found, refusals = _files(path), list[_File](), list[InputInvalid]()
     last_us: int | None = None
-    with ParquetFiles(files) as parquet:
-        for number, file in enumerate(files):
-            table = _checked(_read(parquet, number, file.name), file, now_ms)
-            last_us = _follows(table, last_us, file.name)
-            tables.append(table)
-    together = pa.concat_tables(tables)
-    _unique_across(together, tables, files)
-    return _canonical(together, load_definition("fraud").label.maturity_days, seed)
+    for file in _read(files, columns):
+        refusals += file.refusals
+        refusals += _refusals(file, now_ms)
+        last_us, early = _follows(file, last_us)
+        refusals += early
+        found.append(file)
+    whole = [file.table.filter(pa.array(_is_whole(file.table))) for file in found]
+    together = pa.concat_tables(whole)
+    if not refusals:
+        refusals += _again(together, found)
+    days = load_definition("fraud").label.maturity_days
+    table = _canonical(together, days, seed)
+    return Examined(table, tuple(refusals[:MOST_REFUSALS]), found[0].names, found[0].unread)
 
 
 def with_pattern_change(
@@ -89,87 +201,155 @@ def with_pattern_change(
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise InputInvalid(str(path), None, "there is no Parquet file")
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputInvalid(str(path), None, "there is no such file or folder")
+        return [path]
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".parquet", ".csv"))
+    if not files:
+        raise InputInvalid(str(path), None, "there is no Parquet file in it, and no CSV file")
+    if len({f.suffix.lower() for f in files}) > 1:
+        raise InputInvalid(str(path), None, "it has Parquet and CSV files; wanted: one kind")
     return files
 
 
-def _read(parquet: ParquetFiles, number: int, source: str) -> pa.Table:
-    found = parquet.types(number)
-    _check_types(found, source)
-    known = {str(kind): kind for kinds in REQUIRED.values() for kind in kinds}
-    return parquet.read(number, {name: known[found[name]] for name in REQUIRED})
+def _read(files: Sequence[Path], given: Mapping[str, str]) -> Iterator[_File]:
+    if files[0].suffix.lower() == ".csv":
+        with CsvFiles(files) as texts:
+            for number, file in enumerate(files):
+                names, unread = _names(texts.types(number), given, file.name)
+                table, refusals = texts.read(number, {names[n]: IN_CSV[n] for n in names})
+                yield _File(file.name, _renamed(table, names), names, unread, tuple(refusals))
+        return
+    with ParquetFiles(files) as parquet:
+        for number, file in enumerate(files):
+            kinds = {n: _ZONE.sub("]", k) for n, k in parquet.types(number).items()}
+            names, unread = _names(kinds, given, file.name)
+            _check_types(kinds, names, file.name)
+            table = parquet.read(number, {c: IN_PARQUET[kinds[c]] for c in names.values()})
+            yield _File(file.name, _renamed(table, names), names, unread, ())
 
 
-def _checked(table: pa.Table, file: Path, now_ms: int | None) -> pa.Table:
-    for name in REQUIRED:
-        refuse(is_missing(table.column(name)), file.name, f"{name} is missing")
-    table = table.set_column(1, "TX_DATETIME", table.column("TX_DATETIME").cast(TIME, safe=False))
-    check_order(table.column("TX_DATETIME"), "TX_DATETIME", file.name)
-    check_unique(table.column("TRANSACTION_ID"), "TRANSACTION_ID", file.name)
-    request = load_definition("fraud").request
-    for name, field in FIELDS.items():
-        check_bounds(table.column(name), name, request[field], file.name)
-    labels, times = table.column("TX_FRAUD"), table.column("TX_DATETIME")
-    refuse(~np.isin(labels.to_numpy(), (0, 1)), file.name, "TX_FRAUD is not 0 or 1", labels)
-    if now_ms is not None:
-        late = times.cast(pa.int64()).to_numpy() > now_ms * 1000
-        refuse(late, file.name, "TX_DATETIME is in the future", times)
+def _names(
+    found: Mapping[str, str], given: Mapping[str, str], source: str
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    names = matched(COLUMNS, found, given, source)
+    unread = tuple(n for n in found if n not in names.values())
+    strange = [n for n in unread if n not in IGNORED]
+    if strange and not given:
+        usual = ", ".join(names.values())
+        problem = (
+            f"column {strange[0]} is unknown; wanted: {usual}; with one --map at least"
+            f" (--map amount={names['amount']}) other columns are left unread"
+        )
+        raise InputInvalid(source, None, problem)
+    return names, unread
+
+
+def _check_types(found: Mapping[str, str], names: Mapping[str, str], source: str) -> None:
+    for one in COLUMNS:
+        kinds = [kind for kind in one.kinds if kind in IN_PARQUET]
+        column = names.get(one.name)
+        if column is not None and found[column] not in kinds:
+            wanted = " or ".join(kinds)
+            raise InputInvalid(
+                source, None, f"column {column} is {found[column]}; wanted: {wanted}"
+            )
+
+
+def _renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """Under canonical names, times in microseconds."""
+    table = table.select(list(names.values())).rename_columns(list(names))
+    for position, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            times = table.column(position).cast(TIME, safe=False)
+            table = table.set_column(position, field.name, times)
     return table
 
 
-def _check_types(found: Mapping[str, str], source: str) -> None:
-    for name, types in REQUIRED.items():
-        if name not in found:
-            raise InputInvalid(source, None, f"column {name} is missing")
-        if found[name] not in {str(t) for t in types}:
-            wanted = " or ".join(str(t) for t in types)
-            raise InputInvalid(source, None, f"column {name} is {found[name]}; wanted: {wanted}")
-    for name in found:
-        if name not in REQUIRED and name not in IGNORED:
-            raise InputInvalid(source, None, f"column {name} is unknown")
+def _is_whole(table: pa.Table) -> NDArray[np.bool_]:
+    """Which rows lack nothing."""
+    whole = np.ones(table.num_rows, dtype=np.bool_)
+    for column in table.columns:
+        whole &= ~is_missing(column)
+    return whole
 
 
-def _follows(table: pa.Table, last_us: int | None, source: str) -> int | None:
-    times = table.column("TX_DATETIME").cast(pa.int64()).to_numpy()
+def _refusals(file: _File, now_ms: int | None) -> Iterator[InputInvalid]:
+    told = {(refusal.row, refusal.problem.partition(" is ")[0]) for refusal in file.refusals}
+    every = np.arange(file.table.num_rows)
+    for name, column in file.names.items():
+        missing = Check(is_missing(file.table.column(name)), f"{column} is missing")
+        for refusal in missing.refusals(file.name, every):
+            if (refusal.row, column) not in told:
+                yield refusal
+    whole = _is_whole(file.table)
+    table = file.table.filter(pa.array(whole))
+    for check in _checks(table, file.names, now_ms):
+        yield from check.refusals(file.name, every[whole])
+
+
+def _checks(table: pa.Table, names: Mapping[str, str], now_ms: int | None) -> Iterator[Check]:
+    times = table.column("event_time")
+    yield in_order(times, names["event_time"])
+    yield unrepeated(table.column("request_id"), names["request_id"])
+    request = load_definition("fraud").request
+    for name in FIELDS:
+        yield from within_bounds(table.column(name), names[name], request[name])
+    labels = table.column("label")
+    yield Check(~np.isin(labels.to_numpy(), (0, 1)), f"{names['label']} is not 0 or 1", labels)
+    if now_ms is not None:
+        late = times.cast(pa.int64()).to_numpy() > now_ms * 1000
+        yield Check(late, f"{names['event_time']} is in the future", times)
+    if "label_time" in names:
+        known = table.column("label_time")
+        early = known.to_numpy() < times.to_numpy()
+        problem = f"{names['label_time']} is before {names['event_time']}"
+        yield Check(early, problem, known)
+
+
+def _follows(file: _File, last_us: int | None) -> tuple[int | None, list[InputInvalid]]:
+    column = file.table.column("event_time").drop_null()
+    times = column.cast(pa.int64()).to_numpy()
     if not len(times):
-        return last_us
+        return last_us, []
     if last_us is not None and times[0] < last_us:
-        problem = "TX_DATETIME is before the last of the file above"
-        raise InputInvalid(source, 0, saying(problem, table.column("TX_DATETIME")[0]))
-    return int(times[-1])
+        problem = f"{file.names['event_time']} is before the last of the file above"
+        return int(times[-1]), [InputInvalid(file.name, 0, saying(problem, column[0]))]
+    return int(times[-1]), []
 
 
-def _unique_across(together: pa.Table, tables: list[pa.Table], files: list[Path]) -> None:
-    ids = together.column("TRANSACTION_ID")
-    try:
-        check_unique(ids, "TRANSACTION_ID", "all files")
-    except InputInvalid as error:
-        again = error.row or 0
-        file, row = next(_places(tables, files, again))
-        problem = saying("TRANSACTION_ID is that of a row of an earlier file", ids[again])
-        raise InputInvalid(file, row, problem) from None
+def _again(together: pa.Table, files: Sequence[_File]) -> Iterator[InputInvalid]:
+    """Ids of rows of an earlier file; in no file is one twice, and no row was left out."""
+    ids = together.column("request_id")
+    for row in np.flatnonzero(unrepeated(ids, "").wrong):
+        file, number = next(_places(files, int(row)))
+        problem = f"{file.names['request_id']} is that of a row of an earlier file"
+        yield InputInvalid(file.name, number, saying(problem, ids[int(row)]))
 
 
-def _places(tables: list[pa.Table], files: list[Path], row: int) -> Iterator[tuple[str, int]]:
-    for table, file in zip(tables, files, strict=True):
-        if row < table.num_rows:
-            yield file.name, row
-        row -= table.num_rows
+def _places(files: Sequence[_File], row: int) -> Iterator[tuple[_File, int]]:
+    for file in files:
+        if row < file.table.num_rows:
+            yield file, row
+        row -= file.table.num_rows
 
 
 def _canonical(table: pa.Table, maturity_days: int, seed: int) -> pa.Table:
-    event_us = table.column("TX_DATETIME").cast(pa.int64()).to_numpy()
-    label = table.column("TX_FRAUD").to_numpy().astype(np.int8)
-    arrival = arrival_us(event_us, label, maturity_days, np.random.default_rng(seed))
+    event_us = table.column("event_time").cast(pa.int64()).to_numpy()
+    label = table.column("label").to_numpy().astype(np.int8)
+    if "label_time" in table.column_names:
+        arrival = table.column("label_time")
+    else:
+        drawn = arrival_us(event_us, label, maturity_days, np.random.default_rng(seed))
+        arrival = pa.chunked_array([pa.array(drawn, TIME)])
     columns: list[pa.ChunkedArray[Any]] = [
-        pc.cast(table.column("TRANSACTION_ID"), pa.string()),
-        table.column("TX_DATETIME"),
-        pc.cast(table.column("CUSTOMER_ID"), pa.int64()),
-        pc.cast(table.column("TERMINAL_ID"), pa.int64()),
-        table.column("TX_AMOUNT"),
+        pc.cast(table.column("request_id"), pa.string()),
+        table.column("event_time"),
+        pc.cast(table.column("customer_id"), pa.int64()),
+        pc.cast(table.column("terminal_id"), pa.int64()),
+        pc.cast(table.column("amount"), pa.float64()),
         pa.chunked_array([pa.array(label)]),
-        pa.chunked_array([pa.array(arrival, TIME)]),
+        arrival,
     ]
     return pa.table(columns, names=list(CANONICAL))

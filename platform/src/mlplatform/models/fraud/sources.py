@@ -9,13 +9,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.models.fraud.generator import Population, generate
-from mlplatform.models.fraud.handbook import read_transactions, with_pattern_change
+from mlplatform.models.fraud.handbook import (
+    COLUMNS,
+    examine_transactions,
+    read_transactions,
+    with_pattern_change,
+)
 
 if TYPE_CHECKING:
     Column = pa.ChunkedArray[pa.Int64Scalar]
 
 __all__ = [
+    "COLUMNS",
     "Population",
+    "examine_transactions",
     "generate",
     "read_transactions",
     "sample_customers",

@@ -1,10 +1,12 @@
-"""History taken in once, and the snapshot of each day's end."""
+"""History taken in, and the snapshot of each day's end."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import snapshots
 from mlplatform.runtime.errors import InputInvalid, Refused
 
@@ -17,26 +19,57 @@ DAY_MS = 86_400_000
 
 
 def import_history(platform: Platform, model: str, table: pa.Table, source: str) -> int:
-    """Take history in once and snapshot every midnight that training may join; returns its rows.
+    """Take history in and snapshot every midnight that training may join; returns its rows.
 
-    An import that was killed between its rows and the last snapshot is finished by the next one,
-    which must bring the same rows.
+    More is added behind what is there, as long as no payment was answered. An import that was
+    killed between its rows and the last snapshot is finished by the next one, which must bring the
+    same rows.
 
     Raises:
-        Refused: there is a whole history already, or another one is half taken in.
+        Refused: payments were answered from the history that is there, or another import is half
+            taken in.
         InputInvalid: names the source, the row and what is wrong; nothing was taken in.
     """
     offline = platform.offline(model)
-    if offline.history_end_ms() is None:
-        offline.import_history(table, platform.pseudonym_key(), source)
-    elif history_is_whole(platform, model):
-        raise Refused(f"the history of {model} was imported before; it is imported once")
-    elif not offline.has_history_of(table):
+    end_ms = offline.history_end_ms()
+    is_rest = end_ms is not None and not history_is_whole(platform, model)
+    if is_rest and not offline.has_history_of(table):
         raise Refused(f"an import of other payments was stopped halfway: give {model} the same")
-    midnights, views = _midnights(platform, model), platform.views(model)
+    if not is_rest:
+        check_addable(platform, model, table, source)
+        offline.import_history(table, platform.pseudonym_key(), source)
+    views = platform.views(model)
+    first = table.column("event_time")[0].as_py().replace(tzinfo=UTC)
+    first_ms = int(first.timestamp() * 1000) // DAY_MS * DAY_MS
+    again = snapshots.forget_after(offline, views, first_ms)  # a platform that was up made some
+    midnights = sorted({*_midnights(platform, model), *again})
     if midnights and views:
         snapshots.backfill(offline, views, midnights, platform.online(model))
     return table.num_rows
+
+
+def check_addable(platform: Platform, model: str, table: pa.Table, source: str) -> None:
+    """Nothing where this history may be taken in now; nothing is written.
+
+    Raises:
+        Refused, InputInvalid: as `import_history`.
+    """
+    offline = platform.offline(model)
+    if offline.history_end_ms() is not None and _answered(platform, model):
+        raise Refused(
+            f"{model} has answered payments from the history that is here, so it can't change any"
+            " more: what comes now is recorded by the decision log; start with another past in"
+            f" another home (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
+        )
+    offline.check_follows(table, source)
+
+
+def _answered(platform: Platform, model: str) -> bool:
+    """Whether the log holds a decision of the model."""
+    if not (platform.settings.home.decisions / DATABASE).exists():
+        return False
+    span = Span(model=model, kinds=("decision",), columns=("decision_id",))
+    return platform.log.read(span).num_rows > 0
 
 
 def history_is_whole(platform: Platform, model: str) -> bool:

@@ -1,0 +1,146 @@
+"""Which column of somebody's file is which of those that a history needs, and what to propose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Final
+
+import pyarrow as pa
+
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+
+LEAST_LIKENESS: Final = 0.5
+MOST_NAMED: Final = 20
+_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A column that is looked for in a file.
+
+    Args:
+        name: of the history's column.
+        kinds: its types in a file, in Arrow's words.
+        usual: the names under which it is taken without being asked.
+        words: of other names that it may well have; for a proposal alone.
+        meaning: for people, with unit and bounds.
+        is_needed: whether a file without it is refused.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    usual: tuple[str, ...]
+    words: frozenset[str]
+    meaning: str
+    is_needed: bool = True
+
+    @property
+    def is_time(self) -> bool:
+        return self.kinds[0].startswith("timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What some files hold, and what is refused of it.
+
+    Args:
+        table: canonical columns; where rows are refused, of those files and rows that could be
+            read.
+        refusals: in the order of the files, a bounded number of them; nothing may be taken in
+            unless there is none.
+        names: column of the history → column of the first file.
+        unread: columns of the first file that no history needs.
+    """
+
+    table: pa.Table
+    refusals: tuple[InputInvalid, ...]
+    names: Mapping[str, str]
+    unread: tuple[str, ...]
+
+
+def matched(
+    wanted: Sequence[Wanted], found: Mapping[str, str], given: Mapping[str, str], source: str
+) -> dict[str, str]:
+    """Column of the history → column of the file.
+
+    Args:
+        found: the file's columns and their types.
+        given: what a person said of them; empty: only usual names are taken.
+
+    Raises:
+        ConfigInvalid: `given` names a column that no history has.
+        InputInvalid: a column is missing, with a proposal; or named twice; or not in the file.
+    """
+    for name, column in given.items():
+        if name not in {w.name for w in wanted}:
+            options = " or ".join(w.name for w in wanted)
+            raise ConfigInvalid("--map", f"{name}={column}", f"{options} before the =")
+        if column not in found:
+            raise InputInvalid(
+                source, None, f"column {column} is not in it; it has {_named(found)}"
+            )
+    names = dict(given)
+    for one in wanted:
+        usual = next((u for u in one.usual if u in found and u not in names.values()), None)
+        if one.name not in names and usual is not None:
+            names[one.name] = usual
+    twice = sorted({c for c in names.values() if list(names.values()).count(c) > 1})
+    if twice:
+        both = " and ".join(name for name, column in names.items() if column == twice[0])
+        raise InputInvalid(source, None, f"column {twice[0]} is mapped to {both}; wanted: to one")
+    missing = [w for w in wanted if w.is_needed and w.name not in names]
+    if missing:
+        raise InputInvalid(source, None, _lacking(missing, found, names))
+    return names
+
+
+def proposed(
+    missing: Sequence[Wanted], found: Mapping[str, str], taken: Sequence[str] = ()
+) -> dict[str, str]:
+    """The likeliest column of the file for each missing one that has a likely one at all."""
+    pairs = sorted(
+        (
+            (-_likeness(one, column), one.name, column)
+            for one in missing
+            for column, kind in found.items()
+            if column not in taken and kind in one.kinds
+        )
+    )
+    names: dict[str, str] = {}
+    for unlikeness, name, column in pairs:
+        if -unlikeness >= LEAST_LIKENESS and name not in names and column not in names.values():
+            names[name] = column
+    times = [c for c, kind in found.items() if kind.startswith("timestamp") and c not in taken]
+    for one in missing:
+        if one.is_time and one.name not in names and len(times) == 1:
+            names[one.name] = times[0]
+    return names
+
+
+def _lacking(missing: Sequence[Wanted], found: Mapping[str, str], names: Mapping[str, str]) -> str:
+    guess = proposed(missing, found, list(names.values()))
+    options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in missing)
+    lacks = ", ".join(w.name for w in missing)
+    said = "a proposal" if guess else "say which it is"
+    return f"there is no column for {lacks}; it has {_named(found)}; {said}: {options}"
+
+
+def _named(found: Mapping[str, str]) -> str:
+    named = [f"{name} ({kind})" for name, kind in found.items()]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return ", ".join(named[:MOST_NAMED]) + more
+
+
+def _likeness(one: Wanted, column: str) -> float:
+    """0 to 1: the share of the column's words that this one is known by, or how alike the names
+    are."""
+    words = [word.lower() for word in _WORDS.findall(column)]
+    known = sum(word in one.words for word in words) / max(1, len(words))
+    alike = max(
+        SequenceMatcher(None, column.lower(), name.lower()).ratio()
+        for name in (one.name, *one.usual)
+    )
+    return max(known, alike - 0.2)

@@ -1,0 +1,217 @@
+"""CSV files from outside as columns of plain values, and each cell that is none."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pyarrow as pa
+
+from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.storage import plain_files
+
+MOST_FILES: Final = 1_000
+MOST_FILE_BYTES: Final = 2 * 1024**3
+MOST_LINE: Final = 65_536
+"""Characters; Python's reader takes a line whole."""
+SAMPLE_ROWS: Final = 1_000
+BATCH_ROWS: Final = 65_536
+SHOWN: Final = 40
+DELIMITERS: Final = (",", ";", "\t", "|")
+KINDS: Final = ("int64", "double", "bool", "timestamp[us]", "string")
+"""From the narrowest: a column is of the first that all of its first rows are of."""
+
+
+class CsvFiles:
+    """Some CSV files with a line of names each; to be used as a context.
+
+    Python's own reader splits lines, which holds no parser of types; cells become values here.
+
+    Raises:
+        InputInvalid: one is no plain file, or too large, or there are too many of them.
+        NotFound: one can't be read.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if len(paths) > MOST_FILES:
+            problem = f"{len(paths)} files; the limit is {MOST_FILES}"
+            raise InputInvalid(str(paths[0].parent), None, problem)
+        rule = plain_files.Rule(most_bytes=MOST_FILE_BYTES, anyones=True)
+        self._names = [path.name for path in paths]
+        self._rows = 0
+        with ExitStack() as opened:
+            self._files = [
+                opened.enter_context(open(plain_files.open_plain(path.resolve(), rule), "rb"))
+                for path in paths
+            ]
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def types(self, number: int) -> Mapping[str, str]:
+        """The columns of a file, and what their first rows hold, in Arrow's words.
+
+        Raises:
+            InputInvalid: it has no line of names, or no text of UTF-8; names the file.
+        """
+        rows = self._lines(number)
+        names = self._head(number, rows)
+        first = [cells for _, cells in zip(range(SAMPLE_ROWS), rows, strict=False)]
+        columns = zip(*(row for row in first if len(row) == len(names)), strict=True)
+        kinds = [_kind(column) for column in columns] or ["string"] * len(names)
+        return dict(zip(names, kinds, strict=True))
+
+    def read(
+        self, number: int, wanted: Mapping[str, pa.DataType]
+    ) -> tuple[pa.Table, list[InputInvalid]]:
+        """Columns of a file, with a refusal for each cell that is no such value, and null there.
+
+        Raises:
+            InputInvalid: a line is cut or too long, or there are too many rows.
+        """
+        rows = self._lines(number)
+        names = self._head(number, rows)
+        at = {name: names.index(name) for name in wanted}
+        schema = pa.schema(list(wanted.items()))
+        batches, refusals, first = [], list[InputInvalid](), 0
+        while batch := [cells for _, cells in zip(range(BATCH_ROWS), rows, strict=False)]:
+            for row, cells in enumerate(batch, first):
+                if len(cells) != len(names):
+                    problem = f"it has {len(cells)} cells; wanted: {len(names)}, as the first line"
+                    raise InputInvalid(self._names[number], row, problem)
+            arrays = []
+            for name, kind in wanted.items():
+                texts = [cells[at[name]] for cells in batch]
+                array, wrong = _values(texts, kind, name)
+                arrays.append(array)
+                refusals += [InputInvalid(self._names[number], first + r, p) for r, p in wrong]
+            batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            first += len(batch)
+            self._count(number, len(batch))
+        return pa.Table.from_batches(batches, schema=schema), refusals
+
+    def _count(self, number: int, rows: int) -> None:
+        self._rows += rows
+        if self._rows > MOST_ROWS:
+            problem = f"more than {MOST_ROWS} rows with the files above"
+            raise InputInvalid(self._names[number], None, problem)
+
+    def _head(self, number: int, rows: Iterator[list[str]]) -> list[str]:
+        names = [name.strip() for name in next(rows, [])]
+        if not 0 < len(names) <= MOST_COLUMNS or not all(names) or len(set(names)) < len(names):
+            problem = f"its first line names no columns of their own; wanted: 1 to {MOST_COLUMNS}"
+            raise InputInvalid(self._names[number], None, problem)
+        return names
+
+    def _lines(self, number: int) -> Iterator[list[str]]:
+        file = self._files[number]
+        file.seek(0)
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            head = text.readline(MOST_LINE)
+            delimiter = max(DELIMITERS, key=head.count)
+            text.seek(0)
+            yield from csv.reader(self._bounded(number, text), delimiter=delimiter, strict=True)
+        except UnicodeDecodeError as error:
+            raise InputInvalid(self._names[number], None, "it is no text in UTF-8") from error
+        except csv.Error as error:
+            raise InputInvalid(self._names[number], None, f"it is no CSV: {error}") from error
+        finally:
+            text.detach()
+
+    def _bounded(self, number: int, text: io.TextIOWrapper) -> Iterator[str]:
+        while line := text.readline(MOST_LINE):
+            if len(line) >= MOST_LINE:
+                problem = f"it has a line of more than {MOST_LINE} characters"
+                raise InputInvalid(self._names[number], None, problem)
+            yield line
+
+
+def _kind(texts: Sequence[str]) -> str:
+    """Of a column; that of its cells that say something."""
+    told = [text for text in texts if text.strip()]
+    if not told:
+        return "string"
+    fits = (kind for kind in KINDS if all(_is(text, _READERS[kind]) for text in told))
+    return next(fits, "string")
+
+
+def _is(text: str, read: Callable[[str], object]) -> bool:
+    try:
+        read(text)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _values(
+    texts: Sequence[str], kind: pa.DataType, name: str
+) -> tuple[pa.Array[Any], list[tuple[int, str]]]:
+    """The values, null where a cell is empty or wrong; and the wrong ones by row."""
+    read = _READERS.get(str(kind), _integer)
+    values: list[Any] = []
+    wrong = []
+    for row, text in enumerate(texts):
+        try:
+            values.append(read(text) if text.strip() else None)
+        except (ValueError, OverflowError):
+            values.append(None)
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+            wrong.append((row, f"{name} is {shown!r}; wanted: {_WORDS[read]}"))
+    return pa.array(values, kind), wrong
+
+
+def _integer(text: str) -> int:
+    value = int(text)  # also of " 7 ", and of "1_000", which no file means
+    if "_" in text or not -(2**63) <= value < 2**63:
+        raise ValueError(text)
+    return value
+
+
+def _number(text: str) -> float:
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
+def _truth(text: str) -> int:
+    truth = {"true": 1, "1": 1, "false": 0, "0": 0}
+    if (word := text.strip().lower()) not in truth:
+        raise ValueError(text)
+    return truth[word]
+
+
+def _time(text: str) -> int:
+    """Microseconds of the epoch; a time without an offset is UTC."""
+    moment = datetime.fromisoformat(text.strip())
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "int64": _integer,
+    "double": _number,
+    "bool": _truth,
+    "int8": _truth,
+    "timestamp[us]": _time,
+    "string": str,
+}
+_WORDS: Final[Mapping[Callable[[str], Any], str]] = {
+    _integer: "a whole number",
+    _number: "a number, with a point before its decimals",
+    _truth: "0 or 1",
+    _time: "a time as 2026-03-01T09:30:00 (UTC), or with an offset",
+    str: "a text",
+}
