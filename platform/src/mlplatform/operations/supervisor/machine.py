@@ -1,0 +1,233 @@
+"""What `mlplatform doctor` makes of a machine and a home: a finding for each thing it looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlplatform.operations.cluster.finding import Finding, State
+from mlplatform.runtime.storage.disk import LOW_SHARE, Room
+
+LEAST_PYTHON: Final = (3, 11)
+LEAST_CORES: Final = 2
+LEAST_MEMORY_GB: Final = 4.0
+"""A platform with one version takes about 2 GB, a fit as much again."""
+LEAST_FREE_GB: Final = 2.0
+LEAST_SHARE: Final = f"{LOW_SHARE:.0%}"
+MOST_OFFSET_S: Final = 1.0
+MOST_NAMED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who listens on a port.
+
+    Args:
+        pid: None where the system does not tell who it is.
+        name: of the program; empty where it is not told.
+        home: of the platform that it belongs to; None: it is none of a platform.
+    """
+
+    pid: int | None
+    name: str
+    home: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the settings.
+
+    Args:
+        variable: that sets it.
+        holder: None: it is free.
+        other: a port that is free, to take instead.
+    """
+
+    variable: str
+    number: int
+    holder: Holder | None
+    other: int
+
+
+@dataclass(frozen=True, slots=True)
+class HomeFacts:
+    """A home folder.
+
+    Args:
+        owner: uid; None: there is no such folder.
+        open: what in it, itself too, its group or others may read or write.
+    """
+
+    root: Path
+    owner: int | None
+    open: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was read of a machine, and of a home on it.
+
+    Args:
+        uid: of who asks.
+        memory_gb: of the machine that is free or can be freed.
+        disk: of the home, or of the folder that it would be made in.
+        offset_s: of the clock; None: the kernel does not say.
+        synchronised: whether something keeps the clock on time.
+        locked: distribution → version of the lock and the installed one, where they differ; None:
+            no lock is here.
+        settings: why they can't be used; empty: they can.
+        running: the supervisor's state, `stopped` where none runs.
+        silent: part of a running platform → why it does not answer as it should.
+    """
+
+    python: tuple[int, int, int]
+    cores: int
+    memory_gb: float
+    disk: Room
+    uid: int
+    offset_s: float | None
+    synchronised: bool | None
+    locked: Mapping[str, tuple[str, str | None]] | None
+    settings: str
+    home: HomeFacts
+    ports: tuple[Port, ...]
+    running: str
+    silent: Mapping[str, str]
+
+
+def check(facts: Facts) -> list[Finding]:
+    """Everything that was looked at, each with what mends it."""
+    return [
+        *_machine(facts),
+        _clock(facts),
+        _packages(facts),
+        *_home(facts),
+        _settings(facts),
+        *(_port(port, facts.home.root) for port in facts.ports),
+        *_running(facts),
+    ]
+
+
+def _machine(facts: Facts) -> Iterator[Finding]:
+    version = ".".join(map(str, facts.python))
+    wanted = ".".join(map(str, LEAST_PYTHON))
+    yield _found(
+        facts.python >= LEAST_PYTHON,
+        "Python",
+        version,
+        f"install Python {wanted} or newer, then: make setup PYTHON=python{wanted}",
+    )
+    yield _found(
+        facts.cores >= LEAST_CORES,
+        "cores",
+        f"{facts.cores}; wanted: {LEAST_CORES}",
+        "use a machine or container with more; payments are answered, training is slow",
+        else_="optional",
+    )
+    yield _found(
+        facts.memory_gb >= LEAST_MEMORY_GB,
+        "memory",
+        f"{facts.memory_gb:.1f} GB are available; wanted: {LEAST_MEMORY_GB:g} GB",
+        "end other programs; `mlplatform status` shows what the platform takes",
+    )
+    free = facts.disk.free_bytes / 1e9
+    yield _found(
+        free >= LEAST_FREE_GB and not facts.disk.is_low,
+        "disk of the home",
+        f"{free:.1f} GB are free; wanted: {LEAST_FREE_GB:g} GB, and {LEAST_SHARE} of the disk",
+        "make room there, or name a folder on another disk: MLPLATFORM_HOME=FOLDER mlplatform up",
+    )
+
+
+def _clock(facts: Facts) -> Finding:
+    if facts.synchronised is None:
+        return Finding("unknown", "clock", "the kernel does not say", "date -u, beside another's")
+    if not facts.synchronised:
+        seen = "nothing keeps it on time; a payment more than 5 minutes off is refused"
+        return Finding("optional", "clock", seen, "sudo timedatectl set-ntp true")
+    offset_s = facts.offset_s or 0.0
+    right = abs(offset_s) <= MOST_OFFSET_S
+    seen = f"{offset_s:+.3f} s off"
+    return _found(right, "clock", seen, "timedatectl timesync-status shows why")
+
+
+def _packages(facts: Facts) -> Finding:
+    what = "installed packages"
+    if facts.locked is None:
+        seen = "no lock is here to compare with: this is no checkout"
+        return Finding("unknown", what, seen, "an image has those of requirements/*.txt")
+    if not facts.locked:
+        return Finding("ok", what, "as requirements/flows.txt locks them")
+    differing = [
+        f"{name} is {installed or 'missing'}; wanted: {locked}"
+        for name, (locked, installed) in sorted(facts.locked.items())
+    ]
+    more = f"; and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+    return Finding(
+        "lacking",
+        what,
+        "; ".join(differing[:MOST_NAMED]) + more,
+        "rm .venv/.flows && make setup",
+    )
+
+
+def _home(facts: Facts) -> Iterator[Finding]:
+    home = facts.home
+    what = f"home {home.root}"
+    if home.owner is None:
+        yield Finding("ok", what, "is not there yet; the first start makes it")
+        return
+    if home.owner != facts.uid:
+        do = f"sudo chown -R {facts.uid} {home.root}, or MLPLATFORM_HOME=FOLDER"
+        yield Finding("lacking", what, f"belongs to uid {home.owner}, not to {facts.uid}", do)
+        return
+    if home.open:
+        named = ", ".join(str(path) for path in home.open[:MOST_NAMED])
+        more = f" and {len(home.open) - MOST_NAMED} more" if len(home.open) > MOST_NAMED else ""
+        seen = f"others may read or write {named}{more}"
+        yield Finding("lacking", what, seen, f"chmod -R go= {home.root}")
+        return
+    yield Finding("ok", what, "is its owner's alone")
+
+
+def _settings(facts: Facts) -> Finding:
+    do = "correct that variable (docs/settings.md), or unset it"
+    return _found(not facts.settings, "settings", facts.settings or "can be used", do)
+
+
+def _port(port: Port, home: Path) -> Finding:
+    what = f"port {port.number} ({port.variable})"
+    holder = port.holder
+    if holder is None:
+        return Finding("ok", what, "is free")
+    if holder.home == home:
+        return Finding("ok", what, "is this platform's")
+    other = f"{port.variable}={port.other} mlplatform up"
+    if holder.home is not None:
+        do = f"MLPLATFORM_HOME={holder.home} mlplatform down, or {other}"
+        return Finding("lacking", what, f"is held by the platform of {holder.home}", do)
+    if holder.pid is None:
+        return Finding("lacking", what, "is held by another user's process", other)
+    seen = f"is held by process {holder.pid} ({holder.name})"
+    return Finding("lacking", what, seen, f"{other}, or end that process (kill {holder.pid})")
+
+
+def _running(facts: Facts) -> Iterator[Finding]:
+    what = "platform"
+    if facts.running == "stopped":
+        yield Finding("optional", what, f"none runs in {facts.home.root}", "mlplatform up")
+        return
+    silent = [f"{name}: {why}" for name, why in sorted(facts.silent.items())]
+    if silent:
+        do = f"mlplatform status; the logs are in {facts.home.root / 'logs'}"
+        yield Finding("lacking", what, "; ".join(silent), do)
+    elif facts.running == "ready":
+        yield Finding("ok", what, "runs, and every part answers")
+    else:
+        yield Finding("lacking", what, f"is {facts.running}", "wait, then: mlplatform status")
+
+
+def _found(right: bool, what: str, seen: str, do: str, else_: State = "lacking") -> Finding:
+    return Finding("ok", what, seen) if right else Finding(else_, what, seen, do)

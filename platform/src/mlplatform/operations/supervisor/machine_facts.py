@@ -1,0 +1,181 @@
+"""Reads what `mlplatform doctor` judges; nothing is started, made or changed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from mlplatform.operations.supervisor.machine import Facts, Holder, HomeFacts, Port
+from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.probe import Silent, ask
+from mlplatform.operations.supervisor.spec import HttpCheck
+from mlplatform.operations.supervisor.status import status
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
+from mlplatform.runtime.configuration.settings import Home, Settings
+from mlplatform.runtime.processes.records import read_processes
+from mlplatform.runtime.storage.disk import room
+from mlplatform.runtime.storage.private_folder import OTHERS
+from mlplatform.runtime.telemetry.kernel_clock import kernel_clock
+
+ADDRESS: Final = "127.0.0.1"
+MOST_ENTRIES: Final = 20_000
+LATER: Final = 1000
+"""How far above a port that is held another one is looked for."""
+LOCK: Final = Path(__file__).parents[5] / "requirements" / "flows.txt"
+PORTS: Final = ("GATEWAY_PORT", "GATEWAY_GRPC_PORT", "PREFECT_PORT", "PAGE_PORT", "MLFLOW_PORT")
+_PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+))?")
+
+
+def read(home: Home, settings: Settings | None, problem: str = "") -> Facts:
+    """The machine, and a home on it.
+
+    Args:
+        settings: None where they can't be used, for the reason that `problem` gives.
+    """
+    clock = kernel_clock()
+    return Facts(
+        python=sys.version_info[:3],
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cpus(),
+        memory_gb=psutil.virtual_memory().available / 1e9,
+        disk=room(next(p for p in (home.root, *home.root.parents) if p.is_dir())),
+        uid=os.geteuid(),
+        offset_s=None if clock is None else clock.offset_s,
+        synchronised=None if clock is None else clock.synchronised,
+        locked=_differing(LOCK),
+        settings=problem,
+        home=_home(home.root),
+        ports=tuple(_ports(settings, home)),
+        running=status(home).state,
+        silent={} if settings is None else dict(_silent(settings)),
+    )
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1
+
+
+def _home(root: Path) -> HomeFacts:
+    try:
+        owner = root.stat().st_uid
+        return HomeFacts(root, owner, tuple(_open(root)) if owner == os.geteuid() else ())
+    except FileNotFoundError:
+        return HomeFacts(root, None)
+
+
+def _open(root: Path) -> Iterator[Path]:
+    """What in a home others may use, links left out; bundles say themselves who reads them."""
+    if stat.S_IMODE(root.stat().st_mode) & OTHERS:
+        yield root
+    looked = 0
+    for folder, folders, files in os.walk(root):
+        if Path(folder) == root and "bundles" in folders:
+            folders.remove("bundles")
+        for name in (*folders, *files):
+            looked += 1
+            if looked > MOST_ENTRIES:
+                return
+            with contextlib.suppress(FileNotFoundError):  # files of databases come and go
+                mode = (path := Path(folder, name)).lstat().st_mode
+                if not stat.S_ISLNK(mode) and stat.S_IMODE(mode) & OTHERS:
+                    yield path
+
+
+def _ports(settings: Settings | None, home: Home) -> Iterator[Port]:
+    given = {} if settings is None else settings.environment()
+    for name in PORTS:
+        number = int(given.get(PREFIX + name, DEFAULTS[name]))
+        if number == 0:
+            continue
+        holder = None if _is_free(number) else _holder(number, home)
+        yield Port(PREFIX + name, number, holder, 0 if holder is None else _free_above(number))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server((ADDRESS, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _free_above(port: int) -> int:
+    """The first free one from a thousand above on; any free one where there is none so high."""
+    candidates = range(port + LATER, min(port + 2 * LATER, 65_536))
+    found = next((number for number in candidates if _is_free(number)), None)
+    if found is not None:
+        return found
+    with socket.create_server((ADDRESS, 0)) as server:
+        number: int = server.getsockname()[1]
+        return number
+
+
+def _holder(port: int, home: Home) -> Holder:
+    """Of a listener; the supervisor holds those of its children."""
+    pids: set[int | None] = set()
+    with contextlib.suppress(psutil.Error):  # macOS tells root alone
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port:
+                pids.add(found.pid)
+    ours = {p.pid for record in read_processes(home) for p in (record.process,) if p is not None}
+    for pid in sorted(pid for pid in pids if pid is not None):
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
+            named = home.root if pid in ours else _home_of(process)
+            return Holder(pid, process.name(), named)
+    return Holder(None, "", None)
+
+
+def _home_of(process: psutil.Process) -> Path | None:
+    """The home of the platform that a process belongs to; None where it is no platform's."""
+    if not any("mlplatform" in word for word in process.cmdline()):
+        return None
+    named = process.environ().get(f"{PREFIX}HOME", DEFAULTS["HOME"])
+    return Path(process.cwd(), named)
+
+
+def _differing(lock: Path) -> Mapping[str, tuple[str, str | None]] | None:
+    """Distributions that are not as the lock says: wanted and installed version."""
+    from packaging.markers import Marker
+
+    try:
+        text = lock.read_text()
+    except OSError:
+        return None
+    found: dict[str, tuple[str, str | None]] = {}
+    for line in text.splitlines():
+        pin = _PIN.match(line)
+        if pin is None or (pin[3] and not Marker(pin[3].strip()).evaluate()):
+            continue
+        try:
+            installed: str | None = metadata.version(pin[1])
+        except metadata.PackageNotFoundError:
+            installed = None
+        if installed != pin[2]:
+            found[pin[1]] = (pin[2], installed)
+    return found
+
+
+def _silent(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Parts of a platform that runs and do not answer as they should."""
+    if status(settings.home).state == "stopped":
+        return
+    for spec in children(settings):
+        check = spec.check
+        if not isinstance(check, HttpCheck) or check.port is None:
+            continue
+        answer = ask(check.port, check.live or check.ready, check.token_file)
+        if isinstance(answer, Silent) or not answer.ok:
+            yield spec.name, answer.reason
+    gateway = ask(settings.gateway_port, "/readyz")
+    if isinstance(gateway, Silent) or not gateway.ok:
+        yield "gateway", gateway.reason
