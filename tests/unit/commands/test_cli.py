@@ -26,7 +26,7 @@ from mlplatform.commands.terminal.exit_codes import (
 from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
 from mlplatform.runtime import errors
-from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.configuration.settings import Home, load
 from mlplatform.runtime.processes.records import ProcessId, SupervisorRecord, write_supervisor
 from mlplatform.runtime.processes.remembered import remember
 from mlplatform.runtime.storage.files import write_atomically
@@ -226,6 +226,13 @@ def test_a_wrong_setting_is_exit_code_2(
     assert "MLPLATFORM_GATEWAY_PORT is 'http'" in capfd.readouterr().err
 
 
+def _runs(home: Path) -> None:
+    """This process passes for the supervisor of a home."""
+    process = ProcessId.of(os.getpid())
+    assert process is not None
+    write_supervisor(Home(home), SupervisorRecord(process, "ready"))
+
+
 def test_a_server_that_is_not_there_is_exit_code_3(
     fresh_settings: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,7 +243,12 @@ def test_a_server_that_is_not_there_is_exit_code_3(
     assert "the platform has not started Prefect: `mlplatform up`" in capfd.readouterr().err
     write_atomically(fresh_settings / "run" / "prefect.token", b"of a platform that ended")
     assert ended(monkeypatch, "drift", "fraud") == 3
-    assert f"error: Prefect at http://127.0.0.1:{port}" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"error: Prefect at http://127.0.0.1:{port}/api/ does not answer" in said
+    assert f"nothing runs in {fresh_settings}: `mlplatform up` starts it" in said
+    _runs(fresh_settings)
+    assert ended(monkeypatch, "drift", "fraud") == 3
+    assert f"the platform in {fresh_settings} runs: `mlplatform status`" in capfd.readouterr().err
 
 
 def test_status_shows_routes_and_where_the_gateway_listens(
@@ -279,9 +291,7 @@ def test_status_finds_the_platform_from_a_shell_without_variables(
     settings = load({"MLPLATFORM_HOME": str(fresh_settings), "MLPLATFORM_GATEWAY_PORT": "9080"})
     settings.home.create()
     remember(settings)
-    process = ProcessId.of(os.getpid())
-    assert process is not None
-    write_supervisor(settings.home, SupervisorRecord(process, "ready"))
+    _runs(fresh_settings)
 
     assert ended(monkeypatch, "status") == 0
     assert "http://127.0.0.1:9080/openapi.json" in capfd.readouterr().out

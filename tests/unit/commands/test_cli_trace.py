@@ -81,5 +81,5 @@ def test_a_person_sees_what_lies_below_what(home: Home) -> None:
 def test_an_id_that_nothing_names_and_what_is_no_id(home: Home) -> None:
     none = CliRunner().invoke(app, ["trace", "c" * 32])
     assert none.exit_code != 0
-    assert "nothing found for" in str(none.exception)
+    assert "nothing is known of" in str(none.exception)
     assert "neither a trace" in str(CliRunner().invoke(app, ["trace", "fraud"]).exception)

@@ -527,7 +527,7 @@ def test_a_challenger_with_wrong_alerts_is_stopped_in_shadow(tmp_path: Path) -> 
     )
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "raised 70 alerts on 140 payments" in world.state(second).reason
+    assert "flagged 70 of 140 payments (50.00 %)" in world.state(second).reason
 
 
 def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
@@ -539,7 +539,7 @@ def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
     world.log.rows[generation] = rows
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "failed to answer 20 of 20 (100.00 %) requests" in world.state(second).reason
+    assert "failed to answer 20 of 20 requests in time (100.00 %)" in world.state(second).reason
 
 
 def test_a_service_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
 from mlplatform.commands.first_hour import doctor
 from mlplatform.commands.terminal.exit_codes import exit_code
-from mlplatform.commands.terminal.output import print_error
+from mlplatform.commands.terminal.way_out import print_with_way_out
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.scoring import backends
@@ -80,5 +80,5 @@ def main() -> None:
     try:
         app()
     except PlatformError as error:
-        print_error(error)
+        print_with_way_out(error)
         sys.exit(exit_code(error))

@@ -24,6 +24,7 @@ from mlplatform.commands.terminal.output import (
     print_line,
     progress,
 )
+from mlplatform.commands.terminal.way_out import print_with_way_out
 from mlplatform.decisions.log.lookup import all_records, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport, Watermark
@@ -197,7 +198,7 @@ def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[
         )
         answer: dict[str, Any] = response.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise Unavailable(f"the gateway at {given.gateway_url}") from error
+        raise Unavailable(f"the gateway at {given.gateway_url} does not answer") from error
     if response.is_error:
         print_error(PlatformError(f"the gateway: {answer.get('detail', response.status_code)}"))
         raise typer.Exit(exit_code_of_status(response.status_code))
@@ -271,7 +272,7 @@ def _errors_as_exit_codes() -> Iterator[None]:
     try:
         yield
     except PlatformError as error:
-        print_error(error)
+        print_with_way_out(error)
         raise typer.Exit(exit_code(error)) from error
 
 

@@ -46,7 +46,7 @@ def score(
         response = httpx.post(url, content=request.encode(), headers=headers, timeout=10.0)
         answer = response.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise Unavailable(f"the gateway at {settings.gateway_url}") from error
+        raise Unavailable(f"the gateway at {settings.gateway_url} does not answer") from error
     if json:
         print_json(answer)
     else:

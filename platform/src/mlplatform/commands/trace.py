@@ -11,7 +11,6 @@ import msgspec
 import typer
 
 from mlplatform.commands.terminal.output import (
-    OUT,
     AsJson,
     print_fields,
     print_heading,
@@ -50,6 +49,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[dict[str, Any]]
 
 
+_SAMPLED = (
+    "requests that failed, were slow or degraded are always traced, of the others a share"
+    " (MLPLATFORM_TRACE_SHARE)"
+)
+
+
 def add_to(app: typer.Typer) -> None:
     app.command()(trace)
 
@@ -69,7 +74,10 @@ def trace(
     settings = wiring.settings()
     found = look_up(settings, any_id)
     if not (found.spans or found.lines or found.decisions):
-        raise NotFound(f"nothing found for {any_id}; only a sample of ordinary requests is traced")
+        raise NotFound(
+            f"nothing is known of {any_id}: {_SAMPLED}; an id is one of a decision, a trace or a"
+            " request, of this home"
+        )
     if json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -134,7 +142,7 @@ def _print(settings: Settings, found: Found) -> None:
     elif settings.otlp_endpoint:
         print_line(f"spans are sent to {settings.otlp_endpoint}")
     else:
-        OUT.print("no spans: only a sample of ordinary requests is traced")
+        print_line(f"This request has no spans: {_SAMPLED}.")
     if found.lines:
         lines = [(r["time"], r["process"], r["level"], r["message"]) for r in found.lines]
         print_table(("time", "process", "level", "message"), lines, "log lines", prose="message")

@@ -211,9 +211,9 @@ class PrefectApi:
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as dropped:
             if again:
                 return self._request(method, path, body)
-            raise Unavailable(f"Prefect at {self._client.base_url}") from dropped
+            raise Unavailable(f"Prefect at {self._client.base_url} does not answer") from dropped
         except httpx.HTTPError as error:
-            raise Unavailable(f"Prefect at {self._client.base_url}") from error
+            raise Unavailable(f"Prefect at {self._client.base_url} does not answer") from error
 
 
 class _Basic(httpx.Auth):

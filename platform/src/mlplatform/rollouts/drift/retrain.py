@@ -165,14 +165,16 @@ def _labels_decide(
     lag_days: int,
 ) -> RetrainDecision:
     found = incident.found
+    needed = policy.matured_positives
+    is_enough = matured.positives >= needed
     count = (
-        f"{matured.positives} positives ({policy.matured_positives} needed) among {matured.rows} "
-        "matured payments of the new pattern to learn from"
+        f"{matured.rows:,} payments of the new pattern have matured, {matured.positives:,} of them "
+        f"positive; a retrain needs {needed:,} positive ones{' and may start' if is_enough else ''}"
     )
-    if matured.positives >= policy.matured_positives:
+    if is_enough:
         return Retrain(now_ms, count)
     waited_days = (now_ms - found.opened_ms) / DAY_MS
     if waited_days >= policy.page_after_days:
-        return Page(f"after {waited_days:.0f} days only {count}")
+        return Page(f"{waited_days:.0f} days have passed: {count}")
     first_ms = found.changed_ms + lag_days * DAY_MS
     return Wait(count, first_ms if first_ms > now_ms else None)

@@ -60,7 +60,7 @@ class SqlIncidents:
             )
             now = _read(db, incident)
             if swapped:
-                _journal(db, incident, now_ms, f"by {holder}")
+                _journal(db, incident, now_ms, f"{holder} has started a retrain for it")
                 return Claimed(now.claim, until_ms)
             if now.state == "claimed":
                 return Held(now.claim, now.holder or "", now.until_ms)

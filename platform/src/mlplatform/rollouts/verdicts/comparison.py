@@ -71,17 +71,14 @@ def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
     found = share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
     days = views[0]
     counts = [
-        _of(days.challenger_hits, days.challenger_trials),
-        _of(days.champion_hits, days.champion_trials),
+        _of(days.challenger_hits, days.challenger_trials, "requests in time"),
+        _of(days.champion_hits, days.champion_trials, "in the same time"),
     ]
     alone = share_difference(views, stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     if not found.trials or math.isnan(found.value):
         reason = "no request of both arms has been counted yet"
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
-    told = (
-        f"failed to answer {counts[0]} requests in time; the champion, within the same time, "
-        f"{counts[1]}"
-    )
+    told = f"failed to answer {counts[0]}; the champion failed to answer {counts[1]}"
     if alone.stop_low > STARVING * bound.limit:
         reason = (
             f"{told}: at least {points(alone.stop_low)} with {sure(errors.stop)}, and more than "
@@ -115,15 +112,18 @@ def alert_gate(seen: Aggregates, bound: Bound, errors: Errors, predicted: Predic
     raised, answers = view.challenger_hits, view.challenger_trials
     theirs, others = view.champion_hits, view.champion_trials
     if not deviations:
-        reason = f"raised {raised:,} alerts; the champion {theirs:,}: none are expected yet"
+        reason = (
+            f"flagged {_of(raised, answers, 'payments')}; the champion flagged "
+            f"{_of(theirs, others, 'payments')}, so no alert is expected yet"
+        )
         return Gate("alerts", bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
     fewer = min(found.fewer for found in deviations)
     stop_low = max(more, fewer)
     nearest = min(deviations, key=lambda found: found.left_open)
     told = (
-        f"raised {raised:,} alerts on {answers:,} payments ({percent(raised / answers)}); "
-        f"{percent(nearest.expected)} was expected (the champion raised {theirs:,} on {others:,})"
+        f"flagged {_of(raised, answers, 'payments')}, where {percent(nearest.expected)} was "
+        f"expected; the champion flagged {_of(theirs, others, 'payments')}"
     )
     shown = f"{_change(nearest.low)} to {_change(nearest.high)}"
     values: dict[str, float | int | None] = {
@@ -195,8 +195,8 @@ def disagreement_gate(
         return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
     found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     told = (
-        f"of {either:,} payments with an alert of either arm, only one arm raised it on "
-        f"{only:,} ({percent(found.challenger)}); {percent(predicted.disagreement)} was predicted"
+        f"one arm alone flagged {only:,} of the {either:,} payments that either flagged "
+        f"({percent(found.challenger)}); {percent(predicted.disagreement)} was predicted"
     )
     excess_low, excess_high = (
         found.stop_low - predicted.disagreement,
@@ -258,8 +258,8 @@ def comparisons(
     ]
 
 
-def _of(hits: int, trials: int) -> str:
-    return f"{hits:,} of {trials:,}" + (f" ({percent(hits / trials)})" if trials else "")
+def _of(hits: int, trials: int, what: str) -> str:
+    return f"{hits:,} of {trials:,} {what}" + (f" ({percent(hits / trials)})" if trials else "")
 
 
 def _change(share: float) -> str:

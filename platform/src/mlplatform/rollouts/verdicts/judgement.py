@@ -28,6 +28,7 @@ from mlplatform.rollouts.verdicts.verdict import (
     Verdict,
     difference_values,
     number_of,
+    sure,
 )
 from mlplatform.runtime.figures import percent
 
@@ -175,9 +176,9 @@ def _failing(seen: Aggregates, limits: Limits) -> Gate | None:
     counts = seen.arm("challenger")
     reason = (
         f"failed to answer {failures:,} of {counts['requests']:,} requests "
-        f"({counts['units']:,} customers, in {counts['failed_moments']:,} of "
-        f"{counts['moments']:,} moments): {percent(found.challenger)}, at least "
-        f"{percent(found.stop_low)} proven (at most {percent(allowed)} allowed)"
+        f"({percent(failures / counts['requests'])}) of {counts['units']:,} customers, in "
+        f"{counts['failed_moments']:,} of {counts['moments']:,} moments; with {sure(error)} it "
+        f"fails on {percent(found.stop_low)} or more, and more than {percent(allowed)} stops it"
     )
     values = difference_values(found) | {"proven": number_of(found.stop_low)}
     return Gate("guardrail", "UNHEALTHY", reason, values)
@@ -194,7 +195,10 @@ def _answers_gate(found: Aggregates) -> list[Gate]:
     counted, units = found.counted, found.count("units")
     if counted >= COUNTED_PART * units:
         return []
-    reason = f"answers that count (not degraded) for {counted} of {units} customers"
+    reason = (
+        f"{counted:,} of {units:,} customers have an answer that counts; the others' are degraded, "
+        f"and {percent(COUNTED_PART)} must count"
+    )
     return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": units})]
 
 
@@ -210,9 +214,10 @@ def _split_gate(found: Aggregates, step: Step) -> list[Gate]:
         "p_value": number_of(p_value),
     }
     seen = (
-        f"answered {mine:,} of {everyone:,} customers, where {step.percent:g} % were to be its "
-        f"own (however often one looks, a fair split seems as uneven with probability "
-        f"{p_value:.2g} at most)"
+        f"answered {mine:,} of {everyone:,} customers"
+        + (f" ({percent(mine / everyone)})" if everyone else "")
+        + f"; {step.percent:g} % were to be its own (a fair split is as uneven with a probability "
+        f"of {p_value:.2g} at most, however often one looks)"
     )
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", seen, values)]
@@ -222,9 +227,11 @@ def _split_gate(found: Aggregates, step: Step) -> list[Gate]:
 
 def _too_few(found: Aggregates, step: Step) -> Gate:
     units, requests = found.count("units"), found.count("requests")
-    reason = f"has answered {units:,} customers ({step.units:,} needed)"
-    if step.requests:
-        reason += f" and {requests:,} requests ({step.requests:,} needed)"
+    needed = [(units, step.units, "customers"), (requests, step.requests, "requests")]
+    short = [(had, least, what) for had, least, what in needed if had < least]
+    answered = " and ".join(f"{had:,} {what}" for had, _, what in short)
+    least = " and ".join(f"{least:,}" for _, least, _ in short)
+    reason = f"has answered {answered}; its step needs {least}"
     return Gate("sample", "INCONCLUSIVE", reason, {"units": units, "requests": requests})
 
 

@@ -1,0 +1,32 @@
+"""Which command mends it where a part of the platform does not answer."""
+
+from __future__ import annotations
+
+import os
+
+from mlplatform.commands.terminal.output import ERR, print_error
+from mlplatform.runtime.configuration.settings import Home, home_of
+from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.processes.records import read_supervisor
+from mlplatform.runtime.text import shown
+
+
+def print_with_way_out(error: PlatformError) -> None:
+    """The error, and after one of a connection the command that mends it."""
+    print_error(error)
+    if isinstance(error, Unavailable):
+        ERR.print(f"  {shown(way_out(home_of(os.environ)))}", soft_wrap=True, markup=False)
+
+
+def way_out(home: Home) -> str:
+    """By whether the platform of this home runs."""
+    record = read_supervisor(home)
+    if record is not None and record.process.alive():
+        return (
+            f"the platform in {home.root} runs: `mlplatform status` shows which part is not ready,"
+            " `mlplatform doctor` what is wrong"
+        )
+    return (
+        f"nothing runs in {home.root}: `mlplatform up` starts it; for a platform elsewhere name"
+        " its home, MLPLATFORM_HOME=FOLDER"
+    )
