@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, print_table
+from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import ConfigInvalid
@@ -56,6 +57,9 @@ def create(
 
     Example: mlplatform keys create --name shop --model fraud --scope score --rate 200
     """
+    for one in model:
+        if one != "*":
+            model_folder(one)
     now_ms = SystemClock().wall_ms()
     if to is not None and to.exists():
         raise ConfigInvalid("--to", str(to), "a file that is not there yet")

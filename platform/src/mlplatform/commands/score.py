@@ -14,6 +14,8 @@ from mlplatform.commands.terminal.output import AsJson, print_fields, print_json
 from mlplatform.operations import wiring
 from mlplatform.runtime.errors import InputInvalid, Unavailable
 
+SHOWN = 60
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(score)
@@ -34,7 +36,11 @@ def score(
     try:
         jsonlib.loads(request)  # sent as it is: what the gateway is to refuse must reach it
     except jsonlib.JSONDecodeError as error:
-        raise InputInvalid("the request", None, "it is no JSON") from error
+        shown = request if len(request) <= SHOWN else f"{request[:SHOWN]}…"
+        wanted = "an object in quotes, as `mlplatform score --help` shows"
+        raise InputInvalid(
+            "the request", None, f"{shown!r} is no JSON; wanted: {wanted}"
+        ) from error
     headers = {
         "Authorization": f"Bearer {wiring.api_key(settings)}",
         "Content-Type": "application/json",

@@ -80,7 +80,7 @@ def api_key(given: Settings) -> str:
         NotFound: the gateway has never started here.
     """
     if not given.home.api_key.exists():
-        raise NotFound(f"{given.home.api_key} is not there yet: start the platform first")
+        raise NotFound(f"{given.home.api_key} is not there yet: `mlplatform up` makes it")
     return given.home.api_key.read_text().strip()
 
 

@@ -91,7 +91,9 @@ def reading(path: Path) -> Iterator[Reader]:
         with tar:
             yield _TarReader(tar)
     else:
-        raise NotFound(f"there is no backup at {path}")
+        raise NotFound(
+            f"there is no backup at {path}; wanted: a folder or .tar that `mlplatform backup` wrote"
+        )
 
 
 def copied(source: IO[bytes], target: IO[bytes], told: Callable[[int], None]) -> tuple[int, str]:

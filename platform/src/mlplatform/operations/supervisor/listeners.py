@@ -50,5 +50,7 @@ def _listen(spec: ChildSpec, port: int) -> socket.socket:
 
 def taken(spec: ChildSpec, port: int, error: OSError) -> Busy:
     """What to say of a port that can't be used."""
-    hint = "" if spec.port_setting is None else f"; set {spec.port_setting} to another"
-    return Busy(f"port {port} of {spec.name} can't be used ({error.strerror}){hint}")
+    setting = spec.port_setting
+    hint = "" if setting is None else f"; set {setting} to another"
+    who = "`mlplatform doctor` says who holds it, and which is free"
+    return Busy(f"port {port} of {spec.name} can't be used ({error.strerror}){hint}; {who}")

@@ -87,7 +87,9 @@ class SqlRollouts:
         with self._database.reading() as db:
             found = _transitions(db, rollout_id)
         if not found:
-            raise NotFound(f"no rollout {rollout_id!r}")
+            raise NotFound(
+                f"no rollout {rollout_id!r}; `mlplatform rollouts list --all` has every one"
+            )
         return found
 
     def active(self, model: str | None = None, *, finished: bool = False) -> list[RolloutState]:

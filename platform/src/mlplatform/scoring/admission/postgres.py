@@ -55,7 +55,9 @@ class PostgresKeys:
                 f"{_ALL} WHERE id = :name OR client = :name ORDER BY seq", name=name
             )
             if not rows:
-                raise NotFound(f"no key and no client is named {name!r}")
+                raise NotFound(
+                    f"no key and no client is named {name!r}; `mlplatform keys list` has them all"
+                )
             session.change(
                 "UPDATE keys SET revoked_ms = :now_ms"
                 " WHERE (id = :name OR client = :name) AND revoked_ms IS NULL",

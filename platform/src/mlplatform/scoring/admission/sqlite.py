@@ -75,7 +75,9 @@ class SqliteAdmission:
         with self._translated(), self._lock, self._changed() as db:
             found = _read(db, "WHERE id = ?1 OR client = ?1", name)
             if not found:
-                raise NotFound(f"no key and no client is named {name!r}")
+                raise NotFound(
+                    f"no key and no client is named {name!r}; `mlplatform keys list` has them all"
+                )
             db.execute(
                 "UPDATE keys SET revoked_ms = ?2 WHERE ?1 IN (id, client) AND revoked_ms IS NULL",
                 (name, now_ms),

@@ -1,0 +1,133 @@
+"""Typical mistakes: what is said names the key, the value, what is wanted and the way out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from mlplatform import commands
+from mlplatform.operations import wiring
+
+OWN = "transaction,timestamp,card_id,merchant_id,amt,is_fraud\n1,2026-01-01 10:00:00,7,1,9.5,0\n"
+BAD = (
+    "request_id,event_time,customer_id,terminal_id,amount,label\n1,2026-01-01 10:00:00,7,1,-9.5,0\n"
+)
+STATUS = ("status",)
+RETRAIN = ("retrain", "fraud", "--actor", "ana", "--reason", "new terminals")
+APPROVE = ("rollouts", "approve", "fraud-v9-1", "--approver", "bo", "--reason", "gates read")
+KEY = ("keys", "create", "--name", "shop", "--scope", "score")
+IMPORT = ("history", "import", "fraud")
+NO_LOG = ("no decision log in", "home", "set MLPLATFORM_HOME to the platform's home folder")
+STARTS = ("the platform has not started Prefect", "nothing runs in", "`mlplatform up` starts it")
+
+
+def variable(name: str, value: str, *said: str) -> tuple[dict[str, str], tuple[str, ...], object]:
+    return {f"MLPLATFORM_{name}": value}, STATUS, (f"MLPLATFORM_{name} is", "wanted: ", *said)
+
+
+def typed(words: tuple[str, ...], *said: str) -> tuple[dict[str, str], tuple[str, ...], object]:
+    return {}, words, said
+
+
+MISTAKES = [
+    variable("GATEWAY_PORT", "http", "'http'", "a port, 1 to 65535"),
+    variable("PAGE_PORT", "70000", "'70000'", "1 to 65535"),
+    variable("PREFECT_PORT", "8080", "8080", "another port than that of MLPLATFORM_GATEWAY_PORT"),
+    variable("PROFILE", "prod", "'prod'", "embedded or cluster"),
+    variable("PROFILE", "cluster", "MLPLATFORM_POSTGRES: postgresql://", "docs/cluster.md"),
+    variable("CLOCK", "utc", "'utc'", "system or replay"),
+    variable("DURABILITY", "ssd", "'ssd'", "process or disk"),
+    variable("TRACE_SHARE", "2", "'2'", "a share, 0 to 1"),
+    variable("GATEWAYS", "0", "'0'", "gateway processes, 1 to 64"),
+    variable("LOG_LEVEL", "trace", "'trace'", "debug, info or warning"),
+    variable("POSTGRES", "postgresql://u:secret@db/x", "MLPLATFORM_POSTGRES_PASSWORD_FILE"),
+    variable("POSTGRES", "mysql://bank@db/x", "'mysql://bank@db/x'", "postgresql://host:port"),
+    variable("REDIS", "db:6379", "'db:6379'", "rediss://host:port"),
+    variable("KAFKA", "broker", "'broker'", "host:port,host:port"),
+    variable("OTLP_ENDPOINT", "localhost:4318", "'localhost:4318'", "http://host:port"),
+    variable("SPILL_MAX_MIB", "-1", "'-1'", "MiB, 1 to 65536"),
+    variable("JOB_PROCESSES", "many", "'many'", "0 to 64"),
+    variable("MLFLOW_ARTIFACTS", "/data", "'/data'", "s3://bucket/prefix"),
+    ({"MLPLATFORM_GATEWAY_PRT": "1"}, STATUS, ("_GATEWAY_PRT'; wanted: MLPLATFORM_GATEWAY_PORT",)),
+    ({"MLPLATFORM_HOME": "own.csv"}, ("keys", "list"), ("MLPLATFORM_HOME is", "wanted: a folder")),
+    typed(("models", "show", "credit"), "no model 'credit'; there are: fraud"),
+    typed(("worker", "credit"), "no model 'credit'; there are: fraud"),
+    typed(("statsu",), "No such command 'statsu'. Did you mean 'status'?"),
+    typed(("up", "--profile", "prod"), "--profile", "'prod'", "'embedded', 'cluster'"),
+    typed(("score", "fraud", "{amount"), "'{amount' is no JSON; wanted: ", "score --help"),
+    typed(("score", "fraud", "{}"), "api.key is not there yet: `mlplatform up` makes it"),
+    typed(RETRAIN, *STARTS),
+    typed(("drift", "fraud"), *STARTS),
+    typed((*RETRAIN[:-1], "x"), "--reason: 'x' has 1 characters; wanted: 5 to 500"),
+    typed((*RETRAIN, "--as-of", "soon"), "Invalid value for '--as-of'", "retrain --help"),
+    typed(("batch", "fraud", "--first", "yesterday"), "--first", "'yesterday'", "'%Y-%m-%d'"),
+    typed((*IMPORT, "none.csv"), "none.csv: there is no such file or folder"),
+    typed((*IMPORT, "own.csv"), "there is no column for request_id", "--map amount=amt"),
+    typed((*IMPORT, "own.csv", "--map", "amount"), "'amount'; wanted: NAME=COLUMN", "TX_AMOUNT"),
+    typed((*IMPORT, "own.csv", "--map", "price=amt"), "'price=amt'; wanted: request_id or "),
+    typed((*IMPORT, "bad.csv"), "bad.csv, row 0: amount is less than 0: -9.5"),
+    typed(("log", "show", "0123"), *NO_LOG),
+    typed(("log", "verify"), *NO_LOG),
+    typed(("backup", "copy"), *NO_LOG),
+    typed(("restore", "none.tar"), "no backup at none.tar; wanted: a folder or .tar that"),
+    typed(("rollouts", "show", "fraud-v9-1"), "no rollout 'fraud-v9-1'; `mlplatform rollouts list"),
+    typed((*APPROVE, "--decision", "maybe"), "--decision", "'maybe'", "'approve', 'reject'"),
+    typed((*APPROVE, "--decision", "approve"), "no rollout 'fraud-v9-1'; `mlplatform"),
+    typed((*KEY, "--model", "credit"), "no model 'credit'; there are: fraud"),
+    typed((*KEY[:-1], "pay", "--model", "fraud"), "scope is 'fraud:pay'; wanted: ", "score, read"),
+    typed((*KEY, "--model", "fraud", "--priority", "high"), "priority is 'high'; wanted: one of"),
+    typed(("keys", "revoke", "0123"), "named '0123'; `mlplatform keys list` has them all"),
+    typed(("rollouts", "kill", "fraud"), "Missing option '--actor'", "rollouts kill --help"),
+    typed(("trace", "zzz"), "zzz: neither a trace's id nor a decision's: 32 hexadecimal digits"),
+    typed(("refusals", "--days", "0"), "--days", "greater than or equal to 1"),
+    typed(("events", "test", "slack"), "no receiver 'slack'", "MLPLATFORM_RECEIVERS names no file"),
+    typed(("replay", "fraud", "--version", "9"), "fraud has no champion yet: name a version"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "own.csv").write_text(OWN)
+    (tmp_path / "bad.csv").write_text(BAD)
+    caches = (wiring.settings, wiring.platform)
+    for cache in caches:
+        cache.cache_clear()
+    yield tmp_path
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_there_are_forty_of_them() -> None:
+    assert len(MISTAKES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "said"),
+    MISTAKES,
+    ids=[" ".join([*environment, *words]) for environment, words, _ in MISTAKES],
+)
+def test_a_mistake_is_answered_by_key_value_limit_and_way_out(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    environment: Mapping[str, str],
+    words: tuple[str, ...],
+    said: tuple[str, ...],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["mlplatform", *words])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code in (2, 3)
+    told = " ".join(capfd.readouterr().err.split())
+    for part in said:
+        assert part in told
+    assert "Traceback" not in told
+    assert list((folder / "home").glob("offline/fraud/parts/[0-9]*")) == []
