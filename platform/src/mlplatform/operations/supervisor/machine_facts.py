@@ -144,24 +144,29 @@ def _home_of(process: psutil.Process) -> Path | None:
 
 
 def _differing(lock: Path) -> Mapping[str, tuple[str, str | None]] | None:
-    """Distributions that are not as the lock says: wanted and installed version."""
-    from packaging.markers import Marker
+    """Distributions that are not as the lock says: wanted and installed version.
 
+    A line with a condition may be meant for another Python or system: its distribution may be
+    absent here, or be that of another line.
+    """
     try:
         text = lock.read_text()
     except OSError:
         return None
+    pins = [pin for line in text.splitlines() if (pin := _PIN.match(line)) is not None]
+    wanted: dict[str, set[str]] = {}
+    for pin in pins:
+        wanted.setdefault(pin[1], set()).add(pin[2])
+    optional = {pin[1] for pin in pins if pin[3]}
     found: dict[str, tuple[str, str | None]] = {}
-    for line in text.splitlines():
-        pin = _PIN.match(line)
-        if pin is None or (pin[3] and not Marker(pin[3].strip()).evaluate()):
-            continue
+    for name, versions in wanted.items():
         try:
-            installed: str | None = metadata.version(pin[1])
+            installed: str | None = metadata.version(name)
         except metadata.PackageNotFoundError:
             installed = None
-        if installed != pin[2]:
-            found[pin[1]] = (pin[2], installed)
+        is_left_out = installed is None and name in optional
+        if installed not in versions and not is_left_out:
+            found[name] = (" or ".join(sorted(versions)), installed)
     return found
 
 
