@@ -1,1 +1,1 @@
-"""What a person types in the first hour: `doctor` and `quickstart`."""
+"""What a person types in the first hour."""
