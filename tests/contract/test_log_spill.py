@@ -362,6 +362,41 @@ def test_a_label_that_is_there_already_voids_nothing() -> None:
 # Killed
 
 
+def said(value: int, number: int) -> Entry:
+    """A label without a time: its key ends that of its opposite."""
+    record = Record(
+        kind="label", decision_id="d1", model="fraud", event_ms=number, recorded_ms=number,
+        label=value,
+    )  # fmt: skip
+    ends = (f"d1:{1 - value}:",)
+    return Entry(record, Idempotency("app/labels", f"d1:{value}:", "", b"{}", ends=ends))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_label_is_a_record_whenever_it_says_something_else_than_the_one_before(
+    folder: Path, seed: int
+) -> None:
+    """One by one and several at once, in the log, in its spill, and across both."""
+    chance, expected, told = random.Random(seed), [], []
+    with opened(folder) as log:
+        for turn in range(12):
+            batch = [chance.randint(0, 1) for _ in range(chance.randint(1, 4))]
+            before = told[-1] if told else None
+            told += batch
+            new = [v for v, last in zip(batch, [before, *batch], strict=False) if v != last]
+            expected += new
+            entries = [said(value, turn) for value in batch]
+            with locked(folder) if turn % 3 == 1 else open(os.devnull):
+                outcomes = log.append(WRITER, entries)
+            assert sum(not isinstance(one, Repeated) for one in outcomes) == len(new)
+            if turn % 3 == 2:
+                caught_up(log)
+        caught_up(log)
+    with closing(SqliteDecisionLog(folder)) as log:
+        rows = log.read(Span(columns=("seq", "label"))).to_pylist()
+    assert [row["label"] for row in rows] == expected
+
+
 def test_a_spill_killed_at_any_byte_keeps_every_whole_record(tmp_path: Path) -> None:
     """Cut anywhere, it is read up to the last whole frame, and goes on from there."""
     path = tmp_path / "whole.spill"

@@ -288,6 +288,22 @@ def test_labels_are_stored_once_and_the_latest_counts(
     assert labels[0]["payload"]["client"] == "default"
 
 
+def test_a_label_without_a_time_is_corrected_back_and_forth(
+    world: ScoringWorld, client: httpx.Client
+) -> None:
+    answer = client.post("/score", json=payment(30.0)).json()
+
+    def say(value: int) -> dict[str, int]:
+        label = {"decision_id": answer["decision_id"], "label": value}
+        found: dict[str, int] = client.post("/labels", json={"labels": [label]}).json()
+        return found
+
+    stored = [say(value)["stored"] for value in (1, 1, 0, 0, 1, 1)]
+    assert stored == [1, 0, 1, 0, 1, 0]
+    labels = [r for r in world.records("label") if r["decision_id"] == answer["decision_id"]]
+    assert [r["label"] for r in labels] == [1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("label", "field"),
     [

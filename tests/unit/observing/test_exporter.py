@@ -211,6 +211,8 @@ def test_outcomes_follow_the_last_label_and_leave_voids_out() -> None:
         {
             "decision_id": ["a", "b", "b", "c", "e"],
             "event_ms": [DAY_MS, DAY_MS, 2 * DAY_MS, 4 * DAY_MS, DAY_MS],
+            "recorded_ms": [0, 0, 0, 0, 0],
+            "seq": [1, 2, 3, 4, 5],
             "label": pa.array([1, 1, 0, 1, 1], pa.int8()),
         }
     )
@@ -243,7 +245,9 @@ def test_no_decisions_make_no_outcomes() -> None:
     none = pa.array([], pa.int64())
     ids = pa.array([], pa.string())
     decisions = pa.table({"decision_id": ids, "event_ms": none, "decision": ids})
-    labels = pa.table({"decision_id": ids, "event_ms": none, "label": none})
+    labels = pa.table(
+        {"decision_id": ids, "event_ms": none, "recorded_ms": none, "seq": none, "label": none}
+    )
     seen = outcomes(decisions, labels, pa.table({"decision_id": ids}), maturity_ms=1)
     assert seen == Outcomes(0, 0, 0, 0, 0, None)
 

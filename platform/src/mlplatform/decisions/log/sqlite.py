@@ -28,7 +28,7 @@ from mlplatform.decisions.records.port import (
     VerifyReport,
     Watermark,
 )
-from mlplatform.decisions.records.prepared import Prepared, prepared
+from mlplatform.decisions.records.prepared import Key, Prepared, prepared
 from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill import files
@@ -73,6 +73,29 @@ class _Head(msgspec.Struct, frozen=True):
     session: int
     seq: int
     chain: bytes
+
+
+class _NewKeys:
+    """Keys that records bring with them, less those that a later one of the same records ends."""
+
+    def __init__(self) -> None:
+        self.ended: list[Key] = []
+        self._rows: list[tuple[object, ...] | None] = []
+        self._places: dict[Key, int] = {}
+
+    def add(self, item: Prepared, row: tuple[object, ...]) -> None:
+        if ended := item.ended:
+            for key in ended:
+                if (place := self._places.pop(key, None)) is not None:
+                    self._rows[place] = None
+            self.ended += ended
+            assert item.key is not None
+            self._places[item.key] = len(self._rows)
+        self._rows.append(row)
+
+    @property
+    def rows(self) -> list[tuple[object, ...]]:
+        return [row for row in self._rows if row is not None]
 
 
 class _KeyTaken(Exception):
@@ -133,7 +156,10 @@ class SqliteDecisionLog:
         with self._lock, _refusing_what_cannot_be_stored():
             try:
                 with self._transaction():
-                    head, outcomes = self._write(writer, items, known)
+                    # a promise that ends within these items can't be told by what is there already
+                    ends = any(item.idempotency and item.idempotency.ends for item in items)
+                    repeats = {**self._repeats(items), **known} if ends else known
+                    head, outcomes = self._write(writer, items, repeats)
             except _KeyTaken:
                 with self._transaction():
                     repeats = {**self._repeats(items), **known}
@@ -285,7 +311,7 @@ class SqliteDecisionLog:
         now_ms = self._wall_ms()
         outcomes: list[Outcome] = []
         rows: list[tuple[object, ...]] = []
-        keys: list[tuple[object, ...]] = []
+        keys = _NewKeys()
         for index, item in enumerate(items):
             if index in repeats:
                 outcomes.append(repeats[index])
@@ -299,11 +325,13 @@ class SqliteDecisionLog:
                 (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
             )
             if item.idempotency is not None:
-                keys.append(_key_row(item, item.idempotency, now_ms))
+                keys.add(item, _key_row(item, item.idempotency, now_ms))
         after = _Head(before.session, seq, chain)
         latest_ms = max((item.form.scalars[_EVENT_MS] for item in items), default=None)
         self._advance(writer, before, after, latest_ms)
-        if tables.insert_keys(self._db, keys) < len(keys):
+        if keys.ended:
+            tables.end_keys(self._db, keys.ended)
+        if tables.insert_keys(self._db, keys.rows) < len(keys.rows):
             raise _KeyTaken
         tables.insert_records(self._db, rows)
         return after, outcomes
@@ -313,17 +341,22 @@ class SqliteDecisionLog:
         return None if row is None else Stored(*row)
 
     def _repeats(self, items: Sequence[Prepared]) -> dict[int, Repeated]:
-        first: dict[tuple[str, str, str], tuple[bytes, str]] = {}
+        first: dict[Key, tuple[bytes, str]] = {}
+        ended: set[Key] = set()
         repeats: dict[int, Repeated] = {}
         for index, item in enumerate(items):
-            given = item.idempotency
-            if given is None:
+            given, key = item.idempotency, item.key
+            if given is None or key is None:
                 continue
-            key = (given.client, item.model, given.key)
-            row = self._db.execute(_FIND, key).fetchone()
-            known = first.get(key) if row is None else (row[0], row[1])
+            known = first.get(key)
+            if known is None and key not in ended:
+                row = self._db.execute(_FIND, key).fetchone()
+                known = None if row is None else (row[0], row[1])
             if known is None:
                 first[key] = (given.answer, given.body_digest)
+                for gone in item.ended:
+                    first.pop(gone, None)
+                    ended.add(gone)
             else:
                 repeats[index] = Repeated(known[0], known[1] == given.body_digest)
         return repeats

@@ -22,6 +22,10 @@ class Idempotency(msgspec.Struct, frozen=True):
     """The promise that a retry of this request gets this answer: one per client, model and key.
 
     It holds for `keep_ms` and a little longer, until expired keys are dropped.
+
+    Args:
+        ends: keys of this client and model whose promise ends with this record: what they stand
+            for may be said again, and is a record then. A label ends that of its opposite.
     """
 
     client: str
@@ -29,6 +33,7 @@ class Idempotency(msgspec.Struct, frozen=True):
     body_digest: str
     answer: bytes
     keep_ms: int = KEEP_MS
+    ends: tuple[str, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ _DECISION_ID: Final = _FIELDS.index("decision_id")
 _MODEL: Final = _FIELDS.index("model")
 _EVENT_MS: Final = _FIELDS.index("event_ms")
 _INT64: Final = 2**63
+Key = tuple[str, str, str]
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -35,6 +36,18 @@ class Prepared(msgspec.Struct, frozen=True):
     @property
     def model(self) -> str:
         return str(self.form.scalars[_MODEL])
+
+    @property
+    def key(self) -> Key | None:
+        """Client, model and key of its promise, if it comes with one."""
+        given = self.idempotency
+        return None if given is None else (given.client, self.model, given.key)
+
+    @property
+    def ended(self) -> tuple[Key, ...]:
+        """The promises that end with it."""
+        given = self.idempotency
+        return () if given is None else tuple((given.client, self.model, k) for k in given.ends)
 
     @property
     def event_ms(self) -> int:

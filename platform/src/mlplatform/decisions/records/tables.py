@@ -140,6 +140,12 @@ def insert_keys(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
     return _insert(db, "INSERT OR IGNORE INTO idempotency", 7, rows)
 
 
+def end_keys(db: sqlite3.Connection, keys: Sequence[tuple[str, str, str]]) -> None:
+    """Drop idempotency keys by client, model and key, those that are there."""
+    query = "DELETE FROM idempotency WHERE client = ? AND model = ? AND key = ?"
+    db.executemany(query, keys)
+
+
 def writers(db: sqlite3.Connection) -> list[Writer]:
     """Every writer that this log has seen, by name."""
     query = f"SELECT {', '.join(Writer._fields)} FROM writers ORDER BY writer"

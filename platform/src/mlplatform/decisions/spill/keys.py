@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.decisions.records.port import Stored
-from mlplatform.decisions.records.prepared import Prepared
+from mlplatform.decisions.records.prepared import Key, Prepared
 from mlplatform.decisions.spill import files
 
 SETTLED_NS: Final = 50_000_000
@@ -71,6 +71,13 @@ class SpilledKeys:
                     return Stored(given.answer, given.body_digest, record.decision_id)
         return None
 
+    def has_ended(self, key: Key | None) -> bool:
+        """Whether a spilled record ended this key's promise, and none made it anew."""
+        if key is None or not self._spills or self.find(*key) is not None:
+            return False
+        digest = key_digest(*key)
+        return any(one.has_ended(digest) for one in self._spills.values())
+
     def close(self) -> None:
         with self._following:
             for name in list(self._spills):
@@ -100,7 +107,8 @@ class _Spill:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._end = files.START
-        self._starts: dict[KeyDigest, int] = {}
+        self._starts: dict[KeyDigest, int | None] = {}
+        """None: the promise of this key, wherever it stands, ended with a record here."""
 
     def is_at(self, path: Path) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
@@ -112,12 +120,18 @@ class _Spill:
             given = frame.record.idempotency
             if given is not None:
                 digest = key_digest(given.client, frame.record.model, given.key)
-                self._starts.setdefault(digest, frame.start)
+                if self._starts.get(digest) is None:
+                    self._starts[digest] = frame.start
+                for ended in frame.record.ended:
+                    self._starts[key_digest(*ended)] = None
             self._end = frame.end
 
     def record(self, digest: KeyDigest) -> Prepared | None:
         start = self._starts.get(digest)
         return None if start is None else files.record_at(self._descriptor, start)
+
+    def has_ended(self, digest: KeyDigest) -> bool:
+        return self._starts.get(digest, 0) is None
 
     def close(self) -> None:
         os.close(self._descriptor)

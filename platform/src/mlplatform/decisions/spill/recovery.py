@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mlplatform.decisions.records.port import Idempotency, Stored
-from mlplatform.decisions.records.prepared import Prepared
+from mlplatform.decisions.records.port import Stored
+from mlplatform.decisions.records.prepared import Key, Prepared
 from mlplatform.decisions.records.record import Record, stored_form
 
 KEY_ANSWERED_ELSEWHERE = "key-answered-elsewhere"
@@ -45,11 +45,12 @@ def resolved(
     """
     items: list[Prepared] = []
     conflicts = 0
-    seen: dict[tuple[str, str, str], str] = {}
+    seen: dict[Key, str | None] = {}
     for one in spilled:
-        stands = _stands(one, one.idempotency, find, seen)
+        stands = _stands(one, find, seen)
         if stands is None:
             items.append(one)
+            seen.update(dict.fromkeys(one.ended))
         elif stands != one.decision_id:
             conflicts += 1
             items += (Prepared(one.form), _void(one, stands, now_ms))
@@ -57,17 +58,17 @@ def resolved(
 
 
 def _stands(
-    one: Prepared,
-    given: Idempotency | None,
-    find: Callable[[str, str, str], Stored | None],
-    seen: dict[tuple[str, str, str], str],
+    one: Prepared, find: Callable[[str, str, str], Stored | None], seen: dict[Key, str | None]
 ) -> str | None:
-    """The decision that holds this record's key; None if none does."""
-    if given is None:
+    """The decision that holds this record's key; None if none does, or its promise has ended."""
+    key = one.key
+    if key is None:
         return None
-    key = (given.client, one.model, given.key)
-    stored = find(*key)
-    stands = seen.get(key) if stored is None else stored.decision_id
+    if key in seen:
+        stands = seen[key]
+    else:
+        stored = find(*key)
+        stands = None if stored is None else stored.decision_id
     if stands is None:
         seen[key] = one.decision_id
     return stands

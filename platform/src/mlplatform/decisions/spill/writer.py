@@ -21,7 +21,7 @@ from mlplatform.decisions.records.port import (
     Unlogged,
     Unrecorded,
 )
-from mlplatform.decisions.records.prepared import Prepared, check_storable, prepared
+from mlplatform.decisions.records.prepared import Key, Prepared, check_storable, prepared
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.files import SpillFile, SpillFull
 from mlplatform.decisions.spill.key_locks import KeyLocks
@@ -183,7 +183,10 @@ class SpillingLog:
 
     def find(self, client: str, model: str, key: str) -> Stored | None:
         """The answer given under a key: from the spills that are known here, or from the log."""
-        return self._keys.find(client, model, key) or self._log.find(client, model, key)
+        spilled = self._keys.find(client, model, key)
+        if spilled is not None or self._keys.has_ended((client, model, key)):
+            return spilled
+        return self._log.find(client, model, key)
 
     def catch_up(self) -> bool:
         """Move some of what is spilled into the log; whether more of it waits.
@@ -236,7 +239,14 @@ class SpillingLog:
     def _written(self, items: Sequence[Prepared]) -> list[Outcome]:
         if any(item.idempotency is not None for item in items):
             with self._locks.writing():
-                known = self._known(items) if self._keys.refresh() else {}
+                known: dict[int, Repeated] = {}
+                if self._keys.refresh():
+                    known = self._known(items)
+                    # The log does not know yet that these promises ended: they are stored without.
+                    items = [
+                        Prepared(item.form) if self._keys.has_ended(item.key) else item
+                        for item in items
+                    ]
                 outcomes = self._log.append_prepared(self._writer, items, known)
         else:
             outcomes = self._log.append_prepared(self._writer, items, {})
@@ -261,21 +271,27 @@ class SpillingLog:
 
     def _keyed(self, items: Sequence[Prepared], *, alone: bool) -> Iterator[Outcome | None]:
         """What each entry's key says of it; None: that it may be spilled."""
-        in_doubt = {_key(item) for item in self._writing if item.idempotency is not None}
-        first: dict[tuple[str, str, str], Prepared] = {}
+        in_doubt = {item.key for item in self._writing if item.idempotency is not None}
+        first: dict[Key, Prepared] = {}
+        ended: set[Key] = set()
         for item in items:
-            if item.idempotency is None:
+            key = item.key
+            if key is None:
                 yield None
                 continue
-            key = _key(item)
             if key in first:
                 given = first[key].idempotency
                 assert given is not None
                 yield _repeated(item, Stored(given.answer, given.body_digest, ""))
                 continue
-            outcome = self._one_keyed(item, is_in_doubt=key in in_doubt, alone=alone)
+            outcome = None
+            if key not in ended:
+                outcome = self._one_keyed(item, is_in_doubt=key in in_doubt, alone=alone)
             if outcome is None:
                 first[key] = item
+                for gone in item.ended:
+                    first.pop(gone, None)
+                    ended.add(gone)
             yield outcome
 
     def _one_keyed(self, item: Prepared, *, is_in_doubt: bool, alone: bool) -> Outcome | None:
@@ -448,12 +464,6 @@ class _Answers(Protocol):
 def _stored(answers: _Answers, item: Prepared) -> Stored | None:
     given = item.idempotency
     return None if given is None else answers.find(given.client, item.model, given.key)
-
-
-def _key(item: Prepared) -> tuple[str, str, str]:
-    given = item.idempotency
-    assert given is not None
-    return given.client, item.model, given.key
 
 
 def _repeated(item: Prepared, stored: Stored) -> Repeated:

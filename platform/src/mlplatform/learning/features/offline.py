@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import rows
@@ -31,7 +32,7 @@ from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
-LOG_COLUMNS = ("writer", "seq", "kind", "decision_id", "event_ms", "label", "payload")
+LOG_COLUMNS = ("writer", "kind", "payload", *LABEL_COLUMNS)
 BUILDING = ".building"
 NO_POSITION = b"{}"  # of history, which no record of the log stands behind
 
@@ -179,17 +180,22 @@ class OfflineTable:
     def labels(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
         """What was known at `as_of_ms`: request_id, label, label_time, one row a request.
 
-        Of several labels of a request the last to arrive counts, of two at once the fraud.
+        Of several labels of a request the last counts, as `decisions.records.last_labels` says.
         """
         return self.label_records(as_of_ms).aggregate(
-            "request_id, max_by(label, (label_time, label)) AS label, "
+            f"request_id, max_by(label, ({rows.LABEL_RANK})) AS label, "
             "max(label_time) AS label_time",
             "request_id",
         )
 
     def label_records(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
         """Every label that had arrived at `as_of_ms`, repeated ones too."""
-        return self._relation("labels", rows.LABELS, [("label_time", "<=", as_of_ms)])
+        found = self._relation("labels", rows.LABELS, [("label_time", "<=", as_of_ms)])
+        order = (  # which parts of an earlier version do not know
+            f"coalesce({name}, 0) AS {name}" if name in found.columns else f"0 AS {name}"
+            for name, _ in rows.ORDER
+        )
+        return found.project(", ".join([*rows.LABELS.names[:3], *order]))
 
     def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
         """Requests in [from_ms, to_ms) with what was known of them at `as_of_ms`, by event time.
@@ -215,7 +221,7 @@ class OfflineTable:
         files = sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))
         if not files:
             return self.db.from_arrow(schema.empty_table())
-        relation = self.db.read_parquet(files)
+        relation = self.db.read_parquet(files, union_by_name=name == "labels")
         for column, comparison, at_ms in bounds:
             if at_ms is not None:
                 relation = relation.filter(f"{column} {comparison} epoch_ms({int(at_ms)})")

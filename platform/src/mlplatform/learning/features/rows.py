@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.canonical import NOT_JSON
@@ -32,7 +33,10 @@ ARROW: dict[str, pa.DataType] = {
 HEAD: list[tuple[str, pa.DataType]] = [("request_id", pa.string()), ("event_time", TIME)]
 PYTHON: dict[str, type] = {"int64": int, "float64": float, "string": str, "bool": bool}
 TAIL: list[tuple[str, pa.DataType]] = [("label", pa.int8()), ("label_time", TIME)]
-LABELS = pa.schema([HEAD[0], *TAIL])
+ORDER: list[tuple[str, pa.DataType]] = [("recorded_ms", pa.int64()), ("seq", pa.int64())]
+LABELS = pa.schema([HEAD[0], *TAIL, *ORDER])
+LABEL_RANK = ", ".join(("label_time", *RANK[1:]))
+"""Labels in the order in which they count, as SQL over `LABELS`."""
 VOIDS = pa.schema([("request_id", pa.string())])
 
 
@@ -178,7 +182,9 @@ def split_history(
         if name in definition.request and definition.request[name].pseudonymous:
             hidden = _pseudonyms(table.column(name), key)
             requests = requests.set_column(position, name, hidden)
-    labels = table.select(LABELS.names).filter(pc.is_valid(table.column("label")))
+    labels = table.select(LABELS.names[:3]).filter(pc.is_valid(table.column("label")))
+    for name, kind in ORDER:  # no record of the log stands behind them: they are before any
+        labels = labels.append_column(name, pa.array(np.zeros(len(labels), np.int64), kind))
     return requests.cast(request_schema(definition)), labels
 
 
@@ -204,8 +210,12 @@ def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
 
 def labels_of(records: pa.Table) -> pa.Table:
     """Label records as rows; a label is known from its arrival on."""
-    columns = [records.column("decision_id"), records.column("label"), records.column("event_ms")]
-    return pa.table([columns[0], columns[1], _times(columns[2])], schema=LABELS)
+    records = records.filter(pc.is_valid(records.column("label")))
+    columns = [
+        records.column("decision_id"), records.column("label"), _times(records.column("event_ms")),
+        *(records.column(name) for name, _ in ORDER),
+    ]  # fmt: skip
+    return pa.table(columns, schema=LABELS)
 
 
 def voids_of(records: pa.Table) -> pa.Table:

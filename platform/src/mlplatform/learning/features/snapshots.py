@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from mlplatform.learning.features.compile import reach_ms, snapshot_sql
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.learning.features.rows import LABEL_RANK
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
@@ -150,7 +151,7 @@ def _load(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     offline.label_records(days[-1]).create_view("incoming", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE arrived AS SELECT *, lead(label_time)"
-        " OVER (PARTITION BY request_id ORDER BY label_time, label) AS replaced_time"
+        f" OVER (PARTITION BY request_id ORDER BY {LABEL_RANK}) AS replaced_time"
         " FROM incoming WHERE request_id IN (SELECT request_id FROM requests)"
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import ModelDefinition
@@ -51,12 +52,10 @@ class LoggedPayments:
         return {str(i) for i in self._log.read(span)["decision_id"].to_pylist()}
 
     def _read_labels(self) -> dict[str, int]:
-        """By decision: the last label to have arrived, of two at once the fraud."""
-        columns = ("event_ms", "label", "decision_id")
-        span = Span(model=self._model, kinds=("label",), from_ms=self._from_ms, columns=columns)
-        table = self._log.read(span)
-        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-        return {decision_id: label for _, label, decision_id in sorted(rows) if label is not None}
+        span = Span(
+            model=self._model, kinds=("label",), from_ms=self._from_ms, columns=LABEL_COLUMNS
+        )
+        return last_labels(self._log.read(span))
 
     def pages(self) -> Iterator[pa.Table]:
         """Tables of at most `PAGE` decisions of each writer."""

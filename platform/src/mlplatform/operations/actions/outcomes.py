@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 _DECISION = ("decision_id", "event_ms", "decision")
-_LABEL = ("decision_id", "event_ms", "label")
 
 
 def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) -> Outcomes:
@@ -38,7 +38,7 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
         span = Span(model=model, kinds=(kind,), from_ms=since, to_ms=to_ms, columns=columns)
         return log.read(span)
 
-    labels = read("label", from_ms, now_ms + 1, _LABEL)
+    labels = read("label", from_ms, now_ms + 1, LABEL_COLUMNS)
     voids = read("void", from_ms, None, ("decision_id",))
 
     def window(start_ms: int) -> Outcomes:
@@ -76,12 +76,13 @@ def outcomes(
     Args:
         hides: such decisions.
         decisions: decision_id, event_ms, decision; all old enough to be mature.
-        labels: decision_id, event_ms (of its arrival), label, in any order.
+        labels: with `LABEL_COLUMNS`, in any order.
         voids: decision_id of decisions that never were.
     """
-    last = labels.sort_by([("event_ms", "ascending"), ("label", "ascending")])
-    last = last.group_by("decision_id", use_threads=False).aggregate(
-        [("event_ms", "last"), ("label", "last")]
+    last = (
+        in_order(labels)
+        .group_by("decision_id", use_threads=False)
+        .aggregate([("event_ms", "last"), ("label", "last")])
     )
     kept = ~_among(decisions, voids)
     decisions = decisions.filter(kept).join(last, "decision_id", join_type="left outer")

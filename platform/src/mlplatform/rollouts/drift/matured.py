@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
@@ -43,7 +44,6 @@ QUIET_MS = DAY_MS
 """A day counts as labelled where some label, of whatever payment, came this long before it had
 matured, or later: after that the feed may have stopped."""
 _DECISION = ("decision_id", "event_ms", "unit", "version", "score", "decision", "degraded")
-_LABEL = ("decision_id", "event_ms", "writer", "seq", "label")
 
 
 def read_matured(
@@ -121,11 +121,11 @@ class _Labels:
     """Labels of a stretch: of frauds and of declined payments, and when any came.
 
     Args:
-        known: decision → (arrival, label), the last one last.
+        known: decision → its labels as `RANK` orders them, the last one last.
         hours: of event time in which some label came.
     """
 
-    known: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    known: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     hours: set[int] = field(default_factory=set)
 
     def any_between(self, from_ms: int, to_ms: int) -> bool:
@@ -133,7 +133,7 @@ class _Labels:
 
     def at(self, before_ms: int) -> dict[str, int]:
         """What was known of each decision at a time."""
-        last = ((i, [label for at_ms, label in found if at_ms < before_ms])
+        last = ((i, [label for at_ms, *_, label in found if at_ms < before_ms])
                 for i, found in self.known.items())  # fmt: skip
         return {decision_id: labels[-1] for decision_id, labels in last if labels}
 
@@ -147,17 +147,18 @@ def _read_labels(
         declines = np.isin(rows["decision"].to_numpy(), definition.decision.hides_outcome)
         declined += rows.filter(pa.array(declines))["decision_id"].to_pylist()
     found = _Labels()
-    span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), _LABEL)
+    span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), LABEL_COLUMNS)
     for rows in slices(log, span):
         found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
-        rows = rows.filter(pc.is_valid(rows["label"]))
+        rows = in_order(rows)
         positive = rows.filter(pa.array(rows["label"].to_numpy() == 1))["decision_id"].to_pylist()
         wanted = pa.array([*declined, *found.known, *positive], pa.string())
         kept = rows.filter(pc.is_in(rows["decision_id"], value_set=wanted))
-        kept = kept.sort_by([(n, "ascending") for n in ("event_ms", "writer", "seq")])
-        columns = (kept[n].to_pylist() for n in ("decision_id", "event_ms", "label"))
-        for decision_id, at_ms, label in zip(*columns, strict=True):
-            found.known.setdefault(decision_id, []).append((at_ms, label))
+        columns = (kept[n].to_pylist() for n in LABEL_COLUMNS)
+        for decision_id, *rank in zip(*columns, strict=True):
+            found.known.setdefault(decision_id, []).append(tuple(rank))
+    for ranks in found.known.values():
+        ranks.sort()  # slices of the log are of several writers
     return found
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.decisions.records.last_labels import dated_labels
 from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
 from mlplatform.rollouts.verdicts.hidden import (
@@ -88,7 +89,7 @@ def outcomes(
         propensities: by decision, the chance with which such a payment was let through.
     """
     columns = _ordered(decisions, generation)
-    known = _labels(labels, now_event_ms)
+    known = dated_labels(labels, until_ms=now_event_ms)
     copied = (columns["kind"] == "shadow") & (columns["version"] == version)
     copied &= np.isfinite(columns["score"])
     copies = dict(zip(columns["decision_id"][copied], columns["score"][copied], strict=True))
@@ -305,13 +306,3 @@ def _highest(scores: npt.NDArray[np.float64], count: int) -> Flags:
 
 def _in(ids: npt.NDArray[Any], known: dict[str, Any]) -> Flags:
     return np.array([i in known for i in ids], dtype=bool)
-
-
-def _labels(table: pa.Table, now_event_ms: int) -> dict[str, tuple[int, int]]:
-    """By decision, when the last label came, and which."""
-    names = ("event_ms", "writer", "seq", "decision_id", "label")
-    rows: list[tuple[Any, ...]] = list(
-        zip(*(table.column(name).to_pylist() for name in names), strict=True)
-    )
-    known = sorted(row for row in rows if row[0] <= now_event_ms and row[4] is not None)
-    return {decision_id: (at_ms, label) for at_ms, _, _, decision_id, label in known}

@@ -136,9 +136,9 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
         f"{root}/labels": post(
             f"label_{name}",
             "Report outcomes, with the time at which they became known (now, if left out). The "
-            "same label with the same time is stored once; of several for one decision the latest "
-            "counts. A decision of another client is an unknown one, unless the key's scope says "
-            "any-client.",
+            "same label with the same time is stored once, one without a time until the other "
+            "label is sent; of several for one decision the latest counts. A decision of another "
+            "client is an unknown one, unless the key's scope says any-client.",
             parameters=[priority_header()],
             body=asked("labels", "LabelItem"),
             answer=ref("LabelsAnswer"),

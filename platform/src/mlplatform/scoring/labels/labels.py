@@ -27,8 +27,9 @@ CHUNK = 50
 class Labels:
     """Takes labels in; each is a record of its own, and the latest arrival of a decision counts.
 
-    The same label with the same time is stored once, however often it is sent. Another label, or
-    another time, is a new record: outcomes are corrected by sending the right one. Only the client
+    The same label with the same time is stored once, however often it is sent; without a time, once
+    until its client sends the other label. Another label, or another time, is a new record:
+    outcomes are corrected by sending the right one, back and forth. Only the client
     that asked for a decision labels it, or one whose scope says `any-client`.
     """
 
@@ -131,7 +132,8 @@ class Labels:
         sent_ms = "" if item.event_time is None else str(event_ms)
         key = f"{decision_id}:{item.label}:{sent_ms}"
         # Names of clients hold no slash, so these keys meet no Idempotency-Key of a score request.
-        return Entry(record, Idempotency(f"{client}/labels", key, _digest(key), b"{}"))
+        ends = (f"{decision_id}:{1 - item.label}:",)
+        return Entry(record, Idempotency(f"{client}/labels", key, _digest(key), b"{}", ends=ends))
 
 
 def _digest(key: str) -> str:
