@@ -20,6 +20,7 @@ from mlplatform.learning.validation.gates import (
     SmallModelEvidence,
     judge,
 )
+from mlplatform.learning.validation.leakage import LeakageEvidence
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.bundle import AlertBand
@@ -66,6 +67,9 @@ GOOD = Evidence(
         rows=20_000, source="held-out days", band=BAND, alert_share=0.012, flip_share=0.01
     ),
     small_model=SmallModelEvidence(average_precision=0.3, positive_share=0.008, positives=80),
+    leakage=LeakageEvidence(
+        alone={"amount": 0.3, "terminal_risk_7d": 0.4}, identifiers=(), growing=(), positives=150
+    ),
 )
 
 

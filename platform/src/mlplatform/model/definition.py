@@ -132,6 +132,14 @@ class ExplorationPolicy(_Strict, frozen=True):
 
 
 class GatePolicy(_Strict, frozen=True):
+    """What a candidate is held to before it is a version.
+
+    Args:
+        average_precision_drop: against the champion, that the low end of the interval may reach.
+        average_precision_loss: a loss that is proven to be larger, by the high end, is refused.
+        single_input_average_precision: of one input alone; from there on it is leaked.
+    """
+
     average_precision_drop: Share
     minimum_average_precision: Share
     small_model_lift: Annotated[float, Meta(ge=1)]
@@ -143,6 +151,8 @@ class GatePolicy(_Strict, frozen=True):
     alert_share_maximum: Share
     decision_flip_share: Share
     alert_band_factor: Annotated[float, Meta(ge=1)]
+    average_precision_loss: Share = 0.01
+    single_input_average_precision: Share = 0.9
 
 
 class AdmissionPolicy(_Strict, frozen=True):
@@ -244,6 +254,11 @@ class TrainingPolicy(_Strict, frozen=True):
         deadline_s: how long a fit may take from when it is asked for, waiting for its place
             included; then it is ended and has failed.
         gpu: that a fit on Kubernetes holds; None means the one that the model's pods hold.
+        hidden_outcomes: what a declined payment without a known outcome teaches: nothing
+            (`leave_out`), what those say that chance let through in its place (`weight`), or, where
+            there are none, that it is fraud (`pseudo_label`).
+        pseudo_label_precision: share of declines with a known outcome that must be shown to be
+            fraud before one without counts as such.
     """
 
     window_days: Count
@@ -251,6 +266,8 @@ class TrainingPolicy(_Strict, frozen=True):
     minimum_rows: Count
     minimum_positives: Count
     small_model: SmallModelPolicy
+    hidden_outcomes: Literal["leave_out", "pseudo_label", "weight"] = "pseudo_label"
+    pseudo_label_precision: Share = 0.8
     deadline_s: Annotated[int, Meta(ge=60, le=86_400)] = 1200
     gpu: GpuPolicy | None = None
 

@@ -29,6 +29,9 @@ GENESIS: Final = bytes(32)
 ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open", "volume_limit")
 """Reasons of degradation that the assigned arm's predictor or bundle is to blame for."""
 
+MODELS: Final = ("champion", "challenger", "previous")
+"""The values of `answered_by` that name a predictor: its bundle's thresholds made the decision."""
+
 FEATURES: Final = "features"
 """Why an answer is degraded that was given without fresh features, by a model or instead of one."""
 

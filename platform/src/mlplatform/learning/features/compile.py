@@ -2,9 +2,10 @@
 
 A window of w days with a delay of d ends d days before the snapshot: [T - d - w, T - d). Counts of
 an empty window are 0; means and shares of it are missing, because nothing is known, and that is
-not the same as none. A label_share counts only labels that had arrived at T; a payment without
-one counts as genuine, which is why its delay is the label's maturity. An entity with no payment
-in the longest window has no row.
+not the same as none. A label_share counts the labels that had arrived at T: a payment without one
+counts as genuine, but for one that was declined, which nobody can report; it counts for nothing.
+What is known at T is known, so it needs no delay: labels yet to come are missing in training as
+they are in serving. An entity with no payment in the longest window has no row.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def reach_ms(view: FeatureView, at_ms: int) -> tuple[int, int]:
 def snapshot_sql(view: FeatureView, *, at_ms: int, available_ms: int) -> str:
     """The rows of a view's snapshot, by key, from relations `requests` and `known_labels`.
 
-    `known_labels` holds at most one row a request and no label that arrived after `at_ms`.
+    `requests` says which payments were `declined`; `known_labels` holds at most one row a request
+    and no label that arrived after `at_ms`.
     """
     from_ms, to_ms = reach_ms(view, at_ms)
     features = ",\n  ".join(f"{_expression(f, at_ms)} AS {f.name}" for f in view.fields)
@@ -44,14 +46,16 @@ def snapshot_sql(view: FeatureView, *, at_ms: int, available_ms: int) -> str:
 def _expression(field: FeatureField, at_ms: int) -> str:
     to_ms = at_ms - field.delay_days * DAY_MS
     from_ms = to_ms - field.window_days * DAY_MS
-    window = f"FILTER (WHERE event_time >= {_time(from_ms)} AND event_time < {_time(to_ms)})"
+    inside = f"event_time >= {_time(from_ms)} AND event_time < {_time(to_ms)}"
+    window = f"FILTER (WHERE {inside})"
     match field.aggregate:
         case "count":
             return f"CAST(count(*) {window} AS DOUBLE)"
         case "mean":
             return f"avg({field.column}) {window}"
         case "label_share":
-            return f"avg(coalesce(label, 0)) {window}"
+            known = "(label IS NOT NULL OR NOT declined)"
+            return f"avg(coalesce(label, 0)) FILTER (WHERE {inside} AND {known})"
         case _:
             assert_never(field.aggregate)
 

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.hidden import (
+    NOTHING_HIDDEN,
+    HiddenOutcomes,
+    interventions,
+    treat,
+)
 from mlplatform.model.bundle import DataWindow
 from mlplatform.model.definition import REQUEST_UNIT, InputSpec, ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
@@ -54,13 +60,36 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Rows with their labels, 0 or 1."""
+    """Rows with their labels, 0 or 1.
+
+    Args:
+        hidden: rows whose outcome our own decision hid; whatever `y` says of them, nobody knows it.
+            None where there are none.
+        weight: by how much each row counts when a model learns, 0 for not at all; None for 1 each.
+    """
 
     matrix: Matrix
     y: NDArray[np.int8]
+    hidden: NDArray[np.bool_] | None = None
+    weight: NDArray[np.float64] | None = None
 
     def rows(self, chosen: slice | NDArray[np.bool_]) -> Labelled:
-        return Labelled(self.matrix.rows(chosen), self.y[chosen])
+        return Labelled(
+            self.matrix.rows(chosen),
+            self.y[chosen],
+            None if self.hidden is None else self.hidden[chosen],
+            None if self.weight is None else self.weight[chosen],
+        )
+
+    @property
+    def taught(self) -> Labelled:
+        """The rows that a model learns from."""
+        return self if self.weight is None else self.rows(self.weight > 0)
+
+    @property
+    def known(self) -> Labelled:
+        """The rows that a model may be judged by: those whose outcome somebody knows."""
+        return self if self.hidden is None else self.rows(~self.hidden)
 
     def share(self, share: float) -> Labelled:
         """The rows of a share of the units."""
@@ -100,6 +129,7 @@ class Dataset:
     as_of_ms: int
     labels_until_ms: int | None
     digest: str
+    hidden: HiddenOutcomes = NOTHING_HIDDEN
 
     @property
     def fitting(self) -> Labelled:
@@ -226,18 +256,33 @@ def dataset(
     bounds = window(definition, as_of_ms)
     inside = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)
     table, event_ms = table.filter(pa.array(inside)), event_ms[inside]
-    fraud = table.column("label").to_numpy() == 1  # a missing label is NaN there
-    known = _epoch_ms(table, "label_time") <= as_of_ms
-    y = (fraud & known).astype(np.int8)
+    told = table.column("label").to_numpy()  # a missing label is NaN there
+    arrived = _epoch_ms(table, "label_time") <= as_of_ms
+    y = ((told == 1) & arrived).astype(np.int8)
     matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table))
+    rows, found = _treated(Labelled(matrix, y), table, ~np.isnan(told) & arrived, definition)
     return Dataset(
         model=definition.name,
-        rows=Labelled(matrix, y),
+        rows=rows,
         window=bounds,
         as_of_ms=as_of_ms,
         labels_until_ms=labels_until_ms,
-        digest=rows_digest(matrix, y),
+        digest=rows_digest(matrix, rows.y, rows),
+        hidden=found,
     )
+
+
+def _treated(
+    rows: Labelled, table: pa.Table, labelled: NDArray[np.bool_], definition: ModelDefinition
+) -> tuple[Labelled, HiddenOutcomes]:
+    """The rows with what model.yaml makes of outcomes that decisions hid; as they are without."""
+    done = interventions(table, labelled)
+    if done is None or not (done.declined | done.explored).any():
+        return rows, NOTHING_HIDDEN
+    treated = treat(rows.y, done, definition.training)
+    if not done.hidden.any() and bool((treated.weight == 1).all()):
+        return rows, treated.found
+    return Labelled(rows.matrix, treated.y, done.hidden, treated.weight), treated.found
 
 
 def requests_between(
@@ -297,9 +342,15 @@ def _epoch_ms(table: pa.Table, column: str) -> NDArray[np.int64]:
     return times.astype("datetime64[ms]").astype(np.int64)
 
 
-def rows_digest(matrix: Matrix, y: NDArray[np.int8]) -> str:
-    """SHA-256 over names, inputs, labels, times and units, in row order."""
+def rows_digest(matrix: Matrix, y: NDArray[np.int8], rows: Labelled | None = None) -> str:
+    """SHA-256 over names, inputs, labels, times and units, in row order.
+
+    Args:
+        rows: whose hidden outcomes and weights are digested too, where it has some.
+    """
     total = hashlib.sha256("\n".join(matrix.names).encode())
-    for part in (matrix.x, y, matrix.event_ms, matrix.unit):
+    more = () if rows is None else (rows.hidden, rows.weight)
+    parts = (matrix.x, y, matrix.event_ms, matrix.unit, *more)
+    for part in (part for part in parts if part is not None):
         total.update(np.ascontiguousarray(part).tobytes())
     return total.hexdigest()

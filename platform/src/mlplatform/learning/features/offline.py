@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
-LOG_COLUMNS = ("writer", "kind", "payload", *LABEL_COLUMNS)
+LOG_COLUMNS = ("writer", "kind", "payload", "decision", "answered_by", *LABEL_COLUMNS)
 BUILDING = ".building"
 NO_POSITION = b"{}"  # of history, which no record of the log stands behind
 
@@ -44,6 +44,14 @@ class Projected:
     requests: int
     labels: int
     voids: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    requests: pa.Table
+    labels: pa.Table
+    voids: pa.Table = field(default_factory=rows.VOIDS.empty_table)
+    decided: pa.Table = field(default_factory=rows.DECIDED.empty_table)
 
 
 class OfflineTable:
@@ -80,7 +88,7 @@ class OfflineTable:
         with self._lock():
             self.check_follows(table, source)
             number = max(self._numbers(), default=-1) + 1
-            self._add(number, requests, labels, rows.no_voids(), {})
+            self._add(number, _Part(requests, labels), {})
         return len(requests)
 
     def check_follows(self, table: pa.Table, source: str) -> None:
@@ -130,12 +138,15 @@ class OfflineTable:
             if not records.num_rows:
                 return Projected(0, 0, 0)
             by_kind = {k: records.filter(pc.field("kind") == k) for k in KINDS}
-            requests = rows.requests_of(by_kind["decision"], self.definition)
-            labels = rows.labels_of(by_kind["label"])
-            voids = rows.voids_of(by_kind["void"])
+            part = _Part(
+                rows.requests_of(by_kind["decision"], self.definition),
+                rows.labels_of(by_kind["label"]),
+                rows.voids_of(by_kind["void"]),
+                rows.decided_of(by_kind["decision"]),
+            )
             number = max(self._numbers(), default=-1) + 1
-            self._add(number, requests, labels, voids, {**position, **rows.last_seq(records)})
-        return Projected(len(requests), len(labels), len(voids))
+            self._add(number, part, {**position, **rows.last_seq(records)})
+        return Projected(len(part.requests), len(part.labels), len(part.voids))
 
     def position(self) -> Mapping[str, int]:
         """Per writer of the log, the number of the last record that is in the table."""
@@ -200,17 +211,28 @@ class OfflineTable:
     def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
         """Requests in [from_ms, to_ms) with what was known of them at `as_of_ms`, by event time.
 
-        A request without a known label has null in `label` and `label_time`.
+        A request without a known label has null in `label` and `label_time`; one that was neither
+        declined nor explored, in the columns of `rows.DECIDED`.
         """
         requests = self.requests(from_ms, to_ms).set_alias("r")
         labels = self.labels(as_of_ms).set_alias("l")
+        decided = self.decided().set_alias("d")
         joined = requests.join(labels, "r.request_id = l.request_id", how="left")
+        joined = joined.project("r.*, l.label, l.label_time").set_alias("r")
+        joined = joined.join(decided, "r.request_id = d.request_id", how="left")
         table: pa.Table = (
-            joined.project("r.*, l.label, l.label_time")
+            joined.project(f"r.*, {', '.join(f'd.{name}' for name in rows.DECIDED.names[1:])}")
             .order("event_time, request_id")
             .to_arrow_table()
         )
         return table
+
+    def decided(self) -> duckdb.DuckDBPyRelation:
+        """What decisions did to their payments: the rows of `rows.DECIDED`, a small share."""
+        files = sorted(str(f) for f in self._parts.glob("[0-9]*/decided.parquet"))
+        if not files:
+            return self.db.from_arrow(rows.DECIDED.empty_table())
+        return self.db.read_parquet(files)
 
     def snapshot_folder(self, view: str) -> Path:
         return self.folder / "snapshots" / view
@@ -241,23 +263,18 @@ class OfflineTable:
     def _numbers(self) -> list[int]:
         return sorted(int(f.name) for f in self._parts.glob("[0-9]*"))
 
-    def _add(
-        self,
-        number: int,
-        requests: pa.Table,
-        labels: pa.Table,
-        voids: pa.Table,
-        position: Mapping[str, int],
-    ) -> None:
+    def _add(self, number: int, part: _Part, position: Mapping[str, int]) -> None:
         building = self._parts / BUILDING
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         try:
-            _write_days(building / "requests", requests, "event_time")
-            _write_days(building / "labels", labels, "label_time")
-            if voids.num_rows:
+            _write_days(building / "requests", part.requests, "event_time")
+            _write_days(building / "labels", part.labels, "label_time")
+            if part.voids.num_rows:
                 (building / "voids").mkdir()
-                pq.write_table(voids, building / "voids" / "voids.parquet")
+                pq.write_table(part.voids, building / "voids" / "voids.parquet")
+            if part.decided.num_rows:
+                pq.write_table(part.decided, building / "decided.parquet")
             (building / "position.json").write_bytes(msgspec.json.encode(position))
             os.rename(building, self._parts / _name(number))
         finally:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.decisions.records.record import MODELS
+from mlplatform.learning.features.hidden import DECLINE
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt, InputInvalid
@@ -38,6 +41,13 @@ LABELS = pa.schema([HEAD[0], *TAIL, *ORDER])
 LABEL_RANK = ", ".join(("label_time", *RANK[1:]))
 """Labels in the order in which they count, as SQL over `LABELS`."""
 VOIDS = pa.schema([("request_id", pa.string())])
+DECIDED = pa.schema(
+    [
+        HEAD[0], ("decision", pa.string()), ("by_model", pa.bool_()),
+        ("propensity", pa.float64()), ("explored", pa.bool_()),
+    ]
+)  # fmt: skip
+"""Of decisions that hid an outcome, or showed one by chance; all others let the payment happen."""
 
 
 def history_schema(definition: ModelDefinition) -> pa.Schema:
@@ -188,6 +198,27 @@ def split_history(
     return requests.cast(request_schema(definition)), labels
 
 
+def decided_of(decisions: pa.Table) -> pa.Table:
+    """What decision records did to their payments, of those that were declined or explored."""
+    decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
+    payloads = decisions.column("payload").to_pylist()
+    try:
+        given = [_exploration.decode(str(payload)) for payload in payloads]
+    except NOT_JSON as error:
+        raise Corrupt(f"a decision's payload has no valid propensity: {error}") from error
+    table = pa.table(
+        [
+            decisions.column("decision_id"), decisions.column("decision"),
+            pc.is_in(decisions.column("answered_by"), value_set=pa.array(MODELS)),
+            pa.array([one.propensity for one in given], pa.float64()),
+            pa.array([one.explored for one in given], pa.bool_()),
+        ],
+        schema=DECIDED,
+    )  # fmt: skip
+    declined = pc.is_in(table.column("decision"), value_set=pa.array([DECLINE]))
+    return table.filter(pc.or_(declined, table.column("explored")))
+
+
 def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
     """The requests that decision records hold; one whose payload was erased has no row."""
     decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
@@ -222,10 +253,6 @@ def voids_of(records: pa.Table) -> pa.Table:
     return pa.table([records.column("decision_id")], schema=VOIDS)
 
 
-def no_voids() -> pa.Table:
-    return VOIDS.empty_table()
-
-
 def last_seq(records: pa.Table) -> dict[str, int]:
     """Per writer, the largest number among these records."""
     last = records.group_by("writer").aggregate([("seq", "max")])
@@ -234,6 +261,16 @@ def last_seq(records: pa.Table) -> dict[str, int]:
 
 def _stored_type(field: RequestField) -> pa.DataType:
     return pa.int64() if field.pseudonymous else ARROW[field.type]
+
+
+class _Exploration(msgspec.Struct, frozen=True):
+    """Of a decision's payload: the chance by which it was let through, or might have been."""
+
+    propensity: Annotated[float, Meta(ge=0, le=1)] | None = None
+    explored: bool = False
+
+
+_exploration = msgspec.json.Decoder(_Exploration)
 
 
 def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlplatform.learning.features.compile import reach_ms, snapshot_sql
+from mlplatform.learning.features.hidden import DECLINE
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.rows import LABEL_RANK
@@ -147,7 +148,12 @@ def _load(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     reaches = [reach_ms(v, d) for v in views for d in (days[0], days[-1])]
     first_ms, last_ms = min(r[0] for r in reaches), max(r[1] for r in reaches)
     offline.requests(first_ms, last_ms).create_view("incoming", replace=True)
-    offline.db.execute("CREATE OR REPLACE TEMP TABLE requests AS FROM incoming")
+    offline.decided().create_view("decided", replace=True)
+    offline.db.execute(
+        "CREATE OR REPLACE TEMP TABLE requests AS SELECT incoming.*,"
+        f" coalesce(decision = '{DECLINE}' AND NOT explored, false) AS declined"
+        " FROM incoming LEFT JOIN decided USING (request_id)"
+    )
     offline.label_records(days[-1]).create_view("incoming", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE arrived AS SELECT *, lead(label_time)"

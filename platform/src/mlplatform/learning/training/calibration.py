@@ -18,7 +18,9 @@ LEAST_SLOPE = 1e-3
 ITERATIONS = 50
 
 
-def fit_calibration(raw: Floats, y: NDArray[np.integer[Any]]) -> Calibration:
+def fit_calibration(
+    raw: Floats, y: NDArray[np.integer[Any]], weight: Floats | None = None
+) -> Calibration:
     """A table that turns raw scores of 0-1 into probabilities, rising wherever the raw score does.
 
     Two parameters, scale and shift of the log odds, tabulated: with the few frauds of some days a
@@ -27,6 +29,9 @@ def fit_calibration(raw: Floats, y: NDArray[np.integer[Any]]) -> Calibration:
 
     Source: Platt, Probabilistic Outputs for Support Vector Machines (1999), on log odds.
 
+    Args:
+        weight: by how much each row counts; None for 1 each.
+
     Raises:
         InputInvalid: fewer than one case of either kind, or a raw score outside 0-1.
     """
@@ -34,7 +39,8 @@ def fit_calibration(raw: Floats, y: NDArray[np.integer[Any]]) -> Calibration:
         raise InputInvalid("calibration slice", None, f"{int(y.sum())} frauds in {len(y)} rows")
     if not bool(np.all((raw >= 0) & (raw <= 1))):
         raise InputInvalid("calibration slice", None, "the model gives raw scores outside 0 to 1")
-    slope, shift = _logistic(_log_odds(raw), y.astype(np.float64))
+    counts = np.ones(len(y)) if weight is None else weight
+    slope, shift = _logistic(_log_odds(raw), y.astype(np.float64), counts)
     x = np.concatenate([[0.0], _probability(KNOTS_LOG_ODDS), [1.0]])
     odds = np.concatenate([[_log_odds(np.zeros(1))[0]], KNOTS_LOG_ODDS, [-np.log(SMALLEST)]])
     values = np.maximum.accumulate(_probability(slope * odds + shift))
@@ -61,15 +67,15 @@ def _threshold(scores: Floats, share: float) -> float:
     return float(values[allowed[0]])
 
 
-def _logistic(x: Floats, y: Floats) -> tuple[float, float]:
+def _logistic(x: Floats, y: Floats, counts: Floats) -> tuple[float, float]:
     """Slope (positive) and intercept of the maximum likelihood, by Newton's steps."""
     center, spread = float(x.mean()), float(x.std()) or 1.0
     z = (x - center) / spread
-    slope, shift = 1.0, float(_log_odds(np.array([y.mean()]))[0])
+    slope, shift = 1.0, float(_log_odds(np.array([np.average(y, weights=counts)]))[0])
     for _ in range(ITERATIONS):
         p = _probability(slope * z + shift)
-        weight = np.maximum(p * (1 - p), SMALLEST)
-        gradient = np.array([np.sum((y - p) * z), np.sum(y - p)])
+        weight = counts * np.maximum(p * (1 - p), SMALLEST)
+        gradient = np.array([np.sum(counts * (y - p) * z), np.sum(counts * (y - p))])
         cross = np.sum(weight * z)
         # a little ridge on the slope: frauds that are all above the rest have no finite optimum
         hessian = np.array([[np.sum(weight * z * z) + 1e-3, cross], [cross, np.sum(weight)]])

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import Dataset, Matrix
+from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.training.calibration import fit_calibration, fit_thresholds
-from mlplatform.learning.training.folder import ModelFolder, load_training
+from mlplatform.learning.training.folder import Fitted, ModelFolder, Training, load_training
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.replay import Recent, predicted_band
@@ -106,17 +106,17 @@ def train(
     Raises:
         InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
     """
-    definition, fitting = folder.definition, dataset.fitting
+    definition, fitting = folder.definition, dataset.fitting.taught
     # the calibration is fitted last, but what it lacks is known before anything is learned
     for source, days, use in (
         ("training set", fitting, "learn from"),
-        ("calibration slice", dataset.calibrating, "calibrate with"),
+        ("calibration slice", dataset.calibrating.taught, "calibrate with"),
     ):
         if not 0 < (frauds := int(days.y.sum())) < len(days):
             problem = f"{frauds} frauds among {len(days)} payments to {use}"
             raise InputInvalid(source, None, problem)
     names = [i.name for i in definition.inputs]
-    fitted = load_training(definition.name).fit(fitting.matrix.columns(names), fitting.y, seed=seed)
+    fitted = fit_rows(load_training(definition.name), fitting, names, seed=seed)
     content = fitted.onnx()
     rows = parity_rows(dataset.holdout.matrix.columns(names), seed)
     model = OnnxFile(content, inputs=len(names))
@@ -133,6 +133,14 @@ def train(
         folder=folder.digest,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+
+
+def fit_rows(training: Training, rows: Labelled, names: Sequence[str], *, seed: int) -> Fitted:
+    """The model that a folder's training makes of rows, with their weights where they have some."""
+    x = rows.matrix.columns(names)
+    if rows.weight is None or bool((rows.weight == 1).all()):
+        return training.fit(x, rows.y, seed=seed)
+    return training.fit(x, rows.y, seed=seed, weight=rows.weight)
 
 
 def candidate_from_onnx(
@@ -252,20 +260,23 @@ def _candidate(
     x = holdout.matrix.columns(made.names)
     raw = model.scores(x)
     first = slice(0, holdout.before(dataset.window.gates_from_ms))
-    calibration = fit_calibration(raw[first], holdout.y[first])
+    days = holdout.rows(first)
+    taught = slice(None) if days.weight is None else days.weight > 0
+    days = days.taught
+    calibration = fit_calibration(raw[first][taught], days.y, days.weight)
     thresholds = fit_thresholds(
         calibration.many(raw[first]),
         review_share=definition.decision.review_share,
         decline_share=definition.decision.decline_share,
     )
     scores = calibration.many(raw)
-    fitting = dataset.fitting
+    fitting = dataset.fitting.taught
     card = fit_scorecard(
         fitting.matrix.columns(made.names), fitting.y, made.names, definition.training.small_model
     )
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
     recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
-    background = dataset.fitting.matrix.columns(made.names)
+    background = fitting.matrix.columns(made.names)
     explainer = _explainer(made, background, parity_rows(x, seed))
     files = {MODEL_FILE: digest(made.content)}
     if explainer.content is not None:
@@ -295,7 +306,11 @@ def _candidate(
         files=files,
         attribution=explainer.attribution,
         small_model=small_model(
-            card, card.scores(x[first], made.names), holdout.y[first], definition.decision
+            card,
+            card.scores(days.matrix.columns(made.names), made.names),
+            days.y,
+            definition.decision,
+            every=card.scores(x[first], made.names),
         ),
         rhythms=rhythms or None,
     )
@@ -329,7 +344,7 @@ def _affordable(expected_s: float, dataset: Dataset) -> float:
 
 def _enough(dataset: Dataset, share: float) -> bool:
     parts = (dataset.calibrating, dataset.judging)
-    return all(int(part.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)
+    return all(int(part.known.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)
 
 
 def _golden(model: Scoring, rows: NDArray[np.float32]) -> Golden:

@@ -14,6 +14,7 @@ from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.training.candidate import TRAINED_HERE, Candidate
 from mlplatform.learning.validation.gates import (
+    MINIMUM_POSITIVES,
     DataEvidence,
     Evidence,
     ModelEvidence,
@@ -23,6 +24,7 @@ from mlplatform.learning.validation.gates import (
     SchemaEvidence,
     SmallModelEvidence,
 )
+from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.replay import Recent, flip_share, strengths
 from mlplatform.learning.validation.statistics import (
     Interval,
@@ -94,10 +96,13 @@ def gather(
             champion=champion.bundle.inputs if champion else None,
             declared=definition.inputs,
         ),
-        quality=_quality(challenger, champion, holdout, seed),
-        running=_running(challenger, candidate, holdout, judging, seed),
+        quality=_quality(challenger, champion, holdout.known, seed),
+        running=_running(challenger, candidate, holdout.rows(judging).known, seed),
         replay=_replay(challenger, champion, replayed),
-        small_model=_small_model(written, holdout.rows(judging)),
+        small_model=_small_model(written, holdout.rows(judging).known),
+        leakage=leakage_evidence(
+            definition, written.input_names, dataset.fitting.known, dataset.holdout.known
+        ),
     )
 
 
@@ -107,13 +112,14 @@ def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence
     shares = np.isnan(x).mean(axis=0) if len(x) else np.full(x.shape[1], np.nan)
     return DataEvidence(
         rows=len(dataset.rows),
-        positives=int(dataset.rows.y.sum()),
+        positives=int(dataset.rows.taught.y.sum()),
         missing_shares={
             i.name: float(share) for i, share in zip(definition.inputs, shares, strict=True)
         },
         window_to_ms=dataset.window.to_ms,
         matured_until_ms=dataset.as_of_ms - definition.label.maturity_days * DAY_MS,
         labels_until_ms=dataset.labels_until_ms,
+        hidden=dataset.hidden,
     )
 
 
@@ -131,33 +137,38 @@ def _quality(
     except InputInvalid:  # an input of the champion that nobody computes any more
         nothing = Interval(math.nan, math.nan, math.nan)
         return QualityEvidence(candidate, math.nan, nothing, positives)
-    seen = days.matrix.event_ms[days.matrix.event_ms < champion.bundle.data.to_ms]
+    difference = average_precision_interval(own, days.y, unit, seed=seed, baseline=other)
+    first = days.before(champion.bundle.data.holdout_from_ms)  # its own holdout it only calibrated
+    unseen = difference if not first else None
+    if first and int(days.y[first:].sum()) >= MINIMUM_POSITIVES:
+        unseen = average_precision_interval(
+            own[first:], days.y[first:], unit[first:], seed=seed, baseline=other[first:]
+        )
     return QualityEvidence(
         candidate=candidate,
         champion=average_precision(other, days.y),
-        difference=average_precision_interval(own, days.y, unit, seed=seed, baseline=other),
+        difference=difference,
         positives=positives,
-        champion_saw_days=len(np.unique(seen // DAY_MS)),
+        champion_saw_days=len(np.unique(days.matrix.event_ms[:first] // DAY_MS)),
+        unseen=unseen,
     )
 
 
 def _running(
-    challenger: Runnable, candidate: Candidate, holdout: Labelled, judging: slice, seed: int
+    challenger: Runnable, candidate: Candidate, judging: Labelled, seed: int
 ) -> ModelEvidence:
     bundle, model = challenger.bundle, challenger.model
-    y, scores = holdout.y[judging], bundle.calibrate_many(challenger.raw(holdout)[judging])
+    y, scores = judging.y, bundle.calibrate_many(challenger.raw(judging))
     golden = np.array(bundle.golden.rows, dtype=np.float32)
     alone = np.concatenate([model.scores(row[None, :]) for row in golden])
     together = model.scores(golden)
     expected = np.array(bundle.golden.scores)
-    x = holdout.matrix.columns(bundle.input_names)[judging]
+    x = judging.matrix.columns(bundle.input_names)
     times = model.latencies_ms(
         x if len(x) else golden, calls=LATENCY_CALLS, budget_s=LATENCY_BUDGET_S
     )
     return ModelEvidence(
-        calibration_error=calibration_error_interval(
-            scores, y, holdout.matrix.unit[judging], seed=seed
-        ),
+        calibration_error=calibration_error_interval(scores, y, judging.matrix.unit, seed=seed),
         positives=int(y.sum()),
         parity_difference=candidate.parity.difference,
         parity_against=candidate.parity.against,

@@ -35,8 +35,20 @@ class Fitted(Protocol):
 class Training(Protocol):
     """The module `training.py` of a model's folder."""
 
-    def fit(self, x: NDArray[np.float32], y: NDArray[np.int8], *, seed: int) -> Fitted:
-        """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same."""
+    def fit(
+        self,
+        x: NDArray[np.float32],
+        y: NDArray[np.int8],
+        *,
+        seed: int,
+        weight: NDArray[np.float64] | None = None,
+    ) -> Fitted:
+        """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same.
+
+        Args:
+            weight: by how much each row counts; None for 1 each. Payments that were let through by
+                chance weigh more, those that they stand for are not among the rows.
+        """
         ...
 
 

@@ -39,7 +39,7 @@ PAYMENTS: Final = "payments.parquet"
 RECENT: Final = "recent.parquet"
 RESULT: Final = "result.json"
 
-_OWN: Final = ("@event_ms", "@unit", "@label")
+_OWN: Final = ("@event_ms", "@unit", "@label", "@hidden", "@weight")
 """Columns before the inputs; no input's name begins so."""
 _BUNDLE_FILES: Final = (BUNDLE_FILE, MODEL_FILE, EXPLAINER_FILE)
 
@@ -117,9 +117,9 @@ def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, se
 def write(asked: Order, dataset: Dataset, recent: Recent | None, shared: Path, item: Path) -> None:
     """Write an order and its rows into two folders that are there: `order.json` and
     `recent.parquet` into `shared`, `payments.parquet` into `item`."""
-    _write_rows(dataset.rows.matrix, dataset.rows.y, item / PAYMENTS)
+    _write_rows(dataset.rows, item / PAYMENTS)
     if recent is not None:
-        _write_rows(recent.matrix, _unlabelled(recent.matrix), shared / RECENT)
+        _write_rows(_unlabelled(recent.matrix), shared / RECENT)
     (shared / ORDER).write_bytes(canonical_json(msgspec.to_builtins(asked)))
 
 
@@ -138,12 +138,12 @@ def read(asked: Order, shared: Path, payments: Path) -> tuple[Dataset, Recent | 
     Raises:
         Corrupt: they are not those that the order names.
     """
-    matrix, y = _read_rows(payments)
+    rows = _read_rows(payments)
     data = asked.data
-    _hold(payments, rows_digest(matrix, y), data.digest)
+    _hold(payments, rows_digest(rows.matrix, rows.y, rows), data.digest)
     dataset = Dataset(
         model=asked.model,
-        rows=Labelled(matrix, y),
+        rows=rows,
         window=Window(data.from_ms, data.holdout_from_ms, data.gates_from_ms, data.to_ms),
         as_of_ms=data.as_of_ms,
         labels_until_ms=asked.labels_until_ms,
@@ -151,7 +151,7 @@ def read(asked: Order, shared: Path, payments: Path) -> tuple[Dataset, Recent | 
     )
     if asked.recent is None:
         return dataset, None
-    recent = Recent(_read_rows(shared / RECENT)[0], asked.recent.source)
+    recent = Recent(_read_rows(shared / RECENT).matrix, asked.recent.source)
     _hold(shared / RECENT, _digest(recent), asked.recent.digest)
     return dataset, recent
 
@@ -199,14 +199,17 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
     return Candidate(folder, bundle, model, told.parity, told.customers)
 
 
-def _write_rows(matrix: Matrix, y: np.ndarray[Any, Any], path: Path) -> None:
-    columns = [matrix.event_ms, matrix.unit, y, *(np.ascontiguousarray(c) for c in matrix.x.T)]
+def _write_rows(rows: Labelled, path: Path) -> None:
+    matrix = rows.matrix
+    own = (matrix.event_ms, matrix.unit, rows.y, rows.hidden, rows.weight)
+    columns: list[Any] = [pa.nulls(len(rows)) if c is None else c for c in own]
+    columns += (np.ascontiguousarray(c) for c in matrix.x.T)
     table = pa.Table.from_arrays([pa.array(c) for c in columns], names=[*_OWN, *matrix.names])
     # A dictionary would make one NaN of all, and the digest is over their bits.
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
 
 
-def _read_rows(path: Path) -> tuple[Matrix, np.ndarray[Any, np.dtype[np.int8]]]:
+def _read_rows(path: Path) -> Labelled:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -214,20 +217,25 @@ def _read_rows(path: Path) -> tuple[Matrix, np.ndarray[Any, np.dtype[np.int8]]]:
     names = tuple(table.column_names)
     if names[: len(_OWN)] != _OWN:
         raise Corrupt(f"{path} has columns {', '.join(names[: len(_OWN)])}, not {', '.join(_OWN)}")
-    event_ms, unit, y = (table.column(name).to_numpy() for name in _OWN)
+    event_ms, unit, y, hidden, weight = (_values(table.column(name)) for name in _OWN)
     inputs = names[len(_OWN) :]
     x = np.empty((table.num_rows, len(inputs)), np.float32)
     for position, name in enumerate(inputs):
         x[:, position] = table.column(name).to_numpy()
-    return Matrix(inputs, x, event_ms, unit), y
+    return Labelled(Matrix(inputs, x, event_ms, unit), y, hidden, weight)
 
 
-def _unlabelled(matrix: Matrix) -> np.ndarray[Any, np.dtype[np.int8]]:
-    return np.zeros(len(matrix), np.int8)
+def _values(column: Any) -> Any:
+    """None for a column that these rows do not have."""
+    return None if pa.types.is_null(column.type) else column.to_numpy()
+
+
+def _unlabelled(matrix: Matrix) -> Labelled:
+    return Labelled(matrix, np.zeros(len(matrix), np.int8))
 
 
 def _digest(recent: Recent) -> str:
-    return rows_digest(recent.matrix, _unlabelled(recent.matrix))
+    return rows_digest(recent.matrix, _unlabelled(recent.matrix).y)
 
 
 def _hold(path: Path, found: str, wanted: str) -> None:

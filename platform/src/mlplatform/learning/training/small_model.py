@@ -78,11 +78,20 @@ def fit_scorecard(
     return Scorecard(round(float(weights[0]), DIGITS), tuple(characteristics))
 
 
-def small_model(card: Scorecard, raw: Floats, y: Labels, decision: DecisionPolicy) -> SmallModel:
+def small_model(
+    card: Scorecard,
+    raw: Floats,
+    y: Labels,
+    decision: DecisionPolicy,
+    *,
+    every: Floats | None = None,
+) -> SmallModel:
     """The scorecard with a calibration and thresholds of its own.
 
     Args:
         raw: its scores on days that it was not fitted on, with their labels.
+        every: its scores of all payments of those days, where some have no known outcome:
+            thresholds are shares of all.
     """
     calibration = fit_calibration(raw, y)
     return SmallModel(
@@ -92,7 +101,7 @@ def small_model(card: Scorecard, raw: Floats, y: Labels, decision: DecisionPolic
         characteristics=card.characteristics,
         calibration=calibration,
         thresholds=fit_thresholds(
-            calibration.many(raw),
+            calibration.many(raw if every is None else every),
             review_share=decision.review_share,
             decline_share=decision.decline_share,
         ),

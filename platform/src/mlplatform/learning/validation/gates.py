@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
+from mlplatform.learning.validation.leakage import LeakageEvidence
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import GatePolicy, InputSpec, TrainingPolicy
@@ -49,6 +51,7 @@ class DataEvidence:
     window_to_ms: int
     matured_until_ms: int
     labels_until_ms: int | None
+    hidden: HiddenOutcomes = NOTHING_HIDDEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class QualityEvidence:
     """Average precision on the held-out days; differences are candidate less champion.
 
     `champion` and `difference` are None for a first version. `champion_saw_days` counts those of
-    the days that the champion had itself been made from: they flatter it.
+    the days that the champion was fitted to: they flatter it. `unseen` is the difference on the
+    others, None where they hold too few frauds.
     """
 
     candidate: Interval
@@ -73,6 +77,7 @@ class QualityEvidence:
     difference: Interval | None
     positives: int
     champion_saw_days: int = 0
+    unseen: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,7 @@ class Evidence:
     running: ModelEvidence
     replay: ReplayEvidence
     small_model: SmallModelEvidence
+    leakage: LeakageEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,7 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         *judge_data(evidence.data, gates, training),
         judge_schema(evidence.schema),
         judge_quality(evidence.quality, gates),
+        judge_leakage(evidence.leakage, gates),
         judge_calibration(evidence.running, gates),
         judge_parity(evidence.running, gates),
         judge_golden(evidence.running),
@@ -205,7 +212,20 @@ def judge_data(
         _at_least("positives", data.positives, training.minimum_positives, "frauds in the window"),
         missing,
         _judge_maturity(data),
+        judge_hidden(data.hidden),
     )
+
+
+def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
+    """What was done with outcomes that our own decisions hid: told, and no reason to refuse.
+
+    A warning does not fail: the version before it saw no more. What it says is in the report.
+    """
+    if not hidden.hidden and not hidden.explored:
+        reason = "no payment's outcome was hidden by a decision of ours"
+        return GateResult("hidden_outcomes", "passed", 0.0, None, reason)
+    count = float(hidden.hidden)
+    return GateResult("hidden_outcomes", "passed", count, None, hidden.told)
 
 
 def judge_schema(schema: SchemaEvidence) -> GateResult:
@@ -228,7 +248,8 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
     """Not worse than the champion by more than is tolerated; a first version, good enough.
 
     The whole interval must be on the good side. Where the limit lies within it, the data cannot
-    say: inconclusive.
+    say: inconclusive. A loss within that limit is refused too once it is proven: where even the
+    high end is worse than `average_precision_loss`, on days that the champion was not fitted to.
     """
     name = "quality"
     if quality.positives < MINIMUM_POSITIVES:
@@ -241,9 +262,49 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
         f"on the same {quality.positives:,} frauds"
     )
     if quality.champion_saw_days:
-        text += f" (it was made from {_days(quality.champion_saw_days)} of these, and so flattered)"
+        text += f" (it was fitted to {_days(quality.champion_saw_days)} of these, and so flattered)"
     text += f"; difference {quality.difference.value:+.3f}"
+    if quality.unseen is not None and quality.unseen.high < -gates.average_precision_loss:
+        lost = quality.unseen
+        limit = -gates.average_precision_loss
+        reason = (
+            f"{text}. The loss is proven: {100 * QUALITY_LEVEL:g} % interval {lost.low:+.3f} to "
+            f"{lost.high:+.3f} lies whole beyond {limit:+.3f}, the loss that is overlooked"
+        )
+        return GateResult(name, "failed", lost.value, limit, reason, (lost.low, lost.high))
     return _above(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
+
+
+def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
+    """No input knows the outcome, the future, or whose payment it is."""
+    name, limit = "leakage", gates.single_input_average_precision
+    if leakage.identifiers or leakage.growing:
+        said = [f"{n} says whose or which payment a row is" for n in leakage.identifiers]
+        said += [
+            f"{n} grows with time, so live values lie beyond all that was learned"
+            for n in leakage.growing
+        ]
+        reason = f"{'; '.join(said)}: take it out of the inputs"
+        return GateResult(name, "failed", None, limit, reason)
+    if leakage.positives < MINIMUM_POSITIVES:
+        reason = _too_few_frauds(leakage.positives)
+        return GateResult(name, "inconclusive", None, limit, reason)
+    best = max(leakage.alone, key=lambda n: _number(leakage.alone[n]) or 0.0, default=None)
+    if best is None or math.isnan(leakage.alone[best]):
+        return GateResult(name, "inconclusive", None, limit, "no input could be measured alone")
+    value = leakage.alone[best]
+    seen = (
+        f"{best}, the input that tells most alone, has an average precision of {value:.3f} by "
+        f"itself on {leakage.positives:,} frauds"
+    )
+    if value < limit:
+        reason = f"{seen} (less than {limit:.3f} wanted; more would be the outcome itself)"
+        return GateResult(name, "passed", value, limit, reason)
+    reason = (
+        f"{seen}, {limit:.3f} or more: it holds the outcome, or what is known only after it; take "
+        "it out of the inputs, or compute it from what was known at the request"
+    )
+    return GateResult(name, "failed", value, limit, reason)
 
 
 def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:

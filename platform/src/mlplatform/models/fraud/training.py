@@ -21,12 +21,19 @@ SETTINGS = {
 }
 
 
-def fit(x: NDArray[np.float32], y: NDArray[np.int8], *, seed: int) -> FittedClassifier:
+def fit(
+    x: NDArray[np.float32],
+    y: NDArray[np.int8],
+    *,
+    seed: int,
+    weight: NDArray[np.float64] | None = None,
+) -> FittedClassifier:
     """Boosted trees that take missing values (NaN) as they are; same rows, same model."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     classifier = HistGradientBoostingClassifier(random_state=seed, **SETTINGS)
-    return fitted(classifier, x, y, _weights(y))
+    balance = _weights(y)
+    return fitted(classifier, x, y, balance if weight is None else balance * weight)
 
 
 def _weights(y: NDArray[np.int8]) -> NDArray[np.float64]:

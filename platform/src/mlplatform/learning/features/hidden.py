@@ -1,0 +1,214 @@
+"""Payments whose outcome our own decision hid, and what a training set makes of them.
+
+A declined payment gets no report of fraud: without a label it is not genuine, it is unknown. Left
+out, a model forgets what it stops; called genuine, it is taught the opposite; called fraud, it may
+teach itself what it believes already. So each is known as such, and model.yaml says what is done.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.runtime.figures import percent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlplatform.model.definition import TrainingPolicy
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+DECLINE: Final = "decline"
+MOST_WEIGHT: Final = 100.0
+"""Of one payment that was let through by chance: a few of them may not outweigh a training set."""
+Z_ONE_SIDED_95: Final = 1.6449
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interventions:
+    """What our decisions did to the rows of a training set, one element a row.
+
+    Args:
+        declined: by whomever, and the payment did not take place.
+        by_model: a model's score was at or above the decline threshold that was in force.
+        labelled: an outcome is known.
+        propensity: chance (0-1) of an exploration to let such a payment through, NaN outside of it.
+        explored: it was let through by that chance, where the decision would have declined it.
+    """
+
+    declined: Flags
+    by_model: Flags
+    labelled: Flags
+    propensity: Floats
+    explored: Flags
+
+    @property
+    def hidden(self) -> Flags:
+        return self.declined & ~self.labelled & ~self.explored
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenOutcomes:
+    """How many outcomes were hidden in a training set, and what was done with them.
+
+    Args:
+        hidden: declined payments whose outcome nobody knows.
+        as_fraud: of these, those that count as fraud.
+        explored: payments that were let through by chance; each stands for 1/propensity.
+        known: declined or explored payments whose outcome is known, `frauds` of them fraud.
+        precision: lower end of the 95 % interval of frauds among known; None where it is unknown.
+        warning: why hidden outcomes could not be treated as model.yaml asks; None where they were.
+    """
+
+    hidden: int
+    as_fraud: int
+    explored: int
+    known: int
+    frauds: int
+    precision: float | None
+    warning: str | None
+
+    @property
+    def told(self) -> str:
+        """A sentence for the report."""
+        left_out = self.hidden - self.as_fraud
+        text = (
+            f"{self.hidden:,} payments that were declined have no known outcome: "
+            f"{self.as_fraud:,} count as fraud, {left_out:,} are left out, none is called genuine "
+            "and no gate judges by them"
+        )
+        if self.explored:
+            text += f"; {self.explored:,} that chance let through stand for such ones by weight"
+        if self.precision is not None:
+            text += (
+                f"; of {self.known:,} declines with a known outcome {self.frauds:,} were fraud, "
+                f"so {percent(self.precision)} or more of declines are"
+            )
+        return f"{text}. Warning: {self.warning}" if self.warning else text
+
+
+NOTHING_HIDDEN: Final = HiddenOutcomes(0, 0, 0, 0, 0, None, None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Treated:
+    """Labels as they are taught, and by how much each row counts: 0 teaches nothing."""
+
+    y: NDArray[np.int8]
+    weight: Floats
+    found: HiddenOutcomes
+
+
+def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
+    """What a joined table of requests says of our decisions; None where it says nothing.
+
+    Args:
+        table: with the columns of `rows.DECIDED` but its id, null where nothing was decided.
+        labelled: rows whose outcome is known.
+    """
+    if "decision" not in table.column_names:
+        return None
+    decision, explored = (_flags(table, name) for name in ("decision", "explored"))
+    return Interventions(
+        declined=decision,
+        by_model=_flags(table, "by_model") & decision,
+        labelled=labelled,
+        propensity=table.column("propensity").to_numpy().astype(np.float64),
+        explored=explored,
+    )
+
+
+def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> Treated:
+    """The labels and weights that a model is taught, as model.yaml declares.
+
+    Where an exploration covers hidden payments, those that chance let through stand for them by
+    weights of 1/propensity, unless the policy is to leave out. Others count as fraud under
+    `pseudo_label`, only if a model declined them by the threshold that was in force, and only while
+    the declines with a known outcome show `pseudo_label_precision`. Everything else is left out.
+
+    Source: Horvitz and Thompson, A Generalization of Sampling Without Replacement (JASA, 1952).
+    """
+    hidden = done.hidden
+    weight = np.where(hidden, 0.0, 1.0)
+    sampled = (done.propensity > 0) & (done.propensity < 1)
+    covered = np.zeros(len(y), bool)
+    if policy.hidden_outcomes != "leave_out":
+        stands = done.explored & sampled
+        weight[stands] = np.minimum(1.0 / done.propensity[stands], MOST_WEIGHT)
+        if stands.any():
+            covered = hidden & sampled
+    known, frauds = _known(y, done)
+    precision = _lowest_share(frauds, known)
+    trusted = precision is not None and precision >= policy.pseudo_label_precision
+    warning, as_fraud = None, np.zeros(len(y), bool)
+    if policy.hidden_outcomes == "pseudo_label":
+        open_ = hidden & ~covered
+        if trusted:
+            as_fraud = open_ & done.by_model
+        elif open_.any():
+            warning = _untrusted(precision, known, policy.pseudo_label_precision)
+    elif policy.hidden_outcomes == "weight" and (hidden & ~covered).any():
+        warning = "no payment was let through by chance that could stand for all of those declined"
+    taught = np.where(as_fraud, 1, y).astype(np.int8)
+    weight[as_fraud] = 1.0
+    found = HiddenOutcomes(
+        hidden=int(hidden.sum()),
+        as_fraud=int(as_fraud.sum()),
+        explored=int((done.explored & (weight > 1)).sum()),
+        known=known,
+        frauds=frauds,
+        precision=precision,
+        warning=warning,
+    )
+    return Treated(taught, weight, found)
+
+
+def _known(y: NDArray[np.int8], done: Interventions) -> tuple[int, int]:
+    """Declines whose outcome is known, and the frauds among them.
+
+    Those that chance let through are known whatever became of them. Of declined ones only where
+    somebody says of payments that they were genuine too: reports of fraud alone are all fraud.
+    """
+    known = done.explored.copy()
+    if (done.labelled & done.declined & (y == 0)).any():
+        known |= done.labelled & done.declined
+    return int(known.sum()), int((known & (y == 1)).sum())
+
+
+def _lowest_share(hits: int, trials: int) -> float | None:
+    """Lower end of the one-sided 95 % interval of a share; None without trials.
+
+    Source: Wilson, Probable Inference (JASA, 1927).
+    """
+    if not trials:
+        return None
+    z2 = Z_ONE_SIDED_95**2
+    share = hits / trials
+    spread = Z_ONE_SIDED_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    return (share + z2 / (2 * trials) - spread) / (1 + z2 / trials)
+
+
+def _untrusted(precision: float | None, known: int, floor: float) -> str:
+    way_out = (
+        "let chance let some through (rollout exploration), or have people label declined payments"
+    )
+    if precision is None:
+        return (
+            f"nobody knows what became of any declined payment, so none counts as fraud: {way_out}"
+        )
+    return (
+        f"{known:,} declines with a known outcome show that only {percent(precision)} or more are "
+        f"fraud, less than pseudo_label_precision, {percent(floor)}: {way_out}"
+    )
+
+
+def _flags(table: pa.Table, name: str) -> Flags:
+    column = table.column(name).to_numpy(zero_copy_only=False)
+    flags: Flags = column == (DECLINE if name == "decision" else True)
+    return flags

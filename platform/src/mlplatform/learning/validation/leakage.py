@@ -1,0 +1,134 @@
+"""Inputs that know what no model may know: the outcome, the future, or who it is.
+
+A leaked input makes every figure better, so no gate on quality finds it. It shows in itself: alone
+it tells frauds about as well as anything could, it is another value in every row, or it grows with
+time, so that whatever is scored later lies beyond all that was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.validation.statistics import average_precision
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.dataset import Labelled
+    from mlplatform.model.definition import ModelDefinition
+
+Floats = NDArray[np.float64]
+
+BINS: Final = 50
+PRIOR_ROWS: Final = 20.0
+CHECKED_ROWS: Final = 20_000
+GROWS: Final = 0.99
+DISTINCT: Final = 0.95
+ROWS_OF_A_UNIT: Final = 3
+LEAST_UNITS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class LeakageEvidence:
+    """What each input shows by itself.
+
+    Args:
+        alone: input → average precision of the shares of fraud in its bins, learned on the days of
+            the fit and held to the held-out days; a missing value is a bin too.
+        identifiers: inputs that say whose payment, or which payment, a row is.
+        growing: inputs that rise or fall with event time.
+        positives: frauds among the held-out payments.
+    """
+
+    alone: Mapping[str, float]
+    identifiers: tuple[str, ...]
+    growing: tuple[str, ...]
+    positives: int
+
+
+def leakage_evidence(
+    definition: ModelDefinition, names: Sequence[str], fitting: Labelled, held_out: Labelled
+) -> LeakageEvidence:
+    """What the inputs of these names show on rows whose outcome is known."""
+    learned, x = fitting.matrix.columns(names), held_out.matrix.columns(names)
+    alone = {
+        name: average_precision(_shares(learned[:, i], fitting.y, x[:, i]), held_out.y)
+        for i, name in enumerate(names)
+    }
+    step = max(1, len(fitting) // CHECKED_ROWS)
+    rows, event_ms = learned[::step], fitting.matrix.event_ms[::step]
+    unit = fitting.matrix.unit
+    entities = {f for f, field in definition.request.items() if field.entity}
+    declared = {i.name for i in definition.inputs if i.kind == "field" and i.of in entities}
+    return LeakageEvidence(
+        alone=alone,
+        identifiers=tuple(
+            name
+            for i, name in enumerate(names)
+            if name in declared or is_counted(rows[:, i]) or names_units(learned[:, i], unit)
+        ),
+        growing=tuple(n for i, n in enumerate(names) if grows(rows[:, i], event_ms)),
+        positives=int(held_out.y.sum()),
+    )
+
+
+def _shares(
+    learned: NDArray[np.float32], y: NDArray[np.int8], values: NDArray[np.float32]
+) -> Floats:
+    """For each value the share of fraud in its bin, of the rows that were learned from."""
+    cuts = _cuts(learned, y)
+    bins, size = _bins(learned, cuts), len(cuts) + 2
+    rows = np.bincount(bins, minlength=size)
+    frauds = np.bincount(bins, y.astype(np.float64), minlength=size)
+    overall = float(y.mean()) if len(y) else 0.0
+    shares: Floats = (frauds + PRIOR_ROWS * overall) / (rows + PRIOR_ROWS)
+    return shares[_bins(values, cuts)]
+
+
+def _cuts(values: NDArray[np.float32], y: NDArray[np.int8]) -> Floats:
+    """Quantiles of all rows and of the frauds, each with a bin of its own where many share it."""
+    inner = np.linspace(0, 1, BINS + 1)[1:-1]
+    present = np.isfinite(values)
+    parts = [values[present], values[present & (y == 1)]]
+    found = [np.quantile(part, inner, method="lower") for part in parts if len(part)]
+    if not found:
+        return np.zeros(0)
+    edges = np.concatenate(found)
+    above = np.nextafter(edges, np.float32(np.inf))
+    return np.unique(np.concatenate([edges, above])).astype(np.float64)
+
+
+def _bins(values: NDArray[np.float32], cuts: Floats) -> NDArray[np.intp]:
+    found = np.searchsorted(cuts, values.astype(np.float64), side="right")
+    return np.where(np.isfinite(values), found, len(cuts) + 1)
+
+
+def is_counted(values: NDArray[np.float32]) -> bool:
+    """Whole numbers of which nearly every row has its own: a number of the payment."""
+    present = values[np.isfinite(values)]
+    whole = len(present) > 0 and bool((present == np.round(present)).all())
+    return whole and len(np.unique(present)) >= DISTINCT * len(values)
+
+
+def names_units(values: NDArray[np.float32], unit: NDArray[np.int64]) -> bool:
+    """One value for each unit and one unit for each value: it is the unit by another name."""
+    units = len(np.unique(unit))
+    if units < LEAST_UNITS or len(values) < ROWS_OF_A_UNIT * units or np.isnan(values).any():
+        return False
+    order = np.lexsort((values, unit))
+    changes = (np.diff(unit[order]) != 0) | (np.diff(values[order]) != 0)
+    pairs = 1 + int(changes.sum())
+    return pairs == units and len(np.unique(values)) == units
+
+
+def grows(values: NDArray[np.float32], event_ms: NDArray[np.int64]) -> bool:
+    """Whether ranks of values and of times are nearly the same, or the reverse (Spearman)."""
+    present = np.isfinite(values)
+    values, event_ms = values[present], event_ms[present]
+    if len(values) < LEAST_UNITS or len(np.unique(values)) < LEAST_UNITS:
+        return False
+    first, second = (np.argsort(np.argsort(v, kind="stable")) for v in (values, event_ms))
+    return abs(float(np.corrcoef(first, second)[0, 1])) >= GROWS
