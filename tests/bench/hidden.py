@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.learning.features.compile import snapshot_sql
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, dataset
+from mlplatform.learning.features.dataset import DAY_MS, Dataset, dataset, input_plan
 from mlplatform.learning.features.online import EVENT_TIMESTAMP
 from mlplatform.learning.training.calibration import fit_calibration, fit_thresholds
 from mlplatform.learning.training.candidate import fit_rows
@@ -138,6 +138,12 @@ class Bank:
         y, weight = np.where(hidden, 1, rows.y).astype(np.int8), np.ones(len(rows))
         return dataclasses.replace(built, rows=dataclasses.replace(rows, y=y, weight=weight))
 
+    def inputs(self, from_ms: int, to_ms: int) -> tuple[Any, Any]:
+        """Requests as the model's inputs, and what became of them."""
+        table = self.joined(from_ms, to_ms)
+        x = input_plan(self.definition, self.folder.views).matrix(table)
+        return x, np.array([self.truth[i] for i in table["request_id"].to_pylist()])
+
     def week(self, from_ms: int, chance: np.random.Generator) -> dict[str, Any]:
         """Retrain, then decide about seven days; what it came to."""
         built = self.training_set(from_ms)
@@ -176,8 +182,6 @@ class Bank:
         self, at_ms: int, model: Any, calibration: Any, thresholds: Any, names: list[str],
         chance: np.random.Generator,
     ) -> tuple[Any, Any, int]:  # fmt: skip
-        from mlplatform.learning.features.dataset import input_plan
-
         table = self.joined(at_ms, at_ms + DAY_MS)
         plan = input_plan(self.definition, self.folder.views)
         assert list(plan.names) == names
@@ -218,7 +222,7 @@ def played(table: pa.Table, world: World, begin_ms: int) -> dict[str, Any]:
     return {**dataclasses.asdict(world), **means, "weeks": weeks}
 
 
-def _time(at_ms: int) -> Any:
+def at_time(at_ms: int) -> Any:
     return pa.scalar(at_ms * 1000, pa.timestamp("us"))
 
 
@@ -231,7 +235,7 @@ def main() -> None:
     table = sample_customers(read_transactions(arguments.data), arguments.customers)
     last_ms = int(table["event_time"].cast(pa.int64()).to_numpy().max()) // 1000
     begin_ms = (last_ms // DAY_MS + 1) * DAY_MS - WEEKS * 7 * DAY_MS
-    table = table.filter(pc.field("event_time") >= _time(begin_ms - 60 * DAY_MS))
+    table = table.filter(pc.field("event_time") >= at_time(begin_ms - 60 * DAY_MS))
     results = []
     for world in WORLDS:
         begun = time.monotonic()

@@ -17,6 +17,7 @@ from mlplatform.model.bundle import (
     Golden,
     Reason,
     Thresholds,
+    View,
     write_bundle,
 )
 from mlplatform.model.definition import InputSpec
@@ -73,7 +74,12 @@ def sigmoid_model(width: int = len(INPUTS), heaviness: int = 0) -> bytes:
 
 
 def sigmoid_bundle(
-    folder: Path, *, model: str = "fraud", heaviness: int = 0, shift: float = 0.0
+    folder: Path,
+    *,
+    model: str = "fraud",
+    heaviness: int = 0,
+    shift: float = 0.0,
+    views: tuple[View, ...] = (),
 ) -> str:
     """Write such a bundle into a folder; returns its digest.
 
@@ -96,7 +102,7 @@ def sigmoid_bundle(
             scores=tuple(float(1 / (1 + np.exp(-sum(row)))) + shift for row in rows),
             tolerance=1e-5,
         ),
-        views=(),
+        views=views,
         profile=Profile(
             rows=100, units=50, alert_share=0.01, inputs=dict.fromkeys(INPUTS, column), score=column
         ),

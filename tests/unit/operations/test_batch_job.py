@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from tests.support.jobs_world import pool
 from tests.support.onnx_bundles import sigmoid_bundle
 
+from mlplatform.model.bundle import View
 from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import batch
@@ -120,3 +122,29 @@ def test_days_without_requests_are_no_batch(platform: wiring.Platform) -> None:
     with pytest.raises(InputInvalid, match="no request"):
         batch.prepare(platform, later)
     assert not list(platform.settings.home.staging.glob("*empty*"))
+
+
+def test_days_without_features_are_told_and_a_batch_of_nothing_else_is_refused(
+    platform: wiring.Platform, tmp_path: Path
+) -> None:
+    terminals = next(v for v in platform.views("fraud") if v.name == "terminal_stats")
+    digest = sigmoid_bundle(tmp_path / "b", views=(View(name=terminals.name, ttl_ms=3 * DAY_MS),))
+    (tmp_path / "b").rename(platform.settings.home.bundles / digest)
+    asked = replace(order(platform, "gaps"), bundle=digest)
+    folder = platform.offline("fraud").snapshot_folder(terminals.name)
+    for path in folder.glob("*.parquet"):  # the view is valid for three days: two days lack it
+        if path.stem <= "2024-10-05":
+            path.rename(tmp_path / path.name)
+    try:
+        with pool(platform.settings.home.jobs):
+            scored = batch.score(platform, asked, batch.prepare(platform, asked), lambda _: None)
+        early = replace(asked, name="early", to_ms=START_MS + 2 * DAY_MS)
+        with pytest.raises(InputInvalid, match="none of the 2 days from 2024-10-04 to 2024-10-05"):
+            batch.prepare(platform, early)
+    finally:
+        for path in tmp_path.glob("*.parquet"):
+            path.rename(folder / path.name)
+    files = json.loads((scored / "manifest.json").read_bytes())["files"]
+    found = {day: file.get("without_features") for day, file in files.items()}
+    assert found == {DAYS[0]: ["terminal_stats"], DAYS[1]: ["terminal_stats"], DAYS[2]: None}
+    assert "Warning: 2 of 3 days have no features." in batch.page(scored)

@@ -27,7 +27,8 @@ class FeatureField(_Strict, frozen=True):
     Args:
         aggregate: payments counted, the mean of `column`, or the share labelled 1.
         column: a request field for `mean`, otherwise None.
-        delay_days: how long labels need; a label_share never looks at newer payments.
+        delay_days: how many days before the snapshot the window ends. A label_share needs none: it
+            counts the labels that had arrived.
         missing: what happens where the entity has no row: that is ordinary, and told (`default`),
             the answer is degraded (`degrade`), or there is none (`refuse`).
         default: the value that training and serving put where there is none; None leaves it

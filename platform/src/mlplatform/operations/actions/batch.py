@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 
 from mlplatform.learning.features.dataset import DAY_MS
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import staging
-from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, Job, JobStatus
+from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus
 from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.scoring import BUNDLE, ID, ORDER, SCORES, Order
 from mlplatform.runtime.canonical import canonical_json, digest
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
 
 MANIFEST: Final = "manifest.json"
+NO_FEATURES: Final = (
+    "No snapshot was taken for them: history import takes those that training joins, for the last "
+    "weeks, and no older one can follow; scores there are those of customers whom nobody knows"
+)
+JOINED_DAYS: Final = 16
+"""Of one join: reading the snapshots takes as long for one day as for many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +90,8 @@ def prepare(platform: Platform, asked: Batch) -> Job:
     What an earlier attempt under the same name wrote is taken as it is: a job may be reading it.
 
     Raises:
-        InputInvalid: there is no request on these days, or the bundle has an input that no view of
-            the model's folder computes any more.
+        InputInvalid: there is no request on these days, none of the days has features, or the
+            bundle has an input that no view of the model's folder computes any more.
     """
 
     def write(shared: Path, items: Path) -> None:
@@ -96,19 +103,40 @@ def prepare(platform: Platform, asked: Batch) -> Job:
     return Job(asked.name, "score", asked.model, folder, items, asked.deadline_s)
 
 
+def days_without_features(platform: Platform, asked: Batch, bundle: Bundle) -> dict[str, list[str]]:
+    """Day → the bundle's views of which no snapshot was valid on it: their features are missing.
+
+    What a model says of such a day is what it says of customers whom nobody knows.
+    """
+    offline, found = platform.offline(asked.model), dict[str, list[str]]()
+    for view in bundle.views:
+        there = {path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet")}
+        for day_ms in range(asked.from_ms, asked.to_ms, DAY_MS):
+            valid = range(day_ms, day_ms - max(view.ttl_ms, DAY_MS), -DAY_MS)
+            if not there.intersection(map(_day_of, valid)):
+                found.setdefault(_day_of(day_ms), []).append(view.name)
+    return found
+
+
 def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatus], None]) -> Path:
     """Run the job and keep its results; returns their folder.
 
     There is one Parquet file a day (`operations.compute.scoring.RESULTS`) and, written last,
-    `manifest.json`: the version, its bundle's digest, and rows, decisions and SHA-256 of each file.
+    `manifest.json`: the version, its bundle's digest, and rows, decisions, SHA-256 and the views
+    without features of each file.
 
     Raises:
         JobFailed, Refused, Unavailable: as `operations.compute.running.run`.
     """
+    from mlplatform.model.bundle import load_bundle
+
     target = platform.settings.home.batches / asked.model / asked.name
     if not (target / MANIFEST).exists():
         told = replace(job, traceparent=platform.traceparent())
-        _keep(run(platform.jobs, told, report), job, asked, target, platform.clock.wall_ms())
+        bundle = load_bundle(job.inputs / SHARED / BUNDLE, asked.bundle)
+        gaps = days_without_features(platform, asked, bundle)
+        outputs = run(platform.jobs, told, report)
+        _keep(outputs, job, asked, target, gaps, platform.clock.wall_ms())
     shutil.rmtree(_inputs(platform, asked), ignore_errors=True)
     return target
 
@@ -118,11 +146,12 @@ def page(folder: Path) -> str:
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())
     files = manifest["files"]
     rows = [
-        "| {} | {} | {} | {} |".format(
+        "| {} | {} | {} | {} | {} |".format(
             markdown(name.removesuffix(".parquet")),
             file["rows"],
             file["decisions"]["review"],
             file["decisions"]["decline"],
+            markdown(", ".join(file.get("without_features", ()))) or "-",
         )
         for name, file in sorted(files.items())
     ]
@@ -131,7 +160,10 @@ def page(folder: Path) -> str:
         f"{sum(file['rows'] for file in files.values())} requests; "
         f"results in {markdown(str(folder))}.\n"
     )
-    return "\n".join([head, "| day | requests | review | decline |", "|---|---|---|---|", *rows])
+    gaps = sum(bool(file.get("without_features")) for file in files.values())
+    warning = f"Warning: {gaps} of {len(files)} days have no features. {NO_FEATURES}.\n"
+    table = ["| day | requests | review | decline | without features |", "|---|---|---|---|---|"]
+    return "\n".join([head, *([warning] if gaps else []), *table, *rows])
 
 
 def _inputs(platform: Platform, asked: Batch) -> Path:
@@ -152,26 +184,31 @@ def _write_shards(platform: Platform, asked: Batch, shared: Path, items: Path) -
 
     bundle = load_bundle(shared / BUNDLE, asked.bundle)
     platform.offline(asked.model).project(platform.log)
-    written = 0
-    for day_ms in range(asked.from_ms, asked.to_ms, DAY_MS):
-        table = _day(platform, asked.model, bundle, day_ms)
-        if table.num_rows:
-            day = time.strftime("%Y-%m-%d", time.gmtime(day_ms // 1000))
+    days = []
+    for from_ms in range(asked.from_ms, asked.to_ms, JOINED_DAYS * DAY_MS):
+        to_ms = min(from_ms + JOINED_DAYS * DAY_MS, asked.to_ms)
+        for day, table in _days(platform, asked.model, bundle, from_ms, to_ms):
             pq.write_table(table, items / f"{day}.parquet")
-            written += table.num_rows
-    if not written:
+            days.append(day)
+    if not days:
         raise InputInvalid(f"offline/{asked.model}", None, "no request on these days")
+    gaps = days_without_features(platform, asked, bundle)
+    if all(day in gaps for day in days):
+        problem = f"none of the {len(days)} days from {days[0]} to {days[-1]} has features"
+        raise InputInvalid("batch", None, f"{problem}. {NO_FEATURES}")
 
 
-def _day(platform: Platform, model: str, bundle: Bundle, day_ms: int) -> pa.Table:
-    """The ids and the bundle's inputs of the requests of a day, in order of time."""
+def _days(
+    platform: Platform, model: str, bundle: Bundle, from_ms: int, to_ms: int
+) -> Iterator[tuple[str, pa.Table]]:
+    """Each day's requests, if it has some, in order of time: ids and the bundle's inputs."""
     import pyarrow as pa
 
     from mlplatform.learning.features.dataset import input_plan
     from mlplatform.learning.features.join import training_join
 
     offline, views = platform.offline(model), platform.views(model)
-    asked = offline.requests(day_ms, day_ms + DAY_MS).order("event_time, request_id")
+    asked = offline.requests(from_ms, to_ms).order("event_time, request_id")
     joined = training_join(offline, views, asked.to_arrow_table())
     plan = input_plan(platform.definition(model), views, also=bundle.inputs)
     if lacking := sorted(set(bundle.input_names) - set(plan.names)):
@@ -180,10 +217,26 @@ def _day(platform: Platform, model: str, bundle: Bundle, day_ms: int) -> pa.Tabl
     x = plan.matrix(joined)
     ids = joined.column(ID).cast(pa.string()).combine_chunks()
     columns = [pa.array(x[:, plan.names.index(name)]) for name in bundle.input_names]
-    return pa.Table.from_arrays([ids, *columns], names=[ID, *bundle.input_names])
+    table = pa.Table.from_arrays([ids, *columns], names=[ID, *bundle.input_names])
+    event_ms = joined.column("event_time").cast(pa.int64()).to_numpy() // 1000
+    for day_ms in range(from_ms, to_ms, DAY_MS):
+        first, last = np.searchsorted(event_ms, [day_ms, day_ms + DAY_MS])
+        if last > first:
+            yield _day_of(day_ms), table.slice(int(first), int(last - first))
 
 
-def _keep(outputs: Path, job: Job, asked: Batch, target: Path, wall_ms: int) -> None:
+def _day_of(day_ms: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(day_ms // 1000))
+
+
+def _keep(
+    outputs: Path,
+    job: Job,
+    asked: Batch,
+    target: Path,
+    gaps: Mapping[str, list[str]],
+    wall_ms: int,
+) -> None:
     """Take the results over, the manifest last: a batch is there when its manifest is."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     files: dict[str, Any] = {}
@@ -193,6 +246,8 @@ def _keep(outputs: Path, job: Job, asked: Batch, target: Path, wall_ms: int) -> 
         if digest(content) != result["sha256"]:
             raise InputInvalid(f"{job.name}/{item}", None, "it is not what its digest says")
         write_atomically(target / item, content)
+        if views := gaps.get(item.removesuffix(".parquet")):
+            result["without_features"] = views
         files[item] = result
     manifest = {
         "job": asked.name,
