@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-rollouts bench-passes bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels
+.PHONY: bench-scoring bench-rollouts bench-passes bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -171,6 +171,12 @@ bench-drift: .venv/.dev ## how often a drift check is right, by simulated worlds
 
 bench-labels: .venv/.dev ## what is known where declines hide outcomes and labels are late; build/bench/labels.json (BENCH_FLAGS="--runs 400")
 	@$(RUN) tests.bench.labels $(BENCH_FLAGS)
+
+bench-hidden: .venv/.dev ## what models forget whose declines hide outcomes; build/bench/hidden.json (BENCH_FLAGS="PATH/TO/HANDBOOK --customers 0.3")
+	@$(RUN) tests.bench.hidden $(BENCH_FLAGS)
+
+bench-quality: .venv/.dev ## risk by known labels, a worse model and a leaked input before their gates; build/bench/quality.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
+	@$(RUN) tests.bench.quality $(BENCH_FLAGS)
 
 bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json
 	@$(RUN) tests.bench.images $(BENCH_FLAGS)

@@ -118,7 +118,7 @@ def test_those_that_chance_let_through_stand_for_the_others(tmp_path: Path) -> N
     let_through = [
         decided(n, decision="review", payload=slice_ | {"explored": True}) for n in (5, 6)
     ]
-    built = trained_on(tmp_path, *stopped, *let_through, label(5, 1))
+    built = trained_on(tmp_path, *stopped, *let_through, label(5, 1), hidden_outcomes="weight")
     assert built.rows.weight is not None
     assert built.rows.weight.tolist() == [0.0, 0.0, 0.0, 10.0, 10.0]
     assert built.rows.known.y.tolist() == [1, 0]
@@ -126,6 +126,23 @@ def test_those_that_chance_let_through_stand_for_the_others(tmp_path: Path) -> N
     left_out = trained_on(tmp_path / "other", *stopped, *let_through, hidden_outcomes="leave_out")
     assert left_out.rows.weight is not None
     assert left_out.rows.weight.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("explored", "weight"), [(29, 1.0), (30, 10.0)])
+def test_a_few_that_chance_let_through_show_what_declines_are_and_stand_for_none(
+    tmp_path: Path, explored: int, weight: float
+) -> None:
+    slice_ = {"propensity": 0.1}
+    let_through = [
+        decided(n, decision="review", payload=slice_ | {"explored": True})
+        for n in range(100, 100 + explored)
+    ]
+    frauds = [label(n, 1) for n in range(100, 100 + explored)]
+    built = trained_on(tmp_path, decided(1, payload=slice_), *let_through, *frauds)
+    assert built.rows.weight is not None
+    as_fraud = weight == 1.0
+    assert built.rows.weight.tolist() == [float(as_fraud), *[weight] * explored]
+    assert built.hidden.as_fraud == int(as_fraud)
 
 
 @given(

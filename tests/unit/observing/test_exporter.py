@@ -232,7 +232,13 @@ def test_a_declined_payment_without_a_label_is_no_false_alarm() -> None:
         }
     )
     labels = pa.table(
-        {"decision_id": ["a"], "event_ms": [DAY_MS], "label": pa.array([1], pa.int8())}
+        {
+            "decision_id": ["a"],
+            "event_ms": [DAY_MS],
+            "recorded_ms": [0],
+            "seq": [1],
+            "label": pa.array([1], pa.int8()),
+        }
     )
     voids = pa.table({"decision_id": pa.array([], pa.string())})
     seen = outcomes(decisions, labels, voids, maturity_ms=1)

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 DECLINE: Final = "decline"
 MOST_WEIGHT: Final = 100.0
 """Of one payment that was let through by chance: a few of them may not outweigh a training set."""
+LEAST_EXPLORED: Final = 30
+"""Fewer stand badly for all that were declined, where declines may count as fraud instead."""
 Z_ONE_SIDED_95: Final = 1.6449
 
 
@@ -127,22 +129,21 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
 def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> Treated:
     """The labels and weights that a model is taught, as model.yaml declares.
 
-    Where an exploration covers hidden payments, those that chance let through stand for them by
-    weights of 1/propensity, unless the policy is to leave out. Others count as fraud under
-    `pseudo_label`, only if a model declined them by the threshold that was in force, and only while
-    the declines with a known outcome show `pseudo_label_precision`. Everything else is left out.
+    Under `weight` those that chance let through stand for hidden payments by weights of
+    1/propensity; under `pseudo_label` too, once there are `LEAST_EXPLORED`. Others count as fraud
+    under `pseudo_label`, only if a model declined them by the threshold that was in force, and only
+    while declines with a known outcome show `pseudo_label_precision`. All else is left out.
 
     Source: Horvitz and Thompson, A Generalization of Sampling Without Replacement (JASA, 1952).
     """
     hidden = done.hidden
     weight = np.where(hidden, 0.0, 1.0)
     sampled = (done.propensity > 0) & (done.propensity < 1)
-    covered = np.zeros(len(y), bool)
-    if policy.hidden_outcomes != "leave_out":
-        stands = done.explored & sampled
+    covered, stands = np.zeros(len(y), bool), done.explored & sampled
+    least = {"weight": 1, "pseudo_label": LEAST_EXPLORED}.get(policy.hidden_outcomes)
+    if least is not None and int(stands.sum()) >= least:
         weight[stands] = np.minimum(1.0 / done.propensity[stands], MOST_WEIGHT)
-        if stands.any():
-            covered = hidden & sampled
+        covered = hidden & sampled
     known, frauds = _known(y, done)
     precision = _lowest_share(frauds, known)
     trusted = precision is not None and precision >= policy.pseudo_label_precision
