@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -89,31 +90,41 @@ def test_counts_and_means_are_of_windows_that_end_at_the_snapshot(tmp_path: Path
     assert quiet["customer_mean_30d"] == 7.0
 
 
-def test_risk_is_of_matured_payments_and_of_labels_that_had_arrived(tmp_path: Path) -> None:
-    edge = -3 * DAY_MS
+def test_risk_is_of_all_payments_by_the_labels_that_had_arrived(tmp_path: Path) -> None:
     offline = filled(
         tmp_path,
         [
-            (edge, edge + HOUR_MS, 1, 1.0, 1, 9),  # too new to have matured
-            (edge - 1, 0, 1, 1.0, 1, 9),
-            (edge - 2, 1, 1, 1.0, 1, 9),  # its label came too late
-            (edge - DAY_MS, 0, 1, 1.0, 0, 9),
-            (edge - 2 * DAY_MS, 0, 1, 1.0, 1, 9),
+            (0, HOUR_MS, 1, 1.0, 1, 9),  # not before the snapshot
+            (-1, 0, 1, 1.0, 1, 9),
+            (-2, 1, 1, 1.0, 1, 9),  # its label came too late
+            (-DAY_MS, 0, 1, 1.0, 0, 9),
+            (-2 * DAY_MS, 0, 1, 1.0, 1, 9),
         ],
     )
     risk = row(snapshot(offline, TERMINALS, T_MS), "terminal_id", 9)
     assert risk["terminal_risk_1d"] == pytest.approx(1 / 3)
     assert risk["terminal_risk_7d"] == pytest.approx(2 / 4)
-    assert risk["terminal_count_1d"] == 0
-    assert risk["terminal_count_7d"] == 5
+    assert risk["terminal_count_1d"] == 3
+    assert risk["terminal_count_7d"] == 4
+
+
+def test_a_delay_ends_the_window_before_the_snapshot(tmp_path: Path) -> None:
+    fields = tuple(msgspec.structs.replace(f, delay_days=3) for f in TERMINALS.fields)
+    delayed = msgspec.structs.replace(TERMINALS, fields=fields)
+    edge = -3 * DAY_MS
+    offline = filled(
+        tmp_path, [(edge, 0, 1, 1.0, 1, 9), (edge - 1, 0, 1, 1.0, 0, 9), (-1, 0, 1, 1.0, 1, 9)]
+    )
+    risk = row(snapshot(offline, delayed, T_MS), "terminal_id", 9)
+    assert (risk["terminal_count_1d"], risk["terminal_risk_1d"]) == (1, 0.0)
 
 
 def test_an_entity_without_a_payment_in_the_longest_window_has_no_row(tmp_path: Path) -> None:
     offline = filled(
         tmp_path,
-        [(-31 * DAY_MS, 0, 1, 1.0, 0, 8), (-33 * DAY_MS - 1, 0, 2, 1.0, 0, 9)],
+        [(-30 * DAY_MS, 0, 1, 1.0, 0, 8), (-30 * DAY_MS - 1, 0, 2, 1.0, 0, 9)],
     )
-    assert snapshot(offline, CUSTOMERS, T_MS).num_rows == 0
+    assert snapshot(offline, CUSTOMERS, T_MS).num_rows == 1
     table = snapshot(offline, TERMINALS, T_MS)
     assert table.column("terminal_id").to_pylist() == [8]
     assert row(table, "terminal_id", 8)["terminal_risk_30d"] == 0.0
@@ -158,7 +169,7 @@ def test_materialize_writes_offline_and_online_the_same(
     read = online.read({"customer": pseudonym(1, KEY), "terminal": 5}, T_MS + 2 * HOUR_MS)
     assert read.times == {"customer_stats": T_MS, "terminal_stats": T_MS}
     assert read.values["customer_mean_1d"] == 10.0
-    assert read.values["terminal_risk_30d"] is None
+    assert read.values["terminal_risk_30d"] == 0.0
     for view in VIEWS:
         table = pq.read_table(snapshot_path(offline, view, T_MS))
         assert table.column("created").cast(pa.int64()).to_pylist()[0] == (T_MS + HOUR_MS) * 1000

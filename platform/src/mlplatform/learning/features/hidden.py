@@ -1,8 +1,9 @@
 """Payments whose outcome our own decision hid, and what a training set makes of them.
 
 A declined payment gets no report of fraud: without a label it is not genuine, it is unknown. Left
-out, a model forgets what it stops; called genuine, it is taught the opposite; called fraud, it may
-teach itself what it believes already. So each is known as such, and model.yaml says what is done.
+out, a model sees less of what it stops; called genuine, it is taught the opposite; called fraud, it
+may teach itself what it believes already. So each is known as such, and model.yaml says what is
+made of it.
 """
 
 from __future__ import annotations
