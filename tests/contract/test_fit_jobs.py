@@ -345,7 +345,7 @@ def test_an_order_is_for_its_model(written: Path) -> None:
 @pytest.mark.parametrize("file", ["shared/recent.parquet", "items/payments.parquet"])
 def test_rows_that_are_not_as_ordered_are_not_learned_from(written: Path, file: str) -> None:
     other = payments(5, per_day=PER_DAY)
-    handover._write_rows(other.rows.matrix, other.rows.y, written / file)
+    handover._write_rows(other.rows, written / file)
     with pytest.raises(Corrupt, match="as ordered"):
         work(written)
 

@@ -18,6 +18,7 @@ from mlplatform.learning.features.hidden import Interventions, treat
 from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
+from mlplatform.learning.training import handover
 from mlplatform.learning.training.calibration import fit_calibration
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.evaluate import data_evidence
@@ -209,3 +210,15 @@ def test_a_training_set_without_hidden_outcomes_has_the_digest_that_it_had() -> 
     plain = rows_digest(rows.matrix, rows.y)
     assert rows_digest(rows.matrix, rows.y, rows) == plain
     assert rows_digest(rows.matrix, rows.y, more) != plain
+
+
+def test_hidden_outcomes_and_weights_reach_the_process_that_fits(tmp_path: Path) -> None:
+    rows = payments(3, per_day=50).rows
+    hidden = np.arange(len(rows)) % 7 == 0
+    more = dataclasses.replace(rows, hidden=hidden, weight=np.where(hidden, 0.0, 2.5))
+    for case in (rows, more):
+        handover._write_rows(case, tmp_path / "rows.parquet")
+        found = handover._read_rows(tmp_path / "rows.parquet")
+        digests = [rows_digest(one.matrix, one.y, one) for one in (case, found)]
+        assert digests[0] == digests[1]
+        assert len(found.taught) == len(case.taught)
