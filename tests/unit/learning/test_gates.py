@@ -13,6 +13,7 @@ from mlplatform.learning.validation.gates import (
     DataEvidence,
     Evidence,
     GateReport,
+    LeakageEvidence,
     ModelEvidence,
     QualityEvidence,
     ReplayEvidence,
@@ -20,7 +21,6 @@ from mlplatform.learning.validation.gates import (
     SmallModelEvidence,
     judge,
 )
-from mlplatform.learning.validation.leakage import LeakageEvidence
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.bundle import AlertBand

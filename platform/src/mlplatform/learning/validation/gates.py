@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
-from mlplatform.learning.validation.leakage import LeakageEvidence
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import GatePolicy, InputSpec, TrainingPolicy
@@ -133,6 +132,24 @@ class ReplayEvidence:
     alert_share: float
     flip_share: float | None
     counts: Replayed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeakageEvidence:
+    """What each input shows by itself.
+
+    Args:
+        alone: input → average precision of the shares of fraud in its bins, learned on the days of
+            the fit and held to the held-out days; a missing value is a bin too.
+        identifiers: inputs that say whose payment, or which payment, a row is.
+        growing: inputs that rise or fall with event time.
+        positives: frauds among the held-out payments.
+    """
+
+    alone: Mapping[str, float]
+    identifiers: tuple[str, ...]
+    growing: tuple[str, ...]
+    positives: int
 
 
 @dataclass(frozen=True, slots=True)

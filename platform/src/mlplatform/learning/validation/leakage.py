@@ -7,13 +7,13 @@ time, so that whatever is scored later lies beyond all that was learned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.learning.validation.gates import LeakageEvidence
 from mlplatform.learning.validation.statistics import average_precision
 
 if TYPE_CHECKING:
@@ -29,24 +29,6 @@ GROWS: Final = 0.99
 DISTINCT: Final = 0.95
 ROWS_OF_A_UNIT: Final = 3
 LEAST_UNITS: Final = 50
-
-
-@dataclass(frozen=True, slots=True)
-class LeakageEvidence:
-    """What each input shows by itself.
-
-    Args:
-        alone: input → average precision of the shares of fraud in its bins, learned on the days of
-            the fit and held to the held-out days; a missing value is a bin too.
-        identifiers: inputs that say whose payment, or which payment, a row is.
-        growing: inputs that rise or fall with event time.
-        positives: frauds among the held-out payments.
-    """
-
-    alone: Mapping[str, float]
-    identifiers: tuple[str, ...]
-    growing: tuple[str, ...]
-    positives: int
 
 
 def leakage_evidence(
