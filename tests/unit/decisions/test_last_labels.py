@@ -56,7 +56,7 @@ def every_reader(log: SqliteDecisionLog, folder: Path) -> dict[str, int]:
     (risk,) = snapshot(offline, TERMINALS, NOW_MS)["terminal_risk_7d"].to_pylist()
     basis = SimpleNamespace(
         marks={"a": 10_000, "b": 10_000}, generation=1, version=2, maturity_ms=DAY_MS,
-        now_event_ms=NOW_MS,
+        now_event_ms=NOW_MS, hides=("decline",), explores=False,
     )  # fmt: skip
     rollout = shadow_outcomes(log, "fraud", basis)  # type: ignore[arg-type]
     outcome, _ = LoggedPayments(log, FRAUD, 0, DAY_MS).outcomes(["d1"], _array(1), _array("review"))
@@ -64,7 +64,7 @@ def every_reader(log: SqliteDecisionLog, folder: Path) -> dict[str, int]:
         "training set": training,
         "offline table": joined,
         "risk of a terminal": int(risk),
-        "rollout": int(rollout.fraud[0]),
+        "rollout": int(rollout.payments.fraud[0]),
         "what-if": int(outcome[0]),
         "exporter": read_outcomes(log, FRAUD, 1 + 4 * DAY_MS).positives,
     }

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-DECLINE: Final = "decline"
 MOST_WEIGHT: Final = 100.0
 """Of one payment that was let through by chance: a few of them may not outweigh a training set."""
 LEAST_EXPLORED: Final = 30
@@ -112,15 +111,17 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
     """What a joined table of requests says of our decisions; None where it says nothing.
 
     Args:
-        table: with the columns of `rows.DECIDED` but its id, null where nothing was decided.
+        table: with the columns of `rows.DECIDED` but its id, null where no decision hid an outcome
+            and no chance let the payment through.
         labelled: rows whose outcome is known.
     """
     if "decision" not in table.column_names:
         return None
-    decision, explored = (_flags(table, name) for name in ("decision", "explored"))
+    explored = _flags(table, "explored")
+    declined = table.column("decision").is_valid().to_numpy() & ~explored
     return Interventions(
-        declined=decision,
-        by_model=_flags(table, "by_model") & decision,
+        declined=declined,
+        by_model=_flags(table, "by_model") & declined,
         labelled=labelled,
         propensity=table.column("propensity").to_numpy().astype(np.float64),
         explored=explored,
@@ -197,9 +198,7 @@ def _lowest_share(hits: int, trials: int) -> float | None:
 
 
 def _untrusted(precision: float | None, known: int, floor: float) -> str:
-    way_out = (
-        "let chance let some through (rollout exploration), or have people label declined payments"
-    )
+    way_out = "let chance let some through (`exploration` in model.yaml), or have people label declined payments"
     if precision is None:
         return (
             f"nobody knows what became of any declined payment, so none counts as fraud: {way_out}"
@@ -211,6 +210,6 @@ def _untrusted(precision: float | None, known: int, floor: float) -> str:
 
 
 def _flags(table: pa.Table, name: str) -> Flags:
+    """False where nothing is said."""
     column = table.column(name).to_numpy(zero_copy_only=False)
-    flags: Flags = column == (DECLINE if name == "decision" else True)
-    return flags
+    return np.array([said is True for said in column], dtype=bool)

@@ -142,7 +142,7 @@ class OfflineTable:
                 rows.requests_of(by_kind["decision"], self.definition),
                 rows.labels_of(by_kind["label"]),
                 rows.voids_of(by_kind["void"]),
-                rows.decided_of(by_kind["decision"]),
+                rows.decided_of(by_kind["decision"], self.definition.decision.hides_outcome),
             )
             number = max(self._numbers(), default=-1) + 1
             self._add(number, part, {**position, **rows.last_seq(records)})

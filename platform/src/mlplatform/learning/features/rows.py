@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import MODELS
-from mlplatform.learning.features.hidden import DECLINE
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt, InputInvalid
@@ -198,7 +197,7 @@ def split_history(
     return requests.cast(request_schema(definition)), labels
 
 
-def decided_of(decisions: pa.Table) -> pa.Table:
+def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
     """What decision records did to their payments, of those that were declined or explored."""
     decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
     payloads = decisions.column("payload").to_pylist()
@@ -215,8 +214,8 @@ def decided_of(decisions: pa.Table) -> pa.Table:
         ],
         schema=DECIDED,
     )  # fmt: skip
-    declined = pc.is_in(table.column("decision"), value_set=pa.array([DECLINE]))
-    return table.filter(pc.or_(declined, table.column("explored")))
+    hidden = pc.is_in(table.column("decision"), value_set=pa.array(hides, pa.string()))
+    return table.filter(pc.or_(hidden, table.column("explored")))
 
 
 def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:

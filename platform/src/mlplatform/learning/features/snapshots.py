@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlplatform.learning.features.compile import reach_ms, snapshot_sql
-from mlplatform.learning.features.hidden import DECLINE
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.rows import LABEL_RANK
@@ -151,7 +150,7 @@ def _load(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     offline.decided().create_view("decided", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE requests AS SELECT incoming.*,"
-        f" coalesce(decision = '{DECLINE}' AND NOT explored, false) AS declined"
+        " coalesce(NOT explored, false) AS declined"
         " FROM incoming LEFT JOIN decided USING (request_id)"
     )
     offline.label_records(days[-1]).create_view("incoming", replace=True)
