@@ -198,7 +198,7 @@ def _lowest_share(hits: int, trials: int) -> float | None:
 
 
 def _untrusted(precision: float | None, known: int, floor: float) -> str:
-    way_out = "let chance let some through (`exploration` in model.yaml), or have people label declined payments"
+    way_out = "let chance let some through (`exploration`), or have people label declined payments"
     if precision is None:
         return (
             f"nobody knows what became of any declined payment, so none counts as fraud: {way_out}"
