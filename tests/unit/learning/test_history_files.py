@@ -1,0 +1,67 @@
+"""The history of a folder without `sources.py`: Parquet files in the model's own columns."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlplatform.learning.features.history_files import columns_of, examine_history
+from mlplatform.model.folders import load_definition
+from mlplatform.runtime.errors import InputInvalid
+
+FRAUD = load_definition("fraud")
+
+
+def day(number: int) -> datetime:
+    return datetime(2026, 3, number, tzinfo=UTC).replace(tzinfo=None)
+
+
+ROWS = {
+    "request_id": [1, 2],
+    "event_time": [day(1), day(2)],
+    "customer_id": [7, 8],
+    "terminal_id": [3, 3],
+    "amount": [12.5, 8.0],
+    "label": [0, 1],
+    "label_time": [day(4), day(5)],
+}
+
+
+def written(folder: Path, **renamed: str) -> Path:
+    table = pa.table({renamed.get(name, name): values for name, values in ROWS.items()})
+    times = [name for name in table.column_names if pa.types.is_timestamp(table[name].type)]
+    for name in times:
+        position = table.schema.get_field_index(name)
+        table = table.set_column(position, name, table[name].cast(pa.timestamp("us")))
+    pq.write_table(table.append_column("branch", pa.array(["a", "b"])), folder / "own.parquet")
+    return folder / "own.parquet"
+
+
+def test_columns_have_the_models_names_and_types() -> None:
+    columns = {one.name: one.kinds for one in columns_of(FRAUD)}
+    assert set(columns) == set(ROWS)
+    assert "double" in columns["amount"]
+
+
+def test_a_column_of_another_name_is_mapped_and_others_are_left_unread(tmp_path: Path) -> None:
+    path = written(tmp_path, amount="value")
+    found = examine_history(path, definition=FRAUD, now_ms=None, columns={"amount": "value"})
+    assert found.table.column("amount").to_pylist() == [12.5, 8.0]
+    assert found.names["amount"] == "value"
+    assert found.unread == ("branch",)
+    assert found.table.num_rows == 2
+
+
+def test_a_missing_column_is_named_with_a_proposal(tmp_path: Path) -> None:
+    path = written(tmp_path, amount="amount_eur")
+    with pytest.raises(InputInvalid, match=r"no column for amount.*--map amount=amount_eur"):
+        examine_history(path, definition=FRAUD, now_ms=None, columns={})
+
+
+def test_no_request_may_be_later_than_now(tmp_path: Path) -> None:
+    with pytest.raises(InputInvalid, match="event_time is in the future"):
+        examine_history(written(tmp_path), definition=FRAUD, now_ms=0, columns={})
