@@ -28,7 +28,6 @@ from mlplatform.learning.training.folder import load_training
 from mlplatform.learning.validation.gates import QualityEvidence, judge_leakage, judge_quality
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.statistics import average_precision, average_precision_interval
-from mlplatform.models.fraud import training
 from mlplatform.models.fraud.sources import read_transactions, sample_customers
 
 TEST_DAYS: Final = 28
@@ -70,10 +69,11 @@ def smaller(built: Dataset, definition: Any) -> dict[str, Any]:
     """What the quality gate says of 8 trees against the shipped number, on the held-out days."""
     names = [i.name for i in definition.inputs]
     rows = built.fitting
-    champion = fit_rows(load_training("fraud"), rows, names, seed=SEED)
+    training: Any = load_training("fraud")
+    champion = fit_rows(training, rows, names, seed=SEED)
     shipped = dict(training.SETTINGS)
     training.SETTINGS["max_iter"] = 8
-    candidate = fit_rows(load_training("fraud"), rows, names, seed=SEED)
+    candidate = fit_rows(training, rows, names, seed=SEED)
     training.SETTINGS.update(shipped)
     days = built.holdout
     x, y, unit = days.matrix.columns(names), days.y, days.matrix.unit

@@ -18,6 +18,8 @@ from tests.drills.attacks.wire import Answer, ask, identities
 RUN_LIMIT_S: Final = 25.0
 TRIES: Final = 5
 FLOW: Final = "drift"
+SOON: Final = timedelta(minutes=4)
+"""A rollback that begins later than in five is refused for that alone."""
 """Whose deployment is turned: a run of it is quick."""
 PAYLOAD: Final = """
 import os, pathlib
@@ -186,11 +188,12 @@ def outside_the_schema(target: Target) -> Got:
         target,
         "rollback",
         [
-            started({"actor": "eve", "reason": ""}) | loose,
-            started({"actor": "eve", "reason": {"deep": [1]}}),
-            started({"actor": ["eve"], "reason": 7}) | loose,
+            started({"actor": "eve", "reason": ""}, SOON) | loose,
+            started({"actor": "eve", "reason": {"deep": [1]}}, SOON),
+            started({"actor": ["eve"], "reason": 7}, SOON) | loose,
             started(
-                {"actor": {"__prefect_kind": "jinja", "template": "{{ 7*7 }}"}, "reason": "xxxxx"}
+                {"actor": {"__prefect_kind": "jinja", "template": "{{ 7*7 }}"}, "reason": "xxxxx"},
+                SOON,
             ),
         ],
         also=refused_by_the_schema,
@@ -198,8 +201,8 @@ def outside_the_schema(target: Target) -> Got:
 
 
 def another_actor(target: Target) -> Got:
-    asked = [started({"actor": "bo", "reason": "in the name of bo"})]
-    asked += [started({"actor": " bo", "reason": "in the name of bo"})]
+    asked = [started({"actor": "bo", "reason": "in the name of bo"}, SOON)]
+    asked += [started({"actor": " bo", "reason": "in the name of bo"}, SOON)]
     return _each(target, "rollback", asked, also={409, 422})
 
 
@@ -212,9 +215,9 @@ def a_state(target: Target) -> Got:
     return _each(target, FLOW, [{"parameters": {"model": "fraud"}, "state": result}])
 
 
-def started(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A body of create_flow_run; the run would begin in most of a day."""
-    at = datetime.now(UTC) + timedelta(hours=20)
+def started(parameters: dict[str, Any], ahead: timedelta = timedelta(hours=20)) -> dict[str, Any]:
+    """A body of create_flow_run; the run would begin in most of a day, or in `SOON`."""
+    at = datetime.now(UTC) + ahead
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
     return {"parameters": {"model": "fraud", **parameters}, "state": later if parameters else None}
 

@@ -46,11 +46,18 @@ def test_a_new_folder_has_nothing_wrong_and_its_fit_is_tried(folder: Path) -> No
     assert "RuntimeError: no tree" in only
 
 
+def test_a_fit_that_takes_no_weights_is_told(folder: Path) -> None:
+    change(folder / "training.py", "seed, weight=None", "seed")
+    change(folder / "training.py", "x, y, weight)", "x, y)")
+    (only,) = problems(folder)
+    assert "unexpected keyword argument 'weight'" in only
+
+
 def test_scores_that_are_no_probabilities_are_told(folder: Path) -> None:
     change(
         folder / "training.py",
-        "return fitted(classifier, x, y)",
-        "made = fitted(classifier, x, y)\n"
+        "return fitted(classifier, x, y, weight)",
+        "made = fitted(classifier, x, y, weight)\n"
         "    return type('Doubled', (), {'scores': lambda _, x: 2 * made.scores(x),"
         " 'onnx': lambda _: made.onnx()})()",
     )

@@ -381,3 +381,10 @@ def test_requests_for_later_are_taken_where_model_yaml_says_so(
     path: str, value: Any, takes: bool
 ) -> None:
     assert parse(changed(path, value), "model.yaml").takes_async is takes
+
+
+@pytest.mark.parametrize("name", ["request_id", "label", "decision", "propensity", "explored"])
+def test_a_request_field_may_not_have_the_name_of_a_column_of_the_platforms(name: str) -> None:
+    document = yaml.safe_load(TEXT)
+    document["request"][name] = {"type": "float64"}
+    refused(yaml.safe_dump(document), "request", name, "another name")

@@ -128,7 +128,12 @@ def test_what_serves_leaves_out_the_model_whose_definition_cannot_be_read(
 ) -> None:
     (copied(root, "credit") / "model.yaml").write_text("tier: 9")
     (copied(root, "lending") / "features.json").write_text("{}")
+    (copied(root, "salary") / "model.yaml").write_bytes(b"owner: Andr\xe9")
     assert readable_names() == ["fraud"]
+    assert (
+        "model salary is not served: model.yaml: byte 11 is '0xe9'; wanted: a text in UTF-8"
+        in caplog.text
+    )
     assert "model lending is not served: lending/features.json" in caplog.text
     assert "model credit is not served: model.yaml: " in caplog.text
 

@@ -106,6 +106,13 @@ def test_a_home_that_was_moved_knows_nothing_of_the_other_places_platform(
     assert for_start(moved) == moved
 
 
+def test_a_home_by_another_name_is_the_same_home(shell: dict[str, str], tmp_path: Path) -> None:
+    run(shell)
+    (tmp_path / "other").symlink_to(shell["MLPLATFORM_HOME"])
+    other = {"MLPLATFORM_HOME": str(tmp_path / "other")}
+    assert for_command(other)["MLPLATFORM_GATEWAY_PORT"] == PORTS["MLPLATFORM_GATEWAY_PORT"]
+
+
 def test_the_file_is_its_owners_alone(shell: dict[str, str]) -> None:
     assert stat.S_IMODE(file_of(shell).stat().st_mode) == 0o600
 

@@ -22,6 +22,11 @@ Rule = tuple[bool, str, object, str]
 """Whether it holds, the key that it is about, that key's value, and what is wanted there."""
 
 SLICE = "1 of a slice or a share"
+OF_EVERY_REQUEST = (
+    *("request_id", "label", "label_time", "recorded_ms", "seq"),
+    *("decision", "by_model", "propensity", "explored", "declined"),
+)
+"""Columns that stand beside a request's fields in the offline table and its joins."""
 
 
 def contradictions(model: ModelDefinition) -> Iterator[Finding]:
@@ -36,8 +41,9 @@ def _request(model: ModelDefinition) -> Iterator[Rule]:
     unit, names = model.assignment_unit, [i.name for i in model.inputs]
     is_unit = unit == REQUEST_UNIT or unit in model.request
     yield is_unit, "assignment_unit", unit, f"a request field or {REQUEST_UNIT!r}"
-    free = EVENT_TIME not in model.request
-    yield free, "request", EVENT_TIME, "another name: every request has it"
+    for name in (EVENT_TIME, *OF_EVERY_REQUEST):
+        free = name not in model.request
+        yield free, "request", name, "another name: the platform keeps its own under this one"
     yield len(set(names)) == len(names), "inputs", names, "names that differ"
     in_time = 0 < model.latency_slo_ms <= model.deadline_ms
     wanted = "more than 0 and at most deadline_ms"

@@ -148,7 +148,12 @@ def folder_digest(folder: Path) -> str:
 @functools.lru_cache(maxsize=256)
 def _definition(path: Path, state: tuple[int, int, int]) -> ModelDefinition:
     """The definition in a file that was in that state: its time of change, size and number."""
-    return parse(path.read_text(), path.name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        where = f"{path.name}: byte {error.start}"
+        raise ConfigInvalid(where, f"{error.object[error.start]:#x}", "a text in UTF-8") from error
+    return parse(text, path.name)
 
 
 def _found() -> tuple[dict[str, Path], list[ConfigInvalid]]:

@@ -79,7 +79,7 @@ def _of_files(folder: Path) -> Iterator[str]:
         yield str(error)
     yield from _of_entities(definition, folder)
     if not (folder / "training.py").is_file():
-        yield "training.py is missing: `fit(x, y, *, seed)` (docs/adding-a-model.md)"
+        yield "training.py is missing: `fit(x, y, *, seed, weight=None)` (docs/adding-a-model.md)"
 
 
 def _of_entities(definition: ModelDefinition, folder: Path) -> Iterator[str]:

@@ -37,7 +37,7 @@ def run(model: str) -> None:
     folder = load_folder(model)
     plan = InputPlan(folder.definition, folder.views)
     x, y = rows(folder.definition, plan, SEED)
-    fitted = load_training(model).fit(x, y, seed=SEED)
+    fitted = load_training(model).fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64))
     tried = parity_rows(x, SEED)
     expected = np.asarray(fitted.scores(tried), np.float64)
     if expected.shape != (len(tried),) or not np.all((expected >= 0) & (expected <= 1)):

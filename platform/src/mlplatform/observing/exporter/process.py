@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.model.folders import model_names
+from mlplatform.model.folders import readable_names
 from mlplatform.observing.exporter import targets
 from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
@@ -61,7 +61,7 @@ def collector(settings: Settings) -> StateCollector:
     log = SqliteDecisionLog(settings.home.decisions)
     outbox = backends.outbox(settings)
     return StateCollector(
-        model_names(),
+        readable_names(),
         backends.rollouts(settings),
         backends.incidents(settings),
         log.watermarks,

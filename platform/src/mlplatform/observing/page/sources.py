@@ -15,7 +15,7 @@ from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page import decisions
 from mlplatform.observing.page.decisions import Listed, RecordShown
@@ -66,12 +66,12 @@ class Sources:
         return of_the_last_day(self._platform.settings.home)
 
     def models(self) -> list[ModelShown]:
-        """Every model of this installation.
+        """Every model of this installation whose model.yaml can be read; the log tells of others.
 
         Raises:
             Unavailable: the journal does not answer.
         """
-        return [self.model(name) for name in model_names()]
+        return [self.model(name) for name in readable_names()]
 
     def model(self, name: str) -> ModelShown:
         """A model and its routes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.model.folders import check_folders, load_definition, model_names
+from mlplatform.model.folders import check_folders, load_definition, model_names, readable_names
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.prefect_server import environment as prefect_environment
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
@@ -88,7 +88,9 @@ def gateway(settings: Settings, name: str) -> ChildSpec:
 
 def workers(settings: Settings) -> list[ChildSpec]:
     """For each model that takes requests for later, one process: its worker and its outbox."""
-    return [worker(settings, name) for name in model_names() if load_definition(name).takes_async]
+    return [
+        worker(settings, name) for name in readable_names() if load_definition(name).takes_async
+    ]
 
 
 def worker(settings: Settings, model: str) -> ChildSpec:

@@ -89,7 +89,7 @@ def _remembered(home: Home) -> dict[str, str]:
         start = msgspec.json.decode(text, type=_Start)
     except msgspec.DecodeError as error:
         raise _unusable(path, str(error)) from error
-    if start.home != str(home.root):
+    if os.path.realpath(start.home) != os.path.realpath(home.root):
         return {}
     if strange := sorted(set(start.variables) - {s.variable for s in SETTINGS}):
         raise _unusable(path, f"it has {strange[0]}, which is no setting of this release")
