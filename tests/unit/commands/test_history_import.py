@@ -8,9 +8,11 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlplatform import commands
+from mlplatform.commands.authoring import new_model
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features import snapshots
@@ -33,6 +36,7 @@ from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
 DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS
 US = pa.timestamp("us")
+VIEWS = ("customer_stats", "terminal_stats")
 
 
 class Killed(BaseException):
@@ -132,12 +136,126 @@ def test_days_that_are_added_later_give_what_they_give_at_once(
     assert {k: v for k, v in parts.items() if k in whole} == whole
 
 
-def test_no_history_is_added_once_a_payment_was_answered(platform: wiring.Platform) -> None:
-    import_history(platform, "fraud", payments(), "march")
+def answer_a_payment(platform: wiring.Platform) -> None:
+    request = {"customer_id": 1, "terminal_id": 2, "amount": 3.0}
     platform.log.append("gateway-0", [Entry(Record(
         kind="decision", decision_id="d1", model="fraud", event_ms=START_MS + 3 * DAY_MS,
-        recorded_ms=0, payload={"request": {}, "features": {}},
+        recorded_ms=0, payload={"request": request, "features": {}},
     ))])  # fmt: skip
+
+
+def inodes(platform: wiring.Platform) -> dict[Path, int]:
+    """Files of snapshots, of which one that is made again is another."""
+    root = platform.offline("fraud").folder / "snapshots"
+    return {path: path.stat().st_ino for path in root.rglob("*.parquet")}
+
+
+def train_on_more_days(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    definition = load_definition("fraud")
+    training = msgspec.structs.replace(
+        definition.training, window_days=definition.training.window_days + days
+    )
+    longer = msgspec.structs.replace(definition, training=training)
+    monkeypatch.setattr(wiring.Platform, "definition", lambda _self, _model: longer)
+
+
+@pytest.mark.parametrize("call", [1, 7])
+def test_what_was_killed_is_finished_beside_snapshots_from_which_a_payment_was_answered(
+    monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform, call: int
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "_write", killed_at(call, snapshots._write))
+        with pytest.raises(Killed):
+            import_history(platform, "fraud", payments(), "march")
+    held = inodes(platform)
+    answer_a_payment(platform)
+    import_history(platform, "fraud", payments(), "march")
+    assert history_is_whole(platform, "fraud")
+    assert held.items() <= inodes(platform).items()
+    assert len(inodes(platform)) > len(held)
+
+
+def test_a_snapshot_of_a_platform_that_was_up_stays_once_a_payment_was_answered_from_it(
+    monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "_write", killed_at(7, snapshots._write))
+        with pytest.raises(Killed):
+            import_history(platform, "fraud", payments(), "march")
+    answer_a_payment(platform)
+    materialize(platform, "fraud")
+    held = inodes(platform)
+    import_history(platform, "fraud", payments(), "march")
+    assert history_is_whole(platform, "fraud")
+    assert inodes(platform) == held
+
+
+def test_no_snapshot_is_lost_where_training_reaches_further_once_a_payment_was_answered(
+    monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform
+) -> None:
+    import_history(platform, "fraud", payments(), "march")
+    answer_a_payment(platform)
+    materialize(platform, "fraud")
+    held = inodes(platform)
+    train_on_more_days(monkeypatch, 5)
+    with pytest.raises(Refused, match="fraud has answered payments"):
+        import_history(platform, "fraud", payments(), "march")
+    assert inodes(platform) == held
+
+
+def test_a_first_history_comes_before_no_payment_that_was_answered(
+    platform: wiring.Platform,
+) -> None:
+    materialize(platform, "fraud")
+    held = inodes(platform)
+    answer_a_payment(platform)
+    with pytest.raises(Refused, match="fraud has answered payments"):
+        import_history(platform, "fraud", payments(), "march")
+    assert inodes(platform) == held
+
+
+def test_days_are_added_where_training_reaches_further_back_by_now(
+    monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform
+) -> None:
+    import_history(platform, "fraud", payments(), "a")
+    import_history(platform, "fraud", b := payments(2, START_MS + 3 * DAY_MS, 10_000), "b")
+    train_on_more_days(monkeypatch, 5)
+    held = inodes(platform)
+    with pytest.raises(InputInvalid, match="as those before were imported already"):
+        import_history(platform, "fraud", b, "b")
+    assert inodes(platform) == held
+    before = snapshot_files(platform)
+    import_history(platform, "fraud", payments(3, START_MS + 6 * DAY_MS, 20_000), "c")
+    after = snapshot_files(platform)
+    assert before.items() <= after.items()
+    days = {name: {Path(f).stem for f in after if f.startswith(name)} for name in VIEWS}
+    last = date(1970, 1, 1) + timedelta(days=START_MS // DAY_MS + 9)
+    definition = platform.definition("fraud")
+    count = definition.training.window_days + definition.label.maturity_days + 2
+    wanted = {(last - timedelta(days=n)).isoformat() for n in range(count)}
+    assert all(wanted <= found for found in days.values())
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_kill_loses_no_midnight_whose_snapshot_was_to_be_made_again(
+    monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform, call: int
+) -> None:
+    import_history(platform, "fraud", payments(), "march")
+    materialize(platform, "fraud")
+    before = set(snapshot_files(platform))
+    later = payments(2, START_MS + 3 * DAY_MS, 10_000)
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "_write", killed_at(call, snapshots._write))
+        with pytest.raises(Killed):
+            import_history(platform, "fraud", later, "april")
+    assert not before <= set(snapshot_files(platform))
+    import_history(platform, "fraud", later, "april")
+    assert before <= set(snapshot_files(platform))
+
+
+def test_no_history_is_added_once_a_payment_was_answered(platform: wiring.Platform) -> None:
+    import_history(platform, "fraud", payments(), "march")
+    answer_a_payment(platform)
     later = payments(start_ms=START_MS + 5 * DAY_MS, first_id=10_000)
     with pytest.raises(Refused, match=r"fraud has answered payments.*MLPLATFORM_HOME=FOLDER"):
         import_history(platform, "fraud", later, "april")
@@ -197,6 +315,62 @@ def test_a_csv_of_other_names_is_shown_and_then_taken_in(csv: Path) -> None:
     again = run(str(csv), "MAP", "--dry-run", "--json")
     assert again.exit_code == 2
     assert "wanted: payments from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
+
+
+OWN = {
+    "request_id": [1, 2],
+    "event_time": [datetime(2026, 3, 1), datetime(2026, 3, 2)],  # noqa: DTZ001 - as Arrow has it
+    "customer_id": [7, 8],
+    "amount": [12.5, 8.0],
+    "income": [100.0, 200.0],
+    "label": [0, 1],
+    "label_time": [datetime(2026, 3, 4), datetime(2026, 3, 5)],  # noqa: DTZ001
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"amount": [12.5, -8.0]}, "row 1: amount is less than 0: -8.0"),
+        ({"label": [0, 7]}, "row 1: label is not 0 or 1: 7"),
+        ({"request_id": [1, 1]}, "row 1: request_id is that of an earlier row"),
+        ({"event_time": OWN["event_time"][::-1]}, "row 1: event_time is before that of the row"),
+    ],
+    ids=["an amount below the least", "no label", "an id twice", "not in order"],
+)
+def test_a_dry_run_of_a_folder_without_sources_refuses_what_an_import_refuses(
+    csv: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], problem: str
+) -> None:
+    new_model.write(csv.parent / "models" / "own", "own", "sklearn")
+    monkeypatch.setenv("MLPLATFORM_MODELS", str(csv.parent / "models"))
+    file = csv.parent / "own.parquet"
+    pq.write_table(pa.table({**OWN, **wrong}), file)
+    words = ["history", "import", "own", str(file)]
+    told = CliRunner().invoke(commands.app, [*words, "--dry-run", "--json"])
+    assert told.exit_code == 2
+    (refusal,) = json.loads(told.stdout)["refusals"]
+    assert problem in refusal
+    refused = CliRunner().invoke(commands.app, words).exception
+    assert str(refused) == refusal
+
+    pq.write_table(pa.table(OWN), file)
+    assert CliRunner().invoke(commands.app, [*words, "--dry-run"]).exit_code == 0
+    assert CliRunner().invoke(commands.app, words).exit_code == 0
+
+
+def test_a_dry_run_tells_that_the_same_files_finish_what_was_killed(
+    csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "_write", killed_at(1, snapshots._write))
+        with pytest.raises(Killed):
+            run(str(csv), "MAP")
+    assert run(str(csv), "MAP", "--dry-run").exit_code == 0
+    csv.write_text(CSV.replace("10.50", "10.51"))
+    other = run(str(csv), "MAP", "--dry-run", "--json")
+    assert other.exit_code == 2
+    (refusal,) = json.loads(other.stdout)["refusals"]
+    assert "an import of other payments was stopped halfway" in refusal
 
 
 def test_a_file_that_does_not_fit_is_answered_by_a_proposal(csv: Path) -> None:

@@ -15,7 +15,7 @@ from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import COLUMNS, Record, arrow_schema
 from mlplatform.learning.features.offline import OfflineTable, Projected
-from mlplatform.learning.features.rows import history_schema
+from mlplatform.learning.features.rows import history_digest, history_schema
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import Corrupt, InputInvalid, Refused
 
@@ -100,6 +100,9 @@ def test_history_is_stored_under_pseudonyms_and_added_to_behind_its_last_midnigh
     offline: OfflineTable,
 ) -> None:
     assert offline.import_history(history([{}, {"request_id": "h1"}]), KEY) == 2
+    with pytest.raises(Refused, match="an import of other payments was stopped halfway"):
+        offline.import_history(history([{"request_id": "h2"}]), KEY)
+    offline.finish_history()
     stored = offline.requests().to_arrow_table()
     assert stored.column("customer_id").to_pylist() == [pseudonym(1, KEY)] * 2
     assert stored.column("terminal_id").to_pylist() == [2, 2]
@@ -112,6 +115,7 @@ def test_history_is_stored_under_pseudonyms_and_added_to_behind_its_last_midnigh
     assert offline.history_end_ms() == NOON_MS
 
     assert offline.import_history(history([{**later, "request_id": "h2"}]), KEY) == 1
+    offline.finish_history()
     assert ids(offline) == ["h0", "h1", "h2"]
     assert offline.history_end_ms() == NOON_MS + DAY_MS
     log = MemoryLog()
@@ -120,6 +124,33 @@ def test_history_is_stored_under_pseudonyms_and_added_to_behind_its_last_midnigh
     assert offline.history_end_ms() == NOON_MS + DAY_MS
     with pytest.raises(Refused, match=r"fraud has answered payments.*MLPLATFORM_HOME"):
         offline.import_history(history([{**later, "request_id": "h3"}]), KEY)
+
+
+def test_an_import_that_was_killed_before_its_rows_holds_no_other_one_up(
+    offline: OfflineTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            offline.import_history(history([{}]), KEY)
+    assert offline.half_taken_in() is None
+    assert offline.import_history(history([{"request_id": "h1"}]), KEY) == 1
+    assert offline.half_taken_in() is not None
+    assert ids(offline) == ["h1"]
+
+
+def test_a_digest_is_of_rows_and_not_of_chunks() -> None:
+    rows = [{"request_id": f"h{n}", "label": None, "label_time": None} for n in range(3)]
+    table = history(rows)
+    chunked = pa.concat_tables([history(rows[:1]), history(rows).slice(1)])
+    assert history_digest(table, FRAUD) == history_digest(chunked, FRAUD)
+    assert history_digest(table, FRAUD) == history_digest(
+        table.select(table.column_names[::-1]), FRAUD
+    )
+    assert history_digest(table, FRAUD) != history_digest(table.slice(1), FRAUD)
 
 
 def test_history_after_the_log_is_refused(offline: OfflineTable) -> None:

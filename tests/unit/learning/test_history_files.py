@@ -65,3 +65,13 @@ def test_a_missing_column_is_named_with_a_proposal(tmp_path: Path) -> None:
 def test_no_request_may_be_later_than_now(tmp_path: Path) -> None:
     with pytest.raises(InputInvalid, match="event_time is in the future"):
         examine_history(written(tmp_path), definition=FRAUD, now_ms=0, columns={})
+
+
+def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> None:
+    table = pq.read_table(written(tmp_path))
+    position = table.schema.get_field_index("label")
+    pq.write_table(
+        table.set_column(position, "label", pa.array([0, 300])), tmp_path / "own.parquet"
+    )
+    with pytest.raises(InputInvalid, match=r"own\.parquet: label is no int8: .*300"):
+        examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})

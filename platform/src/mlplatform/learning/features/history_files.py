@@ -75,7 +75,9 @@ def examine_history(
             names.append(matched(wanted, parquet.types(number), columns, file.name))
             tables.append(_table(parquet, number, file.name, definition, names[-1]))
         unread = tuple(n for n in parquet.types(0) if n not in names[0].values())
-    table = pa.concat_tables([_canonical(table, definition) for table in tables])
+    table = pa.concat_tables(
+        [_canonical(t, definition, file.name) for t, file in zip(tables, files, strict=True)]
+    )
     if now_ms is not None:
         late = table.column("event_time").cast(pa.int64()).to_numpy() > now_ms * 1000
         refuse(late, str(path), "event_time is in the future", table.column("event_time"))
@@ -112,10 +114,12 @@ def _table(
     return table
 
 
-def _canonical(table: pa.Table, definition: ModelDefinition) -> pa.Table:
-    schema = history_schema(definition)
-    columns: list[Any] = [
-        pc.cast(table.column(field.name), field.type, safe=not pa.types.is_timestamp(field.type))
-        for field in schema
-    ]
+def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.Table:
+    schema, columns = history_schema(definition), list[Any]()
+    for field in schema:
+        is_time = pa.types.is_timestamp(field.type)
+        try:
+            columns.append(pc.cast(table.column(field.name), field.type, safe=not is_time))
+        except pa.ArrowInvalid as error:
+            raise InputInvalid(source, None, f"{field.name} is no {field.type}: {error}") from error
     return pa.table(columns, schema=schema)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.learning.features import rows
+from mlplatform.learning.features import half_taken_in, rows
+from mlplatform.learning.features.half_taken_in import HalfTakenIn
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
@@ -76,10 +77,12 @@ class OfflineTable:
             key: the pseudonym key; fields marked pseudonymous are stored only under it.
             source: named in errors.
 
-        Once there is history, more is added behind its last midnight.
+        Once there is history, more is added behind its last midnight. It counts as half taken in
+        until `finish_history`.
 
         Raises:
-            Refused: the log was projected before: what comes now is recorded there.
+            Refused: the log was projected before: what comes now is recorded there; or another
+                import is half taken in.
             InputInvalid: names the source, the row and what is wrong, or that the first payment is
                 not behind the history that is here; nothing was taken in.
         """
@@ -88,8 +91,29 @@ class OfflineTable:
         with self._lock():
             self.check_follows(table, source)
             number = max(self._numbers(), default=-1) + 1
+            mark = HalfTakenIn(number, rows.history_digest(table, self.definition))
+            half_taken_in.write(self.folder, mark)
             self._add(number, _Part(requests, labels), {})
         return len(requests)
+
+    def half_taken_in(self) -> HalfTakenIn | None:
+        """The import whose rows are here, and whose snapshots are not said to be."""
+        mark = half_taken_in.read(self.folder)
+        is_here = mark is not None and self._parts / _name(mark.part) in self._history()
+        return mark if is_here else None
+
+    def note_forgotten(self, midnights_ms: Iterable[int]) -> tuple[int, ...]:
+        """Note snapshots that are about to be removed, and return all that the import has noted."""
+        mark = self.half_taken_in()
+        if mark is None:
+            raise Refused(f"no import of {self.definition.name} is half taken in")
+        every = tuple(sorted({*mark.forgotten_ms, *midnights_ms}))
+        half_taken_in.write(self.folder, msgspec.structs.replace(mark, forgotten_ms=every))
+        return every
+
+    def finish_history(self) -> None:
+        """Say that the history and all its snapshots are here."""
+        half_taken_in.remove(self.folder)
 
     def check_follows(self, table: pa.Table, source: str) -> None:
         """Nothing where a history may be added to what is here.
@@ -97,6 +121,11 @@ class OfflineTable:
         Raises:
             Refused, InputInvalid: as `import_history`.
         """
+        if self.half_taken_in() is not None:
+            raise Refused(
+                f"an import of other payments was stopped halfway: give {self.definition.name} the"
+                " same"
+            )
         parts = self._history()
         if len(parts) < len(self._numbers()):
             name = self.definition.name
@@ -164,14 +193,6 @@ class OfflineTable:
         files = sorted((parts[-1] / "requests").glob("*.parquet"))
         last = pq.read_table(files[-1], columns=["event_time"]).column(0).cast(pa.int64())
         return int(last.to_numpy().max()) // 1000
-
-    def has_history_of(self, table: pa.Table) -> bool:
-        """Whether the last import brought exactly the requests of this table, by their ids."""
-        parts = self._history()
-        files = sorted((parts[-1] / "requests").glob("*.parquet")) if parts else []
-        ids = [pq.read_table(file, columns=["request_id"]).column(0) for file in files]
-        here = {value for column in ids for value in column.to_pylist()}
-        return here == set(table.column("request_id").to_pylist())
 
     @property
     def db(self) -> duckdb.DuckDBPyConnection:

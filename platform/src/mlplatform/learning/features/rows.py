@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TIME = pa.timestamp("us")
 SHOWN = 60
+DIGEST_ROWS = 65_536
 ARROW: dict[str, pa.DataType] = {
     "int64": pa.int64(),
     "float64": pa.float64(),
@@ -79,6 +81,16 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     check_order(table.column("event_time"), "event_time", source)
     check_unique(table.column("request_id"), "request_id", source)
     _check_labels(table, source)
+
+
+def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
+    """SHA-256, hexadecimal, of a history's rows, however its table is cut into chunks."""
+    table = table.select(history_schema(definition).names)
+    found = hashlib.sha256()
+    for start in range(0, table.num_rows, DIGEST_ROWS):
+        for batch in table.slice(start, DIGEST_ROWS).combine_chunks().to_batches():
+            found.update(batch.serialize())
+    return found.hexdigest()
 
 
 def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:

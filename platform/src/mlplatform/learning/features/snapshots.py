@@ -115,22 +115,22 @@ def backfill(
     return materialize(offline, views, last_ms, online, last_ms)
 
 
-def forget_after(
-    offline: OfflineTable, views: Sequence[FeatureView], at_ms: int
-) -> tuple[int, ...]:
-    """Remove the snapshots of later midnights, and say of which there were any.
+def made(offline: OfflineTable, view: FeatureView) -> tuple[int, ...]:
+    """The midnights of which the view has a snapshot, in order."""
+    names = sorted(path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet"))
+    days = (datetime.strptime(name, "%Y-%m-%d").replace(tzinfo=UTC) for name in names)
+    return tuple(int(day.timestamp()) * 1000 for day in days)
+
+
+def forget_after(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int) -> None:
+    """Remove the snapshots of later midnights.
 
     For history that is added: they were made without it. No payment was answered from them.
     """
-    found = set()
     for view in views:
-        last = snapshot_path(offline, view, at_ms)
-        for path in last.parent.glob("*.parquet"):
-            if path.stem > last.stem:
-                day = datetime.strptime(path.stem, "%Y-%m-%d").replace(tzinfo=UTC)
-                found.add(int(day.timestamp()) * 1000)
-                path.unlink()
-    return tuple(sorted(found))
+        for midnight_ms in made(offline, view):
+            if midnight_ms > at_ms:
+                snapshot_path(offline, view, midnight_ms).unlink()
 
 
 def snapshot_path(offline: OfflineTable, view: FeatureView, at_ms: int) -> Path:

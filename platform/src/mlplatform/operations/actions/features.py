@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.learning.features import snapshots
+from mlplatform.learning.features import rows, snapshots
 from mlplatform.runtime.errors import InputInvalid, Refused
 
 if TYPE_CHECKING:
@@ -23,28 +23,21 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
 
     More is added behind what is there, as long as no payment was answered. An import that was
     killed between its rows and the last snapshot is finished by the next one, which must bring the
-    same rows.
+    same rows; where payments were answered meanwhile, no snapshot that is there is made again.
 
     Raises:
-        Refused: payments were answered from the history that is there, or another import is half
-            taken in.
+        Refused: payments were answered, or another import is half taken in.
         InputInvalid: names the source, the row and what is wrong; nothing was taken in.
     """
     offline = platform.offline(model)
-    end_ms = offline.history_end_ms()
-    is_rest = end_ms is not None and not history_is_whole(platform, model)
-    if is_rest and not offline.has_history_of(table):
-        raise Refused(f"an import of other payments was stopped halfway: give {model} the same")
-    if not is_rest:
-        check_addable(platform, model, table, source)
+    if not _is_rest(platform, model, table, source):
+        _check_may_be_added(platform, model, table, source)
         offline.import_history(table, platform.pseudonym_key(), source)
-    views = platform.views(model)
-    first = table.column("event_time")[0].as_py().replace(tzinfo=UTC)
-    first_ms = int(first.timestamp() * 1000) // DAY_MS * DAY_MS
-    again = snapshots.forget_after(offline, views, first_ms)  # a platform that was up made some
-    midnights = sorted({*_midnights(platform, model), *again})
-    if midnights and views:
-        snapshots.backfill(offline, views, midnights, platform.online(model))
+    if _answered(platform, model):
+        _add_snapshots(platform, model)
+    else:
+        _make_snapshots(platform, model, table)
+    offline.finish_history()
     return table.num_rows
 
 
@@ -54,14 +47,57 @@ def check_addable(platform: Platform, model: str, table: pa.Table, source: str) 
     Raises:
         Refused, InputInvalid: as `import_history`.
     """
-    offline = platform.offline(model)
-    if offline.history_end_ms() is not None and _answered(platform, model):
+    rows.check_history(table, platform.definition(model), source)
+    if not _is_rest(platform, model, table, source):
+        _check_may_be_added(platform, model, table, source)
+
+
+def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bool:
+    """Whether it is what an import brought that was killed after its rows were taken in."""
+    half = platform.offline(model).half_taken_in()
+    if half is None:
+        return False
+    definition = platform.definition(model)
+    rows.check_columns(table.schema, rows.history_schema(definition), source)
+    return half.rows == rows.history_digest(table, definition)
+
+
+def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source: str) -> None:
+    if _answered(platform, model):
         raise Refused(
-            f"{model} has answered payments from the history that is here, so it can't change any"
-            " more: what comes now is recorded by the decision log; start with another past in"
-            f" another home (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
+            f"{model} has answered payments, so the history before them can't change any more: what"
+            " comes now is recorded by the decision log; start with another past in another home"
+            f" (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
         )
-    offline.check_follows(table, source)
+    platform.offline(model).check_follows(table, source)
+
+
+def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
+    """Those of all midnights from the first payment that was added on, or from the first that is
+    missing where training reaches further back by now. A platform that was up made some without
+    it; what is made again stands in the import's mark before it is removed."""
+    offline, views = platform.offline(model), platform.views(model)
+    wanted = _midnights(platform, model)
+    there = {view.name: snapshots.made(offline, view) for view in views}
+    missing = (at_ms for at_ms in wanted if any(at_ms not in days for days in there.values()))
+    first = table.column("event_time")[0].as_py().replace(tzinfo=UTC)
+    first_ms = min((int(first.timestamp() * 1000) // DAY_MS * DAY_MS, *missing))
+    again = offline.note_forgotten(
+        at_ms for days in there.values() for at_ms in days if at_ms > first_ms
+    )
+    snapshots.forget_after(offline, views, first_ms)
+    if views:
+        snapshots.backfill(offline, views, {*wanted, *again}, platform.online(model))
+
+
+def _add_snapshots(platform: Platform, model: str) -> None:
+    """Those that come behind the last of each view: payments were answered from what is there."""
+    offline, online = platform.offline(model), platform.online(model)
+    for view in platform.views(model):
+        last_ms = max(snapshots.made(offline, view), default=0)
+        behind = [at_ms for at_ms in _midnights(platform, model) if at_ms >= last_ms]
+        if behind:
+            snapshots.backfill(offline, [view], behind, online)
 
 
 def _answered(platform: Platform, model: str) -> bool:
@@ -73,13 +109,9 @@ def _answered(platform: Platform, model: str) -> bool:
 
 
 def history_is_whole(platform: Platform, model: str) -> bool:
-    """Whether a history was taken in, with the snapshots of all its midnights."""
+    """Whether a history was taken in, with the snapshots of its midnights."""
     offline = platform.offline(model)
-    return bool(midnights := _midnights(platform, model)) and all(
-        snapshots.snapshot_path(offline, view, at_ms).exists()
-        for view in platform.views(model)
-        for at_ms in midnights
-    )
+    return offline.history_end_ms() is not None and offline.half_taken_in() is None
 
 
 def _midnights(platform: Platform, model: str) -> range:

@@ -1,0 +1,42 @@
+"""The mark of a history whose rows are taken in, and whose snapshots are not all there yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from mlplatform.runtime.storage.files import write_atomically
+
+FILE = "half-taken-in.json"
+
+
+class HalfTakenIn(msgspec.Struct, frozen=True):
+    """An import between its first write and its last.
+
+    Args:
+        part: the number that its part of the offline table gets.
+        rows: digest of the history that it brings.
+        forgotten_ms: midnights whose snapshots were removed, to be made again with its rows.
+    """
+
+    part: int
+    rows: str
+    forgotten_ms: tuple[int, ...] = ()
+
+
+def read(folder: Path) -> HalfTakenIn | None:
+    """The mark in a model's offline folder; None where there is none."""
+    try:
+        content = (folder / FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    return msgspec.json.decode(content, type=HalfTakenIn)
+
+
+def write(folder: Path, mark: HalfTakenIn) -> None:
+    write_atomically(folder / FILE, msgspec.json.encode(mark))
+
+
+def remove(folder: Path) -> None:
+    (folder / FILE).unlink(missing_ok=True)
