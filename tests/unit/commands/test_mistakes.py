@@ -47,7 +47,7 @@ MISTAKES = [
     variable("POSTGRES", "mysql://bank@db/x", "'mysql://bank@db/x'", "postgresql://host:port"),
     variable("REDIS", "db:6379", "'db:6379'", "rediss://host:port"),
     variable("KAFKA", "broker", "'broker'", "host:port,host:port"),
-    variable("OTLP_ENDPOINT", "localhost:4318", "'localhost:4318'", "http://host:port"),
+    variable("OTLP_ENDPOINT", "localhost:4318", "'localhost:4318'", "http(s)://host:port"),
     variable("SPILL_MAX_MIB", "-1", "'-1'", "MiB, 1 to 65536"),
     variable("JOB_PROCESSES", "many", "'many'", "0 to 64"),
     variable("MLFLOW_ARTIFACTS", "/data", "'/data'", "s3://bucket/prefix"),

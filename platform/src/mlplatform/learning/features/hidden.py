@@ -212,4 +212,4 @@ def _untrusted(precision: float | None, known: int, floor: float) -> str:
 def _flags(table: pa.Table, name: str) -> Flags:
     """False where nothing is said."""
     column = table.column(name).to_numpy(zero_copy_only=False)
-    return np.array([said is True for said in column], dtype=bool)
+    return np.array([bool(said) for said in column], dtype=bool)
