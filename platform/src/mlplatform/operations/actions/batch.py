@@ -193,7 +193,7 @@ def _write_shards(platform: Platform, asked: Batch, shared: Path, items: Path) -
     if not days:
         raise InputInvalid(f"offline/{asked.model}", None, "no request on these days")
     gaps = days_without_features(platform, asked, bundle)
-    if all(day in gaps for day in days):
+    if bundle.views and all(len(gaps.get(day, ())) == len(bundle.views) for day in days):
         problem = f"none of the {len(days)} days from {days[0]} to {days[-1]} has features"
         raise InputInvalid("batch", None, f"{problem}. {NO_FEATURES}")
 
