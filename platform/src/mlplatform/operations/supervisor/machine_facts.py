@@ -20,7 +20,7 @@ from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.probe import Silent, ask
 from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.operations.supervisor.status import status
-from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.processes.records import read_processes
 from mlplatform.runtime.storage.disk import room
@@ -32,7 +32,6 @@ MOST_ENTRIES: Final = 20_000
 LATER: Final = 1000
 """How far above a port that is held another one is looked for."""
 LOCK: Final = Path(__file__).parents[5] / "requirements" / "flows.txt"
-PORTS: Final = ("GATEWAY_PORT", "GATEWAY_GRPC_PORT", "PREFECT_PORT", "PAGE_PORT", "MLFLOW_PORT")
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+))?")
 
 
@@ -92,12 +91,12 @@ def _open(root: Path) -> Iterator[Path]:
 
 def _ports(settings: Settings | None, home: Home) -> Iterator[Port]:
     given = {} if settings is None else settings.environment()
-    for name in PORTS:
-        number = int(given.get(PREFIX + name, DEFAULTS[name]))
+    for port in PORTS:
+        number = int(given.get(port.variable, port.default))
         if number == 0:
             continue
         holder = None if _is_free(number) else _holder(number, home)
-        yield Port(PREFIX + name, number, holder, 0 if holder is None else _free_above(number))
+        yield Port(port.variable, number, holder, 0 if holder is None else _free_above(number))
 
 
 def _is_free(port: int) -> bool:

@@ -233,3 +233,5 @@ GROUPS: Final = (
 SETTINGS: Final = tuple(s for group in GROUPS for s in group.settings)
 DEFAULTS: Final = {s.name: s.default for s in SETTINGS}
 """Name without `PREFIX` → default."""
+
+PORTS: Final = tuple(s for s in SETTINGS if s.name.endswith("_PORT"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlplatform.runtime.configuration import variables
-from mlplatform.runtime.configuration.declarations import DEFAULTS, PREFIX, SETTINGS
+from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.kinds import (
@@ -431,8 +431,7 @@ def _at_odds(values: Mapping[str, Any]) -> Iterator[ConfigInvalid]:
         wanted = "nothing beside KSERVE_PROMETHEUS: an autoscaler chooses the number"
         yield ConfigInvalid(f"{PREFIX}KSERVE_REPLICAS", values["KSERVE_REPLICAS"], wanted)
     owners: dict[int, str] = {}
-    for server in ("GATEWAY", "GATEWAY_GRPC", "PREFECT", "MLFLOW", "PAGE"):
-        name = f"{server}_PORT"
+    for name in (port.name for port in PORTS):
         other = owners.setdefault(values[name] or 0, name)
         if other != name and values[name]:
             wanted = f"another port than that of {PREFIX}{other}"

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.runtime.configuration.declarations import PREFIX, SETTINGS
+from mlplatform.runtime.configuration.declarations import PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.settings import Home, Settings, home_of, load
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.processes.records import read_supervisor
@@ -18,10 +18,7 @@ from mlplatform.runtime.storage.files import write_atomically
 
 FILE: Final = "settings.json"
 MOST_BYTES: Final = 65_536
-PORTS: Final = tuple(
-    f"{PREFIX}{name}_PORT" for name in ("GATEWAY", "GATEWAY_GRPC", "PREFECT", "PAGE", "MLFLOW")
-)
-LASTING: Final = (*PORTS, f"{PREFIX}PROFILE", f"{PREFIX}CLOCK")
+LASTING: Final = (*(port.variable for port in PORTS), f"{PREFIX}PROFILE", f"{PREFIX}CLOCK")
 """What the next start takes over too. They say where the platform is and what time it has: a
 command that has others would speak to another platform than the one that runs."""
 
