@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mlplatform.learning.features import rows
 from mlplatform.learning.features.history_files import columns_of, examine_history
+from mlplatform.model.consistency import OF_EVERY_REQUEST
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
 
@@ -75,3 +77,8 @@ def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> Non
     )
     with pytest.raises(InputInvalid, match=r"own\.parquet: label is no int8: .*300"):
         examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
+
+
+def test_no_request_field_can_have_the_name_of_a_column_beside_it() -> None:
+    kept = {*rows.LABELS.names, *rows.DECIDED.names, *rows.VOIDS.names, "declined"}
+    assert kept == {*OF_EVERY_REQUEST}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -89,6 +89,8 @@ class VolumeLimit(_Strict, frozen=True):
 
 
 DecisionName = Literal["approve", "review", "decline"]
+HIDE_OUTCOMES: Final[tuple[DecisionName, ...]] = ("decline",)
+"""Decisions after which no label can come, unless a model.yaml says otherwise."""
 
 
 class DecisionPolicy(_Strict, frozen=True):
@@ -102,7 +104,7 @@ class DecisionPolicy(_Strict, frozen=True):
     review_share: float
     decline_share: float
     limit: VolumeLimit | None = None
-    hides_outcome: tuple[DecisionName, ...] = ("decline",)
+    hides_outcome: tuple[DecisionName, ...] = HIDE_OUTCOMES
 
     @property
     def alert_share(self) -> float:

@@ -33,7 +33,7 @@ from mlplatform.runtime.text import cleaned
 
 FILE: Final = "model.yaml"
 SHIPPED: Final = Path(str(resources.files("mlplatform").joinpath("models")))
-"""Whoever may write here may write the platform's own code."""
+"""A person who may write here may write the platform's own code."""
 _BYTECODE: Final = "__pycache__"
 
 log = logging.getLogger(__name__)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
+from msgspec import Meta
+
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,7 +22,7 @@ class LoggedDraw(msgspec.Struct, frozen=True):
         explored: it was. explored_instead_of: the model's decision, where it was.
     """
 
-    propensity: float | None = None
+    propensity: Annotated[float, Meta(ge=0, le=1)] | None = None
     explored: bool = False
     explored_instead_of: str | None = None
 
@@ -34,11 +38,19 @@ def logged_draws(decisions: pa.Table) -> dict[str, LoggedDraw]:
 
     Args:
         decisions: decision_id and payload.
+
+    Raises:
+        Corrupt: names the decision whose payload holds no such draw.
     """
     columns = (decisions.column(name).to_pylist() for name in ("decision_id", "payload"))
-    found = {
-        str(decision_id): _decode(payload)
-        for decision_id, payload in zip(*columns, strict=True)
-        if payload is not None and _MARK in payload
-    }
-    return {i: draw for i, draw in found.items() if draw.propensity is not None}
+    found: dict[str, LoggedDraw] = {}
+    for decision_id, payload in zip(*columns, strict=True):
+        if payload is None or _MARK not in payload:
+            continue
+        try:
+            draw = _decode(payload)
+        except NOT_JSON as error:
+            raise Corrupt(f"decision {decision_id}: propensity: {error}") from error
+        if draw.propensity is not None:
+            found[str(decision_id)] = draw
+    return found

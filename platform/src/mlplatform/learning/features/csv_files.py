@@ -12,12 +12,10 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 
+from mlplatform.learning.features.given_files import opened
 from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform.runtime.storage import plain_files
 
-MOST_FILES: Final = 1_000
-MOST_FILE_BYTES: Final = 2 * 1024**3
 MOST_LINE: Final = 65_536
 """Characters; Python's reader takes a line whole."""
 SAMPLE_ROWS: Final = 1_000
@@ -39,18 +37,14 @@ class CsvFiles:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        if len(paths) > MOST_FILES:
-            problem = f"{len(paths)} files; the limit is {MOST_FILES}"
-            raise InputInvalid(str(paths[0].parent), None, problem)
-        rule = plain_files.Rule(most_bytes=MOST_FILE_BYTES, anyones=True)
         self._names = [path.name for path in paths]
         self._rows = 0
-        with ExitStack() as opened:
+        with ExitStack() as until:
             self._files = [
-                opened.enter_context(open(plain_files.open_plain(path.resolve(), rule), "rb"))
-                for path in paths
+                until.enter_context(open(descriptor, "rb", closefd=False))
+                for descriptor in opened(paths, until)
             ]
-            self._opened = opened.pop_all()
+            self._opened = until.pop_all()
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.given_files import opened
 from mlplatform.learning.features.parquet_work import BATCH_ROWS, MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox.limits import MIB, Limits
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 from mlplatform.runtime.sandbox.protocol import Frame
-from mlplatform.runtime.storage import plain_files
 
-MOST_FILES: Final = 1_000
-MOST_FILE_BYTES: Final = 2 * 1024 * MIB
 LIMITS: Final = Limits(memory_bytes=1024 * MIB, cpu_s=600)
 """Over what the libraries took. A row group is decoded page by page; 65 536 rows of a file of a
 million rows in one group took 40 MiB of it."""
@@ -38,18 +35,10 @@ class ParquetFiles:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        if len(paths) > MOST_FILES:
-            problem = f"{len(paths)} files; the limit is {MOST_FILES}"
-            raise InputInvalid(str(paths[0].parent), None, problem)
-        rule = plain_files.Rule(most_bytes=MOST_FILE_BYTES, anyones=True)
         self._names = [path.name for path in paths]
         self._rows = 0
-        with ExitStack() as opened:
-            descriptors = []
-            for path in paths:
-                descriptors.append(plain_files.open_plain(path.resolve(), rule))
-                opened.callback(os.close, descriptors[-1])
-            self._sandbox = Sandbox("parquet", LIMITS, descriptors)
+        with ExitStack() as until:
+            self._sandbox = Sandbox("parquet", LIMITS, opened(paths, until))
 
     def __enter__(self) -> Self:
         return self

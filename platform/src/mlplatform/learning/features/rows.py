@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import Meta
 from numpy.typing import NDArray
 
+from mlplatform.decisions.records.draws import LoggedDraw, logged_draws
 from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import MODELS
@@ -212,11 +212,9 @@ def split_history(
 def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
     """What decision records did to their payments, of those that were declined or explored."""
     decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
-    payloads = decisions.column("payload").to_pylist()
-    try:
-        given = [_exploration.decode(str(payload)) for payload in payloads]
-    except NOT_JSON as error:
-        raise Corrupt(f"a decision's payload has no valid propensity: {error}") from error
+    draws = logged_draws(decisions)
+    ids = decisions.column("decision_id").to_pylist()
+    given = [draws.get(str(one), _NO_DRAW) for one in ids]
     table = pa.table(
         [
             decisions.column("decision_id"), decisions.column("decision"),
@@ -274,14 +272,7 @@ def _stored_type(field: RequestField) -> pa.DataType:
     return pa.int64() if field.pseudonymous else ARROW[field.type]
 
 
-class _Exploration(msgspec.Struct, frozen=True):
-    """Of a decision's payload: the chance by which it was let through, or might have been."""
-
-    propensity: Annotated[float, Meta(ge=0, le=1)] | None = None
-    explored: bool = False
-
-
-_exploration = msgspec.json.Decoder(_Exploration)
+_NO_DRAW = LoggedDraw()
 
 
 def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:

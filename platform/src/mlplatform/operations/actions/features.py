@@ -104,7 +104,7 @@ def _answered(platform: Platform, model: str) -> bool:
     """Whether the log holds a decision of the model."""
     if not (platform.settings.home.decisions / DATABASE).exists():
         return False
-    span = Span(model=model, kinds=("decision",), columns=("decision_id",))
+    span = Span(model=model, kinds=("decision",), columns=("decision_id",), limit=1)
     return platform.log.read(span).num_rows > 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import HIDE_OUTCOMES, ModelDefinition
 from mlplatform.operations.actions.last_results import Outcomes
 from mlplatform.rollouts.verdicts.facts import ALERTS
 
@@ -68,7 +68,7 @@ def outcomes(
     voids: pa.Table,
     *,
     maturity_ms: int,
-    hides: Sequence[str] = ("decline",),
+    hides: Sequence[str] = HIDE_OUTCOMES,
 ) -> Outcomes:
     """Mature decisions joined to their labels; the last label counts, and none means negative, but
     for decisions after which none can come: those are left out.

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mlplatform.model.definition import RolloutPolicy
+from mlplatform.model.definition import HIDE_OUTCOMES, RolloutPolicy
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
@@ -39,7 +39,7 @@ class OutcomeBasis:
     errors: Errors
     capacity: float
     due: bool
-    hides: tuple[str, ...] = ("decline",)
+    hides: tuple[str, ...] = HIDE_OUTCOMES
     explores: bool = False
 
 

@@ -1,0 +1,33 @@
+"""Files from outside, opened as plain ones within limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.storage import plain_files
+
+MOST_FILES: Final = 1_000
+MOST_FILE_BYTES: Final = 2 * 1024**3
+
+
+def opened(paths: Sequence[Path], until: ExitStack) -> list[int]:
+    """A descriptor of each file, closed with the context.
+
+    Raises:
+        InputInvalid: one is no plain file, or too large, or there are too many of them.
+        NotFound: one can't be read.
+    """
+    if len(paths) > MOST_FILES:
+        problem = f"{len(paths)} files; the limit is {MOST_FILES}"
+        raise InputInvalid(str(paths[0].parent), None, problem)
+    rule = plain_files.Rule(most_bytes=MOST_FILE_BYTES, anyones=True)
+    descriptors = []
+    for path in paths:
+        descriptors.append(plain_files.open_plain(path.resolve(), rule))
+        until.callback(os.close, descriptors[-1])
+    return descriptors
