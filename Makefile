@@ -61,7 +61,7 @@ build/browser/.done: requirements/browser.txt .venv/.dev
 test-page: build/browser/.done ## the page and the demo's report in Chromium (Debian's package), judged by axe-core
 	@command -v chromium >/dev/null || { echo "chromium is not here: apt-get install chromium"; exit 2; }
 	@MLPLATFORM_TEST_AXE=$(CURDIR)/build/browser/python/axe_playwright_python/axe.min.js \
-	  $(BIN)/python -m pytest tests/contract/test_page_in_browser.py $(TEST_FLAGS)
+	  $(BIN)/python -m pytest tests/contract/observing/test_page_in_browser.py $(TEST_FLAGS)
 
 # What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor, and for
 # every patch release of its Python: a base image may have an earlier one, which needs what a later one brings with it.
@@ -103,7 +103,7 @@ test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the firs
 # Nothing is started or ended: the cluster is somebody's. docs/cluster.md says what it takes.
 test-other-cluster: .venv/.dev ## the suites that need no node, on the cluster of MLPLATFORM_TEST_KUBECONFIG
 	@test -n "$$MLPLATFORM_TEST_KUBECONFIG" || { echo "MLPLATFORM_TEST_KUBECONFIG names no cluster"; exit 2; }
-	@$(BIN)/python -m pytest -rs -k "not local" tests/contract/test_serving_plane.py tests/cluster/test_kserve_plane.py \
+	@$(BIN)/python -m pytest -rs -k "not local" tests/contract/rollouts/test_serving_plane.py tests/cluster/test_kserve_plane.py \
 	  tests/cluster/test_argo.py tests/cluster/test_manifests_taken.py tests/cluster/test_raw_callers.py $(TEST_FLAGS)
 
 demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe and state on PostgreSQL, Valkey, Kafka, S3: all started for it

@@ -96,6 +96,22 @@ def documented() -> Iterator[Path]:
     yield from PACKAGE.glob("*/*/__init__.py")
 
 
+def test_the_suites_of_ports_and_the_unit_tests_lie_in_folders_of_the_areas() -> None:
+    """A reader who knows where a module lies knows where its tests lie."""
+    contract = {
+        path.name for path in (ROOT / "tests" / "contract").iterdir() if any(path.glob("*.py"))
+    }
+    unit = {path.name for path in (ROOT / "tests" / "unit").iterdir() if any(path.rglob("*.py"))}
+    flat = [
+        path.name for area in ("contract", "unit") for path in (ROOT / "tests" / area).glob("*.py")
+    ]
+
+    assert flat == []
+    assert contract <= {*AREAS}
+    assert unit <= {*AREAS, MODELS, "demo", "drills"}
+    assert {*AREAS} <= unit
+
+
 def test_one_look_shows_the_areas() -> None:
     shown = {p.name for p in PACKAGE.iterdir() if p.name not in ("__pycache__", "py.typed")}
     assert shown == {*AREAS, MODELS, "process.py", "__init__.py"}

@@ -1,6 +1,6 @@
 """A predictor process of a test, on the accelerator that the environment names.
 
-`MLPLATFORM_TEST_ACCELERATOR=cuda pytest tests/contract/test_predictor_oip.py ...` runs the
+`MLPLATFORM_TEST_ACCELERATOR=cuda pytest tests/contract/scoring/test_predictor_oip.py ...` runs the
 predictor's contracts on a GPU machine; without such a runtime they are skipped, and say so.
 """
 

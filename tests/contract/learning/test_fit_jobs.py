@@ -234,7 +234,7 @@ import os
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import fitting
 from mlplatform.learning.training import handover
-from tests.contract.test_fit_jobs import DATA, RECENT
+from tests.contract.learning.test_fit_jobs import DATA, RECENT
 
 def die():
     os.kill(os.getpid(), 9)

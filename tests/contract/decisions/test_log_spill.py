@@ -232,7 +232,7 @@ def test_a_spilled_key_keeps_its_answer(folder: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, "tests/contract")
+sys.path.insert(0, "tests/contract/decisions")
 from test_log_spill import *
 folder, writer = Path(sys.argv[1]), sys.argv[2]
 with opened(folder, writer) as log:
@@ -589,7 +589,7 @@ def test_what_is_spilled_while_a_siblings_spill_is_adopted_is_not_overwritten(
 WRITER_PROGRAM = """
 import sys
 from pathlib import Path
-sys.path.insert(0, "tests/contract")
+sys.path.insert(0, "tests/contract/decisions")
 from test_log_spill import *
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 log = SpillingLog(SqliteDecisionLog(folder, lock_wait_ms=5), WRITER, SpillPolicy(64 * MIB))
@@ -684,7 +684,7 @@ def test_a_disk_that_takes_half_a_batch_has_taken_none(tmp_path: Path) -> None:
 FULL_DISK = """
 import shutil, sys
 from pathlib import Path
-sys.path.insert(0, "tests/contract")
+sys.path.insert(0, "tests/contract/decisions")
 from test_log_spill import *
 disk = Path(sys.argv[1])
 folder, ballast = disk / "decisions", disk / "ballast"
