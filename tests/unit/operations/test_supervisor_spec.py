@@ -21,6 +21,7 @@ from mlplatform.operations.supervisor.spec import (
     STABLE_S,
     next_failures,
     restart_delay_s,
+    start_patience,
 )
 from mlplatform.process import ENTRIES
 from mlplatform.runtime.configuration.settings import Home, load
@@ -166,3 +167,7 @@ def test_events_go_out_only_where_a_file_says_to_whom(tmp_path: Path) -> None:
     assert spec.env["MLPLATFORM_RECEIVERS"] == str(Path("receivers.yaml").absolute())
     assert spec.stop_grace_s > SEND_S  # an attempt that is under way is finished and recorded
     assert ENTRIES["events"].may_be_late
+
+
+def test_a_start_that_was_late_gets_more_time_the_next_time() -> None:
+    assert [start_patience(n) for n in range(6)] == [1, 2, 4, 8, 8, 8]

@@ -21,6 +21,7 @@ from mlplatform.operations.supervisor.spec import (
     HttpCheck,
     next_failures,
     restart_delay_s,
+    start_patience,
 )
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.processes import endings, inherited_socket
@@ -74,6 +75,7 @@ class Child:
         self._popen: subprocess.Popen[bytes] | None = None
         self._stop = asyncio.Event()
         self._killed = False
+        self._late_starts = 0
 
     @property
     def ready(self) -> bool:
@@ -198,6 +200,7 @@ class Child:
         """Follows the child's answers; returns why it must be killed, if it must."""
         begun = heard = time.monotonic()
         answered = False
+        deadline_s = self.spec.start_deadline_s * start_patience(self._late_starts)
         while True:
             if retention.is_full(self._log, retention.LOGS):
                 await asyncio.to_thread(self._turn_log)
@@ -206,15 +209,16 @@ class Child:
             answer = await asyncio.to_thread(self._ask)
             now = time.monotonic()
             if isinstance(answer, Answered):
-                answered, heard = True, now
+                answered, heard, self._late_starts = True, now, 0
                 self._set("ready" if answer.ok else "not ready", answer.reason)
             elif answered:
                 self._set("not ready", answer.reason)
                 if now - heard > self.spec.live_failure_s:
                     return f"was not alive for {now - heard:.0f} s ({answer.reason}) and was killed"
-            elif now - begun > self.spec.start_deadline_s:
-                return f"did not come up within {self.spec.start_deadline_s:.0f} s and was killed"
-            young = not self.ready and now - begun < self.spec.start_deadline_s
+            elif now - begun > deadline_s:
+                self._late_starts += 1
+                return f"did not come up within {deadline_s:.0f} s and was killed"
+            young = not self.ready and now - begun < deadline_s
             await asyncio.sleep(START_PROBE_S if young else PROBE_S)
 
     def _too_much_memory(self) -> str | None:

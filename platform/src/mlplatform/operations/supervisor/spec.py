@@ -9,6 +9,7 @@ from typing import Final
 
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 15.0
+MOST_PATIENCE_DOUBLINGS: Final = 3
 STABLE_S: Final = 30.0
 """A child that ran this long starts again without a delay from earlier failures."""
 
@@ -43,7 +44,8 @@ class ChildSpec:
             is ready.
         stop_order: lower stops earlier; equal ones stop together.
         stop_grace_s: between SIGTERM and SIGKILL.
-        start_deadline_s: within which the child must answer its check at all.
+        start_deadline_s: within which the child must answer its check at all; twice as long after
+            a start that was late, then four times, and at most eight times (`start_patience`).
         live_failure_s: after so long without a sign of life the child is killed and started again.
         memory_bytes: that it may hold for itself; who takes more is killed and started again.
         memory_setting: the key that moves this limit, for the message.
@@ -76,3 +78,12 @@ def restart_delay_s(failures: int) -> float:
     """How long to wait before the next start: doubles with each failure in a row, up to a limit."""
     doublings = min(failures - 1, 16)
     return min(FIRST_DELAY_S * 2.0**doublings, LONGEST_DELAY_S)
+
+
+def start_patience(late_starts: int) -> float:
+    """How many times its start deadline a child has after that many starts in a row that were late.
+
+    A machine too busy for one start is too busy for the next: a child that was killed each time at
+    the same age would never come up.
+    """
+    return 2.0 ** min(late_starts, MOST_PATIENCE_DOUBLINGS)
