@@ -23,6 +23,7 @@ from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import RolledBack, Transition
+from mlplatform.rollouts.passes import plan_text
 from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
 from mlplatform.scoring.admission.clients import Scope
 from mlplatform.scoring.admission.keyring import create_key
@@ -371,6 +372,10 @@ class Story:
 
     def _tell_phases(self, seen: dict[str, str]) -> None:
         for state in self._all():
+            if state.rollout_id not in seen and state.plan is not None:
+                text = f"{state.rollout_id}: planned: {plan_text.whole_ramp(state.plan)}"
+                if all(moment.text != text for moment in self._diary.state.moments):
+                    self._diary.tell(state.since_event_ms, text)
             words = state.phase.replace("_", " ")
             phase = words if state.step is None else f"canary step {state.step + 1}"
             known = any(
