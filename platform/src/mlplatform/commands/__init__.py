@@ -31,7 +31,7 @@ from mlplatform.commands import (
 )
 from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
-from mlplatform.commands.first_hour import doctor
+from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.way_out import print_with_way_out
 from mlplatform.runtime.configuration.settings import Settings
@@ -55,6 +55,7 @@ def _journal(settings: Settings) -> log.Journal | None:
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 platform.add_to(app)
+quickstart.add_to(app)
 doctor.add_to(app)
 backup.add_to(app)
 runs.add_to(app)

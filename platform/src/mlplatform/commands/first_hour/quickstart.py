@@ -1,0 +1,256 @@
+"""The command that goes from nothing to a scored, explained payment, by the other commands."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from mlplatform.commands.arguments import OnlyModel
+from mlplatform.commands.terminal.output import ERR, OUT, print_fields, print_line, progress
+from mlplatform.model.folder_code import load_module
+from mlplatform.model.folders import load_definition, model_names
+from mlplatform.operations import wiring
+from mlplatform.operations.actions import features
+from mlplatform.operations.supervisor.status import status
+from mlplatform.runtime.configuration.declarations import PREFIX
+from mlplatform.runtime.configuration.settings import Home, Settings
+from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.processes.commands import PYTHON
+from mlplatform.scoring import backends
+
+HOME: Final = "var-quickstart"
+"""Where `MLPLATFORM_HOME` names no other: what is tried out is in nobody's way."""
+DAY_MS: Final = 86_400_000
+DAYS: Final = 36
+CUSTOMERS: Final = 3_000
+PAYMENTS_A_DAY: Final = 6_000
+START_LIMIT_S: Final = 600.0
+STEP_LIMIT_S: Final = 300.0
+STOP_LIMIT_S: Final = 60.0
+POLL_S: Final = 0.5
+ENGINEER, APPROVER = "ana", "bo"
+_COMMAND: Final = (*PYTHON, "-m", "mlplatform.commands")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(quickstart)
+
+
+def quickstart(
+    model: OnlyModel = None,
+    seed: Annotated[int, typer.Option(help="Of the generated payments.")] = 1,
+) -> None:
+    """Start a platform, train a first version on generated payments, score one and explain it.
+
+    It shows each command that it runs, in a home of its own, var-quickstart, unless MLPLATFORM_HOME
+    names another. The platform stays up; `mlplatform down` with that home stops it.
+
+    Example: mlplatform quickstart
+    """
+    os.environ.setdefault(f"{PREFIX}HOME", HOME)
+    os.environ[f"{PREFIX}CLOCK"] = "system"
+    name = model or model_names()[0]
+    settings = wiring.settings_to_start(None)
+    _refuse_used(settings, name)
+    began = time.monotonic()
+    settings.home.create()
+    up = _start(settings.home)
+    try:
+        request = _history(name, seed)
+        _await(lambda: status(settings.home).state == "ready", up, settings.home)
+        print_line(f"  the platform is up after {time.monotonic() - began:.0f} s")
+        rollout = _first_version(name, settings.home)
+        answer = _scored(name, request)
+    except BaseException:
+        up.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            up.wait(STOP_LIMIT_S)
+        ERR.print("the platform that was started for it is stopped; its logs are in", end=" ")
+        ERR.print(str(settings.home.logs), soft_wrap=True)
+        raise
+    print_line(_run("log", "explain", str(answer["decision_id"])))
+    OUT.print(f"from nothing to this in {time.monotonic() - began:.0f} s", style="bold")
+    _go_on(settings, rollout)
+
+
+def _refuse_used(settings: Settings, model: str) -> None:
+    home = settings.home
+    if status(home).running:
+        raise Refused(
+            f"a platform runs in {home.root} already; stop it:"
+            f" MLPLATFORM_HOME={home.root} mlplatform down"
+        )
+    platform = wiring.Platform(settings)
+    is_used = platform.offline(model).history_end_ms() is not None
+    if is_used or (backends.has_rollouts(settings) and platform.rollouts.routes(model).generation):
+        raise Refused(
+            f"{home.root} has a past of {model} already: go on with `MLPLATFORM_HOME={home.root}"
+            f" mlplatform up`, or begin anew with `rm -r {shlex.quote(str(home.root))}`"
+        )
+
+
+def _start(home: Home) -> subprocess.Popen[bytes]:
+    """`mlplatform up`, in a session of its own: it stays when this command has ended."""
+    _say("up")
+    with (home.logs / "up.log").open("ab") as file:
+        return subprocess.Popen(
+            [*_COMMAND, "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def _history(model: str, seed: int) -> dict[str, Any]:
+    """Take in generated payments up to last midnight; returns one of today, by the last payer."""
+    sources = load_module(model, "sources")
+    definition = load_definition(model)
+    now_ms = time.time_ns() // 1_000_000
+    with progress("payments of the last weeks are generated and taken in"):
+        table = sources.generate(
+            seed=seed,
+            start_ms=now_ms // DAY_MS * DAY_MS - DAYS * DAY_MS,
+            days=DAYS,
+            maturity_days=definition.label.maturity_days,
+            population=sources.Population(customers=CUSTOMERS, payments_per_day=PAYMENTS_A_DAY),
+        )
+        rows = features.import_history(wiring.platform(), model, table, "generated payments")
+    print_line(f"  {rows:,} generated payments are its history; yours: mlplatform history import")
+    last = table.slice(rows - 1).to_pylist()[0]
+    return {name: last[name] for name in definition.request}
+
+
+def _first_version(model: str, home: Home) -> str:
+    """Train, validate and approve it; returns the rollout that made it champion."""
+    why = ("--actor", ENGINEER, "--reason", "first version", "--rollout")
+    _run("retrain", model, *why, limit_s=START_LIMIT_S)
+    key = home.secrets / f"{APPROVER}.key"
+    scope = ("--name", APPROVER, "--model", model, "--scope", "approve", "--to", str(key))
+    _run("keys", "create", *scope)
+    _run("rollouts", "pass", model)
+    rollout = f"{model}-v1-1"
+    _until(rollout, "awaiting_approval")
+    print_line("  nobody approves a version of their own: here you play a second person, bo")
+    _approve(rollout, key)
+    _until(rollout, "promoted")
+    return rollout
+
+
+def _approve(rollout: str, key: Path) -> None:
+    """As the second person, once Prefect's run asks: that starts moments after the pass.
+
+    Raises:
+        Unavailable: it is not taken; with what was said.
+    """
+    asked = ("--decision", "approve", "--approver", APPROVER, "--reason", "a first look")
+    words = ("rollouts", "approve", rollout, *asked, "--key-file", str(key))
+    deadline = time.monotonic() + STEP_LIMIT_S
+    _say(*words)
+    while (done := _done(*words)).returncode:
+        if time.monotonic() > deadline:
+            raise _failed(words, done)
+        time.sleep(POLL_S)
+
+
+def _scored(model: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The answer, by the version that is champion now: gateways follow within a moment."""
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = jsonlib.dumps({**request, "event_time": moment})
+    deadline = time.monotonic() + STEP_LIMIT_S
+    words = ("score", model, body)
+    _say(*words)
+    while True:
+        done = _done(*words, "--json")
+        answer: dict[str, Any] = jsonlib.loads(done.stdout) if done.returncode == 0 else {}
+        if answer.get("answered_by") == "champion":
+            break
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the new champion does not answer: {done.stdout}{done.stderr}")
+        time.sleep(POLL_S)
+    print_fields({name: answer[name] for name in ("decision", "score", "answered_by")})
+    return answer
+
+
+def _until(rollout: str, phase: str) -> None:
+    """Wait for a phase, which the platform's own passes lead to as well.
+
+    Raises:
+        Unavailable: it has not come in time; says how the rollout stands.
+    """
+    deadline = time.monotonic() + STEP_LIMIT_S
+    while True:
+        rollouts = wiring.platform().rollouts.active(rollout.rsplit("-v", 1)[0], finished=True)
+        found = next((state for state in rollouts if state.rollout_id == rollout), None)
+        if found is not None and found.phase == phase:
+            return
+        if time.monotonic() > deadline:
+            stands = "it was not opened" if found is None else f"{found.phase}: {found.reason}"
+            raise Unavailable(f"{rollout} is not {phase} after {STEP_LIMIT_S:.0f} s: {stands}")
+        time.sleep(POLL_S)
+
+
+def _await(ready: Callable[[], bool], up: subprocess.Popen[bytes], home: Home) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    with progress("the platform starts"):
+        while not ready():
+            if up.poll() is not None or time.monotonic() > deadline:
+                last = (home.logs / "up.log").read_text(errors="replace").strip().splitlines()[-3:]
+                raise Unavailable(f"the platform did not come up: {' / '.join(last)}")
+            time.sleep(POLL_S)
+
+
+def _run(*words: str, limit_s: float = STEP_LIMIT_S) -> str:
+    """What a command printed.
+
+    Raises:
+        Unavailable: it failed; with what it said.
+    """
+    _say(*words)
+    with progress(words[0]):
+        done = _done(*words, limit_s=limit_s)
+    if done.returncode:
+        raise _failed(words, done)
+    return done.stdout.rstrip()
+
+
+def _done(*words: str, limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*_COMMAND, *words], capture_output=True, text=True, timeout=limit_s, check=False
+    )
+
+
+def _failed(words: Sequence[str], done: subprocess.CompletedProcess[str]) -> Unavailable:
+    said = (done.stderr or done.stdout).strip()
+    return Unavailable(f"`mlplatform {words[0]}` ended with {done.returncode}: {said}")
+
+
+def _say(*words: str) -> None:
+    ERR.print(f"$ mlplatform {shlex.join(words)}", style="bold", soft_wrap=True, markup=False)
+
+
+def _go_on(settings: Settings, rollout: str) -> None:
+    home = settings.home
+    named = f"MLPLATFORM_HOME={shlex.quote(str(home.root))} mlplatform"
+    print_fields(
+        {
+            "page": f"{settings.page_url}, password in {home.page_token}",
+            "Prefect": f"{settings.prefect_url}, as operator with {home.prefect_token}",
+            "MLflow": f"{settings.mlflow_url}, password in {home.mlflow_token}",
+            "scoring API": f"{settings.gateway_url}/openapi.json, key in {home.api_key}",
+            "why it is champion": f"{named} rollouts show {rollout}",
+            "your own payments": "docs/history.md, in another home",
+            "stop it": f"{named} down",
+        }
+    )
