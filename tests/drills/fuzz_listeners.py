@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import hypothesis
 import msgspec
 import psutil
@@ -42,6 +43,8 @@ MOST_A_SECOND: Final = 150.0
 DECLARED_5XX: Final = frozenset({503, 505, 501})
 """Of the answers to bytes that are nearly HTTP: a version or a coding that is not taken."""
 GATEWAY_LIMIT_MIB: Final = 512.0
+ACCEPTED_WITHIN_S: Final = 60.0
+BUSY: Final = frozenset({429, 503, 504})
 WITHOUT_ANSWER: Final = 0
 GRPC_FAULTS: Final = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
 METHODS: Final = (
@@ -184,7 +187,7 @@ def document(path: str, piece: Piece) -> Report:
     """Requests that a document allows and forbids; each answer is held to it."""
     world = piece.world
     with world.client() as client:
-        decision = client.post("/score:async", json=payment()).json()["decision_id"]
+        decision = _accepted(client)
 
     def send(case: Any) -> int | str:
         if not prepare(case, decision):
@@ -201,6 +204,16 @@ def document(path: str, piece: Piece) -> Report:
         for mode in GenerationMode
     ]
     return piece.run(strategies, send)
+
+
+def _accepted(client: httpx.Client) -> str:
+    """A decision that is under way; a machine under load refuses a request now and then."""
+    deadline = time.monotonic() + ACCEPTED_WITHIN_S
+    while (answer := client.post("/score:async", json=payment())).status_code != 202:
+        if answer.status_code not in BUSY or time.monotonic() > deadline:
+            raise AssertionError(f"score:async answers {answer.status_code}: {answer.text}")
+        time.sleep(0.5)
+    return str(answer.json()["decision_id"])
 
 
 def http(piece: Piece) -> Report:
