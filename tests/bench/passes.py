@@ -126,6 +126,11 @@ def write_log(folder: Path, role: Role, decisions: int) -> None:
             entry = (number, WRITER, first, last, len(table), times[0].as_py(), times[-1].as_py(),
                      bytes(32), "", "", "")  # fmt: skip
             db.execute(f"INSERT INTO segments VALUES ({','.join('?' * 11)})", entry)
+            db.execute(
+                "INSERT INTO files (writer, first, last, rows, from_ms, to_ms, sha256)"
+                " VALUES (?, ?, ?, ?, ?, ?, '')",
+                entry[1:7],
+            )
         head = (WRITER, last, bytes(32), times[-1].as_py(), NOW_MS, 0, 1)
         db.execute("INSERT INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", head)
 

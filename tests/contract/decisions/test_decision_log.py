@@ -766,6 +766,7 @@ def _rewrite(folder: Path, *, seq: int, score: float) -> None:
             chain = link(chain, digest)
             stored[index] = _changed(row, digest=digest, chain=chain)
         db.execute("DELETE FROM segments")
+        db.execute("DELETE FROM files")
         for segment in manifest:
             part = stored[segment.first - 1 : segment.last]
             sha256 = segments.write(segment.path(folder), part)

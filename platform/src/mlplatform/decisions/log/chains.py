@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlplatform.decisions.records.record import SCALARS, link, record_digest
@@ -21,15 +21,15 @@ class Chain:
     """A walk along one writer's records; `seq` and `chain` are those of the last one seen.
 
     Args:
-        anchored_seq: the record whose chain to keep in `anchored` on the way.
+        marks: numbers of records whose chain to keep in `marked` on the way.
     """
 
     writer: str
     seq: int
     chain: bytes
     records: int = 0
-    anchored_seq: int = 0
-    anchored: bytes | None = None
+    marks: frozenset[int] = frozenset()
+    marked: dict[int, bytes] = field(default_factory=dict)
 
     def follow(self, rows: Sequence[Sequence[Any]]) -> Iterator[str]:
         """Walk on over stored records in order of their numbers; a sentence per finding.
@@ -57,8 +57,8 @@ class Chain:
     def jump(self, seq: int, chain: bytes) -> None:
         """Go on from here, whatever was seen before."""
         self.seq, self.chain = seq, chain
-        if seq == self.anchored_seq:
-            self.anchored = chain
+        if seq in self.marks:
+            self.marked[seq] = chain
 
     def ends(self, seq: int, chain: bytes, said_by: str) -> Iterator[str]:
         """Compare the end of the walk with what is said about it elsewhere."""

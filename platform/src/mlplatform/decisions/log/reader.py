@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlplatform.decisions.log.segments import Segment, manifest, stored_schema
+from mlplatform.decisions.log import catalogue, sealed
+from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log.segments import stored_schema
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, KINDS, arrow_schema, arrow_table
@@ -21,40 +23,51 @@ if TYPE_CHECKING:
 def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
     """The records of a span, by writer and number.
 
-    Args:
-        db: in a read transaction, so that manifest and rows are of one moment.
+    What is listed and what is not sealed is of one moment; files are read after it, so that a long
+    read keeps no write-ahead log from being reused.
     """
     import pyarrow as pa
 
     _check(span)
     schema = arrow_schema(span.columns)
-    sealed = tables.sealed(db)
-    segments = [s for s in manifest(db) if _may_hold(s, span)]
-    parts = []
-    for writer in tables.writers(db):
-        files = [s.path(folder) for s in segments if s.writer == writer.writer]
-        room = -1 if span.limit is None else span.limit
-        if files:
-            parts.append(_from_files(files, writer.writer, span, schema))
-            room = max(room - len(parts[-1]), 0) if room >= 0 else room
-        done = sealed.get(writer.writer, 0)
-        if writer.seq > done and room != 0:
-            parts.append(_from_rows(db, writer.writer, done, span, schema, room=room))
+    catalogue.attach(db, folder)
+    with sealed.held(folder):
+        files, rows = _one_moment(db, span, schema)
+        parts = []
+        for writer in sorted({*files, *rows}):
+            found = schema.empty_table()
+            if writer in files:
+                paths = [one.path(folder) for one in files[writer]]
+                found = _from_files(paths, writer, span, schema)
+            parts.append(found)
+            if writer in rows:
+                room = None if span.limit is None else max(span.limit - len(found), 0)
+                parts.append(rows[writer].slice(0, room))
     return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def _one_moment(
+    db: sqlite3.Connection, span: Span, schema: pa.Schema
+) -> tuple[dict[str, list[SealedFile]], dict[str, pa.Table]]:
+    """Per writer the files that may hold records of the span, and its records that none holds."""
+    files: dict[str, list[SealedFile]] = {}
+    rows = {}
+    db.execute("BEGIN")
+    ends = tables.sealed(db)
+    for file in catalogue.needed(db, span):
+        files.setdefault(file.writer, []).append(file)
+    for writer in tables.writers(db):
+        done = ends.get(writer.writer, 0)
+        if writer.seq > done:
+            rows[writer.writer] = _from_rows(db, writer.writer, done, span, schema)
+    db.execute("COMMIT")
+    return files, rows
 
 
 def _check(span: Span) -> None:
     unknown = sorted(set(span.columns) - set(COLUMNS)) + sorted(set(span.kinds) - set(KINDS))
     if unknown:
         raise InputInvalid("span", None, f"the log has no {', '.join(unknown)}")
-
-
-def _may_hold(segment: Segment, span: Span) -> bool:
-    return (
-        segment.last > _after(span, segment.writer)
-        and (span.from_ms is None or segment.to_ms >= span.from_ms)
-        and (span.to_ms is None or segment.from_ms < span.to_ms)
-    )
 
 
 def _from_files(files: Sequence[Path], writer: str, span: Span, schema: pa.Schema) -> pa.Table:
@@ -91,14 +104,14 @@ def _expression(writer: str, span: Span) -> pc.Expression:
 
 
 def _from_rows(
-    db: sqlite3.Connection, writer: str, sealed: int, span: Span, schema: pa.Schema, *, room: int
+    db: sqlite3.Connection, writer: str, done: int, span: Span, schema: pa.Schema
 ) -> pa.Table:
     conditions, values = _conditions(span)
     query = (
         f"SELECT {', '.join(span.columns)} FROM records WHERE writer = ? AND seq > ?"
         f"{''.join(f' AND {c}' for c in conditions)} ORDER BY seq LIMIT ?"
     )
-    after = max(sealed, _after(span, writer))
+    after, room = max(done, _after(span, writer)), -1 if span.limit is None else span.limit
     return arrow_table(db.execute(query, (writer, after, *values, room)).fetchall(), schema)
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mlplatform.decisions.log import segments
+from mlplatform.decisions.log import catalogue, merging, sealed, segments
 from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.records import tables
-from mlplatform.decisions.records.record import GENESIS
 from mlplatform.runtime.errors import Busy, Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
 
 _DELETE_ROWS = 500
+_CATALOGUED_FILES = 2_000
 _LOCK = "seal.lock"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,16 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
     """Seal what has piled up; each yield is a moment at which being killed changes nothing.
 
     A file counts once the manifest lists it, and from then on the rows that it holds don't; what a
-    killed run left of either is swept by the next one.
+    killed run left of either is swept by the next one. With nothing new and nothing left to be done
+    the cost is that of a few queries, however many segments there are.
 
     Raises:
         Corrupt: a record to be sealed is not what its digest says.
     """
-    _sweep_files(db, folder)
-    yield "files swept"
+    if not catalogue.exists(folder) or sealed.is_unfinished(folder):
+        sealed.begin(folder)
+        sealed.sweep(db, folder)
+        yield "files swept"
     for name, last in tables.sealed(db).items():
         yield from _delete_rows(db, name, last)
     while _delete_keys(db, now_ms):
@@ -68,24 +74,50 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
         if writer.writer in pruned:  # sealed in the log that has them from here
             continue
         yield from _seal_writer(db, folder, writer, limits)
+    if sealed.is_unfinished(folder):
+        yield from _tidy(db, folder, limits)
+
+
+def _tidy(db: sqlite3.Connection, folder: Path, limits: Limits) -> Iterator[str]:
+    """Merge small files, say in the catalogue what each holds, and remove the replaced ones."""
+    records, is_done = 0, True
+    by_writer = groupby(sealed.present(db), key=lambda file: file.writer)
+    for parts in (
+        g for _, files in by_writer for g in merging.groups([*files], limits.maximum_rows)
+    ):
+        is_done = records < merging.MOST_RECORDS
+        if not is_done:
+            break
+        records += sum(part.rows for part in parts)
+        yield from merging.merge(db, folder, parts)
+    try:
+        yield from catalogue.renew(db, folder, _CATALOGUED_FILES)
+        is_done &= catalogue.is_whole(db, folder)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        _logger.warning("the catalogue of %s was damaged and is made again: %s", folder, error)
+        catalogue.discard(folder)
+        return
+    is_done &= sealed.sweep(db, folder)
+    yield "replaced files swept"
+    if is_done:
+        sealed.finish(folder)
 
 
 def _seal_writer(
     db: sqlite3.Connection, folder: Path, writer: tables.Writer, limits: Limits
 ) -> Iterator[str]:
     name = writer.writer
-    chain = _sealed_chain(db, name)
+    chain = Chain(name, *tables.sealed_end(db, name))
     while writer.seq - chain.seq >= max(limits.minimum_rows, 1):
         count = min(writer.seq - chain.seq, limits.maximum_rows)
         rows = tables.unsealed(db, name, after=chain.seq, limit=count)
         _check(chain, rows, count, writer)
+        sealed.begin(folder)
         path = segments.path_of(folder, name, rows)
         draft = path.with_suffix(".tmp")
-        try:
-            sha256 = segments.write(draft, rows)
-        except OSError:  # what a full disk cut takes room itself
-            draft.unlink(missing_ok=True)
-            raise
+        sha256 = segments.write(draft, rows)
         yield "draft written"
         draft.replace(path)
         sync(path.parent)
@@ -94,14 +126,6 @@ def _seal_writer(
             segments.enter(db, name, rows, sha256=sha256)
         yield "manifest written"
         yield from _delete_rows(db, name, chain.seq)
-
-
-def _sealed_chain(db: sqlite3.Connection, writer: str) -> Chain:
-    row = db.execute(
-        "SELECT last, chain FROM segments WHERE writer = ? ORDER BY last DESC LIMIT 1", (writer,)
-    ).fetchone()
-    seq, chain = row or (0, GENESIS)
-    return Chain(writer, seq, chain)
 
 
 def _check(chain: Chain, rows: list[tuple[Any, ...]], count: int, writer: tables.Writer) -> None:
@@ -124,10 +148,3 @@ def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str
 def _delete_keys(db: sqlite3.Connection, now_ms: int) -> int:
     with sqlite.transaction(db):
         return tables.delete_keys(db, now_ms=now_ms, limit=_DELETE_ROWS)
-
-
-def _sweep_files(db: sqlite3.Connection, folder: Path) -> None:
-    listed = {s.path(folder) for s in segments.manifest(db)}
-    for path in (folder / segments.SEGMENTS).glob("*/*"):
-        if path not in listed:
-            path.unlink()

@@ -23,11 +23,15 @@ _BATCH_ROWS = 8_192
 _FIELDS: Final = (
     "number, writer, first, last, rows, from_ms, to_ms, chain, sha256, previous, digest"
 )
+_ENTER_FILE: Final = """
+INSERT INTO files (writer, first, last, rows, from_ms, to_ms, sha256)
+SELECT writer, first, last, rows, from_ms, to_ms, sha256 FROM segments WHERE number = ?
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An entry of the manifest: the range of a writer that one file holds.
+    """An entry of the manifest: the range of a writer that one file held when it was sealed.
 
     Args:
         from_ms: the least event time in the file; `to_ms` is the largest, inclusive.
@@ -73,15 +77,19 @@ class Segment:
         )
 
 
-def manifest(db: sqlite3.Connection) -> list[Segment]:
-    """Every entry, in the order in which they were sealed."""
-    return [Segment(*row) for row in db.execute(f"SELECT {_FIELDS} FROM segments ORDER BY number")]
+def manifest(db: sqlite3.Connection, *, after: int = 0, limit: int = -1) -> list[Segment]:
+    """The entries with larger numbers, in the order in which they were sealed."""
+    query = f"SELECT {_FIELDS} FROM segments WHERE number > ? ORDER BY number LIMIT ?"
+    return [Segment(*row) for row in db.execute(query, (after, limit))]
 
 
 def enter(
     db: sqlite3.Connection, writer: str, rows: Sequence[Sequence[Any]], *, sha256: str
 ) -> Segment:
-    """Add a file of these stored records to the manifest; call in a transaction."""
+    """Add a file of these stored records to the manifest, and to the files that hold the log.
+
+    Call in a transaction.
+    """
     last = db.execute("SELECT number, digest FROM segments ORDER BY number DESC LIMIT 1").fetchone()
     number, previous = last or (0, GENESIS.hex())
     times = [row[_EVENT_MS] for row in rows]
@@ -102,6 +110,7 @@ def enter(
     values = [getattr(bare, name) for name in _FIELDS.split(", ")]
     values[-1] = bare.computed_digest()
     db.execute(f"INSERT INTO segments ({_FIELDS}) VALUES ({','.join('?' * len(values))})", values)
+    db.execute(_ENTER_FILE, (bare.number,))
     return Segment(*values)
 
 
@@ -113,20 +122,35 @@ def path_of(folder: Path, writer: str, rows: Sequence[Sequence[Any]]) -> Path:
 
 def write(path: Path, rows: Sequence[Sequence[Any]]) -> str:
     """Write stored records to a Parquet file, on disk when this returns; its SHA-256."""
+    return write_table(path, arrow_table(rows, stored_schema()))
+
+
+def write_table(path: Path, table: pa.Table) -> str:
+    """The same of records in the schema of a segment file."""
     import pyarrow.parquet as pq
 
-    table = arrow_table(rows, stored_schema())
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(path, "wb", opener=_private) as file:
-        pq.write_table(
-            table,
-            file,
-            compression="zstd",
-            row_group_size=4 * _BATCH_ROWS,
-        )
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(path, "wb", opener=_private) as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=4 * _BATCH_ROWS)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # what a full disk cut takes room itself
+        path.unlink(missing_ok=True)
+        raise
     return file_sha256(path)
+
+
+def read_table(path: Path) -> pa.Table:
+    """All stored records of a file.
+
+    Raises:
+        pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read(list(STORED)).cast(stored_schema())
 
 
 def records(path: Path) -> Iterator[list[tuple[Any, ...]]]:

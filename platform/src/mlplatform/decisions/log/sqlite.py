@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from mlplatform.decisions.log import reader, seal, verify
+from mlplatform.decisions.log import reader, seal, verified, verify
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import (
     Appended,
@@ -211,7 +211,7 @@ class SqliteDecisionLog:
 
     def read(self, span: Span) -> pa.Table:
         """The records of the span, by writer and number, with the span's columns."""
-        with self._snapshot() as db:
+        with self._translated(), closing(self._connection()) as db:
             return reader.read(db, self._folder, span)
 
     def seal(self) -> ManifestHead:
@@ -224,12 +224,28 @@ class SqliteDecisionLog:
 
     def verify(self, anchor: ManifestHead | None = None) -> VerifyReport:
         """Check every digest, every chain, every segment, and the anchor if there is one."""
+        return self.check(anchor)
+
+    def check(
+        self, anchor: ManifestHead | None, *, new_only: bool = False, cores: int = 1
+    ) -> VerifyReport:
+        """The same with choices; what was whole is remembered.
+
+        Args:
+            new_only: leave out the segments that an earlier check found whole.
+            cores: processes that check segments.
+        """
         spilled = self.spilled()
-        with self._snapshot() as db:
-            report = verify.verify(db, self._folder, anchor)
+        since = verified.last(self._folder) if new_only else None
+        with self._translated(), closing(self._connection()) as db:
+            found = verify.verify(
+                db, self._folder, anchor, since=since or verify.NOTHING, cores=cores
+            )
+        if found.report.ok:
+            verified.remember(self._folder, found.head)
         return replace(
-            report,
-            findings=report.findings + tuple(damaged(self.spills)),
+            found.report,
+            findings=found.report.findings + tuple(damaged(self.spills)),
             spilled=sum(one.records for one in spilled),
         )
 
@@ -387,13 +403,6 @@ class SqliteDecisionLog:
     def _transaction(self) -> Iterator[None]:
         with self._translated(), sqlite.transaction(self._db):
             yield
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        with self._translated(), closing(self._connection()) as db:
-            db.execute("BEGIN")
-            yield db
-            db.execute("COMMIT")
 
     def _translated(self) -> AbstractContextManager[None]:
         return self._translation

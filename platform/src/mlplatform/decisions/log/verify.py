@@ -1,15 +1,19 @@
-"""Whether the log is whole: every digest, chain, segment file and head, one sentence a finding."""
+"""Whether the log is whole: every digest, chain, sealed file and head, one sentence a finding."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.log import segments
+from mlplatform.decisions.log import catalogue, file_checks, sealed, segments
 from mlplatform.decisions.log.chains import Chain
+from mlplatform.decisions.log.file_checks import FileCheck
+from mlplatform.decisions.log.sealed import SealedFile
 from mlplatform.decisions.log.segments import Segment
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport
@@ -18,95 +22,193 @@ from mlplatform.decisions.records.record import GENESIS
 _FINDINGS: Final = 100
 _BATCH_ROWS: Final = 10_000
 _OLDER: Final = "the log is older than its anchor"
+NOTHING: Final = ManifestHead(0, GENESIS.hex(), {})
+"""The head of a log of which nothing was verified yet."""
 
 
-def verify(db: sqlite3.Connection, folder: Path, anchor: ManifestHead | None) -> VerifyReport:
-    """Check the whole log; after a hundred findings the rest is not searched.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a check found, and the head of the log at its moment."""
+
+    report: VerifyReport
+    head: ManifestHead
+
+
+def verify(
+    db: sqlite3.Connection,
+    folder: Path,
+    anchor: ManifestHead | None,
+    *,
+    since: ManifestHead = NOTHING,
+    cores: int = 1,
+) -> Verified:
+    """Check the log; after a hundred findings the rest is not searched.
+
+    Manifest, rows and heads are of one moment. Files are checked after it, in processes where there
+    are several cores: the write-ahead log does not wait for them.
 
     Args:
-        db: in a read transaction, so that manifest, rows and heads are of one moment.
+        db: in no transaction.
+        since: the head at an earlier check that found nothing: what was sealed by then is left out,
+            and so is the database file as such.
     """
     db.text_factory = lambda data: data.decode("utf-8", "replace")
-    walk = _Walk(db, folder, anchor)
+    walk = _Walk(db, folder, anchor, since)
     findings: list[str] = []
-    try:
-        findings.extend(islice(walk.findings(), _FINDINGS))
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
-        findings.append(f"{tables.DATABASE} cannot be read on: {error}")
+    with sealed.held(folder):
+        try:
+            db.execute("BEGIN")
+            walk.look()
+            db.execute("COMMIT")
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            walk.first.append(f"{tables.DATABASE} cannot be read on: {error}")
+        findings.extend(islice(walk.findings(cores), _FINDINGS))
+    if walk.misled:
+        catalogue.forget(folder, walk.misled)
+        sealed.begin(folder)
     if len(findings) == _FINDINGS:
         findings.append("the check stopped here: there may be more findings")
-    chains = walk.chains.values()
-    return VerifyReport(
-        records=sum(c.records for c in chains),
+    report = VerifyReport(
+        records=walk.records + sum(one.chain.records for one in walk.writers.values()),
         segments=len(walk.manifest),
-        writers=len(chains),
+        writers=len(walk.writers),
         findings=tuple(findings),
     )
+    return Verified(report, walk.head)
+
+
+@dataclass(slots=True)
+class _Writer:
+    """What there is of a writer.
+
+    Args:
+        chain: the walk over the records that no file holds.
+        rows: what was found on it.
+        ends: the chain where each new entry of the manifest ends, by the number of the record.
+    """
+
+    chain: Chain
+    files: list[SealedFile] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+    ends: dict[int, bytes] = field(default_factory=dict)
 
 
 class _Walk:
-    def __init__(self, db: sqlite3.Connection, folder: Path, anchor: ManifestHead | None) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        folder: Path,
+        anchor: ManifestHead | None,
+        since: ManifestHead,
+    ) -> None:
         self.db = db
         self.folder = folder
         self.anchor = anchor
+        self.since = since
+        self.first: list[str] = []
         self.manifest: list[Segment] = []
-        self.pruned: dict[str, tuple[int, bytes]] = {}
-        self.chains: dict[str, Chain] = {}
+        self.writers: dict[str, _Writer] = {}
+        self.head = NOTHING
+        self.records = 0
+        self.misled: list[SealedFile] = []
 
-    def findings(self) -> Iterator[str]:
-        yield from _database(self.db)
-        self.manifest = segments.manifest(self.db)
-        self.pruned = tables.pruned(self.db)
-        yield from _manifest(self.manifest)
-        writers = {w.writer: w for w in tables.writers(self.db)}
-        for name in sorted({*writers, *_named_elsewhere(self.db, self.manifest)}):
-            self.chains[name] = self._start(name)
-            yield from self._records(self.chains[name])
-            if name in writers:
-                head = writers[name]
-                yield from self.chains[name].ends(head.seq, head.chain, "the writer's head")
+    def look(self) -> None:
+        """Everything that is in the database, as of one transaction."""
+        if self.since is NOTHING:
+            self.first += _database(self.db)
+        before = segments.manifest(self.db, after=self.since.count - 1, limit=1)
+        self.manifest = segments.manifest(self.db, after=self.since.count)
+        self.head = tables.head(self.db)
+        self.first += _since(before, self.since)
+        pruned, heads = tables.pruned(self.db), {w.writer: w for w in tables.writers(self.db)}
+        starts = {name: self._sealed_before(name) for name in heads}
+        self.first += _manifest(self.manifest, self.since, {n: s[0] for n, s in starts.items()})
+        for name in sorted({*heads, *_named_elsewhere(self.db, self.manifest)}):
+            start = starts.get(name, (0, GENESIS))
+            one = self.writers[name] = _Writer(self._chain(name, *start))
+            one.ends = {start[0]: start[1]}
+            one.ends |= {s.last: s.chain for s in self.manifest if s.writer == name}
+            one.files = sealed.present(self.db, "writer = ? AND last > ?", name, start[0])
+            last = max(one.ends)
+            one.chain.jump(last, one.ends[last])
+            seq, there = pruned.get(name, (0, GENESIS))
+            if seq > one.chain.seq:
+                one.chain.jump(seq, there)
+            one.rows = list(islice(self._unsealed(one.chain), _FINDINGS))
+            if name in heads:
+                one.rows += one.chain.ends(heads[name].seq, heads[name].chain, "the writer's head")
             else:
-                yield f"writer {name} has records and no head"
+                one.rows.append(f"writer {name} has records and no head")
+
+    def findings(self, cores: int) -> Iterator[str]:
+        yield from self.first
+        checks = [check for name in self.writers for check in self._checks(name)]
+        found = file_checks.checked(checks, cores)
+        for name, one in self.writers.items():
+            end = min(one.ends)
+            for file in one.files:
+                yield from _follows(file, end, one.ends)
+                there = next(found)
+                yield from there.findings
+                self.records += there.records
+                one.chain.marked |= there.marked
+                if there.is_misled:
+                    self.misled.append(file)
+                end = file.last
+            if end < max(one.ends):
+                yield f"records {end + 1} to {max(one.ends)} of writer {name} are in no file"
+            yield from one.rows
+        yield from _reached(self.since, self)
         if self.anchor is not None:
-            yield from _anchored(self.anchor, self.manifest, self.chains)
+            yield from _anchored(self.anchor, self)
 
-    def _start(self, writer: str) -> Chain:
-        head = None if self.anchor is None else self.anchor.writers.get(writer)
-        return Chain(writer, 0, GENESIS, anchored_seq=0 if head is None else head.seq)
+    def _checks(self, name: str) -> Iterator[FileCheck]:
+        one = self.writers[name]
+        named = {(s.first, s.last): s.sha256 for s in self.manifest if s.writer == name}
+        numbers = sorted(one.ends)
+        for file in one.files:
+            within = numbers[bisect_left(numbers, file.first) : bisect_right(numbers, file.last)]
+            yield FileCheck(
+                self.folder,
+                file,
+                named.get((file.first, file.last), file.sha256),
+                self._start(name, file),
+                {seq: one.ends[seq] for seq in within},
+                one.chain.marks,
+            )
 
-    def _records(self, chain: Chain) -> Iterator[str]:
-        for segment in self.manifest:
-            if segment.writer == chain.writer:
-                yield from self._segment(segment, chain)
-                chain.jump(segment.last, segment.chain)
-        seq, there = self.pruned.get(chain.writer, (0, GENESIS))
-        if seq > chain.seq:
-            chain.jump(seq, there)
+    def _start(self, name: str, file: SealedFile) -> bytes | None:
+        """The chain before the first record of a file, which may begin before what is checked."""
+        known = self.writers[name].ends.get(file.first - 1)
+        if known is not None or file.first == 1:
+            return known or GENESIS
+        query = "SELECT chain FROM segments WHERE writer = ? AND last = ?"
+        row = self.db.execute(query, (name, file.first - 1)).fetchone()
+        return None if row is None else row[0]
+
+    def _sealed_before(self, writer: str) -> tuple[int, bytes]:
+        """Where the files end that were checked before."""
+        query = (
+            "SELECT last, chain FROM segments WHERE writer = ? AND number <= ?"
+            " ORDER BY first DESC LIMIT 1"
+        )
+        row = self.db.execute(query, (writer, self.since.count)).fetchone()
+        return (0, GENESIS) if row is None else (row[0], row[1])
+
+    def _chain(self, writer: str, seq: int, chain: bytes) -> Chain:
+        heads = [self.since.writers.get(writer)]
+        heads += [] if self.anchor is None else [self.anchor.writers.get(writer)]
+        marks = frozenset(head.seq for head in heads if head is not None and head.seq > seq)
+        return Chain(writer, seq, chain, marks=marks)
+
+    def _unsealed(self, chain: Chain) -> Iterator[str]:
         while rows := tables.unsealed(self.db, chain.writer, after=chain.seq, limit=_BATCH_ROWS):
             before = chain.seq
             yield from chain.follow(rows)
             if chain.seq == before:
                 return
-
-    def _segment(self, segment: Segment, chain: Chain) -> Iterator[str]:
-        import pyarrow as pa
-
-        what = f"records {segment.first} to {segment.last} of writer {segment.writer}"
-        path = segment.path(self.folder)
-        if not path.is_file():
-            yield f"segment {segment.name} is missing: {what}"
-            return
-        if segments.file_sha256(path) != segment.sha256:
-            yield f"segment {segment.name} was changed: it holds {what}"
-        try:
-            for rows in segments.records(path):
-                yield from chain.follow(rows)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            yield f"segment {segment.name} cannot be read after record {chain.seq}: {error}"
-            return
-        yield from chain.ends(segment.last, segment.chain, "the manifest")
 
 
 def _database(db: sqlite3.Connection) -> Iterator[str]:
@@ -115,10 +217,16 @@ def _database(db: sqlite3.Connection) -> Iterator[str]:
             yield f"{tables.DATABASE} is damaged: {line}"
 
 
-def _manifest(manifest: list[Segment]) -> Iterator[str]:
-    previous = GENESIS.hex()
-    ends: dict[str, int] = {}
-    for number, segment in enumerate(manifest, start=1):
+def _since(entries: Sequence[Segment], since: ManifestHead) -> Iterator[str]:
+    if since.count and [entry.digest for entry in entries] != [since.digest]:
+        yield f"manifest entry {since.count} is not the one that was verified before"
+
+
+def _manifest(
+    manifest: Sequence[Segment], since: ManifestHead, ends: Mapping[str, int]
+) -> Iterator[str]:
+    previous, ends = since.digest, dict(ends)
+    for number, segment in enumerate(manifest, start=since.count + 1):
         where = f"manifest entry {segment.number} ({segment.name})"
         if segment.computed_digest() != segment.digest:
             yield f"{where} was changed: it is not what its digest says"
@@ -130,27 +238,42 @@ def _manifest(manifest: list[Segment]) -> Iterator[str]:
         ends[segment.writer] = segment.last
 
 
-def _named_elsewhere(db: sqlite3.Connection, manifest: list[Segment]) -> set[str]:
+def _follows(file: SealedFile, end: int, ends: Mapping[int, bytes]) -> Iterator[str]:
+    if file.first > end + 1:
+        yield f"records {end + 1} to {file.first - 1} of writer {file.writer} are in no file"
+    elif file.first <= end and end not in (0, min(ends)):
+        yield f"records {file.first} to {end} of writer {file.writer} are in two files"
+    if file.last not in ends:
+        yield f"sealed file {file.name} does not end where an entry of the manifest does"
+
+
+def _named_elsewhere(db: sqlite3.Connection, manifest: Sequence[Segment]) -> set[str]:
     names = [name for (name,) in db.execute("SELECT DISTINCT writer FROM records")]
     names += [segment.writer for segment in manifest]
     return {name for name in names if isinstance(name, str)}
 
 
-def _anchored(
-    anchor: ManifestHead, manifest: list[Segment], chains: dict[str, Chain]
-) -> Iterator[str]:
-    if len(manifest) < anchor.count:
-        yield f"{_OLDER}: the manifest has {len(manifest)} entries, the anchor {anchor.count}"
-    elif anchor.count and manifest[anchor.count - 1].digest != anchor.digest:
+def _anchored(anchor: ManifestHead, walk: _Walk) -> Iterator[str]:
+    first = walk.since.count
+    count = first + len(walk.manifest)
+    if count < anchor.count:
+        yield f"{_OLDER}: the manifest has {count} entries, the anchor {anchor.count}"
+    elif anchor.count > first and walk.manifest[anchor.count - first - 1].digest != anchor.digest:
         yield f"manifest entry {anchor.count} is not the one that was anchored"
+    yield from _reached(anchor, walk)
+
+
+def _reached(anchor: ManifestHead, walk: _Walk) -> Iterator[str]:
     for writer, head in sorted(anchor.writers.items()):
-        chain = chains.get(writer)
-        if head.seq == 0:
+        one = walk.writers.get(writer)
+        if head.seq == 0 or (one is not None and head.seq < min(one.ends)):
             continue
-        if chain is None or chain.seq < head.seq:
-            last = 0 if chain is None else chain.seq
+        if one is None or one.chain.seq < head.seq:
+            last = 0 if one is None else one.chain.seq
             yield f"{_OLDER}: writer {writer} ends at record {last}, the anchor at {head.seq}"
-        elif chain.anchored is None:
+            continue
+        there = one.ends.get(head.seq) or one.chain.marked.get(head.seq)
+        if there is None:
             yield f"record {head.seq} of writer {writer}, which was anchored, is missing"
-        elif chain.anchored.hex() != head.chain:
+        elif there.hex() != head.chain:
             yield f"record {head.seq} of writer {writer} is not the one that was anchored"

@@ -96,6 +96,23 @@ CREATE TABLE IF NOT EXISTS segments (
             "CREATE TABLE IF NOT EXISTS pruned (writer TEXT PRIMARY KEY, seq INTEGER NOT NULL,"
             " chain BLOB NOT NULL) STRICT, WITHOUT ROWID",
         ),
+        (
+            """
+CREATE TABLE IF NOT EXISTS files (
+    file INTEGER PRIMARY KEY AUTOINCREMENT,
+    writer TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    from_ms INTEGER NOT NULL,
+    to_ms INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    UNIQUE (writer, first)
+) STRICT""",
+            "INSERT OR IGNORE INTO files (writer, first, last, rows, from_ms, to_ms, sha256)"
+            " SELECT writer, first, last, rows, from_ms, to_ms, sha256 FROM segments"
+            " ORDER BY number",
+        ),
     ),
 )
 """The columns of `records` are those of `STORED`, in that order; a new one needs a step of its own.
@@ -179,7 +196,17 @@ def move_pruned(db: sqlite3.Connection, writer: str, seq: int, chain: bytes) -> 
 
 def sealed(db: sqlite3.Connection) -> dict[str, int]:
     """Per writer, the last number that a segment holds; rows up to it no longer count."""
-    return dict(db.execute("SELECT writer, max(last) FROM segments GROUP BY writer"))
+    names = db.execute("SELECT writer FROM writers").fetchall()
+    ends = {writer: sealed_end(db, writer)[0] for (writer,) in names}
+    return {writer: last for writer, last in ends.items() if last > 0}
+
+
+def sealed_end(db: sqlite3.Connection, writer: str) -> tuple[int, bytes]:
+    """The last number of a writer that a segment holds, and the chain there; 0 where none does."""
+    # by the index over writer and first number, however many segments there are
+    end = "SELECT last, chain FROM segments WHERE writer = ? ORDER BY first DESC LIMIT 1"
+    seq, chain = db.execute(end, (writer,)).fetchone() or (0, GENESIS)
+    return seq, chain
 
 
 def head(db: sqlite3.Connection) -> ManifestHead:

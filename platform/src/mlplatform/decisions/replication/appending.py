@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.log import segments
+from mlplatform.decisions.log import sealed, segments
 from mlplatform.decisions.log.sqlite import LIVE_WITHIN_MS
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.record import GENESIS
@@ -196,18 +196,19 @@ class ReplicaLog:
             (writer, first, last),
         ).fetchall()
         known = {seq: Place(digest, chain) for seq, digest, chain in rows}
-        for segment in segments.manifest(self._db):
-            if segment.writer == writer and segment.first <= last and segment.last >= first:
-                known |= _places(segment.path(self._folder), first, last)
+        within = "writer = ? AND first <= ? AND last >= ?"
+        for file in sealed.present(self._db, within, writer, last, first):
+            known |= _places(file.path(self._folder), first, last)
         return known
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("ROLLBACK")
+        with sealed.held(self._folder):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

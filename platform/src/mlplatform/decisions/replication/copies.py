@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from mlplatform.decisions.log import segments
+from mlplatform.decisions.log import sealed, segments
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
@@ -157,7 +157,7 @@ class CopyReader:
 
     def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
         """The first records of a writer with larger numbers, at most `limit`."""
-        with self._snapshot() as db:
+        with sealed.held(self._folder), self._snapshot() as db:
             return [_copy(row) for row in _rows(db, self._folder, writer, after, limit)]
 
     @contextmanager
@@ -171,15 +171,14 @@ class CopyReader:
 def _rows(
     db: sqlite3.Connection, folder: Path, writer: str, after: int, limit: int
 ) -> list[tuple[Any, ...]]:
-    """From the segment that holds the next record, or from the rows that none holds."""
-    for segment in segments.manifest(db):
-        if segment.writer == writer and segment.last > after:
-            found: list[tuple[Any, ...]] = []
-            for batch in segments.stored(segment.path(folder)):
-                found += [row for row in batch if row[1] > after]
-                if len(found) >= limit:
-                    break
-            return found[:limit]
+    """From the file that holds the next record, or from the rows that none holds."""
+    for file in sealed.present(db, "writer = ? AND last > ?", writer, after, limit=1):
+        found: list[tuple[Any, ...]] = []
+        for batch in segments.stored(file.path(folder)):
+            found += [row for row in batch if row[1] > after]
+            if len(found) >= limit:
+                break
+        return found[:limit]
     return tables.unsealed(db, writer, after=after, limit=limit)
 
 

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from mlplatform.decisions.log import segments
+from mlplatform.decisions.log import sealed
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.decisions.spill import files
@@ -62,7 +62,7 @@ class Moment:
     Args:
         held: databases in a read transaction, by name.
         offline: files of the offline tables, which are never changed once they are there.
-        segments: files of the log that its manifest lists.
+        segments: files that hold the sealed records of the log; none is removed meanwhile.
         postgres: the database of the journal, where it is on a server.
         anchor: the head of the log that the journal holds.
     """
@@ -149,6 +149,8 @@ def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Moment | 
     hold(*SECOND)
     server = None if postgres is None else holding.enter_context(servers.held(postgres))
     before = _open_spills(root, holding)
+    if (root / LOG).exists():
+        holding.enter_context(sealed.held((root / LOG).parent))
     hold(LOG)
     spills = _open_spills(root, holding, before)
     source: _Queried | None = server or (_Sqlite(held[JOURNAL]) if JOURNAL in held else None)
@@ -159,7 +161,7 @@ def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Moment | 
     return Moment(
         held=held,
         offline=offline,
-        segments=() if log is None else tuple(s.name for s in segments.manifest(log)),
+        segments=() if log is None else sealed.names(log),
         spills=tuple(_spills(root, spills)),
         head=None if log is None else tables.head(log),
         journal=journal,

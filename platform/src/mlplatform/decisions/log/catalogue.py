@@ -1,0 +1,298 @@
+"""What each sealed file holds, so that a read opens only the files that it needs.
+
+The catalogue follows from the files and is made again from them: a file that has no entry, or whose
+entry names another digest, is opened by every read, and a lost or damaged catalogue costs time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.decisions.log.sealed import FIELDS, SealedFile, present
+from mlplatform.decisions.log.segments import SEGMENTS
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import KINDS
+from mlplatform.runtime.storage import sqlite
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DATABASE: Final = "catalogue-1.db"
+"""Its name says the form of the entries: another form has a file of its own."""
+COLUMNS: Final = ("kind", "model", "generation", "rollout_id", "decision_id")
+"""What an entry is made of."""
+ID_LENGTH: Final = 32
+"""The digits of an id that are looked for: as many as the id of its trace has."""
+_LISTED: Final = ("kind", "model", "generation", "rollout_id")
+_MOST_LISTED: Final = 64
+_MOST_ROWS: Final = 8_192
+_PRINT_BYTES: Final = 3
+_BITE_FILES: Final = 100
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS entries (
+    file INTEGER PRIMARY KEY,
+    sha256 TEXT NOT NULL,
+    rows INTEGER NOT NULL,
+    kind TEXT,
+    model TEXT,
+    generation TEXT,
+    rollout_id TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS prints (
+    piece INTEGER NOT NULL,
+    file INTEGER NOT NULL,
+    prints BLOB NOT NULL,
+    PRIMARY KEY (piece, file)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an entry says of a file.
+
+    Args:
+        values: per column of `_LISTED` its values, as JSON strings with commas; None where they are
+            more than `_MOST_LISTED`, so that the file may hold any.
+        prints: per piece three bytes of the digest of each id that falls in it. Ids fall in a piece
+            by their digest, so that one id is looked for in one piece of each file alone; and
+            pieces of all files lie beside each other.
+    """
+
+    values: tuple[str | None, ...]
+    prints: Mapping[int, bytes]
+
+
+def contents(table: pa.Table) -> Contents:
+    """What there is in records with at least `COLUMNS`."""
+    import pyarrow.compute as pc
+
+    values = tuple(_listed(pc.unique(table.column(name)).to_pylist()) for name in _LISTED)
+    decision_ids = map(str, table.column("decision_id").to_pylist())
+    ids = {decision_id[:ID_LENGTH] for decision_id in decision_ids}
+    prints: dict[int, list[bytes]] = {}
+    for piece, shape in (place(one, few=len(table) <= _MOST_ROWS) for one in ids):
+        prints.setdefault(piece, []).append(shape)
+    return Contents(values, {piece: b"".join(sorted(p)) for piece, p in sorted(prints.items())})
+
+
+def contents_of(path: Path) -> Contents:
+    """The same of a file.
+
+    Raises:
+        pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return contents(file.read(list(COLUMNS)))
+
+
+def needed(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
+    """The files that may hold records of the span, by writer and number.
+
+    Args:
+        db: of the log, with the catalogue attached if there is one.
+    """
+    conditions, values = _bounds(span)
+    try:
+        found, more = _contained(db, span)
+    except sqlite3.DatabaseError:  # there is none, or it is damaged: the next seal makes it again
+        return present(db, " AND ".join(conditions), *values)
+    query = (
+        f"SELECT {', '.join(f'f.{name}' for name in FIELDS.split(', '))} FROM files f"
+        " LEFT JOIN catalogue.entries e ON e.file = f.file AND e.sha256 = f.sha256"
+        f" WHERE {' AND '.join(conditions)} AND (e.file IS NULL OR {' AND '.join(found)})"
+        " ORDER BY writer, first"
+    )
+    try:
+        return [SealedFile(*row) for row in db.execute(query, (*values, *more))]
+    except sqlite3.DatabaseError:
+        return present(db, " AND ".join(conditions), *values)
+
+
+def attach(db: sqlite3.Connection, folder: Path) -> None:
+    """Let a connection see the catalogue, if there is one."""
+    if exists(folder):
+        with suppress(sqlite3.DatabaseError):  # damaged: `needed` does without
+            db.execute("ATTACH ? AS catalogue", (str(folder / SEGMENTS / DATABASE),))
+
+
+def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str]:
+    """Enter the files that have no entry of their digest, at most so many, and forget those gone.
+
+    Raises:
+        sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
+    """
+    files = present(db)
+    with _opened(folder) as catalogue:
+        entries = catalogue.execute("SELECT file, sha256, rows FROM entries").fetchall()
+        known = {file: sha256 for file, sha256, _ in entries}
+        there = {one.file for one in files}
+        with sqlite.transaction(catalogue):
+            for file, _, rows in entries:
+                if file not in there:
+                    _remove(catalogue, file, rows)
+        yield "entries of replaced files dropped"
+        new = [one for one in files if known.get(one.file) != one.sha256]
+        for start in range(0, min(len(new), most_files), _BITE_FILES):
+            bite = new[start : start + _BITE_FILES]
+            found = [(one, _readable(one.path(folder))) for one in bite]
+            with sqlite.transaction(catalogue):
+                for one, held in found:
+                    if held is not None:
+                        _enter(catalogue, one, held)
+            yield "files catalogued"
+
+
+def is_whole(db: sqlite3.Connection, folder: Path) -> bool:
+    """Whether every file has an entry of its digest.
+
+    Raises:
+        sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
+    """
+    with _opened(folder) as catalogue:
+        known = dict(catalogue.execute("SELECT file, sha256 FROM entries"))
+    return known == {one.file: one.sha256 for one in present(db)}
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a catalogue, whatever is in it."""
+    return (folder / SEGMENTS / DATABASE).exists()
+
+
+def said(folder: Path, file: SealedFile) -> Contents | None:
+    """What the entry of a file says; None where it has none of its digest.
+
+    Raises:
+        sqlite3.DatabaseError: the catalogue is damaged.
+    """
+    if not exists(folder):
+        return None
+    pieces = _pieces(file.rows)
+    with closing(sqlite.connect(folder / SEGMENTS / DATABASE)) as db:
+        query = f"SELECT {', '.join(_LISTED)} FROM entries WHERE file = ? AND sha256 = ?"
+        row = db.execute(query, (file.file, file.sha256)).fetchone()
+        query = (
+            f"SELECT piece, prints FROM prints WHERE piece IN ({','.join(map(str, pieces))})"
+            " AND file = ? ORDER BY piece"
+        )
+        return None if row is None else Contents(row, dict(db.execute(query, (file.file,))))
+
+
+def forget(folder: Path, files: Sequence[SealedFile]) -> None:
+    """Drop what is said of files: every read opens them until the next seal has looked at them."""
+    with _opened(folder) as db, sqlite.transaction(db):
+        for file in files:
+            _remove(db, file.file, file.rows)
+
+
+def discard(folder: Path) -> None:
+    """Remove the catalogue: readers open every file until the next seal has made it again."""
+    for name in ("", "-wal", "-shm"):
+        (folder / SEGMENTS / f"{DATABASE}{name}").unlink(missing_ok=True)
+
+
+def _bounds(span: Span) -> tuple[list[str], list[object]]:
+    conditions, values = ["true"], list[object]()
+    if span.after:
+        cases = " ".join(["WHEN ? THEN ?"] * len(span.after))
+        conditions.append(f"last > CASE writer {cases} ELSE 0 END")
+        values += [part for pair in span.after.items() for part in pair]
+    if span.from_ms is not None:
+        conditions.append("to_ms >= ?")
+        values.append(span.from_ms)
+    if span.to_ms is not None:
+        conditions.append("from_ms < ?")
+        values.append(span.to_ms)
+    return conditions, values
+
+
+def _contained(db: sqlite3.Connection, span: Span) -> tuple[list[str], list[object]]:
+    conditions, values = ["true"], list[object]()
+    wanted: dict[str, Sequence[object]] = {
+        name: [value]
+        for name in ("model", "generation", "rollout_id")
+        if (value := getattr(span, name)) is not None
+    }
+    if span.kinds != KINDS:
+        wanted["kind"] = span.kinds
+    for name, any_of in wanted.items():
+        holds = " OR ".join([f"e.{name} IS NULL", *[f"instr(e.{name}, ?) > 0"] * len(any_of)])
+        conditions.append(f"({holds})")
+        values += [json.dumps(str(value)) for value in any_of]
+    if (ids := _ids(span)) is not None:
+        files = sorted({file for one in ids for file in _holding(db, one)})
+        conditions.append("f.file IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(files))
+    return conditions, values
+
+
+def _ids(span: Span) -> Sequence[str] | None:
+    if span.decision_id is not None:
+        return [span.decision_id]
+    if span.decision_id_starts is not None and len(span.decision_id_starts) >= ID_LENGTH:
+        return [span.decision_id_starts]
+    return span.decision_ids
+
+
+def _holding(db: sqlite3.Connection, decision_id: str) -> Iterator[int]:
+    places = [place(decision_id[:ID_LENGTH], few=few) for few in (True, False)]
+    query = (
+        "SELECT file FROM catalogue.prints"
+        f" WHERE piece IN ({', '.join(str(piece) for piece, _ in places)}) AND instr(prints, ?) > 0"
+    )
+    return (file for (file,) in db.execute(query, (places[0][1],)))
+
+
+def _pieces(rows: int) -> range:
+    return range(16, 32) if rows <= _MOST_ROWS else range(256, 512)
+
+
+def place(decision_id: str, *, few: bool) -> tuple[int, bytes]:
+    digest = hashlib.sha256(decision_id.encode("utf-8", "surrogatepass")).digest()
+    piece = 16 + (digest[0] >> 4) if few else 256 + digest[0]
+    return piece, digest[1 : 1 + _PRINT_BYTES]
+
+
+def _listed(values: Sequence[object]) -> str | None:
+    there = [value for value in values if value is not None]
+    if len(there) > _MOST_LISTED:
+        return None
+    return ",".join(sorted(json.dumps(str(value)) for value in there))
+
+
+def _readable(path: Path) -> Contents | None:
+    import pyarrow as pa
+
+    try:
+        return contents_of(path)
+    except (pa.ArrowException, OSError, ValueError):  # every read of it says so, and so does verify
+        return None
+
+
+def _enter(db: sqlite3.Connection, file: SealedFile, found: Contents) -> None:
+    _remove(db, file.file, file.rows)
+    values = (file.file, file.sha256, file.rows, *found.values)
+    db.execute(f"INSERT INTO entries VALUES ({','.join('?' * len(values))})", values)
+    rows = [(piece, file.file, prints) for piece, prints in found.prints.items()]
+    db.executemany("INSERT INTO prints VALUES (?, ?, ?)", rows)
+
+
+def _remove(db: sqlite3.Connection, file: int, rows: int) -> None:
+    db.execute("DELETE FROM entries WHERE file = ?", (file,))
+    pieces = ((piece, file) for piece in _pieces(rows))
+    db.executemany("DELETE FROM prints WHERE piece = ? AND file = ?", pieces)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite.connect(folder / SEGMENTS / DATABASE, tables=_TABLES)) as db:
+        yield db

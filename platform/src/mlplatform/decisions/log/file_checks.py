@@ -1,0 +1,115 @@
+"""Whether sealed files hold what the manifest says of their records, one file by itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.log import catalogue, segments
+from mlplatform.decisions.log.chains import Chain
+from mlplatform.decisions.log.sealed import SealedFile
+
+_A_CORE: Final = 4
+"""Files below so many are checked in this process: another takes a second to start."""
+_CHUNK: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """A file, and what is said of it elsewhere.
+
+    Args:
+        sha256: by the manifest, where it was never merged.
+        start: the chain before its first record; None where no entry of the manifest ends there.
+        ends: the chain where entries of the manifest end within it.
+        marks: numbers of records whose chain is asked for.
+    """
+
+    folder: Path
+    file: SealedFile
+    sha256: str
+    start: bytes | None
+    ends: Mapping[int, bytes]
+    marks: frozenset[int]
+
+
+@dataclass(slots=True)
+class FileFound:
+    """What was found.
+
+    Args:
+        is_misled: the catalogue says of it what is not so.
+    """
+
+    findings: list[str] = field(default_factory=list)
+    records: int = 0
+    marked: Mapping[int, bytes] = field(default_factory=dict)
+    is_misled: bool = False
+
+
+def checked(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFound]:
+    """What each check finds, in their order."""
+    if cores <= 1 or len(checks) < _A_CORE:
+        yield from map(check, checks)
+        return
+    pool = ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield from pool.map(check, checks, chunksize=_CHUNK)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check(asked: FileCheck) -> FileFound:
+    """Read a file from end to end."""
+    import pyarrow as pa
+
+    file, found = asked.file, FileFound()
+    path = file.path(asked.folder)
+    what = f"records {file.first} to {file.last} of writer {file.writer}"
+    if not path.is_file():
+        found.findings.append(f"segment {file.name} is missing: {what}")
+        return found
+    if segments.file_sha256(path) != asked.sha256:
+        found.findings.append(f"segment {file.name} was changed: it holds {what}")
+    if asked.start is None:
+        found.findings.append(
+            f"segment {file.name} does not begin where an entry of the manifest does"
+        )
+    marks = asked.marks | asked.ends.keys()
+    chain = Chain(file.writer, file.first - 1, asked.start or bytes(32), marks=marks)
+    try:
+        for rows in segments.records(path):
+            found.findings += chain.follow(rows)
+        found.is_misled = _is_misled(asked)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        problem = f"segment {file.name} cannot be read after record {chain.seq}: {error}"
+        found.findings.append(problem)
+        return found
+    finally:
+        found.records, found.marked = chain.records, dict(chain.marked)
+    found.findings += _ends(asked, chain)
+    if found.is_misled:
+        problem = f"the catalogue was wrong about segment {file.name}: it is made again"
+        found.findings.append(f"{problem}; until now reads may have missed some of {what}")
+    return found
+
+
+def _ends(asked: FileCheck, chain: Chain) -> Iterator[str]:
+    for seq, there in sorted(asked.ends.items()):
+        if seq == asked.file.last:
+            yield from chain.ends(seq, there, "the manifest")
+        elif chain.marked.get(seq, there) != there:
+            yield f"record {seq} of writer {chain.writer} is not the one that the manifest names"
+
+
+def _is_misled(asked: FileCheck) -> bool:
+    try:
+        said = catalogue.said(asked.folder, asked.file)
+    except sqlite3.DatabaseError:  # the next seal finds that too, and makes it again
+        return False
+    return said is not None and said != catalogue.contents_of(asked.file.path(asked.folder))

@@ -1,0 +1,96 @@
+"""Small sealed files become larger ones: what a read costs goes by records, and not by seals."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.decisions.log import sealed, segments
+from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.storage.files import sync
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_RECORDS: Final = 200_000
+"""Of one seal; what is left waits for the next, so that none takes long."""
+_FEWEST: Final = 8
+_logger = logging.getLogger(__name__)
+
+
+def groups(files: Sequence[SealedFile], most_rows: int) -> Iterator[list[SealedFile]]:
+    """Adjacent files of one writer that are to be one, of at most so many records.
+
+    Files of half as many records stay as they are. The others are merged where there are eight, or
+    where the next one has no room in the same file: so a record is written a few times at most.
+    """
+    group: list[SealedFile] = []
+    for file in files:
+        if group and not _fits(group, file, most_rows):
+            is_full = file.first == group[-1].last + 1 and 2 * file.rows < most_rows
+            if len(group) >= (2 if is_full else _FEWEST):
+                yield group
+            group = []
+        if 2 * file.rows < most_rows:
+            group.append(file)
+    if len(group) >= _FEWEST:
+        yield group
+
+
+def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> Iterator[str]:
+    """Put one file in the place of several; each yield is a moment at which being killed is safe.
+
+    The parts are held to their digests first, and the new file to the parts. Their manifest entries
+    stay: by them, the chain of the records in the new file is verified from then on. Parts that are
+    damaged are left as they are.
+    """
+    try:
+        table = records_of(folder, parts)
+        draft = parts[0].path(folder).with_suffix(".tmp")
+        sha256 = segments.write_table(draft, table)
+        yield "merged draft written"
+        if not segments.read_table(draft).equals(table):
+            raise Corrupt(f"{draft} does not read as it was written")
+    except Corrupt as error:
+        _logger.warning("sealed files were not merged: %s", error)
+        return
+    path = draft.with_name(f"{parts[0].first:012d}-{parts[-1].last:012d}.parquet")
+    draft.replace(path)
+    sync(path.parent)
+    yield "merged file in place"
+    with sqlite.transaction(db):
+        sealed.replace(db, parts, sha256)
+    yield "merged file listed"
+
+
+def records_of(folder: Path, parts: Sequence[SealedFile]) -> pa.Table:
+    """The records of files, one after another.
+
+    Raises:
+        Corrupt: a file is missing, or not what its digest says.
+    """
+    import pyarrow as pa
+
+    tables = []
+    for part in parts:
+        path = part.path(folder)
+        try:
+            if segments.file_sha256(path) != part.sha256:
+                raise Corrupt(f"{path} was changed; run `mlplatform log verify`")
+            tables.append(segments.read_table(path))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise Corrupt(f"{path} cannot be read; run `mlplatform log verify`") from error
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _fits(group: Sequence[SealedFile], file: SealedFile, most_rows: int) -> bool:
+    return (
+        2 * file.rows < most_rows
+        and file.first == group[-1].last + 1
+        and sum(one.rows for one in group) + file.rows <= most_rows
+    )

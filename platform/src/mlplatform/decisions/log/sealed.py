@@ -1,0 +1,129 @@
+"""Which Parquet files hold the sealed records at present, and that none goes while it is read."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlplatform.decisions.log.segments import SEGMENTS, Segment, manifest
+
+FIELDS: Final = "file, writer, first, last, rows, from_ms, to_ms, sha256"
+_LOCK: Final = "readers.lock"
+_UNFINISHED: Final = "unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFile:
+    """A range of one writer's records in one file: one segment as it was sealed, or several merged.
+
+    Args:
+        file: its number, given once.
+        sha256: of the file.
+    """
+
+    file: int
+    writer: str
+    first: int
+    last: int
+    rows: int
+    from_ms: int
+    to_ms: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.writer}/{self.first:012d}-{self.last:012d}.parquet"
+
+    def path(self, folder: Path) -> Path:
+        return folder / SEGMENTS / self.name
+
+
+def present(
+    db: sqlite3.Connection, where: str = "true", *values: object, limit: int = -1
+) -> list[SealedFile]:
+    """The files that hold the sealed records, by writer and number.
+
+    Args:
+        where: a condition over their fields, with its values.
+    """
+    query = f"SELECT {FIELDS} FROM files WHERE {where} ORDER BY writer, first LIMIT ?"
+    return [SealedFile(*row) for row in db.execute(query, (*values, limit))]
+
+
+def names(db: sqlite3.Connection) -> tuple[str, ...]:
+    """The names of those files, also in a log that no release with merged files has opened yet."""
+    known = "SELECT 1 FROM sqlite_schema WHERE name = 'files'"
+    found: list[SealedFile] | list[Segment]
+    found = present(db) if db.execute(known).fetchone() else manifest(db)
+    return tuple(one.name for one in found)
+
+
+def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) -> SealedFile:
+    """Put one file in the place of adjacent ones of a writer; call in a transaction."""
+    first, last = parts[0], parts[-1]
+    rows = sum(part.rows for part in parts)
+    times = min(part.from_ms for part in parts), max(part.to_ms for part in parts)
+    db.executemany("DELETE FROM files WHERE file = ?", [(part.file,) for part in parts])
+    values: tuple[Any, ...] = (first.writer, first.first, last.last, rows, *times, sha256)
+    number = db.execute(
+        "INSERT INTO files (writer, first, last, rows, from_ms, to_ms, sha256)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        values,
+    ).lastrowid
+    assert number is not None
+    return SealedFile(number, *values)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep every file that is listed within the block until its end, whatever is merged meanwhile.
+
+    It waits while files that were replaced are removed, which takes milliseconds.
+    """
+    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDONLY, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def begin(folder: Path) -> None:
+    """Say that files are about to change: until `finish`, the next seal looks at all of them."""
+    (folder / SEGMENTS).mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / SEGMENTS / _UNFINISHED).touch(mode=0o600)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a seal may have left files, or an entry of the catalogue to be made."""
+    return (folder / SEGMENTS / _UNFINISHED).exists()
+
+
+def finish(folder: Path) -> None:
+    """Say that nothing is left to be done."""
+    (folder / SEGMENTS / _UNFINISHED).unlink(missing_ok=True)
+
+
+def sweep(db: sqlite3.Connection, folder: Path) -> bool:
+    """Remove the files that are not listed, unless somebody reads; whether none is left."""
+    listed = {one.path(folder) for one in present(db)}
+    strangers = [path for path in (folder / SEGMENTS).glob("*/*") if path not in listed]
+    if not strangers:
+        return True
+    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDONLY, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        for path in strangers:
+            path.unlink()
+        return True
+    finally:
+        os.close(descriptor)
