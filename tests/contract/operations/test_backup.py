@@ -191,6 +191,29 @@ def test_whoever_writes_meanwhile_changes_nothing_of_the_moment(
     assert manifest.journal.generations == {MODEL: 1}
 
 
+def test_files_that_are_merged_meanwhile_are_in_the_backup_as_they_were(
+    world: HomeWorld, target: Path, empty: Home
+) -> None:
+    place = world.home.decisions / "segments"
+    with contextlib.closing(SqliteDecisionLog(world.home.decisions, segment_rows=(1, 900))) as log:
+
+        def sealed(count: int) -> None:
+            for _ in range(count):
+                world.decide(1)
+                log.seal()
+
+        sealed(3)
+        names = {path.name for path in place.glob("*/*")}
+        calls = iter((9,))
+        taken(world, target, lambda: sealed(next(calls, 0)))
+        assert names < {path.name for path in place.glob("*/*")}
+        log.seal()
+        assert not names & {path.name for path in place.glob("*/*")}
+        assert log.verify().findings == ()
+    assert restored(target, empty).findings == ()
+    assert names == {path.name for path in (empty.decisions / "segments").glob("*/*")}
+
+
 def test_a_promotion_while_the_databases_are_looked_at_makes_them_be_looked_at_again(
     world: HomeWorld, target: Path, empty: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

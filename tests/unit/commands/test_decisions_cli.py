@@ -43,6 +43,16 @@ def test_a_whole_log_is_exit_code_0(decisions: Path) -> None:
     assert "The log is whole: 3 records of 1 writers" in result.output
 
 
+def test_what_is_new_is_checked_alone(decisions: Path) -> None:
+    """Segments that the last check found whole are left out, and said to be."""
+    with closing(SqliteDecisionLog(decisions, segment_rows=(1, 2))) as log:
+        log.seal()
+    assert RUNNER.invoke(log_commands.app, ["verify", "--cores", "2"]).exit_code == 0
+    result = RUNNER.invoke(log_commands.app, ["verify", "--new"])
+    assert result.exit_code == 0
+    assert "What is new in the log is whole: 0 records of 1 writers, 0 segments" in result.output
+
+
 def test_a_changed_record_is_named_with_exit_code_1(decisions: Path) -> None:
     """In words and in JSON."""
     with closing(sqlite3.connect(decisions / "decisions.db", isolation_level=None)) as db:

@@ -26,7 +26,7 @@ EVERYTHING = Span(columns=tuple(COLUMNS))
 LIMITS = seal.Limits(minimum_rows=1, maximum_rows=20)
 
 
-def entry(number: int) -> Entry:
+def entry(number: int, note: str = "") -> Entry:
     record = Record(
         kind="void" if number == 7 else "decision",
         decision_id=f"{number:032x}0123456789",
@@ -35,7 +35,7 @@ def entry(number: int) -> Entry:
         recorded_ms=2_000 + number,
         generation=number // 3,
         rollout_id="r1" if number > 30 else None,
-        payload={"amount": number},
+        payload={"amount": number, "note": note},
     )
     return Entry(record)
 
@@ -363,3 +363,43 @@ def test_a_long_read_keeps_no_transaction_open(
     monkeypatch.setattr(reader, "_from_files", beside)
     assert log.read(EVERYTHING).num_rows == 7
     assert seen == [(0, 0, 0)]
+
+
+# Space
+
+
+def test_the_database_gives_back_what_was_sealed(
+    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between any two bites, it goes on with the next seal."""
+    monkeypatch.setattr(seal, "_FREE_PAGES", 8)
+    log.append("gw", [entry(number, "x" * 20_000) for number in range(1, 201)])
+    log.checkpoint()
+    before = (folder / DATABASE).stat().st_size
+    with closing(sqlite.connect(folder / DATABASE)) as db:
+        work = seal.steps(db, folder, LIMITS, now_ms=0)
+        assert "free pages given back" in list(itertools.islice(work, 45))
+        work.close()
+    log.seal()
+    log.checkpoint()
+    after = (folder / DATABASE).stat().st_size
+    assert (before > 4_000_000, after < 400_000) == (True, True), (before, after)
+    assert log.read(EVERYTHING).num_rows == 200
+    assert log.verify().findings == ()
+
+
+def test_a_database_of_before_keeps_its_pages_and_uses_them_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a file that was made to shrink does."""
+    monkeypatch.setattr(seal, "_FREE_PAGES", 8)
+    with closing(sqlite.connect(folder / DATABASE)):
+        pass
+    with closing(SqliteDecisionLog(folder, segment_rows=(1, 20))) as log:
+        log.append("gw", [entry(number, "x" * 20_000) for number in range(1, 41)])
+        log.checkpoint()
+        before = (folder / DATABASE).stat().st_size
+        log.seal()
+        log.checkpoint()
+        assert (folder / DATABASE).stat().st_size >= before
+        assert log.verify().findings == ()

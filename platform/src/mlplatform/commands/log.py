@@ -52,6 +52,15 @@ class Journal:
     findings: tuple[str, ...] = ()
 
 
+OnlyNew = Annotated[
+    bool,
+    typer.Option(
+        "--new",
+        help="Leave out segments that the last check found whole: bytes changed in them since are"
+        " found without --new alone.",
+    ),
+]
+Cores = Annotated[int, typer.Option(min=1, max=64, help="Processes that check segments.")]
 JournalOf = Callable[[Settings], Journal | None]
 MISSING = (
     "the rollout journal is missing: without the head that it anchors, nobody can tell whether the "
@@ -77,15 +86,16 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
     app = typer.Typer(name="log", help=__doc__, epilog=_EXAMPLES, no_args_is_help=True)
 
     @app.command(epilog="Example: mlplatform log verify --json")
-    def verify(json: AsJson = False) -> None:
+    def verify(new: OnlyNew = False, cores: Cores = 1, json: AsJson = False) -> None:
         """Check every record, chain and segment, and the journal that anchors them.
 
         Whatever is wrong is named, and the exit code is 1.
         """
         given = _settings()
-        with _errors_as_exit_codes(), progress("checking every record, chain and segment"):
-            report = _verified(given, journal_of(given))
-        _print_report(report, as_json=json)
+        what = "what is new" if new else "every record, chain and segment"
+        with _errors_as_exit_codes(), progress(f"checking {what}"):
+            report = _verified(given, journal_of(given), new_only=new, cores=cores)
+        _print_report(report, as_json=json, new_only=new)
         raise typer.Exit(0 if report.ok else FAILED)
 
     app.command(epilog="Example: mlplatform log status --json")(status)
@@ -205,10 +215,13 @@ def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[
     return answer
 
 
-def _verified(given: Settings, journal: Journal | None) -> VerifyReport:
+def _verified(
+    given: Settings, journal: Journal | None, *, new_only: bool, cores: int
+) -> VerifyReport:
+    anchor = None if journal is None else journal.anchor
     try:
         with closing(_open(given)) as log:
-            report = log.verify(None if journal is None else journal.anchor)
+            report = log.check(anchor, new_only=new_only, cores=cores)
     except Corrupt as error:
         finding = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
         return VerifyReport(records=0, segments=0, writers=0, findings=(finding,))
@@ -239,7 +252,7 @@ def _print_status(marks: list[Watermark], spilled: Mapping[str, Pending]) -> Non
         print_line(line)
 
 
-def _print_report(report: VerifyReport, *, as_json: bool) -> None:
+def _print_report(report: VerifyReport, *, as_json: bool, new_only: bool) -> None:
     if as_json:
         print_json({**asdict(report), "ok": report.ok})
         return
@@ -247,7 +260,7 @@ def _print_report(report: VerifyReport, *, as_json: bool) -> None:
         print_line(finding)
     verdict = "whole" if report.ok else "NOT whole"
     OUT.print(
-        f"The log is {verdict}: {report.records} records of {report.writers} writers,"
+        f"{'What is new in the log' if new_only else 'The log'} is {verdict}: {report.records} records of {report.writers} writers,"
         f" {report.segments} segments, {len(report.findings)} findings.",
         soft_wrap=True,
     )

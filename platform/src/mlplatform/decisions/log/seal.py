@@ -21,7 +21,11 @@ from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
 
 _DELETE_ROWS = 500
+_DELETE_KEYS = 64
 _CATALOGUED_FILES = 2_000
+_FREE_PAGES = 4_096
+"""What comes until the next seal has room in as many: 16 MiB."""
+_SHRINK_PAGES = 32
 _LOCK = "seal.lock"
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +80,8 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
         yield from _seal_writer(db, folder, writer, limits)
     if sealed.is_unfinished(folder):
         yield from _tidy(db, folder, limits)
+    while sqlite.shrink(db, keep_pages=_FREE_PAGES, bite_pages=_SHRINK_PAGES):
+        yield "free pages given back"
 
 
 def _tidy(db: sqlite3.Connection, folder: Path, limits: Limits) -> Iterator[str]:
@@ -147,4 +153,4 @@ def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str
 
 def _delete_keys(db: sqlite3.Connection, now_ms: int) -> int:
     with sqlite.transaction(db):
-        return tables.delete_keys(db, now_ms=now_ms, limit=_DELETE_ROWS)
+        return tables.delete_keys(db, now_ms=now_ms, limit=_DELETE_KEYS)

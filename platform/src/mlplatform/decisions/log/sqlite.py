@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 LIVE_WITHIN_MS: Final = 10_000
 _AUTOCHECKPOINT_PAGES = 20_000
+_WAL_BYTES: Final = 4_096 * _AUTOCHECKPOINT_PAGES
+"""A write-ahead log that a reader has made larger is cut to this when it is begun anew."""
 _WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LOOKUP_WAIT_MS = 5
 _HELD_UP_S: Final = 0.001
@@ -129,9 +131,10 @@ class SqliteDecisionLog:
         self._translation = Translation(self._path)
         with self._translated():
             self._db = sqlite.connect(
-                self._path, schema=tables.SCHEMA, durable=durable, threads=True
+                self._path, schema=tables.SCHEMA, durable=durable, threads=True, shrinks=True
             )
             self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+            self._db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
             self._db.execute(f"PRAGMA busy_timeout={lock_wait_ms}")
             self._lookups = sqlite.connect(self._path, threads=True)
             self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")

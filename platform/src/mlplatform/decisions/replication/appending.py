@@ -95,7 +95,11 @@ class ReplicaLog:
         self._lock = threading.Lock()
         with self._translation:
             self._db = sqlite.connect(
-                folder / tables.DATABASE, schema=tables.SCHEMA, durable=durable, threads=True
+                folder / tables.DATABASE,
+                schema=tables.SCHEMA,
+                durable=durable,
+                threads=True,
+                shrinks=True,
             )
 
     def replicate(self, items: Sequence[Item]) -> list[ReplicaPosition]:

@@ -87,13 +87,15 @@ class _Taking:
         self._schemas: dict[str, dict[str, int | str]] = {}
 
     def everything(self) -> None:
+        self._log()
         for name in LAST:
             if (self._root / name).exists():
                 with snapshot(self._root / name) as db:
                     self._database(name, db)
         self._servers()
         for name, db in self._at.held.items():
-            self._database(name, db)
+            if name != LOG:
+                self._database(name, db)
         for spill in self._at.spills:
             self._spill(spill)
         for name in self._at.segments:
@@ -118,6 +120,12 @@ class _Taking:
             servers=servers.named(self._settings),
             files=sorted(self._files, key=lambda file: file.name),
         )
+
+    def _log(self) -> None:
+        """First, and its moment ends then: as long as it is held, its write-ahead log grows."""
+        db = self._at.held[LOG]
+        self._database(LOG, db)
+        db.execute("ROLLBACK")
 
     def _servers(self) -> None:
         """The registry's database before its objects: it names only those that are there."""

@@ -13,6 +13,7 @@ from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.sql import Schema, Session, migrate
 
 BUSY_TIMEOUT_MS = 10_000
+_INCREMENTAL = 2
 
 
 def connect(
@@ -23,6 +24,7 @@ def connect(
     durable: bool = False,
     threads: bool = False,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    shrinks: bool = False,
 ) -> sqlite3.Connection:
     """A connection in autocommit mode; transactions are opened by `transaction`.
 
@@ -32,6 +34,7 @@ def connect(
         durable: fsync at every commit (survives power loss, not only a killed process).
         busy_timeout_ms: how long to wait for a lock once the connection is set up.
         threads: the caller guards the connection by a lock of its own.
+        shrinks: a file that is made here can give its free pages back, by `shrink`.
 
     Raises:
         Refused: a newer release has written it.
@@ -42,6 +45,10 @@ def connect(
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=not threads
     )
+    if shrinks:
+        db.execute(
+            "PRAGMA auto_vacuum=INCREMENTAL"
+        )  # of a new file alone; it comes before all else
     db.execute("PRAGMA journal_mode=WAL")
     db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
@@ -73,6 +80,26 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         # a commit that failed, on a full disk say, may leave its transaction open
         if db.in_transaction:
             db.rollback()
+
+
+def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int) -> bool:
+    """Give some free pages back to the disk; false where no more than these are free.
+
+    Each call is one short transaction. A file that was not made to shrink keeps its pages: they are
+    used again.
+
+    Args:
+        keep_pages: that stay free, so that a file does not go back and forth.
+        bite_pages: at most so many are given back.
+    """
+    if db.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+        return False
+    more = db.execute("PRAGMA freelist_count").fetchone()[0] - keep_pages
+    if more <= 0:
+        return False
+    with transaction(db):
+        db.execute(f"PRAGMA incremental_vacuum({min(more, bite_pages)})").fetchall()
+    return True
 
 
 class SqliteDatabase:
