@@ -164,7 +164,9 @@ def measure(row: str, folder: Path, number: int, most_rows: int) -> dict[str, An
 
 
 def _settled(log: SqliteDecisionLog, folder: Path) -> None:
-    """Seal until nothing is left to be done: a seal does only so much at once."""
+    """Append and seal until nothing is left to be done: a seal does only so much at once."""
+    last = max(mark.seq for mark in log.watermarks())
+    log.append(WRITER, [Entry(record(last + i)) for i in range(1, 1_001)])
     unfinished = folder / segments.SEGMENTS / "unfinished"
     for _ in range(1_000):
         log.seal()

@@ -259,8 +259,9 @@ def _print_report(report: VerifyReport, *, as_json: bool, new_only: bool) -> Non
     for finding in report.findings:
         print_line(finding)
     verdict = "whole" if report.ok else "NOT whole"
+    what = "What is new in the log" if new_only else "The log"
     OUT.print(
-        f"{'What is new in the log' if new_only else 'The log'} is {verdict}: {report.records} records of {report.writers} writers,"
+        f"{what} is {verdict}: {report.records} records of {report.writers} writers,"
         f" {report.segments} segments, {len(report.findings)} findings.",
         soft_wrap=True,
     )

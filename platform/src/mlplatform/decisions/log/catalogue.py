@@ -2,6 +2,7 @@
 
 The catalogue follows from the files and is made again from them: a file that has no entry, or whose
 entry names another digest, is opened by every read, and a lost or damaged catalogue costs time.
+Where it is whole it says so by the token that the log gave its list of files at the last change.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ CREATE TABLE IF NOT EXISTS prints (
     prints BLOB NOT NULL,
     PRIMARY KEY (piece, file)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS whole (token BLOB NOT NULL) STRICT;
+"""
+_EVERY_FILE: Final = "files f LEFT JOIN catalogue.entries e"
+_IS_WHOLE: Final = """
+SELECT count(*) FROM catalogue.whole JOIN files_token USING (token)
 """
 
 
@@ -104,18 +110,20 @@ def needed(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
     conditions, values = _bounds(span)
     try:
         found, more = _contained(db, span)
+        if not found:
+            return present(db, " AND ".join(conditions), *values)
+        (is_whole,) = db.execute(_IS_WHOLE).fetchone()
+        query = (
+            f"SELECT {', '.join(f'f.{name}' for name in FIELDS.split(', '))}"
+            f" FROM {'catalogue.entries e JOIN files f' if is_whole else _EVERY_FILE}"
+            " ON e.file = f.file AND e.sha256 = f.sha256"
+            f" WHERE {' AND '.join(conditions)}"
+            f" AND ({'' if is_whole else 'e.file IS NULL OR '}{' AND '.join(found)})"
+        )
+        files = [SealedFile(*row) for row in db.execute(query, (*values, *more))]
     except sqlite3.DatabaseError:  # there is none, or it is damaged: the next seal makes it again
         return present(db, " AND ".join(conditions), *values)
-    query = (
-        f"SELECT {', '.join(f'f.{name}' for name in FIELDS.split(', '))} FROM files f"
-        " LEFT JOIN catalogue.entries e ON e.file = f.file AND e.sha256 = f.sha256"
-        f" WHERE {' AND '.join(conditions)} AND (e.file IS NULL OR {' AND '.join(found)})"
-        " ORDER BY writer, first"
-    )
-    try:
-        return [SealedFile(*row) for row in db.execute(query, (*values, *more))]
-    except sqlite3.DatabaseError:
-        return present(db, " AND ".join(conditions), *values)
+    return sorted(files, key=lambda file: (file.writer, file.first))
 
 
 def attach(db: sqlite3.Connection, folder: Path) -> None:
@@ -132,16 +140,20 @@ def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str
         sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
     """
     files = present(db)
+    (token,) = db.execute("SELECT token FROM files_token").fetchone()
     with _opened(folder) as catalogue:
         entries = catalogue.execute("SELECT file, sha256, rows FROM entries").fetchall()
         known = {file: sha256 for file, sha256, _ in entries}
         there = {one.file for one in files}
         with sqlite.transaction(catalogue):
+            # together with the entries: whoever reads by the earlier list of files may need them
+            catalogue.execute("DELETE FROM whole")
             for file, _, rows in entries:
                 if file not in there:
                     _remove(catalogue, file, rows)
         yield "entries of replaced files dropped"
         new = [one for one in files if known.get(one.file) != one.sha256]
+        entered = 0
         for start in range(0, min(len(new), most_files), _BITE_FILES):
             bite = new[start : start + _BITE_FILES]
             found = [(one, _readable(one.path(folder))) for one in bite]
@@ -149,18 +161,25 @@ def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str
                 for one, held in found:
                     if held is not None:
                         _enter(catalogue, one, held)
+                        entered += 1
             yield "files catalogued"
+        if entered == len(new):
+            with sqlite.transaction(catalogue):
+                catalogue.execute("INSERT INTO whole VALUES (?)", (token,))
+            yield "catalogue whole"
 
 
 def is_whole(db: sqlite3.Connection, folder: Path) -> bool:
-    """Whether every file has an entry of its digest.
+    """Whether every file has an entry of its digest, and no other has one.
 
     Raises:
         sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
     """
+    if not exists(folder):
+        return False
+    (token,) = db.execute("SELECT token FROM files_token").fetchone()
     with _opened(folder) as catalogue:
-        known = dict(catalogue.execute("SELECT file, sha256 FROM entries"))
-    return known == {one.file: one.sha256 for one in present(db)}
+        return catalogue.execute("SELECT token FROM whole").fetchall() == [(token,)]
 
 
 def exists(folder: Path) -> bool:
@@ -190,6 +209,7 @@ def said(folder: Path, file: SealedFile) -> Contents | None:
 def forget(folder: Path, files: Sequence[SealedFile]) -> None:
     """Drop what is said of files: every read opens them until the next seal has looked at them."""
     with _opened(folder) as db, sqlite.transaction(db):
+        db.execute("DELETE FROM whole")
         for file in files:
             _remove(db, file.file, file.rows)
 
@@ -216,7 +236,7 @@ def _bounds(span: Span) -> tuple[list[str], list[object]]:
 
 
 def _contained(db: sqlite3.Connection, span: Span) -> tuple[list[str], list[object]]:
-    conditions, values = ["true"], list[object]()
+    conditions, values = list[str](), list[object]()
     wanted: dict[str, Sequence[object]] = {
         name: [value]
         for name in ("model", "generation", "rollout_id")
@@ -230,7 +250,7 @@ def _contained(db: sqlite3.Connection, span: Span) -> tuple[list[str], list[obje
         values += [json.dumps(str(value)) for value in any_of]
     if (ids := _ids(span)) is not None:
         files = sorted({file for one in ids for file in _holding(db, one)})
-        conditions.append("f.file IN (SELECT value FROM json_each(?))")
+        conditions.append("e.file IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(files))
     return conditions, values
 

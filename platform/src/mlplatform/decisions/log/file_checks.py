@@ -28,6 +28,7 @@ class FileCheck:
         start: the chain before its first record; None where no entry of the manifest ends there.
         ends: the chain where entries of the manifest end within it.
         marks: numbers of records whose chain is asked for.
+        is_catalogued: the catalogue says that it has an entry for every file.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class FileCheck:
     start: bytes | None
     ends: Mapping[int, bytes]
     marks: frozenset[int]
+    is_catalogued: bool
 
 
 @dataclass(slots=True)
@@ -112,4 +114,6 @@ def _is_misled(asked: FileCheck) -> bool:
         said = catalogue.said(asked.folder, asked.file)
     except sqlite3.DatabaseError:  # the next seal finds that too, and makes it again
         return False
-    return said is not None and said != catalogue.contents_of(asked.file.path(asked.folder))
+    if said is None:
+        return asked.is_catalogued
+    return said != catalogue.contents_of(asked.file.path(asked.folder))

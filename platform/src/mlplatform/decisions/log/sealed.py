@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlplatform.decisions.log.segments import SEGMENTS, Segment, manifest
+from mlplatform.decisions.records.tables import change_files_token
 
 FIELDS: Final = "file, writer, first, last, rows, from_ms, to_ms, sha256"
 _LOCK: Final = "readers.lock"
@@ -76,6 +77,7 @@ def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) ->
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         values,
     ).lastrowid
+    change_files_token(db)
     assert number is not None
     return SealedFile(number, *values)
 

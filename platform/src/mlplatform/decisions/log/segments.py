@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.decisions.records.record import GENESIS, SCALARS, arrow_schema, arrow_table
-from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.records.tables import STORED, change_files_token
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import Corrupt
 
@@ -111,6 +111,7 @@ def enter(
     values[-1] = bare.computed_digest()
     db.execute(f"INSERT INTO segments ({_FIELDS}) VALUES ({','.join('?' * len(values))})", values)
     db.execute(_ENTER_FILE, (bare.number,))
+    change_files_token(db)
     return Segment(*values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -64,6 +65,8 @@ def verify(
             raise
         except sqlite3.DatabaseError as error:
             walk.first.append(f"{tables.DATABASE} cannot be read on: {error}")
+        with suppress(sqlite3.DatabaseError):  # damaged: every read does without
+            walk.is_catalogued = catalogue.is_whole(db, folder)
         findings.extend(islice(walk.findings(cores), _FINDINGS))
     if walk.misled:
         catalogue.forget(folder, walk.misled)
@@ -113,6 +116,7 @@ class _Walk:
         self.head = NOTHING
         self.records = 0
         self.misled: list[SealedFile] = []
+        self.is_catalogued = False
 
     def look(self) -> None:
         """Everything that is in the database, as of one transaction."""
@@ -177,6 +181,7 @@ class _Walk:
                 self._start(name, file),
                 {seq: one.ends[seq] for seq in within},
                 one.chain.marks,
+                self.is_catalogued,
             )
 
     def _start(self, name: str, file: SealedFile) -> bytes | None:

@@ -112,6 +112,9 @@ CREATE TABLE IF NOT EXISTS files (
             "INSERT OR IGNORE INTO files (writer, first, last, rows, from_ms, to_ms, sha256)"
             " SELECT writer, first, last, rows, from_ms, to_ms, sha256 FROM segments"
             " ORDER BY number",
+            "CREATE TABLE IF NOT EXISTS files_token (token BLOB NOT NULL) STRICT",
+            "INSERT INTO files_token SELECT randomblob(16)"
+            " WHERE NOT EXISTS (SELECT 1 FROM files_token)",
         ),
     ),
 )
@@ -207,6 +210,11 @@ def sealed_end(db: sqlite3.Connection, writer: str) -> tuple[int, bytes]:
     end = "SELECT last, chain FROM segments WHERE writer = ? ORDER BY first DESC LIMIT 1"
     seq, chain = db.execute(end, (writer,)).fetchone() or (0, GENESIS)
     return seq, chain
+
+
+def change_files_token(db: sqlite3.Connection) -> None:
+    """Say that the list of files is another one than it ever was; call where it changes."""
+    db.execute("UPDATE files_token SET token = randomblob(16)")
 
 
 def head(db: sqlite3.Connection) -> ManifestHead:
