@@ -131,7 +131,8 @@ class Pages:
         )
 
     def rollout(self, request: Request) -> str:
-        shown = rollouts.rollout(self._sources.rollout(request.path_params["name"]))
+        facts = self._sources.rollout(request.path_params["name"])
+        shown = rollouts.rollout(facts, self._sources.courses(facts[0]))
         return render("rollout.html", here="rollouts", shown=shown)
 
     def evidence(self, request: Request) -> str:

@@ -9,7 +9,10 @@ from typing import Any
 
 from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
 from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
+from mlplatform.observing.page.pictures.ramp import Ramp, ramp
+from mlplatform.observing.page.pictures.steps import StepShown, steps
 from mlplatform.observing.page.plots import Interval, Plot, plot
+from mlplatform.operations.actions.looks import Course
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, TITLES
@@ -81,16 +84,26 @@ class PhaseShown:
 
 @dataclass(frozen=True, slots=True)
 class RolloutShown:
-    """One rollout with everything that happened to it, oldest first."""
+    """One rollout with everything that happened to it, oldest first.
+
+    Args:
+        ramp: its share of the customers over time.
+        steps: with a picture of each gate, the newest first.
+    """
 
     state: RolloutState
     tone: str
     phases: tuple[PhaseShown, ...]
     validation: tuple[Gate, ...]
+    ramp: Ramp | None
+    steps: tuple[StepShown, ...]
 
 
-def rollout(facts: Sequence[Transition]) -> RolloutShown:
+def rollout(facts: Sequence[Transition], courses: Sequence[Course] = ()) -> RolloutShown:
     """A rollout as its journal tells it.
+
+    Args:
+        courses: the looks between its transitions.
 
     Raises:
         Refused: the journal tells no rollout.
@@ -102,8 +115,14 @@ def rollout(facts: Sequence[Transition]) -> RolloutShown:
         lines.append(_line(state, fact))
     if state is None:
         raise ValueError("a rollout has at least one transition")
+    newest_ms = max((c.looks[-1].event_ms for c in courses if c.looks), default=None)
     return RolloutShown(
-        state, TONES.get(state.phase, ""), tuple(lines), validation_gates(state.validation)
+        state,
+        TONES.get(state.phase, ""),
+        tuple(lines),
+        validation_gates(state.validation),
+        ramp(facts, newest_ms),
+        steps(facts, courses),
     )
 
 

@@ -20,6 +20,7 @@ from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page import decisions
 from mlplatform.observing.page.decisions import Listed, RecordShown
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
+from mlplatform.operations.actions.looks import Course, courses
 from mlplatform.operations.supervisor.status import PlatformStatus, status
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
@@ -99,6 +100,11 @@ class Sources:
         if not facts:
             raise NotFound(f"no rollout {rollout_id!r}")
         return facts
+
+    def courses(self, opened: Transition) -> list[Course]:
+        """The looks at a rollout's steps that are kept, of whose journal this is one transition."""
+        folder = self._platform.settings.home.looks
+        return courses(folder, opened.model, opened.rollout_id)
 
     def evidence(self, digest: str) -> EvidenceShown:
         """The evidence with this digest, of the newest transition that carries it.

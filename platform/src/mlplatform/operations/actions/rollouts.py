@@ -13,8 +13,9 @@ import msgspec
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.model.routes import Routes
-from mlplatform.operations.actions import last_results
+from mlplatform.operations.actions import last_results, looks
 from mlplatform.operations.actions.last_results import ArmCounts, Pass
+from mlplatform.operations.actions.looks import Course
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
@@ -28,6 +29,7 @@ from mlplatform.rollouts.journal.transitions import (
     Transition,
 )
 from mlplatform.rollouts.passes import commands, execute, plan_text, planning, summary
+from mlplatform.rollouts.passes.execute import JudgedStep
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import NotFound, Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
@@ -132,7 +134,22 @@ def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> di
             arms = {arm: msgspec.convert(counts, ArmCounts) for arm, counts in report.arms.items()}
             seen = Pass(platform.clock.wall_ms(), arms)
             last_results.keep(platform.settings.home.measured, model, seen)
-    return dataclasses.asdict(report)
+            _keep_looks(platform, model, report.looks)
+    values = dataclasses.asdict(dataclasses.replace(report, looks=()))
+    del values["looks"]  # for the page: a run's result is what was done and what is waited for
+    return values
+
+
+def _keep_looks(platform: Platform, model: str, seen: tuple[JudgedStep, ...]) -> None:
+    for judged in seen:
+        newest = looks.look(judged.evidence, judged.event_ms)
+        if newest is None:
+            continue
+        state, generation = judged.state, judged.evidence["generation"]
+        percent = state.percent if state.phase == "canary" else None
+        arms = judged.evidence.get("arms", {})
+        course = Course(state.rollout_id, generation, state.phase, percent, (newest,), arms)
+        looks.keep(platform.settings.home.looks, model, course)
 
 
 def roll_back(platform: Platform, model: str, *, actor: str, reason: str) -> str:

@@ -21,6 +21,7 @@ from mlplatform.rollouts.journal.transitions import (
     CanaryStepped,
     Confirmed,
     DeployRefused,
+    Evidence,
     Promoted,
     RolledBack,
     ShadowStarted,
@@ -67,6 +68,7 @@ class PassReport:
         steps: what was carried out (in a dry run: what would be next), in words.
         waits: why nothing more was done, in words.
         arms: by arm, the counts that the present step was judged by; empty where nothing was.
+        looks: what was judged, in the pass's order.
     """
 
     model: str
@@ -76,6 +78,22 @@ class PassReport:
     steps: tuple[str, ...]
     waits: tuple[str, ...]
     arms: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    looks: tuple[JudgedStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedStep:
+    """A look at a rollout: the state that was judged, and the evidence of the judgement."""
+
+    state: RolloutState
+    event_ms: int
+    evidence: Evidence
+
+
+@dataclass(slots=True)
+class _Seen:
+    arms: dict[str, dict[str, int]] = field(default_factory=dict)
+    looks: list[JudgedStep] = field(default_factory=list)
 
 
 def run_pass(
@@ -103,16 +121,17 @@ def run_pass(
     if fence is None:
         return _report(definition, ports, [], ["another pass holds the lease"], ran=False)
     steps: list[str] = []
-    arms: dict[str, dict[str, int]] = {}
+    seen = _Seen()
     with held(ports.passes, fence, ttl_s):
         try:
-            waits = _steps(definition, ports, fence, steps, arms)
+            waits = _steps(definition, ports, fence, steps, seen)
             waits += follow_routes(ports, definition.name)
             waits += reconcile_services(definition, ports, steps)
             waits += _project(definition, ports)
         except StaleFence as stale:
             waits = [str(stale)]
-    return dataclasses.replace(_report(definition, ports, steps, waits), arms=arms)
+    done = _report(definition, ports, steps, waits)
+    return dataclasses.replace(done, arms=seen.arms, looks=tuple(seen.looks))
 
 
 def transition_of(
@@ -158,12 +177,12 @@ def _steps(
     ports: Ports,
     fence: Fence,
     steps: list[str],
-    arms: dict[str, dict[str, int]],
+    seen: _Seen,
 ) -> list[str]:
     refusals: dict[str, str] = {}
     for _ in range(MAX_STEPS):
-        arms.clear()
-        due, waits = _due(definition, ports, arms, refusals)
+        seen.arms.clear()
+        due, waits = _due(definition, ports, seen, refusals)
         if due is None:
             return waits
         state, step, routes = due
@@ -178,7 +197,7 @@ def _steps(
 def _due(
     definition: ModelDefinition,
     ports: Ports,
-    arms: dict[str, dict[str, int]],
+    seen: _Seen,
     refusals: Mapping[str, str],
 ) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
     """The first rollout with a step to take, or why each one waits.
@@ -189,10 +208,12 @@ def _due(
     waits = []
     for state in ports.rollouts.active(definition.name):
         routes = ports.rollouts.routes(definition.name)
-        seen = observe(definition, ports, state, routes, refusals.get(state.rollout_id))
-        if seen.judgement is not None:
-            arms.update(seen.judgement.evidence.get("arms", {}))
-        step = next_step(state, seen, definition.rollout, ports.now())
+        found = observe(definition, ports, state, routes, refusals.get(state.rollout_id))
+        if found.judgement is not None:
+            judged = found.judgement.evidence
+            seen.arms.update(judged.get("arms", {}))
+            seen.looks.append(JudgedStep(state, ports.now().event_ms, judged))
+        step = next_step(state, found, definition.rollout, ports.now())
         if not isinstance(step, Hold):
             return (state, step, routes), []
         waits.append(f"{state.rollout_id}: {step.reason}")
@@ -274,7 +295,7 @@ def _anchor(definition: ModelDefinition, ports: Ports) -> None:
 
 
 def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
-    due, waits = _due(definition, ports, {}, {})
+    due, waits = _due(definition, ports, _Seen(), {})
     due_services = service_changes(definition, ports)
     steps = [] if due is None else [f"{due[0].rollout_id}: {words(due[1])}"]
     steps += [words(step) for step in due_services if not isinstance(step, Hold)]

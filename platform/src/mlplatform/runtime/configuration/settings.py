@@ -117,6 +117,11 @@ class Home:
         return self.root / "measured"
 
     @property
+    def looks(self) -> Path:
+        """What passes saw of the gates, a file for each step of a rollout, for pictures."""
+        return self.root / "looks"
+
+    @property
     def counted(self) -> Path:
         """What passes have counted of the decision log: it follows from the log."""
         return self.root / "counted"

@@ -1,0 +1,243 @@
+"""A gate's picture: its interval against its tolerance over the looks of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.observing.page.pictures import measures, scales
+from mlplatform.observing.page.pictures.measures import Arms, Measure, Measured
+from mlplatform.observing.page.pictures.scales import Scale, Tick
+from mlplatform.operations.actions.looks import Look
+from mlplatform.rollouts.passes.summary import MARKS, TITLES
+from mlplatform.rollouts.verdicts.verdict import Gate
+
+WIDTH, HEIGHT = 360.0, 150.0
+LEFT, RIGHT, TOP, BOTTOM = 62.0, 350.0, 8.0, 126.0
+MOST_RANGE: Final = 4.0
+"""Times the limits, beyond which an interval is cut off: an early one would hide all others."""
+LINE_APART: Final = 12.0
+MOST_ROWS: Final = 12
+SHAPES: Final = {"HEALTHY": "dot", "UNHEALTHY": "cross", "INCONCLUSIVE": "ring"}
+TONES: Final = {"HEALTHY": "good", "UNHEALTHY": "bad"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One arm's own number.
+
+    Args:
+        width: of the bar, 0 to 100.
+    """
+
+    name: str
+    width: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """In units of the view box, `WIDTH` by `HEIGHT`.
+
+    Args:
+        well: y and height of what is allowed; None: nothing is asked.
+        stops: y of each limit that stops.
+        band, line: points of the intervals and of the values over time; empty for one look.
+        last: x, y of the newest value, and y of its interval's ends.
+        shape: of the newest value: dot, cross or ring, as the verdict is.
+        cut: the newest interval goes on beyond the picture.
+        ticks: beside the picture. zero: y of no harm.
+    """
+
+    well: tuple[float, float] | None
+    stops: tuple[float, ...]
+    band: str
+    line: str
+    last: tuple[float, float, float, float]
+    shape: str
+    cut: bool
+    ticks: tuple[Tick, ...]
+    zero: float | None
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = RIGHT
+    bottom: float = BOTTOM
+
+
+@dataclass(frozen=True, slots=True)
+class GatePicture:
+    """One gate of a step.
+
+    Args:
+        name: unique on the page, for titles of the picture.
+        sentence: in plain words. reason: with the statistics.
+        said: the picture in words.
+        rows: of the newest looks: event time, value, interval, verdict.
+        looks: how many there are.
+    """
+
+    name: str
+    title: str
+    mark: str
+    tone: str
+    sentence: str
+    reason: str
+    axis: str
+    drawing: Drawing | None
+    said: str
+    arms: str
+    bars: tuple[Bar, ...]
+    rows: tuple[tuple[int, str, str, str], ...]
+    looks: int
+    from_ms: int
+    to_ms: int
+
+
+def gate_pictures(name: str, looks: Sequence[Look], begun_ms: int | None) -> list[GatePicture]:
+    """A picture of each gate of the newest look, what stops the challenger first.
+
+    Args:
+        name: of the step, unique on the page.
+        looks: of one step, in their order; at least one.
+        begun_ms: event time at which the step began, if that is known.
+    """
+    order = {"UNHEALTHY": 0, "INCONCLUSIVE": 1}
+    newest = sorted(looks[-1].gates, key=lambda g: (order.get(g.verdict, 2), g.name))
+    return [_picture(name, gate, looks, begun_ms) for gate in newest]
+
+
+def _picture(step: str, gate: Gate, looks: Sequence[Look], begun_ms: int | None) -> GatePicture:
+    found = [(at.event_ms, g) for at in looks for g in at.gates if g.name == gate.name]
+    measure = measures.measure(gate.name)
+    seen: list[tuple[int, Gate, Measured]] = []
+    if measure is not None:
+        seen = [(ms, g, measure.measured(g.values)) for ms, g in found]
+        seen = [(ms, g, m) for ms, g, m in seen if m.value is not None]
+    shown = bool(seen) and seen[-1][1] is gate
+    first = min([found[0][0], *([] if begun_ms is None else [begun_ms])])
+    drawn = said = None
+    arms = None if measure is None else measure.arms(gate.values)
+    if measure is not None and shown:
+        drawn = _drawing(measure, seen, gate, (first, found[-1][0]))
+        said = _said(measure, seen, gate)
+    return GatePicture(
+        name=f"{step}-{gate.name}",
+        title=TITLES.get(gate.name, gate.name),
+        mark=MARKS.get(gate.verdict, gate.verdict),
+        tone=TONES.get(gate.verdict, ""),
+        sentence=measures.sentence(gate),
+        reason=gate.reason,
+        axis="" if measure is None else measure.axis,
+        drawing=drawn,
+        said=said or "",
+        arms="" if arms is None else arms.what,
+        bars=() if arms is None else _bars(arms),
+        rows=() if measure is None else _rows(measure, seen),
+        looks=len(seen),
+        from_ms=first,
+        to_ms=found[-1][0],
+    )
+
+
+def _drawing(
+    measure: Measure,
+    seen: Sequence[tuple[int, Gate, Measured]],
+    gate: Gate,
+    span_ms: tuple[int, int],
+) -> Drawing:
+    allowed, stops = measure.allowed(gate.values), measure.stops(gate.values)
+    ends = [e for e in (allowed or ()) if e is not None]
+    newest = seen[-1][2]
+    assert newest.value is not None
+    y = _height([*ends, *stops], [m for _, _, m in seen])
+    x = scales.scale([float(span_ms[0]), float(span_ms[1])], LEFT + 6, RIGHT - 6)
+    if span_ms[0] == span_ms[1]:
+        x = Scale(span_ms[0] - 1.0, span_ms[1] + 1.0, LEFT, RIGHT)
+    low = y.first if newest.low is None else newest.low
+    high = y.last if newest.high is None else newest.high
+    held = [(ms, m) for ms, _, m in seen if m.value is not None]
+    many = len(held) > 1
+    upper = [(x(ms), y(y.last if m.high is None else m.high)) for ms, m in held]
+    lower = [(x(ms), y(y.first if m.low is None else m.low)) for ms, m in held]
+    return Drawing(
+        well=_well(allowed, y),
+        stops=tuple(y(stop) for stop in stops),
+        band=scales.path([*upper, *reversed(lower)]) if many else "",
+        line=scales.path([(x(ms), y(m.value or 0.0)) for ms, m in held]) if many else "",
+        last=(x(seen[-1][0]), y(newest.value), y(low), y(high)),
+        shape=SHAPES.get(gate.verdict, "ring"),
+        cut=newest.high is None or newest.high > y.last or low < y.first,
+        ticks=_ticks(measure, ends, stops, y),
+        zero=y(0.0) if y.first < 0 < y.last else None,
+    )
+
+
+def _height(limits: Sequence[float], seen: Sequence[Measured]) -> Scale:
+    """So high that limits and the newest interval are seen, if that leaves the limits apart."""
+    newest = seen[-1]
+    size = max([abs(v) for v in limits if v] or [abs(newest.value or 0.0) * 2, 1e-3])
+    most = MOST_RANGE * size
+    shown = [v for m in seen for v in (m.low, m.value, m.high) if v is not None]
+    return scales.scale([0.0, *limits, *(min(max(v, -most), most) for v in shown)],
+                        BOTTOM, TOP, room=0.08)  # fmt: skip
+
+
+def _well(
+    allowed: tuple[float | None, float | None] | None, y: Scale
+) -> tuple[float, float] | None:
+    if allowed is None:
+        return None
+    bottom = y(y.first if allowed[0] is None else allowed[0])
+    top = y(y.last if allowed[1] is None else allowed[1])
+    return top, round(bottom - top, 1)
+
+
+def _ticks(
+    measure: Measure, allowed: Sequence[float], stops: Sequence[float], y: Scale
+) -> tuple[Tick, ...]:
+    wanted = [*allowed[::-1], *stops[::-1], 0.0]
+    inside = [v for v in wanted if y.first <= v <= y.last]
+    return scales.spread([Tick(y(v), measure.write(v)) for v in inside], LINE_APART)
+
+
+def _said(measure: Measure, seen: Sequence[tuple[int, Gate, Measured]], gate: Gate) -> str:
+    newest = seen[-1][2]
+    parts = [f"{measure.axis}: {_value(measure, newest)}, between {_between(measure, newest)}"]
+    allowed = measure.allowed(gate.values)
+    if allowed is not None:
+        least, most = (None if v is None else measure.write(v) for v in allowed)
+        parts.append(f"allowed {least} to {most}" if least else f"at most {most} allowed")
+    stops = measure.stops(gate.values)
+    if stops:
+        parts.append(f"more than {measure.write(stops[-1])} stops it")
+    if len(seen) > 1:
+        parts.append(f"{len(seen)} looks, the first between {_between(measure, seen[0][2])}")
+    return "; ".join(parts)
+
+
+def _rows(
+    measure: Measure, seen: Sequence[tuple[int, Gate, Measured]]
+) -> tuple[tuple[int, str, str, str], ...]:
+    return tuple(
+        (ms, _value(measure, m), _between(measure, m), MARKS.get(g.verdict, g.verdict))
+        for ms, g, m in reversed(seen[-MOST_ROWS:])
+    )
+
+
+def _value(measure: Measure, found: Measured) -> str:
+    return "unknown" if found.value is None else measure.write(found.value)
+
+
+def _between(measure: Measure, found: Measured) -> str:
+    low, high = (None if v is None else measure.write(v) for v in (found.low, found.high))
+    return f"{low or 'unknown'} and {high or 'unknown'}"
+
+
+def _bars(arms: Arms) -> tuple[Bar, ...]:
+    most = max(arms.challenger, arms.champion) or 1.0
+    return tuple(
+        Bar(name, round(100 * max(value, 0.0) / most, 1), arms.write(value))
+        for name, value in (("challenger", arms.challenger), ("champion", arms.champion))
+    )

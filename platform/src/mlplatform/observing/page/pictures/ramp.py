@@ -1,0 +1,216 @@
+"""A rollout's ramp: the share of the customers over time, who was exposed, the steps to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.observing.page.pictures import scales
+from mlplatform.observing.page.pictures.scales import Tick
+from mlplatform.rollouts.journal.state import RAMPING, RolloutState, apply
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.passes.plan_text import length
+
+WIDTH, HEIGHT = 400.0, 140.0
+LEFT, RIGHT, TOP, BOTTOM = 42.0, 392.0, 10.0, 116.0
+HOUR_MS: Final = 3_600_000
+LINE_APART: Final = 13.0
+PLANNED: Final = 0.4
+"""Of the width, for the steps to come, where there are some."""
+PHASES: Final = {"awaiting_approval": "approval", "deploying": "deploying"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch of the ramp.
+
+    Args:
+        share: of the customers, 0 to 100.
+        exposed: customers whom the challenger had answered at its end; None: nobody counted them.
+        takes: how long, in words.
+    """
+
+    name: str
+    share: float
+    from_ms: int
+    takes: str
+    exposed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step to come, as the plan has it."""
+
+    name: str
+    share: float
+    takes: str
+    passes: float
+    exposed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """The ramp, drawn in units of the view box, `WIDTH` by `HEIGHT`.
+
+    Args:
+        line, area: points of what was. to_come: of what is planned; empty: nothing is.
+        now: x of the present. end: how it ended, for its mark; empty: it has not.
+        stages, planned: the same as tables.
+    """
+
+    line: str
+    area: str
+    to_come: str
+    now: tuple[float, float]
+    end: str
+    ticks: tuple[Tick, ...]
+    names: tuple[Tick, ...]
+    stages: tuple[Stage, ...]
+    planned: tuple[Planned, ...]
+    said: str
+    from_ms: int
+    to_ms: int
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = RIGHT
+    top: float = TOP
+    bottom: float = BOTTOM
+
+
+def ramp(facts: Sequence[Transition], until_ms: int | None = None) -> Ramp | None:
+    """The ramp that a rollout's journal tells; None where it tells no time.
+
+    Args:
+        until_ms: event time of the newest look; None: the journal's last transition.
+    """
+    stages, state = _stages(facts, until_ms)
+    if state is None:
+        return None
+    planned = _planned(state)
+    first, last = facts[0].event_ms, max(facts[-1].event_ms, until_ms or 0)
+    share = PLANNED if planned else 0.0
+    now_x = RIGHT - share * (RIGHT - LEFT) if last > first else LEFT + 0.1 * (RIGHT - LEFT)
+    x = scales.Scale(first, max(last, first + 1), LEFT, now_x)
+    shares = {*(s.share for s in stages), *(p.share for p in planned)}
+    highest = max(*shares, 1.0)
+    y = scales.Scale(0.0, highest, BOTTOM, TOP)
+    line: list[tuple[float, float]] = []
+    for stage, end_ms in zip(stages, [*(s.from_ms for s in stages[1:]), last], strict=True):
+        line += [(x(stage.from_ms), y(stage.share)), (x(end_ms), y(stage.share))]
+    area = [*line, (line[-1][0], BOTTOM), (line[0][0], BOTTOM)]
+    ahead = _ahead(planned, (now_x, line[-1][1]), y)
+    ended = state.phase if state.finished or state.phase == "promoted" else ""
+    wanted = [Tick(y(v), f"{v:g} %") for v in (highest, 0.0)]
+    wanted += [Tick(y(v), f"{v:g} %") for v in sorted(shares)[::-1]]
+    return Ramp(
+        line=scales.path(line),
+        area=scales.path(area),
+        to_come=scales.path(ahead),
+        now=(round(now_x, 1), line[-1][1]),
+        end=ended,
+        ticks=scales.spread(wanted, LINE_APART),
+        names=_names(planned, now_x),
+        stages=tuple(stages),
+        planned=planned,
+        said=_said(stages, planned, ended),
+        from_ms=first,
+        to_ms=last,
+    )
+
+
+def _stages(
+    facts: Sequence[Transition], until_ms: int | None
+) -> tuple[list[Stage], RolloutState | None]:
+    state: RolloutState | None = None
+    begun: list[tuple[str, float, int]] = []
+    exposed: list[int | None] = []
+    for fact in facts:
+        if begun and begun[-1][1] and (reached := _units(fact)) is not None:
+            exposed[-1] = reached
+        state = apply(state, fact)
+        share = _share(state)
+        name = _name(state)
+        if not begun or (name, share) != begun[-1][:2]:
+            begun.append((name, share, fact.event_ms))
+            exposed.append(None)
+    last = max(facts[-1].event_ms, until_ms or 0) if facts else 0
+    ends = [*(ms for _, _, ms in begun[1:]), last]
+    return [
+        Stage(name, share, ms, length(max(end - ms, 0) / HOUR_MS), units)
+        for (name, share, ms), end, units in zip(begun, ends, exposed, strict=True)
+    ], state
+
+
+def _units(fact: Transition) -> int | None:
+    arm = (fact.evidence.get("arms") or {}).get("challenger") or {}
+    units = scales.finite(arm.get("units"))
+    return None if units is None else int(units)
+
+
+def _share(state: RolloutState) -> float:
+    if state.phase in ("promoted", "confirmed", "superseded"):
+        return 100.0
+    return state.percent if state.phase == "canary" else 0.0
+
+
+def _name(state: RolloutState) -> str:
+    if state.phase == "canary":
+        return f"canary {state.percent:g} %"
+    return PHASES.get(state.phase, state.phase.replace("_", " "))
+
+
+def _planned(state: RolloutState) -> tuple[Planned, ...]:
+    """The plan's steps after the present one, and the promotion."""
+    if state.plan is None or state.phase not in RAMPING:
+        return ()
+    reached = state.percent if state.phase == "canary" else 0.0
+    shadow_done = state.phase != "deploying"
+    steps = [
+        s for s in state.plan.steps
+        if (s.percent or 0.0) > reached or (s.percent is None and not shadow_done)
+    ]  # fmt: skip
+    found = [
+        Planned(
+            "shadow" if s.percent is None else f"canary {s.percent:g} %",
+            s.percent or 0.0,
+            length(s.hours, s.deadline_h),
+            s.passes,
+            s.exposed,
+        )
+        for s in steps
+    ]
+    return (*found, Planned("promoted", 100.0, "", 1.0, 0)) if state.plan.steps else ()
+
+
+def _ahead(
+    planned: Sequence[Planned], begun: tuple[float, float], y: scales.Scale
+) -> list[tuple[float, float]]:
+    if not planned:
+        return []
+    wide = (RIGHT - begun[0]) / len(planned)
+    points = [begun]
+    for number, step in enumerate(planned):
+        points += [
+            (round(begun[0] + number * wide, 1), y(step.share)),
+            (round(begun[0] + (number + 1) * wide, 1), y(step.share)),
+        ]
+    return points
+
+
+def _names(planned: Sequence[Planned], now_x: float) -> tuple[Tick, ...]:
+    if not planned:
+        return ()
+    wide = (RIGHT - now_x) / len(planned)
+    return tuple(
+        Tick(round(now_x + (number + 0.5) * wide, 1), f"{step.share:g} %")
+        for number, step in enumerate(planned)
+    )
+
+
+def _said(stages: Sequence[Stage], planned: Sequence[Planned], ended: str) -> str:
+    was = ", ".join(f"{s.name} at {s.share:g} % of the customers for {s.takes}" for s in stages)
+    come = ", ".join(f"{s.name}" for s in planned)
+    now = f". It is {ended.replace('_', ' ')}" if ended else ""
+    return f"{was}{now}" + (f". To come: {come}" if come else "")

@@ -1,0 +1,90 @@
+"""Where values lie in a picture, and how numbers of one unit are written beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+Write = Callable[[float], str]
+"""A value in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From values to units of the view box; values beyond the ends lie on them.
+
+    Args:
+        first, last: values at the ends, first < last.
+        start, end: where those lie; of a vertical scale the start is below.
+    """
+
+    first: float
+    last: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        held = min(max(value, self.first), self.last)
+        place = (held - self.first) / (self.last - self.first)
+        return round(self.start + place * (self.end - self.start), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A place on an axis, and what is written there."""
+
+    at: float
+    text: str
+
+
+def scale(values: Iterable[float], start: float, end: float, *, room: float = 0.0) -> Scale:
+    """A scale on which all of these values lie.
+
+    Args:
+        room: left free on either side, as a share of the values' range.
+    """
+    found = [v for v in values if math.isfinite(v)] or [0.0]
+    low, high = min(found), max(found)
+    size = max(abs(low), abs(high), 1e-9)
+    free = max((high - low) * room, 0.0)
+    if high - low < 1e-6 * size:
+        free = size or 1.0
+    return Scale(low - free, high + free, start, end)
+
+
+def spread(ticks: Sequence[Tick], apart: float) -> tuple[Tick, ...]:
+    """The ticks that can be read beside each other; of two that can't, the first stays."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if all(abs(tick.at - other.at) >= apart for other in kept):
+            kept.append(tick)
+    return tuple(kept)
+
+
+def path(points: Sequence[tuple[float, float]]) -> str:
+    """A line through the points, as the attribute `points` of a polyline."""
+    return " ".join(f"{x:g},{y:g}" for x, y in points)
+
+
+def finite(value: object) -> float | None:
+    """The number, where it is one that can be drawn."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None  # type: ignore[arg-type]
+
+
+def percents(value: float) -> str:
+    """A share (0-1) in percent, as long as it takes to tell it: "0.43 %"."""
+    return f"{_digits(100 * value)} %"
+
+
+def points(value: float) -> str:
+    """A difference of shares, in percentage points."""
+    text = _digits(100 * value)
+    return f"{text} point" if text in ("1", "-1") else f"{text} points"
+
+
+def _digits(value: float) -> str:
+    if abs(value) >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.2g}"

@@ -1,0 +1,132 @@
+"""What passes saw at each look at a rollout's step: the course of its gates, for people.
+
+The journal holds the evidence of the steps that were taken; these files hold the looks in between,
+thinned out with time. Nothing is decided from them, and they may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.rollouts.journal.transitions import Evidence
+from mlplatform.rollouts.verdicts.verdict import Gate
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.storage.files import write_atomically
+
+MOST_LOOKS: Final = 64
+"""Of one step; with more, every second is left out, but for the first and the last."""
+MOST_FILES: Final = 256
+"""Of one model, the newest; each is of one step of a rollout."""
+
+
+class Look(msgspec.Struct, frozen=True):
+    """The gates of a step as one pass judged them.
+
+    Args:
+        event_ms: event time of the look. records: of the decision log, that it counted.
+        gates: each with its numbers; the reasons are those of the newest look alone.
+    """
+
+    event_ms: int
+    verdict: str
+    records: int
+    gates: tuple[Gate, ...]
+
+
+class Course(msgspec.Struct, frozen=True):
+    """The looks at one step of a rollout, in their order.
+
+    Args:
+        percent: of the customers; None in shadow, and as champion.
+        arms: what the newest look counted, by arm.
+    """
+
+    rollout_id: str
+    generation: int
+    phase: str
+    percent: float | None
+    looks: tuple[Look, ...]
+    arms: Mapping[str, Mapping[str, Any]] = {}
+
+
+def look(evidence: Evidence, event_ms: int) -> Look | None:
+    """The look that evidence is of; None where no traffic was judged."""
+    gates = evidence.get("gates")
+    if not isinstance(gates, Mapping) or "verdict" not in evidence:
+        return None
+    found = tuple(
+        Gate(str(name), gate["verdict"], str(gate["reason"]), dict(gate.get("values") or {}))
+        for name, gate in gates.items()
+    )
+    return Look(event_ms, str(evidence["verdict"]), int(evidence.get("records") or 0), found)
+
+
+def thinned(looks: Sequence[Look]) -> tuple[Look, ...]:
+    """At most `MOST_LOOKS`, the first and the last of them among them."""
+    kept = tuple(looks)
+    while len(kept) > MOST_LOOKS:
+        kept = (*kept[:-1:2], kept[-1])
+    return kept
+
+
+def followed_by(course: Course, newest: Look) -> Course:
+    """The course with one look more; one that saw no new record replaces the look before it."""
+    earlier = course.looks
+    if earlier and (earlier[-1].records, earlier[-1].verdict) == (newest.records, newest.verdict):
+        earlier = earlier[:-1]
+    bare = (msgspec.structs.replace(one, gates=tuple(map(_bare, one.gates))) for one in earlier)
+    return msgspec.structs.replace(course, looks=thinned([*bare, newest]))
+
+
+def keep(folder: Path, model: str, course: Course) -> None:
+    """The course with the looks of this one, in the model's files below the folder."""
+    path = _file(folder / model, course.rollout_id, course.generation)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    before = _read(path)
+    if before is None:
+        _forget_oldest(path.parent)
+        before = msgspec.structs.replace(course, looks=())
+    for newest in course.looks:
+        before = followed_by(before, newest)
+    kept = msgspec.structs.replace(before, arms=course.arms, phase=course.phase)
+    write_atomically(path, msgspec.json.encode(kept))
+
+
+def courses(folder: Path, model: str, rollout_id: str) -> list[Course]:
+    """What is kept of a rollout's steps, by generation.
+
+    Raises:
+        Corrupt: a file is not what `keep` writes.
+    """
+    names = (p.name for p in (folder / model).glob("*.json"))
+    of_it = [name for name in names if name.rpartition("@")[0] == rollout_id]
+    found = (_read(folder / model / name) for name in of_it)
+    return sorted((c for c in found if c is not None), key=lambda c: c.generation)
+
+
+def _bare(gate: Gate) -> Gate:
+    return Gate(gate.name, gate.verdict, "", gate.values)
+
+
+def _read(path: Path) -> Course | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Course)
+    except FileNotFoundError:
+        return None
+    except (OSError, *NOT_JSON) as error:
+        raise Corrupt(f"{path}: {error}") from error
+
+
+def _forget_oldest(folder: Path) -> None:
+    files = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime)
+    for old in files[: max(len(files) + 1 - MOST_FILES, 0)]:
+        old.unlink(missing_ok=True)
+
+
+def _file(folder: Path, rollout_id: str, generation: int) -> Path:
+    return folder / f"{rollout_id}@{generation}.json"

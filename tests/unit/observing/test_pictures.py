@@ -1,0 +1,183 @@
+"""What the page draws: every mark lies in its picture, and a sentence says what it shows."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlplatform.observing.page import rollouts
+from mlplatform.observing.page.pictures import gates, measures, ramp
+from mlplatform.observing.page.pictures.gates import GatePicture, gate_pictures
+from mlplatform.observing.page.rendering import render
+from mlplatform.operations.actions.looks import Look
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.passes.summary import TITLES
+from mlplatform.rollouts.verdicts.verdict import Gate
+from support.judged_rollout import JudgedRollout
+
+NUMBERS = st.none() | st.floats(-1e9, 1e9) | st.sampled_from([float("nan"), float("inf")])
+KEYS = (
+    *("share", "low", "high", "limit", "stop", "proven", "band_low", "ratio", "limit_ratio"),
+    *("tolerance_ratio", "challenger", "champion", "frauds", "caught", "units"),
+)
+VERDICTS = ("HEALTHY", "UNHEALTHY", "INCONCLUSIVE")
+
+
+@functools.cache
+def world() -> tuple[JudgedRollout, tuple[Transition, ...]]:
+    made = JudgedRollout()
+    return made, tuple(made.facts)
+
+
+def look(gate: Gate, event_ms: int = 1) -> Look:
+    return Look(event_ms, gate.verdict, 5, (gate,))
+
+
+def pictured(*found: Gate) -> GatePicture:
+    return gate_pictures("s", [look(g, n) for n, g in enumerate(found)], None)[0]
+
+
+def failures(verdict: Any, low: float, high: float, limit: float | None = 0.02) -> Gate:
+    values = {"share": (low + high) / 2, "low": low, "high": high, "limit": limit, "stop": 0.005,
+              "proven": low, "challenger": 0.04, "champion": 0.01}  # fmt: skip
+    return Gate("failures", verdict, "the statistics", values)
+
+
+VALUES = st.dictionaries(st.sampled_from(KEYS), NUMBERS)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(TITLES)),
+    st.sampled_from(VERDICTS),
+    st.lists(VALUES, min_size=1, max_size=3),
+)
+def test_every_mark_of_a_gate_lies_in_its_picture(
+    name: str, verdict: Any, looks: list[dict[str, Any]]
+) -> None:
+    drawn = pictured(*(Gate(name, verdict, "why", values) for values in looks))
+    assert drawn.sentence
+    if (d := drawn.drawing) is not None:
+        xs = [d.last[0]]
+        ys = [*d.last[1:], *d.stops, *(t.at for t in d.ticks)]
+        for x, y in re.findall(r"([-\d.e+]+),([-\d.e+]+)", f"{d.band} {d.line}"):
+            xs.append(float(x))
+            ys.append(float(y))
+        assert all(0 <= x <= gates.WIDTH for x in xs)
+        assert all(0 <= y <= gates.HEIGHT for y in ys)
+        assert d.well is None or (d.well[1] >= -0.1 and 0 <= d.well[0] <= gates.HEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("gate", "sentence"),
+    [
+        (failures("HEALTHY", -0.001, 0.0043),
+         "At most 0.43 points more of the requests fail than with the champion; 2 points allowed."),
+        (failures("HEALTHY", -0.01, -0.001),
+         "No more of the requests fail than with the champion; 2 points allowed."),
+        (failures("INCONCLUSIVE", 0.0, 0.3),
+         "At most 30 points more of the requests fail than with the champion; 2 points allowed; "
+         "more traffic must show that it is less."),
+        (failures("UNHEALTHY", 0.2, 0.3),
+         "At least 20 points more of the requests fail than with the champion; "
+         "more than 0.5 points stops it."),
+        (failures("HEALTHY", 0.0, 0.3, None),
+         "At most 30 points more of the requests fail than with the champion; this step only asks "
+         "that no harm is proven."),
+        (Gate("alerts", "HEALTHY", "", {"share": 0.0, "low": -0.052, "high": 0.11, "limit": 0.3}),
+         "5.2 % fewer to 11 % more alerts than expected; 30 % either way allowed."),
+        (Gate("latency_p50", "HEALTHY", "", {"ratio": 1.2, "tolerance_ratio": 2.0}),
+         "The usual answer takes 1.20 times the champion's time; up to 2 times allowed."),
+        (Gate("recall", "HEALTHY", "", {"share": 0.0, "low": -0.03, "high": 0.1, "band_low": -0.2,
+                                        "frauds": 80, "caught": 60, "champion_caught": 58}),
+         "It found 60 of 80 frauds, the version before it 58: at most 3 points fewer; "
+         "20 points allowed."),
+        (Gate("split", "HEALTHY", "", {"challenger_units": 75, "units": 1500}),
+         "It answered 75 of 1,500 customers (5 %): as planned."),
+        (Gate("log", "INCONCLUSIVE", "gateway-1 is behind", {}), "Gateway-1 is behind."),
+    ],
+)  # fmt: skip
+def test_a_gate_says_in_one_sentence_what_was_shown(gate: Gate, sentence: str) -> None:
+    assert measures.sentence(gate) == sentence
+
+
+def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None:
+    drawn = pictured(failures("INCONCLUSIVE", -0.02, 0.03), failures("HEALTHY", -0.004, 0.004))
+    d = drawn.drawing
+    assert d is not None
+    assert d.well is not None
+    assert d.well[0] <= d.last[3], "the interval's upper end lies in what is allowed"
+    assert (d.shape, drawn.mark, drawn.looks) == ("dot", "✔ healthy", 2)
+    assert "2 looks, the first between -2 points and 3 points" in drawn.said
+    assert [(b.name, b.width, b.text) for b in drawn.bars] == [
+        ("challenger", 100.0, "4 %"), ("champion", 25.0, "1 %"),
+    ]  # fmt: skip
+
+
+def test_an_interval_far_beyond_the_limits_is_cut_and_leaves_the_limits_apart() -> None:
+    d = pictured(failures("INCONCLUSIVE", 0.0, 0.9)).drawing
+    assert d is not None
+    assert d.cut
+    assert d.well is not None
+    assert d.zero is not None
+    assert d.zero - d.well[0] > gates.LINE_APART
+
+
+def test_a_verdict_is_told_by_shape_and_text_not_by_colour_alone() -> None:
+    seen = {v: pictured(failures(v, 0.1, 0.2)) for v in VERDICTS}
+    drawings = [g.drawing for g in seen.values()]
+    assert len({d.shape for d in drawings if d is not None}) == 3
+    assert len({g.mark for g in seen.values()}) == 3
+
+
+def test_a_rollout_shows_each_step_with_the_looks_between_its_transitions() -> None:
+    made, facts = world()
+    alone = rollouts.rollout(facts)
+    assert [(s.name, {g.looks for g in s.gates} - {0}) for s in alone.steps] == [
+        ("shadow, copies of every request", {1})
+    ]
+    shown = rollouts.rollout(facts, made.courses)
+    assert [s.name for s in shown.steps] == [
+        "canary, 5 % of the customers", "shadow, copies of every request",
+    ]  # fmt: skip
+    assert max(g.looks for g in shown.steps[0].gates) == 3
+    assert shown.steps[0].tone == "bad"
+    assert shown.steps[0].gates[0].title == "answers in time"
+    page = render("rollout.html", here="rollouts", shown=shown)
+    assert "fail than with the champion" in page
+    assert page.count("<svg") == page.count("</svg>")
+    for svg in re.findall(r"<svg [^>]*>", page):
+        assert 'role="img"' in svg or "aria-hidden" in svg
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for named in re.findall(r'aria-labelledby="([^"]+)"', page):
+        assert set(named.split()) <= set(ids)
+
+
+def test_a_ramp_shows_what_was_and_what_is_to_come() -> None:
+    _, facts = world()
+    shown = ramp.ramp(facts)
+    assert shown is not None
+    assert [(s.name, s.share) for s in shown.stages] == [
+        ("deploying", 0.0), ("shadow", 0.0), ("approval", 0.0), ("canary 5 %", 5.0),
+    ]  # fmt: skip
+    assert [(p.name, p.share) for p in shown.planned] == [
+        ("canary 25 %", 25.0), ("canary 50 %", 50.0), ("promoted", 100.0),
+    ]  # fmt: skip
+    assert shown.to_come
+    assert "canary 5 % at 5 % of the customers" in shown.said
+    ended = ramp.ramp(JudgedRollout(1, 400).stopped())
+    assert ended is not None
+    assert (ended.end, ended.planned, ended.stages[-1].share) == ("rolled_back", (), 0.0)
+    assert ended.stages[-2].exposed == 20, "customers of the canary, counted by its evidence"
+
+
+def test_a_ramp_of_no_time_at_all_is_drawn() -> None:
+    shown = ramp.ramp(world()[1][:1])
+    assert shown is not None
+    assert shown.stages[0].name == "deploying"
