@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality
+.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -165,6 +165,9 @@ bench-passes: .venv/.dev ## what a pass costs by the length of its generation; b
 
 bench-scale: .venv/.dev ## what the decision log costs by its size: reads, seal, verify, bytes; build/bench/scale.json (BENCH_FLAGS="--segments 20000")
 	@$(RUN) tests.bench.scale $(BENCH_FLAGS)
+
+bench-page: .venv/.dev ## how long the page's overview takes after how many decisions; build/bench/page.json (BENCH_FLAGS="--decisions 100000")
+	@$(RUN) tests.bench.page $(BENCH_FLAGS)
 
 bench-planner: .venv/.dev ## how well a rollout's plan foretells its verdicts, in the same worlds; build/bench/planner.json (BENCH_FLAGS="--runs 60")
 	@$(RUN) tests.bench.planner $(BENCH_FLAGS)

@@ -239,6 +239,7 @@ def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:
         "model.html",
         here="",
         model=ModelShown(fraud(), no_routes("fraud")),
+        traffic=None,
         versions=[Version("fraud", 7, "b" * 64, "run", 0, facts)],
         rollouts=[],
         tones={},

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.rollouts.test_rollout_passes import World, to_canary
 
 from mlplatform.operations.actions import looks
 from mlplatform.operations.actions.looks import MOST_LOOKS, Course, Look
 from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.errors import Corrupt
-from tests.unit.rollouts.test_rollout_passes import World, to_canary
 
 
 def look(event_ms: int, records: int | None = None) -> Look:

@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mlplatform.observing.page import decisions, incidents, rollouts
+from mlplatform.observing.page import decisions, incidents, rollouts, traffic
 from mlplatform.observing.page.rendering import render, style
-from mlplatform.observing.page.sources import Sources
+from mlplatform.observing.page.sources import ModelShown, Sources
+from mlplatform.observing.page.traffic import TrafficShown
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, PlatformError
 from mlplatform.runtime.http.own_pages import Application, OwnPages, Receive, Scope, Send
 from mlplatform.runtime.http.token_gate import TokenGate
@@ -93,12 +94,15 @@ class Pages:
 
     def overview(self, request: Request) -> str:
         """Each part on its own: what can't be read now says so beside the rest."""
+        models, period = _or_why(self._sources.models), _period(request)
+        each = [] if isinstance(models, str) else models
         return render(
             "overview.html",
             here="overview",
             status=self._sources.processes(),
             refused=self._sources.refused(),
-            models=_or_why(self._sources.models),
+            models=models,
+            traffic={m.definition.name: self._traffic(m, period) for m in each},
             rollouts=_or_why(lambda: [s for s in self._sources.rollouts() if not s.finished]),
             incidents=_or_why(
                 lambda: [i for i in self._sources.incidents() if i.state != "closed"]
@@ -119,9 +123,18 @@ class Pages:
             "model.html",
             here="overview",
             model=found,
+            traffic=self._traffic(found, _period(request)),
             versions=_or_why(lambda: self._sources.versions(name, wanted)),
             rollouts=own[:PAGE_ROWS],
             tones=rollouts.TONES,
+        )
+
+    def _traffic(self, model: ModelShown, period: str) -> TrafficShown | str | None:
+        back_ms, _ = traffic.PERIODS[period]
+        return _or_why(
+            lambda: traffic.shown(
+                model.definition, self._sources.traffic(model.definition.name, back_ms), period
+            )
         )
 
     def rollouts(self, request: Request) -> str:
@@ -204,6 +217,18 @@ def _part(rows: list[T], offset: int) -> tuple[list[T], int | None]:
     """The rows of one part, and where the next one begins."""
     end = offset + PAGE_ROWS
     return rows[offset:end], end if end < len(rows) else None
+
+
+def _period(request: Request) -> str:
+    """The stretch of time that is asked for.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    period = request.query_params.get("period", "day")
+    if period not in traffic.PERIODS:
+        raise NotFound(f"there is no period {period!r}: {', '.join(traffic.PERIODS)}")
+    return period
 
 
 def _offset(request: Request) -> int:

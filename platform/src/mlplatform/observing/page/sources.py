@@ -20,8 +20,10 @@ from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page import decisions
 from mlplatform.observing.page.decisions import Listed, RecordShown
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
+from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.looks import Course, courses
 from mlplatform.operations.supervisor.status import PlatformStatus, status
+from mlplatform.operations.traffic.projection import TrafficRead
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.sql import SqlRollouts
@@ -85,6 +87,14 @@ class Sources:
             raise NotFound(f"there is no model {name!r}")
         routes = self._of_journal(lambda journal: journal.routes(name), no_routes(name))
         return ModelShown(load_definition(name), routes)
+
+    def traffic(self, model: str, back_ms: int) -> TrafficRead | None:
+        """What passes have counted of a model's newest traffic; None before there is any.
+
+        Raises:
+            Unavailable: it can't be read now.
+        """
+        return traffic.read(self._platform, model, back_ms)
 
     def rollouts(self, model: str | None = None) -> list[RolloutState]:
         """Every rollout, the newest first."""

@@ -1,0 +1,95 @@
+"""Sparklines: values over time, a goal, and gaps where nothing was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlplatform.observing.page.pictures import scales
+from mlplatform.observing.page.pictures.scales import Write
+
+WIDTH, HEIGHT = 240.0, 54.0
+LEFT, RIGHT, TOP, BOTTOM = 4.0, 236.0, 6.0, 48.0
+
+Points = Sequence[tuple[int, float | None]]
+"""Event time in milliseconds and the value; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One line of a sparkline: the stretches between its gaps, and its newest point."""
+
+    name: str
+    stretches: tuple[str, ...]
+    last: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spark:
+    """In units of the view box, `WIDTH` by `HEIGHT`.
+
+    Args:
+        band: between which values lie; empty: no interval is known.
+        goal: y of it; None: there is none.
+        said: the picture in words.
+    """
+
+    courses: tuple[Course, ...]
+    band: str
+    goal: float | None
+    said: str
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = RIGHT
+
+
+def spark(
+    lines: Sequence[tuple[str, Points]],
+    write: Write,
+    span_ms: tuple[int, int],
+    *,
+    goal: float | None = None,
+    band: Sequence[tuple[int, float, float]] = (),
+) -> Spark | None:
+    """The sparkline of one or two lines from zero up; None where nothing was measured.
+
+    Args:
+        lines: each with its name. span_ms: the range of time that is drawn.
+        band: time, low and high.
+    """
+    values = [v for _, points in lines for _, v in points if v is not None]
+    if not values:
+        return None
+    ends = [*values, *(high for _, _, high in band), *([] if goal is None else [goal])]
+    y = scales.scale([0.0, *ends], BOTTOM, TOP)
+    x = scales.Scale(span_ms[0], max(span_ms[1], span_ms[0] + 1), LEFT, RIGHT)
+    upper = [(x(ms), y(high)) for ms, _, high in band]
+    lower = [(x(ms), y(low)) for ms, low, _ in band]
+    return Spark(
+        courses=tuple(_course(name, points, x, y) for name, points in lines),
+        band=scales.path([*upper, *reversed(lower)]) if len(band) > 1 else "",
+        goal=None if goal is None else y(goal),
+        said="; ".join(_said(name, points, write) for name, points in lines)
+        + ("" if goal is None else f"; the goal is {write(goal)}"),
+    )
+
+
+def _course(name: str, points: Points, x: scales.Scale, y: scales.Scale) -> Course:
+    stretches: list[list[tuple[float, float]]] = [[]]
+    for ms, value in points:
+        if value is None:
+            stretches.append([])
+        else:
+            stretches[-1].append((x(ms), y(value)))
+    held = [s for s in stretches if s]
+    drawn = tuple(scales.path(s if len(s) > 1 else [s[0], s[0]]) for s in held)
+    return Course(name, drawn, held[-1][-1] if held else None)
+
+
+def _said(name: str, points: Points, write: Write) -> str:
+    values = [v for _, v in points if v is not None]
+    if not values:
+        return f"{name}: not measured"
+    low, high = write(min(values)), write(max(values))
+    return f"{name}: {write(values[-1])} last, between {low} and {high}"

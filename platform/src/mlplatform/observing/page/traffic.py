@@ -1,0 +1,304 @@
+"""What the page shows of a model's traffic: the newest numbers, each with its course over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.observing.page.pictures.lines import Points, Spark, spark
+from mlplatform.observing.page.pictures.scales import percents
+from mlplatform.operations.actions.traffic import AGES, CHECK, ages_of, check_of
+from mlplatform.operations.traffic.buckets import (
+    DAY_MS,
+    HOUR_MS,
+    SHADOW,
+    Counts,
+    no_counts,
+    quantile_ms,
+)
+from mlplatform.operations.traffic.projection import TrafficRead
+
+PERIODS: Final[Mapping[str, tuple[int, int]]] = {
+    "day": (DAY_MS, HOUR_MS // 2),
+    "week": (7 * DAY_MS, 4 * HOUR_MS),
+    "month": (31 * DAY_MS, 12 * HOUR_MS),
+}
+"""How far back each goes, and how long a point of a line is, in milliseconds of event time."""
+SURE: Final = 1.96
+"""Standard errors to either side of a share, for 95 %."""
+TABLE_ROWS: Final = 24
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number and its course.
+
+    Args:
+        text: the newest value, in words. note: what belongs to it. tone: good, bad, or neither.
+        key: unique among the model's.
+        spark: None where nothing was measured.
+    """
+
+    key: str
+    name: str
+    text: str
+    note: str
+    tone: str
+    spark: Spark | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficShown:
+    """A model's traffic in one period.
+
+    Args:
+        from_ms, to_ms: event time. length_ms: of the buckets that were counted.
+        rows: of the table: time, and each number in words, the newest first.
+    """
+
+    period: str
+    from_ms: int
+    to_ms: int
+    metrics: tuple[Metric, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    start_ms: int
+    seconds: float
+    roles: Mapping[str, Counts]
+
+    answered: Counts
+
+    def of(self, roles: Iterable[str]) -> Counts:
+        return _sum(counts for role, counts in self.roles.items() if role in roles)
+
+
+def shown(
+    definition: ModelDefinition, found: TrafficRead | None, period: str
+) -> TrafficShown | None:
+    """The newest period of a model's traffic; None where nothing was counted yet.
+
+    Args:
+        period: of `PERIODS`.
+    """
+    if found is None:
+        return None
+    back_ms, point_ms = PERIODS[period]
+    span_ms = (found.newest_ms - back_ms, found.newest_ms)
+    points = _points(found, span_ms, point_ms)
+    metrics = (
+        *_traffic(definition, points, span_ms),
+        *_outcomes(found, span_ms),
+        _drift(found, span_ms),
+        _ages(found, span_ms),
+    )
+    return TrafficShown(
+        period=period,
+        from_ms=span_ms[0],
+        to_ms=span_ms[1],
+        metrics=metrics,
+        columns=("requests/s", "p50", "p99", "flagged", "degraded"),
+        rows=tuple(_row(point) for point in reversed(points[-TABLE_ROWS:])),
+    )
+
+
+def share_interval(hits: int, trials: int) -> tuple[float, float]:
+    """Between which a share lies, with 95 %.
+
+    Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
+    """
+    centre, spread = (hits + SURE**2 / 2) / (trials + SURE**2), SURE / (trials + SURE**2)
+    wide = spread * math.sqrt(hits * (trials - hits) / trials + SURE**2 / 4)
+    return max(centre - wide, 0.0), min(centre + wide, 1.0)
+
+
+def _points(found: TrafficRead, span_ms: tuple[int, int], point_ms: int) -> list[_Point]:
+    """Every point of the period, with those in which nothing was asked."""
+    held: dict[int, dict[str, Counts]] = {}
+    for bucket in found.buckets:
+        roles = held.setdefault(bucket.start_ms - bucket.start_ms % point_ms, {})
+        before = roles.get(bucket.role)
+        roles[bucket.role] = bucket.counts if before is None else before.plus(bucket.counts)
+    first = min([span_ms[0] - span_ms[0] % point_ms + point_ms, *held])
+    last = span_ms[1] - span_ms[1] % point_ms
+    # The newest point is not over: it is as long as its buckets.
+    newest_s = (span_ms[1] - span_ms[1] % found.length_ms + found.length_ms - last) / 1000
+    points = []
+    for at in range(first, last + 1, point_ms):
+        roles = held.get(at, {})
+        answered = _sum(counts for role, counts in roles.items() if role != SHADOW)
+        points.append(_Point(at, newest_s if at == last else point_ms / 1000, roles, answered))
+    return points
+
+
+def _sum(found: Iterable[Counts]) -> Counts:
+    total: Counts | None = None
+    for counts in found:
+        total = counts if total is None else total.plus(counts)
+    return total or no_counts()
+
+
+def _traffic(
+    definition: ModelDefinition, points: Sequence[_Point], span_ms: tuple[int, int]
+) -> list[Metric]:
+    goal_ms = float(definition.latency_slo_ms)
+    rates = [(p.start_ms, p.answered.requests / p.seconds) for p in points]
+    degraded = [(p.start_ms, _share(p.answered.degraded, p.answered.requests)) for p in points]
+    return [
+        _metric("rate", "requests/s", [("all", rates)], _rate, span_ms),
+        _latency("p50", 0.5, points, span_ms, None),
+        _latency("p99", 0.99, points, span_ms, goal_ms),
+        _metric("alerts", "payments flagged", _by_arm(points, _alerts), percents, span_ms),
+        _metric("degraded", "degraded answers", [("all", degraded)], percents, span_ms),
+    ]
+
+
+def _latency(
+    key: str,
+    quantile: float,
+    points: Sequence[_Point],
+    span_ms: tuple[int, int],
+    goal_ms: float | None,
+) -> Metric:
+    lines = _by_arm(points, lambda counts: quantile_ms(counts.latency, quantile))
+    made = _metric(key, f"latency {key}", lines, _milliseconds, span_ms, goal=goal_ms)
+    newest = _newest(lines[0][1])
+    if goal_ms is None or newest is None:
+        return made
+    well = newest <= goal_ms
+    note = f"goal {_milliseconds(goal_ms)}: {'met' if well else 'missed'}"
+    note = f"{note}; {made.note}" if made.note else note
+    return Metric(key, made.name, made.text, note, "good" if well else "bad", made.spark)
+
+
+def _by_arm(
+    points: Sequence[_Point], value: Callable[[Counts], float | None]
+) -> list[tuple[str, Points]]:
+    """The champion's line, and the challenger's where there is one: its copies' in shadow."""
+    lines: list[tuple[str, Points]] = []
+    roles = {role for point in points for role in point.roles}
+    challengers = roles & {CHALLENGER, SHADOW}
+    lines.append((CHAMPION, [(p.start_ms, value(p.of(roles - challengers))) for p in points]))
+    if challengers:
+        lines.append((CHALLENGER, [(p.start_ms, value(p.of(challengers))) for p in points]))
+    return lines
+
+
+def _outcomes(found: TrafficRead, span_ms: tuple[int, int]) -> list[Metric]:
+    """Precision and recall of matured labels, as the drift checks of the period saw them."""
+    seen = [(at, check_of(body).outcomes) for at, body in found.samples.get(CHECK, ())]
+    known = [(at, one) for at, one in seen if one is not None]
+    pairs = (
+        ("precision", "alerts that were right", [(at, o.hits, o.alerts) for at, o in known]),
+        ("recall", "frauds found", [(at, o.hits, o.positives) for at, o in known]),
+    )
+    return [_of_labels(key, what, shares, span_ms) for key, what, shares in pairs]
+
+
+def _of_labels(
+    key: str, what: str, shares: Iterable[tuple[int, int, int]], span_ms: tuple[int, int]
+) -> Metric:
+    known = [(at, hits, trials) for at, hits, trials in shares if trials]
+    if not known:
+        return Metric(key, f"{key}: {what}", "not known yet", "no label has matured", "", None)
+    line = [(at, hits / trials) for at, hits, trials in known]
+    band = [(at, *share_interval(hits, trials)) for at, hits, trials in known]
+    _, hits, trials = known[-1]
+    low, high = share_interval(hits, trials)
+    note = f"{percents(low)} to {percents(high)} with 95 %: {hits:,} of {trials:,}"
+    drawn = spark([(CHAMPION, line)], percents, span_ms, band=band)
+    return Metric(key, f"{key}: {what}", percents(line[-1][1]), note, "", drawn)
+
+
+def _drift(found: TrafficRead, span_ms: tuple[int, int]) -> Metric:
+    """How far the input that moved furthest is, as a share of what is allowed."""
+    checks = [(at, check_of(body)) for at, body in found.samples.get(CHECK, ())]
+    line: list[tuple[int, float | None]] = []
+    furthest = ""
+    for at, check in checks:
+        reached = {
+            name: max(m.psi / m.psi_limit, m.distance / m.distance_limit)
+            for name, m in check.inputs.items()
+            if m.psi_limit > 0 and m.distance_limit > 0
+        }
+        furthest = max(reached, key=lambda name: reached[name]) if reached else ""
+        line.append((at, reached[furthest] if furthest else None))
+    if not checks:
+        return Metric("drift", "drift of the inputs", "not checked yet", "", "", None)
+    verdict = checks[-1][1].verdict
+    newest = line[-1][1]
+    note = "" if newest is None else f"{furthest} is at {percents(newest)} of what is allowed"
+    tone = {"drifted": "bad", "steady": "good"}.get(verdict, "")
+    drawn = spark([("furthest input", line)], percents, span_ms, goal=1.0)
+    return Metric("drift", "drift of the inputs", verdict, note, tone, drawn)
+
+
+def _ages(found: TrafficRead, span_ms: tuple[int, int]) -> Metric:
+    """The age of the oldest view's features when they were used."""
+    samples = [(at, ages_of(body)) for at, body in found.samples.get(AGES, ())]
+    line = [(at, max(ages.values()) / HOUR_MS) for at, ages in samples if ages]
+    if not line:
+        return Metric("ages", "age of features", "not known", "no decision read any", "", None)
+    newest = samples[-1][1]
+    note = ", ".join(f"{view} {_hours(age / HOUR_MS)}" for view, age in sorted(newest.items()))
+    drawn = spark([("oldest view", line)], _hours, span_ms)
+    return Metric("ages", "age of features", _hours(line[-1][1]), note, "", drawn)
+
+
+def _metric(
+    key: str,
+    name: str,
+    lines: Sequence[tuple[str, Points]],
+    write: Callable[[float], str],
+    span_ms: tuple[int, int],
+    *,
+    goal: float | None = None,
+) -> Metric:
+    newest = [(of, _newest(points)) for of, points in lines]
+    first = newest[0][1]
+    text = "nothing asked" if first is None else write(first)
+    note = "; ".join(f"{of} {write(v)}" for of, v in newest[1:] if v is not None)
+    return Metric(key, name, text, note, "", spark(lines, write, span_ms, goal=goal))
+
+
+def _row(point: _Point) -> tuple[int, tuple[str, ...]]:
+    counts = point.answered
+    values = (
+        (counts.requests / point.seconds, _rate),
+        (quantile_ms(counts.latency, 0.5), _milliseconds),
+        (quantile_ms(counts.latency, 0.99), _milliseconds),
+        (_alerts(counts), percents),
+        (_share(counts.degraded, counts.requests), percents),
+    )
+    return point.start_ms, tuple("\N{EN DASH}" if v is None else write(v) for v, write in values)
+
+
+def _newest(points: Points) -> float | None:
+    return next((v for _, v in reversed(points) if v is not None), None)
+
+
+def _alerts(counts: Counts) -> float | None:
+    return _share(counts.alerts, counts.requests - counts.degraded)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def _hours(value: float) -> str:
+    return f"{value:.1f} h" if value < 48 else f"{value / 24:.1f} d"

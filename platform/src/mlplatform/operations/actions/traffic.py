@@ -1,0 +1,80 @@
+"""What a pass counts of a model's traffic for the page, beside what it judges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.operations.actions import last_results
+from mlplatform.operations.actions.last_results import Check
+from mlplatform.operations.traffic import projection
+
+if TYPE_CHECKING:
+    from mlplatform.operations.wiring import Platform
+
+AGES, CHECK = "ages", "check"
+"""The kinds of samples: ages of features, and what the last drift check saw."""
+SAMPLED: Final = 32
+"""Records of each writer, the newest, in which the ages of features are read."""
+
+
+def count(platform: Platform, model: str) -> None:
+    """Count what is new in the log, and keep what there is to see of features and labels.
+
+    Raises:
+        Unavailable: the log or the projection can't be read or written now.
+    """
+    path, event_ms = _file(platform, model), platform.clock.event_ms()
+    projection.advance(path, platform.log, model)
+    ages = feature_ages(platform.log, model)
+    if ages:
+        projection.sample(path, AGES, event_ms, ages)
+    checked = last_results.last(platform.settings.home.measured, model, Check)
+    if checked is not None:
+        projection.sample(path, CHECK, event_ms, checked)
+
+
+def read(platform: Platform, model: str, back_ms: int) -> projection.TrafficRead | None:
+    """What was counted of a model's traffic; None where nothing was.
+
+    Raises:
+        Unavailable: the projection can't be read now.
+    """
+    return projection.read(_file(platform, model), back_ms)
+
+
+def feature_ages(log: DecisionLog, model: str) -> dict[str, int]:
+    """View → the median age of its features in the newest decisions, in milliseconds."""
+    after = {mark.writer: max(0, mark.seq - SAMPLED) for mark in log.watermarks()}
+    columns = ("event_ms", "payload")
+    span = Span(model=model, kinds=("decision",), after=after, limit=SAMPLED, columns=columns)
+    found: dict[str, list[int]] = {}
+    for row in log.read(span).to_pylist():
+        payload = json.loads(row["payload"] or "{}")
+        for view, ms in (payload.get("feature_times") or {}).items():
+            found.setdefault(view, []).append(row["event_ms"] - ms)
+    return {view: _median(ages) for view, ages in found.items()}
+
+
+def check_of(body: Any) -> Check:
+    """The drift check that a sample holds."""
+    return msgspec.convert(body, Check)
+
+
+def ages_of(body: Mapping[str, Any]) -> dict[str, int]:
+    """The ages of features that a sample holds, in milliseconds."""
+    return {str(view): int(age) for view, age in body.items()}
+
+
+def _median(values: Iterable[int]) -> int:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+
+
+def _file(platform: Platform, model: str) -> Path:
+    return projection.file_of(platform.settings.home.counted, model)

@@ -1,0 +1,1 @@
+"""What traffic was like, counted from the decision log for people: a bounded projection."""

@@ -1,0 +1,159 @@
+"""Counts of decisions in stretches of event time, coarser the older they are.
+
+A bucket holds sums alone, so that records may come in any order and in any portions. A void takes a
+decision back for verdicts and training; it was traffic all the same, and stays counted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.decisions.records.record import Kind
+from mlplatform.rollouts.verdicts.facts import ALERTS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS: Final[tuple[Kind, ...]] = ("decision", "inference", "shadow")
+COLUMNS: Final = (
+    *("writer", "seq", "kind", "event_ms", "arm", "version", "decision", "degraded"),
+    "latency_us",
+)
+BINS_PER_OCTAVE: Final = 8
+EDGES: Final = 64.0 * 2 ** (np.arange(18 * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)
+"""Of latencies in microseconds, 64 µs to 16.8 s, each 9 % above the one before."""
+BINS: Final = len(EDGES) + 1
+SHADOW: Final = "shadow"
+NOBODY: Final = "unassigned"
+"""Raw callers' requests whose arm the log does not name."""
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Buckets of one length.
+
+    Args:
+        keep_ms: buckets that ended longer ago than that, before the newest event, are dropped.
+    """
+
+    length_ms: int
+    keep_ms: int
+
+
+LEVELS: Final = (
+    Level(300_000, 26 * HOUR_MS),
+    Level(HOUR_MS, 8 * DAY_MS),
+    Level(6 * HOUR_MS, 400 * DAY_MS),
+)
+
+Key = tuple[int, int, str, int]
+"""Length and start of the bucket (ms), role, version (-1: none)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """What one bucket holds.
+
+    Args:
+        alerts: among the answers that are not degraded.
+        latency: answers by bin of `EDGES`.
+    """
+
+    requests: int
+    degraded: int
+    alerts: int
+    latency: npt.NDArray[np.int64]
+
+    def plus(self, other: Counts) -> Counts:
+        return Counts(
+            self.requests + other.requests,
+            self.degraded + other.degraded,
+            self.alerts + other.alerts,
+            self.latency + other.latency,
+        )
+
+
+def no_counts() -> Counts:
+    """Of an empty bucket."""
+    return Counts(0, 0, 0, np.zeros(BINS, dtype=np.int64))
+
+
+def counted(table: pa.Table) -> dict[Key, Counts]:
+    """The records' counts in buckets of every level.
+
+    Args:
+        table: has `COLUMNS`; its kinds are among `KINDS`.
+    """
+    if not len(table):
+        return {}
+    event_ms, role, names, version = _keys(table)
+    degraded = np.asarray(table.column("degraded").to_numpy(zero_copy_only=False), dtype=bool)
+    alerts = np.isin(_words(table, "decision"), ALERTS) & ~degraded
+    latency = _numbers(table, "latency_us")
+    bins = np.searchsorted(EDGES, np.maximum(latency, 0), side="right")
+    found: dict[Key, Counts] = {}
+    for level in LEVELS:
+        start = event_ms - event_ms % level.length_ms
+        keys, place = np.unique(np.stack([start, role, version]), axis=1, return_inverse=True)
+        place, many = place.reshape(-1), keys.shape[1]
+        requests = np.bincount(place, minlength=many)
+        worse = np.bincount(place, weights=degraded, minlength=many)
+        flagged = np.bincount(place, weights=alerts, minlength=many)
+        timed = latency >= 0
+        cells = place[timed] * BINS + bins[timed]
+        histograms = np.bincount(cells, minlength=many * BINS).reshape(many, BINS)
+        for number in range(many):
+            begun, code, of = (int(v) for v in keys[:, number])
+            found[(level.length_ms, begun, names[code], of)] = Counts(
+                int(requests[number]), int(worse[number]), int(flagged[number]), histograms[number]
+            )
+    return found
+
+
+def horizon(level: Level, newest_ms: int) -> int:
+    """Buckets that start before it are dropped."""
+    return newest_ms - level.keep_ms - level.length_ms
+
+
+def quantile_ms(latency: npt.NDArray[np.int64], quantile: float) -> float | None:
+    """A latency in milliseconds, to within a bin's 9 %; None of no answers."""
+    total = int(latency.sum())
+    if not total:
+        return None
+    place = int(np.searchsorted(np.cumsum(latency), quantile * total, side="left"))
+    low = EDGES[max(place - 1, 0)]
+    high = EDGES[min(place, len(EDGES) - 1)]
+    return float(np.sqrt(low * high)) / 1000
+
+
+def _keys(
+    table: pa.Table,
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Sequence[str], npt.NDArray[Any]]:
+    """Event time, role as a number, the roles' names, version."""
+    arm, kind = _words(table, "arm"), _words(table, "kind")
+    role = np.where(kind == SHADOW, SHADOW, np.where(arm == "", NOBODY, arm))
+    names, codes = np.unique(role.astype(str), return_inverse=True)
+    version = _numbers(table, "version")
+    return _numbers(table, "event_ms"), codes.reshape(-1), [str(n) for n in names], version
+
+
+def _words(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    import pyarrow as pa
+
+    coded = table.column(name).fill_null(pa.scalar("")).combine_chunks().dictionary_encode()
+    words = np.array([*coded.dictionary.to_pylist(), ""], dtype=str)
+    return np.asarray(words[coded.indices.to_numpy(zero_copy_only=False)])
+
+
+def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    import pyarrow as pa
+
+    return np.asarray(table.column(name).fill_null(pa.scalar(-1)).to_numpy(), dtype=np.int64)
