@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +72,25 @@ def measured(decisions: int, folder: Path) -> dict[str, object]:
     model = ModelShown(load_definition("fraud"), no_routes("fraud"))
     views = {}
     for period, (back_ms, _) in traffic.PERIODS.items():
-        took = []
+        took: list[float] = []
+        cpu: list[float] = []
         for _ in range(LOOKS):
-            begun = time.perf_counter()
+            begun, worked = time.perf_counter(), time.process_time()
             shown = traffic.shown(model.definition, projection.read(path, back_ms), period)
             render("model.html", here="", model=model, traffic=shown, versions=[], rollouts=[],
                    tones={})  # fmt: skip
             took.append(1000 * (time.perf_counter() - begun))
-        views[period] = {"p50_ms": round(float(np.median(took)), 1), "max_ms": round(max(took), 1)}
+            cpu.append(1000 * (time.process_time() - worked))
+        views[period] = {
+            "p50_ms": round(float(np.median(took)), 1),
+            "max_ms": round(max(took), 1),
+            "cpu_p50_ms": round(float(np.median(cpu)), 1),
+        }
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute("SELECT count(*) FROM buckets").fetchone()[0]
     return {
         "decisions": decisions,
+        "rows": rows,
         "counted_s": round(counted_s, 1),
         "file_mb": round(path.stat().st_size / 1e6, 2),
         "views": views,

@@ -64,6 +64,11 @@ class Chromium:
         given = base64.b64encode(f"x:{password}".encode()).decode()
         self.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {given}"})
 
+    def prefer(self, scheme: str) -> None:
+        """Show pages as for a reader who has chosen light or dark."""
+        wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=wanted)
+
     def open(self, url: str, *, width: int = 1200) -> None:
         """Returns once the page is loaded."""
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

@@ -24,6 +24,7 @@ class PageProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         home.page_token.parent.mkdir(parents=True, exist_ok=True)
         home.page_token.write_text(TOKEN)
+        self.home = home
         self.log = home.root / "logs" / "page.log"
         environment = {
             **os.environ,

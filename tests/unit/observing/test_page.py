@@ -14,16 +14,23 @@ from hypothesis import strategies as st
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.routes import Arm, no_routes
 from mlplatform.observing.page import decisions, incidents, rollouts
+from mlplatform.observing.page.pictures import causes
 from mlplatform.observing.page.plots import WIDTH, Interval, plot
 from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.sources import ModelShown
 from mlplatform.rollouts.drift.incidents import Change, Finding, Incident
 from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
+from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
 from rollout_world import fraud, gate_report
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y>\"'&{{ 7*7 }}"
 FACTS: dict[str, Any] = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 2}
 VALUES = {"share": 0.27, "low": 0.08, "high": 0.54, "limit": 0.01}
+
+
+def decided(name: str, *records: decisions.RecordShown) -> str:
+    shown = decisions.decision(records)
+    return render("decision.html", here="", name=name, shown=shown, why=None)
 
 
 def journal(text: str) -> list[Transition]:
@@ -85,7 +92,7 @@ def test_what_people_write_is_text_on_every_page() -> None:
         render("rollouts.html", here="", rollouts=[shown.state], older=None, tones={}),
         render("incident.html", here="", shown=incidents.incident(incident)),
         render("incidents.html", here="", incidents=[incident], older=None),
-        render("decision.html", here="", name=HOSTILE, records=[record]),
+        decided(HOSTILE, record),
         render("problem.html", here="", status=404, title="none", detail=HOSTILE),
     ]
     for page in pages:
@@ -97,7 +104,7 @@ def test_what_people_write_is_text_on_every_page() -> None:
 def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compared() -> None:
     asked = {"amount": 380.58, "terminal_id": 448}
     row = RECORD | {"score": 9.295e-05, "payload": {"request": asked, "reasons": ["AMOUNT"]}}
-    shown = render("decision.html", here="", name="d1", records=[decisions.record(row)])
+    shown = decided("d1", decisions.record(row))
     assert '<dt>amount</dt><dd class="n">380.58</dd>' in shown
     assert "score 0.0001" in shown
     assert "mlplatform log explain d1" in shown
@@ -105,10 +112,56 @@ def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compare
     assert decisions.record(rows_of_a_raw_call).request == ()
 
 
+def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_features_were() -> None:
+    hour_ms = 3_600_000
+    times = {"customer_stats": 2 * hour_ms, "terminal_stats": 4 * hour_ms}
+    own = RECORD | {"event_ms": 5 * hour_ms, "answered_by": "rules", "degraded_reason": "deadline",
+                    "payload": {"feature_times": times}}  # fmt: skip
+    copy = RECORD | {"kind": "shadow", "version": 2, "decision": "decline", "score": 0.9}
+    label = RECORD | {"kind": "label", "event_ms": 9 * hour_ms, "label": 1, "decision": None}
+    void = label | {"kind": "void", "event_ms": 8 * hour_ms, "payload": {"reason": "sent twice"}}
+    records = [decisions.record(r) for r in (label, copy, own, void)]
+    shown = decisions.decision(records)
+    assert [(a.of, a.version, a.decision) for a in shown.answers] == [
+        ("champion, answered by rules", 1, "approve"),
+        ("challenger, a copy in shadow", 2, "decline"),
+    ]
+    assert [told.text for told in shown.history] == [
+        "taken back: sent twice", "label 1: what the model looks for",
+    ]  # fmt: skip
+    assert [(a.view, a.hours, a.width) for a in shown.ages] == [
+        ("customer_stats", 3.0, 100.0), ("terminal_stats", 1.0, pytest.approx(33.3)),
+    ]  # fmt: skip
+    page = decided("d1", *records)
+    assert "3.0 h" in page
+    assert 'href="/decisions/d1?why=yes"' in page
+
+
+def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
+    found = Explanation(
+        kind="decision", decision_id="d1", model="fraud", event_ms=1, answered_by="champion",
+        version=1, bundle="b", degraded_reason=None, logged=Outcome("decline", 0.9),
+        again=Outcome("decline", 0.9), method="tree_shap",
+        causes=(
+            InputCause("AMOUNT", HOSTILE, "amount", 380.0, 12.0, 2.0, 0.1, "approve"),
+            InputCause("COUNT", "many payments", "count", None, 1.0, 0.5, 0.7, "review"),
+            RuleCause("RULE", "a rule", {"amount": 1.0}),
+        ),
+    )  # fmt: skip
+    (why,) = causes.explained([found])
+    assert [(b.width, b.contribution, b.value) for b in why.bars] == [
+        (100.0, "+2.000", "380"), (25.0, "+0.500", "missing"), (0.0, "a rule", ""),
+    ]  # fmt: skip
+    shown = decisions.decision([decisions.record(RECORD)])
+    page = render("decision.html", here="", name="d1", shown=shown, why=[why])
+    assert "the same, computed again" in page
+    assert "<script" not in page
+
+
 def test_a_decision_names_the_views_that_were_stale() -> None:
     gaps = {"stale": ["customer_stats", "terminal_stats"]}
     row = RECORD | {"payload": {"feature_gaps": gaps}}
-    shown = render("decision.html", here="", name="d1", records=[decisions.record(row)])
+    shown = decided("d1", decisions.record(row))
     assert "<dt>features stale</dt><dd>customer_stats, terminal_stats</dd>" in shown
 
 
@@ -188,36 +241,6 @@ def test_a_decision_names_the_trace_it_was_made_in() -> None:
     assert decisions.record(RECORD).trace_id == "d1"
     assert decisions.record(RECORD | {"payload": {"trace_id": "t"}}).trace_id == "t"
     assert decisions.record(RECORD | {"kind": "label", "decision": None}).trace_id is None
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 50)), max_size=60),
-    st.integers(1, 9),
-)
-def test_older_links_lead_to_every_decision_once(
-    recorded: list[tuple[str, int]], limit: int
-) -> None:
-    ends = {"a": 0, "b": 0}
-    rows = []
-    for writer, at in sorted(recorded, key=lambda r: r[1]):
-        ends[writer] += 1
-        rows.append({"writer": writer, "seq": ends[writer], "recorded_ms": at})
-    seen: list[tuple[str, int]] = []
-    until: dict[str, int] | None = dict(ends)
-    for _ in range(len(rows) + 2):
-        if until is None:
-            break
-        after = {writer: max(0, seq - 5 * limit) for writer, seq in until.items()}
-        part = decisions.listed(rows, until=until, after=after, limit=limit)
-        seen += [(r["writer"], r["seq"]) for r in part.rows]
-        until = None if part.older is None else decisions.read_cursor(part.older)
-    assert sorted(seen) == sorted((r["writer"], r["seq"]) for r in rows)
-    assert len(seen) == len(rows)
-
-
-@pytest.mark.parametrize("text", ["", "a", "a:", ":1", "a:-1", "a:1,", "a b:1", "a:1;b:2", "a:²"])
-def test_a_link_that_this_page_did_not_write_is_told_apart(text: str) -> None:
-    assert decisions.read_cursor(text) is None
 
 
 def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:

@@ -1,22 +1,26 @@
-"""The page as an application: GET and HEAD alone, one template for each path, no script."""
+"""The page as an application: it only shows, one template for each path, and runs no script."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, quote
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mlplatform.observing.page import decisions, incidents, rollouts, traffic
+from mlplatform.observing.page import decisions, incidents, rollouts, search, traffic
+from mlplatform.observing.page.pictures.causes import explained
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.sources import ModelShown, Sources
 from mlplatform.observing.page.traffic import TrafficShown
-from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, PlatformError
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid, NotFound, PlatformError
 from mlplatform.runtime.http.own_pages import Application, OwnPages, Receive, Scope, Send
 from mlplatform.runtime.http.token_gate import TokenGate
 
@@ -25,9 +29,12 @@ log = logging.getLogger(__name__)
 PAGE_ROWS: Final = 50
 MAX_OFFSET: Final = 1_000_000
 MAX_VERSIONS: Final = 10
+MOST_FORM: Final = 4_096
+"""Bytes of a form."""
+MOST_FIELDS: Final = 16
 HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src data:; form-action 'none'; "
+        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",
@@ -76,6 +83,7 @@ def application(
         "/decisions/{name}": pages.decision,
     }
     routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
+    routes.append(Route("/decisions", _finding(pages.find), methods=["POST"]))
     routes.append(Route("/style.css", _style, methods=["GET"]))
     routes.append(Route("/health", _health, methods=["GET"]))
     inner = Starlette(
@@ -161,17 +169,41 @@ class Pages:
         return render("incident.html", here="incidents", shown=shown)
 
     def decisions(self, request: Request) -> str:
-        text = request.query_params.get("until")
-        until = None if text is None else decisions.read_cursor(text)
-        if text is not None and until is None:
-            raise NotFound("this link to older decisions is not valid")
-        found = self._sources.decisions(until, PAGE_ROWS)
-        return render("decisions.html", here="decisions", found=found, tones=decisions.TONES)
+        asked = search.query(dict(request.query_params))
+        return render(
+            "decisions.html",
+            here="decisions",
+            asked=asked,
+            found=self._sources.decisions(asked, PAGE_ROWS),
+            tones=decisions.TONES,
+            names=_names(self._sources.models),
+            outcomes=search.OUTCOMES,
+            minute=search.minute,
+        )
+
+    def find(self, given: Mapping[str, str]) -> str:
+        """The path of what a form asks for. A customer's id goes no further than its pseudonym."""
+        fields = dict(given)
+        decision_id = fields.pop("decision_id", "").strip()
+        if decision_id:
+            return f"/decisions/{quote(decision_id, safe='')}"
+        customer = fields.pop("customer", "").strip()
+        asked = search.query(fields)
+        if customer:
+            asked = replace(asked, unit=self._sources.pseudonym(customer))
+        return asked.link()
 
     def decision(self, request: Request) -> str:
         name = request.path_params["name"]
-        records = self._sources.decision(name)
-        return render("decision.html", here="decisions", name=name, records=records)
+        shown = decisions.decision(self._sources.decision(name))
+        asks_why = "why" in request.query_params
+        return render(
+            "decision.html",
+            here="decisions",
+            name=name,
+            shown=shown,
+            why=_or_why(lambda: explained(self._sources.why(name))) if asks_why else None,
+        )
 
 
 class Headers:
@@ -196,6 +228,8 @@ def _answering(show: Show) -> Callable[[Request], Response]:
             return _html(show(request))
         except NotFound as error:
             return _problem(404, "There is nothing of that name here", str(error))
+        except InputInvalid as error:
+            return _problem(400, "This search can't be read", str(error))
         except Corrupt as error:
             log.exception("%s is damaged", request.url.path)
             return _problem(500, "What is stored is damaged", str(error))
@@ -203,6 +237,11 @@ def _answering(show: Show) -> Callable[[Request], Response]:
             return _problem(503, "This cannot be read now", str(error))
 
     return answer
+
+
+def _names(models: Callable[[], list[ModelShown]]) -> list[str]:
+    found = _or_why(models)
+    return [] if isinstance(found, str) else [model.definition.name for model in found]
 
 
 def _or_why(read: Callable[[], T]) -> T | str:
@@ -236,6 +275,31 @@ def _offset(request: Request) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 8) or int(text) > MAX_OFFSET:
         raise NotFound("this link to older entries is not valid")
     return int(text)
+
+
+def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Awaitable[Response]]:
+    """A form's search becomes a link, and what was typed is in no address and no log."""
+
+    async def answer(request: Request) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MOST_FORM:
+                return _problem(413, "This search is too long", f"at most {MOST_FORM} bytes")
+        try:
+            given = dict(parse_qsl(body.decode(), max_num_fields=MOST_FIELDS))
+            path = await run_in_threadpool(find, given)
+        except ValueError:
+            return _problem(400, "This is no search", "Send the form of the page of decisions.")
+        except InputInvalid as error:
+            return _problem(400, "This search can't be read", str(error))
+        except NotFound as error:
+            return _problem(404, "There is nothing of that name here", str(error))
+        except PlatformError as error:
+            return _problem(503, "This cannot be read now", str(error))
+        return Response(status_code=303, headers={"Location": path})
+
+    return answer
 
 
 async def _refused(request: Request, error: Exception) -> Response:

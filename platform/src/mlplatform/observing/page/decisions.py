@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.decisions.records.record import trace_of
 
 TONES = {"approve": "good", "decline": "bad"}
-_CURSOR = re.compile(r"[A-Za-z0-9._-]{1,64}:\d{1,18}")
-MAX_WRITERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,49 +95,102 @@ def _named(values: Any) -> tuple[tuple[str, Any], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A part of the newest decisions, newest first, and where the older ones begin.
+class Answer:
+    """What one arm said of a decision's request.
 
     Args:
-        older: `until` of the next part; None where there is none.
+        of: whose answer it is, in words.
     """
 
-    rows: tuple[Mapping[str, Any], ...]
-    older: str | None
+    of: str
+    version: int | None
+    decision: str
+    tone: str
+    score: float | None
+    latency_us: int | None
+    degraded_reason: str | None
 
 
-def listed(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    until: Mapping[str, int],
-    after: Mapping[str, int],
-    limit: int,
-) -> Listed:
-    """The newest of these records, by when they were recorded.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A label, or a void, that came after a decision, in words."""
+
+    event_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How old a view's features were when they were used, and as a bar, 0 to 100."""
+
+    view: str
+    hours: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionShown:
+    """One decision with everything on record of it.
 
     Args:
-        rows: what was read of each writer, after `after` and to `until`.
-        until: the last number of each writer that belongs to this part.
-        after: the last number of each writer that was not read any more.
+        answers: the decision, then those of copies. history: labels and voids, oldest first.
+        ages: of the decision's features, the oldest first.
     """
-    kept = [r for r in rows if after.get(r["writer"], 0) < r["seq"] <= until.get(r["writer"], 0)]
-    kept.sort(key=lambda r: (r["recorded_ms"], r["seq"]), reverse=True)
-    shown, left = kept[:limit], kept[limit:]
-    ends = dict(after)
-    for row in left:
-        ends[row["writer"]] = max(ends.get(row["writer"], 0), row["seq"])
-    older = {writer: seq for writer, seq in ends.items() if seq > 0}
-    return Listed(tuple(shown), cursor(older) if older else None)
+
+    records: tuple[RecordShown, ...]
+    answers: tuple[Answer, ...]
+    history: tuple[Told, ...]
+    ages: tuple[Age, ...]
 
 
-def cursor(until: Mapping[str, int]) -> str:
-    """The last number of each writer, as a link holds it."""
-    return ",".join(f"{writer}:{seq}" for writer, seq in sorted(until.items()))
+def decision(records: Sequence[RecordShown]) -> DecisionShown:
+    """The records of one decision, in order of what they tell."""
+    decided = [r for r in records if r.kind in ("decision", "inference")]
+    copies = [r for r in records if r.kind == "shadow"]
+    later = sorted((r for r in records if r.kind in _LATER), key=lambda r: r.event_ms)
+    return DecisionShown(
+        records=tuple(records),
+        answers=tuple(_answer(r) for r in (*decided, *copies)),
+        history=tuple(Told(r.event_ms, _LATER[r.kind](r)) for r in later),
+        ages=_ages(decided[0]) if decided else (),
+    )
 
 
-def read_cursor(text: str) -> dict[str, int] | None:
-    """What a link says; None where it says nothing that we wrote."""
-    parts: Sequence[str] = text.split(",")
-    if len(parts) > MAX_WRITERS or not all(_CURSOR.fullmatch(part) for part in parts):
-        return None
-    return {part.rpartition(":")[0]: int(part.rpartition(":")[2]) for part in parts}
+def _answer(found: RecordShown) -> Answer:
+    arm = found.arm or "no arm"
+    of = "challenger, a copy in shadow" if found.kind == "shadow" else arm
+    if found.kind != "shadow" and found.answered_by not in (None, found.arm):
+        of += f", answered by {(found.answered_by or '').replace('_', ' ')}"
+    return Answer(
+        of=of,
+        version=found.version,
+        decision=found.decision or "no answer",
+        tone=found.tone,
+        score=found.score,
+        latency_us=found.latency_us,
+        degraded_reason=found.degraded_reason,
+    )
+
+
+def _label(found: RecordShown) -> str:
+    value = dict(found.fields).get("label")
+    if value is None:
+        return "a label without a value"
+    return f"label {value}: {'what the model looks for' if value else 'not what it looks for'}"
+
+
+def _void(found: RecordShown) -> str:
+    why = found.payload.get("reason") if isinstance(found.payload, Mapping) else None
+    return f"taken back: {why}" if why else "taken back"
+
+
+_LATER = {"label": _label, "void": _void}
+
+
+def _ages(found: RecordShown) -> tuple[Age, ...]:
+    hours = {view: (found.event_ms - ms) / 3_600_000 for view, ms in found.feature_times}
+    most = max([*hours.values(), 1e-9])
+    ordered = sorted(hours, key=lambda view: -hours[view])
+    return tuple(
+        Age(v, hours[v], round(100 * min(max(hours[v], 0.0) / most, 1.0), 1)) for v in ordered
+    )

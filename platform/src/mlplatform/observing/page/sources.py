@@ -7,19 +7,23 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from mlplatform.decisions.log.lookup import all_records
+import msgspec
+
+from mlplatform.decisions.log.lookup import all_records, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page import decisions
-from mlplatform.observing.page.decisions import Listed, RecordShown
+from mlplatform.observing.page.decisions import RecordShown
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
+from mlplatform.observing.page.search import Found, Query, search
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.looks import Course, courses
 from mlplatform.operations.supervisor.status import PlatformStatus, status
@@ -33,15 +37,10 @@ from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
 from mlplatform.scoring import backends
 
+if TYPE_CHECKING:
+    from mlplatform.scoring.request.explain import Explanation
+
 T = TypeVar("T")
-FIRST_DEPTH, MOST_DEPTH = 1_000, 64_000
-"""How many records of each writer are looked through for one part of the newest decisions."""
-LISTED = (
-    *("writer", "seq", "kind", "decision_id", "model", "event_ms", "recorded_ms", "generation"),
-    *("arm", "answered_by", "version", "score", "decision", "degraded", "degraded_reason"),
-    "latency_us",
-)
-"""No column that says whom a decision was about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class Sources:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._opening = threading.Lock()
+        self._explaining = threading.Lock()
 
     def processes(self) -> PlatformStatus | None:
         """Of this machine's supervisor; None where the page runs elsewhere, and pods do."""
@@ -164,27 +164,45 @@ class Sources:
                 return incident
         raise NotFound(f"no incident {name!r}")
 
-    def decisions(self, until: Mapping[str, int] | None, limit: int) -> Listed:
-        """The newest decisions; fewer than `limit` where few are among the last records.
-
-        Args:
-            until: the last record of each writer to look at; None: the very last.
-        """
+    def decisions(self, asked: Query, rows: int) -> Found:
+        """A page of the decisions that match; nothing where there is no log yet."""
         log = self._log()
         if log is None:
-            return Listed((), None)
-        ends = {mark.writer: mark.seq for mark in log.watermarks()}
-        ends = (
-            ends if until is None else {w: min(s, ends[w]) for w, s in until.items() if w in ends}
-        )
-        depth = FIRST_DEPTH
-        while True:
-            after = {writer: max(0, seq - depth) for writer, seq in ends.items()}
-            found = self._part(log, ends, after, limit)
-            enough = len(found.rows) >= limit or not any(after.values())
-            if enough or depth >= MOST_DEPTH:
-                return found
-            depth *= 4
+            return Found(())
+        reached = (mark.event_ms for mark in log.watermarks())
+        newest_ms = max((ms for ms in reached if ms is not None), default=0)
+        return search(log.read, asked, newest_ms, rows)
+
+    def pseudonym(self, customer: str) -> int:
+        """What the log holds in place of a customer's id, which is neither kept nor logged.
+
+        Raises:
+            NotFound: this installation has no key yet: no decision was made.
+            ConfigInvalid: its key is no key.
+        """
+        home = self._platform.settings.home
+        if home.shared_pseudonym_key is None and not home.pseudonym_key.is_file():
+            raise NotFound("no decision was made here yet, so no customer is known")
+        return pseudonym(customer, self._platform.pseudonym_key())
+
+    def why(self, decision_id: str) -> list[Explanation]:
+        """What drove a decision, computed again from its record and its bundle, one at a time.
+
+        Raises:
+            NotFound: no decision, payload or bundle of it is here.
+            ConfigInvalid, Corrupt: they are not what they should be.
+        """
+        from mlplatform.scoring.request import explain  # imports ONNX Runtime
+
+        log = self._log()
+        if log is None:
+            raise NotFound(f"the decision log has no decision {decision_id}")
+        rows, bundles = logged_records(log, decision_id), self._platform.settings.home.bundles
+        records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
+        with self._explaining:
+            return explain.explained(
+                records, lambda model, digest: explain.load_decider(bundles, model, digest)
+            )
 
     def decision(self, decision_id: str) -> list[RecordShown]:
         """Every record of a decision.
@@ -196,15 +214,6 @@ class Sources:
         if log is None:
             raise NotFound(f"the decision log has no decision {decision_id}")
         return [decisions.record(found) for found in all_records(log, decision_id)]
-
-    def _part(
-        self, log: SqliteDecisionLog, until: Mapping[str, int], after: Mapping[str, int], limit: int
-    ) -> Listed:
-        # A writer that is not named would be read whole.
-        everyone = {mark.writer: mark.seq for mark in log.watermarks()} | dict(after)
-        span = Span(kinds=("decision", "inference"), after=everyone, columns=LISTED)
-        rows = log.read(span).to_pylist()
-        return decisions.listed(rows, until=until, after=after, limit=limit)
 
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
         """What is read of the journal; before there is one, nothing: looking makes no file."""

@@ -168,7 +168,7 @@ def read(path: Path, back_ms: int) -> TrafficRead | None:
         length_ms=level.length_ms,
         newest_ms=newest[0],
         position=position,
-        buckets=tuple(Bucket(*row[:3], _counts(row[3:])) for row in rows),
+        buckets=tuple(Bucket(row[0], row[1], row[2], _counts(row[3:])) for row in rows),
         samples={of: tuple(found) for of, found in samples.items()},
     )
 

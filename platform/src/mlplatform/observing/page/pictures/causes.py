@@ -1,0 +1,92 @@
+"""What drove a decision, as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.observing.page.pictures.scales import finite
+
+if TYPE_CHECKING:
+    from mlplatform.scoring.request.explain import Explanation
+
+METHODS: Final = {
+    "tree_shap": "TreeSHAP: what each input adds to the margin, before it becomes a score",
+    "reference_values": "how far the raw score falls with the input made ordinary",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CauseBar:
+    """One input or rule.
+
+    Args:
+        value, ordinary: of the input, in words; empty for a rule.
+        contribution: signed. width: of its bar, 0 to 100.
+        then: what would be decided if the input were ordinary.
+    """
+
+    name: str
+    code: str
+    value: str
+    ordinary: str
+    contribution: str
+    width: float
+    then: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationShown:
+    """One record explained.
+
+    Args:
+        same: whether deciding again gave what is on record; None: nothing was decided.
+        said: the picture in words.
+    """
+
+    of: str
+    key: str
+    method: str
+    same: bool | None
+    differences: tuple[str, ...]
+    note: str
+    bars: tuple[CauseBar, ...]
+    said: str
+
+
+def explained(found: Sequence[Explanation]) -> list[ExplanationShown]:
+    """The explanations of a decision and its copy."""
+    return [_shown(number, one) for number, one in enumerate(found)]
+
+
+def _shown(number: int, found: Explanation) -> ExplanationShown:
+    sizes = [abs(finite(getattr(c, "contribution", None)) or 0.0) for c in found.causes]
+    most = max([*sizes, 1e-12])
+    bars = tuple(
+        CauseBar(
+            name=cause.text,
+            code=cause.code,
+            value=_number(getattr(cause, "value", None)) if size else "",
+            ordinary=_number(getattr(cause, "ordinary", None)) if size else "",
+            contribution=f"{getattr(cause, 'contribution', 0.0):+.3f}" if size else "a rule",
+            width=round(100 * size / most, 1),
+            then=str(getattr(cause, "decision_then", "")),
+        )
+        for cause, size in zip(found.causes, sizes, strict=True)
+    )
+    return ExplanationShown(
+        of=f"{found.kind} by {found.answered_by or 'nobody'}"
+        + ("" if found.version is None else f", version {found.version}"),
+        key=f"why-{number}",
+        method=METHODS.get(found.method or "", ""),
+        same=None if found.again is None else not found.differences,
+        differences=found.differences,
+        note=found.note or "",
+        bars=bars,
+        said="; ".join(f"{bar.name} {bar.contribution}" for bar in bars) or "nothing raised it",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.6g}"

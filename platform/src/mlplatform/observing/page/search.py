@@ -1,0 +1,272 @@
+"""A search for decisions: what is asked, and which stretches of event time are looked through."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import urlencode
+
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import Kind
+from mlplatform.runtime.errors import InputInvalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
+SHOWN: Final = (
+    *("writer", "seq", "kind", "decision_id", "model", "event_ms", "recorded_ms", "generation"),
+    *("arm", "answered_by", "version", "score", "decision", "degraded", "degraded_reason"),
+    "latency_us",
+)
+"""No column that says whom a decision was about."""
+READ: Final = (*SHOWN, "unit")
+
+FIRST_WIDTH_MS: Final = 60_000
+LEAST_WIDTH_MS: Final = 1_000
+WIDER: Final = 8
+MOST_OF_WINDOW: Final = 20_000
+"""Records of each writer in one stretch; one that holds more is cut into shorter ones."""
+MOST_READ: Final = 200_000
+MOST_WINDOWS: Final = 40
+MOST_TEXT: Final = 64
+
+OUTCOMES: Final = ("approve", "review", "decline")
+_TIME: Final = "%Y-%m-%dT%H:%M"
+_LAST_MS: Final = 253_402_300_799_000
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LARGEST: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page of results ends: after this record, or before a time where the name is empty."""
+
+    event_ms: int
+    writer: str = ""
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked for; what is None does not filter.
+
+    Args:
+        unit: the pseudonym of a customer.
+        from_ms, to_ms: event time, the second exclusive.
+        before: where the page before ended.
+    """
+
+    model: str | None = None
+    unit: int | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+    outcome: str | None = None
+    degraded: bool | None = None
+    version: int | None = None
+    before: Place | None = None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it asks for more than the newest decisions."""
+        return self != Query(before=self.before)
+
+    def link(self, before: Place | None = None) -> str:
+        """The path of this search, from a place on."""
+        texts = {f.name: _text(getattr(self, f.name)) for f in fields(self) if f.name != "before"}
+        if before is not None:
+            texts["before"] = _place_text(before)
+        asked = urlencode({name: text for name, text in texts.items() if text})
+        return f"/decisions?{asked}" if asked else "/decisions"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of results, the newest event first.
+
+    Args:
+        older: where the next page begins; None: everything was looked through.
+        reached_ms: event time down to which was looked; None: down to where the search ends.
+        read: records that were looked at.
+    """
+
+    rows: tuple[Mapping[str, Any], ...]
+    older: Place | None = None
+    reached_ms: int | None = None
+    read: int = 0
+
+
+def query(given: Mapping[str, str]) -> Query:
+    """What a link or a form asks for; empty fields do not filter.
+
+    Raises:
+        InputInvalid: names the field, its value and what is wanted.
+    """
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        parse = _FIELDS.get(name)
+        if parse is None:
+            raise InputInvalid("search", None, f"there is no field {name[:MOST_TEXT]!a}")
+        if text.strip():
+            values[name] = parse(name, text.strip())
+    asked = Query(**values)
+    if asked.from_ms is not None and asked.to_ms is not None and asked.from_ms >= asked.to_ms:
+        wanted = f"a time after {_text(asked.from_ms)}"
+        _refuse("to_ms", _text(asked.to_ms), wanted)
+    return asked
+
+
+def search(read: Callable[[Span], pa.Table], asked: Query, newest_ms: int, rows: int) -> Found:
+    """The newest decisions that match, looked for backwards in event time within a bound.
+
+    A stretch that holds too many records is cut into shorter ones, and one with few makes the next
+    one longer, so that the work follows from what is found and not from the log's length.
+
+    Args:
+        newest_ms: event time of the log's newest record, as far as is known.
+        rows: of a page.
+    """
+    floor = max(asked.from_ms or 0, 0)
+    end: int | None = asked.to_ms
+    if asked.before is not None:
+        end = min(asked.before.event_ms + bool(asked.before.writer), end or _LARGEST)
+    found: list[Mapping[str, Any]] = []
+    looked, width = 0, FIRST_WIDTH_MS
+    for _ in range(MOST_WINDOWS):
+        start = max(floor, (newest_ms + 1 if end is None else end) - width)
+        table, crowded = _window(read, asked, start, end, width)
+        looked += len(table)
+        if crowded:
+            width = max(width // WIDER, LEAST_WIDTH_MS)
+        else:
+            found += _matching(table, asked, rows + 1 - len(found))
+            end = start
+            width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER else 1
+            if len(found) > rows:
+                last = found[rows - 1]
+                place = Place(last["event_ms"], last["writer"], last["seq"])
+                return Found(tuple(found[:rows]), place, start, looked)
+            if start <= floor:
+                return Found(tuple(found), None, None, looked)
+        if looked >= MOST_READ:
+            break
+    reached = newest_ms + 1 if end is None else end
+    return Found(tuple(found), Place(reached), reached, looked)
+
+
+def _window(
+    read: Callable[[Span], pa.Table], asked: Query, start: int, end: int | None, width: int
+) -> tuple[pa.Table, bool]:
+    """The records of a stretch of event time; whether there are too many of them."""
+    limit = None if width <= LEAST_WIDTH_MS else MOST_OF_WINDOW
+    table = read(
+        Span(
+            model=asked.model, kinds=KINDS, from_ms=start, to_ms=end, limit=limit, columns=READ
+        )
+    )  # fmt: skip
+    if limit is None or len(table) < limit:
+        return table, False
+    counts = Counter(table.column("writer").to_pylist())
+    return table, max(counts.values()) >= limit
+
+
+def _matching(table: pa.Table, asked: Query, rows: int) -> list[Mapping[str, Any]]:
+    """The newest rows that match, without whom they are about."""
+    import pyarrow.compute as pc
+
+    wanted = {
+        "unit": asked.unit, "decision": asked.outcome, "version": asked.version,
+        "degraded": asked.degraded,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        if value is not None:
+            table = table.filter(pc.field(name) == value)
+    if (at := asked.before) is not None and at.writer:
+        earlier = (pc.field("writer") == at.writer) & (pc.field("seq") < at.seq)
+        same = pc.field("event_ms") == at.event_ms
+        table = table.filter(~same | (pc.field("writer") < at.writer) | earlier)
+    newest_first = table.sort_by(
+        [("event_ms", "descending"), ("writer", "descending"), ("seq", "descending")]
+    )
+    return list(newest_first.slice(0, rows).select(SHOWN).to_pylist())
+
+
+def _text(value: object) -> str:
+    """As a link or a form field holds it; times are epoch milliseconds in links."""
+    if value is None:
+        return ""
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def minute(ms: int | None) -> str:
+    """As a form's field for a time holds it."""
+    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime(_TIME)
+
+
+def _place_text(place: Place) -> str:
+    return f"{place.event_ms}:{place.writer}:{place.seq}" if place.writer else str(place.event_ms)
+
+
+def _refuse(name: str, text: str, wanted: str) -> NoReturn:
+    problem = f"{name} is {text[:MOST_TEXT]!a}; wanted: {wanted}"
+    raise InputInvalid("search", None, problem)
+
+
+def _name(name: str, text: str) -> str:
+    return text if _NAME.fullmatch(text) else _refuse(name, text, "the name of a model")
+
+
+def _outcome(name: str, text: str) -> str:
+    return text if text in OUTCOMES else _refuse(name, text, " or ".join(OUTCOMES))
+
+
+def _flag(name: str, text: str) -> bool:
+    return text == "yes" if text in ("yes", "no") else _refuse(name, text, "yes or no")
+
+
+def _integer(name: str, text: str) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 19):
+        _refuse(name, text, "a whole number")
+    value = int(text)
+    return value if abs(value) <= _LARGEST else _refuse(name, text, "a number of 64 bits")
+
+
+def _count(name: str, text: str) -> int:
+    value = _integer(name, text)
+    return value if value >= 0 else _refuse(name, text, "0 or more")
+
+
+def _time(name: str, text: str) -> int:
+    """Epoch milliseconds, or a minute in UTC as a form's field gives it."""
+    if text.isascii() and text.isdecimal():
+        value = _count(name, text)
+        return value if value <= _LAST_MS else _refuse(name, text, "a time before the year 10000")
+    try:
+        return int(datetime.strptime(text, _TIME).replace(tzinfo=UTC).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        _refuse(name, text, "a time in UTC like 2026-11-28T09:30")
+
+
+def _place(name: str, text: str) -> Place:
+    at, writer, seq = [*text.split(":"), "", ""][:3]
+    if text.count(":") not in (0, 2) or (writer and not _WRITER.fullmatch(writer)):
+        _refuse(name, text, "a link of this page")
+    return Place(_time(name, at), writer, _count(name, seq) if writer else 0)
+
+
+_FIELDS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    "model": _name,
+    "unit": _integer,
+    "from_ms": _time,
+    "to_ms": _time,
+    "outcome": _outcome,
+    "degraded": _flag,
+    "version": _count,
+    "before": _place,
+}
