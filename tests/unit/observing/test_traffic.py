@@ -80,6 +80,13 @@ def test_the_newest_numbers_are_those_of_the_traffic() -> None:
     assert found["ages"].note == "customer_stats 3.0 h, terminal_stats 2.1 d"
 
 
+def test_a_point_that_has_hardly_begun_is_told_with_the_one_before() -> None:
+    before = Bucket(NEWEST_MS - 300_000, "champion", 1, counts(1800))
+    found = metrics(read([before, Bucket(NEWEST_MS, "champion", 1, counts(1, degraded=1))]))
+    assert found["degraded"].text == "0.056 %"
+    assert found["rate"].text == "0.86", "1,801 requests in 35 minutes"
+
+
 def test_a_goal_that_is_missed_is_told() -> None:
     slow = read([Bucket(NEWEST_MS - 300_000, "champion", 1, counts(9, took_us=30_000))])
     assert metrics(slow)["p99"].tone == "bad"

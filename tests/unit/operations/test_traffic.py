@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,11 @@ from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.traffic import buckets, projection
 from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS, LEVELS
+from mlplatform.operations.wiring import Platform
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import Unavailable
 from rollout_world import table
+from support.home_world import HomeWorld
 
 NEWEST_MS = 500 * DAY_MS
 
@@ -77,7 +82,7 @@ def rows_of(path: Path) -> list[Any]:
     ]  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(ROWS, max_size=16), st.lists(st.integers(1, 9), max_size=5), st.integers(1, 4))
 def test_any_portions_of_late_records_and_voids_come_to_a_recount(
     rows: list[tuple[Any, ...]], stops: list[int], portion: int
@@ -172,3 +177,32 @@ def test_before_anything_was_counted_there_is_nothing(tmp_path: Path) -> None:
 def test_a_table_without_records_has_no_counts() -> None:
     empty = table([{}]).filter(pc.field("seq") > 1)
     assert buckets.counted(empty) == {}
+
+
+def test_a_damaged_file_is_counted_again_by_the_next_pass(tmp_path: Path) -> None:
+    path, log = tmp_path / "t.db", SmallLog()
+    log.append("a", event_ms=NEWEST_MS)
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(Unavailable, match="the next pass counts it again"):
+        projection.read(path, DAY_MS)
+    with pytest.raises(Unavailable):
+        projection.advance(path, log, "fraud")
+    assert projection.advance(path, log, "fraud")
+
+
+def test_a_pass_counts_the_log_and_samples_the_ages_of_features(tmp_path: Path) -> None:
+    world = HomeWorld(tmp_path / "home")
+    world.decide(3)
+    entry = world.entry(1)
+    aged = {"feature_times": {"customer_stats": entry.record.event_ms - 2}}
+    record = msgspec.structs.replace(entry.record, payload=aged, event_ms=world.number)
+    world.log.append("gateway-0", [msgspec.structs.replace(entry, record=record)])
+    platform = Platform(load({"MLPLATFORM_HOME": str(world.home.root)}))
+
+    traffic.count(platform, "fraud")
+
+    found = traffic.read(platform, "fraud", DAY_MS)
+    assert found is not None
+    assert sum(b.counts.requests for b in found.buckets) == 4
+    assert traffic.feature_ages(platform.log, "fraud") == {"customer_stats": 2}
+    world.close()

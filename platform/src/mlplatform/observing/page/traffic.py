@@ -128,14 +128,27 @@ def _points(found: TrafficRead, span_ms: tuple[int, int], point_ms: int) -> list
         roles[bucket.role] = bucket.counts if before is None else before.plus(bucket.counts)
     first = min([span_ms[0] - span_ms[0] % point_ms + point_ms, *held])
     last = span_ms[1] - span_ms[1] % point_ms
-    # The newest point is not over: it is as long as its buckets.
-    newest_s = (span_ms[1] - span_ms[1] % found.length_ms + found.length_ms - last) / 1000
-    points = []
-    for at in range(first, last + 1, point_ms):
-        roles = held.get(at, {})
-        answered = _sum(counts for role, counts in roles.items() if role != SHADOW)
-        points.append(_Point(at, newest_s if at == last else point_ms / 1000, roles, answered))
-    return points
+    points = [_point(at, point_ms / 1000, held.get(at, {})) for at in range(first, last, point_ms)]
+    # The newest point is not over: it is as long as its buckets, and a short one tells little.
+    end_ms = span_ms[1] - span_ms[1] % found.length_ms + found.length_ms
+    newest = _point(last, (end_ms - last) / 1000, held.get(last, {}))
+    if points and newest.seconds < point_ms / 2000:
+        points[-1] = _together(points[-1], newest)
+        return points
+    return [*points, newest]
+
+
+def _point(start_ms: int, seconds: float, roles: Mapping[str, Counts]) -> _Point:
+    answered = _sum(counts for role, counts in roles.items() if role != SHADOW)
+    return _Point(start_ms, seconds, roles, answered)
+
+
+def _together(one: _Point, other: _Point) -> _Point:
+    roles = {
+        role: _sum(found[role] for found in (one.roles, other.roles) if role in found)
+        for role in {*one.roles, *other.roles}
+    }
+    return _point(one.start_ms, one.seconds + other.seconds, roles)
 
 
 def _sum(found: Iterable[Counts]) -> Counts:

@@ -114,7 +114,7 @@ def advance(
     """
     give_up_s = time.monotonic() + budget_s
     marks = {mark.writer: mark.seq for mark in log.watermarks()}
-    with _opened(path) as db:
+    with _opened(path, renews=True) as db:
         if any(marks.get(writer, 0) < seq for writer, seq in _position(db).items()):
             _forget(db)  # the log was put back: it is counted from its beginning
         while _add(db, log, model, marks, portion):
@@ -174,12 +174,17 @@ def read(path: Path, back_ms: int) -> TrafficRead | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, *, renews: bool = False) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite.connect(path, tables=_TABLES)) as db:
             yield db
-    except sqlite3.Error as error:
-        raise Unavailable(f"{path}: {error}; delete it, and it is counted again") from error
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        if renews:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        raise Unavailable(f"{path}: {error}; the next pass counts it again") from error
 
 
 def _add(
