@@ -34,8 +34,9 @@ def create(
         list[str],
         typer.Option(
             help="score, read, labels, void, any-client (labels and voids of every client's "
-            "decisions), explain, metrics (model *) or * (all of these). Of people: run (start "
-            "flows, log in to Prefect), approve (rollouts)."
+            "decisions), explain, metrics (model *) or * (all of these). Of people: view (sign in "
+            "to look), operate (stop and start what runs), run (start flows, and operate), "
+            "approve (rollouts)."
         ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",
@@ -52,8 +53,8 @@ def create(
 ) -> None:
     """Make a key and show its secret, this once. Running gateways take it within a second.
 
-    A client's newest live key says its priority and limits. A person's key has scope run (log in to
-    Prefect and start flows), approve (rollouts), or both.
+    A client's newest live key says its priority and limits. With a person's key its owner signs in
+    to the platform's page and logs in to Prefect.
 
     Example: mlplatform keys create --name shop --model fraud --scope score --rate 200
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Literal
@@ -40,13 +39,12 @@ from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
 from mlplatform.operations.wiring import Platform
-from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import to_markdown
 from mlplatform.rollouts.verdicts.ramp import Plan
-from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.runtime.errors import ConfigInvalid, Refused
 
 RECORD_LIMIT_S = 60.0
 
@@ -198,7 +196,7 @@ def approve(
     if reason is None:
         raise ConfigInvalid("--reason", None, "why you answer so, in 5 to 500 characters")
     prefect = platform.prefect
-    run = _asking(prefect.suspended(), question)
+    run = job.asking_run(prefect.suspended(), question)
     prefect.answer(run.id, {"decision": decision, "code": proof, "reason": reason})
     with progress("writing the answer into the journal"):
         recorded = _is_recorded(platform, rollout_id, run)
@@ -245,23 +243,6 @@ def _show_plan(made: Plan) -> None:
     print_table(plan_text.GATE_COLUMNS, plan_text.gate_rows(made), title="gates")
     for line in plan_text.conclusions(made):
         print_line(line)
-
-
-def _asking(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
-    """The run that waits for the answer to this question.
-
-    Raises:
-        NotFound: none does.
-    """
-    wanted = (question.rollout_id, question.evidence)
-    for run in reversed(suspended):
-        given = run.parameters
-        if (given.get("rollout_id"), given.get("evidence_digest")) == wanted:
-            return run
-    raise NotFound(
-        f"no approval of {question.rollout_id} is waiting in Prefect; the next pass asks:"
-        " `mlplatform rollouts pass MODEL`"
-    )
 
 
 def _show_code(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from mlplatform.operations.actions import last_results, looks, traffic
 from mlplatform.operations.actions.last_results import ArmCounts, Pass
 from mlplatform.operations.actions.looks import Course
 from mlplatform.operations.actions.person_fields import REASON
+from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
@@ -156,16 +157,32 @@ def _keep_looks(platform: Platform, model: str, seen: tuple[JudgedStep, ...]) ->
 
 def roll_back(platform: Platform, model: str, *, actor: str, reason: str) -> str:
     """Take the traffic back at once; returns the id of the rollout that is now rolled back."""
-    state = commands.roll_back(
+    state = take_back(platform, model, actor=actor, reason=reason)
+    rollout_pass(platform, model)
+    return state.rollout_id
+
+
+def take_back(
+    platform: Platform, model: str, *, actor: str, reason: str, only: str | None = None
+) -> RolloutState:
+    """Write into the journal that a model's traffic goes back. Gateways follow within their poll;
+    the next pass retires what is not needed any more.
+
+    Args:
+        only: the rollout that may be taken back; None: whichever has the traffic.
+
+    Raises:
+        Refused: there is nothing to take back, or the traffic is another rollout's.
+    """
+    return commands.roll_back(
         platform.rollouts,
         platform.rollouts,
         model,
         actor=actor,
         reason=reason,
         clock=platform.clock,
+        only=only,
     )
-    rollout_pass(platform, model)
-    return state.rollout_id
 
 
 def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Question, str]:
@@ -217,6 +234,12 @@ def approval_code(
     with _kept(platform, asked, proven.name):
         check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
         check_approver(state, proven.name)
+    return _code(platform, question, proven, now_ms)
+
+
+def _code(
+    platform: Platform, question: Question, proven: Approver, now_ms: int
+) -> tuple[str, int]:
     until_s = now_ms // 1000 + approval_codes.VALID_S
     key = load_or_create_key(platform.settings.home.approval_key)
     return approval_codes.code(key, proven, question, until_s=until_s), until_s
@@ -239,8 +262,28 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     asked = f"{question.answer} of {question.rollout_id}"
     with _kept(platform, f"{asked}, as {code.partition(':')[0]}", UNKNOWN):
         proven = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
+    return record_answer(
+        platform, question, proven, reason=reason, proven_by=f"code of key {proven.key_id}"
+    )
+
+
+def record_answer(
+    platform: Platform, question: Question, proven: Approver, *, reason: str, proven_by: str
+) -> str:
+    """Append the answer of a proven person to the journal, in words.
+
+    Args:
+        proven_by: how it was proven who answers.
+
+    Raises:
+        InputInvalid: a reason that is too short or too long.
+        Refused: that key may not approve any more, or the rollout refuses, as
+            `rollouts.passes.commands.record_approval` says.
+    """
+    reason = REASON.checked("reason", reason)
+    now_ms = platform.clock.wall_ms()
     state = fold(platform.rollouts.read(question.rollout_id))
-    with _kept(platform, asked, proven.name):
+    with _kept(platform, f"{question.answer} of {question.rollout_id}", proven.name):
         keys = platform.keys.all_keys()
         check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
         commands.record_approval(
@@ -248,10 +291,41 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
             question,
             proven.name,
             reason,
-            proven_by=f"code of key {proven.key_id}",
+            proven_by=proven_by,
             clock=platform.clock,
         )
     return f"{question.rollout_id}: {question.answer} by {proven.name}"
+
+
+def answer_form(platform: Platform, question: Question, proven: Approver, *, reason: str) -> None:
+    """Give an answer that stands in the journal to the form that asks for it in Prefect, so that
+    its run takes a pass now and waits no more.
+
+    Raises:
+        NotFound: no run asks it.
+        Unavailable: Prefect does not answer.
+    """
+    run = asking_run(platform.prefect.suspended(), question)
+    code, _ = _code(platform, question, proven, platform.clock.wall_ms())
+    filled = {"decision": question.answer, "code": code, "reason": reason}
+    platform.prefect.answer(run.id, filled)
+
+
+def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
+    """The run that waits for the answer to this question.
+
+    Raises:
+        NotFound: none does.
+    """
+    wanted = (question.rollout_id, question.evidence)
+    for run in reversed(suspended):
+        given = run.parameters
+        if (given.get("rollout_id"), given.get("evidence_digest")) == wanted:
+            return run
+    raise NotFound(
+        f"no approval of {question.rollout_id} is waiting in Prefect; the next pass asks:"
+        " `mlplatform rollouts pass MODEL`"
+    )
 
 
 @contextmanager

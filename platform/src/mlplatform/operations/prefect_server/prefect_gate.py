@@ -239,7 +239,10 @@ class PrefectGate:
         flow, model = await self._deployment_of(about, of_run=wanted != "start")
         decides = wanted == "answer" or requests.is_emergency(parsed)
         needed: Operation = "approve" if decides else "run"
-        if isinstance(person, Client) and not person.may(model, needed):
+        stops = wanted == "start" and flow in requests.STOPS_THINGS and not decides
+        if isinstance(person, Client) and not (
+            person.may(model, needed) or (stops and person.may_stop(model))
+        ):
             return requests.Wrong(f"your key has no scope {model or '*'}:{needed}")
         if wanted == "cancel":
             if flow in requests.STARTED_BY_THE_PLATFORM:

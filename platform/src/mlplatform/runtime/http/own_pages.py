@@ -23,17 +23,29 @@ class OwnPages:
 
     Args:
         hosts: what `Host` may be, each with its port.
+        scheme: of its own pages, where a browser finds them.
+        refused: told of each request that is refused.
     """
 
-    def __init__(self, application: Application, hosts: Iterable[str]) -> None:
+    def __init__(
+        self,
+        application: Application,
+        hosts: Iterable[str],
+        *,
+        scheme: str = "http",
+        refused: Callable[[Scope], None] = lambda scope: None,
+    ) -> None:
         self._application = application
         self._hosts = {host.encode() for host in hosts}
-        self._origins = {b"http://" + host for host in self._hosts}
+        self._origins = {f"{scheme}://".encode() + host for host in self._hosts}
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self._is_welcome(scope["headers"]):
             await self._application(scope, receive, send)
-        elif scope["type"] == "websocket":
+            return
+        self._refused(scope)
+        if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         else:

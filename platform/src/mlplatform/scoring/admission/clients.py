@@ -13,12 +13,22 @@ from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.scoring.admission.priorities import Priority
 
 Operation = Literal[
-    "score", "read", "labels", "void", "any-client", "explain", "metrics", "run", "approve"
+    "score",
+    "read",
+    "labels",
+    "void",
+    "any-client",
+    "explain",
+    "metrics",
+    "view",
+    "operate",
+    "run",
+    "approve",
 ]
 OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
-PERSONAL: Final[frozenset[Operation]] = frozenset({"run", "approve"})
-"""What people do: start flows, approve rollouts. `*` leaves these out, so that no key of an
-application approves anything."""
+PERSONAL: Final[frozenset[Operation]] = frozenset({"view", "operate", "run", "approve"})
+"""What people do: look, stop and start what runs, start flows, approve rollouts. `*` leaves these
+out, so that no key of an application approves anything."""
 ANY = "*"
 FOREVER: Final = math.inf
 MAX_RATE_PER_S: Final = 1_000_000
@@ -161,6 +171,10 @@ class Client:
     def may_on_some(self, operation: Operation) -> bool:
         """Whether there is any model on which a scope covers it."""
         return any(scope.covers(operation) for scope in self.scopes)
+
+    def may_stop(self, model: str) -> bool:
+        """Whether it may stop what runs of a model, and start it again: who starts flows may."""
+        return self.may(model, "operate") or self.may(model, "run")
 
     @property
     def is_person(self) -> bool:

@@ -1,4 +1,4 @@
-"""Who a person is to the platform: a client whose key says what people do (`run`, `approve`)."""
+"""Who a person is to the platform: a client whose key says what people do (`view`, `run`, ...)."""
 
 from __future__ import annotations
 
