@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.observing.page.app import application
+from mlplatform.observing.page.people.gate import Console
 from mlplatform.observing.page.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Finding
@@ -49,6 +51,9 @@ class WellFormed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag not in ("script", "style", "iframe")
+        if tag == "form":
+            assert dict(attrs)["method"] == "post"
+            assert str(dict(attrs)["action"]).startswith("/")
         assert not [name for name, _ in attrs if name == "style" or name.startswith("on")]
         if tag not in VOID:
             self.open.append(tag)
@@ -73,7 +78,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
 
 
 def test_nobody_gets_in_without_the_token(page: PageProcess) -> None:
-    for path in [*PAGES, "/style.css", "/nothing"]:
+    for path in [*PAGES, "/nothing"]:
         refused = page.get(path, auth=None)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"].startswith("Basic ")
@@ -106,7 +111,13 @@ def test_beside_pods_it_answers_to_its_services_name_alone(tmp_path: Path) -> No
 
 def test_a_password_that_is_empty_opens_no_page() -> None:
     with pytest.raises(ConfigInvalid, match="token of the page"):
-        application(Sources(Platform(load({}))), token="", hosts=[], links={})
+        application(
+            Sources(Platform(load({}))),
+            token="",
+            hosts=[],
+            links={},
+            console=cast(Console, None),
+        )
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -122,7 +133,7 @@ def test_every_page_answers_in_well_formed_html_that_runs_nothing(
     assert "frame-ancestors 'none'" in policy
     assert "script" not in policy
     assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["referrer-policy"] == "same-origin"
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_the_page_says_so_first() -> None:
     status = PlatformStatus("ready", (process("gateway-0", "ready", STALE),))
     page = render(
         "overview.html",
+        waiting=[],
         here="overview",
         refused={},
         status=status,

@@ -87,7 +87,7 @@ def test_what_people_write_is_text_on_every_page() -> None:
         RECORD | {"payload": {"features": {HOSTILE: HOSTILE}, "request": {HOSTILE: HOSTILE}}}
     )
     pages = [
-        render("rollout.html", here="rollouts", shown=shown),
+        render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=()),
         render("evidence.html", here="rollouts", found=found),
         render("rollouts.html", here="", rollouts=[shown.state], older=None, tones={}),
         render("incident.html", here="", shown=incidents.incident(incident)),
@@ -260,6 +260,7 @@ def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:
     )
     text = render(
         "model.html",
+        buttons=(),
         here="",
         model=ModelShown(fraud(), no_routes("fraud")),
         traffic=None,

@@ -357,6 +357,7 @@ def test_the_page_tells_of_a_full_disk_and_of_what_was_killed() -> None:
     full = Room(0, 400_000_000).warning(Path("/home <of> the platform"))
     shown = render(
         "overview.html",
+        waiting=[],
         here="overview",
         refused={},
         status=PlatformStatus("ready", (killed,), full),

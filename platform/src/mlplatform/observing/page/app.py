@@ -1,10 +1,11 @@
-"""The page as an application: it only shows, one template for each path, and runs no script."""
+"""The page as an application: one template for each path, forms for what people do, no script."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote
 
@@ -16,6 +17,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlplatform.observing.page import decisions, incidents, rollouts, search, traffic
+from mlplatform.observing.page.people.actions import Actions
+from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
+from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.pictures.causes import explained
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.sources import ModelShown, Sources
@@ -23,6 +27,7 @@ from mlplatform.observing.page.traffic import TrafficShown
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid, NotFound, PlatformError
 from mlplatform.runtime.http.own_pages import Application, OwnPages, Receive, Scope, Send
 from mlplatform.runtime.http.token_gate import TokenGate
+from mlplatform.runtime.telemetry.refusals import UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,8 @@ HEADERS: Final = {
         "base-uri 'none'; frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
+    # Without a referrer a browser would say `Origin: null` of this page's own forms.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -56,21 +62,24 @@ def application(
     token: str,
     hosts: Sequence[str],
     links: Mapping[str, str],
+    console: Console,
     let_in: Callable[[Scope], None] = lambda scope: None,
 ) -> Application:
-    """The page behind its token.
+    """The page behind its token, and behind the sessions of people.
 
     Args:
         hosts: what a request's `Host` may say, each with its port.
         links: addresses of other pages, by what they are called.
-        let_in: called with each request of who knows the token.
+        console: who may sign in, and who has.
+        let_in: called with each request of who knows the token or has signed in.
 
     Raises:
         ConfigInvalid: the token is empty.
     """
     if not token:
         raise ConfigInvalid("the token of the page", "an empty file", "a secret")
-    pages = Pages(sources, links)
+    actions = Actions(sources.platform, sources, console, _shown)
+    pages = Pages(sources, links, actions)
     shown: dict[str, Show] = {
         "/": pages.overview,
         "/models/{name}": pages.model,
@@ -84,21 +93,26 @@ def application(
     }
     routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
     routes.append(Route("/decisions", _finding(pages.find), methods=["POST"]))
+    routes += [*SignIn(console, token, _shown).routes(), *actions.routes()]
     routes.append(Route("/style.css", _style, methods=["GET"]))
     routes.append(Route("/health", _health, methods=["GET"]))
     inner = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
-    return Headers(OwnPages(TokenGate(inner, token, "page", let_in), hosts))
+    by_token = TokenGate(inner, token, "page", let_in)
+    gated = SessionGate(inner, by_token, console, let_in)
+    scheme = "https" if console.secure else "http"
+    return Headers(OwnPages(gated, hosts, scheme=scheme, refused=partial(_foreign, console)))
 
 
 class Pages:
     """What each path shows. Methods run on threads, each raises as its source does."""
 
-    def __init__(self, sources: Sources, links: Mapping[str, str]) -> None:
+    def __init__(self, sources: Sources, links: Mapping[str, str], actions: Actions) -> None:
         self._sources = sources
         self._links = links
+        self._actions = actions
 
     def overview(self, request: Request) -> str:
         """Each part on its own: what can't be read now says so beside the rest."""
@@ -107,6 +121,7 @@ class Pages:
         return render(
             "overview.html",
             here="overview",
+            waiting=_or_why(self._actions.waiting),
             status=self._sources.processes(),
             refused=self._sources.refused(),
             models=models,
@@ -132,6 +147,7 @@ class Pages:
             here="overview",
             model=found,
             traffic=self._traffic(found, _period(request)),
+            buttons=self._actions.buttons("models", name),
             versions=_or_why(lambda: self._sources.versions(name, wanted)),
             rollouts=own[:PAGE_ROWS],
             tones=rollouts.TONES,
@@ -152,9 +168,14 @@ class Pages:
         )
 
     def rollout(self, request: Request) -> str:
-        facts = self._sources.rollout(request.path_params["name"])
+        name = request.path_params["name"]
+        facts = self._sources.rollout(name)
         shown = rollouts.rollout(facts, self._sources.courses(facts[0]))
-        return render("rollout.html", here="rollouts", shown=shown)
+        waiting = _or_why(lambda: [w for w in self._actions.waiting() if w.rollout_id == name])
+        buttons = self._actions.buttons("rollouts", name)
+        return render(
+            "rollout.html", here="rollouts", shown=shown, waiting=waiting, buttons=buttons
+        )
 
     def evidence(self, request: Request) -> str:
         found = self._sources.evidence(request.path_params["name"])
@@ -320,6 +341,17 @@ async def _health(request: Request) -> Response:
 
 async def _style(request: Request) -> Response:
     return Response(style(), media_type="text/css")
+
+
+def _foreign(console: Console, scope: Scope) -> None:
+    """A page of somebody else's that a browser shows has sent a form here."""
+    if scope["type"] == "http" and scope["method"] not in LOOKS:
+        why = "another site's page sent it, or asked for another Host"
+        console.refuse(UNKNOWN, f"{scope['method']} {scope['path']}", why)
+
+
+def _shown(template: str, status: int, **shown: Any) -> Response:
+    return _html(render(template, **{"here": "", **shown}), status)
 
 
 def _problem(

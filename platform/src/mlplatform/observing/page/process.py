@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.listener import read_token
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring import backends
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,16 +27,28 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     from mlplatform.observing.page.app import application
+    from mlplatform.observing.page.people.gate import DOOR, Console, Identities
+    from mlplatform.observing.page.people.sessions import Sessions
     from mlplatform.observing.page.sources import Sources
     from mlplatform.operations import wiring
     from mlplatform.runtime.http.uvicorn_limits import Door, serve
 
-    door = Door("page", Refusals(settings.home.audit))
+    refusals = Refusals(settings.home.audit)
+    door = Door(DOOR, refusals)
+    identities = Identities(partial(backends.keys, settings), SystemClock().wall_ms)
+    console = Console(
+        identities,
+        Sessions(),
+        refusals,
+        cookie=f"mlplatform-page-{settings.page_port}",
+        secure=settings.page_url.startswith("https://"),
+    )
     shown = application(
         Sources(wiring.platform()),
         token=read_token(options.token_file or settings.home.page_token),
         hosts=asked_for_as(settings),
         links=_links(settings),
+        console=console,
         let_in=door.let_in,
     )
     serve(shown, door, host=options.host, port=settings.page_port, stop_s=1)

@@ -10,19 +10,20 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mlplatform.observing.page.people.reader import READER
 from mlplatform.runtime.text import shown
 
-STYLE: Final = "style.css"
+STYLES: Final = ("style.css", "people/people.css")
 NONE: Final = "\N{EN DASH}"
 
 
 def render(template: str, **shown: Any) -> str:
-    """The page that a template makes of these values.
+    """The page that a template makes of these values, and of who reads it.
 
     Raises:
         jinja2.UndefinedError: the template shows something that is not among them.
     """
-    return templates().get_template(template).render(**shown)
+    return templates().get_template(template).render(reader=READER.get(), **shown)
 
 
 @cache
@@ -52,8 +53,8 @@ def _harmless(value: object) -> object:
 @cache
 def style() -> str:
     """The one style sheet."""
-    source, _, _ = PackageLoader("mlplatform.observing.page").get_source(templates(), STYLE)
-    return source
+    files = PackageLoader("mlplatform.observing.page")
+    return "\n".join(files.get_source(templates(), name)[0] for name in STYLES)
 
 
 def words(name: str) -> str:

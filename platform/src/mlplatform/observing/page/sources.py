@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -55,18 +55,18 @@ class Sources:
     """What the page reads. Safe for threads; each store is opened when it is first asked for."""
 
     def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+        self.platform: Final = platform
         self._opening = threading.Lock()
         self._explaining = threading.Lock()
 
     def processes(self) -> PlatformStatus | None:
         """Of this machine's supervisor; None where the page runs elsewhere, and pods do."""
-        settings = self._platform.settings
+        settings = self.platform.settings
         return None if settings.servers.page else status(settings.home)
 
     def refused(self) -> Mapping[str, int]:
         """How often each door refused somebody in the last day."""
-        return of_the_last_day(self._platform.settings.home)
+        return of_the_last_day(self.platform.settings.home)
 
     def models(self) -> list[ModelShown]:
         """Every model of this installation whose model.yaml can be read; the log tells of others.
@@ -94,7 +94,7 @@ class Sources:
         Raises:
             Unavailable: it can't be read now.
         """
-        return traffic.read(self._platform, model, back_ms)
+        return traffic.read(self.platform, model, back_ms)
 
     def rollouts(self, model: str | None = None) -> list[RolloutState]:
         """Every rollout, the newest first."""
@@ -113,7 +113,7 @@ class Sources:
 
     def courses(self, opened: Transition) -> list[Course]:
         """The looks at a rollout's steps that are kept, of whose journal this is one transition."""
-        folder = self._platform.settings.home.looks
+        folder = self.platform.settings.home.looks
         return courses(folder, opened.model, opened.rollout_id)
 
     def evidence(self, digest: str) -> EvidenceShown:
@@ -137,7 +137,7 @@ class Sources:
             Unavailable: the registry does not answer.
         """
         with self._opening:
-            registry = self._platform.registry
+            registry = self.platform.registry
         found = []
         for number in numbers:
             with contextlib.suppress(NotFound):
@@ -146,11 +146,11 @@ class Sources:
 
     def incidents(self) -> list[Incident]:
         """Every incident, the newest first."""
-        if not backends.has_rollouts(self._platform.settings):
+        if not backends.has_rollouts(self.platform.settings):
             return []
-        with _translated(), self._opening:
-            incidents = self._platform.incidents
-        with _translated():
+        with translated(), self._opening:
+            incidents = self.platform.incidents
+        with translated():
             return incidents.list()[::-1]
 
     def incident(self, name: str) -> Incident:
@@ -180,10 +180,10 @@ class Sources:
             NotFound: this installation has no key yet: no decision was made.
             ConfigInvalid: its key is no key.
         """
-        home = self._platform.settings.home
+        home = self.platform.settings.home
         if home.shared_pseudonym_key is None and not home.pseudonym_key.is_file():
             raise NotFound("no decision was made here yet, so no customer is known")
-        return pseudonym(customer, self._platform.pseudonym_key())
+        return pseudonym(customer, self.platform.pseudonym_key())
 
     def why(self, decision_id: str) -> list[Explanation]:
         """What drove a decision, computed again from its record and its bundle, one at a time.
@@ -197,7 +197,7 @@ class Sources:
         log = self._log()
         if log is None:
             raise NotFound(f"the decision log has no decision {decision_id}")
-        rows, bundles = logged_records(log, decision_id), self._platform.settings.home.bundles
+        rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
         records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
         with self._explaining:
             return explain.explained(
@@ -217,22 +217,23 @@ class Sources:
 
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
         """What is read of the journal; before there is one, nothing: looking makes no file."""
-        if not backends.has_rollouts(self._platform.settings):
+        if not backends.has_rollouts(self.platform.settings):
             return nothing
-        with _translated(), self._opening:
-            journal = self._platform.rollouts
-        with _translated():
+        with translated(), self._opening:
+            journal = self.platform.rollouts
+        with translated():
             return read(journal)
 
     def _log(self) -> SqliteDecisionLog | None:
-        if not (self._platform.settings.home.decisions / DATABASE).is_file():
+        if not (self.platform.settings.home.decisions / DATABASE).is_file():
             return None
         with self._opening:
-            return self._platform.log
+            return self.platform.log
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Raises `Unavailable` where the journal's file does not answer."""
     try:
         yield
     except sqlite3.Error as error:

@@ -237,9 +237,7 @@ def approval_code(
     return _code(platform, question, proven, now_ms)
 
 
-def _code(
-    platform: Platform, question: Question, proven: Approver, now_ms: int
-) -> tuple[str, int]:
+def _code(platform: Platform, question: Question, proven: Approver, now_ms: int) -> tuple[str, int]:
     until_s = now_ms // 1000 + approval_codes.VALID_S
     key = load_or_create_key(platform.settings.home.approval_key)
     return approval_codes.code(key, proven, question, until_s=until_s), until_s

@@ -39,24 +39,37 @@ ARM_COUNTS = (
 def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     """What an approval asks, what each answer does, and the evidence, in Markdown."""
     version, model = evidence.get("version"), evidence.get("model")
+    approved, rejected = consequences(evidence)
+    return "\n".join(
+        [
+            f"## May version {version} of {markdown(str(model))} answer customers?",
+            "",
+            f"**approve**: {markdown(approved)}. **reject**: {rejected}.",
+            "",
+            to_markdown(rollout_id, evidence),
+        ]
+    )
+
+
+def consequences(evidence: Mapping[str, Any]) -> tuple[str, str]:
+    """What an approval leads to, and what a rejection does, as clauses of plain text."""
     rejected = "it answers nobody, and its rollout ends"
     if evidence.get("emergency"):
-        who = markdown(str(evidence.get("opened_by")))
+        who = evidence.get("opened_by")
         approved = f"it stays champion, to which {who} alone promoted it in an emergency"
         rejected = "the champion before it answers again, as it does where nobody answers in a day"
     elif evidence.get("bootstrap"):
         approved = "it becomes champion and answers every customer at once: there is none before it"
     else:
         approved = "it answers a small share of the customers, and more only while it stays healthy"
-    return "\n".join(
-        [
-            f"## May version {version} of {markdown(str(model))} answer customers?",
-            "",
-            f"**approve**: {approved}. **reject**: {rejected}.",
-            "",
-            to_markdown(rollout_id, evidence),
-        ]
-    )
+    return approved, rejected
+
+
+def step_if_approved(evidence: Mapping[str, Any]) -> str:
+    """What the plan says of the next step; empty where nothing was planned."""
+    if "plan" not in evidence or evidence.get("bootstrap"):
+        return ""
+    return next_step(from_evidence(evidence["plan"]), 0.0)
 
 
 def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
@@ -71,8 +84,7 @@ def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     ]
     if "validation" in evidence:
         lines += ["### Before traffic: validation", "", *_validation(evidence["validation"]), ""]
-    if "plan" in evidence and not evidence.get("bootstrap"):
-        said = next_step(from_evidence(evidence["plan"]), 0.0)
+    if said := step_if_approved(evidence):
         lines += ["### If approved: the next step", "", markdown(said), ""]
     if "gates" in evidence:
         lines += ["### In traffic", "", _read(evidence), "", *_gates(evidence["gates"]), ""]

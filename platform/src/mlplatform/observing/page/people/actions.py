@@ -1,0 +1,363 @@
+"""What people do on the page: a form that shows what is signed, and the same function as a command.
+
+A form is shown before anything is done. It stands for one act on what it showed, it counts once,
+and the journal, not the form, says what is true when it comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from mlplatform.observing.page.people import acts, forms
+from mlplatform.observing.page.people.acts import Act, Button
+from mlplatform.observing.page.people.gate import Console
+from mlplatform.observing.page.people.reader import READER, Reader
+from mlplatform.observing.page.people.sessions import Sessions
+from mlplatform.observing.page.people.sign_in import Show
+from mlplatform.observing.page.people.waiting import Waiting, waiting
+from mlplatform.observing.page.rollouts import EvidenceShown, evidence
+from mlplatform.observing.page.sources import Sources, translated
+from mlplatform.operations.actions import controls
+from mlplatform.operations.actions import rollouts as job
+from mlplatform.operations.actions.person_fields import REASON
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal.approval_codes import Approver, Question
+from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.passes import summary
+from mlplatform.runtime.errors import (
+    Busy,
+    ConfigInvalid,
+    InputInvalid,
+    NotFound,
+    PlatformError,
+    Refused,
+    Unavailable,
+)
+from mlplatform.runtime.telemetry.refusals import UNKNOWN
+
+log = logging.getLogger(__name__)
+
+KINDS: Final[Mapping[str, tuple[Act, ...]]] = {"rollouts": acts.OF_ROLLOUT, "models": acts.OF_MODEL}
+CONFLICT: Final = 409
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an act is about, as the journal has it now.
+
+    Args:
+        kind: `rollouts` or `models`: the beginning of its page's path.
+        offered: acts that can follow what holds.
+        seen: what an act is bound to.
+        state, facts: of a rollout.
+    """
+
+    kind: str
+    name: str
+    model: str
+    offered: tuple[Act, ...]
+    seen: Callable[[Act], str]
+    says: str
+    state: RolloutState | None = None
+    facts: tuple[Transition, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return f"/{self.kind}/{self.name}"
+
+
+class WrongForm(Exception):
+    """A form that is refused: a status, and a sentence for who sent it."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Actions:
+    """The forms of acts, their answers, and what other pages show of them.
+
+    Args:
+        show: renders a template with a status.
+    """
+
+    def __init__(self, platform: Platform, sources: Sources, console: Console, show: Show) -> None:
+        self._platform = platform
+        self._sources = sources
+        self._console = console
+        self._show = show
+
+    def routes(self) -> list[Route]:
+        found = []
+        for kind in KINDS:
+            path = f"/{kind}/{{name}}/act/{{act}}"
+            found.append(Route(path, self.ask, methods=["GET"]))
+            found.append(Route(path, self.carry_out, methods=["POST"]))
+        return found
+
+    # What other pages show.
+
+    def waiting(self) -> list[Waiting]:
+        """Everything that waits for a person's answer, what ends first at the top.
+
+        Raises:
+            Unavailable: journal or keys can't be read.
+        """
+        asking = [s for s in self._sources.rollouts() if s.awaits_answer and s.answer is None]
+        if not asking:
+            return []
+        keys, now_ms = self._platform.keys.all_keys(), self._platform.clock.wall_ms()
+        found = [
+            waiting(s, self._platform.definition(s.model).rollout, keys, now_ms) for s in asking
+        ]
+        return sorted((w for w in found if w is not None), key=lambda w: w.until_ms)
+
+    def buttons(self, kind: str, name: str) -> tuple[Button, ...]:
+        """What the reader of this page may do of a rollout or a model now."""
+        reader = READER.get()
+        if reader is None or reader.client is None:
+            return ()
+        found = self._subject(kind, name)
+        return tuple(
+            Button(act, acts.WORDS[act][0], f"{found.path}/act/{act}")
+            for act in found.offered
+            if acts.may(reader.client, act, found.model) and not self._own(found, act, reader)
+        )
+
+    # Forms.
+
+    async def ask(self, request: Request) -> Response:
+        """The form that confirms an act, with what it stands for."""
+        return await run_in_threadpool(self._ask, request)
+
+    async def carry_out(self, request: Request) -> Response:
+        """What a form asks for, done once; the journal has it when this answers."""
+        try:
+            fields = await forms.read(request)
+        except InputInvalid as error:
+            reader = READER.get()
+            who = UNKNOWN if reader is None else reader.name
+            self._console.refuse(who, f"POST {request.url.path}", str(error))
+            return self._problem(400, str(error), "/")
+        says_origin = forms.says_its_origin(request.scope["headers"])
+        return await run_in_threadpool(self._carry_out, request, dict(fields), says_origin)
+
+    def _ask(self, request: Request) -> Response:
+        def answer(reader: Reader, subject: Subject, act: Act) -> Response:
+            return self._form(reader, subject, act, told="", reason="", status=200)
+
+        return self._answered(request, answer)
+
+    def _carry_out(self, request: Request, fields: dict[str, str], says_origin: bool) -> Response:
+        def answer(reader: Reader, subject: Subject, act: Act) -> Response:
+            check_form(self._console.sessions, reader, subject, act, fields, says_origin)
+            try:
+                reason = REASON.checked("the reason", fields.get("reason", ""))
+            except InputInvalid as error:
+                told = f"Nothing was done: {error}."
+                given = fields.get("reason", "")[: REASON.most]
+                return self._form(reader, subject, act, told=told, reason=given, status=400)
+            done, after = self._done(reader, subject, act, fields["seen"], reason)
+            log.info("%s: %s of %s", reader.name, act, subject.name)
+            reader.session.told = done
+            return RedirectResponse(subject.path, 303, background=after)
+
+        return self._answered(request, answer)
+
+    def _answered(
+        self, request: Request, answer: Callable[[Reader, Subject, Act], Response]
+    ) -> Response:
+        """What a request is answered with; each refusal is kept with who asked."""
+        kind, name = request.url.path.split("/")[1], request.path_params["name"]
+        reader, back = READER.get(), f"/{kind}/{name}"
+        act = cast(Act, request.path_params["act"])
+        asked, who = f"{act} of {name}", UNKNOWN if reader is None else reader.name
+        try:
+            if act not in KINDS[kind]:
+                raise NotFound(f"nobody can {act!a} one of the {kind}")
+            with translated():
+                subject = self._subject(kind, name)
+            if reader is None:
+                raise WrongForm(403, "sign in with your own name and key: what people do is signed")
+            self._check_right(reader, subject, act)
+            with translated():
+                return answer(reader, subject, act)
+        except WrongForm as wrong:
+            self._console.refuse(who, asked, str(wrong))
+            return self._problem(wrong.status, str(wrong), back)
+        except Refused as refused:
+            if act not in acts.ANSWERS:  # those were kept where they were refused
+                self._console.refuse(who, asked, str(refused))
+            return self._problem(CONFLICT, str(refused), back)
+        except NotFound as missing:
+            return self._problem(404, str(missing), "/")
+        except (InputInvalid, ConfigInvalid) as wrong:
+            return self._problem(400, str(wrong), back)
+        except (Unavailable, Busy) as error:
+            return self._problem(503, str(error), back)
+
+    def _check_right(self, reader: Reader, subject: Subject, act: Act) -> None:
+        if not acts.may(reader.client, act, subject.model):
+            wanted = acts.needed(act, subject.model)
+            raise WrongForm(403, f"{reader.name} has no scope {wanted}, which {act} takes")
+        if why := self._own(subject, act, reader):
+            raise WrongForm(403, why)
+
+    def _form(
+        self, reader: Reader, subject: Subject, act: Act, *, told: str, reason: str, status: int
+    ) -> Response:
+        if act not in subject.offered:
+            raise WrongForm(CONFLICT, f"{subject.says}: nobody can {act} it now")
+        seen = subject.seen(act)
+        number = self._console.sessions.offer(reader.session, act, subject.name, seen)
+        shown = _evidence(subject) if act in acts.ANSWERS else None
+        title, does = acts.WORDS[act]
+        if shown is not None:
+            approved, rejected = summary.consequences(shown.rest)
+            does = approved if act == "approve" else rejected
+        return self._show(
+            "people/confirm.html",
+            status,
+            here=subject.kind,
+            act=act,
+            title=title,
+            does=does,
+            subject=subject,
+            seen=seen,
+            number=number,
+            token=reader.session.form_token,
+            found=shown,
+            next_step=summary.step_if_approved(shown.rest) if shown is not None else "",
+            told=told,
+            reason=reason,
+            least=REASON.least,
+            most=REASON.most,
+        )
+
+    # The same functions as commands call.
+
+    def _done(
+        self, reader: Reader, subject: Subject, act: Act, seen: str, reason: str
+    ) -> tuple[str, BackgroundTask | None]:
+        """What was done, in words, and what follows once that is said."""
+        platform, actor = self._platform, reader.name
+        if act == "approve" or act == "reject":
+            question = Question(subject.name, seen, act)
+            proven = reader.approver
+            how = f"session of key {proven.key_id} on the page"
+            job.record_answer(platform, question, proven, reason=reason, proven_by=how)
+            after = BackgroundTask(self._finish_form, question, proven, reason)
+            said = f"Your answer, {act}, stands in the journal. The next pass carries it out."
+            return said, after
+        if act == "roll-back":
+            only = subject.name
+            job.take_back(platform, subject.model, actor=actor, reason=reason, only=only)
+            return f"{subject.name} is rolled back. Gateways follow within a second.", None
+        if act == "pause" or act == "resume" or act == "abort":
+            state = controls.control_rollout(
+                platform, subject.name, act, actor=actor, reason=reason
+            )
+            phase = state.phase.replace("_", " ")
+            paused = ", paused" if state.paused is not None else ""
+            return f"Done: {subject.name} is {phase}{paused}.", None
+        generation = controls.control_model(platform, subject.name, act, actor=actor, reason=reason)
+        return f"Done, from generation {generation} of the routes of {subject.name} on.", None
+
+    def _finish_form(self, question: Question, proven: Approver, reason: str) -> None:
+        """Let Prefect's form of this question end, and its run take the pass; else the next one
+        of the schedule reads the answer."""
+        try:
+            job.answer_form(self._platform, question, proven, reason=reason)
+        except PlatformError as error:
+            log.info("the form of %s in Prefect waits on: %s", question.rollout_id, error)
+
+    def _subject(self, kind: str, name: str) -> Subject:
+        if kind == "models":
+            routes = self._sources.model(name).routes
+            gateways = self._platform.rollouts.gateways(name) if routes.generation else ()
+            is_stopped = any(routes.services & gateway.stopped.keys() for gateway in gateways)
+            offered = acts.of_model(routes, is_stopped=is_stopped)
+            seen = acts.seen_of_model(routes)
+            says = f"{name} is {'switched off' if routes.killed else routes.phase}"
+            return Subject(kind, name, name, offered, lambda act: seen, says)
+        facts = self._sources.rollout(name)
+        state = fold(facts)
+        routes = self._sources.model(state.model).routes
+        says = f"{name} is {state.phase.replace('_', ' ')}"
+        return Subject(
+            kind,
+            name,
+            state.model,
+            acts.of_rollout(state, routes),
+            lambda act: acts.seen_of_rollout(state, len(facts), act),
+            says,
+            state,
+            facts,
+        )
+
+    @staticmethod
+    def _own(subject: Subject, act: Act, reader: Reader) -> str:
+        """Why this person may not answer, who made what is asked about; empty: may."""
+        if act not in acts.ANSWERS or subject.state is None:
+            return ""
+        return acts.own(subject.state, reader.name)
+
+    def _problem(self, status: int, why: str, back: str) -> Response:
+        title = "This is not yours to do" if status == 403 else "Nothing was done"
+        detail = why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
+        return self._show("people/refused.html", status, title=title, detail=detail, back=back)
+
+
+def check_form(
+    kept: Sessions,
+    reader: Reader,
+    subject: Subject,
+    act: Act,
+    fields: Mapping[str, str],
+    says_origin: bool,
+) -> None:
+    """Nothing where a form is this session's, unused, and about what holds now.
+
+    Args:
+        fields: `token` of the session, `form` as it was offered, and what was `seen`.
+        says_origin: a browser says that a page of this server sent it.
+
+    Raises:
+        WrongForm: it is not.
+    """
+    if not says_origin:
+        raise WrongForm(403, "the form was not sent by a page of this server")
+    if not reader.session.is_form_of_its_own(fields.get("token", "")):
+        raise WrongForm(403, "the form is not of this session's pages: open it again")
+    offer = kept.take(reader.session, fields.get("form", ""))
+    if offer is None:
+        raise WrongForm(CONFLICT, "the form was sent before, or is too old: open it again")
+    seen = fields.get("seen", "")
+    if (offer.act, offer.about, offer.seen) != (act, subject.name, seen):
+        raise WrongForm(403, "the form stands for something else than it says: open it again")
+    if act in acts.BOUND and subject.seen(act) != seen:
+        what = "evidence" if act in acts.ANSWERS else "journal"
+        raise WrongForm(
+            CONFLICT,
+            f"the {what} of {subject.name} has changed since the form was shown: nothing was"
+            " done; read what holds now and answer that",
+        )
+
+
+def _evidence(subject: Subject) -> EvidenceShown | None:
+    """The evidence that a rollout's journal asked with last."""
+    assert subject.state is not None
+    for fact in reversed(subject.facts):
+        if fact.evidence_digest == subject.state.asked:
+            return evidence(fact)
+    return None

@@ -1,0 +1,131 @@
+"""What a person can do of a rollout or a model now: pure rules over the journal's states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.state import RolloutState, check_approver
+from mlplatform.runtime.errors import Refused
+from mlplatform.scoring.admission.clients import Client, Operation
+
+OfRollout = Literal["approve", "reject", "pause", "resume", "abort", "roll-back"]
+OfModel = Literal["kill", "lift", "clear"]
+Act = OfRollout | OfModel
+OF_ROLLOUT: Final[tuple[OfRollout, ...]] = get_args(OfRollout)
+OF_MODEL: Final[tuple[OfModel, ...]] = get_args(OfModel)
+ANSWERS: Final[frozenset[Act]] = frozenset({"approve", "reject"})
+BOUND: Final[frozenset[Act]] = ANSWERS | {"resume", "lift", "clear"}
+"""Acts that are refused where what they were shown has changed. Nothing holds up one that stops."""
+ROLES: Final[tuple[tuple[str, Operation], ...]] = (
+    ("approver", "approve"),
+    ("engineer", "run"),
+    ("operator", "operate"),
+)
+WORDS: Final[dict[Act, tuple[str, str]]] = {
+    "approve": ("Approve", "the version goes on to its next step"),
+    "reject": ("Reject", "the version answers nobody, and its rollout ends"),
+    "pause": (
+        "Pause",
+        "the rollout takes no step forward until somebody resumes it; its deadline stands still,"
+        " and guardrails still take it back",
+    ),
+    "resume": ("Resume", "the rollout goes on, with the time that its phase had left"),
+    "abort": ("Abort", "the rollout ends at once, and its version answers nobody any more"),
+    "roll-back": (
+        "Roll back",
+        "the champion before this version answers again, within a second",
+    ),
+    "kill": (
+        "Switch off",
+        "no version of the model is asked, and the fallback of its chain decides; no rollout moves"
+        " forward until somebody switches the model on",
+    ),
+    "lift": ("Switch on", "the versions of the model answer again, as its routes say"),
+    "clear": (
+        "Clear stops",
+        "gateways ask again the versions that they stopped for declining or alerting too often",
+    ),
+}
+"""What a button says, and what pressing it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """An act that is offered, and where it is confirmed."""
+
+    act: Act
+    title: str
+    path: str
+
+
+def may(client: Client | None, act: Act, model: str) -> bool:
+    """Whether somebody's scopes hold for an act; None: somebody who only looks."""
+    if client is None:
+        return False
+    return client.may(model, "approve") if act in ANSWERS else client.may_stop(model)
+
+
+def needed(act: Act, model: str) -> str:
+    """The scope that an act takes, as `keys create` names it."""
+    if act in ANSWERS:
+        return f"{model}:approve"
+    return f"{model}:operate or {model}:run"
+
+
+def roles(client: Client | None) -> tuple[str, ...]:
+    """What people call somebody with these scopes."""
+    if client is None:
+        return ("viewer",)
+    found = tuple(role for role, operation in ROLES if client.may_on_some(operation))
+    return found or ("viewer",)
+
+
+def of_rollout(state: RolloutState, routes: Routes) -> tuple[OfRollout, ...]:
+    """What can follow the state of a rollout, whoever asks."""
+    found: list[OfRollout] = []
+    if state.awaits_answer and state.answer is None:
+        found += ["approve", "reject"]
+    if state.ramping:
+        found += ["pause" if state.paused is None else "resume", "abort"]
+    is_champion = state.phase == "promoted" and routes.champion == state.challenger
+    if is_champion and routes.previous is not None:
+        found.append("roll-back")
+    return tuple(found)
+
+
+def of_model(routes: Routes, *, is_stopped: bool) -> tuple[OfModel, ...]:
+    """What can follow a model's routes, whoever asks.
+
+    Args:
+        is_stopped: a living gateway has stopped one of its versions.
+    """
+    found: list[OfModel] = []
+    if routes.killed:
+        found.append("lift")
+    elif routes.champion is not None:
+        found.append("kill")
+    if is_stopped:
+        found.append("clear")
+    return tuple(found)
+
+
+def own(state: RolloutState, name: str) -> str:
+    """Why this person may not answer for a rollout; empty: may."""
+    try:
+        check_approver(state, name)
+    except Refused as refused:
+        return str(refused)
+    return ""
+
+
+def seen_of_rollout(state: RolloutState, facts: int, act: Act) -> str:
+    """What an act of a rollout is bound to: the evidence of its question, else how much of its
+    journal there is."""
+    return state.asked or "" if act in ANSWERS else f"fact {facts}"
+
+
+def seen_of_model(routes: Routes) -> str:
+    """What an act of a model is bound to."""
+    return f"generation {routes.generation}"

@@ -1,0 +1,105 @@
+"""A form as it comes in: bounded, of this page, each field once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import cookies
+from typing import Final
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+
+from mlplatform.runtime.errors import InputInvalid
+
+MOST_BYTES: Final = 16 * 1024
+"""Of a form: a reason of 500 characters has at most 6,000 bytes as browsers send it."""
+MOST_FIELDS: Final = 8
+KIND: Final = "application/x-www-form-urlencoded"
+
+
+async def read(request: Request) -> Mapping[str, str]:
+    """The fields of a form.
+
+    Raises:
+        InputInvalid: it is too long, of another kind, or has a field twice.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != KIND:
+        raise InputInvalid("the form", None, f"wanted: {KIND}")
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > MOST_BYTES:
+                raise InputInvalid("the form", None, f"it has more than {MOST_BYTES} bytes")
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise InputInvalid("the form", None, "it did not come whole") from error
+    return parsed(b"".join(parts))
+
+
+def parsed(body: bytes) -> Mapping[str, str]:
+    """The fields of a form's body.
+
+    Raises:
+        InputInvalid: it is not text, or has a field twice or too many.
+    """
+    try:
+        fields = parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(body),
+            errors="strict",
+            max_num_fields=MOST_FIELDS,
+        )
+    except ValueError as error:  # UnicodeError among them
+        raise InputInvalid("the form", None, "it is no form of this page") from error
+    found = dict(fields)
+    if len(found) != len(fields):
+        raise InputInvalid("the form", None, "it has a field twice")
+    return found
+
+
+def says_its_origin(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser says that a page of this server sent the form.
+
+    That the origin is this server's own is looked at before (`runtime.http.own_pages`).
+    """
+    given = list(headers)
+    origins = [value for name, value in given if name == b"origin"]
+    sites = [value for name, value in given if name == b"sec-fetch-site"]
+    return len(origins) == 1 and set(sites) <= {b"same-origin"}
+
+
+def cookie(headers: Iterable[tuple[bytes, bytes]], name: str) -> str:
+    """The value of a cookie; empty where there is none, or more than one."""
+    found = []
+    for key, value in headers:
+        if key == b"cookie":
+            for part in value.decode("latin-1").split(";"):
+                own, _, text = part.strip().partition("=")
+                if own == name:
+                    found.append(text)
+    return found[0] if len(found) == 1 and found[0].isascii() else ""
+
+
+def set_cookie(name: str, value: str, *, secure: bool, lasts_s: float) -> str:
+    """The `Set-Cookie` header of a session; with no value, the cookie is taken away."""
+    made: cookies.SimpleCookie = cookies.SimpleCookie()
+    made[name] = value
+    morsel = made[name]
+    morsel["path"] = "/"
+    morsel["httponly"] = True
+    morsel["samesite"] = "Strict"
+    morsel["max-age"] = int(lasts_s) if value else 0
+    if secure:
+        morsel["secure"] = True
+    return morsel.OutputString()
+
+
+def own_path(text: str) -> str:
+    """A path of this page to go on to; the overview where it is none.
+
+    A path that begins with two slashes would lead to another server.
+    """
+    plain = text.isascii() and text.isprintable() and "\\" not in text and len(text) <= 512
+    return text if plain and text.startswith("/") and not text.startswith("//") else "/"

@@ -1,0 +1,197 @@
+"""Which requests the page answers: of who has signed in, and of programs with the page's token."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from mlplatform.observing.page.people import forms
+from mlplatform.observing.page.people.reader import READER, Reader
+from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions
+from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
+from mlplatform.runtime.http.peers import Peers
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.admission.keyring import Keyring
+from mlplatform.scoring.admission.people import People
+from mlplatform.scoring.admission.store import Keys
+
+DOOR: Final = "page"
+SIGN_IN: Final = "/sign-in"
+OPEN: Final = (SIGN_IN, "/style.css", "/health")
+"""What is answered to anybody; the first two hold nothing of this installation."""
+PEER: Final = "mlplatform.peer"
+LOOKS: Final = ("GET", "HEAD")
+
+log = logging.getLogger(__name__)
+
+
+class Identities:
+    """The people of an installation, followed while their keys come and go.
+
+    Their store is opened when somebody first signs in: a page that is only read needs none.
+
+    Args:
+        store: opens it.
+    """
+
+    def __init__(self, store: Callable[[], Keys], now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        self._opening = threading.Lock()
+        self._keyring: Keyring | None = None
+
+    def proven(self, name: str, secret: bytes) -> Client | None:
+        """The person of that name whose secret this is; None where there is none.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        with self._opening:
+            if self._keyring is None:
+                keyring = Keyring(self._store(), self._now_ms, lambda: None)
+                keyring.start()
+                self._keyring = keyring
+        return People(self._keyring.client, self._now_s).proven(name, secret)
+
+    def live(self, key: bytes) -> Client | None:
+        """The person whose key has this digest; None where it is revoked or has expired."""
+        keyring = self._keyring
+        found = None if keyring is None else keyring.client(b"", key)
+        return found if found is not None and found.until_s > self._now_s() else None
+
+    def close(self) -> None:
+        if self._keyring is not None:
+            self._keyring.stop()
+
+    def _now_s(self) -> float:
+        return self._now_ms() / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What sign-in and actions share.
+
+    Args:
+        cookie: the name of the session's; two pages of one machine have two.
+        secure: whether browsers find the page by https.
+    """
+
+    identities: Identities
+    sessions: Sessions
+    refusals: Refusals
+    cookie: str
+    secure: bool = False
+
+    def refuse(self, who: str, asked: str, why: str) -> None:
+        """Keep a refusal where a person finds it."""
+        self.refusals.keep(Refusal(time.time_ns() // 1_000_000, DOOR, who, asked, why))
+
+
+class SessionGate:
+    """An ASGI application that lets in who has a session, and leaves others to a gate by token.
+
+    Args:
+        by_token: answers requests without a session, and refuses those without the token.
+        let_in: called with each request of a session.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        by_token: Application,
+        console: Console,
+        let_in: Callable[[Scope], None],
+    ) -> None:
+        self._application = application
+        self._by_token = by_token
+        self._console = console
+        self._let_in = let_in
+        self._peers = Peers()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._by_token(scope, receive, send)
+            return
+        scope[PEER] = peer = self._peers.of(_end(scope, "server"), _end(scope, "client"))
+        found = self._session(scope, peer)
+        is_open = scope["path"] in OPEN
+        if isinstance(found, Reader):
+            READER.set(found)
+            self._let_in(scope)
+        if isinstance(found, Reader) or is_open:
+            await self._application(scope, receive, send)
+            return
+        if why := self._to_tell(scope, found, peer):
+            who = found.name if isinstance(found, NoSession) and found.name else UNKNOWN
+            self._console.refuse(who, f"{scope['method']} {scope['path']}", why)
+        if _is_a_browsers(scope):
+            await _to_sign_in(scope, send, has_ended=found is not None)
+        else:
+            await self._by_token(scope, receive, send)
+
+    def _session(self, scope: Scope, peer: str) -> Reader | NoSession | None:
+        """Who has signed in; None where there is no cookie."""
+        cookie = forms.cookie(scope["headers"], self._console.cookie)
+        if not cookie:
+            return None
+        found = self._console.sessions.find(cookie, peer)
+        if isinstance(found, NoSession):
+            return found
+        client = self._console.identities.live(found.key) if found.key else None
+        if found.key and client is None:
+            self._console.sessions.end(found)
+            return NoSession(found.name, "the key of its session was revoked or has expired")
+        return Reader(found, client, _told(scope, found))
+
+    @staticmethod
+    def _to_tell(scope: Scope, found: NoSession | None, peer: str) -> str:
+        """Why a person should know that this request is refused; empty where nobody need.
+
+        That somebody looks is no event, unless a session is used by another user of this machine
+        (`uid 0` is also whose socket is closed by now).
+        """
+        is_known = _has_header(scope, b"authorization")
+        if found is None:
+            return "" if scope["method"] in LOOKS or is_known else "nobody has signed in"
+        is_elsewhere = "began at" in found.why and peer.startswith("uid ") and peer != "uid 0"
+        return found.why if scope["method"] not in LOOKS or is_elsewhere else ""
+
+
+def _told(scope: Scope, session: Session) -> str:
+    """What the last action came to, for the page that is shown next."""
+    if scope["method"] != "GET" or scope["path"] in OPEN:
+        return ""
+    told, session.told = session.told, ""
+    return told
+
+
+def _end(scope: Scope, name: str) -> object:
+    found = scope.get(name)
+    return tuple(found) if found is not None else None
+
+
+def _has_header(scope: Scope, wanted: bytes) -> bool:
+    return any(name == wanted for name, _ in scope["headers"])
+
+
+def _is_a_browsers(scope: Scope) -> bool:
+    """Whether a person asks, who can fill in a form: programs send the token at once."""
+    accepted = [value for name, value in scope["headers"] if name == b"accept"]
+    return not _has_header(scope, b"authorization") and any(b"text/html" in a for a in accepted)
+
+
+async def _to_sign_in(scope: Scope, send: Send, *, has_ended: bool) -> None:
+    wanted = "/"
+    if scope["method"] in LOOKS:
+        query = scope["query_string"].decode("latin-1")
+        wanted = quote(scope["path"]) + (f"?{query}" if query else "")
+    where = f"{SIGN_IN}?next={quote(wanted, safe='/')}" + ("&ended=1" if has_ended else "")
+    headers = [(b"location", where.encode("ascii")), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

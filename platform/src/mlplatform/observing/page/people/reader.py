@@ -1,0 +1,47 @@
+"""Who reads a page: what every template shows at its top, and what a form is bound to."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.observing.page.people import acts
+from mlplatform.observing.page.people.sessions import Session
+from mlplatform.rollouts.journal.approval_codes import Approver
+from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.admission.secrets import key_id
+
+ONLY_LOOKS: Final = "page token"
+"""The name of who proved the page's token alone, which no client can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who has signed in and reads.
+
+    Args:
+        client: with the scopes of the person's key; None: who knows the page's token alone.
+        told: what the last action came to, said once.
+    """
+
+    session: Session
+    client: Client | None
+    told: str
+
+    @property
+    def name(self) -> str:
+        return self.session.name
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return acts.roles(self.client)
+
+    @property
+    def approver(self) -> Approver:
+        """This person as the journal names who answers."""
+        return Approver(self.name, key_id(self.session.key))
+
+
+READER: Final[ContextVar[Reader | None]] = ContextVar("reader", default=None)
+"""Of the request that is answered; None: nobody has signed in, or a program has the token."""

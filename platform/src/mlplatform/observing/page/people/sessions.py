@@ -1,0 +1,195 @@
+"""Who has signed in to the page: sessions in memory, bounded, which end with the process.
+
+A cookie of 127.0.0.1 is sent to every port of 127.0.0.1, another user's server among them. So a
+session counts for the peer alone that began it: on loopback the user whose socket it is, as the
+kernel says (`runtime.http.peers`). A cookie that somebody else was sent opens nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mlplatform.observing.page.people.acts import Act
+
+LASTS_S: Final = 12 * 3600.0
+IDLE_S: Final = 30 * 60.0
+"""Without a request; a page that is only left open asks nothing."""
+MOST: Final = 256
+MOST_OF_ONE: Final = 8
+"""Sessions of one person: a further one ends the oldest of them."""
+OFFER_S: Final = 15 * 60.0
+MOST_OFFERS: Final = 16
+WRONG: Final = 10
+WRONG_WITHIN_S: Final = 60.0
+MOST_PEERS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a form stands for, as it was shown: it is taken once.
+
+    Args:
+        about: id of the rollout, or name of the model.
+        seen: what was shown (`acts.seen_of_rollout`).
+    """
+
+    act: Act
+    about: str
+    seen: str
+    until_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Somebody who has signed in.
+
+    Args:
+        name: of the person.
+        key: digest of the key that proved it; empty: the page's token, which lets nobody act.
+        peer: from where; nobody else's requests count.
+        form_token: that every form of this session holds.
+        told: what the next page says once.
+    """
+
+    name: str
+    key: bytes
+    peer: str
+    began_s: float
+    used_s: float
+    form_token: str
+    offers: dict[str, Offer] = field(default_factory=dict)
+    told: str = ""
+
+    def is_form_of_its_own(self, token: str) -> bool:
+        """Whether a form holds this session's token; in constant time."""
+        return hmac.compare_digest(token.encode(), self.form_token.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class NoSession:
+    """A cookie that opens nothing.
+
+    Args:
+        name: whose it was; empty where nobody knows.
+    """
+
+    name: str
+    why: str
+
+
+class Sessions:
+    """The sessions of one page. Safe for threads.
+
+    Args:
+        now_s: epoch seconds: a machine that slept has used up a session's time.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+        self._now_s = now_s
+        self._lock = threading.Lock()
+        self._by_digest: dict[bytes, Session] = {}
+
+    def begin(self, name: str, key: bytes, peer: str) -> str:
+        """A new session's cookie: 256 random bits, of which the page keeps a digest."""
+        cookie, now_s = secrets.token_urlsafe(32), self._now_s()
+        with self._lock:
+            for digest, found in list(self._by_digest.items()):
+                if _ended(found, now_s):
+                    del self._by_digest[digest]
+            own = [d for d, s in self._by_digest.items() if (s.name, s.key) == (name, key)]
+            if len(own) >= MOST_OF_ONE:
+                del self._by_digest[own[0]]
+            elif len(self._by_digest) >= MOST:
+                idle = min(self._by_digest, key=lambda d: self._by_digest[d].used_s)
+                del self._by_digest[idle]
+            made = Session(name, key, peer, now_s, now_s, secrets.token_urlsafe(32))
+            self._by_digest[_digest(cookie)] = made
+        return cookie
+
+    def find(self, cookie: str, peer: str) -> Session | NoSession:
+        """The session behind a cookie, which is used by this."""
+        with self._lock:
+            found = self._by_digest.get(_digest(cookie))
+            if found is None:
+                return NoSession("", "no session has this cookie")
+            now_s = self._now_s()
+            if why := _ended(found, now_s):
+                del self._by_digest[_digest(cookie)]
+                return NoSession(found.name, why)
+            if found.peer != peer:
+                # The peer's socket may be closed by now, and then nobody reads the answer.
+                return NoSession(found.name, f"its session began at {found.peer}, not {peer}")
+            found.used_s = now_s
+            return found
+
+    def end(self, session: Session) -> None:
+        """Nothing opens this session any more."""
+        with self._lock:
+            for digest, found in list(self._by_digest.items()):
+                if found is session:
+                    del self._by_digest[digest]
+
+    def offer(self, session: Session, act: Act, about: str, seen: str) -> str:
+        """The number of a form that stands for this act."""
+        number = secrets.token_urlsafe(16)
+        with self._lock:
+            while len(session.offers) >= MOST_OFFERS:
+                del session.offers[next(iter(session.offers))]
+            until_s = self._now_s() + OFFER_S
+            session.offers[number] = Offer(act, about, seen, until_s)
+        return number
+
+    def take(self, session: Session, number: str) -> Offer | None:
+        """What a form stands for; None where it was taken before, has ended, or was never made."""
+        with self._lock:
+            found = session.offers.pop(number, None)
+            return found if found is not None and self._now_s() < found.until_s else None
+
+
+class WrongSignIns:
+    """How often each peer may be wrong: `WRONG` times in `WRONG_WITHIN_S` seconds.
+
+    Others sign in meanwhile. Keys are 256 random bits: this keeps the list of refusals readable
+    rather than a key from being guessed.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._lock = threading.Lock()
+        self._wrong: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WRONG))
+
+    def wait_s(self, peer: str) -> float:
+        """How long this peer has to wait; 0: not at all."""
+        with self._lock:
+            given = self._wrong.get(peer)
+            if given is None or len(given) < WRONG:
+                return 0.0
+            return max(0.0, given[0] + WRONG_WITHIN_S - self._now_s())
+
+    def count(self, peer: str) -> None:
+        with self._lock:
+            while len(self._wrong) >= MOST_PEERS and peer not in self._wrong:
+                del self._wrong[next(iter(self._wrong))]
+            self._wrong[peer].append(self._now_s())
+
+
+def _digest(cookie: str) -> bytes:
+    # Found by digest: what a look-up's time tells is about the digest.
+    return hashlib.sha256(cookie.encode()).digest()
+
+
+def _ended(session: Session, now_s: float) -> str:
+    """Why a session is over; empty: it goes on."""
+    if now_s - session.began_s >= LASTS_S:
+        return f"its session ended: it lasts {LASTS_S / 3600:.0f} hours"
+    if now_s - session.used_s >= IDLE_S:
+        return f"its session ended: {IDLE_S / 60:.0f} minutes without a request"
+    return ""

@@ -1,0 +1,75 @@
+"""What waits for a person's answer: who may give it, until when, and by which command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.model.definition import RolloutPolicy
+from mlplatform.observing.page.people.acts import own
+from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
+from mlplatform.rollouts.passes.waiting import running_since_wall_ms
+from mlplatform.scoring.admission.clients import Key, directory
+
+HOUR_MS: Final = 3_600_000
+MOST_NAMES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A rollout that waits for an answer.
+
+    Args:
+        until_ms: when nobody can answer any more, wall time.
+        who: names of those who may answer, in order.
+        others: how many more may.
+        command: answers without this page.
+    """
+
+    rollout_id: str
+    model: str
+    version: int
+    author: str
+    emergency: bool
+    until_ms: int
+    who: tuple[str, ...]
+    others: int
+    command: str
+
+
+def waiting(
+    state: RolloutState, policy: RolloutPolicy, keys: Iterable[Key], now_ms: int
+) -> Waiting | None:
+    """What a rollout waits for; None where it needs no answer of a person."""
+    if not state.awaits_answer or state.answer is not None:
+        return None
+    names = may_answer(state, keys, now_ms)
+    return Waiting(
+        rollout_id=state.rollout_id,
+        model=state.model,
+        version=state.challenger.version,
+        author=state.author,
+        emergency=state.emergency,
+        until_ms=until_ms(state, policy, now_ms),
+        who=tuple(names[:MOST_NAMES]),
+        others=max(0, len(names) - MOST_NAMES),
+        command=(
+            f"mlplatform rollouts approve {state.rollout_id} --decision approve --approver NAME"
+            ' --key-file FILE --reason "WHY"'
+        ),
+    )
+
+
+def may_answer(state: RolloutState, keys: Iterable[Key], now_ms: int) -> Sequence[str]:
+    """Names of the people whose keys may answer now, in order."""
+    able = {c.name for c in directory(keys, now_ms).values() if c.may(state.model, "approve")}
+    return sorted(name for name in able if not own(state, name))
+
+
+def until_ms(state: RolloutState, policy: RolloutPolicy, now_ms: int) -> int:
+    """When the time for an answer is over, wall time; a pause and a freeze put it off."""
+    if state.emergency:
+        return state.since_wall_ms + EMERGENCY_CONFIRM_H * HOUR_MS
+    since_ms = running_since_wall_ms(state, policy, now_ms)
+    return since_ms + round(policy.approval_deadline_h * HOUR_MS)
