@@ -37,6 +37,8 @@ SECRETS = {
     "bo": (b"mlp_bo", ("fraud:approve",)),
     "mia": (b"mlp_mia", ("fraud:run",)),
     "eve": (b"mlp_eve", ("fraud:approve",)),
+    "otto": (b"mlp_otto", ("fraud:operate",)),
+    "vera": (b"mlp_vera", ("fraud:view",)),
     "shop": (b"mlp_shop", ("*:*",)),
 }
 ROLLBACK = "22222222-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
@@ -377,6 +379,19 @@ def test_wrong_answers_of_one_person_keep_nobody_else_from_answering(
     assert [status("eve") for _ in range(100)] == [201] * MOST_ANSWERS + [403] * 90
     assert status("bo") == 201
     assert [r.who for r in refusals.since(0)] == ["eve"]
+
+
+@pytest.mark.parametrize(
+    ("name", "deployment", "status"),
+    [("otto", ROLLBACK, 201), ("otto", ID, 403), ("otto", PROMOTE, 403), ("vera", ROLLBACK, 403)],
+)
+def test_who_operates_stops_what_runs_and_starts_nothing_else(
+    asked: TestClient, name: str, deployment: str, status: int
+) -> None:
+    sent = {"parameters": {"model": "fraud", "reason": "too many declines"}}
+    path = f"/api/deployments/{deployment}/create_flow_run"
+    assert asked.post(path, headers=person(name), json=sent).status_code == status
+    assert asked.get("/api/health", headers=person(name)).status_code == 201, "they may look"
 
 
 def test_a_wrong_code_reaches_no_form_where_codes_can_be_checked(
