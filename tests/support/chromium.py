@@ -71,11 +71,28 @@ class Chromium:
 
     def open(self, url: str, *, width: int = 1200) -> None:
         """Returns once the page is loaded."""
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        self.call("Emulation.setDeviceMetricsOverride", **metrics)
+        self.resize(width)
         self.seen.clear()
         assert "errorText" not in self.call("Page.navigate", url=url)
         wait(lambda: self.run("document.readyState") == "complete", url)
+
+    def resize(self, width: int) -> None:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **metrics)
+
+    def fill(self, selector: str, text: str) -> None:
+        """Type into a field, as a person does."""
+        self.run(f"document.querySelector({json.dumps(selector)}).focus()")
+        self.call("Input.insertText", text=text)
+
+    def click(self, selector: str) -> None:
+        """Press what is there, and return once the page that it leads to is loaded."""
+        self.run("window.before = true")
+        self.run(f"document.querySelector({json.dumps(selector)}).click()")
+        wait(
+            lambda: self.run("!window.before && document.readyState == 'complete'"),
+            f"what {selector} leads to",
+        )
 
     def run(self, script: str) -> Any:
         """What a script comes to, promises awaited: the tools' world, where no policy holds."""

@@ -30,6 +30,7 @@ from support.chromium import Chromium
 from support.home_world import HomeWorld
 from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
+from support.people_world import PeopleWorld
 
 AXE = os.environ.get("MLPLATFORM_TEST_AXE", "")
 PICTURES = os.environ.get("MLPLATFORM_TEST_PICTURES", "")
@@ -158,3 +159,95 @@ def test_axe_finds_nothing(page: PageProcess, browser: Chromium, tmp_path: Path)
         assert len(looked["passes"]) > 5, "it did look"
         found = [(v["id"], v["impact"], v["nodes"][0]["html"]) for v in violations]
         assert found == [], (name, scheme)
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeopleWorld]:
+    made = PeopleWorld(tmp_path_factory.mktemp("people") / "home")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rollout(console: PeopleWorld) -> Iterator[str]:
+    made = console.ask()
+    yield made
+    console.end(made)
+
+
+@pytest.fixture
+def person(tmp_path: Path, console: PeopleWorld) -> Iterator[Chromium]:
+    """A browser that knows no token, and runs no script of any page."""
+    started = Chromium(tmp_path)
+    yield started
+    started.close()
+
+
+def looked_at(person: Chromium, name: str) -> None:
+    """Nothing overflows, in light and in dark, and axe finds nothing of any level."""
+    for scheme in ("light", "dark"):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        person.call("Emulation.setEmulatedMedia", features=media)
+        for width in (1400, 390):
+            person.resize(width)
+            assert person.run("document.documentElement.scrollWidth") <= width, (name, width)
+            if PICTURES:
+                person.picture(Path(PICTURES) / f"{name}-{scheme}-{width}.png")
+        if AXE:
+            assert violations(person) == [], (name, scheme)
+    assert person.complaints() == [], name
+
+
+def violations(browser: Chromium) -> list[tuple[str, str, str]]:
+    """What axe has against the page that is open: level, rule, and where."""
+    browser.run(Path(AXE).read_text() + ";0")
+    text = browser.run("axe.run({resultTypes: ['violations']}).then(JSON.stringify)")
+    looked = json.loads(text)
+    assert len(looked["passes"]) > 5, "it did look"
+    return [(v["impact"], v["id"], v["nodes"][0]["html"]) for v in looked["violations"]]
+
+
+@pytest.mark.parametrize("answer", ["approve", "reject"])
+def test_a_person_signs_in_reads_the_evidence_and_answers(
+    console: PeopleWorld, person: Chromium, rollout: str, answer: str
+) -> None:
+    person.open(f"{console.page.url}/rollouts/{rollout}")
+    assert person.run("location.pathname") == "/sign-in", "led to the form first"
+    looked_at(person, "sign-in")
+    person.fill("#name", "bo")
+    person.fill("#key", console.keys["bo"])
+    person.click(".form button")
+    assert person.run("location.pathname") == f"/rollouts/{rollout}"
+    looked_at(person, "rollout-that-waits")
+    person.click(f"a.act.{answer}")
+    looked_at(person, f"confirm-{answer}")
+    assert person.run("document.body.innerText.includes('no more than planned')")
+    person.fill("#reason", "the gates are read")
+    person.click("button.act")
+    assert person.run("location.pathname") == f"/rollouts/{rollout}"
+    assert "stands in the journal" in person.run(
+        "document.querySelector('[role=status]').innerText"
+    )
+    given = console.state(rollout).answer
+    assert given is not None
+    assert (given.answer, given.approver, given.reason) == (answer, "bo", "the gates are read")
+    looked_at(person, f"answered-{answer}")
+    person.click(".reader button")
+    assert person.run("location.pathname") == "/sign-in"
+    person.open(f"{console.page.url}/rollouts/{rollout}")
+    assert person.run("location.pathname") == "/sign-in", "signed out"
+
+
+def test_who_may_not_is_shown_no_button_and_told_why(
+    console: PeopleWorld, person: Chromium, rollout: str
+) -> None:
+    person.open(f"{console.page.url}/sign-in")
+    person.fill("#name", "vera")
+    person.fill("#key", console.keys["vera"])
+    person.click(".form button")
+    person.open(f"{console.page.url}/rollouts/{rollout}")
+    assert person.run("document.querySelectorAll('a.act').length") == 0
+    looked_at(person, "rollout-of-a-viewer")
+    person.open(f"{console.page.url}/rollouts/{rollout}/act/approve")
+    assert "has no scope fraud:approve" in person.run("document.body.innerText")
+    assert console.state(rollout).answer is None
