@@ -47,11 +47,13 @@ def approval(model: str, rollout_id: str, evidence_digest: str) -> str:
         evidence_digest: what the answer is bound to; an answer to other evidence is refused.
     """
     platform, note = wiring.platform(), ""
+    page = f"{platform.settings.page_url}/rollouts/{rollout_id}"
+    where = f"Read and answer this on [the platform's page]({page}), or here with a code.\n\n"
     key = names.evidence_key(rollout_id, evidence_digest)
     for attempt in range(ATTEMPTS):
         shown = job.evidence(platform, rollout_id, evidence_digest)
         create_markdown_artifact(shown, key=key, description=f"Evidence of rollout {rollout_id}")
-        form = Approval.with_initial_data(description=note + shown)
+        form = Approval.with_initial_data(description=note + where + shown)
         answer = suspend_flow_run(form, timeout=WAIT_S, key=f"{key}-{attempt}")
         question = Question(rollout_id, evidence_digest, answer.decision)
         try:

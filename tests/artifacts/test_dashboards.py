@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -130,7 +131,8 @@ def urls(node: Any) -> list[str]:
 
 def test_links_lead_to_what_is_there() -> None:
     """To another dashboard, to a path that the platform's page answers, to MLflow or Prefect."""
-    app: Any = application(None, token="t", hosts=["page"], links={})  # type: ignore[arg-type]
+    nothing: Any = SimpleNamespace(platform=None, secure=False)
+    app: Any = application(nothing, token="t", hosts=["page"], links={}, console=nothing)
     while not hasattr(app, "routes"):
         app = next(v for k, v in vars(app).items() if callable(v) and not isinstance(v, type))
     answered = [route.path_regex for route in app.routes]

@@ -187,7 +187,7 @@ def test_what_waits_is_told_at_the_top_with_who_may_answer_and_how(
     text = visitor("vera").get("/").text
     top = text[: text.index("<h2>Models</h2>")]
     assert f'<a href="/rollouts/{rollout}">{rollout}</a> waits for an answer' in top
-    assert "<dt>who may answer</dt><dd>bo, dora, not ana, who made it</dd>" in top
+    assert "<dt>who may answer</dt><dd>bo, dora (not ana, who made it)</dd>" in top
     assert f"mlplatform rollouts approve {rollout} --decision approve" in top
 
 

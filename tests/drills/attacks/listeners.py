@@ -111,7 +111,7 @@ def page(target: Target) -> Got:
     results = []
     wrong = {"Authorization": "Basic YW55Ondyb25n"}
     for path in ("/", "/rollouts", f"/rollouts/{target.question.rollout_id}", "/incidents",
-                 "/decisions", f"/decisions/{target.decision}", "/models/fraud", "/style.css",
+                 "/decisions", f"/decisions/{target.decision}", "/models/fraud",
                  "//decisions", "/health/../decisions", "/%2e/decisions"):  # fmt: skip
         for method, headers in (
             ("GET", {}),

@@ -251,7 +251,7 @@ def _print_addresses(settings: Settings, began: float) -> None:
     print_fields(
         {
             "API key": settings.home.api_key,
-            "the page's password": settings.home.page_token,
+            "the page's password": f"{settings.home.page_token}, or a person's name and key",
             "Prefect's password": f"{settings.home.prefect_token}, or a person's name and key",
             "MLflow's password": settings.home.mlflow_token,
         }

@@ -344,9 +344,10 @@ async def _style(request: Request) -> Response:
 
 
 def _foreign(console: Console, scope: Scope) -> None:
-    """A page of somebody else's that a browser shows has sent a form here."""
-    if scope["type"] == "http" and scope["method"] not in LOOKS:
-        why = "another site's page sent it, or asked for another Host"
+    """A page of somebody else's that a browser shows has sent a form here: browsers name it."""
+    names_a_page = any(name == b"origin" for name, _ in scope["headers"])
+    if scope["type"] == "http" and scope["method"] not in LOOKS and names_a_page:
+        why = "another site's page sent it, or it asked for another Host"
         console.refuse(UNKNOWN, f"{scope['method']} {scope['path']}", why)
 
 

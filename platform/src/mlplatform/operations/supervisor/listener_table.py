@@ -109,7 +109,8 @@ LISTENERS: Final = (
     ),
     Listener(
         *("the platform's own page", "page", "MLPLATFORM_PAGE_PORT", "8090"),
-        *(f"{_START}, `run/page.token`", "`/health`", _uvicorn(uvicorn_limits.LIMITS)),
+        "a session, begun with name and key of a person; to look, `run/page.token` too",
+        *("`/health`, `/sign-in`, `/style.css`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
     Listener(
         *("predictors, HTTP", "predictor", "", "`run/predictors/<service>.json`"),

@@ -154,7 +154,8 @@ def events(settings: Settings) -> ChildSpec:
 
 
 def page(settings: Settings) -> ChildSpec:
-    """The platform's own page. It reads and nothing else, so it may end at once."""
+    """The platform's own page. What a person does there is in the journal or is not, so it may end
+    at once; who has signed in signs in again."""
     return ChildSpec(
         name="page",
         argv=command("page"),

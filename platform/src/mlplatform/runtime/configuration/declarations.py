@@ -92,9 +92,9 @@ GROUPS: Final = (
         Setting("PREFECT_PORT", kinds.PORT, "4200", ("prefect", "flows", _UP, "page", *_WORK),
                 "Prefect UI: flows, forms, approvals, reports; log in with name and key, or as "
                 "`operator` with `run/prefect.token`"),
-        Setting("PAGE_PORT", kinds.PORT, "8090", ("page", _UP, "events", "commands"),
-                "the platform's own page, read-only: what happens and why; its password is in "
-                "`run/page.token`"),
+        Setting("PAGE_PORT", kinds.PORT, "8090", ("page", _UP, "events", *_WORK),
+                "the platform's own page: what happens and why, and what people answer, pause and "
+                "stop; sign in with name and key, or only to look with `run/page.token`"),
         Setting("MLFLOW_PORT", kinds.PORT, "5000", ("mlflow", _UP, "page", *_WORK),
                 "registry; its token of this start is in `run/mlflow.token`"),
         Setting("CLOCK", kinds.Clock,
@@ -193,7 +193,7 @@ GROUPS: Final = (
                 "the registry", place="servers.mlflow"),
         Setting("MLFLOW_TOKEN_FILE", kinds.SECRET_FILE, "", ("mlflow", "page", *_WORK),
                 "the registry's token", place="servers.mlflow_token_file"),
-        Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", "commands"),
+        Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", *_WORK),
                 "the page", place="servers.page"),
     ), said=(
         "`docs/cluster.md` says when to use which. Left empty, each is in the home folder or on "

@@ -41,7 +41,7 @@ class TokenGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS:
             await self._application(scope, receive, send)
-        elif self._admits(scope):
+        elif self.admits(scope):
             self._let_in(scope)
             await self._application(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -49,7 +49,8 @@ class TokenGate:
         else:
             await self._refuse(send)
 
-    def _admits(self, scope: Scope) -> bool:
+    def admits(self, scope: Scope) -> bool:
+        """Whether who asks knows the token."""
         headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
         for key, value in headers:
             if key == b"authorization":

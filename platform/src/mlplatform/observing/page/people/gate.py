@@ -15,6 +15,7 @@ from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions
 from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
 from mlplatform.runtime.http.peers import Peers
+from mlplatform.runtime.http.token_gate import TokenGate
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.keyring import Keyring
@@ -97,14 +98,14 @@ class SessionGate:
     """An ASGI application that lets in who has a session, and leaves others to a gate by token.
 
     Args:
-        by_token: answers requests without a session, and refuses those without the token.
+        by_token: knows who has the token, and refuses programs that have none.
         let_in: called with each request of a session.
     """
 
     def __init__(
         self,
         application: Application,
-        by_token: Application,
+        by_token: TokenGate,
         console: Console,
         let_in: Callable[[Scope], None],
     ) -> None:
@@ -120,11 +121,14 @@ class SessionGate:
             return
         scope[PEER] = peer = self._peers.of(_end(scope, "server"), _end(scope, "client"))
         found = self._session(scope, peer)
-        is_open = scope["path"] in OPEN
         if isinstance(found, Reader):
             READER.set(found)
             self._let_in(scope)
-        if isinstance(found, Reader) or is_open:
+            await self._application(scope, receive, send)
+            return
+        if is_known := self._by_token.admits(scope):
+            self._let_in(scope)
+        if is_known or scope["path"] in OPEN:
             await self._application(scope, receive, send)
             return
         if why := self._to_tell(scope, found, peer):
@@ -156,9 +160,8 @@ class SessionGate:
         That somebody looks is no event, unless a session is used by another user of this machine
         (`uid 0` is also whose socket is closed by now).
         """
-        is_known = _has_header(scope, b"authorization")
         if found is None:
-            return "" if scope["method"] in LOOKS or is_known else "nobody has signed in"
+            return "" if scope["method"] in LOOKS else "nobody has signed in"
         is_elsewhere = "began at" in found.why and peer.startswith("uid ") and peer != "uid 0"
         return found.why if scope["method"] not in LOOKS or is_elsewhere else ""
 
@@ -176,14 +179,9 @@ def _end(scope: Scope, name: str) -> object:
     return tuple(found) if found is not None else None
 
 
-def _has_header(scope: Scope, wanted: bytes) -> bool:
-    return any(name == wanted for name, _ in scope["headers"])
-
-
 def _is_a_browsers(scope: Scope) -> bool:
-    """Whether a person asks, who can fill in a form: programs send the token at once."""
-    accepted = [value for name, value in scope["headers"] if name == b"accept"]
-    return not _has_header(scope, b"authorization") and any(b"text/html" in a for a in accepted)
+    """Whether a person asks, who can fill in a form."""
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 async def _to_sign_in(scope: Scope, send: Send, *, has_ended: bool) -> None:
