@@ -181,6 +181,22 @@ def test_a_pause_an_end_and_the_switch_of_a_model_are_facts_of_the_journal(
     assert otto.buttons(of) == set()
 
 
+def test_a_champion_is_rolled_back_to_the_one_before_it(world: World, visitor: Visits) -> None:
+    world.version += 1
+    otto, rollout = visitor("otto"), f"fraud-v{world.version}-1"
+    world.home.rollouts.acquire("fraud", "test", 0.0, steal=True)  # nobody's lease stands after it
+    before = world.home.rollouts.routes("fraud").champion
+    world.home.promote(world.version)
+    assert otto.buttons(f"/rollouts/{rollout}") == {"roll-back"}
+    assert visitor("bo").buttons(f"/rollouts/{rollout}") == set()
+    done = otto.act(f"/rollouts/{rollout}/act/roll-back", "too many declines")
+    assert done.status_code == 303
+    state = world.state(rollout)
+    assert (state.phase, state.reason) == ("rolled_back", "too many declines")
+    assert world.home.rollouts.routes("fraud").champion == before
+    assert otto.get(f"/rollouts/{rollout}/act/roll-back").status_code == 409
+
+
 def test_what_waits_is_told_at_the_top_with_who_may_answer_and_how(
     visitor: Visits, rollout: str
 ) -> None:

@@ -16,7 +16,7 @@ from mlplatform.commands import rollouts as command
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client.prefect import FlowRun
-from mlplatform.rollouts.journal.approval_codes import VALID_S, Question
+from mlplatform.rollouts.journal.approval_codes import VALID_S, Approver, Question
 from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout
 from mlplatform.runtime.canonical import digest
@@ -26,6 +26,8 @@ from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.admission.clients import parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.people import people
+from mlplatform.scoring.admission.secrets import digest as secret_digest
+from mlplatform.scoring.admission.secrets import key_id
 from rollout_world import StoppedClock, gate_report
 
 CLOCK = StoppedClock()
@@ -298,3 +300,33 @@ def test_a_secret_goes_to_a_file_of_its_owner_alone(
     again = CliRunner().invoke(commands.app, words)
     assert isinstance(again.exception, ConfigInvalid)
     assert len(platform.keys.all_keys()) == 1
+
+
+def test_an_answer_of_the_journal_ends_the_form_that_asked_for_it(
+    platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FormOfPrefect(platform, rollout, "recorded")
+    monkeypatch.setitem(vars(platform), "prefect", form)
+    secret = key(platform, "bo").encode()
+    proven = Approver("bo", key_id(secret_digest(secret)))
+    question = Question(rollout, DIGEST, "approve")
+    job.record_answer(platform, question, proven, reason="it was read", proven_by="session")
+    job.answer_form(platform, question, proven, reason="it was read")
+    assert form.now.state == "COMPLETED"
+    answers = [f for f in platform.rollouts.read(rollout) if isinstance(f, Answered)]
+    assert [(a.approver, a.proven_by) for a in answers] == [("bo", "session")], "and no second one"
+
+
+def test_an_answer_with_a_key_that_may_not_is_refused_and_kept(
+    platform: wiring.Platform, rollout: str
+) -> None:
+    question = Question(rollout, DIGEST, "approve")
+    with pytest.raises(Refused, match="may not approve rollouts of fraud"):
+        job.record_answer(
+            platform,
+            question,
+            Approver("bo", "00000000"),
+            reason="it was read",
+            proven_by="session",
+        )
+    assert len(refused(platform)) == 1
