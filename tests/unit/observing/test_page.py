@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.routes import Arm, no_routes
-from mlplatform.observing.page import decisions, incidents, rollouts
-from mlplatform.observing.page.pictures import causes
+from mlplatform.observing.page import causes, decisions, incidents, rollouts
 from mlplatform.observing.page.plots import WIDTH, Interval, plot
 from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.sources import ModelShown

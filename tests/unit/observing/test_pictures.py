@@ -148,7 +148,7 @@ def test_a_rollout_shows_each_step_with_the_looks_between_its_transitions() -> N
     assert max(g.looks for g in shown.steps[0].gates) == 3
     assert shown.steps[0].tone == "bad"
     assert shown.steps[0].gates[0].title == "answers in time"
-    page = render("rollout.html", here="rollouts", shown=shown)
+    page = render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=())
     assert "fail than with the champion" in page
     assert page.count("<svg") == page.count("</svg>")
     for svg in re.findall(r"<svg [^>]*>", page):

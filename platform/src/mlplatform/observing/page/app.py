@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -17,10 +17,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlplatform.observing.page import decisions, incidents, rollouts, search, traffic
+from mlplatform.observing.page.causes import explained
+from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
 from mlplatform.observing.page.people.sign_in import SignIn
-from mlplatform.observing.page.pictures.causes import explained
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.sources import ModelShown, Sources
 from mlplatform.observing.page.traffic import TrafficShown
@@ -34,9 +35,6 @@ log = logging.getLogger(__name__)
 PAGE_ROWS: Final = 50
 MAX_OFFSET: Final = 1_000_000
 MAX_VERSIONS: Final = 10
-MOST_FORM: Final = 4_096
-"""Bytes of a form."""
-MOST_FIELDS: Final = 16
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "
@@ -302,16 +300,8 @@ def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Aw
     """A form's search becomes a link, and what was typed is in no address and no log."""
 
     async def answer(request: Request) -> Response:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MOST_FORM:
-                return _problem(413, "This search is too long", f"at most {MOST_FORM} bytes")
         try:
-            given = dict(parse_qsl(body.decode(), max_num_fields=MOST_FIELDS))
-            path = await run_in_threadpool(find, given)
-        except ValueError:
-            return _problem(400, "This is no search", "Send the form of the page of decisions.")
+            path = await run_in_threadpool(find, await forms.read(request))
         except InputInvalid as error:
             return _problem(400, "This search can't be read", str(error))
         except NotFound as error:
@@ -326,7 +316,9 @@ def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Aw
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return _problem(405, "This page can only be read", "", headers={"Allow": "GET, HEAD"})
+        return _problem(
+            405, "This address takes no such request", "", headers={"Allow": "GET, HEAD"}
+        )
     return _problem(error.status_code, "There is nothing of that name here", "")
 
 

@@ -112,7 +112,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LaterRecord:
     """A label, or a void, that came after a decision, in words."""
 
     event_ms: int
@@ -139,7 +139,7 @@ class DecisionShown:
 
     records: tuple[RecordShown, ...]
     answers: tuple[Answer, ...]
-    history: tuple[Told, ...]
+    history: tuple[LaterRecord, ...]
     ages: tuple[Age, ...]
 
 
@@ -151,7 +151,7 @@ def decision(records: Sequence[RecordShown]) -> DecisionShown:
     return DecisionShown(
         records=tuple(records),
         answers=tuple(_answer(r) for r in (*decided, *copies)),
-        history=tuple(Told(r.event_ms, _LATER[r.kind](r)) for r in later),
+        history=tuple(LaterRecord(r.event_ms, _LATER[r.kind](r)) for r in later),
         ages=_ages(decided[0]) if decided else (),
     )
 

@@ -13,7 +13,7 @@ from mlplatform.runtime.errors import InputInvalid
 
 MOST_BYTES: Final = 16 * 1024
 """Of a form: a reason of 500 characters has at most 6,000 bytes as browsers send it."""
-MOST_FIELDS: Final = 8
+MOST_FIELDS: Final = 16
 KIND: Final = "application/x-www-form-urlencoded"
 
 
