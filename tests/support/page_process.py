@@ -40,7 +40,7 @@ class PageProcess:
         wait(lambda: status_of(f"{self.url}/health", self.names) == 200, "the page answers")
 
     def get(self, path: str, **how: object) -> httpx.Response:
-        given = {"auth": ("anybody", TOKEN), "headers": self.names} | how
+        given = {"auth": ("anybody", TOKEN), "headers": self.names, "timeout": 60.0} | how
         return httpx.get(f"{self.url}{path}", **given)  # type: ignore[arg-type]
 
     def close(self) -> None:

@@ -216,7 +216,7 @@ def test_a_search_that_cannot_be_read_names_the_field_and_what_is_wanted(
 
 def test_a_form_becomes_a_link_without_the_customer(page: PageProcess) -> None:
     def post(**form: str) -> httpx.Response:
-        return httpx.post(f"{page.url}/decisions", data=form, auth=("x", TOKEN))
+        return httpx.post(f"{page.url}/decisions", data=form, auth=("x", TOKEN), timeout=60.0)
 
     key = (page.home.pseudonym_key).read_bytes()
     asked = post(customer=" 4711 ", outcome="decline", from_ms="2026-01-02T03:04", model="")
