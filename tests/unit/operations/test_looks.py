@@ -80,13 +80,11 @@ def test_evidence_without_a_verdict_is_no_look() -> None:
 
 def test_a_pass_tells_each_look_with_its_state_and_its_evidence(tmp_path: Path) -> None:
     world = World(tmp_path)
-    to_canary(world)
+    rollout_id = to_canary(world)
 
     judged = world.run().looks
 
-    assert [(at.state.phase, at.evidence["verdict"]) for at in judged] == [
-        ("canary", "INCONCLUSIVE")
-    ]
+    assert [at.state.rollout_id for at in judged] == [rollout_id]
     newest = looks.look(judged[0].evidence, judged[0].event_ms)
     assert newest is not None
-    assert {gate.name for gate in newest.gates} >= {"sample", "failures", "alerts"}
+    assert {gate.name for gate in newest.gates} == set(judged[0].evidence["gates"]) != set()
