@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import ManifestHead, Span, Watermark
-from mlplatform.decisions.records.record import SCALARS, arrow_schema
+from mlplatform.decisions.records.record import COLUMNS, arrow_schema
 from mlplatform.model.definition import ModelDefinition, Tolerance
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm
+from mlplatform.model.segments import SegmentSource
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.completeness import complete_until_ms
@@ -59,7 +60,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Records as the log's reader gives them; what a row leaves out has a plain default."""
     full = []
     for seq, row in enumerate(rows, start=1):
-        defaults: dict[str, Any] = dict.fromkeys(SCALARS)
+        defaults: dict[str, Any] = dict.fromkeys(COLUMNS)
         defaults |= {
             "writer": WRITER,
             "seq": seq,
@@ -79,7 +80,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             "latency_us": 4000,
         }
         full.append(defaults | dict(row))
-    return pa.Table.from_pylist(full, schema=arrow_schema(SCALARS))
+    return pa.Table.from_pylist(full, schema=arrow_schema(tuple(COLUMNS)))
 
 
 def counted(
@@ -89,10 +90,11 @@ def counted(
     version: int = 2,
     within_us: float = math.inf,
     until_ms: int | None = None,
+    segments: tuple[SegmentSource, ...] = (),
 ) -> Aggregates:
     """A recount of the rows of generation 1 up to an event time."""
     records = table(rows)
-    subject = Subject(1, role, version, within_us)
+    subject = Subject(1, role, version, within_us, segments)
     found = facts(records, subject)
     if until_ms is not None:
         found = found.of(found.rows["event_ms"] <= until_ms)
@@ -109,12 +111,17 @@ def judged(
     *,
     version: int = 2,
     within_us: float = math.inf,
+    segments: tuple[SegmentSource, ...] = (),
 ) -> Judgement:
     """The verdict on these rows, as the log that holds them is now."""
-    seen = counted(rows, role, version=version, within_us=within_us)
+
+    def found(until_ms: int | None) -> Aggregates:
+        return counted(
+            rows, role, version=version, within_us=within_us, until_ms=until_ms, segments=segments
+        )
+
     until_ms = complete_until_ms(sources.watermarks)
-    complete = counted(rows, role, version=version, within_us=within_us, until_ms=until_ms)
-    return judge(seen, complete, limits, sources)
+    return judge(found(None), found(until_ms), limits, sources)
 
 
 def shadow_rows(

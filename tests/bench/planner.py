@@ -140,7 +140,9 @@ def play(
     """One step, judged at looks from early to late until it is stopped or has passed."""
     rng = np.random.default_rng([seed, 2])
     customers = drawn_customers(rng, world)
-    predicted = drawn_prediction(rng, dataclasses.replace(world, payments_a_day=A_DAY), customers)
+    predicted, _ = drawn_prediction(
+        rng, dataclasses.replace(world, payments_a_day=A_DAY), customers
+    )
     percent = asked.percent if isinstance(asked, CanaryStep) else None
     traffic = drawn_traffic(rng, world, deadline_h / 24, percent, customers)
     limits = step_limits(policy, asked, predicted, pods=PODS)
@@ -207,7 +209,7 @@ def planned(
     """The step's plan, from a history of its world."""
     profile, customers = profile_before(scene.good, scene.history_h, 7)
     replay = dataclasses.replace(scene.good, payments_a_day=A_DAY)
-    predicted = drawn_prediction(np.random.default_rng(7), replay, customers)
+    predicted, _ = drawn_prediction(np.random.default_rng(7), replay, customers)
     limits = step_limits(policy, asked, predicted, pods=PODS)
     assert limits.step is not None
     stage = Stage("", "", deadline_h, limits.failure_share, limits.step)

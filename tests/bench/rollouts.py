@@ -17,14 +17,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import CanaryStep, RolloutPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.segments import (
+    RolloutSegment,
+    SegmentLimits,
+    SegmentPolicy,
+    SegmentSource,
+)
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.passes.observe import step_limits
+from mlplatform.rollouts.passes.observe import SEGMENT_ALERTS, step_limits
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, Extent, counted, portion
 from mlplatform.rollouts.verdicts.comparison import Prediction
 from mlplatform.rollouts.verdicts.facts import Subject
@@ -59,6 +66,11 @@ class World:
             of payments besides.
         redrawn: payments on which the challenger decides as if by another draw of the same rate.
         slower, tail: median and 99th percentile of its latency, as multiples of the champion's.
+        segmented: the policy declares segments besides: a tenth of the customers and nights, that
+            shadow has to show, and a fiftieth of them and weekends.
+        inverted: in the tenth, the challenger ranks payments upside down: as many alerts, and none
+            in common with the champion.
+        in_segment: the challenger's alerts in the tenth, as a multiple of the champion's.
     """
 
     payments_a_day: int = 10_000
@@ -75,6 +87,9 @@ class World:
     redrawn: float = 0.2
     slower: float = 1.0
     tail: float = 1.0
+    segmented: bool = False
+    inverted: bool = False
+    in_segment: float = 1.0
 
 
 CELLS: dict[str, World] = {
@@ -94,7 +109,28 @@ CELLS: dict[str, World] = {
     "no alert in common": World(redrawn=1.0),
     "3 x p50": World(slower=3.0),
     "+ 20 % p99": World(tail=1.2),
+    "A/A, four segments": World(segmented=True),
+    "A/A, four segments, alerts with ICC .17": World(segmented=True, icc=0.17),
+    "a segment of 10 % upside down": World(segmented=True, inverted=True),
+    "never an alert in a segment of 10 %": World(segmented=True, in_segment=0.0),
+    "alerts x 3 in a segment of 10 %": World(segmented=True, in_segment=3.0),
 }
+TENTH, FIFTIETH = 10, 50
+"""Of the customers, every tenth is in one segment, and every fiftieth in another."""
+SEGMENTS = SegmentPolicy(
+    stop=SegmentLimits(alerts=0.5, disagreement=0.3),
+    tolerance=SegmentLimits(alerts=1.0, disagreement=0.5),
+    groups=tuple(
+        # the world says who is in it
+        RolloutSegment(name=name, input="amount", at_least=0, required=required)
+        for name, required in (
+            ("tenth", True),
+            ("fiftieth", False),
+            ("weekend", False),
+            ("night", True),
+        )
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,12 +160,14 @@ def rollout(world: World, policy: RolloutPolicy, seed: int) -> Ending:
     """One challenger's way through shadow and canary."""
     rng = np.random.default_rng(seed)
     customers, exposed, hours = drawn_customers(rng, world), 0, 0.0
-    predicted = drawn_prediction(rng, world, customers)
+    predicted, of_segments = drawn_prediction(rng, world, customers)
+    if world.segmented:
+        policy = msgspec.structs.replace(policy, segments=SEGMENTS)
     for asked in (policy.shadow, *policy.canary):
         percent = asked.percent if isinstance(asked, CanaryStep) else None
         phase = "shadow" if percent is None else f"canary {percent:g} %"
         traffic = drawn_traffic(rng, world, asked.deadline_h / 24, percent, customers)
-        limits = step_limits(policy, asked, predicted)
+        limits = step_limits(policy, asked, predicted, of_segments=of_segments)
         judgement, until_h, seen = _first_verdict(traffic, limits, asked.deadline_h)
         hours += until_h
         if percent is not None:
@@ -147,8 +185,10 @@ def _first_verdict(
 ) -> tuple[Judgement, float, Traffic]:
     for hour in np.arange(LOOK_EVERY_H, deadline_h + LOOK_EVERY_H / 2, LOOK_EVERY_H):
         seen = first_records(traffic, int(np.searchsorted(traffic.event_ms, hour * 3_600_000)))
+        step = limits.step
+        assert step is not None
         found = counted_up(
-            seen, in_canary=limits.step is not None and limits.step.percent is not None
+            seen, in_canary=step.percent is not None, segments=tuple(s.name for s in step.segments)
         )
         judgement = judge(found, found, limits, COMPLETE)
         if judgement.verdict != "INCONCLUSIVE":
@@ -163,21 +203,36 @@ def first_records(traffic: Traffic, count: int) -> Traffic:
     return dataclasses.replace(traffic, **{n: getattr(traffic, n)[:count] for n in names})
 
 
-def counted_up(seen: Traffic, *, in_canary: bool) -> Aggregates:
+def counted_up(seen: Traffic, *, in_canary: bool, segments: tuple[str, ...] = ()) -> Aggregates:
     last_ms = int(seen.event_ms[-1]) if len(seen) else 0
     extent = Extent(last_ms, int(seen.event_ms[0]) if len(seen) else 0, last_ms)
-    subject = Subject(1, "canary" if in_canary else "shadow", 2)
-    return counted(portion(seen, is_timed=in_canary), subject, extent)
+    sources = tuple(SegmentSource(name, "field") for name in segments)
+    subject = Subject(1, "canary" if in_canary else "shadow", 2, segments=sources)
+    found = portion(seen, is_timed=in_canary, segments=len(segments))
+    return counted(found, subject, extent)
 
 
-def drawn_prediction(rng: np.random.Generator, world: World, customers: Customers) -> Prediction:
-    """What replay said of the model as it was meant: as many alerts as the champion's."""
+def drawn_prediction(
+    rng: np.random.Generator, world: World, customers: Customers
+) -> tuple[Prediction, dict[str, Prediction]]:
+    """What replay said of the model as it was meant: as many alerts as the champion's; and of its
+    segments."""
     meant = dataclasses.replace(
-        world, alerts=1.0, more_alerts=0.0, more_failing=0.0, redrawn=min(world.redrawn, 0.2)
-    )
+        world, alerts=1.0, more_alerts=0.0, more_failing=0.0, redrawn=min(world.redrawn, 0.2),
+        inverted=False, in_segment=1.0,
+    )  # fmt: skip
     traffic = drawn_traffic(rng, meant, REPLAYED_DAYS, None, customers)
     mine = traffic.challenger
     own, other = traffic.alert[mine], traffic.other_alert[mine]
+    of_segments = {}
+    for number, segment in enumerate(SEGMENTS.groups):
+        inside = traffic.segments[mine] >> number & 1 > 0
+        if (own | other)[inside].sum() >= SEGMENT_ALERTS:
+            of_segments[segment.name] = _prediction(own[inside], other[inside])
+    return _prediction(own, other), of_segments
+
+
+def _prediction(own: Flags, other: Flags) -> Prediction:
     either, both = int((own | other).sum()), int((own & other).sum())
     ratio, share = float(own.sum() / other.sum()), float(own.mean())
     return Prediction(ratio, (either - both) / either, share)
@@ -202,6 +257,15 @@ def drawn_traffic(
     at_s = np.sort(rng.uniform(0, days * SECONDS, payments))
     unit = rng.choice(world.customers, payments, p=customers.activity)
     champion, challenger = _alerts(rng, world, days, at_s, customers.alert_share[unit])
+    tenth = unit % TENTH == 0
+    if world.inverted:
+        upside_down = ~champion & (rng.random(payments) < champion[tenth].mean())
+        challenger = np.where(tenth, upside_down, challenger)
+    elif world.in_segment < 1:
+        challenger = challenger & (~tenth | (rng.random(payments) < world.in_segment))
+    elif world.in_segment > 1:
+        share = customers.alert_share[unit] * (world.in_segment - 1)
+        challenger = challenger | (tenth & (rng.random(payments) < share))
     failed = _failures(rng, world, days, at_s)
     more = world.more_failing + (world.late if percent is not None else 0.0)
     own_failed = _failures(rng, world, days, at_s) | (rng.random(payments) < more)
@@ -293,6 +357,8 @@ def _records(
     paired = nothing if paired is None else paired
     other_alert = nothing if other_alert is None else other_alert & paired
     copies = np.where(paired.any() & challenger, np.arange(len(unit)), -1)
+    day, hour = at_s // SECONDS, at_s % SECONDS // 3600
+    inside = (unit % TENTH == 0, unit % FIFTIETH == 1, day % 7 >= 5, hour <= 6)
     return Traffic(
         event_ms=at_ms,
         recorded_ms=at_ms,
@@ -308,6 +374,7 @@ def _records(
         late=nothing,
         latency_us=latency_us.astype(np.int64),
         call=copies,
+        segments=sum(flags.astype(np.int64) << n for n, flags in enumerate(inside)),
     )
 
 

@@ -252,6 +252,48 @@ def test_a_slice_that_cannot_be_is_named(changes: dict[str, Any], named: str) ->
     refused(changed("exploration", SLICE | changes), named)
 
 
+SEGMENTS = {
+    "stop": {"alerts": 0.5, "disagreement": 0.3},
+    "tolerance": {"alerts": 1.0, "disagreement": 0.5},
+    "groups": [
+        {"name": "large", "input": "amount", "at_least": 500},
+        {"name": "weekend", "input": "weekend", "values": [1]},
+        {"name": "one_terminal", "field": "terminal_id", "values": [7], "required": False},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("tolerance.alerts", 0.4, "rollout.segments.tolerance.alerts is 0.4; wanted: "
+         "rollout.segments.stop.alerts (0.5) or more"),
+        ("groups", [], "rollout.segments.groups"),
+        ("groups.1.name", "large", "names that differ"),
+        ("groups.0.name", "no name", "rollout.segments.groups.0.name"),
+        ("groups.0.input", "price", "rollout.segments.groups.0.input is 'price'"),
+        ("groups.0.field", "amount", "input or field, one of the two"),
+        ("groups.2.field", "shop", "rollout.segments.groups.2.field is 'shop'"),
+        ("groups.2.field", "customer_id", "not pseudonymous"),
+        ("groups.0.below", 500, "groups.0.below is 500.0; wanted: more than at_least"),
+        ("groups.0.values", [1], "or else values"),
+        ("groups.1.values", [], "or else values"),
+        ("groups.1.colour", 1, "groups.1.colour is an unknown key"),
+    ],
+)  # fmt: skip
+def test_a_segment_that_cannot_be_is_named(path: str, value: Any, named: str) -> None:
+    document = yaml.safe_load(changed("rollout.segments", SEGMENTS))
+    segments = parse(yaml.safe_dump(document), "model.yaml").rollout.segments
+    assert segments is not None
+    assert [segment.required for segment in segments.groups] == [True, True, False]
+    *parents, last = path.split(".")
+    part = document["rollout"]["segments"]
+    for name in parents:
+        part = part[int(name) if name.isdigit() else name]
+    part[last] = value
+    refused(yaml.safe_dump(document), named)
+
+
 @pytest.mark.parametrize(
     ("hides", "named"),
     [

@@ -17,12 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.model.segments import SegmentSource
 from mlplatform.rollouts.passes import kept
 from mlplatform.rollouts.passes.kept import Counted, count
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
 from rollout_world import canary_rows, shadow_rows, table
 
+SEGMENTS = (
+    SegmentSource("small", "field", "amount", below=50.0),
+    SegmentSource("round", "field", "amount", values=(100.0, 10.0)),
+    SegmentSource("early", "hour_of_day", below=6.0),
+)
 WITHIN_US = 1000.0
 """A copy of 5 ms is late where its call carried two rows, and not where it carried three."""
 
@@ -73,14 +79,18 @@ class Log:
 
 
 def advance(folder: Path, log: Log, role: Role, portion: int = kept.PORTION) -> Counted:
-    subject = Subject(1, role, 2, WITHIN_US)
+    subject = subject_of(role)
     return count(folder, log, "fraud", subject, log.watermarks(), portion=portion)  # type: ignore[arg-type]
+
+
+def subject_of(role: Role) -> Subject:
+    return Subject(1, role, 2, WITHIN_US, () if role == "champion" else SEGMENTS)
 
 
 def recount(log: Log, role: Role, until_ms: float = math.inf) -> Aggregates:
     """Of everything that is there, at once, without a file."""
     rows = Log(log.written, log.reached).read(Span())
-    subject = Subject(1, role, 2, WITHIN_US)
+    subject = subject_of(role)
     found = facts(rows, subject)
     voids = rows.filter(pc.field("kind") == "void")["decision_id"].to_pylist()
     found = found.of(found.rows["event_ms"] <= until_ms)
@@ -98,11 +108,13 @@ DECISION = st.tuples(
     st.sampled_from(["approve", "review", "decline"]),
     st.booleans(),  # the challenger's
     st.sampled_from([1, 1, 1, 2]),  # generation
+    st.sampled_from([10, 100, 99.5, None]),  # amount; None: the payload was erased
 )
 
 
 def row_of(drawn: tuple[Any, ...], seq: int, writer: str) -> dict[str, Any]:
-    number, unit, kind, hours, wall_ms, latency_us, reason, decision, mine, generation = drawn
+    number, unit, kind, hours, wall_ms, latency_us, reason, decision, mine, generation = drawn[:10]
+    amount = drawn[10] if len(drawn) > 10 else None
     copy = kind == "shadow"
     arm = "challenger" if mine or copy else "champion"
     failed = reason is not None
@@ -123,6 +135,7 @@ def row_of(drawn: tuple[Any, ...], seq: int, writer: str) -> dict[str, Any]:
         "answered_by": "rules" if failed else arm,
         "version": 2 if mine or copy else 1,
         "generation": generation,
+        "payload": None if amount is None or copy else f'{{"request": {{"amount": {amount}}}}}',
     }
 
 
@@ -160,6 +173,7 @@ def test_any_portions_in_any_order_give_what_a_recount_of_everything_gives(
         line_ms = max(line_ms, log.complete_ms)
         found = advance(folder, log, role, portion)
         assert found.seen.plain() == recount(log, role).plain()
+        assert ("segments" in found.seen.totals) == (role != "champion")
         assert found.complete.plain() == recount(log, role, line_ms).plain()
 
 
@@ -255,7 +269,7 @@ def states_between(folder: Path, log: Log, portion: int) -> Iterator[list[list[A
         db.execute("BEGIN IMMEDIATE")
 
     with pytest.MonkeyPatch.context() as patch:
-        subject = Subject(1, "shadow", 2, WITHIN_US)
+        subject = subject_of("shadow")
         path = kept._path(folder, "fraud", subject)
         kept.sqlite.connect(path, tables=kept.fold.TABLES).close()
         found.append(dump(folder))
@@ -303,7 +317,7 @@ def test_a_damaged_file_or_one_of_another_log_is_counted_again(tmp_path: Path) -
 
 def test_looks_at_once_wait_for_one_another_and_lose_nothing(tmp_path: Path) -> None:
     log = Log(table(canary_rows(600, 25, generation=1, version=2)), complete_ms=10**9)
-    subject = Subject(1, "canary", 2, WITHIN_US)
+    subject = subject_of("canary")
     with ThreadPoolExecutor(3) as pool:
         asked = [
             pool.submit(count, tmp_path, log, "fraud", subject, portion=50)  # type: ignore[arg-type]

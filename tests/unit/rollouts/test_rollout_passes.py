@@ -22,6 +22,7 @@ from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.segments import RolloutSegment, SegmentLimits, SegmentPolicy
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
@@ -811,6 +812,49 @@ def test_every_verdict_is_computed_again_to_the_bit(tmp_path: Path) -> None:
         "approval-asked", *["canary"] * 2, "promoted", "confirmed"
     ]  # fmt: skip
     assert [v for v in found if v.differences or v.notes or v.again != v.recorded] == []
+
+
+SEGMENTS = SegmentPolicy(
+    stop=SegmentLimits(alerts=0.5, disagreement=0.3),
+    tolerance=SegmentLimits(alerts=5.0, disagreement=5.0),
+    groups=(
+        RolloutSegment(name="small", input="amount", below=50.0, required=False),
+        RolloutSegment(name="night", input="night", values=(1.0,), required=False),
+    ),
+)
+
+
+def test_verdicts_on_segments_are_computed_again_to_the_bit(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    policy = msgspec.structs.replace(world.definition.rollout, segments=SEGMENTS)
+    world.definition = msgspec.structs.replace(world.definition, rollout=policy)
+    bootstrap(world)
+    second = to_canary(world)
+    found = again(world, second)
+    assert [v for v in found if v.differences or v.notes or v.again != v.recorded] == []
+    shadow = next(f for f in world.rollouts.read(second) if "verdict" in f.evidence)
+    gate = shadow.evidence["gates"]["alerts of small"]
+    assert gate["holds"] is False
+    row = next(r for rows in world.log.rows.values() for r in rows if "kind" in r)
+    row["payload"] = None  # a copy has none that is read
+    decision = next(
+        r for r in world.log.rows[row["generation"]] if r["decision_id"] == row["decision_id"]
+    )
+    decision["payload"] = '{"request": {"amount": 20}}'
+    told = again(world, second)[0].differences
+    assert "does not hold what was judged" in told[0]
+
+
+def test_evidence_from_before_there_were_segments_replays(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    second = to_canary(world)
+    fact = next(f for f in world.rollouts.read(second) if "basis" in f.evidence)
+    evidence = copy.deepcopy(fact.evidence)
+    basis = evidence["basis"]
+    del basis["policy"]["segments"], basis["subject"]["segments"]
+    del basis["limits"]["step"]["segments"]
+    assert again(world, second, evidence=evidence)[0].differences == ()
 
 
 def test_what_has_changed_since_a_verdict_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.bench import planner as bench
 from tests.bench.rollouts import World
 
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.segments import RolloutSegment, SegmentLimits, SegmentPolicy
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.planning import plan_rollout, recorded, stages_of
 from mlplatform.rollouts.verdicts import courses, traffic_profile
@@ -311,3 +312,39 @@ def test_hours_and_power_are_what_the_judge_then_finds() -> None:
     assert found["hours"]["planned"] == pytest.approx(found["hours"]["found"], rel=0.7)
     assert found["passes"]["planned"] == pytest.approx(found["passes"]["found"], abs=0.15)
     assert found["stops"]["latency_p50"] == {"planned": 1.0, "found": 1.0}
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_required(
+    required: bool,
+) -> None:
+    groups = (
+        RolloutSegment(name="large", input="amount", at_least=100.0),
+        RolloutSegment(name="rare", input="amount", at_least=900.0, required=required),
+        RolloutSegment(name="unseen", input="amount", at_least=9000.0, required=False),
+    )
+    policy = SegmentPolicy(
+        stop=SegmentLimits(alerts=0.5, disagreement=0.3),
+        tolerance=SegmentLimits(alerts=1.0, disagreement=0.5),
+        groups=groups,
+    )
+    segmented = msgspec.structs.replace(fraud().rollout, segments=policy)
+    definition = msgspec.structs.replace(fraud(), rollout=segmented)
+    replayed = {"payments": 3_000, "alerts": 40, "champion_alerts": 40, "both_alerts": 32}
+    few = replayed | {"payments": 300, "alerts": 24, "champion_alerts": 4, "both_alerts": 4}
+    report = {"replayed": {"payments": 30_000, "segments": {"large": replayed, "rare": few}}}
+    of_segments = {"large": Prediction(1.0, 1 / 3, 40 / 3_000), "rare": Prediction(6.0, 20 / 24)}
+    thin = dataclasses.replace(usual(), alerts=0.013)
+    plan = plan_rollout(definition, thin, PREDICTED, report, of_segments)
+    told = {note.split(":")[0]: note for note in plan.notes if note.startswith("segment ")}
+    assert list(told) == ["segment large", "segment rare", "segment unseen"]
+    assert "100 % of the challengers as good as the champion show it" in told["segment large"]
+    assert told["segment unseen"].endswith("too few alerts to plan it; while it is not shown, "
+                                           "nothing waits for it")  # fmt: skip
+    assert "in time" in told["segment rare"]
+    assert ": shown in 264 h; 16 % of the challengers" in told["segment rare"]
+    refused = [r for r in map(str, plan.refusals) if "rare" in r]
+    assert len(refused) == required
+    if required:
+        assert "rollout.segments.groups.1.required: false (now true)" in refused[0]
+        assert "shadow waits for it until its deadline" in told["segment rare"]

@@ -105,6 +105,7 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     yield _rising(percents), "rollout.canary", percents, wanted
     yield from _tolerances(model.rollout)
     yield from _freezes(model.rollout)
+    yield from _segments(model)
     unknown = sorted(set(drift.inputs) - {i.name for i in model.inputs})
     yield not unknown, "drift.inputs", unknown, "names of inputs"
     segments = [segment.name for segment in drift.segments]
@@ -133,6 +134,38 @@ def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
             value, limit = getattr(tolerance, name), getattr(policy.stop, name)
             key, least = f"{where}.tolerance.{name}", f"rollout.stop.{name} ({limit:g}) or more"
             yield value is None or value >= limit, key, value, least
+
+
+def _segments(model: ModelDefinition) -> Iterator[Rule]:
+    """What is proven to be harm in a segment is not tolerated there, and each has one source."""
+    if (policy := model.rollout.segments) is None:
+        return
+    for name in ("alerts", "disagreement"):
+        value, limit = getattr(policy.tolerance, name), getattr(policy.stop, name)
+        wanted = f"rollout.segments.stop.{name} ({limit:g}) or more"
+        yield value >= limit, f"rollout.segments.tolerance.{name}", value, wanted
+    names = [segment.name for segment in policy.groups]
+    wanted = "names that differ"
+    yield len(set(names)) == len(names), "rollout.segments.groups", names, wanted
+    inputs = {i.name for i in model.inputs}
+    for number, segment in enumerate(policy.groups):
+        key = f"rollout.segments.groups.{number}"
+        one = (segment.input is None) != (segment.field is None)
+        yield one, key, segment.name, "input or field, one of the two"
+        known = segment.input is None or segment.input in inputs
+        yield known, f"{key}.input", segment.input, "the name of an input"
+        field = model.request.get(segment.field or "")
+        known = segment.field is None or field is not None
+        yield known, f"{key}.field", segment.field, "the name of a request field"
+        spelled = field is None or not field.pseudonymous
+        wanted = "a field that is not pseudonymous: its values are not what was sent"
+        yield spelled, f"{key}.field", segment.field, wanted
+        bounds = (segment.at_least, segment.below)
+        some = bool(segment.values) != (bounds != (None, None))
+        yield some, key, segment.name, "at_least, below or both; or else values"
+        at_least, below = (-math.inf if bounds[0] is None else bounds[0],
+                           math.inf if bounds[1] is None else bounds[1])  # fmt: skip
+        yield at_least < below, f"{key}.below", segment.below, "more than at_least"
 
 
 def _freezes(policy: RolloutPolicy) -> Iterator[Rule]:

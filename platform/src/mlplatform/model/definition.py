@@ -7,6 +7,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from mlplatform.model.segments import SegmentPolicy
+
 REQUEST_UNIT = "request"
 EVENT_TIME = "event_time"
 """The field of every request that no model.yaml declares: when the payment was made."""
@@ -386,6 +388,7 @@ class RolloutPolicy(_Strict, frozen=True):
     confirm_after_days: Count
     confirm_recall_drop: Share | None = None
     freeze: FreezePolicy | None = None
+    segments: SegmentPolicy | None = None
 
 
 class Segment(_Strict, frozen=True):

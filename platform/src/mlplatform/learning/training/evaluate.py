@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from mlplatform.learning.validation.statistics import (
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.scorecard import SmallScorer
+from mlplatform.model.segments import Flags, sources
 from mlplatform.runtime.errors import InputInvalid
 
 LATENCY_CALLS = 1000
@@ -98,7 +100,7 @@ def gather(
         ),
         quality=_quality(challenger, champion, holdout.known, seed),
         running=_running(challenger, candidate, holdout.rows(judging).known, seed),
-        replay=_replay(challenger, champion, replayed),
+        replay=_replay(definition, challenger, champion, replayed),
         small_model=_small_model(written, holdout.rows(judging).known),
         leakage=leakage_evidence(
             definition, written.input_names, dataset.fitting.known, dataset.holdout.known
@@ -191,7 +193,33 @@ def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
     )
 
 
-def _replay(challenger: Runnable, champion: Runnable | None, recent: Recent) -> ReplayEvidence:
+def _counts(own: Flags, other: Flags, inside: Mapping[str, Flags]) -> Replayed:
+    return Replayed(
+        payments=len(own),
+        alerts=int(own.sum()),
+        champion_alerts=int(other.sum()),
+        both_alerts=int((own & other).sum()),
+        segments={name: _counts(own[flags], other[flags], {}) for name, flags in inside.items()},
+    )
+
+
+def _segments(definition: ModelDefinition, recent: Recent) -> dict[str, Flags]:
+    """Of each of the rollout's segments by an input, which of the replayed rows lie in it."""
+    policy, matrix = definition.rollout.segments, recent.matrix
+    inputs = {s.name: s.input for s in policy.groups} if policy is not None else {}
+    return {
+        source.name: source.holds(matrix.columns([name])[:, 0])
+        for source in sources(policy, definition.inputs)
+        if (name := inputs[source.name]) is not None and name in matrix.names
+    }
+
+
+def _replay(
+    definition: ModelDefinition,
+    challenger: Runnable,
+    champion: Runnable | None,
+    recent: Recent,
+) -> ReplayEvidence:
     decisions = strengths(challenger.bundle, challenger.model, recent.matrix)
     flips, counts = None, None
     if champion is not None:
@@ -201,12 +229,7 @@ def _replay(challenger: Runnable, champion: Runnable | None, recent: Recent) -> 
             flips = math.nan
         else:
             flips = flip_share(decisions, others)
-            counts = Replayed(
-                payments=len(decisions),
-                alerts=int((decisions > 0).sum()),
-                champion_alerts=int((others > 0).sum()),
-                both_alerts=int(((decisions > 0) & (others > 0)).sum()),
-            )
+            counts = _counts(decisions > 0, others > 0, _segments(definition, recent))
     return ReplayEvidence(
         rows=len(recent.matrix),
         source=recent.source,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
@@ -110,12 +110,16 @@ class Replayed:
     """Payments that were replayed, and those of them on which an alert would have been raised.
 
     A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
+
+    Args:
+        segments: by name, the same of the payments in one segment.
     """
 
     payments: int
     alerts: int
     champion_alerts: int
     both_alerts: int
+    segments: Mapping[str, Replayed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

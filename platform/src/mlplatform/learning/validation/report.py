@@ -10,7 +10,7 @@ from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.text import markdown
 
 if TYPE_CHECKING:
-    from mlplatform.learning.validation.gates import GateReport, GateResult
+    from mlplatform.learning.validation.gates import GateReport, GateResult, Replayed
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? cannot be told"}
 TITLES = {
@@ -40,8 +40,15 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         "champion": report.champion,
         "passed": report.passed,
         "gates": [_gate(g) for g in report.gates],
-        **({} if report.replayed is None else {"replayed": asdict(report.replayed)}),
+        **({} if report.replayed is None else {"replayed": _replayed(report.replayed)}),
     }
+
+
+def _replayed(counts: Replayed) -> dict[str, Any]:
+    found = asdict(counts)
+    segments = {name: _replayed(inside) for name, inside in counts.segments.items()}
+    del found["segments"]
+    return found | ({"segments": segments} if segments else {})
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:

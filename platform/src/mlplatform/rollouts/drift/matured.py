@@ -17,6 +17,7 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition, Segment
 from mlplatform.model.profile import Floats
+from mlplatform.model.segments import band
 from mlplatform.rollouts.drift.performance import (
     CALIBRATION,
     MOST_REFERENCE_DAYS,
@@ -211,9 +212,7 @@ def _members(
     found = []
     for segment in segments:
         values = matrix[:, plan.names.index(segment.input)]
-        low = -np.inf if segment.at_least is None else segment.at_least
-        high = np.inf if segment.below is None else segment.below
-        found.append((values >= low) & (values < high))
+        found.append(band(values, segment.at_least, segment.below))
     return tuple(found)
 
 

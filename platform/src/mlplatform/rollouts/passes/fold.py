@@ -19,6 +19,8 @@ from typing import Any, Final
 import numpy as np
 
 from mlplatform.rollouts.verdicts.aggregates import (
+    SEGMENT_SUMS,
+    SEGMENT_WIDTH,
     TOTALS,
     Aggregates,
     Calls,
@@ -27,6 +29,7 @@ from mlplatform.rollouts.verdicts.aggregates import (
     calls_changed,
     outages,
     portion,
+    segment_totals,
 )
 from mlplatform.rollouts.verdicts.clusters import Grouped, changes, grouped
 from mlplatform.rollouts.verdicts.facts import COPY, ROW, Facts, Integers, Subject
@@ -54,9 +57,9 @@ CREATE INDEX IF NOT EXISTS busiest ON windows (decided);
 """`recorded_ms` and `latency_us` are those of copies that were sent: the call that they share."""
 
 VIEWS: Final = {"customers": 0, "days": 1, "moments": 2}
-OUTAGES, DAY_ANSWERS, OUTAGE_ANSWERS = 3, (4, 5), (6, 7)
+OUTAGES, DAY_ANSWERS, OUTAGE_ANSWERS, SEGMENTS = 3, (4, 5), (6, 7), 8
 """Clusters of stretches of wall time; of either arm, latencies by bin of customers' days and of
-stretches of wall time."""
+stretches of wall time; customers of a segment."""
 _WIDTHS: Final = {"customers": 14, "days": 4, "moments": 6}
 _BINS: Final = np.dtype([("bin", "<u2"), ("answers", "<u4")])
 _COUNT: Final = np.dtype("<i4")
@@ -182,11 +185,17 @@ def fold(
     mates = _mates(db, joined([incoming, stored])) - set(stored.decision_id)
     stored = joined([stored, _stored(db, mates)])
     before, now = (
-        portion(traffic(part, subject), is_timed=subject.role == "canary")
+        portion(
+            traffic(part, subject),
+            is_timed=subject.role == "canary",
+            segments=len(subject.segments),
+        )
         for part in (stored, joined([stored.without(voided), incoming]))
     )
     _keep(db, incoming, voided)
     _count(db, state, before, now)
+    if subject.segments:
+        _count_segments(db, state, changes(now.segments, before.segments), len(subject.segments))
 
 
 def aggregates_of(db: sqlite3.Connection, state: State, subject: Subject) -> Aggregates:
@@ -202,7 +211,7 @@ def aggregates_of(db: sqlite3.Connection, state: State, subject: Subject) -> Agg
     return Aggregates(
         generation=subject.generation,
         extent=state.extent,
-        totals=dict(state.totals),
+        totals=_totals(state, len(subject.segments)),
         outages=np.frombuffer(counts, dtype=_COUNT).reshape(-1, 4).astype(np.int64),
         latencies=latencies,
         calls=state.calls,
@@ -210,7 +219,13 @@ def aggregates_of(db: sqlite3.Connection, state: State, subject: Subject) -> Agg
         uncopied=state.uncopied - young,
         busiest=busiest,
         position=dict(state.position),
+        segments=tuple(segment.name for segment in subject.segments),
     )
+
+
+def _totals(state: State, segments: int) -> dict[str, Integers]:
+    nothing = {"segments": np.zeros((segments, SEGMENT_SUMS), np.int64)} if segments else {}
+    return nothing | state.totals
 
 
 def _facts(rows: Sequence[tuple[str, str, int, bytes]]) -> Facts:
@@ -298,6 +313,14 @@ def _count(db: sqlite3.Connection, state: State, before: Portion, now: Portion) 
     answers = changes(now.answers, before.answers)
     if len(answers.counts):
         _add_answers(db, state, answers)
+
+
+def _count_segments(db: sqlite3.Connection, state: State, changed: Grouped, number: int) -> None:
+    if not len(changed.counts):
+        changed = Grouped(changed.keys, np.zeros((0, SEGMENT_WIDTH), dtype=np.int64))
+    old, new = (Grouped(changed.keys, counts) for counts in _add(db, SEGMENTS, changed))
+    more = segment_totals(new, number) - segment_totals(old, number)
+    state.totals["segments"] = _totals(state, number)["segments"] + more
 
 
 def _add(db: sqlite3.Connection, view: int, changed: Grouped) -> tuple[Integers, Integers]:

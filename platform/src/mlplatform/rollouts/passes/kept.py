@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
@@ -28,7 +29,7 @@ from mlplatform.rollouts.passes import fold
 from mlplatform.rollouts.passes.fold import State
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.completeness import complete_until_ms
-from mlplatform.rollouts.verdicts.facts import COLUMNS, Subject, facts
+from mlplatform.rollouts.verdicts.facts import Subject, facts
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
@@ -36,7 +37,7 @@ from mlplatform.runtime.storage import sqlite
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 """Of what is counted, and how: another number starts new files."""
 PORTION = 20_000
 """Records of each writer that are counted in one transaction: they have to fit into memory."""
@@ -138,7 +139,8 @@ def _path(folder: Path, model: str, subject: Subject) -> Path:
         return int(file.name.split("-")[1])
 
     within = subject.within_us if math.isfinite(subject.within_us) else None
-    identity = digest([FORMAT, subject.role, subject.version, within])[:8]
+    segments = msgspec.to_builtins(subject.segments)
+    identity = digest([FORMAT, subject.role, subject.version, within, segments])[:8]
     path = folder / model / f"{subject.role}-{subject.generation}-{identity}.db"
     if not path.exists() and path.parent.is_dir():
         for other in path.parent.glob(f"{subject.role}-*.db"):
@@ -228,7 +230,7 @@ class _Counting:
             generation=generation,
             after=state.position,
             limit=self._portion,
-            columns=COLUMNS,
+            columns=self._subject.columns,
         )
         table = self._log.read(span)
         full = {}

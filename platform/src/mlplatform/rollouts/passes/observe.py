@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -14,6 +14,7 @@ from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
+from mlplatform.model.segments import sources
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
 from mlplatform.rollouts.passes.kept import PORTION, count, up_to
@@ -29,7 +30,7 @@ from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import unrouted
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.rollouts.verdicts.basis import Basis, OutcomeBasis, outcome_gates, verdict
-from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
+from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction, SegmentStep
 from mlplatform.rollouts.verdicts.facts import COLUMNS, Role, Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcomes
@@ -45,7 +46,12 @@ if TYPE_CHECKING:
 LOOK_EVERY_MS: Final = 3_600_000
 """Of event time, after which matured labels are asked again."""
 GATES_PER_PHASE = 6
-"""The most that one phase asks: failures, alerts, two quantiles of latency, split, recall."""
+"""The most that one phase asks: failures, alerts, two quantiles of latency, split, recall; and one
+more for all segments together, where there are any."""
+GATES_PER_SEGMENT = 2
+SEGMENT_ALERTS = 30
+"""Payments of a segment, with an alert of either version, that its own replay has to hold: of
+fewer, the replay of all payments tells more."""
 
 
 def observe(
@@ -126,7 +132,9 @@ def _subject(
     role: Role, state: RolloutState, routes: Routes, definition: ModelDefinition
 ) -> Subject:
     within_us = 1000 * waited_ms(definition)
-    return Subject(routes.generation, role, state.challenger.version, within_us)
+    # a champion's guardrail asks for failures alone
+    segments = () if role == "champion" else sources(definition.rollout.segments, definition.inputs)
+    return Subject(routes.generation, role, state.challenger.version, within_us, segments)
 
 
 def waited_ms(definition: ModelDefinition) -> float:
@@ -247,8 +255,36 @@ def _propensities(log: DecisionLog, model: str, basis: OutcomeBasis) -> dict[str
 
 def gate_errors(policy: RolloutPolicy) -> Errors:
     """The chance of a false alarm is shared out evenly over all phases and gates of a rollout."""
-    stop = policy.false_alarm_share / (GATES_PER_PHASE * _phases(policy))
+    gates = GATES_PER_PHASE + (policy.segments is not None)
+    stop = policy.false_alarm_share / (gates * _phases(policy))
     return Errors(stop, policy.missed_harm_share)
+
+
+def segment_steps(
+    policy: RolloutPolicy, predicted: Prediction, of_segments: Mapping[str, Prediction], *,
+    in_canary: bool,
+) -> tuple[SegmentStep, ...]:  # fmt: skip
+    """What a step asks of each segment; one gate's part of the error is shared out among them.
+
+    Args:
+        of_segments: by name, where replay said something of the segment itself.
+    """
+    if (asked := policy.segments) is None:
+        return ()
+    errors = gate_errors(policy)
+    part = errors.stop / (GATES_PER_SEGMENT * len(asked.groups))
+    overall = dataclasses.replace(predicted, alert_share=None)
+    return tuple(
+        SegmentStep(
+            name=segment.name,
+            stop=asked.stop,
+            tolerance=asked.tolerance,
+            errors=Errors(part, errors.missed),
+            predicted=of_segments.get(segment.name, overall),
+            holds=segment.required and not in_canary,
+        )
+        for segment in asked.groups
+    )
 
 
 def _phases(policy: RolloutPolicy) -> int:
@@ -274,7 +310,13 @@ def limits_of(
             asked = policy.shadow
         case _:
             asked = None
-    return step_limits(policy, asked, predicted(state.validation, routes), pods=pods)
+    return step_limits(
+        policy,
+        asked,
+        predicted(state.validation, routes),
+        pods=pods,
+        of_segments=predicted_segments(state.validation, routes),
+    )
 
 
 def step_limits(
@@ -283,6 +325,7 @@ def step_limits(
     predicted: Prediction,
     *,
     pods: int = 1,
+    of_segments: Mapping[str, Prediction] | None = None,
 ) -> Limits:
     """What a version is held to in a step of the ramp, or as a provisional champion (None)."""
     step = None
@@ -296,6 +339,9 @@ def step_limits(
             units=asked.minimum_units,
             requests=asked.minimum_requests if isinstance(asked, ShadowStep) else 0,
             pods=pods,
+            segments=segment_steps(
+                policy, predicted, of_segments or {}, in_canary=isinstance(asked, CanaryStep)
+            ),
         )
     return Limits(
         error_share=policy.false_alarm_share / _phases(policy),
@@ -319,6 +365,20 @@ def predicted(validation: Evidence, routes: Routes) -> Prediction:
     if not met or not other or not either:
         return dataclasses.replace(ALIKE, alert_share=share)
     return Prediction(own / other, (either - both) / either, share)
+
+
+def predicted_segments(validation: Evidence, routes: Routes) -> dict[str, Prediction]:
+    """By name, of the segments whose replay says enough; none where it met another champion."""
+    whole = predicted(validation, routes)
+    of_segments = (validation.get("replayed") or {}).get("segments") or {}
+    if not whole.replayed:
+        return {}
+    found = {
+        name: predicted({**validation, "replayed": counts}, routes)
+        for name, counts in of_segments.items()
+        if counts["alerts"] + counts["champion_alerts"] - counts["both_alerts"] >= SEGMENT_ALERTS
+    }
+    return {name: prediction for name, prediction in found.items() if prediction.replayed}
 
 
 def _pods(definition: ModelDefinition, ports: Ports) -> int:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+
+import msgspec
 
 from mlplatform.decisions.records.port import DecisionLog
-from mlplatform.model.definition import CanaryStep, ModelDefinition, ShadowStep
+from mlplatform.model.definition import CanaryStep, ModelDefinition, ShadowStep, Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.transitions import Evidence, PlannedStep, RolloutPlan
 from mlplatform.rollouts.passes.history import read_profile
-from mlplatform.rollouts.passes.observe import gate_errors, predicted, step_limits
-from mlplatform.rollouts.verdicts.comparison import Prediction
+from mlplatform.rollouts.passes.observe import (
+    gate_errors,
+    predicted,
+    predicted_segments,
+    step_limits,
+)
+from mlplatform.rollouts.verdicts.comparison import Prediction, SegmentStep
 from mlplatform.rollouts.verdicts.courses import Alerts
 from mlplatform.rollouts.verdicts.planner import (
+    DECIDES,
     SURE,
     Confirmation,
     Stage,
@@ -20,7 +30,7 @@ from mlplatform.rollouts.verdicts.planner import (
     plan_confirmation,
     plan_stage,
 )
-from mlplatform.rollouts.verdicts.ramp import Plan, doubts, proposed, refusals
+from mlplatform.rollouts.verdicts.ramp import Plan, Refusal, Remedy, doubts, proposed, refusals
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 
 PLANNED_DAYS = 7.0
@@ -50,7 +60,13 @@ def planned(
     profile = read_profile(log, definition, days=days, now_event_ms=now_event_ms)
     if profile is None or profile.busy_hours < LEAST_HOURS:
         return f"no plan: fewer than {LEAST_HOURS} hours of traffic in the log"
-    return plan_rollout(definition, profile, predicted(validation, routes), validation)
+    return plan_rollout(
+        definition,
+        profile,
+        predicted(validation, routes),
+        validation,
+        predicted_segments(validation, routes),
+    )
 
 
 def plan_rollout(
@@ -58,14 +74,24 @@ def plan_rollout(
     profile: TrafficProfile,
     prediction: Prediction,
     validation: Evidence,
+    of_segments: Mapping[str, Prediction] | None = None,
 ) -> Plan:
-    """The plan at this traffic."""
+    """The plan at this traffic.
+
+    Args:
+        of_segments: by name, what replay said of the segments whose payments were enough.
+    """
     expected = expected_alerts(profile, prediction, validation)
-    stages = tuple(stages_of(definition, prediction))
+    stages = tuple(stages_of(definition, prediction, of_segments))
     steps = tuple(plan_stage(profile, stage, expected) for stage in stages)
     confirmation = _confirmation(definition, profile, steps[0], prediction)
     refused = refusals(profile, stages, steps, expected)
-    notes = _notes(definition, profile, prediction, expected, confirmation)
+    segments = segment_plans(profile, stages[0], validation, of_segments or {})
+    refused = (*refused, *_segment_refusals(stages[0], segments))
+    notes = (
+        *_notes(definition, profile, prediction, expected, confirmation),
+        *_segment_notes(stages[0], segments),
+    )
     return Plan(
         history_h=profile.hours,
         requests_h=profile.requests_h,
@@ -77,12 +103,97 @@ def plan_rollout(
     )
 
 
-def stages_of(definition: ModelDefinition, prediction: Prediction) -> Iterator[Stage]:
+def segment_plans(
+    profile: TrafficProfile,
+    shadow: Stage,
+    validation: Evidence,
+    of_segments: Mapping[str, Prediction],
+) -> dict[str, StagePlan]:
+    """Of each segment of which replay said enough, what shadow shows of its payments alone."""
+    replayed = validation.get("replayed") or {}
+    found = {}
+    for segment in shadow.step.segments:
+        if (prediction := of_segments.get(segment.name)) is None:
+            continue
+        counts = replayed["segments"][segment.name]
+        part = counts["payments"] / replayed["payments"]
+        alone = dataclasses.replace(
+            profile,
+            requests_h=profile.requests_h * part,
+            customers=tuple((n, rate * part) for n, rate in profile.customers),
+            repeat_h=profile.repeat_h * part,
+            alerts=counts["champion_alerts"] / counts["payments"],
+            alert_repeat_h=profile.alert_repeat_h * part,
+        )
+        expected = expected_alerts(alone, prediction, {"replayed": counts})
+        found[segment.name] = plan_stage(alone, _alone(shadow, segment), expected)
+    return found
+
+
+def _alone(shadow: Stage, segment: SegmentStep) -> Stage:
+    """Shadow as one segment's gates see it, which ask for no sample and for no answers in time."""
+    stop, shown = segment.stop, segment.tolerance
+    step = dataclasses.replace(
+        shadow.step,
+        stop=msgspec.structs.replace(
+            shadow.step.stop, alerts=stop.alerts, disagreement=stop.disagreement
+        ),
+        tolerance=Tolerance(failures=1.0, alerts=shown.alerts, disagreement=shown.disagreement),
+        errors=segment.errors,
+        predicted=segment.predicted,
+        units=1,
+        requests=1,
+        segments=(),
+    )
+    name = f"{shadow.name}, segment {segment.name},"
+    return dataclasses.replace(shadow, name=name, step=step, failure_share=0.5)
+
+
+def _segment_refusals(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[Refusal]:
+    """Of the segments that have to be shown, those that shadow is too short for."""
+    for number, segment in enumerate(shadow.step.segments):
+        plan = plans.get(segment.name)
+        if plan is None or not segment.holds or plan.passes >= DECIDES:
+            continue
+        key = f"rollout.segments.groups.{number}.required"
+        ways = [(Remedy(key, 1, 0),)]
+        if plan.late_hours is not None:
+            longer = math.ceil(plan.late_hours)
+            ways.append((Remedy(f"{shadow.key}.deadline_h", shadow.deadline_h, longer),))
+        yield Refusal(plan, tuple(ways))
+
+
+def _segment_notes(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[str]:
+    for segment in shadow.step.segments:
+        plan, then = plans.get(segment.name), "shadow waits for it until its deadline"
+        if not segment.holds:
+            then = "nothing waits for it"
+        if plan is None:
+            yield (
+                f"segment {segment.name}: its replay holds too few alerts to plan it; while it is "
+                f"not shown, {then}"
+            )
+            continue
+        gates = [gate for gate in plan.gates if gate.gate != "failures"]
+        caught = ", ".join(f"{g.gate} {100 * g.stops:.0f} %" for g in gates)
+        takes = "longer than is planned" if plan.hours is None else f"{plan.hours:.0f} h"
+        yield (
+            f"segment {segment.name}: shown in {takes}; {100 * plan.passes:.0f} % of the "
+            f"challengers as good as the champion show it in time; one with twice a limit is "
+            f"stopped in shadow: {caught}; while it is not shown, {then}"
+        )
+
+
+def stages_of(
+    definition: ModelDefinition,
+    prediction: Prediction,
+    of_segments: Mapping[str, Prediction] | None = None,
+) -> Iterator[Stage]:
     """The steps of the ramp, as model.yaml has them."""
     policy = definition.rollout
     every: tuple[ShadowStep | CanaryStep, ...] = (policy.shadow, *policy.canary)
     for number, asked in enumerate(every):
-        limits = step_limits(policy, asked, prediction)
+        limits = step_limits(policy, asked, prediction, of_segments=of_segments)
         if limits.step is None:
             continue
         key, name = "rollout.shadow", "shadow"

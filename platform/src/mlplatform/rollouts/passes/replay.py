@@ -76,10 +76,12 @@ def replayed(
     except Corrupt as error:
         return found(None, (f"the log can't be read: {error}",))
     again = verdict(basis, counted.seen, counted.complete, slow)
+    # what an earlier release did not know yet is, in its basis, what it is by default
+    then = fact.evidence | {"basis": msgspec.to_builtins(basis)}
     notes = _policy_notes(basis.policy, policy)
     if basis.code != code_version():
         notes = (*notes, f"judged by {basis.code}, computed again by {code_version()}")
-    return found(again.verdict, _differences(fact.evidence, again.evidence), notes)
+    return found(again.verdict, _differences(then, again.evidence), notes)
 
 
 def _differences(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> tuple[str, ...]:

@@ -37,6 +37,11 @@ _REQUESTS, _ANSWERS, _ALERTS, _SEEN, _PAIRS = 0, 2, 4, 6, slice(8, 12)
 """Columns of a customer: the challenger's and, next to each, the champion's; then those of pairs,
 as (hits, trials) of both arms."""
 _EITHER = slice(12, 14)
+SEGMENT_WIDTH = 6
+"""Columns of a customer in a segment: the challenger's alerts and answers, the champion's (of
+pairs, in shadow); alerts of one arm alone, and of either, in pairs."""
+SEGMENT_SUMS = 30
+"""Of one segment: the sums of the first four columns over customers, and of the last two."""
 
 
 Calls = Mapping[int, tuple[int, int, int]]
@@ -54,6 +59,7 @@ class Portion:
         windows: by ten seconds: the champion's requests, and those of them without a copy.
         answers: by arm, day, unit, moment and bin of latency: how many; none in shadow.
         counts: of `ARM_COUNTS`, for one arm and the other, then of records.
+        segments: by number of a segment and unit, the columns above.
     """
 
     customers: Grouped
@@ -64,13 +70,15 @@ class Portion:
     calls: Calls
     counts: Integers
     dropped: Mapping[str, int]
+    segments: Grouped
 
 
-def portion(seen: Traffic, *, is_timed: bool) -> Portion:
+def portion(seen: Traffic, *, is_timed: bool, segments: int = 0) -> Portion:
     """The clusters of these requests.
 
     Args:
         is_timed: both arms' latencies can be compared.
+        segments: how many are counted.
     """
     arms, asked = (seen.challenger, ~seen.challenger), ~seen.excused
     missed = (seen.failed | seen.late) & asked
@@ -92,7 +100,35 @@ def portion(seen: Traffic, *, is_timed: bool) -> Portion:
         calls=_calls(seen),
         counts=_counts(seen, arms),
         dropped=seen.dropped,
+        segments=_segments(seen, segments, in_pairs=not is_timed),
     )
+
+
+def _segments(seen: Traffic, number: int, *, in_pairs: bool) -> Grouped:
+    """Alerts by segment and unit; a request that lies in several counts in each."""
+    mine, other = seen.challenger & seen.scored, ~seen.challenger & seen.scored
+    a, b, alone, either = seen.alert & mine, seen.alert & other, *np.zeros((2, len(seen)), bool)
+    if in_pairs:
+        mine = other = seen.paired & seen.challenger
+        a, b = seen.alert & mine, seen.other_alert & mine
+        alone, either = a ^ b, a | b
+    columns, counts = _columns(a, mine, b, other, alone, either), mine | other
+    inside = [np.flatnonzero(counts & (seen.segments >> n & 1 > 0)) for n in range(number)]
+    rows = np.concatenate([*inside, np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    numbers = np.repeat(np.arange(number, dtype=np.int64), [len(rows) for rows in inside])
+    return grouped([numbers, seen.unit[rows]], columns[rows])
+
+
+def segment_totals(found: Grouped, number: int) -> Integers:
+    """Sums over the customers of each segment; they add up."""
+    parts = (found.counts[found.keys[0] == n] for n in range(number))
+    return np.array([_segment_sums(counts) for counts in parts], dtype=np.int64)
+
+
+def _segment_sums(counts: Integers) -> Integers:
+    one, either = counts[:, 4:].T
+    alone = np.stack((one, either, 0 * one, either), axis=1)
+    return np.concatenate((cluster_sums(counts[:, :4]), cluster_sums(alone)))
 
 
 def _columns(*flags: Flags) -> Integers:
@@ -232,12 +268,13 @@ class Aggregates:
     """All that is judged of a generation.
 
     Args:
-        totals: by the names in `TOTALS`, and "counts" of a portion.
+        totals: by the names in `TOTALS`, and "counts" of a portion; "segments" where there are any.
         outages: stretches of wall time x (the challenger's failures and requests, the champion's).
         latencies: None in shadow.
         uncopied: champion's decisions of which there is no copy, though there was time for one.
         busiest: the champion's requests in the busiest ten seconds.
         position: by writer, up to which number the log was read.
+        segments: names, in the order of their totals.
     """
 
     generation: int
@@ -250,6 +287,7 @@ class Aggregates:
     uncopied: int
     busiest: int
     position: Mapping[str, int] = field(default_factory=dict)
+    segments: tuple[str, ...] = ()
 
     @property
     def records(self) -> int:
@@ -285,6 +323,11 @@ class Aggregates:
         """Alerts that one arm alone raised, among payments on which either did."""
         return ClusterSums.of(self.totals["customers"][38:53])
 
+    def segment(self, name: str) -> tuple[ClusterSums, ClusterSums]:
+        """Of one segment what `alerts` and `one_sided` are of all payments."""
+        vector = self.totals["segments"][self.segments.index(name)]
+        return ClusterSums.of(vector[:15]), ClusterSums.of(vector[15:])
+
     @property
     def failures(self) -> list[ClusterSums]:
         """Requests not answered in time, by customer and day and by stretch of wall time."""
@@ -309,6 +352,8 @@ class Aggregates:
             "uncopied": self.uncopied,
             "busiest": self.busiest,
         }
+        if self.segments:
+            found["segments"] = list(self.segments)
         if self.latencies is not None:
             days, by_time = self.latencies.days, self.latencies.outages
             arrays = (days.squares, days.products, days.trials, *by_time.keys, by_time.counts)
@@ -326,13 +371,19 @@ class Aggregates:
 def aggregates(facts: Facts, subject: Subject, voided: frozenset[str] = frozenset()) -> Aggregates:
     """All of these records, counted at once."""
     kept = facts.without(set(voided))
-    found = portion(traffic(kept, subject), is_timed=subject.role == "canary")
+    found = portion(
+        traffic(kept, subject),
+        is_timed=subject.role == "canary",
+        segments=len(subject.segments),
+    )
     return counted(found, subject, Extent.of(facts))
 
 
 def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
     """What is judged of a generation, from all of it in one portion."""
     totals = {name: sums(getattr(found, name).counts) for name, sums in TOTALS.items()}
+    if subject.segments:
+        totals["segments"] = segment_totals(found.segments, len(subject.segments))
     pieces = outages(found.moments, extent.outage_bits)
     latencies = None
     if subject.role == "canary":
@@ -351,6 +402,7 @@ def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
         dropped=found.dropped,
         uncopied=int(uncopied.sum()),
         busiest=int(found.windows.counts[:, 0].max(initial=0)),
+        segments=tuple(segment.name for segment in subject.segments),
     )
 
 

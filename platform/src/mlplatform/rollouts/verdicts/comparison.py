@@ -10,10 +10,13 @@ were split at random.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlplatform.model.definition import StopLimits, Tolerance
+from mlplatform.model.segments import SegmentLimits
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate
 from mlplatform.rollouts.verdicts.statistics import ClusterSums, share_difference
@@ -60,6 +63,24 @@ ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0, replayed=False)
 """Where nothing was predicted for this pair of versions, they are to raise as many alerts."""
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentStep:
+    """What a step asks of one segment.
+
+    Args:
+        errors: of each of its gates; all segments together share out those of one gate.
+        predicted: of the segment's own payments, where they were replayed, else of all.
+        holds: whether the step waits until the segment has shown its tolerance.
+    """
+
+    name: str
+    stop: SegmentLimits
+    tolerance: SegmentLimits
+    errors: Errors
+    predicted: Prediction
+    holds: bool
+
+
 def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
     """Requests that the challenger failed to answer in time, against the champion's.
 
@@ -92,7 +113,9 @@ def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
     return bounded("failures", harm, bound, errors, difference_values(found))
 
 
-def alert_gate(seen: Aggregates, bound: Bound, errors: Errors, predicted: Prediction) -> Gate:
+def alert_gate(
+    view: ClusterSums, bound: Bound, errors: Errors, predicted: Prediction, *, name: str = "alerts"
+) -> Gate:
     """The challenger's alerts against those expected of it, as a share of the expected ones.
 
     Both too many and too few are harm: people have no time for the first, and the others are frauds
@@ -100,7 +123,6 @@ def alert_gate(seen: Aggregates, bound: Bound, errors: Errors, predicted: Predic
     and the predicted share of all payments: traffic that moves moves the first with it, a champion
     that drifts away leaves the second. Only what deviates from both is harm.
     """
-    view = seen.alerts
     deviations = [
         found
         for found in (
@@ -116,7 +138,7 @@ def alert_gate(seen: Aggregates, bound: Bound, errors: Errors, predicted: Predic
             f"flagged {_of(raised, answers, 'payments')}; the champion flagged "
             f"{_of(theirs, others, 'payments')}, so no alert is expected yet"
         )
-        return Gate("alerts", bound.verdict(math.nan, math.nan), reason, {"trials": answers})
+        return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
     fewer = min(found.fewer for found in deviations)
     stop_low = max(more, fewer)
@@ -134,7 +156,7 @@ def alert_gate(seen: Aggregates, bound: Bound, errors: Errors, predicted: Predic
     }  # fmt: skip
     proven = f"at least {percent(stop_low)} {'fewer' if fewer > more else 'more'}"
     harm = Harm(told, proven, shown, stop_low, nearest.left_open, percent)
-    return bounded("alerts", harm, bound, errors, values)
+    return bounded(name, harm, bound, errors, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +204,21 @@ def _deviation(
 
 
 def disagreement_gate(
-    seen: Aggregates, bound: Bound, errors: Errors, predicted: Prediction
+    view: ClusterSums,
+    bound: Bound,
+    errors: Errors,
+    predicted: Prediction,
+    *,
+    name: str = "disagreement",
 ) -> Gate:
     """Of payments on which either arm raised an alert, those on which only one did, in shadow."""
     if not predicted.replayed:
         reason = "this pair of versions was never replayed: validate the version again"
-        return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
-    view = seen.one_sided
+        return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     only, either = view.challenger_hits, view.challenger_trials
     if not either:
         reason = "no arm has raised an alert yet on a payment that both decided"
-        return Gate("disagreement", bound.verdict(math.nan, math.nan), reason, {})
+        return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     told = (
         f"one arm alone flagged {only:,} of the {either:,} payments that either flagged "
@@ -211,7 +237,31 @@ def disagreement_gate(
     }
     proven = f"at least {points(excess_low)} more than predicted"
     harm = Harm(told, proven, shown, excess_low, excess_high, points)
-    return bounded("disagreement", harm, bound, errors, values)
+    return bounded(name, harm, bound, errors, values)
+
+
+def segment_gates(
+    seen: Aggregates, asked: tuple[SegmentStep, ...], *, in_canary: bool
+) -> Iterator[Gate]:
+    """Each segment's payments by themselves: pair by pair in shadow, between arms in canary.
+
+    Of a segment with few alerts nothing is shown; that is told, and never healthy.
+    """
+    for step in asked:
+        alerts, one_sided = seen.segment(step.name)
+        bounds = [Bound(getattr(step.stop, n), getattr(step.tolerance, n))
+                  for n in ("alerts", "disagreement")]  # fmt: skip
+        found = [
+            alert_gate(
+                alerts, bounds[0], step.errors, step.predicted, name=f"alerts of {step.name}"
+            )
+        ]
+        if not in_canary and step.predicted.replayed:
+            name = f"disagreement of {step.name}"
+            found.append(
+                disagreement_gate(one_sided, bounds[1], step.errors, step.predicted, name=name)
+            )
+        yield from (dataclasses.replace(gate, holds=step.holds) for gate in found)
 
 
 def copy_gate(seen: Aggregates) -> list[Gate]:
@@ -236,13 +286,15 @@ def comparisons(
     predicted: Prediction,
     pods: int,
     in_canary: bool,
+    segments: tuple[SegmentStep, ...] = (),
 ) -> list[Gate]:
     """Every comparison that a step asks for."""
     failures = Bound(failure_share, tolerance.failures)
     alerts = Bound(stop.alerts, tolerance.alerts)
     found = [
         failure_gate(seen, failures, errors),
-        alert_gate(seen, alerts, errors, predicted),
+        alert_gate(seen.alerts, alerts, errors, predicted),
+        *segment_gates(seen, segments, in_canary=in_canary),
     ]
     if in_canary:
         quantiles = ((0.5, stop.latency_p50, tolerance.latency_p50),
@@ -252,7 +304,7 @@ def comparisons(
     utilisation = Bound(stop.utilisation, stop.utilisation)
     return [
         *found,
-        disagreement_gate(seen, disagreement, errors, predicted),
+        disagreement_gate(seen.one_sided, disagreement, errors, predicted),
         utilisation_gate(seen, utilisation, errors, pods),
         *copy_gate(seen),
     ]

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.decisions.records.logged_segments import LoggedSegments
 from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES
 from mlplatform.model.oip import OWN_FAILURES
+from mlplatform.model.segments import SegmentSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +41,7 @@ ROW: Final = np.dtype(
     [
         *((name, "<i8") for name in ("event_ms", "recorded_ms", "unit", "latency_us")),
         *((name, "u1") for name in ("flags", "decision", "lost")),
+        ("segments", "<u4"),
     ]
 )
 """What is kept of a record.
@@ -47,7 +50,7 @@ ROW: Final = np.dtype(
 did not give its answer; `excused`, the gateway had no room or time to ask it; `scored`, the answer
 counts for decision statistics (not degraded); `alert`, it was to review or decline. `latency_us` is
 -1 where none was recorded; `decision` a number for each; `lost` 1 + the index in `OWN_FAILURES` of
-why a copy was never sent.
+why a copy was never sent; `segments` a bit for each segment that the decision lies in.
 """
 _DECISIONS: Final = {None: 0, "approve": 1, "review": 2, "decline": 3}
 _UNKNOWN_DECISION: Final = 4
@@ -60,12 +63,19 @@ class Subject:
     Args:
         version: that is judged.
         within_us: how long a challenger's caller waits in canary (`traffic` says for what).
+        segments: that are counted by themselves besides.
     """
 
     generation: int
     role: Role
     version: int
     within_us: float = math.inf
+    segments: tuple[SegmentSource, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the log, that have to be read: the payload is by far the largest part of a record."""
+        return (*COLUMNS, "payload") if self.segments else COLUMNS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,6 +167,9 @@ def facts(table: pa.Table, subject: Subject) -> Facts:
     rows["flags"] = sum(flag * values.astype(np.uint8) for flag, values in flagged.items())
     rows["decision"] = [_DECISIONS.get(word, _UNKNOWN_DECISION) for word in columns["decision"]]
     rows["lost"] = lost
+    if subject.segments:
+        chosen = np.flatnonzero(kept & ~copy)  # a copy lies where its decision does
+        rows["segments"][chosen] = LoggedSegments(subject.segments).bits(table.take(chosen))
     return Facts(columns["decision_id"], columns["writer"], columns["seq"], rows).of(kept)
 
 

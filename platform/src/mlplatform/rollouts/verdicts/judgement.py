@@ -19,7 +19,7 @@ from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
-from mlplatform.rollouts.verdicts.comparison import Prediction, comparisons
+from mlplatform.rollouts.verdicts.comparison import Prediction, SegmentStep, comparisons
 from mlplatform.rollouts.verdicts.completeness import behind, unlogged
 from mlplatform.rollouts.verdicts.statistics import sample_ratio_p_value, share_difference
 from mlplatform.rollouts.verdicts.verdict import (
@@ -49,6 +49,7 @@ class Step:
         percent: the share of customers asked for, 0 to 100; None in shadow.
         units, requests: the minimum sample.
         pods: of the challenger, once all of the traffic is its own.
+        segments: that are judged by themselves besides.
     """
 
     stop: StopLimits
@@ -59,6 +60,7 @@ class Step:
     units: int
     requests: int
     pods: int
+    segments: tuple[SegmentStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def _comparisons(found: Aggregates, limits: Limits, step: Step) -> list[Gate]:
         predicted=step.predicted,
         pods=step.pods,
         in_canary=step.percent is not None,
+        segments=step.segments,
     )
     return [*gates, *_split_gate(found, step)]
 
@@ -252,7 +255,9 @@ def _incomplete(missing: Sequence[str]) -> list[Gate]:
 
 def _judgement(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgement:
     verdict = _worst(gates)
-    telling = [g for g in gates if g.verdict == verdict]
+    telling = [g for g in gates if g.verdict == verdict and (g.holds or verdict != "INCONCLUSIVE")]
+    if verdict == "HEALTHY":
+        telling += [g for g in gates if g.verdict == "INCONCLUSIVE"]
     evidence: dict[str, Any] = {
         "verdict": verdict,
         "generation": found.generation,
@@ -260,9 +265,7 @@ def _judgement(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgem
         "until_event_ms": found.extent.until_event_ms,
         "arms": {arm: found.arm(arm) for arm in ARMS},
         "dropped": dict(found.dropped),
-        "gates": {
-            g.name: {"verdict": g.verdict, "reason": g.reason, "values": g.values} for g in gates
-        },
+        "gates": {g.name: _plain(g) for g in gates},
         "log": {writer: list(numbers) for writer, numbers in found.extent.ranges.items()},
         "position": dict(found.position),
         "counted": found.fingerprint,
@@ -271,8 +274,13 @@ def _judgement(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgem
     return Judgement(verdict, tuple(g.reason for g in telling), evidence)
 
 
+def _plain(gate: Gate) -> dict[str, Any]:
+    found = {"verdict": gate.verdict, "reason": gate.reason, "values": gate.values}
+    return found if gate.holds else found | {"holds": False}
+
+
 def _worst(gates: list[Gate]) -> Verdict:
-    verdicts = {gate.verdict for gate in gates}
-    if "UNHEALTHY" in verdicts:
+    if any(gate.verdict == "UNHEALTHY" for gate in gates):
         return "UNHEALTHY"
-    return "HEALTHY" if verdicts == {"HEALTHY"} else "INCONCLUSIVE"
+    waited_for = {gate.verdict for gate in gates if gate.holds}
+    return "HEALTHY" if waited_for == {"HEALTHY"} else "INCONCLUSIVE"

@@ -52,6 +52,8 @@ class Remedy:
     def __str__(self) -> str:
         if self.key == "traffic":
             return f"{self.value:,.0f} requests/h of traffic (now {self.now:,.0f})"
+        if self.key.endswith(".required"):
+            return f"{self.key}: false (now true)"
         return f"{self.key}: {self.value:g} (now {self.now:g})"
 
 

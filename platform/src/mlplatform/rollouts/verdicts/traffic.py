@@ -46,6 +46,8 @@ class Traffic:
         call: number of the call that carried the copy, among the copies; -1: it is none.
         dropped: copies that the gateway could not send; they are no records here.
         uncopied_ms: when decisions of which there is no copy were recorded.
+        segments: a bit for each segment that the request lies in, of paired copies and of canary;
+            empty: none is counted.
     """
 
     event_ms: Integers
@@ -64,6 +66,7 @@ class Traffic:
     call: Integers
     dropped: Mapping[str, int] = field(default_factory=dict)
     uncopied_ms: Integers = field(default_factory=_nothing)
+    segments: Integers = field(default_factory=_nothing)
 
     def __len__(self) -> int:
         return len(self.unit)
@@ -98,6 +101,8 @@ def _shadow(facts: Facts, within_us: float) -> Traffic:
     beside = np.array([position.get(i, -1) for i in ids[answered]], dtype=np.int64)
     answered, beside = answered[beside >= 0], beside[beside >= 0]
     paired, flipped, other_alert = np.zeros((3, len(facts)), dtype=bool)
+    segments = facts.rows["segments"].astype(np.int64)
+    segments[answered] = segments[beside]
     paired[answered] = True
     flipped[answered] = decision[answered] != decision[beside]
     other_alert[answered] = alert[beside]
@@ -117,6 +122,7 @@ def _shadow(facts: Facts, within_us: float) -> Traffic:
             if (count := (lost == number).sum())
         },
         uncopied_ms=facts.rows["recorded_ms"][decided][uncopied],
+        segments=segments[sent],
     )
 
 
@@ -143,6 +149,7 @@ def _traffic(facts: Facts) -> Traffic:
         late=nothing,
         latency_us=facts.rows["latency_us"],
         call=_calls(facts),
+        segments=facts.rows["segments"].astype(np.int64),
     )
 
 

@@ -14,12 +14,17 @@ Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One question and its answer, with the numbers behind it."""
+    """One question and its answer, with the numbers behind it.
+
+    Args:
+        holds: whether the rollout waits for it where it is inconclusive; unhealthy, it stops.
+    """
 
     name: str
     verdict: Verdict
     reason: str
     values: dict[str, float | int | None]
+    holds: bool = True
 
 
 def number_of(value: float) -> float | None:

@@ -1,0 +1,110 @@
+"""Segments: payments alike in one value, that are judged by themselves besides all payments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    from mlplatform.model.definition import InputSpec
+
+MOST_SEGMENTS = 16
+"""Each one more takes its part of the share of false alarms, and so of the power, of all others."""
+
+Flags = npt.NDArray[np.bool_]
+
+
+class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of one segment: as `StopLimits`, or as `Tolerance`, of the segment's payments alone."""
+
+    alerts: Annotated[float, Meta(gt=0)]
+    disagreement: Annotated[float, Meta(gt=0)]
+
+
+class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Payments whose value of an input, or of a request field, lies in [at_least, below), or is
+    one of `values`. A missing value lies in no segment.
+
+    Args:
+        input, field: one of the two.
+        required: shadow has to show the segment's tolerances before a challenger goes on. Where it
+            is not, harm that is proven stops, and what is not shown is told and waited for by
+            nobody: for segments too small to show anything.
+    """
+
+    name: Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
+    input: str | None = None
+    field: str | None = None
+    at_least: float | None = None
+    below: float | None = None
+    values: Annotated[tuple[bool | float | str, ...], Meta(max_length=1000)] = ()
+    required: bool = True
+
+
+class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Segments that a rollout judges by themselves.
+
+    Args:
+        stop: a challenger of which more than this is proven in one segment is stopped. Wider than
+            for all payments: a segment holds few alerts.
+        tolerance: a segment is healthy once no more than this is left open.
+    """
+
+    stop: SegmentLimits
+    tolerance: SegmentLimits
+    groups: Annotated[tuple[RolloutSegment, ...], Meta(min_length=1, max_length=MOST_SEGMENTS)]
+
+
+class SegmentSource(msgspec.Struct, frozen=True):
+    """A segment, and where a logged request has its value.
+
+    Args:
+        kind, of, to: as those of an input; `of` a view's feature is the name of the feature.
+    """
+
+    name: str
+    kind: str
+    of: str | None = None
+    to: str | None = None
+    at_least: float | None = None
+    below: float | None = None
+    values: tuple[bool | float | str, ...] = ()
+
+    def holds(self, values: Sequence[Any] | npt.NDArray[Any]) -> Flags:
+        """Of each value, whether it lies in the segment; None and NaN do not."""
+        if self.values:
+            return np.array([value in self.values for value in values], dtype=bool)
+        numbers = np.array([_number(value) for value in values], dtype=np.float64)
+        return band(numbers, self.at_least, self.below)
+
+
+def sources(policy: SegmentPolicy | None, inputs: Sequence[InputSpec]) -> tuple[SegmentSource, ...]:
+    """Where the values of a model's segments are, in the order of model.yaml; none without any."""
+    declared = {spec.name: spec for spec in inputs}
+
+    def source(segment: RolloutSegment) -> SegmentSource:
+        kind, of, to = "field", segment.field, None
+        if segment.input is not None:
+            spec = declared[segment.input]
+            kind, of, to = spec.kind, spec.name if spec.kind == "view" else spec.of, spec.to
+        return SegmentSource(
+            segment.name, kind, of, to, segment.at_least, segment.below, segment.values
+        )
+
+    return () if policy is None else tuple(source(segment) for segment in policy.groups)
+
+
+def band(values: npt.NDArray[Any], at_least: float | None, below: float | None) -> Flags:
+    """Of each number, whether it lies in [at_least, below); None does not bound, NaN never lies."""
+    low = -np.inf if at_least is None else at_least
+    high = np.inf if below is None else below
+    return np.asarray((values >= low) & (values < high), dtype=bool)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
