@@ -68,7 +68,9 @@ def test_a_good_shadow_is_healthy_and_says_what_was_shown() -> None:
     gates = verdict.evidence["gates"]
     assert verdict.verdict == "HEALTHY", verdict.reason
     assert set(gates) == {"failures", "alerts", "disagreement", "utilisation"}
-    assert "points more with 95 % certainty (10 points allowed)" in gates["failures"]["reason"]
+    said, *_, asked = gates["failures"]["reason"].split(". ")
+    assert said.endswith("fewer of its requests in time than the champion (95 % certain)")
+    assert asked == "Allowed: 10 points."
     assert verdict.evidence["arms"]["challenger"]["requests"] == 2400
     assert canonical_json(verdict.evidence)
 
@@ -77,7 +79,7 @@ def test_too_few_customers_are_inconclusive() -> None:
     verdict = shadow(shadow_rows(299, 8, generation=1, version=2, alert_share=0.02))
     assert (verdict.verdict, verdict.reason) == (
         "INCONCLUSIVE",
-        "has answered 299 customers; its step needs 300",
+        "The sample is too small yet. It has 299 of 300 customers that its step needs.",
     )
 
 
@@ -166,7 +168,7 @@ def test_a_pair_that_was_never_replayed_is_not_stopped_for_disagreeing() -> None
     limits = dataclasses.replace(SHADOW, step=step)
     gates = judged(rows, "shadow", limits, COMPLETE).evidence["gates"]
     assert gates["disagreement"]["verdict"] == "INCONCLUSIVE"
-    assert "validate the version again" in gates["disagreement"]["reason"]
+    assert "Validate the version again" in gates["disagreement"]["reason"]
 
 
 def test_a_copy_that_no_caller_would_have_waited_for_is_a_failure() -> None:
@@ -190,7 +192,7 @@ def test_one_slow_call_is_not_the_cost_of_a_row() -> None:
 def test_a_step_without_an_alert_has_shown_nothing_about_alerts() -> None:
     verdict = shadow(shadow_rows(400, 6, generation=1, version=2, alert_share=0.0))
     assert verdict.verdict == "INCONCLUSIVE"
-    assert "no alert is expected yet" in verdict.reason
+    assert "no alert is expected." in verdict.reason
 
 
 def test_a_champions_alerts_are_left_to_drift() -> None:
@@ -205,7 +207,7 @@ def test_copies_that_timed_out_are_failures() -> None:
     ]
     verdict = shadow(rows)
     assert verdict.verdict == "UNHEALTHY"
-    assert "failed to answer 800 of 800" in verdict.reason
+    assert "Not answered in time: 800 of 800 requests (100.00 %)" in verdict.reason
 
 
 def test_copies_that_were_never_sent_show_nothing() -> None:
@@ -216,7 +218,7 @@ def test_copies_that_were_never_sent_show_nothing() -> None:
     ]
     verdict = shadow(rows)
     assert verdict.verdict == "INCONCLUSIVE"
-    assert "copies were dropped" in verdict.reason
+    assert "were never put to the challenger" in verdict.reason
 
 
 def test_failures_act_before_the_sample_and_on_an_incomplete_log() -> None:
@@ -265,7 +267,7 @@ def test_a_challenger_that_starves_the_champion_does_not_excuse_itself() -> None
         rows = fail(rows, count, arm=arm)
     gate = canary(rows).evidence["gates"]["failures"]
     assert gate["verdict"] == "UNHEALTHY"
-    assert "however the champion fares" in gate["reason"]
+    assert "However the champion fares" in gate["reason"]
 
 
 def test_a_split_that_was_not_asked_for_is_unhealthy() -> None:
@@ -343,7 +345,7 @@ def test_a_canary_whose_answers_hardly_count_is_inconclusive() -> None:
         row |= degraded
     verdict = canary(rows)
     assert verdict.verdict == "INCONCLUSIVE"
-    assert "1 of 150 customers have an answer that counts" in verdict.reason
+    assert "1 of 150 customers (0.67 %) have an answer that counts" in verdict.reason
 
 
 def test_failures_of_one_pause_are_counted_in_the_evidence() -> None:

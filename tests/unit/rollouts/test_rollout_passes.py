@@ -528,7 +528,7 @@ def test_a_challenger_with_wrong_alerts_is_stopped_in_shadow(tmp_path: Path) -> 
     )
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "flagged 70 of 140 payments (50.00 %)" in world.state(second).reason
+    assert "It flagged 70 of 140 payments (50.00 %)" in world.state(second).reason
 
 
 def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
@@ -540,7 +540,7 @@ def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
     world.log.rows[generation] = rows
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "failed to answer 20 of 20 requests in time (100.00 %)" in world.state(second).reason
+    assert "Not answered in time: 20 of 20 requests (100.00 %)" in world.state(second).reason
 
 
 def test_a_service_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
@@ -857,6 +857,25 @@ def test_evidence_from_before_there_were_segments_replays(tmp_path: Path) -> Non
     assert again(world, second, evidence=evidence)[0].differences == ()
 
 
+def test_another_releases_words_are_no_difference_and_its_numbers_are(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    bootstrap(world)
+    second = to_canary(world)
+    fact = next(f for f in world.rollouts.read(second) if "basis" in f.evidence)
+    evidence = copy.deepcopy(fact.evidence)
+    evidence["gates"]["failures"]["reason"] = "failed to answer 0 of 120 requests in time"
+    (told,) = again(world, second, evidence=evidence)[0].differences[1:]
+    assert told.startswith("gates.failures.reason: "), "the same release says the same words"
+    evidence["basis"]["code"] = "0.1.0+another"
+    found = again(world, second, evidence=evidence)[0]
+    assert found.differences == ()
+    assert any(note.startswith("judged by 0.1.0+another") for note in found.notes)
+    evidence["gates"]["failures"]["values"]["trials"] += 1
+    assert (
+        "gates.failures.values.trials" in again(world, second, evidence=evidence)[0].differences[1]
+    )
+
+
 def test_what_has_changed_since_a_verdict_is_named(tmp_path: Path) -> None:
     world = World(tmp_path)
     bootstrap(world)
@@ -921,7 +940,7 @@ def test_a_promotion_whose_labels_turn_out_worse_is_taken_back(tmp_path: Path) -
     world.live_on()
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "among those of the version before it 52" in world.state(second).reason
+    assert "those of the version before it held 52." in world.state(second).reason
     assert world.rollouts.routes("fraud").champion == arm(1)
 
 
@@ -964,7 +983,7 @@ def test_a_promotion_is_not_confirmed_by_days_without_traffic_or_without_labels(
     second = to_promoted(world)
     world.live_on()
     world.log.labels.clear()
-    assert any("labels have stopped coming" in wait for wait in world.settle().waits)
+    assert any("Labels have stopped coming" in wait for wait in world.settle().waits)
     assert world.state(second).phase == "promoted"
 
 
@@ -976,7 +995,7 @@ def test_a_promotion_waits_for_its_shadow_phase_to_be_in_the_log(tmp_path: Path)
     world.clock.event += 8 * DAY_MS
     report = world.settle()
     assert world.state(second).phase == "promoted"
-    assert any("is in the log" in wait for wait in report.waits)
+    assert any("the log holds no payment" in wait for wait in report.waits)
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
         return undone
     if judgement is not None and judgement.verdict == "UNHEALTHY":
         if routes.previous is None:
-            return Hold(f"no predecessor to go back to, though {judgement.reason}")
+            return Hold(f"no predecessor to go back to: {judgement.reason}")
         if routes.challenger is not None:
             # What a challenger costs the machine may be what failed: first it, then the champion.
             ramping = routes.challenger.version

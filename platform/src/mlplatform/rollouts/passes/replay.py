@@ -81,7 +81,17 @@ def replayed(
     notes = _policy_notes(basis.policy, policy)
     if basis.code != code_version():
         notes = (*notes, f"judged by {basis.code}, computed again by {code_version()}")
+        then = then | {"gates": _worded(then.get("gates", {}), again.evidence["gates"])}
     return found(again.verdict, _differences(then, again.evidence), notes)
+
+
+def _worded(then: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
+    """Gates with the sentences of this release, where it has the gate: another release words its
+    verdicts and numbers otherwise, and those alone are evidence."""
+    return {
+        name: {**gate, "reason": again[name]["reason"]} if name in again else gate
+        for name, gate in then.items()
+    }
 
 
 def _differences(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> tuple[str, ...]:

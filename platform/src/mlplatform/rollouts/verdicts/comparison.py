@@ -27,8 +27,11 @@ from mlplatform.rollouts.verdicts.verdict import (
     Harm,
     bounded,
     difference_values,
+    in_percent,
     number_of,
+    of_all,
     points,
+    rounded,
     sure,
 )
 from mlplatform.runtime.figures import percent
@@ -91,25 +94,37 @@ def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
     views = seen.failures
     found = share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
     days = views[0]
-    counts = [
-        _of(days.challenger_hits, days.challenger_trials, "requests in time"),
-        _of(days.champion_hits, days.champion_trials, "in the same time"),
-    ]
     alone = share_difference(views, stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     if not found.trials or math.isnan(found.value):
-        reason = "no request of both arms has been counted yet"
+        reason = "Nothing can be told yet: both arms have to have had a request."
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
-    told = f"failed to answer {counts[0]}; the champion failed to answer {counts[1]}"
+    figures = (
+        "Not answered in time: "
+        f"{of_all(days.challenger_hits, days.challenger_trials, 'requests')}; of the champion's, "
+        f"within the same time, {of_all(days.champion_hits, days.champion_trials, 'requests')}."
+    )
     if alone.stop_low > STARVING * bound.limit:
         reason = (
-            f"{told}: at least {points(alone.stop_low)} with {sure(errors.stop)}, and more than "
-            f"{points(STARVING * bound.limit)} stop it however the champion fares"
+            f"It fails to answer at least {in_percent(alone.stop_low)} of its requests in time "
+            f"({sure(errors.stop)}). {figures} "
+            f"However the champion fares, the limit is {in_percent(STARVING * bound.limit)}."
         )
         values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
         return Gate("failures", "UNHEALTHY", reason, values)
-    shown = f"at most {points(max(found.pass_high, 0.0))} more"
-    proven = f"at least {points(found.stop_low)} more"
-    harm = Harm(told, proven, shown, found.stop_low, found.pass_high, points)
+    most, than = points(min(max(found.pass_high, 0.0), 1.0)), "of its requests in time"
+    harm = Harm(
+        proven=f"It answers at least {points(found.stop_low)} fewer {than} than the champion",
+        excluded=(
+            f"It answers no more than {most} fewer {than} than the champion"
+            if found.pass_high > 0
+            else f"It answers no fewer {than} than the champion"
+        ),
+        still_open=f"It may answer up to {most} fewer {than} than the champion",
+        figures=figures,
+        stop_low=found.stop_low,
+        pass_high=found.pass_high,
+        unit=points,
+    )
     return bounded("failures", harm, bound, errors, difference_values(found))
 
 
@@ -135,27 +150,45 @@ def alert_gate(
     theirs, others = view.champion_hits, view.champion_trials
     if not deviations:
         reason = (
-            f"flagged {_of(raised, answers, 'payments')}; the champion flagged "
-            f"{_of(theirs, others, 'payments')}, so no alert is expected yet"
+            "Nothing can be told yet: no alert is expected. "
+            f"It flagged {of_all(raised, answers, 'payments')}; the champion flagged "
+            f"{of_all(theirs, others, 'payments')}."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
     fewer = min(found.fewer for found in deviations)
     stop_low = max(more, fewer)
     nearest = min(deviations, key=lambda found: found.left_open)
-    told = (
-        f"flagged {_of(raised, answers, 'payments')}, where {percent(nearest.expected)} was "
-        f"expected; the champion flagged {_of(theirs, others, 'payments')}"
+    figures = (
+        f"It flagged {of_all(raised, answers, 'payments')}; {percent(nearest.expected)} was "
+        f"expected. The champion flagged {of_all(theirs, others, 'payments')}."
     )
-    shown = f"{_change(nearest.low)} to {_change(nearest.high)}"
+    low, high = _change(nearest.low), _change(nearest.high)
+    some = nearest.low > -1  # else there may be none
     values: dict[str, float | int | None] = {
         "share": number_of(nearest.value), "low": number_of(nearest.low),
         "high": number_of(nearest.high), "challenger": number_of(raised / answers),
         "champion": number_of(theirs / others) if others else None,
         "expected": number_of(nearest.expected), "trials": answers,
     }  # fmt: skip
-    proven = f"at least {percent(stop_low)} {'fewer' if fewer > more else 'more'}"
-    harm = Harm(told, proven, shown, stop_low, nearest.left_open, percent)
+    proven = _change(-stop_low) if fewer > more else _change(stop_low)
+    harm = Harm(
+        proven=f"Its alerts are at least {proven} those expected",
+        excluded=(
+            f"Its alerts lie between {low} and {high} those expected"
+            if some
+            else f"Its alerts are at most {high} those expected"
+        ),
+        still_open=(
+            f"Its alerts may lie anywhere between {low} and {high} those expected"
+            if some
+            else f"Its alerts may be anything up to {high} those expected"
+        ),
+        figures=figures,
+        stop_low=stop_low,
+        pass_high=nearest.left_open,
+        unit=lambda share: f"{in_percent(share)} above or below",
+    )
     return bounded(name, harm, bound, errors, values)
 
 
@@ -213,30 +246,40 @@ def disagreement_gate(
 ) -> Gate:
     """Of payments on which either arm raised an alert, those on which only one did, in shadow."""
     if not predicted.replayed:
-        reason = "this pair of versions was never replayed: validate the version again"
+        reason = (
+            "Nothing can be told: this pair of versions was never replayed. "
+            "Validate the version again."
+        )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     only, either = view.challenger_hits, view.challenger_trials
     if not either:
-        reason = "no arm has raised an alert yet on a payment that both decided"
+        reason = "Nothing can be told yet: no arm has flagged a payment that both decided."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
-    told = (
-        f"one arm alone flagged {only:,} of the {either:,} payments that either flagged "
-        f"({percent(found.challenger)}); {percent(predicted.disagreement)} was predicted"
+    figures = (
+        f"One arm alone flagged {only:,} of the {either:,} payments that either flagged "
+        f"({percent(found.challenger)}); replay predicted {percent(predicted.disagreement)}."
     )
     excess_low, excess_high = (
         found.stop_low - predicted.disagreement,
         found.pass_high - predicted.disagreement,
     )
-    shown = f"at most {points(max(excess_high, 0.0))} more than predicted"
+    most = points(min(max(excess_high, 0.0), 1 - predicted.disagreement))
     values = {
         "share": number_of(found.challenger - predicted.disagreement),
         "low": number_of(found.pass_low - predicted.disagreement),
         "high": number_of(excess_high),
         "payments": either,
     }
-    proven = f"at least {points(excess_low)} more than predicted"
-    harm = Harm(told, proven, shown, excess_low, excess_high, points)
+    harm = Harm(
+        proven=f"The arms disagree on alerts by at least {points(excess_low)} more than predicted",
+        excluded=f"The arms disagree on alerts by no more than {most} more than predicted",
+        still_open=f"The arms may disagree on alerts by up to {most} more than predicted",
+        figures=figures,
+        stop_low=excess_low,
+        pass_high=excess_high,
+        unit=points,
+    )
     return bounded(name, harm, bound, errors, values)
 
 
@@ -261,7 +304,9 @@ def segment_gates(
             found.append(
                 disagreement_gate(one_sided, bounds[1], step.errors, step.predicted, name=name)
             )
-        yield from (dataclasses.replace(gate, holds=step.holds) for gate in found)
+        for gate in found:
+            reason = f"In segment {step.name}: {gate.reason[0].lower()}{gate.reason[1:]}"
+            yield dataclasses.replace(gate, reason=reason, holds=step.holds)
 
 
 def copy_gate(seen: Aggregates) -> list[Gate]:
@@ -270,8 +315,9 @@ def copy_gate(seen: Aggregates) -> list[Gate]:
     if missing <= UNCOPIED_SHARE * (copies + missing):
         return []
     reason = (
-        f"{missing:,} of {copies + missing:,} requests have no answer of the challenger: their "
-        f"copies were dropped (at most {percent(UNCOPIED_SHARE)} may be)"
+        "Too many requests were never put to the challenger: "
+        f"{of_all(missing, copies + missing, 'copies')} were dropped. "
+        f"Allowed: {in_percent(UNCOPIED_SHARE)}."
     )
     return [Gate("copies", "INCONCLUSIVE", reason, {"copies": copies, "missing": missing})]
 
@@ -310,9 +356,8 @@ def comparisons(
     ]
 
 
-def _of(hits: int, trials: int, what: str) -> str:
-    return f"{hits:,} of {trials:,} {what}" + (f" ({percent(hits / trials)})" if trials else "")
-
-
 def _change(share: float) -> str:
-    return f"{percent(min(-share, 1.0))} fewer" if share < 0 else f"{percent(share)} more"
+    """How far above or below; from twice as many on, how many times."""
+    if share >= 1:
+        return f"{rounded(1 + share)} times"
+    return f"{in_percent(-share)} below" if share < 0 else f"{in_percent(share)} above"

@@ -27,10 +27,11 @@ from mlplatform.rollouts.verdicts.verdict import (
     Gate,
     Verdict,
     difference_values,
+    in_percent,
     number_of,
+    of_all,
     sure,
 )
-from mlplatform.runtime.figures import percent
 
 ALONE = 2.0
 """Nobody answers beside a champion, so what the machine does to both arms counts against it: it is
@@ -96,7 +97,7 @@ class Judgement:
 
     @property
     def reason(self) -> str:
-        return "; ".join(self.reasons)
+        return " ".join(self.reasons)
 
 
 def judge(
@@ -178,10 +179,11 @@ def _failing(seen: Aggregates, limits: Limits) -> Gate | None:
         return None
     counts = seen.arm("challenger")
     reason = (
-        f"failed to answer {failures:,} of {counts['requests']:,} requests "
-        f"({percent(failures / counts['requests'])}) of {counts['units']:,} customers, in "
-        f"{counts['failed_moments']:,} of {counts['moments']:,} moments; with {sure(error)} it "
-        f"fails on {percent(found.stop_low)} or more, and more than {percent(allowed)} stops it"
+        f"It fails to answer at least {in_percent(found.stop_low)} of its requests in time "
+        f"({sure(error)}). "
+        f"Not answered in time: {of_all(failures, counts['requests'], 'requests')}, of "
+        f"{counts['units']:,} customers, in {counts['failed_moments']:,} of "
+        f"{counts['moments']:,} moments. The limit is {in_percent(allowed)}."
     )
     values = difference_values(found) | {"proven": number_of(found.stop_low)}
     return Gate("guardrail", "UNHEALTHY", reason, values)
@@ -189,9 +191,11 @@ def _failing(seen: Aggregates, limits: Limits) -> Gate | None:
 
 def _calm(found: Aggregates) -> Gate:
     if not found.count("requests"):
-        reason = f"no request of generation {found.generation} was put to it"
+        reason = f"Nothing can be told yet: it has had no request of generation {found.generation}."
         return Gate("guardrail", "INCONCLUSIVE", reason, {})
-    return Gate("guardrail", "HEALTHY", "no guardrail was tripped", {})
+    return Gate(
+        "guardrail", "HEALTHY", "It is not proven to fail more requests than its limit.", {}
+    )
 
 
 def _answers_gate(found: Aggregates) -> list[Gate]:
@@ -199,8 +203,9 @@ def _answers_gate(found: Aggregates) -> list[Gate]:
     if counted >= COUNTED_PART * units:
         return []
     reason = (
-        f"{counted:,} of {units:,} customers have an answer that counts; the others' are degraded, "
-        f"and {percent(COUNTED_PART)} must count"
+        "Too few of its answers count: the others are degraded. "
+        f"{of_all(counted, units, 'customers')} have an answer that counts. "
+        f"Needed: {100 * COUNTED_PART:g} %."
     )
     return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": units})]
 
@@ -216,25 +221,27 @@ def _split_gate(found: Aggregates, step: Step) -> list[Gate]:
         "units": everyone,
         "p_value": number_of(p_value),
     }
-    seen = (
-        f"answered {mine:,} of {everyone:,} customers"
-        + (f" ({percent(mine / everyone)})" if everyone else "")
-        + f"; {step.percent:g} % were to be its own (a fair split is as uneven with a probability "
-        f"of {p_value:.2g} at most, however often one looks)"
+    figures = (
+        f"It answered {of_all(mine, everyone, 'customers')}; {step.percent:g} % were asked for."
     )
     if not math.isfinite(p_value):
-        return [Gate("split", "INCONCLUSIVE", seen, values)]
-    broken = p_value < step.errors.stop
-    return [Gate("split", "UNHEALTHY" if broken else "HEALTHY", seen, values)]
+        return [Gate("split", "INCONCLUSIVE", f"No customer has come yet. {figures}", values)]
+    if p_value >= step.errors.stop:
+        reason = f"Customers are split as they were to be. {figures}"
+        return [Gate("split", "HEALTHY", reason, values)]
+    reason = (
+        f"Customers are not split as they were to be ({sure(step.errors.stop)}). {figures} "
+        f"A fair split is so uneven in at most one of {1 / max(p_value, 1e-6):,.0f} rollouts."
+    )
+    return [Gate("split", "UNHEALTHY", reason, values)]
 
 
 def _too_few(found: Aggregates, step: Step) -> Gate:
     units, requests = found.count("units"), found.count("requests")
     needed = [(units, step.units, "customers"), (requests, step.requests, "requests")]
     short = [(had, least, what) for had, least, what in needed if had < least]
-    answered = " and ".join(f"{had:,} {what}" for had, _, what in short)
-    least = " and ".join(f"{least:,}" for _, least, _ in short)
-    reason = f"has answered {answered}; its step needs {least}"
+    answered = " and ".join(f"{had:,} of {least:,} {what}" for had, least, what in short)
+    reason = f"The sample is too small yet. It has {answered} that its step needs."
     return Gate("sample", "INCONCLUSIVE", reason, {"units": units, "requests": requests})
 
 
@@ -250,7 +257,9 @@ def _behind(found: Aggregates, sources: Sources) -> tuple[str, ...]:
 
 
 def _incomplete(missing: Sequence[str]) -> list[Gate]:
-    return [Gate("log", "INCONCLUSIVE", "; ".join(missing), {})] if missing else []
+    named = (f"{text[0].upper()}{text[1:]}." for text in missing)
+    reason = " ".join(("The log is not complete yet.", *named))
+    return [Gate("log", "INCONCLUSIVE", reason, {})] if missing else []
 
 
 def _judgement(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgement:

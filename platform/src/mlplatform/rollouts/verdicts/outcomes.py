@@ -9,7 +9,7 @@ has no outcome, unless it was let through to learn of it: what that leaves open 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,15 @@ from mlplatform.rollouts.verdicts.hidden import (
     recall,
     recall_difference,
 )
-from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate, number_of, sure
+from mlplatform.rollouts.verdicts.verdict import (
+    Bound,
+    Errors,
+    Gate,
+    Verdict,
+    number_of,
+    points,
+    sure,
+)
 from mlplatform.runtime.figures import percent, span
 
 if TYPE_CHECKING:
@@ -201,60 +209,82 @@ def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: floa
     coming, none does not mean genuine.
     """
     if not len(seen) and not seen.immature:
-        return Gate(NAME, "INCONCLUSIVE", "no payment that both versions scored is in the log", {})
+        return Gate(
+            NAME,
+            "INCONCLUSIVE",
+            "Nothing can be told: the log holds no payment that both versions scored.",
+            {},
+        )
     if seen.immature:
-        reason = f"{seen.immature:,} payments of the shadow phase have no mature label yet"
+        reason = (
+            "Nothing can be told yet: "
+            f"{seen.immature:,} payments of the shadow phase have no mature label."
+        )
         return Gate(NAME, "INCONCLUSIVE", reason, {"immature": seen.immature})
     if seen.silent:
-        reason = "no label has arrived since the shadow phase: labels have stopped coming"
+        reason = "Labels have stopped coming: none has arrived since the shadow phase."
         return Gate(NAME, "INCONCLUSIVE", reason, {})
     found = recall_at_capacity(seen, capacity=capacity, errors=errors)
     worst, least = -found.known.low, -found.proven.high
     verdict = bound.verdict(least, worst)
-    told = "" if math.isnan(worst) else f": at most {100 * max(worst, 0):.2g} points fewer"
-    if told:
-        told += f" with {sure(errors.missed)}"
+    parts = (_said(verdict, least, worst, errors), _counted(seen, found), _asked(verdict, bound),
+             *_unknown(seen, found), *_to_come(seen))  # fmt: skip
+    return Gate(NAME, verdict, " ".join(filter(None, parts)), _values(seen, found, bound))
+
+
+def _said(verdict: Verdict, least: float, worst: float, errors: Errors) -> str:
+    than = "of the frauds than the version before it"
     if verdict == "UNHEALTHY":
-        told = f": at least {percent(least)} fewer with {sure(errors.stop)}"
-    allowed = "" if bound.tolerance is None else f" ({100 * bound.tolerance:g} points allowed)"
-    reason = f"{_counted(seen, found)}{told}{allowed}{_unknown(seen, found)}{_to_come(seen)}"
-    return Gate(NAME, verdict, reason, _values(seen, found, bound))
+        return f"It finds at least {points(least)} fewer {than} ({sure(errors.stop)})."
+    if math.isnan(worst):
+        return "Nothing can be told of the frauds that it finds."
+    most = points(max(worst, 0.0))
+    if verdict == "INCONCLUSIVE":
+        return f"It may find up to {most} fewer {than} ({sure(errors.missed)})."
+    most = f"no more than {most} fewer" if worst > 0 else "no fewer"
+    return f"It finds {most} {than} ({sure(errors.missed)})."
+
+
+def _asked(verdict: Verdict, bound: Bound) -> str:
+    if verdict == "UNHEALTHY":
+        return f"The limit is {points(bound.limit)}."
+    return "" if bound.tolerance is None else f"Allowed: {points(bound.tolerance)}."
 
 
 def _counted(seen: Outcomes, found: Recall) -> str:
     if not found.frauds:
-        return f"no fraud among {len(seen):,} payments"
+        return f"Of {len(seen):,} payments none is known to be fraud."
     return (
-        f"among its {found.alerts:,} highest scores were {found.challenger.caught:,} of "
-        f"{found.frauds:,} frauds, among those of the version before it {found.champion.caught:,}"
+        f"Its {found.alerts:,} highest scores held {found.challenger.caught:,} of "
+        f"{found.frauds:,} frauds; those of the version before it held {found.champion.caught:,}."
     )
 
 
-def _unknown(seen: Outcomes, found: Recall) -> str:
-    """What our own decisions hide, in words."""
+def _unknown(seen: Outcomes, found: Recall) -> Iterator[str]:
+    """What our own decisions hide, in sentences."""
     payments = seen.payments
     drawn = payments.is_drawn
     never = int((~payments.seen & ~drawn).sum())
-    said = ""
     if drawn.any():
         through = int((drawn & payments.seen).sum())
-        said = f"; {through:,} payments were let through and stand for {int(drawn.sum()):,}"
+        yield f"{through:,} payments were let through and stand for {int(drawn.sum()):,}."
     if never:
-        said += f"; of {never:,} declined payments nothing is known"
+        yield f"Of {never:,} declined payments nothing is known."
         ends = [(a.recall.lowest, a.recall.highest) for a in (found.challenger, found.champion)]
         if all(math.isfinite(end) for pair in ends for end in pair):
             mine, other = (span(low, high) for low, high in ends)
-            said += f": as they may be, it finds {mine} of the frauds, the one before it {other}"
-    return said
+            yield (
+                f"Whatever they were, it finds {mine} of the frauds, and the version before it "
+                f"{other}."
+            )
 
 
-def _to_come(seen: Outcomes) -> str:
-    if (come := seen.come.get("fraud")) is None:
-        return ""
-    return (
-        f"; of the labels of frauds that come within {come.within_ms / DAY_MS:.3g} days "
-        f"{percent(come.share)} are here ({span(come.low, come.high)})"
-    )
+def _to_come(seen: Outcomes) -> Iterator[str]:
+    if (come := seen.come.get("fraud")) is not None:
+        yield (
+            f"Of the labels of frauds that come within {come.within_ms / DAY_MS:.3g} days "
+            f"{percent(come.share)} are here ({span(come.low, come.high)})."
+        )
 
 
 def _values(seen: Outcomes, found: Recall, bound: Bound) -> dict[str, float | int | None]:

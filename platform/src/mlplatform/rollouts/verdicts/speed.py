@@ -14,10 +14,10 @@ from mlplatform.rollouts.verdicts.verdict import (
     Harm,
     bounded,
     difference_values,
+    in_percent,
     number_of,
     sure,
 )
-from mlplatform.runtime.figures import percent
 
 MINIMUM_CALLS = 30
 MOST_LEVERAGE = 0.5
@@ -38,7 +38,7 @@ def latency_gate(seen: Aggregates, quantile: float, bound: Bound, errors: Errors
     """
     name, found = f"latency_p{100 * quantile:g}", seen.latencies
     if found is None or not found.answers.any(axis=1).all():
-        reason = "no latency of both arms was recorded"
+        reason = "Nothing can be told yet: both arms have to have answered."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
@@ -50,9 +50,10 @@ def latency_gate(seen: Aggregates, quantile: float, bound: Bound, errors: Errors
 
     at_limit = excess(bound.limit, whole=False)
     answers = int(found.answers[0].sum())
-    told = (
-        f"p{100 * quantile:g} of {answers:,} answers was {own_us / 1000:.1f} ms, "
-        f"the champion's {theirs_us / 1000:.1f} ms: {own_us / theirs_us:.2f} times"
+    what = "median latency" if quantile == 0.5 else f"{100 * quantile:g}th percentile of latency"
+    figures = (
+        f"It was {own_us / 1000:.1f} ms in {answers:,} answers; the champion's was "
+        f"{theirs_us / 1000:.1f} ms ({own_us / theirs_us:.2f} times)."
     )
     values: dict[str, float | int | None] = {
         "challenger_us": number_of(own_us),
@@ -62,15 +63,28 @@ def latency_gate(seen: Aggregates, quantile: float, bound: Bound, errors: Errors
         "tolerance_ratio": bound.tolerance,
     }
     if at_limit.stop_low > 0:
-        reason = f"{told}, more than {bound.limit:g} times with {sure(errors.stop)}"
+        reason = (
+            f"Its {what} is more than {bound.limit:g} times the champion's ({sure(errors.stop)}). "
+            f"{figures}"
+        )
         return Gate(name, "UNHEALTHY", reason, values | difference_values(at_limit))
     if bound.tolerance is None:
-        return Gate(name, "HEALTHY", told, values)
+        reason = (
+            f"Its {what} is not proven to be more than {bound.limit:g} times the champion's, and "
+            f"this step asks for no more. {figures}"
+        )
+        return Gate(name, "HEALTHY", reason, values)
     at_tolerance = excess(bound.tolerance, whole=True)
     if at_tolerance.pass_high <= 0:
-        reason = f"{told}, less than {bound.tolerance:g} times with {sure(errors.missed)}"
+        reason = (
+            f"Its {what} is less than {bound.tolerance:g} times the champion's "
+            f"({sure(errors.missed)}). {figures}"
+        )
         return Gate(name, "HEALTHY", reason, values | difference_values(at_tolerance))
-    reason = f"{told}; less than {bound.tolerance:g} times is not shown yet"
+    reason = (
+        f"Its {what} may be {bound.tolerance:g} times the champion's or more. {figures} Less has "
+        f"to be shown ({sure(errors.missed)})."
+    )
     return Gate(name, "INCONCLUSIVE", reason, values | difference_values(at_tolerance))
 
 
@@ -85,7 +99,9 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
     name, rate = "utilisation", seen.busiest / (RATE_WINDOW_MS / 1000)
     calls = sum(number for number, _, _ in seen.calls.values())
     if calls < MINIMUM_CALLS or not rate:
-        reason = f"{calls} calls of the challenger, {MINIMUM_CALLS} needed to know its speed"
+        reason = (
+            f"Its speed is not known yet: {calls} calls were made, and {MINIMUM_CALLS} are needed."
+        )
         return Gate(name, "INCONCLUSIVE", reason, {"calls": calls})
     slope, slope_error = _slope(seen.calls)
     mean, deviation = _row_seconds(seen.calls)
@@ -101,17 +117,25 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
         low = max(slope - stop * slope_error, 0.0) * load
         high = min(max(slope, 0.0) + wide * slope_error, whole_high) * load
         cost = min(max(slope, 0.0), cost)
-    told = (
-        f"a row takes {1000 * cost:.2f} ms; at {rate:,.0f} requests/s, the busiest "
-        f"{RATE_WINDOW_MS // 1000} s, {_pods(pods)} would be busy {percent(cost * load)}"
+    figures = (
+        f"A row takes {1000 * cost:.2f} ms, and the busiest {RATE_WINDOW_MS // 1000} s had "
+        f"{rate:,.0f} requests/s: busy for {in_percent(cost * load)} of the time."
     )
     values: dict[str, float | int | None] = {
         "share": number_of(cost * load), "low": number_of(low), "high": number_of(high),
         "row_us": number_of(1e6 * cost), "rate_per_s": number_of(rate), "pods": pods,
         "calls": calls,
     }  # fmt: skip
-    shown = f"at most {percent(high)}"
-    harm = Harm(told, f"at least {percent(low)}", shown, low, high, percent)
+    whole = f"With all of the traffic {_pods(pods)}"
+    harm = Harm(
+        proven=f"{whole} would be busy for at least {in_percent(low)} of the time",
+        excluded=f"{whole} would be busy for at most {in_percent(high)} of the time",
+        still_open=f"{whole} may be busy for up to {in_percent(high)} of the time",
+        figures=figures,
+        stop_low=low,
+        pass_high=high,
+        unit=in_percent,
+    )
     return bounded(name, harm, bound, errors, values)
 
 

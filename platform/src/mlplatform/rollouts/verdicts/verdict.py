@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlplatform.rollouts.verdicts.statistics import Difference
+from mlplatform.runtime.figures import percent
 
 Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
+
+NEARLY_CERTAIN = 0.001
+"""A smaller error is not told to the digit: nobody reads 99.9967 % as anything else."""
+LEAST_TOLD = 0.001
+"""A smaller share has more than two places after its point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +76,17 @@ class Harm:
     """How far the challenger is worse, between two bounds.
 
     Args:
-        seen: what was counted, in words.
-        proven, left_open: what the lower and the upper bound say, in words.
+        proven: what the lower bound says, as a clause.
+        excluded: what the upper bound says, as a clause. still_open: the same, of what is too much.
+        figures: what was counted, in sentences.
         stop_low, pass_high: the bounds; NaN where nothing can be told.
         unit: how a harm is written.
     """
 
-    seen: str
     proven: str
-    left_open: str
+    excluded: str
+    still_open: str
+    figures: str
     stop_low: float
     pass_high: float
     unit: Callable[[float], str]
@@ -87,20 +95,25 @@ class Harm:
 def bounded(
     name: str, harm: Harm, bound: Bound, errors: Errors, values: dict[str, float | int | None]
 ) -> Gate:
-    """The gate on a harm, with a sentence that says what was shown and what is asked."""
+    """The gate on a harm: a sentence that is the verdict, one of figures, one of what is asked."""
     verdict = bound.verdict(harm.stop_low, harm.pass_high)
     if verdict == "UNHEALTHY":
-        limit = f"more than {harm.unit(bound.limit)} stops it"
-        reason = f"{harm.seen}: {harm.proven} with {sure(errors.stop)} ({limit})"
+        said = f"{harm.proven} ({sure(errors.stop)})."
+        asked = f"The limit is {harm.unit(bound.limit)}."
+    elif bound.tolerance is None:
+        said = (
+            "No harm beyond the limit is proven, and this step asks for no more. "
+            f"{harm.still_open} ({sure(errors.missed)})."
+        )
+        asked = f"The limit is {harm.unit(bound.limit)}."
     else:
-        reason = f"{harm.seen}: {harm.left_open} with {sure(errors.missed)}"
-        if bound.tolerance is not None:
-            unproven = "" if verdict == "HEALTHY" else ": not shown yet"
-            reason += f" ({harm.unit(bound.tolerance)} allowed{unproven})"
+        shown = harm.excluded if verdict == "HEALTHY" else harm.still_open
+        said = f"{shown} ({sure(errors.missed)})."
+        asked = f"Allowed: {harm.unit(bound.tolerance)}."
     held_to = {
         "stop": bound.limit, "limit": bound.tolerance, "proven": number_of(harm.stop_low)
     }  # fmt: skip
-    return Gate(name, verdict, reason, values | held_to)
+    return Gate(name, verdict, f"{said} {harm.figures} {asked}", values | held_to)
 
 
 def difference_values(found: Difference) -> dict[str, float | int | None]:
@@ -118,9 +131,34 @@ def difference_values(found: Difference) -> dict[str, float | int | None]:
 
 def points(share: float) -> str:
     """A difference of shares, in percentage points."""
-    return f"{100 * share:.2g} points"
+    written = rounded(100 * share)
+    return f"{written} point" if written == "1" else f"{written} points"
+
+
+def rounded(value: float) -> str:
+    """A number to two significant digits, or to the whole where it has more before its point."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
+
+
+def of_all(hits: int, trials: int, what: str) -> str:
+    """Some of many, with their share where there are any."""
+    if not trials:
+        return f"{hits:,} of {trials:,} {what}"
+    share = hits / trials
+    few = 0 < share < LEAST_TOLD
+    return f"{hits:,} of {trials:,} {what} ({in_percent(share) if few else percent(share)})"
+
+
+def in_percent(share: float) -> str:
+    """A bound, in percent, as `rounded`."""
+    return f"{rounded(100 * share)} %"
 
 
 def sure(error_share: float) -> str:
     """How certain a bound is, in words."""
-    return f"{100 * (1 - error_share):.4g} % certainty"
+    if error_share < NEARLY_CERTAIN:
+        return f"more than {100 * (1 - NEARLY_CERTAIN):g} % certain"
+    return f"{100 * (1 - error_share):.3g} % certain"
