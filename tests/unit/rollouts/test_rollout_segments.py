@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,9 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.logged_segments import LoggedSegments
-from mlplatform.decisions.records.port import Watermark
+from mlplatform.decisions.records.port import Entry, Watermark
+from mlplatform.decisions.records.record import Record
+from mlplatform.learning.features.dataset import Matrix
+from mlplatform.learning.training import evaluate
+from mlplatform.learning.validation.gates import GateReport
+from mlplatform.learning.validation.replay import Recent
+from mlplatform.learning.validation.report import to_dict
 from mlplatform.model.definition import Tolerance
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import model_folder
@@ -28,8 +37,10 @@ from mlplatform.model.segments import (
     sources,
 )
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.passes.kept import count
 from mlplatform.rollouts.passes.observe import gate_errors, predicted_segments, step_limits
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
+from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources
 from mlplatform.runtime.errors import Corrupt
 from rollout_world import arm, canary_rows, counted, fraud, judged, shadow_rows
@@ -220,3 +231,50 @@ def test_without_segments_nothing_more_is_counted() -> None:
     plain = counted(rows, "shadow").plain()
     assert "segments" not in plain
     assert "segments" not in plain["totals"]
+
+
+def test_segments_are_read_from_a_real_log(tmp_path: Path) -> None:
+    shared = {"model": "fraud", "event_ms": 5, "recorded_ms": 5, "generation": 1, "score": 0.4}
+    records = []
+    for number, (amount, own) in enumerate(
+        [(900.0, "review"), (900.0, "approve"), (9.0, "review")]
+    ):
+        one = shared | {"decision_id": f"d{number}", "unit": number, "latency_us": 100}
+        payload = {"request": {"amount": amount}, "features": {}, "feature_times": {}}
+        records += [
+            Record(kind="decision", arm="champion", answered_by="champion", version=1,
+                   decision="review", payload=payload, **one),
+            Record(kind="shadow", arm="challenger", answered_by="challenger", version=2,
+                   decision=own, payload={"raw": 0.1}, **one),
+        ]  # fmt: skip
+    policy = SegmentPolicy(stop=STOP, tolerance=SHOWN, groups=(LARGE, RARE))
+    subject = Subject(1, "shadow", 2, segments=sources(policy, fraud().inputs))
+    with contextlib.closing(SqliteDecisionLog(tmp_path / "decisions")) as log:
+        log.append("gateway-1", [Entry(record) for record in records])
+        found = count(tmp_path / "counted", log, "fraud", subject).seen
+    alerts, one_sided = found.segment("large")
+    assert (alerts.challenger_hits, alerts.champion_hits, alerts.champion_trials) == (1, 2, 2)
+    assert (one_sided.challenger_hits, one_sided.challenger_trials) == (1, 2)
+    assert found.segment("rare")[0].clusters == 0
+
+
+def test_a_validation_report_holds_what_replay_saw_of_each_segment() -> None:
+    policy = SegmentPolicy(
+        stop=STOP, tolerance=SHOWN,
+        groups=(LARGE, RolloutSegment(name="web", field="channel", values=("web",))),
+    )  # fmt: skip
+    definition = msgspec.structs.replace(
+        fraud(), rollout=msgspec.structs.replace(fraud().rollout, segments=policy)
+    )
+    nothing = np.zeros(3, dtype=np.int64)
+    rows = Matrix(("amount",), np.array([[900.0], [20.0], [np.nan]], np.float32), nothing, nothing)
+    inside = evaluate._segments(definition, Recent(rows, "a log"))
+    assert {name: flags.tolist() for name, flags in inside.items()} == {
+        "large": [True, False, False]
+    }
+    counts = evaluate._counts(np.array([True, True, False]), np.array([True, False, False]), inside)
+    report = to_dict(GateReport("fraud", "b", "c", (), counts))
+    large = {"payments": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1}
+    whole = {"payments": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1}
+    assert report["replayed"] == whole | {"segments": {"large": large}}
+    assert evaluate._segments(fraud(), Recent(rows, "a log")) == {}

@@ -79,8 +79,9 @@ class SegmentSource(msgspec.Struct, frozen=True):
         """Of each value, whether it lies in the segment; None and NaN do not."""
         if self.values:
             return np.array([value in self.values for value in values], dtype=bool)
-        numbers = np.array([_number(value) for value in values], dtype=np.float64)
-        return band(numbers, self.at_least, self.below)
+        if not isinstance(values, np.ndarray):
+            values = np.array([_number(value) for value in values], dtype=np.float64)
+        return band(values, self.at_least, self.below)
 
 
 def sources(policy: SegmentPolicy | None, inputs: Sequence[InputSpec]) -> tuple[SegmentSource, ...]:
