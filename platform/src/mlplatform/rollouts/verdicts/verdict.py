@@ -32,6 +32,12 @@ class Gate:
     values: dict[str, float | int | None]
     holds: bool = True
 
+    @property
+    def headline(self) -> str:
+        """The first sentence of the reason, which is the verdict in plain words."""
+        said = self.reason.partition(". ")[0].rstrip(".")
+        return f"{said[:1].upper()}{said[1:]}."
+
 
 def number_of(value: float) -> float | None:
     """The number, short enough to be the same everywhere; None for NaN."""

@@ -127,7 +127,7 @@ def _picture(step: str, gate: Gate, looks: Sequence[Look], begun_ms: int | None)
         title=TITLES.get(gate.name, gate.name),
         mark=MARKS.get(gate.verdict, gate.verdict),
         tone=TONES.get(gate.verdict, ""),
-        sentence=measures.sentence(gate),
+        sentence=gate.headline,
         reason=gate.reason,
         axis="" if measure is None else measure.axis,
         drawing=drawn,
