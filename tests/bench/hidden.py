@@ -26,10 +26,11 @@ import pyarrow.compute as pc
 from mlplatform.learning.features.compile import snapshot_sql
 from mlplatform.learning.features.dataset import DAY_MS, Dataset, dataset, input_plan
 from mlplatform.learning.features.online import EVENT_TIMESTAMP
-from mlplatform.learning.training.calibration import fit_calibration, fit_thresholds
+from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_folder, load_training
 from mlplatform.learning.validation.statistics import average_precision
+from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.models.fraud.sources import read_transactions, sample_customers
 
@@ -153,17 +154,16 @@ class Bank:
         raw = model.scores(days.matrix.columns(names))
         kept = np.ones(len(raw), bool) if days.weight is None else days.weight > 0
         calibration = fit_calibration(raw[kept], days.taught.y, days.taught.weight)
-        policy = self.definition.decision
-        thresholds = fit_thresholds(
-            calibration.many(raw),
-            review_share=policy.review_share,
-            decline_share=policy.decline_share,
-        )
+        calibrated = calibration.many(raw)
+        known = KnownScores(calibrated[kept], days.taught.y, days.taught.weight)
+        thresholds = fit_thresholds(self.definition.decision, calibrated, known)
+        scale = self.definition.decision.scale
+        cut_offs = CutOffs(scale.names, scale.begins(thresholds))
         scores, truth, declined = [], [], 0
         for at_ms in range(from_ms, from_ms + 7 * DAY_MS, DAY_MS):
             if at_ms not in self.days:
                 self.snapshot(at_ms)
-            found, y, hits = self._day(at_ms, model, calibration, thresholds, names, chance)
+            found, y, hits = self._day(at_ms, model, calibration, cut_offs, names, chance)
             scores.append(found)
             truth.append(y)
             declined += hits
@@ -179,7 +179,7 @@ class Bank:
         }
 
     def _day(
-        self, at_ms: int, model: Any, calibration: Any, thresholds: Any, names: list[str],
+        self, at_ms: int, model: Any, calibration: Any, cut_offs: CutOffs, names: list[str],
         chance: np.random.Generator,
     ) -> tuple[Any, Any, int]:  # fmt: skip
         table = self.joined(at_ms, at_ms + DAY_MS)
@@ -188,7 +188,7 @@ class Bank:
         score = calibration.many(model.scores(plan.matrix(table)))
         ids = np.array(table["request_id"].to_pylist())
         y = np.array([self.truth[i] for i in ids])
-        declined = thresholds.many(score) == 2
+        declined = cut_offs.many(score) == 2
         if self.world.hides:
             self._decide(ids[declined], chance)
         return score, y, int(declined.sum())

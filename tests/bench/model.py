@@ -20,11 +20,11 @@ from mlplatform.model.bundle import (
     DataWindow,
     Golden,
     Reason,
-    Thresholds,
     View,
     parse_reasons,
     write_bundle,
 )
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
@@ -66,7 +66,9 @@ def fraud_bundle(content: bytes, x: NDArray[np.float32], folder: Path) -> str:
     reasons = dict(
         parse_reasons((source / "reasons.yaml").read_text(), source="reasons", inputs=names)
     )
-    rules = parse_rules((source / "rules.yaml").read_text(), source="rules", inputs=names)
+    rules = parse_rules(
+        (source / "rules.yaml").read_text(), source="rules", inputs=names, decisions=EARLIER.names
+    )
     views = tuple(View(name=v.name, ttl_ms=v.ttl_ms) for v in load_views(source))
     return _write(content, x, folder, definition.inputs, reasons, rules, views)
 
@@ -93,7 +95,7 @@ def _write(
         model=MODEL,
         inputs=inputs,
         calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
-        thresholds=Thresholds(review=float(review), decline=float(decline)),
+        thresholds={"review": float(review), "decline": float(decline)},
         reasons=reasons,
         rules=rules,
         reference=dict.fromkeys(names, 0.0),

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.decisions.records.record import arrow_schema
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import no_routes
 from mlplatform.observing.page import traffic
@@ -67,7 +68,7 @@ def measured(decisions: int, folder: Path) -> dict[str, object]:
     """Seconds and bytes for so many decisions."""
     path, log = folder / f"{decisions}.db", DrawnLog(decisions)
     begun = time.perf_counter()
-    assert projection.advance(path, log, "fraud", budget_s=3600)
+    assert projection.advance(path, log, "fraud", alerting=EARLIER.alerts, budget_s=3600)
     counted_s = time.perf_counter() - begun
     model = ModelShown(load_definition("fraud"), no_routes("fraud"))
     views = {}

@@ -93,7 +93,7 @@ def finished() -> Finished:
     """An ordinary decision of a champion, as fast as the objective wants it."""
     arm = Arm(3, "9f" * 32, "fraud-v3-9f9f9f9f")
     routes = Routes(MODEL, 7, arm, None, None, "fraud-r3", "steady", 0.0)
-    live = Live(routes, {}, cast(Any, None), cast(Any, None))
+    live = Live(routes, {}, cast(Any, None), cast(Any, None), "review")
     now_s, step = time.monotonic(), cast(ModelStep, "champion")
     case = RoutedRequest(
         "0198c2f0a4b7d1e2f3a4b5c6d7e8f901",

@@ -38,6 +38,7 @@ from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.onnx.onnx_work import _small_trees
 from mlplatform.model import folders
 from mlplatform.model.bundle import parse_reasons
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.rules import parse_rules
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.sandbox.limits import MIB
@@ -232,7 +233,7 @@ def fuzz_yaml(findings: Findings, seed: int, numbers: Sequence[int]) -> None:
         began = time.monotonic()
         for read in (
             lambda t: folders.parse(t, "model.yaml"),
-            lambda t: parse_rules(t, source="rules.yaml", inputs=inputs),
+            lambda t: parse_rules(t, source="rules.yaml", inputs=inputs, decisions=EARLIER.names),
             lambda t: parse_reasons(t, source="reasons.yaml", inputs=inputs),
         ):
             try:

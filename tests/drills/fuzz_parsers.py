@@ -35,6 +35,7 @@ from mlplatform.decisions.spill import files
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, Received, TopicSpec
 from mlplatform.model import bundle, folders, oip, rules
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.observing.page import decisions as page
 from mlplatform.rollouts.serving import local
 from mlplatform.rollouts.serving.names import ServiceName
@@ -144,7 +145,9 @@ def parsers() -> dict[str, Parser]:
         ),
         "rules-yaml": Parser(
             near_text([(FOLDER / "rules.yaml").read_text()]),
-            lambda text: rules.parse_rules(text, source="rules", inputs=_names()), (ConfigInvalid,),
+            lambda text: rules.parse_rules(
+                text, source="rules", inputs=_names(), decisions=EARLIER.names
+            ), (ConfigInvalid,),
         ),
         "reasons-yaml": Parser(
             near_text([(FOLDER / "reasons.yaml").read_text()]),

@@ -16,7 +16,6 @@ from mlplatform.model.bundle import (
     DataWindow,
     Golden,
     Reason,
-    Thresholds,
     View,
     write_bundle,
 )
@@ -93,7 +92,7 @@ def sigmoid_bundle(
         model=model,
         inputs=tuple(InputSpec(name=name, kind="field", of=name) for name in INPUTS),
         calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
-        thresholds=Thresholds(review=0.5, decline=0.9),
+        thresholds={"review": 0.5, "decline": 0.9},
         reasons={n: Reason(code=n.upper(), customer=n, analyst=n) for n in INPUTS},
         rules=(),
         reference=dict.fromkeys(INPUTS, 0.0),

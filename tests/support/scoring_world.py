@@ -31,12 +31,12 @@ from mlplatform.model.bundle import (
     Calibration,
     DataWindow,
     Golden,
-    Thresholds,
     View,
     load_bundle,
     parse_reasons,
     write_bundle,
 )
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.profile import Column, Profile
@@ -108,11 +108,16 @@ def write_amount_bundle(folder: Path, offset: float = 0.0) -> str:
         model=MODEL,
         inputs=definition.inputs,
         calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
-        thresholds=Thresholds(review=0.5, decline=0.9),
+        thresholds={"review": 0.5, "decline": 0.9},
         reasons=dict(
             parse_reasons((source / "reasons.yaml").read_text(), source="reasons", inputs=names)
         ),
-        rules=parse_rules((source / "rules.yaml").read_text(), source="rules", inputs=names),
+        rules=parse_rules(
+            (source / "rules.yaml").read_text(),
+            source="rules",
+            inputs=names,
+            decisions=EARLIER.names,
+        ),
         reference=dict.fromkeys(names, 0.0),
         golden=Golden(rows=(row,), scores=(0.3 + offset,), tolerance=1e-4),
         views=tuple(View(name=v.name, ttl_ms=v.ttl_ms) for v in load_views(source)),

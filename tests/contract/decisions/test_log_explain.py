@@ -132,6 +132,7 @@ class Shop:
             {t.arm.service: t for t in (champion, challenger)},
             FRAUD.chain,
             Bulkhead(FRAUD.chain.concurrent),
+            FRAUD.decision.safe,
         )
 
     def decide(

@@ -33,7 +33,6 @@ from mlplatform.model.bundle import (
     DataWindow,
     Golden,
     Reason,
-    Thresholds,
     load_bundle,
     write_bundle,
 )
@@ -59,7 +58,7 @@ def bundle_of(seed: int, model: str = "fraud") -> tuple[Bundle, bytes]:
         model=model,
         inputs=(InputSpec(name="amount", kind="field", of="amount"),),
         calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
-        thresholds=Thresholds(review=0.5, decline=0.9),
+        thresholds={"review": 0.5, "decline": 0.9},
         reasons={"amount": Reason(code="AMOUNT", customer="The amount", analyst="Amount")},
         rules=(),
         reference={"amount": 50.0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from mlplatform import commands
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.model.bundle import load_bundle
+from mlplatform.model.decision_scale import DecisionScale
 from mlplatform.model.folders import folder_digest
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import fitting, training
@@ -31,6 +33,20 @@ pytestmark = pytest.mark.slow
 NAME = "credit_default"
 DAY_US = 86_400_000_000
 PER_DAY, DAYS = 700, 30
+CHANGED = {
+    """    shares: {refer: 0.05, refuse: 0.10}
+""": """    currency: EUR
+    costs:
+      grant: {negative: -100, positive: 200}
+      refer: {negative: -60, positive: 60}
+      refuse: {negative: 0, positive: 0}
+  capacity: 0.3
+  limit: {shares: {refuse: 0.45}, alert_share: 0.5, once_per_s: 60, decisions_per_false_stop: 1000}
+exploration: {share: 0.5, decision: refer, amount: amount, maximum_amount: 1000000, maximum_sum: 1000000000}
+""",
+    "  alert_share_maximum: 0.30": "  alert_share_maximum: 0.60",
+}
+"""What its team writes in the template's model.yaml: thresholds by cost, a limit, exploration."""
 
 
 def history(until_us: int) -> pa.Table:
@@ -81,6 +97,12 @@ def command(*words: str) -> str:
 def candidate(root: Path) -> Candidate:
     """Written from the template, checked, its history taken in, fitted as a job and validated."""
     assert "CHANGE" in command("new-model", NAME, "--into", str(root))
+    path = root / NAME / "model.yaml"
+    text = path.read_text()
+    for before, after in CHANGED.items():
+        assert before in text
+        text = text.replace(before, after)
+    path.write_text(text)
     assert "nothing is wrong" in command("check-model", str(root / NAME))
     until_us = time.time_ns() // 1000 // DAY_US * DAY_US
     pq.write_table(history(until_us), root / "history.parquet")
@@ -100,27 +122,76 @@ def test_it_is_fitted_by_its_own_folder_and_says_so(root: Path, candidate: Candi
     assert bundle.folder == folder_digest(root / NAME)
 
 
-def test_a_gateway_and_a_predictor_serve_it_as_they_serve_all(
+def test_its_bundle_decides_by_its_own_outcomes_where_they_cost_least(
     root: Path, candidate: Candidate
 ) -> None:
+    bundle = load_bundle(candidate.folder)
+    assert bundle.scale == DecisionScale(("grant", "refer", "refuse"), ("refer", "refuse"))
+    assert 0.05 < bundle.thresholds["refer"] <= bundle.thresholds["refuse"] < 0.9
+    assert bundle.small_model is not None
+    assert set(bundle.small_model.thresholds) == {"refer", "refuse"}
+
+
+@pytest.fixture(scope="module")
+def world(root: Path, candidate: Candidate) -> Iterator[ScoringWorld]:
     world = ScoringWorld(root / ".home", has_snapshots=False)
     try:
         arm = world.serve(1, candidate.bundle.digest)
         assert arm.service.startswith("credit-default-v1-")
         world.promote(arm)
         world.start_gateway()
-        asked = {"customer_id": 7, "amount": 9000.0, "income": 1000.0}
-
-        def score(**changed: object) -> httpx.Response:
-            body = asked | {"event_time": time.time_ns() // 1_000_000} | changed
-            url = f"{world.url}/api/v1/models/{NAME}/score"
-            return httpx.post(url, json=body, headers=world.headers, timeout=10)
-
-        wait_for(lambda: score().json().get("answered_by") == "champion")
-        risky, safe = score().json(), score(amount=100.0).json()
-        assert risky["decision"] == "decline"
-        assert safe["decision"] == "approve"
-        assert {r["code"] for r in risky["reasons"]} <= {"AMOUNT", "INCOME", "AMOUNT_TO_INCOME"}
-        assert score(income=-1.0).status_code == 422
+        wait_for(lambda: score(world).json().get("answered_by") == "champion")
+        yield world
     finally:
         world.close()
+
+
+def score(world: ScoringWorld, **changed: object) -> httpx.Response:
+    asked = {"customer_id": 7, "amount": 100.0, "income": 1000.0}
+    body = asked | {"event_time": time.time_ns() // 1_000_000} | changed
+    url = f"{world.url}/api/v1/models/{NAME}/score"
+    return httpx.post(url, json=body, headers=world.headers, timeout=10)
+
+
+def test_a_gateway_and_a_predictor_serve_it_as_they_serve_all(world: ScoringWorld) -> None:
+    safe, risky = score(world).json(), score(world, amount=9000.0).json()
+    assert (safe["decision"], safe["reasons"]) == ("grant", [])
+    assert risky["decision"] in ("refer", "refuse"), "some of those to be refused are explored"
+    assert {r["code"] for r in risky["reasons"]} <= {"AMOUNT", "INCOME", "AMOUNT_TO_INCOME"}
+    assert risky["reasons"] != []
+    assert score(world, income=-1.0).status_code == 422
+
+
+def test_its_alerts_are_limited_explored_and_explained(world: ScoringWorld) -> None:
+    """Sixteen customers refused in a row prove more than the limit; half of them are explored."""
+    for customer in range(100, 140):
+        assert score(world, customer_id=customer, amount=9000.0).status_code == 200
+    url = f"{world.url}/api/v1/models/{NAME}"
+    state = httpx.get(url, headers=world.headers, timeout=10).json()
+    assert state["champion"]["stopped"].startswith("decided refuse for 16 of 16 customers")
+    records = [r for r in world.records("decision") if r["payload"]["request"]["amount"] == 9000.0]
+    by_model = [r for r in records if r["answered_by"] == "champion"]
+    explored = [r for r in by_model if r["payload"].get("explored_instead_of") == "refuse"]
+    refused = [r for r in by_model if "explored_instead_of" not in r["payload"]]
+    others = [r for r in records if r["answered_by"] == "small_model"]
+    assert {r["decision"] for r in explored} == {"refer"}
+    assert {r["decision"] for r in refused} == {"refuse"}
+    assert others
+    assert {r["degraded_reason"] for r in others} == {"volume_limit"}
+    for record in (explored[0], refused[0], others[0]):
+        found = json.loads(command("log", "explain", record["decision_id"], "--json"))
+        (explanation,) = found["explanations"]
+        assert found["equal"]
+        assert explanation["again"]["decision"] in ("refer", "refuse")
+        assert explanation["again"]["reasons"] != []
+
+
+def test_what_if_it_refused_less(world: ScoringWorld) -> None:
+    begins = ("--from", "refer=0.99", "--from", "refuse=1.0")
+    found = json.loads(command("replay", NAME, *begins, "--days", "1", "--json"))
+    decisions = found["what_if"]["decisions"]
+    assert list(decisions) == ["grant", "refer", "refuse"]
+    assert decisions["refuse"]["grant"] > 16
+    assert found["alike"] == found["served"] > 16
+    refused = CliRunner().invoke(commands.app, ["replay", NAME, "--from", "decline=0.5"])
+    assert "one of refer, refuse" in str(refused.exception)

@@ -228,7 +228,7 @@ def test_the_command_says_it_all_and_its_json_is_the_replay(
     assert said.exit_code == 0, said.output
     assert "version 2 beside version 1" in said.output
     assert "decided otherwise" in said.output
-    found = runner.invoke(app, ["replay", MODEL, "--review-from", "0.8", "--json"])
+    found = runner.invoke(app, ["replay", MODEL, "--from", "review=0.8", "--json"])
     again = msgspec.json.decode(found.stdout.encode(), type=whatif.Replay)
     assert again.what_if.payments == PAYMENTS - 2
     refused = runner.invoke(app, ["replay", MODEL])

@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlplatform.learning.features.policy import Cause
+from mlplatform.model.decision_scale import Decision
 from mlplatform.model.oip import FailureReason
-from mlplatform.model.rules import Decision
 from mlplatform.operations.actions.last_results import ArmCounts
 from mlplatform.rollouts.drift import incidents
 from mlplatform.rollouts.drift.incidents import State as IncidentState

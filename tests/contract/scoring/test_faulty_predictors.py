@@ -285,7 +285,7 @@ async def test_an_open_breaker_spares_predictor_and_request(world: World) -> Non
 
 async def test_a_model_at_its_wall_answers_without_predictors(world: World) -> None:
     live = await world.open(Peer(hangs), Peer(hangs))
-    world.live = Live(live.routes, live.targets, live.chain, Bulkhead(3))
+    world.live = Live(live.routes, live.targets, live.chain, Bulkhead(3), live.safe)
     answers = await asyncio.gather(*(world.ask() for _ in range(5)))
     refused = [failures for _, failures in answers if failures == [("champion", "bulkhead")]]
     assert len(refused) == 2

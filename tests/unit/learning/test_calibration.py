@@ -1,11 +1,17 @@
 """Raw scores become probabilities that mean what they say, and thresholds that keep their share."""
 
+import msgspec
 import numpy as np
 import pytest
 
-from mlplatform.learning.training.calibration import fit_calibration, fit_thresholds
+from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.validation.statistics import calibration_error_interval
+from mlplatform.model.decision_scale import EARLIER, CutOffs
+from mlplatform.model.definition import ThresholdPolicy
+from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
+
+FRAUD = load_definition("fraud").decision
 
 
 def drawn(rows, seed, slope=2.0, shift=-3.0):
@@ -67,8 +73,8 @@ def test_a_model_that_ranks_the_wrong_way_gets_a_table_that_tells_nothing():
 @pytest.mark.parametrize(
     ("raw", "y", "named"),
     [
-        ([0.1, 0.2], [0, 0], "0 frauds"),
-        ([0.1, 0.2], [1, 1], "2 frauds"),
+        ([0.1, 0.2], [0, 0], "0 positives"),
+        ([0.1, 0.2], [1, 1], "2 positives"),
         ([0.1, 1.2], [0, 1], "outside"),
         ([0.1, float("nan")], [0, 1], "outside"),
     ],
@@ -78,16 +84,21 @@ def test_what_cannot_be_calibrated_is_refused(raw, y, named):
         fit_calibration(np.array(raw), np.array(y, np.int8))
 
 
+def decided(scores, **shares):
+    policy = msgspec.structs.replace(FRAUD, thresholds=ThresholdPolicy(shares=shares))
+    known = KnownScores(scores[:0], np.zeros(0, np.int8))
+    thresholds = fit_thresholds(policy, scores, known)
+    return CutOffs(EARLIER.names, EARLIER.begins(thresholds)).many(scores)
+
+
 def test_thresholds_keep_their_shares():
     scores = np.random.default_rng(7).random(10_000)
-    thresholds = fit_thresholds(scores, review_share=0.01, decline_share=0.003)
-    decisions = thresholds.many(scores)
+    decisions = decided(scores, review=0.01, decline=0.003)
     assert (decisions == 2).sum() == 30
     assert (decisions == 1).sum() == 100
 
 
 def test_ties_never_push_a_share_over_its_limit():
     scores = np.repeat([0.1, 0.5, 0.9], [900, 90, 10])
-    thresholds = fit_thresholds(scores, review_share=0.05, decline_share=0.005)
-    assert thresholds.many(scores).tolist().count(2) == 0
-    assert thresholds.many(scores).tolist().count(1) == 10
+    decisions = decided(scores, review=0.05, decline=0.005).tolist()
+    assert (decisions.count(2), decisions.count(1)) == (0, 10)

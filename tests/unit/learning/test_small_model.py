@@ -19,10 +19,10 @@ from mlplatform.model.bundle import (
     Calibration,
     Characteristic,
     SmallModel,
-    Thresholds,
     load_bundle,
     problems,
 )
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.folders import load_definition
 from mlplatform.model.scorecard import SmallScorer
 from support.scoring_world import write_amount_bundle
@@ -40,7 +40,7 @@ MODEL = SmallModel(
         Characteristic("amount", (), (0.0,), 1.0),
     ),
     calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
-    thresholds=Thresholds(review=0.5, decline=0.9),
+    thresholds={"review": 0.5, "decline": 0.9},
 )
 
 
@@ -67,18 +67,20 @@ def payments(seed: int, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
     ],
 )
 def test_points_add_up(risk: float, amount: float, log_odds: float) -> None:
-    scorer = SmallScorer(MODEL, NAMES, (0.0, 0.0, 0.0))
+    scorer = SmallScorer(MODEL, NAMES, (0.0, 0.0, 0.0), EARLIER)
     assert scorer.raw((amount, 0.0, risk)) == pytest.approx(1 / (1 + math.exp(-log_odds)))
 
 
 def test_it_abstains_where_it_knows_too_little() -> None:
-    scorer = SmallScorer(msgspec.structs.replace(MODEL, minimum_present=2), NAMES, (0.0,) * 3)
+    scorer = SmallScorer(
+        msgspec.structs.replace(MODEL, minimum_present=2), NAMES, (0.0,) * 3, EARLIER
+    )
     assert scorer.knows((1.0, NAN, 0.2))
     assert not scorer.knows((1.0, 5.0, NAN))
 
 
 def test_the_inputs_with_the_most_points_above_an_ordinary_row_are_the_reasons() -> None:
-    scorer = SmallScorer(MODEL, NAMES, (1.0, 0.0, 0.2))
+    scorer = SmallScorer(MODEL, NAMES, (1.0, 0.0, 0.2), EARLIER)
     assert scorer.strongest((NAN, 0.0, 0.9), 3) == ["risk", "amount"]
     assert scorer.strongest((1.0, 0.0, 0.2), 3) == []
 
@@ -105,15 +107,15 @@ def test_the_gateway_scores_as_training_did() -> None:
     card = fit_scorecard(x, y, NAMES, POLICY)
     raw = card.scores(x, NAMES)
     model = small_model(card, raw, y, DEFINITION.decision)
-    scorer = SmallScorer(model, NAMES, (0.0,) * 3)
+    scorer = SmallScorer(model, NAMES, (0.0,) * 3, EARLIER)
     assert [scorer.raw(row) for row in x[:500].tolist()] == pytest.approx(raw[:500])
     alerts = np.mean([scorer.decide(value)[1] != "approve" for value in raw.tolist()])
-    assert alerts <= DEFINITION.decision.review_share + DEFINITION.decision.decline_share
+    assert alerts <= DEFINITION.decision.alert_share
 
 
 @given(st.lists(st.floats(), min_size=3, max_size=3))
 def test_every_row_has_a_probability(row: list[float]) -> None:
-    scorer = SmallScorer(MODEL, NAMES, (0.0,) * 3)
+    scorer = SmallScorer(MODEL, NAMES, (0.0,) * 3, EARLIER)
     assert 0 <= scorer.raw(row) <= 1
 
 

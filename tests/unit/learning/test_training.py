@@ -101,9 +101,9 @@ def test_thresholds_keep_their_shares_on_the_calibration_days(trained):
     x = DATA.calibrating.matrix.x
     bundle = trained.bundle
     decisions = bundle.decide_many(bundle.calibrate_many(trained.model.scores(x)))
-    policy = DEFINITION.decision
-    assert (decisions == 2).mean() == pytest.approx(policy.decline_share, abs=1 / len(x))
-    assert (decisions == 1).mean() == pytest.approx(policy.review_share, abs=2 / len(x))
+    shares = DEFINITION.decision.thresholds.shares
+    assert (decisions == 2).mean() == pytest.approx(shares["decline"], abs=1 / len(x))
+    assert (decisions == 1).mean() == pytest.approx(shares["review"], abs=2 / len(x))
 
 
 def test_golden_rows_cover_every_decision_and_a_row_of_nothing(trained):

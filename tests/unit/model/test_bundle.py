@@ -20,12 +20,13 @@ from mlplatform.model.bundle import (
     DataWindow,
     Golden,
     Reason,
-    Thresholds,
     View,
     load_bundle,
     parse_reasons,
+    problems,
     write_bundle,
 )
+from mlplatform.model.decision_scale import DecisionScale
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.profile import Column, Profile
@@ -50,7 +51,7 @@ BUNDLE = Bundle(
         InputSpec(name="risk", kind="view", of="terminal_stats"),
     ),
     calibration=Calibration(x=(0.0, 0.5, 1.0), y=(0.0, 0.1, 0.9)),
-    thresholds=Thresholds(review=0.1, decline=0.5),
+    thresholds={"review": 0.1, "decline": 0.5},
     reasons={
         "amount": Reason(code="AMOUNT", customer="The amount", analyst="Amount"),
         "risk": Reason(code="RISK", customer="The shop", analyst="Risk"),
@@ -96,15 +97,40 @@ def test_a_bundle_read_back_is_the_bundle_written(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_bundle_of_the_words_of_earlier_releases_keeps_the_digest_that_they_gave_it():
+    assert BUNDLE.digest == "dec4dbf432701edde294847490bede6cc7cf33c2bce41e1eaca2aecdcf19cfdc"
+    assert b'"scale"' not in BUNDLE.content
+
+
+def test_a_bundle_carries_its_own_outcomes(tmp_path):
+    scale = DecisionScale(("grant", "refer", "refuse"), ("refer", "refuse"))
+    rules = tuple(msgspec.structs.replace(rule, decision="refer") for rule in BUNDLE.rules)
+    own = {"scale": scale, "thresholds": {"refuse": 0.5, "refer": 0.1}, "rules": rules}
+    small = BUNDLE.small_model and msgspec.structs.replace(
+        BUNDLE.small_model, thresholds=own["thresholds"]
+    )
+    bundle = changed(**own, small_model=small)
+    read = load_bundle(tmp_path / write_bundle(bundle, MODEL, tmp_path / bundle.digest))
+    assert [read.decide(score) for score in (0.0, 0.1, 0.5)] == ["grant", "refer", "refuse"]
+    for wrong in (
+        {"scale": BUNDLE.scale},
+        {"thresholds": {"refuse": 0.1, "refer": 0.5}},
+        {"thresholds": {"refuse": 0.1}},
+        {"rules": BUNDLE.rules},
+        {"scale": DecisionScale(("grant", "refer", "refuse"), ("grant",))},
+    ):
+        assert problems(msgspec.structs.replace(bundle, **wrong)) != []
+
+
 def test_whole_numbers_where_fractions_are_meant_do_not_change_the_digest():
-    assert changed(thresholds=Thresholds(review=0, decline=1)).digest == (
-        changed(thresholds=Thresholds(review=0.0, decline=1.0)).digest
+    assert changed(thresholds={"review": 0, "decline": 1}).digest == (
+        changed(thresholds={"review": 0.0, "decline": 1.0}).digest
     )
 
 
 def test_every_field_is_under_the_digest():
     others = [
-        changed(thresholds=Thresholds(review=0.1, decline=0.6)),
+        changed(thresholds={"review": 0.1, "decline": 0.6}),
         changed(rules=()),
         changed(reference={"amount": 51.0, "risk": None}),
         changed(inputs=BUNDLE.inputs[::-1]),

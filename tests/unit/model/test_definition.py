@@ -130,7 +130,7 @@ def test_an_unknown_key_is_named(path: str) -> None:
         "request.amount.type",
         "label.maturity_days",
         "training.holdout_days",
-        "decision.review_share",
+        "decision.outcomes",
         "gates.alert_band_factor",
         "breaker.open_s",
         "breaker.slow_share",
@@ -190,9 +190,9 @@ def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
         ("training.minimum_rows", 0, "training.minimum_rows"),
         ("training.holdout_days", 1, "training.holdout_days is 1"),
         ("training.holdout_days", 21, "training.holdout_days is 21"),
-        ("decision.decline_share", 0, "decision.decline_share is 0"),
-        ("decision.decline_share", 0.99, "decision.decline_share is 0.99"),
-        ("decision.decline_share", NAN, "decision.decline_share is nan"),
+        ("decision.thresholds.shares.decline", 0, "decision.thresholds.shares.decline is 0"),
+        ("decision.thresholds.shares.decline", 0.995, "shares is '1.005 in all'"),
+        ("decision.thresholds.shares.decline", NAN, "decision.thresholds.shares.decline is nan"),
         ("gates.calibration_error", NAN, "gates.calibration_error"),
         ("gates.missing_share", 80, "gates.missing_share"),
         ("gates.latency_p99_ms", -1, "gates.latency_p99_ms"),
@@ -300,7 +300,7 @@ def test_a_segment_that_cannot_be_is_named(path: str, value: Any, named: str) ->
         (["decline", "review"], "exploration.decision is 'review'"),
         ([], "decision.hides_outcome is ()"),
         (["decline", "decline"], "decision.hides_outcome is ('decline', 'decline')"),
-        (["refuse"], "decision.hides_outcome.0"),
+        (["refuse"], "decision.hides_outcome is ('refuse',)"),
     ],
 )
 def test_what_is_explored_is_what_hides_an_outcome(hides: list[str], named: str) -> None:
@@ -345,22 +345,16 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line() -> None:
     ]
 
 
-def test_more_may_be_declined_than_reviewed() -> None:
-    decision = {"review_share": 0.05, "decline_share": 0.2}
-    assert parse(changed("decision", decision), "model.yaml").decision.alert_share == 0.25
-
-
 def test_all_keys_that_contradict_others_are_told_at_once() -> None:
     document = yaml.safe_load(TEXT)
     document["latency_slo_ms"] = 51
-    document["decision"]["decline_share"] = 0.995
+    document["decision"]["thresholds"]["shares"]["decline"] = 0.9
     document["breaker"]["minimum_calls"] = 101
     with pytest.raises(DocumentInvalid) as caught:
         parse(yaml.safe_dump(document, sort_keys=False), "model.yaml")
     assert [finding.key for finding in caught.value.findings] == [
         "latency_slo_ms",
-        "decision.decline_share",
-        "decision.limit.decline_share",
+        "decision.limit.shares.decline",
         "decision.limit.alert_share",
         "breaker.minimum_calls",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 import yaml
@@ -71,7 +72,7 @@ def test_a_forbidden_character_is_refused():
     assert document.place("x.yaml", caught.value) == ("x.yaml", "a character that YAML forbids")
 
 
-@pytest.mark.parametrize("parsed", [parse_rules, parse_reasons])
+@pytest.mark.parametrize("parsed", [partial(parse_rules, decisions=["pass"]), parse_reasons])
 def test_rules_and_reasons_are_read_so_too(parsed):
     with pytest.raises(ConfigInvalid, match=r"x\.yaml: line 1 is 'references"):
         parsed(LAUGHS, source="x.yaml", inputs=("amount",))

@@ -1,13 +1,15 @@
 """Rules decide when no model answers, and abstain rather than guess."""
 
 import math
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.rules import STRENGTH, RuleOutcome, evaluate, parse_rules
+from mlplatform.model.rules import RuleOutcome, evaluate, parse_rules
 from mlplatform.runtime.errors import ConfigInvalid
 
 TABLE = """
@@ -23,7 +25,8 @@ TABLE = """
   when: [{input: amount, op: "<=", value: 50}, {input: count, op: ">", value: 0}]
 """
 INPUTS = ("amount", "risk", "count")
-RULES = parse_rules(TABLE, source="rules.yaml", inputs=INPUTS)
+parsed = partial(parse_rules, decisions=EARLIER.names)
+RULES = parsed(TABLE, source="rules.yaml", inputs=INPUTS)
 VALUES = st.one_of(st.none(), st.just(math.nan), st.floats(-1, 500))
 
 
@@ -62,7 +65,7 @@ VALUES = st.one_of(st.none(), st.just(math.nan), st.floats(-1, 500))
     ],
 )
 def test_a_table_decides(inputs, expected):
-    assert evaluate(RULES, inputs) == expected
+    assert evaluate(RULES, inputs, EARLIER) == expected
 
 
 @pytest.mark.parametrize(
@@ -77,23 +80,24 @@ def test_a_table_decides(inputs, expected):
 )
 def test_operators_mean_what_they_say(op, expected):
     text = f'[{{code: A, text: t, decision: review, when: [{{input: x, op: "{op}", value: 2}}]}}]'
-    rules = parse_rules(text, source="r", inputs=["x"])
-    assert [evaluate(rules, {"x": v}) is not None for v in (1, 2, 3)] == expected
+    rules = parsed(text, source="r", inputs=["x"])
+    assert [evaluate(rules, {"x": v}, EARLIER) is not None for v in (1, 2, 3)] == expected
 
 
 @given(st.fixed_dictionaries({name: VALUES for name in INPUTS}), st.permutations(RULES))
 def test_the_order_of_rules_changes_no_decision(inputs, order):
-    one, other = evaluate(RULES, inputs), evaluate(order, inputs)
+    one, other = evaluate(RULES, inputs, EARLIER), evaluate(order, inputs, EARLIER)
     assert (one and one.decision) == (other and other.decision)
 
 
 @given(st.fixed_dictionaries({name: VALUES for name in INPUTS}), st.sampled_from(RULES))
 def test_one_more_rule_never_makes_a_decision_milder(inputs, more):
     rest = [r for r in RULES if r is not more and r.decision != "approve"]
-    before, after = evaluate(rest, inputs), evaluate([*rest, more], inputs)
+    before, after = evaluate(rest, inputs, EARLIER), evaluate([*rest, more], inputs, EARLIER)
     if before is not None:
         assert after is not None
-        assert STRENGTH[after.decision] >= STRENGTH[before.decision]
+        strength = EARLIER.names.index
+        assert strength(after.decision) >= strength(before.decision)
 
 
 @pytest.mark.parametrize(
@@ -117,21 +121,23 @@ def test_one_more_rule_never_makes_a_decision_milder(inputs, more):
 )
 def test_a_rule_that_cannot_be_is_refused_by_its_key(text, named):
     with pytest.raises(ConfigInvalid, match=named):
-        parse_rules(text, source="rules.yaml", inputs=["x"])
+        parsed(text, source="rules.yaml", inputs=["x"])
 
 
 def test_a_code_used_twice_is_refused():
     rule = "{code: A, text: t, decision: review, when: [{input: x, op: missing}]}"
     with pytest.raises(ConfigInvalid, match="differ"):
-        parse_rules(f"[{rule}, {rule}]", source="rules.yaml", inputs=["x"])
+        parsed(f"[{rule}, {rule}]", source="rules.yaml", inputs=["x"])
 
 
 def test_the_fraud_table_decides_what_it_was_written_for():
     inputs = {i.name: 0.0 for i in load_definition("fraud").inputs}
     text = (model_folder("fraud") / "rules.yaml").read_text()
-    rules = parse_rules(text, source="rules.yaml", inputs=inputs)
+    rules = parsed(text, source="rules.yaml", inputs=inputs)
     usual = inputs | {"amount": 40.0, "amount_to_mean_30d": 1.0, "customer_count_30d": 20.0}
     risky = usual | {"terminal_risk_7d": 0.8, "terminal_count_7d": 5.0}
     unknown = dict.fromkeys(inputs) | {"amount": 40.0}
-    decisions = [evaluate(rules, i) for i in (usual, risky, usual | {"amount": 500.0}, unknown)]
+    decisions = [
+        evaluate(rules, i, EARLIER) for i in (usual, risky, usual | {"amount": 500.0}, unknown)
+    ]
     assert [d and d.decision for d in decisions] == ["approve", "decline", "review", None]

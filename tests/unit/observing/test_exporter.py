@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from prometheus_client import CollectorRegistry
 
 from mlplatform.decisions.records.port import Watermark
+from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.observing.exporter.targets import targets
@@ -199,6 +201,10 @@ def test_a_file_that_nobody_kept_so_is_corrupt(tmp_path: Path) -> None:
         last(tmp_path, MODEL, Pass)
 
 
+POLICY = load_definition("fraud").decision
+NONE_HIDES = msgspec.structs.replace(POLICY, hides_outcome=())
+
+
 def test_outcomes_follow_the_last_label_and_leave_voids_out() -> None:
     decisions = pa.table(
         {
@@ -217,7 +223,7 @@ def test_outcomes_follow_the_last_label_and_leave_voids_out() -> None:
         }
     )
     voids = pa.table({"decision_id": ["e"]})
-    seen = outcomes(decisions, labels, voids, maturity_ms=3 * DAY_MS)
+    seen = outcomes(decisions, labels, voids, maturity_ms=3 * DAY_MS, policy=POLICY)
     assert seen == Outcomes(
         matured=4, positives=2, alerts=2, hits=1, late=1, newest_label_ms=4 * DAY_MS
     )
@@ -241,9 +247,9 @@ def test_a_declined_payment_without_a_label_is_no_false_alarm() -> None:
         }
     )
     voids = pa.table({"decision_id": pa.array([], pa.string())})
-    seen = outcomes(decisions, labels, voids, maturity_ms=1)
+    seen = outcomes(decisions, labels, voids, maturity_ms=1, policy=POLICY)
     assert (seen.matured, seen.alerts, seen.hits) == (2, 2, 1)
-    seen = outcomes(decisions, labels, voids, maturity_ms=1, hides=())
+    seen = outcomes(decisions, labels, voids, maturity_ms=1, policy=NONE_HIDES)
     assert (seen.matured, seen.alerts, seen.hits) == (3, 3, 1)
 
 
@@ -254,7 +260,7 @@ def test_no_decisions_make_no_outcomes() -> None:
     labels = pa.table(
         {"decision_id": ids, "event_ms": none, "recorded_ms": none, "seq": none, "label": none}
     )
-    seen = outcomes(decisions, labels, pa.table({"decision_id": ids}), maturity_ms=1)
+    seen = outcomes(decisions, labels, pa.table({"decision_id": ids}), maturity_ms=1, policy=POLICY)
     assert seen == Outcomes(0, 0, 0, 0, 0, None)
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.traffic import buckets, projection
 from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS, LEVELS
@@ -69,7 +70,7 @@ ROWS = st.tuples(
 
 
 def filled(path: Path, log: SmallLog, portion: int) -> projection.TrafficRead | None:
-    assert projection.advance(path, log, "fraud", portion=portion)
+    assert projection.advance(path, log, "fraud", alerting=EARLIER.alerts, portion=portion)
     return projection.read(path, DAY_MS)
 
 
@@ -150,9 +151,11 @@ def test_an_advance_without_time_does_a_portion_and_says_that_more_is_left(tmp_p
     for number in range(5):
         log.append("a", event_ms=NEWEST_MS + number)
     path = tmp_path / "t.db"
-    assert not projection.advance(path, log, "fraud", portion=2, budget_s=-1.0)
-    assert projection.advance(path, log, "fraud", portion=2)
-    assert projection.advance(path, log, "fraud", portion=2)
+    assert not projection.advance(
+        path, log, "fraud", alerting=EARLIER.alerts, portion=2, budget_s=-1.0
+    )
+    assert projection.advance(path, log, "fraud", alerting=EARLIER.alerts, portion=2)
+    assert projection.advance(path, log, "fraud", alerting=EARLIER.alerts, portion=2)
 
 
 def test_samples_are_one_an_hour_and_a_month_at_most(tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_before_anything_was_counted_there_is_nothing(tmp_path: Path) -> None:
 
 def test_a_table_without_records_has_no_counts() -> None:
     empty = table([{}]).filter(pc.field("seq") > 1)
-    assert buckets.counted(empty) == {}
+    assert buckets.counted(empty, ()) == {}
 
 
 def test_a_damaged_file_is_counted_again_by_the_next_pass(tmp_path: Path) -> None:
@@ -186,8 +189,8 @@ def test_a_damaged_file_is_counted_again_by_the_next_pass(tmp_path: Path) -> Non
     with pytest.raises(Unavailable, match="the next pass counts it again"):
         projection.read(path, DAY_MS)
     with pytest.raises(Unavailable):
-        projection.advance(path, log, "fraud")
-    assert projection.advance(path, log, "fraud")
+        projection.advance(path, log, "fraud", alerting=EARLIER.alerts)
+    assert projection.advance(path, log, "fraud", alerting=EARLIER.alerts)
 
 
 def test_a_pass_counts_the_log_and_samples_the_ages_of_features(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def read(
     definition = msgspec.structs.replace(
         FRAUD,
         drift=msgspec.structs.replace(FRAUD.drift, segments=segments),
-        decision=msgspec.structs.replace(FRAUD.decision, review_share=0.2, decline_share=0.0),
+        decision=msgspec.structs.replace(FRAUD.decision, capacity=0.2),
     )
     plan = drift_plan(definition, VIEWS, FRAUD.inputs, {s.input for s in segments})
     tenure = ChampionTenure(1, since_day * DAY_MS)

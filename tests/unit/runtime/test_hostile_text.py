@@ -19,6 +19,7 @@ from mlplatform.learning.features.rows import check_printable
 from mlplatform.learning.validation.gates import GateReport, GateResult
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import parse_reasons
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.folders import model_folder, parse
 from mlplatform.model.personal import personal_fields
 from mlplatform.model.rules import parse_rules
@@ -178,7 +179,7 @@ def test_what_customers_are_told_is_text() -> None:
         "- {code: A, text: \"a\\u200bb\", when: [{input: x, op: '>', value: 1}], decision: review}"
     )
     with pytest.raises(ConfigInvalid, match=r"U\+200B"):
-        parse_rules(rules, source="rules.yaml", inputs=["x"])
+        parse_rules(rules, source="rules.yaml", inputs=["x"], decisions=EARLIER.names)
     reasons = 'x: {code: A, customer: "a\\e[2J", analyst: b}'
     with pytest.raises(ConfigInvalid, match=r"U\+001B"):
         parse_reasons(reasons, source="reasons.yaml", inputs=["x"])

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.definition import VolumeLimit
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder, parse
@@ -60,22 +61,22 @@ def drawn(count: int, *, declines: float, alerts: float, seed: int = 3) -> list[
 
 
 def test_a_bundle_that_declines_everybody_is_stopped_within_25_customers() -> None:
-    volume = DecisionVolume(LIMIT)
+    volume = DecisionVolume(LIMIT, EARLIER)
     assert decided(volume, ["decline"] * 100) == 25
     assert volume.stopped is not None
-    assert volume.stopped.reason == "declined 25 of 25 customers, at most 5.00 % allowed"
+    assert volume.stopped.reason == "decided decline for 25 of 25 customers, at most 5.00 % allowed"
 
 
 def test_few_declines_prove_nothing() -> None:
-    volume = DecisionVolume(LIMIT)
+    volume = DecisionVolume(LIMIT, EARLIER)
     assert decided(volume, ["decline", "decline", "approve", "decline", "approve"]) is None
 
 
 def test_reviews_alone_stop_too() -> None:
-    volume = DecisionVolume(LIMIT)
+    volume = DecisionVolume(LIMIT, EARLIER)
     assert decided(volume, drawn(2000, declines=0, alerts=0.5)) is not None
     assert volume.stopped is not None
-    assert volume.stopped.reason.startswith("reviewed or declined ")
+    assert volume.stopped.reason.startswith("decided review or decline for ")
 
 
 @pytest.mark.parametrize(
@@ -83,15 +84,19 @@ def test_reviews_alone_stop_too() -> None:
 )
 def test_the_more_it_declines_the_fewer_customers_it_meets(share: float, within: int) -> None:
     for seed in range(20):
-        found = decided(DecisionVolume(LIMIT), drawn(2000, declines=share, alerts=share, seed=seed))
+        found = decided(
+            DecisionVolume(LIMIT, EARLIER), drawn(2000, declines=share, alerts=share, seed=seed)
+        )
         assert found is not None
         assert found <= within
 
 
 def test_a_bundle_as_planned_is_not_stopped() -> None:
     planned = FRAUD.decision
-    seen = drawn(100_000, declines=planned.decline_share, alerts=planned.alert_share)
-    assert decided(DecisionVolume(LIMIT), seen) is None
+    assert planned.thresholds.shares is not None
+    declines = planned.thresholds.shares["decline"]
+    seen = drawn(100_000, declines=declines, alerts=planned.alert_share)
+    assert decided(DecisionVolume(LIMIT, EARLIER), seen) is None
 
 
 def test_at_the_limit_itself_a_false_stop_comes_no_sooner_than_said() -> None:
@@ -108,19 +113,19 @@ def test_at_the_limit_itself_a_false_stop_comes_no_sooner_than_said() -> None:
 
 @given(st.lists(st.sampled_from(["approve", "review", "decline"]), max_size=300))
 def test_one_customer_alone_stops_nothing(decisions: list[str]) -> None:
-    volume = DecisionVolume(LIMIT)
+    volume = DecisionVolume(LIMIT, EARLIER)
     for number, decision in enumerate(decisions):
         assert not volume.count(7, decision, number / 10)
 
 
 def test_a_customer_counts_again_when_the_time_is_over() -> None:
-    volume = DecisionVolume(LIMIT)
+    volume = DecisionVolume(LIMIT, EARLIER)
     stops = [volume.count(7, "decline", LIMIT.once_per_s * number) for number in range(25)]
     assert stops == [False] * 24 + [True]
 
 
 def test_what_was_stopped_stays_so_until_it_is_cleared() -> None:
-    volume = DecisionVolume(LIMIT)
+    volume = DecisionVolume(LIMIT, EARLIER)
     decided(volume, ["decline"] * 25)
     assert decided(volume, ["approve"] * 1000) is None
     assert volume.stopped is not None
@@ -135,10 +140,11 @@ MODEL_YAML = msgspec.to_builtins(FRAUD)
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"decline_share": 0.003}, "decision.limit.decline_share"),
+        ({"shares": {"decline": 0.003}}, "decision.limit.shares.decline"),
         ({"alert_share": 0.013}, "decision.limit.alert_share"),
-        ({"decline_share": 0.2}, "decision.limit.decline_share"),
-        ({"alert_share": 0.5}, "decision.limit.alert_share"),
+        ({"shares": {"decline": 0.2}}, "decision.limit.shares.decline"),
+        ({"shares": {"approve": 0.1}}, "decision.limit.shares.approve"),
+        ({"alert_share": 1.0}, "decision.limit.alert_share"),
         ({"once_per_s": 0}, "decision.limit.once_per_s"),
         ({"decisions_per_false_stop": 10}, "decision.limit.decisions_per_false_stop"),
         ({"per_s": 1}, "decision.limit"),
@@ -215,7 +221,10 @@ async def test_a_gateway_says_at_once_what_it_stopped(model: LiveModel) -> None:
     await follower.start()
     try:
         assert journal.leases[-1] == ({"fraud": 1}, {})
-        service, reason = stop(model), "declined 25 of 25 customers, at most 5.00 % allowed"
+        service, reason = (
+            stop(model),
+            "decided decline for 25 of 25 customers, at most 5.00 % allowed",
+        )
         end_s = time.monotonic() + 5
         while journal.leases[-1][1] != {service: reason} and time.monotonic() < end_s:
             await asyncio.sleep(0.01)
@@ -233,4 +242,4 @@ def test_what_is_shown_of_an_arm_says_why_it_is_stopped(model: LiveModel) -> Non
     stop(model)
     champion = model.state(fresh).champion
     assert champion is not None
-    assert champion.stopped == "declined 25 of 25 customers, at most 5.00 % allowed"
+    assert champion.stopped == "decided decline for 25 of 25 customers, at most 5.00 % allowed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS
+from mlplatform.model.decision_scale import EARLIER, Decision
 from mlplatform.model.definition import ExplorationPolicy
 from mlplatform.model.folders import load_definition
-from mlplatform.model.rules import Decision
 from mlplatform.scoring.arms.exploration import DAY_MS, REMEMBERED, Exploration, chosen
-from mlplatform.scoring.arms.live import Live
+from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.gateway.composition import _exploration
 from mlplatform.scoring.request.answers import ReasonGiven
@@ -122,8 +123,12 @@ REASONS = (ReasonGiven("A", "An amount."),)
 FACTS = Facts(sent(), 0, OnlineRow({}, {}))
 
 
+BUNDLE = SimpleNamespace(scale=EARLIER, attribution=SimpleNamespace(method="tree_shap"))
+TARGET = cast(Target, SimpleNamespace(arm=None, bundle=BUNDLE))
+
+
 def verdict(decision: Decision = "decline") -> Verdict:
-    return Verdict(decision, "champion", None, 0.9, 0.95, REASONS)
+    return Verdict(decision, "champion", TARGET, 0.9, 0.95, REASONS)
 
 
 def let_through(policy: ExplorationPolicy) -> tuple[Verdict, Decided]:

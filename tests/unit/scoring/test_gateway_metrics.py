@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS, FeaturePolicies, Gaps
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.model.routes import Arm
@@ -53,7 +54,7 @@ class Seen:
 def counted(*decisions: Decided) -> Seen:
     """What is shown after these decisions."""
     metrics = Metrics([MODEL])
-    of_model = ModelMetrics(metrics, MODEL)
+    of_model = ModelMetrics(metrics, MODEL, EARLIER.alerts)
     for decision in decisions:
         of_model.decided(decision, latency_s=0.001, late=False)
     return Seen(metrics)

@@ -15,6 +15,7 @@ import pytest
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.definition import VolumeLimit
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
@@ -93,7 +94,8 @@ def target(bundle: Bundle, arm: Arm, outcome: Scored | FailureReason) -> Target:
 def live(bundle: Bundle, champion: Any, challenger: Any) -> Live:
     pairs = ((CHAMPION, champion), (CHALLENGER, challenger))
     targets = {arm.service: target(bundle, arm, outcome) for arm, outcome in pairs}
-    return Live(ROUTES, targets, DEFINITION.chain, Bulkhead(DEFINITION.chain.concurrent))
+    bulkhead = Bulkhead(DEFINITION.chain.concurrent)
+    return Live(ROUTES, targets, DEFINITION.chain, bulkhead, DEFINITION.decision.safe)
 
 
 def facts(amount: float) -> Facts:
@@ -142,7 +144,7 @@ def stopped(world: Live, *arms: Arm) -> Live:
     """The same routes, where the bundles of these arms declined everybody."""
     targets = dict(world.targets)
     for arm in arms:
-        volume = DecisionVolume(cast(VolumeLimit, DEFINITION.decision.limit))
+        volume = DecisionVolume(cast(VolumeLimit, DEFINITION.decision.limit), EARLIER)
         assert any(volume.count(customer, "decline", 1.0) for customer in range(100))
         targets[arm.service] = replace(targets[arm.service], volume=volume)
     return replace(world, targets=targets)

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from mlplatform.rollouts.verdicts.whatif import Known, Segment, Share
 
 _FOLDER = typer.Option(exists=True, file_okay=False, help="A bundle's folder, from anywhere.")
-_FROM = typer.Option(min=0, max=1, help="The score (0-1) that this decision begins at instead.")
+_FROM = typer.Option(
+    "--from", help="OUTCOME=SCORE: the score (0-1) at which it begins instead; may be repeated."
+)
 MOST_SEGMENTS = 12
 
 
@@ -49,15 +51,14 @@ def replay(
     version: Annotated[int | None, typer.Option(help="A version of the registry.")] = None,
     bundle: Annotated[Path | None, _FOLDER] = None,
     against: Annotated[int | None, typer.Option(help="A version; default: the champion.")] = None,
-    review_from: Annotated[float | None, _FROM] = None,
-    decline_from: Annotated[float | None, _FROM] = None,
+    begins: Annotated[list[str] | None, _FROM] = None,
     days: Annotated[int, typer.Option(min=1, max=90, help="How far back, in event time.")] = 7,
     json: AsJson = False,
 ) -> None:
-    """Decide the payments of the last days again, by two bundles, from the inputs in the log.
+    """Decide the requests of the last days again, by two bundles, from the inputs in the log.
 
     Nothing is written. Without --version and --bundle it is the champion with other thresholds
-    (--review-from 0.12).
+    (--from review=0.12).
 
     Example: mlplatform replay fraud --version 7 --days 7
     """
@@ -65,8 +66,9 @@ def replay(
 
     if version is not None and bundle is not None:
         raise ConfigInvalid("--bundle", str(bundle), "--version or --bundle, not both")
-    if version is None and bundle is None and review_from is None and decline_from is None:
-        wanted = "--version, --bundle, --review-from or --decline-from: what to compare with"
+    scores = _scores(begins or ())
+    if version is None and bundle is None and not scores:
+        wanted = "--version, --bundle or --from: what to compare with"
         raise ConfigInvalid("replay", model, wanted)
     platform = wiring.platform()
     reference = whatif.side_of_version(platform, model, against)
@@ -75,7 +77,7 @@ def replay(
     else:
         other = version if version is not None else against
         candidate = whatif.side_of_version(platform, model, other)
-    candidate = whatif.with_thresholds(candidate, review_from, decline_from)
+    candidate = whatif.with_thresholds(candidate, scores)
     with closing(reference.model), closing(candidate.model), ERR.status("reading the log") as told:
         found = whatif.replay(
             platform,
@@ -89,6 +91,18 @@ def replay(
         print_json(msgspec.to_builtins(found))
     else:
         _print(found)
+
+
+def _scores(written: Sequence[str]) -> dict[str, float]:
+    """Outcome → score, of texts that join the two by `=`."""
+    found = {}
+    for text in written:
+        name, _, score = text.partition("=")
+        try:
+            found[name] = float(score)
+        except ValueError as error:
+            raise ConfigInvalid("--from", text, "OUTCOME=SCORE, as in review=0.12") from error
+    return found
 
 
 def _print(found: Replay) -> None:
@@ -116,7 +130,8 @@ def _print(found: Replay) -> None:
         }
     )
     rows = [[mine, *theirs.values()] for mine, theirs in seen.decisions.items()]
-    print_table(("reference \\ candidate", *seen.decisions), rows)
+    candidates = next(iter(seen.decisions.values()))
+    print_table(("reference \\ candidate", *candidates), rows)
     changed = sorted(seen.segments, key=lambda s: s.flips / s.payments, reverse=True)
     print_table(
         ("most changed", "payments", "decided otherwise", "alerts, reference", "candidate"),
@@ -152,7 +167,7 @@ def _outcomes(known: Known) -> dict[str, str]:
             f"{100 * known.more:+.1f} points of the frauds at equal alerts, "
             f"{100 * known.low:+.1f} to {100 * known.high:+.1f}"
         )
-    said["unknown"] = f"{known.immature:,} not matured, {known.hidden:,} declined"
+    said["unknown"] = f"{known.immature:,} not matured, {known.hidden:,} hidden by their decision"
     return said
 
 

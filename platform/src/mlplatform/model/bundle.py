@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mlplatform.model.decision_scale import EARLIER, CutOffs, Decision, DecisionScale
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
-from mlplatform.model.rules import Decision, Rule, check_text
+from mlplatform.model.rules import Rule, check_text
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
@@ -87,25 +88,6 @@ class Calibration(_Part, frozen=True):
         return np.where(np.isfinite(raw), np.interp(raw, self.x, self.y), np.nan)
 
 
-class Thresholds(_Part, frozen=True):
-    """On the calibrated score: review from `review` on, decline from `decline` on."""
-
-    review: float
-    decline: float
-
-    def one(self, score: float) -> Decision:
-        """The decision for one score."""
-        if score >= self.decline:
-            return "decline"
-        return "review" if score >= self.review else "approve"
-
-    def many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Decisions as their strength: 0 approve, 1 review, 2 decline, in int8."""
-        import numpy as np
-
-        return (scores >= self.review).astype(np.int8) + (scores >= self.decline)
-
-
 class Reason(_Part, frozen=True):
     """How an input is named when it drove a decision, to a customer and to an analyst."""
 
@@ -148,8 +130,8 @@ class SmallModel(_Part, frozen=True):
     """A scorecard that the gateway itself evaluates when no predictor answers.
 
     The sum of `base` and all points is the log odds of the label; its probability is the raw
-    score, with a calibration and thresholds of its own. With fewer than `minimum_present` of its
-    inputs it abstains: the rest would be guessing.
+    score, with a calibration of its own, and thresholds of its own on the bundle's scale. With
+    fewer than `minimum_present` of its inputs it abstains: the rest would be guessing.
     """
 
     schema: Literal["scorecard/1"]
@@ -157,7 +139,7 @@ class SmallModel(_Part, frozen=True):
     base: float
     characteristics: tuple[Characteristic, ...]
     calibration: Calibration
-    thresholds: Thresholds
+    thresholds: dict[str, float]
 
 
 class AlertBand(_Part, frozen=True):
@@ -207,6 +189,9 @@ class Attribution(_Part, frozen=True):
 class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     """Everything that one version decides with.
 
+    `thresholds` are the calibrated scores from which on each outcome of `scale` but the first is
+    given.
+
     What was added later is left out of `content` where it is absent, so that older bundles keep
     their digests.
     """
@@ -214,7 +199,7 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     model: str
     inputs: tuple[InputSpec, ...]
     calibration: Calibration
-    thresholds: Thresholds
+    thresholds: dict[str, float]
     reasons: dict[str, Reason]
     rules: tuple[Rule, ...]
     reference: dict[str, float | None]
@@ -233,6 +218,7 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     folder: str = ""
     """Digest of the model folder that fitted it (`model.folders.folder_digest`); empty for a model
     that was brought, and for a bundle that was made before it."""
+    scale: DecisionScale = EARLIER
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -266,13 +252,18 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
         """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
         return self.calibration.many(raw)
 
+    @functools.cached_property
+    def cut_offs(self) -> CutOffs:
+        """From calibrated scores to decisions."""
+        return CutOffs(self.scale.names, self.scale.begins(self.thresholds))
+
     def decide(self, score: float) -> Decision:
         """The decision for a calibrated score."""
-        return self.thresholds.one(score)
+        return self.cut_offs.one(score)
 
     def decide_many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Decisions as their strength: 0 approve, 1 review, 2 decline, in int8."""
-        return self.thresholds.many(scores)
+        """Decisions as their places among `scale.names`, in int8."""
+        return self.cut_offs.many(scores)
 
 
 def problems(bundle: Bundle) -> list[str]:
@@ -282,7 +273,11 @@ def problems(bundle: Bundle) -> list[str]:
     golden, band, small = bundle.golden, bundle.alert_band, bundle.small_model
     rule_inputs = {c.input for rule in bundle.rules for c in rule.when}
     found = {
-        **_decides_wrongly(bundle.calibration, bundle.thresholds),
+        **_decides_wrongly(bundle.calibration, bundle.thresholds, bundle.scale),
+        "scale is not two or more outcomes, the last of them alerts": not _is_scale(bundle.scale),
+        "rules decide what the scale does not have": not (
+            {rule.decision for rule in bundle.rules} <= set(bundle.scale.names)
+        ),
         "reasons do not cover the inputs": set(bundle.reasons) != names,
         "reference values do not cover the inputs": set(bundle.reference) != names,
         "golden rows and scores do not match the inputs": not (
@@ -305,33 +300,45 @@ def problems(bundle: Bundle) -> list[str]:
         ),
     }
     if small is not None:
-        found |= _small_model_problems(small, names)
+        found |= _small_model_problems(small, names, bundle.scale)
     return [problem for problem, present in found.items() if present]
 
 
 def _decides_wrongly(
-    calibration: Calibration, thresholds: Thresholds, whose: str = ""
+    calibration: Calibration, thresholds: Mapping[str, float], scale: DecisionScale, whose: str = ""
 ) -> dict[str, bool]:
     x, y = calibration.x, calibration.y
+    begins = [thresholds.get(name, math.nan) for name in scale.names[1:]]
     return {
         f"{whose}calibration.x does not rise": not (len(x) >= 2 and _rises(x, strictly=True)),
         f"{whose}calibration.y does not rise within 0 to 1": not (
             len(y) == len(x) and _rises(y, strictly=False) and y[0] >= 0 and y[-1] <= 1
         ),
-        f"{whose}thresholds: review is above decline": not (
-            0 <= thresholds.review <= thresholds.decline
+        f"{whose}thresholds are not one of 0 or more for each outcome but the first, which do not "
+        "fall": not (
+            set(thresholds) == set(scale.names[1:])
+            and all(begin >= 0 for begin in begins)
+            and _rises(begins, strictly=False)
         ),
     }
 
 
-def _small_model_problems(small: SmallModel, names: set[str]) -> dict[str, bool]:
+def _is_scale(scale: DecisionScale) -> bool:
+    names, alerts = scale.names, scale.alerts
+    differ = 2 <= len(set(names)) == len(names)
+    return differ and 0 < len(alerts) < len(names) and names[scale.first_alert :] == alerts
+
+
+def _small_model_problems(
+    small: SmallModel, names: set[str], scale: DecisionScale
+) -> dict[str, bool]:
     inputs = [c.input for c in small.characteristics]
     numbers = [
         small.base,
         *(v for c in small.characteristics for v in (*c.cuts, *c.points, c.missing)),
     ]
     return {
-        **_decides_wrongly(small.calibration, small.thresholds, "small_model."),
+        **_decides_wrongly(small.calibration, small.thresholds, scale, "small_model."),
         "small_model has no characteristic": not inputs,
         "small_model uses inputs that the model does not have": not set(inputs) <= names,
         "small_model: minimum_present is not 1 to the number of its inputs": not (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, time
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -11,7 +12,9 @@ from mlplatform.model.definition import (
     CALL_ROWS,
     EVENT_TIME,
     REQUEST_UNIT,
+    DecisionPolicy,
     GpuPolicy,
+    LabelCosts,
     ModelDefinition,
     RolloutPolicy,
 )
@@ -31,7 +34,16 @@ OF_EVERY_REQUEST = (
 
 def contradictions(model: ModelDefinition) -> Iterator[Finding]:
     """Every rule that does not hold, by its key."""
-    for part in (_request, _learning, _exploration, _rollout, _serving, _scaling):
+    for part in (
+        _request,
+        _decision,
+        _limit,
+        _learning,
+        _exploration,
+        _rollout,
+        _serving,
+        _scaling,
+    ):
         for holds, key, value, wanted in part(model):
             if not holds:
                 yield valued(tuple(key.split(".")), value, wanted)
@@ -54,24 +66,84 @@ def _request(model: ModelDefinition) -> Iterator[Rule]:
             yield ordered, f"request.{name}.minimum", field.minimum, "at most maximum"
 
 
-def _learning(model: ModelDefinition) -> Iterator[Rule]:
-    decision, training, gates = model.decision, model.training, model.gates
-    for name in ("review_share", "decline_share"):
-        value = getattr(decision, name)
-        yield 0 < value < 1, f"decision.{name}", value, "more than 0 and less than 1"
-    wanted = "less than what review_share leaves of 1"
-    yield decision.alert_share < 1, "decision.decline_share", decision.decline_share, wanted
-    if (limit := decision.limit) is not None:
-        for name in ("decline_share", "alert_share"):
-            value, planned = getattr(limit, name), getattr(decision, name)
-            yield (
-                value > planned,
-                f"decision.limit.{name}",
-                value,
-                f"more than planned, {planned:g}",
+def _decision(model: ModelDefinition) -> Iterator[Rule]:
+    decision = model.decision
+    names, alerts = decision.outcomes, decision.alerts
+    yield len(set(names)) == len(names), "decision.outcomes", names, "names that differ"
+    last = 0 < len(alerts) < len(names) and alerts == names[-len(alerts) :]
+    wanted = f"the last of {', '.join(names)}, in this order, and not the first"
+    yield last, "decision.alerts", alerts, wanted
+    for key, named in (("hides_outcome", decision.hides_outcome), ("safe", (decision.safe,))):
+        known = set(named) <= set(names) and len(set(named)) == len(named)
+        wanted = f"of decision.outcomes ({', '.join(names)}), each once"
+        yield known, f"decision.{key}", getattr(decision, key), wanted
+    yield from _thresholds(decision)
+
+
+def _thresholds(decision: DecisionPolicy) -> Iterator[Rule]:
+    policy, key = decision.thresholds, "decision.thresholds"
+    first, *others = decision.outcomes
+    given = {"shares": policy.shares, "scores": policy.scores, "costs": policy.costs}
+    named = [name for name, values in given.items() if values is not None]
+    yield len(named) == 1, key, named, "one of shares, scores, costs"
+    for name in named:
+        wanted_names = [first, *others] if name == "costs" else others
+        whole = set(given[name] or ()) == set(wanted_names)
+        yield whole, f"{key}.{name}", list(given[name] or ()), f"each of {', '.join(wanted_names)}"
+    for name, share in (policy.shares or {}).items():
+        yield 0 < share < 1, f"{key}.shares.{name}", share, "more than 0 and less than 1"
+    total = math.fsum((policy.shares or {}).values())
+    yield total <= 1 + 1e-9, f"{key}.shares", f"{total:g} in all", "at most 1 in all"
+    begins = [(policy.scores or {}).get(name, 0.0) for name in others]
+    yield begins == sorted(begins), f"{key}.scores", begins, "scores that do not fall"
+    yield from _costs(policy.costs or {}, decision.outcomes)
+    wanted = "a currency with costs, and with them alone"
+    has_currency = policy.currency is not None
+    yield has_currency == (policy.costs is not None), f"{key}.currency", policy.currency, wanted
+    needed = policy.shares is None
+    wanted = "a share of requests (0-1)" if needed else "nothing: the shares of alerts say it"
+    yield needed == (decision.capacity is not None), "decision.capacity", decision.capacity, wanted
+
+
+def _costs(costs: Mapping[str, LabelCosts], names: tuple[str, ...]) -> Iterator[Rule]:
+    """Each outcome is the cheapest one between two probabilities, in their order."""
+    if set(costs) != set(names):
+        return
+    before = 0.0
+    for weaker, name in itertools.pairwise(names):
+        one, other = costs[weaker], costs[name]
+        more, saved = other.negative - one.negative, one.positive - other.positive
+        begins = more / (more + saved) if more > 0 and saved > 0 else math.nan
+        key = f"decision.thresholds.costs.{name}"
+        wanted = f"more than {weaker} where the label is negative, and less where it is positive"
+        yield more > 0 and saved > 0, key, [other.negative, other.positive], wanted
+        if not math.isnan(begins):
+            wanted = (
+                f"costs by which some probability makes {weaker} the cheapest: {name} is cheaper "
+                f"than it from {begins:.3g} on, and it is cheaper than what is before it from "
+                f"{before:.3g} on"
             )
-        ordered = limit.decline_share <= limit.alert_share
-        yield ordered, "decision.limit.decline_share", limit.decline_share, "at most alert_share"
+            yield before < begins, key, [other.negative, other.positive], wanted
+            before = begins
+
+
+def _limit(model: ModelDefinition) -> Iterator[Rule]:
+    decision, limit = model.decision, model.decision.limit
+    if limit is None:
+        return
+    value, planned = limit.alert_share, decision.alert_share
+    yield value > planned, "decision.limit.alert_share", value, f"more than planned, {planned:g}"
+    for name, share in limit.shares.items():
+        key = f"decision.limit.shares.{name}"
+        wanted = f"a limit of an alert ({', '.join(decision.alerts)})"
+        yield name in decision.alerts, key, share, wanted
+        planned = (decision.thresholds.shares or {}).get(name, 0.0)
+        yield share > planned, key, share, f"more than planned, {planned:g}"
+        yield share <= value, key, share, "at most alert_share"
+
+
+def _learning(model: ModelDefinition) -> Iterator[Rule]:
+    training, gates = model.training, model.gates
     held_out = 2 <= training.holdout_days < training.window_days
     wanted = "2 or more (calibration and gates take half each) and less than window_days"
     yield held_out, "training.holdout_days", training.holdout_days, wanted
@@ -82,13 +154,13 @@ def _learning(model: ModelDefinition) -> Iterator[Rule]:
 
 def _exploration(model: ModelDefinition) -> Iterator[Rule]:
     hides, policy = model.decision.hides_outcome, model.exploration
-    yield len(set(hides)) == len(hides), "decision.hides_outcome", hides, "decisions that differ"
     if policy is None:
         return
     wanted = "a decision at least: where none hides an outcome, there is nothing to let through"
     yield bool(hides), "decision.hides_outcome", hides, wanted
-    wanted = f"a decision that hides no outcome; decision.hides_outcome names {', '.join(hides)}"
-    yield policy.decision not in hides, "exploration.decision", policy.decision, wanted
+    open_ones = [name for name in model.decision.outcomes if name not in hides]
+    wanted = f"a decision that hides no outcome: one of {', '.join(open_ones)}"
+    yield policy.decision in open_ones, "exploration.decision", policy.decision, wanted
     field = model.request.get(policy.amount)
     numeric = field is not None and field.type in ("int64", "float64")
     yield numeric, "exploration.amount", policy.amount, "a request field of type int64 or float64"

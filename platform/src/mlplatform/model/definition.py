@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from mlplatform.model.decision_scale import MOST_DECISIONS, Decision, DecisionScale
 from mlplatform.model.segments import SegmentPolicy
 
 REQUEST_UNIT = "request"
@@ -30,6 +31,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Ratio = Annotated[float, Meta(ge=1)]
 ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
 """At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
+PartShare = Annotated[float, Meta(gt=0, lt=1)]
 
 
 def dns_name(model: str) -> str:
@@ -74,61 +76,97 @@ class SmallModelPolicy(_Strict, frozen=True):
 
 
 class VolumeLimit(_Strict, frozen=True):
-    """How many customers a bundle may decline or alert on before a gateway asks it no more.
+    """For how many customers a bundle may decide so before a gateway asks it no more.
 
     Args:
-        decline_share, alert_share: of the customers that it decides about; an alert is a review or
-            a decline.
+        shares: by alert, of the customers that it decides about; alerts without one count below.
+        alert_share: of these customers, all alerts together.
         once_per_s: seconds within which a customer counts once.
         decisions_per_false_stop: counted decisions, on average at least, from one stop to the next
             of a bundle that keeps to its limits.
     """
 
-    decline_share: ErrorShare
-    alert_share: ErrorShare
+    alert_share: PartShare
     once_per_s: Annotated[float, Meta(gt=0, le=86_400)]
     decisions_per_false_stop: Annotated[int, Meta(ge=1_000, le=1_000_000_000_000)]
+    shares: dict[Decision, PartShare] = {}
 
 
-DecisionName = Literal["approve", "review", "decline"]
-HIDE_OUTCOMES: Final[tuple[DecisionName, ...]] = ("decline",)
-"""Decisions after which no label can come, unless a model.yaml says otherwise."""
+class LabelCosts(_Strict, frozen=True):
+    """What one outcome costs by the label that the request gets in the end; a gain is negative."""
+
+    negative: float
+    positive: float
+
+
+class ThresholdPolicy(_Strict, frozen=True):
+    """From which score on each outcome but the first is given: one of the three says it.
+
+    Args:
+        shares: of all requests that each gets, the highest scores the last outcome.
+        scores: calibrated, at which each begins, which do not fall.
+        costs: of a request by outcome, the first one too, and label: scores are chosen at which the
+            held-out requests cost least.
+        currency: of the costs, as ISO 4217 names it.
+    """
+
+    shares: dict[Decision, float] | None = None
+    scores: dict[Decision, Share] | None = None
+    costs: dict[Decision, LabelCosts] | None = None
+    currency: Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")] | None = None
 
 
 class DecisionPolicy(_Strict, frozen=True):
-    """Which share of all payments is reviewed and declined, and where a bundle is stopped.
+    """What the model decides, from which score on, and where a bundle is stopped.
 
     Args:
-        hides_outcome: decisions after which no label can come: of a payment that was declined,
-            nobody can report a fraud. Without a label such a payment is not genuine but unknown.
+        outcomes: from the lowest score to the highest. Their names keep their meaning for the life
+            of the model: records are read by them.
+        alerts: the last of them.
+        hides_outcome: those after which no label can come: of a request that was turned away,
+            nobody can report how it would have ended. Without a label it is not negative but
+            unknown.
+        safe: given when nothing can decide.
+        capacity: share of requests that people have time for as alerts, where `thresholds` does
+            not say so by its shares.
     """
 
-    review_share: float
-    decline_share: float
+    outcomes: Annotated[tuple[Decision, ...], Meta(min_length=2, max_length=MOST_DECISIONS)]
+    alerts: tuple[Decision, ...]
+    hides_outcome: tuple[Decision, ...]
+    safe: Decision
+    thresholds: ThresholdPolicy
+    capacity: PartShare | None = None
     limit: VolumeLimit | None = None
-    hides_outcome: tuple[DecisionName, ...] = HIDE_OUTCOMES
+
+    @property
+    def scale(self) -> DecisionScale:
+        """The outcomes and alerts, as a bundle carries them."""
+        return DecisionScale(self.outcomes, self.alerts)
 
     @property
     def alert_share(self) -> float:
-        """Of payments, those that may be reviewed or declined: what there are people for."""
-        return self.review_share + self.decline_share
+        """Of requests, those that may be alerts: what there are people for."""
+        shares = self.thresholds.shares or {}
+        planned = sum(shares.get(name, 0.0) for name in self.alerts)
+        return planned if self.capacity is None else self.capacity
 
 
 class ExplorationPolicy(_Strict, frozen=True):
-    """A share of the payments whose outcome a model's decision would hide is let through, so that
+    """A share of the requests whose outcome a model's decision would hide is let through, so that
     their outcomes stand for those of the rest.
 
     Args:
-        share: of such payments, drawn by a hash: the propensity in their records.
-        decision: that such a payment gets in place of the one that hides its outcome.
-        amount: the request field that holds what may be lost by one payment.
-        maximum_amount: of one payment; larger ones are never let through.
-        maximum_sum: of all payments let through in `hours` of event time, in one gateway machine
+        share: of such requests, drawn by a hash: the propensity in their records.
+        decision: that such a request gets in place of the one that hides its outcome.
+        amount: the request field that holds what may be lost by one request.
+        maximum_amount: of one request; larger ones are never let through.
+        maximum_sum: of all requests let through in `hours` of event time, in one gateway machine
             or pod, whose processes hold equal parts of it.
     """
 
     share: Annotated[float, Meta(gt=0, le=0.5)]
-    decision: Literal["approve", "review"]
+    decision: Decision
     amount: FieldName
     maximum_amount: Positive
     maximum_sum: Positive

@@ -21,6 +21,7 @@ import yaml
 
 from mlplatform.model import document
 from mlplatform.model.consistency import contradictions
+from mlplatform.model.decision_scale import renewed
 from mlplatform.model.definition import NAME_PATTERN, ModelDefinition, dns_name
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.findings import DocumentInvalid, Finding, of_shape, valued
@@ -50,6 +51,8 @@ def parse(text: str, source: str) -> ModelDefinition:
     try:
         written = document.read(text)
         plain = _with_dates_as_text(written)
+        if isinstance(plain, dict) and "decision" in plain:
+            plain["decision"] = renewed(plain["decision"])
     except yaml.YAMLError as error:
         where, problem = document.place(source, error)
         raise ConfigInvalid(where, problem, "a model.yaml as documented") from error

@@ -28,8 +28,8 @@ FailureReason = Literal[
     "stalled",
     "killed",
 ]
-"""`breaker_open` is a predictor that was not asked, `volume_limit` one whose bundle declined or
-alerted on far more customers than planned, `killed` one whose model a person switched off."""
+"""`breaker_open` is a predictor that was not asked, `volume_limit` one whose bundle raised
+alerts on far more customers than planned, `killed` one whose model a person switched off."""
 
 OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled", "killed")
 """Those that the gateway is to blame for: it had no room or time to ask, or was told not to. No

@@ -1,4 +1,4 @@
-"""What a table of rules says about one payment: the fallback when no model answers."""
+"""What a table of rules says about one request: the fallback when no model answers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Literal
 
 import msgspec
 
+from mlplatform.model.decision_scale import Decision, DecisionScale
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 from mlplatform.runtime.text import cleaned, shown
 
-Decision = Literal["approve", "review", "decline"]
 Op = Literal[">", ">=", "<", "<=", "==", "missing"]
-
-STRENGTH: Mapping[Decision, int] = {"approve": 0, "review": 1, "decline": 2}
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,29 +57,40 @@ class RuleOutcome(msgspec.Struct, frozen=True):
     codes: tuple[str, ...]
 
 
-def evaluate(rules: Sequence[Rule], inputs: Mapping[str, float | None]) -> RuleOutcome | None:
+def evaluate(
+    rules: Sequence[Rule], inputs: Mapping[str, float | None], scale: DecisionScale
+) -> RuleOutcome | None:
     """The strongest decision among the rules that hold; None where the table abstains.
 
-    The order of rules does not matter, so adding one can only make a decision stricter. An approval
-    is given only when no stricter rule was left open by a missing input: what is unknown is not
-    harmless. A review or decline stands whatever else is missing.
+    The order of rules does not matter, so adding one can only make a decision stricter. One that is
+    no alert is given only when no stricter rule was left open by a missing input: what is unknown
+    is not harmless. An alert stands whatever else is missing.
     """
     verdicts = [(rule, rule.holds(inputs)) for rule in rules]
     holding = [rule for rule, verdict in verdicts if verdict]
     if not holding:
         return None
-    decision = max((rule.decision for rule in holding), key=STRENGTH.__getitem__)
-    is_open = any(verdict is None and rule.decision != "approve" for rule, verdict in verdicts)
-    if decision == "approve" and is_open:
+    strength = scale.names.index
+    decision = max((rule.decision for rule in holding), key=strength)
+    if decision not in scale.alerts and any(
+        verdict is None and strength(rule.decision) > strength(decision)
+        for rule, verdict in verdicts
+    ):
         return None
     return RuleOutcome(decision, tuple(r.code for r in holding if r.decision == decision))
 
 
-def parse_rules(text: str, *, source: str, inputs: Collection[str]) -> tuple[Rule, ...]:
+def parse_rules(
+    text: str, *, source: str, inputs: Collection[str], decisions: Collection[str]
+) -> tuple[Rule, ...]:
     """The rules in a rules.yaml.
 
+    Args:
+        decisions: the outcomes of the model.
+
     Raises:
-        ConfigInvalid: an unknown key, operator or input, a missing value, a code used twice.
+        ConfigInvalid: an unknown key, operator, input or outcome, a missing value, a code used
+            twice.
     """
     import yaml
 
@@ -99,6 +108,9 @@ def parse_rules(text: str, *, source: str, inputs: Collection[str]) -> tuple[Rul
         raise ConfigInvalid(f"{source}: code", codes, "codes that differ")
     for rule in rules:
         _check(rule, source, inputs)
+        if rule.decision not in decisions:
+            key, wanted = f"{source}: {shown(rule.code)}.decision", f"one of {', '.join(decisions)}"
+            raise ConfigInvalid(key, rule.decision, wanted)
     return rules
 
 

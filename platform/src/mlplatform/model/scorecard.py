@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from mlplatform.model.bundle import Bundle, Characteristic, SmallModel
-from mlplatform.model.rules import Decision
+from mlplatform.model.decision_scale import CutOffs, Decision, DecisionScale
 
 
 class SmallScorer:
@@ -16,15 +16,22 @@ class SmallScorer:
     Source: Siddiqi, Credit Risk Scorecards (2006): binned inputs, points that add up to log odds.
     """
 
-    __slots__ = ("_ordinary", "_places", "model")
+    __slots__ = ("_cut_offs", "_ordinary", "_places", "model")
 
-    def __init__(self, model: SmallModel, names: Sequence[str], reference: Sequence[float]) -> None:
+    def __init__(
+        self,
+        model: SmallModel,
+        names: Sequence[str],
+        reference: Sequence[float],
+        scale: DecisionScale,
+    ) -> None:
         """
         Args:
             names: of the inputs, in the order of rows.
             reference: the ordinary value of each, NaN where missing is ordinary.
         """
         self.model = model
+        self._cut_offs = CutOffs(scale.names, scale.begins(model.thresholds))
         self._places = tuple((names.index(c.input), c) for c in model.characteristics)
         self._ordinary = tuple(_points(c, reference[place]) for place, c in self._places)
 
@@ -35,7 +42,7 @@ class SmallScorer:
             return None
         values = (bundle.reference[name] for name in bundle.input_names)
         reference = [math.nan if value is None else value for value in values]
-        return cls(bundle.small_model, bundle.input_names, reference)
+        return cls(bundle.small_model, bundle.input_names, reference, bundle.scale)
 
     def knows(self, row: Sequence[float]) -> bool:
         """Whether enough of the row is there to say anything."""
@@ -52,7 +59,7 @@ class SmallScorer:
     def decide(self, raw: float) -> tuple[float, Decision]:
         """The calibrated score and what follows from it."""
         score = self.model.calibration.one(raw)
-        return score, self.model.thresholds.one(score)
+        return score, self._cut_offs.one(score)
 
     def strongest(self, row: Sequence[float], most: int) -> list[str]:
         """The inputs that got more points than an ordinary value gets, the most first."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.model.bundle import Calibration, Thresholds
+from mlplatform.learning.training.costs import cheapest_thresholds
+from mlplatform.model.bundle import Calibration
+from mlplatform.model.definition import DecisionPolicy
 from mlplatform.runtime.errors import InputInvalid
 
 Floats = NDArray[np.floating[Any]]
@@ -23,9 +25,9 @@ def fit_calibration(
 ) -> Calibration:
     """A table that turns raw scores of 0-1 into probabilities, rising wherever the raw score does.
 
-    Two parameters, scale and shift of the log odds, tabulated: with the few frauds of some days a
-    freer form (isotonic) would learn noise, and its steps would leave no threshold between ties. A
-    model that ranks the wrong way round gets an almost flat table, for the gates to refuse.
+    Two parameters, scale and shift of the log odds, tabulated: with the few positives of some days
+    a freer form (isotonic) would learn noise, and its steps would leave no threshold between ties.
+    A model that ranks the wrong way round gets an almost flat table, for the gates to refuse.
 
     Source: Platt, Probabilistic Outputs for Support Vector Machines (1999), on log odds.
 
@@ -36,7 +38,7 @@ def fit_calibration(
         InputInvalid: fewer than one case of either kind, or a raw score outside 0-1.
     """
     if not (0 < int(y.sum()) < len(y)):
-        raise InputInvalid("calibration slice", None, f"{int(y.sum())} frauds in {len(y)} rows")
+        raise InputInvalid("calibration slice", None, f"{int(y.sum())} positives in {len(y)} rows")
     if not bool(np.all((raw >= 0) & (raw <= 1))):
         raise InputInvalid("calibration slice", None, "the model gives raw scores outside 0 to 1")
     counts = np.ones(len(y)) if weight is None else weight
@@ -47,15 +49,37 @@ def fit_calibration(
     return Calibration(x=tuple(x.tolist()), y=tuple(values.tolist()))
 
 
-def fit_thresholds(scores: Floats, *, review_share: float, decline_share: float) -> Thresholds:
-    """Thresholds that decline the highest `decline_share` and review the next `review_share`.
+class KnownScores(NamedTuple):
+    """Calibrated scores of requests whose label is known, 0 or 1, and by how much each counts."""
 
-    Where scores tie, a threshold moves up until no more than the share is above it.
+    scores: Floats
+    y: NDArray[np.integer[Any]]
+    weight: Floats | None = None
+
+
+def fit_thresholds(
+    decision: DecisionPolicy, scores: Floats, known: KnownScores
+) -> dict[str, float]:
+    """The calibrated score from which on each outcome but the first is given.
+
+    By shares, the highest scores get the last outcome. Where scores tie, a threshold moves up until
+    no more than the share is above it.
+
+    Args:
+        scores: of all held-out requests, of which shares are shares.
+        known: those of them that costs are counted on.
     """
-    return Thresholds(
-        review=_threshold(scores, review_share + decline_share),
-        decline=_threshold(scores, decline_share),
-    )
+    policy, (first, *others) = decision.thresholds, decision.outcomes
+    if policy.scores is not None:
+        return {name: policy.scores[name] for name in others}
+    if policy.costs is not None:
+        costs = [policy.costs[name] for name in (first, *others)]
+        begins = cheapest_thresholds(known.scores, known.y, costs, known.weight)
+        return dict(zip(others, begins, strict=True))
+    shares = policy.shares or {}
+    from_there_on = [sum(shares[name] for name in others[place:]) for place in range(len(others))]
+    found = (_threshold(scores, share) for share in from_there_on)
+    return dict(zip(others, found, strict=True))
 
 
 def _threshold(scores: Floats, share: float) -> float:
@@ -77,7 +101,7 @@ def _logistic(x: Floats, y: Floats, counts: Floats) -> tuple[float, float]:
         weight = counts * np.maximum(p * (1 - p), SMALLEST)
         gradient = np.array([np.sum(counts * (y - p) * z), np.sum(counts * (y - p))])
         cross = np.sum(weight * z)
-        # a little ridge on the slope: frauds that are all above the rest have no finite optimum
+        # a little ridge on the slope: positives that are all above the rest have no finite optimum
         hessian = np.array([[np.sum(weight * z * z) + 1e-3, cross], [cross, np.sum(weight)]])
         gradient[0] -= 1e-3 * slope
         step = np.linalg.solve(hessian, gradient)

@@ -13,7 +13,7 @@ from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
-from mlplatform.learning.training.calibration import fit_calibration, fit_thresholds
+from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.folder import Fitted, ModelFolder, Training, load_training
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
@@ -27,6 +27,7 @@ from mlplatform.model.bundle import (
     View,
     write_bundle,
 )
+from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.inputs import view_defaults
 from mlplatform.model.profile import Profile, column, profile
@@ -59,9 +60,9 @@ class Candidate:
     """A written bundle that no gate has seen yet; `model` is its file, loaded, in this process only
     where it was fitted here.
 
-    `customers` is the share of customers on whose payments it was measured, and is to be judged:
+    `customers` is the share of customers on whose requests it was measured, and is to be judged:
     less than 1 only for a model that would take too long for all of them, and never so few that
-    the gates would find too few frauds among their payments.
+    the gates would find too few positives among their requests.
     """
 
     folder: Path
@@ -112,8 +113,8 @@ def train(
         ("training set", fitting, "learn from"),
         ("calibration slice", dataset.calibrating.taught, "calibrate with"),
     ):
-        if not 0 < (frauds := int(days.y.sum())) < len(days):
-            problem = f"{frauds} frauds among {len(days)} payments to {use}"
+        if not 0 < (positives := int(days.y.sum())) < len(days):
+            problem = f"{positives} positives among {len(days)} requests to {use}"
             raise InputInvalid(source, None, problem)
     names = [i.name for i in definition.inputs]
     fitted = fit_rows(load_training(definition.name), fitting, names, seed=seed)
@@ -264,12 +265,10 @@ def _candidate(
     taught = slice(None) if days.weight is None else days.weight > 0
     days = days.taught
     calibration = fit_calibration(raw[first][taught], days.y, days.weight)
-    thresholds = fit_thresholds(
-        calibration.many(raw[first]),
-        review_share=definition.decision.review_share,
-        decline_share=definition.decision.decline_share,
-    )
-    scores = calibration.many(raw)
+    scores, scale = calibration.many(raw), definition.decision.scale
+    known = KnownScores(scores[first][taught], days.y, days.weight)
+    thresholds = fit_thresholds(definition.decision, scores[first], known)
+    cut_offs = CutOffs(scale.names, scale.begins(thresholds))
     fitting = dataset.fitting.taught
     card = fit_scorecard(
         fitting.matrix.columns(made.names), fitting.y, made.names, definition.training.small_model
@@ -281,7 +280,7 @@ def _candidate(
     files = {MODEL_FILE: digest(made.content)}
     if explainer.content is not None:
         files[EXPLAINER_FILE] = digest(explainer.content)
-    seen = _profile(definition, holdout.matrix, scores, thresholds.many(scores) > 0)
+    seen = _profile(definition, holdout.matrix, scores, scale.alerting(cut_offs.many(scores)))
     rhythms = _input_rhythms(seen, dataset.rows.matrix)
     if isinstance(model, OnnxFile):  # one that was brought may take too long for so many rows
         rhythms |= _score_rhythm(calibration.many(model.scores(background)), fitting.matrix)
@@ -297,7 +296,9 @@ def _candidate(
         views=made.views,
         profile=seen,
         alert_band=predicted_band(
-            thresholds.many(recent_scores), replayed, factor=definition.gates.alert_band_factor
+            scale.alerting(cut_offs.many(recent_scores)),
+            replayed,
+            factor=definition.gates.alert_band_factor,
         ),
         data=dataset.data_window(),
         seed=seed,
@@ -313,6 +314,7 @@ def _candidate(
             every=card.scores(x[first], made.names),
         ),
         rhythms=rhythms or None,
+        scale=scale,
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)

@@ -221,6 +221,7 @@ def _replay(
     recent: Recent,
 ) -> ReplayEvidence:
     decisions = strengths(challenger.bundle, challenger.model, recent.matrix)
+    scale, alerts = challenger.bundle.scale, challenger.bundle.scale.alerting(decisions)
     flips, counts = None, None
     if champion is not None:
         try:
@@ -228,13 +229,15 @@ def _replay(
         except InputInvalid:  # as in _quality
             flips = math.nan
         else:
-            flips = flip_share(decisions, others)
-            counts = _counts(decisions > 0, others > 0, _segments(definition, recent))
+            champions = champion.bundle.scale
+            flips = flip_share(decisions, scale.places_of(champions, others))
+            inside = _segments(definition, recent)
+            counts = _counts(alerts, champions.alerting(others), inside)
     return ReplayEvidence(
         rows=len(recent.matrix),
         source=recent.source,
         band=challenger.bundle.alert_band,
-        alert_share=float(np.mean(decisions > 0)) if len(decisions) else math.nan,
+        alert_share=float(np.mean(alerts)) if len(decisions) else math.nan,
         flip_share=flips,
         counts=counts,
     )

@@ -89,7 +89,12 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     return ModelFolder(
         definition=definition,
         views=load_views(folder),
-        rules=parse_rules(rules, source=f"{name}/rules.yaml", inputs=inputs),
+        rules=parse_rules(
+            rules,
+            source=f"{name}/rules.yaml",
+            inputs=inputs,
+            decisions=definition.decision.outcomes,
+        ),
         reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),
         digest=folder_digest(folder),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.training.calibration import fit_calibration, fit_thresholds
+from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.model.bundle import Characteristic, SmallModel
 from mlplatform.model.definition import DecisionPolicy, SmallModelPolicy
 
@@ -61,7 +61,7 @@ def fit_scorecard(
 ) -> Scorecard:
     """The scorecard of the inputs that tell most alone; the same rows give the same points.
 
-    Bins are at the quantiles of the rows with label 1 and of all rows: frauds are few and sit in
+    Bins are at the quantiles of the rows with label 1 and of all rows: positives are few and sit in
     the tails, where quantiles of all rows alone would cut nothing.
     """
     binned = [_binned(x[:, i].astype(np.float64), y, n, policy.bins) for i, n in enumerate(names)]
@@ -90,10 +90,11 @@ def small_model(
 
     Args:
         raw: its scores on days that it was not fitted on, with their labels.
-        every: its scores of all payments of those days, where some have no known outcome:
+        every: its scores of all requests of those days, where some have no known outcome:
             thresholds are shares of all.
     """
     calibration = fit_calibration(raw, y)
+    known = calibration.many(raw)
     return SmallModel(
         schema="scorecard/1",
         minimum_present=(len(card.characteristics) + 1) // 2,
@@ -101,9 +102,7 @@ def small_model(
         characteristics=card.characteristics,
         calibration=calibration,
         thresholds=fit_thresholds(
-            calibration.many(raw if every is None else every),
-            review_share=decision.review_share,
-            decline_share=decision.decline_share,
+            decision, known if every is None else calibration.many(every), KnownScores(known, y)
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What a bundle would have decided about recent payments, and so what to expect of it live."""
+"""What a bundle would have decided about recent requests, and so what to expect of it live."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.features.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.learning.onnx.onnx_file import Scoring
-from mlplatform.learning.validation.statistics import Band, share_band
+from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.bundle import AlertBand, Bundle
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.figures import percent
@@ -17,13 +17,13 @@ from mlplatform.runtime.figures import percent
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Recent payments with the inputs that serving read, and where they are from."""
+    """Recent requests with the inputs that serving read, and where they are from."""
 
     matrix: Matrix
     source: str
 
     def share(self, share: float) -> Recent:
-        """The payments of a share of the customers."""
+        """The requests of a share of the customers."""
         if share >= 1:
             return self
         kept = self.matrix.rows(share_of_units(self.matrix.unit, share))
@@ -31,17 +31,12 @@ class Recent:
 
 
 def strengths(bundle: Bundle, model: Scoring, rows: Matrix) -> NDArray[np.int8]:
-    """The bundle's decision for each row: 0 approve, 1 review, 2 decline."""
+    """The bundle's decision for each row, by its place among `scale.names`."""
     raw = model.scores(rows.columns(bundle.input_names))
     return bundle.decide_many(bundle.calibrate_many(raw)).astype(np.int8)
 
 
-def alert_shares(decisions: NDArray[np.int8], rows: Matrix) -> Band | None:
-    """Share of alerts among decisions, with the interval for a coming day."""
-    return share_band(decisions > 0, rows.unit, rows.event_ms // DAY_MS)
-
-
-def predicted_band(decisions: NDArray[np.int8], recent: Recent, *, factor: float) -> AlertBand:
+def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) -> AlertBand:
     """Where the share of alerts is expected to stay live.
 
     The interval for a coming day, then its low end divided and its high end multiplied by
@@ -51,7 +46,8 @@ def predicted_band(decisions: NDArray[np.int8], recent: Recent, *, factor: float
     Raises:
         InputInvalid: fewer than two days or customers to replay.
     """
-    band = alert_shares(decisions, recent.matrix)
+    rows = recent.matrix
+    band = share_band(alerts, rows.unit, rows.event_ms // DAY_MS)
     if band is None:
         raise InputInvalid(recent.source, None, "a replay needs two days and two customers")
     how = (
@@ -65,5 +61,5 @@ def predicted_band(decisions: NDArray[np.int8], recent: Recent, *, factor: float
 
 
 def flip_share(candidate: NDArray[np.int8], champion: NDArray[np.int8]) -> float:
-    """Share of payments that the two decide differently; NaN without payments."""
+    """Share of requests that the two decide differently; NaN without requests."""
     return float(np.mean(candidate != champion)) if len(candidate) else float("nan")

@@ -59,7 +59,7 @@ def _labels(objectives: Objectives) -> Row:
 
 
 def _outcomes() -> Row:
-    alerted = rate(signals.DECISIONS, where='decision!="approve"')
+    alerted = rate(signals.DECISIONS, where='is_alert="true"')
     alerts = f"{alerted} / {rate(signals.DECISIONS)}"
     return Row("Outcomes", (
         Panel(
@@ -85,7 +85,7 @@ def _outcomes() -> Row:
             ), "percentunit", width=12, most=1,
         ),
         Panel(
-            "lines", "Alerts", "Share of decisions that are review or decline: what people have to "
-            "look at.", (Query(alerts, "share"),), "percentunit", width=12,
+            "lines", "Alerts", "Share of decisions that are alerts: what people have to look at.",
+            (Query(alerts, "share"),), "percentunit", width=12,
         ),
     ))  # fmt: skip

@@ -115,8 +115,8 @@ def _lacking() -> Row:
             "reqps",
         ),
         Panel(
-            "stacked", "Alerts without reasons", "Reviews and declines whose reasons were left out "
-            "of the answer; `mlplatform log explain` gives them.",
+            "stacked", "Alerts without reasons", "Those whose reasons were left out of the "
+            "answer; `mlplatform log explain` gives them.",
             (Query(rate(signals.REASONS_OMITTED, "reason"), "{{reason}}"),), "reqps",
         ),
     ))  # fmt: skip

@@ -87,8 +87,8 @@ def _step() -> Row:
             "answer, whoever answered then.", (failed, limit), "percentunit", width=6,
         ),
         Panel(
-            "lines", "Alerts", "Share of an arm's answers that are review or decline. The band "
-            "that validation predicted is in the evidence.", (alerts,), "percentunit", width=6,
+            "lines", "Alerts", "Share of an arm's answers that are alerts. The band that "
+            " validation predicted is in the evidence.", (alerts,), "percentunit", width=6,
         ),
         Panel(
             "lines", "Differences of the shadow", "Share of the pairs whose decision differs "

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page import decisions, incidents, rollouts, search, traffic
 from mlplatform.observing.page.causes import explained
 from mlplatform.observing.page.people import forms
@@ -189,14 +190,15 @@ class Pages:
 
     def decisions(self, request: Request) -> str:
         asked = search.query(dict(request.query_params))
+        known = _definitions(self._sources.models)
         return render(
             "decisions.html",
             here="decisions",
             asked=asked,
             found=self._sources.decisions(asked, PAGE_ROWS),
-            tones=decisions.TONES,
-            names=_names(self._sources.models),
-            outcomes=search.OUTCOMES,
+            tone=self._sources.tone,
+            names=[model.name for model in known],
+            outcomes=list(dict.fromkeys(name for m in known for name in m.decision.scale.names)),
             minute=search.minute,
         )
 
@@ -258,9 +260,9 @@ def _answering(show: Show) -> Callable[[Request], Response]:
     return answer
 
 
-def _names(models: Callable[[], list[ModelShown]]) -> list[str]:
+def _definitions(models: Callable[[], list[ModelShown]]) -> list[ModelDefinition]:
     found = _or_why(models)
-    return [] if isinstance(found, str) else [model.definition.name for model in found]
+    return [] if isinstance(found, str) else [model.definition for model in found]
 
 
 def _or_why(read: Callable[[], T]) -> T | str:

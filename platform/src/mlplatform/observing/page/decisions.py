@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.decisions.records.record import trace_of
+from mlplatform.model.decision_scale import DecisionScale
 
-TONES = {"approve": "good", "decline": "bad"}
+Tone = Callable[[str, str | None], str]
+"""From a model and its decision to how that is shown: good, bad, or as other text."""
+
+
+def tone(scale: DecisionScale, decision: str | None) -> str:
+    """Good is what is no alert, bad is the strongest one."""
+    if decision is None or decision not in scale.names:
+        return ""
+    if decision not in scale.alerts:
+        return "good"
+    return "bad" if decision == scale.names[-1] else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,12 @@ class RecordShown:
     payload: Any
 
 
-def record(found: Mapping[str, Any]) -> RecordShown:
+def record(found: Mapping[str, Any], tone: Tone) -> RecordShown:
     """A record of the log as the page shows it; nothing of it is left out.
 
     Args:
         found: with every column of the log, the payload parsed.
+        tone: of a decision.
     """
     payload = found["payload"] if isinstance(found["payload"], Mapping) else {}
     fields = tuple((k, v) for k, v in found.items() if v is not None and k != "payload")
@@ -63,7 +75,7 @@ def record(found: Mapping[str, Any]) -> RecordShown:
         fields=fields,
         event_ms=found["event_ms"],
         decision=found["decision"],
-        tone=TONES.get(found["decision"] or "", ""),
+        tone=tone(found["model"], found["decision"]),
         score=found["score"],
         version=found["version"],
         degraded_reason=found["degraded_reason"],

@@ -35,7 +35,6 @@ MOST_READ: Final = 200_000
 MOST_WINDOWS: Final = 40
 MOST_TEXT: Final = 64
 
-OUTCOMES: Final = ("approve", "review", "decline")
 _TIME: Final = "%Y-%m-%dT%H:%M"
 _LAST_MS: Final = 253_402_300_799_000
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -222,7 +221,7 @@ def _name(name: str, text: str) -> str:
 
 
 def _outcome(name: str, text: str) -> str:
-    return text if text in OUTCOMES else _refuse(name, text, " or ".join(OUTCOMES))
+    return text if _NAME.fullmatch(text) else _refuse(name, text, "the name of a decision")
 
 
 def _flag(name: str, text: str) -> bool:

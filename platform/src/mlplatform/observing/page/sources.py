@@ -33,7 +33,7 @@ from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.runtime.errors import NotFound, Unavailable
+from mlplatform.runtime.errors import ConfigInvalid, NotFound, Unavailable
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
 from mlplatform.scoring import backends
 
@@ -213,7 +213,14 @@ class Sources:
         log = self._log()
         if log is None:
             raise NotFound(f"the decision log has no decision {decision_id}")
-        return [decisions.record(found) for found in all_records(log, decision_id)]
+        return [decisions.record(found, self.tone) for found in all_records(log, decision_id)]
+
+    def tone(self, model: str, decision: str | None) -> str:
+        """How a decision of a model is shown; as other text where no folder says what it means."""
+        try:
+            return decisions.tone(load_definition(model).decision.scale, decision)
+        except (NotFound, ConfigInvalid):
+            return ""
 
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
         """What is read of the journal; before there is one, nothing: looking makes no file."""

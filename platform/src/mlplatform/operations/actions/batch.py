@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from mlplatform.learning.features.dataset import DAY_MS
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus
@@ -122,8 +123,8 @@ def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatu
     """Run the job and keep its results; returns their folder.
 
     There is one Parquet file a day (`operations.compute.scoring.RESULTS`) and, written last,
-    `manifest.json`: the version, its bundle's digest, and rows, decisions, SHA-256 and the views
-    without features of each file.
+    `manifest.json`: the version, its bundle's digest, which decisions are alerts, and rows,
+    decisions, SHA-256 and the views without features of each file.
 
     Raises:
         JobFailed, Refused, Unavailable: as `operations.compute.running.run`.
@@ -136,7 +137,8 @@ def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatu
         bundle = load_bundle(job.inputs / SHARED / BUNDLE, asked.bundle)
         gaps = days_without_features(platform, asked, bundle)
         outputs = run(platform.jobs, told, report)
-        _keep(outputs, job, asked, target, gaps, platform.clock.wall_ms())
+        alerts, wall_ms = bundle.scale.alerts, platform.clock.wall_ms()
+        _keep(outputs, job, asked, target, gaps, wall_ms, alerts=alerts)
     shutil.rmtree(_inputs(platform, asked), ignore_errors=True)
     return target
 
@@ -145,12 +147,12 @@ def page(folder: Path) -> str:
     """A batch's manifest in Markdown."""
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())
     files = manifest["files"]
+    alerts = manifest.get("alerts", EARLIER.alerts)
     rows = [
-        "| {} | {} | {} | {} | {} |".format(
+        "| {} | {} | {} | {} |".format(
             markdown(name.removesuffix(".parquet")),
             file["rows"],
-            file["decisions"]["review"],
-            file["decisions"]["decline"],
+            " | ".join(str(file["decisions"][alert]) for alert in alerts),
             markdown(", ".join(file.get("without_features", ()))) or "-",
         )
         for name, file in sorted(files.items())
@@ -162,7 +164,10 @@ def page(folder: Path) -> str:
     )
     gaps = sum(bool(file.get("without_features")) for file in files.values())
     warning = f"Warning: {gaps} of {len(files)} days have no features. {NO_FEATURES}.\n"
-    table = ["| day | requests | review | decline | without features |", "|---|---|---|---|---|"]
+    table = [
+        f"| day | requests | {' | '.join(alerts)} | without features |",
+        "|---" * (3 + len(alerts)) + "|",
+    ]
     return "\n".join([head, *([warning] if gaps else []), *table, *rows])
 
 
@@ -236,6 +241,8 @@ def _keep(
     target: Path,
     gaps: Mapping[str, list[str]],
     wall_ms: int,
+    *,
+    alerts: Sequence[str],
 ) -> None:
     """Take the results over, the manifest last: a batch is there when its manifest is."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -257,6 +264,7 @@ def _keep(
         "from_ms": asked.from_ms,
         "to_ms": asked.to_ms,
         "scored_ms": wall_ms,
+        "alerts": alerts,
         "files": files,
     }
     write_atomically(target / MANIFEST, canonical_json(manifest))

@@ -91,7 +91,8 @@ class LoggedPayments:
     def outcomes(
         self, ids: Sequence[str], event_ms: Integers, logged: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
-        """What became of payments, and which of them nobody can know: declined ones get no label.
+        """What became of payments, and which of them nobody can know: those whose decision
+        hides their outcome.
 
         Args:
             logged: the decisions that were given.

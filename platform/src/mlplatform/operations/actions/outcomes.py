@@ -10,9 +10,8 @@ import numpy as np
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.model.definition import HIDE_OUTCOMES, ModelDefinition
+from mlplatform.model.definition import DecisionPolicy, ModelDefinition
 from mlplatform.operations.actions.last_results import Outcomes
-from mlplatform.rollouts.verdicts.facts import ALERTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,8 +42,8 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
 
     def window(start_ms: int) -> Outcomes:
         decisions = read("decision", start_ms, start_ms + window_ms, _DECISION)
-        hides = definition.decision.hides_outcome
-        return outcomes(decisions, labels, voids, maturity_ms=maturity_ms, hides=hides)
+        policy = definition.decision
+        return outcomes(decisions, labels, voids, maturity_ms=maturity_ms, policy=policy)
 
     return together([window(from_ms + number * window_ms) for number in range(windows)])
 
@@ -68,13 +67,13 @@ def outcomes(
     voids: pa.Table,
     *,
     maturity_ms: int,
-    hides: Sequence[str] = HIDE_OUTCOMES,
+    policy: DecisionPolicy,
 ) -> Outcomes:
     """Mature decisions joined to their labels; the last label counts, and none means negative, but
     for decisions after which none can come: those are left out.
 
     Args:
-        hides: such decisions.
+        policy: says which those are, and which are alerts.
         decisions: decision_id, event_ms, decision; all old enough to be mature.
         labels: with `LABEL_COLUMNS`, in any order.
         voids: decision_id of decisions that never were.
@@ -88,11 +87,11 @@ def outcomes(
     decisions = decisions.filter(kept).join(last, "decision_id", join_type="left outer")
     decided = decisions["decision"].to_numpy(zero_copy_only=False)
     is_labelled = decisions["label_last"].is_valid().to_numpy()
-    decisions = decisions.filter(is_labelled | ~np.isin(decided, list(hides)))
+    decisions = decisions.filter(is_labelled | ~np.isin(decided, policy.hides_outcome))
     positive = _filled(decisions, "label_last") == 1
     arrived = _filled(decisions, "event_ms_last")
     late = positive & (arrived - decisions["event_ms"].to_numpy() > maturity_ms)
-    alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), ALERTS)
+    alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), policy.alerts)
     return Outcomes(
         matured=decisions.num_rows,
         positives=int(positive.sum()),

@@ -30,7 +30,8 @@ def count(platform: Platform, model: str) -> None:
         Unavailable: the log or the projection can't be read or written now.
     """
     path, event_ms = _file(platform, model), platform.clock.event_ms()
-    projection.advance(path, platform.log, model)
+    alerting = platform.definition(model).decision.scale.alerts
+    projection.advance(path, platform.log, model, alerting=alerting)
     ages = feature_ages(platform.log, model)
     if ages:
         projection.sample(path, AGES, event_ms, ages)

@@ -1,4 +1,4 @@
-"""The payments of the last days decided again by two bundles, from the inputs in the log."""
+"""The requests of the last days decided again by two bundles, from the inputs in the log."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, Record
-from mlplatform.model.bundle import BUNDLE_FILE, MODEL_FILE, Bundle, Thresholds, load_bundle
+from mlplatform.model.bundle import BUNDLE_FILE, MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions.logged_payments import DAY_MS, LoggedPayments
-from mlplatform.rollouts.verdicts.whatif import DECISIONS, Decided, Payments, WhatIf, what_if
+from mlplatform.rollouts.verdicts.whatif import Decided, Payments, WhatIf, what_if
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import plain_files
 
@@ -142,27 +142,30 @@ def side_of_folder(folder: Path) -> Side:
     return Side(f"bundle {bundle.digest[:12]}", None, bundle, model, None)
 
 
-def with_thresholds(side: Side, review: float | None, decline: float | None) -> Side:
+def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
     """The same model deciding from other scores on.
 
+    Args:
+        begins: outcome → the calibrated score (0-1) from which on it is given instead.
+
     Raises:
-        ConfigInvalid: review is above decline, or one of them is no share.
+        ConfigInvalid: the bundle has no such outcome, or one would begin before a weaker one.
     """
-    before = side.bundle.thresholds
-    after = Thresholds(
-        before.review if review is None else review, before.decline if decline is None else decline
-    )
-    if after == before:
+    bundle = side.bundle
+    others = bundle.scale.names[1:]
+    if unknown := sorted(set(begins) - set(others)):
+        raise ConfigInvalid("--from", unknown[0], f"one of {', '.join(others)}")
+    after = bundle.thresholds | dict(begins)
+    if after == bundle.thresholds:
         return side
-    if not 0 <= after.review <= after.decline <= 1:
-        given = f"{after.review:g} and {after.decline:g}"
-        raise ConfigInvalid(
-            "--review-from and --decline-from", given, "0 <= review <= decline <= 1"
-        )
-    bundle = msgspec.structs.replace(side.bundle, thresholds=after)
-    title = f"{side.title}, review from {after.review:g}, decline from {after.decline:g}"
+    values = bundle.scale.begins(after)
+    if not all(0 <= value <= 1 for value in begins.values()) or list(values) != sorted(values):
+        given = ", ".join(f"{name} {after[name]:g}" for name in others)
+        raise ConfigInvalid("--from", given, "scores of 0 to 1 that do not fall in this order")
+    title = ", ".join([side.title, *(f"{name} from {after[name]:g}" for name in others)])
     # its reasons would be those of the bundle on disk
-    return Side(title, side.version, bundle, side.model, None)
+    changed = msgspec.structs.replace(bundle, thresholds=after)
+    return Side(title, side.version, changed, side.model, None)
 
 
 def replay(
@@ -247,8 +250,9 @@ class _Run:
         raw = self._side.model.scores(self._last)
         self._took_s += time.perf_counter() - began_s
         self._rows += len(self._last)
-        score = self._side.bundle.calibrate_many(raw)
-        return Decided(score, self._side.bundle.decide_many(score).astype(np.int8))
+        bundle = self._side.bundle
+        score = bundle.calibrate_many(raw)
+        return Decided(score, bundle.decide_many(score), bundle.scale)
 
     def bands(self, rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
         """The band of each payment that was decided last, by watched input."""
@@ -324,6 +328,7 @@ def _together(
         return Decided(
             joined(lambda chunk: chunk.decided[number].score),
             joined(lambda chunk: chunk.decided[number].decision),
+            chunks[0].decided[number].scale,
         )
 
     def band(name: str) -> tuple[Sequence[float], npt.NDArray[np.int64]]:
@@ -337,7 +342,7 @@ def _together(
     outcome, hidden = logged.outcomes(ids.tolist(), event_ms, given)
     own = joined(lambda chunk: (chunk.version == reference.version) & chunk.sound)
     by_model = joined(lambda chunk: chunk.by_model)
-    alike = own & (by_model == np.array(DECISIONS, dtype=object)[again.decision])
+    alike = own & (by_model == np.array(again.scale.names, dtype=object)[again.decision])
     payments = Payments(
         event_ms=event_ms,
         unit=joined(lambda chunk: chunk.unit).astype(np.int64),

@@ -31,7 +31,7 @@ _COLUMNS: Final[list[pa.Field[Any]]] = [
     pa.field("decision", pa.string(), nullable=False),
 ]
 RESULTS: Final = pa.schema(_COLUMNS)
-"""Of `scores.parquet`: score is calibrated, 0 to 1; decision is approve, review or decline."""
+"""Of `scores.parquet`: score is calibrated, 0 to 1; decision an outcome of the bundle."""
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +59,7 @@ def score(shared: Path, shard: Path, output: Path, accelerator: Accelerator) -> 
     model = _session(shared / BUNDLE / MODEL_FILE, accelerator)
     file = pq.ParquetFile(shard)
     _check_columns(file.schema_arrow, bundle, shard.name)
-    counts = dict.fromkeys(("approve", "review", "decline"), 0)
+    counts = dict.fromkeys(bundle.scale.names, 0)
     facts = {"version": str(order.version), "bundle": order.bundle}
     with pq.ParquetWriter(output / SCORES, RESULTS.with_metadata(facts)) as writer:
         for batch in file.iter_batches(BATCH_ROWS, columns=[ID, *bundle.input_names]):
@@ -95,6 +95,6 @@ def _scored(
     if len(wrong):
         row_id = batch.column(ID)[int(wrong[0])].as_py()
         raise InputInvalid(source, None, f"request {row_id} got {scores[wrong[0]]} for a score")
-    names = np.array(["approve", "review", "decline"])[bundle.decide_many(scores)]
+    names = np.array(bundle.scale.names)[bundle.decide_many(scores)]
     ids = batch.column(ID).cast(pa.string())
     return pa.table([ids, pa.array(scores), pa.array(names.tolist())], schema=RESULTS)

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.records.record import Kind
-from mlplatform.rollouts.verdicts.facts import ALERTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,17 +85,18 @@ def no_counts() -> Counts:
     return Counts(0, 0, 0, np.zeros(BINS, dtype=np.int64))
 
 
-def counted(table: pa.Table) -> dict[Key, Counts]:
+def counted(table: pa.Table, alerting: Sequence[str]) -> dict[Key, Counts]:
     """The records' counts in buckets of every level.
 
     Args:
         table: has `COLUMNS`; its kinds are among `KINDS`.
+        alerting: the decisions that are alerts.
     """
     if not len(table):
         return {}
     event_ms, role, names, version = _keys(table)
     degraded = np.asarray(table.column("degraded").to_numpy(zero_copy_only=False), dtype=bool)
-    alerts = np.isin(_words(table, "decision"), ALERTS) & ~degraded
+    alerts = np.isin(_words(table, "decision"), alerting) & ~degraded
     latency = _numbers(table, "latency_us")
     bins = np.searchsorted(EDGES, np.maximum(latency, 0), side="right")
     found: dict[Key, Counts] = {}

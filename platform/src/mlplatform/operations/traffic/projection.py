@@ -104,10 +104,14 @@ def advance(
     log: LogReader,
     model: str,
     *,
+    alerting: Sequence[str],
     portion: int = PORTION,
     budget_s: float = BUDGET_S,
 ) -> bool:
     """Count what is new in the log; whether that was all of it.
+
+    Args:
+        alerting: the decisions that are alerts, as the model's definition has them now.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.
@@ -117,7 +121,7 @@ def advance(
     with _opened(path, renews=True) as db:
         if any(marks.get(writer, 0) < seq for writer, seq in _position(db).items()):
             _forget(db)  # the log was put back: it is counted from its beginning
-        while _add(db, log, model, marks, portion):
+        while _add(db, log, model, marks, alerting, portion):
             if time.monotonic() > give_up_s:
                 return False
     return True
@@ -188,7 +192,12 @@ def _opened(path: Path, *, renews: bool = False) -> Iterator[sqlite3.Connection]
 
 
 def _add(
-    db: sqlite3.Connection, log: LogReader, model: str, marks: Mapping[str, int], portion: int
+    db: sqlite3.Connection,
+    log: LogReader,
+    model: str,
+    marks: Mapping[str, int],
+    alerting: Sequence[str],
+    portion: int,
 ) -> bool:
     """Count a portion; whether there may be more."""
     with sqlite.transaction(db):
@@ -201,7 +210,7 @@ def _add(
         table = log.read(span)
         reached, full = _reached(table, marks, portion)
         table = up_to(table, reached)
-        write(db, buckets.counted(table))
+        write(db, buckets.counted(table, alerting))
         if len(table):
             _move_newest(db, int(np.max(table.column("event_ms").to_numpy())))
         db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", reached.items())

@@ -100,7 +100,7 @@ def read_windows(
             columns=COLUMNS,
         )
         sliced = slices(log, span)
-        parts = _Parts(plan.names, sliced.rows)
+        parts = _Parts(plan.names, sliced.rows, definition.decision.alerts)
         for rows in sliced:
             parts.add(without(rows, void), decoded, champion)
         yield parts.window(start_ms, end_ms, late, gaps_before(watermarks, end_ms))
@@ -136,8 +136,8 @@ def sampled(window: Window, rows: int, *, seed: int = 0) -> Window:
 class _Parts:
     """A window's columns, filled slice by slice: small numbers, and no second copy of any."""
 
-    def __init__(self, names: Sequence[str], most: int) -> None:
-        self._names = names
+    def __init__(self, names: Sequence[str], most: int, alerts: Sequence[str]) -> None:
+        self._names, self._alert_names = names, alerts
         self._inputs = np.empty((len(names), most), dtype=np.float32)
         self._units = np.empty(most, dtype=np.int64)
         self._scores = np.empty(most, dtype=np.float32)
@@ -155,7 +155,7 @@ class _Parts:
         self._inputs[:, here] = logged.matrix.T
         self._units[here] = units_of(rows, self._rows)
         self._scores[here] = _numpy(rows, "score")
-        self._alerts[here] = _numpy(rows, "decision") != "approve"
+        self._alerts[here] = np.isin(_numpy(rows, "decision"), self._alert_names)
         self._scored[here] = scored_by(rows, champion.version)
         self._rows = here.stop
         for view, at_ms in logged.newest.items():

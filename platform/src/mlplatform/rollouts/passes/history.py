@@ -12,7 +12,6 @@ from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.passes.observe import waited_ms
 from mlplatform.rollouts.verdicts.facts import (
-    ALERTS,
     COLUMNS,
     columns_of,
     excused_flags,
@@ -56,7 +55,7 @@ def read_profile(
     within_us = 1000 * waited_ms(definition)
     for start, end in stretches:
         for piece in _pieces(start, end, rate_h):
-            found.add(_slice(log, definition.name, piece, within_us))
+            found.add(_slice(log, definition, piece, within_us))
     return found.profile()
 
 
@@ -95,8 +94,10 @@ def _pieces(from_ms: int, to_ms: int, rate_h: float) -> Iterator[tuple[int, int]
         yield start, min(start + step_ms, to_ms)
 
 
-def _slice(log: DecisionLog, model: str, piece: tuple[int, int], within_us: float) -> Slice:
-    start, end = piece
+def _slice(
+    log: DecisionLog, definition: ModelDefinition, piece: tuple[int, int], within_us: float
+) -> Slice:
+    model, (start, end) = definition.name, piece
     span = Span(model=model, kinds=KINDS, from_ms=start, to_ms=end, columns=COLUMNS)
     rows = log.read(span)
     rows = rows.filter(rows["unit"].is_valid())
@@ -112,7 +113,7 @@ def _slice(log: DecisionLog, model: str, piece: tuple[int, int], within_us: floa
         unit=columns["unit"],
         failed=failed | (latency_us > within_us),
         scored=scored_flags(columns),
-        alert=np.isin(columns["decision"], ALERTS),
+        alert=np.isin(columns["decision"], definition.decision.alerts),
         latency_us=latency_us,
         hours=(end - start) / HOUR_MS,
         frauds=_frauds(log, model, start, end),

@@ -25,6 +25,7 @@ import numpy as np
 
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.decisions.records.record import Kind
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.rollouts.passes import fold
 from mlplatform.rollouts.passes.fold import State
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
@@ -140,7 +141,10 @@ def _path(folder: Path, model: str, subject: Subject) -> Path:
 
     within = subject.within_us if math.isfinite(subject.within_us) else None
     segments = msgspec.to_builtins(subject.segments)
-    identity = digest([FORMAT, subject.role, subject.version, within, segments])[:8]
+    identified: list[object] = [FORMAT, subject.role, subject.version, within, segments]
+    if subject.scale != EARLIER:  # else it is counted as before there were others
+        identified += [subject.scale.names, subject.scale.alerts]
+    identity = digest(identified)[:8]
     path = folder / model / f"{subject.role}-{subject.generation}-{identity}.db"
     if not path.exists() and path.parent.is_dir():
         for other in path.parent.glob(f"{subject.role}-*.db"):

@@ -134,7 +134,14 @@ def _subject(
     within_us = 1000 * waited_ms(definition)
     # a champion's guardrail asks for failures alone
     segments = () if role == "champion" else sources(definition.rollout.segments, definition.inputs)
-    return Subject(routes.generation, role, state.challenger.version, within_us, segments)
+    return Subject(
+        routes.generation,
+        role,
+        state.challenger.version,
+        within_us,
+        segments=segments,
+        scale=definition.decision.scale,
+    )
 
 
 def waited_ms(definition: ModelDefinition) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from mlplatform.model.definition import HIDE_OUTCOMES, RolloutPolicy
+from mlplatform.model.decision_scale import EARLIER_HIDE
+from mlplatform.model.definition import RolloutPolicy
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
@@ -39,7 +40,7 @@ class OutcomeBasis:
     errors: Errors
     capacity: float
     due: bool
-    hides: tuple[str, ...] = HIDE_OUTCOMES
+    hides: tuple[str, ...] = EARLIER_HIDE
     explores: bool = False
 
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from mlplatform.decisions.records.logged_segments import LoggedSegments
 from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES
+from mlplatform.model.decision_scale import EARLIER, DecisionScale
 from mlplatform.model.oip import OWN_FAILURES
 from mlplatform.model.segments import SegmentSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ALERTS = ("review", "decline")
 Role = Literal["shadow", "canary", "champion"]
 
 Integers = npt.NDArray[np.int64]
@@ -48,12 +48,11 @@ ROW: Final = np.dtype(
 
 `flags` are those above: of a copy that was sent, or of the arm that is judged; `failed`, the arm
 did not give its answer; `excused`, the gateway had no room or time to ask it; `scored`, the answer
-counts for decision statistics (not degraded); `alert`, it was to review or decline. `latency_us` is
--1 where none was recorded; `decision` a number for each; `lost` 1 + the index in `OWN_FAILURES` of
-why a copy was never sent; `segments` a bit for each segment that the decision lies in.
+counts for decision statistics (not degraded); `alert`, it was an alert. `latency_us` is -1 where
+none was recorded; `decision` a number for each; `lost` 1 + the index in `OWN_FAILURES` of why a
+copy was never sent; `segments` a bit for each segment that the decision lies in.
 """
-_DECISIONS: Final = {None: 0, "approve": 1, "review": 2, "decline": 3}
-_UNKNOWN_DECISION: Final = 4
+_UNKNOWN_DECISION: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,7 @@ class Subject:
         version: that is judged.
         within_us: how long a challenger's caller waits in canary (`traffic` says for what).
         segments: that are counted by themselves besides.
+        scale: what is decided, by which the decisions of records are read.
     """
 
     generation: int
@@ -71,6 +71,7 @@ class Subject:
     version: int
     within_us: float = math.inf
     segments: tuple[SegmentSource, ...] = ()
+    scale: DecisionScale = EARLIER
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -162,10 +163,12 @@ def facts(table: pa.Table, subject: Subject) -> Facts:
         FAILED: failed,
         EXCUSED: excused_flags(columns),
         SCORED: scored,
-        ALERT: np.isin(columns["decision"], ALERTS) & scored,
+        ALERT: np.isin(columns["decision"], subject.scale.alerts) & scored,
     }
     rows["flags"] = sum(flag * values.astype(np.uint8) for flag, values in flagged.items())
-    rows["decision"] = [_DECISIONS.get(word, _UNKNOWN_DECISION) for word in columns["decision"]]
+    names = (None, *subject.scale.names)
+    numbers = {name: number for number, name in enumerate(names)}
+    rows["decision"] = [numbers.get(word, _UNKNOWN_DECISION) for word in columns["decision"]]
     rows["lost"] = lost
     if subject.segments:
         chosen = np.flatnonzero(kept & ~copy)  # a copy lies where its decision does

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.records.last_labels import dated_labels
-from mlplatform.model.definition import HIDE_OUTCOMES
+from mlplatform.model.decision_scale import EARLIER_HIDE
 from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
 from mlplatform.rollouts.verdicts.hidden import (
@@ -84,7 +84,7 @@ def outcomes(
     version: int,
     maturity_ms: int,
     now_event_ms: int,
-    hides: Sequence[str] = HIDE_OUTCOMES,
+    hides: Sequence[str] = EARLIER_HIDE,
     propensities: Mapping[str, float] | None = None,
 ) -> Outcomes:
     """The pairs of a shadow generation joined to the labels that have arrived.

@@ -1,4 +1,4 @@
-"""What another bundle would have decided about the payments of the last days: pure, from arrays."""
+"""What another bundle would have decided about the requests of the last days: pure, from arrays."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.learning.validation.statistics import share_band
+from mlplatform.model.decision_scale import DecisionScale
 from mlplatform.rollouts.verdicts.hidden import PartlySeen
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors, number_of
 
-DECISIONS: Final = ("approve", "review", "decline")
-"""By their strength, as `Bundle.decide_many` gives them."""
 DAY_MS: Final = 86_400_000
 ERROR_SHARE: Final = 0.05
 """Of either end of an interval of outcomes."""
@@ -29,18 +28,20 @@ Codes = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decided:
-    """What one bundle gives for each payment.
+    """What one bundle gives for each request.
 
     Args:
-        score: calibrated, 0-1. decision: strength, as in `DECISIONS`.
+        score: calibrated, 0-1. decision: by its place among the names of the scale.
     """
 
     score: Floats
     decision: Codes
+    scale: DecisionScale
 
     @property
     def alert(self) -> npt.NDArray[np.bool_]:
-        return self.decision > 0
+        found: npt.NDArray[np.bool_] = self.scale.alerting(self.decision)
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +50,7 @@ class Payments:
 
     Args:
         outcome: FRAUD or GENUINE where it is known, else UNKNOWN.
-        hidden: those of UNKNOWN that were declined when they were served: nobody can report them.
+        hidden: those of UNKNOWN whose decision hid their outcome: nobody can report them.
         bands: by input, the upper edges of its bands and the band of each payment; that of a
             missing value is -1.
     """
@@ -105,7 +106,8 @@ class Known(msgspec.Struct, frozen=True):
     """What matured labels say.
 
     Args:
-        immature: payments that may still get a label. hidden: declined ones, which get none.
+        immature: payments that may still get a label. hidden: those whose decision hid their
+            outcome, which get none.
         more, low, high: share (0-1) of the frauds that the candidate finds more at capacity, with
             bounds that are wrong with probability .05 each, whatever the hidden ones were; None: no
             fraud.
@@ -148,10 +150,10 @@ def what_if(payments: Payments, *, capacity: float) -> WhatIf:
     """Counts, shares and outcomes of both bundles.
 
     Args:
-        payments: at least one. capacity: share (0-1) of payments that may be reviewed or declined.
+        payments: at least one. capacity: share (0-1) of payments that may be alerts.
     """
     one, other = payments.reference, payments.candidate
-    flipped = one.decision != other.decision
+    flipped = one.decision != one.scale.places_of(other.scale, other.decision)
     return WhatIf(
         payments=len(payments),
         customers=len(np.unique(payments.unit)),
@@ -160,9 +162,9 @@ def what_if(payments: Payments, *, capacity: float) -> WhatIf:
         decisions={
             mine: {
                 theirs: int(((one.decision == i) & (other.decision == j)).sum())
-                for j, theirs in enumerate(DECISIONS)
+                for j, theirs in enumerate(other.scale.names)
             }
-            for i, mine in enumerate(DECISIONS)
+            for i, mine in enumerate(one.scale.names)
         },
         reference_alerts=_share(one.alert, payments),
         candidate_alerts=_share(other.alert, payments),

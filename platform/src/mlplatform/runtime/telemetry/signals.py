@@ -108,7 +108,8 @@ DECISIONS: Final = Metric(
         MODEL,
         Label("answered_by",
               ("champion", "challenger", "previous", "small_model", "rules", "default")),
-        Label("decision", ("approve", "review", "decline")),
+        Label("decision", bound="outcomes of the model"),
+        Label("is_alert", ("true", "false")),
     ),
 )  # fmt: skip
 DEGRADED: Final = Metric(
@@ -183,7 +184,7 @@ BREAKER: Final = Metric(
 )  # fmt: skip
 VOLUME_STOPPED: Final = Metric(
     "mlplatform_gateway_volume_stopped", "gauge", "1",
-    "1 while the arm is asked no more, as its bundle declined or alerted on too many customers.",
+    "1 while the arm is asked no more, as its bundle raised alerts on too many customers.",
     (MODEL, SERVICE),
 )  # fmt: skip
 ADMISSION: Final = Metric(

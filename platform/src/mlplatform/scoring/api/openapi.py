@@ -86,6 +86,8 @@ def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST)
     types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas["BatchResult"]["properties"]["answer"] = ref(answer.__name__)
+    decisions = sorted({name for d in definitions for name in d.decision.outcomes})
+    schemas[answer.__name__]["properties"]["decision"] = {"enum": decisions}
     paths = _api_paths(version, definitions, payloads)
     announced = [name.decode().title() for name, _ in version.headers]
     announce(paths, announced)

@@ -43,14 +43,15 @@ class DegradedGiven(msgspec.Struct, frozen=True):
 class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):
     """One decision.
 
-    `score` is a probability, null where no model answered. `model` is null for the safe default.
-    `degraded` is null where everything was there that the decision needs. `reasons` are for every
-    review and decline, strongest first; `reasons_omitted` says why they are missing. `feature_gaps`
-    names the feature views without a valid row, by cause, also where that is ordinary.
+    `decision` is an outcome of the model. `score` is a probability, null where no model answered.
+    `model` is null for the safe default. `degraded` is null where everything was there that the
+    decision needs. `reasons` are for every alert, strongest first; `reasons_omitted` says why they
+    are missing. `feature_gaps` names the feature views without a valid row, by cause, also where
+    that is ordinary.
     """
 
     decision_id: str
-    decision: Literal["approve", "review", "decline"]
+    decision: str
     score: float | None
     reasons: list[ReasonGiven]
     reasons_omitted: str | None

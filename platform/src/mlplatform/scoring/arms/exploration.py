@@ -1,6 +1,6 @@
-"""Which payments are let through whose outcome the model's decision would hide: a declared slice.
+"""Which requests are let through whose outcome the model's decision would hide: a declared slice.
 
-A draw follows from what the record of the payment holds, so anybody can make it again. What it may
+A draw follows from what the record of the request holds, so anybody can make it again. What it may
 cost is bounded by an amount for each payment and a sum for each window of event time. Both, and the
 memory of customers, are a gateway process's own: waiting for others would cost more than a draw.
 """
@@ -14,21 +14,21 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from mlplatform.model.decision_scale import Decision
 from mlplatform.model.definition import ExplorationPolicy
-from mlplatform.model.rules import Decision
 
 Exclusion = Literal["amount", "sum", "twice_in_a_row"]
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 REMEMBERED: Final = 10_000
-"""Customers of whom a process knows that the last such payment was let through; of more, those who
+"""Customers of whom a process knows that the last such request was let through; of more, those who
 were let through longest ago are forgotten."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """What became of a payment whose outcome the model's decision hides.
+    """What became of a request whose outcome the model's decision hides.
 
     Args:
         decided: by the model.
@@ -75,7 +75,7 @@ class Exploration:
 
     @property
     def decision(self) -> Decision:
-        """What a payment gets that is let through."""
+        """What a request gets that is let through."""
         return self._policy.decision
 
     def draw(
@@ -109,15 +109,15 @@ class Exploration:
         if not amount <= self._policy.maximum_amount:
             return "amount"
         window = event_ms // (self._policy.hours * HOUR_MS)
-        if window > self._window:  # a late payment counts in the window that has begun
+        if window > self._window:  # a late request counts in the window that has begun
             self._window, self._spent = window, 0.0
         return "sum" if self._spent + amount > self._maximum_sum else None
 
 
 def chosen(model: str, unit: int, sent: list[Any], event_ms: int, share: float) -> bool:
-    """Whether the hash of a payment falls into the slice.
+    """Whether the hash of a request falls into the slice.
 
-    The same payment sent again on that day is drawn alike: who tries again gains nothing.
+    The same request sent again on that day is drawn alike: who tries again gains nothing.
 
     Args:
         unit, sent: the customer and the request's fields in the order of model.yaml, pseudonymised

@@ -80,12 +80,14 @@ class Live:
 
     Args:
         bulkhead: the model's, the same in every generation.
+        safe: the decision where nothing can decide.
     """
 
     routes: Routes
     targets: Mapping[str, Target]
     chain: ChainPolicy
     bulkhead: Bulkhead
+    safe: str
 
     def order(self, assignment: Assignment) -> tuple[Step, ...]:
         """The predictors to ask for an assignment: the same for all of an arm, so made once."""
@@ -180,14 +182,16 @@ class LiveModel:
         )
 
     def _live(self, routes: Routes, targets: Mapping[str, Target]) -> Live:
-        return Live(routes, targets, self.definition.chain, self._bulkhead)
+        definition = self.definition
+        safe = definition.decision.safe
+        return Live(routes, targets, definition.chain, self._bulkhead, safe)
 
     def _target(self, arm: Arm) -> Target:
         definition = self.definition
         bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
         plan = InputPlan(definition, self._views, bundle.inputs, bundle.defaults)
         cache = definition.cache
-        chain = definition.chain
+        chain, limit = definition.chain, definition.decision.limit
         limits = Limits(retry_share=chain.retry_share, retry_burst=chain.retry_burst)
         return Target(
             arm=arm,
@@ -201,7 +205,7 @@ class LiveModel:
             small=SmallScorer.of(bundle),
             cache=ScoreCache(cache, len(plan.names)) if cache else None,
             explainer=explainer(bundle, self._bundles / arm.bundle),
-            volume=DecisionVolume(limit) if (limit := definition.decision.limit) else None,
+            volume=DecisionVolume(limit, bundle.scale) if limit else None,
         )
 
 

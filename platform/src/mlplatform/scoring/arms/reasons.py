@@ -1,4 +1,4 @@
-"""Which inputs drove a review or decline, by their contributions to the score of its bundle.
+"""Which inputs drove an alert, by their contributions to the score of its bundle.
 
 TreeSHAP is a graph of the bundle, run by ONNX Runtime on a thread beside the event loop. It is one
 call that holds no interpreter lock, so that other requests wait for nothing but the core.

@@ -1,4 +1,4 @@
-"""Whether a bundle declines or alerts on far more customers than planned, decided while it answers.
+"""Whether a bundle raises alerts on far more customers than planned, decided while it answers.
 
 A gateway counts the decisions of each arm in its own process and, once the excess is proven, asks
 the arm no more. It waits for no pass, label or log.
@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from mlplatform.model.decision_scale import DecisionScale
 from mlplatform.model.definition import VolumeLimit
 from mlplatform.runtime.figures import percent
 from mlplatform.scoring.arms.routing import BUCKETS
@@ -38,7 +39,7 @@ class Excess:
     Bernoulli variables.
 
     Args:
-        limit: more than 0, less than 0.5.
+        limit: more than 0, less than 1.
         events: average number of events between false alarms, at the limit itself.
     """
 
@@ -73,18 +74,20 @@ class DecisionVolume:
     A customer counts once within `once_per_s`, so that one customer alone stops nothing.
     """
 
-    __slots__ = ("_alerts", "_counted_s", "_declines", "_limit", "stopped")
+    __slots__ = ("_alerts", "_counted_s", "_has_evidence", "_limit", "_watched", "stopped")
 
-    def __init__(self, limit: VolumeLimit) -> None:
-        self._limit = limit
+    def __init__(self, limit: VolumeLimit, scale: DecisionScale) -> None:
+        self._limit, self._alerts = limit, scale.alerts
         self.stopped: VolumeStop | None = None
         self.clear()
 
     def clear(self) -> None:
         """Ask the arm again, with no evidence against it."""
-        each = 2.0 * self._limit.decisions_per_false_stop  # two watch, and either may be wrong
-        self._declines = Excess(self._limit.decline_share, each)
-        self._alerts = Excess(self._limit.alert_share, each)
+        limit = self._limit
+        each = (1.0 + len(limit.shares)) * limit.decisions_per_false_stop  # any may be wrong
+        watched = [((name,), Excess(share, each)) for name, share in limit.shares.items()]
+        self._watched = (*watched, (self._alerts, Excess(limit.alert_share, each)))
+        self._has_evidence = False
         self._counted_s = array("d", [-math.inf]) * BUCKETS
         self.stopped = None
 
@@ -98,17 +101,17 @@ class DecisionVolume:
         if now_s - self._counted_s[bucket] < self._limit.once_per_s or self.stopped is not None:
             return False
         self._counted_s[bucket] = now_s
-        if decision == "approve" and not (self._alerts.hits or self._declines.hits):
+        if not self._has_evidence and decision not in self._alerts:
             return False  # no evidence, and this adds none: most decisions end here
-        too_many_declines = self._declines.add(decision == "decline")
-        too_many_alerts = self._alerts.add(decision != "approve")
-        if too_many_declines:
-            self.stopped = _stop("declined", self._declines)
-        elif too_many_alerts:
-            self.stopped = _stop("reviewed or declined", self._alerts)
+        self._has_evidence = False
+        for names, seen in self._watched:
+            if seen.add(decision in names) and self.stopped is None:
+                self.stopped = _stop(names, seen)
+            self._has_evidence |= seen.hits > 0
         return self.stopped is not None
 
 
-def _stop(what: str, seen: Excess) -> VolumeStop:
+def _stop(names: tuple[str, ...], seen: Excess) -> VolumeStop:
     allowed = f"at most {percent(seen.limit)} allowed"
-    return VolumeStop(f"{what} {seen.hits} of {seen.events} customers, {allowed}")
+    decided = f"decided {' or '.join(names)} for {seen.hits} of {seen.events} customers"
+    return VolumeStop(f"{decided}, {allowed}")

@@ -234,7 +234,7 @@ def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
         shared.times,
         shared.clock,
         shared.key,
-        ModelMetrics(shared.metrics, model),
+        ModelMetrics(shared.metrics, model, live.definition.decision.alerts),
         _exploration(live.definition, shared.settings.gateways),
     )
 

@@ -14,7 +14,7 @@ AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules
 
 
 class ReasonGiven(msgspec.Struct, frozen=True):
-    """One thing that drove a review or decline, strongest first."""
+    """One thing that drove an alert, strongest first."""
 
     code: str
     text: str
@@ -23,13 +23,14 @@ class ReasonGiven(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One decision.
 
-    `score` is a probability, null where no model answered. `route` is the arm that the request
-    belongs to, `answered_by` who answered in the end; where they differ, `degraded` is true.
-    `reasons_omitted` says why a review or decline comes without the reasons it should have.
+    `decision` is an outcome of the model. `score` is a probability, null where no model answered.
+    `route` is the arm that the request belongs to, `answered_by` who answered in the end; where
+    they differ, `degraded` is true.
+    `reasons_omitted` says why an alert comes without the reasons it should have.
     `feature_gaps` names the feature views that had no valid row, by cause; null where all had one.
     """
 
-    decision: Literal["approve", "review", "decline"]
+    decision: str
     score: float | None
     reasons: list[ReasonGiven]
     model_version: int | None

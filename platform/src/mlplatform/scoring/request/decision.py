@@ -12,8 +12,8 @@ import msgspec
 
 from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.learning.features.policy import Gaps
+from mlplatform.model.decision_scale import Decision
 from mlplatform.model.routes import Arm
-from mlplatform.model.rules import Decision
 from mlplatform.runtime.telemetry.context import TraceContext
 from mlplatform.scoring.arms.exploration import Draw
 from mlplatform.scoring.arms.live import Live

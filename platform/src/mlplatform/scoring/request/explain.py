@@ -17,10 +17,11 @@ import numpy as np
 
 from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
+from mlplatform.model.decision_scale import Decision
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
-from mlplatform.model.rules import Decision, Rule
+from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.scoring.arms.reasons import (
@@ -37,7 +38,6 @@ from mlplatform.scoring.predictor.model import Score, scorer
 from mlplatform.scoring.request.prediction import (
     DEFAULT_REASON,
     KILLED_REASON,
-    SAFE_DEFAULT,
     STALE_REASON,
     ruled,
 )
@@ -46,7 +46,7 @@ SCORE_TOLERANCE = 1e-6
 NOT_EXPLORED: Mapping[str, str] = {
     "amount": "more than exploration.maximum_amount",
     "sum": "exploration.maximum_sum was reached",
-    "twice_in_a_row": "the customer's last such payment was let through",
+    "twice_in_a_row": "the customer's last such request was let through",
 }
 Row = Sequence[float]
 
@@ -64,7 +64,7 @@ class Decider:
 class Outcome(msgspec.Struct, frozen=True):
     """What was decided; without a score where no model was asked.
 
-    `reasons` are codes, strongest first, as an answer gives them: none for an approval.
+    `reasons` are codes, strongest first, as an answer gives them: none but for an alert.
     """
 
     decision: str
@@ -209,9 +209,17 @@ def _explanation(
             again.outcome,
             has_reasons=record.kind == "decision"
             and own.reasons_omitted is None
-            and not (own.explored_instead_of and record.decision == "approve"),
+            and not _lost_reasons(record, own, decider_of),
         ),
     )
+
+
+def _lost_reasons(record: Record, own: _Payload, decider_of: Callable[[str, str], Decider]) -> bool:
+    """Whether the exploration slice gave a decision that has no reasons for one that has some."""
+    if own.explored_instead_of is None or record.bundle is None:
+        return False
+    alerts = decider_of(record.model, record.bundle).bundle.scale.alerts
+    return record.decision not in alerts
 
 
 def _before_draw(own: _Payload, logged: Outcome | None) -> Outcome | None:
@@ -243,7 +251,7 @@ def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Dec
         is_stale = record.degraded_reason == FEATURES
         why = record.degraded_reason
         reason = {FEATURES: STALE_REASON, "killed": KILLED_REASON}.get(why or "", DEFAULT_REASON)
-        outcome = Outcome(SAFE_DEFAULT, reasons=(reason.code,))
+        outcome = Outcome(_safe(record.model), reasons=(reason.code,))
         tried = _failures(asked) or (
             "features were out of date" if is_stale else "no model answered"
         )
@@ -253,10 +261,14 @@ def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Dec
     decider = decider_of(record.model, record.bundle)
     row = decider.plan.row(asked.request, record.event_ms, asked.features)
     if record.answered_by == "rules":
-        return _by_rules(decider.bundle, row)
+        return _by_rules(decider.bundle, row, _safe(record.model))
     if record.answered_by == "small_model":
         return _by_small_model(decider.bundle, row)
     return _by_model(decider, row)
+
+
+def _safe(model: str) -> Decision:
+    return load_definition(model).decision.safe
 
 
 def _by_model(decider: Decider, row: Row) -> _Again:
@@ -271,7 +283,8 @@ def _by_model(decider: Decider, row: Row) -> _Again:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
         return _Again(outcome, note=note, method=bundle.attribution.method)
     causes = _input_causes(decider, found, row, raw, raw_without)
-    codes = tuple(driver.reason.code for driver in found) if decision != "approve" else ()
+    is_alert = decision in bundle.scale.alerts
+    codes = tuple(driver.reason.code for driver in found) if is_alert else ()
     outcome = Outcome(decision, score, raw, codes)
     return _Again(outcome, causes, method=bundle.attribution.method)
 
@@ -323,21 +336,22 @@ def _by_small_model(bundle: Bundle, row: Row) -> _Again:
     raw = small.raw(row)
     score, decision = small.decide(raw)
     codes: tuple[str, ...] = ()
-    if decision != "approve":
+    if decision in bundle.scale.alerts:
         codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))
     return _Again(Outcome(decision, score, raw, codes), note="decided by the small model")
 
 
-def _by_rules(bundle: Bundle, row: Row) -> _Again:
+def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _Again:
     decided = ruled(bundle, row)
     if decided is None:
-        outcome = Outcome(SAFE_DEFAULT, reasons=(DEFAULT_REASON.code,))
+        outcome = Outcome(safe, reasons=(DEFAULT_REASON.code,))
         return _Again(outcome, note="the rules abstain")
     decision, reasons = decided
     rules = {rule.code: rule for rule in bundle.rules}
     inputs = dict(zip(bundle.input_names, row, strict=True))
     causes = tuple(_rule_cause(rules[reason.code], inputs) for reason in reasons)
-    codes = tuple(reason.code for reason in reasons) if decision != "approve" else ()
+    is_alert = decision in bundle.scale.alerts
+    codes = tuple(reason.code for reason in reasons) if is_alert else ()
     return _Again(Outcome(decision, reasons=codes), causes)
 
 

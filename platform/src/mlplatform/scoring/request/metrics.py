@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.spill.writer import Counts
@@ -152,8 +152,10 @@ class AdmissionMetrics:
 class ModelMetrics:
     """The metrics of one model's decisions."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
+    def __init__(self, metrics: Metrics, model: str, alerts: Collection[str]) -> None:
+        """Args: alerts: the outcomes of the model that are alerts."""
         self._metrics = metrics
+        self._alerts = alerts
         self._model = model
         self._observe_s = metrics.latency.of(model).observe
         self._late = metrics.late.labels(model)
@@ -167,7 +169,8 @@ class ModelMetrics:
         key = (verdict.answered_by, verdict.decision)
         counter = self._decisions.get(key)
         if counter is None:
-            counter = self._metrics.decisions.labels(self._model, *key)
+            is_alert = str(verdict.decision in self._alerts).lower()
+            counter = self._metrics.decisions.labels(self._model, *key, is_alert)
             self._decisions[key] = counter
         counter.inc()
         self._observe_s(latency_s)

@@ -11,8 +11,9 @@ import msgspec
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.model.bundle import Bundle
+from mlplatform.model.decision_scale import Decision
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
-from mlplatform.model.rules import Decision, evaluate
+from mlplatform.model.rules import evaluate
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.arms.exploration import Draw, Exploration
@@ -21,7 +22,6 @@ from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import MOST, NotExplained, drivers, without_each
 from mlplatform.scoring.request.answers import AnsweredBy, ReasonGiven
 
-SAFE_DEFAULT: Decision = "review"
 DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
 STALE_REASON = ReasonGiven("NO_FEATURES", "What a model needs to know is out of date.")
 KILLED_REASON = ReasonGiven("MODEL_OFF", "The model is switched off.")
@@ -173,13 +173,13 @@ async def _score(
 
 
 async def judged(prediction: Prediction, until_s: float) -> Verdict:
-    """The decision for a score; a review or decline comes with reasons if the time allows."""
+    """The decision for a score; an alert comes with reasons if the time allows."""
     bundle = prediction.target.bundle
     score = bundle.calibrate(prediction.raw)
     decision = bundle.decide(score)
     reasons: tuple[ReasonGiven, ...] = ()
     omitted: str | None = None
-    if decision != "approve":
+    if decision in bundle.scale.alerts:
         reasons, omitted = await _reasons(prediction, until_s)
     return Verdict(
         decision,
@@ -196,7 +196,7 @@ async def judged(prediction: Prediction, until_s: float) -> Verdict:
 def explored(
     exploration: Exploration, verdict: Verdict, facts: Facts, unit: int
 ) -> tuple[Verdict, Draw | None]:
-    """A model's decision, or the one that stands in its place for a slice of payments.
+    """A model's decision, or the one that stands in its place for a slice of requests.
 
     To be asked of a model's decision alone, made with fresh features by the arm that was due: what
     rules, the small model or the safe default decide is never explored, nor inputs that a caller
@@ -207,7 +207,8 @@ def explored(
     draw = exploration.draw(verdict.decision, unit, facts.fields, facts.event_ms)
     if draw is None or not draw.explored:
         return verdict, draw
-    if exploration.decision == "approve":  # an approval is given without reasons
+    target = verdict.target
+    if target is not None and exploration.decision not in target.bundle.scale.alerts:
         verdict = msgspec.structs.replace(verdict, reasons=(), omitted=None)
     return msgspec.structs.replace(verdict, decision=exploration.decision), draw
 
@@ -221,20 +222,22 @@ def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASO
     """
     champion = live.champion
     if champion is None:
-        return Verdict(SAFE_DEFAULT, "default", None, reasons=(why,))
+        return Verdict(live.safe, "default", None, reasons=(why,))
     row = facts.row(champion)
     if champion.small is not None and champion.small.knows(row):
         return _by_small_model(champion, champion.small, row)
     decided = ruled(champion.bundle, row)
     if decided is None:
-        return Verdict(SAFE_DEFAULT, "default", None, reasons=(why,))
+        return Verdict(live.safe, "default", None, reasons=(why,))
     decision, reasons = decided
-    return Verdict(decision, "rules", champion, reasons=reasons if decision != "approve" else ())
+    is_alert = decision in champion.bundle.scale.alerts
+    return Verdict(decision, "rules", champion, reasons=reasons if is_alert else ())
 
 
 def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonGiven, ...]] | None:
     """What the bundle's rules decide about a row of its inputs, and why; None: they abstain."""
-    outcome = evaluate(bundle.rules, dict(zip(bundle.input_names, row, strict=True)))
+    inputs = dict(zip(bundle.input_names, row, strict=True))
+    outcome = evaluate(bundle.rules, inputs, bundle.scale)
     if outcome is None:
         return None
     texts = {rule.code: rule.text for rule in bundle.rules}
@@ -245,7 +248,7 @@ def _by_small_model(target: Target, small: SmallScorer, row: Sequence[float]) ->
     raw = small.raw(row)
     score, decision = small.decide(raw)
     reasons: tuple[ReasonGiven, ...] = ()
-    if decision != "approve":
+    if decision in target.bundle.scale.alerts:
         named = (target.bundle.reasons[name] for name in small.strongest(row, MOST))
         reasons = tuple(ReasonGiven(reason.code, reason.customer) for reason in named)
     return Verdict(decision, "small_model", target, raw, score, reasons)

@@ -1,0 +1,69 @@
+"""What decisions cost by a matrix, and the scores at which held-out requests cost least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.model.definition import LabelCosts
+
+Floats = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+
+
+def mean_cost(
+    places: NDArray[np.integer[Any]],
+    y: Labels,
+    costs: Sequence[LabelCosts],
+    weight: Floats | None = None,
+) -> float:
+    """What one request costs on average, in the currency of the costs.
+
+    Args:
+        places: of each request's outcome among the costs, from 0. y: its label, 0 or 1.
+        weight: by how much each request counts; None for 1 each.
+    """
+    matrix = np.array([[cost.negative, cost.positive] for cost in costs])
+    return float(np.average(matrix[places, y], weights=weight))
+
+
+def cheapest_thresholds(
+    scores: Floats, y: Labels, costs: Sequence[LabelCosts], weight: Floats | None = None
+) -> list[float]:
+    """The scores from which on each outcome but the first is given, so that these requests cost
+    least: no other thresholds cost them less.
+
+    Requests of one score get one outcome, and a higher score none that is weaker. Of thresholds
+    that cost the same, the highest are chosen. An outcome that nothing is cheaper by begins where
+    the next one does, or above all scores.
+
+    Source: dynamic programming over the distinct scores, one pass for each outcome.
+
+    Args:
+        scores: at least one. y: labels, 0 or 1.
+        costs: of each outcome, from the weakest to the strongest.
+        weight: by how much each request counts; None for 1 each.
+    """
+    values, place = np.unique(np.asarray(scores, np.float64), return_inverse=True)
+    counts = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
+    positive = np.bincount(place, counts * (y == 1), minlength=len(values))
+    negative = np.bincount(place, counts * (y == 0), minlength=len(values))
+    # up_to[k][n]: what the n lowest scores cost where all of them get outcome k
+    up_to = [
+        np.concatenate([[0.0], np.cumsum(negative * cost.negative + positive * cost.positive)])
+        for cost in costs
+    ]
+    least, ahead = up_to[0], []
+    for whole in up_to[1:]:
+        ahead.append(least - whole)  # what it costs to begin the outcome at each place
+        least = whole + np.minimum.accumulate(ahead[-1])
+    begins, end = [], len(values)
+    for begin_costs in reversed(ahead):
+        until = begin_costs[: end + 1]
+        end = int(np.flatnonzero(until == until.min())[-1])
+        begins.append(end)
+    above = float(np.nextafter(values[-1], np.inf))
+    return [float(values[begin]) if begin < len(values) else above for begin in reversed(begins)]
