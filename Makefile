@@ -184,6 +184,9 @@ bench-hidden: .venv/.dev ## what models forget whose declines hide outcomes; bui
 bench-quality: .venv/.dev ## risk by known labels, a worse model and a leaked input before their gates; build/bench/quality.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
 	@$(RUN) tests.bench.quality $(BENCH_FLAGS)
 
+bench-credit: .venv/.dev ## thresholds by cost beside thresholds by shares; build/bench/credit.json (BENCH_FLAGS="PATH/TO/uci_credit_default.parquet")
+	@$(RUN) tests.bench.credit $(BENCH_FLAGS)
+
 bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json
 	@$(RUN) tests.bench.images $(BENCH_FLAGS)
 

@@ -157,8 +157,7 @@ class Bank:
         calibrated = calibration.many(raw)
         known = KnownScores(calibrated[kept], days.taught.y, days.taught.weight)
         thresholds = fit_thresholds(self.definition.decision, calibrated, known)
-        scale = self.definition.decision.scale
-        cut_offs = CutOffs(scale.names, scale.begins(thresholds))
+        cut_offs = CutOffs(self.definition.decision.scale, thresholds)
         scores, truth, declined = [], [], 0
         for at_ms in range(from_ms, from_ms + 7 * DAY_MS, DAY_MS):
             if at_ms not in self.days:

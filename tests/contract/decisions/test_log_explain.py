@@ -196,6 +196,7 @@ class Shop:
         return Target(
             arm=arm,
             bundle=bundle,
+            cut_offs=bundle.cut_offs,
             plan=plan,
             reference=ordinary_row(bundle),
             predictor=predictor,

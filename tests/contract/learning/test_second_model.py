@@ -42,9 +42,11 @@ CHANGED = {
       refuse: {negative: 0, positive: 0}
   capacity: 0.3
   limit: {shares: {refuse: 0.45}, alert_share: 0.5, once_per_s: 60, decisions_per_false_stop: 1000}
-exploration: {share: 0.5, decision: refer, amount: amount, maximum_amount: 1000000, maximum_sum: 1000000000}
+exploration:
+  {share: 0.5, decision: refer, amount: amount, maximum_amount: 1000000, maximum_sum: 1000000000}
 """,
     "  alert_share_maximum: 0.30": "  alert_share_maximum: 0.60",
+    "deadline_ms: 50\n": "deadline_ms: 2000\n",
 }
 """What its team writes in the template's model.yaml: thresholds by cost, a limit, exploration."""
 
@@ -173,11 +175,10 @@ def test_its_alerts_are_limited_explored_and_explained(world: ScoringWorld) -> N
     by_model = [r for r in records if r["answered_by"] == "champion"]
     explored = [r for r in by_model if r["payload"].get("explored_instead_of") == "refuse"]
     refused = [r for r in by_model if "explored_instead_of" not in r["payload"]]
-    others = [r for r in records if r["answered_by"] == "small_model"]
+    others = [r for r in records if r["degraded_reason"] == "volume_limit"]
     assert {r["decision"] for r in explored} == {"refer"}
     assert {r["decision"] for r in refused} == {"refuse"}
-    assert others
-    assert {r["degraded_reason"] for r in others} == {"volume_limit"}
+    assert {r["answered_by"] for r in others} == {"small_model"}
     for record in (explored[0], refused[0], others[0]):
         found = json.loads(command("log", "explain", record["decision_id"], "--json"))
         (explanation,) = found["explanations"]

@@ -171,7 +171,7 @@ def test_outcomes_are_known_where_labels_are_and_hidden_where_declined(
 
 def test_a_threshold_alone_is_another_bundle(platform: wiring.Platform) -> None:
     champion = whatif.side_of_version(platform, MODEL, None)
-    found = _replay(platform, whatif.with_thresholds(champion, 0.8, None))
+    found = _replay(platform, whatif.with_thresholds(champion, {"review": 0.8}))
     kept = _counted()
     assert found.what_if.candidate_alerts.count == (AMOUNTS[kept] >= 800).sum()
     assert "review from 0.8" in found.candidate
@@ -180,8 +180,8 @@ def test_a_threshold_alone_is_another_bundle(platform: wiring.Platform) -> None:
     assert dropped is not None
     assert dropped.payments == whatif.EXPLAINED < found.what_if.reference_alerts.count
     assert dropped.first == {AMOUNT_CODE: dropped.payments}
-    with closing(champion.model), pytest.raises(ConfigInvalid, match=r"0\.95 and 0\.9"):
-        whatif.with_thresholds(champion, 0.95, None)
+    with closing(champion.model), pytest.raises(ConfigInvalid, match=r"review 0\.95, decline 0\.9"):
+        whatif.with_thresholds(champion, {"review": 0.95})
 
 
 def test_a_folder_from_anywhere_is_checked_and_confined(

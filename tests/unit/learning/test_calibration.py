@@ -88,7 +88,7 @@ def decided(scores, **shares):
     policy = msgspec.structs.replace(FRAUD, thresholds=ThresholdPolicy(shares=shares))
     known = KnownScores(scores[:0], np.zeros(0, np.int8))
     thresholds = fit_thresholds(policy, scores, known)
-    return CutOffs(EARLIER.names, EARLIER.begins(thresholds)).many(scores)
+    return CutOffs(EARLIER, thresholds).many(scores)
 
 
 def test_thresholds_keep_their_shares():

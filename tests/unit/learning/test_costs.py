@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.training.calibration import KnownScores, fit_thresholds
 from mlplatform.learning.training.costs import cheapest_thresholds, mean_cost
-from mlplatform.model.decision_scale import CutOffs
+from mlplatform.model.decision_scale import CutOffs, DecisionScale
 from mlplatform.model.definition import LabelCosts, ThresholdPolicy
 from mlplatform.model.folders import load_definition
 
@@ -39,7 +39,8 @@ def cost(
 ) -> float:
     scores, y, weight = (np.array(column) for column in zip(*rows, strict=True))
     names = tuple(map(str, range(len(costs))))
-    return mean_cost(CutOffs(names, tuple(begins)).many(scores), y, costs, weight)
+    cut_offs = CutOffs(DecisionScale(names, names[-1:]), dict(zip(names[1:], begins, strict=True)))
+    return mean_cost(cut_offs.many(scores), y, costs, weight)
 
 
 @settings(deadline=None)
@@ -83,7 +84,7 @@ def test_a_policy_gives_its_thresholds_by_shares_scores_or_costs() -> None:
     def given_shares(thresholds: ThresholdPolicy) -> list[float]:
         by = msgspec.structs.replace(policy, thresholds=thresholds)
         begins = fit_thresholds(by, scores, KnownScores(scores, y))
-        places = CutOffs(by.outcomes, by.scale.begins(begins)).many(scores)
+        places = CutOffs(by.scale, begins).many(scores)
         return [float((places == place).mean()) for place in range(3)]
 
     shares = {"refuse": 0.2, "refer": 0.05}

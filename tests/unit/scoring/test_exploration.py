@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS
-from mlplatform.model.decision_scale import EARLIER, Decision
+from mlplatform.model.decision_scale import EARLIER, CutOffs, Decision
 from mlplatform.model.definition import ExplorationPolicy
 from mlplatform.model.folders import load_definition
 from mlplatform.scoring.arms.exploration import DAY_MS, REMEMBERED, Exploration, chosen
@@ -123,8 +123,9 @@ REASONS = (ReasonGiven("A", "An amount."),)
 FACTS = Facts(sent(), 0, OnlineRow({}, {}))
 
 
-BUNDLE = SimpleNamespace(scale=EARLIER, attribution=SimpleNamespace(method="tree_shap"))
-TARGET = cast(Target, SimpleNamespace(arm=None, bundle=BUNDLE))
+BUNDLE = SimpleNamespace(attribution=SimpleNamespace(method="tree_shap"))
+CUT_OFFS = CutOffs(EARLIER, {"review": 0.5, "decline": 0.9})
+TARGET = cast(Target, SimpleNamespace(arm=None, bundle=BUNDLE, cut_offs=CUT_OFFS))
 
 
 def verdict(decision: Decision = "decline") -> Verdict:

@@ -81,6 +81,7 @@ def target(bundle: Bundle, arm: Arm, outcome: Scored | FailureReason) -> Target:
     return Target(
         arm=arm,
         bundle=bundle,
+        cut_offs=bundle.cut_offs,
         plan=plan,
         reference=reference,
         predictor=oracle,

@@ -255,7 +255,7 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     @functools.cached_property
     def cut_offs(self) -> CutOffs:
         """From calibrated scores to decisions."""
-        return CutOffs(self.scale.names, self.scale.begins(self.thresholds))
+        return CutOffs(self.scale, self.thresholds)
 
     def decide(self, score: float) -> Decision:
         """The decision for a calibrated score."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -58,26 +57,38 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
-class CutOffs(NamedTuple):
+class CutOffs:
     """From scores to outcomes: each begins at its own score and ends where the next one begins.
 
-    Args:
-        names: of the outcomes. begins: of all but the first, which do not fall.
+    Attributes:
+        one: gives the outcome for one score. It stands in the path of every request: a function
+            with the table at hand takes two thirds of the time of a method that bisects it, as most
+            scores are below the first of few thresholds.
+        alerts: the outcomes that are alerts.
     """
 
-    names: tuple[str, ...]
-    begins: tuple[float, ...]
+    __slots__ = ("_begins", "alerts", "one")
 
-    def one(self, score: float) -> Decision:
-        """The outcome for one score."""
-        return self.names[bisect_right(self.begins, score)]
+    def __init__(self, scale: DecisionScale, thresholds: Mapping[str, float]) -> None:
+        first, begins = scale.names[0], scale.begins(thresholds)
+        others = tuple(zip(begins, scale.names[1:], strict=True))
+
+        def one(score: float) -> Decision:
+            found = first
+            for begin, name in others:
+                if score < begin:
+                    return found
+                found = name
+            return found
+
+        self._begins, self.one, self.alerts = begins, one, frozenset(scale.alerts)
 
     def many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Outcomes as their places among the names, from 0, in int8."""
         import numpy as np
 
         places = np.zeros(np.shape(scores), np.int8)
-        for begin in self.begins:
+        for begin in self._begins:
             places += scores >= begin
         return places
 

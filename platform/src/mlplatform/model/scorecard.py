@@ -31,7 +31,7 @@ class SmallScorer:
             reference: the ordinary value of each, NaN where missing is ordinary.
         """
         self.model = model
-        self._cut_offs = CutOffs(scale.names, scale.begins(model.thresholds))
+        self._cut_offs = CutOffs(scale, model.thresholds)
         self._places = tuple((names.index(c.input), c) for c in model.characteristics)
         self._ordinary = tuple(_points(c, reference[place]) for place, c in self._places)
 

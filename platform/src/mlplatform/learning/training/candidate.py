@@ -268,7 +268,7 @@ def _candidate(
     scores, scale = calibration.many(raw), definition.decision.scale
     known = KnownScores(scores[first][taught], days.y, days.weight)
     thresholds = fit_thresholds(definition.decision, scores[first], known)
-    cut_offs = CutOffs(scale.names, scale.begins(thresholds))
+    cut_offs = CutOffs(scale, thresholds)
     fitting = dataset.fitting.taught
     card = fit_scorecard(
         fitting.matrix.columns(made.names), fitting.y, made.names, definition.training.small_model

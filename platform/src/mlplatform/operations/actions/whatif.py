@@ -243,7 +243,8 @@ class _Run:
     def decide(self, rows: pa.Table) -> Decided:
         logged = self._inputs.read(rows)
         facts, self._last = logged.facts, logged.matrix
-        self._seen += [facts.num_rows - facts[name].null_count for name in self._plan.features]
+        there = [facts.num_rows - facts[name].null_count for name in self._plan.features]
+        self._seen += np.array(there, dtype=np.int64)  # a model may read no feature at all
         if self._first is None:
             self._first = self._last[:TIMED_CALLS]
         began_s = time.perf_counter()

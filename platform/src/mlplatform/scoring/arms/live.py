@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ChainPolicy, ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
@@ -35,6 +36,7 @@ class Target:
     """An arm, ready to be asked.
 
     Args:
+        cut_offs: the bundle's own, which every request needs.
         reference: the ordinary value of each input, in order; NaN where missing is ordinary.
         shadow: a client of its own, so that copies share no queue with answers.
         policies: what a missing or stale feature of this arm's inputs means.
@@ -45,6 +47,7 @@ class Target:
 
     arm: Arm
     bundle: Bundle
+    cut_offs: CutOffs
     plan: InputPlan
     reference: tuple[float, ...]
     predictor: Predictor
@@ -196,6 +199,7 @@ class LiveModel:
         return Target(
             arm=arm,
             bundle=bundle,
+            cut_offs=bundle.cut_offs,
             plan=plan,
             reference=ordinary_row(bundle),
             predictor=self._new_predictor(arm.service, limits),

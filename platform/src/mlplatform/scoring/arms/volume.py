@@ -74,10 +74,19 @@ class DecisionVolume:
     A customer counts once within `once_per_s`, so that one customer alone stops nothing.
     """
 
-    __slots__ = ("_alerts", "_counted_s", "_has_evidence", "_limit", "_watched", "stopped")
+    __slots__ = (
+        "_alerts",
+        "_counted_s",
+        "_has_evidence",
+        "_limit",
+        "_names",
+        "_watched",
+        "stopped",
+    )
 
     def __init__(self, limit: VolumeLimit, scale: DecisionScale) -> None:
-        self._limit, self._alerts = limit, scale.alerts
+        self._limit, self._alerts = limit, frozenset(scale.alerts)
+        self._names = scale.alerts
         self.stopped: VolumeStop | None = None
         self.clear()
 
@@ -86,7 +95,7 @@ class DecisionVolume:
         limit = self._limit
         each = (1.0 + len(limit.shares)) * limit.decisions_per_false_stop  # any may be wrong
         watched = [((name,), Excess(share, each)) for name, share in limit.shares.items()]
-        self._watched = (*watched, (self._alerts, Excess(limit.alert_share, each)))
+        self._watched = (*watched, (self._names, Excess(limit.alert_share, each)))
         self._has_evidence = False
         self._counted_s = array("d", [-math.inf]) * BUCKETS
         self.stopped = None

@@ -218,7 +218,7 @@ def _lost_reasons(record: Record, own: _Payload, decider_of: Callable[[str, str]
     """Whether the exploration slice gave a decision that has no reasons for one that has some."""
     if own.explored_instead_of is None or record.bundle is None:
         return False
-    alerts = decider_of(record.model, record.bundle).bundle.scale.alerts
+    alerts = decider_of(record.model, record.bundle).bundle.cut_offs.alerts
     return record.decision not in alerts
 
 
@@ -283,7 +283,7 @@ def _by_model(decider: Decider, row: Row) -> _Again:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
         return _Again(outcome, note=note, method=bundle.attribution.method)
     causes = _input_causes(decider, found, row, raw, raw_without)
-    is_alert = decision in bundle.scale.alerts
+    is_alert = decision in bundle.cut_offs.alerts
     codes = tuple(driver.reason.code for driver in found) if is_alert else ()
     outcome = Outcome(decision, score, raw, codes)
     return _Again(outcome, causes, method=bundle.attribution.method)
@@ -336,7 +336,7 @@ def _by_small_model(bundle: Bundle, row: Row) -> _Again:
     raw = small.raw(row)
     score, decision = small.decide(raw)
     codes: tuple[str, ...] = ()
-    if decision in bundle.scale.alerts:
+    if decision in bundle.cut_offs.alerts:
         codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))
     return _Again(Outcome(decision, score, raw, codes), note="decided by the small model")
 
@@ -350,7 +350,7 @@ def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _Again:
     rules = {rule.code: rule for rule in bundle.rules}
     inputs = dict(zip(bundle.input_names, row, strict=True))
     causes = tuple(_rule_cause(rules[reason.code], inputs) for reason in reasons)
-    is_alert = decision in bundle.scale.alerts
+    is_alert = decision in bundle.cut_offs.alerts
     codes = tuple(reason.code for reason in reasons) if is_alert else ()
     return _Again(Outcome(decision, reasons=codes), causes)
 

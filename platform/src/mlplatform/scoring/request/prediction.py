@@ -174,17 +174,17 @@ async def _score(
 
 async def judged(prediction: Prediction, until_s: float) -> Verdict:
     """The decision for a score; an alert comes with reasons if the time allows."""
-    bundle = prediction.target.bundle
-    score = bundle.calibrate(prediction.raw)
-    decision = bundle.decide(score)
+    target = prediction.target
+    score, cut_offs = target.bundle.calibrate(prediction.raw), target.cut_offs
+    decision = cut_offs.one(score)
     reasons: tuple[ReasonGiven, ...] = ()
     omitted: str | None = None
-    if decision in bundle.scale.alerts:
+    if decision in cut_offs.alerts:
         reasons, omitted = await _reasons(prediction, until_s)
     return Verdict(
         decision,
         prediction.step,
-        prediction.target,
+        target,
         prediction.raw,
         score,
         reasons,
@@ -208,7 +208,7 @@ def explored(
     if draw is None or not draw.explored:
         return verdict, draw
     target = verdict.target
-    if target is not None and exploration.decision not in target.bundle.scale.alerts:
+    if target is not None and exploration.decision not in target.cut_offs.alerts:
         verdict = msgspec.structs.replace(verdict, reasons=(), omitted=None)
     return msgspec.structs.replace(verdict, decision=exploration.decision), draw
 
@@ -230,7 +230,7 @@ def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASO
     if decided is None:
         return Verdict(live.safe, "default", None, reasons=(why,))
     decision, reasons = decided
-    is_alert = decision in champion.bundle.scale.alerts
+    is_alert = decision in champion.cut_offs.alerts
     return Verdict(decision, "rules", champion, reasons=reasons if is_alert else ())
 
 
@@ -248,7 +248,7 @@ def _by_small_model(target: Target, small: SmallScorer, row: Sequence[float]) ->
     raw = small.raw(row)
     score, decision = small.decide(raw)
     reasons: tuple[ReasonGiven, ...] = ()
-    if decision in target.bundle.scale.alerts:
+    if decision in target.cut_offs.alerts:
         named = (target.bundle.reasons[name] for name in small.strongest(row, MOST))
         reasons = tuple(ReasonGiven(reason.code, reason.customer) for reason in named)
     return Verdict(decision, "small_model", target, raw, score, reasons)
