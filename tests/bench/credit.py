@@ -24,8 +24,7 @@ from sklearn.metrics import roc_auc_score
 from mlplatform.commands.authoring import templates
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.costs import mean_cost
-from mlplatform.model.decision_scale import CutOffs, DecisionScale
-from mlplatform.model.definition import LabelCosts, ThresholdPolicy
+from mlplatform.model.decision_scale import CutOffs, DecisionScale, LabelCosts, ThresholdPolicy
 from mlplatform.model.folders import load_definition
 
 LABEL: Final = "default.payment.next.month"

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.training.calibration import KnownScores, fit_thresholds
 from mlplatform.learning.training.costs import cheapest_thresholds, mean_cost
-from mlplatform.model.decision_scale import CutOffs, DecisionScale
-from mlplatform.model.definition import LabelCosts, ThresholdPolicy
+from mlplatform.model.decision_scale import CutOffs, DecisionScale, LabelCosts, ThresholdPolicy
 from mlplatform.model.folders import load_definition
 
 COSTS = (

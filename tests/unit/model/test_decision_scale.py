@@ -11,8 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.decision_scale import EARLIER, CutOffs, DecisionScale
-from mlplatform.model.definition import DecisionPolicy
+from mlplatform.model.decision_scale import EARLIER, CutOffs, DecisionPolicy, DecisionScale
 from mlplatform.model.findings import DocumentInvalid
 from mlplatform.model.folders import model_folder, parse
 from mlplatform.model.rules import evaluate, parse_rules

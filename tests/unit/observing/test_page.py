@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.learning.registry.versions import Version, VersionFacts
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.routes import Arm, no_routes
 from mlplatform.observing.page import causes, decisions, incidents, rollouts
 from mlplatform.observing.page.plots import WIDTH, Interval, plot
@@ -30,6 +31,15 @@ VALUES = {"share": 0.27, "low": 0.08, "high": 0.54, "limit": 0.01}
 def decided(name: str, *records: decisions.RecordShown) -> str:
     shown = decisions.decision(records)
     return render("decision.html", here="", name=name, shown=shown, why=None)
+
+
+def recorded(found: dict[str, Any]) -> decisions.RecordShown:
+    return decisions.record(found, lambda model, decision: decisions.tone(EARLIER, decision))
+
+
+def test_what_is_no_alert_is_good_and_the_strongest_alert_is_bad() -> None:
+    tones = [decisions.tone(EARLIER, word) for word in (*EARLIER.names, "refuse", None)]
+    assert tones == ["good", "", "bad", "", ""]
 
 
 def journal(text: str) -> list[Transition]:
@@ -82,7 +92,7 @@ def test_what_people_write_is_text_on_every_page() -> None:
     change = Change(1, 1, "open", 0, HOSTILE, HOSTILE)
     finding = Finding("fraud", "drift", 1, 1, 1, {"reasons": [HOSTILE]})
     incident = Incident(HOSTILE, finding, "open", 0, None, 0, None, (change,))
-    record = decisions.record(
+    record = recorded(
         RECORD | {"payload": {"features": {HOSTILE: HOSTILE}, "request": {HOSTILE: HOSTILE}}}
     )
     pages = [
@@ -103,12 +113,12 @@ def test_what_people_write_is_text_on_every_page() -> None:
 def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compared() -> None:
     asked = {"amount": 380.58, "terminal_id": 448}
     row = RECORD | {"score": 9.295e-05, "payload": {"request": asked, "reasons": ["AMOUNT"]}}
-    shown = decided("d1", decisions.record(row))
+    shown = decided("d1", recorded(row))
     assert '<dt>amount</dt><dd class="n">380.58</dd>' in shown
     assert "score 0.0001" in shown
     assert "mlplatform log explain d1" in shown
     rows_of_a_raw_call = RECORD | {"payload": {"request": [[1.0, 2.0]]}}
-    assert decisions.record(rows_of_a_raw_call).request == ()
+    assert recorded(rows_of_a_raw_call).request == ()
 
 
 def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_features_were() -> None:
@@ -119,7 +129,7 @@ def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_featu
     copy = RECORD | {"kind": "shadow", "version": 2, "decision": "decline", "score": 0.9}
     label = RECORD | {"kind": "label", "event_ms": 9 * hour_ms, "label": 1, "decision": None}
     void = label | {"kind": "void", "event_ms": 8 * hour_ms, "payload": {"reason": "sent twice"}}
-    records = [decisions.record(r) for r in (label, copy, own, void)]
+    records = [recorded(r) for r in (label, copy, own, void)]
     shown = decisions.decision(records)
     assert [(a.of, a.version, a.decision) for a in shown.answers] == [
         ("champion, answered by rules", 1, "approve"),
@@ -151,7 +161,7 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
     assert [(b.width, b.contribution, b.value) for b in why.bars] == [
         (100.0, "+2.000", "380"), (25.0, "+0.500", "missing"), (0.0, "a rule", ""),
     ]  # fmt: skip
-    shown = decisions.decision([decisions.record(RECORD)])
+    shown = decisions.decision([recorded(RECORD)])
     page = render("decision.html", here="", name="d1", shown=shown, why=[why])
     assert "the same, computed again" in page
     assert "<script" not in page
@@ -160,7 +170,7 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
 def test_a_decision_names_the_views_that_were_stale() -> None:
     gaps = {"stale": ["customer_stats", "terminal_stats"]}
     row = RECORD | {"payload": {"feature_gaps": gaps}}
-    shown = decided("d1", decisions.record(row))
+    shown = decided("d1", recorded(row))
     assert "<dt>features stale</dt><dd>customer_stats, terminal_stats</dd>" in shown
 
 
@@ -237,9 +247,9 @@ RECORD: dict[str, Any] = {
 
 
 def test_a_decision_names_the_trace_it_was_made_in() -> None:
-    assert decisions.record(RECORD).trace_id == "d1"
-    assert decisions.record(RECORD | {"payload": {"trace_id": "t"}}).trace_id == "t"
-    assert decisions.record(RECORD | {"kind": "label", "decision": None}).trace_id is None
+    assert recorded(RECORD).trace_id == "d1"
+    assert recorded(RECORD | {"payload": {"trace_id": "t"}}).trace_id == "t"
+    assert recorded(RECORD | {"kind": "label", "decision": None}).trace_id is None
 
 
 def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:

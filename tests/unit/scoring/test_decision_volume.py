@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.decision_scale import EARLIER
-from mlplatform.model.definition import VolumeLimit
+from mlplatform.model.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder, parse
 from mlplatform.model.routes import Arm, Routes

@@ -15,8 +15,7 @@ import pytest
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
-from mlplatform.model.decision_scale import EARLIER
-from mlplatform.model.definition import VolumeLimit
+from mlplatform.model.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from datetime import date, time
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from mlplatform.model.decision_scale import DecisionPolicy, LabelCosts
 from mlplatform.model.definition import (
     CALL_ROWS,
     EVENT_TIME,
     REQUEST_UNIT,
-    DecisionPolicy,
     GpuPolicy,
-    LabelCosts,
     ModelDefinition,
     RolloutPolicy,
 )

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Decision = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]{0,30}\Z")]
 """One of a model's outcomes, by the name that answers, records and metrics show."""
 MOST_DECISIONS: Final = 20
+PartShare = Annotated[float, Meta(gt=0, lt=1)]
+_Score = Annotated[float, Meta(ge=0, le=1)]
 
 
 class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +93,87 @@ class CutOffs:
         for begin in self._begins:
             places += scores >= begin
         return places
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class VolumeLimit(_Strict, frozen=True):
+    """For how many customers a bundle may decide so before a gateway asks it no more.
+
+    Args:
+        shares: by alert, of the customers that it decides about; alerts without one count below.
+        alert_share: of these customers, all alerts together.
+        once_per_s: seconds within which a customer counts once.
+        decisions_per_false_stop: counted decisions, on average at least, from one stop to the next
+            of a bundle that keeps to its limits.
+    """
+
+    alert_share: PartShare
+    once_per_s: Annotated[float, Meta(gt=0, le=86_400)]
+    decisions_per_false_stop: Annotated[int, Meta(ge=1_000, le=1_000_000_000_000)]
+    shares: dict[Decision, PartShare] = {}
+
+
+class LabelCosts(_Strict, frozen=True):
+    """What one outcome costs by the label that the request gets in the end; a gain is negative."""
+
+    negative: float
+    positive: float
+
+
+class ThresholdPolicy(_Strict, frozen=True):
+    """From which score on each outcome but the first is given: one of the three says it.
+
+    Args:
+        shares: of all requests that each gets, the highest scores the last outcome.
+        scores: calibrated, at which each begins, which do not fall.
+        costs: of a request by outcome, the first one too, and label: scores are chosen at which the
+            held-out requests cost least.
+        currency: of the costs, as ISO 4217 names it.
+    """
+
+    shares: dict[Decision, float] | None = None
+    scores: dict[Decision, _Score] | None = None
+    costs: dict[Decision, LabelCosts] | None = None
+    currency: Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")] | None = None
+
+
+class DecisionPolicy(_Strict, frozen=True):
+    """What the model decides, from which score on, and where a bundle is stopped.
+
+    Args:
+        outcomes: from the lowest score to the highest. Their names keep their meaning for the life
+            of the model: records are read by them.
+        alerts: the last of them.
+        hides_outcome: those after which no label can come: of a request that was turned away,
+            nobody can report how it would have ended. Without a label it is not negative but
+            unknown.
+        safe: given when nothing can decide.
+        capacity: share of requests that people have time for as alerts, where `thresholds` does
+            not say so by its shares.
+    """
+
+    outcomes: Annotated[tuple[Decision, ...], Meta(min_length=2, max_length=MOST_DECISIONS)]
+    alerts: tuple[Decision, ...]
+    hides_outcome: tuple[Decision, ...]
+    safe: Decision
+    thresholds: ThresholdPolicy
+    capacity: PartShare | None = None
+    limit: VolumeLimit | None = None
+
+    @property
+    def scale(self) -> DecisionScale:
+        """The outcomes and alerts, as a bundle carries them."""
+        return DecisionScale(self.outcomes, self.alerts)
+
+    @property
+    def alert_share(self) -> float:
+        """Of requests, those that may be alerts: what there are people for."""
+        shares = self.thresholds.shares or {}
+        planned = sum(shares.get(name, 0.0) for name in self.alerts)
+        return planned if self.capacity is None else self.capacity
 
 
 EARLIER: Final = DecisionScale(("approve", "review", "decline"), ("review", "decline"))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from mlplatform.model.decision_scale import MOST_DECISIONS, Decision, DecisionScale
+from mlplatform.model.decision_scale import Decision, DecisionPolicy
 from mlplatform.model.segments import SegmentPolicy
 
 REQUEST_UNIT = "request"
@@ -31,7 +31,6 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Ratio = Annotated[float, Meta(ge=1)]
 ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
 """At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
-PartShare = Annotated[float, Meta(gt=0, lt=1)]
 
 
 def dns_name(model: str) -> str:
@@ -73,83 +72,6 @@ class SmallModelPolicy(_Strict, frozen=True):
 
     inputs: Count
     bins: Annotated[int, Meta(ge=2, le=50)]
-
-
-class VolumeLimit(_Strict, frozen=True):
-    """For how many customers a bundle may decide so before a gateway asks it no more.
-
-    Args:
-        shares: by alert, of the customers that it decides about; alerts without one count below.
-        alert_share: of these customers, all alerts together.
-        once_per_s: seconds within which a customer counts once.
-        decisions_per_false_stop: counted decisions, on average at least, from one stop to the next
-            of a bundle that keeps to its limits.
-    """
-
-    alert_share: PartShare
-    once_per_s: Annotated[float, Meta(gt=0, le=86_400)]
-    decisions_per_false_stop: Annotated[int, Meta(ge=1_000, le=1_000_000_000_000)]
-    shares: dict[Decision, PartShare] = {}
-
-
-class LabelCosts(_Strict, frozen=True):
-    """What one outcome costs by the label that the request gets in the end; a gain is negative."""
-
-    negative: float
-    positive: float
-
-
-class ThresholdPolicy(_Strict, frozen=True):
-    """From which score on each outcome but the first is given: one of the three says it.
-
-    Args:
-        shares: of all requests that each gets, the highest scores the last outcome.
-        scores: calibrated, at which each begins, which do not fall.
-        costs: of a request by outcome, the first one too, and label: scores are chosen at which the
-            held-out requests cost least.
-        currency: of the costs, as ISO 4217 names it.
-    """
-
-    shares: dict[Decision, float] | None = None
-    scores: dict[Decision, Share] | None = None
-    costs: dict[Decision, LabelCosts] | None = None
-    currency: Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")] | None = None
-
-
-class DecisionPolicy(_Strict, frozen=True):
-    """What the model decides, from which score on, and where a bundle is stopped.
-
-    Args:
-        outcomes: from the lowest score to the highest. Their names keep their meaning for the life
-            of the model: records are read by them.
-        alerts: the last of them.
-        hides_outcome: those after which no label can come: of a request that was turned away,
-            nobody can report how it would have ended. Without a label it is not negative but
-            unknown.
-        safe: given when nothing can decide.
-        capacity: share of requests that people have time for as alerts, where `thresholds` does
-            not say so by its shares.
-    """
-
-    outcomes: Annotated[tuple[Decision, ...], Meta(min_length=2, max_length=MOST_DECISIONS)]
-    alerts: tuple[Decision, ...]
-    hides_outcome: tuple[Decision, ...]
-    safe: Decision
-    thresholds: ThresholdPolicy
-    capacity: PartShare | None = None
-    limit: VolumeLimit | None = None
-
-    @property
-    def scale(self) -> DecisionScale:
-        """The outcomes and alerts, as a bundle carries them."""
-        return DecisionScale(self.outcomes, self.alerts)
-
-    @property
-    def alert_share(self) -> float:
-        """Of requests, those that may be alerts: what there are people for."""
-        shares = self.thresholds.shares or {}
-        planned = sum(shares.get(name, 0.0) for name in self.alerts)
-        return planned if self.capacity is None else self.capacity
 
 
 class ExplorationPolicy(_Strict, frozen=True):

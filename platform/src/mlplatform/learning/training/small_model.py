@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.model.bundle import Characteristic, SmallModel
-from mlplatform.model.definition import DecisionPolicy, SmallModelPolicy
+from mlplatform.model.decision_scale import DecisionPolicy
+from mlplatform.model.definition import SmallModelPolicy
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int8]
