@@ -69,7 +69,7 @@ class CutOffs:
         alerts: the outcomes that are alerts.
     """
 
-    __slots__ = ("_begins", "alerts", "one")
+    __slots__ = ("_begins", "_scale", "alerts", "one")
 
     def __init__(self, scale: DecisionScale, thresholds: Mapping[str, float]) -> None:
         first, begins = scale.names[0], scale.begins(thresholds)
@@ -83,7 +83,8 @@ class CutOffs:
                 found = name
             return found
 
-        self._begins, self.one, self.alerts = begins, one, frozenset(scale.alerts)
+        self.one, self.alerts = one, frozenset(scale.alerts)
+        self._scale, self._begins = scale, begins
 
     def many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Outcomes as their places among the names, from 0, in int8."""
@@ -93,6 +94,10 @@ class CutOffs:
         for begin in self._begins:
             places += scores >= begin
         return places
+
+    def alerting(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Which scores get an alert."""
+        return self._scale.alerting(self.many(scores))
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

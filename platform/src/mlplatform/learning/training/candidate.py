@@ -280,7 +280,7 @@ def _candidate(
     files = {MODEL_FILE: digest(made.content)}
     if explainer.content is not None:
         files[EXPLAINER_FILE] = digest(explainer.content)
-    seen = _profile(definition, holdout.matrix, scores, scale.alerting(cut_offs.many(scores)))
+    seen = _profile(definition, holdout.matrix, scores, cut_offs.alerting(scores))
     rhythms = _input_rhythms(seen, dataset.rows.matrix)
     if isinstance(model, OnnxFile):  # one that was brought may take too long for so many rows
         rhythms |= _score_rhythm(calibration.many(model.scores(background)), fitting.matrix)
@@ -296,9 +296,7 @@ def _candidate(
         views=made.views,
         profile=seen,
         alert_band=predicted_band(
-            scale.alerting(cut_offs.many(recent_scores)),
-            replayed,
-            factor=definition.gates.alert_band_factor,
+            cut_offs.alerting(recent_scores), replayed, factor=definition.gates.alert_band_factor
         ),
         data=dataset.data_window(),
         seed=seed,
