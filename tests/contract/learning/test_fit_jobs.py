@@ -163,7 +163,7 @@ def test_a_fit_that_fails_says_why_and_is_tried_anew_when_asked_again(world: Wor
     rows = dataclasses.replace(DATA.rows, y=y)
     genuine = dataclasses.replace(DATA, rows=rows, digest=rows_digest(rows.matrix, y))
     for _ in range(2):
-        with pytest.raises(JobFailed, match="InputInvalid: training set: 0 frauds among"):
+        with pytest.raises(JobFailed, match="InputInvalid: training set: 0 positives among"):
             world.fit(genuine)
     first, second = world.jobs()
     assert (first[-2:], second[-2:]) == ("-1", "-2")

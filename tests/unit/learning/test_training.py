@@ -223,7 +223,7 @@ def test_days_without_a_fraud_cannot_be_learned_from(tmp_path, part):
     }[part]
     event_ms = DATA.rows.matrix.event_ms
     y = np.where((event_ms >= first) & (event_ms < last), 0, DATA.rows.y).astype(np.int8)
-    with pytest.raises(InputInvalid, match="0 frauds"):
+    with pytest.raises(InputInvalid, match="0 positives"):
         train(FOLDER, replace(DATA, rows=replace(DATA.rows, y=y)), bundles=tmp_path, seed=SEED)
 
 
