@@ -14,7 +14,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlplatform.learning.features.policy import Cause
-from mlplatform.model.decision_scale import Decision
 from mlplatform.model.oip import FailureReason
 from mlplatform.operations.actions.last_results import ArmCounts
 from mlplatform.rollouts.drift import incidents
@@ -132,7 +131,6 @@ def test_an_exporter_emits_what_is_listed(world: ScoringWorld, tmp_path: Path) -
         (signals.FAILURES, get_args(FailureReason)),
         (signals.STEP.values, get_args(ModelStep)),
         (signals.DECISIONS.labels[1].values, get_args(AnsweredBy)),
-        (signals.DECISIONS.labels[2].values, get_args(Decision)),
         (signals.PRIORITY.values, (*PRIORITIES, "")),
         (signals.TOKENS_REFUSED.labels[0].values, REFUSALS),
         (signals.FEATURES_MISSING.labels[2].values, get_args(Cause)),
