@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mlplatform.learning.features import rows
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.model.consistency import OF_EVERY_REQUEST
+from mlplatform.model.definition import RequestField
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
 
@@ -82,3 +84,41 @@ def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> Non
 def test_no_request_field_can_have_the_name_of_a_column_beside_it() -> None:
     kept = {*rows.LABELS.names, *rows.DECIDED.names, *rows.VOIDS.names, "declined"}
     assert kept == {*OF_EVERY_REQUEST}
+
+
+def with_texts(folder: Path, values: list[str | None]) -> Path:
+    path = written(folder)
+    pq.write_table(pq.read_table(path).append_column("shop", pa.array(values)), path)
+    return path
+
+
+SHOPS = msgspec.structs.replace(
+    FRAUD,
+    request={**FRAUD.request, "shop": RequestField(type="string", values=("Straße", "", "web"))},
+)
+
+
+def test_texts_come_out_as_they_are_in_the_file(tmp_path: Path) -> None:
+    path = with_texts(tmp_path, ["Straße", ""])
+    found = examine_history(path, definition=SHOPS, now_ms=None, columns={})
+    assert found.table.column("shop").to_pylist() == ["Straße", ""]
+    rows.check_history(found.table, SHOPS, "history")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("x", "row 1: shop is none of request.shop.values"),
+        (None, "row 1: shop is missing"),
+        ("a\x1b", "a character that is not printed"),
+        ("y" * 1025, "more than 1024 characters"),
+    ],
+    ids=["no text of the list", "no text", "a control character", "a long text"],
+)
+def test_a_text_that_no_request_may_have_is_refused_in_a_history(
+    tmp_path: Path, value: str | None, told: str
+) -> None:
+    path = with_texts(tmp_path, ["web", value])
+    found = examine_history(path, definition=SHOPS, now_ms=None, columns={})
+    with pytest.raises(InputInvalid, match=told):
+        rows.check_history(found.table, SHOPS, "history")

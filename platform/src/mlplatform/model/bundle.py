@@ -25,6 +25,7 @@ from mlplatform.model.definition import InputSpec
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text
+from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
@@ -219,6 +220,8 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     """Digest of the model folder that fitted it (`model.folders.folder_digest`); empty for a model
     that was brought, and for a bundle that was made before it."""
     scale: DecisionScale = EARLIER
+    vocabularies: dict[str, tuple[str, ...]] = {}
+    """The words of each category input, in the order of their places (`model.tensors`)."""
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -291,6 +294,9 @@ def problems(bundle: Bundle) -> list[str]:
             set(bundle.rhythms or ()) <= {*bundle.profile.inputs, SCORE}
         ),
         "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
+        "vocabularies are not those of the category inputs": set(bundle.vocabularies)
+        != {i.name for i in bundle.inputs if i.kind == "category"},
+        "vocabularies hold what is no word": any(vocabulary_problems(bundle.vocabularies)),
         f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
         f"attribution and {EXPLAINER_FILE} contradict each other": (
             (bundle.attribution.method == "tree_shap") != (EXPLAINER_FILE in bundle.files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,6 +19,7 @@ from mlplatform.model.definition import (
 )
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
+from mlplatform.model.tensors.categories import vocabulary_problems
 
 Rule = tuple[bool, str, object, str]
 """Whether it holds, the key that it is about, that key's value, and what is wanted there."""
@@ -35,6 +36,7 @@ def contradictions(model: ModelDefinition) -> Iterator[Finding]:
     """Every rule that does not hold, by its key."""
     for part in (
         _request,
+        _categories,
         _decision,
         _limit,
         _learning,
@@ -63,6 +65,43 @@ def _request(model: ModelDefinition) -> Iterator[Rule]:
         if field.minimum is not None and field.maximum is not None:
             ordered = field.minimum <= field.maximum
             yield ordered, f"request.{name}.minimum", field.minimum, "at most maximum"
+
+
+def _categories(model: ModelDefinition) -> Iterator[Rule]:
+    for name, field in model.request.items():
+        key, is_text = f"request.{name}", field.type == "string"
+        for part in ("max_length", "values"):
+            value = getattr(field, part)
+            yield is_text or value is None, f"{key}.{part}", value, "nothing: only texts have it"
+        if field.values is not None:
+            yield bool(field.values), f"{key}.values", field.values, "a text at least"
+            words = {name: [word for word in field.values if word]}
+            yield from _words(f"{key}.values", field.values, words)
+            longest = max(map(len, field.values), default=0)
+            wanted = f"{longest} or more, the length of the longest of values"
+            fits = field.max_length is None or longest <= field.max_length
+            yield fits, f"{key}.max_length", field.max_length, wanted
+    categories = {i.name for i in model.inputs if i.kind == "category"}
+    for name, given in model.vocabularies.items():
+        yield (
+            name in categories,
+            f"vocabularies.{name}",
+            given,
+            "words of an input of kind category",
+        )
+        yield from _words(f"vocabularies.{name}", given, {name: given})
+    for number, segment in enumerate(model.drift.segments):
+        key, wanted = f"drift.segments.{number}.input", "an input that is a number"
+        yield segment.input not in categories, key, segment.input, wanted
+    of_rollout = model.rollout.segments
+    for number, group in enumerate(of_rollout.groups if of_rollout is not None else ()):
+        key, wanted = f"rollout.segments.groups.{number}.input", "a number; a text by its `field`"
+        yield group.input not in categories, key, group.input, wanted
+
+
+def _words(key: str, given: object, words: Mapping[str, Sequence[str]]) -> Iterator[Rule]:
+    for _, problem in vocabulary_problems(words):
+        yield False, key, given, f"words that can be kept: {problem}"
 
 
 def _decision(model: ModelDefinition) -> Iterator[Rule]:

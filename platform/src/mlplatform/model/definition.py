@@ -25,6 +25,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Team = Annotated[str, Meta(pattern=r"\A[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")]
 FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
 Text = Annotated[str, Meta(pattern=r"\S", max_length=500)]
+Words = Annotated[tuple[Annotated[str, Meta(max_length=1024)], ...], Meta(max_length=10_000)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -44,20 +45,29 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class RequestField(_Strict, frozen=True):
-    """One field that an application sends with each request."""
+    """One field that an application sends with each request.
+
+    Args:
+        max_length: characters of a text; None: 1024.
+        values: the texts that are taken, and no other; an empty one is a missing value.
+    """
 
     type: Literal["int64", "float64", "string", "bool"]
     entity: str | None = None
     pseudonymous: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    max_length: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    values: Words | None = None
 
 
 class InputSpec(_Strict, frozen=True):
     """One input of the model, by position: a transform of the request or a feature of a view."""
 
     name: str
-    kind: Literal["field", "hour_of_day", "day_of_week", "is_weekend", "is_night", "ratio", "view"]
+    kind: Literal[
+        "field", "category", "hour_of_day", "day_of_week", "is_weekend", "is_night", "ratio", "view"
+    ]
     of: str | None = None
     to: str | None = None
 
@@ -223,6 +233,8 @@ class TrainingPolicy(_Strict, frozen=True):
             there are none, that it is fraud (`pseudo_label`).
         pseudo_label_precision: share of declines with a known outcome that must be shown to be
             fraud before one without counts as such.
+        vocabulary: words of a category that are learned, the most frequent ones, where neither
+            `vocabularies` nor a field's `values` give them.
     """
 
     window_days: Count
@@ -234,6 +246,7 @@ class TrainingPolicy(_Strict, frozen=True):
     pseudo_label_precision: Share = 0.8
     deadline_s: Annotated[int, Meta(ge=60, le=86_400)] = 1200
     gpu: GpuPolicy | None = None
+    vocabulary: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
 class CachePolicy(_Strict, frozen=True):
@@ -419,6 +432,8 @@ class ModelDefinition(_Strict, frozen=True):
     drift: DriftPolicy
     features: FeaturesPolicy = FeaturesPolicy()
     exploration: ExplorationPolicy | None = None
+    vocabularies: dict[str, Words] = {}
+    """The words of category inputs that are not learned, in the order of their places."""
     gpu: GpuPolicy | None = None
     team: Team | None = None
     """Whose quota of a cluster the model's pods count against; None: that of all such models."""

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from mlplatform.model import request_transforms as transforms
 from mlplatform.model.definition import EVENT_TIME, InputSpec, ModelDefinition
 from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.tensors.categories import (
+    Places,
+    Vocabularies,
+    column_places,
+    place,
+    places,
+)
 from mlplatform.runtime.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -41,9 +48,10 @@ class InputPlan:
         inputs: the list that a bundle carries, for a bundle older than the model folder.
         defaults: the values that a bundle was trained with where features are missing; those of
             the views unless given.
+        vocabularies: the words of each category input, whose place in a row is a number.
 
     Raises:
-        ConfigInvalid: an input that names no request field or feature.
+        ConfigInvalid: an input that names no request field or feature, or a category without words.
     """
 
     def __init__(
@@ -52,12 +60,12 @@ class InputPlan:
         views: Sequence[FeatureView],
         inputs: Sequence[InputSpec] | None = None,
         defaults: Mapping[str, float] | None = None,
+        vocabularies: Vocabularies | None = None,
     ) -> None:
-        self._fields = {
-            name
-            for name, field in definition.request.items()
-            if field.type != "string" and not field.pseudonymous
-        }
+        told = {name: f.type for name, f in definition.request.items() if not f.pseudonymous}
+        self._fields = {name for name, kind in told.items() if kind != "string"}
+        self._texts = set(told) - self._fields
+        self._places = {name: places(words) for name, words in (vocabularies or {}).items()}
         self._features = {f: v.name for v in views for f in v.feature_names}
         specs = definition.inputs if inputs is None else inputs
         self.inputs = tuple(self._checked(spec) for spec in specs)
@@ -66,7 +74,8 @@ class InputPlan:
         self.features = tuple(f for v in views for f in v.feature_names if f in used)
         self.views = tuple(v for v in views if used.intersection(v.feature_names))
         self._defaults = view_defaults(views) if defaults is None else defaults
-        self._steps = tuple(_step(i, self._features, self._defaults) for i in self.inputs)
+        self.texts = frozenset(i.of or "" for i in self.inputs if i.transform == "category")
+        self._steps = tuple(self._step(i) for i in self.inputs)
 
     def row(self, request: Request, event_ms: int, view_values: ViewValues) -> list[float]:
         """The inputs of one request, in order; NaN where a value is missing."""
@@ -80,8 +89,17 @@ class InputPlan:
         event_ms = times.cast(pa.int64()).to_numpy()
         result = np.empty((table.num_rows, len(self.inputs)), dtype=np.float32)
         for position, spec in enumerate(self.inputs):
-            result[:, position] = _values(spec, table, event_ms, self._defaults)
+            if spec.transform == "category":
+                texts = table.column(spec.of or "")
+                result[:, position] = column_places(texts, self._places[spec.name])
+            else:
+                result[:, position] = _values(spec, table, event_ms, self._defaults)
         return result
+
+    def _step(self, spec: ModelInput) -> Step:
+        if spec.transform == "category":
+            return _category(spec.of or "", self._places[spec.name])
+        return _step(spec, self._features, self._defaults)
 
     def _checked(self, spec: InputSpec) -> ModelInput:
         key = f"inputs: {spec.name}"
@@ -95,6 +113,12 @@ class InputPlan:
                 if spec.kind == "ratio":
                     self._known(f"{key}: to", spec.to, self._fields | set(self._features))
                 return ModelInput(spec.name, "request", spec.kind, spec.of, spec.to)
+            case "category":
+                self._known(f"{key}: of", spec.of, self._texts)
+                if spec.name not in self._places:
+                    wanted = "the words of this input, from the bundle or learned"
+                    raise ConfigInvalid(f"{key}: vocabulary", None, wanted)
+                return ModelInput(spec.name, "request", spec.kind, spec.of)
             case _:
                 return ModelInput(spec.name, "request", spec.kind)
 
@@ -129,6 +153,10 @@ def _step(spec: ModelInput, features: Mapping[str, str], defaults: Mapping[str, 
         case _:
             function = transforms.TIME_SCALAR[spec.transform]
             return lambda request, event_ms, values: function(event_ms)
+
+
+def _category(of: str, known: Places) -> Step:
+    return lambda request, event_ms, values: place(request.get(of), known)
 
 
 def _feature(name: str, defaults: Mapping[str, float]) -> Step:

@@ -17,6 +17,8 @@ LEVELS = 100  # of the stored quantiles: the midpoints 0.005, 0.015, … 0.995
 # Served and trained values of one number may differ in the last digits of a float32. An edge a
 # little above its decile keeps both on one side of it.
 EDGE_TOLERANCE = 1e-5
+WORD_SHARE = 0.01
+NO_WORDS: Mapping[str, int] = {}
 EMPTY_BIN_SHARE = 1e-4  # PSI has no value for an empty bin
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -28,6 +30,7 @@ class Column:
 
     Bin i holds the values in (edges[i-1], edges[i]]; the first and last bins are open. A value that
     fills a decile on its own has a bin of its own. Shares are of the present values and sum to 1.
+    The places of a category have no order: it has no quantiles, and moves by its shares alone.
     """
 
     edges: tuple[float, ...]
@@ -36,6 +39,10 @@ class Column:
     mean: float
     std: float
     missing_share: float
+
+    @property
+    def is_category(self) -> bool:
+        return not self.quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ def profile(
     scores: Floats,
     alerts: npt.NDArray[np.bool_],
     units: npt.NDArray[np.int64],
+    words: Mapping[str, int] = NO_WORDS,
 ) -> Profile:
     """The profile of a model, from payments that it was *not* fitted on.
 
@@ -66,6 +74,7 @@ def profile(
         scores: calibrated, 0 to 1, one for each row.
         alerts: for each row, whether the decision was review or decline.
         units: for each row, the assignment unit.
+        words: of the categories among them, how many words each knows.
 
     Raises:
         InputInvalid: shapes that do not fit, no rows, or a column without a single value.
@@ -75,7 +84,12 @@ def profile(
         rows=len(matrix),
         units=len(np.unique(units)),
         alert_share=float(np.mean(alerts)),
-        inputs={name: column(matrix[:, i], name) for i, name in enumerate(names)},
+        inputs={
+            name: category(matrix[:, i], name, words[name])
+            if name in words
+            else column(matrix[:, i], name)
+            for i, name in enumerate(names)
+        },
         score=column(scores, "score"),
     )
 
@@ -94,6 +108,37 @@ def column(values: Floats, name: str) -> Column:
         edges=tuple(edges.tolist()),
         shares=tuple((bin_counts(present, edges) / len(present)).tolist()),
         quantiles=tuple(_short(q) for q in np.quantile(present, levels())),
+        mean=_short(present.mean()),
+        std=_short(present.std()),
+        missing_share=1.0 - len(present) / len(values),
+    )
+
+
+def category(values: Floats, name: str, words: int) -> Column:
+    """The distribution of the places of a category, of which place 1 is of unknown values.
+
+    That place has a bin of its own, as has each word of at least `WORD_SHARE`; rarer ones share
+    bins of that share with the words beside them.
+
+    Raises:
+        InputInvalid: there is no value in it.
+    """
+    present = finite(values)
+    if len(present) == 0:
+        raise InputInvalid("training profile", None, f"{name} has no value at all")
+    counts = np.bincount(present.astype(np.int64), minlength=words + 2)[2 : words + 2]
+    edges, held = [1.5], 0
+    for place, count in enumerate(counts.tolist(), 2):
+        held += count
+        if held >= WORD_SHARE * len(present):
+            edges.append(place + 0.5)
+            held = 0
+    if len(edges) > 1:
+        edges.pop()  # what is left beyond the last bin is too little for one of its own
+    return Column(
+        edges=tuple(edges),
+        shares=tuple((bin_counts(present, np.array(edges)) / len(present)).tolist()),
+        quantiles=(),
         mean=_short(present.mean()),
         std=_short(present.std()),
         missing_share=1.0 - len(present) / len(values),
@@ -124,8 +169,11 @@ def distance(column: Column, present: npt.NDArray[np.float64]) -> float:
 
     W1 is the integral of |F⁻¹(u) - G⁻¹(u)| over u in 0 to 1. Here it is the mean of that difference
     at the levels of the stored quantiles (the midpoint rule, 100 levels), so what moves only within
-    the outermost half percent is not seen. A constant column is measured in its own units.
+    the outermost half percent is not seen. A constant column is measured in its own units, and a
+    category not at all.
     """
+    if column.is_category:
+        return 0.0
     now = np.quantile(present, levels(len(column.quantiles)))
     return float(np.mean(np.abs(now - np.array(column.quantiles)))) / (column.std or 1.0)
 

@@ -114,7 +114,9 @@ def _weekday(column: Column, values: Floats, days: int) -> Weekday:
     shares = bin_counts(present, np.array(column.edges)) / len(present)
     return Weekday(
         shares=tuple(_short(s) for s in shares),
-        quantiles=tuple(_short(q) for q in np.quantile(present, levels(LEVELS))),
+        quantiles=()
+        if column.is_category
+        else tuple(_short(q) for q in np.quantile(present, levels(LEVELS))),
         missing_share=_short(1.0 - len(present) / len(values)),
         rows=len(values),
         days=days,

@@ -122,7 +122,8 @@ def _check(rule: Rule, source: str, inputs: Collection[str]) -> None:
         raise ConfigInvalid(f"{key}.when", [], "at least one condition")
     for condition in rule.when:
         if condition.input not in inputs:
-            raise ConfigInvalid(f"{key}.when.input", condition.input, "an input of the model")
+            wanted = "an input of the model that is a number"
+            raise ConfigInvalid(f"{key}.when.input", condition.input, wanted)
         if (condition.value is None) != (condition.op == "missing"):
             wanted = "no value with 'missing', a number with every other operator"
             raise ConfigInvalid(f"{key}.when.value", condition.value, wanted)

@@ -70,7 +70,8 @@ def _of_files(folder: Path) -> Iterator[str]:
     if definition.name != folder.name:
         yield str(ConfigInvalid(f"{FILE}: name", definition.name, f"the folder's, {folder.name!r}"))
     try:
-        InputPlan(definition, load_views(folder))
+        words = {i.name: () for i in definition.inputs if i.kind == "category"}
+        InputPlan(definition, load_views(folder), vocabularies=words)
     except PlatformError as error:
         yield f"{FILE}: {error}"
     try:

@@ -103,5 +103,7 @@ def _values(values: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name} {_number(value)}" for name, value in values.items())
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | str | None) -> str:
+    if isinstance(value, str):
+        return shown(value)
     return "missing" if value is None else f"{value:.6g}"

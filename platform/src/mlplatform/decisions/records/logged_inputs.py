@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ class LoggedInputs:
         named = (n for i in plan.inputs if i.kind == "request" for n in (i.of, i.to) if n)
         self._fields = tuple(dict.fromkeys(n for n in named if n not in plan.features))
         parts: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-            ("request", _struct("Request", self._fields)),
+            ("request", _struct("Request", self._fields, plan.texts)),
             ("features", _struct("Features", self._features)),
             ("feature_times", _struct("Times", self._views), None),
         ]
@@ -70,7 +70,8 @@ class LoggedInputs:
             values = [msgspec.structs.astuple(getattr(p, part)) for p in payloads]
             by_name = zip(*values, strict=True) if values else [()] * len(names)
             for name, column in zip(names, by_name, strict=True):
-                columns[name] = pa.array(column, type=pa.float64())
+                kind = pa.string() if name in self._plan.texts else pa.float64()
+                columns[name] = pa.array(column, type=kind)
         facts = pa.table(columns)
         return Logged(facts, self._plan.matrix(facts), self._newest(payloads))
 
@@ -83,7 +84,8 @@ class LoggedInputs:
         }
 
 
-def _struct(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:
+def _struct(name: str, fields: Sequence[str], texts: Collection[str] = ()) -> type[msgspec.Struct]:
     numbered = {f"f{i}": field for i, field in enumerate(fields)}
-    shape = [(key, float | bool | None, None) for key in numbered]
+    number, text = float | bool | None, str | None
+    shape = [(key, text if field in texts else number, None) for key, field in numbered.items()]
     return msgspec.defstruct(name, shape, rename=numbered, gc=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,26 +18,42 @@ from mlplatform.learning.features.hidden import (
 )
 from mlplatform.model.bundle import DataWindow
 from mlplatform.model.definition import REQUEST_UNIT, InputSpec, ModelDefinition
+from mlplatform.model.tensors.categories import (
+    MOST_WORDS,
+    Vocabularies,
+    declared,
+    joined,
+    learned,
+    translated,
+)
+from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.errors import InputInvalid
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from mlplatform.learning.features.offline import OfflineTable
+    from mlplatform.model.bundle import Bundle
     from mlplatform.model.feature_views import FeatureView
     from mlplatform.model.inputs import InputPlan
 
 DAY_MS = 86_400_000
+NO_WORDS: Final[Vocabularies] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of inputs, in event time, with the unit that each belongs to."""
+    """Rows of inputs, in event time, with the unit that each belongs to.
+
+    Args:
+        words: of each category input, those whose places `x` holds.
+    """
 
     names: tuple[str, ...]
     x: NDArray[np.float32]
     event_ms: NDArray[np.int64]
     unit: NDArray[np.int64]
+    words: Vocabularies = field(default_factory=dict)
 
     def columns(self, names: Sequence[str]) -> NDArray[np.float32]:
         """The inputs of one bundle, in its order.
@@ -52,7 +68,28 @@ class Matrix:
         return np.ascontiguousarray(self.x[:, [self.names.index(name) for name in names]])
 
     def rows(self, chosen: slice | NDArray[np.bool_]) -> Matrix:
-        return Matrix(self.names, self.x[chosen], self.event_ms[chosen], self.unit[chosen])
+        return replace(
+            self, x=self.x[chosen], event_ms=self.event_ms[chosen], unit=self.unit[chosen]
+        )
+
+    def of(self, bundle: Bundle) -> NDArray[np.float32]:
+        """The inputs of a bundle, in its order and by its vocabularies."""
+        return self.by(bundle.vocabularies).columns(bundle.input_names)
+
+    def by(self, vocabularies: Vocabularies) -> Matrix:
+        """The same rows with categories at their places in other vocabularies."""
+        changed = {
+            name: words
+            for name, words in vocabularies.items()
+            if name in self.words and tuple(words) != tuple(self.words[name])
+        }
+        if not changed:
+            return self
+        x = self.x.copy()
+        for name, words in changed.items():
+            place = self.names.index(name)
+            x[:, place] = translated(x[:, place], self.words[name], words)
+        return replace(self, x=x, words={**self.words, **changed})
 
     def __len__(self) -> int:
         return len(self.x)
@@ -91,6 +128,10 @@ class Labelled:
         """The rows that a model may be judged by: those whose outcome somebody knows."""
         return self if self.hidden is None else self.rows(~self.hidden)
 
+    def by(self, vocabularies: Vocabularies) -> Labelled:
+        """As `Matrix.by`."""
+        return replace(self, matrix=self.matrix.by(vocabularies))
+
     def share(self, share: float) -> Labelled:
         """The rows of a share of the units."""
         if share >= 1:
@@ -120,7 +161,8 @@ class Dataset:
     """Matured payments in event time.
 
     `labels_until_ms` is the latest arrival of a label among those known at `as_of_ms`: a feed that
-    stopped earlier than the window ends has left frauds unknown.
+    stopped earlier than the window ends has left frauds unknown. `vocabularies` are those of the
+    model to be fitted; its rows may know words of others besides.
     """
 
     model: str
@@ -130,6 +172,11 @@ class Dataset:
     labels_until_ms: int | None
     digest: str
     hidden: HiddenOutcomes = NOTHING_HIDDEN
+    vocabularies: Vocabularies = field(default_factory=dict)
+
+    def by(self, vocabularies: Vocabularies) -> Dataset:
+        """As `Matrix.by`."""
+        return replace(self, rows=self.rows.by(vocabularies))
 
     @property
     def fitting(self) -> Labelled:
@@ -202,6 +249,7 @@ def build_dataset(
     *,
     as_of_ms: int,
     also: Sequence[InputSpec] = (),
+    words: Vocabularies = NO_WORDS,
 ) -> Dataset:
     """The training set as it could have been built at `as_of_ms`: later labels do not exist.
 
@@ -210,6 +258,7 @@ def build_dataset(
     Args:
         also: inputs of the champion, which is to be judged on the same rows; those of a view that
             the model folder no longer has are left out.
+        words: of the champion's category inputs.
 
     Raises:
         InputInvalid: no payment has matured, or late rows would falsify the features.
@@ -231,6 +280,7 @@ def build_dataset(
         table,
         as_of_ms=as_of_ms,
         also=also,
+        words=words,
         labels_until_ms=_latest_label(offline, as_of_ms),
     )
 
@@ -243,15 +293,16 @@ def dataset(
     as_of_ms: int,
     labels_until_ms: int | None,
     also: Sequence[InputSpec] = (),
+    words: Vocabularies = NO_WORDS,
 ) -> Dataset:
     """The training set in a table of requests, labels and joined features.
 
-    Rows outside the window are dropped, and labels that arrive after `as_of_ms` are not read.
+    Rows outside the window are dropped, and labels that arrive after `as_of_ms` are not read. The
+    words of categories are learned from the days to fit alone.
     """
     import pyarrow as pa
 
     table = table.sort_by([("event_time", "ascending"), ("request_id", "ascending")])
-    plan = input_plan(definition, views, also)
     event_ms = _epoch_ms(table, "event_time")
     bounds = window(definition, as_of_ms)
     inside = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)
@@ -259,7 +310,10 @@ def dataset(
     told = table.column("label").to_numpy()  # a missing label is NaN there
     arrived = _epoch_ms(table, "label_time") <= as_of_ms
     y = ((told == 1) & arrived).astype(np.int8)
-    matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table))
+    fitting = table.slice(0, int(np.searchsorted(event_ms, bounds.holdout_from_ms)))
+    own = own_words(definition, fitting, definition.training.vocabulary)
+    plan, known = _plan(definition, views, also, own, words)
+    matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
     rows, found = _treated(Labelled(matrix, y), table, ~np.isnan(told) & arrived, definition)
     return Dataset(
         model=definition.name,
@@ -269,6 +323,7 @@ def dataset(
         labels_until_ms=labels_until_ms,
         digest=rows_digest(matrix, rows.y, rows),
         hidden=found,
+        vocabularies=own,
     )
 
 
@@ -293,8 +348,12 @@ def requests_between(
     from_ms: int,
     to_ms: int,
     also: Sequence[InputSpec] = (),
+    words: Vocabularies = NO_WORDS,
 ) -> Matrix:
     """Requests in [from_ms, to_ms) with the inputs that serving read, labelled or not, in order.
+
+    Categories are at places among all their words there, 10 000 at most, so that every bundle's are
+    among them.
 
     Raises:
         InputInvalid: late rows would falsify the features.
@@ -303,13 +362,43 @@ def requests_between(
 
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id").to_arrow_table()
     table = training_join(offline, views, asked)
-    plan = input_plan(definition, views, also)
+    plan, known = _plan(definition, views, also, words, own_words(definition, table, MOST_WORDS))
     event_ms = _epoch_ms(table, "event_time")
-    return Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table))
+    return Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
+
+
+def own_words(
+    definition: ModelDefinition, table: pa.Table, most: int
+) -> dict[str, tuple[str, ...]]:
+    """The words of the definition's category inputs: declared, or the most frequent of a table."""
+    found = declared(definition)
+    for spec in definition.inputs:
+        if spec.kind == "category" and spec.name not in found:
+            found[spec.name] = learned(table.column(spec.of or ""), most)
+    return found
+
+
+def _plan(
+    definition: ModelDefinition,
+    views: tuple[FeatureView, ...],
+    also: Sequence[InputSpec],
+    first: Vocabularies,
+    then: Vocabularies,
+) -> tuple[InputPlan, dict[str, tuple[str, ...]]]:
+    """The plan of a table, and the words of its categories, `first` in their own order."""
+    known = {
+        name: joined(first.get(name, ()), then.get(name, ()), most=2 * MOST_WORDS)
+        for name in {**first, **then}
+    }
+    plan = input_plan(definition, views, also, known)
+    return plan, {name: words for name, words in known.items() if name in plan.names}
 
 
 def input_plan(
-    definition: ModelDefinition, views: tuple[FeatureView, ...], also: Sequence[InputSpec] = ()
+    definition: ModelDefinition,
+    views: tuple[FeatureView, ...],
+    also: Sequence[InputSpec] = (),
+    vocabularies: Vocabularies = NO_WORDS,
 ) -> InputPlan:
     """The definition's inputs, then those of `also` that it lacks and that views still have."""
     from mlplatform.model.inputs import InputPlan
@@ -319,7 +408,8 @@ def input_plan(
     extra = [
         i for i in also if i.name not in names and (i.kind != "view" or (i.of, i.name) in available)
     ]
-    return InputPlan(definition, views, (*definition.inputs, *extra))
+    specs = (*definition.inputs, *extra)
+    return InputPlan(definition, views, specs, vocabularies=vocabularies)
 
 
 def _units(definition: ModelDefinition, table: pa.Table) -> NDArray[np.int64]:
@@ -349,6 +439,8 @@ def rows_digest(matrix: Matrix, y: NDArray[np.int8], rows: Labelled | None = Non
         rows: whose hidden outcomes and weights are digested too, where it has some.
     """
     total = hashlib.sha256("\n".join(matrix.names).encode())
+    if matrix.words:
+        total.update(canonical_json({n: list(words) for n, words in matrix.words.items()}))
     more = () if rows is None else (rows.hidden, rows.weight)
     parts = (matrix.x, y, matrix.event_ms, matrix.unit, *more)
     for part in (part for part in parts if part is not None):

@@ -32,6 +32,7 @@ _MEANING: Final = {
 _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "int64": _INTEGERS,
     "float64": (pa.float64(), pa.float32(), *_INTEGERS),
+    "string": (pa.string(),),
 }
 
 
@@ -39,8 +40,7 @@ def columns_of(definition: ModelDefinition) -> tuple[Wanted, ...]:
     """The columns of a history, which have the model's own names.
 
     Raises:
-        InputInvalid: the model has a field of texts or yes and no, which its own `sources.py` must
-            read.
+        InputInvalid: the model has a field of yes and no, which its own `sources.py` must read.
     """
     return tuple(
         Wanted(

@@ -97,7 +97,7 @@ class ParquetFiles:
         missing = frame.body.get("missing", ())
         arrays = iter(frame.arrays)
         read = [
-            _column(next(arrays, None), next(arrays, None) if name in missing else None, kind)
+            _column([next(arrays, None) for _ in range(_parts(kind, name in missing))], kind)
             for name, kind in wanted.items()
         ]
         columns = [column for column in read if column is not None]
@@ -109,10 +109,16 @@ class ParquetFiles:
         return pa.RecordBatch.from_arrays(columns, names=list(wanted))
 
 
-def _column(
-    values: NDArray[Any] | None, nulls: NDArray[Any] | None, kind: pa.DataType
-) -> pa.Array[Any] | None:
-    """The column of these values; None where they are not such values."""
+def _parts(kind: pa.DataType, has_missing: bool) -> int:
+    """How many arrays a column comes in."""
+    return 1 + pa.types.is_string(kind) + has_missing
+
+
+def _column(parts: Sequence[NDArray[Any] | None], kind: pa.DataType) -> pa.Array[Any] | None:
+    """The column of these arrays; None where they are not those of such values."""
+    if pa.types.is_string(kind):
+        return _texts(*parts)
+    values, nulls = parts[0], parts[1] if len(parts) > 1 else None
     stored = pa.int64() if pa.types.is_timestamp(kind) else kind
     if values is None or values.ndim != 1 or values.dtype != stored.to_pandas_dtype():
         return None
@@ -120,3 +126,26 @@ def _column(
         return None
     mask = None if nulls is None else nulls != 0
     return pa.array(values, type=stored, mask=mask).view(kind)
+
+
+def _texts(
+    bounds: NDArray[Any] | None, content: NDArray[Any] | None, nulls: NDArray[Any] | None = None
+) -> pa.Array[Any] | None:
+    if bounds is None or content is None or bounds.dtype != np.int32 or content.dtype != np.uint8:
+        return None
+    if bounds.ndim != 1 or content.ndim != 1 or not len(bounds) or int(bounds[0]) != 0:
+        return None
+    if (np.diff(bounds) < 0).any() or int(bounds[-1]) != len(content):
+        return None
+    count, valid = len(bounds) - 1, None
+    if nulls is not None:
+        if nulls.shape != (count,) or nulls.dtype != np.uint8:
+            return None
+        valid = pa.py_buffer(np.packbits(nulls == 0, bitorder="little").tobytes())
+    buffers = [valid, pa.py_buffer(bounds.tobytes()), pa.py_buffer(content.tobytes())]
+    column: pa.Array[Any] = pa.Array.from_buffers(pa.string(), count, buffers)
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:  # no UTF-8
+        return None
+    return column

@@ -1,5 +1,5 @@
-"""What the confined process does with Parquet files from outside: reads columns of plain numbers,
-a batch of rows at a time."""
+"""What the confined process does with Parquet files from outside: reads columns of plain numbers
+and texts, a batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from mlplatform.runtime.sandbox.protocol import Frame
 
 MIB: Final = 1024 * 1024
 BATCH_ROWS: Final = 65_536
+MOST_TEXT_BYTES: Final = 16 * MIB
+"""Of one column's texts in one batch: 256 to a row."""
 MOST_ROWS: Final = 20_000_000
 MOST_ROW_GROUPS: Final = 10_000
 MOST_COLUMNS: Final = 64
@@ -71,9 +73,12 @@ class _Work:
         arrays: list[NDArray[Any]] = []
         missing = []
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if _without_zone(column.type) not in _NUMBERS:
-                raise InputInvalid("", None, f"column {name[:64]} holds no plain numbers")
-            arrays.append(_values(column))
+            if column.type == pa.string():
+                arrays += _texts(column)
+            elif _without_zone(column.type) in _NUMBERS:
+                arrays.append(_values(column))
+            else:
+                raise InputInvalid("", None, f"column {name[:64]} holds no plain numbers or texts")
             if column.null_count:
                 missing.append(name)
                 arrays.append(_nulls(column))
@@ -118,6 +123,17 @@ def _values(column: pa.Array[Any]) -> NDArray[Any]:
     return np.frombuffer(values, kind)[column.offset : column.offset + len(column)]
 
 
+def _texts(column: pa.Array[Any]) -> list[NDArray[Any]]:
+    """Where each text begins, and where the last one ends, and the bytes of all of them."""
+    _, bounds, content = column.buffers()
+    stored: Any = bounds
+    found = np.frombuffer(stored, np.int32)[column.offset : column.offset + len(column) + 1]
+    first, last = int(found[0]), int(found[-1])
+    _most("bytes of texts in a batch", last - first, MOST_TEXT_BYTES)
+    held: Any = b"" if content is None else content
+    return [found - np.int32(first), np.frombuffer(held, np.uint8)[first:last]]
+
+
 def _without_zone(kind: pa.DataType) -> pa.DataType:
     """A time with a zone is one of UTC, which its zone only shows otherwise."""
     return pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
@@ -148,7 +164,9 @@ def _try_out() -> None:
     # Not by pa.array, which imports pandas and with it half a second.
     valid, two = pa.py_buffer(b"\x01"), pa.py_buffer(bytes(16))
     arrays = [pa.Array.from_buffers(kind, 2, [valid, two]) for kind in _NUMBERS]
-    columns = [str(kind) for kind in _NUMBERS]
+    offsets = pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
+    arrays.append(pa.Array.from_buffers(pa.string(), 2, [valid, offsets, pa.py_buffer(b"ab")]))
+    columns = [str(array.type) for array in arrays]
     for compression in ("none", "snappy", "zstd", "gzip", "brotli", "lz4"):
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_arrays(arrays, columns), sink, compression=compression)

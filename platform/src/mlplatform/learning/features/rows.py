@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TIME = pa.timestamp("us")
 SHOWN = 60
+MOST_CHARACTERS = 1024
+"""Of a text without a `max_length` of its own, as in requests."""
 DIGEST_ROWS = 65_536
 ARROW: dict[str, pa.DataType] = {
     "int64": pa.int64(),
@@ -131,12 +133,24 @@ def in_order(times: Column, name: str) -> Check:
 def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]:
     """No value is outside the bounds that model.yaml gives the field."""
     found = []
+    if field.type == "string":
+        return _within_words(values, name, field)
     if field.minimum is not None:
         below = values.to_numpy() < field.minimum
         found.append(Check(below, f"{name} is less than {field.minimum:g}", values))
     if field.maximum is not None:
         above = values.to_numpy() > field.maximum
         found.append(Check(above, f"{name} is more than {field.maximum:g}", values))
+    return found
+
+
+def _within_words(values: Column, name: str, field: RequestField) -> list[Check]:
+    longest = field.max_length or MOST_CHARACTERS
+    lengths = pc.utf8_length(values).to_numpy()
+    found = [Check(lengths > longest, f"{name} has more than {longest} characters", values)]
+    if field.values is not None:
+        listed = pc.is_in(values, value_set=pa.array(field.values, pa.string())).to_numpy()
+        found.append(Check(~listed, f"{name} is none of request.{name}.values", values))
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from mlplatform.model.inputs import view_defaults
 from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
 from mlplatform.model.rules import Rule
+from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
@@ -90,6 +91,7 @@ class Made:
     origin: str
     customers: float = 1.0
     folder: str = ""
+    vocabularies: Vocabularies = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -107,6 +109,7 @@ def train(
     Raises:
         InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
     """
+    dataset = dataset.by(dataset.vocabularies)
     definition, fitting = folder.definition, dataset.fitting.taught
     # the calibration is fitted last, but what it lacks is known before anything is learned
     for source, days, use in (
@@ -132,6 +135,7 @@ def train(
         parity=Parity(float(gap.max()), len(rows), "the fitted model"),
         origin=TRAINED_HERE,
         folder=folder.digest,
+        vocabularies=dataset.vocabularies,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -201,7 +205,7 @@ def _brought(
     origin: str,
     seed: int,
 ) -> Candidate:
-    x = parity_rows(dataset.holdout.matrix.columns(base.input_names), seed)[:ALONE_ROWS]
+    x = parity_rows(dataset.holdout.matrix.of(base), seed)[:ALONE_ROWS]
     rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
     alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
     made = Made(
@@ -214,6 +218,7 @@ def _brought(
         parity=Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone"),
         origin=origin,
         customers=_affordable(_expected_s(model, x, rows), dataset),
+        vocabularies=base.vocabularies,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -239,13 +244,21 @@ def golden_rows(x: NDArray[np.float32], raw: NDArray[np.float64]) -> NDArray[np.
     return np.concatenate([np.full((1, x.shape[1]), np.nan, np.float32), chosen])
 
 
-def reference_values(x: NDArray[np.float32], names: Sequence[str]) -> dict[str, float | None]:
-    """The median of each input, None for one without values: what "usual" means in reasons."""
-    present = [column[np.isfinite(column)] for column in x.T]
-    return {
-        name: float(np.median(values)) if len(values) else None
-        for name, values in zip(names, present, strict=True)
-    }
+def reference_values(
+    x: NDArray[np.float32], names: Sequence[str], categories: Container[str] = ()
+) -> dict[str, float | None]:
+    """What "usual" means in reasons: the median of each input, of a category the most frequent
+    place; None for one without values."""
+    found: dict[str, float | None] = {}
+    for name, held in zip(names, x.T, strict=True):
+        values = held[np.isfinite(held)]
+        if not len(values):
+            found[name] = None
+        elif name in categories:
+            found[name] = float(np.bincount(values.astype(np.int64)).argmax())
+        else:
+            found[name] = float(np.median(values))
+    return found
 
 
 def _candidate(
@@ -257,7 +270,9 @@ def _candidate(
     bundles: Path,
     seed: int,
 ) -> Candidate:
-    model, holdout = made.model, dataset.holdout.share(made.customers)
+    dataset, model = dataset.by(made.vocabularies), made.model
+    recent = None if recent is None else recent.by(made.vocabularies)
+    holdout = dataset.holdout.share(made.customers)
     x = holdout.matrix.columns(made.names)
     raw = model.scores(x)
     first = slice(0, holdout.before(dataset.window.gates_from_ms))
@@ -280,7 +295,7 @@ def _candidate(
     files = {MODEL_FILE: digest(made.content)}
     if explainer.content is not None:
         files[EXPLAINER_FILE] = digest(explainer.content)
-    seen = _profile(definition, holdout.matrix, scores, cut_offs.alerting(scores))
+    seen = _profile(definition, holdout.matrix, scores, cut_offs.alerting(scores), made)
     rhythms = _input_rhythms(seen, dataset.rows.matrix)
     if isinstance(model, OnnxFile):  # one that was brought may take too long for so many rows
         rhythms |= _score_rhythm(calibration.many(model.scores(background)), fitting.matrix)
@@ -291,7 +306,7 @@ def _candidate(
         thresholds=thresholds,
         reasons=dict(made.reasons),
         rules=made.rules,
-        reference=reference_values(background, made.names),
+        reference=reference_values(background, made.names, made.vocabularies),
         golden=_golden(model, golden_rows(x, raw)),
         views=made.views,
         profile=seen,
@@ -313,6 +328,7 @@ def _candidate(
         ),
         rhythms=rhythms or None,
         scale=scale,
+        vocabularies={name: tuple(words) for name, words in made.vocabularies.items()},
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
@@ -360,10 +376,12 @@ def _profile(
     rows: Matrix,
     scores: NDArray[np.float64],
     alerts: NDArray[np.bool_],
+    made: Made,
 ) -> Profile:
     """The held-out days, which no model was fitted on: drift's inputs, scores and alerts."""
     watched = [name for name in definition.drift.inputs if name in rows.names]
-    return profile(rows.columns(watched), watched, scores, alerts, rows.unit)
+    words = {name: len(known) for name, known in made.vocabularies.items()}
+    return profile(rows.columns(watched), watched, scores, alerts, rows.unit, words)
 
 
 def _input_rhythms(seen: Profile, rows: Matrix) -> dict[str, Rhythm]:

@@ -51,7 +51,7 @@ class Runnable:
     model: Scoring
 
     def raw(self, rows: Labelled) -> NDArray[np.float64]:
-        return self.model.scores(rows.matrix.columns(self.bundle.input_names))
+        return self.model.scores(rows.matrix.of(self.bundle))
 
 
 def load_runnable(folder: Path) -> Runnable:
@@ -88,6 +88,7 @@ def gather(
         candidate.customers
     )
     judging = slice(holdout.before(dataset.window.gates_from_ms), None)
+    own = dataset.by(written.vocabularies)
     return Evidence(
         model=definition.name,
         bundle=challenger.bundle.digest,
@@ -103,7 +104,7 @@ def gather(
         replay=_replay(definition, challenger, champion, replayed),
         small_model=_small_model(written, holdout.rows(judging).known),
         leakage=leakage_evidence(
-            definition, written.input_names, dataset.fitting.known, dataset.holdout.known
+            definition, written.input_names, own.fitting.known, own.holdout.known
         ),
     )
 
@@ -165,7 +166,7 @@ def _running(
     alone = np.concatenate([model.scores(row[None, :]) for row in golden])
     together = model.scores(golden)
     expected = np.array(bundle.golden.scores)
-    x = judging.matrix.columns(bundle.input_names)
+    x = judging.matrix.of(bundle)
     times = model.latencies_ms(
         x if len(x) else golden, calls=LATENCY_CALLS, budget_s=LATENCY_BUDGET_S
     )
@@ -187,7 +188,7 @@ def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
     share = positives / len(days) if len(days) else math.nan
     if small is None:
         return SmallModelEvidence(None, share, positives)
-    rows = days.matrix.columns(bundle.input_names).astype(np.float64).tolist()
+    rows = days.matrix.of(bundle).astype(np.float64).tolist()
     return SmallModelEvidence(
         average_precision(np.array([small.raw(row) for row in rows]), days.y), share, positives
     )

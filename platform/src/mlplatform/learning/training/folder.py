@@ -85,6 +85,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     """
     name = definition.name
     inputs = [i.name for i in definition.inputs]
+    numbers = [i.name for i in definition.inputs if i.kind != "category"]
     rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
     return ModelFolder(
         definition=definition,
@@ -92,7 +93,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
         rules=parse_rules(
             rules,
             source=f"{name}/rules.yaml",
-            inputs=inputs,
+            inputs=numbers,
             decisions=definition.decision.outcomes,
         ),
         reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),

@@ -31,6 +31,7 @@ from mlplatform.model.bundle import (
     appear,
     load_bundle,
 )
+from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest, finite_or_none
 from mlplatform.runtime.errors import Corrupt
 
@@ -56,6 +57,7 @@ class Replayed(_Part, frozen=True):
 
     source: str
     digest: Sha256
+    words: dict[str, tuple[str, ...]] = {}
 
 
 class Order(_Part, frozen=True):
@@ -65,6 +67,8 @@ class Order(_Part, frozen=True):
         code: version of the code that asked; only the same may fit.
         folder: digest of the model's folder, likewise.
         recent: None where the band is predicted from the held-out days.
+        vocabularies: of the model to be fitted.
+        words: of each category, those whose places the rows hold.
     """
 
     model: str
@@ -74,6 +78,8 @@ class Order(_Part, frozen=True):
     data: DataWindow
     labels_until_ms: int | None
     recent: Replayed | None
+    vocabularies: dict[str, tuple[str, ...]] = {}
+    words: dict[str, tuple[str, ...]] = {}
 
     @property
     def digest(self) -> str:
@@ -110,7 +116,13 @@ def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, se
         seed=seed,
         data=dataset.data_window(),
         labels_until_ms=dataset.labels_until_ms,
-        recent=None if recent is None else Replayed(source=recent.source, digest=_digest(recent)),
+        recent=None
+        if recent is None
+        else Replayed(
+            source=recent.source, digest=_digest(recent), words=_plain(recent.matrix.words)
+        ),
+        vocabularies=_plain(dataset.vocabularies),
+        words=_plain(dataset.rows.matrix.words),
     )
 
 
@@ -138,7 +150,7 @@ def read(asked: Order, shared: Path, payments: Path) -> tuple[Dataset, Recent | 
     Raises:
         Corrupt: they are not those that the order names.
     """
-    rows = _read_rows(payments)
+    rows = _read_rows(payments, asked.words)
     data = asked.data
     _hold(payments, rows_digest(rows.matrix, rows.y, rows), data.digest)
     dataset = Dataset(
@@ -148,10 +160,12 @@ def read(asked: Order, shared: Path, payments: Path) -> tuple[Dataset, Recent | 
         as_of_ms=data.as_of_ms,
         labels_until_ms=asked.labels_until_ms,
         digest=data.digest,
+        vocabularies=asked.vocabularies,
     )
     if asked.recent is None:
         return dataset, None
-    recent = Recent(_read_rows(shared / RECENT).matrix, asked.recent.source)
+    matrix = _read_rows(shared / RECENT, asked.recent.words).matrix
+    recent = Recent(matrix, asked.recent.source)
     _hold(shared / RECENT, _digest(recent), asked.recent.digest)
     return dataset, recent
 
@@ -187,7 +201,8 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
                 shutil.copyfile(path, draft / path.name)
         bundle = load_bundle(draft, told.bundle)
         made_of = (told.order, bundle.model, bundle.folder, bundle.seed, bundle.data)
-        if made_of != (asked.digest, asked.model, asked.folder, asked.seed, asked.data):
+        ordered = (asked.digest, asked.model, asked.folder, asked.seed, asked.data)
+        if made_of != ordered or bundle.vocabularies != asked.vocabularies:
             raise BundleCorrupt(f"{written}: the candidate of another order than {asked.digest}")
         content = (draft / MODEL_FILE).read_bytes()
         folder = bundles / told.bundle
@@ -209,7 +224,7 @@ def _write_rows(rows: Labelled, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
 
 
-def _read_rows(path: Path) -> Labelled:
+def _read_rows(path: Path, words: Vocabularies) -> Labelled:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -222,7 +237,11 @@ def _read_rows(path: Path) -> Labelled:
     x = np.empty((table.num_rows, len(inputs)), np.float32)
     for position, name in enumerate(inputs):
         x[:, position] = table.column(name).to_numpy()
-    return Labelled(Matrix(inputs, x, event_ms, unit), y, hidden, weight)
+    return Labelled(Matrix(inputs, x, event_ms, unit, words), y, hidden, weight)
+
+
+def _plain(words: Vocabularies) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(known) for name, known in words.items()}
 
 
 def _values(column: Any) -> Any:

@@ -35,8 +35,9 @@ def build_dataset(
     from mlplatform.learning.features import dataset
 
     also = champion.bundle.inputs if champion else ()
+    words = champion.bundle.vocabularies if champion else {}
     built = dataset.build_dataset(
-        folder.definition, folder.views, offline, as_of_ms=as_of_ms, also=also
+        folder.definition, folder.views, offline, as_of_ms=as_of_ms, also=also, words=words
     )
     log.info(
         "training set of %s: %d payments, %d frauds, digest %s",
@@ -63,7 +64,13 @@ def recent_requests(
     to_ms = as_of_ms // dataset.DAY_MS * dataset.DAY_MS
     also = champion.bundle.inputs if champion else ()
     matrix = dataset.requests_between(
-        folder.definition, folder.views, offline, from_ms=from_ms, to_ms=to_ms, also=also
+        folder.definition,
+        folder.views,
+        offline,
+        from_ms=from_ms,
+        to_ms=to_ms,
+        also=also,
+        words=champion.bundle.vocabularies if champion else {},
     )
     days = len(set((matrix.event_ms // dataset.DAY_MS).tolist()))
     if days < 2:

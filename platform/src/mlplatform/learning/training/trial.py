@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.dataset import own_words
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import load_folder, load_training
 from mlplatform.learning.training.retrain import SEED
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.errors import InputInvalid
 
@@ -35,8 +37,7 @@ def run(model: str) -> None:
         InputInvalid: scores are outside 0-1, or differ between the two forms.
     """
     folder = load_folder(model)
-    plan = InputPlan(folder.definition, folder.views)
-    x, y = rows(folder.definition, plan, SEED)
+    x, y = rows(folder.definition, folder.views, SEED)
     fitted = load_training(model).fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64))
     tried = parity_rows(x, SEED)
     expected = np.asarray(fitted.scores(tried), np.float64)
@@ -51,16 +52,19 @@ def run(model: str) -> None:
 
 
 def rows(
-    definition: ModelDefinition, plan: InputPlan, seed: int
+    definition: ModelDefinition, views: tuple[FeatureView, ...], seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Made-up inputs within the fields' bounds, and labels that depend on the first of them."""
     random = np.random.default_rng(seed)
+    features = [name for view in views for name in view.feature_names]
     columns: dict[str, pa.Array[Any]] = {
         EVENT_TIME: pa.array(random.integers(0, 30 * 86_400_000, ROWS), pa.timestamp("ms")),
         **{n: pa.array(_values(f, random)) for n, f in definition.request.items()},
-        **{n: pa.array(random.gamma(2.0, 1.0, ROWS)) for n in plan.features},
+        **{n: pa.array(random.gamma(2.0, 1.0, ROWS)) for n in features},
     }
-    x = plan.matrix(pa.table(columns))
+    table = pa.table(columns)
+    words = own_words(definition, table, definition.training.vocabulary)
+    x = InputPlan(definition, views, vocabularies=words).matrix(table)
     first = np.argsort(np.argsort(x[:, 0])) / ROWS
     y = (random.random(ROWS) < 0.02 + 0.5 * first**4).astype(np.int8)
     return np.where(random.random(x.shape) < HOLES, np.float32(np.nan), x), y
@@ -77,4 +81,5 @@ def _values(field: RequestField, random: np.random.Generator) -> NDArray[np.gene
         case "bool":
             return random.random(ROWS) < 0.5
         case "string":
-            return random.integers(0, 5, ROWS).astype(str)
+            made = [f"word {number}" for number in range(5)]
+            return random.choice(np.array(field.values or made), ROWS)

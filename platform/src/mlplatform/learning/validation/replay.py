@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from mlplatform.learning.features.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.learning.onnx.onnx_file import Scoring
 from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.bundle import AlertBand, Bundle
+from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.figures import percent
 
@@ -22,6 +23,10 @@ class Recent:
     matrix: Matrix
     source: str
 
+    def by(self, vocabularies: Vocabularies) -> Recent:
+        """As `Matrix.by`."""
+        return replace(self, matrix=self.matrix.by(vocabularies))
+
     def share(self, share: float) -> Recent:
         """The requests of a share of the customers."""
         if share >= 1:
@@ -32,7 +37,7 @@ class Recent:
 
 def strengths(bundle: Bundle, model: Scoring, rows: Matrix) -> NDArray[np.int8]:
     """The bundle's decision for each row, by its place among `scale.names`."""
-    raw = model.scores(rows.columns(bundle.input_names))
+    raw = model.scores(rows.of(bundle))
     return bundle.decide_many(bundle.calibrate_many(raw)).astype(np.int8)
 
 

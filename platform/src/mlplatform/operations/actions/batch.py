@@ -215,7 +215,9 @@ def _days(
     offline, views = platform.offline(model), platform.views(model)
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id")
     joined = training_join(offline, views, asked.to_arrow_table())
-    plan = input_plan(platform.definition(model), views, also=bundle.inputs)
+    definition = platform.definition(model)
+    none = {i.name: () for i in definition.inputs if i.kind == "category"}
+    plan = input_plan(definition, views, bundle.inputs, {**none, **bundle.vocabularies})
     if lacking := sorted(set(bundle.input_names) - set(plan.names)):
         problem = f"nothing computes {', '.join(lacking)} any more"
         raise InputInvalid(f"offline/{model}", None, problem)

@@ -232,7 +232,10 @@ class _Run:
         self, side: Side, definition: ModelDefinition, views: Sequence[FeatureView]
     ) -> None:
         self._side = side
-        self._plan = InputPlan(definition, views, side.bundle.inputs, side.bundle.defaults)
+        bundle = side.bundle
+        self._plan = InputPlan(
+            definition, views, bundle.inputs, bundle.defaults, bundle.vocabularies
+        )
         self._inputs = LoggedInputs(self._plan)
         self._seen = np.zeros(len(self._plan.features), dtype=np.int64)
         self._watched = definition.drift.inputs
@@ -256,10 +259,11 @@ class _Run:
         return Decided(score, bundle.decide_many(score), bundle.scale)
 
     def bands(self, rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
-        """The band of each payment that was decided last, by watched input."""
+        """The band of each payment that was decided last, by watched input that is a number."""
         found = {}
+        words = self._side.bundle.vocabularies
         for name in self._watched:
-            if name in self._plan.names:
+            if name in self._plan.names and name not in words:
                 values = self._last[:, self._plan.names.index(name)]
                 codes = np.searchsorted(self.edges(name), values).astype(np.int64)
                 found[name] = np.where(np.isfinite(values), codes, -1)

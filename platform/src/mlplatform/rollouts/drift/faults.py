@@ -69,8 +69,8 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
     """Whether an input holds one value (its default, or the last one before a feed froze) far more
     often than the profile says."""
     present = finite(values)
-    if not len(present):
-        return None
+    if not len(present) or column.is_category:
+        return None  # a category's shares tell it
     found, counts = np.unique(present, return_counts=True)
     value, share = float(found[counts.argmax()]), float(counts.max() / len(present))
     close = np.isclose(np.array(column.quantiles), value, rtol=1e-5, atol=1e-9)

@@ -10,6 +10,7 @@ from mlplatform.learning.features.dataset import window
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import Rhythm
+from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.incidents import FAULT, Incident
 from mlplatform.rollouts.drift.matured import read_matured
 from mlplatform.rollouts.drift.performance import PerformanceVerdict, performance_verdict
@@ -46,6 +47,7 @@ class Champion:
     profile: Profile
     band: Band
     rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
+    vocabularies: Vocabularies = field(default_factory=dict)
 
 
 def champion_of(model: str, ports: DriftPorts) -> Champion:
@@ -64,6 +66,7 @@ def champion_of(model: str, ports: DriftPorts) -> Champion:
         bundle.profile,
         Band(bundle.alert_band.low, bundle.alert_band.high),
         bundle.rhythms or {},
+        bundle.vocabularies,
     )
 
 
@@ -71,7 +74,8 @@ def observe(
     definition: ModelDefinition, ports: DriftPorts, champion: Champion, now_ms: int
 ) -> Observation:
     """The last windows of decisions, each judged by the champion's profile, and its performance."""
-    plan = drift_plan(definition, ports.views, champion.inputs)
+    words = champion.vocabularies
+    plan = drift_plan(definition, ports.views, champion.inputs, vocabularies=words)
     policy, tenure = definition.drift, champion.tenure
     windows: list[Window] = []
     verdicts: list[WindowVerdict] = []
@@ -94,7 +98,8 @@ def _performance(
     definition: ModelDefinition, ports: DriftPorts, champion: Champion, now_ms: int
 ) -> PerformanceVerdict:
     segments = {segment.input for segment in definition.drift.segments}
-    plan = drift_plan(definition, ports.views, champion.inputs, segments)
+    words = champion.vocabularies
+    plan = drift_plan(definition, ports.views, champion.inputs, segments, words)
     faults = [i for i in ports.incidents.list(definition.name) if i.found.kind == FAULT]
     faulty = [(i.found.changed_ms, _ended_ms(i, now_ms)) for i in faults]
     days = read_matured(ports.log, definition, plan, champion.tenure, now_ms, faulty)

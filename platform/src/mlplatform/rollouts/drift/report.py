@@ -136,7 +136,16 @@ def _chosen(
 
 def _values(column: Column, rows: int) -> npt.NDArray[np.float64]:
     missing = round(column.missing_share * rows)
+    if column.is_category:
+        return np.concatenate([_places(column, rows - missing), np.full(missing, np.nan)])
     stored = np.array(column.quantiles)
     positions = (np.arange(rows - missing) + 0.5) / (rows - missing) * len(stored) - 0.5
     values = np.interp(positions, np.arange(len(stored)), stored)
     return np.concatenate([values, np.full(missing, np.nan)])
+
+
+def _places(column: Column, rows: int) -> npt.NDArray[np.float64]:
+    """Each bin's first place, as often as its share says."""
+    first = np.array([1.0, *np.ceil(column.edges)])
+    taken = np.searchsorted(np.cumsum(column.shares), (np.arange(rows) + 0.5) / max(rows, 1))
+    return first[np.minimum(taken, len(first) - 1)]

@@ -18,6 +18,7 @@ from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import DriftPolicy, InputSpec, ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.faults import ViewSeen
 from mlplatform.rollouts.drift.slices import slices, void_ids
 from mlplatform.rollouts.drift.verdict import Window
@@ -49,15 +50,18 @@ def drift_plan(
     views: Sequence[FeatureView],
     inputs: Sequence[InputSpec],
     watched: Collection[str] | None = None,
+    vocabularies: Vocabularies | None = None,
 ) -> InputPlan:
     """How inputs are computed from a logged decision: as the champion computed them.
 
     Args:
         inputs: of the champion's bundle; those that are not watched are left out.
         watched: names; those of `drift.inputs` unless given.
+        vocabularies: of the champion's bundle.
     """
     names = definition.drift.inputs if watched is None else watched
-    return InputPlan(definition, views, [spec for spec in inputs if spec.name in names])
+    specs = [spec for spec in inputs if spec.name in names]
+    return InputPlan(definition, views, specs, vocabularies=vocabularies)
 
 
 def bounds(policy: DriftPolicy, champion: ChampionTenure, now_ms: int) -> list[tuple[int, int]]:

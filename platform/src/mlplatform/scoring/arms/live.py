@@ -192,7 +192,9 @@ class LiveModel:
     def _target(self, arm: Arm) -> Target:
         definition = self.definition
         bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
-        plan = InputPlan(definition, self._views, bundle.inputs, bundle.defaults)
+        plan = InputPlan(
+            definition, self._views, bundle.inputs, bundle.defaults, bundle.vocabularies
+        )
         cache = definition.cache
         chain, limit = definition.chain, definition.decision.limit
         limits = Limits(retry_share=chain.retry_share, retry_burst=chain.retry_burst)

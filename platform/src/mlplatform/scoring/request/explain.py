@@ -23,6 +23,7 @@ from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
+from mlplatform.model.tensors.categories import word_of
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.scoring.arms.reasons import (
     MOST,
@@ -77,14 +78,14 @@ class InputCause(msgspec.Struct, frozen=True, tag="input", tag_field="by"):
     """An input that raised the score, and what would have come out had it been ordinary.
 
     `contribution` is to the margin by TreeSHAP, to the raw score by reference values. Missing
-    values are None.
+    values are None; of a category both are words.
     """
 
     code: str
     text: str
     input: str
-    value: float | None
-    ordinary: float | None
+    value: float | str | None
+    ordinary: float | str | None
     contribution: float
     score_then: float
     decision_then: Decision
@@ -155,7 +156,9 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
         raise NotFound(f"bundle {digest} is not in {bundles}; the registry keeps every version")
     bundle = load_bundle(folder, digest)
     views = load_views(model_folder(model))
-    plan = InputPlan(load_definition(model), views, bundle.inputs, bundle.defaults)
+    plan = InputPlan(
+        load_definition(model), views, bundle.inputs, bundle.defaults, bundle.vocabularies
+    )
     return Decider(bundle, plan, scorer(folder / MODEL_FILE), tree_shap(bundle, folder))
 
 
@@ -321,8 +324,8 @@ def _input_cause(
         code=reason.code,
         text=reason.analyst,
         input=name,
-        value=_present(value),
-        ordinary=bundle.reference[name],
+        value=_shown(bundle, name, _present(value)),
+        ordinary=_shown(bundle, name, bundle.reference[name]),
         contribution=contribution,
         score_then=score_then,
         decision_then=bundle.decide(score_then),
@@ -396,6 +399,11 @@ def _failures(payload: _Payload) -> str | None:
 
 def _present(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _shown(bundle: Bundle, name: str, value: float | None) -> float | str | None:
+    words = bundle.vocabularies.get(name)
+    return value if words is None else word_of(value, words)
 
 
 def _payload(record: Record) -> _Payload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ BATCH_KEY = "idempotency_key"
 MAX_ITEMS = 1000
 MAX_TEXT = 1024
 MAX_KEY = 255
+MAX_LISTED = 20
 INT64 = 2**63
 YEAR_9999_MS = 253_402_300_799_999
 EventTime = Annotated[int, Meta(ge=0, le=YEAR_9999_MS)] | Annotated[datetime, Meta(tz=True)]
@@ -89,6 +91,11 @@ class Payloads:
         self._item = msgspec.json.Decoder(self.item)
         self._encoder = msgspec.json.Encoder()
         texts = sum(field.type == "string" for field in definition.request.values())
+        self._closed = {
+            name: frozenset(field.values)
+            for name, field in definition.request.items()
+            if field.values is not None
+        }
         self._quotes = 2 * (len(shape) + texts)
 
     def score(self, body: bytes) -> ScoreRequest:
@@ -102,6 +109,9 @@ class Payloads:
         fields = msgspec.structs.asdict(decoded(decoder, body))
         key = fields.pop(BATCH_KEY, None)
         event_time = fields.pop(EVENT_TIME)
+        for name, allowed in self._closed.items():
+            if fields[name] not in allowed:
+                raise _not_listed(name, allowed)
         # Every member needs its quotes once: with as many as that, none can stand twice.
         quotes = self._quotes + 2 * (type(event_time) is not int) + 4 * (key is not None)
         if body.count(QUOTE) != quotes or BACKSLASH in body:
@@ -196,6 +206,12 @@ def _unfit(message: str) -> Problem:
     return Problem(422, name, _PATH.sub("", message), field=field)
 
 
+def _not_listed(name: str, allowed: Collection[str]) -> Problem:
+    shown = ", ".join(sorted(allowed)[:MAX_LISTED])
+    more = ", …" if len(allowed) > MAX_LISTED else ""
+    return Problem(422, "invalid-field", f"{name} must be one of {shown}{more}", field=name)
+
+
 def _struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
     title = "".join(part.capitalize() for part in dns_name(model).split("-")) + name
     return msgspec.defstruct(title, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
@@ -210,6 +226,8 @@ def _type(field: RequestField) -> Any:
         case "float64":
             return Annotated[float, Meta(ge=field.minimum, le=field.maximum)]
         case "string":
-            return Annotated[str, Meta(max_length=MAX_TEXT)]
+            listed = None if field.values is None else {"enum": list(field.values)}
+            longest = field.max_length or MAX_TEXT
+            return Annotated[str, Meta(max_length=longest, extra_json_schema=listed)]
         case "bool":
             return bool
