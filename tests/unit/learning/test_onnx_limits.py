@@ -97,7 +97,7 @@ GRAPH = made.endless_loop().graph.node[1].attribute[0]
 LIE = TensorProto(name="lie", data_type=TensorProto.FLOAT, dims=[10**6], raw_data=b"1234")
 HUGE = TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=[2**40, 2**40])
 NEGATIVE = TensorProto(name="less", data_type=TensorProto.FLOAT, dims=[-1])
-TEXTS = helper.make_tensor("texts", TensorProto.STRING, [1], [b"x"])
+PAIRS = helper.make_tensor("pairs", TensorProto.COMPLEX64, [1], [1j])
 IN_CONSTANT = helper.make_attribute("value", made.external("far", "var/secrets/api.key"))
 
 
@@ -118,7 +118,7 @@ IN_CONSTANT = helper.make_attribute("value", made.external("far", "var/secrets/a
         pytest.param(with_tensor(LIE), "declares 4000000 bytes and holds 4", id="a lie"),
         pytest.param(with_tensor(HUGE), "bytes of tensors; the limit", id="a huge tensor"),
         pytest.param(with_tensor(NEGATIVE), "below zero", id="a size below zero"),
-        pytest.param(with_tensor(TEXTS), "no plain numbers", id="texts"),
+        pytest.param(with_tensor(PAIRS), "no plain numbers", id="complex numbers"),
         pytest.param(with_long_name(), "bytes of a name; the limit is 1024", id="a long name"),
         pytest.param(with_many_nodes(), "5002 nodes; the limit is 5000", id="many nodes"),
     ],

@@ -26,6 +26,7 @@ from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text
 from mlplatform.model.tensors.categories import vocabulary_problems
+from mlplatform.model.tensors.signature import Signature, signature_problems
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
@@ -222,6 +223,8 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     scale: DecisionScale = EARLIER
     vocabularies: dict[str, tuple[str, ...]] = {}
     """The words of each category input, in the order of their places (`model.tensors`)."""
+    signature: Signature | None = None
+    """The graph's tensors; None for "inputs" float32 [n, inputs] and "scores" float32 [n]."""
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -296,6 +299,8 @@ def problems(bundle: Bundle) -> list[str]:
         "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
         "vocabularies are not those of the category inputs": set(bundle.vocabularies)
         != {i.name for i in bundle.inputs if i.kind == "category"},
+        "signature does not fit the inputs": bundle.signature is not None
+        and any(signature_problems(bundle.signature, bundle.inputs, {})),
         "vocabularies hold what is no word": any(vocabulary_problems(bundle.vocabularies)),
         f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
         f"attribution and {EXPLAINER_FILE} contradict each other": (

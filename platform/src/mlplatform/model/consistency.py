@@ -20,6 +20,7 @@ from mlplatform.model.definition import (
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
 from mlplatform.model.tensors.categories import vocabulary_problems
+from mlplatform.model.tensors.signature import signature_problems
 
 Rule = tuple[bool, str, object, str]
 """Whether it holds, the key that it is about, that key's value, and what is wanted there."""
@@ -90,6 +91,11 @@ def _categories(model: ModelDefinition) -> Iterator[Rule]:
             "words of an input of kind category",
         )
         yield from _words(f"vocabularies.{name}", given, {name: given})
+    if (signature := model.signature) is not None:
+        for key, value, wanted in signature_problems(signature, model.inputs, model.request):
+            yield False, f"signature.{key}", value, wanted
+        runtime, wanted = model.serving.runtime, "mlplatform, where there is a signature"
+        yield runtime == "mlplatform", "serving.runtime", runtime, wanted
     for number, segment in enumerate(model.drift.segments):
         key, wanted = f"drift.segments.{number}.input", "an input that is a number"
         yield segment.input not in categories, key, segment.input, wanted

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from mlplatform.model.decision_scale import Decision, DecisionPolicy
 from mlplatform.model.segments import SegmentPolicy
+from mlplatform.model.tensors.signature import Signature
 
 REQUEST_UNIT = "request"
 EVENT_TIME = "event_time"
@@ -434,6 +435,7 @@ class ModelDefinition(_Strict, frozen=True):
     exploration: ExplorationPolicy | None = None
     vocabularies: dict[str, Words] = {}
     """The words of category inputs that are not learned, in the order of their places."""
+    signature: Signature | None = None
     gpu: GpuPolicy | None = None
     team: Team | None = None
     """Whose quota of a cluster the model's pods count against; None: that of all such models."""

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from mlplatform.learning.onnx.explainer import BACKGROUND_ROWS, CHECKED_ROWS, Explainer
 from mlplatform.learning.onnx.onnx_file import WARM_UP_CALLS, KnownScores
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused
+from mlplatform.learning.onnx.onnx_work import TensorsOf
 from mlplatform.model.bundle import Attribution
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.sandbox.limits import MIB, Limits
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 from mlplatform.runtime.sandbox.protocol import Arrays, Frame
@@ -29,8 +31,8 @@ MOST_EXPLAINER_BYTES: Final = 256 * MIB
 
 
 class ConfinedModel:
-    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n], in a process that
-    sees no file and reaches nobody; it ends with this object.
+    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n], or the tensors of
+    a signature, in a process that sees no file and reaches nobody; it ends with this object.
 
     Raises:
         ModelRefused: it is beyond the limits of `onnx_limits`, takes another input or gives another
@@ -38,24 +40,35 @@ class ConfinedModel:
         Unavailable: there is no confined process to be had.
     """
 
-    def __init__(self, content: bytes, *, inputs: int, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        inputs: int,
+        limits: Limits = LIMITS,
+        tensors: Tensors | None = None,
+    ) -> None:
         if len(content) > MOST_BYTES:
             raise ModelRefused(f"{len(content)} bytes; the limit is {MOST_BYTES}")
         self._sandbox = Sandbox("onnx", limits)
         try:
-            self.load(content, inputs=inputs)
+            self.load(content, inputs=inputs, tensors=tensors)
         except ModelRefused:
             self.close()
             raise
 
-    def load(self, content: bytes, *, inputs: int) -> None:
+    def load(self, content: bytes, *, inputs: int, tensors: Tensors | None = None) -> None:
         """Take another model in place of the one that is there.
 
         Raises:
             ModelRefused: as for the first one.
         """
         self._known = KnownScores()
-        self._ask({"deed": "load", "inputs": inputs}, [_bytes(content)], LOAD_CPU_S)
+        arrays = [_bytes(content)]
+        if tensors is not None:
+            told = TensorsOf(tensors.signature, tensors.names, tensors.vocabularies)
+            arrays.append(_bytes(msgspec.json.encode(told)))
+        self._ask({"deed": "load", "inputs": inputs}, arrays, LOAD_CPU_S)
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One raw score a row; many rows that were scored before are not run again.

@@ -42,6 +42,8 @@ def make_explainer(
         rows: on these the trees must score as the file does, and contributions add up.
     """
     rows = rows[:CHECKED_ROWS]
+    if model.tensors is not None:
+        return Explainer(Attribution(why="its graph takes other tensors than one float32 matrix"))
     try:
         ensemble = read_ensemble(content)
         scores = model.scores(rows)

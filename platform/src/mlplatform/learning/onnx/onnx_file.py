@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.model.bundle import INPUT_NAME, MAX_MODEL_BYTES, NO_OTHER_FILE, OUTPUT_NAME
+from mlplatform.model.tensors.signature import ONNX_TYPES, Signature, Tensors
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
@@ -53,7 +55,8 @@ class KnownScores:
 
 
 class OnnxFile:
-    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n].
+    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n], or the tensors of
+    a signature, which are made of such rows.
 
     In this process: for a model that was fitted here. What comes from outside goes into a
     `ConfinedModel`.
@@ -62,11 +65,15 @@ class OnnxFile:
         InputInvalid: not an ONNX model that this machine can run, or another signature.
     """
 
-    def __init__(self, content: bytes, *, inputs: int) -> None:
+    def __init__(self, content: bytes, *, inputs: int, tensors: Tensors | None = None) -> None:
         if len(content) > MAX_MODEL_BYTES:
             raise InputInvalid("ONNX model", None, f"more than {MAX_MODEL_BYTES} bytes")
         self._session = session(content)
-        self._check_signature(inputs)
+        self.tensors = tensors
+        if tensors is None:
+            self._check_signature(inputs)
+        else:
+            check_signature(self._session, tensors.signature)
         self._known = KnownScores()
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -117,13 +124,24 @@ class OnnxFile:
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         try:
-            scores = self._session.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
+            if self.tensors is None:
+                scores = self._session.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
+            else:
+                given = self._session.run([self.tensors.output], self.tensors.feeds(x))[0]
+                scores = self._column(self.tensors, given, len(x))
         except _runtime_errors() as error:
             raise InputInvalid("ONNX model", None, str(error)) from error
         if scores.shape != (len(x),):
             raise InputInvalid("ONNX model", None, f"{len(x)} rows gave scores {scores.shape}")
         result: NDArray[np.float64] = scores.astype(np.float64)
         return result
+
+    @staticmethod
+    def _column(tensors: Tensors, given: NDArray[Any], rows: int) -> NDArray[Any]:
+        try:
+            return tensors.scores(given, rows)
+        except ValueError as error:
+            raise InputInvalid("ONNX model", None, str(error)) from error
 
     def _check_signature(self, inputs: int) -> None:
         found = [_signature(v) for v in self._session.get_inputs()]
@@ -135,6 +153,49 @@ class OnnxFile:
         if len(given) != 1 or given[0][:3] != (OUTPUT_NAME, "tensor(float)", 1):
             problem = f"gives {given}; wanted: {OUTPUT_NAME!r} float32 [n]"
             raise InputInvalid("ONNX model", None, problem)
+
+
+def check_signature(running: Any, signature: Signature) -> None:
+    """Whether a session takes exactly the inputs of a signature, and gives its outputs.
+
+    Raises:
+        InputInvalid: names the first tensor that the graph has otherwise.
+    """
+    given = {v.name: v for v in running.get_inputs()}
+    wanted = {tensor.name for tensor in signature.inputs}
+    if more := sorted(set(given) - wanted):
+        problem = f"takes {more[0]!a}, which the signature lacks; wanted: a tensor for each input"
+        raise InputInvalid("ONNX model", None, problem)
+    for kind, declared, found in (
+        ("takes", signature.inputs, given),
+        ("gives", signature.outputs, {v.name: v for v in running.get_outputs()}),
+    ):
+        for tensor in declared:
+            value = found.get(tensor.name)
+            if value is None:
+                names = ", ".join(f"{name!a}" for name in found)
+                problem = f"{kind} no {tensor.name!a} as the signature says; it {kind} {names}"
+                raise InputInvalid("ONNX model", None, problem)
+            if value.type != ONNX_TYPES[tensor.dtype] or not _fits(value.shape, tensor.shape):
+                told = f"{value.type} {_dims(value.shape)}"
+                problem = (
+                    f"{kind} {tensor.name!a} as {told}; the signature says {tensor.dtype} "
+                    f"{_dims(tensor.shape)}"
+                )
+                raise InputInvalid("ONNX model", None, problem)
+
+
+def _fits(found: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Whether dimensions that a graph declares can be those: what it leaves open fits, but for the
+    number of rows, which it must leave open."""
+    if len(found) != len(wanted) or isinstance(found[0], int):
+        return False
+    pairs = zip(found[1:], wanted[1:], strict=True)
+    return all(not isinstance(one, int) or one == other for one, other in pairs)
+
+
+def _dims(shape: Sequence[Any]) -> str:
+    return "[" + ", ".join(str(d) if isinstance(d, int) else "n" for d in shape) + "]"
 
 
 def session(content: bytes) -> Any:

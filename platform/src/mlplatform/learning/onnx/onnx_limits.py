@@ -50,7 +50,8 @@ OPERATORS: Final = {"": frozenset(_PLAIN.split()), "ai.onnx.ml": frozenset(_LEAR
 """What a model of payments is made of. Not on it: what loops or branches (Loop, Scan, If, RNNs:
 one node can run for ever), what makes a tensor of a size that a number in the file says
 (ConstantOfShape, Expand, Tile, Range, Pad, Resize, OneHot, EyeLike), what draws (a score must be
-the same twice), and strings, sequences, images and audio. What is on it can still take memory, by
+the same twice), and what works on texts, sequences, images and audio: texts are only looked up, by
+encoders, and come from a bundle's vocabulary alone. What is on it can still take memory, by
 broadcasting or by joining a tensor with itself: the limits of the process hold that."""
 
 _DOMAINS: Final = {"ai.onnx": ""}
@@ -69,7 +70,10 @@ _ITEM_BYTES: Final = {
     13: 8,
     16: 2,
 }
-"""By TensorProto.DataType: floats, integers, booleans. Not strings, complex or packed numbers."""
+"""By TensorProto.DataType: floats, integers, booleans. Not complex or packed numbers."""
+_TEXT: Final = 8
+TEXT_BYTES: Final = 32
+"""That a text takes beside its own."""
 _STORED_IN: Final = {
     1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data",
 }  # fmt: skip
@@ -214,6 +218,8 @@ def _tensor_bytes(tensor: TensorProto) -> int:
         raise ModelRefused(
             f"tensor {named} lies in another file; save the model with all data in one file"
         )
+    if tensor.data_type == _TEXT:
+        return _text_bytes(tensor, named)
     if tensor.HasField("segment") or tensor.data_type not in _ITEM_BYTES:
         raise ModelRefused(f"tensor {named} holds no plain numbers; {_WAY_OUT}")
     _most(f"dimensions of {named}", len(tensor.dims), MOST_RANK)
@@ -224,6 +230,15 @@ def _tensor_bytes(tensor: TensorProto) -> int:
     if declared != (held := _held_bytes(tensor)):
         raise ModelRefused(f"tensor {named} declares {declared} bytes and holds {held}")
     return declared
+
+
+def _text_bytes(tensor: TensorProto, named: str) -> int:
+    _most(f"dimensions of {named}", len(tensor.dims), MOST_RANK)
+    if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) != len(tensor.string_data):
+        raise ModelRefused(f"tensor {named} does not hold the texts that it declares")
+    for text in tensor.string_data:
+        _most("bytes of a text", len(text), MOST_STRING_BYTES)
+    return sum(len(text) + TEXT_BYTES for text in tensor.string_data)
 
 
 def _held_bytes(tensor: TensorProto) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlplatform.learning.onnx import onnx_limits
 from mlplatform.learning.onnx.explainer import make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, session
+from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox.protocol import Frame
 
@@ -26,6 +27,14 @@ def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
     work = _Work()
     _try_out()
     return work.answer
+
+
+class TensorsOf(msgspec.Struct, frozen=True):
+    """What `Tensors` is made of, as it goes to the confined process."""
+
+    signature: Signature
+    names: tuple[str, ...]
+    vocabularies: dict[str, tuple[str, ...]]
 
 
 class _Work:
@@ -48,7 +57,11 @@ class _Work:
     def _load(self, frame: Frame) -> Frame:
         self._content = frame.arrays[0].tobytes()
         facts = onnx_limits.check(onnx_limits.parsed(self._content))
-        self._model = OnnxFile(self._content, inputs=frame.body["inputs"])
+        tensors = None
+        if len(frame.arrays) > 1:
+            told = msgspec.json.decode(frame.arrays[1].tobytes(), type=TensorsOf)
+            tensors = Tensors(told.signature, told.names, told.vocabularies)
+        self._model = OnnxFile(self._content, inputs=frame.body["inputs"], tensors=tensors)
         return Frame({"nodes": facts.nodes, "tensor_bytes": facts.tensor_bytes})
 
     def _inspect(self, frame: Frame) -> Frame:

@@ -34,6 +34,7 @@ from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
 from mlplatform.model.rules import Rule
 from mlplatform.model.tensors.categories import Vocabularies
+from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
@@ -92,6 +93,7 @@ class Made:
     customers: float = 1.0
     folder: str = ""
     vocabularies: Vocabularies = field(default_factory=dict)
+    signature: Signature | None = None
 
     @property
     def names(self) -> list[str]:
@@ -123,7 +125,7 @@ def train(
     fitted = fit_rows(load_training(definition.name), fitting, names, seed=seed)
     content = fitted.onnx()
     rows = parity_rows(dataset.holdout.matrix.columns(names), seed)
-    model = OnnxFile(content, inputs=len(names))
+    model = OnnxFile(content, inputs=len(names), tensors=_tensors(definition, dataset))
     gap = np.abs(model.scores(rows) - fitted.scores(rows))
     made = Made(
         content=content,
@@ -136,6 +138,7 @@ def train(
         origin=TRAINED_HERE,
         folder=folder.digest,
         vocabularies=dataset.vocabularies,
+        signature=definition.signature,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -175,7 +178,7 @@ def candidate_from_onnx(
         ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
         InputInvalid: too little data.
     """
-    model = ConfinedModel(content, inputs=len(base.inputs))
+    model = ConfinedModel(content, inputs=len(base.inputs), tensors=Tensors.of(base))
     try:
         return _brought(
             model,
@@ -219,6 +222,7 @@ def _brought(
         origin=origin,
         customers=_affordable(_expected_s(model, x, rows), dataset),
         vocabularies=base.vocabularies,
+        signature=base.signature,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -329,10 +333,18 @@ def _candidate(
         rhythms=rhythms or None,
         scale=scale,
         vocabularies={name: tuple(words) for name, words in made.vocabularies.items()},
+        signature=made.signature,
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
     return Candidate(folder, bundle, model, made.parity, made.customers)
+
+
+def _tensors(definition: ModelDefinition, dataset: Dataset) -> Tensors | None:
+    if definition.signature is None:
+        return None
+    names = [i.name for i in definition.inputs]
+    return Tensors(definition.signature, names, dataset.vocabularies)
 
 
 def _explainer(made: Made, background: NDArray[np.float32], rows: NDArray[np.float32]) -> Explainer:

@@ -37,6 +37,7 @@ from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.segments import Flags, sources
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import InputInvalid
 
 LATENCY_CALLS = 1000
@@ -64,7 +65,8 @@ def load_runnable(folder: Path) -> Runnable:
     bundle = load_bundle(folder)
     content = (folder / MODEL_FILE).read_bytes()
     load = OnnxFile if bundle.origin == TRAINED_HERE else ConfinedModel
-    return Runnable(bundle, load(content, inputs=len(bundle.inputs)))
+    tensors = Tensors.of(bundle)
+    return Runnable(bundle, load(content, inputs=len(bundle.inputs), tensors=tensors))
 
 
 def gather(

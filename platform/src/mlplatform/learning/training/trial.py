@@ -20,6 +20,8 @@ from mlplatform.learning.training.retrain import SEED
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.tensors.categories import Vocabularies
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import InputInvalid
 
 ROWS: Final = 4000
@@ -37,14 +39,17 @@ def run(model: str) -> None:
         InputInvalid: scores are outside 0-1, or differ between the two forms.
     """
     folder = load_folder(model)
-    x, y = rows(folder.definition, folder.views, SEED)
+    x, y, words = rows(folder.definition, folder.views, SEED)
     fitted = load_training(model).fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64))
     tried = parity_rows(x, SEED)
     expected = np.asarray(fitted.scores(tried), np.float64)
     if expected.shape != (len(tried),) or not np.all((expected >= 0) & (expected <= 1)):
         problem = f"scores of shape {expected.shape}; wanted: {len(tried)} numbers of 0 to 1"
         raise InputInvalid("training.py: scores", None, problem)
-    gap = float(np.abs(OnnxFile(fitted.onnx(), inputs=x.shape[1]).scores(tried) - expected).max())
+    names, signature = [i.name for i in folder.definition.inputs], folder.definition.signature
+    tensors = None if signature is None else Tensors(signature, names, words)
+    running = OnnxFile(fitted.onnx(), inputs=x.shape[1], tensors=tensors)
+    gap = float(np.abs(running.scores(tried) - expected).max())
     limit = folder.definition.gates.onnx_difference
     if not gap <= limit:
         problem = f"differs from the fitted model by {gap:.3g}; wanted: {limit:g} or less"
@@ -53,8 +58,9 @@ def run(model: str) -> None:
 
 def rows(
     definition: ModelDefinition, views: tuple[FeatureView, ...], seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-    """Made-up inputs within the fields' bounds, and labels that depend on the first of them."""
+) -> tuple[NDArray[np.float32], NDArray[np.int8], Vocabularies]:
+    """Made-up inputs within the fields' bounds, labels that depend on the first of them, and the
+    words of their categories."""
     random = np.random.default_rng(seed)
     features = [name for view in views for name in view.feature_names]
     columns: dict[str, pa.Array[Any]] = {
@@ -67,7 +73,7 @@ def rows(
     x = InputPlan(definition, views, vocabularies=words).matrix(table)
     first = np.argsort(np.argsort(x[:, 0])) / ROWS
     y = (random.random(ROWS) < 0.02 + 0.5 * first**4).astype(np.int8)
-    return np.where(random.random(x.shape) < HOLES, np.float32(np.nan), x), y
+    return np.where(random.random(x.shape) < HOLES, np.float32(np.nan), x), y, words
 
 
 def _values(field: RequestField, random: np.random.Generator) -> NDArray[np.generic]:

@@ -22,6 +22,7 @@ from mlplatform.model.bundle import BUNDLE_FILE, MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.operations.actions.logged_payments import DAY_MS, LoggedPayments
 from mlplatform.rollouts.verdicts.whatif import Decided, Payments, WhatIf, what_if
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
@@ -138,7 +139,7 @@ def side_of_folder(folder: Path) -> Side:
     content = plain_files.read_plain(
         folder / MODEL_FILE, plain_files.Rule(MOST_BYTES, anyones=True)
     )
-    model = ConfinedModel(content, inputs=len(bundle.inputs))
+    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=Tensors.of(bundle))
     return Side(f"bundle {bundle.digest[:12]}", None, bundle, model, None)
 
 

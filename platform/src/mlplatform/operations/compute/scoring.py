@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mlplatform.model.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Bundle, load_bundle
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.scoring.predictor.providers import Accelerator, session
 
@@ -83,13 +84,22 @@ def _check_columns(schema: pa.Schema, bundle: Bundle, source: str) -> None:
         raise InputInvalid(source, None, f"no column {', '.join(lacking)}")
 
 
+def _raw(
+    model: onnxruntime.InferenceSession, x: NDArray[np.float32], tensors: Tensors | None
+) -> NDArray[Any]:
+    if tensors is None:
+        raw: NDArray[Any] = model.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
+        return raw
+    return tensors.scores(model.run([tensors.output], tensors.feeds(x))[0], len(x))
+
+
 def _scored(
     batch: pa.RecordBatch, bundle: Bundle, model: onnxruntime.InferenceSession, source: str
 ) -> pa.Table:
     x = np.empty((batch.num_rows, len(bundle.inputs)), np.float32)
     for position, name in enumerate(bundle.input_names):
         x[:, position] = batch.column(name).to_numpy(zero_copy_only=False)
-    raw: NDArray[np.float32] = model.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
+    raw = _raw(model, x, Tensors.of(bundle))
     scores = bundle.calibrate_many(raw.astype(np.float64))
     wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if len(wrong):

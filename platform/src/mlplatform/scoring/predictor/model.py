@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, Refused
 from mlplatform.scoring.predictor import providers
@@ -49,6 +50,7 @@ class Served:
     golden_scores: Floats
     tolerance: float
     onnx_path: Path
+    tensors: Tensors | None = None
 
 
 Load = Callable[[Path], Served]
@@ -107,6 +109,7 @@ def read_bundle(folder: Path) -> Served:
         golden_scores=np.array(bundle.golden.scores, dtype=np.float32),
         tolerance=bundle.golden.tolerance,
         onnx_path=folder / MODEL_FILE,
+        tensors=Tensors.of(bundle),
     )
 
 
@@ -126,7 +129,7 @@ def load(
         raise Refused(
             f"service {name} is not for the bundle in {folder}: {served.model} {served.digest[:8]}"
         )
-    score = scorer(served.onnx_path, accelerator)
+    score = scorer(served.onnx_path, accelerator, served.tensors)
     timings = warm_up(score, len(served.input_names))
     self_test(score, served)
     return Model(served, score, timings, accelerator)
@@ -149,14 +152,21 @@ def session(onnx_path: Path, accelerator: Accelerator = "cpu") -> onnxruntime.In
         raise Corrupt(f"{onnx_path.name} can't be loaded on {accelerator}: {error}") from error
 
 
-def scorer(onnx_path: Path, accelerator: Accelerator = "cpu") -> Score:
+def scorer(
+    onnx_path: Path, accelerator: Accelerator = "cpu", tensors: Tensors | None = None
+) -> Score:
     """A function from rows [n, width] to raw scores [n], one ONNX Runtime call on one thread.
+
+    Args:
+        tensors: what the graph takes and gives; None for the rows as they are, and their scores.
 
     Raises:
         Refused: this runtime lacks the accelerator.
         Corrupt: ONNX Runtime does not take the file, or its input or output is named otherwise.
     """
     loaded = session(onnx_path, accelerator)
+    if tensors is not None:
+        return _of_tensors(loaded, tensors)
     inputs = [value.name for value in loaded.get_inputs()]
     outputs = [value.name for value in loaded.get_outputs()]
     if inputs != [INPUT] or OUTPUT not in outputs:
@@ -167,6 +177,18 @@ def scorer(onnx_path: Path, accelerator: Accelerator = "cpu") -> Score:
     def score(rows: Floats) -> Floats:
         result: Floats = loaded.run([OUTPUT], {INPUT: rows})[0]
         return result.reshape(len(rows))
+
+    return score
+
+
+def _of_tensors(loaded: onnxruntime.InferenceSession, tensors: Tensors) -> Score:
+    def score(rows: Floats) -> Floats:
+        given = loaded.run([tensors.output], tensors.feeds(rows))[0]
+        try:
+            scores = tensors.scores(given, len(rows))
+        except ValueError as error:
+            raise Corrupt(f"the model gives what its signature does not say: {error}") from error
+        return np.ascontiguousarray(scores, dtype=np.float32)
 
     return score
 

@@ -24,6 +24,7 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.categories import word_of
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.scoring.arms.reasons import (
     MOST,
@@ -159,7 +160,12 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
     plan = InputPlan(
         load_definition(model), views, bundle.inputs, bundle.defaults, bundle.vocabularies
     )
-    return Decider(bundle, plan, scorer(folder / MODEL_FILE), tree_shap(bundle, folder))
+    return Decider(
+        bundle,
+        plan,
+        scorer(folder / MODEL_FILE, tensors=Tensors.of(bundle)),
+        tree_shap(bundle, folder),
+    )
 
 
 def explained(
