@@ -84,6 +84,7 @@ def retrain(
         traceparent: of the drift check that asked for it; its trace is linked with this run's.
     """
     link_to(traceparent)
+    job.check_trains(model)
     prepared = prepare(model, job.milliseconds(as_of))
     candidate = fit(prepared)
     report = validate(model, candidate, prepared)

@@ -1,4 +1,5 @@
-"""Judge and register an ONNX model made elsewhere, with the champion's inputs and rules."""
+"""Judge and register an ONNX model made elsewhere, with the champion's inputs and rules, or with
+those of the folder that holds it ready."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def validate(
 
     Args:
         model: a model folder's name.
-        onnx_path: input "inputs" float32 [n, F] in the champion's order, output "scores" [n].
+        onnx_path: input "inputs" float32 [n, F] in the champion's order, output "scores" [n]; or as
+            the signature says.
         actor: who brings it (self-declared): the author of the version, who may not approve it.
     """
     prepared = prepare(model)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 CHANNELS = ("web", "shop", "phone")
@@ -18,12 +22,9 @@ def odds(
 
 
 @functools.cache
-def skl2onnx_classifier(zipmap: bool = False) -> bytes:
-    """A logistic regression over a one-hot text, a scaled amount and whole visits: inputs `channel`
-    string, `amount` float and `visits` int64, each [n, 1]; outputs `label` and `probabilities`."""
+def fitted() -> Any:
+    """The classifier of scikit-learn that the file is made of."""
     import pandas as pd
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
     from sklearn.compose import ColumnTransformer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -48,7 +49,18 @@ def skl2onnx_classifier(zipmap: bool = False) -> bytes:
             ("visits", "passthrough", ["visits"]),
         ]
     )
-    model = make_pipeline(columns, LogisticRegression()).fit(rows, label)
+    return make_pipeline(columns, LogisticRegression()).fit(rows, label)
+
+
+@functools.cache
+def skl2onnx_classifier(zipmap: bool = False) -> bytes:
+    """Its file as skl2onnx writes it: a logistic regression over a one-hot text, a scaled amount
+    and whole visits. Inputs `channel` string, `amount` float and `visits` int64, each [n, 1];
+    outputs `label` and `probabilities`."""
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+
+    model = fitted()
     content: bytes = to_onnx(
         model,
         initial_types=[
@@ -60,3 +72,56 @@ def skl2onnx_classifier(zipmap: bool = False) -> bytes:
         target_opset={"": 17, "ai.onnx.ml": 3},
     ).SerializeToString()
     return content
+
+
+def golden_rows() -> list[dict[str, Any]]:
+    """A golden set as its maker writes it: scikit-learn's own scores, also of an unknown text."""
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        [(c, a, v) for c in (*CHANNELS, "letter") for a, v in ((500.0, 9), (4000.0, 1))],
+        columns=["channel", "amount", "visits"],
+    )
+    scores = fitted().predict_proba(rows)[:, 1]
+    plain = json.loads(rows.to_json(orient="records"))
+    return [
+        {"inputs": row, "score": float(score)} for row, score in zip(plain, scores, strict=True)
+    ]
+
+
+def ready_folder(root: Path, name: str) -> Path:
+    """The folder of the file, as a person completes what the template writes."""
+    from mlplatform.commands.authoring.new_model import write_ready
+
+    (root / "given.onnx").write_bytes(skl2onnx_classifier())
+    write_ready(root / name, name, root / "given.onnx")
+    file = root / name / "model.yaml"
+    file.write_text(
+        file.read_text()
+        .replace("channel: []", f"channel: [{', '.join(CHANNELS)}]")
+        .replace("inputs: [amount, visits]", "inputs: [amount, channel]")
+    )
+    (root / name / "golden.json").write_text(json.dumps(golden_rows()))
+    return root / name
+
+
+def requests(until_ms: int, *, days: int, per_day: int) -> pa.Table:
+    """A history of requests whose outcomes are what the model was fitted to."""
+    random = np.random.default_rng(5)
+    count, day_us = days * per_day, 86_400_000_000
+    event_us = np.sort(random.integers(until_ms * 1000 - days * day_us, until_ms * 1000, count))
+    channel = random.choice(np.array(CHANNELS), count)
+    amount, visits = random.lognormal(8, 0.8, count), random.integers(0, 10, count)
+    chance = odds(amount, visits, channel)
+    return pa.table(
+        {
+            "request_id": np.arange(count),
+            "event_time": pa.array(event_us, pa.timestamp("us")),
+            "customer_id": random.integers(0, 2_000, count),
+            "channel": channel,
+            "amount": amount,
+            "visits": visits,
+            "label": (random.random(count) < 1 / (1 + np.exp(-chance))).astype(np.int8),
+            "label_time": pa.array(event_us + day_us, pa.timestamp("us")),
+        }
+    )

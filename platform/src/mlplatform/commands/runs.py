@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from mlplatform.commands.terminal.output import (
     print_markdown,
     progress,
 )
+from mlplatform.model.folders import READY_FILE, model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client.prefect import Answer, FlowRun, Patience, PrefectApi
 from mlplatform.runtime.errors import PlatformError, Unavailable
@@ -30,6 +32,7 @@ GIVE_UP_S = 1800.0
 
 def add_to(app: typer.Typer) -> None:
     app.command()(retrain)
+    app.command()(validate)
     app.command()(drift)
     app.command()(materialize)
     app.command()(batch)
@@ -57,6 +60,23 @@ def retrain(
         "open_rollout": rollout,
     }
     follow("retrain", parameters, json)
+
+
+def validate(
+    model: Model,
+    file: Annotated[
+        Path | None, typer.Argument(help="An ONNX file; default: the one in the model's folder.")
+    ] = None,
+    actor: Actor = "cli",
+    json: AsJson = False,
+) -> None:
+    """Make a version of an ONNX model that was made elsewhere, if it passes every gate.
+
+    Example: mlplatform validate credit-default --actor ana
+    """
+    path = (model_folder(model) / READY_FILE) if file is None else file
+    parameters = {"model": model, "onnx_path": str(path.absolute()), "actor": actor}
+    follow("validate", parameters, json)
 
 
 def drift(model: Model, json: AsJson = False) -> None:

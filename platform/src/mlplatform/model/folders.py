@@ -33,6 +33,8 @@ from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.text import cleaned
 
 FILE: Final = "model.yaml"
+READY_FILE: Final = "model.onnx"
+TRAINING_FILE: Final = "training.py"
 SHIPPED: Final = Path(str(resources.files("mlplatform").joinpath("models")))
 """A person who may write here may write the platform's own code."""
 _BYTECODE: Final = "__pycache__"
@@ -139,6 +141,11 @@ def load_definition(name: str) -> ModelDefinition:
     if definition.name != name:
         raise ConfigInvalid(f"{path.name}: name", definition.name, f"the folder's name, {name!r}")
     return definition
+
+
+def is_ready(folder: Path) -> bool:
+    """Whether a folder holds a ready ONNX file, and nothing that trains one."""
+    return (folder / READY_FILE).is_file() and not (folder / TRAINING_FILE).is_file()
 
 
 def folder_digest(folder: Path) -> str:

@@ -12,14 +12,23 @@ from typing import Annotated, Final
 import typer
 
 from mlplatform.commands.terminal.output import AsJson, print_json
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.learning.training.folder import read_folder
+from mlplatform.learning.training.golden import check_ready
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import load_views
-from mlplatform.model.folders import FILE, folder_digest, parse
+from mlplatform.model.folders import (
+    FILE,
+    READY_FILE,
+    TRAINING_FILE,
+    folder_digest,
+    is_ready,
+    parse,
+)
 from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.configuration.model_roots import VARIABLE
 from mlplatform.runtime.errors import ConfigInvalid, PlatformError
-from mlplatform.runtime.storage import private_folder
+from mlplatform.runtime.storage import plain_files, private_folder
 
 TRIAL_S: Final = 180.0
 TRIAL: Final = "import sys; from mlplatform.learning.training.trial import run; run(sys.argv[1])"
@@ -29,7 +38,8 @@ MOST_LINES: Final = 12
 def check_model(
     folder: Annotated[Path, typer.Argument(help="A model's folder.")], json: AsJson = False
 ) -> None:
-    """Check a model folder: its files, then a fit of made-up rows in a process of its own.
+    """Check a model folder: its files, then a fit of made-up rows in a process of its own, or the
+    golden set of a ready ONNX file.
 
     Example: mlplatform check-model models/credit-default
     """
@@ -53,7 +63,7 @@ def problems(folder: Path) -> Iterator[str]:
     found = list(_of_files(folder))
     yield from found
     if not found:
-        yield from _of_a_fit(folder)
+        yield from _of_a_ready_file(folder) if is_ready(folder) else _of_a_fit(folder)
 
 
 def _of_files(folder: Path) -> Iterator[str]:
@@ -79,8 +89,11 @@ def _of_files(folder: Path) -> Iterator[str]:
     except PlatformError as error:
         yield str(error)
     yield from _of_entities(definition, folder)
-    if not (folder / "training.py").is_file():
-        yield "training.py is missing: `fit(x, y, *, seed, weight=None)` (docs/adding-a-model.md)"
+    if not (folder / TRAINING_FILE).is_file() and not is_ready(folder):
+        yield (
+            f"{TRAINING_FILE} is missing: `fit(x, y, *, seed, weight=None)`; or {READY_FILE}, a "
+            "model that is ready (docs/adding-a-model.md)"
+        )
 
 
 def _of_entities(definition: ModelDefinition, folder: Path) -> Iterator[str]:
@@ -92,6 +105,17 @@ def _of_entities(definition: ModelDefinition, folder: Path) -> Iterator[str]:
         if definition.entities.get(view.entity) != view.join_key:
             wanted = f"a request field {view.join_key} with entity: {view.entity}"
             yield f"{FILE}: view {view.name} finds no key; wanted: {wanted}"
+
+
+def _of_a_ready_file(folder: Path) -> Iterator[str]:
+    rule = plain_files.Rule(most_bytes=MOST_BYTES)
+    try:
+        read = read_folder(parse((folder / FILE).read_text(), FILE), folder)
+        content = plain_files.read_plain(folder / READY_FILE, rule)
+        if read.golden is not None:
+            check_ready(content, read.definition, read.golden)
+    except PlatformError as error:
+        yield f"{READY_FILE}: {error}"
 
 
 def _of_a_fit(folder: Path) -> Iterator[str]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
+from mlplatform.commands.authoring.ready_file import folder_files
 from mlplatform.commands.terminal.output import AsJson, print_json
 from mlplatform.model.definition import NAME_PATTERN
+from mlplatform.model.folders import FILE, READY_FILE
 from mlplatform.runtime.errors import ConfigInvalid, Refused
+from mlplatform.runtime.storage.plain_files import Rule, read_plain
 
-Template = Literal["sklearn"]
+Template = Literal["sklearn", "onnx"]
 NAME = "@NAME@"
 
 
@@ -22,27 +26,57 @@ def new_model(
     template: Annotated[
         str, typer.Option(help=f"What it is fitted with: {', '.join(get_args(Template))}.")
     ] = "sklearn",
+    file: Annotated[
+        Path | None, typer.Option(help="With --template onnx, the ready ONNX file.")
+    ] = None,
     into: Annotated[
         Path, typer.Option(help="Gets the folder; MLPLATFORM_MODELS names it.")
     ] = Path(),
     json: AsJson = False,
 ) -> None:
-    """Write a model folder that can be trained as it is; lines marked CHANGE are yours.
+    """Write a model folder that can be trained as it is, or one around a ready ONNX file; lines
+    marked CHANGE are yours.
 
-    Example: mlplatform new-model credit-default --into models
+    Example: mlplatform new-model credit-default --into models; mlplatform new-model limits
+    --template onnx --file limits.onnx --into models
     """
     if re.search(NAME_PATTERN, name) is None:
         raise ConfigInvalid("NAME", name, "a letter and at most 27 of a-z, 0-9, - and _")
     if template not in get_args(Template):
         raise ConfigInvalid("--template", template, "one of " + ", ".join(get_args(Template)))
+    if (file is not None) is not (template == "onnx"):
+        wanted = "an ONNX file with --template onnx, and with no other template"
+        raise ConfigInvalid("--file", None if file is None else str(file), wanted)
     folder = into.absolute() / name
-    written = write(folder, name, template)
+    written = write(folder, name, template) if file is None else write_ready(folder, name, file)
     if json:
         print_json({"folder": str(folder), "files": written})
         return
     print(f"wrote {folder}: {', '.join(written)}")
     print(f"next: change the lines marked CHANGE, then `mlplatform check-model {folder}`")
     print(f"then: export MLPLATFORM_MODELS={folder.parent}")
+
+
+def write_ready(folder: Path, name: str, file: Path) -> list[str]:
+    """Write a folder around a ready ONNX file, which a confined process has read; returns the names
+    of its files.
+
+    Raises:
+        InputInvalid: the file is not taken, or gives or takes what no signature can say; nothing is
+            written then.
+        Refused: there is something in the folder's place.
+    """
+    from mlplatform.learning.onnx.confined import graph_tensors
+    from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
+
+    content = read_plain(file, Rule(most_bytes=MOST_BYTES))
+    shared = _templates().joinpath("sklearn", FILE).read_text()
+    texts = folder_files(graph_tensors(content), shared)
+    written = write(folder, name, "onnx")
+    for target, text in texts.items():
+        (folder / target).write_text(text.replace(NAME, name))
+    (folder / READY_FILE).write_bytes(content)
+    return sorted([*written, *texts, READY_FILE])
 
 
 def write(folder: Path, name: str, template: str) -> list[str]:
@@ -55,10 +89,14 @@ def write(folder: Path, name: str, template: str) -> list[str]:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError as error:
         raise Refused(f"{folder} is there already: name another, or remove it") from error
-    source = resources.files("mlplatform.commands.authoring").joinpath("templates", template)
+    source = _templates().joinpath(template)
     written = []
     for file in sorted(source.iterdir(), key=lambda f: f.name):
         target = file.name.removesuffix(".txt")
         (folder / target).write_text(file.read_text().replace(NAME, name))
         written.append(target)
     return written
+
+
+def _templates() -> Traversable:
+    return resources.files("mlplatform.commands.authoring").joinpath("templates")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.explainer import BACKGROUND_ROWS, CHECKED_ROWS, Explainer
@@ -144,6 +145,39 @@ def inspect(content: bytes) -> None:
     sandbox = Sandbox("onnx", LIMITS)
     try:
         _asked(sandbox, {"deed": "inspect"}, [_bytes(content)], LOAD_CPU_S, 0)
+    finally:
+        sandbox.close()
+
+
+class GraphTensor(msgspec.Struct, frozen=True):
+    """An input or output as a graph declares it; None for a size that it leaves open."""
+
+    name: Annotated[str, Meta(max_length=1024)]
+    type: Annotated[str, Meta(max_length=64)]
+    shape: tuple[int | None, ...]
+
+
+class GraphTensors(msgspec.Struct, frozen=True):
+    """What a graph takes and gives, the first 64 of either."""
+
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+
+
+def graph_tensors(content: bytes) -> GraphTensors:
+    """What a model of any signature takes and gives, told by a process of its own.
+
+    Raises:
+        ModelRefused: it is beyond the limits, or is not loaded.
+    """
+    if len(content) > MOST_BYTES:
+        raise ModelRefused(f"{len(content)} bytes; the limit is {MOST_BYTES}")
+    sandbox = Sandbox("onnx", LIMITS)
+    try:
+        frame = _asked(sandbox, {"deed": "tensors"}, [_bytes(content)], LOAD_CPU_S, 0)
+        return msgspec.convert(frame.body, GraphTensors)
+    except msgspec.ValidationError:
+        raise ModelRefused("the sandbox process sent an invalid response") from None
     finally:
         sandbox.close()
 

@@ -15,6 +15,7 @@ from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.folder import Fitted, ModelFolder, Training, load_training
+from mlplatform.learning.training.golden import GoldenSet
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.replay import Recent, predicted_band
@@ -33,7 +34,7 @@ from mlplatform.model.inputs import view_defaults
 from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
 from mlplatform.model.rules import Rule
-from mlplatform.model.tensors.categories import Vocabularies
+from mlplatform.model.tensors.categories import Vocabularies, declared
 from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
@@ -151,9 +152,51 @@ def fit_rows(training: Training, rows: Labelled, names: Sequence[str], *, seed: 
     return training.fit(x, rows.y, seed=seed, weight=rows.weight)
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a model that was brought takes from a bundle, or from its own folder."""
+
+    inputs: tuple[InputSpec, ...]
+    views: tuple[View, ...]
+    rules: tuple[Rule, ...]
+    reasons: Mapping[str, Reason]
+    vocabularies: Vocabularies
+    signature: Signature | None
+    golden: GoldenSet | None = None
+    folder: str = ""
+
+    @property
+    def tensors(self) -> Tensors | None:
+        if self.signature is None:
+            return None
+        return Tensors(self.signature, [i.name for i in self.inputs], self.vocabularies)
+
+
+def _taken(base: Bundle | ModelFolder) -> _Taken:
+    if isinstance(base, Bundle):
+        return _Taken(
+            inputs=base.inputs,
+            views=base.views,
+            rules=base.rules,
+            reasons=base.reasons,
+            vocabularies=base.vocabularies,
+            signature=base.signature,
+        )
+    return _Taken(
+        inputs=base.definition.inputs,
+        views=_views(base),
+        rules=base.rules,
+        reasons=base.reasons,
+        vocabularies=declared(base.definition),
+        signature=base.definition.signature,
+        golden=base.golden,
+        folder=base.digest,
+    )
+
+
 def candidate_from_onnx(
     content: bytes,
-    base: Bundle,
+    base: Bundle | ModelFolder,
     definition: ModelDefinition,
     dataset: Dataset,
     *,
@@ -162,12 +205,14 @@ def candidate_from_onnx(
     seed: int,
     recent: Recent | None = None,
 ) -> Candidate:
-    """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle.
+    """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle, or of its
+    own folder.
 
     Calibration, thresholds, golden rows, profile and band are measured anew on the dataset, for a
     slow model on a share of its customers; inputs, views, rules and reasons are the base's. The
-    model must take "inputs" float32 [n, F] and give "scores" float32 [n] of 0-1. There is no fitted
-    model to compare it with, so parity is measured between rows scored alone and together.
+    model must take "inputs" float32 [n, F] and give "scores" float32 [n] of 0-1, or have the base's
+    signature. There is no fitted model to compare it with, so parity is measured between rows
+    scored alone and together, and with a folder's golden set.
 
     Args:
         origin: where the model is from, for the record.
@@ -178,12 +223,13 @@ def candidate_from_onnx(
         ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
         InputInvalid: too little data.
     """
-    model = ConfinedModel(content, inputs=len(base.inputs), tensors=Tensors.of(base))
+    taken = _taken(base)
+    model = ConfinedModel(content, inputs=len(taken.inputs), tensors=taken.tensors)
     try:
         return _brought(
             model,
             content,
-            base,
+            taken,
             definition,
             dataset,
             recent,
@@ -199,7 +245,7 @@ def candidate_from_onnx(
 def _brought(
     model: ConfinedModel,
     content: bytes,
-    base: Bundle,
+    taken: _Taken,
     definition: ModelDefinition,
     dataset: Dataset,
     recent: Recent | None,
@@ -208,21 +254,29 @@ def _brought(
     origin: str,
     seed: int,
 ) -> Candidate:
-    x = parity_rows(dataset.holdout.matrix.of(base), seed)[:ALONE_ROWS]
+    names = [i.name for i in taken.inputs]
+    own = dataset.holdout.matrix.by(taken.vocabularies).columns(names)
+    x = parity_rows(own, seed)[:ALONE_ROWS]
     rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
     alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
+    parity = Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone")
+    if (golden := taken.golden) is not None:
+        gap = max(parity.difference, golden.difference(model))
+        rows_of_both = parity.rows + len(golden.rows)
+        parity = Parity(gap, rows_of_both, "rows scored alone, and the golden set")
     made = Made(
         content=content,
         model=model,
-        inputs=base.inputs,
-        views=base.views,
-        rules=base.rules,
-        reasons=base.reasons,
-        parity=Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone"),
+        inputs=taken.inputs,
+        views=taken.views,
+        rules=taken.rules,
+        reasons=taken.reasons,
+        parity=parity,
         origin=origin,
         customers=_affordable(_expected_s(model, x, rows), dataset),
-        vocabularies=base.vocabularies,
-        signature=base.signature,
+        vocabularies=taken.vocabularies,
+        signature=taken.signature,
+        folder=taken.folder,
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 

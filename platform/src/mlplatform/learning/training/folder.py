@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
 from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import folder_digest, load_definition, model_folder
+from mlplatform.model.folders import folder_digest, is_ready, load_definition, model_folder
 from mlplatform.model.rules import Rule, parse_rules
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -58,6 +59,7 @@ class ModelFolder:
 
     Args:
         digest: of all that is in it (`model.folders.folder_digest`).
+        golden: of a ready ONNX file; None for a folder that is trained.
     """
 
     definition: ModelDefinition
@@ -65,6 +67,7 @@ class ModelFolder:
     rules: tuple[Rule, ...]
     reasons: Mapping[str, Reason]
     digest: str
+    golden: GoldenSet | None = None
 
 
 def load_folder(name: str) -> ModelFolder:
@@ -98,6 +101,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
         ),
         reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),
         digest=folder_digest(folder),
+        golden=golden_set(folder / GOLDEN_FILE, definition) if is_ready(folder) else None,
     )
 
 

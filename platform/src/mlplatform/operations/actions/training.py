@@ -14,7 +14,8 @@ from mlplatform.learning.registry.versions import Rejection, Version
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.bundle import MODEL_FILE
-from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound
+from mlplatform.model.folders import is_ready, model_folder
+from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
 from mlplatform.runtime.text import cleaned
@@ -55,6 +56,19 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Pr
     return Prepared(dataset, champion, recent)
 
 
+def check_trains(model: str) -> None:
+    """Nothing, where a model's folder trains it.
+
+    Raises:
+        Refused: it holds a ready ONNX file.
+    """
+    if is_ready(model_folder(model)):
+        raise Refused(
+            f"{model} is a ready ONNX file: there is nothing to train. Put a newer file and its "
+            f"golden set into the folder; `mlplatform validate {model}` makes a version of it"
+        )
+
+
 def training_moment(asked_ms: int | None, known_ms: int) -> int:
     """The moment to train as of: the one asked for, or that until which payments are known.
 
@@ -82,7 +96,7 @@ def bring(platform: Platform, model: str, path: Path, author: str, prepared: Pre
 
     Raises:
         NotFound: there is no such file, or no champion whose inputs, views, rules and reasons its
-            model could take.
+            model could take; a ready file takes those of its folder.
         InputInvalid: the file is not taken, its model is beyond what one from outside may be, or
             its name is no text that may be kept.
     """
@@ -116,11 +130,13 @@ def _candidate(
 ) -> Candidate:
     from mlplatform.learning.training.candidate import candidate_from_onnx
 
-    if prepared.champion is None:
+    folder = load_folder(model)
+    if folder.golden is None and prepared.champion is None:
         raise NotFound(f"{model} has no champion: the first version is trained from its folder")
+    base = folder if prepared.champion is None else prepared.champion.bundle
     return candidate_from_onnx(
         content,
-        prepared.champion.bundle,
+        folder if folder.golden is not None else base,
         platform.definition(model),
         prepared.dataset,
         bundles=platform.settings.home.bundles,

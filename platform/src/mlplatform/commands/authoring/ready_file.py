@@ -1,0 +1,156 @@
+"""What `mlplatform new-model --template onnx` writes around a ready ONNX file, from its graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.model.tensors.signature import ONNX_TYPES
+from mlplatform.runtime.errors import InputInvalid
+
+if TYPE_CHECKING:
+    from mlplatform.learning.onnx.confined import GraphTensor, GraphTensors
+
+MOST_COLUMNS: Final = 256
+_DTYPES: Final = {onnx: dtype for dtype, onnx in ONNX_TYPES.items()}
+_FIELDS: Final = {
+    "float32": "{type: float64}",
+    "float64": "{type: float64}",
+    "int64": "{type: int64, minimum: 0, maximum: 16777216}",
+    "bool": "{type: bool}",
+    "string": "{type: string, max_length: 50}",
+}
+_REQUEST: Final = re.compile(
+    r"^# What an application sends.*?(?=^label:)", re.DOTALL | re.MULTILINE
+)
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,250}")
+_WORDS: Final = frozenset(("yes", "no", "on", "off", "true", "false", "null", "n", "y"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One input of the model: a field of the request that goes into a tensor."""
+
+    name: str
+    dtype: str
+
+    @property
+    def kind(self) -> str:
+        return "category" if self.dtype == "string" else "field"
+
+
+def folder_files(graph: GraphTensors, shared: str) -> dict[str, str]:
+    """The texts of model.yaml, reasons.yaml and golden.json for a graph.
+
+    Args:
+        shared: the model.yaml of a template that is trained: all but fields and inputs is taken.
+
+    Raises:
+        InputInvalid: the graph takes or gives what no signature can say; names the tensor.
+    """
+    tensors = [(tensor, _columns(tensor)) for tensor in graph.inputs]
+    columns = [column for _, made in tensors for column in made]
+    names = [column.name for column in columns]
+    if len(set(names)) != len(names) or not 0 < len(columns) <= MOST_COLUMNS:
+        raise _wrong(f"its inputs have {len(columns)} columns; wanted: 1 to {MOST_COLUMNS} by name")
+    numbers = [column.name for column in columns if column.dtype != "string"]
+    text = _REQUEST.sub(lambda _: _request(columns) + _signature(graph, tensors), shared)
+    watched = ", ".join(numbers[:3] or names[:3])
+    text = re.sub(r"^  inputs: \[.*\]$", f"  inputs: [{watched}]", text, flags=re.MULTILINE)
+    reasons = "".join(
+        f"{name}: {{code: {name.upper()}, customer: {name}, analyst: {name}}}\n" for name in names
+    )
+    head = (
+        "# One reason for every input: its code, and its words for either reader. CHANGE: yours.\n"
+    )
+    return {"model.yaml": text, "reasons.yaml": head + reasons, "golden.json": "[]\n"}
+
+
+def _request(columns: Sequence[_Column]) -> str:
+    fields = "".join(f"  {column.name}: {_FIELDS[column.dtype]}\n" for column in columns)
+    inputs = "".join(f"  - {{name: {c.name}, kind: {c.kind}, of: {c.name}}}\n" for c in columns)
+    texts = [column.name for column in columns if column.dtype == "string"]
+    words = "".join(f"  {name}: []\n" for name in texts)
+    return (
+        "# What an application sends, besides event_time. CHANGE: names, bounds.\n"
+        f"request:\n  customer_id: {{type: int64, pseudonymous: true, minimum: 0}}\n{fields}\n"
+        f"# The model's inputs, in order.\ninputs:\n{inputs}\n"
+        + (f"# CHANGE: the words that the model knows.\nvocabularies:\n{words}\n" if words else "")
+    )
+
+
+def _signature(
+    graph: GraphTensors, tensors: Sequence[tuple[GraphTensor, Sequence[_Column]]]
+) -> str:
+    if _is_plain(graph):
+        return ""
+    lines = [
+        "# What the graph takes and gives. CHANGE: what stands for missing values, and the score."
+    ]
+    lines += ["signature:", "  inputs:"]
+    for tensor, columns in tensors:
+        dtype, of = columns[0].dtype, ", ".join(column.name for column in columns)
+        missing = ", missing: 0" if dtype in ("float32", "float64") else ""
+        shape = _shape(tensor, len(columns))
+        name = _quoted(tensor.name)
+        lines.append(f"    - {{name: {name}, dtype: {dtype}, shape: {shape}, of: [{of}]{missing}}}")
+    lines.append("  outputs:")
+    given = [tensor for tensor in graph.outputs if _is_output(tensor)]
+    for tensor in given:
+        shape = _shape(tensor, tensor.shape[-1] or 0)
+        name = _quoted(tensor.name)
+        lines.append(f"    - {{name: {name}, dtype: {_DTYPES[tensor.type]}, shape: {shape}}}")
+    scores = [t for t in given if _DTYPES[t.type].startswith("float")]
+    if not scores:
+        raise _wrong("it gives no float [n] or [n, columns]; wanted: an output for the score")
+    score = scores[-1]
+    column = f", column: {(score.shape[1] or 1) - 1}" if len(score.shape) == 2 else ""
+    lines.append(f"  score: {{output: {_quoted(score.name)}{column}}}")
+    return "\n".join(lines) + "\n\n"
+
+
+def _columns(tensor: GraphTensor) -> list[_Column]:
+    dtype, shape = _DTYPES.get(tensor.type), tensor.shape
+    if dtype is None or len(shape) not in (1, 2) or shape[0] is not None:
+        raise _wrong(f"takes {tensor.name[:64]!a} as {tensor.type} {list(shape)}; wanted: rows")
+    width = 1 if len(shape) == 1 else shape[1]
+    if width is None or not 0 < width <= MOST_COLUMNS:
+        raise _wrong(f"takes {tensor.name[:64]!a} of {width} columns; wanted: 1 to {MOST_COLUMNS}")
+    name = re.sub(r"[^a-z0-9]+", "_", tensor.name.lower()).strip("_")[:50]
+    name = name if re.match(r"[a-z]", name) else f"input_{name}".rstrip("_")
+    if width == 1:
+        return [_Column(name, dtype)]
+    return [_Column(f"{name}_{number}", dtype) for number in range(width)]
+
+
+def _is_plain(graph: GraphTensors) -> bool:
+    """Whether it is one float32 matrix and one score, which need no signature."""
+    taken = [(t.name, t.type, len(t.shape)) for t in graph.inputs]
+    given = [(t.name, t.type, len(t.shape)) for t in graph.outputs]
+    kind = ONNX_TYPES["float32"]
+    return taken == [(INPUT_NAME, kind, 2)] and given == [(OUTPUT_NAME, kind, 1)]
+
+
+def _is_output(tensor: GraphTensor) -> bool:
+    known, shape = tensor.type in _DTYPES, tensor.shape
+    return known and (len(shape) == 1 or (len(shape) == 2 and (shape[1] or 0) > 0))
+
+
+def _shape(tensor: GraphTensor, columns: int) -> str:
+    return "[n]" if len(tensor.shape) == 1 else f"[n, {columns}]"
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML, whatever a graph calls its tensors."""
+    if _PLAIN_NAME.fullmatch(name) and name.lower() not in _WORDS:
+        return name
+    if not name.isprintable() or len(name) > 250:
+        raise _wrong(f"a tensor is named {name[:64]!a}; wanted: a name that can be written")
+    return "'" + name.replace("'", "''") + "'"
+
+
+def _wrong(problem: str) -> InputInvalid:
+    return InputInvalid("ONNX model", None, problem)

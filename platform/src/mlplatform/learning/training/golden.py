@@ -1,0 +1,132 @@
+"""The golden set of a ready ONNX file: rows, and the scores that they had where it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.onnx_limits import ModelRefused
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.request_transforms import number
+from mlplatform.model.tensors.categories import Places, declared, place, places
+from mlplatform.model.tensors.signature import Tensors
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+
+if TYPE_CHECKING:
+    from mlplatform.learning.onnx.onnx_file import Scoring
+
+GOLDEN_FILE: Final = "golden.json"
+MOST_BYTES: Final = 16 * 1024 * 1024
+MOST_ROWS: Final = 10_000
+WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each row'
+
+Value = float | bool | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenSet:
+    """Rows by inputs, NaN where a value is missing, and the score that each must have."""
+
+    rows: NDArray[np.float32]
+    scores: NDArray[np.float64]
+
+    def difference(self, model: Scoring) -> float:
+        """The largest gap between a model's scores and the expected ones.
+
+        Raises:
+            ModelRefused: it fails on a row, or its score is not a number.
+        """
+        return float(np.abs(model.scores(self.rows) - self.scores).max())
+
+
+class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    inputs: dict[str, Value]
+    score: Annotated[float, Meta(ge=0, le=1)]
+
+
+def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
+    """The golden set in a file.
+
+    Raises:
+        ConfigInvalid: there is none, or a row is not of the model's inputs; names the row, from 0.
+    """
+    source = f"{file.parent.name}/{file.name}"
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise ConfigInvalid(source, file.stat().st_size, f"{MOST_BYTES} bytes or fewer")
+        found = msgspec.json.decode(file.read_bytes(), type=tuple[_Row, ...])
+    except (OSError, *NOT_JSON) as error:
+        raise ConfigInvalid(source, str(error), WANTED) from error
+    if not 0 < len(found) <= MOST_ROWS:
+        wanted = f"1 to {MOST_ROWS} rows with the scores that they had where the model was made"
+        raise ConfigInvalid(source, f"{len(found)} rows", wanted)
+    known = _places(definition)
+    names = [i.name for i in definition.inputs]
+    rows = [_row(f"{source}: {n}.inputs", row.inputs, names, known) for n, row in enumerate(found)]
+    return GoldenSet(np.array(rows, np.float32), np.array([row.score for row in found]))
+
+
+def _places(definition: ModelDefinition) -> dict[str, Places]:
+    words = declared(definition)
+    categories = [i.name for i in definition.inputs if i.kind == "category"]
+    if lacking := [name for name in categories if not words.get(name)]:
+        wanted = f"the words of {', '.join(lacking)}: a ready model learns none"
+        raise ConfigInvalid("model.yaml: vocabularies", definition.vocabularies, wanted)
+    return {name: places(known) for name, known in words.items()}
+
+
+def _row(
+    key: str, inputs: Mapping[str, Value], names: Sequence[str], known: Mapping[str, Places]
+) -> list[float]:
+    if set(inputs) != set(names):
+        wanted = "a value, or null, for each of " + ", ".join(names)
+        raise ConfigInvalid(key, sorted(inputs), wanted)
+    return [_number(f"{key}.{name}", inputs[name], known.get(name)) for name in names]
+
+
+def _number(key: str, value: Value, known: Places | None) -> float:
+    if known is None:
+        if isinstance(value, str):
+            raise ConfigInvalid(key, value, "a number")
+        return number(value)
+    if value is not None and not isinstance(value, str):
+        raise ConfigInvalid(key, value, "a text")
+    return place(value, known)
+
+
+def check_ready(content: bytes, definition: ModelDefinition, golden: GoldenSet) -> None:
+    """Nothing, where a ready file is one that the platform runs and scores its golden set.
+
+    Raises:
+        ModelRefused: it is beyond the limits, its tensors are others, or a score is no number.
+        InputInvalid: a row scores otherwise than is expected.
+    """
+    from mlplatform.learning.onnx.confined import ConfinedModel
+
+    names = [i.name for i in definition.inputs]
+    tensors = None
+    if definition.signature is not None:
+        tensors = Tensors(definition.signature, names, declared(definition))
+    model = ConfinedModel(content, inputs=len(names), tensors=tensors)
+    try:
+        found, limit = model.scores(golden.rows), definition.gates.onnx_difference
+        gap = np.abs(found - golden.scores)
+        row = int(gap.argmax())
+        if gap[row] > limit:
+            told = f"row {row} scores {found[row]:.6g}, expected is {golden.scores[row]:.6g}"
+            problem = f"{told}; wanted: within {limit:g} (gates.onnx_difference)"
+            raise InputInvalid(GOLDEN_FILE, None, problem)
+        model.scores(np.full((1, len(names)), np.nan, np.float32))
+    except ModelRefused as error:
+        way_out = "where a missing value is the reason, signature.inputs.N.missing stands for it"
+        raise ModelRefused(f"{error.problem}; {way_out}") from error
+    finally:
+        model.close()
