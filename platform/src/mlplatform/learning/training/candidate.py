@@ -343,16 +343,11 @@ def _candidate(
     thresholds = fit_thresholds(definition.decision, scores[first], known)
     cut_offs = CutOffs(scale, thresholds)
     fitting = dataset.fitting.taught
-    card = fit_scorecard(
-        fitting.matrix.columns(made.names), fitting.y, made.names, definition.training.small_model
-    )
+    background = fitting.matrix.columns(made.names)
+    card = fit_scorecard(background, fitting.y, made.names, definition.training.small_model)
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
     recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
-    background = fitting.matrix.columns(made.names)
     explainer = _explainer(made, background, parity_rows(x, seed))
-    files = {MODEL_FILE: digest(made.content)}
-    if explainer.content is not None:
-        files[EXPLAINER_FILE] = digest(explainer.content)
     seen = _profile(definition, holdout.matrix, scores, cut_offs.alerting(scores), made)
     rhythms = _input_rhythms(seen, dataset.rows.matrix)
     if isinstance(model, OnnxFile):  # one that was brought may take too long for so many rows
@@ -375,7 +370,7 @@ def _candidate(
         seed=seed,
         origin=made.origin,
         folder=made.folder,
-        files=files,
+        files=_files(made, explainer),
         attribution=explainer.attribution,
         small_model=small_model(
             card,
@@ -392,6 +387,13 @@ def _candidate(
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
     return Candidate(folder, bundle, model, made.parity, made.customers)
+
+
+def _files(made: Made, explainer: Explainer) -> dict[str, str]:
+    files = {MODEL_FILE: digest(made.content)}
+    if explainer.content is not None:
+        files[EXPLAINER_FILE] = digest(explainer.content)
+    return files
 
 
 def _tensors(definition: ModelDefinition, dataset: Dataset) -> Tensors | None:
