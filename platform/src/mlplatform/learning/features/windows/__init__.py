@@ -1,0 +1,1 @@
+"""Real-time windows: their SQL for training, their state for requests."""

@@ -1,0 +1,179 @@
+"""What a real-time window is: an aggregate over an entity's payments until this one, in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.model.feature_views import MissingPolicy, StalePolicy
+from mlplatform.model.request_transforms import DAY_MS, HOUR_MS
+
+MINUTE_MS: Final = 60_000
+LONGEST_MS: Final = 90 * DAY_MS
+MOST_TILES: Final = 400
+"""Of one window: what an entity takes stays bounded, however many payments it has."""
+MOST_WINDOWS: Final = 100
+MOST_STEPS: Final = 2**36
+"""A value in its last digit: so large a number, squared and added up 8 million times, is exact."""
+_UNIT_MS: Final = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
+
+Span = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,4}[mhd]\Z")]
+"""A whole number of minutes, hours or days, like `10m`, `6h` or `30d`."""
+Aggregate = Literal["count", "sum", "mean", "std", "min", "max", "seconds_since"]
+OF_VALUES: Final[frozenset[Aggregate]] = frozenset(("sum", "mean", "std", "min", "max"))
+Comparison = Literal["==", "!=", ">", ">=", "<", "<="]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class Filter(_Strict, frozen=True):
+    """Which payments a window counts: those whose request field compares so."""
+
+    field: str
+    op: Comparison
+    value: float | int | str | bool
+
+
+class Window(_Strict, frozen=True):
+    """One feature: an aggregate over the payments of an entity before this one.
+
+    Time is cut into tiles of `resolution`. A window at t covers the tile of t - delay as far as it
+    is known, and the window/resolution tiles before it: the window, and up to a tile more.
+
+    Args:
+        entity: that a request field declares; the payments are those with the same key.
+        of: the numeric request field that is aggregated; none for `count` and `seconds_since`.
+        digits: decimal places of `of` that count: sums are exact, in any order.
+        missing: what happens where nothing is known of the entity (see `FeatureField.missing`).
+        default: the value in training and serving where there is none, as of the mean of nothing.
+        stale: what happens where the state is not there (see `FeatureView.stale`).
+    """
+
+    name: str
+    entity: str
+    aggregate: Aggregate
+    window: Span
+    resolution: Span
+    of: str | None = None
+    digits: Annotated[int, Meta(ge=0, le=6)] = 2
+    where: Filter | None = None
+    delay: Span | None = None
+    missing: MissingPolicy = "default"
+    default: float | None = None
+    stale: StalePolicy = "fallback"
+
+    @property
+    def tile_ms(self) -> int:
+        return span_ms(self.resolution)
+
+    @property
+    def tiles(self) -> int:
+        """Whole tiles before the one that is open."""
+        return span_ms(self.window) // self.tile_ms
+
+    @property
+    def delay_tiles(self) -> int:
+        return span_ms(self.delay) // self.tile_ms if self.delay else 0
+
+
+def span_ms(span: str) -> int:
+    """Milliseconds of a `Span`."""
+    return int(span[:-1]) * _UNIT_MS[span[-1]]
+
+
+class _Field(Protocol):
+    """What is asked of a request field; `model.definition.RequestField` is one."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def entity(self) -> str | None: ...
+    @property
+    def pseudonymous(self) -> bool: ...
+    @property
+    def minimum(self) -> float | None: ...
+    @property
+    def maximum(self) -> float | None: ...
+
+
+Rule = tuple[bool, str, Any, str]
+
+
+def rules(windows: Sequence[Window], request: Mapping[str, _Field]) -> Iterator[Rule]:
+    """What must hold of declared windows: whether it does, the key, the value, what is wanted."""
+    names = [w.name for w in windows]
+    yield len(set(names)) == len(names), "windows", names, "names that differ"
+    enough = len(windows) <= MOST_WINDOWS
+    yield enough, "windows", len(windows), f"at most {MOST_WINDOWS}"
+    entities = {f.entity for f in request.values() if f.entity is not None}
+    for position, window in enumerate(windows):
+        key = f"windows.{position}"
+        named = window.name.isidentifier() and window.name not in request
+        wanted = "letters, digits and _, and no request field's name"
+        yield named, f"{key}.name", window.name, wanted
+        known = window.entity in entities
+        yield known, f"{key}.entity", window.entity, "an entity that a request field declares"
+        yield from _lengths(window, key)
+        yield from _value(window, key, request)
+        yield from _filter(window, key, request)
+
+
+def _lengths(window: Window, key: str) -> Iterator[Rule]:
+    length_ms, tile_ms = span_ms(window.window), window.tile_ms
+    yield length_ms <= LONGEST_MS, f"{key}.window", window.window, "at most 90d"
+    whole = length_ms % tile_ms == 0
+    yield whole, f"{key}.resolution", window.resolution, f"a whole part of {window.window}"
+    few = length_ms // tile_ms <= MOST_TILES
+    wanted = f"{window.window} in at most {MOST_TILES} parts"
+    yield few, f"{key}.resolution", window.resolution, wanted
+    if window.delay is not None:
+        delay_ms = span_ms(window.delay)
+        wanted = f"a multiple of the resolution {window.resolution}, at most 90d"
+        fits = delay_ms % tile_ms == 0 and delay_ms <= LONGEST_MS
+        fits = fits and delay_ms // tile_ms <= MOST_TILES
+        yield fits, f"{key}.delay", window.delay, wanted
+
+
+def _value(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[Rule]:
+    of = window.of
+    if window.aggregate not in OF_VALUES:
+        yield of is None, f"{key}.of", of, f"no field for {window.aggregate}"
+        return
+    field = None if of is None else request.get(of)
+    numeric = field is not None and field.type in ("int64", "float64") and not field.pseudonymous
+    yield numeric, f"{key}.of", of, "a request field of type int64 or float64"
+    if field is None or not numeric:
+        return
+    low, high = field.minimum, field.maximum
+    most = MOST_STEPS / 10**window.digits
+    bounded = low is not None and high is not None and max(abs(low), abs(high)) <= most
+    wanted = (
+        f"a field with request.{of}.minimum and .maximum within {most:.0f}"
+        f" (or fewer digits than {window.digits}): its sums are exact then"
+    )
+    yield bounded, f"{key}.of", of, wanted
+
+
+def _filter(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[Rule]:
+    where = window.where
+    if where is None:
+        return
+    field = request.get(where.field)
+    known = field is not None and not field.pseudonymous
+    yield known, f"{key}.where.field", where.field, "a request field that is no pseudonym"
+    if field is None:
+        return
+    kinds = {"string": str, "bool": bool}
+    kind = kinds.get(field.type)
+    if kind is not None:
+        equal = where.op in ("==", "!=")
+        yield equal, f"{key}.where.op", where.op, f"== or != for a field of type {field.type}"
+        fits = type(where.value) is kind
+    else:
+        fits = type(where.value) in (int, float)
+    yield fits, f"{key}.where.value", where.value, f"a value of type {field.type}"
