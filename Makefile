@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page
+.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page bench-windows
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -186,6 +186,9 @@ bench-quality: .venv/.dev ## risk by known labels, a worse model and a leaked in
 
 bench-credit: .venv/.dev ## thresholds by cost beside thresholds by shares; build/bench/credit.json (BENCH_FLAGS="PATH/TO/uci_credit_default.parquet")
 	@$(RUN) tests.bench.credit $(BENCH_FLAGS)
+
+bench-windows: .venv/.dev ## what real-time windows cost a commit, a read and a training join; build/bench/windows.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
+	@$(RUN) tests.bench.windows $(BENCH_FLAGS)
 
 bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json
 	@$(RUN) tests.bench.images $(BENCH_FLAGS)

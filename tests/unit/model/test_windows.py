@@ -15,11 +15,11 @@ from mlplatform.model.windows.declaration import Filter, Window, rules
 from mlplatform.model.windows.tiles import (
     LATE_MS,
     Columns,
+    Reader,
     Series,
     fold,
     new_columns,
     series_of,
-    value,
 )
 
 MINUTE_MS = 60_000
@@ -105,7 +105,8 @@ def test_windows_of_one_field_and_resolution_share_their_tiles() -> None:
     mean = msgspec.convert(GOOD, Window)
     found = series_of((hour, since, mean), KEYS)
 
-    assert [[w.name for w in members] for _, members in found] == [["a", "b"], ["mean_1h"]]
+    assert [[w.name for w in members] for _, members in found] == [["mean_1h", "a", "b"]]
+    assert found[0][0].columns == ("tile", "count", "last_ms", "sum")
     assert found[0][0].retained == 120 + 1 + LATE_MS // MINUTE_MS
 
 
@@ -176,15 +177,15 @@ def test_payments_added_one_by_one_in_any_order_are_what_a_recount_finds(
     for event_ms, amount in shuffled:
         fold(columns, series, event_ms, {"amount": amount})
 
-    found, expected = (
-        value(columns, series, declared, at_ms),
-        recount(payments, declared, series, at_ms),
-    )
+    values: dict[str, float | None] = {}
+    Reader(series, [declared]).fill(values, columns, at_ms)
+    found = math.nan if (read := values["w"]) is None else read
+    expected = recount(payments, declared, series, at_ms)
     assert found == pytest.approx(expected, rel=1e-12, nan_ok=True)
     if aggregate not in ("std", "mean"):
         assert found == expected or math.isnan(expected)
     assert len(columns[0]) <= series.retained
-    assert columns[0] == sorted(set(columns[0]))
+    assert list(columns[0]) == sorted(set(columns[0]))
 
 
 def test_what_an_entity_takes_does_not_grow_with_its_payments() -> None:

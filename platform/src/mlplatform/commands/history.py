@@ -106,6 +106,23 @@ def import_history(
 
 
 @app.command()
+def windows(model: Model, json: AsJson = False) -> None:
+    """Build the state of a model's real-time windows anew, of its history and of the decision log.
+
+    Windows that model.yaml declares anew are stale until then. Gateways may run meanwhile.
+
+    Example: mlplatform history windows fraud
+    """
+    with progress("adding up payments"):
+        rows = job.build_windows(wiring.platform(), model)
+    facts = {"model": model, "windows": len(load_definition(model).windows), "entities": rows}
+    if json:
+        print_json(facts)
+    else:
+        print_fields(facts)
+
+
+@app.command()
 def schema(model: Model, json: AsJson = False) -> None:
     """The columns that a history of the model has, and under which names a file's are taken.
 

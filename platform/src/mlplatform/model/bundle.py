@@ -27,6 +27,7 @@ from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import Signature, signature_problems
+from mlplatform.model.windows.declaration import Window
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
@@ -225,6 +226,8 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     """The words of each category input, in the order of their places (`model.tensors`)."""
     signature: Signature | None = None
     """The graph's tensors; None for "inputs" float32 [n, inputs] and "scores" float32 [n]."""
+    windows: tuple[Window, ...] = ()
+    """As they were when it was trained, of those that its inputs read."""
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -244,7 +247,8 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     @property
     def defaults(self) -> dict[str, float]:
         """The number that stands for a missing value, by feature, of those that have one."""
-        return {name: value for view in self.views for name, value in view.defaults.items()}
+        of_views = {name: value for view in self.views for name, value in view.defaults.items()}
+        return of_views | {w.name: w.default for w in self.windows if w.default is not None}
 
     def calibrate(self, raw: float) -> float:
         """The probability, 0-1, for one raw score of the model.
@@ -280,7 +284,7 @@ def problems(bundle: Bundle) -> list[str]:
     rule_inputs = {c.input for rule in bundle.rules for c in rule.when}
     found = {
         **_decides_wrongly(bundle.calibration, bundle.thresholds, bundle.scale),
-        "scale is not two or more outcomes, the last of them alerts": not _is_scale(bundle.scale),
+        "scale is not two or more outcomes, the last of them alerts": not bundle.scale.can_decide,
         "rules decide what the scale does not have": not (
             {rule.decision for rule in bundle.rules} <= set(bundle.scale.names)
         ),
@@ -332,12 +336,6 @@ def _decides_wrongly(
             and _rises(begins, strictly=False)
         ),
     }
-
-
-def _is_scale(scale: DecisionScale) -> bool:
-    names, alerts = scale.names, scale.alerts
-    differ = 2 <= len(set(names)) == len(names)
-    return differ and 0 < len(alerts) < len(names) and names[scale.first_alert :] == alerts
 
 
 def _small_model_problems(

@@ -21,6 +21,7 @@ from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import signature_problems
+from mlplatform.model.windows import declaration as windows
 
 Rule = tuple[bool, str, object, str]
 """Whether it holds, the key that it is about, that key's value, and what is wanted there."""
@@ -66,6 +67,7 @@ def _request(model: ModelDefinition) -> Iterator[Rule]:
         if field.minimum is not None and field.maximum is not None:
             ordered = field.minimum <= field.maximum
             yield ordered, f"request.{name}.minimum", field.minimum, "at most maximum"
+    yield from windows.rules(model.windows, model.request)
 
 
 def _categories(model: ModelDefinition) -> Iterator[Rule]:

@@ -31,6 +31,13 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alerts: tuple[str, ...]
 
     @property
+    def can_decide(self) -> bool:
+        """Whether it has two or more outcomes, the last of them alerts."""
+        names, alerts = self.names, self.alerts
+        differ = 2 <= len(set(names)) == len(names)
+        return differ and 0 < len(alerts) < len(names) and names[self.first_alert :] == alerts
+
+    @property
     def first_alert(self) -> int:
         """The place among the names from which on an outcome is an alert."""
         return len(self.names) - len(self.alerts)

@@ -10,6 +10,7 @@ from msgspec import Meta
 from mlplatform.model.decision_scale import Decision, DecisionPolicy
 from mlplatform.model.segments import SegmentPolicy
 from mlplatform.model.tensors.signature import Signature
+from mlplatform.model.windows.declaration import Window
 
 REQUEST_UNIT = "request"
 EVENT_TIME = "event_time"
@@ -62,13 +63,25 @@ class RequestField(_Strict, frozen=True):
     values: Words | None = None
 
 
+InputKind = Literal[
+    "field",
+    "category",
+    "hour_of_day",
+    "day_of_week",
+    "is_weekend",
+    "is_night",
+    "ratio",
+    "view",
+    "window",
+]
+
+
 class InputSpec(_Strict, frozen=True):
-    """One input of the model, by position: a transform of the request or a feature of a view."""
+    """One input of the model, by position: a transform of the request, a feature of a view, or a
+    window of an entity."""
 
     name: str
-    kind: Literal[
-        "field", "category", "hour_of_day", "day_of_week", "is_weekend", "is_night", "ratio", "view"
-    ]
+    kind: InputKind
     of: str | None = None
     to: str | None = None
 
@@ -432,6 +445,8 @@ class ModelDefinition(_Strict, frozen=True):
     rollout: RolloutPolicy
     drift: DriftPolicy
     features: FeaturesPolicy = FeaturesPolicy()
+    windows: tuple[Window, ...] = ()
+    """Of the request's entities, as fresh as the last payment (docs/features.md)."""
     exploration: ExplorationPolicy | None = None
     vocabularies: dict[str, Words] = {}
     """The words of category inputs that are not learned, in the order of their places."""

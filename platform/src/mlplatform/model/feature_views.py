@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -15,6 +16,32 @@ FILE = "features.json"
 Aggregate = Literal["count", "mean", "label_share"]
 MissingPolicy = Literal["default", "degrade", "refuse"]
 StalePolicy = Literal["fallback", "degrade", "refuse"]
+
+
+class Feature(Protocol):
+    """What serving asks of a feature's declaration."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def missing(self) -> MissingPolicy: ...
+    @property
+    def default(self) -> float | None: ...
+
+
+class FeatureSource(Protocol):
+    """Features that are there together or not at all: a view, or the windows of an entity."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ttl_ms(self) -> int: ...
+    @property
+    def stale(self) -> StalePolicy: ...
+    @property
+    def fields(self) -> Sequence[Feature]: ...
+    @property
+    def feature_names(self) -> tuple[str, ...]: ...
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

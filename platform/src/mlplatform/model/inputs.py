@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlplatform.model import request_transforms as transforms
 from mlplatform.model.definition import EVENT_TIME, InputSpec, ModelDefinition
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.feature_views import FeatureSource, FeatureView
 from mlplatform.model.tensors.categories import (
     Places,
     Vocabularies,
@@ -19,6 +19,7 @@ from mlplatform.model.tensors.categories import (
     place,
     places,
 )
+from mlplatform.model.windows.declaration import by_entity, source_name
 from mlplatform.runtime.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -66,14 +67,20 @@ class InputPlan:
         self._fields = {name for name, kind in told.items() if kind != "string"}
         self._texts = set(told) - self._fields
         self._places = {name: places(words) for name, words in (vocabularies or {}).items()}
-        self._features = {f: v.name for v in views for f in v.feature_names}
+        of_entities = by_entity(definition.windows, definition.entities)
+        sources: tuple[FeatureSource, ...] = (*views, *of_entities)
+        self._features = {f: v.name for v in sources for f in v.feature_names}
+        if sum(len(v.feature_names) for v in sources) > len(self._features):
+            names = sorted({w.name for w in definition.windows} & {*feature_names(views)})
+            raise ConfigInvalid("windows", names, "names that no feature view uses")
         specs = definition.inputs if inputs is None else inputs
         self.inputs = tuple(self._checked(spec) for spec in specs)
         self.names = tuple(i.name for i in self.inputs)
         used = {n for i in self.inputs for n in (i.name, i.to) if n in self._features}
-        self.features = tuple(f for v in views for f in v.feature_names if f in used)
+        self.features = tuple(f for v in sources for f in v.feature_names if f in used)
         self.views = tuple(v for v in views if used.intersection(v.feature_names))
-        self._defaults = view_defaults(views) if defaults is None else defaults
+        self.sources = tuple(v for v in sources if used.intersection(v.feature_names))
+        self._defaults = view_defaults(sources) if defaults is None else defaults
         self.texts = frozenset(i.of or "" for i in self.inputs if i.transform == "category")
         self._steps = tuple(self._step(i) for i in self.inputs)
 
@@ -108,6 +115,10 @@ class InputPlan:
                 if self._features.get(spec.name) != spec.of:
                     raise ConfigInvalid(f"{key}: of", spec.of, "the view that has this feature")
                 return ModelInput(spec.name, "view", "view", spec.of)
+            case "window":
+                if self._features.get(spec.name) != source_name(spec.of or ""):
+                    raise ConfigInvalid(f"{key}: of", spec.of, "the entity of a window so named")
+                return ModelInput(spec.name, "view", "view", spec.of)
             case "field" | "ratio":
                 self._known(f"{key}: of", spec.of, self._fields)
                 if spec.kind == "ratio":
@@ -128,7 +139,12 @@ class InputPlan:
             raise ConfigInvalid(key, name, "one of " + ", ".join(sorted(known)))
 
 
-def view_defaults(views: Sequence[FeatureView]) -> dict[str, float]:
+def feature_names(sources: Sequence[FeatureSource]) -> tuple[str, ...]:
+    """Every feature of some sources, in order."""
+    return tuple(name for source in sources for name in source.feature_names)
+
+
+def view_defaults(views: Sequence[FeatureSource]) -> dict[str, float]:
     """The number that stands for a missing value, by feature, of those that have one."""
     return {f.name: f.default for v in views for f in v.fields if f.default is not None}
 

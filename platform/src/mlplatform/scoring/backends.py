@@ -6,12 +6,17 @@ only where one is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads
+from mlplatform.learning.features.windows.state import begin
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
@@ -29,6 +34,8 @@ from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from mlplatform.scoring.admission.store import Admission, Buckets, Keys, KeysAndBuckets
+
+log = logging.getLogger(__name__)
 
 GATEWAY_ANSWER_S = 2.0
 """A gateway that follows its routes gives up sooner than a pass: its lease must not run out."""
@@ -95,14 +102,37 @@ def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> Onli
 
 
 def online_for_requests(
-    settings: Settings, model: str, views: Sequence[FeatureView]
+    settings: Settings, definition: ModelDefinition, views: Sequence[FeatureView]
 ) -> OnlineFeatures:
-    """A model's online features for requests, which may not."""
+    """A model's online features for requests, which may not wait, and its windows."""
+    stored, windows = _stored(settings, definition.name, views), definition.windows
+    if not windows:
+        return stored
+    database = settings.home.decisions / DATABASE
+    reads = WindowReads(database, definition.name, windows, definition.entities)
+    return FeaturesWithWindows(stored, reads)
+
+
+def _stored(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:
     if settings.redis is None:
         return FeastSqlite(settings.home.online_db, project_name(model), views, 0)
     from mlplatform.learning.features.feast_redis import FeastRedis
 
     return FeastRedis(settings.redis, project_name(model), views, answer_s=READ_S)
+
+
+def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:
+    """Windows of models that know no payment yet begin with none; of others, somebody builds them.
+    Until then they are stale."""
+    for definition in (one for one in definitions if one.windows):
+        name = definition.name
+        if settings.profile != "embedded":
+            log.error("windows of %s are stale: the payments of a cluster are in many logs", name)
+            continue
+        has_history = any(settings.home.offline(name).glob("parts/[0-9]*"))
+        database = settings.home.decisions / DATABASE
+        if not begin(database, definition, has_history=has_history):
+            log.error("windows of %s are stale: run `mlplatform history windows %s`", name, name)
 
 
 def admission(settings: Settings) -> Admission:

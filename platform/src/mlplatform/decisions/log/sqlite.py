@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import threading
@@ -29,13 +30,14 @@ from mlplatform.decisions.records.port import (
     Watermark,
 )
 from mlplatform.decisions.records.prepared import Key, Prepared, prepared
+from mlplatform.decisions.records.projection import Projection, committed
 from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.reading import Pending, damaged, lowered, pending, records_of
 from mlplatform.decisions.spill.recovery import Mark, resolved
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.errors import InputInvalid, StaleFence, Unavailable
+from mlplatform.runtime.errors import InputInvalid, PlatformError, StaleFence, Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.wal_readers import WalReaders
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LIVE_WITHIN_MS: Final = 10_000
+_logger = logging.getLogger(__name__)
 _AUTOCHECKPOINT_PAGES = 20_000
 _WAL_BYTES: Final = 4_096 * _AUTOCHECKPOINT_PAGES
 """A write-ahead log that a reader has made larger is cut to this when it is begun anew."""
@@ -113,6 +116,7 @@ class SqliteDecisionLog:
         durable: fsync each append (`durability: disk`), not only survive killed processes.
         segment_rows: the least and the most records that a segment holds.
         lock_wait_ms: how long an append waits for another process's transaction.
+        projection: follows the records that this process writes, each in its own transaction.
     """
 
     def __init__(
@@ -123,7 +127,9 @@ class SqliteDecisionLog:
         durable: bool = False,
         segment_rows: tuple[int, int] = (1_000, 50_000),
         lock_wait_ms: int = sqlite.BUSY_TIMEOUT_MS,
+        projection: Projection | None = None,
     ) -> None:
+        self._projection = projection
         self._folder = folder
         self._path = folder / tables.DATABASE
         self._wall_ms = wall_ms
@@ -131,7 +137,12 @@ class SqliteDecisionLog:
         self._translation = Translation(self._path)
         with self._translated():
             self._db = sqlite.connect(
-                self._path, schema=tables.SCHEMA, durable=durable, threads=True, shrinks=True
+                self._path,
+                schema=tables.SCHEMA,
+                tables="" if projection is None else projection.tables,
+                durable=durable,
+                threads=True,
+                shrinks=True,
             )
             self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
             self._db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
@@ -353,7 +364,23 @@ class SqliteDecisionLog:
         if tables.insert_keys(self._db, keys.rows) < len(keys.rows):
             raise _KeyTaken
         tables.insert_records(self._db, rows)
+        if self._projection is not None:
+            self._project(self._projection, writer, before.seq, rows)
         return after, outcomes
+
+    def _project(
+        self, projection: Projection, writer: str, before: int, rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """A record is written whatever becomes of what is made of it, which catches up later."""
+        self._db.execute("SAVEPOINT projection")
+        try:
+            projection.follow(self._db, writer, before, [committed(row) for row in rows])
+        except (sqlite3.Error, PlatformError) as error:
+            if not self._db.in_transaction:  # a full disk, say, has ended all of it
+                raise
+            self._db.execute("ROLLBACK TO projection")
+            _logger.error("records of %s are written, and not followed: %s", writer, error)
+        self._db.execute("RELEASE projection")
 
     def _found(self, client: str, model: str, key: str) -> Stored | None:
         row = self._db.execute(_FIND, (client, model, key)).fetchone()

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.learning.features.windows.training import with_windows
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.runtime.errors import InputInvalid
 
@@ -24,12 +25,14 @@ THREADS = 2
 def training_join(
     offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table
 ) -> pa.Table:
-    """The events, in their order, with every feature of the views; null where none was valid.
+    """The events, in their order, with every feature of the views, null where none was valid, and
+    every window of the model.
 
     A row is valid for its view's ttl, both bounds included, as in the online store.
 
     Args:
-        events: `event_time` and the views' join keys, and whatever else is to be kept.
+        events: `event_time` and the views' join keys, and whatever else is to be kept. Where the
+            model has windows, requests of the offline table, by `request_id`.
 
     Raises:
         InputInvalid: a snapshot became available before its own time, or after a later one.
@@ -44,7 +47,7 @@ def training_join(
             rows.create_view(view.name)
             _refuse_late(db, view)
         joined: pa.Table = db.sql(_join_sql(events.column_names, views)).to_arrow_table()
-        return joined
+    return with_windows(offline, joined)
 
 
 def _no_rows(view: FeatureView) -> pa.Table:

@@ -28,6 +28,7 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import half_taken_in, rows
 from mlplatform.learning.features.half_taken_in import HalfTakenIn
+from mlplatform.learning.features.windows import arrivals
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
@@ -53,6 +54,7 @@ class _Part:
     labels: pa.Table
     voids: pa.Table = field(default_factory=rows.VOIDS.empty_table)
     decided: pa.Table = field(default_factory=rows.DECIDED.empty_table)
+    arrivals: pa.Table = field(default_factory=arrivals.ARRIVALS.empty_table)
 
 
 class OfflineTable:
@@ -172,6 +174,7 @@ class OfflineTable:
                 rows.labels_of(by_kind["label"]),
                 rows.voids_of(by_kind["void"]),
                 rows.decided_of(by_kind["decision"], self.definition.decision.hides_outcome),
+                arrivals.arrivals_of(by_kind["decision"]),
             )
             number = max(self._numbers(), default=-1) + 1
             self._add(number, part, {**position, **rows.last_seq(records)})
@@ -208,6 +211,26 @@ class OfflineTable:
         """Requests with event time in [from_ms, to_ms): request_id, event_time, the fields."""
         bounds = [("event_time", ">=", from_ms), ("event_time", "<", to_ms)]
         return self._relation("requests", rows.request_schema(self.definition), bounds)
+
+    def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
+        """Requests from an event time on, with those that were voided later: windows had seen
+        them."""
+        schema = rows.request_schema(self.definition)
+        return self._relation("requests", schema, [("event_time", ">=", from_ms)], voided=True)
+
+    def history(self, from_ms: int) -> duckdb.DuckDBPyRelation:
+        """Of the imported history, requests from an event time on."""
+        files = sorted(str(f) for p in self._history() for f in p.glob("requests/*.parquet"))
+        if not files:
+            return self.db.from_arrow(rows.request_schema(self.definition).empty_table())
+        return self.db.read_parquet(files).filter(f"event_time >= epoch_ms({int(from_ms)})")
+
+    def arrivals(self) -> duckdb.DuckDBPyRelation:
+        """When the log's requests became known, and what was known to them (`windows.arrivals`)."""
+        files = sorted(str(f) for f in self._parts.glob("[0-9]*/arrivals.parquet"))
+        if not files:
+            return self.db.from_arrow(arrivals.ARRIVALS.empty_table())
+        return self.db.read_parquet(files)
 
     def labels(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
         """What was known at `as_of_ms`: request_id, label, label_time, one row a request.
@@ -259,7 +282,12 @@ class OfflineTable:
         return self.folder / "snapshots" / view
 
     def _relation(
-        self, name: str, schema: pa.Schema, bounds: list[tuple[str, str, int | None]]
+        self,
+        name: str,
+        schema: pa.Schema,
+        bounds: list[tuple[str, str, int | None]],
+        *,
+        voided: bool = False,
     ) -> duckdb.DuckDBPyRelation:
         files = sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))
         if not files:
@@ -269,7 +297,7 @@ class OfflineTable:
             if at_ms is not None:
                 relation = relation.filter(f"{column} {comparison} epoch_ms({int(at_ms)})")
         voids = [str(f) for f in self._parts.glob("[0-9]*/voids/*.parquet")]
-        if not voids:
+        if voided or not voids:
             return relation
         gone = self.db.read_parquet(voids).set_alias("gone")
         return relation.set_alias("kept").join(
@@ -294,6 +322,8 @@ class OfflineTable:
             if part.voids.num_rows:
                 (building / "voids").mkdir()
                 pq.write_table(part.voids, building / "voids" / "voids.parquet")
+            if part.arrivals.num_rows:
+                pq.write_table(part.arrivals, building / "arrivals.parquet")
             if part.decided.num_rows:
                 pq.write_table(part.decided, building / "decided.parquet")
             (building / "position.json").write_bytes(msgspec.json.encode(position))

@@ -20,11 +20,14 @@ class OnlineRow:
     Args:
         stale: views that have a row, but one that is older than their ttl: of an entity that no
             snapshot holds any more, or of snapshots that are not made any more.
+        position: per writer of the decision log, the last record that the windows were made of;
+            None where no window was read.
     """
 
     values: dict[str, float | None]
     times: dict[str, int | None]
     stale: Collection[str] = ()
+    position: Mapping[str, int] | None = None
 
 
 class OnlineFeatures(Protocol):

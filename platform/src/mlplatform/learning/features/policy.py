@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from mlplatform.learning.features.online import OnlineRow
-from mlplatform.model.feature_views import FeatureView, MissingPolicy, StalePolicy
+from mlplatform.model.feature_views import FeatureSource, MissingPolicy, StalePolicy
 
 Cause = Literal["missing", "stale", "unavailable"]
 Policy = MissingPolicy | StalePolicy
@@ -59,7 +59,7 @@ class FeaturePolicies:
         used: the features that the model's inputs read; others are nobody's gap.
     """
 
-    def __init__(self, views: Sequence[FeatureView], used: Collection[str]) -> None:
+    def __init__(self, views: Sequence[FeatureSource], used: Collection[str]) -> None:
         self._fields = {
             view.name: tuple((f.name, f.missing) for f in view.fields if f.name in used)
             for view in views
@@ -131,7 +131,7 @@ class FeaturePolicies:
 
 
 def _cause(
-    view: FeatureView, row: OnlineRow, event_ms: int, newest: Mapping[str, int | None]
+    view: FeatureSource, row: OnlineRow, event_ms: int, newest: Mapping[str, int | None]
 ) -> Cause | None:
     if row.times[view.name] is not None:
         return None

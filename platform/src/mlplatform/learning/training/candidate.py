@@ -36,6 +36,7 @@ from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
 from mlplatform.model.rules import Rule
 from mlplatform.model.tensors.categories import Vocabularies, declared
 from mlplatform.model.tensors.signature import Signature, Tensors
+from mlplatform.model.windows.declaration import Window
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
@@ -95,6 +96,7 @@ class Made:
     folder: str = ""
     vocabularies: Vocabularies = field(default_factory=dict)
     signature: Signature | None = None
+    windows: tuple[Window, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -140,6 +142,7 @@ def train(
         folder=folder.digest,
         vocabularies=dataset.vocabularies,
         signature=definition.signature,
+        windows=_windows(folder),
     )
     return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -162,6 +165,7 @@ class _Taken:
     reasons: Mapping[str, Reason]
     vocabularies: Vocabularies
     signature: Signature | None
+    windows: tuple[Window, ...]
     golden: GoldenSet | None = None
     folder: str = ""
 
@@ -181,6 +185,7 @@ def _taken(base: Bundle | ModelFolder) -> _Taken:
             reasons=base.reasons,
             vocabularies=base.vocabularies,
             signature=base.signature,
+            windows=base.windows,
         )
     return _Taken(
         inputs=base.definition.inputs,
@@ -189,6 +194,7 @@ def _taken(base: Bundle | ModelFolder) -> _Taken:
         reasons=base.reasons,
         vocabularies=declared(base.definition),
         signature=base.definition.signature,
+        windows=_windows(base),
         golden=base.golden,
         folder=base.digest,
     )
@@ -273,6 +279,7 @@ def _brought(
         reasons=taken.reasons,
         parity=parity,
         origin=origin,
+        windows=taken.windows,
         customers=_affordable(_expected_s(model, x, rows), dataset),
         vocabularies=taken.vocabularies,
         signature=taken.signature,
@@ -383,6 +390,7 @@ def _candidate(
         scale=scale,
         vocabularies={name: tuple(words) for name, words in made.vocabularies.items()},
         signature=made.signature,
+        windows=made.windows,
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
@@ -469,6 +477,12 @@ def _score_rhythm(scores: NDArray[np.float64], fitted: Matrix) -> dict[str, Rhyt
     days = fitted.event_ms // DAY_MS
     found = rhythm(column(scores, SCORE), scores, days, by_weekday=False)
     return {} if found is None else {SCORE: found}
+
+
+def _windows(folder: ModelFolder) -> tuple[Window, ...]:
+    """The windows that the model's inputs read, directly or through a ratio."""
+    read = {name for i in folder.definition.inputs for name in (i.name, i.to)}
+    return tuple(w for w in folder.definition.windows if w.name in read)
 
 
 def _views(folder: ModelFolder) -> tuple[View, ...]:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from mlplatform.model.feature_views import MissingPolicy, StalePolicy
 from mlplatform.model.request_transforms import DAY_MS, HOUR_MS
+from mlplatform.runtime.errors import ConfigInvalid
 
 MINUTE_MS: Final = 60_000
 LONGEST_MS: Final = 90 * DAY_MS
@@ -51,7 +52,8 @@ class Window(_Strict, frozen=True):
         digits: decimal places of `of` that count: sums are exact, in any order.
         missing: what happens where nothing is known of the entity (see `FeatureField.missing`).
         default: the value in training and serving where there is none, as of the mean of nothing.
-        stale: what happens where the state is not there (see `FeatureView.stale`).
+        stale: what happens where the state is not there or behind the log (see
+            `FeatureView.stale`): the same for all windows of an entity.
     """
 
     name: str
@@ -79,6 +81,62 @@ class Window(_Strict, frozen=True):
     @property
     def delay_tiles(self) -> int:
         return span_ms(self.delay) // self.tile_ms if self.delay else 0
+
+
+class EntityWindows(msgspec.Struct, frozen=True, kw_only=True):
+    """The windows of one entity, which are there together or not at all."""
+
+    name: str
+    entity: str
+    key: str
+    ttl_ms: int
+    fields: tuple[Window, ...]
+    stale: StalePolicy
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.fields)
+
+
+def by_entity(windows: Sequence[Window], keys: Mapping[str, str]) -> tuple[EntityWindows, ...]:
+    """The windows of each entity, in the order in which entities are named first.
+
+    Args:
+        keys: entity → the request field that holds its key.
+    """
+    found: dict[str, list[Window]] = {}
+    for window in windows:
+        found.setdefault(window.entity, []).append(window)
+    return tuple(
+        EntityWindows(
+            name=source_name(entity),
+            entity=entity,
+            key=keys[entity],
+            ttl_ms=max(span_ms(w.window) for w in members),
+            fields=tuple(members),
+            stale=members[0].stale,
+        )
+        for entity, members in found.items()
+    )
+
+
+def source_name(entity: str) -> str:
+    """How gaps name the windows of an entity."""
+    return f"{entity}_windows"
+
+
+def check_same(trained: Sequence[Window], declared: Sequence[Window]) -> None:
+    """Refuse to compute for a bundle what it was not trained with.
+
+    Raises:
+        ConfigInvalid: names the window that is declared otherwise, or no more.
+    """
+    by_name = {window.name: window for window in declared}
+    for window in trained:
+        found = by_name.get(window.name)
+        if found is None or msgspec.structs.replace(found, default=window.default) != window:
+            wanted = "as in the bundle that reads it; a changed window gets a new name"
+            raise ConfigInvalid(f"windows: {window.name}", found, wanted)
 
 
 def span_ms(span: str) -> int:
@@ -118,6 +176,8 @@ def rules(windows: Sequence[Window], request: Mapping[str, _Field]) -> Iterator[
         yield named, f"{key}.name", window.name, wanted
         known = window.entity in entities
         yield known, f"{key}.entity", window.entity, "an entity that a request field declares"
+        same = {w.stale for w in windows if w.entity == window.entity} == {window.stale}
+        yield same, f"{key}.stale", window.stale, f"the same for all windows of {window.entity}"
         yield from _lengths(window, key)
         yield from _value(window, key, request)
         yield from _filter(window, key, request)

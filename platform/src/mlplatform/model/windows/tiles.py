@@ -7,14 +7,15 @@ same three floating-point operations in the same order at the end: values are eq
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from mlplatform.model.request_transforms import HOUR_MS
-from mlplatform.model.windows.declaration import Filter, Window
+from mlplatform.model.windows.declaration import Aggregate, Filter, Window
 
 LATE_MS: Final = HOUR_MS
 """So much older than an entity's newest payment a request may be, and find its whole window."""
@@ -22,11 +23,25 @@ HALF: Final = 2**53
 """From here on a float holds no longer every whole number."""
 LOW: Final = 2**32
 
-Columns = list[list[int]]
-"""Tiles of one entity, by column: numbers in rising order, counts, then what the series keeps."""
+Columns = list["array[int]"]
+"""Tiles of one entity by column: numbers in rising order, counts, then what the series keeps; whole
+numbers of 64 bits."""
 
-COUNTS: Final = ("tile", "count", "last_ms")
-VALUES: Final = ("tile", "count", "sum", "squares_high", "squares_low", "min", "max")
+Kept = Literal["last_ms", "sum", "squares_high", "squares_low", "min", "max"]
+KEPT: Final[dict[Aggregate, tuple[Kept, ...]]] = {
+    "count": (),
+    "seconds_since": ("last_ms",),
+    "sum": ("sum",),
+    "mean": ("sum",),
+    "std": ("sum", "squares_high", "squares_low"),
+    "min": ("min",),
+    "max": ("max",),
+}
+"""What a tile holds for an aggregate, besides how many payments there were."""
+_ORDER: Final = ("last_ms", "sum", "squares_high", "squares_low", "min", "max")
+_OFTEN: Final = ("count", "mean")
+_BETTER: Final = {"last_ms": max, "min": min, "max": max}
+"""Columns that do not add up."""
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -35,6 +50,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Args:
         key: the request field that holds the entity's key.
         retained: tiles that are kept, counted back from the newest that has a payment.
+        kept: what a tile holds, besides its number and how many payments there were.
     """
 
     key: str
@@ -43,10 +59,11 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     of: str | None = None
     digits: int = 0
     where: Filter | None = None
+    kept: tuple[Kept, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return COUNTS if self.of is None else VALUES
+        return ("tile", "count", *self.kept)
 
     @property
     def scale(self) -> float:
@@ -63,15 +80,23 @@ def series_of(windows: Sequence[Window], keys: Mapping[str, str]) -> Shared:
         keys: entity → the request field that holds its key.
     """
     groups: dict[tuple[Any, ...], list[Window]] = {}
-    for window in windows:
-        digits = window.digits if window.of is not None else 0
-        group = (keys[window.entity], window.tile_ms, window.of, digits, window.where)
+    for window in sorted(windows, key=lambda w: w.of is None):
+        group = (keys[window.entity], window.tile_ms, window.where, window.of, window.digits)
+        if window.of is None:  # any that has its payments will do: every field has a value
+            group = next((g for g in groups if g[:3] == group[:3]), (*group[:4], 0))
         groups.setdefault(group, []).append(window)
     found = []
-    for (key, tile_ms, of, digits, where), members in groups.items():
-        reach = max(w.tiles + w.delay_tiles for w in members)
-        retained = reach + 1 + late_tiles(tile_ms)
-        one = Series(key=key, tile_ms=tile_ms, retained=retained, of=of, digits=digits, where=where)
+    for (key, tile_ms, where, of, digits), members in groups.items():
+        needed = {column for w in members for column in KEPT[w.aggregate]}
+        one = Series(
+            key=key,
+            tile_ms=tile_ms,
+            retained=max(w.tiles + w.delay_tiles for w in members) + 1 + late_tiles(tile_ms),
+            of=of,
+            digits=digits,
+            where=where,
+            kept=tuple(column for column in _ORDER if column in needed),
+        )
         found.append((one, tuple(members)))
     return tuple(found)
 
@@ -99,7 +124,7 @@ def counts(where: Filter | None, request: Mapping[str, Any]) -> bool:
 
 def new_columns(series: Series) -> Columns:
     """No tiles."""
-    return [[] for _ in series.columns]
+    return [array("q") for _ in series.columns]
 
 
 def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, Any]) -> bool:
@@ -129,60 +154,117 @@ def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, 
         for column, value in zip(columns, (tile, *change), strict=True):
             column.insert(place, value)
     else:
-        _add(columns, place, change)
+        _add(columns, series, place, change)
     return True
 
 
 def _change(series: Series, event_ms: int, request: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The columns of a tile that holds this payment alone."""
-    if series.of is None:
-        return 1, event_ms
-    given = request.get(series.of)
-    x = None if given is None else steps(float(given), series.scale)
-    if x is None:
-        return None
-    squared = x * x
-    return 1, x, squared // LOW, squared % LOW, x, x
+    """The columns of a tile that holds this payment alone, without the tile's number."""
+    x = 0
+    if series.of is not None:
+        given = request.get(series.of)
+        found = None if given is None else steps(float(given), series.scale)
+        if found is None:
+            return None
+        x = found
+    made = [1]
+    for column in series.kept:
+        match column:
+            case "last_ms":
+                made.append(event_ms)
+            case "squares_high":
+                made.append(x * x // LOW)
+            case "squares_low":
+                made.append(x * x % LOW)
+            case _:
+                made.append(x)
+    return tuple(made)
 
 
-def _add(columns: Columns, place: int, change: tuple[int, ...]) -> None:
+def _add(columns: Columns, series: Series, place: int, change: tuple[int, ...]) -> None:
     columns[1][place] += 1
-    if len(change) == len(COUNTS) - 1:
-        columns[2][place] = max(columns[2][place], change[1])
-        return
-    columns[2][place] += change[1]
-    columns[3][place] += change[2]
-    columns[4][place] += change[3]
-    columns[5][place] = min(columns[5][place], change[4])
-    columns[6][place] = max(columns[6][place], change[5])
+    for column, name, more in zip(columns[2:], series.kept, change[1:], strict=True):
+        better = _BETTER.get(name)
+        column[place] = column[place] + more if better is None else better(column[place], more)
 
 
-def value(columns: Sequence[Sequence[int]], series: Series, window: Window, at_ms: int) -> float:
-    """A window's value at a time; NaN where there is none, before any default."""
-    numbers = columns[0]
-    top = at_ms // series.tile_ms - window.delay_tiles
-    first, last = bisect_left(numbers, top - window.tiles), bisect_right(numbers, top)
-    count = sum(columns[1][first:last])
-    match window.aggregate:
-        case "count":
-            return float(count)
-        case "sum":
-            return float(sum(columns[2][first:last])) / series.scale
-        case _ if not count:
-            return math.nan
-        case "seconds_since":
-            return float(max(at_ms - max(columns[2][first:last]), 0)) / 1000.0
-        case "mean":
-            return float(sum(columns[2][first:last])) / float(count) / series.scale
-        case "min":
-            return float(min(columns[5][first:last])) / series.scale
-        case "max":
-            return float(max(columns[6][first:last])) / series.scale
-        case "std":
-            total = sum(columns[2][first:last])
-            squares = sum(columns[3][first:last]) * LOW + sum(columns[4][first:last])
-            spread = count * squares - total * total
-            return math.sqrt(_float(spread)) / float(count) / series.scale
+class _Frame(NamedTuple):
+    """Windows of the same tiles, by how their value is made."""
+
+    tiles: int
+    delay: int
+    counts: tuple[str, ...]
+    means: tuple[str, ...]
+    others: tuple[tuple[str, Aggregate], ...]
+
+
+class Reader:
+    """Values of the windows of one series, from the tiles of one entity."""
+
+    def __init__(self, series: Series, windows: Sequence[Window]) -> None:
+        self._tile_ms, self._scale = series.tile_ms, series.scale
+        self._place = {name: number for number, name in enumerate(series.columns)}
+        self._sum = self._place.get("sum", 0)
+        self._frames = []
+        for delay, tiles in sorted({(w.delay_tiles, w.tiles) for w in windows}):
+            of = [w for w in windows if (w.delay_tiles, w.tiles) == (delay, tiles)]
+            self._frames.append(
+                _Frame(
+                    tiles,
+                    delay,
+                    tuple(w.name for w in of if w.aggregate == "count"),
+                    tuple(w.name for w in of if w.aggregate == "mean"),
+                    tuple((w.name, w.aggregate) for w in of if w.aggregate not in _OFTEN),
+                )
+            )
+
+    def fill(self, values: dict[str, float | None], columns: Columns, at_ms: int) -> None:
+        """Each window's value at a time, by name; None where there is none, before any default."""
+        numbers, newest = columns[0], at_ms // self._tile_ms
+        delay_before, first = -1, 0
+        for tiles, delay, counted, means, others in self._frames:
+            low = bisect_left(numbers, newest - delay - tiles)
+            if delay != delay_before:
+                delay_before, end = delay, bisect_right(numbers, newest - delay)
+                first, count, total = end, 0, 0
+            if low < first:  # the shorter window before is a part of this one
+                count += sum(columns[1][low:first])
+                total += sum(columns[self._sum][low:first]) if self._sum else 0
+                first = low
+            for name in counted:
+                values[name] = float(count)
+            for name in means:
+                values[name] = float(total) / float(count) / self._scale if count else None
+            for name, aggregate in others:
+                part = slice(first, end)
+                values[name] = self._value(aggregate, columns, part, (count, total), at_ms)
+
+    def _value(
+        self,
+        aggregate: Aggregate,
+        columns: Columns,
+        part: slice,
+        sums: tuple[int, int],
+        at_ms: int,
+    ) -> float | None:
+        count, total = sums
+        if aggregate == "sum":
+            return float(total) / self._scale
+        if not count:
+            return None
+        match aggregate:
+            case "seconds_since":  # the last tile holds it
+                since_ms = at_ms - columns[self._place["last_ms"]][part.stop - 1]
+                return float(max(since_ms, 0)) / 1000.0
+            case "min":
+                return float(min(columns[self._place["min"]][part])) / self._scale
+            case "max":
+                return float(max(columns[self._place["max"]][part])) / self._scale
+            case _:
+                squares = sum(columns[self._place["squares_high"]][part]) * LOW
+                squares += sum(columns[self._place["squares_low"]][part])
+                spread = count * squares - total * total
+                return math.sqrt(_float(spread)) / float(count) / self._scale
 
 
 def _float(whole: int) -> float:

@@ -38,7 +38,23 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
     else:
         _make_snapshots(platform, model, table)
     offline.finish_history()
+    build_windows(platform, model)
     return table.num_rows
+
+
+def build_windows(platform: Platform, model: str) -> int:
+    """Make the state of the model's windows of all that is known; the entities' tiles that it has.
+
+    Raises:
+        Busy: the log was sealed meanwhile; once more.
+    """
+    from mlplatform.learning.features.windows.build import build
+
+    offline = platform.offline(model)
+    if not offline.definition.windows:
+        return 0
+    database = platform.settings.home.decisions / DATABASE
+    return build(database, offline, platform.log)
 
 
 def check_addable(platform: Platform, model: str, table: pa.Table, source: str) -> None:

@@ -15,6 +15,7 @@ from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.model.scorecard import SmallScorer
+from mlplatform.model.windows.declaration import check_same
 from mlplatform.scoring.arms.fallback import Step, steps
 from mlplatform.scoring.arms.freshness import FeaturesState
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row
@@ -192,6 +193,7 @@ class LiveModel:
     def _target(self, arm: Arm) -> Target:
         definition = self.definition
         bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
+        check_same(bundle.windows, definition.windows)
         plan = InputPlan(
             definition, self._views, bundle.inputs, bundle.defaults, bundle.vocabularies
         )
@@ -207,7 +209,7 @@ class LiveModel:
             predictor=self._new_predictor(arm.service, limits),
             shadow=self._new_predictor(arm.service, SHADOW_LIMITS),
             breaker=Breaker(definition.breaker),
-            policies=FeaturePolicies(self._views, plan.features),
+            policies=FeaturePolicies(plan.sources, plan.features),
             small=SmallScorer.of(bundle),
             cache=ScoreCache(cache, len(plan.names)) if cache else None,
             explainer=explainer(bundle, self._bundles / arm.bundle),

@@ -11,6 +11,7 @@ from mlplatform.decisions.log.commit import AsyncGroupCommit
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
+from mlplatform.learning.features.windows.state import WindowProjection
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
 from mlplatform.model.folders import load_definition, model_folder, readable_names
@@ -135,7 +136,13 @@ def compose(
 def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
     home, metrics = settings.home, Metrics(readable_names())
     is_durable = settings.durability == "disk"
-    log = SqliteDecisionLog(home.decisions, durable=is_durable, lock_wait_ms=LOG_LOCK_WAIT_MS)
+    log = SqliteDecisionLog(
+        home.decisions,
+        durable=is_durable,
+        lock_wait_ms=LOG_LOCK_WAIT_MS,
+        projection=WindowProjection(),
+    )
+    backends.begin_windows(settings, map(load_definition, readable_names()))
     spilling = SpillingLog(log, name, spill_policy(settings), metrics.commit_records.observe)
     metrics.watch_log(spilling.counts)
     watermark = Watermark(log.latest_event_ms)
@@ -227,7 +234,7 @@ def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
     model = live.definition.name
     return Scoring(
         live,
-        backends.online_for_requests(shared.settings, model, _views(model)),
+        backends.online_for_requests(shared.settings, live.definition, _views(model)),
         shared.answers,
         shared.recorder,
         shadow,

@@ -215,6 +215,7 @@ def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
         "failures": [[f.step, f.reason] for f in decided.failures] or None,
         "idempotency_key": caller.key,
         "trace_id": caller.trace_id,
+        "windows_at": facts.features.position,
     }
     if (draw := decided.draw) is not None:
         optional |= {

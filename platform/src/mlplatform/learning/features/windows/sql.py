@@ -19,10 +19,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlplatform.model.windows.declaration import Filter, Window
-from mlplatform.model.windows.tiles import HALF, Series, Shared, late_tiles
+from mlplatform.model.windows.tiles import HALF, LOW, Series, Shared, late_tiles
 
 OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
 """The columns of the relation that are not fields of the request, whose names begin with none."""
+
+
+PLAIN: Final = {"_row": "row_", "_event_ms": "event_ms", "_rank": "rank", "_seen": "seen"}
 
 
 def windows_sql(shared: Shared, payments: str, wanted: str) -> str:
@@ -41,13 +44,40 @@ def windows_sql(shared: Shared, payments: str, wanted: str) -> str:
     return f"WITH {', '.join(parts)} SELECT _row, {names} FROM {joined}"
 
 
+def tiles_sql(series: Series, requests: str) -> str:
+    """Tiles of every entity: `key`, the columns of the series, and in the first row of each entity
+    how many `tiles` it has, else 0; by key and tile.
+
+    Args:
+        requests: a relation of `event_time` and the request's fields.
+    """
+    numbered = f"(SELECT *, epoch_ms(event_time) AS {OWN[1]} FROM {requests})"
+    columns = {
+        "count": "count(*)",
+        "last_ms": "max(event_ms)",
+        "sum": "sum(x)",
+        "squares_high": f"sum((CAST(x AS HUGEINT) * x) // {LOW})",
+        "squares_low": f"sum((CAST(x AS HUGEINT) * x) % {LOW})",
+        "min": "min(x)",
+        "max": "max(x)",
+    }
+    cells = ", ".join(f'CAST({columns[n]} AS BIGINT) AS "{n}"' for n in series.columns[1:])
+    return (
+        f"WITH p AS ({_payments_sql(series, numbered, 'true', (OWN[1],))}), t AS (SELECT key, tile,"
+        f" {cells} FROM p WHERE counted AND key IS NOT NULL GROUP BY key, tile)"
+        " SELECT *, CASE WHEN row_number() OVER of_key = 1 THEN count(*) OVER (PARTITION BY key)"
+        " ELSE 0 END AS tiles FROM t WINDOW of_key AS (PARTITION BY key ORDER BY tile)"
+        " ORDER BY key, tile"
+    )
+
+
 def _series_sql(series: Series, windows: Sequence[Window], payments: str, wanted: str) -> str:
     frames = sorted({(w.tiles, w.delay_tiles) for w in windows})
-    in_time = ", ".join(_in_time(series, windows, frame) for frame in frames)
-    late = ", ".join(_late(series, windows, frame) for frame in frames)
+    in_time = ", ".join(_in_time(windows, frame) for frame in frames)
+    late = ", ".join(_late(windows, frame) for frame in frames)
     reach = series.retained - 1 - late_tiles(series.tile_ms)
     values = ", ".join(f'{_value(w, series)} AS "{w.name}"' for w in windows)
-    flat = ", ".join(f"{name}_{a}_{b}" for a, b in frames for name in _parts(series))
+    flat = ", ".join(f"{name}_{a}_{b}" for a, b in frames for name in PARTS)
     return (
         f"WITH p AS ({_payments_sql(series, payments, wanted)}),"
         " f AS (SELECT *,"
@@ -77,7 +107,7 @@ def _series_sql(series: Series, windows: Sequence[Window], payments: str, wanted
     )
 
 
-def _payments_sql(series: Series, payments: str, wanted: str) -> str:
+def _payments_sql(series: Series, payments: str, wanted: str, own: Sequence[str] = OWN) -> str:
     ms = series.tile_ms
     tile = f"(_event_ms - ((_event_ms % {ms}) + {ms}) % {ms}) // {ms}"
     counted, value = f"({_condition(series.where)})", ""
@@ -88,7 +118,7 @@ def _payments_sql(series: Series, payments: str, wanted: str) -> str:
         rounded = f"CAST(floor({given} * {scale} + CAST('0.5' AS DOUBLE)) AS BIGINT)"
         value = f", CASE WHEN coalesce(isfinite({given}), false) THEN {rounded} END AS x"
     return (
-        "SELECT _row AS row_, _event_ms AS event_ms, _rank AS rank, _seen AS seen,"
+        f"SELECT {', '.join(f'{name} AS {PLAIN[name]}' for name in own)},"
         f' "{series.key}" AS key, {tile} AS tile, coalesce({counted}, false) AS counted,'
         f" ({wanted}) AS is_wanted{value} FROM {payments}"
     )
@@ -106,27 +136,17 @@ def _condition(where: Filter | None) -> str:
     return f"NOT isnan({field}) AND {field} {where.op} CAST('{float(where.value)!r}' AS DOUBLE)"
 
 
-def _parts(series: Series) -> tuple[str, ...]:
-    """What is added up over a window; a value is made of them."""
-    if series.of is None:
-        return "n", "last"
-    return "n", "total", "squares", "low", "high"
+PARTS: Final = ("n", "last", "total", "squares", "low", "high")
+"""What is added up over a window; a value is made of them."""
 
 
-def _aggregates(series: Series, of: str = "") -> dict[str, str]:
-    x, event_ms = f"{of}x", f"{of}event_ms"
-    every = {
-        "n": "count(*)",
-        "last": f"max({event_ms})",
-        "total": f"sum({x})",
-        "squares": f"sum(CAST({x} AS HUGEINT) * {x})",
-        "low": f"min({x})",
-        "high": f"max({x})",
-    }
-    return {name: every[name] for name in _parts(series)}
+def _aggregates(of: str = "") -> dict[str, str]:
+    x = f"{of}x"
+    every = ("count(*)", f"max({of}event_ms)", f"sum({x})", f"sum(CAST({x} AS HUGEINT) * {x})")
+    return dict(zip(PARTS, (*every, f"min({x})", f"max({x})"), strict=True))
 
 
-def _needed(series: Series, windows: Sequence[Window], frame: tuple[int, int]) -> set[str]:
+def _needed(windows: Sequence[Window], frame: tuple[int, int]) -> set[str]:
     """Which parts the windows of one frame need; the others are not added up."""
     parts = {
         "count": ("n",),
@@ -150,10 +170,10 @@ def _frames(frames: Sequence[tuple[int, int]]) -> str:
     )
 
 
-def _in_time(series: Series, windows: Sequence[Window], frame: tuple[int, int]) -> str:
+def _in_time(windows: Sequence[Window], frame: tuple[int, int]) -> str:
     tiles, delay = frame
-    needed, cells = _needed(series, windows, frame), []
-    for name, aggregate in _aggregates(series).items():
+    needed, cells = _needed(windows, frame), []
+    for name, aggregate in _aggregates().items():
         cell = "NULL"
         if name in needed:
             closed = f"{aggregate} FILTER (counted) OVER w_{tiles}_{delay}"
@@ -173,11 +193,11 @@ def _together(name: str, closed: str, opened: str) -> str:
             return f"greatest({closed}, {opened})"
 
 
-def _late(series: Series, windows: Sequence[Window], frame: tuple[int, int]) -> str:
+def _late(windows: Sequence[Window], frame: tuple[int, int]) -> str:
     tiles, delay = frame
     inside = f"e.tile BETWEEN a.tile - {tiles + delay} AND a.tile - {delay}"
-    needed, cells = _needed(series, windows, frame), []
-    for name, aggregate in _aggregates(series, "e.").items():
+    needed, cells = _needed(windows, frame), []
+    for name, aggregate in _aggregates("e.").items():
         cell = f"{aggregate} FILTER ({inside})" if name in needed else "NULL"
         cells.append(f"{cell} AS {name}_{tiles}_{delay}")
     return ", ".join(cells)

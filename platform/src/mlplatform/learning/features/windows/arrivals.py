@@ -1,0 +1,99 @@
+"""In which order payments became known, and which were known when each was answered.
+
+A record says what its windows were made of: per writer of the log, the last record (`windows_at`).
+The state moves with the log's transactions, one after the other, so these positions form one row:
+of two, one holds all of the other. A payment became known at the first of them that holds it, and
+two that no position tells apart were told apart by nobody. That makes an order of all payments, and
+of each the place up to which it saw them, whichever gateway wrote them, and however late.
+
+History comes before the log, in the order of its event times.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from mlplatform.learning.features.windows.sql import OWN
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt
+
+_COLUMNS: Final[list[tuple[str, pa.DataType]]] = [
+    ("request_id", pa.string()),
+    ("writer", pa.string()),
+    ("seq", pa.int64()),
+    ("recorded_ms", pa.int64()),
+    ("windows_at", pa.map_(pa.string(), pa.int64())),
+]
+ARRIVALS: Final = pa.schema(_COLUMNS)
+"""Of decisions that the log recorded; `windows_at` is null where no windows were read."""
+
+
+class _Payload(msgspec.Struct):
+    windows_at: dict[str, int] | None = None
+
+
+_decode = msgspec.json.Decoder(_Payload).decode
+
+
+def arrivals_of(decisions: pa.Table) -> pa.Table:
+    """Decision records as rows of `ARRIVALS`; none where not one of them has read windows.
+
+    Raises:
+        Corrupt: a payload is not what was logged.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in ARRIVALS.names}
+    found = decisions.select(["decision_id", "writer", "seq", "recorded_ms", "payload"])
+    for row in found.to_pylist():
+        if row["payload"] is None:
+            continue
+        try:
+            position = _decode(row["payload"]).windows_at
+        except NOT_JSON as error:
+            raise Corrupt(f"decision {row['decision_id']}: payload: {error}") from error
+        columns["request_id"].append(row["decision_id"])
+        columns["windows_at"].append(None if position is None else list(position.items()))
+        for name in ("writer", "seq", "recorded_ms"):
+            columns[name].append(row[name])
+    if all(position is None for position in columns["windows_at"]):
+        return ARRIVALS.empty_table()
+    return pa.table(columns, schema=ARRIVALS)
+
+
+def ranked_sql(requests: str, arrivals: str) -> str:
+    """Every request with `windows.sql.OWN`: its number, time, rank and the last rank it saw.
+
+    Args:
+        requests: a relation of `request_id`, `event_time` and the request's fields.
+        arrivals: one of `ARRIVALS`; requests that it does not name come before those it names.
+    """
+    row, event_ms, rank, seen = OWN
+    return f"""
+WITH entries AS (
+    SELECT request_id, unnest(map_entries(windows_at)) AS entry,
+        list_sum(map_values(windows_at)) AS total
+    FROM {arrivals} WHERE windows_at IS NOT NULL
+), positions AS (
+    SELECT entry.key AS writer, entry.value AS upto, min(total) AS total FROM entries GROUP BY ALL
+), known AS (
+    SELECT a.request_id, a.writer, a.seq, a.recorded_ms, p.total AS known_at,
+        CASE WHEN a.windows_at IS NOT NULL
+            THEN coalesce(list_sum(map_values(a.windows_at)), 0) END AS saw
+    FROM {arrivals} a ASOF LEFT JOIN positions p ON a.writer = p.writer AND a.seq <= p.upto
+), ranked AS (
+    SELECT r.*, epoch_ms(r.event_time) AS {event_ms}, k.known_at, k.saw,
+        k.request_id IS NOT NULL AS logged,
+        row_number() OVER (ORDER BY k.request_id IS NOT NULL, k.known_at NULLS LAST, k.recorded_ms,
+            k.writer, k.seq, r.event_time, r.request_id) - 1 AS {rank}
+    FROM {requests} r LEFT JOIN known k ON r.request_id = k.request_id
+), reached AS (
+    SELECT -1 AS known_at, coalesce(max({rank}) FILTER (NOT logged), -1) AS last FROM ranked
+    UNION ALL
+    SELECT known_at, max({rank}) FROM ranked WHERE known_at IS NOT NULL GROUP BY known_at
+)
+SELECT ranked.* EXCLUDE (known_at, saw, logged), {rank} AS {row},
+    CASE WHEN saw IS NULL THEN {rank} - 1 ELSE reached.last END AS {seen}
+FROM ranked ASOF LEFT JOIN reached ON coalesce(ranked.saw, 0) >= reached.known_at
+"""

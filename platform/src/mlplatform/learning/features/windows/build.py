@@ -1,0 +1,108 @@
+"""The state of windows made of all that is known: imported history, and then the log."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.projection import Committed
+from mlplatform.learning.features.windows.sql import tiles_sql
+from mlplatform.learning.features.windows.state import (
+    TABLES,
+    Registered,
+    add,
+    behind,
+    catch_up,
+    register,
+    registered,
+    stand_at,
+)
+from mlplatform.model.windows.tiles import Series, series_of
+from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.storage import sqlite
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.offline import OfflineTable
+
+ALL: Final = -1
+"""No limit, in SQLite."""
+
+
+def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
+    """Make the state anew, beside whatever is there, and let it take its place in one transaction.
+
+    Gateways go on meanwhile: what they record is added in that transaction, from where the log was
+    read up to, and followed from then on.
+
+    Args:
+        database: the log's.
+
+    Returns:
+        How many series of tiles of entities it holds.
+
+    Raises:
+        Busy: the log was sealed between the reading and the transaction; once more.
+    """
+    definition = offline.definition
+    shared = [series for series, _ in series_of(definition.windows, definition.entities)]
+    position = {mark.writer: mark.seq for mark in log.watermarks() if mark.seq}
+    recorded = list(_recorded(log, definition.name, position))
+    with closing(sqlite.connect(database, tables=TABLES)) as db:
+        with sqlite.transaction(db):
+            _refuse_sealed(db, position)
+            old = registered(db).get(definition.name, [])
+            for writer, at, head in behind(db, definition.name):
+                kept = [one for one in old if one.series not in shared]
+                catch_up(db, definition.name, kept, writer, at, head, ALL)
+            new = [Registered(register(db, definition.name, one), one) for one in shared]
+            for number, series in new:
+                db.execute("DELETE FROM window_tiles WHERE series = ?", (number,))
+                rows = ((number, key, tiles) for key, tiles in _history(offline, series))
+                db.executemany("INSERT INTO window_tiles VALUES (?, ?, ?)", rows)
+            add(db, definition.name, new, recorded)
+            stand_at(db, definition.name, new, position)
+        numbers = ", ".join(str(one.number) for one in new)
+        query = f"SELECT count(*) FROM window_tiles WHERE series IN ({numbers})"
+        return int(db.execute(query).fetchone()[0])
+
+
+def _recorded(log: DecisionLog, model: str, position: Mapping[str, int]) -> Iterator[Committed]:
+    columns = ("writer", "seq", "event_ms", "payload")
+    records = log.read(Span(model=model, kinds=("decision",), columns=columns))
+    for batch in records.to_batches(max_chunksize=10_000):
+        for row in batch.to_pylist():
+            if row["seq"] <= position.get(row["writer"], 0):
+                yield Committed(row["seq"], "decision", model, row["event_ms"], row["payload"])
+
+
+def _refuse_sealed(db: sqlite3.Connection, position: Mapping[str, int]) -> None:
+    for writer, last in db.execute("SELECT writer, max(last) FROM segments GROUP BY writer"):
+        if last > position.get(writer, 0):
+            raise Busy(f"the log of {writer} was sealed meanwhile; build the windows once more")
+
+
+def _history(offline: OfflineTable, series: Series) -> Iterator[tuple[Any, bytes]]:
+    """Key and tiles of every entity that the history has in what the windows reach back to."""
+    end_ms = offline.history_end_ms()
+    if end_ms is None:
+        return
+    from_ms = end_ms - series.retained * series.tile_ms
+    offline.db.register("window_history", offline.history(from_ms).to_arrow_table())
+    table = offline.db.sql(tiles_sql(series, "window_history")).to_arrow_table()
+    if not table.num_rows:
+        return
+    columns = np.stack([table[name].to_numpy() for name in series.columns]).astype("<i8")
+    keys = table["key"].to_pylist()
+    counts = table["tiles"].to_numpy()
+    starts = np.flatnonzero(counts)
+    for start in starts:
+        end = start + counts[start]
+        part = columns[:, start:end]
+        kept = part[:, part[0] > part[0, -1] - series.retained]
+        yield keys[start], kept.tobytes()

@@ -1,0 +1,288 @@
+"""The state of real-time windows: tiles of each entity, beside the decision log's records.
+
+It is a projection of the log: a transaction that writes records also adds them to their entities'
+tiles, and says how far it has come, per writer. So a record is counted once whatever dies when,
+the next request of its customer finds it, in whichever process, and what was served can be made
+again from the log: the positions say which records it was made of.
+
+Windows of one model share series of tiles (`model.windows.tiles`). A series is known by its whole
+declaration: a changed one is another series, built beside the old, and every process that writes
+records follows all that there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from mlplatform.decisions.records.projection import Committed
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.windows.tiles import Columns, Series, fold, series_of
+from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS window_series (
+    id INTEGER PRIMARY KEY,
+    model TEXT NOT NULL,
+    declaration TEXT NOT NULL,
+    UNIQUE (model, declaration)
+) STRICT;
+CREATE TABLE IF NOT EXISTS window_tiles (
+    series INTEGER NOT NULL,
+    key ANY NOT NULL,
+    tiles BLOB NOT NULL,
+    UNIQUE (series, key)
+) STRICT;
+CREATE TABLE IF NOT EXISTS window_positions (
+    model TEXT NOT NULL,
+    writer TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (model, writer)
+) STRICT, WITHOUT ROWID;
+"""
+KEPT_MS: Final = 8 * DAY_MS
+"""A request may be answered a week after it was accepted: so long beyond its windows an entity's
+tiles are kept."""
+SWEEP_EVERY: Final = 64
+SWEEP_ROWS: Final = 128
+"""So many entities are looked at after so many transactions: none waits long for another's end."""
+CAUGHT_UP_AT_ONCE: Final = 2_000
+# Tiles of a few kilobytes lie in a page; a table without rowids would put each into two more.
+_READ: Final = "SELECT tiles FROM window_tiles WHERE series = ? AND key = ?"
+_WRITE: Final = (
+    "INSERT INTO window_tiles VALUES (?, ?, ?)"
+    " ON CONFLICT (series, key) DO UPDATE SET tiles = excluded.tiles"
+)
+_BEHIND: Final = """
+SELECT w.writer, coalesce(p.seq, 0), w.seq FROM writers w
+LEFT JOIN window_positions p ON p.model = ? AND p.writer = w.writer
+WHERE w.seq > coalesce(p.seq, 0)
+"""
+_MOVE: Final = "INSERT OR REPLACE INTO window_positions VALUES (?, ?, ?)"
+_RECORDS: Final = """
+SELECT seq, kind, model, event_ms, payload FROM records
+WHERE writer = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+"""
+
+
+class _Payload(msgspec.Struct):
+    request: dict[str, Any] = {}
+
+
+_payload = msgspec.json.Decoder(_Payload).decode
+_logger = logging.getLogger(__name__)
+_logger.addFilter(RateLimitFilter())
+
+
+class Registered(NamedTuple):
+    """A series under the number that its tiles are stored with."""
+
+    number: int
+    series: Series
+
+
+def declaration(series: Series) -> str:
+    """The text that a series is known by."""
+    return msgspec.json.encode(series).decode()
+
+
+def pack(columns: Columns) -> bytes:
+    """Tiles as they are stored: column after column, 64-bit whole numbers, little-endian."""
+    return b"".join(map(_little, columns))
+
+
+def unpack(stored: bytes, width: int) -> Columns:
+    """The columns of stored tiles."""
+    flat = array("q", stored)
+    if sys.byteorder == "big":
+        flat.byteswap()
+    length = len(flat) // width
+    return [flat[n * length : (n + 1) * length] for n in range(width)]
+
+
+def _little(column: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        column = column[:]
+        column.byteswap()
+    return column.tobytes()
+
+
+def registered(db: sqlite3.Connection) -> dict[str, list[Registered]]:
+    """Every series by its model, in the order of their numbers."""
+    found: dict[str, list[Registered]] = {}
+    for number, model, text in db.execute("SELECT * FROM window_series ORDER BY id"):
+        series = msgspec.json.decode(text, type=Series)
+        found.setdefault(model, []).append(Registered(number, series))
+    return found
+
+
+def register(db: sqlite3.Connection, model: str, series: Series) -> int:
+    """The number of a series, made unless it is there. Its tiles must stand at the positions of the
+    model's others, in the same transaction."""
+    text = declaration(series)
+    db.execute(
+        "INSERT OR IGNORE INTO window_series (model, declaration) VALUES (?, ?)", (model, text)
+    )
+    query = "SELECT id FROM window_series WHERE model = ? AND declaration = ?"
+    return int(db.execute(query, (model, text)).fetchone()[0])
+
+
+def behind(db: sqlite3.Connection, model: str) -> list[tuple[str, int, int]]:
+    """Writers whose records the model's windows have not all taken in: where they stand, and the
+    number of the last record."""
+    return db.execute(_BEHIND, (model,)).fetchall()
+
+
+def stand_at(
+    db: sqlite3.Connection, model: str, new: Sequence[Registered], position: Mapping[str, int]
+) -> None:
+    """Bring series that hold the log up to a position to where the log is, and the model with them.
+
+    To be called where the model's other series stand there already.
+    """
+    for writer, head in db.execute("SELECT writer, seq FROM writers WHERE seq > 0").fetchall():
+        rows = db.execute(_RECORDS, (writer, position.get(writer, 0), head, -1)).fetchall()
+        add(db, model, new, (Committed(*row) for row in rows))
+        db.execute(_MOVE, (model, writer, head))
+
+
+def begin(database: Path, definition: ModelDefinition, *, has_history: bool) -> bool:
+    """Whether the state of a model's windows is there; it is made, empty, where no payment is.
+
+    Args:
+        database: the decision log's, with its tables.
+    """
+    shared = series_of(definition.windows, definition.entities)
+    with closing(sqlite.connect(database, tables=TABLES)) as db, sqlite.transaction(db):
+        known = {declaration(one.series) for one in registered(db).get(definition.name, [])}
+        if all(declaration(series) in known for series, _ in shared):
+            return True
+        (recorded,) = db.execute("SELECT count(*) FROM writers WHERE seq > 0").fetchone()
+        if has_history or recorded:
+            return False
+        for series, _ in shared:
+            register(db, definition.name, series)
+    return True
+
+
+class WindowProjection:
+    """Follows the log with the tiles of every registered series."""
+
+    tables = TABLES
+
+    def __init__(self) -> None:
+        self._known: tuple[int, int] = (0, 0)
+        self._series: Mapping[str, list[Registered]] = {}
+        self._turns = 0
+        self._swept: tuple[int, Any] = (0, 0)
+
+    def follow(
+        self, db: sqlite3.Connection, writer: str, before: int, records: Sequence[Committed]
+    ) -> None:
+        known = db.execute("SELECT count(*), coalesce(max(id), 0) FROM window_series").fetchone()
+        if known != self._known:
+            self._series, self._known = registered(db), known
+        for model, series in self._series.items():
+            try:
+                self._follow(db, model, series, writer, before, records)
+            except Unavailable as error:  # of this model: others' windows are as good as ever
+                _logger.error("%s", error)
+        if records and self._series:
+            self._sweep(db, max(record.event_ms for record in records))
+
+    @staticmethod
+    def _follow(
+        db: sqlite3.Connection,
+        model: str,
+        series: Sequence[Registered],
+        writer: str,
+        before: int,
+        records: Sequence[Committed],
+    ) -> None:
+        for follower, position, head in behind(db, model):
+            if follower == writer and position == before:
+                add(db, model, series, records)
+                db.execute(_MOVE, (model, follower, head))
+            else:
+                catch_up(db, model, series, follower, position, head)
+
+    def _sweep(self, db: sqlite3.Connection, reached_ms: int) -> None:
+        """Drop entities that no window can need any more, a few at a time."""
+        self._turns += 1
+        if self._turns % SWEEP_EVERY:
+            return
+        series = {one.number: one.series for of in self._series.values() for one in of}
+        query = "SELECT * FROM window_tiles WHERE (series, key) > (?, ?) ORDER BY 1, 2 LIMIT ?"
+        rows = db.execute(query, (*self._swept, SWEEP_ROWS)).fetchall()
+        self._swept = (rows[-1][0], rows[-1][1]) if len(rows) == SWEEP_ROWS else (0, 0)
+        gone = [
+            (number, key)
+            for number, key, tiles in rows
+            if number not in series or _is_over(series[number], tiles, reached_ms)
+        ]
+        db.executemany("DELETE FROM window_tiles WHERE series = ? AND key = ?", gone)
+
+
+def _is_over(series: Series, tiles: bytes, reached_ms: int) -> bool:
+    newest = max(unpack(tiles, len(series.columns))[0], default=0)
+    return (newest + 1 + series.retained) * series.tile_ms + KEPT_MS < reached_ms
+
+
+def catch_up(
+    db: sqlite3.Connection,
+    model: str,
+    series: Sequence[Registered],
+    writer: str,
+    position: int,
+    head: int,
+    most: int = CAUGHT_UP_AT_ONCE,
+) -> None:
+    """Take in records that somebody wrote who does not follow the log.
+
+    Raises:
+        Unavailable: they are in segments already; windows are to be built anew.
+    """
+    query = "SELECT max(last) FROM segments WHERE writer = ?"
+    (sealed,) = db.execute(query, (writer,)).fetchone()
+    if sealed is not None and sealed > position:
+        problem = f"windows of {model} stand at record {position} of {writer}, which is sealed"
+        raise Unavailable(f"{problem} to {sealed}; run `mlplatform history windows {model}`")
+    rows = db.execute(_RECORDS, (writer, position, head, most)).fetchall()
+    records = [Committed(*row) for row in rows]
+    add(db, model, series, records)
+    db.execute(_MOVE, (model, writer, records[-1].seq if len(records) == most else head))
+
+
+def add(
+    db: sqlite3.Connection, model: str, series: Sequence[Registered], records: Iterable[Committed]
+) -> None:
+    """Add the decisions among some records to the tiles of their entities."""
+    touched: dict[tuple[int, Any], Columns] = {}
+    for record in records:
+        if record.kind != "decision" or record.model != model or record.payload is None:
+            continue
+        request = _payload(record.payload).request
+        for number, one in series:
+            key = request.get(one.key)
+            if key is None:
+                continue
+            place = (number, key)
+            columns = touched.get(place)
+            if columns is None:
+                row = db.execute(_READ, place).fetchone()
+                columns = unpack(b"" if row is None else row[0], len(one.columns))
+                touched[place] = columns
+            fold(columns, one, record.event_ms, request)
+    written = [(*place, pack(columns)) for place, columns in touched.items() if columns[0]]
+    db.executemany(_WRITE, written)

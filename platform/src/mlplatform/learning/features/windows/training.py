@@ -1,0 +1,58 @@
+"""Windows of past payments: what each was, or would have been, answered with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlplatform.learning.features.windows.arrivals import ranked_sql
+from mlplatform.learning.features.windows.sql import OWN, windows_sql
+from mlplatform.model.windows.tiles import series_of
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.offline import OfflineTable
+
+THREADS: Final = 2
+
+
+def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
+    """Requests of the offline table with every window of their model, in their order.
+
+    Each window is what the request's own record says that it was made of, late payments and those
+    out of order included. A request that no windows were read for is taken to have seen whatever
+    became known before it; in history, all that is earlier.
+
+    Args:
+        events: `request_id` and `event_time`, and whatever else is to be kept.
+    """
+    definition = offline.definition
+    if not definition.windows:
+        return events
+    shared = series_of(definition.windows, definition.entities)
+    names = [w.name for _, windows in shared for w in windows]
+    if not events.num_rows:
+        empty = pa.array([], pa.float64())
+        for name in names:
+            events = events.append_column(name, empty)
+        return events
+    first_ms = int(pc.min(events["event_time"]).cast(pa.timestamp("ms"), safe=False).value)
+    reach_ms = max(series.retained * series.tile_ms for series, _ in shared)
+    payments = offline.every_request(first_ms - reach_ms)
+    with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
+        db.execute("SET enable_progress_bar=false")
+        db.register("requests", payments.to_arrow_table())
+        db.register("arrivals", offline.arrivals().to_arrow_table())
+        db.register("events", events)
+        db.execute(f"CREATE TEMP TABLE payments AS {ranked_sql('requests', 'arrivals')}")
+        wanted = f"_event_ms >= {first_ms} AND request_id IN (SELECT request_id FROM events)"
+        found = windows_sql(shared, "payments", wanted)
+        listed = ", ".join(f'f."{name}"' for name in names)
+        joined: pa.Table = db.sql(
+            f"SELECT e.*, {listed} FROM (SELECT *, row_number() OVER () AS row_ FROM events) e"
+            f" LEFT JOIN payments p ON p.request_id = e.request_id LEFT JOIN ({found}) f"
+            f" ON f.{OWN[0]} = p.{OWN[0]} ORDER BY e.row_"
+        ).to_arrow_table()
+    return joined.drop_columns(["row_"])

@@ -1,0 +1,155 @@
+"""What windows serve is what the log says, whoever writes it, in whatever order, whoever dies."""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.rows import history_schema
+from mlplatform.learning.features.windows.build import build
+from mlplatform.learning.features.windows.state import begin
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.storage import sqlite
+from support.windows_world import (
+    NOON_MS,
+    WINDOWS,
+    Gateway,
+    decision,
+    definition_with_windows,
+    differing,
+    request,
+    streamed,
+)
+
+FRAUD = definition_with_windows()
+ONE = {"customer_id": 1, "terminal_id": 2, "amount": 10.0}
+KEYS = {"customer": 1, "terminal": 2}
+MINUTE_MS = 60_000
+
+
+def begun(home: Path) -> Path:
+    """A new log whose windows know no payment yet."""
+    SqliteDecisionLog(home).close()
+    assert begin(home / DATABASE, FRAUD, has_history=False)
+    return home
+
+
+def offline_of(home: Path) -> OfflineTable:
+    offline = OfflineTable(home / "offline", FRAUD)
+    with closing(SqliteDecisionLog(home)) as log:
+        offline.project(log)
+    return offline
+
+
+@pytest.mark.parametrize("names", [("gateway-0",), ("gateway-0", "gateway-1")])
+def test_all_that_was_served_is_counted_again_offline_bit_for_bit(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    home = begun(tmp_path)
+    served = streamed(home, FRAUD, seed=len(names), count=400, names=names)
+
+    assert len(served) > 300
+    assert differing(offline_of(home), served) == []
+    assert sum(values["c_sum_1d"] > 0 for values in served.values()) > 300
+
+
+def test_the_next_request_finds_the_payment_in_any_process(tmp_path: Path) -> None:
+    home = begun(tmp_path)
+    with closing(Gateway(home, FRAUD, "a")) as first, closing(Gateway(home, FRAUD, "b")) as second:
+        before = second.reads.read(KEYS, NOON_MS)
+        first.write([first.answer("d1", NOON_MS, ONE)])
+        after = second.reads.read(KEYS, NOON_MS + 1_500)
+
+    assert (before.values["c_n_10m"], before.values["c_since"]) == (0.0, None)
+    assert before.times == {"customer_windows": None, "terminal_windows": None}
+    assert (after.values["c_n_10m"], after.values["c_since"]) == (1.0, 1.5)
+    assert after.values["c_mean_1d"] == 10.0
+    assert after.position == {"a": 1}
+
+
+def test_records_of_who_does_not_follow_are_caught_up_with_once(tmp_path: Path) -> None:
+    home = begun(tmp_path)
+    with closing(SqliteDecisionLog(home)) as log:
+        log.append("other", [Entry(decision(f"o{n}", NOON_MS, ONE)) for n in range(3)])
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 0.0
+        gateway.write([decision("d1", NOON_MS, ONE)])
+        gateway.write([decision("d2", NOON_MS, {**ONE, "customer_id": 9})])
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 4.0
+
+
+def test_a_transaction_that_fails_counts_nothing_and_one_that_is_tried_again_counts_once(
+    tmp_path: Path,
+) -> None:
+    home = begun(tmp_path)
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        bad = decision("d2", 2**70, ONE)  # no database takes its time
+        with pytest.raises(InputInvalid):
+            gateway.write([decision("d1", NOON_MS, ONE), bad])
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 0.0
+        gateway.write([decision("d1", NOON_MS, ONE)])
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 1.0
+
+
+def test_a_record_is_written_whatever_becomes_of_its_windows(tmp_path: Path) -> None:
+    home = begun(tmp_path)
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        with closing(sqlite.connect(home / DATABASE)) as db:
+            db.execute("ALTER TABLE window_tiles RENAME TO away")
+        gateway.write([decision("d1", NOON_MS, ONE)])
+        with closing(sqlite.connect(home / DATABASE)) as db:
+            assert db.execute("SELECT count(*) FROM records").fetchone() == (1,)
+            db.execute("ALTER TABLE away RENAME TO window_tiles")
+        gateway.write([decision("d2", NOON_MS, ONE)])
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 2.0
+
+
+def history(count: int) -> pa.Table:
+    chance = random.Random(7)
+    rows = [
+        {
+            "request_id": f"h{n:05d}", "event_time": (NOON_MS - (count - n) * MINUTE_MS) * 1000,
+            **request(chance), "label": None, "label_time": None,
+        }
+        for n in range(count)
+    ]  # fmt: skip
+    for row in rows:
+        row["customer_id"] = abs(row["customer_id"])
+    return pa.Table.from_pylist(rows, schema=history_schema(FRAUD))
+
+
+def test_windows_that_are_built_of_history_and_log_are_followed_from_there(tmp_path: Path) -> None:
+    offline = OfflineTable(tmp_path / "offline", FRAUD)
+    offline.import_history(history(500), b"k" * 32)
+    offline.finish_history()
+    with closing(SqliteDecisionLog(tmp_path)) as log:
+        assert not begin(tmp_path / DATABASE, FRAUD, has_history=True)
+        log.append("old", [Entry(decision(f"o{n}", NOON_MS, ONE)) for n in range(5)])
+        with closing(Gateway(tmp_path, FRAUD, "gateway-0")) as gateway:
+            stale = gateway.reads.read(KEYS, NOON_MS)
+            assert set(stale.stale) == {"customer_windows", "terminal_windows"}
+            assert set(stale.values) == {w.name for w in WINDOWS}
+        assert build(tmp_path / DATABASE, offline, log) > 10
+        log.seal()
+
+    keys = offline.requests().aggregate("customer_id", "customer_id").fetchall()
+    served = {}
+    with closing(Gateway(tmp_path, FRAUD, "gateway-0")) as gateway:
+        for number, (customer,) in enumerate([*keys, *keys]):
+            asked = {"customer_id": customer, "terminal_id": number % 4, "amount": 7.5}
+            record = gateway.answer(f"d{number}", NOON_MS + number * 1000, asked)
+            gateway.write([record])
+            served[record.decision_id] = record.payload["features"]
+    with closing(SqliteDecisionLog(tmp_path)) as log:
+        offline.project(log)
+
+    assert max(values["c_n_6h"] for values in served.values()) > 50
+    assert differing(offline, served) == []
