@@ -28,6 +28,7 @@ from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.rollouts.serving.local import bundle_uri
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.telemetry.export import Sender
 from mlplatform.runtime.telemetry.otlp import OtlpSender
 from mlplatform.runtime.telemetry.span_files import FileSender
@@ -131,8 +132,12 @@ def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) ->
             continue
         has_history = any(settings.home.offline(name).glob("parts/[0-9]*"))
         database = settings.home.decisions / DATABASE
-        if not begin(database, definition, has_history=has_history):
-            log.error("windows of %s are stale: run `mlplatform history windows %s`", name, name)
+        try:
+            if begin(database, definition, has_history=has_history):
+                continue
+        except Unavailable as error:
+            log.error("%s", error)
+        log.error("windows of %s are stale: run `mlplatform history windows %s`", name, name)
 
 
 def admission(settings: Settings) -> Admission:

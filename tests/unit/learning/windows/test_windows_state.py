@@ -6,17 +6,22 @@ import random
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.learning.features.dataset import requests_between
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.windows.build import build
 from mlplatform.learning.features.windows.state import begin
-from mlplatform.runtime.errors import InputInvalid
+from mlplatform.learning.features.windows.training import with_windows
+from mlplatform.model.definition import InputSpec
+from mlplatform.runtime.errors import InputInvalid, Unavailable
 from mlplatform.runtime.storage import sqlite
 from support.windows_world import (
     NOON_MS,
@@ -112,6 +117,23 @@ def test_a_record_is_written_whatever_becomes_of_its_windows(tmp_path: Path) -> 
         assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 2.0
 
 
+def test_a_series_that_is_not_understood_is_followed_by_nobody_and_records_are_written(
+    tmp_path: Path,
+) -> None:
+    home = begun(tmp_path)
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        with closing(sqlite.connect(home / DATABASE)) as db:
+            db.execute("INSERT INTO window_series (model, declaration) VALUES ('fraud', '{}')")
+        gateway.write([decision("d1", NOON_MS, ONE)])
+        with pytest.raises(Unavailable, match="series"):
+            begin(home / DATABASE, FRAUD, has_history=False)
+        with closing(sqlite.connect(home / DATABASE)) as db:
+            assert db.execute("SELECT count(*) FROM records").fetchone() == (1,)
+            db.execute("DELETE FROM window_series WHERE declaration = '{}'")
+        gateway.write([decision("d2", NOON_MS, ONE)])
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 2.0
+
+
 def history(count: int) -> pa.Table:
     chance = random.Random(7)
     rows = [
@@ -153,3 +175,24 @@ def test_windows_that_are_built_of_history_and_log_are_followed_from_there(tmp_p
 
     assert max(values["c_n_6h"] for values in served.values()) > 50
     assert differing(offline, served) == []
+
+
+def test_a_training_set_has_the_windows_of_its_payments_in_their_order(tmp_path: Path) -> None:
+    inputs = (
+        *FRAUD.inputs[:4],
+        InputSpec(name="c_mean_1d", kind="window", of="customer"),
+        InputSpec(name="t_large_2h", kind="window", of="terminal"),
+        InputSpec(name="to_mean", kind="ratio", of="amount", to="c_mean_1d"),
+    )
+    learnt = msgspec.structs.replace(FRAUD, inputs=inputs)
+    offline = OfflineTable(tmp_path / "offline", learnt)
+    offline.import_history(history(300), b"k" * 32)
+    found = requests_between(learnt, (), offline, from_ms=NOON_MS - 100 * MINUTE_MS, to_ms=NOON_MS)
+    every = with_windows(offline, offline.requests().order("event_time").to_arrow_table())
+
+    assert found.names[-3:] == ("c_mean_1d", "t_large_2h", "to_mean")
+    assert found.event_ms.tolist() == sorted(found.event_ms)
+    assert len(found) == 100
+    means = every["c_mean_1d"].to_numpy()[-100:].astype(np.float32)
+    assert np.array_equal(found.x[:, 4], means, equal_nan=True)
+    assert np.nanmin(means) > 0

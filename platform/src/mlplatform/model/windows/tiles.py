@@ -44,7 +44,9 @@ _BETTER: Final = {"last_ms": max, "min": min, "max": max}
 """Columns that do not add up."""
 
 
-class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Series(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """Tiles that several windows share, kept for each key of one request field.
 
     Args:

@@ -27,6 +27,7 @@ from mlplatform.decisions.records.projection import Committed
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.windows.tiles import Columns, Series, fold, series_of
+from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
@@ -119,10 +120,17 @@ def _little(column: array[int]) -> bytes:
 
 
 def registered(db: sqlite3.Connection) -> dict[str, list[Registered]]:
-    """Every series by its model, in the order of their numbers."""
+    """Every series by its model, in the order of their numbers.
+
+    Raises:
+        Unavailable: one is not understood, as a newer release's: nothing can follow it.
+    """
     found: dict[str, list[Registered]] = {}
     for number, model, text in db.execute("SELECT * FROM window_series ORDER BY id"):
-        series = msgspec.json.decode(text, type=Series)
+        try:
+            series = msgspec.json.decode(text, type=Series)
+        except NOT_JSON as error:
+            raise Unavailable(f"windows of {model}: series {number}: {error}") from error
         found.setdefault(model, []).append(Registered(number, series))
     return found
 
