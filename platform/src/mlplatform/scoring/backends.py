@@ -125,7 +125,7 @@ def _stored(settings: Settings, model: str, views: Sequence[FeatureView]) -> Onl
 def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:
     """Windows of models that know no payment yet begin with none; of others, somebody builds them.
     Until then they are stale."""
-    for definition in (one for one in definitions if one.windows):
+    for definition in definitions:
         name = definition.name
         if settings.profile != "embedded":
             log.error("windows of %s are stale: the payments of a cluster are in many logs", name)

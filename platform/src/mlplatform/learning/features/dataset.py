@@ -400,13 +400,17 @@ def input_plan(
     also: Sequence[InputSpec] = (),
     vocabularies: Vocabularies = NO_WORDS,
 ) -> InputPlan:
-    """The definition's inputs, then those of `also` that it lacks and that views still have."""
+    """The definition's inputs, then those of `also` that it lacks and that views or windows still
+    have."""
     from mlplatform.model.inputs import InputPlan
 
     names = {i.name for i in definition.inputs}
     available = {(v.name, feature) for v in views for feature in v.feature_names}
+    available |= {(w.entity, w.name) for w in definition.windows}
     extra = [
-        i for i in also if i.name not in names and (i.kind != "view" or (i.of, i.name) in available)
+        i
+        for i in also
+        if i.name not in names and (i.kind not in ("view", "window") or (i.of, i.name) in available)
     ]
     specs = (*definition.inputs, *extra)
     return InputPlan(definition, views, specs, vocabularies=vocabularies)

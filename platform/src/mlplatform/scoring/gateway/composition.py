@@ -136,13 +136,14 @@ def compose(
 def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
     home, metrics = settings.home, Metrics(readable_names())
     is_durable = settings.durability == "disk"
+    windowed = [d for d in map(load_definition, readable_names()) if d.windows]
     log = SqliteDecisionLog(
         home.decisions,
         durable=is_durable,
         lock_wait_ms=LOG_LOCK_WAIT_MS,
-        projection=WindowProjection(),
+        projection=WindowProjection() if windowed else None,
     )
-    backends.begin_windows(settings, map(load_definition, readable_names()))
+    backends.begin_windows(settings, windowed)
     spilling = SpillingLog(log, name, spill_policy(settings), metrics.commit_records.observe)
     metrics.watch_log(spilling.counts)
     watermark = Watermark(log.latest_event_ms)
