@@ -109,13 +109,14 @@ def import_history(
 def windows(model: Model, json: AsJson = False) -> None:
     """Build the state of a model's real-time windows anew, of its history and of the decision log.
 
-    Windows that model.yaml declares anew are stale until then. Gateways may run meanwhile.
+    Windows that model.yaml declares anew are stale until then. Gateways may run meanwhile. A series
+    is the tiles of one entity at one resolution.
 
     Example: mlplatform history windows fraud
     """
     with progress("adding up payments"):
         rows = job.build_windows(wiring.platform(), model)
-    facts = {"model": model, "windows": len(load_definition(model).windows), "entities": rows}
+    facts = {"model": model, "windows": len(load_definition(model).windows), "series": rows}
     if json:
         print_json(facts)
     else:
