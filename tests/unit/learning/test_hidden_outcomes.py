@@ -218,7 +218,7 @@ def test_hidden_outcomes_and_weights_reach_the_process_that_fits(tmp_path: Path)
     more = dataclasses.replace(rows, hidden=hidden, weight=np.where(hidden, 0.0, 2.5))
     for case in (rows, more):
         handover._write_rows(case, tmp_path / "rows.parquet")
-        found = handover._read_rows(tmp_path / "rows.parquet")
+        found = handover._read_rows(tmp_path / "rows.parquet", {})
         digests = [rows_digest(one.matrix, one.y, one) for one in (case, found)]
         assert digests[0] == digests[1]
         assert len(found.taught) == len(case.taught)

@@ -72,7 +72,7 @@ def validate(
 ) -> None:
     """Make a version of an ONNX model that was made elsewhere, if it passes every gate.
 
-    Example: mlplatform validate credit-default --actor ana
+    Example: mlplatform validate fraud --actor ana
     """
     path = (model_folder(model) / READY_FILE) if file is None else file
     parameters = {"model": model, "onnx_path": str(path.absolute()), "actor": actor}

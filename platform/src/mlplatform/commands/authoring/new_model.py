@@ -37,8 +37,9 @@ def new_model(
     """Write a model folder that can be trained as it is, or one around a ready ONNX file; lines
     marked CHANGE are yours.
 
-    Example: mlplatform new-model credit-default --into models; mlplatform new-model limits
-    --template onnx --file limits.onnx --into models
+    A model that is an ONNX file already: --template onnx --file limits.onnx.
+
+    Example: mlplatform new-model credit-default --into models
     """
     if re.search(NAME_PATTERN, name) is None:
         raise ConfigInvalid("NAME", name, "a letter and at most 27 of a-z, 0-9, - and _")

@@ -56,7 +56,7 @@ def quickstart(
     It shows each command that it runs, in a home of its own, var-quickstart, unless MLPLATFORM_HOME
     names another. The platform stays up; `mlplatform down` with that home stops it.
 
-    Example: mlplatform quickstart
+    Example: mlplatform quickstart fraud
     """
     os.environ.setdefault(f"{PREFIX}HOME", HOME)
     os.environ[f"{PREFIX}CLOCK"] = "system"
