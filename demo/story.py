@@ -33,7 +33,7 @@ TRAINER = "drift-watch"
 DAY_S = 86_400
 POLL_S = 0.3
 PASS_PAUSE_S = 0.5
-RUN_LIMIT_S = 240.0
+RUN_LIMIT_S = 600.0
 SLOW_SHARE_OF_GATE = 0.2
 
 STOPPED_IN_SHADOW = "shadow is to stop it, whether or not the steps behind could decide in time"
