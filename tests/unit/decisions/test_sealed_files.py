@@ -392,6 +392,25 @@ def test_the_database_gives_back_what_was_sealed(
     assert log.verify().findings == ()
 
 
+def test_bites_are_whole_and_a_rest_follows_each(
+    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free pages go 32 at a time, not one; who appends finds the lock free between two bites."""
+    rests: list[float] = []
+    monkeypatch.setattr(seal, "_FREE_PAGES", 8)
+    monkeypatch.setattr(seal.time, "sleep", rests.append)
+    log.append("gw", [entry(number, "x" * 20_000) for number in range(1, 201)])
+    with closing(sqlite.connect(folder / DATABASE)) as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        work = list(seal.steps(db, folder, LIMITS, now_ms=0))
+        assert db.execute("PRAGMA freelist_count").fetchone() == (8,)
+    bites = work.count("free pages given back")
+    assert pages > 1_000
+    assert 2 <= bites <= pages // 32 + 1
+    assert len(rests) >= bites + work.count("sealed rows deleted")
+    assert min(rests) > 0
+
+
 def test_a_database_of_before_keeps_its_pages_and_uses_them_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

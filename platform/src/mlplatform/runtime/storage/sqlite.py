@@ -97,8 +97,13 @@ def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int) -> bool:
     more = db.execute("PRAGMA freelist_count").fetchone()[0] - keep_pages
     if more <= 0:
         return False
-    with transaction(db):
-        db.execute(f"PRAGMA incremental_vacuum({min(more, bite_pages)})").fetchall()
+    # A script: `execute` ends this statement after its first step, which gives one page back.
+    bite = f"PRAGMA incremental_vacuum({min(more, bite_pages)})"
+    try:
+        db.executescript(f"BEGIN IMMEDIATE; {bite}; COMMIT")
+    finally:
+        if db.in_transaction:
+            db.rollback()
     return True
 
 
