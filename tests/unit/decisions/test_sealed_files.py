@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlplatform.decisions.log import catalogue, merging, reader, seal, sealed, segments
+from mlplatform.decisions.log import (
+    catalogue,
+    file_checks,
+    merging,
+    reader,
+    seal,
+    sealed,
+    segments,
+)
+from mlplatform.decisions.log.file_checks import FileCheck, FileFound
 from mlplatform.decisions.log.sealed import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Span
@@ -288,6 +297,24 @@ def test_what_the_catalogue_says_wrongly_is_found_and_made_again(
     log.seal()
     assert log.verify().findings == ()
     assert len(opened(folder, Span(kinds=("void",)))) == 1
+
+
+def test_files_that_are_merged_while_they_are_checked_mislead_nobody(
+    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seal beside a check takes them out of the catalogue, and that is no finding."""
+    in_segments(log, folder, 5)
+    log.seal()
+    checked, before = file_checks.checked, files(folder)
+
+    def beside(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFound]:
+        in_segments(log, folder, 5)
+        log.seal()
+        return checked(checks, cores)
+
+    monkeypatch.setattr(file_checks, "checked", beside)
+    assert log.verify().findings == ()
+    assert not set(before) & set(files(folder))
 
 
 def test_a_log_of_before_there_were_merged_files_goes_on(

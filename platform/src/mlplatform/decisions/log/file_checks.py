@@ -45,7 +45,7 @@ class FileFound:
     """What was found.
 
     Args:
-        is_misled: the catalogue says of it what is not so.
+        is_misled: the catalogue says of it what is not so; if it is listed still, that is `misled`.
     """
 
     findings: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ def check(asked: FileCheck) -> FileFound:
 
     file, found = asked.file, FileFound()
     path = file.path(asked.folder)
-    what = f"records {file.first} to {file.last} of writer {file.writer}"
+    what = _range(file)
     if not path.is_file():
         found.findings.append(f"segment {file.name} is missing: {what}")
         return found
@@ -95,10 +95,19 @@ def check(asked: FileCheck) -> FileFound:
     finally:
         found.records, found.marked = chain.records, dict(chain.marked)
     found.findings += _ends(asked, chain)
-    if found.is_misled:
-        problem = f"the catalogue was wrong about segment {file.name}: it is made again"
-        found.findings.append(f"{problem}; until now reads may have missed some of {what}")
     return found
+
+
+def misled(file: SealedFile) -> str:
+    """What it means that the catalogue says of a file what is not so."""
+    return (
+        f"the catalogue was wrong about segment {file.name}: it is made again; until now reads may"
+        f" have missed some of {_range(file)}"
+    )
+
+
+def _range(file: SealedFile) -> str:
+    return f"records {file.first} to {file.last} of writer {file.writer}"
 
 
 def _ends(asked: FileCheck, chain: Chain) -> Iterator[str]:

@@ -158,8 +158,9 @@ class _Walk:
                 yield from there.findings
                 self.records += there.records
                 one.chain.marked |= there.marked
-                if there.is_misled:
+                if there.is_misled and self._is_listed(file):
                     self.misled.append(file)
+                    yield file_checks.misled(file)
                 end = file.last
             if end < max(one.ends):
                 yield f"records {end + 1} to {max(one.ends)} of writer {name} are in no file"
@@ -167,6 +168,13 @@ class _Walk:
         yield from _reached(self.since, self)
         if self.anchor is not None:
             yield from _anchored(self.anchor, self)
+
+    def _is_listed(self, file: SealedFile) -> bool:
+        """Still: one that was merged while it was checked has left the catalogue after the list."""
+        try:
+            return bool(sealed.present(self.db, "file = ?", file.file))
+        except sqlite3.DatabaseError:  # damaged: what was found counts
+            return True
 
     def _checks(self, name: str) -> Iterator[FileCheck]:
         one = self.writers[name]
