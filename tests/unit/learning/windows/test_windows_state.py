@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.dataset import requests_between
 from mlplatform.learning.features.offline import OfflineTable
@@ -115,6 +116,66 @@ def test_a_record_is_written_whatever_becomes_of_its_windows(tmp_path: Path) -> 
             db.execute("ALTER TABLE away RENAME TO window_tiles")
         gateway.write([decision("d2", NOON_MS, ONE)])
         assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"amount": 1e18},
+        {"amount": 10**400},
+        {"amount": "10 EUR"},
+        {"amount": None},
+        {"customer_id": [1]},
+        {"customer_id": 2**63},
+    ],
+)
+def test_a_payment_of_another_declaration_is_written_and_holds_up_no_window(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """A series outlives the request fields that it was declared for."""
+    with closing(Gateway(begun(tmp_path), FRAUD, "a")) as gateway:
+        gateway.write([decision("d1", NOON_MS, ONE), decision("d2", NOON_MS, {**ONE, **changed})])
+        gateway.write([decision("d3", NOON_MS, ONE)])
+        row = gateway.reads.read(KEYS, NOON_MS)
+        assert (row.position, row.values["c_sum_1d"]) == ({"a": 3}, 20.0)
+
+
+def test_damaged_tiles_fail_no_record_and_no_read_otherwise_than_by_saying_so(
+    tmp_path: Path,
+) -> None:
+    home = begun(tmp_path)
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        gateway.write([decision("d1", NOON_MS, ONE)])
+        with closing(sqlite.connect(home / DATABASE)) as db:
+            db.execute("UPDATE window_tiles SET tiles = x'0011'")
+        with pytest.raises(Unavailable, match="columns"):
+            gateway.reads.read(KEYS, NOON_MS)
+        gateway.write([decision("d2", NOON_MS, ONE)])
+        assert gateway.log.read(Span()).num_rows == 2
+
+
+def test_whatever_a_projection_raises_the_record_is_written(tmp_path: Path) -> None:
+    class Broken:
+        tables = ""
+
+        def follow(self, *given: object) -> None:
+            raise ZeroDivisionError
+
+    with closing(SqliteDecisionLog(tmp_path, projection=Broken())) as log:
+        log.append("a", [Entry(decision("d1", NOON_MS, ONE))])
+        assert log.read(Span()).num_rows == 1
+
+
+def test_a_state_that_is_behind_catches_up_in_short_transactions(tmp_path: Path) -> None:
+    home = begun(tmp_path)
+    with closing(SqliteDecisionLog(home)) as log:
+        log.append("other", [Entry(decision(f"o{n}", NOON_MS, ONE)) for n in range(450)])
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        counted = []
+        for number in range(4):
+            gateway.write([decision(f"d{number}", NOON_MS, ONE)])
+            counted.append(gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"])
+    assert counted == [201.0, 402.0, 453.0, 454.0]
 
 
 def test_a_series_that_is_not_understood_is_followed_by_nobody_and_records_are_written(

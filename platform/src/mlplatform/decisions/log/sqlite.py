@@ -37,15 +37,17 @@ from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.reading import Pending, damaged, lowered, pending, records_of
 from mlplatform.decisions.spill.recovery import Mark, resolved
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.errors import InputInvalid, PlatformError, StaleFence, Unavailable
+from mlplatform.runtime.errors import InputInvalid, StaleFence, Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.wal_readers import WalReaders
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LIVE_WITHIN_MS: Final = 10_000
 _logger = logging.getLogger(__name__)
+_logger.addFilter(RateLimitFilter())
 _AUTOCHECKPOINT_PAGES = 20_000
 _WAL_BYTES: Final = 4_096 * _AUTOCHECKPOINT_PAGES
 """A write-ahead log that a reader has made larger is cut to this when it is begun anew."""
@@ -375,7 +377,7 @@ class SqliteDecisionLog:
         self._db.execute("SAVEPOINT projection")
         try:
             projection.follow(self._db, writer, before, [committed(row) for row in rows])
-        except (sqlite3.Error, PlatformError) as error:
+        except Exception as error:  # no record is refused for what is made of it
             if not self._db.in_transaction:  # a full disk, say, has ended all of it
                 raise
             self._db.execute("ROLLBACK TO projection")

@@ -37,8 +37,7 @@ class Projection(Protocol):
         Args:
             before: the number of the writer's last record before these.
 
-        Raises:
-            sqlite3.Error: its part of the transaction is rolled back; the records are written.
+        Where it raises, its part of the transaction is rolled back, and the records are written.
         """
         ...
 

@@ -22,6 +22,8 @@ LATE_MS: Final = HOUR_MS
 HALF: Final = 2**53
 """From here on a float holds no longer every whole number."""
 LOW: Final = 2**32
+LARGEST: Final = 2**47
+"""A tile has room for no larger value: its square is kept in two whole numbers of 64 bits."""
 
 Columns = list["array[int]"]
 """Tiles of one entity by column: numbers in rising order, counts, then what the series keeps; whole
@@ -107,11 +109,13 @@ def late_tiles(tile_ms: int) -> int:
     return -(-LATE_MS // tile_ms)
 
 
-def steps(value: float, scale: float) -> int | None:
-    """A value in steps of its last digit, halves upward; None for one that is no number."""
-    if not math.isfinite(value):
+def steps(value: object, scale: float) -> int | None:
+    """A value in steps of its last digit, halves upward; None for one that is no number, or larger
+    than any that a declared window takes: a field may have been declared otherwise since."""
+    if not isinstance(value, int | float) or not abs(value) < LARGEST:
         return None
-    return math.floor(value * scale + 0.5)
+    found = math.floor(float(value) * scale + 0.5)
+    return found if abs(found) < LARGEST else None
 
 
 def counts(where: Filter | None, request: Mapping[str, Any]) -> bool:
@@ -119,9 +123,12 @@ def counts(where: Filter | None, request: Mapping[str, Any]) -> bool:
     if where is None:
         return True
     value, wanted = request.get(where.field), where.value
-    if isinstance(value, int | float) and not isinstance(wanted, bool | str):
-        value, wanted = float(value), float(wanted)  # a number that is none compares as false
-    return value is not None and value == value and _COMPARE[where.op](value, wanted)
+    try:
+        if isinstance(value, int | float) and not isinstance(wanted, bool | str):
+            value, wanted = float(value), float(wanted)  # a number that is none compares as false
+        return value is not None and value == value and _COMPARE[where.op](value, wanted)
+    except (TypeError, OverflowError):  # a field of another type than it had
+        return False
 
 
 def new_columns(series: Series) -> Columns:
@@ -165,7 +172,7 @@ def _change(series: Series, event_ms: int, request: Mapping[str, Any]) -> tuple[
     x = 0
     if series.of is not None:
         given = request.get(series.of)
-        found = None if given is None else steps(float(given), series.scale)
+        found = steps(given, series.scale)
         if found is None:
             return None
         x = found

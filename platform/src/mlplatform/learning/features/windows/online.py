@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
-from mlplatform.learning.features.windows.state import CAUGHT_UP_AT_ONCE, declaration, unpack
+from mlplatform.learning.features.windows.state import MOST_BEHIND, declaration, unpack
 from mlplatform.model.windows.declaration import Window, by_entity
 from mlplatform.model.windows.tiles import Reader, series_of
 from mlplatform.runtime.errors import Unavailable
@@ -85,7 +85,7 @@ class WindowReads:
                 behind += head - seq
             else:
                 stored[number] = tiles
-        if behind > CAUGHT_UP_AT_ONCE:
+        if behind > MOST_BEHIND:
             return self._stale()
         return self._row(stored, position, event_ms)
 
@@ -133,8 +133,8 @@ class WindowReads:
     def _follow(self) -> None:
         try:
             found = os.stat(self._path)
-        except FileNotFoundError as error:
-            raise Unavailable(f"{self._path} is gone") from error
+        except OSError as error:
+            raise Unavailable(f"{self._path} is gone or cannot be reached") from error
         if self._opened is None or not os.path.samestat(found, self._opened):
             db = sqlite3.connect(
                 self._path, timeout=0, isolation_level=None, check_same_thread=False

@@ -58,7 +58,10 @@ tiles are kept."""
 SWEEP_EVERY: Final = 64
 SWEEP_ROWS: Final = 128
 """So many entities are looked at after so many transactions: none waits long for another's end."""
-CAUGHT_UP_AT_ONCE: Final = 2_000
+CAUGHT_UP_AT_ONCE: Final = 200
+"""Records of another writer in one transaction: whoever appends meanwhile waits for it."""
+MOST_BEHIND: Final = 2_000
+"""A state that is further behind the log than so many records is stale."""
 # Tiles of a few kilobytes lie in a page; a table without rowids would put each into two more.
 _READ: Final = "SELECT tiles FROM window_tiles WHERE series = ? AND key = ?"
 _WRITE: Final = (
@@ -104,7 +107,13 @@ def pack(columns: Columns) -> bytes:
 
 
 def unpack(stored: bytes, width: int) -> Columns:
-    """The columns of stored tiles."""
+    """The columns of stored tiles.
+
+    Raises:
+        Unavailable: they are damaged.
+    """
+    if len(stored) % (8 * width):
+        raise Unavailable(f"tiles of {len(stored)} bytes, which are no {width} columns")
     flat = array("q", stored)
     if sys.byteorder == "big":
         flat.byteswap()
@@ -280,10 +289,10 @@ def add(
     for record in records:
         if record.kind != "decision" or record.model != model or record.payload is None:
             continue
-        request = _payload(record.payload).request
+        request = _request(record.payload)
         for number, one in series:
             key = request.get(one.key)
-            if key is None:
+            if not _is_key(key):  # of another declaration: it is no entity's
                 continue
             place = (number, key)
             columns = touched.get(place)
@@ -294,3 +303,14 @@ def add(
             fold(columns, one, record.event_ms, request)
     written = [(*place, pack(columns)) for place, columns in touched.items() if columns[0]]
     db.executemany(_WRITE, written)
+
+
+def _request(payload: str) -> dict[str, Any]:
+    try:
+        return _payload(payload).request
+    except NOT_JSON:  # of no request that anybody could ask windows for
+        return {}
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)
