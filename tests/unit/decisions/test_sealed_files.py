@@ -189,6 +189,23 @@ def test_files_that_are_read_stay_until_they_are_not(folder: Path, log: SqliteDe
     assert not before & on_disk(folder)
 
 
+def test_the_list_is_on_disk_before_what_it_replaced_goes(
+    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that stops at any moment starts with a list of files that are there."""
+    in_segments(log, folder, 8)
+    parts, synced = {file.path(folder) for file in files(folder)}, list[Path]()
+
+    def sync(path: Path) -> None:
+        assert parts <= on_disk(folder)
+        synced.append(path)
+
+    monkeypatch.setattr(sealed, "sync", sync)
+    log.seal()
+    assert synced == [folder / f"{DATABASE}-wal"]
+    assert not parts & on_disk(folder)
+
+
 def test_a_damaged_part_is_not_merged(folder: Path, log: SqliteDecisionLog) -> None:
     """It stays where it is, so that it can be named, and new records are sealed all the same."""
     in_segments(log, folder, 8)

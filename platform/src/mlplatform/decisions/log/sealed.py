@@ -6,13 +6,14 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mlplatform.decisions.log.segments import SEGMENTS, Segment, manifest
-from mlplatform.decisions.records.tables import change_files_token
+from mlplatform.decisions.records.tables import DATABASE, change_files_token
+from mlplatform.runtime.storage.files import sync
 
 FIELDS: Final = "file, writer, first, last, rows, from_ms, to_ms, sha256"
 _LOCK: Final = "readers.lock"
@@ -113,7 +114,11 @@ def finish(folder: Path) -> None:
 
 
 def sweep(db: sqlite3.Connection, folder: Path) -> bool:
-    """Remove the files that are not listed, unless somebody reads; whether none is left."""
+    """Remove the files that are not listed, unless somebody reads; whether none is left.
+
+    A commit may be in memory alone (`durability: process`): the list that replaced them is on disk
+    before they go, or a machine that stops then would start with a list of files that are gone.
+    """
     listed = {one.path(folder) for one in present(db)}
     strangers = [path for path in (folder / SEGMENTS).glob("*/*") if path not in listed]
     if not strangers:
@@ -124,6 +129,8 @@ def sweep(db: sqlite3.Connection, folder: Path) -> bool:
     except BlockingIOError:
         return False
     else:
+        with suppress(FileNotFoundError):  # all of it is in the database, which was synced then
+            sync(folder / f"{DATABASE}-wal")
         for path in strangers:
             path.unlink()
         return True
