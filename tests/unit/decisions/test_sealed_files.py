@@ -77,7 +77,7 @@ def files(folder: Path) -> list[SealedFile]:
 
 
 def on_disk(folder: Path) -> set[Path]:
-    return set(folder.glob("segments/*/*"))
+    return {*folder.glob("segments/*/*"), *folder.glob("segments/*.parquet")}
 
 
 def opened(folder: Path, span: Span) -> list[SealedFile]:
@@ -334,6 +334,22 @@ def test_files_that_are_merged_while_they_are_checked_mislead_nobody(
     assert not set(before) & set(files(folder))
 
 
+def test_the_release_before_goes_on_beside_this_one(folder: Path, log: SqliteDecisionLog) -> None:
+    """What it seals is listed, and no merged file is where it removes what it does not know."""
+    in_segments(log, folder, 8)
+    log.seal()
+    assert len(files(folder)) == 1
+    in_segments(log, folder, 1)
+    wanted = log.read(EVERYTHING)
+    with closing(sqlite.connect(folder / DATABASE)) as db:
+        known = {segment.path(folder) for segment in segments.manifest(db)}
+    for path in folder.glob("segments/*/*"):
+        if path not in known:
+            path.unlink()
+    assert log.read(EVERYTHING).equals(wanted)
+    assert log.verify().findings == ()
+
+
 def test_a_log_of_before_there_were_merged_files_goes_on(
     folder: Path, log: SqliteDecisionLog
 ) -> None:
@@ -342,6 +358,7 @@ def test_a_log_of_before_there_were_merged_files_goes_on(
     wanted = log.read(EVERYTHING)
     log.close()
     with closing(sqlite3.connect(folder / DATABASE)) as db, db:
+        db.execute("DROP TRIGGER sealed_files")
         db.execute("DROP TABLE files")
         db.execute("UPDATE schema_versions SET version = 3 WHERE part = 'decisions'")
         assert len(sealed.names(db)) == 5

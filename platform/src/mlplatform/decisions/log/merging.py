@@ -51,7 +51,8 @@ def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> 
     """
     try:
         table = records_of(folder, parts)
-        draft = parts[0].path(folder).with_suffix(".tmp")
+        path = sealed.merged(parts).path(folder)
+        draft = path.with_suffix(".tmp")
         sha256 = segments.write_table(draft, table)
         yield "merged draft written"
         if not segments.read_table(draft).equals(table):
@@ -59,7 +60,6 @@ def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> 
     except Corrupt as error:
         _logger.warning("sealed files were not merged: %s", error)
         return
-    path = draft.with_name(f"{parts[0].first:012d}-{parts[-1].last:012d}.parquet")
     draft.replace(path)
     sync(path.parent)
     yield "merged file in place"

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mlplatform.decisions.log.segments import SEGMENTS, Segment, manifest
 from mlplatform.decisions.records.tables import DATABASE, change_files_token
 from mlplatform.runtime.storage.files import sync
 
-FIELDS: Final = "file, writer, first, last, rows, from_ms, to_ms, sha256"
+FIELDS: Final = "file, writer, first, last, rows, from_ms, to_ms, sha256, apart"
 _LOCK: Final = "readers.lock"
 _UNFINISHED: Final = "unfinished"
 
@@ -27,6 +27,8 @@ class SealedFile:
     Args:
         file: its number, given once.
         sha256: of the file.
+        apart: it is merged, and lies beside the folders of the writers: the release before, which
+            may go on for a while, removes what it does not know from these.
     """
 
     file: int
@@ -37,10 +39,12 @@ class SealedFile:
     from_ms: int
     to_ms: int
     sha256: str
+    apart: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.writer}/{self.first:012d}-{self.last:012d}.parquet"
+        between = "." if self.apart else "/"
+        return f"{self.writer}{between}{self.first:012d}-{self.last:012d}.parquet"
 
     def path(self, folder: Path) -> Path:
         return folder / SEGMENTS / self.name
@@ -66,21 +70,23 @@ def names(db: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(one.name for one in found)
 
 
-def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) -> SealedFile:
-    """Put one file in the place of adjacent ones of a writer; call in a transaction."""
+def merged(parts: Sequence[SealedFile], sha256: str = "") -> SealedFile:
+    """The file that takes the place of adjacent ones of a writer; it has no number yet."""
     first, last = parts[0], parts[-1]
     rows = sum(part.rows for part in parts)
     times = min(part.from_ms for part in parts), max(part.to_ms for part in parts)
+    return SealedFile(0, first.writer, first.first, last.last, rows, *times, sha256, True)
+
+
+def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) -> None:
+    """Put one file in the place of adjacent ones of a writer; call in a transaction."""
     db.executemany("DELETE FROM files WHERE file = ?", [(part.file,) for part in parts])
-    values: tuple[Any, ...] = (first.writer, first.first, last.last, rows, *times, sha256)
-    number = db.execute(
-        "INSERT INTO files (writer, first, last, rows, from_ms, to_ms, sha256)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        values,
-    ).lastrowid
+    _, *fields = FIELDS.split(", ")
+    one = merged(parts, sha256)
+    values = [getattr(one, name) for name in fields]
+    statement = f"INSERT INTO files ({', '.join(fields)}) VALUES ({','.join('?' * len(fields))})"
+    db.execute(statement, values)
     change_files_token(db)
-    assert number is not None
-    return SealedFile(number, *values)
 
 
 @contextmanager
@@ -120,7 +126,9 @@ def sweep(db: sqlite3.Connection, folder: Path) -> bool:
     before they go, or a machine that stops then would start with a list of files that are gone.
     """
     listed = {one.path(folder) for one in present(db)}
-    strangers = [path for path in (folder / SEGMENTS).glob("*/*") if path not in listed]
+    within, merged_ones = (folder / SEGMENTS).glob("*/*"), (folder / SEGMENTS).glob("*.*")
+    found = [*within, *(path for path in merged_ones if path.suffix in (".parquet", ".tmp"))]
+    strangers = [path for path in found if path not in listed and not path.is_dir()]
     if not strangers:
         return True
     descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDONLY, 0o600)

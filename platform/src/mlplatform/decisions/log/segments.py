@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.decisions.records.record import GENESIS, SCALARS, arrow_schema, arrow_table
-from mlplatform.decisions.records.tables import STORED, change_files_token
+from mlplatform.decisions.records.tables import STORED
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import Corrupt
 
@@ -23,10 +23,6 @@ _BATCH_ROWS = 8_192
 _FIELDS: Final = (
     "number, writer, first, last, rows, from_ms, to_ms, chain, sha256, previous, digest"
 )
-_ENTER_FILE: Final = """
-INSERT INTO files (writer, first, last, rows, from_ms, to_ms, sha256)
-SELECT writer, first, last, rows, from_ms, to_ms, sha256 FROM segments WHERE number = ?
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,8 @@ def manifest(db: sqlite3.Connection, *, after: int = 0, limit: int = -1) -> list
 def enter(
     db: sqlite3.Connection, writer: str, rows: Sequence[Sequence[Any]], *, sha256: str
 ) -> Segment:
-    """Add a file of these stored records to the manifest, and to the files that hold the log.
+    """Add a file of these stored records to the manifest; the table lists it among the files that
+    hold the log by itself, also where a process of an older release seals.
 
     Call in a transaction.
     """
@@ -110,8 +107,6 @@ def enter(
     values = [getattr(bare, name) for name in _FIELDS.split(", ")]
     values[-1] = bare.computed_digest()
     db.execute(f"INSERT INTO segments ({_FIELDS}) VALUES ({','.join('?' * len(values))})", values)
-    db.execute(_ENTER_FILE, (bare.number,))
-    change_files_token(db)
     return Segment(*values)
 
 

@@ -107,6 +107,7 @@ CREATE TABLE IF NOT EXISTS files (
     from_ms INTEGER NOT NULL,
     to_ms INTEGER NOT NULL,
     sha256 TEXT NOT NULL,
+    apart INTEGER NOT NULL DEFAULT 0,
     UNIQUE (writer, first)
 ) STRICT""",
             "INSERT OR IGNORE INTO files (writer, first, last, rows, from_ms, to_ms, sha256)"
@@ -115,6 +116,12 @@ CREATE TABLE IF NOT EXISTS files (
             "CREATE TABLE IF NOT EXISTS files_token (token BLOB NOT NULL) STRICT",
             "INSERT INTO files_token SELECT randomblob(16)"
             " WHERE NOT EXISTS (SELECT 1 FROM files_token)",
+            """
+CREATE TRIGGER IF NOT EXISTS sealed_files AFTER INSERT ON segments BEGIN
+    INSERT OR IGNORE INTO files (writer, first, last, rows, from_ms, to_ms, sha256)
+    VALUES (NEW.writer, NEW.first, NEW.last, NEW.rows, NEW.from_ms, NEW.to_ms, NEW.sha256);
+    UPDATE files_token SET token = randomblob(16);
+END""",
         ),
     ),
 )
