@@ -22,6 +22,7 @@ from mlplatform.learning.features.windows.build import build
 from mlplatform.learning.features.windows.state import begin
 from mlplatform.learning.features.windows.training import with_windows
 from mlplatform.model.definition import InputSpec
+from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Unavailable
 from mlplatform.runtime.storage import sqlite
 from support.windows_world import (
@@ -176,6 +177,20 @@ def test_a_state_that_is_behind_catches_up_in_short_transactions(tmp_path: Path)
             gateway.write([decision(f"d{number}", NOON_MS, ONE)])
             counted.append(gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"])
     assert counted == [201.0, 402.0, 453.0, 454.0]
+
+
+def test_entities_that_are_over_go_as_fast_as_new_ones_come(tmp_path: Path) -> None:
+    """Each customer pays once. The state holds those of nine days, and at most as many more."""
+    home, often = begun(tmp_path), 8
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        for turn in range(300):
+            at_ms = NOON_MS + turn * DAY_MS // 4
+            requests = [{**ONE, "customer_id": often * turn + n} for n in range(often)]
+            gateway.write([decision(f"{turn}-{n}", at_ms, one) for n, one in enumerate(requests)])
+    with closing(sqlite.connect(home / DATABASE)) as db:
+        (kept,) = db.execute("SELECT count(DISTINCT key) FROM window_tiles").fetchone()
+    alive = 10 * 4 * often
+    assert alive - often <= kept <= 2 * alive
 
 
 def test_a_series_that_is_not_understood_is_followed_by_nobody_and_records_are_written(

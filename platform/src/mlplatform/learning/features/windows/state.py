@@ -55,9 +55,9 @@ CREATE TABLE IF NOT EXISTS window_positions (
 KEPT_MS: Final = 8 * DAY_MS
 """A request may be answered a week after it was accepted: so long beyond its windows an entity's
 tiles are kept."""
-SWEEP_EVERY: Final = 64
-SWEEP_ROWS: Final = 128
-"""So many entities are looked at after so many transactions: none waits long for another's end."""
+SWEPT_A_ROW: Final = 2
+"""Entities that are looked at for each that a transaction writes: were they no more than those, new
+ones could come faster than old ones go."""
 CAUGHT_UP_AT_ONCE: Final = 200
 """Records of another writer in one transaction: whoever appends meanwhile waits for it."""
 MOST_BEHIND: Final = 2_000
@@ -201,7 +201,6 @@ class WindowProjection:
     def __init__(self) -> None:
         self._known: tuple[int, int] = (0, 0)
         self._series: Mapping[str, list[Registered]] = {}
-        self._turns = 0
         self._swept: tuple[int, Any] = (0, 0)
 
     def follow(
@@ -210,13 +209,15 @@ class WindowProjection:
         known = db.execute("SELECT count(*), coalesce(max(id), 0) FROM window_series").fetchone()
         if known != self._known:
             self._series, self._known = registered(db), known
+        written = 0
         for model, series in self._series.items():
             try:
-                self._follow(db, model, series, writer, before, records)
+                written += self._follow(db, model, series, writer, before, records)
             except Unavailable as error:  # of this model: others' windows are as good as ever
                 _logger.error("%s", error)
-        if records and self._series:
-            self._sweep(db, max(record.event_ms for record in records))
+        if written and records:
+            reached_ms = max(record.event_ms for record in records)
+            self._sweep(db, reached_ms, SWEPT_A_ROW * written)
 
     @staticmethod
     def _follow(
@@ -226,23 +227,22 @@ class WindowProjection:
         writer: str,
         before: int,
         records: Sequence[Committed],
-    ) -> None:
+    ) -> int:
+        written = 0
         for follower, position, head in behind(db, model):
             if follower == writer and position == before:
-                add(db, model, series, records)
+                written += add(db, model, series, records)
                 db.execute(_MOVE, (model, follower, head))
             else:
-                catch_up(db, model, series, follower, position, head)
+                written += catch_up(db, model, series, follower, position, head)
+        return written
 
-    def _sweep(self, db: sqlite3.Connection, reached_ms: int) -> None:
-        """Drop entities that no window can need any more, a few at a time."""
-        self._turns += 1
-        if self._turns % SWEEP_EVERY:
-            return
+    def _sweep(self, db: sqlite3.Connection, reached_ms: int, most: int) -> None:
+        """Drop entities that no window can need any more, among the next few."""
         series = {one.number: one.series for of in self._series.values() for one in of}
         query = "SELECT * FROM window_tiles WHERE (series, key) > (?, ?) ORDER BY 1, 2 LIMIT ?"
-        rows = db.execute(query, (*self._swept, SWEEP_ROWS)).fetchall()
-        self._swept = (rows[-1][0], rows[-1][1]) if len(rows) == SWEEP_ROWS else (0, 0)
+        rows = db.execute(query, (*self._swept, most)).fetchall()
+        self._swept = (rows[-1][0], rows[-1][1]) if len(rows) == most else (0, 0)
         gone = [
             (number, key)
             for number, key, tiles in rows
@@ -252,8 +252,9 @@ class WindowProjection:
 
 
 def _is_over(series: Series, tiles: bytes, reached_ms: int) -> bool:
-    newest = max(unpack(tiles, len(series.columns))[0], default=0)
-    return (newest + 1 + series.retained) * series.tile_ms + KEPT_MS < reached_ms
+    end = len(tiles) // len(series.columns)  # of the numbers, which rise
+    newest = int.from_bytes(tiles[max(end - 8, 0) : end], "little", signed=True)
+    return end > 0 and (newest + 1 + series.retained) * series.tile_ms + KEPT_MS < reached_ms
 
 
 def catch_up(
@@ -264,8 +265,8 @@ def catch_up(
     position: int,
     head: int,
     most: int = CAUGHT_UP_AT_ONCE,
-) -> None:
-    """Take in records that somebody wrote who does not follow the log.
+) -> int:
+    """Take in records that somebody wrote who does not follow the log; the entities written.
 
     Raises:
         Unavailable: they are in segments already; windows are to be built anew.
@@ -277,14 +278,16 @@ def catch_up(
         raise Unavailable(f"{problem} to {sealed}; run `mlplatform history windows {model}`")
     rows = db.execute(_RECORDS, (writer, position, head, most)).fetchall()
     records = [Committed(*row) for row in rows]
-    add(db, model, series, records)
+    written = add(db, model, series, records)
     db.execute(_MOVE, (model, writer, records[-1].seq if len(records) == most else head))
+    return written
 
 
 def add(
     db: sqlite3.Connection, model: str, series: Sequence[Registered], records: Iterable[Committed]
-) -> None:
-    """Add the decisions among some records to the tiles of their entities."""
+) -> int:
+    """Add the decisions among some records to the tiles of their entities, whose number it gives,
+    counted by series."""
     touched: dict[tuple[int, Any], Columns] = {}
     for record in records:
         if record.kind != "decision" or record.model != model or record.payload is None:
@@ -303,6 +306,7 @@ def add(
             fold(columns, one, record.event_ms, request)
     written = [(*place, pack(columns)) for place, columns in touched.items() if columns[0]]
     db.executemany(_WRITE, written)
+    return len(written)
 
 
 def _request(payload: str) -> dict[str, Any]:
