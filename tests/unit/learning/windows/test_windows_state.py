@@ -18,6 +18,7 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.dataset import requests_between
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
+from mlplatform.learning.features.windows import build as windows_build
 from mlplatform.learning.features.windows.build import build
 from mlplatform.learning.features.windows.state import begin
 from mlplatform.learning.features.windows.training import with_windows
@@ -177,6 +178,26 @@ def test_a_state_that_is_behind_catches_up_in_short_transactions(tmp_path: Path)
             gateway.write([decision(f"d{number}", NOON_MS, ONE)])
             counted.append(gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"])
     assert counted == [201.0, 402.0, 453.0, 454.0]
+
+
+def test_gateways_write_while_windows_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log's lock is not taken while tiles are made of history and log."""
+    home = begun(tmp_path)
+    add = windows_build.add
+    with closing(Gateway(home, FRAUD, "a")) as gateway:
+        gateway.write([decision("d1", NOON_MS, ONE)])
+        offline = offline_of(home)
+
+        def meanwhile(*given: Any) -> int:
+            with closing(SqliteDecisionLog(home, lock_wait_ms=0)) as log:
+                log.append("b", [Entry(decision("d2", NOON_MS, ONE))])
+            return add(*given)
+
+        monkeypatch.setattr(windows_build, "add", meanwhile)
+        build(home / DATABASE, offline, gateway.log)
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 2.0
 
 
 def test_entities_that_are_over_go_as_fast_as_new_ones_come(tmp_path: Path) -> None:

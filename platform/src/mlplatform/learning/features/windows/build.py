@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,8 +38,9 @@ ALL: Final = -1
 def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     """Make the state anew, beside whatever is there, and let it take its place in one transaction.
 
-    Gateways go on meanwhile: what they record is added in that transaction, from where the log was
-    read up to, and followed from then on.
+    Gateways go on meanwhile: the tiles are made in a database of their own and copied from there.
+    What was recorded since the log was read is added in the transaction of the copy, and followed
+    from then on.
 
     Args:
         database: the log's.
@@ -52,8 +54,11 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     definition = offline.definition
     shared = [series for series, _ in series_of(definition.windows, definition.entities)]
     position = {mark.writer: mark.seq for mark in log.watermarks() if mark.seq}
-    recorded = list(_recorded(log, definition.name, position))
-    with closing(sqlite.connect(database, tables=TABLES)) as db:
+    recorded = _recorded(log, definition.name, position)
+    with (
+        closing(_made(offline, shared, recorded)) as made,
+        closing(sqlite.connect(database, tables=TABLES)) as db,
+    ):
         with sqlite.transaction(db):
             _refuse_sealed(db, position)
             old = registered(db).get(definition.name, [])
@@ -61,15 +66,37 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
                 kept = [one for one in old if one.series not in shared]
                 catch_up(db, definition.name, kept, writer, at, head, ALL)
             new = [Registered(register(db, definition.name, one), one) for one in shared]
-            for number, series in new:
+            for place, (number, _) in enumerate(new):
                 db.execute("DELETE FROM window_tiles WHERE series = ?", (number,))
-                rows = ((number, key, tiles) for key, tiles in _history(offline, series))
+                rows = made.execute(
+                    "SELECT ?, key, tiles FROM window_tiles WHERE series = ?", (number, place)
+                )
                 db.executemany("INSERT INTO window_tiles VALUES (?, ?, ?)", rows)
-            add(db, definition.name, new, recorded)
             stand_at(db, definition.name, new, position)
         numbers = ", ".join(str(one.number) for one in new)
         query = f"SELECT count(*) FROM window_tiles WHERE series IN ({numbers})"
         return int(db.execute(query).fetchone()[0])
+
+
+def _made(
+    offline: OfflineTable, shared: Sequence[Series], recorded: Iterable[Committed]
+) -> sqlite3.Connection:
+    """The tiles of series, under their places, in a database that lasts as long as its connection.
+
+    It takes long: no gateway waits for it.
+    """
+    made = sqlite3.connect("", isolation_level=None)
+    try:
+        made.executescript(TABLES)
+        with sqlite.transaction(made):
+            for place, series in enumerate(shared):
+                rows = ((place, key, tiles) for key, tiles in _history(offline, series))
+                made.executemany("INSERT INTO window_tiles VALUES (?, ?, ?)", rows)
+            add(made, offline.definition.name, [*starmap(Registered, enumerate(shared))], recorded)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _recorded(log: DecisionLog, model: str, position: Mapping[str, int]) -> Iterator[Committed]:
