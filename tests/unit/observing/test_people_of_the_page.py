@@ -331,6 +331,17 @@ async def test_a_stolen_cookie_opens_nothing_elsewhere(page: Page) -> None:
     assert told == ("POST /models/fraud/act/kill", "its session began at 10.0.0.1, not 10.0.0.2")
 
 
+async def test_a_request_without_a_session_is_not_of_who_asked_before_it(page: Page) -> None:
+    """A server runs requests of one connection, which a proxy shares, in one context at times."""
+    async with page.browser() as browser, page.browser() as other:
+        await page.sign_in(browser)
+        assert "Signed in as <b>bo</b>" in (await browser.get("/rollouts")).text
+        assert "Signed in as" not in (await other.get("/sign-in")).text
+        program = await other.get("/rollouts", auth=("anybody", "the token"))
+        assert program.status_code == 200
+        assert "Signed in as" not in program.text
+
+
 async def test_wrong_sign_ins_are_kept_without_a_key_and_soon_wait(page: Page) -> None:
     async with page.browser() as browser, page.browser("10.0.0.2") as other:
         for number in range(sessions.WRONG):

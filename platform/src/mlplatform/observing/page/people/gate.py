@@ -119,6 +119,8 @@ class SessionGate:
         if scope["type"] != "http":
             await self._by_token(scope, receive, send)
             return
+        # A server may run the next request of a connection in the context of one before it.
+        READER.set(None)
         scope[PEER] = peer = self._peers.of(_end(scope, "server"), _end(scope, "client"))
         found = self._session(scope, peer)
         if isinstance(found, Reader):
@@ -157,12 +159,11 @@ class SessionGate:
     def _to_tell(scope: Scope, found: NoSession | None, peer: str) -> str:
         """Why a person should know that this request is refused; empty where nobody need.
 
-        That somebody looks is no event, unless a session is used by another user of this machine
-        (`uid 0` is also whose socket is closed by now).
+        That somebody looks is no event, unless a session is used by another user of this machine.
         """
         if found is None:
             return "" if scope["method"] in LOOKS else "nobody has signed in"
-        is_elsewhere = "began at" in found.why and peer.startswith("uid ") and peer != "uid 0"
+        is_elsewhere = "began at" in found.why and peer.startswith("uid ")
         return found.why if scope["method"] not in LOOKS or is_elsewhere else ""
 
 
