@@ -50,6 +50,18 @@ def test_another_users_connection_is_told_from_ours() -> None:
     assert peer == f"uid {NOBODY}"
 
 
+def test_a_connection_that_was_closed_at_once_is_no_users() -> None:
+    """Root's, as the kernel tells it, would be kept out by who closes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+        accepted, _ = server.accept()
+        with accepted:
+            assert accepted.recv(1) == b""
+            peer = Peers().of(accepted.getsockname(), accepted.getpeername())
+
+    assert peer == "127.0.0.1"
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can open a connection as somebody else")
 def test_the_ids_that_a_user_was_given_are_one_peer(tmp_path: Path) -> None:
     """Else a user with 65 536 ids ends an operator's connection before it says who it is."""

@@ -19,7 +19,8 @@ _REQUEST: Final = struct.Struct("=BBBBI")
 _PORTS: Final = struct.Struct("!HH16s16s")
 _NO_INTERFACE_NO_COOKIE: Final = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _ANY_STATE: Final = 0xFFFFFFFF
-_UID_OFFSET: Final = _HEADER.size + 64
+_OWNER: Final = struct.Struct("=II")
+_OWNER_OFFSET: Final = _HEADER.size + 64
 _ANSWER_BYTES: Final = 4096
 _ANSWER_S: Final = 0.2
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 class Peers:
     """Names peers. On loopback all have one address, so there the kernel is asked whose socket the
     other end is: `uid 1000`, which stands for the ids that this user was given too. Elsewhere, and
-    where the kernel does not say, a peer is its address.
+    where the kernel does not say, as of a socket that is closed by now, a peer is its address.
 
     One question takes 13 microseconds, however many sockets there are. Source: sock_diag(7).
     """
@@ -74,8 +75,11 @@ class Peers:
                 break
         if kind != _SOCK_DIAG_BY_FAMILY:
             return None
-        uid: int = struct.unpack_from("=I", answer, _UID_OFFSET)[0]
-        return uid
+        uid: int
+        uid, inode = _OWNER.unpack_from(answer, _OWNER_OFFSET)
+        # One that its owner has closed is nobody's, which the kernel tells as uid 0: it would have
+        # root answer for whoever closes at once.
+        return uid if inode else None
 
 
 def _kernel() -> socket.socket | None:
