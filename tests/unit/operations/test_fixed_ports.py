@@ -32,3 +32,30 @@ def test_the_supervisor_listens_on_every_fixed_port_before_a_child_starts(tmp_pa
         assert all(listeners.of(spec) is not None for spec in asked)
     finally:
         listeners.close()
+
+
+def test_nobody_else_answers_a_browser_that_asks_for_localhost(tmp_path: Path) -> None:
+    """It asks `::1` first, and a page of somebody else's there is of the same origin."""
+    (port,) = free_ports(1)
+    given = {"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_PAGE_PORT": str(port)}
+    (page,) = (spec for spec in children(load(given)) if spec.name == "page")
+    listeners = Listeners([page])
+    try:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("::1", port), family=socket.AF_INET6)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("::1", port))
+    finally:
+        listeners.close()
+    socket.create_server(("::1", port), family=socket.AF_INET6).close()
+
+
+def test_who_listens_there_before_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        given = {"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_PAGE_PORT": str(port)}
+        (page,) = (spec for spec in children(load(given)) if spec.name == "page")
+        Listeners([page]).close()
+    assert f"somebody listens at [::1]:{port} beside page" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -10,12 +12,16 @@ from mlplatform.runtime.errors import Busy
 
 BACKLOG = 512
 
+log = logging.getLogger(__name__)
+
 
 class Listeners:
     """One listening loopback socket for each fixed port of children.
 
     A connection waits in the kernel's queue until any of them takes it: one that is killed loses
-    what it has accepted, and nothing that still waits.
+    what it has accepted, and nothing that still waits. The same ports of `::1` are kept without
+    listening: a browser asks for `localhost` there first, and would show somebody else's sign-in
+    as this platform's.
 
     Raises:
         Busy: names a port that is taken, and the setting that moves it.
@@ -23,10 +29,12 @@ class Listeners:
 
     def __init__(self, specs: Sequence[ChildSpec]) -> None:
         self._sockets: dict[int, socket.socket] = {}
+        self._kept: list[socket.socket] = []
         try:
             for spec in specs:
                 if spec.shared_port is not None and spec.shared_port not in self._sockets:
                     self._sockets[spec.shared_port] = _listen(spec, spec.shared_port)
+                    self._kept += _keep_from_others(spec, spec.shared_port)
         except BaseException:
             self.close()
             raise
@@ -37,7 +45,7 @@ class Listeners:
 
     def close(self) -> None:
         """Let go: once its last child has too, nobody can connect any more."""
-        for sock in self._sockets.values():
+        for sock in (*self._sockets.values(), *self._kept):
             sock.close()
 
 
@@ -46,6 +54,26 @@ def _listen(spec: ChildSpec, port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     except OSError as error:
         raise taken(spec, port, error) from error
+
+
+def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
+    """The port of `::1`, bound; nothing where this machine has no such address."""
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError:
+        return []
+    try:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(("::1", port))  # without SO_REUSEADDR: nobody binds it beside this
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            log.warning(
+                "somebody listens at [::1]:%d beside %s: ask for 127.0.0.1, never for localhost",
+                *(port, spec.name),
+            )
+        return []
+    return [sock]
 
 
 def taken(spec: ChildSpec, port: int, error: OSError) -> Busy:
