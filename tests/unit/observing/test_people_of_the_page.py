@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.observing.page import sources
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people import acts, forms, sessions
 from mlplatform.observing.page.people.actions import Subject, WrongForm, check_form
@@ -21,6 +24,7 @@ from mlplatform.observing.page.people.gate import Console, Identities
 from mlplatform.observing.page.people.reader import Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions, WrongSignIns
 from mlplatform.observing.page.people.waiting import waiting
+from mlplatform.observing.page.search import Found
 from mlplatform.observing.page.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, fold
@@ -372,3 +376,49 @@ async def test_a_key_that_expires_ends_its_session(page: Page) -> None:
         page.clock.now += 61
         assert (await browser.get("/")).headers["location"].endswith("&ended=1")
         assert (await page.sign_in(browser, key)).status_code == 401
+
+
+THREADS = 40
+"""That answer requests: as many as AnyIO has."""
+
+
+class NoMarks:
+    """A log of which nothing is known."""
+
+    def watermarks(self) -> list[Any]:
+        return []
+
+    def read(self, span: Any) -> Any:
+        raise AssertionError("nobody reads it")
+
+
+@pytest.mark.parametrize(
+    ("path", "goes_on"), [("/decisions", sources.MOST_SEARCHES), ("/decisions/d1?why=yes", 1)]
+)
+async def test_long_searches_and_explanations_keep_nobody_from_the_page(
+    page: Page, monkeypatch: pytest.MonkeyPatch, path: str, goes_on: int
+) -> None:
+    ends = threading.Event()
+
+    def long(*_: object) -> Any:
+        ends.wait(30)
+        return Found(()) if path == "/decisions" else []
+
+    monkeypatch.setattr(Sources, "_log", lambda self: NoMarks())
+    monkeypatch.setattr(Sources, "decision", lambda self, name: [])
+    monkeypatch.setattr(sources, "search", long)
+    monkeypatch.setattr(sources, "logged_records", lambda log, name: [])
+    monkeypatch.setattr("mlplatform.scoring.request.explain.explained", long)
+    async with page.browser() as browser:
+        await page.sign_in(browser)
+        asked = [asyncio.create_task(browser.get(path)) for _ in range(THREADS + 5)]
+        try:
+            async with asyncio.timeout(10):
+                while sum(task.done() for task in asked) < len(asked) - goes_on:
+                    await asyncio.sleep(0.01)
+                assert (await browser.get("/rollouts")).status_code == 200
+        finally:
+            ends.set()
+            answers = await asyncio.gather(*asked)
+    busy = [answer for answer in answers if "other searches go on: ask again" in answer.text]
+    assert len(busy) == (len(asked) - goes_on if path == "/decisions" else 0)

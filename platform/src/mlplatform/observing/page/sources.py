@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_SEARCHES: Final = 4
+"""At a time: each may read many records, and threads that wait for a turn answer nobody else."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShown:
@@ -57,7 +60,8 @@ class Sources:
     def __init__(self, platform: Platform) -> None:
         self.platform: Final = platform
         self._opening = threading.Lock()
-        self._explaining = threading.Lock()
+        self._explaining = threading.Semaphore(1)
+        self._searching = threading.Semaphore(MOST_SEARCHES)
 
     def processes(self) -> PlatformStatus | None:
         """Of this machine's supervisor; None where the page runs elsewhere, and pods do."""
@@ -165,13 +169,18 @@ class Sources:
         raise NotFound(f"no incident {name!r}")
 
     def decisions(self, asked: Query, rows: int) -> Found:
-        """A page of the decisions that match; nothing where there is no log yet."""
+        """A page of the decisions that match; nothing where there is no log yet.
+
+        Raises:
+            Unavailable: so many others search now.
+        """
         log = self._log()
         if log is None:
             return Found(())
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
-        return search(log.read, asked, newest_ms, rows)
+        with _turn(self._searching, "other searches go on"):
+            return search(log.read, asked, newest_ms, rows)
 
     def pseudonym(self, customer: str) -> int:
         """What the log holds in place of a customer's id, which is neither kept nor logged.
@@ -191,6 +200,7 @@ class Sources:
         Raises:
             NotFound: no decision, payload or bundle of it is here.
             ConfigInvalid, Corrupt: they are not what they should be.
+            Unavailable: another one is being explained.
         """
         from mlplatform.scoring.request import explain  # imports ONNX Runtime
 
@@ -199,7 +209,7 @@ class Sources:
             raise NotFound(f"the decision log has no decision {decision_id}")
         rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
         records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
-        with self._explaining:
+        with _turn(self._explaining, "another decision is being explained"):
             return explain.explained(
                 records, lambda model, digest: explain.load_decider(bundles, model, digest)
             )
@@ -236,6 +246,17 @@ class Sources:
             return None
         with self._opening:
             return self.platform.log
+
+
+@contextlib.contextmanager
+def _turn(turns: threading.Semaphore, why: str) -> Iterator[None]:
+    """Raises `Unavailable` where no turn is free: who waited would keep a thread from others."""
+    if not turns.acquire(blocking=False):
+        raise Unavailable(f"{why}: ask again in a moment")
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 @contextlib.contextmanager
