@@ -36,6 +36,8 @@ def test_plain_values_are_read_as_they_are():
         pytest.param("[" * 100_000, 1, "nested more than 32 deep", id="lists within lists"),
         pytest.param("{a: " * 50_000, 1, "nested more than 32 deep", id="mappings within"),
         pytest.param("a:\n- " + "- " * 500 + "1\n", 2, "nested more than 32 deep", id="dashes"),
+        pytest.param('a: 1\nb: "\\ud800"\n', 2, "half a character, U+D800", id="half a character"),
+        pytest.param('"\\udc80": 1\n', 1, "half a character, U+DC80", id="half a key"),
         pytest.param("x\n" * 150_000, 1, "300000 characters; the limit", id="a large file"),
         pytest.param("[" + "1, " * 25_000 + "]", 1, "more than 20000 values", id="many values"),
         pytest.param("a: 1\nb: 2\na: 3\n", 3, "the key a stands there twice", id="a key twice"),

@@ -169,6 +169,12 @@ def test_a_link_out_of_a_folder_is_not_followed(root: Path, tmp_path: Path) -> N
         model_folder("credit")
 
 
+def test_a_pipe_in_a_folder_is_not_waited_for(root: Path) -> None:
+    os.mkfifo(copied(root, "credit") / "golden.json")
+    with pytest.raises(ConfigInvalid, match=r"golden\.json.*plain files and folders alone"):
+        model_folder("credit")
+
+
 def test_a_pod_s_volumes_bring_links_and_owners_of_their_own(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterator
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ MOST_DEPTH: Final = 32
 MOST_VALUES: Final = 20_000
 MOST_OF_A_NUMBER: Final = 64
 """Characters; some that YAML takes for one take time by the square of their length."""
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Of a pair of UTF-16: an escape writes it, and no file, message or record can hold it."""
 _NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _KEYS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int")
 
@@ -106,6 +109,9 @@ def _check(text: str) -> None:
             raise _wrong(f"more than {MOST_VALUES} values", event.start_mark)
         if isinstance(event, yaml.ScalarEvent) and _is_long_number(event):
             problem = f"a number of more than {MOST_OF_A_NUMBER} characters"
+            raise _wrong(problem, event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and (half := _HALF.search(event.value)):
+            problem = f"half a character, U+{ord(half.group()):04X}; write it as it is, or by \\U"
             raise _wrong(problem, event.start_mark)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1

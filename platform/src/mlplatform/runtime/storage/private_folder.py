@@ -71,13 +71,16 @@ def check_content(root: Path, variable: str) -> None:
 
     Raises:
         ConfigInvalid: somebody else may change something in it, or put another in its place; or it
-            holds a link, which leads to what nobody looked at.
+            holds a link, which leads to what nobody looked at, or a pipe or the like, which whoever
+            reads it waits for.
     """
     for folder in _above(root):
         _check_above(folder, root, variable)
     for path, status in ((root, root.stat()), *_within(root, _hidden(root))):
         if stat.S_ISLNK(status.st_mode):
             raise ConfigInvalid(variable, str(path), "no link: put what it leads to in its place")
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise ConfigInvalid(variable, str(path), "plain files and folders alone: remove it")
         if status.st_uid not in (_ROOT, os.geteuid()) or _is_open(status):
             wanted = (
                 f"what nobody but you may change; it belongs to uid {status.st_uid} with mode"
