@@ -157,6 +157,36 @@ def test_a_file_that_is_not_taken_leaves_no_folder(
     assert not (tmp_path / NAME).exists()
 
 
+@pytest.mark.parametrize(
+    ("tensor", "field"),
+    [
+        ("on", "input_on"),
+        ("Null", "input_null"),
+        ("customer_id", "input_customer_id"),
+        ("event_time", "input_event_time"),
+        ("label", "input_label"),
+        ("@NAME@", "name"),
+        ("it's: {x}", "it_s_x"),
+    ],
+)
+def test_whatever_a_graph_calls_its_tensors_the_folder_can_be_read(
+    tmp_path: Path, tensor: str, field: str
+) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [tensor], ["given"])],
+        "one column",
+        [value(tensor, TensorProto.FLOAT, [None, 1])],
+        [value("given", TensorProto.FLOAT, [None, 1])],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    assert scaffolded(tmp_path, model.SerializeToString()).exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert definition.signature is not None
+    assert [(t.name, t.of) for t in definition.signature.inputs] == [(tensor, (field,))]
+
+
 def test_a_matrix_of_floats_and_its_scores_need_no_signature(tmp_path: Path) -> None:
     node = helper.make_node("ReduceMean", ["inputs"], ["scores"], axes=[1], keepdims=0)
     taken = helper.make_tensor_value_info("inputs", TensorProto.FLOAT, [None, 2])

@@ -71,11 +71,11 @@ def write_ready(folder: Path, name: str, file: Path) -> list[str]:
     from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 
     content = read_plain(file, Rule(most_bytes=MOST_BYTES))
-    shared = _templates().joinpath("sklearn", FILE).read_text()
+    shared = _templates().joinpath("sklearn", FILE).read_text().replace(NAME, name)
     texts = folder_files(graph_tensors(content), shared)
     written = write(folder, name, "onnx")
     for target, text in texts.items():
-        (folder / target).write_text(text.replace(NAME, name))
+        (folder / target).write_text(text)
     (folder / READY_FILE).write_bytes(content)
     return sorted([*written, *texts, READY_FILE])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.model.consistency import EVENT_TIME, OF_EVERY_REQUEST
 from mlplatform.model.tensors.signature import ONNX_TYPES
 from mlplatform.runtime.errors import InputInvalid
 
@@ -28,6 +29,9 @@ _REQUEST: Final = re.compile(
 )
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,250}")
 _WORDS: Final = frozenset(("yes", "no", "on", "off", "true", "false", "null", "n", "y"))
+_CUSTOMER: Final = "customer_id"
+_TAKEN: Final = _WORDS | {_CUSTOMER, EVENT_TIME, *OF_EVERY_REQUEST}
+"""What no field of a request is called here: other values in YAML, and the platform's own names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def _request(columns: Sequence[_Column]) -> str:
     words = "".join(f"  {name}: []\n" for name in texts)
     return (
         "# What an application sends, besides event_time. CHANGE: names, bounds.\n"
-        f"request:\n  customer_id: {{type: int64, pseudonymous: true, minimum: 0}}\n{fields}\n"
+        f"request:\n  {_CUSTOMER}: {{type: int64, pseudonymous: true, minimum: 0}}\n{fields}\n"
         f"# The model's inputs, in order.\ninputs:\n{inputs}\n"
         + (f"# CHANGE: the words that the model knows.\nvocabularies:\n{words}\n" if words else "")
     )
@@ -120,7 +124,8 @@ def _columns(tensor: GraphTensor) -> list[_Column]:
     if width is None or not 0 < width <= MOST_COLUMNS:
         raise _wrong(f"takes {tensor.name[:64]!a} of {width} columns; wanted: 1 to {MOST_COLUMNS}")
     name = re.sub(r"[^a-z0-9]+", "_", tensor.name.lower()).strip("_")[:50]
-    name = name if re.match(r"[a-z]", name) else f"input_{name}".rstrip("_")
+    is_free = re.match(r"[a-z]", name) is not None and name not in _TAKEN
+    name = name if is_free else f"input_{name}".rstrip("_")
     if width == 1:
         return [_Column(name, dtype)]
     return [_Column(f"{name}_{number}", dtype) for number in range(width)]
