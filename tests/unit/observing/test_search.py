@@ -156,7 +156,7 @@ def test_a_form_and_its_link_ask_for_the_same() -> None:
     "given",
     [{"a": "1"}, {"version": "-1"}, {"unit": "²"}, {"unit": str(2**63)}, {"before": "1:"},
      {"before": "1:a b:2"}, {"before": "-1"}, {"from_ms": "9"*30}, {"model": "../x"},
-     {"from_ms": "2026-13-01T00:00"}, {"to_ms": "9" * 18}],
+     {"from_ms": "2026-13-01T00:00"}, {"from_ms": "1969-12-31T23:59"}, {"to_ms": "9" * 18}],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_by_its_field(given: dict[str, str]) -> None:
     with pytest.raises(InputInvalid, match=next(iter(given))):

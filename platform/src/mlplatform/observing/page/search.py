@@ -247,9 +247,10 @@ def _time(name: str, text: str) -> int:
         value = _count(name, text)
         return value if value <= _LAST_MS else _refuse(name, text, "a time before the year 10000")
     try:
-        return int(datetime.strptime(text, _TIME).replace(tzinfo=UTC).timestamp() * 1000)
+        value = int(datetime.strptime(text, _TIME).replace(tzinfo=UTC).timestamp() * 1000)
     except (ValueError, OverflowError):
         _refuse(name, text, "a time in UTC like 2026-11-28T09:30")
+    return value if value >= 0 else _refuse(name, text, "a time from 1970 on")
 
 
 def _place(name: str, text: str) -> Place:
