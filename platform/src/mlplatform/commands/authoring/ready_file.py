@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
-from mlplatform.model.consistency import EVENT_TIME, OF_EVERY_REQUEST
+from mlplatform.model.consistency import OF_EVERY_REQUEST
+from mlplatform.model.definition import EVENT_TIME
 from mlplatform.model.tensors.signature import ONNX_TYPES
 from mlplatform.runtime.errors import InputInvalid
 
