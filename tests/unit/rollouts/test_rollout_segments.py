@@ -24,7 +24,7 @@ from mlplatform.learning.training import evaluate
 from mlplatform.learning.validation.gates import GateReport
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
-from mlplatform.model.definition import Tolerance
+from mlplatform.model.definition import InputSpec, Tolerance
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.model.inputs import InputPlan
@@ -223,6 +223,15 @@ def test_categories_and_truth_values_are_read_from_request_fields() -> None:
     broken = pa.table({"event_ms": [0], "payload": ['{"request": {"channel": []}}']})
     with pytest.raises(Corrupt):
         LoggedSegments((web,)).bits(broken)
+
+
+def test_a_window_is_read_where_records_hold_features() -> None:
+    payloads = [f'{{"features": {{"payments_1h": {n}}}}}' for n in (3, 1, "null")]
+    rows = pa.table({"event_ms": [0, 0, 0], "payload": payloads})
+    busy = RolloutSegment(name="busy", input="payments_1h", at_least=2.0)
+    policy = SegmentPolicy(stop=STOP, tolerance=SHOWN, groups=(busy,))
+    of_customer = InputSpec(name="payments_1h", kind="window", of="customer")
+    assert LoggedSegments(sources(policy, (of_customer,))).bits(rows).tolist() == [1, 0, 0]
 
 
 def test_without_segments_nothing_more_is_counted() -> None:

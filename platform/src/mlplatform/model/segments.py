@@ -92,7 +92,8 @@ def sources(policy: SegmentPolicy | None, inputs: Sequence[InputSpec]) -> tuple[
         kind, of, to = "field", segment.field, None
         if segment.input is not None:
             spec = declared[segment.input]
-            kind, of, to = spec.kind, spec.name if spec.kind == "view" else spec.of, spec.to
+            is_read = spec.kind in ("view", "window")  # a record holds both as features
+            kind, of, to = ("view", spec.name, None) if is_read else (spec.kind, spec.of, spec.to)
         return SegmentSource(
             segment.name, kind, of, to, segment.at_least, segment.below, segment.values
         )
