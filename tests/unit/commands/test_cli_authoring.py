@@ -46,6 +46,25 @@ def test_a_new_folder_has_nothing_wrong_and_its_fit_is_tried(folder: Path) -> No
     assert "RuntimeError: no tree" in only
 
 
+def test_the_fit_of_a_model_with_windows_is_tried(folder: Path) -> None:
+    of_customer = "aggregate: count, window: 1h, resolution: 5m}"
+    file = folder / "model.yaml"
+    change(file, "pseudonymous: true, minimum: 0", "pseudonymous: true, minimum: 0, entity: person")
+    change(
+        file,
+        "label:\n",
+        f"windows:\n  - {{name: sent_1h, entity: person, {of_customer}\n\nlabel:\n",
+    )
+    change(
+        file,
+        "kind: hour_of_day}",
+        "kind: hour_of_day}\n  - {name: sent_1h, kind: window, of: person}",
+    )
+    with (folder / "reasons.yaml").open("a") as reasons:
+        reasons.write("sent_1h: {code: SENT, customer: Number, analyst: Sent in an hour}\n")
+    assert problems(folder) == []
+
+
 def test_a_fit_that_takes_no_weights_is_told(folder: Path) -> None:
     change(folder / "training.py", "seed, weight=None", "seed")
     change(folder / "training.py", "x, y, weight)", "x, y)")

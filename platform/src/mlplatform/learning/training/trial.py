@@ -62,7 +62,7 @@ def rows(
     """Made-up inputs within the fields' bounds, labels that depend on the first of them, and the
     words of their categories."""
     random = np.random.default_rng(seed)
-    features = [name for view in views for name in view.feature_names]
+    features = [*(n for v in views for n in v.feature_names), *(w.name for w in definition.windows)]
     columns: dict[str, pa.Array[Any]] = {
         EVENT_TIME: pa.array(random.integers(0, 30 * 86_400_000, ROWS), pa.timestamp("ms")),
         **{n: pa.array(_values(f, random)) for n, f in definition.request.items()},
