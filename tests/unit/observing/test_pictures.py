@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlplatform.observing.page import rollouts
 from mlplatform.observing.page.pictures import gates, measures, ramp
 from mlplatform.observing.page.pictures.gates import GatePicture, gate_pictures
-from mlplatform.observing.page.rendering import render
+from mlplatform.observing.page.rendering import render, templates
 from mlplatform.operations.actions.looks import Look
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.summary import TITLES
@@ -86,6 +86,13 @@ def test_a_gate_is_told_in_the_first_sentence_of_its_reason() -> None:
 def test_a_segments_gate_has_the_picture_of_all_requests_gate() -> None:
     assert measures.measure("alerts of weekend") is measures.measure("alerts") is not None
     assert measures.measure("split") is None
+    of_all = failures("HEALTHY", -0.004, 0.004)
+    shown = pictured(Gate("alerts of weekend", "HEALTHY", "So it is. Allowed: 2.", of_all.values))
+    assert shown.drawing is not None
+    macros: Any = templates().get_template("pictures.html").module
+    page = macros.gate(shown)
+    assert 'aria-labelledby="s-alerts-of-weekend-title s-alerts-of-weekend-said"' in page
+    assert "<p>So it is. Allowed: 2.</p>" in page, "a reason is sentences already"
 
 
 def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None:

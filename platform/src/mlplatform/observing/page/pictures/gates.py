@@ -123,7 +123,7 @@ def _picture(step: str, gate: Gate, looks: Sequence[Look], begun_ms: int | None)
         drawn = _drawing(measure, seen, gate, (first, found[-1][0]))
         said = _said(measure, seen, gate)
     return GatePicture(
-        name=f"{step}-{gate.name}",
+        name=f"{step}-{gate.name}".replace(" ", "-"),
         title=TITLES.get(gate.name, gate.name),
         mark=MARKS.get(gate.verdict, gate.verdict),
         tone=TONES.get(gate.verdict, ""),
