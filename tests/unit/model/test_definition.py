@@ -278,6 +278,7 @@ SEGMENTS = {
         ("groups.0.below", 500, "groups.0.below is 500.0; wanted: more than at_least"),
         ("groups.0.values", [1], "or else values"),
         ("groups.1.values", [], "or else values"),
+        ("groups.1.values", ["yes"], "groups.1.values is ('yes',); wanted: numbers"),
         ("groups.1.colour", 1, "groups.1.colour is an unknown key"),
     ],
 )  # fmt: skip
@@ -292,6 +293,29 @@ def test_a_segment_that_cannot_be_is_named(path: str, value: Any, named: str) ->
         part = part[int(name) if name.isdigit() else name]
     part[last] = value
     refused(yaml.safe_dump(document), named)
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        ({"values": ["web"]}, None),
+        ({"values": ["WEB"]}, "groups.0.values is ('WEB',); wanted: of web, shop"),
+        ({"values": [1]}, "groups.0.values is (1.0,); wanted: texts"),
+        ({"at_least": 1}, "groups.0.values is (); wanted: texts"),
+    ],
+)
+def test_a_segment_that_no_request_can_lie_in_is_named(
+    held: dict[str, Any], named: str | None
+) -> None:
+    """A required one would be waited for until the deadline."""
+    document = yaml.safe_load(changed("rollout.segments", SEGMENTS))
+    document["request"]["channel"] = {"type": "string", "values": ["web", "shop"]}
+    document["rollout"]["segments"]["groups"] = [{"name": "web", "field": "channel", **held}]
+    text = yaml.safe_dump(document)
+    if named is None:
+        parse(text, "model.yaml")
+    else:
+        refused(text, named)
 
 
 @pytest.mark.parametrize(

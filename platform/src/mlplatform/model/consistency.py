@@ -15,10 +15,12 @@ from mlplatform.model.definition import (
     REQUEST_UNIT,
     GpuPolicy,
     ModelDefinition,
+    RequestField,
     RolloutPolicy,
 )
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
+from mlplatform.model.segments import RolloutSegment
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import signature_problems
 from mlplatform.model.windows import declaration as windows
@@ -284,6 +286,20 @@ def _segments(model: ModelDefinition) -> Iterator[Rule]:
         at_least, below = (-math.inf if bounds[0] is None else bounds[0],
                            math.inf if bounds[1] is None else bounds[1])  # fmt: skip
         yield at_least < below, f"{key}.below", segment.below, "more than at_least"
+        if field is not None or segment.input in inputs:
+            yield from _segment_values(f"{key}.values", segment, field)
+
+
+def _segment_values(
+    key: str, segment: RolloutSegment, field: RequestField | None
+) -> Iterator[Rule]:
+    """A segment that no value can lie in would be waited for in vain."""
+    is_text, values = field is not None and field.type == "string", segment.values
+    fits = bool(values) if is_text else not any(isinstance(value, str) for value in values)
+    wanted = "texts of a field of type string, which has no bounds" if is_text else "numbers"
+    yield fits and (not is_text or all(isinstance(v, str) for v in values)), key, values, wanted
+    if field is not None and field.values is not None:
+        yield set(values) <= set(field.values), key, values, f"of {', '.join(field.values)}"
 
 
 def _freezes(policy: RolloutPolicy) -> Iterator[Rule]:
