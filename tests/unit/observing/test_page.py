@@ -154,12 +154,14 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
         causes=(
             InputCause("AMOUNT", HOSTILE, "amount", 380.0, 12.0, 2.0, 0.1, "approve"),
             InputCause("COUNT", "many payments", "count", None, 1.0, 0.5, 0.7, "review"),
+            InputCause("CHANNEL", "the channel", "channel", "phone", "web", 0.2, 0.8, "decline"),
             RuleCause("RULE", "a rule", {"amount": 1.0}),
         ),
     )  # fmt: skip
     (why,) = causes.explained([found])
     assert [(b.width, b.contribution, b.value) for b in why.bars] == [
-        (100.0, "+2.000", "380"), (25.0, "+0.500", "missing"), (0.0, "a rule", ""),
+        (100.0, "+2.000", "380"), (25.0, "+0.500", "missing"), (10.0, "+0.200", "phone"),
+        (0.0, "a rule", ""),
     ]  # fmt: skip
     shown = decisions.decision([recorded(RECORD)])
     page = render("decision.html", here="", name="d1", shown=shown, why=[why])

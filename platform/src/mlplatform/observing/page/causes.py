@@ -67,8 +67,8 @@ def _shown(number: int, found: Explanation) -> ExplanationShown:
         CauseBar(
             name=cause.text,
             code=cause.code,
-            value=_number(getattr(cause, "value", None)) if size else "",
-            ordinary=_number(getattr(cause, "ordinary", None)) if size else "",
+            value=_written(getattr(cause, "value", None)) if size else "",
+            ordinary=_written(getattr(cause, "ordinary", None)) if size else "",
             contribution=f"{getattr(cause, 'contribution', 0.0):+.3f}" if size else "a rule",
             width=round(100 * size / most, 1),
             then=str(getattr(cause, "decision_then", "")),
@@ -88,5 +88,8 @@ def _shown(number: int, found: Explanation) -> ExplanationShown:
     )
 
 
-def _number(value: float | None) -> str:
+def _written(value: float | str | None) -> str:
+    """A number, or the word of a category."""
+    if isinstance(value, str):
+        return value
     return "missing" if value is None else f"{value:.6g}"
