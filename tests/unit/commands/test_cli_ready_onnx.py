@@ -13,6 +13,7 @@ from tests.support.foreign_onnx import CHANNELS, golden_rows, skl2onnx_classifie
 from typer.testing import CliRunner, Result
 
 from mlplatform import commands
+from mlplatform.learning.features.history_files import columns_of
 from mlplatform.model.folders import parse
 from mlplatform.operations.actions import training
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
@@ -198,6 +199,36 @@ def test_a_matrix_of_floats_and_its_scores_need_no_signature(tmp_path: Path) -> 
     definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
     assert definition.signature is None
     assert [i.name for i in definition.inputs] == ["inputs_0", "inputs_1"]
+
+
+def one_column(name: str, kind: int) -> bytes:
+    nodes = [
+        helper.make_node("Cast", [name], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["number"], ["scores"], axes=[1], keepdims=0),
+    ]
+    taken = helper.make_tensor_value_info(name, kind, [None, 1])
+    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None])
+    made = helper.make_graph(nodes, "given", [taken], [given])
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def test_a_history_of_yes_and_no_can_be_imported(tmp_path: Path) -> None:
+    assert scaffolded(tmp_path, one_column("flag", TensorProto.BOOL)).exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert "flag" in [column.name for column in columns_of(definition)]
+    rows = [{"inputs": {"flag": True}, "score": 1.0}, {"inputs": {"flag": 0}, "score": 0.0}]
+    (tmp_path / NAME / "golden.json").write_text(json.dumps(rows))
+    assert problems(tmp_path / NAME) == []
+
+
+@pytest.mark.parametrize("name", ["on", "No", "label", "decision", "customer_id", "event_time"])
+def test_a_tensor_may_have_a_name_that_no_field_can_have(tmp_path: Path, name: str) -> None:
+    assert scaffolded(tmp_path, one_column(name, TensorProto.INT64)).exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert [i.name for i in definition.inputs] == [f"input_{name.lower()}"]
+    assert definition.signature is not None
+    assert [t.name for t in definition.signature.inputs] == [name]
 
 
 @pytest.mark.parametrize("words", [("--template", "onnx"), ("--file", "x.onnx")])
