@@ -66,7 +66,7 @@ def lift(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> No
 
 
 def clear(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """Ask again the versions that gateways stopped, as they declined or alerted on too many.
+    """Ask again the versions that gateways stopped, as they raised too many alerts.
 
     Example: mlplatform rollouts clear fraud --actor ana --reason "a real attack, by the analysts"
     """

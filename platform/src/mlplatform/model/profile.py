@@ -72,7 +72,7 @@ def profile(
         matrix: rows by inputs, missing values as NaN.
         names: of the matrix's columns.
         scores: calibrated, 0 to 1, one for each row.
-        alerts: for each row, whether the decision was review or decline.
+        alerts: for each row, whether the decision was an alert.
         units: for each row, the assignment unit.
         words: of the categories among them, how many words each knows.
 

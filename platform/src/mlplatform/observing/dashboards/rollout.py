@@ -88,7 +88,7 @@ def _step() -> Row:
         ),
         Panel(
             "lines", "Alerts", "Share of an arm's answers that are alerts. The band that "
-            " validation predicted is in the evidence.", (alerts,), "percentunit", width=6,
+            "validation predicted is in the evidence.", (alerts,), "percentunit", width=6,
         ),
         Panel(
             "lines", "Differences of the shadow", "Share of the pairs whose decision differs "

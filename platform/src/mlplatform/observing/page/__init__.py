@@ -1,1 +1,1 @@
-"""The platform's own page: what matters, read-only, for a browser on this machine."""
+"""The platform's own page: what matters, for a browser on this machine."""

@@ -161,8 +161,8 @@ def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
 
 
 def _stopped_by_gateways(state: RolloutState, seen: Observation) -> RollBack | None:
-    """A version that gateways had to stop, as it declined or alerted far more than planned, goes
-    back where there is somebody to answer in its place."""
+    """A version that gateways had to stop, as it raised far more alerts than planned, goes back
+    where there is somebody to answer in its place."""
     in_place = state.phase == "canary" or (
         state.phase == "promoted"
         and seen.routes.champion == state.challenger

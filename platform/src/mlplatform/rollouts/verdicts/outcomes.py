@@ -179,7 +179,7 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
     """Both arms at the same number of alerts, so that neither is better for raising more.
 
     Args:
-        capacity: share (0-1) of payments that may be reviewed or declined.
+        capacity: share (0-1) of payments that may be alerts.
     """
     alerts, payments = round(capacity * len(seen)), seen.payments
     mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))

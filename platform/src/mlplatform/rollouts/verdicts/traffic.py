@@ -37,10 +37,10 @@ class Traffic:
         excused: the gateway had no room or time to ask the arm: nobody's failure, and no request
             that the arm was given.
         scored: the answer counts for score and decision statistics (not degraded).
-        alert: the decision was to review or decline.
+        alert: the decision was an alert.
         paired: the same request was decided by the other arm too.
         flipped: that decision differs.
-        other_alert: that decision was to review or decline.
+        other_alert: that decision was one.
         late: an answer, or a copy, for which a challenger's caller would not have waited.
         latency_us: how long the answer took, or the call that carried the copy; -1: not recorded.
         call: number of the call that carried the copy, among the copies; -1: it is none.
