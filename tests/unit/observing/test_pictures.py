@@ -13,9 +13,10 @@ from mlplatform.observing.page import rollouts
 from mlplatform.observing.page.pictures import gates, measures, ramp
 from mlplatform.observing.page.pictures.gates import GatePicture, gate_pictures
 from mlplatform.observing.page.rendering import render, templates
+from mlplatform.operations.actions import looks
 from mlplatform.operations.actions.looks import Look
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.passes.summary import TITLES
+from mlplatform.rollouts.passes.summary import TITLES, to_markdown
 from mlplatform.rollouts.verdicts.verdict import Gate
 from support.judged_rollout import JudgedRollout
 
@@ -87,12 +88,31 @@ def test_a_segments_gate_has_the_picture_of_all_requests_gate() -> None:
     assert measures.measure("alerts of weekend") is measures.measure("alerts") is not None
     assert measures.measure("split") is None
     of_all = failures("HEALTHY", -0.004, 0.004)
-    shown = pictured(Gate("alerts of weekend", "HEALTHY", "So it is. Allowed: 2.", of_all.values))
+    alerts = Gate("alerts of weekend", "HEALTHY", "So it is. Allowed: 2.", of_all.values)
+    shown = pictured(alerts)
+    assert shown.title == "share of alerts, segment weekend"
     assert shown.drawing is not None
     macros: Any = templates().get_template("pictures.html").module
     page = macros.gate(shown)
     assert 'aria-labelledby="s-alerts-of-weekend-title s-alerts-of-weekend-said"' in page
     assert "<p>So it is. Allowed: 2.</p>" in page, "a reason is sentences already"
+
+
+def test_what_nothing_waits_for_is_told_so() -> None:
+    gate = {"verdict": "INCONCLUSIVE", "reason": "Nothing can be told yet."}
+    told = {}
+    for name, more in (("alerts", {}), ("alerts of weekend", {"holds": False})):
+        evidence = {"verdict": "HEALTHY", "gates": {name: gate | more}}
+        seen = looks.look(evidence, 1)
+        assert seen is not None
+        (shown,) = gate_pictures("s", [seen], None)
+        told[name] = shown.mark
+        (line,) = [x for x in to_markdown("r", evidence).splitlines() if x.startswith("- ?")]
+        assert line.startswith(f"- {shown.mark}: **{shown.title}**.")
+    assert told == {
+        "alerts": "? cannot be told",
+        "alerts of weekend": "? cannot be told; nothing waits for it",
+    }
 
 
 def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None:

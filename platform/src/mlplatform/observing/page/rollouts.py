@@ -15,7 +15,7 @@ from mlplatform.observing.page.plots import Interval, Plot, plot
 from mlplatform.operations.actions.looks import Course
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, TITLES
+from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, mark, title
 
 TONES = {
     "HEALTHY": "good",
@@ -170,8 +170,8 @@ def _gates(found: Mapping[str, Any]) -> tuple[Gate, ...]:
     ordered = sorted(found.items(), key=lambda item: (_ORDER.get(item[1]["verdict"], 2), item[0]))
     return tuple(
         Gate(
-            TITLES.get(name, name),
-            MARKS.get(gate["verdict"], gate["verdict"]),
+            title(name),
+            mark(gate["verdict"], holds=gate.get("holds", True)),
             TONES.get(gate["verdict"], ""),
             gate["reason"],
             _share_plot(gate.get("values", {})),

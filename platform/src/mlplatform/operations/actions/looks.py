@@ -60,7 +60,13 @@ def look(evidence: Evidence, event_ms: int) -> Look | None:
     if not isinstance(gates, Mapping) or "verdict" not in evidence:
         return None
     found = tuple(
-        Gate(str(name), gate["verdict"], str(gate["reason"]), dict(gate.get("values") or {}))
+        Gate(
+            name=str(name),
+            verdict=gate["verdict"],
+            reason=str(gate["reason"]),
+            values=dict(gate.get("values") or {}),
+            holds=bool(gate.get("holds", True)),
+        )
         for name, gate in gates.items()
     )
     return Look(event_ms, str(evidence["verdict"]), int(evidence.get("records") or 0), found)
@@ -110,7 +116,7 @@ def courses(folder: Path, model: str, rollout_id: str) -> list[Course]:
 
 
 def _bare(gate: Gate) -> Gate:
-    return Gate(gate.name, gate.verdict, "", gate.values)
+    return Gate(gate.name, gate.verdict, "", gate.values, gate.holds)
 
 
 def _read(path: Path) -> Course | None:

@@ -36,6 +36,19 @@ ARM_COUNTS = (
 )
 
 
+def title(gate: str) -> str:
+    """A gate's name for people; that of a segment's by the gate on all payments."""
+    what, _, segment = gate.partition(" of ")
+    named = TITLES.get(what, what)
+    return f"{named}, segment {segment}" if segment else named
+
+
+def mark(verdict: str, *, holds: bool = True) -> str:
+    """A gate's verdict for people, and whether what can't be told holds the rollout."""
+    told = MARKS.get(verdict, verdict)
+    return told if holds or verdict != "INCONCLUSIVE" else f"{told}; nothing waits for it"
+
+
 def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     """What an approval asks, what each answer does, and the evidence, in Markdown."""
     version, model = evidence.get("version"), evidence.get("model")
@@ -116,7 +129,7 @@ def _read(evidence: Mapping[str, Any]) -> str:
 
 def _gates(gates: Mapping[str, Any]) -> list[str]:
     return [
-        f"- {MARKS[g['verdict']]}: **{TITLES.get(name) or markdown(name)}**. "
+        f"- {mark(g['verdict'], holds=g.get('holds', True))}: **{markdown(title(name))}**. "
         f"{markdown(g['reason'])}"
         for name, g in sorted(gates.items())
     ]

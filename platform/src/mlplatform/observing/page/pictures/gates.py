@@ -10,7 +10,7 @@ from mlplatform.observing.page.pictures import measures, scales
 from mlplatform.observing.page.pictures.measures import Arms, Measure, Measured
 from mlplatform.observing.page.pictures.scales import Scale, Tick
 from mlplatform.operations.actions.looks import Look
-from mlplatform.rollouts.passes.summary import MARKS, TITLES
+from mlplatform.rollouts.passes.summary import MARKS, mark, title
 from mlplatform.rollouts.verdicts.verdict import Gate
 
 WIDTH, HEIGHT = 360.0, 150.0
@@ -124,8 +124,8 @@ def _picture(step: str, gate: Gate, looks: Sequence[Look], begun_ms: int | None)
         said = _said(measure, seen, gate)
     return GatePicture(
         name=f"{step}-{gate.name}".replace(" ", "-"),
-        title=TITLES.get(gate.name, gate.name),
-        mark=MARKS.get(gate.verdict, gate.verdict),
+        title=title(gate.name),
+        mark=mark(gate.verdict, holds=gate.holds),
         tone=TONES.get(gate.verdict, ""),
         sentence=gate.headline,
         reason=gate.reason,
