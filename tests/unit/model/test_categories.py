@@ -195,6 +195,7 @@ def test_a_closed_list_takes_its_texts_alone_and_does_not_repeat_what_came() -> 
             payloads.score(body(channel=strange))
         assert (refused.value.status, refused.value.details.field) == (422, "channel")
         assert strange not in str(refused.value)
+        assert "channel must be one of an empty text, web" in refused.value.details.detail
 
 
 @pytest.mark.parametrize(

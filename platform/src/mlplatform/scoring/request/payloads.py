@@ -207,7 +207,7 @@ def _unfit(message: str) -> Problem:
 
 
 def _not_listed(name: str, allowed: Collection[str]) -> Problem:
-    shown = ", ".join(sorted(allowed)[:MAX_LISTED])
+    shown = ", ".join(word or "an empty text" for word in sorted(allowed)[:MAX_LISTED])
     more = ", …" if len(allowed) > MAX_LISTED else ""
     return Problem(422, "invalid-field", f"{name} must be one of {shown}{more}", field=name)
 
