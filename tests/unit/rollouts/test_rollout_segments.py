@@ -277,7 +277,7 @@ def test_a_validation_report_holds_what_replay_saw_of_each_segment() -> None:
     )
     nothing = np.zeros(3, dtype=np.int64)
     rows = Matrix(("amount",), np.array([[900.0], [20.0], [np.nan]], np.float32), nothing, nothing)
-    inside = evaluate._segments(definition, Recent(rows, "a log"))
+    inside = evaluate._segments(definition, Recent(rows, "a log"), {})
     assert {name: flags.tolist() for name, flags in inside.items()} == {
         "large": [True, False, False]
     }
@@ -286,4 +286,27 @@ def test_a_validation_report_holds_what_replay_saw_of_each_segment() -> None:
     large = {"payments": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1}
     whole = {"payments": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1}
     assert report["replayed"] == whole | {"segments": {"large": large}}
-    assert evaluate._segments(fraud(), Recent(rows, "a log")) == {}
+    assert evaluate._segments(fraud(), Recent(rows, "a log"), {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds", "defaults", "told"),
+    [
+        ("customer_count_7d", {"below": 1.0}, {}, True),
+        ("customer_count_7d", {"below": 1.0}, {"customer_count_7d": 0.0}, False),
+        ("customer_count_7d", {"at_least": 1.0}, {"customer_count_7d": 0.0}, True),
+        ("amount_to_mean_30d", {"at_least": 1.0}, {"customer_mean_30d": 9.0}, False),
+    ],
+)
+def test_replay_says_nothing_of_a_segment_that_a_default_lies_in(
+    name: str, bounds: dict[str, float], defaults: dict[str, float], told: bool
+) -> None:
+    """A rollout counts a missing value nowhere; a row of replay holds the default in its place."""
+    some = RolloutSegment(name="some", input=name, **bounds)
+    policy = SegmentPolicy(stop=STOP, tolerance=SHOWN, groups=(some,))
+    definition = msgspec.structs.replace(
+        fraud(), rollout=msgspec.structs.replace(fraud().rollout, segments=policy)
+    )
+    nothing = np.zeros(1, dtype=np.int64)
+    rows = Matrix((name,), np.zeros((1, 1), np.float32), nothing, nothing)
+    assert ("some" in evaluate._segments(definition, Recent(rows, "a log"), defaults)) == told

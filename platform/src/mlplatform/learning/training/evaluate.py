@@ -36,7 +36,7 @@ from mlplatform.learning.validation.statistics import (
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.scorecard import SmallScorer
-from mlplatform.model.segments import Flags, sources
+from mlplatform.model.segments import Flags, SegmentSource, sources
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import InputInvalid
 
@@ -206,15 +206,30 @@ def _counts(own: Flags, other: Flags, inside: Mapping[str, Flags]) -> Replayed:
     )
 
 
-def _segments(definition: ModelDefinition, recent: Recent) -> dict[str, Flags]:
-    """Of each of the rollout's segments by an input, which of the replayed rows lie in it."""
+def _segments(
+    definition: ModelDefinition, recent: Recent, defaults: Mapping[str, float]
+) -> dict[str, Flags]:
+    """Of each of the rollout's segments by an input, which of the replayed rows lie in it.
+
+    A row does not tell a feature's default from a value. In a rollout a missing value lies in no
+    segment, so one that rows with a default would be counted in is left out.
+    """
     policy, matrix = definition.rollout.segments, recent.matrix
     inputs = {s.name: s.input for s in policy.groups} if policy is not None else {}
     return {
         source.name: source.holds(matrix.columns([name])[:, 0])
         for source in sources(policy, definition.inputs)
-        if (name := inputs[source.name]) is not None and name in matrix.names
+        if (name := inputs[source.name]) is not None
+        and name in matrix.names
+        and not _holds_a_default(source, defaults)
     }
+
+
+def _holds_a_default(source: SegmentSource, defaults: Mapping[str, float]) -> bool:
+    if source.kind == "ratio":
+        return source.to in defaults
+    default = defaults.get(source.of or "") if source.kind == "view" else None
+    return default is not None and bool(source.holds([default])[0])
 
 
 def _replay(
@@ -234,7 +249,7 @@ def _replay(
         else:
             champions = champion.bundle.scale
             flips = flip_share(decisions, scale.places_of(champions, others))
-            inside = _segments(definition, recent)
+            inside = _segments(definition, recent, challenger.bundle.defaults)
             counts = _counts(alerts, champions.alerting(others), inside)
     return ReplayEvidence(
         rows=len(recent.matrix),
