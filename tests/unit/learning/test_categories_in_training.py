@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from mlplatform.learning.training.evaluate import Runnable, gather
 from mlplatform.learning.training.folder import ModelFolder, load_folder
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
+from mlplatform.operations.actions import whatif
 from mlplatform.scoring.arms.reasons import tree_shap
 from mlplatform.scoring.request.explain import Decider, _by_model
 
@@ -147,6 +150,20 @@ def test_a_fit_elsewhere_gets_words_and_rows_and_gives_the_same_bundle(
     again, recent = handover.read(asked, tmp_path, tmp_path / handover.PAYMENTS)
     assert recent is None
     assert train(folder, again, bundles=tmp_path, seed=1).bundle.digest == made.bundle.digest
+
+
+def test_what_if_tells_bands_of_numbers_that_the_bundle_was_watched_by(folder, made) -> None:
+    """A category has none, and neither has an input that is watched since."""
+    table = requests(folder).slice(0, 20).select(["amount", "income", "channel"])
+    payloads = [json.dumps({"request": row, "features": {}}) for row in table.to_pylist()]
+    rows = pa.table({"event_ms": [0] * 20, "payload": payloads})
+    drift = msgspec.structs.replace(
+        folder.definition.drift, inputs=("amount", "channel", "amount_to_income")
+    )
+    definition = msgspec.structs.replace(folder.definition, drift=drift)
+    run = whatif._Run(whatif.Side("it", 1, made.bundle, made.model, None), definition, ())
+    assert len(run.decide(rows).decision) == 20
+    assert set(run.bands(rows)) == {"amount"}
 
 
 def test_other_words_are_another_training_set(folder, data) -> None:

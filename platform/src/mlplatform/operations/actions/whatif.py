@@ -262,9 +262,9 @@ class _Run:
     def bands(self, rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
         """The band of each payment that was decided last, by watched input that is a number."""
         found = {}
-        words = self._side.bundle.vocabularies
+        known = self._side.bundle.profile.inputs.keys() - self._side.bundle.vocabularies.keys()
         for name in self._watched:
-            if name in self._plan.names and name not in words:
+            if name in self._plan.names and name in known:
                 values = self._last[:, self._plan.names.index(name)]
                 codes = np.searchsorted(self.edges(name), values).astype(np.int64)
                 found[name] = np.where(np.isfinite(values), codes, -1)
