@@ -153,7 +153,7 @@ def test_it_is_fetched_promoted_scored_and_explained(
             return answer
 
         risky, safe = scored(), scored(channel="web", amount=100.0, visits=9)
-        assert (risky["decision"], safe["decision"]) == ("decline", "approve")
+        assert (risky["decision"], safe["decision"]) == ("refuse", "grant")
         assert "CHANNEL" in {reason["code"] for reason in risky["reasons"]}
         strange = [scored(channel=text)["score"] for text in ("pigeon", "\x1b[2J", "p\u0430")]
         assert len(set(strange)) == 1

@@ -195,7 +195,7 @@ def test_older_links_lead_through_all_decisions(page: PageProcess) -> None:
     [
         "until=x",
         "from_ms=yesterday",
-        "outcome=maybe",
+        "outcome=Maybe",
         "degraded=1",
         "version=v1",
         "unit=1e3",

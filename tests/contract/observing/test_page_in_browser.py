@@ -19,6 +19,7 @@ from demo import page as report
 from demo.charts import Picture
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
+from mlplatform.model.decision_scale import EARLIER
 from mlplatform.operations.actions import looks, traffic
 from mlplatform.operations.traffic import projection
 from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS
@@ -93,7 +94,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
         looks.keep(world.home.looks, "fraud", course)
     world.log.append("gateway-0", [record(number) for number in range(3000)])
     counted = projection.file_of(world.home.counted, "fraud")
-    projection.advance(counted, world.log, "fraud", budget_s=120.0)
+    projection.advance(counted, world.log, "fraud", alerting=EARLIER.alerts, budget_s=120.0)
     for hours in range(0, 24, 4):
         at_ms = NEWEST_MS - hours * HOUR_MS
         ages = {"customer_stats": (1 + hours % 8) * HOUR_MS}

@@ -42,13 +42,12 @@ def connect(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         path.touch(mode=0o600)
+    is_new = path.stat().st_size == 0
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=not threads
     )
-    if shrinks:
-        db.execute(
-            "PRAGMA auto_vacuum=INCREMENTAL"
-        )  # of a new file alone; it comes before all else
+    if shrinks and is_new:  # before all else; of another file it would only wait for its lock
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
     db.execute("PRAGMA journal_mode=WAL")
     db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
