@@ -123,7 +123,7 @@ def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compare
 
 def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_features_were() -> None:
     hour_ms = 3_600_000
-    times = {"customer_stats": 2 * hour_ms, "terminal_stats": 4 * hour_ms}
+    times = {"customer_stats": 2 * hour_ms, "terminal_stats": 4 * hour_ms, "other": None}
     own = RECORD | {"event_ms": 5 * hour_ms, "answered_by": "rules", "degraded_reason": "deadline",
                     "payload": {"feature_times": times}}  # fmt: skip
     copy = RECORD | {"kind": "shadow", "version": 2, "decision": "decline", "score": 0.9}

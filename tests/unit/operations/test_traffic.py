@@ -197,7 +197,8 @@ def test_a_pass_counts_the_log_and_samples_the_ages_of_features(tmp_path: Path) 
     world = HomeWorld(tmp_path / "home")
     world.decide(3)
     entry = world.entry(1)
-    aged = {"feature_times": {"customer_stats": entry.record.event_ms - 2}}
+    of = {"customer_stats": entry.record.event_ms - 2, "terminal_stats": None}
+    aged = {"feature_times": of}
     record = msgspec.structs.replace(entry.record, payload=aged, event_ms=world.number)
     world.log.append("gateway-0", [msgspec.structs.replace(entry, record=record)])
     platform = Platform(load({"MLPLATFORM_HOME": str(world.home.root)}))

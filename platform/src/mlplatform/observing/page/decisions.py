@@ -88,7 +88,11 @@ def record(found: Mapping[str, Any], tone: Tone) -> RecordShown:
         reasons=tuple(map(str, payload.get("reasons") or ())),
         request=_named(payload.get("request")),
         features=_named(payload.get("features")),
-        feature_times=tuple((payload.get("feature_times") or {}).items()),
+        feature_times=tuple(
+            (view, ms)
+            for view, ms in (payload.get("feature_times") or {}).items()
+            if ms is not None
+        ),
         feature_gaps=_gaps(payload.get("feature_gaps")),
         failures=tuple((str(arm), str(why)) for arm, why in payload.get("failures") or ()),
         payload=found["payload"],

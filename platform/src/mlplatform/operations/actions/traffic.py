@@ -58,7 +58,8 @@ def feature_ages(log: DecisionLog, model: str) -> dict[str, int]:
     for row in log.read(span).to_pylist():
         payload = json.loads(row["payload"] or "{}")
         for view, ms in (payload.get("feature_times") or {}).items():
-            found.setdefault(view, []).append(row["event_ms"] - ms)
+            if ms is not None:  # the view had no features of this entity
+                found.setdefault(view, []).append(row["event_ms"] - ms)
     return {view: _median(ages) for view, ages in found.items()}
 
 
