@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The legs that follow the checks, for .ci/run, which has `leg_tried`, `legs` and `left_s`: three groups that take turns to be the
-# first, by the number of the commit, and the others after it. A leg is begun where as many seconds are left as it takes on a slow
-# machine: a quick one runs them all, a slow one a group each time, so that three runs in a row have run every leg. What did not
-# run is told. The drills of attacks and of a full disk and the fuzz have not been seen to pass on CI's own machines: until then
-# what fails of them is told, and refuses nothing without DRILLS_STRICT=1.
+# The legs that follow the checks, for .ci/run, which has `leg_tried`, `leg_tests`, `legs` and `left_s`: three groups that take
+# turns to be the first, by the number of the commit, and the others after it. A leg is begun where as many seconds are left as it
+# takes on a slow machine: a quick one runs them all, a slow one a group each time, so that three runs in a row have run every leg.
+# What did not run is told. The drills of attacks and of a full disk and the fuzz have not been seen to pass on CI's own machines:
+# until then what fails of them is told, and refuses nothing without DRILLS_STRICT=1.
 
 ROTATION=(product servers cluster)
 
@@ -30,7 +30,7 @@ group_product() {
 }
 
 group_servers() {
-    in_time test-servers 900 leg_tried test-servers make test-servers
+    in_time test-servers 900 leg_tests test-servers make test-servers
     if command -v java >/dev/null && command -v mvn >/dev/null; then
         in_time drill-async 300 leg_tried drill-async make drill-async DRILL_FLAGS="--messages 10000 --kills 5"
     else

@@ -82,6 +82,12 @@ def test_a_leg_that_fails_three_times_refuses_the_change() -> None:
     assert "demo failed at try 2" in legs
 
 
+def test_a_leg_is_not_tried_again_where_the_time_is_not_enough() -> None:
+    status, legs = told(0, step_s=1500, begun_s=3700, fails=1)
+    assert status != 0
+    assert legs.splitlines() == ["demo failed at try 1, after 1500 s"]
+
+
 TESTS_SCRIPT = """
 set -euo pipefail
 source .ci/legs.sh
