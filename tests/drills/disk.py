@@ -10,6 +10,7 @@ when it is asked again. Needs root, for the mount. The report is build/drills/di
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -91,18 +92,23 @@ def drilled(name: str, world: SmallPlatform, full_s: float) -> Finding:
     """The finding of one moment of a platform that runs."""
     drill, action = MOMENTS[name], Action()
     before = world.processes()
-    load = Load(world, name, drill.rate, world.outside)
-    try:
-        load.await_calm(time.monotonic(), BEFORE_S, RECOVERY_LIMIT_S)
-        with drill.moment(world, action):
+    with contextlib.ExitStack() as asked:
+        if drill.before_payments:
+            asked.enter_context(drill.moment(world, action))
+        load = Load(world, name, drill.rate, world.outside)
+        try:
+            load.await_calm(time.monotonic(), BEFORE_S, RECOVERY_LIMIT_S)
+            if not drill.before_payments:
+                asked.enter_context(drill.moment(world, action))
             from_s = time.monotonic()
             with Filler(world.folder):
                 time.sleep(full_s)
             to_s = time.monotonic()
             ready_s = world.await_ready(RECOVERY_LIMIT_S)
-        calm_from_s = load.await_calm(to_s, CALM_S, RECOVERY_LIMIT_S)
-    finally:
-        load.stop()
+            asked.close()
+            calm_from_s = load.await_calm(to_s, CALM_S, RECOVERY_LIMIT_S)
+        finally:
+            load.stop()
     return _found(
         world, load, name, Window(from_s, to_s), action,
         expected=drill.expected, before=before, ready_s=ready_s, calm_from_s=calm_from_s,
