@@ -6,6 +6,7 @@ import functools
 import re
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from mlplatform.observing.page.rendering import render, templates
 from mlplatform.operations.actions import looks
 from mlplatform.operations.actions.looks import Look
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.passes.summary import TITLES, to_markdown
+from mlplatform.rollouts.passes.summary import MARKS, TITLES, to_markdown
 from mlplatform.rollouts.verdicts.verdict import Gate
 from support.judged_rollout import JudgedRollout
 
@@ -166,6 +167,17 @@ def test_a_rollout_shows_each_step_with_the_looks_between_its_transitions() -> N
     assert len(ids) == len(set(ids))
     for named in re.findall(r'aria-labelledby="([^"]+)"', page):
         assert set(named.split()) <= set(ids)
+
+
+def test_a_step_that_is_over_is_told_by_the_verdict_that_ended_it() -> None:
+    made, facts = world()
+    shadow, *others = made.courses
+    asked = next(f for f in facts if f.evidence)
+    late = Look(asked.event_ms + 60_000, "UNHEALTHY", 9, shadow.looks[-1].gates)
+    later = msgspec.structs.replace(shadow, looks=(*shadow.looks, late))
+    over = rollouts.rollout(facts, [later, *others]).steps[-1]
+    assert over.mark == MARKS[asked.evidence["verdict"]] != MARKS[late.verdict]
+    assert over.records == asked.evidence["records"]
 
 
 def test_a_ramp_shows_what_was_and_what_is_to_come() -> None:

@@ -18,7 +18,7 @@ class StepShown:
 
     Args:
         name: in words. key: unique on the page.
-        mark, tone: of the newest verdict.
+        mark, tone: of the verdict that ended the step; of the newest one while it lasts.
     """
 
     name: str
@@ -34,6 +34,7 @@ class _Step:
     name: str
     begun_ms: int | None
     looks: list[Look]
+    ended_by: Look | None = None
 
 
 def steps(facts: Sequence[Transition], courses: Sequence[Course]) -> tuple[StepShown, ...]:
@@ -45,13 +46,15 @@ def steps(facts: Sequence[Transition], courses: Sequence[Course]) -> tuple[StepS
     found: dict[int, _Step] = {}
     state: RolloutState | None = None
     for fact in facts:
-        seen = look(fact.evidence, fact.event_ms)
-        if state is not None and seen is not None:
-            name = _name(state.phase, state.percent if state.phase == "canary" else None)
+        seen, before = look(fact.evidence, fact.event_ms), state
+        state = apply(before, fact)
+        if before is not None and seen is not None:
+            name = _name(before.phase, before.percent if before.phase == "canary" else None)
             generation = int(fact.evidence.get("generation") or 0)
-            step = found.setdefault(generation, _Step(name, state.since_event_ms, []))
+            step = found.setdefault(generation, _Step(name, before.since_event_ms, []))
             step.looks.append(seen)
-        state = apply(state, fact)
+            if (state.phase, state.percent) != (before.phase, before.percent):
+                step.ended_by = seen
     for course in courses:
         name = _name(course.phase, course.percent)
         begun_ms = None if state is None or course.phase != state.phase else state.since_event_ms
@@ -63,13 +66,13 @@ def steps(facts: Sequence[Transition], courses: Sequence[Course]) -> tuple[StepS
 
 
 def _shown(generation: int, step: _Step) -> StepShown:
-    newest, key = step.looks[-1], f"g{generation}"
+    told, key = step.ended_by or step.looks[-1], f"g{generation}"
     return StepShown(
         name=step.name,
         key=key,
-        mark=MARKS.get(newest.verdict, newest.verdict),
-        tone=TONES.get(newest.verdict, ""),
-        records=newest.records,
+        mark=MARKS.get(told.verdict, told.verdict),
+        tone=TONES.get(told.verdict, ""),
+        records=told.records,
         gates=tuple(gate_pictures(key, step.looks, step.begun_ms)),
     )
 
