@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +15,28 @@ from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.folder import Fitted, ModelFolder, Training, load_training
-from mlplatform.learning.training.golden import GoldenSet
+from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
-from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.model.bundle import (
     EXPLAINER_FILE,
     MODEL_FILE,
     Bundle,
     Golden,
-    Reason,
-    View,
+    SmallModel,
     write_bundle,
 )
 from mlplatform.model.decision_scale import CutOffs
-from mlplatform.model.definition import InputSpec, ModelDefinition
-from mlplatform.model.inputs import view_defaults
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
-from mlplatform.model.rules import Rule
-from mlplatform.model.tensors.categories import Vocabularies, declared
-from mlplatform.model.tensors.signature import Signature, Tensors
-from mlplatform.model.windows.declaration import Window
+from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
 GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-5
 PARITY_ROWS = 4096
-ALONE_ROWS = 256
-SCORING_BUDGET_S = 25.0
-MOST_HALVINGS = 4
 TRAINED_HERE = "trained here"
 """The origin of what a model's own folder fitted; what somebody brings never has it."""
 
@@ -78,29 +69,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A model, and what of its bundle is not learned from the data.
-
-    Args:
-        folder: digest of the model folder that fitted it; empty for one that was brought.
-    """
+    """A model, fitted here or given, with the parts of its bundle that no data taught."""
 
     content: bytes
     model: OnnxFile | ConfinedModel
-    inputs: tuple[InputSpec, ...]
-    views: tuple[View, ...]
-    rules: tuple[Rule, ...]
-    reasons: Mapping[str, Reason]
+    parts: Parts
     parity: Parity
     origin: str
     customers: float = 1.0
-    folder: str = ""
-    vocabularies: Vocabularies = field(default_factory=dict)
-    signature: Signature | None = None
-    windows: tuple[Window, ...] = ()
-
-    @property
-    def names(self) -> list[str]:
-        return [i.name for i in self.inputs]
 
 
 def train(
@@ -124,27 +100,15 @@ def train(
         if not 0 < (positives := int(days.y.sum())) < len(days):
             problem = f"{positives} positives among {len(days)} requests to {use}"
             raise InputInvalid(source, None, problem)
-    names = [i.name for i in definition.inputs]
-    fitted = fit_rows(load_training(definition.name), fitting, names, seed=seed)
+    parts = folder_parts(folder, dataset.vocabularies)
+    fitted = fit_rows(load_training(definition.name), fitting, parts.names, seed=seed)
     content = fitted.onnx()
-    rows = parity_rows(dataset.holdout.matrix.columns(names), seed)
-    model = OnnxFile(content, inputs=len(names), tensors=_tensors(definition, dataset))
+    rows = parity_rows(dataset.holdout.matrix.columns(parts.names), seed)
+    model = OnnxFile(content, inputs=len(parts.names), tensors=parts.tensors)
     gap = np.abs(model.scores(rows) - fitted.scores(rows))
-    made = Made(
-        content=content,
-        model=model,
-        inputs=definition.inputs,
-        views=_views(folder),
-        rules=folder.rules,
-        reasons=folder.reasons,
-        parity=Parity(float(gap.max()), len(rows), "the fitted model"),
-        origin=TRAINED_HERE,
-        folder=folder.digest,
-        vocabularies=dataset.vocabularies,
-        signature=definition.signature,
-        windows=_windows(folder),
-    )
-    return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+    parity = Parity(float(gap.max()), len(rows), "the fitted model")
+    made = Made(content, model, parts, parity, TRAINED_HERE)
+    return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
 def fit_rows(training: Training, rows: Labelled, names: Sequence[str], *, seed: int) -> Fitted:
@@ -153,139 +117,6 @@ def fit_rows(training: Training, rows: Labelled, names: Sequence[str], *, seed: 
     if rows.weight is None or bool((rows.weight == 1).all()):
         return training.fit(x, rows.y, seed=seed)
     return training.fit(x, rows.y, seed=seed, weight=rows.weight)
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """What a model that was brought takes from a bundle, or from its own folder."""
-
-    inputs: tuple[InputSpec, ...]
-    views: tuple[View, ...]
-    rules: tuple[Rule, ...]
-    reasons: Mapping[str, Reason]
-    vocabularies: Vocabularies
-    signature: Signature | None
-    windows: tuple[Window, ...]
-    golden: GoldenSet | None = None
-    folder: str = ""
-
-    @property
-    def tensors(self) -> Tensors | None:
-        if self.signature is None:
-            return None
-        return Tensors(self.signature, [i.name for i in self.inputs], self.vocabularies)
-
-
-def _taken(base: Bundle | ModelFolder) -> _Taken:
-    if isinstance(base, Bundle):
-        return _Taken(
-            inputs=base.inputs,
-            views=base.views,
-            rules=base.rules,
-            reasons=base.reasons,
-            vocabularies=base.vocabularies,
-            signature=base.signature,
-            windows=base.windows,
-        )
-    return _Taken(
-        inputs=base.definition.inputs,
-        views=_views(base),
-        rules=base.rules,
-        reasons=base.reasons,
-        vocabularies=declared(base.definition),
-        signature=base.definition.signature,
-        windows=_windows(base),
-        golden=base.golden,
-        folder=base.digest,
-    )
-
-
-def candidate_from_onnx(
-    content: bytes,
-    base: Bundle | ModelFolder,
-    definition: ModelDefinition,
-    dataset: Dataset,
-    *,
-    bundles: Path,
-    origin: str,
-    seed: int,
-    recent: Recent | None = None,
-) -> Candidate:
-    """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle, or of its
-    own folder.
-
-    Calibration, thresholds, golden rows, profile and band are measured anew on the dataset, for a
-    slow model on a share of its customers; inputs, views, rules and reasons are the base's. The
-    model must take "inputs" float32 [n, F] and give "scores" float32 [n] of 0-1, or have the base's
-    signature. There is no fitted model to compare it with, so parity is measured between rows
-    scored alone and together, and with a folder's golden set.
-
-    Args:
-        origin: where the model is from, for the record.
-
-    It is run in a confined process alone, which ends with the candidate's model.
-
-    Raises:
-        ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
-        InputInvalid: too little data.
-    """
-    taken = _taken(base)
-    model = ConfinedModel(content, inputs=len(taken.inputs), tensors=taken.tensors)
-    try:
-        return _brought(
-            model,
-            content,
-            taken,
-            definition,
-            dataset,
-            recent,
-            bundles=bundles,
-            origin=origin,
-            seed=seed,
-        )
-    except BaseException:
-        model.close()
-        raise
-
-
-def _brought(
-    model: ConfinedModel,
-    content: bytes,
-    taken: _Taken,
-    definition: ModelDefinition,
-    dataset: Dataset,
-    recent: Recent | None,
-    *,
-    bundles: Path,
-    origin: str,
-    seed: int,
-) -> Candidate:
-    names = [i.name for i in taken.inputs]
-    own = dataset.holdout.matrix.by(taken.vocabularies).columns(names)
-    x = parity_rows(own, seed)[:ALONE_ROWS]
-    rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
-    alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
-    parity = Parity(float(np.abs(model.scores(x) - alone).max()), len(x), "rows scored alone")
-    if (golden := taken.golden) is not None:
-        gap = max(parity.difference, golden.difference(model))
-        rows_of_both = parity.rows + len(golden.rows)
-        parity = Parity(gap, rows_of_both, "rows scored alone, and the golden set")
-    made = Made(
-        content=content,
-        model=model,
-        inputs=taken.inputs,
-        views=taken.views,
-        rules=taken.rules,
-        reasons=taken.reasons,
-        parity=parity,
-        origin=origin,
-        windows=taken.windows,
-        customers=_affordable(_expected_s(model, x, rows), dataset),
-        vocabularies=taken.vocabularies,
-        signature=taken.signature,
-        folder=taken.folder,
-    )
-    return _candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
@@ -326,7 +157,7 @@ def reference_values(
     return found
 
 
-def _candidate(
+def made_candidate(
     made: Made,
     definition: ModelDefinition,
     dataset: Dataset,
@@ -335,10 +166,16 @@ def _candidate(
     bundles: Path,
     seed: int,
 ) -> Candidate:
-    dataset, model = dataset.by(made.vocabularies), made.model
-    recent = None if recent is None else recent.by(made.vocabularies)
+    """Measure on the dataset what the bundle says of the model, and write it under `bundles`.
+
+    Raises:
+        InputInvalid: too little data to calibrate, or to predict a band from.
+    """
+    parts = made.parts
+    dataset, model = dataset.by(parts.vocabularies), made.model
+    recent = None if recent is None else recent.by(parts.vocabularies)
     holdout = dataset.holdout.share(made.customers)
-    x = holdout.matrix.columns(made.names)
+    x = holdout.matrix.columns(parts.names)
     raw = model.scores(x)
     first = slice(0, holdout.before(dataset.window.gates_from_ms))
     days = holdout.rows(first)
@@ -350,25 +187,25 @@ def _candidate(
     thresholds = fit_thresholds(definition.decision, scores[first], known)
     cut_offs = CutOffs(scale, thresholds)
     fitting = dataset.fitting.taught
-    background = fitting.matrix.columns(made.names)
-    card = fit_scorecard(background, fitting.y, made.names, definition.training.small_model)
+    background = fitting.matrix.columns(parts.names)
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
-    recent_scores = calibration.many(model.scores(replayed.matrix.columns(made.names)))
+    recent_scores = calibration.many(model.scores(replayed.matrix.columns(parts.names)))
     explainer = _explainer(made, background, parity_rows(x, seed))
-    seen = _profile(definition, holdout.matrix, scores, cut_offs.alerting(scores), made)
+    alerts = cut_offs.alerting(scores)
+    seen = _profile(definition, holdout.matrix, scores, alerts, parts.vocabularies)
     rhythms = _input_rhythms(seen, dataset.rows.matrix)
     if isinstance(model, OnnxFile):  # one that was brought may take too long for so many rows
         rhythms |= _score_rhythm(calibration.many(model.scores(background)), fitting.matrix)
     bundle = Bundle(
         model=definition.name,
-        inputs=made.inputs,
+        inputs=parts.inputs,
         calibration=calibration,
         thresholds=thresholds,
-        reasons=dict(made.reasons),
-        rules=made.rules,
-        reference=reference_values(background, made.names, made.vocabularies),
+        reasons=dict(parts.reasons),
+        rules=parts.rules,
+        reference=reference_values(background, parts.names, parts.vocabularies),
         golden=_golden(model, golden_rows(x, raw)),
-        views=made.views,
+        views=parts.views,
         profile=seen,
         alert_band=predicted_band(
             cut_offs.alerting(recent_scores), replayed, factor=definition.gates.alert_band_factor
@@ -376,25 +213,33 @@ def _candidate(
         data=dataset.data_window(),
         seed=seed,
         origin=made.origin,
-        folder=made.folder,
+        folder=parts.folder,
         files=_files(made, explainer),
         attribution=explainer.attribution,
-        small_model=small_model(
-            card,
-            card.scores(days.matrix.columns(made.names), made.names),
-            days.y,
-            definition.decision,
-            every=card.scores(x[first], made.names),
-        ),
+        small_model=_small_model(definition, parts.names, fitting, days, every=x[first]),
         rhythms=rhythms or None,
         scale=scale,
-        vocabularies={name: tuple(words) for name, words in made.vocabularies.items()},
-        signature=made.signature,
-        windows=made.windows,
+        vocabularies={name: tuple(words) for name, words in parts.vocabularies.items()},
+        signature=parts.signature,
+        windows=parts.windows,
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
     return Candidate(folder, bundle, model, made.parity, made.customers)
+
+
+def _small_model(
+    definition: ModelDefinition,
+    names: Sequence[str],
+    fitting: Labelled,
+    days: Labelled,
+    *,
+    every: NDArray[np.float32],
+) -> SmallModel:
+    learned_from = fitting.matrix.columns(names)
+    card = fit_scorecard(learned_from, fitting.y, names, definition.training.small_model)
+    scores = card.scores(days.matrix.columns(names), names)
+    return small_model(card, scores, days.y, definition.decision, every=card.scores(every, names))
 
 
 def _files(made: Made, explainer: Explainer) -> dict[str, str]:
@@ -404,39 +249,12 @@ def _files(made: Made, explainer: Explainer) -> dict[str, str]:
     return files
 
 
-def _tensors(definition: ModelDefinition, dataset: Dataset) -> Tensors | None:
-    if definition.signature is None:
-        return None
-    names = [i.name for i in definition.inputs]
-    return Tensors(definition.signature, names, dataset.vocabularies)
-
-
 def _explainer(made: Made, background: NDArray[np.float32], rows: NDArray[np.float32]) -> Explainer:
     match made.model:
         case ConfinedModel() as model:
             return model.explained(background, rows)
         case model:
             return make_explainer(made.content, model, background=background, rows=rows)
-
-
-def _expected_s(model: Scoring, x: NDArray[np.float32], rows: int) -> float:
-    """How long the model will take for so many rows, from what it takes for a few."""
-    return model.seconds(x) / len(x) * rows
-
-
-def _affordable(expected_s: float, dataset: Dataset) -> float:
-    """The share of customers whose rows can be scored in time, halved until they can."""
-    share = 1.0
-    for _ in range(MOST_HALVINGS):
-        if expected_s * share <= SCORING_BUDGET_S or not _enough(dataset, share / 2):
-            break
-        share /= 2
-    return share
-
-
-def _enough(dataset: Dataset, share: float) -> bool:
-    parts = (dataset.calibrating, dataset.judging)
-    return all(int(part.known.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)
 
 
 def _golden(model: Scoring, rows: NDArray[np.float32]) -> Golden:
@@ -452,11 +270,11 @@ def _profile(
     rows: Matrix,
     scores: NDArray[np.float64],
     alerts: NDArray[np.bool_],
-    made: Made,
+    vocabularies: Vocabularies,
 ) -> Profile:
     """The held-out days, which no model was fitted on: drift's inputs, scores and alerts."""
     watched = [name for name in definition.drift.inputs if name in rows.names]
-    words = {name: len(known) for name, known in made.vocabularies.items()}
+    words = {name: len(known) for name, known in vocabularies.items()}
     return profile(rows.columns(watched), watched, scores, alerts, rows.unit, words)
 
 
@@ -477,20 +295,3 @@ def _score_rhythm(scores: NDArray[np.float64], fitted: Matrix) -> dict[str, Rhyt
     days = fitted.event_ms // DAY_MS
     found = rhythm(column(scores, SCORE), scores, days, by_weekday=False)
     return {} if found is None else {SCORE: found}
-
-
-def _windows(folder: ModelFolder) -> tuple[Window, ...]:
-    """The windows that the model's inputs read, directly or through a ratio."""
-    read = {name for i in folder.definition.inputs for name in (i.name, i.to)}
-    return tuple(w for w in folder.definition.windows if w.name in read)
-
-
-def _views(folder: ModelFolder) -> tuple[View, ...]:
-    """The views that the model's inputs read, directly or through a ratio."""
-    specs = folder.definition.inputs
-    read = {name for i in specs for name in (i.name, i.to)}
-    return tuple(
-        View(name=v.name, ttl_ms=v.ttl_ms, defaults=view_defaults([v]))
-        for v in folder.views
-        if read.intersection(v.feature_names)
-    )

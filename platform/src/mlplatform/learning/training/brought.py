@@ -1,0 +1,107 @@
+"""A candidate of a model that was made elsewhere, and is not trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.dataset import Dataset
+from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.training.candidate import (
+    Candidate,
+    Made,
+    Parity,
+    made_candidate,
+    parity_rows,
+)
+from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.learning.training.golden import GoldenSet
+from mlplatform.learning.training.parts import bundle_parts, folder_parts
+from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
+from mlplatform.learning.validation.replay import Recent
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.tensors.categories import declared
+
+ALONE_ROWS = 256
+SCORING_BUDGET_S = 25.0
+MOST_HALVINGS = 4
+
+
+def candidate_from_onnx(
+    content: bytes,
+    base: Bundle | ModelFolder,
+    definition: ModelDefinition,
+    dataset: Dataset,
+    *,
+    bundles: Path,
+    origin: str,
+    seed: int,
+    recent: Recent | None = None,
+) -> Candidate:
+    """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle, or of its
+    own folder.
+
+    Calibration, thresholds, golden rows, profile and band are measured anew on the dataset, for a
+    slow model on a share of its customers; inputs, views, rules and reasons are the base's. The
+    model must take "inputs" float32 [n, F] and give "scores" float32 [n] of 0-1, or have the base's
+    signature. There is no fitted model to compare it with, so parity is measured between rows
+    scored alone and together, and with a folder's golden set.
+
+    Args:
+        origin: where the model is from, for the record.
+
+    It is run in a confined process alone, which ends with the candidate's model.
+
+    Raises:
+        ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
+        InputInvalid: too little data.
+    """
+    if isinstance(base, Bundle):
+        parts, golden = bundle_parts(base), None
+    else:
+        parts, golden = folder_parts(base, declared(base.definition)), base.golden
+    model = ConfinedModel(content, inputs=len(parts.inputs), tensors=parts.tensors)
+    try:
+        own = dataset.holdout.matrix.by(parts.vocabularies).columns(parts.names)
+        x = parity_rows(own, seed)[:ALONE_ROWS]
+        rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
+        expected_s = model.seconds(x) / len(x) * rows
+        made = Made(
+            content,
+            model,
+            parts,
+            _parity(model, x, golden),
+            origin,
+            customers=_affordable(expected_s, dataset),
+        )
+        return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _parity(model: ConfinedModel, x: NDArray[np.float32], golden: GoldenSet | None) -> Parity:
+    alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
+    gap = float(np.abs(model.scores(x) - alone).max())
+    if golden is None:
+        return Parity(gap, len(x), "rows scored alone")
+    gap = max(gap, golden.difference(model))
+    return Parity(gap, len(x) + len(golden.rows), "rows scored alone, and the golden set")
+
+
+def _affordable(expected_s: float, dataset: Dataset) -> float:
+    """The share of customers whose rows can be scored in time, halved until they can."""
+    share = 1.0
+    for _ in range(MOST_HALVINGS):
+        if expected_s * share <= SCORING_BUDGET_S or not _enough(dataset, share / 2):
+            break
+        share /= 2
+    return share
+
+
+def _enough(dataset: Dataset, share: float) -> bool:
+    parts = (dataset.calibrating, dataset.judging)
+    return all(int(part.known.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)

@@ -1,0 +1,78 @@
+"""The parts of a bundle that no data taught: what a model reads, and how its scores are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.model.bundle import Bundle, Reason, View
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.inputs import view_defaults
+from mlplatform.model.rules import Rule
+from mlplatform.model.tensors.categories import Vocabularies
+from mlplatform.model.tensors.signature import Signature, Tensors
+from mlplatform.model.windows.declaration import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts that a model folder declares, or that another bundle has.
+
+    Args:
+        vocabularies: places of the words of each category: declared, or learned in training.
+        signature: None: one float32 matrix in, one column of scores out.
+        folder: digest of the model folder; empty where the parts are another bundle's.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    views: tuple[View, ...]
+    rules: tuple[Rule, ...]
+    reasons: Mapping[str, Reason]
+    vocabularies: Vocabularies
+    signature: Signature | None
+    windows: tuple[Window, ...]
+    folder: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        return [i.name for i in self.inputs]
+
+    @property
+    def tensors(self) -> Tensors | None:
+        if self.signature is None:
+            return None
+        return Tensors(self.signature, self.names, self.vocabularies)
+
+
+def bundle_parts(bundle: Bundle) -> Parts:
+    """The parts of a bundle, for a model that replaces its own."""
+    return Parts(
+        inputs=bundle.inputs,
+        views=bundle.views,
+        rules=bundle.rules,
+        reasons=bundle.reasons,
+        vocabularies=bundle.vocabularies,
+        signature=bundle.signature,
+        windows=bundle.windows,
+    )
+
+
+def folder_parts(folder: ModelFolder, vocabularies: Vocabularies) -> Parts:
+    """What a model folder declares, with these vocabularies."""
+    definition = folder.definition
+    read = {name for i in definition.inputs for name in (i.name, i.to)}  # `to`: a ratio's other one
+    return Parts(
+        inputs=definition.inputs,
+        views=tuple(
+            View(name=v.name, ttl_ms=v.ttl_ms, defaults=view_defaults([v]))
+            for v in folder.views
+            if read.intersection(v.feature_names)
+        ),
+        rules=folder.rules,
+        reasons=folder.reasons,
+        vocabularies=vocabularies,
+        signature=definition.signature,
+        windows=tuple(w for w in definition.windows if w.name in read),
+        folder=folder.digest,
+    )
