@@ -1,5 +1,7 @@
-"""The `mlplatform` command: one module for each group of commands, and how they speak in
-`terminal`.
+"""The `mlplatform` command: one module for each group of commands.
+
+Packages: `terminal`, how they speak; `documents`, what is rendered from code; `authoring`, folders
+of models; `first_hour`, a newcomer's commands.
 
 Imports every area below. `generate` is no command: it renders the files that other files say.
 """

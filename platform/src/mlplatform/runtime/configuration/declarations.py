@@ -59,10 +59,6 @@ class Setting:
     def field(self) -> str | None:
         return self.name.lower() if self.place == "" else self.place
 
-    @property
-    def names_a_secret(self) -> bool:
-        return self.type is kinds.SECRET_FILE
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
