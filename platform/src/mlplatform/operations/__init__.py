@@ -2,7 +2,7 @@
 machine, backups.
 
 Packages from the ground up: `prefect_client`, `compute`, `actions`, `prefect_server`, `supervisor`;
-`cluster`, `traffic` and `backup` stand by themselves. `wiring` is the composition root of flows, commands and
-the page. Imports every area below: `scoring`, `rollouts`, `learning`, `decisions`, `model` and
-`runtime`.
+`cluster`, `traffic` and `backup` stand by themselves. `wiring` is the composition root of flows,
+commands and the page. Imports every area below: `scoring`, `rollouts`, `learning`, `decisions`,
+`model` and `runtime`.
 """
