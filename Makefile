@@ -5,18 +5,18 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page bench-windows
+.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-client drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page bench-windows
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # The locks are complete, so pip need not resolve anything: --no-deps, every file checked by hash.
-.venv/.flows: requirements/flows.txt pyproject.toml
+.venv/.flows: requirements/flows.txt pyproject.toml clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
 	@test -x $(BIN)/python || { echo "set-up: making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "set-up: installing requirements/flows.txt (a few minutes the first time)"
 	@$(PIP) --require-hashes -r requirements/flows.txt
-	@$(PIP) --quiet --no-build-isolation -e .
+	@$(PIP) --quiet --no-build-isolation -e . -e clients/python
 	@touch $@
 
 .venv/.dev: requirements/dev.txt .venv/.flows
@@ -71,9 +71,9 @@ build/wheels/%/.done: requirements/%.txt .venv/.flows
 	@$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --only-binary :all: --require-hashes -r $(@D)/requirements.txt -d $(@D)
 	@touch $@
 
-wheels: build/wheels/serve/.done build/wheels/flows/.done ## what platform/images/*.Dockerfile copies: locked wheels and this package's
+wheels: build/wheels/serve/.done build/wheels/flows/.done ## what platform/images/*.Dockerfile copies: locked wheels, this package's and its client's
 	@rm -rf build/wheels/mlplatform
-	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation -w build/wheels/mlplatform .
+	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation -w build/wheels/mlplatform . ./clients/python
 
 images: .venv/.dev wheels ## all images with a Docker daemon (IMAGES_FLAGS="--base NAME", else on Debian's packages): size, contents; build/images.json
 	@$(BIN)/python platform/images/build.py $(IMAGES_FLAGS)
@@ -195,6 +195,9 @@ bench-images: .venv/.dev wheels ## the images' file systems without Docker: size
 
 drill-scoring: .venv/.dev ## a steady load while predictors, features, log, registry and gateways fail one by one (DRILL_FLAGS="--only log_full")
 	@$(RUN) tests.drills.scoring $(DRILL_FLAGS)
+
+drill-client: .venv/.dev ## the client library while those parts fail one by one: no wrong answer, every error typed; build/drills/client.json
+	@$(RUN) tests.drills.client $(DRILL_FLAGS)
 
 drill-disk: .venv/.dev ## a home on a tmpfs that fills up at ten moments (root; DRILL_FLAGS="--only idle,scoring"); build/drills/disk.json
 	@$(RUN) tests.drills.disk $(DRILL_FLAGS)

@@ -21,6 +21,7 @@ group_product() {
     in_time drill-restore 420 leg_tried drill-restore make drill-restore
     in_time drill-idempotency 120 leg_tried drill-idempotency make drill-idempotency DRILL_FLAGS="--count 20000"
     legs+=("drill-scoring left out: make test runs seven of its faults (tests/e2e/test_scoring_drill.py)")
+    legs+=("drill-client left out: make test runs four of its faults (tests/contract/scoring/test_client_library.py)")
     legs+=("bench-scoring left out: its figures need a quiet machine, and judge nothing")
     if [ "$(id -u)" -eq 0 ]; then
         in_time drill-disk 900 leg_told drill-disk 900 make drill-disk

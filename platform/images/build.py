@@ -145,7 +145,8 @@ def compared(tag: str, lock: str) -> list[str]:
     release, *lines = text.split()
     pairs = (line.split("==") for line in lines)
     held = {canonicalize_name(name): version for name, version in pairs}
-    held.pop("mlplatform", None)
+    for own in ("mlplatform", "mlplatform-client"):
+        held.pop(own, None)
     wanted = {}
     python = {"python_full_version": release, "python_version": release.rpartition(".")[0]}
     for requirement, _ in locked(lock):

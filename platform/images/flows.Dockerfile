@@ -17,7 +17,7 @@ COPY build/wheels/flows /build/wheels
 COPY build/wheels/mlplatform /build/mlplatform
 RUN ["python3", "-m", "venv", "--without-pip", "/opt/venv"]
 RUN ["python3", "-m", "pip", "--python", "/opt/venv/bin/python", "install", "--no-index", "--no-deps", "--no-cache-dir", "--compile", "--require-hashes", "--find-links", "/build/wheels", "--requirement", "/build/requirements.txt"]
-RUN ["python3", "-m", "pip", "--python", "/opt/venv/bin/python", "install", "--no-index", "--no-deps", "--no-cache-dir", "--compile", "--find-links", "/build/mlplatform", "mlplatform"]
+RUN ["python3", "-m", "pip", "--python", "/opt/venv/bin/python", "install", "--no-index", "--no-deps", "--no-cache-dir", "--compile", "--find-links", "/build/mlplatform", "mlplatform", "mlplatform-client"]
 RUN ["mkdir", "--mode", "0700", "/build/home"]
 
 FROM ${BASE_IMAGE}

@@ -108,7 +108,7 @@ def test_the_suites_of_ports_and_the_unit_tests_lie_in_folders_of_the_areas() ->
 
     assert flat == []
     assert contract <= {*AREAS}
-    assert unit <= {*AREAS, MODELS, "demo", "drills"}
+    assert unit <= {*AREAS, MODELS, "client", "demo", "drills"}
     assert {*AREAS} <= unit
 
 

@@ -89,6 +89,7 @@ def test_predictor_and_gateway_hold_nothing_that_is_not_on_a_requests_path() -> 
     assert not names & {"prefect", "mlflow", "evidently", "feast", "scikit-learn", "pandas"}
 
 
+OWN = {"mlplatform", "mlplatform_client"}
 GENERATORS = {"feast", "grafana_foundation_sdk", "grpc_tools", "hera"}
 """Of `make generate`, in role dev: nothing that ships imports a module that needs them."""
 
@@ -102,7 +103,7 @@ def imported() -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
-    return {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"mlplatform"}
+    return {name.split(".")[0] for name in found} - sys.stdlib_module_names - OWN
 
 
 def test_what_code_imports_is_asked_for_by_name() -> None:
@@ -172,6 +173,7 @@ for name in sorted(modules):
             ("mlplatform.observing.page.app", "mlplatform.operations.wiring", "uvicorn"),
         ),
         ("flows", (), ("mlplatform.observing.page.app", "mlplatform.operations.wiring", "uvicorn")),
+        ("flows", ("mlplatform-client",), ("mlplatform.commands",)),
     ],
 )
 def test_what_an_image_starts_imports_what_its_role_has(

@@ -21,7 +21,6 @@ from mlplatform.commands.terminal import exit_codes, output
 from mlplatform.commands.terminal.exit_codes import (
     exit_code,
     exit_code_of_class,
-    exit_code_of_status,
 )
 from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
@@ -125,20 +124,6 @@ def test_every_error_class_has_a_code_and_none_is_success() -> None:
         assert issubclass(kind, errors.PlatformError)
         assert code != 0
     assert exit_code_of_class("ValueError") == 1
-
-
-@pytest.mark.parametrize(
-    ("statuses", "code"),
-    [
-        ((200, 202), 0),
-        ((400, 404, 413, 415, 422), 2),
-        ((401, 403), 4),
-        ((409, 429, 502, 503, 504), 3),
-        ((500, 501), 1),
-    ],
-)
-def test_each_answer_of_the_gateway_has_its_exit_code(statuses: tuple[int, ...], code: int) -> None:
-    assert {exit_code_of_status(status) for status in statuses} == {code}
 
 
 @pytest.fixture

@@ -8,16 +8,15 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
-import httpx
 import msgspec
 import typer
 
-from mlplatform.commands.terminal.exit_codes import FAILED, exit_code, exit_code_of_status
+from mlplatform.commands.terminal.exit_codes import FAILED, exit_code
 from mlplatform.commands.terminal.explanations import explain_again, print_explanations
+from mlplatform.commands.terminal.gateway import gateway
 from mlplatform.commands.terminal.output import (
     OUT,
     AsJson,
-    print_error,
     print_fields,
     print_heading,
     print_json,
@@ -32,10 +31,9 @@ from mlplatform.decisions.records.record import trace_of
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.spill.reading import Pending
-from mlplatform.operations import wiring
 from mlplatform.runtime.configuration import settings
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Unavailable
+from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError
 from mlplatform.runtime.processes import remembered
 
 
@@ -198,21 +196,9 @@ def give_up(
 
 def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
     """The gateway's answer: it alone writes decisions, and so what takes them back."""
-    url = f"{given.gateway_url}/api/v1/models/{model}/voids"
-    try:
-        response = httpx.post(
-            url,
-            json={"decision_id": decision_id, "reason": reason},
-            headers={"Authorization": f"Bearer {wiring.api_key(given)}"},
-            timeout=10.0,
-        )
-        answer: dict[str, Any] = response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise Unavailable(f"the gateway at {given.gateway_url} does not answer") from error
-    if response.is_error:
-        print_error(PlatformError(f"the gateway: {answer.get('detail', response.status_code)}"))
-        raise typer.Exit(exit_code_of_status(response.status_code))
-    return answer
+    with gateway(given) as client:
+        receipt: dict[str, Any] = msgspec.to_builtins(client.void(model, decision_id, reason))
+    return receipt
 
 
 def _verified(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json as jsonlib
 from typing import Annotated
 
-import httpx
+import msgspec
 import typer
 
 from mlplatform.commands.arguments import Model
-from mlplatform.commands.terminal.exit_codes import exit_code_of_status
+from mlplatform.commands.terminal.gateway import gateway
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json
 from mlplatform.operations import wiring
-from mlplatform.runtime.errors import InputInvalid, Unavailable
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform_client import Answer
 
 SHOWN = 60
 
@@ -41,20 +42,25 @@ def score(
         raise InputInvalid(
             "the request", None, f"{shown!r} is no JSON; wanted: {wanted}"
         ) from error
-    headers = {
-        "Authorization": f"Bearer {wiring.api_key(settings)}",
-        "Content-Type": "application/json",
-    }
-    if key is not None:
-        headers["Idempotency-Key"] = key
-    url = f"{settings.gateway_url}/api/v1/models/{model}/score"
-    try:
-        response = httpx.post(url, content=request.encode(), headers=headers, timeout=10.0)
-        answer = response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise Unavailable(f"the gateway at {settings.gateway_url} does not answer") from error
+    with gateway(settings) as client:
+        answer = client.score(model, request.encode(), key=key)
     if json:
-        print_json(answer)
+        print_json(msgspec.to_builtins(answer))
     else:
-        print_fields(answer)
-    raise typer.Exit(exit_code_of_status(response.status_code))
+        print_fields(_fields(answer))
+
+
+def _fields(answer: Answer) -> dict[str, object]:
+    """What a person reads of a decision."""
+    version, degraded = answer.model, answer.degraded
+    return {
+        "decision": answer.decision,
+        "score": answer.score,
+        "reasons": ", ".join(reason.code for reason in answer.reasons) or answer.reasons_omitted,
+        "answered_by": answer.answered_by,
+        "model": None if version is None else f"version {version.version}, {version.bundle}",
+        "route": f"{answer.route.arm}, generation {answer.route.generation}",
+        "degraded": None if degraded is None else degraded.reason,
+        "replayed": answer.replayed,
+        "decision_id": answer.decision_id,
+    }

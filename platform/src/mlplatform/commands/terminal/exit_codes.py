@@ -18,11 +18,6 @@ EXIT_CODES: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.InputInvalid, USAGE),
     (errors.NotFound, USAGE),
 )
-BY_STATUS = {
-    **dict.fromkeys((401, 403), REFUSED),
-    **dict.fromkeys((408, 409, 425, 429, 502, 503, 504), UNAVAILABLE),
-}
-"""Of the gateway's answers; any other 4xx is USAGE, and any other error FAILED."""
 
 
 def exit_code(error: errors.PlatformError) -> int:
@@ -34,13 +29,6 @@ def exit_code_of_class(name: str) -> int:
     """Of an error of another process, which told its class's name alone."""
     known = (kind for kind in _classes(errors.PlatformError) if kind.__name__ == name)
     return next(map(_code, known), FAILED)
-
-
-def exit_code_of_status(status: int) -> int:
-    """Of an HTTP status; 0 where it is none of an error."""
-    if status < 400:
-        return 0
-    return BY_STATUS.get(status, USAGE if status < 500 else FAILED)
 
 
 def _code(kind: type[errors.PlatformError]) -> int:

@@ -1,0 +1,66 @@
+"""Asks the scoring API of mlplatform (v2): decisions, batches, later decisions, labels and voids.
+
+`Client` is for programs with threads, `AsyncClient` for asyncio. Both carry out the same calls
+(`calls`), read the same answers (`answers`) and follow the same steps (`steps`), which are pure.
+"""
+
+from mlplatform_client.answers import (
+    Answer,
+    BatchResult,
+    Degradation,
+    FeatureGaps,
+    LabelReceipt,
+    ModelVersion,
+    PendingDecision,
+    Reason,
+    Route,
+    VoidReceipt,
+)
+from mlplatform_client.async_client import AsyncClient
+from mlplatform_client.calls import Label, Terms
+from mlplatform_client.client import Client
+from mlplatform_client.errors import (
+    AnswerNotUnderstood,
+    CallFailed,
+    Conflict,
+    DeadlineExceeded,
+    InputRefused,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
+from mlplatform_client.sending import Settings
+from mlplatform_client.steps import Retries
+from mlplatform_client.version import __version__
+
+__all__ = [
+    "Answer",
+    "AnswerNotUnderstood",
+    "AsyncClient",
+    "BatchResult",
+    "CallFailed",
+    "Client",
+    "Conflict",
+    "DeadlineExceeded",
+    "Degradation",
+    "FeatureGaps",
+    "InputRefused",
+    "Label",
+    "LabelReceipt",
+    "ModelVersion",
+    "NotAllowed",
+    "NotAuthenticated",
+    "NotFound",
+    "Overloaded",
+    "PendingDecision",
+    "Reason",
+    "Retries",
+    "Route",
+    "Settings",
+    "Terms",
+    "Unavailable",
+    "VoidReceipt",
+    "__version__",
+]

@@ -1,0 +1,118 @@
+"""What the gateway answers: decisions, receipts of labels and voids.
+
+Fields that a later release of the API adds are left out of these types and do no harm. Words that
+it may add (who answers, which arm) are plain texts for the same reason.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mlplatform_client.errors import CallFailed
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """One thing that drove an alert: a code of the model's reasons.yaml, and its sentence."""
+
+    code: str
+    text: str
+
+
+class ModelVersion(msgspec.Struct, frozen=True):
+    """The version that decided, and the digest of its bundle."""
+
+    version: int
+    bundle: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """The arm of the request (`champion`, `challenger`), and the generation of the routes."""
+
+    arm: str
+    generation: int
+
+
+class Degradation(msgspec.Struct, frozen=True):
+    """What was missing, so that another than the assigned arm decided, or with less."""
+
+    reason: str
+
+
+class FeatureGaps(msgspec.Struct, frozen=True):
+    """Feature views without a valid row, by cause: `missing` may be ordinary, others are not."""
+
+    missing: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    unavailable: tuple[str, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision, which is on record.
+
+    Args:
+        decision_id: names it for labels and voids.
+        decision: an outcome of the model.
+        score: 0 to 1; None where no model gave one.
+        reasons: of an alert, strongest first.
+        reasons_omitted: why an alert comes without them.
+        answered_by: champion, challenger, previous, small_model, rules or default.
+        model: None where no version decided.
+        degraded: None where everything was there that the decision needs.
+        feature_gaps: None where every view had a valid row.
+        replayed: whether the key had this answer already.
+    """
+
+    decision_id: str
+    decision: str
+    score: float | None
+    reasons: tuple[Reason, ...]
+    reasons_omitted: str | None
+    answered_by: str
+    model: ModelVersion | None
+    route: Route
+    degraded: Degradation | None
+    feature_gaps: FeatureGaps | None
+    replayed: bool = False
+
+
+class PendingDecision(msgspec.Struct, frozen=True):
+    """A request that is on record and decided later, under this id."""
+
+    decision_id: str
+
+
+class BatchResult(msgspec.Struct, frozen=True):
+    """One item of a batch: an answer, or the error that kept it from one.
+
+    Args:
+        key: the item's idempotency key.
+    """
+
+    key: str
+    answer: Answer | None
+    error: CallFailed | None
+
+    def get(self) -> Answer:
+        """The answer.
+
+        Raises:
+            CallFailed: what kept the item from one.
+        """
+        if self.answer is None:
+            assert self.error is not None
+            raise self.error
+        return self.answer
+
+
+class LabelReceipt(msgspec.Struct, frozen=True):
+    """How many labels are new records, and how many were on record before."""
+
+    stored: int
+    repeated: int
+
+
+class VoidReceipt(msgspec.Struct, frozen=True):
+    """The decision is void; `repeated` where it was before."""
+
+    decision_id: str
+    repeated: bool

@@ -1,0 +1,47 @@
+"""How commands ask the gateway: as an application does, by the client library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import mlplatform_client as client_library
+from mlplatform.operations import wiring
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused, Unavailable
+from mlplatform_client import CallFailed, Client
+
+ASKED: Final = client_library.Settings(
+    deadline_s=10.0, retries=client_library.Retries(attempts=1, attempt_s=10.0)
+)
+"""Once: who types a command sees what went wrong, and types it again."""
+
+
+@contextmanager
+def gateway(settings: Settings) -> Iterator[Client]:
+    """A client of this installation's gateway, with its first API key.
+
+    Raises:
+        PlatformError: a call that failed within it, as the error of a command.
+    """
+    try:
+        with Client(settings.gateway_url, wiring.api_key(settings), ASKED) as client:
+            yield client
+    except CallFailed as failed:
+        raise error_of(failed, settings.gateway_url) from failed
+
+
+def error_of(failed: CallFailed, url: str) -> PlatformError:
+    """The error of a command, by which the shell sees its exit code."""
+    match failed:
+        case client_library.NotAuthenticated() | client_library.NotAllowed():
+            return Refused(f"the gateway at {url}: {failed}")
+        case client_library.InputRefused():
+            return InputInvalid(f"the gateway at {url}", None, str(failed))
+        case client_library.Conflict() if failed.problem == "idempotency-key-reused":
+            return InputInvalid(f"the gateway at {url}", None, str(failed))
+        case client_library.AnswerNotUnderstood() | client_library.Unavailable(status=500 | 501):
+            return PlatformError(f"the gateway at {url}: {failed}")
+        case _:
+            return Unavailable(f"the gateway at {url}: {failed}")

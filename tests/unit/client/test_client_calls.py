@@ -1,0 +1,309 @@
+"""The client library's requests and answers: what is sent, what is read, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlplatform_client import (
+    Answer,
+    AnswerNotUnderstood,
+    CallFailed,
+    Conflict,
+    InputRefused,
+    Label,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    Overloaded,
+    Terms,
+    Unavailable,
+    calls,
+)
+from mlplatform_client.exchange import Call, Continuation, Reply, Result
+from mlplatform_client.reading import error_of, may_repeat, retry_after_s
+
+ID = "01a21cf9d917db1571637d8a38468b8bb36e16c278"
+KEY = "payment-1"
+PAYMENT = {"customer_id": 7, "amount": 31.5, "event_time": 1_700_000_000_000}
+LABEL = Label(label=1, decision_id=ID)
+JSON = {"content-type": "application/json"}
+ANSWER: dict[str, Any] = {
+    "decision_id": ID,
+    "decision": "review",
+    "score": 0.62,
+    "reasons": [{"code": "AMOUNT", "text": "The amount is high"}],
+    "reasons_omitted": None,
+    "answered_by": "champion",
+    "model": {"version": 3, "bundle": "2ae0"},
+    "route": {"arm": "champion", "generation": 9},
+    "degraded": None,
+    "feature_gaps": {"missing": ["customer_30d"]},
+}
+
+
+def reply(body: Any, status: int = 200, **headers: str) -> Reply:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Reply(status, JSON | {k.replace("_", "-"): v for k, v in headers.items()}, content)
+
+
+def problem(status: int, name: str, **fields: str) -> dict[str, Any]:
+    kind = f"urn:mlplatform:problem:{name}"
+    return {"type": kind, "title": "", "status": status, "detail": "it is so", **fields}
+
+
+def refusal(status: int, name: str, **fields: str) -> Reply:
+    kind = {"content-type": "application/problem+json"}
+    return Reply(status, kind, json.dumps(problem(status, name, **fields)).encode())
+
+
+def test_a_score_is_asked_with_its_key_and_its_terms() -> None:
+    terms = Terms(within_ms=80, priority="background", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    call = calls.score("fraud", PAYMENT, KEY, terms)
+    assert (call.method, call.path) == ("POST", "/api/v2/models/fraud/score")
+    assert dict(call.headers) == {
+        "content-type": "application/json",
+        "idempotency-key": KEY,
+        "x-request-timeout-ms": "80",
+        "x-priority": "background",
+        "traceparent": terms.traceparent,
+    }
+    assert json.loads(call.body or b"") == PAYMENT
+
+
+def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
+    now = datetime(2026, 5, 23, 11, 11, 27, tzinfo=UTC)
+    call = calls.score("fraud", {"amount": Decimal("31.50"), "event_time": now}, KEY)
+    assert call.body == b'{"amount":31.50,"event_time":"2026-05-23T11:11:27Z"}'
+    assert calls.score("fraud", b'{"amount": 1}', KEY).body == b'{"amount": 1}'
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "said"),
+    [
+        (lambda: calls.score("../x", PAYMENT, KEY), "model", "'../x'; wanted: the name of"),
+        (lambda: calls.score("fraud", PAYMENT, "a b"), "key", "'a b'; wanted: 1 to 255"),
+        (lambda: calls.score("fraud", PAYMENT, "a\r\nx: y"), "key", "wanted: 1 to 255"),
+        (lambda: calls.score("fraud", {"amount": math.nan}, KEY), "amount", "nan; wanted: a"),
+        (lambda: calls.score("fraud", {"amount": Decimal("Infinity")}, KEY), "amount", "finite"),
+        (
+            lambda: calls.score("fraud", {"event_time": datetime(2026, 1, 1)}, KEY),  # noqa: DTZ001
+            "event_time",
+            "a datetime with a time zone",
+        ),
+        (lambda: calls.score("fraud", {"amount": object()}, KEY), "request", "values that JSON"),
+        (lambda: calls.score("fraud", PAYMENT, KEY, Terms(within_ms=4)), "within_ms", "5 to 10000"),
+        (
+            lambda: calls.score("fraud", PAYMENT, KEY, Terms(traceparent="x\r\ny: z")),
+            "traceparent",
+            "W3C",
+        ),
+        (lambda: calls.score_later("fraud", PAYMENT, KEY, Terms(within_ms=9)), "within_ms", "late"),
+        (lambda: calls.decision("../../models"), "decision_id", "an id as an answer told it"),
+        (lambda: calls.score_batch("fraud", [], []), "requests", "0 items"),
+        (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY]), "keys", "one for each of 2"),
+        (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY] * 2), "keys", "one key twice"),
+        (
+            lambda: calls.score_batch("fraud", [{"idempotency_key": "x"}], [KEY]),
+            "idempotency_key",
+            "the key in `keys`",
+        ),
+        (lambda: calls.labels("fraud", [Label(label=1)]), "labels[0]", "either decision_id or"),
+        (lambda: calls.labels("fraud", []), "labels", "0 items"),
+    ],
+)  # fmt: skip
+def test_what_can_never_be_right_is_refused_before_it_is_sent(
+    make: Callable[[], object], field: str, said: str
+) -> None:
+    with pytest.raises(InputRefused) as refused:
+        make()
+    assert refused.value.field == field
+    assert said in str(refused.value)
+    assert str(refused.value).endswith("Nothing was sent.")
+
+
+def test_an_answer_is_read_with_what_it_says() -> None:
+    read = calls.score("fraud", PAYMENT, KEY).read(reply(ANSWER, idempotency_replayed="true"))
+    assert isinstance(read, Result)
+    answer = read.value
+    assert (answer.decision, answer.score, answer.replayed) == ("review", 0.62, True)
+    assert (answer.model and answer.model.version, answer.route.generation) == (3, 9)
+    assert answer.feature_gaps is not None
+    assert answer.feature_gaps.missing == ("customer_30d",)
+
+
+def test_what_a_later_release_adds_does_no_harm() -> None:
+    later = {**ANSWER, "answered_by": "committee", "sum": 1, "route": {**ANSWER["route"], "x": 1}}
+    read = calls.score("fraud", PAYMENT, KEY).read(reply(later))
+    assert isinstance(read, Result)
+    assert read.value.answered_by == "committee"
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        reply(b"<html>"),
+        reply(b""),
+        reply(b"[" * 100_000),
+        reply(b'"\xff"'),
+        reply({**ANSWER, "score": "0.62"}),
+        reply({k: v for k, v in ANSWER.items() if k != "decision"}),
+        reply(ANSWER, 202),
+        reply(b"", 204),
+        Reply(200, {"content-type": "text/html"}, json.dumps(ANSWER).encode()),
+        Reply(200, JSON | {"content-encoding": "gzip"}, json.dumps(ANSWER).encode()),
+        Reply(200, {}, json.dumps(ANSWER).encode()),
+    ],
+)
+def test_what_is_no_answer_is_never_taken_for_one(strange: Reply) -> None:
+    with pytest.raises(AnswerNotUnderstood) as found:
+        calls.score("fraud", PAYMENT, KEY).read(strange)
+    assert (found.value.status, found.value.key) == (strange.status, KEY)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_another_error(body: bytes) -> None:
+    for call in (
+        calls.score("fraud", PAYMENT, KEY),
+        calls.score_batch("fraud", [PAYMENT], [KEY]),
+        calls.labels("fraud", [LABEL]),
+        calls.void("fraud", ID, "a test"),
+        calls.waiting(ID),
+    ):
+        with pytest.raises(AnswerNotUnderstood):
+            call.read(reply(body))  # type: ignore[attr-defined]
+        assert isinstance(error_of("x", None, Reply(503, {}, body), 0.0), Unavailable)
+
+
+def test_an_answer_about_something_else_is_not_understood() -> None:
+    other = {**ANSWER, "decision_id": "f" * 42}
+    for call, body, status in (
+        (calls.waiting(ID), other, 200),
+        (calls.decision(ID), {"decision_id": "f" * 42, "status": "pending"}, 202),
+        (calls.void("fraud", ID, "x"), {"decision_id": "f" * 42, "repeated": False}, 200),
+        (calls.labels("fraud", [LABEL]), {"stored": 0, "repeated": 0}, 200),
+        (calls.score_batch("fraud", [PAYMENT], [KEY]), {"results": []}, 200),
+        (calls.score_batch("fraud", [PAYMENT], [KEY]), {"results": [{}]}, 200),
+        (calls.score_later("fraud", PAYMENT, KEY), {"decision_id": "../../x"}, 202),
+    ):
+        with pytest.raises(AnswerNotUnderstood):
+            call.read(reply(body, status))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "kind", "repeats", "repeats_if_not_taken"),
+    [
+        (400, "malformed-json", InputRefused, False, False),
+        (401, "unauthenticated", NotAuthenticated, False, False),
+        (403, "forbidden", NotAllowed, False, False),
+        (404, "unknown-model", NotFound, False, False),
+        (408, "slow-request", Unavailable, True, True),
+        (409, "in-flight", Conflict, True, False),
+        (413, "too-large", InputRefused, False, False),
+        (422, "invalid-field", InputRefused, False, False),
+        (422, "unknown-decision", NotFound, False, False),
+        (422, "idempotency-key-reused", Conflict, False, False),
+        (429, "client-rate", Overloaded, True, True),
+        (500, "internal", Unavailable, False, False),
+        (503, "log-unavailable", Unavailable, True, False),
+        (503, "overloaded", Overloaded, True, True),
+        (503, "no-champion", Unavailable, True, False),
+    ],
+)
+def test_each_refusal_has_its_type_and_says_whether_it_is_asked_again(
+    status: int, name: str, kind: type[CallFailed], repeats: bool, repeats_if_not_taken: bool
+) -> None:
+    error = error_of("score fraud", KEY, refusal(status, name, field="amount"), 0.0)
+    assert type(error) is kind
+    assert (error.status, error.problem, error.field) == (status, name, "amount")
+    assert may_repeat(error, is_repeatable=True) is repeats
+    assert may_repeat(error, is_repeatable=False) is repeats_if_not_taken
+    assert f"score fraud: amount: it is so ({status} {name})" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (302, AnswerNotUnderstood),
+        (401, NotAuthenticated),
+        (404, AnswerNotUnderstood),
+        (409, AnswerNotUnderstood),
+        (418, AnswerNotUnderstood),
+        (502, Unavailable),
+        (504, Unavailable),
+    ],
+)
+def test_a_page_of_something_else_is_no_problem_of_the_gateway(
+    status: int, kind: type[CallFailed]
+) -> None:
+    page = Reply(status, {"content-type": "text/html"}, b"<html>")
+    assert type(error_of("score fraud", KEY, page, 0.0)) is kind
+    assert type(error_of("score fraud", KEY, refusal(422, "x"), 0.0)) is InputRefused
+
+
+def test_a_text_of_the_gateway_steers_no_terminal() -> None:
+    said = json.dumps({**problem(422, "x"), "detail": "\x1b[2J" + "a" * 9000}).encode()
+    found = error_of("x", None, Reply(422, {"content-type": "application/problem+json"}, said), 0.0)
+    assert "\x1b" not in str(found)
+    assert len(str(found)) < 800
+
+
+def test_an_error_survives_another_process() -> None:
+    error = error_of("score fraud", KEY, refusal(422, "invalid-field", field="amount"), 0.0)
+    again = pickle.loads(pickle.dumps(error.after(2)))
+    assert (type(again), str(again), again.attempts) == (InputRefused, str(error.after(2)), 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("3", 3.0),
+        (" 0 ", 0.0),
+        ("-1", None),
+        ("soon", None),
+        ("9" * 40, None),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
+        ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0),
+    ],
+)
+def test_a_retry_after_is_read_in_both_forms(header: str | None, seconds: float | None) -> None:
+    assert retry_after_s(header, 60.0) == seconds
+
+
+def test_only_what_may_still_be_answered_of_a_batch_is_asked_again() -> None:
+    keys = ["a", "b", "c", "d"]
+    call: Call[Any] = calls.score_batch("fraud", [{"n": n} for n in range(4)], keys)
+    results = [
+        {"answer": {**ANSWER, "decision": "first"}, "replayed": True},
+        {"problem": problem(503, "log-unavailable")},
+        {"problem": problem(422, "invalid-field")},
+        {"problem": problem(409, "in-flight")},
+    ]
+    read = call.read(reply({"results": results}))
+    assert isinstance(read, Continuation)
+    assert json.loads(read.call.body or b"") == {
+        "requests": [{"n": 1, "idempotency_key": "b"}, {"n": 3, "idempotency_key": "d"}]
+    }
+    assert read.call.partial is not None
+    assert [type(r.error) for r in read.call.partial] == [
+        type(None), Unavailable, InputRefused, Conflict,
+    ]  # fmt: skip
+    again = [{"answer": {**ANSWER, "decision": "second"}}, {"answer": {**ANSWER}}]
+    end = read.call.read(reply({"results": again}))
+    assert isinstance(end, Result)
+    decisions = [r.answer.decision if r.answer else "none" for r in end.value]
+    assert decisions == ["first", "second", "none", "review"]
+    assert [r.key for r in end.value] == keys
+    with pytest.raises(InputRefused, match=r"requests\[2\]"):
+        end.value[2].get()
+    assert isinstance(end.value[0].get(), Answer)
