@@ -1,6 +1,8 @@
 """Plays recorded transactions through the scoring API in event-time order, and their labels later.
 
-Every transaction id is an idempotency key, so that anything unanswered is simply sent again.
+Every transaction id is an idempotency key, so that anything unanswered is simply sent again. Labels
+go through the client library. Requests and answers of payments are the library's too, and sent by
+aiohttp: a demo plays 1,300 a second beside the platform on its two cores.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from http import HTTPStatus
+from typing import TypeVar
 
 import aiohttp
-import msgspec
 import numpy as np
 import pyarrow as pa
 
+import mlplatform_client as client_library
 from demo.source import event_ms
 from mlplatform.runtime.errors import InputInvalid, Unavailable
+from mlplatform_client import Answer, AsyncClient, CallFailed, Label, Retries, calls
+from mlplatform_client.exchange import Call, Reply, Result
+from mlplatform_client.reading import error_of, may_repeat
 
 DAY_MS = 86_400_000
 WORKERS = 24
@@ -25,25 +30,7 @@ LABELS_A_POST = 500
 GIVE_UP_S = 120.0
 RETRY_PAUSE_S = 0.1
 TIMEOUT = aiohttp.ClientTimeout(total=10.0)
-AGAIN = frozenset(
-    {
-        HTTPStatus.CONFLICT,
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.BAD_GATEWAY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        HTTPStatus.GATEWAY_TIMEOUT,
-    }
-)
-
-
-class Answer(msgspec.Struct):
-    """What the demo reads of an answer; the rest of it is the application's business."""
-
-    decision: str
-    decision_id: str
-    model_version: int | None
-    route: str | None
-    degraded: bool
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -59,8 +46,8 @@ class Counts:
 
     def add(self, answer: Answer) -> None:
         self.answers += 1
-        self.degraded += answer.degraded
-        route = answer.route or "none"
+        self.degraded += answer.degraded is not None
+        route = answer.route.arm
         self.by_route[route] = self.by_route.get(route, 0) + 1
 
 
@@ -83,9 +70,18 @@ class Recording:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def body(self, row: int) -> bytes:
+    def request(self, row: int) -> dict[str, object]:
+        """The fields of one request, by name."""
         values = {name: column[row] for name, column in self._fields.items()}
-        return msgspec.json.encode({**values, "event_time": int(self.event_ms[row])})
+        return {**values, "event_time": int(self.event_ms[row])}
+
+    def label(self, row: int) -> Label:
+        """How one transaction turned out, and when that became known."""
+        return Label(
+            label=int(self.labels[row]),
+            idempotency_key=self.keys[row],
+            event_time=int(self.label_ms[row]),
+        )
 
     def first_row_at(self, event_ms: int) -> int:
         """Index of the first transaction at or after an event time."""
@@ -104,9 +100,11 @@ class Player:
         self.position = 0
         self.labelled = 0
         self.stopping = False
-        self._url = f"{url}/api/v1/models/{model}"
-        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
-        self._decoder = msgspec.json.Decoder(Answer)
+        self._url = url
+        self._model = model
+        self._headers = {"Authorization": f"Bearer {api_key}"}
+        settings = client_library.Settings(retries=Retries(attempt_s=10.0), on_retry=self._retried)
+        self._client = AsyncClient(url, api_key, settings)
         self._session: aiohttp.ClientSession | None = None
         self._done: set[int] = set()
 
@@ -118,6 +116,7 @@ class Player:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
         if self._session is not None:
             await self._session.close()
 
@@ -157,16 +156,7 @@ class Player:
             batch = self._due_labels(until_ms)
             if len(batch) == 0:
                 return
-            labels = [
-                {
-                    "idempotency_key": self.recording.keys[row],
-                    "label": int(self.recording.labels[row]),
-                    "event_time": int(self.recording.label_ms[row]),
-                }
-                for row in batch
-            ]
-            body = msgspec.json.encode({"labels": labels})
-            await self._post("/labels", body, {}, alive)
+            await self._label([self.recording.label(row) for row in batch], alive)
             self.labelled += len(batch)
             self.counts.labels += len(batch)
 
@@ -185,9 +175,8 @@ class Player:
             if (early_s := due_at(row) - time.monotonic()) > 0:
                 await asyncio.sleep(early_s)
             self.counts.requests += 1
-            key = {"Idempotency-Key": self.recording.keys[row]}
-            answer = await self._post("/score", self.recording.body(row), key, alive)
-            self.counts.add(self._decoder.decode(answer))
+            request, key = self.recording.request(row), self.recording.keys[row]
+            self.counts.add(await self._carry_out(calls.score(self._model, request, key), alive))
             self._finish(row)
 
     def _finish(self, row: int) -> None:
@@ -196,30 +185,65 @@ class Player:
             self._done.remove(self.position)
             self.position += 1
 
-    async def _post(
-        self, path: str, body: bytes, headers: dict[str, str], alive: Callable[[], bool]
-    ) -> bytes:
+    async def _label(self, labels: list[Label], alive: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + GIVE_UP_S
+        while True:
+            try:
+                await self._client.label(self._model, labels)
+            except (
+                client_library.Overloaded,
+                client_library.Unavailable,
+                client_library.DeadlineExceeded,
+            ) as error:
+                if not alive() or time.monotonic() > give_up_at:
+                    raise Unavailable(f"the gateway at {self._url}: {error}") from error
+            except CallFailed as error:
+                raise InputInvalid(f"the gateway at {self._url}", None, str(error)) from error
+            else:
+                return
+
+    def _retried(self, error: CallFailed, pause_s: float) -> None:
+        self.counts.retries += 1
+
+    async def _carry_out(self, call: Call[T], alive: Callable[[], bool]) -> T:
         if self._session is None:
             raise RuntimeError("the player is used inside `async with`")
         give_up_at = time.monotonic() + GIVE_UP_S
         while True:
-            problem = "no answer"
             try:
-                async with self._session.post(
-                    self._url + path, data=body, headers=headers
+                async with self._session.request(
+                    call.method, self._url + call.path, data=call.body, headers=call.headers
                 ) as response:
-                    content = await response.read()
-                    if response.status < HTTPStatus.BAD_REQUEST:
-                        return content
-                    if response.status not in AGAIN:
-                        raise InputInvalid(path, None, f"{response.status}: {content!r}")
-                    problem = f"{response.status}: {content!r}"
+                    reply = Reply(response.status, response.headers, await response.read())
+                found = _read(call, reply)
+                if isinstance(found, Result):
+                    return found.value
+                problem = str(found)
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = repr(error)
             if not alive() or time.monotonic() > give_up_at:
-                raise Unavailable(f"the gateway at {self._url}{path}: {problem}")
+                raise Unavailable(f"the gateway at {self._url}{call.path}: {problem}")
             self.counts.retries += 1
             await asyncio.sleep(RETRY_PAUSE_S)
+
+
+def _read(call: Call[T], reply: Reply) -> Result[T] | CallFailed:
+    """What a reply means; an error is one after which the same request may be answered.
+
+    Raises:
+        InputInvalid: the gateway refuses the request.
+    """
+    try:
+        if reply.status < 400:
+            found = call.read(reply)
+            assert isinstance(found, Result)
+            return found
+        refusal = error_of(call.name, call.key, reply, time.time())
+        if not may_repeat(refusal, is_repeatable=call.is_repeatable):
+            raise refusal
+    except CallFailed as error:
+        raise InputInvalid(call.path, None, str(error)) from error
+    return refusal
 
 
 async def _all(*work: Awaitable[None]) -> None:

@@ -15,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pytest
 import typer
 from tests.drills.scoring_faults import DRILLS, OneGateway
 from typer.testing import CliRunner
 
+from demo.traffic import Player, Recording
 from mlplatform.commands import score
 from mlplatform.operations import wiring
 from mlplatform.runtime.errors import InputInvalid
@@ -28,7 +30,6 @@ from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from mlplatform_client import (
     AsyncClient,
-    CallFailed,
     Client,
     Conflict,
     InputRefused,
@@ -202,6 +203,36 @@ def test_the_command_asks_by_it(world: OneGateway) -> None:
         wiring.settings.cache_clear()
 
 
+async def test_the_demo_plays_by_it(world: OneGateway) -> None:
+    now_s = int(time.time())
+    times = pa.array([now_s * 1_000_000] * 30, pa.timestamp("us", "UTC"))
+    table = pa.table(
+        {
+            "request_id": [f"played-{n}" for n in range(30)],
+            "event_time": times,
+            "customer_id": list(range(30)),
+            "terminal_id": [3] * 30,
+            "amount": [float(n) for n in range(30)],
+            "label": [n % 2 for n in range(30)],
+            "label_time": times,
+        }
+    )
+    recording = Recording(table, ("customer_id", "terminal_id", "amount"))
+    async with Player(recording, world.url, MODEL, api_key(world).strip()) as player:
+        await player.play(30, 1000.0, lambda: True)
+        await player.send_labels(now_s * 1000, lambda: True)
+    counts = player.counts
+    assert (counts.requests, counts.answers, counts.labels) == (30, 30, 30)
+    assert sum(counts.by_route.values()) == 30
+    assert len(decided(world, recording.keys)) == 30
+
+
+def decided(world: OneGateway, keys: Collection[str]) -> list[dict[str, Any]]:
+    """Records of the decisions that were asked for by these keys."""
+    rows = world.records("decision")
+    return [row for row in rows if row["payload"].get("idempotency_key") in keys]
+
+
 def test_the_example_runs(world: OneGateway) -> None:
     command = [sys.executable, str(EXAMPLE), world.url, str(world.home.api_key)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -219,17 +250,11 @@ def test_no_fault_on_the_way_makes_a_wrong_answer(world: OneGateway) -> None:
     assert way.met.keys() == set(FAULTS)
     assert wrong(world, sent, found) == []
     seen = kinds(found)
-    assert seen.keys() <= {"Answer", "AnswerNotUnderstood", "Unavailable", "Overloaded", "Conflict"}
+    assert seen["AnswerNotUnderstood"] > 0
     assert seen["Answer"] > PAYMENTS / 3
     again = asked_again(world, sent, found)
     assert wrong(world, sent, again) == []
     assert kinds(again) == {"Answer": PAYMENTS}
-
-
-def decided(world: OneGateway, keys: Collection[str]) -> list[dict[str, Any]]:
-    """Records of the decisions that were asked for by these keys."""
-    rows = world.records("decision")
-    return [row for row in rows if row["payload"].get("idempotency_key") in keys]
 
 
 def test_a_gateway_that_is_killed_and_started_again_leaves_no_payment_without_an_answer(
@@ -239,11 +264,7 @@ def test_a_gateway_that_is_killed_and_started_again_leaves_no_payment_without_an
     patient = Settings(deadline_s=20.0, retries=Retries(attempts=1000, longest_s=0.2))
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(asked, world.url, api_key(world), sent, patient)
-        wait_for(
-            lambda: any(
-                r["payload"].get("idempotency_key") in sent for r in world.records("decision")
-            )
-        )
+        wait_for(lambda: decided(world, sent.keys()))
         world.kill_gateway()
         world.start_gateway()
         found = asking.result()
@@ -252,16 +273,16 @@ def test_a_gateway_that_is_killed_and_started_again_leaves_no_payment_without_an
 
 
 @pytest.mark.parametrize(
-    ("fault", "errors"),
+    ("fault", "refuses"),
     [
-        ("features_gone", set()),
-        ("log_full", {"Unavailable", "DeadlineExceeded"}),
-        ("log_held", {"Unavailable", "DeadlineExceeded"}),
-        ("predictors_frozen", set()),
+        ("features_gone", False),
+        ("log_full", True),
+        ("log_held", True),
+        ("predictors_frozen", False),
     ],
 )
 def test_a_part_that_fails_makes_no_wrong_answer(
-    world: OneGateway, fault: str, errors: set[str]
+    world: OneGateway, fault: str, refuses: bool
 ) -> None:
     sent = payments(fault, 60)
     brief = Settings(deadline_s=0.8, retries=Retries(attempt_s=0.4))
@@ -269,9 +290,8 @@ def test_a_part_that_fails_makes_no_wrong_answer(
         found = asked(world.url, api_key(world), sent, brief)
     assert wrong(world, sent, found) == []
     seen = kinds(found)
-    assert seen.keys() <= {"Answer", *errors}
-    if errors:
-        assert any(isinstance(r, CallFailed) for r in found.values())
+    assert seen.keys() <= {"Answer", "Unavailable", "DeadlineExceeded"}
+    assert seen["Answer" if not refuses else "Unavailable"] > 0
     again = asked_again(world, sent, found)
     assert wrong(world, sent, again) == []
     assert kinds(again) == {"Answer": 60}
