@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.routes import Arm
-from mlplatform.operations.actions import last_results, rollouts
+from mlplatform.operations.actions import last_results, rollouts, tenures
 from mlplatform.operations.actions.last_results import Check, Moved
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
 from mlplatform.rollouts.drift.plan import Observation
@@ -76,6 +76,8 @@ def _keep_measured(platform: Platform, model: str, seen: Observation) -> None:
     performance = str(seen.performance.health).lower()
     seen_last = Check(at_ms, verdict, inputs, outcomes, since_ms, performance)
     last_results.keep(folder, model, seen_last)
+    if seen.tenure is not None:
+        tenures.keep(folder, model, seen.tenure)
 
 
 def _check_before(folder: Path, model: str) -> Check | None:

@@ -13,10 +13,11 @@ from mlplatform.model.rhythm import Rhythm
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.incidents import FAULT, Incident
 from mlplatform.rollouts.drift.matured import read_matured
-from mlplatform.rollouts.drift.performance import PerformanceVerdict, performance_verdict
+from mlplatform.rollouts.drift.performance import MaturedDays, performance_verdict
 from mlplatform.rollouts.drift.plan import IncidentStatus, Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.retrain import Matured, matured_since
+from mlplatform.rollouts.drift.tenure import matured_tenure
 from mlplatform.rollouts.drift.verdict import (
     Band,
     Window,
@@ -84,26 +85,29 @@ def observe(
             window_verdict(champion.profile, seen, policy, champion.band, champion.rhythms)
         )
         windows.append(sampled(seen, SAMPLE_ROWS))
+    matured = _matured_days(definition, ports, champion, now_ms)
     return Observation(
         champion=tenure.version,
         now_ms=now_ms,
         windows=tuple(windows),
         verdicts=tuple(verdicts),
         verdict=drift_verdict(verdicts, policy),
-        performance=_performance(definition, ports, champion, now_ms),
+        performance=performance_verdict(matured, policy),
+        tenure=matured_tenure(
+            matured, version=tenure.version, since_ms=tenure.since_ms, now_ms=now_ms
+        ),
     )
 
 
-def _performance(
+def _matured_days(
     definition: ModelDefinition, ports: DriftPorts, champion: Champion, now_ms: int
-) -> PerformanceVerdict:
+) -> MaturedDays:
     segments = {segment.input for segment in definition.drift.segments}
     words = champion.vocabularies
     plan = drift_plan(definition, ports.views, champion.inputs, segments, words)
     faults = [i for i in ports.incidents.list(definition.name) if i.found.kind == FAULT]
     faulty = [(i.found.changed_ms, _ended_ms(i, now_ms)) for i in faults]
-    days = read_matured(ports.log, definition, plan, champion.tenure, now_ms, faulty)
-    return performance_verdict(days, definition.drift)
+    return read_matured(ports.log, definition, plan, champion.tenure, now_ms, faulty)
 
 
 def _ended_ms(fault: Incident, now_ms: int) -> int:

@@ -20,6 +20,7 @@ from mlplatform.rollouts.drift.retrain import (
     Wait,
     retrain_when,
 )
+from mlplatform.rollouts.drift.tenure import MaturedTenure
 from mlplatform.rollouts.drift.verdict import Drifted, DriftVerdict, Window, WindowVerdict
 from mlplatform.rollouts.journal.state import Phase
 
@@ -33,6 +34,7 @@ class Observation:
     Args:
         windows: a sample of each, for reports.
         performance: by the labels that have matured under the champion.
+        tenure: what they say of all its days.
     """
 
     champion: int
@@ -41,6 +43,7 @@ class Observation:
     verdicts: tuple[WindowVerdict, ...]
     verdict: DriftVerdict
     performance: PerformanceVerdict = NOT_JUDGED
+    tenure: MaturedTenure | None = None
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -1,0 +1,155 @@
+"""How well has a version done since it became champion? By matured labels, with bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlplatform.rollouts.drift.performance import (
+    CALIBRATION,
+    LEAST_REFERENCE_DAYS,
+    MOST_REFERENCE_DAYS,
+    Counted,
+    MaturedDays,
+)
+from mlplatform.rollouts.verdicts.statistics import (
+    Clusters,
+    ClusterSums,
+    Counts,
+    sequence_width,
+    share_difference,
+)
+
+ERROR_SHARE = 0.05
+"""Chance that an interval is ever wrong, at any look, half of it on either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaturedMetric:
+    """One metric over a stretch of days.
+
+    Args:
+        hits: of recall, positives among the highest scores; of precision, positives among these.
+        base: what hits are a share of; of calibration, the sum of the scores.
+        value: a share, 0 to 1; of calibration, positives over those that the scores expect. None
+            where nothing was counted, and then `low` and `high` too.
+    """
+
+    name: str
+    hits: int
+    base: float
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MaturedStretch:
+    """Days of a champion, in event time.
+
+    Args:
+        days: that were counted; others between have no label, or a fault in their data.
+        hidden: declined without a label: what they were, nobody can know.
+    """
+
+    from_ms: int
+    to_ms: int
+    days: int
+    payments: int
+    hidden: int
+    metrics: tuple[MaturedMetric, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MaturedTenure:
+    """What has matured of a champion: its first days, and its last ones where there are more.
+
+    Args:
+        since_ms: event time of its promotion. seen_ms: event time of the check.
+        gaps: why days are missing, or are not known to have all of their labels.
+    """
+
+    version: int
+    since_ms: int
+    seen_ms: int
+    stretches: tuple[MaturedStretch, ...]
+    gaps: tuple[str, ...]
+
+
+def matured_tenure(seen: MaturedDays, *, version: int, since_ms: int, now_ms: int) -> MaturedTenure:
+    """Both stretches of the matured days that a drift check has read."""
+    first, last = seen.days[:MOST_REFERENCE_DAYS], seen.days[MOST_REFERENCE_DAYS:]
+    stretches = tuple(
+        MaturedStretch(
+            from_ms=days[0].start_ms,
+            to_ms=days[-1].start_ms + 86_400_000,
+            days=len(days),
+            payments=sum(day.payments for day in days),
+            hidden=sum(day.hidden for day in days),
+            metrics=tuple(
+                matured_metric(name, [day.metrics[name] for day in days])
+                for name in days[0].metrics
+            ),
+        )
+        for days in (first, last)
+        if days
+    )
+    return MaturedTenure(version, since_ms, now_ms, stretches, seen.gaps)
+
+
+def matured_metric(name: str, days: Sequence[Counted]) -> MaturedMetric:
+    """The metric of some days, with an interval that holds at every look.
+
+    Hits of one customer count as one event as far as they come together, and so do those of one
+    day, from seven days on: of fewer nobody can tell how much days differ.
+
+    Source: as `rollouts.verdicts.statistics`.
+    """
+    hits, base = sum(int(day.hits.sum()) for day in days), sum(day.base for day in days)
+    if not base:
+        return MaturedMetric(name, hits, base, None, None, None)
+    if name == CALIBRATION:
+        low, high = _ratio_bounds(days, hits, base)
+    else:
+        low, high = _share_bounds(days)
+    return MaturedMetric(name, hits, base, hits / base, low, high)
+
+
+def _share_bounds(days: Sequence[Counted]) -> tuple[float, float]:
+    views = [_one_arm(*view) for view in _views(days)]
+    half = ERROR_SHARE / 2
+    found = share_difference(views, stop_error=half, pass_error=half, ratio=0.0)
+    return max(found.pass_low, 0.0), min(found.pass_high, 1.0)
+
+
+def _ratio_bounds(days: Sequence[Counted], hits: int, base: float) -> tuple[float, float]:
+    """Of positives over those expected: the trials are the positives alone."""
+    size = 1.0
+    if hits:
+        (of_customers, _), *_ = _views(days)
+        size = max(size, float((of_customers**2).sum()) / hits)
+        if len(days) >= LEAST_REFERENCE_DAYS:
+            off = [float(day.hits.sum()) - hits * day.base / base for day in days]
+            size = max(size, sum(x * x for x in off) / hits)
+    width = size * sequence_width(hits / size, error_share=ERROR_SHARE / 2)
+    return max(hits - width, 0.0) / base, (hits + width) / base
+
+
+def _views(days: Sequence[Counted]) -> list[tuple[Counts, Counts]]:
+    """Hits and trials by customer, and by day."""
+    hits = np.concatenate([day.hits for day in days])
+    _, unit = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)
+    clusters = [unit]
+    if len(days) >= LEAST_REFERENCE_DAYS:
+        clusters.append(np.repeat(np.arange(len(days)), [len(day.hits) for day in days]))
+    return [
+        (np.bincount(c, weights=hits).astype(np.int64), np.bincount(c).astype(np.int64))
+        for c in clusters
+    ]
+
+
+def _one_arm(hits: Counts, trials: Counts) -> ClusterSums:
+    nothing = np.zeros_like(trials)
+    return Clusters(hits, trials, nothing, nothing).sums()
