@@ -141,6 +141,9 @@ def test_every_page_answers_in_well_formed_html_that_runs_nothing(
     [
         "/nothing",
         "/models/none",
+        "/models/none/versions/1",
+        "/models/fraud/versions/one",
+        "/models/fraud/versions/-1",
         "/rollouts/none",
         "/rollouts/%3Cscript%3Ealert(1)%3C/script%3E",
         "/incidents/none",
@@ -173,6 +176,13 @@ def test_a_registry_that_is_away_is_said_beside_the_rest(page: PageProcess) -> N
     text = page.get("/models/fraud").text
     assert "This cannot be read now: the platform has not started MLflow" in text
     assert "fraud-v1-1" in text
+
+
+def test_a_card_without_the_registry_says_so(page: PageProcess) -> None:
+    answer = page.get("/models/fraud/versions/1")
+    assert answer.status_code == 503
+    WellFormed(answer.text)
+    assert "the platform has not started MLflow" in answer.text
 
 
 def test_older_links_lead_through_all_decisions(page: PageProcess) -> None:

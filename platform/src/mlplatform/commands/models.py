@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.card import print_card
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, print_table
 from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.operations import wiring
@@ -70,6 +71,27 @@ def show(
         for v in versions
     ]
     print_table(("version", "bundle", "author", "registered (UTC)", "code"), rows)
+
+
+@app.command()
+def card(
+    model: Model,
+    version: Annotated[int, typer.Argument(min=1, help="A version of the registry.")],
+    json: AsJson = False,
+) -> None:
+    """Everything on record about one version, for who answers for its risk; and what is not.
+
+    It reads the registry, the journals and what passes and drift checks keep, not the log.
+
+    Example: mlplatform models card fraud 2
+    """
+    from mlplatform.operations.card.reading import read_card
+
+    found = read_card(wiring.platform(), model, version, fetches=True)
+    if json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        print_card(found)
 
 
 def _time(ms: int) -> str:

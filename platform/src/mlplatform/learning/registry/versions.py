@@ -12,6 +12,8 @@ import msgspec
 STATUS_TAG = "status"
 FACTS_TAG = "facts"
 VALIDATED = "validated"
+TRAINED_HERE = "trained here"
+"""The origin of what a model's own folder fitted; what somebody brings never has it."""
 
 
 class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):

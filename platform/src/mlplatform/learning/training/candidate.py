@@ -13,6 +13,7 @@ from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
+from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.folder import Fitted, ModelFolder, Training, load_training
 from mlplatform.learning.training.parts import Parts, folder_parts
@@ -37,8 +38,6 @@ from mlplatform.runtime.errors import InputInvalid
 GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-5
 PARITY_ROWS = 4096
-TRAINED_HERE = "trained here"
-"""The origin of what a model's own folder fitted; what somebody brings never has it."""
 
 
 @dataclass(frozen=True, slots=True)

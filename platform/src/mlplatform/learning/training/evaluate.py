@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
-from mlplatform.learning.training.candidate import TRAINED_HERE, Candidate
+from mlplatform.learning.registry.versions import TRAINED_HERE
+from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
     DataEvidence,

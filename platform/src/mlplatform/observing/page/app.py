@@ -26,6 +26,7 @@ from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.sources import ModelShown, Sources
 from mlplatform.observing.page.traffic import TrafficShown
+from mlplatform.operations.card.sections import sections
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid, NotFound, PlatformError
 from mlplatform.runtime.http.own_pages import Application, OwnPages, Receive, Scope, Send
 from mlplatform.runtime.http.token_gate import TokenGate
@@ -82,6 +83,7 @@ def application(
     shown: dict[str, Show] = {
         "/": pages.overview,
         "/models/{name}": pages.model,
+        "/models/{name}/versions/{version:int}": pages.card,
         "/rollouts": pages.rollouts,
         "/rollouts/{name}": pages.rollout,
         "/evidence/{name}": pages.evidence,
@@ -151,6 +153,11 @@ class Pages:
             rollouts=own[:PAGE_ROWS],
             tones=rollouts.TONES,
         )
+
+    def card(self, request: Request) -> str:
+        name, version = request.path_params["name"], request.path_params["version"]
+        found = self._sources.card(name, version)
+        return render("card.html", here="overview", card=found, sections=sections(found))
 
     def _traffic(self, model: ModelShown, period: str) -> TrafficShown | str | None:
         back_ms, _ = traffic.PERIODS[period]

@@ -26,6 +26,8 @@ from mlplatform.observing.page.rollouts import EvidenceShown, evidence
 from mlplatform.observing.page.search import Found, Query, search
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.looks import Course, courses
+from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.reading import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
 from mlplatform.operations.traffic.projection import TrafficRead
 from mlplatform.operations.wiring import Platform
@@ -147,6 +149,23 @@ class Sources:
             with contextlib.suppress(NotFound):
                 found.append(registry.get(model, number))
         return found
+
+    def card(self, model: str, version: int) -> Card:
+        """Everything on record about a version, as far as it is on this machine or in the registry.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: registry or journal do not answer.
+            Corrupt: what is kept of it is damaged.
+        """
+        if model not in model_names():
+            raise NotFound(f"there is no model {model!r}")
+        with translated(), self._opening:
+            _ = self.platform.registry
+            if backends.has_rollouts(self.platform.settings):
+                _ = self.platform.rollouts, self.platform.incidents
+        with translated():
+            return read_card(self.platform, model, version, fetches=False)
 
     def incidents(self) -> list[Incident]:
         """Every incident, the newest first."""

@@ -1,0 +1,31 @@
+"""A model card on a terminal: a heading a section, a line a field, tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlplatform.commands.terminal.output import (
+    print_fields,
+    print_heading,
+    print_line,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from mlplatform.operations.card.card import Card
+
+
+def print_card(card: Card) -> None:
+    """Every section, in order."""
+    from mlplatform.operations.card.sections import sections
+
+    print_heading(f"Version {card.identity.version} of {card.identity.model}")
+    for section in sections(card):
+        print_line("")
+        print_heading(section.title)
+        if section.fields:
+            print_fields(dict(section.fields))
+        for line in section.lines:
+            print_line(f"- {line}")
+        for table in section.tables:
+            print_table(table.head, table.rows, title=table.caption, prose=table.head[-1])

@@ -1,0 +1,325 @@
+"""The model card of a version as one value: what is on record, and None where nothing is.
+
+Shares lie between 0 and 1, times are epoch milliseconds. `--json` prints it as it is.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a card."""
+
+
+class Identity(_Part, frozen=True):
+    """Which version it is, and what answers for it.
+
+    Args:
+        bundle: digest of all that decides.
+        folder: digest of the model folder that fitted it; None for one that was brought.
+        origin: where the model is from; None where its bundle is not at hand.
+        is_folders: whether model.yaml is still that of the folder that fitted it; None where
+            nothing says so.
+        place: champion, challenger, predecessor of the champion, or none of these.
+        author, registered_ms, code: who registered it, when (wall time), with which code.
+    """
+
+    model: str
+    version: int
+    bundle: str
+    purpose: str
+    owner: str
+    team: str | None
+    tier: int
+    folder: str | None
+    origin: str | None
+    is_folders: bool | None
+    place: str
+    author: str
+    registered_ms: int
+    code: str
+    seed: int
+
+
+class Outcome(_Part, frozen=True):
+    """One thing that the version decides.
+
+    Args:
+        from_score: calibrated, at which it begins; None for the first, or where it is not recorded.
+        share: of the payments that model.yaml plans for it; None where it plans by scores or costs.
+        hides_label: no label can come after it.
+    """
+
+    name: str
+    is_alert: bool
+    hides_label: bool
+    from_score: float | None
+    share: float | None
+
+
+class Deciding(_Part, frozen=True):
+    """What it decides, from the lowest score to the highest.
+
+    Args:
+        safe: what is given when nothing can decide.
+        alert_low, alert_high: share of alerts that was predicted for live traffic.
+        alert_share, alert_how: on the days that it was predicted from, and how.
+        limits: share of customers by outcome at which a gateway asks the bundle no more; "alerts"
+            is all of them together.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    safe: str
+    alert_low: float
+    alert_high: float
+    alert_share: float | None
+    alert_how: str | None
+    limits: dict[str, float]
+
+
+class Data(_Part, frozen=True):
+    """What it was made from, in event time: fitted on [from, holdout), held out up to `to`.
+
+    Args:
+        gates_from_ms: from here on the gates judge; before it calibration and thresholds learn.
+        as_of_ms: what was known then.
+    """
+
+    digest: str
+    from_ms: int
+    to_ms: int
+    holdout_from_ms: int | None
+    gates_from_ms: int | None
+    as_of_ms: int | None
+    rows: int | None
+
+
+class Labels(_Part, frozen=True):
+    """What counts as an outcome, and when.
+
+    Args:
+        maturity_days: after them no label counts as negative.
+        come_share, come_low, come_high: of the positive labels that come within `come_days`, those
+            that were there when they were last judged.
+        hides: decisions after which no label can come.
+        treatment: what training makes of a payment without one, as model.yaml says.
+        treated: what was done in this version's training set.
+        exploration_share: of such payments that are let through to learn of them; None: none is.
+    """
+
+    name: str
+    maturity_days: int
+    come_share: float | None
+    come_low: float | None
+    come_high: float | None
+    come_days: float | None
+    hides: tuple[str, ...]
+    treatment: str
+    treated: str | None
+    exploration_share: float | None
+
+
+class ValidationGate(_Part, frozen=True):
+    """One gate before traffic.
+
+    Args:
+        low, high: where the observed value may lie; the reason says how sure that is.
+    """
+
+    name: str
+    verdict: str
+    observed: float | None
+    low: float | None
+    high: float | None
+    limit: float | None
+    reason: str
+
+
+class Compared(_Part, frozen=True):
+    """Payments that validation replayed, and alerts of this version and of the champion then."""
+
+    payments: int
+    alerts: int
+    champion_alerts: int
+    both_alerts: int
+
+
+class Validation(_Part, frozen=True):
+    """What validation found; champion is the bundle that it was held against, None for none."""
+
+    champion: str | None
+    gates: tuple[ValidationGate, ...]
+    compared: Compared | None
+
+
+class Input(_Part, frozen=True):
+    """One input of the model.
+
+    Args:
+        made_of: where its value comes from.
+        missing: what happens where there is none, for an entity or in a request.
+        stale: what happens where the feature is too old, or its store does not answer.
+        usual: the value that reasons take as ordinary.
+    """
+
+    name: str
+    kind: str
+    made_of: str
+    missing: str
+    stale: str | None
+    usual: float | None
+
+
+class Approval(_Part, frozen=True):
+    """A person's answer to a rollout's question.
+
+    Args:
+        proven_by: how the platform knew the person; None where that is not recorded.
+        bound_to: digest of the evidence that was shown.
+        at_ms: wall time.
+    """
+
+    rollout: str
+    approver: str
+    answer: str
+    proven_by: str | None
+    bound_to: str
+    at_ms: int
+    reason: str
+
+
+class TrafficGate(_Part, frozen=True):
+    """One gate in traffic: its verdict, and the sentence that it is."""
+
+    name: str
+    verdict: str
+    holds: bool
+    headline: str
+
+
+class Step(_Part, frozen=True):
+    """One thing that happened to a rollout, and what was judged before it.
+
+    Args:
+        what: "shadow began", "canary of 5 % began" and so on.
+        verdict, records, evidence: of the traffic that was judged; None where none was.
+    """
+
+    what: str
+    event_ms: int
+    wall_ms: int
+    actor: str
+    reason: str
+    verdict: str | None
+    records: int | None
+    evidence: str | None
+    gates: tuple[TrafficGate, ...]
+
+
+class Rollout(_Part, frozen=True):
+    """One rollout of the version.
+
+    Args:
+        approval: what model.yaml asked for when it was opened; None: not recorded.
+        planned: what the plan said when it was opened: why it could not decide in time, or why
+            there was none; empty where it could; None: not recorded.
+        promoted_ms, ended_ms: event times; None: not, or not yet.
+    """
+
+    id: str
+    phase: str
+    opened_by: str
+    author: str
+    emergency: bool
+    first: bool
+    approval: str | None
+    planned: str | None
+    promoted_ms: int | None
+    ended_ms: int | None
+    steps: tuple[Step, ...]
+
+
+class Known(_Part, frozen=True):
+    """A share or ratio, and where it may lie."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Pairs(_Part, frozen=True):
+    """What matured labels said of the payments that this version and its champion both scored."""
+
+    rollout: str
+    event_ms: int
+    headline: str
+    frauds: int
+    hidden: int
+    challenger: tuple[Known, ...]
+    champion: tuple[Known, ...]
+
+
+class Stretch(_Part, frozen=True):
+    """Matured days of this version as champion."""
+
+    from_ms: int
+    to_ms: int
+    days: int
+    payments: int
+    hidden: int
+    metrics: tuple[Known, ...]
+
+
+class Matured(_Part, frozen=True):
+    """What has matured since its promotion, as the last drift check under it saw it."""
+
+    since_ms: int
+    seen_ms: int
+    stretches: tuple[Stretch, ...]
+    gaps: tuple[str, ...]
+
+
+class IncidentNoted(_Part, frozen=True):
+    """An incident that is about this version, or that it answers."""
+
+    id: str
+    kind: str
+    state: str
+    opened_ms: int
+    relation: str
+    note: str
+
+
+class Explanations(_Part, frozen=True):
+    """How reasons are found; `why` says what stands against Shapley values, where anything does."""
+
+    method: str
+    link: str
+    why: str
+
+
+class Card(_Part, frozen=True):
+    """Everything on record about one version.
+
+    Args:
+        explanations, matured, pairs: None where nothing is recorded.
+        replay: commands that compute again what is told here.
+        limits: what was not shown, and what can't be known, in sentences.
+    """
+
+    identity: Identity
+    deciding: Deciding
+    data: Data
+    labels: Labels
+    validation: Validation
+    inputs: tuple[Input, ...]
+    explanations: Explanations | None
+    rollouts: tuple[Rollout, ...]
+    approvals: tuple[Approval, ...]
+    pairs: Pairs | None
+    matured: Matured | None
+    incidents: tuple[IncidentNoted, ...]
+    limits: tuple[str, ...]
+    replay: tuple[tuple[str, str], ...]

@@ -1,0 +1,168 @@
+"""What a version's inputs are made of, and what happens where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.definition import InputSpec, ModelDefinition
+from mlplatform.model.feature_views import (
+    Feature,
+    FeatureField,
+    FeatureSource,
+    FeatureView,
+    MissingPolicy,
+    StalePolicy,
+)
+from mlplatform.model.windows.declaration import Window, by_entity
+from mlplatform.operations.card.card import Input
+
+SENT = "the application has to send it: a request without it is refused"
+TIMES: Mapping[str, str] = {
+    "hour_of_day": "the hour of event time",
+    "day_of_week": "the weekday of event time",
+    "is_weekend": "whether event time is on a weekend",
+    "is_night": "whether event time is at night",
+}
+AGGREGATES: Mapping[str, str] = {
+    "count": "number of payments",
+    "sum": "sum",
+    "mean": "mean",
+    "std": "standard deviation",
+    "min": "least",
+    "max": "greatest",
+    "label_share": "share of payments labelled positive",
+    "seconds_since": "seconds since the last payment",
+}
+
+
+def card_inputs(
+    definition: ModelDefinition, views: Sequence[FeatureView], bundle: Bundle | None
+) -> tuple[Input, ...]:
+    """The inputs in the order of the model: the bundle's, or else those that model.yaml declares.
+
+    Args:
+        views: of the model's folder, which say what happens where a feature is missing or stale.
+    """
+    specs = definition.inputs if bundle is None else bundle.inputs
+    windows = definition.windows if bundle is None else bundle.windows
+    known = definition.entities
+    entities = by_entity([w for w in windows if w.entity in known], known)
+    sources: tuple[FeatureSource, ...] = (*views, *entities)
+    features = {f.name: (source, f) for source in sources for f in source.fields}
+    defaults = _defaults(features) if bundle is None else bundle.defaults
+    usual = {} if bundle is None else bundle.reference
+    return tuple(
+        Input(
+            name=spec.name,
+            kind=spec.kind,
+            made_of=_made_of(spec, features, bundle),
+            missing=_missing(spec, features, defaults),
+            stale=_stale(spec, features),
+            usual=usual.get(spec.name),
+        )
+        for spec in specs
+    )
+
+
+_Features = Mapping[str, tuple[FeatureSource, Feature]]
+
+
+def _defaults(features: _Features) -> dict[str, float]:
+    return {name: f.default for name, (_, f) in features.items() if f.default is not None}
+
+
+def _made_of(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str:
+    match spec.kind:
+        case "field":
+            return f"request field {spec.of}"
+        case "category":
+            words = None if bundle is None else bundle.vocabularies.get(spec.name)
+            known = "" if words is None else f", of which {len(words):,} words are known"
+            return f"request field {spec.of}{known}"
+        case "ratio":
+            return f"{spec.of} divided by {spec.to}"
+        case "view" | "window":
+            found = features.get(spec.name)
+            if found is None:
+                return f"{spec.kind} {spec.of}, which the model's folder declares no more"
+            return _aggregate(*found)
+        case "hour_of_day" | "day_of_week" | "is_weekend" | "is_night":
+            return TIMES[spec.kind]
+        case _:
+            assert_never(spec.kind)
+
+
+def _aggregate(source: FeatureSource, feature: Feature) -> str:
+    match feature:
+        case FeatureField():
+            of = "" if feature.column is None else f" of {feature.column}"
+            until = f", {feature.delay_days} days before the snapshot" if feature.delay_days else ""
+            what, days = AGGREGATES[feature.aggregate], feature.window_days
+            over = "1 day" if days == 1 else f"{days} days"
+            return f"view {source.name}: {what}{of} over {over}{until}"
+        case Window():
+            of = "" if feature.of is None else f" of {feature.of}"
+            which = "" if feature.where is None else ", of the payments that its filter counts"
+            what = AGGREGATES[feature.aggregate]
+            return f"{what}{of} over {feature.window} by {feature.entity}{which}"
+        case _:
+            return f"view {source.name}"
+
+
+def _missing(spec: InputSpec, features: _Features, defaults: Mapping[str, float]) -> str:
+    match spec.kind:
+        case "field":
+            return SENT
+        case "category":
+            return f"{SENT}; an empty text is a missing value, a word that is not known is unknown"
+        case "ratio":
+            told = "missing to the model where either is, or where the divisor is nearly 0"
+            if spec.to not in features:
+                return told
+            return f"{told}; {spec.to}: {_without(spec.to or '', features, defaults)}"
+        case "view" | "window":
+            return _without(spec.name, features, defaults)
+        case "hour_of_day" | "day_of_week" | "is_weekend" | "is_night":
+            return "never: each request has a time"
+        case _:
+            assert_never(spec.kind)
+
+
+def _without(name: str, features: _Features, defaults: Mapping[str, float]) -> str:
+    default = defaults.get(name)
+    stands = "it is missing to the model" if default is None else f"{default:g} stands for it"
+    found = features.get(name)
+    if found is None:
+        return f"{stands}; what the answer says is not recorded"
+    return f"{stands}, and {_answered(found[1].missing)}"
+
+
+def _answered(policy: MissingPolicy) -> str:
+    match policy:
+        case "default":
+            return "the answer names the view"
+        case "degrade":
+            return "the answer is degraded"
+        case "refuse":
+            return "there is no answer"
+        case _:
+            assert_never(policy)
+
+
+def _stale(spec: InputSpec, features: _Features) -> str | None:
+    found = features.get(spec.name) or features.get(spec.to or "")
+    return None if found is None else _when_stale(found[0].stale)
+
+
+def _when_stale(policy: StalePolicy) -> str:
+    match policy:
+        case "fallback":
+            return "no model is asked: what stands behind the models decides, degraded"
+        case "degrade":
+            return "the model is asked without it, and the answer is degraded"
+        case "refuse":
+            return "there is no answer"
+        case _:
+            assert_never(policy)

@@ -1,0 +1,215 @@
+"""What was not shown of a version, and what can't be known: said, so that nobody reads silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlplatform.learning.registry.versions import TRAINED_HERE
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.card.card import Card, Rollout, TrafficGate
+from mlplatform.rollouts.passes.summary import title
+
+CLOSED = "closed"
+
+
+def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
+    """Sentences on all that the rest of a card does not show.
+
+    Args:
+        card: without its limits.
+    """
+    return (
+        *_of_the_making(card),
+        *_of_validation(card),
+        *_of_outcomes(card),
+        *_of_groups(card, definition),
+        *_of_traffic(card),
+        *_of_approvals(card),
+        *_of_matured(card),
+        *_of_incidents(card),
+        *_of_reasons(card),
+    )
+
+
+def _of_the_making(card: Card) -> Iterator[str]:
+    identity = card.identity
+    unfitted = identity.folder is None
+    if identity.origin is not None:
+        unfitted = identity.origin != TRAINED_HERE
+    if unfitted:
+        yield (
+            "What the model itself was fitted to is not recorded: it was brought from outside. The"
+            " data below set its calibration and thresholds. Whether it was fitted to the days that"
+            " the gates judged it by is not known."
+        )
+    if identity.is_folders is False:
+        yield (
+            "The model's folder has changed since this version was fitted. Purpose, owner, planned"
+            " shares and policies are told as they are today."
+        )
+    elif identity.is_folders is None:
+        yield (
+            "Nothing says whether the model's folder is as it was when this version was made."
+            " Purpose, owner, planned shares and policies are told as they are today."
+        )
+    if card.data.rows is None:
+        yield (
+            "The version's bundle is not on this machine, so thresholds, the split of its data,"
+            " usual values and the method of its reasons are not read here."
+        )
+    yield "It has learned from no payment after the end of its data."
+
+
+def _of_validation(card: Card) -> Iterator[str]:
+    found = card.validation
+    if not found.gates:
+        yield "No gate report is recorded: nothing says how it did on held-out payments."
+        return
+    if found.champion is None:
+        yield (
+            "It was validated without a champion to compare with: nothing on record says that it is"
+            " better than another model, or than none."
+        )
+    for gate in found.gates:
+        if gate.verdict != "passed":
+            yield f"Not shown before traffic ({gate.name}): {gate.reason}."
+    if all(gate.low is None for gate in found.gates):
+        yield "No measure on held-out payments has an interval on record."
+
+
+def _of_outcomes(card: Card) -> Iterator[str]:
+    labels = card.labels
+    if not labels.hides:
+        return
+    hiding = " or ".join(labels.hides)
+    if labels.exploration_share is None:
+        yield (
+            f"After {hiding} no outcome can become known, and model.yaml lets none of these"
+            " payments through to learn of them: how many of them were stopped wrongly can't be"
+            " known."
+        )
+    else:
+        yield (
+            f"After {hiding} no outcome can become known; what is known of such payments follows"
+            " from the share that is let through."
+        )
+    if labels.treated is None:
+        yield "What was done with hidden outcomes in its training set is not recorded."
+
+
+def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
+    policy = definition.rollout.segments
+    judged = sorted({s for gate in _all_gates(card) if (s := gate.name.partition(" of ")[2])})
+    watched = [segment.name for segment in definition.drift.segments]
+    if policy is None and not judged:
+        yield "No segment of the payments was judged by itself in traffic."
+    elif not judged:
+        names = ", ".join(group.name for group in policy.groups) if policy else ""
+        yield f"Of the segments that model.yaml declares ({names}) no verdict is recorded."
+    named = ", ".join(dict.fromkeys([*judged, *watched]))
+    others = f"other than {named}" if named else "of any kind"
+    yield f"How it treats groups of customers {others} is not recorded."
+
+
+def _all_gates(card: Card) -> Iterator[TrafficGate]:
+    for rollout in card.rollouts:
+        for step in rollout.steps:
+            yield from step.gates
+
+
+def _of_traffic(card: Card) -> Iterator[str]:
+    if not card.rollouts:
+        yield "It was never rolled out: how it does on live traffic is not known."
+    for rollout in card.rollouts:
+        yield from _of_rollout(rollout)
+
+
+def _of_rollout(rollout: Rollout) -> Iterator[str]:
+    newest = {gate.name: gate for step in rollout.steps for gate in step.gates}
+    if not newest:
+        yield f"{rollout.id}: no gate has judged it in traffic."
+    for gate in newest.values():
+        if gate.verdict != "HEALTHY":
+            what = "a harm is proven" if gate.verdict == "UNHEALTHY" else "not shown"
+            yield f"{rollout.id}, {title(gate.name)}: {what}. {gate.headline}"
+    if rollout.first:
+        yield f"{rollout.id}: there was no champion, so no gate compared it with one."
+    if rollout.emergency:
+        yield f"{rollout.id}: promoted in an emergency, before shadow and canary could show harm."
+    if rollout.planned is None:
+        yield f"{rollout.id}: whether its steps could show what they ask for is not recorded."
+    elif rollout.planned:
+        yield f"{rollout.id}: the plan said: {rollout.planned}."
+    if rollout.phase == "promoted":
+        yield f"{rollout.id}: its promotion is provisional; labels may still take it back."
+
+
+def _of_approvals(card: Card) -> Iterator[str]:
+    answered = {approval.rollout for approval in card.approvals}
+    for rollout in card.rollouts:
+        if rollout.id not in answered:
+            asked = {"required": "one is required", "none": "model.yaml asked for none"}
+            said = asked.get(rollout.approval or "", "whether one was required is not recorded")
+            yield f"{rollout.id}: nobody's approval is recorded; {said}."
+    for approval in card.approvals:
+        if approval.proven_by is None:
+            yield (
+                f"{approval.rollout}: how {approval.approver} was known to be that person is not"
+                " recorded."
+            )
+
+
+def _of_matured(card: Card) -> Iterator[str]:
+    matured = card.matured
+    promoted = any(rollout.promoted_ms is not None for rollout in card.rollouts)
+    if matured is None:
+        if promoted:
+            yield "No drift check has kept what matured labels say of it as champion."
+        else:
+            yield "It was never champion: no outcome of its own decisions is known."
+    elif not matured.stretches:
+        yield "No day of it as champion has all of its labels yet: its outcomes are not known."
+    else:
+        hidden = sum(stretch.hidden for stretch in matured.stretches)
+        if hidden:
+            yield (
+                f"Of {hidden:,} payments that were declined while it was champion nothing is known;"
+                " recall and precision count the others."
+            )
+        yield from (f"Matured days: {gap}." for gap in matured.gaps)
+    if card.pairs is None:
+        yield "No labels of payments that it and its champion both scored were judged."
+    elif card.pairs.hidden:
+        yield (
+            f"{card.pairs.rollout}: of {card.pairs.hidden:,} payments that both scored and that"
+            " were declined nothing is known."
+        )
+    if card.labels.come_share is None:
+        yield "How fast its labels come was not judged: no gate on labels has spoken."
+    yield (
+        f"A payment without a label counts as not {card.labels.name} after"
+        f" {card.labels.maturity_days} days: a label that comes later is not in these figures."
+    )
+
+
+def _of_incidents(card: Card) -> Iterator[str]:
+    for incident in card.incidents:
+        if incident.state != CLOSED:
+            yield f"Incident {incident.id} ({incident.kind}) is {incident.state}: {incident.note}."
+
+
+def _of_reasons(card: Card) -> Iterator[str]:
+    found = card.explanations
+    if found is None:
+        yield "How its reasons are found is not read here."
+    elif found.method == "reference_values":
+        yield (
+            "Its reasons do not add up to the score: each input alone is put at its usual value,"
+            f" and what two inputs do together is not told{_because(found.why)}."
+        )
+    else:
+        yield "Its reasons say what moved the score, not what caused the outcome."
+
+
+def _because(why: str) -> str:
+    return f" ({why})" if why else ""

@@ -1,0 +1,297 @@
+"""The card of a version, made of what is on record: a pure function that invents nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from mlplatform.learning.registry.versions import Version
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.routes import Routes
+from mlplatform.operations.card.card import (
+    Card,
+    Compared,
+    Data,
+    Deciding,
+    Explanations,
+    Identity,
+    IncidentNoted,
+    Known,
+    Labels,
+    Matured,
+    Outcome,
+    Stretch,
+    Validation,
+    ValidationGate,
+)
+from mlplatform.operations.card.inputs import card_inputs
+from mlplatform.operations.card.limits import limits
+from mlplatform.operations.card.rollouts import (
+    Journal,
+    approvals,
+    card_rollout,
+    label_arrivals,
+    newest_pairs,
+)
+from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.rollouts.drift.tenure import MaturedTenure
+from mlplatform.runtime.errors import Corrupt
+
+ALL_ALERTS = "alerts"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Everything on record about a version.
+
+    Args:
+        folder: digest of the model's folder as it is now.
+        views: of that folder.
+        bundle: None where it is not at hand.
+        journals: of the version's rollouts, in the order of their opening.
+        incidents: of the model.
+        tenure: what has matured of it as champion, as far as a drift check kept it.
+    """
+
+    definition: ModelDefinition
+    folder: str
+    views: tuple[FeatureView, ...]
+    version: Version
+    bundle: Bundle | None
+    routes: Routes
+    journals: tuple[Journal, ...]
+    incidents: tuple[Incident, ...]
+    tenure: MaturedTenure | None
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """The part of a gate report that a card shows; earlier releases wrote less."""
+
+    champion: str | None = None
+    gates: tuple[ValidationGate, ...] = ()
+    replayed: Compared | None = None
+
+
+def card(recorded: Recorded) -> Card:
+    """The card of the version.
+
+    Raises:
+        Corrupt: the gate report in the registry is none.
+        Refused: a journal tells no rollout.
+    """
+    journals, bundle = recorded.journals, recorded.bundle
+    made = Card(
+        identity=_identity(recorded),
+        deciding=_deciding(recorded),
+        data=_data(recorded),
+        labels=_labels(recorded),
+        validation=_validation(recorded.version),
+        inputs=card_inputs(recorded.definition, recorded.views, bundle),
+        explanations=None if bundle is None else _explanations(bundle),
+        rollouts=tuple(map(card_rollout, journals)),
+        approvals=approvals(journals),
+        pairs=newest_pairs(journals),
+        matured=None if recorded.tenure is None else _matured(recorded.tenure),
+        incidents=_incidents(recorded),
+        limits=(),
+        replay=_replay(recorded),
+    )
+    return msgspec.structs.replace(made, limits=limits(made, recorded.definition))
+
+
+def _identity(recorded: Recorded) -> Identity:
+    definition, version, bundle = recorded.definition, recorded.version, recorded.bundle
+    fitted = version.facts.folder or None
+    return Identity(
+        model=version.model,
+        version=version.version,
+        bundle=version.digest,
+        purpose=definition.purpose,
+        owner=definition.owner,
+        team=definition.team,
+        tier=definition.tier,
+        folder=fitted,
+        origin=None if bundle is None else bundle.origin,
+        is_folders=None if fitted is None else fitted == recorded.folder,
+        place=_place(recorded.routes, version.digest),
+        author=version.facts.author,
+        registered_ms=version.created_at_ms,
+        code=version.facts.code_version,
+        seed=version.facts.seed,
+    )
+
+
+def _place(routes: Routes, bundle: str) -> str:
+    named = (
+        ("champion", routes.champion),
+        (f"challenger ({routes.phase})", routes.challenger),
+        ("predecessor of the champion", routes.previous),
+    )
+    found = (name for name, arm in named if arm is not None and arm.bundle == bundle)
+    return next(found, "answers nobody")
+
+
+def _deciding(recorded: Recorded) -> Deciding:
+    policy, facts, bundle = recorded.definition.decision, recorded.version.facts, recorded.bundle
+    scale = policy.scale if bundle is None else bundle.scale
+    begins = {} if bundle is None else bundle.thresholds
+    shares = _planned_shares(recorded)
+    limit = policy.limit
+    stops = {} if limit is None else {**limit.shares, ALL_ALERTS: limit.alert_share}
+    return Deciding(
+        outcomes=tuple(
+            Outcome(
+                name=name,
+                is_alert=name in scale.alerts,
+                hides_label=name in policy.hides_outcome,
+                from_score=begins.get(name),
+                share=shares.get(name),
+            )
+            for name in scale.names
+        ),
+        safe=policy.safe,
+        alert_low=facts.alert_low,
+        alert_high=facts.alert_high,
+        alert_share=None if bundle is None else bundle.alert_band.share,
+        alert_how=None if bundle is None else bundle.alert_band.how,
+        limits=stops,
+    )
+
+
+def _planned_shares(recorded: Recorded) -> dict[str, float]:
+    """Of the payments, by outcome; the first one gets what is left."""
+    policy = recorded.definition.decision
+    shares = dict(policy.thresholds.shares or {})
+    if not shares:
+        return {}
+    return {policy.outcomes[0]: 1.0 - sum(shares.values()), **shares}
+
+
+def _data(recorded: Recorded) -> Data:
+    facts = recorded.version.facts
+    window = None if recorded.bundle is None else recorded.bundle.data
+    return Data(
+        digest=facts.data_digest,
+        from_ms=facts.data_from_ms,
+        to_ms=facts.data_to_ms,
+        holdout_from_ms=None if window is None else window.holdout_from_ms,
+        gates_from_ms=None if window is None else window.gates_from_ms,
+        as_of_ms=None if window is None else window.as_of_ms,
+        rows=None if window is None else window.rows,
+    )
+
+
+def _labels(recorded: Recorded) -> Labels:
+    definition = recorded.definition
+    report = _validation(recorded.version)
+    treated = [g.reason for g in report.gates if g.name == "hidden_outcomes"]
+    come = label_arrivals(recorded.journals)
+    exploration = definition.exploration
+    return Labels(
+        name=definition.label.name,
+        maturity_days=definition.label.maturity_days,
+        come_share=come.get("fraud_labels_share"),
+        come_low=come.get("fraud_labels_low"),
+        come_high=come.get("fraud_labels_high"),
+        come_days=come.get("fraud_labels_within_days"),
+        hides=definition.decision.hides_outcome,
+        treatment=definition.training.hidden_outcomes,
+        treated=treated[0] if treated else None,
+        exploration_share=None if exploration is None else exploration.share,
+    )
+
+
+def _validation(version: Version) -> Validation:
+    try:
+        report = msgspec.convert(_plain(version.facts.report), _Report)
+    except msgspec.ValidationError as error:
+        name = f"version {version.version} of {version.model}"
+        raise Corrupt(f"the gate report of {name} in the registry: {error}") from error
+    return Validation(champion=report.champion, gates=report.gates, compared=report.replayed)
+
+
+def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report with its intervals as two numbers, which a card names."""
+    gates = report.get("gates", ())
+    if not isinstance(gates, list | tuple) or not all(isinstance(g, Mapping) for g in gates):
+        return dict(report)
+    ends = [g.get("interval") for g in gates]
+    pairs = [e if isinstance(e, list | tuple) and len(e) == 2 else (None, None) for e in ends]
+    return {
+        **report,
+        "gates": [
+            {"observed": None, "limit": None, **gate, "low": low, "high": high}
+            for gate, (low, high) in zip(gates, pairs, strict=True)
+        ],
+    }
+
+
+def _explanations(bundle: Bundle) -> Explanations:
+    found = bundle.attribution
+    return Explanations(method=found.method, link=found.link, why=found.why)
+
+
+def _matured(tenure: MaturedTenure) -> Matured:
+    return Matured(
+        since_ms=tenure.since_ms,
+        seen_ms=tenure.seen_ms,
+        stretches=tuple(
+            Stretch(
+                from_ms=stretch.from_ms,
+                to_ms=stretch.to_ms,
+                days=stretch.days,
+                payments=stretch.payments,
+                hidden=stretch.hidden,
+                metrics=tuple(
+                    Known(name=m.name, value=m.value, low=m.low, high=m.high)
+                    for m in stretch.metrics
+                ),
+            )
+            for stretch in tenure.stretches
+        ),
+        gaps=tenure.gaps,
+    )
+
+
+def _incidents(recorded: Recorded) -> tuple[IncidentNoted, ...]:
+    number = recorded.version.version
+    return tuple(
+        IncidentNoted(
+            id=incident.id,
+            kind=incident.found.kind,
+            state=incident.state,
+            opened_ms=incident.found.opened_ms,
+            relation=relation,
+            note=incident.note,
+        )
+        for incident in recorded.incidents
+        for relation, of in (
+            ("found of this version", incident.found.champion),
+            ("this version answers it", incident.answer),
+        )
+        if of == number
+    )
+
+
+def _replay(recorded: Recorded) -> tuple[tuple[str, str], ...]:
+    version = recorded.version
+    name, number = version.model, version.version
+    verdicts = tuple(
+        (f"mlplatform rollouts replay {facts[0].rollout_id}", "every verdict again, from the log")
+        for facts in recorded.journals
+        if facts
+    )
+    return (
+        *verdicts,
+        (
+            f"mlplatform replay {name} --version {number} --days 7",
+            "what it would have decided of the last days, through its own bundle",
+        ),
+        ("mlplatform log explain DECISION_ID", "one decision again, with what drove it"),
+        ("mlplatform log verify", "that log and journal are whole"),
+    )

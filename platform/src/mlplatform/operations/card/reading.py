@@ -1,0 +1,81 @@
+"""What is on record about a version, read through the platform's ports; the log is not read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.folders import folder_digest, model_folder
+from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.operations.actions import tenures
+from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.making import Recorded, card
+from mlplatform.operations.card.rollouts import Journal
+from mlplatform.runtime.errors import NotFound
+from mlplatform.scoring import backends
+
+if TYPE_CHECKING:
+    from mlplatform.learning.registry.versions import Version
+    from mlplatform.operations.wiring import Platform
+    from mlplatform.rollouts.drift.incidents import Incident
+
+GREATEST_VERSION: Final = 1_000_000_000
+"""The registry counts versions from 1; a larger number is a mistake, and is not asked for."""
+
+
+def read_card(platform: Platform, model: str, version: int, *, fetches: bool) -> Card:
+    """The card of a version of this installation, as everything stands now.
+
+    Args:
+        fetches: a bundle that is not on this machine is fetched from the registry, and kept.
+
+    Raises:
+        NotFound: there is no such model or version.
+        Unavailable: registry or journal do not answer.
+        Corrupt: bundle, report or what a drift check kept is not what it should be.
+    """
+    return card(recorded(platform, model, version, fetches=fetches))
+
+
+def recorded(platform: Platform, model: str, version: int, *, fetches: bool) -> Recorded:
+    """What is on record; as `read_card` otherwise."""
+    if not 0 < version <= GREATEST_VERSION:
+        raise NotFound(f"{model} has no version {version}")
+    folder = model_folder(model)
+    definition, found = platform.definition(model), platform.registry.get(model, version)
+    routes, journals, incidents = _journal(platform, model, version)
+    return Recorded(
+        definition=definition,
+        folder=folder_digest(folder),
+        views=platform.views(model),
+        version=found,
+        bundle=_bundle(platform, found, fetches=fetches),
+        routes=routes,
+        journals=journals,
+        incidents=incidents,
+        tenure=tenures.last(platform.settings.home.measured, model, version),
+    )
+
+
+def _journal(
+    platform: Platform, model: str, version: int
+) -> tuple[Routes, tuple[Journal, ...], tuple[Incident, ...]]:
+    """Before there is a journal, nothing: looking makes none."""
+    if not backends.has_rollouts(platform.settings):
+        return no_routes(model), (), ()
+    rollouts = platform.rollouts
+    journals = tuple(
+        rollouts.read(state.rollout_id)
+        for state in rollouts.active(model, finished=True)
+        if state.challenger.version == version
+    )
+    return rollouts.routes(model), journals, tuple(platform.incidents.list(model))
+
+
+def _bundle(platform: Platform, version: Version, *, fetches: bool) -> Bundle | None:
+    folder = platform.settings.home.bundles / version.digest
+    if not folder.is_dir():
+        if not fetches:
+            return None
+        folder = platform.bundle(version.model, Arm(version.version, version.digest, ""))
+    return load_bundle(folder, version.digest)

@@ -1,0 +1,188 @@
+"""What a version's rollouts say: steps with their gates, approvals, and labels of its pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import assert_never
+
+from mlplatform.operations.actions.looks import look
+from mlplatform.operations.card.card import (
+    Approval,
+    Known,
+    Pairs,
+    Rollout,
+    Step,
+    TrafficGate,
+)
+from mlplatform.rollouts.journal.state import fold
+from mlplatform.rollouts.journal.transitions import (
+    Answered,
+    ApprovalAsked,
+    CanaryStepped,
+    Confirmed,
+    DeployRefused,
+    Opened,
+    Paused,
+    Promoted,
+    Resumed,
+    RolledBack,
+    RolloutPlan,
+    ShadowStarted,
+    Superseded,
+    Transition,
+)
+from mlplatform.rollouts.verdicts.outcomes import NAME as RECALL
+from mlplatform.rollouts.verdicts.verdict import Gate
+
+Journal = Sequence[Transition]
+_WORST_FIRST = {"UNHEALTHY": 0, "INCONCLUSIVE": 1}
+_ENDS = Confirmed | Superseded | RolledBack
+
+
+def card_rollout(facts: Journal) -> Rollout:
+    """One rollout as its journal tells it.
+
+    Raises:
+        Refused: the journal tells no rollout.
+    """
+    state = fold(facts)
+    opened = next(fact for fact in facts if isinstance(fact, Opened))
+    promoted = [fact.event_ms for fact in facts if isinstance(fact, Promoted)]
+    ended = [fact.event_ms for fact in facts if isinstance(fact, _ENDS)]
+    return Rollout(
+        id=state.rollout_id,
+        phase=state.phase,
+        opened_by=state.opened_by,
+        author=state.author,
+        emergency=state.emergency,
+        first=state.bootstrap,
+        approval=opened.approval or None,
+        planned=_planned(state.plan),
+        promoted_ms=promoted[0] if promoted else None,
+        ended_ms=ended[-1] if ended else None,
+        steps=tuple(map(_step, facts)),
+    )
+
+
+def approvals(journals: Iterable[Journal]) -> tuple[Approval, ...]:
+    """Every answer that a person gave, in order."""
+    return tuple(
+        Approval(
+            rollout=fact.rollout_id,
+            approver=fact.approver,
+            answer=fact.answer,
+            proven_by=fact.proven_by or None,
+            bound_to=fact.bound_to,
+            at_ms=fact.wall_ms,
+            reason=fact.reason,
+        )
+        for facts in journals
+        for fact in facts
+        if isinstance(fact, Answered)
+    )
+
+
+def newest_pairs(journals: Iterable[Journal]) -> Pairs | None:
+    """What labels said last of the payments that both versions scored; None: nothing yet."""
+    found = [p for facts in journals for p in _pairs(facts)]
+    return max(found, key=lambda p: p.event_ms, default=None)
+
+
+def label_arrivals(journals: Iterable[Journal]) -> dict[str, float | int | None]:
+    """The newest numbers of the gate on labels; empty where it was never asked."""
+    found = [
+        (fact.event_ms, gate.values)
+        for facts in journals
+        for fact in facts
+        for gate in _gates(fact)
+        if gate.name == RECALL and "fraud_labels_share" in gate.values
+    ]
+    return max(found, key=lambda each: each[0], default=(0, {}))[1]
+
+
+def _pairs(facts: Journal) -> Iterator[Pairs]:
+    for fact in facts:
+        for gate in _gates(fact):
+            if gate.name == RECALL and "challenger_recall_value" in gate.values:
+                yield Pairs(
+                    rollout=fact.rollout_id,
+                    event_ms=fact.event_ms,
+                    headline=gate.headline,
+                    frauds=int(gate.values.get("frauds") or 0),
+                    hidden=int(gate.values.get("hidden") or 0),
+                    challenger=_of_arm(gate, "challenger"),
+                    champion=_of_arm(gate, "champion"),
+                )
+
+
+def _of_arm(gate: Gate, arm: str) -> tuple[Known, ...]:
+    return tuple(
+        Known(
+            name=what,
+            value=gate.values.get(f"{arm}_{what}_value"),
+            low=gate.values.get(f"{arm}_{what}_low"),
+            high=gate.values.get(f"{arm}_{what}_high"),
+        )
+        for what in ("recall", "precision")
+    )
+
+
+def _planned(plan: RolloutPlan | None) -> str | None:
+    if plan is None:
+        return None
+    despite = f"; opened all the same: {plan.despite}" if plan.despite else ""
+    return f"{plan.refusal or plan.missing}{despite}"
+
+
+def _step(fact: Transition) -> Step:
+    seen = look(fact.evidence, fact.event_ms)
+    gates = sorted(_gates(fact), key=lambda g: (_WORST_FIRST.get(g.verdict, 2), g.name))
+    return Step(
+        what=_what(fact),
+        event_ms=fact.event_ms,
+        wall_ms=fact.wall_ms,
+        actor=fact.actor,
+        reason=fact.reason,
+        verdict=None if seen is None else seen.verdict,
+        records=None if seen is None else seen.records,
+        evidence=None if not fact.evidence else fact.evidence_digest,
+        gates=tuple(
+            TrafficGate(name=g.name, verdict=g.verdict, holds=g.holds, headline=g.headline)
+            for g in gates
+        ),
+    )
+
+
+def _gates(fact: Transition) -> tuple[Gate, ...]:
+    seen = look(fact.evidence, fact.event_ms)
+    return () if seen is None else seen.gates
+
+
+def _what(fact: Transition) -> str:
+    match fact:
+        case Opened():
+            return "opened"
+        case DeployRefused():
+            return "its service could not start"
+        case ShadowStarted():
+            return "shadow began"
+        case ApprovalAsked():
+            return "an approval was asked for"
+        case Answered(answer=answer, approver=approver):
+            return f"{approver} answered: {answer}"
+        case Paused():
+            return "paused"
+        case Resumed():
+            return "resumed"
+        case CanaryStepped(percent=percent):
+            return f"canary of {percent:g} % began"
+        case Promoted():
+            return "promoted, provisionally"
+        case Confirmed():
+            return "confirmed"
+        case Superseded():
+            return "superseded"
+        case RolledBack():
+            return "rolled back"
+        case _:
+            assert_never(fact)

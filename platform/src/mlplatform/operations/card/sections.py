@@ -1,0 +1,391 @@
+"""A card in the words that people read: sections of fields, sentences and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mlplatform.learning.validation import report
+from mlplatform.operations.card.card import (
+    Card,
+    Identity,
+    Input,
+    Known,
+    Matured,
+    Pairs,
+    Rollout,
+    Step,
+    Stretch,
+    ValidationGate,
+)
+from mlplatform.rollouts.drift.performance import CALIBRATION
+from mlplatform.rollouts.passes.summary import mark, title
+from mlplatform.runtime.figures import percent, span
+
+Fields = tuple[tuple[str, str], ...]
+Lines = tuple[str, ...]
+
+NOT_RECORDED = "not recorded"
+MEASURES = ("quality", "calibration", "small_model", "leakage", "alert_share", "decision_flips")
+"""Gates whose number was measured on payments that the fit did not see."""
+TREATMENTS = {
+    "leave_out": "they are left out",
+    "weight": "those that chance let through stand for them",
+    "pseudo_label": "they count as positive while known declines are precise enough, else left out",
+}
+METHODS = {
+    "tree_shap": "TreeSHAP: Shapley values of the margin, which add up to it",
+    "reference_values": "reference values: the score's fall with one input at its usual value",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows as wide as the head."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of a card: fields first, then sentences, then tables."""
+
+    title: str
+    fields: Fields = ()
+    lines: Lines = ()
+    tables: tuple[Table, ...] = ()
+
+
+Parts = tuple[Fields, Lines, tuple[Table, ...]]
+
+
+def sections(card: Card) -> tuple[Section, ...]:
+    """The whole card; each part that has nothing on record says so."""
+    return (
+        Section("What it decides, and for what", _purpose(card), tables=(_outcomes(card),)),
+        Section("Limits: what was not shown, or is not known", lines=card.limits),
+        Section("Who answers for it", _people(card), *_approvals(card)),
+        Section("Data", _data(card)),
+        Section("Labels and hidden outcomes", _labels(card)),
+        Section("On held-out payments", *_held_out(card)),
+        Section("Gates of validation", *_validation(card)),
+        Section("Inputs", tables=(_inputs(card.inputs),)),
+        *_rollouts(card),
+        Section("Matured performance", *_matured(card)),
+        Section("Incidents", *_incidents(card)),
+        Section("Explanations of its decisions", _explanations(card)),
+        Section("How to compute it again", tables=(_replay(card),)),
+    )
+
+
+def _purpose(card: Card) -> Fields:
+    found, deciding = card.identity, card.deciding
+    stops = ", ".join(f"{name} {percent(share)}" for name, share in deciding.limits.items())
+    how = deciding.alert_how or NOT_RECORDED
+    share = "" if deciding.alert_share is None else f"; {percent(deciding.alert_share)} there"
+    return (
+        ("purpose", found.purpose),
+        ("now", found.place),
+        ("where nothing can decide", deciding.safe),
+        ("alerts expected in traffic", span(deciding.alert_low, deciding.alert_high)),
+        ("as predicted by", f"{how}{share}"),
+        ("stopped by gateways beyond", f"{stops} of customers" if stops else "no limit is set"),
+    )
+
+
+def _outcomes(card: Card) -> Table:
+    rows = tuple(
+        (
+            outcome.name,
+            "0" if number == 0 else _number(outcome.from_score),
+            NOT_RECORDED if outcome.share is None else percent(outcome.share),
+            "yes" if outcome.is_alert else "no",
+            "never" if outcome.hides_label else "can come",
+        )
+        for number, outcome in enumerate(card.deciding.outcomes)
+    )
+    head = ("outcome", "from score", "planned share", "alert", "label")
+    return Table("Outcomes, from the lowest calibrated score to the highest", head, rows)
+
+
+def _people(card: Card) -> Fields:
+    found = card.identity
+    return (
+        ("owner", found.owner),
+        ("team", found.team or NOT_RECORDED),
+        ("tier", str(found.tier)),
+        ("author of the version", found.author),
+        ("registered", _moment(found.registered_ms)),
+        ("bundle", found.bundle),
+        ("code", found.code or NOT_RECORDED),
+        ("model's origin", found.origin or NOT_RECORDED),
+        ("model's folder", _folder(found)),
+    )
+
+
+def _folder(found: Identity) -> str:
+    if found.folder is None:
+        return NOT_RECORDED
+    same = {True: "as it is today", False: "changed since", None: NOT_RECORDED}
+    return f"{found.folder} ({same[found.is_folders]})"
+
+
+def _approvals(card: Card) -> tuple[Lines, tuple[Table, ...]]:
+    if not card.approvals:
+        return (f"Approvals: {NOT_RECORDED}.",), ()
+    rows = tuple(
+        (
+            approval.rollout,
+            approval.approver,
+            approval.answer,
+            approval.proven_by or NOT_RECORDED,
+            _moment(approval.at_ms),
+            approval.bound_to,
+            approval.reason,
+        )
+        for approval in card.approvals
+    )
+    head = ("rollout", "who", "answer", "proven by", "at", "evidence shown", "reason")
+    return (), (Table("Answers of people, as the journal holds them", head, rows),)
+
+
+def _data(card: Card) -> Fields:
+    data = card.data
+    held = (data.holdout_from_ms, data.gates_from_ms)
+    return (
+        ("digest", data.digest),
+        ("payments", NOT_RECORDED if data.rows is None else f"{data.rows:,}"),
+        ("from", _moment(data.from_ms)),
+        ("fitted until", _moment(held[0])),
+        ("calibrated until", _moment(held[1])),
+        ("judged until", _moment(data.to_ms)),
+        ("as known at", _moment(data.as_of_ms)),
+        ("seed", str(card.identity.seed)),
+    )
+
+
+def _labels(card: Card) -> Fields:
+    labels = card.labels
+    come = NOT_RECORDED
+    if None not in (labels.come_share, labels.come_low, labels.come_high, labels.come_days):
+        come = (
+            f"{percent(labels.come_share or 0.0)} of those that come within"
+            f" {labels.come_days:.3g} days were there when last judged"
+            f" ({span(labels.come_low or 0.0, labels.come_high or 0.0)})"
+        )
+    explored = labels.exploration_share
+    hides = ", ".join(labels.hides)
+    return (
+        ("label", labels.name),
+        ("mature after", f"{labels.maturity_days} days; then none means it did not happen"),
+        ("positive labels", come),
+        ("hidden by", hides or "no decision"),
+        ("in training", TREATMENTS.get(labels.treatment, labels.treatment) if hides else "none"),
+        ("in this version's data", labels.treated or NOT_RECORDED),
+        ("let through to learn", "none" if explored is None else percent(explored)),
+    )
+
+
+def _held_out(card: Card) -> Parts:
+    found = card.validation
+    measured = [gate for gate in found.gates if gate.name in MEASURES]
+    if not measured:
+        return (), (f"Measures: {NOT_RECORDED}.",), ()
+    fields = [("held against", f"champion {found.champion}" if found.champion else "no champion")]
+    if (pairs := found.compared) is not None:
+        fields.append(
+            (
+                "replayed beside it",
+                f"{pairs.payments:,} payments: alerts {pairs.alerts:,}, the champion's"
+                f" {pairs.champion_alerts:,}, of both {pairs.both_alerts:,}",
+            )
+        )
+    rows = tuple(
+        (_measure(gate, found.champion), _number(gate.observed), _ends(gate), _number(gate.limit))
+        for gate in measured
+    )
+    head = ("measure", "value", "interval", "limit")
+    caption = "Measured on days held out of this platform's fits; the gates below say how sure"
+    return tuple(fields), (), (Table(caption, head, rows),)
+
+
+def _measure(gate: ValidationGate, champion: str | None) -> str:
+    if gate.name == "quality":
+        return "average precision" + (", less the champion's" if champion else "")
+    return report.TITLES.get(gate.name, gate.name)
+
+
+def _ends(gate: ValidationGate) -> str:
+    if gate.low is None or gate.high is None:
+        return NOT_RECORDED
+    return f"{_number(gate.low)} to {_number(gate.high)}"
+
+
+def _validation(card: Card) -> Parts:
+    if not card.validation.gates:
+        return (), (f"The gate report is {NOT_RECORDED}.",), ()
+    rows = tuple(
+        (report.TITLES.get(g.name, g.name), report.MARKS.get(g.verdict, g.verdict), g.reason)
+        for g in card.validation.gates
+    )
+    return (), (), (Table("Before it met traffic", ("gate", "verdict", "why"), rows),)
+
+
+def _inputs(found: Sequence[Input]) -> Table:
+    rows = tuple(
+        (i.name, i.made_of, i.missing, i.stale or "does not apply", _number(i.usual)) for i in found
+    )
+    head = ("input", "made of", "where it is missing", "where it is stale or unavailable", "usual")
+    return Table("In the order of the model", head, rows)
+
+
+def _rollouts(card: Card) -> Iterator[Section]:
+    if not card.rollouts:
+        yield Section("Rollouts", lines=(f"Rollouts of this version: {NOT_RECORDED}.",))
+    for rollout in card.rollouts:
+        yield Section(f"Rollout {rollout.id}", _rollout(rollout), tables=_of_steps(rollout))
+
+
+def _rollout(rollout: Rollout) -> Fields:
+    planned = "it can decide within its deadlines" if rollout.planned == "" else rollout.planned
+    asked = {"required": "required", "none": "not asked for"}.get(rollout.approval or "")
+    return (
+        ("phase", rollout.phase.replace("_", " ")),
+        ("opened by", rollout.opened_by or NOT_RECORDED),
+        ("author", rollout.author),
+        ("approval", asked or NOT_RECORDED),
+        ("kind", _kind(rollout)),
+        ("plan", planned or NOT_RECORDED),
+        ("promoted", _moment(rollout.promoted_ms, "not promoted")),
+        ("ended", _moment(rollout.ended_ms, "not ended")),
+    )
+
+
+def _kind(rollout: Rollout) -> str:
+    if rollout.emergency:
+        return "emergency promotion"
+    return "first champion" if rollout.first else "ramp"
+
+
+def _of_steps(rollout: Rollout) -> tuple[Table, ...]:
+    rows = tuple(
+        (_moment(step.event_ms), step.what, step.actor, step.reason, (step.evidence or "none")[:12])
+        for step in rollout.steps
+    )
+    head = ("event time", "what", "by", "reason", "evidence")
+    steps = Table("What happened", head, rows)
+    return (steps, *(_gates(step) for step in rollout.steps if step.gates))
+
+
+def _gates(step: Step) -> Table:
+    rows = tuple(
+        (title(gate.name), mark(gate.verdict, holds=gate.holds), gate.headline)
+        for gate in step.gates
+    )
+    counted = "" if step.records is None else f", counted in {step.records:,} records"
+    caption = f"Before {_moment(step.event_ms)} ({step.what}): {step.verdict}{counted}"
+    return Table(caption, ("gate", "verdict", "headline"), rows)
+
+
+def _matured(card: Card) -> Parts:
+    own, of_pairs = _as_champion(card.matured), _of_pairs(card.pairs)
+    return own[0] + of_pairs[0], own[1] + of_pairs[1], own[2] + of_pairs[2]
+
+
+def _as_champion(matured: Matured | None) -> Parts:
+    if matured is None or not matured.stretches:
+        return (), (f"As champion: {NOT_RECORDED}.",), ()
+    fields = (
+        ("champion since", _moment(matured.since_ms)),
+        ("as seen at", _moment(matured.seen_ms)),
+    )
+    told = (
+        "Recall and precision count the highest scores of each day, as many as people have time"
+        " for."
+    )
+    return fields, (told,), tuple(map(_stretch, matured.stretches))
+
+
+def _stretch(stretch: Stretch) -> Table:
+    caption = (
+        f"As champion, {stretch.days:,} days from {_moment(stretch.from_ms)} to"
+        f" {_moment(stretch.to_ms)}: {stretch.payments:,} payments"
+    )
+    head = ("metric", "value", "95 % interval, at every look")
+    rows = tuple((m.name, _value(m), _between(m)) for m in stretch.metrics)
+    return Table(caption, head, rows)
+
+
+def _of_pairs(pairs: Pairs | None) -> Parts:
+    if pairs is None:
+        return (), (f"On payments that both versions scored: {NOT_RECORDED}.",), ()
+    caption = (
+        f"On payments that both scored in shadow ({pairs.rollout}), {pairs.frauds:,} of them"
+        " positive; each end of an interval is as certain as the rollout's gates"
+    )
+    rows = tuple(
+        (mine.name, _value(mine), _between(mine), _value(other), _between(other))
+        for mine, other in zip(pairs.challenger, pairs.champion, strict=True)
+    )
+    head = ("metric", "this version", "interval", "the champion then", "interval")
+    return (), (pairs.headline,), (Table(caption, head, rows),)
+
+
+def _value(found: Known) -> str:
+    if found.value is None:
+        return NOT_RECORDED
+    return _times(found.value) if found.name == CALIBRATION else percent(found.value)
+
+
+def _between(found: Known) -> str:
+    if found.low is None or found.high is None:
+        return NOT_RECORDED
+    if found.name == CALIBRATION:
+        return f"{found.low:.2f} to {_times(found.high)}"
+    return span(found.low, found.high)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} times what the scores said"
+
+
+def _incidents(card: Card) -> Parts:
+    if not card.incidents:
+        return (), ("None is on record about this version.",), ()
+    rows = tuple(
+        (i.id, i.kind, i.relation, i.state, _moment(i.opened_ms), i.note) for i in card.incidents
+    )
+    head = ("incident", "kind", "how it concerns it", "state", "opened", "note")
+    return (), (), (Table("Drift, drops of performance and faults of data", head, rows),)
+
+
+def _explanations(card: Card) -> Fields:
+    found = card.explanations
+    if found is None:
+        return (("method", NOT_RECORDED),)
+    against = (("against Shapley values", found.why),) if found.why else ()
+    return (
+        ("method", METHODS.get(found.method, found.method)),
+        ("link to the raw score", found.link),
+        *against,
+    )
+
+
+def _replay(card: Card) -> Table:
+    return Table("On this installation", ("command", "what it computes"), card.replay)
+
+
+def _number(value: float | None) -> str:
+    return NOT_RECORDED if value is None else f"{value:.4g}"
+
+
+def _moment(ms: int | None, none: str = NOT_RECORDED) -> str:
+    if ms is None:
+        return none
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"

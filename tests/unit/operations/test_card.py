@@ -1,0 +1,273 @@
+"""A model card tells what is on record, and says of everything else that it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mlplatform.learning.registry.versions import Version
+from mlplatform.model.definition import ExplorationPolicy
+from mlplatform.model.folders import load_definition
+from mlplatform.model.routes import no_routes
+from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.inputs import card_inputs
+from mlplatform.operations.card.making import Recorded, card
+from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
+from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
+from mlplatform.runtime.errors import Corrupt
+from support.carded_version import DAY_MS, promoted_journal, recorded, tenure, version
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return recorded(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+def bare(known: Recorded, **facts: Any) -> Recorded:
+    """The same version with nothing on record but that it was registered."""
+    changed = msgspec.structs.replace(known.version.facts, report={}, folder="", **facts)
+    return dataclasses.replace(
+        known,
+        version=dataclasses.replace(known.version, facts=changed),
+        bundle=None,
+        routes=no_routes("fraud"),
+        journals=(),
+        incidents=(),
+        tenure=None,
+    )
+
+
+def told(card_of: Card, title: str) -> Section:
+    return next(section for section in sections(card_of) if section.title == title)
+
+
+def words(section: Section) -> str:
+    cells = [cell for t in section.tables for row in (t.head, *t.rows) for cell in row]
+    fields = [text for field in section.fields for text in field]
+    return "\n".join([*fields, *section.lines, *(t.caption for t in section.tables), *cells])
+
+
+def test_it_is_one_value_that_json_holds(known: Recorded) -> None:
+    made = card(known)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
+    assert card(known) == made
+
+
+def test_it_says_who_answers_and_how_an_approver_was_known(known: Recorded) -> None:
+    made = card(known)
+    (approval,) = made.approvals
+    assert (approval.approver, approval.answer) == ("ben", "approve")
+    assert approval.proven_by == "code of key 12ab"
+    assert approval.bound_to == known.journals[0][2].evidence_digest
+    assert (made.identity.author, made.identity.place) == ("ana", "champion")
+    assert "code of key 12ab" in words(told(made, "Who answers for it"))
+
+
+def test_outcomes_have_their_thresholds_and_planned_shares(known: Recorded) -> None:
+    found = [(o.name, o.from_score, o.share) for o in card(known).deciding.outcomes]
+    assert found == [
+        ("approve", None, pytest.approx(0.987)),
+        ("review", 0.5, 0.01),
+        ("decline", 0.9, 0.003),
+    ]
+
+
+def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
+    known: Recorded,
+) -> None:
+    found = {i.name: i for i in card(known).inputs}
+    assert list(found) == [i.name for i in known.definition.inputs]
+    assert "refused" in found["amount"].missing
+    assert found["amount"].stale is None
+    assert found["hour"].missing == "never: each request has a time"
+    risk = found["terminal_risk_7d"]
+    assert "share of payments labelled positive over 7 days" in risk.made_of
+    assert "the answer names the view" in risk.missing
+    assert risk.stale is not None
+    assert "no model is asked" in risk.stale
+    assert "divisor" in found["amount_to_mean_30d"].missing
+
+
+def test_inputs_whose_features_are_declared_no_more_are_told(known: Recorded) -> None:
+    found = {i.name: i for i in card_inputs(known.definition, (), None)}
+    assert "declares no more" in found["terminal_risk_7d"].made_of
+    assert "not recorded" in found["terminal_risk_7d"].missing
+
+
+def test_measures_have_their_interval_and_what_they_were_held_against(known: Recorded) -> None:
+    made = card(known)
+    quality, latency = made.validation.gates
+    assert (quality.observed, quality.low, quality.high) == (0.612, 0.55, 0.67)
+    assert (latency.low, latency.high) == (None, None)
+    (table,) = told(made, "On held-out payments").tables
+    assert table.rows == (
+        ("average precision, less the champion's", "0.612", "0.55 to 0.67", "0.1"),
+    )
+
+
+def test_a_rollout_tells_each_step_with_the_headline_of_each_gate(known: Recorded) -> None:
+    (rollout,) = card(known).rollouts
+    assert [step.what for step in rollout.steps] == [
+        "opened", "shadow began", "an approval was asked for", "ben answered: approve",
+        "canary of 5 % began", "promoted, provisionally", "confirmed",
+    ]  # fmt: skip
+    assert (rollout.promoted_ms, rollout.ended_ms) == (36 * DAY_MS, 43 * DAY_MS)
+    (gate,) = rollout.steps[-1].gates
+    assert gate.headline == "It finds no more than 2 points fewer of the frauds (95 % certain)."
+
+
+def test_matured_performance_has_its_intervals(known: Recorded) -> None:
+    made = card(known)
+    shown = words(told(made, "Matured performance"))
+    assert "41.00 % to 77.00 %" in shown
+    assert "0.60 to 1.30 times what the scores said" in shown
+    assert made.pairs is not None
+    assert [(k.name, k.value, k.low) for k in made.pairs.champion] == [
+        ("recall", 0.61, 0.5),
+        ("precision", 0.61, 0.5),
+    ]
+
+
+def test_labels_say_when_they_come_and_what_declines_hide(known: Recorded) -> None:
+    labels = card(known).labels
+    assert (labels.maturity_days, labels.hides, labels.come_share) == (3, ("decline",), 0.97)
+    shown = words(told(card(known), "Labels and hidden outcomes"))
+    assert "97.00 % of those that come within 3 days were there" in shown
+
+
+def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: Recorded) -> None:
+    made = card(bare(known))
+    shown = {section.title: words(section) for section in sections(made)}
+    for title in (
+        "Who answers for it", "Data", "Labels and hidden outcomes", "On held-out payments",
+        "Gates of validation", "Rollouts", "Matured performance", "Explanations of its decisions",
+    ):  # fmt: skip
+        assert NOT_RECORDED in shown[title], title
+    assert "None is on record" in shown["Incidents"]
+    assert [o.from_score for o in made.deciding.outcomes] == [None, None, None]
+    assert made.identity.place == "answers nobody"
+    limits = "\n".join(made.limits)
+    for said in (
+        "What the model itself was fitted to is not recorded",
+        "bundle is not on this machine",
+        "No gate report is recorded",
+        "It was never rolled out",
+        "It was never champion",
+        "No labels of payments that it and its champion both scored",
+        "How it treats groups of customers of any kind is not recorded",
+    ):
+        assert said in limits, said
+
+
+def test_limits_of_a_confirmed_champion(known: Recorded) -> None:
+    limits = "\n".join(card(known).limits)
+    for said in (
+        "After decline no outcome can become known",
+        "how many of them were stopped wrongly can't be known",
+        "Of 12 payments that were declined while it was champion nothing is known",
+        "of 7 payments that both scored and that were declined nothing is known",
+        "Matured days: labels have stopped coming.",
+        "share of alerts: not shown. It may raise up to 0.4 points more alerts (95 % certain).",
+        "Incident fraud-drift-1 (drift) is open",
+        "Its reasons do not add up to the score",
+    ):
+        assert said in limits, said
+    for silent in ("not on this machine", "never", "nobody's approval", "has changed since"):
+        assert silent not in limits, silent
+
+
+def test_limits_follow_what_is_on_record(known: Recorded) -> None:
+    explored = ExplorationPolicy(
+        share=0.02, decision="review", amount="amount", maximum_amount=200.0, maximum_sum=2000.0
+    )
+    definition = msgspec.structs.replace(known.definition, exploration=explored)
+    first = msgspec.structs.replace(
+        known.version.facts, report=known.version.facts.report | {"champion": None}
+    )
+    changed = dataclasses.replace(
+        known,
+        definition=definition,
+        folder="0" * 64,
+        version=dataclasses.replace(known.version, facts=first),
+        tenure=None,
+    )
+    limits = "\n".join(card(changed).limits)
+    assert "follows from the share that is let through" in limits
+    assert "stopped wrongly" not in limits
+    assert "The model's folder has changed since this version was fitted" in limits
+    assert "validated without a champion to compare with" in limits
+    assert "No drift check has kept what matured labels say" in limits
+
+
+def test_a_harm_that_stopped_it_and_an_approver_without_proof_are_limits(known: Recorded) -> None:
+    facts = promoted_journal(known.version.digest)[:5]
+    answer = facts[3]
+    assert isinstance(answer, Answered)
+    facts[3] = msgspec.structs.replace(answer, proven_by="")
+    gate = {"verdict": "UNHEALTHY", "reason": "At least 3 points more fail. Figures.", "values": {}}
+    evidence = {"verdict": "UNHEALTHY", "records": 9, "gates": {"failures": gate}}
+    shared = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 1}
+    facts.append(RolledBack(**shared, actor="pass", reason="harm", evidence=evidence))
+    made = card(dataclasses.replace(known, journals=(facts,), tenure=None))
+    limits = "\n".join(made.limits)
+    assert "answers in time: a harm is proven. At least 3 points more fail." in limits
+    assert "how ben was known to be that person is not recorded" in limits
+    assert "It was never champion" in limits
+    assert made.approvals[0].proven_by is None
+    assert f"ben\napprove\n{NOT_RECORDED}" in words(told(made, "Who answers for it"))
+
+
+def test_a_rollout_of_an_earlier_release_records_less(known: Recorded) -> None:
+    opened = promoted_journal(known.version.digest)[0]
+    assert isinstance(opened, Opened)
+    earlier = msgspec.structs.replace(opened, plan=None, approval="", actor="")
+    made = card(dataclasses.replace(known, journals=([earlier],), tenure=None))
+    (rollout,) = made.rollouts
+    assert (rollout.approval, rollout.planned) == (None, None)
+    shown = words(told(made, "Rollout fraud-v2-1"))
+    assert shown.count(NOT_RECORDED) == 3
+    assert "whether one was required is not recorded" in "\n".join(made.limits)
+
+
+def test_another_version_s_incident_is_not_its_own(known: Recorded) -> None:
+    other = dataclasses.replace(known, version=version(known.version.digest, 3))
+    assert card(other).incidents == ()
+    (incident,) = known.incidents
+    answered = dataclasses.replace(incident, answer=3, state="answered")
+    (noted,) = card(dataclasses.replace(other, incidents=(answered,))).incidents
+    assert noted.relation == "this version answers it"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{"gates": "none"}, {"gates": [{"name": 1}]}, {"gates": [3]}, {"replayed": "x"}],
+    ids=["a text for gates", "a gate without a verdict", "a number for a gate", "no counts"],
+)
+def test_a_report_that_is_none_is_damage_and_not_silence(
+    known: Recorded, report: dict[str, Any]
+) -> None:
+    changed: Version = version(known.version.digest, report=report)
+    with pytest.raises(Corrupt, match="gate report of version 2 of fraud"):
+        card(dataclasses.replace(known, version=changed))
+
+
+def test_a_stretch_without_a_label_is_told_as_not_known(known: Recorded) -> None:
+    nothing = dataclasses.replace(tenure(), stretches=())
+    made = card(dataclasses.replace(known, tenure=nothing))
+    assert f"As champion: {NOT_RECORDED}." in words(told(made, "Matured performance"))
+    assert "No day of it as champion has all of its labels yet" in "\n".join(made.limits)
+
+
+def test_every_table_is_as_wide_as_its_head(known: Recorded, tmp_path: Path) -> None:
+    for each in (
+        known,
+        bare(known),
+        dataclasses.replace(known, definition=load_definition("fraud")),
+    ):
+        tables = [t for section in sections(card(each)) for t in section.tables]
+        assert tables
+        assert all(len(row) == len(t.head) for t in tables for row in t.rows)
