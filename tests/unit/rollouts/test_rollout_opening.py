@@ -15,6 +15,7 @@ import pytest
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
+from mlplatform.model.definition import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import fold
@@ -130,6 +131,38 @@ def test_of_too_many_requests_stretches_are_read_that_cover_the_days(
     assert part.requests < 700
     assert part.busy_hours == pytest.approx(72, abs=8)
     assert part.requests_h == pytest.approx(whole.requests_h, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("payload", "drawn", "chance"),
+    [
+        (None, 1.0, 0.05),
+        ({"propensity": 0.25}, 1.0, 0.25),
+        ({"propensity": 0.0, "excluded": "amount"}, 0.0, 0.0),
+    ],
+    ids=["a slice that has drawn nothing yet", "drawn", "excluded by its amount"],
+)
+def test_what_declines_hide_is_read_with_the_slice_that_was_drawn(
+    log: SqliteDecisionLog, payload: dict[str, Any] | None, drawn: float, chance: float
+) -> None:
+    end_ms = filled(log, 1.0, score=0.7, payload=payload or {})
+    slice_ = ExplorationPolicy(
+        share=0.05, decision="review", amount="amount", maximum_amount=1.0, maximum_sum=1.0
+    )
+    decision = msgspec.structs.replace(fraud().decision, hides_outcome=("review",))
+    hiding = msgspec.structs.replace(fraud(), decision=decision)
+    without = read_profile(log, hiding, days=1.0, now_event_ms=end_ms)
+    explored = msgspec.structs.replace(hiding, exploration=slice_)
+    found = read_profile(log, explored, days=1.0, now_event_ms=end_ms)
+    assert without is not None
+    assert without.declines is not None
+    assert found is not None
+    assert found.declines is not None
+    assert without.declines.share == pytest.approx(0.02, rel=0.2)
+    assert without.declines.fraud == pytest.approx(0.7)
+    assert (without.declines.drawn, without.declines.chance) == (0.0, 0.0)
+    assert found.declines.chance == chance
+    assert found.declines.drawn <= drawn
 
 
 # The plan

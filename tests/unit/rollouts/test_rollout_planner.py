@@ -23,10 +23,23 @@ from mlplatform.rollouts.verdicts import courses, traffic_profile
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
 from mlplatform.rollouts.verdicts.courses import Alerts, Sums
 from mlplatform.rollouts.verdicts.facts import Flags, Integers
-from mlplatform.rollouts.verdicts.planner import SURE, Stage, plan_stage, progress
+from mlplatform.rollouts.verdicts.planner import (
+    SURE,
+    Confirmation,
+    Stage,
+    plan_confirmation,
+    plan_stage,
+    progress,
+)
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text, with_percent, with_traffic
 from mlplatform.rollouts.verdicts.statistics import Clusters, share_difference
-from mlplatform.rollouts.verdicts.traffic_profile import Slice, TrafficProfile, profile_of
+from mlplatform.rollouts.verdicts.traffic_profile import (
+    Declines,
+    Slice,
+    TrafficProfile,
+    profile_of,
+)
+from mlplatform.rollouts.verdicts.verdict import Errors
 from rollout_world import fraud
 
 PREDICTED = Prediction(alert_ratio=1.0, disagreement=0.3, alert_share=0.013)
@@ -348,3 +361,97 @@ def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_require
     if required:
         assert "rollout.segments.groups.1.required: false (now true)" in refused[0]
         assert "shadow waits for it until its deadline" in told["segment rare"]
+
+
+# Outcomes that declines hide
+
+
+def held(
+    declines: Declines | None, *, hours: float = 60.0, tolerance: float = 0.2
+) -> Confirmation | None:
+    shadow = plan_at(1).steps[0]
+    profile = dataclasses.replace(usual(), declines=declines)
+    return plan_confirmation(
+        profile, dataclasses.replace(shadow, hours=hours), limit=0.05, tolerance=tolerance,
+        errors=Errors(0.0003, 0.05), alone=0.3,
+    )  # fmt: skip
+
+
+def test_declines_that_hide_outcomes_make_a_confirmation_less_sure() -> None:
+    chances = [
+        found.passes
+        for share in (0.0001, 0.003, 0.02)
+        if (found := held(Declines(share, 0.8), hours=120.0, tolerance=0.1)) is not None
+    ]
+    assert chances == sorted(chances, reverse=True)
+    assert chances[0] > 0.5 > chances[-1]
+
+
+def test_with_few_declines_the_judge_s_own_bounds_say_what_the_formula_says() -> None:
+    """Both are of frauds that come one by one, so the two ways to plan agree."""
+    for hours in (48.0, 72.0, 120.0):
+        plain, drawn = held(None, hours=hours), held(Declines(1e-6, 0.8), hours=hours)
+        assert plain is not None
+        assert drawn is not None
+        assert drawn.passes == pytest.approx(plain.passes, abs=0.12)
+        assert drawn.frauds == plain.frauds
+
+
+def test_where_declines_hide_too_much_no_sample_would_do_but_a_slice() -> None:
+    """The champion alone ranks 15 % of the declines high: if all are fraud, 5.5 % of the frauds."""
+    found = held(Declines(0.02, 0.8), hours=400.0, tolerance=0.05)
+    assert found is not None
+    assert (found.passes, found.requests) == (0.0, None)
+    assert found.declined == pytest.approx(400 * usual().requests_h * 0.02, rel=0.01)
+    assert found.let_through == 0
+    assert found.exploration is not None
+    explored = Declines(0.02, 0.8, drawn=1.0, chance=found.exploration)
+    with_slice = held(explored, hours=400.0, tolerance=0.05)
+    assert with_slice is not None
+    assert with_slice.passes >= 0.7
+    assert with_slice.let_through > 0
+
+
+@pytest.mark.parametrize(
+    ("declines", "confirmed"),
+    [
+        (Declines(0.003, 0.8), 0.38),
+        (Declines(0.02, 0.8), 0.02),
+        (Declines(0.02, 0.8, drawn=1.0, chance=0.05), 0.2),
+        (Declines(0.02, 0.8, drawn=1.0, chance=0.2), 0.98),
+    ],
+    ids=["few declines", "many", "many, 5 % let through", "many, 20 % let through"],
+)
+def test_the_figures_of_the_document(declines: Declines, confirmed: float) -> None:
+    errors = Errors(0.0003, 0.05)
+    found = courses.LabelCourses(0.008, declines, 0.05, 0.1, 0.1, errors, 0.3, 65)
+    assert found.passes(50_000, 50) == confirmed
+
+
+def test_payments_that_no_draw_could_let_through_stay_hidden() -> None:
+    every = held(Declines(0.02, 0.8, drawn=1.0, chance=0.5), tolerance=0.1)
+    few = held(Declines(0.02, 0.8, drawn=0.1, chance=0.5), tolerance=0.1)
+    assert every is not None
+    assert few is not None
+    assert few.passes < every.passes
+
+
+def test_the_plan_says_what_declines_hide_and_what_would_show_it() -> None:
+    profile = dataclasses.replace(usual(), declines=Declines(0.02, 0.8))
+    plan = plan_rollout(fraud(), profile, PREDICTED, REPLAYED)
+    told = "\n".join(plan_text.conclusions(plan))
+    assert "payments that the champion declines in shadow, 0 are let through" in told
+    assert "rollout.shadow.minimum_requests: " in told
+    assert "exploration.share: " in told
+
+
+def test_a_profile_counts_what_declines_hide() -> None:
+    seen = dataclasses.replace(a_slice(4000), hiding=np.full(80, 0.6))
+    found = profile_of([seen, dataclasses.replace(a_slice(4000), hiding=np.zeros(0))])
+    assert found is not None
+    assert found.declines is not None
+    assert found.declines.share == pytest.approx(80 / 8000, rel=0.05)
+    assert found.declines.fraud == pytest.approx(0.6)
+    plain = profile_of([a_slice(4000)])
+    assert plain is not None
+    assert plain.declines is None

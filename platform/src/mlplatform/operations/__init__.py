@@ -3,6 +3,6 @@ machine, backups.
 
 Packages from the ground up: `prefect_client`, `compute`, `actions`, `card`, `prefect_server`,
 `supervisor`; `cluster`, `traffic` and `backup` stand by themselves. `wiring` is the composition
-root of flows, commands and the page. Imports every area below: `scoring`, `rollouts`, `learning`, `decisions`,
-`model` and `runtime`.
+root of flows, commands and the page. Imports every area below: `scoring`, `rollouts`, `learning`,
+`decisions`, `model` and `runtime`.
 """

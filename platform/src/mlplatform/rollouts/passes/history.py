@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
@@ -20,6 +22,7 @@ from mlplatform.rollouts.verdicts.facts import (
 )
 from mlplatform.rollouts.verdicts.traffic_profile import (
     HOUR_MS,
+    Declines,
     ProfileBuilder,
     Slice,
     TrafficProfile,
@@ -35,6 +38,8 @@ MOST_REQUESTS = 2_000_000
 over the days."""
 STRETCH_H: Final = 1 / 20
 NEWEST_H: Final = 1 / 6
+PAYLOADS: Final = 20_000
+"""Newest requests of which the draws of the exploration slice are read: payloads are large."""
 LIVE: Final = (0.8, 1.25)
 """Hours of event time in one of wall time, between which the clocks are one."""
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
@@ -56,7 +61,38 @@ def read_profile(
     for start, end in stretches:
         for piece in _pieces(start, end, rate_h):
             found.add(_slice(log, definition, piece, within_us))
-    return found.profile()
+    profile = found.profile()
+    if profile is None or profile.declines is None or definition.exploration is None:
+        return profile
+    newest_ms = max(from_ms, now_event_ms - round(PAYLOADS / rate_h * HOUR_MS))
+    declines = _explored(log, definition, profile.declines, (newest_ms, now_event_ms))
+    return dataclasses.replace(profile, declines=declines)
+
+
+def _explored(
+    log: DecisionLog, definition: ModelDefinition, hidden: Declines, newest: tuple[int, int]
+) -> Declines:
+    """The declines with those that were let through, and with which chance; of a slice that has
+    drawn nothing yet, as model.yaml declares it."""
+    assert definition.exploration is not None
+    span = Span(
+        model=definition.name, kinds=("decision",), from_ms=newest[0], to_ms=newest[1],
+        limit=PAYLOADS, columns=("decision_id", "decision", "payload"),
+    )  # fmt: skip
+    rows = log.read(span)
+    draws = logged_draws(rows).values()
+    declared = definition.exploration.share
+    if not draws:
+        return dataclasses.replace(hidden, drawn=1.0, chance=declared)
+    hides = sum(name in definition.decision.hides_outcome for name in rows["decision"].to_pylist())
+    through = sum(draw.explored for draw in draws)
+    every = max(hides + through, len(draws))
+    chances = [draw.propensity for draw in draws if draw.propensity]
+    drawn = len(chances) / every
+    chance = sum(chances) / len(chances) if chances else 0.0
+    # what was counted as hidden are those that were not let through
+    share = hidden.share / max(1 - drawn * chance, 1e-9)
+    return dataclasses.replace(hidden, share=min(share, 1.0), drawn=drawn, chance=chance)
 
 
 def _newest(log: DecisionLog, model: str, from_ms: int, now_ms: int) -> tuple[float, float]:
@@ -107,17 +143,20 @@ def _slice(
     columns = columns_of(rows)
     failed, excused = failed_flags(columns), excused_flags(columns)
     latency_us = columns["latency_us"]
+    counted, scored = (columns["arm"] == "champion") & ~excused, scored_flags(columns)
+    hides = np.isin(columns["decision"], definition.decision.hides_outcome) & counted & scored
     return Slice(
         event_ms=columns["event_ms"],
         recorded_ms=columns["recorded_ms"],
         unit=columns["unit"],
         failed=failed | (latency_us > within_us),
-        scored=scored_flags(columns),
+        scored=scored,
         alert=np.isin(columns["decision"], definition.decision.alerts),
         latency_us=latency_us,
         hours=(end - start) / HOUR_MS,
         frauds=_frauds(log, model, start, end),
-        counted=(columns["arm"] == "champion") & ~excused,
+        counted=counted,
+        hiding=columns["score"][hides].astype(np.float64),
     )
 
 

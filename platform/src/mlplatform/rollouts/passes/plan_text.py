@@ -76,6 +76,12 @@ def conclusions(plan: Plan) -> Iterator[str]:
             f"versions as good as the champion are confirmed, {_chance(found.stops)} of those that "
             f"miss {HARM:g} times the limit are taken back"
         )
+        if found.declined:
+            yield (
+                f"of {found.declined:,} payments that the champion declines in shadow, "
+                f"{found.let_through:,} are let through to learn of them; the others may have been "
+                "anything, and the confirmation counts with that"
+            )
     yield from (f"note: {note}" for note in plan.notes)
     yield from (f"refused: {refusal}" for refusal in plan.refusals)
     if plan.proposed:

@@ -260,13 +260,24 @@ def _notes(
     if not profile.frauds > 0:
         yield "no label has told a fraud: when a promotion can be confirmed is not planned"
     elif confirmation is not None and confirmation.passes < SURE:
-        more = confirmation.requests
-        wanted = f"; rollout.shadow.minimum_requests: {more} would do" if more else ""
+        wanted = "".join(f"; {way}" for way in _ways_to_confirm(profile, confirmation))
         yield (
             f"the {confirmation.frauds:,} frauds of the shadow phase confirm "
             f"{100 * confirmation.passes:.0f} % of the versions as good as the champion, and the "
             f"others stay provisional{wanted}"
         )
+
+
+def _ways_to_confirm(profile: TrafficProfile, found: Confirmation) -> Iterator[str]:
+    if found.requests:
+        hours = found.requests / profile.requests_h
+        yield f"rollout.shadow.minimum_requests: {found.requests} would do ({hours:,.0f} h)"
+    if not found.declined:
+        return
+    if not found.requests:
+        yield "no sample would do, as declines hide too much"
+    if found.exploration is not None:
+        yield f"exploration.share: {found.exploration:g} would do at this sample"
 
 
 def recorded(plan: Plan | str, despite: str = "") -> RolloutPlan:

@@ -9,14 +9,28 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mlplatform.rollouts.verdicts.aggregates import MOMENT_MS, MOST_OUTAGES
+from mlplatform.rollouts.verdicts.hidden import (
+    Interval,
+    Metric,
+    PartlySeen,
+    interval,
+    recall_difference,
+)
 from mlplatform.rollouts.verdicts.statistics import event_size, sequence_width
-from mlplatform.rollouts.verdicts.traffic_profile import HOUR_MS, QUANTILES, TrafficProfile
+from mlplatform.rollouts.verdicts.traffic_profile import (
+    HOUR_MS,
+    QUANTILES,
+    Declines,
+    TrafficProfile,
+)
+from mlplatform.rollouts.verdicts.verdict import Errors
 
 Floats = npt.NDArray[np.float64]
 
@@ -335,3 +349,83 @@ def _widths(variances: Floats, error_share: float) -> Floats:
     """The judge's widths, read between the lines of a table."""
     known, widths = _table(error_share)
     return np.interp(variances, known, widths)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCourses:
+    """What labels may come to say of a shadow phase some of whose payments are declined.
+
+    Args:
+        frauds: share of requests that labels tell to be fraud, those let through among them.
+        limit, tolerance: frauds found less than the champion, as a share of all frauds.
+        worse: the same of the bad challenger.
+        alone: share of the frauds that one version alone finds, at equal recall.
+    """
+
+    frauds: float
+    declines: Declines
+    limit: float
+    tolerance: float
+    worse: float
+    errors: Errors
+    alone: float
+    seed: int
+
+    def passes(self, requests: int, drawn: int) -> float:
+        """Chance that a version which finds as many frauds is shown to."""
+        return self._chance(requests, 0.0, self.errors.missed, drawn, self._is_shown)
+
+    def stops(self, requests: int, drawn: int) -> float:
+        """Chance that the bad one is stopped."""
+        return self._chance(requests, self.worse, self.errors.stop, drawn, self._is_proven)
+
+    def _is_shown(self, found: Interval) -> bool:
+        return -found.low <= self.tolerance
+
+    def _is_proven(self, found: Interval) -> bool:
+        return -found.high > self.limit
+
+    def _chance(
+        self,
+        requests: int,
+        worse: float,
+        error: float,
+        drawn: int,
+        told: Callable[[Interval], bool],
+    ) -> float:
+        rng = np.random.default_rng(self.seed)
+        found = (interval(*self._course(rng, requests, worse), error) for _ in range(drawn))
+        return float(np.mean([told(one) for one in found]))
+
+    def _course(
+        self, rng: np.random.Generator, requests: int, worse: float
+    ) -> tuple[Metric, PartlySeen]:
+        """Frauds that are seen, and all that the champion declines; each is of its own customer.
+
+        What it declines, the champion has ranked high: a challenger as good finds as many of the
+        other frauds more than the champion as it finds fewer of these.
+        """
+        hidden, apart = self.declines, max(self.alone, worse)
+        others = max(self.frauds - hidden.told, 0.0)
+        share = others / max(others + hidden.share * hidden.fraud, 1e-12)
+        found = min((apart - worse) / 2, share * (1 - worse) / (1 + share))
+        plain = rng.poisson(requests * others)
+        declined = rng.poisson(requests * hidden.share)
+        kind = rng.random(plain + declined)
+        is_declined = np.arange(len(kind)) >= plain
+        mine_alone = (kind < found / max(share, 1e-12)) & ~is_declined
+        other_alone = kind >= 1 - (found + worse)
+        chance = np.where(is_declined, 0.0, 1.0)
+        chance[is_declined & (rng.random(len(kind)) < hidden.drawn)] = hidden.chance
+        seen = rng.random(len(kind)) < chance
+        fraud = seen & (~is_declined | (rng.random(len(kind)) < hidden.fraud))
+        metric = recall_difference(~other_alone, ~mine_alone)
+        payments = PartlySeen(
+            unit=np.arange(len(kind)),
+            fraud=fraud,
+            seen=seen,
+            chance=chance,
+            guess=np.where(is_declined, hidden.fraud, 1.0),
+            came=np.ones(len(kind)),
+        )
+        return metric, payments

@@ -6,16 +6,17 @@ played through a step by `courses`, against the very bounds that will judge them
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mlplatform.rollouts.verdicts import courses
-from mlplatform.rollouts.verdicts.courses import Alerts, Floats, Looks, Sums
+from mlplatform.rollouts.verdicts.courses import Alerts, Floats, LabelCourses, Looks, Sums
 from mlplatform.rollouts.verdicts.judgement import Step
 from mlplatform.rollouts.verdicts.statistics import sequence_width
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
@@ -31,6 +32,9 @@ HARM = 2.0
 """Times the limit: the bad challenger of a plan."""
 DECIDES = 0.5
 """A step that passes fewer challengers as good as the champion than this can't decide."""
+MOST_TELLING = 5_000
+"""Frauds and declines of one course that is drawn: a larger sample is told as one of so many."""
+SLICES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 SURE = 0.8
 """Of such challengers, those that a proposed change lets pass in time."""
 
@@ -119,7 +123,12 @@ class Confirmation:
         frauds: of the shadow phase, expected.
         passes: chance that a version which finds as many frauds as its champion is confirmed.
         stops: chance that one which misses `HARM` times the limit more is taken back.
-        requests: in shadow, that would confirm with the chance `SURE`; None: no fraud was told.
+        requests: in shadow, that would confirm with the chance `SURE`; None: no fraud was told, or
+            none would, as declines hide too much.
+        declined: payments of the shadow phase whose outcome the champion's decision hides; of
+            them, `let_through` are known all the same.
+        exploration: smallest share of `SLICES` that would confirm with the chance `SURE` at this
+            sample; None: none would, or nothing is hidden.
     """
 
     tolerance: float
@@ -127,6 +136,9 @@ class Confirmation:
     passes: float
     stops: float
     requests: int | None
+    declined: int = 0
+    let_through: int = 0
+    exploration: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -368,6 +380,11 @@ def plan_confirmation(
     """
     if not profile.frauds > 0 or shadow.hours is None:
         return None
+    if profile.declines is not None:
+        held = LabelCourses(
+            profile.frauds, profile.declines, limit, tolerance, HARM * limit, errors, alone, SEED
+        )
+        return _partly_seen(held, round(profile.requests_h * shadow.hours))
     frauds = round(profile.requests_h * shadow.hours * profile.frauds)
 
     def chance(count: int, worse: float, most: float, error: float, sign: int) -> float:
@@ -387,6 +404,30 @@ def plan_confirmation(
         passes=passing(frauds),
         stops=1 - chance(frauds, HARM * limit, limit, errors.stop, -1) if frauds else 0.0,
         requests=None if wanted is None else math.ceil(wanted / profile.frauds),
+    )
+
+
+def _partly_seen(held: LabelCourses, requests: int) -> Confirmation:
+    """What the labels of so many requests will show, by the judge's own bounds."""
+    hidden = held.declines
+    most = round(MOST_TELLING / (held.frauds + hidden.share))
+    counts = [round(x) for x in np.geomspace(10 / held.frauds, most, 40) if x <= most]
+    place = bisect.bisect_left(counts, SURE, key=lambda n: held.passes(n, COURSES // 4))
+    passes = held.passes(min(requests, most), COURSES // 2)
+    slices = (s for s in SLICES if s > hidden.drawn * hidden.chance)
+    wider = (replace(held, declines=replace(hidden, drawn=1.0, chance=s)) for s in slices)
+    would = (
+        h.declines.chance for h in wider if h.passes(min(requests, most), COURSES // 4) >= SURE
+    )
+    return Confirmation(
+        tolerance=held.tolerance,
+        frauds=round(requests * held.frauds),
+        passes=passes,
+        stops=held.stops(min(requests, most), COURSES // 2),
+        requests=counts[place] if place < len(counts) else None,
+        declined=round(requests * hidden.share),
+        let_through=round(requests * hidden.share * hidden.drawn * hidden.chance),
+        exploration=None if passes >= SURE else next(would, None),
     )
 
 

@@ -24,6 +24,28 @@ ACTIVITY_BINS = 24
 
 
 @dataclass(frozen=True, slots=True)
+class Declines:
+    """Payments whose outcome the champion's own decision hides, those that are let through too.
+
+    Args:
+        share: of all requests (0-1).
+        fraud: share of them that the champion's calibrated scores expect to be fraud.
+        drawn: share of them that may be let through to learn of them.
+        chance: of one of these, to be.
+    """
+
+    share: float
+    fraud: float
+    drawn: float = 0.0
+    chance: float = 0.0
+
+    @property
+    def told(self) -> float:
+        """Share of all requests that are let through and turn out to be fraud."""
+        return self.share * self.drawn * self.chance * self.fraud
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficProfile:
     """A model's traffic, by event time.
 
@@ -44,6 +66,7 @@ class TrafficProfile:
         slow_together: as `failed_together`, of answers above each of `QUANTILES`.
         frauds: share (0-1) of requests that labels have told to be fraud; NaN: no label has come.
         speed: hours of event time in an hour of wall time; 1 on a live platform.
+        declines: None: no decision of the champion hid an outcome.
     """
 
     hours: float
@@ -61,6 +84,7 @@ class TrafficProfile:
     slow_together: tuple[float, ...]
     frauds: float
     speed: float = 1.0
+    declines: Declines | None = None
 
     def seen(self, hours: float, share: float = 1.0) -> float:
         """Customers of whom a request is expected within so long, among this share of them."""
@@ -90,6 +114,7 @@ class Slice:
         latency_us: -1: not recorded.
         hours: how long the stretch is.
         frauds: labels of fraud that arrived in it; None: no label at all did.
+        hiding: scores of the champion's answers whose decision hides the outcome.
     """
 
     event_ms: Integers
@@ -102,6 +127,7 @@ class Slice:
     hours: float
     frauds: int | None = None
     counted: Flags | None = None
+    hiding: Floats | None = None
 
 
 @dataclass(slots=True)
@@ -166,6 +192,8 @@ class ProfileBuilder:
         default_factory=lambda: np.zeros(BINS_PER_OCTAVE * OCTAVES, dtype=np.int64)
     )
     _frauds: int | None = None
+    _hidden: int = 0
+    _hidden_score: float = 0.0
 
     def add(self, seen: Slice) -> None:
         """Count a slice; slices come in the order of event time."""
@@ -187,6 +215,9 @@ class ProfileBuilder:
         self._failures.add(pieces, seen.failed[own])
         self._scored += int(seen.scored[own].sum())
         self._alerts += int((seen.alert & seen.scored)[own].sum())
+        if seen.hiding is not None:
+            self._hidden += len(seen.hiding)
+            self._hidden_score += float(seen.hiding.sum())
         self._add_latency(pieces, seen.latency_us[own])
 
     def profile(self) -> TrafficProfile | None:
@@ -216,7 +247,13 @@ class ProfileBuilder:
             slow_together=tuple(p.together for p in self._slow),
             frauds=math.nan if self._frauds is None else self._frauds / self._requests,
             speed=self.speed,
+            declines=self._declines(),
         )
+
+    def _declines(self) -> Declines | None:
+        if not self._hidden or not self._scored:
+            return None
+        return Declines(self._hidden / self._scored, self._hidden_score / self._hidden)
 
     def _piece_ms(self) -> int:
         span_ms = self.days * 24 * HOUR_MS / self.speed
