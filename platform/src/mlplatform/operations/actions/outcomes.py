@@ -79,10 +79,9 @@ def outcomes(
         labels: with `LABEL_COLUMNS`, in any order.
         voids: decision_id of decisions that never were.
     """
-    last = (
-        in_order(labels)
-        .group_by("decision_id", use_threads=False)
-        .aggregate([("event_ms", "last"), ("label", "last")])
+    labels = in_order(labels)
+    last = labels.group_by("decision_id", use_threads=False).aggregate(
+        [("event_ms", "last"), ("label", "last")]
     )
     kept = ~_among(decisions, voids)
     decisions = decisions.filter(kept).join(last, "decision_id", join_type="left outer")

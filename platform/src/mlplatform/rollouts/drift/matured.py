@@ -150,8 +150,8 @@ def _read_labels(
     found = _Labels()
     span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), LABEL_COLUMNS)
     for rows in slices(log, span):
-        found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
         rows = in_order(rows)
+        found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
         positive = rows.filter(pa.array(rows["label"].to_numpy() == 1))["decision_id"].to_pylist()
         wanted = pa.array([*declined, *found.known, *positive], pa.string())
         kept = rows.filter(pc.is_in(rows["decision_id"], value_set=wanted))

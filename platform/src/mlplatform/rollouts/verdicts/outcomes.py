@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.decisions.records.last_labels import dated_labels
+from mlplatform.decisions.records.last_labels import dated_labels, in_order
 from mlplatform.model.decision_scale import EARLIER_HIDE
 from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
@@ -125,7 +125,7 @@ def outcomes(
                 came = np.where(share > 0, share, 1.0)
     kept = ~immature
     champion = columns["score"][kept].astype(np.float64)
-    times = labels.column("event_ms").to_numpy()
+    times = in_order(labels).column("event_ms").to_numpy()
     last_ms = int(columns["event_ms"].max()) if len(ids) else 0
     return Outcomes(
         payments=PartlySeen(

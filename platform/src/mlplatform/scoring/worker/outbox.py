@@ -103,6 +103,11 @@ def _accepted(row: Mapping[str, Any]) -> bytes:
     return parent(trace_id, derived_span_id(decision_id, ACCEPTED), False).encode()
 
 
+def _is_an_opinion(row: Mapping[str, Any]) -> bool:
+    """A label without a value: one analyst has said it, and another has to confirm it."""
+    return row.get("kind") == "label" and row["label"] is None
+
+
 def _place(row: Mapping[str, Any]) -> bytes:
     return f"{row['writer']}:{row['seq']}".encode()
 
@@ -147,7 +152,8 @@ class Outbox:
         if rows:
             self._read_to = None
             progress = Progress(of.name, _encode(after))
-            self._topics.publish([of.message(row) for row in rows], progress)
+            said = [of.message(row) for row in rows if not _is_an_opinion(row)]
+            self._topics.publish(said, progress)
         self._read_to = after
         return len(rows)
 
