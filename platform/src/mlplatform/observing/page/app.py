@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.observing.page import decisions, incidents, rollouts, search, traffic
+from mlplatform.observing.page import decisions, exports, incidents, rollouts, search, traffic
 from mlplatform.observing.page.causes import explained
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
@@ -95,6 +95,7 @@ def application(
     routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
     routes.append(Route("/decisions", _finding(pages.find), methods=["POST"]))
     routes += [*SignIn(console, token, _shown).routes(), *actions.routes()]
+    routes.append(Route("/decisions.csv", _exported(pages.export), methods=["GET"]))
     routes.append(Route("/style.css", _style, methods=["GET"]))
     routes.append(Route("/health", _health, methods=["GET"]))
     inner = Starlette(
@@ -206,8 +207,13 @@ class Pages:
             tone=self._sources.tone,
             names=[model.name for model in known],
             outcomes=list(dict.fromkeys(name for m in known for name in m.decision.scale.names)),
+            most_exported=exports.MOST_ROWS,
             minute=search.minute,
         )
+
+    def export(self, request: Request) -> exports.Export:
+        asked = search.query(dict(request.query_params))
+        return exports.export(self._sources.decisions(asked, exports.MOST_ROWS, search.READ))
 
     def find(self, given: Mapping[str, str]) -> str:
         """The path of what a form asks for. A customer's id goes no further than its pseudonym."""
@@ -251,9 +257,22 @@ class Headers:
 
 
 def _answering(show: Show) -> Callable[[Request], Response]:
+    return _or_problem(lambda request: _html(show(request)))
+
+
+def _exported(export: Callable[[Request], exports.Export]) -> Callable[[Request], Response]:
+    def file(request: Request) -> Response:
+        made = export(request)
+        named = {"Content-Disposition": f'attachment; filename="{made.name}"'}
+        return Response(made.text, 200, named, "text/csv; charset=utf-8")
+
+    return _or_problem(file)
+
+
+def _or_problem(make: Callable[[Request], Response]) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         try:
-            return _html(show(request))
+            return make(request)
         except NotFound as error:
             return _problem(404, "There is nothing of that name here", str(error))
         except InputInvalid as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -25,6 +25,7 @@ SHOWN: Final = (
 )
 """No column that says whom a decision was about."""
 READ: Final = (*SHOWN, "unit")
+"""A unit is a pseudonym: whom a decision was about, without saying who that is."""
 
 FIRST_WIDTH_MS: Final = 60_000
 LEAST_WIDTH_MS: Final = 1_000
@@ -80,8 +81,12 @@ class Query:
         texts = {f.name: _text(getattr(self, f.name)) for f in fields(self) if f.name != "before"}
         if before is not None:
             texts["before"] = _place_text(before)
-        asked = urlencode({name: text for name, text in texts.items() if text})
-        return f"/decisions?{asked}" if asked else "/decisions"
+        return _path("/decisions", texts)
+
+    def export_link(self) -> str:
+        """The path of the same search as a file, from its page's beginning on."""
+        texts = {f.name: _text_of(getattr(self, f.name)) for f in fields(self)}
+        return _path("/decisions.csv", texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,13 @@ def query(given: Mapping[str, str]) -> Query:
     return asked
 
 
-def search(read: Callable[[Span], pa.Table], asked: Query, newest_ms: int, rows: int) -> Found:
+def search(
+    read: Callable[[Span], pa.Table],
+    asked: Query,
+    newest_ms: int,
+    rows: int,
+    columns: Sequence[str] = SHOWN,
+) -> Found:
     """The newest decisions that match, looked for backwards in event time within a bound.
 
     A stretch that holds too many records is cut into shorter ones, and one with few makes the next
@@ -129,6 +140,7 @@ def search(read: Callable[[Span], pa.Table], asked: Query, newest_ms: int, rows:
     Args:
         newest_ms: event time of the log's newest record, as far as is known.
         rows: of a page.
+        columns: of `READ`, that the rows have; the page shows no pseudonyms.
     """
     floor = max(asked.from_ms or 0, 0)
     end: int | None = asked.to_ms
@@ -143,7 +155,7 @@ def search(read: Callable[[Span], pa.Table], asked: Query, newest_ms: int, rows:
         if crowded:
             width = max(width // WIDER, LEAST_WIDTH_MS)
         else:
-            found += _matching(table, asked, rows + 1 - len(found))
+            found += _matching(table, asked, rows + 1 - len(found), columns)
             end = start
             width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER else 1
             if len(found) > rows:
@@ -174,8 +186,10 @@ def _window(
     return table, max(counts.values()) >= limit
 
 
-def _matching(table: pa.Table, asked: Query, rows: int) -> list[Mapping[str, Any]]:
-    """The newest rows that match, without whom they are about."""
+def _matching(
+    table: pa.Table, asked: Query, rows: int, columns: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """The newest rows that match."""
     import pyarrow.compute as pc
 
     wanted = {
@@ -192,7 +206,7 @@ def _matching(table: pa.Table, asked: Query, rows: int) -> list[Mapping[str, Any
     newest_first = table.sort_by(
         [("event_ms", "descending"), ("writer", "descending"), ("seq", "descending")]
     )
-    return list(newest_first.slice(0, rows).select(SHOWN).to_pylist())
+    return list(newest_first.slice(0, rows).select(list(columns)).to_pylist())
 
 
 def _text(value: object) -> str:
@@ -200,6 +214,15 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _text_of(value: object) -> str:
+    return _place_text(value) if isinstance(value, Place) else _text(value)
+
+
+def _path(path: str, texts: Mapping[str, str]) -> str:
+    asked = urlencode({name: text for name, text in texts.items() if text})
+    return f"{path}?{asked}" if asked else path
 
 
 def minute(ms: int | None) -> str:

@@ -23,7 +23,7 @@ from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page import decisions
 from mlplatform.observing.page.decisions import RecordShown
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
-from mlplatform.observing.page.search import Found, Query, search
+from mlplatform.observing.page.search import SHOWN, Found, Query, search
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.looks import Course, courses
 from mlplatform.operations.card.card import Card
@@ -187,7 +187,7 @@ class Sources:
                 return incident
         raise NotFound(f"no incident {name!r}")
 
-    def decisions(self, asked: Query, rows: int) -> Found:
+    def decisions(self, asked: Query, rows: int, columns: Sequence[str] = SHOWN) -> Found:
         """A page of the decisions that match; nothing where there is no log yet.
 
         Raises:
@@ -199,7 +199,7 @@ class Sources:
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
         with _turn(self._searching, "other searches go on"):
-            return search(log.read, asked, newest_ms, rows)
+            return search(log.read, asked, newest_ms, rows, columns)
 
     def pseudonym(self, customer: str) -> int:
         """What the log holds in place of a customer's id, which is neither kept nor logged.

@@ -1,0 +1,68 @@
+"""A search for decisions as a CSV file that a spreadsheet opens without running anything in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from mlplatform.observing.page.search import Found
+
+MOST_ROWS: Final = 5_000
+"""Of one file; a narrower search, or one of older decisions, gives the rest."""
+COLUMNS: Final = (
+    *("decision_id", "model", "kind", "event_time", "customer_pseudonym", "version", "arm"),
+    *("answered_by", "score", "decision", "degraded", "degraded_reason", "latency_us"),
+    "generation",
+)
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes for the beginning of a formula. Source: OWASP, CSV Injection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A file.
+
+    Args:
+        name: says whether it holds all that the search finds.
+    """
+
+    name: str
+    text: str
+
+
+def export(found: Found) -> Export:
+    """The rows of a search as RFC 4180 has them, the newest event first."""
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    for row in found.rows:
+        own = {
+            "event_time": _moment(row["event_ms"]),
+            # As text: a spreadsheet keeps 15 digits of a number, and two customers would be one.
+            "customer_pseudonym": "" if row["unit"] is None else f"u{row['unit']}",
+        }
+        writer.writerow([cell(own[name] if name in own else row[name]) for name in COLUMNS])
+    name = "decisions.csv" if found.older is None else "decisions-part.csv"
+    return Export(name, written.getvalue())
+
+
+def cell(value: Any) -> Any:
+    """A value that a spreadsheet shows and does not compute: text that could be a formula begins
+    with an apostrophe."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
+    return value
+
+
+def _moment(ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
