@@ -30,6 +30,7 @@ HOSTILE = "<script>alert(1)</script>"
 PAGES = [
     "/",
     "/models/fraud",
+    "/models/fraud/review",
     "/rollouts",
     "/rollouts/fraud-v1-1",
     "/incidents",

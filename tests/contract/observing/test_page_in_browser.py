@@ -42,6 +42,7 @@ pytestmark = [
 PAGES = {
     "overview": "/",
     "model": "/models/fraud",
+    "review": "/models/fraud/review",
     "rollouts": "/rollouts",
     "rollout": "/rollouts/fraud-v2-1",
     "incidents": "/incidents",

@@ -25,6 +25,7 @@ from mlplatform.commands import (
     platform,
     refusals,
     replay,
+    review,
     rollouts,
     runs,
     score,
@@ -74,6 +75,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(history.app, name="history")
+app.add_typer(review.app, name="review")
 app.add_typer(log.commands(_journal), name="log")
 
 

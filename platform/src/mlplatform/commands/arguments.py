@@ -28,6 +28,11 @@ def _approver(text: str) -> str:
     return check_client(text.strip().casefold(), "--approver")
 
 
+def analyst_name(text: str) -> str:
+    """The name of who says how a decision turned out, as keys have it."""
+    return check_client(text.strip().casefold(), "--analyst")
+
+
 def _reason(text: str | None) -> str | None:
     return None if text is None else REASON.checked("--reason", text)
 

@@ -35,8 +35,8 @@ def create(
         typer.Option(
             help="score, read, labels, void, any-client (labels and voids of every client's "
             "decisions), explain, metrics (model *) or * (all of these). Of people: view (sign in "
-            "to look), operate (stop and start what runs), run (start flows, and operate), "
-            "approve (rollouts)."
+            "to look), review (say how decisions turned out), operate (stop and start what runs), "
+            "run (start flows, and operate), approve (rollouts)."
         ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",

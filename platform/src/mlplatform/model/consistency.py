@@ -44,6 +44,7 @@ def contradictions(model: ModelDefinition) -> Iterator[Finding]:
         _decision,
         _limit,
         _learning,
+        _review,
         _exploration,
         _rollout,
         _serving,
@@ -188,6 +189,17 @@ def _limit(model: ModelDefinition) -> Iterator[Rule]:
         planned = (decision.thresholds.shares or {}).get(name, 0.0)
         yield share > planned, key, share, f"more than planned, {planned:g}"
         yield share <= value, key, share, "at most alert_share"
+
+
+def _review(model: ModelDefinition) -> Iterator[Rule]:
+    review, names = model.label.review, model.decision.outcomes
+    known = set(review.outcomes) <= set(names) and len(set(review.outcomes)) == len(review.outcomes)
+    wanted = f"of decision.outcomes ({', '.join(names)}), each once"
+    yield known, "label.review.outcomes", review.outcomes, wanted
+    may_show = [name for name, field in model.request.items() if not field.pseudonymous]
+    shown = set(review.shows) <= set(may_show) and len(set(review.shows)) == len(review.shows)
+    wanted = f"request fields that are not pseudonymous ({', '.join(may_show)}), each once"
+    yield shown, "label.review.shows", review.shows, wanted
 
 
 def _learning(model: ModelDefinition) -> Iterator[Rule]:

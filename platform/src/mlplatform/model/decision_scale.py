@@ -188,6 +188,28 @@ class DecisionPolicy(_Strict, frozen=True):
         return planned if self.capacity is None else self.capacity
 
 
+class ReviewPolicy(_Strict, frozen=True):
+    """Which decisions analysts look at, and what it takes to make a label of what they say.
+
+    Args:
+        outcomes: decisions that are looked at; empty: alerts, and those that hide their outcome.
+        shows: fields of the request that are shown beside score and reasons; none that says whom a
+            request was about.
+        four_eyes: a label takes two people who say the same.
+        days: of event time, for which a decision waits to be looked at.
+    """
+
+    outcomes: tuple[Decision, ...] = ()
+    shows: tuple[str, ...] = ()
+    four_eyes: bool = False
+    days: Annotated[int, Meta(ge=1, le=366)] = 30
+
+    def reviewed(self, decision: DecisionPolicy) -> tuple[Decision, ...]:
+        """The outcomes that are looked at, in the order of the model's scale."""
+        wanted = set(self.outcomes) or {*decision.alerts, *decision.hides_outcome}
+        return tuple(name for name in decision.outcomes if name in wanted)
+
+
 EARLIER: Final = DecisionScale(("approve", "review", "decline"), ("review", "decline"))
 """Of bundles and evidence that name none: they were made before model.yaml said it."""
 EARLIER_HIDE: Final = ("decline",)

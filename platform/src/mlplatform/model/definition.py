@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from mlplatform.model.decision_scale import Decision, DecisionPolicy
+from mlplatform.model.decision_scale import Decision, DecisionPolicy, ReviewPolicy
 from mlplatform.model.segments import SegmentPolicy
 from mlplatform.model.tensors.signature import Signature
 from mlplatform.model.windows.declaration import Window
@@ -89,6 +89,7 @@ class InputSpec(_Strict, frozen=True):
 class Label(_Strict, frozen=True):
     name: str
     maturity_days: Annotated[int, Meta(ge=0)]
+    review: ReviewPolicy = ReviewPolicy()
 
 
 class SmallModelPolicy(_Strict, frozen=True):

@@ -24,6 +24,7 @@ from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
 from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.rendering import render, style
+from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.sources import ModelShown, Sources
 from mlplatform.observing.page.traffic import TrafficShown
 from mlplatform.operations.card.sections import sections
@@ -95,6 +96,7 @@ def application(
     routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
     routes.append(Route("/decisions", _finding(pages.find), methods=["POST"]))
     routes += [*SignIn(console, token, _shown).routes(), *actions.routes()]
+    routes += Reviews(sources, console, _shown).routes()
     routes.append(Route("/decisions.csv", _exported(pages.export), methods=["GET"]))
     routes.append(Route("/style.css", _style, methods=["GET"]))
     routes.append(Route("/health", _health, methods=["GET"]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlplatform.decisions.records.record import trace_of
 from mlplatform.model.decision_scale import DecisionScale
+from mlplatform.operations.review.opinions import opinion
 
 Tone = Callable[[str, str | None], str]
 """From a model and its decision to how that is shown: good, bad, or as other text."""
@@ -190,9 +191,18 @@ def _answer(found: RecordShown) -> Answer:
 
 def _label(found: RecordShown) -> str:
     value = dict(found.fields).get("label")
-    if value is None:
+    said = opinion(found.payload) if isinstance(found.payload, Mapping) else None
+    by = "" if said is None else f", says {said.analyst}"
+    note = f": {said.note}" if said is not None and said.note else ""
+    if value is not None:
+        return f"label {value}: {_meant(value)}{by}{note}"
+    if said is None:
         return "a label without a value"
-    return f"label {value}: {'what the model looks for' if value else 'not what it looks for'}"
+    return f"{_meant(said.outcome)}{by}, no label yet{note}"
+
+
+def _meant(outcome: int) -> str:
+    return "what the model looks for" if outcome else "not what it looks for"
 
 
 def _void(found: RecordShown) -> str:

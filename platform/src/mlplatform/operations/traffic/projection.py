@@ -208,12 +208,12 @@ def _add(
             model=model, kinds=buckets.KINDS, after=position, limit=portion, columns=buckets.COLUMNS
         )
         table = log.read(span)
-        reached, full = _reached(table, marks, portion)
-        table = up_to(table, reached)
+        come_to, full = reached(table, marks, portion)
+        table = up_to(table, come_to)
         write(db, buckets.counted(table, alerting))
         if len(table):
             _move_newest(db, int(np.max(table.column("event_ms").to_numpy())))
-        db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", reached.items())
+        db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", come_to.items())
         return full
 
 
@@ -240,18 +240,16 @@ def _move_newest(db: sqlite3.Connection, event_ms: int) -> None:
         db.execute("DELETE FROM buckets WHERE length_ms = ? AND start_ms < ?", old)
 
 
-def _reached(
-    table: pa.Table, marks: Mapping[str, int], portion: int
-) -> tuple[dict[str, int], bool]:
+def reached(table: pa.Table, marks: Mapping[str, int], portion: int) -> tuple[dict[str, int], bool]:
     """Up to where each writer was read; whether some may have more."""
-    reached, full = dict(marks), False
+    come_to, full = dict(marks), False
     groups = table.select(["writer", "seq"]).group_by("writer", use_threads=False)
     for row in groups.aggregate([("seq", "max"), ("seq", "count")]).to_pylist():
         if row["seq_count"] >= portion:
             full = True
             last = min(row["seq_max"], marks.get(row["writer"], row["seq_max"]))
-            reached[row["writer"]] = last
-    return reached, full
+            come_to[row["writer"]] = last
+    return come_to, full
 
 
 def _position(db: sqlite3.Connection) -> dict[str, int]:

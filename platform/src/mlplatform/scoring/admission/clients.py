@@ -21,14 +21,15 @@ Operation = Literal[
     "explain",
     "metrics",
     "view",
+    "review",
     "operate",
     "run",
     "approve",
 ]
 OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
-PERSONAL: Final[frozenset[Operation]] = frozenset({"view", "operate", "run", "approve"})
-"""What people do: look, stop and start what runs, start flows, approve rollouts. `*` leaves these
-out, so that no key of an application approves anything."""
+PERSONAL: Final[frozenset[Operation]] = frozenset({"view", "review", "operate", "run", "approve"})
+"""What people do: look, say how reviewed decisions turned out, stop and start what runs, start
+flows, approve rollouts. `*` leaves these out: no key of an application approves anything."""
 ANY = "*"
 FOREVER: Final = math.inf
 MAX_RATE_PER_S: Final = 1_000_000
@@ -44,6 +45,7 @@ class Scope:
 
     `metrics` belongs to the whole installation: it needs the model `*`. `any-client` opens nothing
     by itself: `labels` and `void` then hold for decisions that other clients asked for, too.
+    `review` says so of the labels of a person who has it.
     """
 
     model: str

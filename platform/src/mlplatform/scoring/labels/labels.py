@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -22,6 +23,7 @@ from mlplatform.scoring.request.scoring import Answers
 from mlplatform.scoring.request.times import EventTimes
 
 CHUNK = 50
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class Labels:
@@ -48,8 +50,18 @@ class Labels:
         self._ownership = ownership
         self._decoder = msgspec.json.Decoder(LabelItem)
 
-    async def add(self, model: str, client: Client, items: Sequence[msgspec.Raw]) -> LabelsAnswer:
+    async def add(
+        self,
+        model: str,
+        client: Client,
+        items: Sequence[msgspec.Raw],
+        *,
+        beside: Mapping[str, Any] = _NOTHING,
+    ) -> LabelsAnswer:
         """Store all of the labels, or none where one of them is wrong.
+
+        Args:
+            beside: what their records hold besides the client's name.
 
         Raises:
             Problem: 422 names the label and its field; 503 if the log does not take them, in which
@@ -59,6 +71,8 @@ class Labels:
         for position in range(0, len(items), CHUNK):
             await asyncio.sleep(0)  # score requests get their turn
             entries += await self._checked(model, client, position, items[position:][:CHUNK])
+        if beside:
+            entries = [_with(entry, beside) for entry in entries]
         try:
             outcomes = await asyncio.gather(*map(self._recorder.append, entries))
         except LogUnavailable as error:
@@ -134,6 +148,12 @@ class Labels:
         # Names of clients hold no slash, so these keys meet no Idempotency-Key of a score request.
         ends = (f"{decision_id}:{1 - item.label}:",)
         return Entry(record, Idempotency(f"{client}/labels", key, _digest(key), b"{}", ends=ends))
+
+
+def _with(entry: Entry, beside: Mapping[str, Any]) -> Entry:
+    record = entry.record
+    told = msgspec.structs.replace(record, payload={**record.payload, **beside})
+    return msgspec.structs.replace(entry, record=told)
 
 
 def _digest(key: str) -> str:

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from mlplatform.observing.page.people import acts, forms
 from mlplatform.observing.page.people.acts import Act, Button
+from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
 from mlplatform.observing.page.people.gate import Console
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sessions import Sessions
@@ -48,7 +49,6 @@ from mlplatform.runtime.telemetry.refusals import UNKNOWN
 log = logging.getLogger(__name__)
 
 KINDS: Final[Mapping[str, tuple[Act, ...]]] = {"rollouts": acts.OF_ROLLOUT, "models": acts.OF_MODEL}
-CONFLICT: Final = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +74,6 @@ class Subject:
     @property
     def path(self) -> str:
         return f"/{self.kind}/{self.name}"
-
-
-class WrongForm(Exception):
-    """A form that is refused: a status, and a sentence for who sent it."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 class Actions:
@@ -335,16 +327,7 @@ def check_form(
     Raises:
         WrongForm: it is not.
     """
-    if not says_origin:
-        raise WrongForm(403, "the form was not sent by a page of this server")
-    if not reader.session.is_form_of_its_own(fields.get("token", "")):
-        raise WrongForm(403, "the form is not of this session's pages: open it again")
-    offer = kept.take(reader.session, fields.get("form", ""))
-    if offer is None:
-        raise WrongForm(CONFLICT, "the form was sent before, or is too old: open it again")
-    seen = fields.get("seen", "")
-    if (offer.act, offer.about, offer.seen) != (act, subject.name, seen):
-        raise WrongForm(403, "the form stands for something else than it says: open it again")
+    seen = check_own(kept, reader, act, subject.name, fields, says_origin)
     if act in acts.BOUND and subject.seen(act) != seen:
         what = "evidence" if act in acts.ANSWERS else "journal"
         raise WrongForm(

@@ -22,6 +22,7 @@ ROLES: Final[tuple[tuple[str, Operation], ...]] = (
     ("approver", "approve"),
     ("engineer", "run"),
     ("operator", "operate"),
+    ("analyst", "review"),
 )
 WORDS: Final[dict[Act, tuple[str, str]]] = {
     "approve": ("Approve", "the version goes on to its next step"),

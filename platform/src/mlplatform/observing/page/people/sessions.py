@@ -17,8 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlplatform.observing.page.people.acts import Act
-
 LASTS_S: Final = 12 * 3600.0
 IDLE_S: Final = 30 * 60.0
 """Without a request; a page that is only left open asks nothing."""
@@ -37,11 +35,12 @@ class Offer:
     """What a form stands for, as it was shown: it is taken once.
 
     Args:
-        about: id of the rollout, or name of the model.
+        act: of `people.acts`, or `review`.
+        about: id of the rollout or decision, or name of the model.
         seen: what was shown (`acts.seen_of_rollout`).
     """
 
-    act: Act
+    act: str
     about: str
     seen: str
     until_s: float
@@ -137,7 +136,7 @@ class Sessions:
                 if found is session:
                     del self._by_digest[digest]
 
-    def offer(self, session: Session, act: Act, about: str, seen: str) -> str:
+    def offer(self, session: Session, act: str, about: str, seen: str) -> str:
         """The number of a form that stands for this act."""
         number = secrets.token_urlsafe(16)
         with self._lock:

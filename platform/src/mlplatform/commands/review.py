@@ -1,0 +1,114 @@
+"""Commands of analysts: which decisions wait for a person, and how one of them turned out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from mlplatform.commands.arguments import KeyFile, Model, analyst_name
+from mlplatform.commands.terminal.output import AsJson, print_json, print_line
+from mlplatform.commands.terminal.secrets import secret_of
+from mlplatform.operations import wiring
+from mlplatform.operations.actions import review as job
+from mlplatform.operations.actions.review import Reviewed
+from mlplatform.operations.review.opinions import outcome_of, says
+from mlplatform.operations.review.queue import Waiting
+
+MOST_ROWS = 1_000
+
+app = typer.Typer(
+    help="Decisions that wait for a person: see them, say how they turned out.",
+    no_args_is_help=True,
+)
+
+Analyst = Annotated[
+    str, typer.Option("--analyst", callback=analyst_name, help="Your name, as your key has it.")
+]
+
+
+@app.command("list")
+def list_waiting(
+    model: Model,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="At most so many.")] = 50,
+    json: AsJson = False,
+) -> None:
+    """Decisions without a label that people look at, the oldest first (`label.review`, model.yaml).
+
+    Takes in what is new in the log first, for ten seconds at most.
+
+    Example: mlplatform review list fraud --limit 20
+    """
+    platform = wiring.platform()
+    job.advance(platform, model)
+    found = job.waiting(platform, model, limit)
+    if json:
+        rows = [_as_values(row) for row in found.rows]
+        print_json({"total": found.total, "complete": found.complete, "decisions": rows})
+        return
+    label = platform.definition(model).label.name
+    for row in found.rows:
+        for line in _lines(row, label):
+            print_line(line)
+    more = "" if found.complete else "; the log is not read to its end yet: ask again"
+    print_line(f"{len(found.rows)} of {found.total} that wait{more}")
+
+
+@app.command()
+def record(
+    decision_id: Annotated[str, typer.Argument(help="As `review list` shows it.")],
+    outcome: Annotated[
+        str, typer.Argument(help="The label's name or not-NAME, for example: fraud, not-fraud")
+    ],
+    analyst: Analyst,
+    key_file: KeyFile = None,
+    note: Annotated[str, typer.Option(help="Why, if you like; it stands in the log.")] = "",
+    json: AsJson = False,
+) -> None:
+    """Say how a decision turned out, with your own key: it is labelled in your name.
+
+    Where model.yaml has `label.review.four_eyes`, it is labelled once another person says the same.
+    A key that may is made by: mlplatform keys create --name ana --model fraud --scope review
+
+    Example: mlplatform review record DECISION_ID not-fraud --analyst ana --key-file fraud.key
+    """
+    platform = wiring.platform()
+    model = job.model_of(platform, decision_id)
+    value = outcome_of(outcome, platform.definition(model).label.name)
+    asked = f"say how {model} decision {decision_id} turned out, as {analyst}"
+    person = job.person(platform, analyst, secret_of(analyst, key_file), asked)
+    done = job.record(platform, model, decision_id, value, analyst=person, note=note)
+    if json:
+        print_json(msgspec.to_builtins(done))
+    else:
+        print_line(_told(done, platform.definition(model).label.name))
+
+
+def _told(done: Reviewed, label: str) -> str:
+    said = f"{done.decision_id}: {says(done.outcome, label)}"
+    if done.is_label:
+        return f"{said}; it is labelled"
+    if done.differs:
+        return f"{said}; somebody says the opposite, and one more person has to look at it"
+    return f"{said}; another person has to confirm it"
+
+
+def _as_values(row: Waiting) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(row)
+    shown = values.pop("shown")
+    return {**values, "reasons": shown["reasons"], "fields": dict(row.shown.fields)}
+
+
+def _lines(row: Waiting, label: str) -> list[str]:
+    """A decision by its id, whole in one line, to be copied; what is known of it below."""
+    score = "no score" if row.score is None else f"score {row.score:.4f}"
+    asked = ", ".join(f"{name} {value}" for name, value in row.shown.fields)
+    told = [f"{_time(row.event_ms)} UTC", row.decision, score, asked, " ".join(row.shown.reasons)]
+    said = (f"{one.analyst} says {says(one.outcome, label)}" for one in row.said)
+    return [row.decision_id, "  " + "; ".join(text for text in (*told, *said) if text)]
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

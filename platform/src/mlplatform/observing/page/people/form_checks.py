@@ -1,0 +1,50 @@
+"""Whether a form is this page's own, this session's, and not used before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from mlplatform.observing.page.people.reader import Reader
+from mlplatform.observing.page.people.sessions import Sessions
+
+CONFLICT: Final = 409
+
+
+class WrongForm(Exception):
+    """A form that is refused: a status, and a sentence for who sent it."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def check_own(
+    kept: Sessions,
+    reader: Reader,
+    act: str,
+    about: str,
+    fields: Mapping[str, str],
+    says_origin: bool,
+) -> str:
+    """What a form's reader had seen, where the form is this session's and not used before.
+
+    Args:
+        act, about: what it has to stand for.
+        fields: `token` of the session, `form` as it was offered, and what was `seen`.
+        says_origin: a browser says that a page of this server sent it.
+
+    Raises:
+        WrongForm: it is not.
+    """
+    if not says_origin:
+        raise WrongForm(403, "the form was not sent by a page of this server")
+    if not reader.session.is_form_of_its_own(fields.get("token", "")):
+        raise WrongForm(403, "the form is not of this session's pages: open it again")
+    offer = kept.take(reader.session, fields.get("form", ""))
+    if offer is None:
+        raise WrongForm(CONFLICT, "the form was sent before, or is too old: open it again")
+    seen = fields.get("seen", "")
+    if (offer.act, offer.about, offer.seen) != (act, about, seen):
+        raise WrongForm(403, "the form stands for something else than it says: open it again")
+    return seen

@@ -1,0 +1,119 @@
+"""What the page shows of the review queue: rows, the decision that is asked about, answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.actions.review import Reviewed
+from mlplatform.operations.review.opinions import says, words
+from mlplatform.operations.review.queue import Place, Waiting
+from mlplatform.runtime.errors import InputInvalid
+
+MOST_ID: Final = 64
+_PLACE: Final = re.compile(r"(\d{1,15}):([\x21-\x7e]{1,64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the two answers, with the key that gives it.
+
+    Args:
+        word: what the form sends. says: what its button says.
+    """
+
+    word: str
+    says: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What somebody said of a decision before."""
+
+    analyst: str
+    says: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One decision of the queue.
+
+    Args:
+        fields: of its request, those that model.yaml lets be shown.
+        reasons: in words where the model's folder has them, else their codes.
+        said: by analysts, the oldest first.
+        mine: whether who reads has said something of it, and another person has to.
+    """
+
+    decision_id: str
+    event_ms: int
+    decision: str
+    score: float | None
+    version: int | None
+    fields: tuple[tuple[str, object], ...]
+    reasons: tuple[str, ...]
+    said: tuple[Said, ...]
+    mine: bool
+
+
+def choices(label: str) -> tuple[Choice, ...]:
+    """The two answers; the keys are the label's values."""
+    known = words(label).items()
+    return tuple(Choice(word, says(value, label), str(value)) for word, value in known)
+
+
+def row(found: Waiting, label: str, reasons: Mapping[str, str], reader: str) -> Row:
+    """A decision of the queue as one person sees it.
+
+    Args:
+        reasons: code → words for analysts.
+    """
+    return Row(
+        found.decision_id,
+        found.event_ms,
+        found.decision,
+        found.score,
+        found.version,
+        found.shown.fields,
+        tuple(reasons.get(code, code) for code in found.shown.reasons),
+        tuple(Said(o.analyst, says(o.outcome, label), o.note) for o in found.said),
+        any(o.analyst == reader for o in found.said),
+    )
+
+
+def told(done: Reviewed, definition: ModelDefinition) -> str:
+    """What became of an answer, in words."""
+    what = says(done.outcome, definition.label.name)
+    if done.is_label:
+        agreed = f", as {' and '.join(done.agreed)} said before" if done.agreed else ""
+        return f"{done.decision_id} is labelled: {what}{agreed}."
+    if done.differs:
+        return (
+            f"You say of {done.decision_id}: {what}. Somebody else says the opposite: one more"
+            " person has to look at it."
+        )
+    return f"You say of {done.decision_id}: {what}. Another person has to confirm it."
+
+
+def place(text: str) -> Place | None:
+    """Where a page of the queue begins, as a link says it; None for its beginning.
+
+    Raises:
+        InputInvalid: no page of this queue made this link.
+    """
+    if not text:
+        return None
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        raise InputInvalid("the link", None, f"after is {text[:MOST_ID]!a}, as no page here has it")
+    return Place(int(found[1]), found[2])
+
+
+def link(at: Place) -> str:
+    """As `place` reads it."""
+    return f"{at.event_ms}:{at.decision_id}"

@@ -1,0 +1,209 @@
+"""The pages of the review queue: what waits, a form about one decision, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from mlplatform.model.bundle import parse_reasons
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.folders import model_folder
+from mlplatform.observing.page.people import forms
+from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
+from mlplatform.observing.page.people.gate import Console
+from mlplatform.observing.page.people.reader import READER, Reader
+from mlplatform.observing.page.people.sign_in import Show
+from mlplatform.observing.page.review import shown
+from mlplatform.observing.page.sources import Sources
+from mlplatform.operations.actions import review as job
+from mlplatform.operations.review.opinions import outcome_of
+from mlplatform.operations.review.queue import Waiting
+from mlplatform.runtime.errors import (
+    ConfigInvalid,
+    Corrupt,
+    InputInvalid,
+    NotFound,
+    PlatformError,
+    Refused,
+)
+from mlplatform.runtime.telemetry.refusals import UNKNOWN
+
+ROWS: Final = 25
+ACT: Final = "review"
+
+log = logging.getLogger(__name__)
+
+
+class Reviews:
+    """The queue of each model.
+
+    Args:
+        show: renders a template with a status.
+    """
+
+    def __init__(self, sources: Sources, console: Console, show: Show) -> None:
+        self._sources = sources
+        self._console = console
+        self._show = show
+
+    def routes(self) -> list[Route]:
+        path = "/models/{name}/review"
+        return [
+            Route(path, self.look, methods=["GET"]),
+            Route(path, self.answer, methods=["POST"]),
+        ]
+
+    async def look(self, request: Request) -> Response:
+        """A page of the queue, and the form about one decision for who may answer."""
+        return await run_in_threadpool(self._look, request)
+
+    async def answer(self, request: Request) -> Response:
+        """What a form says of a decision; the log has it when this answers."""
+        try:
+            fields: Mapping[str, str] = await forms.read(request)
+        except InputInvalid as error:
+            self._refuse(request.path_params["name"], str(error))
+            return self._problem(400, str(error), "/")
+        says_origin = forms.says_its_origin(request.scope["headers"])
+        return await run_in_threadpool(self._answer, request, fields, says_origin)
+
+    def _look(self, request: Request) -> Response:
+        name, query = request.path_params["name"], request.query_params
+        try:
+            definition = self._sources.model(name).definition
+            wanted = query.get("look", "")[: shown.MOST_ID]
+            return self._queue(definition, wanted, query.get("after", ""))
+        except NotFound as missing:
+            return self._problem(404, str(missing), "/")
+        except InputInvalid as wrong:
+            return self._problem(400, str(wrong), f"/models/{name}/review")
+        except PlatformError as error:
+            return self._problem(503, str(error), "/")
+
+    def _queue(
+        self, definition: ModelDefinition, wanted: str, after: str, *, told: str = "",
+        note: str = "", status: int = 200,
+    ) -> Response:  # fmt: skip
+        platform, model, label = self._sources.platform, definition.name, definition.label
+        reader, words = READER.get(), _words(definition)
+        name = "" if reader is None else reader.name
+        may_answer = _may_answer(reader, model)
+        found = job.waiting(platform, model, ROWS, shown.place(after))
+        chosen = None
+        if wanted:
+            chosen = job.one(platform, model, wanted)
+        elif may_answer and not after:
+            chosen = job.first(platform, model, name)
+        about = None if chosen is None else shown.row(chosen, label.name, words, name)
+        is_asked = chosen is not None and may_answer and about is not None and not about.mine
+        return self._show(
+            "review/queue.html",
+            status,
+            here="review",
+            model=model,
+            outcomes=label.review.reviewed(definition.decision),
+            four_eyes=label.review.four_eyes,
+            days=label.review.days,
+            rows=[shown.row(one, label.name, words, name) for one in found.rows],
+            total=found.total,
+            complete=found.complete,
+            newer=None if found.newer is None else shown.link(found.newer),
+            about=about,
+            gone=wanted if wanted and chosen is None else "",
+            may_answer=may_answer,
+            asks=self._offer(reader, chosen) if is_asked else None,
+            choices=shown.choices(label.name),
+            told=told,
+            note=note,
+            most=job.NOTE.most,
+        )
+
+    def _offer(self, reader: Reader | None, chosen: Waiting | None) -> dict[str, str]:
+        """The hidden fields of a form about this decision, as what was said of it stands now."""
+        assert reader is not None
+        assert chosen is not None
+        seen = job.said_as_shown(chosen.said)
+        number = self._console.sessions.offer(reader.session, ACT, chosen.decision_id, seen)
+        token = reader.session.form_token
+        return {"token": token, "form": number, "seen": seen, "about": chosen.decision_id}
+
+    def _answer(self, request: Request, fields: Mapping[str, str], says_origin: bool) -> Response:
+        name, reader = request.path_params["name"], READER.get()
+        back = f"/models/{name}/review"
+        try:
+            definition = self._sources.model(name).definition
+            if reader is None or reader.client is None:
+                raise WrongForm(403, "sign in with your own name and key: what people say is kept")
+            if not _may_answer(reader, name):
+                raise WrongForm(403, f"{reader.name} has no scope {name}:review")
+            about = fields.get("about", "")
+            seen = check_own(self._console.sessions, reader, ACT, about, fields, says_origin)
+            return self._recorded(definition, reader, fields, about, seen, back)
+        except WrongForm as wrong:
+            self._refuse(name, str(wrong))
+            return self._problem(wrong.status, str(wrong), back)
+        except Refused as refused:  # kept where it was refused
+            return self._problem(CONFLICT, str(refused), back)
+        except NotFound as missing:
+            return self._problem(404, str(missing), "/")
+        except (InputInvalid, ConfigInvalid) as wrong_field:
+            return self._problem(400, str(wrong_field), back)
+        except Corrupt as error:
+            log.exception("a record of %s is damaged", name)
+            return self._problem(500, str(error), back)
+        except PlatformError as error:
+            return self._problem(503, str(error), back)
+
+    def _recorded(
+        self, definition: ModelDefinition, reader: Reader, fields: Mapping[str, str], about: str,
+        seen: str, back: str,
+    ) -> Response:  # fmt: skip
+        assert reader.client is not None
+        note = fields.get("note", "")
+        try:
+            outcome = outcome_of(fields.get("outcome", ""), definition.label.name)
+            note = job.NOTE.checked("the note", note)
+        except InputInvalid as error:
+            short = note[: job.NOTE.most]
+            text = f"Nothing was recorded: {error}."
+            return self._queue(definition, about, "", told=text, note=short, status=400)
+        done = job.record(
+            self._sources.platform, definition.name, about, outcome,
+            analyst=reader.client, note=note, seen=seen,
+        )  # fmt: skip
+        reader.session.told = shown.told(done, definition)
+        return RedirectResponse(back, 303)
+
+    def _refuse(self, model: str, why: str) -> None:
+        reader = READER.get()
+        who = UNKNOWN if reader is None else reader.name
+        self._console.refuse(who, f"review of a decision of {model}", why)
+
+    def _problem(self, status: int, why: str, back: str) -> Response:
+        title = "This is not yours to do" if status == 403 else "Nothing was recorded"
+        detail = why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
+        return self._show("people/refused.html", status, title=title, detail=detail, back=back)
+
+
+def _may_answer(reader: Reader | None, model: str) -> bool:
+    return reader is not None and reader.client is not None and reader.client.may(model, "review")
+
+
+def _words(definition: ModelDefinition) -> dict[str, str]:
+    """Code → words for analysts, as the model's folder has them now; empty where it can't be read.
+
+    A decision of an earlier bundle may have a code that it lacks by now: then the code is shown.
+    """
+    path = model_folder(definition.name) / "reasons.yaml"
+    try:
+        inputs = [one.name for one in definition.inputs]
+        reasons = parse_reasons(path.read_text(), source=path.name, inputs=inputs)
+    except (OSError, PlatformError):
+        return {}
+    return {reason.code: reason.analyst for reason in reasons.values()}

@@ -1,0 +1,293 @@
+"""What analysts ask: which decisions wait for them, and that what they say of one is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from mlplatform.decisions.log.lookup import logged_records
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Appended, Entry
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.operations.actions.person_fields import Length
+from mlplatform.operations.review import opinions, queue, recording
+from mlplatform.operations.review.opinions import OnRecord, Open, Opinion, Settled
+from mlplatform.operations.review.queue import Place, Queue, Waiting
+from mlplatform.runtime import text
+from mlplatform.runtime.errors import NotFound, Refused, Unavailable
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.admission.people import people
+from mlplatform.scoring.labels.labels import Labels
+from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
+from mlplatform.scoring.request.recording import KeptAnswers
+from mlplatform.scoring.request.times import EventTimes
+
+if TYPE_CHECKING:
+    from mlplatform.operations.wiring import Platform
+
+NOTE: Final = Length(0, 500, text.cleaned)
+UNAVAILABLE: Final = 503
+DOOR: Final = "review"
+"""The name under which refusals of commands are kept; those of the page have the page's."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """What became of an analyst's word.
+
+    Args:
+        is_label: it stands as the decision's label; else another person has to say the same.
+        agreed: who said the same before. differs: somebody said the opposite before.
+    """
+
+    decision_id: str
+    model: str
+    outcome: int
+    is_label: bool
+    agreed: tuple[str, ...] = ()
+    differs: bool = False
+
+
+def advance(platform: Platform, model: str, *, budget_s: float = queue.BUDGET_S) -> bool:
+    """Take what is new in the log into a model's queue; whether that was all of it.
+
+    Raises:
+        Unavailable: the log or the queue can't be read or written now.
+    """
+    definition = platform.definition(model)
+    return queue.advance(_file(platform, model), platform.log, definition, budget_s=budget_s)
+
+
+def waiting(platform: Platform, model: str, rows: int, after: Place | None = None) -> Queue:
+    """A page of the decisions that wait for a person, the oldest first.
+
+    Raises:
+        Unavailable: the queue can't be read now.
+    """
+    return queue.page(_file(platform, model), rows, after)
+
+
+def one(platform: Platform, model: str, decision_id: str) -> Waiting | None:
+    """A decision of the queue; None where it does not wait.
+
+    Raises:
+        Unavailable: the queue can't be read now.
+    """
+    return queue.find(_file(platform, model), decision_id)
+
+
+def first(platform: Platform, model: str, analyst: str) -> Waiting | None:
+    """The oldest decision that waits for this person's word.
+
+    Raises:
+        Unavailable: the queue can't be read now.
+    """
+    return queue.first(_file(platform, model), analyst)
+
+
+def model_of(platform: Platform, decision_id: str) -> str:
+    """The model that made a decision.
+
+    Raises:
+        NotFound: the log has none of this id.
+    """
+    return str(_records(platform, decision_id)[0]["model"])
+
+
+def person(platform: Platform, name: str, secret: bytes, asked: str) -> Client:
+    """Who proves by a key to be the person of that name.
+
+    Args:
+        asked: what for, in words; it stands with the refusal.
+
+    Raises:
+        Refused: nobody has that name and key.
+    """
+    keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
+    found = people(keys, now_ms).proven(name, secret)
+    if found is None:
+        why = f"no person has the name {name!a} and this key; see `keys list`"
+        _keep(platform, UNKNOWN, asked, why)
+        raise Refused(why)
+    return found
+
+
+def record(
+    platform: Platform,
+    model: str,
+    decision_id: str,
+    outcome: int,
+    *,
+    analyst: Client,
+    note: str = "",
+    seen: str | None = None,
+) -> Reviewed:
+    """Record what a proven person says of a decision: as its label, or as half of one.
+
+    Args:
+        outcome: 1 is what the model looks for, 0 is not.
+        seen: what this person was shown of what others said (`said_as_shown`); None: nothing.
+
+    Raises:
+        InputInvalid: the note is too long, or holds what is no text.
+        NotFound: the log has no such decision.
+        Refused: the person may not, the decision can't be looked at any more, or others said
+            something since it was shown.
+        Busy, Unavailable: it was not recorded; saying it again does no harm.
+    """
+    now = Opinion(analyst.name, outcome, NOTE.checked("the note", note))
+    with kept(platform, analyst.name, f"say how {model} decision {decision_id} turned out"):
+        check_may_review(analyst, model)
+        settings = platform.settings
+        with recording.turn(settings.home.run), closing(recording.opened(settings)) as decisions:
+            return _Reviewing(platform, decisions, model).record(decision_id, now, analyst, seen)
+
+
+def check_may_review(client: Client, model: str) -> None:
+    """Nothing where this person may say how decisions of the model turned out.
+
+    Raises:
+        Refused: names the scope and the command that gives it.
+    """
+    if not client.may(model, "review"):
+        command = f"mlplatform keys create --name {client.name} --model {model} --scope review"
+        raise Refused(f"{client.name} has no scope {model}:review: `{command}`")
+
+
+def said_as_shown(said: tuple[Opinion, ...]) -> str:
+    """What an answer is bound to: how much was said of the decision before."""
+    return f"opinions {len(said)}"
+
+
+@contextmanager
+def kept(platform: Platform, who: str, asked: str) -> Iterator[None]:
+    """Keeps a refusal where a person finds it."""
+    try:
+        yield
+    except Refused as refused:
+        _keep(platform, who, asked, str(refused))
+        raise
+
+
+class _Reviewing:
+    """One person's turn at the log.
+
+    Args:
+        decisions: as gateways open it.
+    """
+
+    def __init__(self, platform: Platform, decisions: SqliteDecisionLog, model: str) -> None:
+        self._platform = platform
+        self._decisions = decisions
+        self._definition = platform.definition(model)
+        self._now_ms = platform.clock.event_ms()
+
+    def record(self, decision_id: str, now: Opinion, analyst: Client, seen: str | None) -> Reviewed:
+        model, review = self._definition.name, self._definition.label.review
+        found = self._on_record(decision_id)
+        if seen is not None and seen != said_as_shown(found.said):
+            raise Refused("somebody has said something of it since it was shown: look again")
+        match opinions.taken(found.said, now, four_eyes=review.four_eyes):
+            case Settled(agreed):
+                asyncio.run(self._label(found, now, analyst, agreed))
+                self._show(lambda path: queue.end(path, decision_id, self._now_ms))
+                log.info("%s has labelled decision %s", analyst.name, decision_id)
+                return Reviewed(decision_id, model, now.outcome, True, agreed)
+            case Open(differs):
+                place = (recording.WRITER, asyncio.run(self._keep_opinion(found, now)))
+                self._show(lambda path: queue.say(path, place, decision_id, self._now_ms, now))
+                log.info("%s has said something of decision %s", analyst.name, decision_id)
+                return Reviewed(decision_id, model, now.outcome, False, differs=differs)
+
+    def _on_record(self, decision_id: str) -> OnRecord:
+        """What there is of a decision; one that can't be looked at leaves the queue."""
+        records = logged_records(self._decisions, decision_id)
+        reviewed = self._definition.label.review.reviewed(self._definition.decision)
+        try:
+            return opinions.on_record(decision_id, self._definition.name, records, reviewed)
+        except Refused:
+            self._show(lambda path: queue.end(path, decision_id, self._now_ms))
+            raise
+
+    async def _label(
+        self, found: OnRecord, now: Opinion, analyst: Client, agreed: tuple[str, ...]
+    ) -> None:
+        """Store the label by the path of those that applications send.
+
+        Raises:
+            Refused: the rules of labels refuse it. Unavailable: the log does not take it.
+        """
+        platform, settings = self._platform, self._platform.settings
+        askers = recorded_askers(self._decisions, settings.clock)
+        refusals = Refusals(settings.home.audit)
+        labels = Labels(
+            recording.recorder(self._decisions),
+            KeptAnswers(self._decisions),
+            EventTimes(settings.clock, platform.clock.event_ms),
+            platform.clock,
+            Ownership(askers, platform.clock, platform.pseudonym_key(), refusals.keep),
+        )
+        given = {"decision_id": found.decision_id, "label": now.outcome}
+        item, beside = msgspec.Raw(msgspec.json.encode(given)), opinions.payload(now, agreed)
+        try:
+            await labels.add(found.model, analyst, [item], beside=beside)
+        except Problem as problem:
+            wrong = Unavailable if problem.status == UNAVAILABLE else Refused
+            raise wrong(str(problem)) from problem
+
+    async def _keep_opinion(self, found: OnRecord, now: Opinion) -> int:
+        """Keep what one of two people says: a label without a value, which no reader counts.
+
+        Returns the number of its record.
+
+        Raises:
+            Unavailable: the log does not take it.
+        """
+        entry = Entry(
+            Record(
+                kind="label",
+                decision_id=found.decision_id,
+                model=found.model,
+                event_ms=self._now_ms,
+                recorded_ms=self._platform.clock.wall_ms(),
+                payload={"client": now.analyst, **opinions.payload(now)},
+            )
+        )
+        outcome = await recording.recorder(self._decisions).append(entry)
+        if not isinstance(outcome, Appended):
+            raise Unavailable("the decision log did not take what was said")
+        return outcome.seq
+
+    def _show(self, change: Callable[[Path], None]) -> None:
+        """The queue follows the log in any case: here it does so at once."""
+        try:
+            change(_file(self._platform, self._definition.name))
+        except Unavailable as error:
+            log.info("the review queue of %s follows later: %s", self._definition.name, error)
+
+
+def _records(platform: Platform, decision_id: str) -> list[dict[str, Any]]:
+    if not (platform.settings.home.decisions / DATABASE).is_file():
+        raise NotFound(f"the decision log has no decision {decision_id}")
+    return logged_records(platform.log, decision_id)
+
+
+def _keep(platform: Platform, who: str, asked: str, why: str) -> None:
+    refusal = Refusal(platform.clock.wall_ms(), DOOR, who, asked, why)
+    Refusals(platform.settings.home.audit).keep(refusal)
+
+
+def _file(platform: Platform, model: str) -> Path:
+    return queue.file_of(platform.settings.home.counted, model)

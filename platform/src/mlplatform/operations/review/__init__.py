@@ -1,0 +1,1 @@
+"""Decisions that people look at: which are open, what was said of them, and what makes a label."""

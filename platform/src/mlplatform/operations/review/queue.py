@@ -1,0 +1,398 @@
+"""The decisions of one model that wait for a person, in a file that new records of the log advance.
+
+The file holds the position in the log that it stands for, and follows from the log: it may be
+deleted, and is made again. Records come in any order and in any portions: what ends a decision's
+wait may be read before the decision. A portion is one transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import Kind
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.review.opinions import Opinion, opinion
+from mlplatform.operations.traffic.projection import LogReader, reached
+from mlplatform.rollouts.passes.kept import up_to
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.storage import sqlite
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS: Final[tuple[Kind, ...]] = ("decision", "label", "void")
+COLUMNS: Final = (
+    *("writer", "seq", "kind", "decision_id", "event_ms", "version", "score", "decision", "label"),
+    "payload",
+)
+PORTION: Final = 20_000
+"""Records of each writer in one transaction, with their payloads: some 30 MB."""
+BUDGET_S: Final = 10.0
+"""Of one advance: the rest waits for the next one."""
+DAY_MS: Final = 86_400_000
+EARLY_MS: Final = DAY_MS
+"""For so long it is remembered, in event time, that a decision is labelled which was not read yet:
+it may be spilled. One that comes later still is shown, and refused when somebody labels it."""
+FORMAT: Final = 1
+MOST_TEXT: Final = 200
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS waiting (
+    decision_id TEXT PRIMARY KEY,
+    event_ms INTEGER NOT NULL,
+    decision TEXT NOT NULL,
+    score REAL,
+    version INTEGER,
+    shown TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS waiting_since ON waiting (event_ms, decision_id);
+CREATE TABLE IF NOT EXISTS ended (decision_id TEXT PRIMARY KEY, event_ms INTEGER NOT NULL)
+    STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS said (
+    writer TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    decision_id TEXT NOT NULL,
+    event_ms INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (writer, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS said_of ON said (decision_id);
+CREATE TABLE IF NOT EXISTS position (writer TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS stands_for (
+    only_one INTEGER PRIMARY KEY, declaration TEXT NOT NULL, complete INTEGER NOT NULL
+) STRICT;
+"""
+_ENDS: Final = ["decision_id", "event_ms"]
+_ROW: Final = "decision_id, event_ms, decision, score, version, shown"
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which decisions wait, and what is shown of them, as model.yaml has it now."""
+
+    outcomes: tuple[str, ...]
+    shows: tuple[str, ...]
+    days: int
+
+    @classmethod
+    def of(cls, definition: ModelDefinition) -> Wanted:
+        review = definition.label.review
+        return cls(review.reviewed(definition.decision), review.shows, review.days)
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What an analyst sees of a decision besides its score.
+
+    Args:
+        reasons: codes of what raised the score most.
+        fields: of the request, those that model.yaml lets be shown.
+    """
+
+    reasons: tuple[str, ...] = ()
+    fields: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A decision that waits for a person.
+
+    Args:
+        said: what analysts said of it, the oldest first; none of it is its label yet.
+    """
+
+    decision_id: str
+    event_ms: int
+    decision: str
+    score: float | None
+    version: int | None
+    shown: Shown
+    said: tuple[Opinion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page of the queue ends: after this decision."""
+
+    event_ms: int
+    decision_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A page of the queue, the oldest decision first.
+
+    Args:
+        newer: where the next page begins; None: this is the last one.
+        total: of all pages.
+        complete: whether all records of the log were read when it was made.
+    """
+
+    rows: tuple[Waiting, ...]
+    newer: Place | None = None
+    total: int = 0
+    complete: bool = True
+
+
+def file_of(folder: Path, model: str) -> Path:
+    """Where the queue of a model is, in the folder of what is counted of the log."""
+    return folder / model / f"review-{FORMAT}.db"
+
+
+def advance(
+    path: Path,
+    log: LogReader,
+    definition: ModelDefinition,
+    *,
+    portion: int = PORTION,
+    budget_s: float = BUDGET_S,
+) -> bool:
+    """Take in what is new in the log; whether that was all of it.
+
+    Raises:
+        Unavailable: the log or the file can't be read or written now.
+    """
+    give_up_s, wanted = time.monotonic() + budget_s, Wanted.of(definition)
+    reached_ms = (mark.event_ms for mark in log.watermarks())
+    newest_ms = max((ms for ms in reached_ms if ms is not None), default=0)
+    from_ms = max(0, newest_ms - wanted.days * DAY_MS)
+    with _opened(path, renews=True) as db:
+        _begin(db, log, wanted)
+        while _add(db, log, definition.name, wanted, from_ms, portion):
+            if time.monotonic() > give_up_s:
+                return False
+        with sqlite.transaction(db):
+            db.execute("UPDATE stands_for SET complete = 1")
+            db.execute("DELETE FROM waiting WHERE event_ms < ?", (from_ms,))
+            db.execute("DELETE FROM said WHERE event_ms < ?", (from_ms,))
+            db.execute("DELETE FROM ended WHERE event_ms < ?", (newest_ms - EARLY_MS,))
+    return True
+
+
+def page(path: Path, rows: int, after: Place | None = None) -> Queue:
+    """A page of the queue; an empty one where nothing was read of the log yet.
+
+    Raises:
+        Unavailable: the file can't be read now.
+    """
+    if not path.is_file():
+        return Queue((), complete=False)
+    at = after or Place(-1, "")
+    query = (
+        f"SELECT {_ROW} FROM waiting WHERE (event_ms, decision_id) > (?, ?)"
+        " ORDER BY event_ms, decision_id LIMIT ?"
+    )
+    with _opened(path) as db:
+        db.execute("BEGIN")
+        found = db.execute(query, (at.event_ms, at.decision_id, rows + 1)).fetchall()
+        (total,) = db.execute("SELECT count(*) FROM waiting").fetchone()
+        (complete,) = db.execute("SELECT complete FROM stands_for").fetchone() or (0,)
+        made = tuple(_waiting(db, row) for row in found[:rows])
+    newer = Place(made[-1].event_ms, made[-1].decision_id) if len(found) > rows else None
+    return Queue(made, newer, total, bool(complete))
+
+
+def find(path: Path, decision_id: str) -> Waiting | None:
+    """One decision of the queue; None where it does not wait.
+
+    Raises:
+        Unavailable: the file can't be read now.
+    """
+    if not path.is_file():
+        return None
+    with _opened(path) as db:
+        query = f"SELECT {_ROW} FROM waiting WHERE decision_id = ?"
+        row = db.execute(query, (decision_id,)).fetchone()
+        return None if row is None else _waiting(db, row)
+
+
+def first(path: Path, analyst: str) -> Waiting | None:
+    """The oldest decision of which this person has not said anything yet; None where none is left.
+
+    Raises:
+        Unavailable: the file can't be read now.
+    """
+    if not path.is_file():
+        return None
+    query = (
+        f"SELECT {_ROW} FROM waiting WHERE NOT EXISTS (SELECT 1 FROM said WHERE"
+        " said.decision_id = waiting.decision_id AND json_extract(said.body, '$.analyst') = ?)"
+        " ORDER BY event_ms, decision_id LIMIT 1"
+    )
+    with _opened(path) as db:
+        row = db.execute(query, (analyst,)).fetchone()
+        return None if row is None else _waiting(db, row)
+
+
+def end(path: Path, decision_id: str, event_ms: int) -> None:
+    """Let a decision wait no more, before the log is read again.
+
+    Raises:
+        Unavailable: the file can't be written now.
+    """
+    if path.is_file():
+        with _opened(path) as db, sqlite.transaction(db):
+            _end(db, [(decision_id, event_ms)])
+
+
+def say(path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now: Opinion) -> None:
+    """Keep what somebody said of a decision, before the log is read again.
+
+    Args:
+        place: of its record: writer and number.
+
+    Raises:
+        Unavailable: the file can't be written now.
+    """
+    if path.is_file():
+        with _opened(path) as db, sqlite.transaction(db):
+            _say(db, [(*place, decision_id, event_ms, now)])
+
+
+@contextmanager
+def _opened(path: Path, *, renews: bool = False) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite.connect(path, tables=_TABLES)) as db:
+            yield db
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"{path}: {error}") from error
+    except (sqlite3.DatabaseError, *NOT_JSON) as error:
+        if renews:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        raise Unavailable(f"{path}: {error}; the next pass makes it again") from error
+
+
+def _begin(db: sqlite3.Connection, log: LogReader, wanted: Wanted) -> None:
+    """From the log's beginning, where it was put back or model.yaml asks for something else."""
+    declaration = msgspec.json.encode(wanted).decode()
+    with sqlite.transaction(db):
+        row, marks = db.execute("SELECT declaration FROM stands_for").fetchone(), _marks(log)
+        is_ahead = any(marks.get(writer, 0) < seq for writer, seq in _position(db).items())
+        if is_ahead or (row is not None and row[0] != declaration):
+            for table in ("waiting", "ended", "said", "position"):
+                db.execute(f"DELETE FROM {table}")
+            row = None
+        if row is None:
+            db.execute("INSERT OR REPLACE INTO stands_for VALUES (1, ?, 0)", (declaration,))
+
+
+def _add(
+    db: sqlite3.Connection,
+    log: LogReader,
+    model: str,
+    wanted: Wanted,
+    from_ms: int,
+    portion: int,
+) -> bool:
+    """Take in a portion; whether there may be more."""
+    with sqlite.transaction(db):
+        # Marks of before this transaction could be behind what another process has taken in.
+        position, marks = _position(db), _marks(log)
+        if position == marks:
+            return False
+        table = log.read(
+            Span(
+                model=model, kinds=KINDS, after=position, from_ms=from_ms, limit=portion,
+                columns=COLUMNS,
+            )
+        )  # fmt: skip
+        come_to, is_full = reached(table, marks, portion)
+        _write(db, up_to(table, come_to), wanted)
+        db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", come_to.items())
+        return is_full
+
+
+def _write(db: sqlite3.Connection, table: pa.Table, wanted: Wanted) -> None:
+    import pyarrow.compute as pc
+
+    kind, is_label = pc.field("kind"), pc.field("kind") == "label"
+    reviewed = pc.field("decision").isin(list(wanted.outcomes))
+    decided = table.filter((kind == "decision") & reviewed)
+    rows = [_row(one, wanted.shows) for one in decided.to_pylist()]
+    insert = f"INSERT OR IGNORE INTO waiting ({_ROW}) SELECT ?, ?, ?, ?, ?, ?"
+    unless = " WHERE NOT EXISTS (SELECT 1 FROM ended WHERE decision_id = ?)"
+    db.executemany(insert + unless, [(*row, row[0]) for row in rows])
+    ends = table.filter((kind == "void") | (is_label & pc.field("label").is_valid()))
+    _end(db, [(one["decision_id"], one["event_ms"]) for one in ends.select(_ENDS).to_pylist()])
+    _say(db, _opinions(table.filter(is_label & pc.field("label").is_null()).to_pylist()))
+
+
+def _row(one: Mapping[str, Any], shows: Sequence[str]) -> tuple[Any, ...]:
+    held = _payload(one)
+    request = held.get("request")
+    fields = request if isinstance(request, Mapping) else {}
+    shown = Shown(
+        tuple(str(code)[:MOST_TEXT] for code in held.get("reasons") or ()),
+        tuple((name, _short(fields[name])) for name in shows if name in fields),
+    )
+    text = msgspec.json.encode(shown).decode()
+    place = (one["decision_id"], one["event_ms"], one["decision"])
+    return (*place, one["score"], one["version"], text)
+
+
+def _short(value: Any) -> Any:
+    return value[:MOST_TEXT] if isinstance(value, str) else value
+
+
+def _opinions(
+    rows: Iterable[Mapping[str, Any]],
+) -> list[tuple[str, int, str, int, Opinion]]:
+    found = []
+    for row in rows:
+        told = opinion(_payload(row))
+        if told is not None:
+            place = (row["writer"], row["seq"], row["decision_id"], row["event_ms"])
+            found.append((*place, told))
+    return found
+
+
+def _payload(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record's payload; one that is erased, or no JSON, holds nothing."""
+    try:
+        found = msgspec.json.decode(row["payload"] or "null")
+    except NOT_JSON:
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _end(db: sqlite3.Connection, ended: Sequence[tuple[str, int]]) -> None:
+    db.executemany("INSERT OR REPLACE INTO ended VALUES (?, ?)", ended)
+    ids = [(decision_id,) for decision_id, _ in ended]
+    db.executemany("DELETE FROM waiting WHERE decision_id = ?", ids)
+    db.executemany("DELETE FROM said WHERE decision_id = ?", ids)
+
+
+def _say(db: sqlite3.Connection, opinions: Sequence[tuple[str, int, str, int, Opinion]]) -> None:
+    db.executemany(
+        "INSERT OR IGNORE INTO said SELECT ?, ?, ?, ?, ?"
+        " WHERE NOT EXISTS (SELECT 1 FROM ended WHERE decision_id = ?)",
+        [
+            (writer, seq, of, event_ms, msgspec.json.encode(told).decode(), of)
+            for writer, seq, of, event_ms, told in opinions
+        ],
+    )
+
+
+def _waiting(db: sqlite3.Connection, row: Sequence[Any]) -> Waiting:
+    query = "SELECT body FROM said WHERE decision_id = ? ORDER BY event_ms, seq"
+    told = db.execute(query, (row[0],)).fetchall()
+    decision_id, event_ms, decision, score, version, shown = row
+    said = tuple(msgspec.json.decode(body, type=Opinion) for (body,) in told)
+    read = msgspec.json.decode(shown, type=Shown)
+    return Waiting(decision_id, event_ms, decision, score, version, read, said)
+
+
+def _marks(log: LogReader) -> dict[str, int]:
+    return {mark.writer: mark.seq for mark in log.watermarks()}
+
+
+def _position(db: sqlite3.Connection) -> dict[str, int]:
+    return dict(db.execute("SELECT writer, seq FROM position"))

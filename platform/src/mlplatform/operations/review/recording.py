@@ -1,0 +1,120 @@
+"""How what an analyst says becomes a record: by the labels' own path, one person at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry, Outcome
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.learning.features.windows.state import WindowProjection
+from mlplatform.model.folders import load_definition, readable_names
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Busy, NotFound
+from mlplatform.scoring.request.recording import Recorder
+
+WRITER: Final = "review"
+"""The name under which this home numbers these records; a lock says whose it is for a moment."""
+LOCK: Final = "review.lock"
+WAIT_S: Final = 5.0
+AGAIN_S: Final = 0.02
+
+
+@contextmanager
+def turn(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Be the only one of this home whose word is recorded; the lock dies with its process.
+
+    So nobody's word comes between what was read and what is written of a decision.
+
+    Raises:
+        Busy: others are at it all the while.
+    """
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    until_s = time.monotonic() + wait_s
+    try:
+        while not _is_locked(descriptor):
+            if time.monotonic() > until_s:
+                raise Busy("others record what they say of decisions: try again in a moment")
+            time.sleep(AGAIN_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class OwnCommit:
+    """`scoring.request.recording.Commit` of a process that records a few entries, one by one.
+
+    The writer is closed after each: no verdict waits for it. What the log does not take is refused.
+    """
+
+    alive = True
+
+    def __init__(self, log: SqliteDecisionLog) -> None:
+        self._log = log
+
+    def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Outcome]] = loop.create_future()
+
+        def tell(done: asyncio.Future[list[Outcome]]) -> None:
+            if answer.done():  # whoever waited has given up
+                return
+            if (error := done.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(done.result())
+
+        loop.run_in_executor(None, self._append, entries).add_done_callback(tell)
+        return answer
+
+    async def close(self) -> None:
+        """Nothing is waiting: whoever submitted has the outcome, or gave up."""
+
+    def _append(self, entries: Sequence[Entry]) -> list[Outcome]:
+        try:
+            return self._log.append(WRITER, entries)
+        finally:
+            self._log.close_writer(WRITER)
+
+
+def opened(settings: Settings) -> SqliteDecisionLog:
+    """The log of a home as its gateways open it: as durable, and followed by the same windows.
+
+    Raises:
+        NotFound: there is none yet.
+    """
+    home = settings.home
+    if not (home.decisions / DATABASE).is_file():
+        raise NotFound("no decision was made here yet")
+    has_windows = any(load_definition(model).windows for model in readable_names())
+    return SqliteDecisionLog(
+        home.decisions,
+        durable=settings.durability == "disk",
+        projection=WindowProjection() if has_windows else None,
+    )
+
+
+def recorder(log: SqliteDecisionLog) -> Recorder:
+    """Of a running event loop; it is started."""
+
+    def commit(_: Callable[[], int]) -> OwnCommit:
+        return OwnCommit(log)
+
+    made = Recorder(commit, lambda event_ms: None)
+    made.start()
+    return made
