@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 KINDS: Final[tuple[Kind, ...]] = ("decision", "label", "void")
 COLUMNS: Final = (
     *("writer", "seq", "kind", "decision_id", "event_ms", "version", "score", "decision", "label"),
-    "payload",
 )
-PORTION: Final = 20_000
-"""Records of each writer in one transaction, with their payloads: some 30 MB."""
+PORTION: Final = 50_000
+"""Records of each writer in one transaction."""
+MOST_IDS: Final = 10_000
+"""Decisions whose payloads are read at a time: payloads are by far the largest part of a record."""
 BUDGET_S: Final = 10.0
 """Of one advance: the rest waits for the next one."""
 DAY_MS: Final = 86_400_000
@@ -305,28 +306,72 @@ def _add(
             )
         )  # fmt: skip
         come_to, is_full = reached(table, marks, portion)
-        _write(db, up_to(table, come_to), wanted)
+        table = up_to(table, come_to)
+        _write(db, table, wanted, _told_of(log, model, table, wanted))
         db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", come_to.items())
         return is_full
 
 
-def _write(db: sqlite3.Connection, table: pa.Table, wanted: Wanted) -> None:
+def _decided(table: pa.Table, wanted: Wanted) -> pa.Table:
     import pyarrow.compute as pc
 
-    kind, is_label = pc.field("kind"), pc.field("kind") == "label"
     reviewed = pc.field("decision").isin(list(wanted.outcomes))
-    decided = table.filter((kind == "decision") & reviewed)
-    rows = [_row(one, wanted.shows) for one in decided.to_pylist()]
+    return table.filter((pc.field("kind") == "decision") & reviewed)
+
+
+def _spoken(table: pa.Table) -> pa.Table:
+    """Labels without a value: what one of two people said."""
+    import pyarrow.compute as pc
+
+    return table.filter((pc.field("kind") == "label") & pc.field("label").is_null())
+
+
+def _told_of(
+    log: LogReader, model: str, table: pa.Table, wanted: Wanted
+) -> Mapping[tuple[str, int], Mapping[str, Any]]:
+    """Writer and number → payload, of the records whose payload is needed, and maybe of others."""
+    import pyarrow as pa
+
+    needed = pa.concat_tables([_decided(table, wanted), _spoken(table)]).select(_ENDS)
+    rows = sorted(needed.to_pylist(), key=lambda row: row["event_ms"])
+    found: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for start in range(0, len(rows), MOST_IDS):
+        part = rows[start : start + MOST_IDS]
+        span = Span(
+            model=model,
+            kinds=("decision", "label"),
+            from_ms=part[0]["event_ms"],
+            to_ms=part[-1]["event_ms"] + 1,
+            decision_ids=tuple({row["decision_id"] for row in part}),
+            columns=("writer", "seq", "payload"),
+        )
+        for row in log.read(span).to_pylist():
+            found[row["writer"], row["seq"]] = _payload(row)
+    return found
+
+
+def _write(
+    db: sqlite3.Connection,
+    table: pa.Table,
+    wanted: Wanted,
+    told: Mapping[tuple[str, int], Mapping[str, Any]],
+) -> None:
+    import pyarrow.compute as pc
+
+    rows = [
+        _row(one, told.get((one["writer"], one["seq"]), {}), wanted.shows)
+        for one in _decided(table, wanted).to_pylist()
+    ]
     insert = f"INSERT OR IGNORE INTO waiting ({_ROW}) SELECT ?, ?, ?, ?, ?, ?"
     unless = " WHERE NOT EXISTS (SELECT 1 FROM ended WHERE decision_id = ?)"
     db.executemany(insert + unless, [(*row, row[0]) for row in rows])
-    ends = table.filter((kind == "void") | (is_label & pc.field("label").is_valid()))
+    kind, label = pc.field("kind"), pc.field("label")
+    ends = table.filter((kind == "void") | ((kind == "label") & label.is_valid()))
     _end(db, [(one["decision_id"], one["event_ms"]) for one in ends.select(_ENDS).to_pylist()])
-    _say(db, _opinions(table.filter(is_label & pc.field("label").is_null()).to_pylist()))
+    _say(db, _opinions(_spoken(table).to_pylist(), told))
 
 
-def _row(one: Mapping[str, Any], shows: Sequence[str]) -> tuple[Any, ...]:
-    held = _payload(one)
+def _row(one: Mapping[str, Any], held: Mapping[str, Any], shows: Sequence[str]) -> tuple[Any, ...]:
     request = held.get("request")
     fields = request if isinstance(request, Mapping) else {}
     shown = Shown(
@@ -344,10 +389,11 @@ def _short(value: Any) -> Any:
 
 def _opinions(
     rows: Iterable[Mapping[str, Any]],
+    payloads: Mapping[tuple[str, int], Mapping[str, Any]],
 ) -> list[tuple[str, int, str, int, Opinion]]:
     found = []
     for row in rows:
-        told = opinion(_payload(row))
+        told = opinion(payloads.get((row["writer"], row["seq"]), {}))
         if told is not None:
             place = (row["writer"], row["seq"], row["decision_id"], row["event_ms"])
             found.append((*place, told))
