@@ -29,6 +29,7 @@ from mlplatform.commands import (
     rollouts,
     runs,
     score,
+    skew,
     trace,
     worker,
 )
@@ -62,6 +63,7 @@ quickstart.add_to(app)
 doctor.add_to(app)
 backup.add_to(app)
 runs.add_to(app)
+skew.add_to(app)
 replay.add_to(app, rollouts.app)
 score.add_to(app)
 worker.add_to(app)

@@ -1,5 +1,5 @@
 """How data becomes a version: features, training sets, fits, gates and the registry.
 
-Packages from the ground up: `features`, `onnx`, `registry`, `validation`, `training`. Imports
-`decisions`, `model` and `runtime`.
+Packages from the ground up: `features`, `onnx`, `skew`, `registry`, `validation`, `training`.
+Imports `decisions`, `model` and `runtime`.
 """

@@ -127,6 +127,8 @@ class GatePolicy(_Strict, frozen=True):
         average_precision_drop: against the champion, that the low end of the interval may reach.
         average_precision_loss: a loss that is proven to be larger, by the high end, is refused.
         single_input_average_precision: of one input alone; from there on it is leaked.
+        skew: what follows where decisions did not read what they should have: it is told, or
+            nothing is trained from them.
     """
 
     average_precision_drop: Share
@@ -142,6 +144,7 @@ class GatePolicy(_Strict, frozen=True):
     alert_band_factor: Annotated[float, Meta(ge=1)]
     average_precision_loss: Share = 0.01
     single_input_average_precision: Share = 0.9
+    skew: Literal["tell", "refuse"] = "tell"
 
 
 class AdmissionPolicy(_Strict, frozen=True):
@@ -168,10 +171,16 @@ class FeaturesPolicy(_Strict, frozen=True):
     Args:
         stale_share_limit: of a minute's decisions, that may be made without fresh features.
         late_share: of what a view is valid for: older, its newest snapshot is late and told of.
+        skew_share: of a feature's values that may be other than they should have been.
+        window_late_s: what was recorded so long before a decision, its windows should hold.
+        snapshot_late_h: so long after its midnight, a snapshot should be served.
     """
 
     stale_share_limit: Share = 0.05
     late_share: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    skew_share: ErrorShare = 0.01
+    window_late_s: Positive = 60
+    snapshot_late_h: Annotated[float, Meta(gt=0, le=24)] = 6
 
 
 class BreakerPolicy(_Strict, frozen=True):

@@ -218,9 +218,13 @@ class OfflineTable:
         schema = rows.request_schema(self.definition)
         return self._relation("requests", schema, [("event_time", ">=", from_ms)], voided=True)
 
+    def history_files(self, name: str) -> list[str]:
+        """Parquet files of the imported history: its `requests`, or its `labels`."""
+        return sorted(str(f) for p in self._history() for f in p.glob(f"{name}/*.parquet"))
+
     def history(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """Of the imported history, requests from an event time on."""
-        files = sorted(str(f) for p in self._history() for f in p.glob("requests/*.parquet"))
+        files = self.history_files("requests")
         if not files:
             return self.db.from_arrow(rows.request_schema(self.definition).empty_table())
         return self.db.read_parquet(files).filter(f"event_time >= epoch_ms({int(from_ms)})")

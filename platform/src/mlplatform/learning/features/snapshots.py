@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,10 +18,26 @@ from mlplatform.learning.features.compile import reach_ms, snapshot_sql
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.rows import LABEL_RANK
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.feature_views import FeatureField, FeatureView
 from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.storage.files import DRAFT, sweep_drafts
+
+MADE_OF: Final = b"mlplatform.made_of"
+"""Where a snapshot's file says what it was made of."""
+
+
+class MadeOf(msgspec.Struct, frozen=True):
+    """What a snapshot was made of.
+
+    Args:
+        position: per writer of the log, the last record that was known; history always is.
+        declared: feature → how it was declared.
+    """
+
+    position: dict[str, int]
+    declared: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +88,9 @@ def materialize(
     _check_times(at_ms, available_ms)
     missing = _missing(offline, views, at_ms)
     if missing:
-        _load(offline, missing, [at_ms])
-    for view in missing:
-        _write(offline, view, at_ms, available_ms)
+        position = _load(offline, missing, [at_ms])
+        for view in missing:
+            _write(offline, view, at_ms, available_ms, position)
     tables = {v.name: pq.read_table(snapshot_path(offline, v, at_ms)) for v in views}
     return Materialized(
         at_ms,
@@ -101,17 +119,17 @@ def backfill(
         _check_times(at_ms, at_ms)
     if not days:
         raise InputInvalid("backfill", None, "there is no day to fill")
-    _load(offline, views, days)
+    position = _load(offline, views, days)
     for at_ms in days[:-1]:
         for view in _missing(offline, views, at_ms):
-            _write(offline, view, at_ms, at_ms)
+            _write(offline, view, at_ms, at_ms, position)
     last_ms = days[-1]
     missing = _missing(offline, views, last_ms)
     for view in missing:
         _check_not_late(snapshot_path(offline, view, last_ms))
         online.write(view.name, _computed(offline, view, last_ms, last_ms))
     for view in missing:
-        _write(offline, view, last_ms, last_ms)
+        _write(offline, view, last_ms, last_ms, position)
     return materialize(offline, views, last_ms, online, last_ms)
 
 
@@ -138,12 +156,44 @@ def snapshot_path(offline: OfflineTable, view: FeatureView, at_ms: int) -> Path:
     return offline.snapshot_folder(view.name) / f"{day}.parquet"
 
 
+def snapshot_files(offline: OfflineTable, view: FeatureView) -> dict[int, Path]:
+    """The files of a view's snapshots by their midnight."""
+    return {at_ms: snapshot_path(offline, view, at_ms) for at_ms in made(offline, view)}
+
+
+def made_of(path: Path) -> MadeOf | None:
+    """What a snapshot's file says that it was made of; None where it says nothing, as those of
+    earlier releases."""
+    said = (pq.read_schema(path).metadata or {}).get(MADE_OF)
+    try:
+        return None if said is None else msgspec.json.decode(said, type=MadeOf)
+    except NOT_JSON:
+        return None
+
+
+def declaration(field: FeatureField) -> str:
+    """What decides a feature's values, in words."""
+    of = "payments" if field.column is None else field.column
+    delay = f", {field.delay_days} days before" if field.delay_days else ""
+    return f"{field.aggregate} of {of} over {field.window_days} days{delay}"
+
+
 def _missing(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int) -> list[FeatureView]:
     return [v for v in views if not snapshot_path(offline, v, at_ms).exists()]
 
 
-def _load(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[int]) -> None:
-    """Put what snapshots of these days read into temporary tables of the connection."""
+def _load(
+    offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[int]
+) -> Mapping[str, int]:
+    """Put what snapshots of these days read into temporary tables of the connection; the position
+    of the log that they stand for."""
+    position: Mapping[str, int] | None = None
+    while position != (position := offline.position()):  # another process may project meanwhile
+        _read(offline, views, days)
+    return position
+
+
+def _read(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[int]) -> None:
     reaches = [reach_ms(v, d) for v in views for d in (days[0], days[-1])]
     first_ms, last_ms = min(r[0] for r in reaches), max(r[1] for r in reaches)
     offline.requests(first_ms, last_ms).create_view("incoming", replace=True)
@@ -179,14 +229,23 @@ def _check_times(at_ms: int, available_ms: int) -> None:
         raise InputInvalid("snapshot", None, "available_ms is before at_ms")
 
 
-def _write(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int) -> None:
+def _write(
+    offline: OfflineTable,
+    view: FeatureView,
+    at_ms: int,
+    available_ms: int,
+    position: Mapping[str, int],
+) -> None:
     path = snapshot_path(offline, view, at_ms)
     _check_not_late(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep_drafts(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
     try:
-        pq.write_table(_computed(offline, view, at_ms, available_ms), draft)
+        word = MadeOf(dict(position), {f.name: declaration(f) for f in view.fields})
+        rows = _computed(offline, view, at_ms, available_ms)
+        rows = rows.replace_schema_metadata({MADE_OF: msgspec.json.encode(word, order="sorted")})
+        pq.write_table(rows, draft)
         with contextlib.suppress(FileExistsError):  # another run was first; its rows are served
             os.link(draft, path)
     finally:

@@ -14,6 +14,7 @@ from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.registry.versions import TRAINED_HERE
+from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
@@ -78,11 +79,13 @@ def gather(
     champion: Runnable | None,
     recent: Recent | None,
     seed: int,
+    skew: SkewReport | None = None,
 ) -> Evidence:
     """What running both bundles showed; the candidate's folder is read back and checked first.
 
     Args:
         recent: payments to replay; the held-out days where it is None.
+        skew: what the last look at served features found.
     """
     written = load_bundle(candidate.folder, candidate.bundle.digest)
     challenger = Runnable(written, candidate.model)
@@ -109,6 +112,7 @@ def gather(
         leakage=leakage_evidence(
             definition, written.input_names, own.fitting.known, own.holdout.known
         ),
+        skew=skew,
     )
 
 

@@ -12,6 +12,7 @@ from mlplatform.runtime.code_version import code_version
 if TYPE_CHECKING:
     from mlplatform.learning.features.dataset import Dataset
     from mlplatform.learning.features.offline import OfflineTable
+    from mlplatform.learning.skew.verdict import SkewReport
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
     from mlplatform.learning.training.folder import ModelFolder
@@ -102,14 +103,21 @@ def validate(
     *,
     champion: Runnable | None,
     recent: Recent | None = None,
+    skew: SkewReport | None = None,
     seed: int = SEED,
 ) -> GateReport:
-    """Every gate's result for the candidate."""
+    """Every gate's result for the candidate.
+
+    Args:
+        skew: what the last look at served features found.
+    """
     from mlplatform.learning.training.evaluate import gather
     from mlplatform.learning.validation.gates import judge
 
     definition = folder.definition
-    evidence = gather(definition, candidate, dataset, champion=champion, recent=recent, seed=seed)
+    evidence = gather(
+        definition, candidate, dataset, champion=champion, recent=recent, seed=seed, skew=skew
+    )
     report = judge(evidence, definition.gates, definition.training)
     for gate in report.gates:
         log.info("gate %s %s: %s", gate.name, gate.verdict, gate.reason)

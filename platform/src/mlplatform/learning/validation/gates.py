@@ -8,36 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
+from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import GatePolicy, InputSpec, TrainingPolicy
 from mlplatform.runtime.figures import percent, span
 
-Verdict = Literal["passed", "failed", "inconclusive"]
-
 MINIMUM_POSITIVES = 10
 MINIMUM_CALLS = 100
 MINIMUM_REPLAYED = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """What one gate saw, what it allows, and why it decided so.
-
-    Args:
-        reason: a sentence with units, for whoever answers for the version.
-        interval: where the observed value may lie, for a gate that holds an end of it to the limit.
-    """
-
-    name: str
-    verdict: Verdict
-    observed: float | None
-    limit: float | None
-    reason: str
-    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +153,7 @@ class Evidence:
     replay: ReplayEvidence
     small_model: SmallModelEvidence
     leakage: LeakageEvidence
+    skew: SkewReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +191,7 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         judge_small_model(evidence.small_model, gates),
         judge_alerts(evidence.replay, gates),
         judge_flips(evidence.replay, gates),
+        judge_skew(evidence.skew, gates, is_first=evidence.champion is None),
     )
     replayed = evidence.replay.counts
     return GateReport(evidence.model, evidence.bundle, evidence.champion, results, replayed)

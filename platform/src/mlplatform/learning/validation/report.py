@@ -10,7 +10,8 @@ from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.text import markdown
 
 if TYPE_CHECKING:
-    from mlplatform.learning.validation.gates import GateReport, GateResult, Replayed
+    from mlplatform.learning.validation.gate_result import GateResult
+    from mlplatform.learning.validation.gates import GateReport, Replayed
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? cannot be told"}
 TITLES = {
@@ -29,6 +30,7 @@ TITLES = {
     "small_model": "small model",
     "alert_share": "share of alerts",
     "decision_flips": "changed decisions",
+    "skew": "features as they were served",
 }
 
 

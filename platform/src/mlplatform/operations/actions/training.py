@@ -15,6 +15,7 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.folders import is_ready, model_folder
+from mlplatform.operations.actions.skew import last_skew
 from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
@@ -22,6 +23,7 @@ from mlplatform.runtime.text import cleaned
 
 if TYPE_CHECKING:
     from mlplatform.learning.features.dataset import Dataset
+    from mlplatform.learning.skew.verdict import SkewReport
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
     from mlplatform.learning.validation.gates import GateReport
@@ -39,6 +41,7 @@ class Prepared:
     dataset: Dataset
     champion: Runnable | None
     recent: Recent | None
+    skew: SkewReport | None = None
 
 
 def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Prepared:
@@ -53,7 +56,7 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Pr
     champion = _champion(platform, model)
     dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
     recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
-    return Prepared(dataset, champion, recent)
+    return Prepared(dataset, champion, recent, last_skew(platform, model))
 
 
 def check_trains(model: str) -> None:
@@ -155,6 +158,7 @@ def validate(model: str, candidate: Candidate, prepared: Prepared) -> GateReport
             prepared.dataset,
             champion=prepared.champion,
             recent=prepared.recent,
+            skew=prepared.skew,
         )
     finally:
         candidate.model.close()

@@ -9,6 +9,7 @@ APPROVAL_FLOW = "approval"
 RUNS = {
     "materialize": "snapshot {model}",
     "drift": "drift check {model}",
+    "skew": "skew check {model}",
     "retrain": "retrain {model}",
     "validate": "validate a model for {model}",
     "promote": "promote {model} v{version}",

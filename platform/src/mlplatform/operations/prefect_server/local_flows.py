@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[5] / "flows"
 FLOWS = CHECKOUT if CHECKOUT.is_dir() else Path(sys.prefix).parent / "mlplatform/flows"
 """Of the checkout that this is installed from, else beside the environment, as in the image."""
-DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *"}  # UTC
+DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *", "skew": "50 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 12
 """On Kubernetes it is the pool's limit, heavy runs included, and its worker has none of its own."""

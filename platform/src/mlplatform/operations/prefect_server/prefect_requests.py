@@ -23,7 +23,7 @@ STARTED_BY_THE_PLATFORM: Final = frozenset({"approval"})
 OF_AN_INCIDENT: Final = frozenset({"incident", "claim", "traceparent"})
 """Parameters by which a run answers a drift incident: a check gives them, and no person."""
 
-RUN_BY_A_SCHEDULE: Final = frozenset({"rollout", "materialize", "drift"})
+RUN_BY_A_SCHEDULE: Final = frozenset({"rollout", "materialize", "drift", "skew"})
 """Flows whose runs no person ends: without them nothing is taken back, and features go stale."""
 
 NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback", "control"})

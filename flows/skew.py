@@ -1,0 +1,31 @@
+"""Once a day: count the features of a sample of decisions again, and name what differs."""
+
+from __future__ import annotations
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.operations import wiring
+from mlplatform.operations.actions import skew as job
+from mlplatform.operations.prefect_client import names
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=1200)
+def check(model: str) -> SkewReport:
+    return job.check(wiring.platform(), model)
+
+
+@flow(name="skew", flow_run_name=names.RUNS["skew"], persist_result=False)
+def skew(model: str) -> str:
+    """Compare what decisions read since the last run with what raw records give.
+
+    Args:
+        model: a model folder's name.
+    """
+    report = check(model)
+    create_markdown_artifact(
+        job.page(report), key=f"skew-{model}", description="Did decisions read what they should?"
+    )
+    return report.words

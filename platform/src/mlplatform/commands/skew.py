@@ -1,0 +1,107 @@
+"""`mlplatform skew`: whether decisions read what they should have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+
+from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.exit_codes import FAILED
+from mlplatform.commands.terminal.output import (
+    AsJson,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+)
+from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.operations import wiring
+from mlplatform.operations.actions import skew as job
+from mlplatform.operations.actions.training import milliseconds
+
+MOST_SAMPLED = 20_000
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(skew)
+
+
+def skew(
+    model: Model,
+    since: Annotated[
+        datetime | None,
+        typer.Option(help="Decisions since this moment of event time (UTC); nothing is kept."),
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(min=1, max=366, help="Decisions of the last days; nothing is kept."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, max=MOST_SAMPLED, help="Decisions that are counted again.")
+    ] = job.SAMPLE,
+    json: AsJson = False,
+) -> None:
+    """Count the features of a sample of decisions again, from raw records; name what differs.
+
+    Without --since and --days: the decisions since the last pass, of a first one those of a week.
+    Exit code 1 where a feature is skewed.
+
+    Example: mlplatform skew fraud --days 3 --sample 5000
+    """
+    platform = wiring.platform()
+    with progress("counting again"):
+        if since is None and days is None:
+            report = job.check(platform, model, size=sample)
+        else:
+            report = job.look_at(
+                platform,
+                model,
+                since_ms=milliseconds(since),
+                days=days or job.FIRST_DAYS,
+                size=sample,
+            )
+    if json:
+        print_json(msgspec.to_builtins(report) | {"words": report.words})
+    else:
+        _print(report)
+    raise typer.Exit(FAILED if report.skewed else 0)
+
+
+def _print(report: SkewReport) -> None:
+    columns = ("feature", "verdict", "equal", "late", "missing", "different", "likely cause")
+    rows = [
+        (f.name, f.verdict, f.equal, f.late, f.missing, f.different, f.cause or "")
+        for f in report.features
+    ]
+    print_table(columns, rows, prose="likely cause")
+    examples = [*_examples(report)]
+    if examples:
+        print_table(
+            ("feature", "decision", "event time", "served", "expected", "at position"), examples
+        )
+    if report.unreadable:
+        print_line(f"not read: {report.unreadable:,} records, erased or not as declared now")
+    print_line(f"{report.words}, by {report.sampled:,} of {report.population:,} decisions")
+
+
+def _examples(report: SkewReport) -> Iterator[tuple[str, ...]]:
+    for one in report.skewed:
+        for example in one.examples:
+            moment = datetime.fromtimestamp(example.event_ms / 1000, UTC)
+            at = example.position
+            yield (
+                one.name,
+                example.decision_id,
+                moment.strftime("%Y-%m-%d %H:%M:%S"),
+                _value(example.served),
+                _value(example.expected),
+                "" if at is None else " ".join(f"{w}:{n}" for w, n in sorted(at.items())),
+            )
+
+
+def _value(value: float | None) -> str:
+    return "none" if value is None else f"{value:.10g}"

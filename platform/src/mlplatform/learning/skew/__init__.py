@@ -1,0 +1,1 @@
+"""Whether decisions read what they should have: a sample, counted again from raw records."""

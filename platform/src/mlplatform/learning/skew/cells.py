@@ -1,0 +1,60 @@
+"""One feature of one decision: what it was served beside what the records give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+Outcome = Literal["equal", "late", "missing", "different"]
+Note = Literal[
+    "unserved", "stale", "unavailable", "missing", "empty", "store", "snapshot", "redefined"
+]
+"""What else is known of a cell: `unserved`, the record does not name the feature; the next three,
+the record's own word on why there was nothing; `empty`, what an entity reads of whom nothing is
+known; `store`, another value than the snapshot holds that it says it is from; `snapshot`, the
+snapshot's own; `redefined`, that snapshot was made by another definition."""
+
+CLOSE: Final = 1e-9
+"""Relative: a mean of the same payments, added up in another order."""
+
+
+class Holds(NamedTuple):
+    """What a late value stands for: made of what was known until one moment, and without what came
+    at another; epoch milliseconds, None where nobody knows."""
+
+    until_ms: int | None
+    without_ms: int | None
+    late_ms: int | None = None
+
+
+class Cell(NamedTuple):
+    """A comparison.
+
+    Args:
+        position: of the log, per writer, that the served value stands for by its own word.
+    """
+
+    feature: str
+    decision_id: str
+    event_ms: int
+    served: float | None
+    expected: float | None
+    outcome: Outcome
+    position: Mapping[str, int] | None = None
+    holds: Holds | None = None
+    note: Note | None = None
+
+
+def exactly(one: float | None, other: float | None) -> bool:
+    """Whether two values are the same, bit for bit but for the sign of zero."""
+    if one is None or other is None:
+        return one is other
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def closely(one: float | None, other: float | None) -> bool:
+    """Whether two values are the same but for the order in which floats were added up."""
+    if one is None or other is None:
+        return one is other
+    return exactly(one, other) or math.isclose(one, other, rel_tol=CLOSE, abs_tol=1e-12)

@@ -1,0 +1,249 @@
+"""What a sample of comparisons says of each feature: equal, skewed, or not known.
+
+Decisions are drawn by chance, so the share of a feature's values that are not what they should have
+been lies within bounds, however they hang together. A feature is named where the low bound is above
+what is tolerated, and called equal where the high one is within it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import median
+from typing import Final, Literal
+
+import msgspec
+from scipy import special
+
+from mlplatform.learning.skew.cells import Cell, Note, Outcome
+
+ERROR_SHARE: Final = 0.001
+"""Chance that a pass names a feature whose skew is within what is tolerated, all together."""
+SHOWN: Final = 3
+"""Examples of a feature."""
+MOSTLY: Final = 0.5
+"""A cause is told where it is that of more than this share of what is wrong."""
+ALIKE: Final = 0.02
+"""Factors that differ by less are one."""
+MINUTE_MS: Final = 60_000
+Verdict = Literal["equal", "skewed", "not known"]
+
+
+class Example(msgspec.Struct, frozen=True):
+    """One value that was not what it should have been.
+
+    Args:
+        position: per writer, the record of the log that it stands for by its own word.
+    """
+
+    decision_id: str
+    event_ms: int
+    outcome: Outcome
+    served: float | None
+    expected: float | None
+    position: Mapping[str, int] | None = None
+
+
+class FeatureSkew(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature.
+
+    Args:
+        low, high: bounds of the share (0-1) that is not equal, among all decisions of the window.
+        cause: the likely one, in a sentence; None where nothing is wrong.
+    """
+
+    name: str
+    verdict: Verdict
+    sampled: int
+    equal: int
+    late: int
+    missing: int
+    different: int
+    low: float
+    high: float
+    cause: str | None = None
+    examples: tuple[Example, ...] = ()
+
+
+class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pass found.
+
+    Args:
+        from_ms, to_ms: event times of the first and the last decision of the sample; None without.
+        population: decisions that the sample was drawn from.
+        unreadable: records whose payload was erased, or is not as the model declares it now.
+        share: that is tolerated, of a feature's values.
+    """
+
+    model: str
+    from_ms: int | None
+    to_ms: int | None
+    population: int
+    sampled: int
+    unreadable: int
+    share: float
+    features: tuple[FeatureSkew, ...]
+
+    @property
+    def skewed(self) -> tuple[FeatureSkew, ...]:
+        return tuple(f for f in self.features if f.verdict == "skewed")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether something can be said of every feature."""
+        return bool(self.features) and all(f.verdict != "not known" for f in self.features)
+
+    @property
+    def words(self) -> str:
+        """The whole of it in a sentence."""
+        if self.skewed:
+            told = "; ".join(f"{f.name}: {f.cause}" for f in self.skewed)
+            return f"{len(self.skewed)} of {len(self.features)} features are skewed: {told}"
+        if self.is_known:
+            return f"all {len(self.features)} features are what they should be"
+        open_ = sum(f.verdict == "not known" for f in self.features)
+        return f"of {open_} features nothing is known by {self.sampled:,} decisions"
+
+
+@dataclass(slots=True)
+class _Counted:
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    wrong: list[Cell] = field(default_factory=list)
+
+
+def judge(cells: Iterable[Cell], features: Sequence[str], share: float) -> tuple[FeatureSkew, ...]:
+    """Every feature's verdict, in the order of `features`.
+
+    Args:
+        cells: what is not equal among them is kept; no other.
+        share: of a feature's values that may be other than they should be (0-1).
+    """
+    counted = {name: _Counted() for name in features}
+    for cell in cells:
+        found = counted[cell.feature]
+        found.outcomes[cell.outcome] += 1
+        if cell.outcome != "equal":
+            found.wrong.append(cell)
+    error_share = ERROR_SHARE / max(len(features), 1)
+    return tuple(_judged(name, counted[name], share, error_share) for name in features)
+
+
+def _judged(name: str, counted: _Counted, share: float, error_share: float) -> FeatureSkew:
+    n, wrong = counted.outcomes.total(), counted.wrong
+    low, high = bounds(len(wrong), n, error_share)
+    verdict: Verdict = "skewed" if low > share else "equal" if high <= share else "not known"
+    return FeatureSkew(
+        name=name,
+        verdict=verdict,
+        sampled=n,
+        equal=counted.outcomes["equal"],
+        late=counted.outcomes["late"],
+        missing=counted.outcomes["missing"],
+        different=counted.outcomes["different"],
+        low=low,
+        high=high,
+        cause=cause(wrong) if wrong else None,
+        examples=tuple(_example(cell) for cell in wrong[:SHOWN]),
+    )
+
+
+def bounds(wrong: int, sampled: int, error_share: float) -> tuple[float, float]:
+    """Where a share may lie: exact, each end missed with half of the error's chance; 0 to 1 where
+    nothing was sampled.
+
+    Source: Clopper and Pearson, 1934.
+    """
+    if not sampled:
+        return 0.0, 1.0
+    right, half = sampled - wrong, error_share / 2
+    low = float(special.betaincinv(wrong, right + 1, half)) if wrong else 0.0
+    high = float(special.betaincinv(wrong + 1, right, 1 - half)) if right else 1.0
+    return low, high
+
+
+def _example(cell: Cell) -> Example:
+    return Example(
+        cell.decision_id, cell.event_ms, cell.outcome, cell.served, cell.expected, cell.position
+    )
+
+
+_NOTES: Final[Mapping[Note, str]] = {
+    "unserved": "definition changed: records do not hold the feature",
+    "stale": "defaults served: the state was not there, or too far behind",
+    "unavailable": "defaults served: the store did not answer",
+    "missing": "defaults served: the store had no row of the entity",
+    "empty": "defaults served: the state knew nothing of entities that had payments",
+    "store": "the online store holds other values than the snapshot that it was filled from",
+    "snapshot": "the snapshot holds other values than the records give",
+    "redefined": "definition changed: the snapshot was made by the one before",
+}
+
+
+def cause(wrong: Sequence[Cell]) -> str:
+    """The likely one of what is wrong with a feature, in a sentence.
+
+    Args:
+        wrong: its cells that are not equal; one at least.
+    """
+    ((outcome, count),) = Counter(cell.outcome for cell in wrong).most_common(1)
+    those = [cell for cell in wrong if cell.outcome == outcome]
+    share = "" if count == len(wrong) else f" ({count} of {len(wrong)})"
+    if outcome == "late":
+        return _why_late(those) + share
+    notes = Counter(cell.note for cell in those)
+    ((note, said),) = notes.most_common(1)
+    if note is not None and said > MOSTLY * count:
+        return _NOTES[note] + (share or _of(said, count))
+    if outcome == "missing":
+        return "defaults served, though there was a value" + share
+    return _how_different(those) + share
+
+
+def _of(said: int, count: int) -> str:
+    return "" if said == count else f" ({said} of {count})"
+
+
+def _why_late(late: Sequence[Cell]) -> str:
+    """One feed that stopped leaves everything after one moment out, and nothing before it."""
+    holds = [cell.holds for cell in late if cell.holds is not None]
+    untils = [h.until_ms for h in holds if h.until_ms is not None]
+    withouts = [h.without_ms for h in holds if h.without_ms is not None]
+    lates = [h.late_ms for h in holds if h.late_ms is not None]
+    if not withouts:
+        return "late events: records of before the snapshot came after it was made"
+    if untils and max(untils) <= min(withouts) and len(late) > 1:
+        return f"frozen feed since {_moment(max(untils))}: nothing after it was read"
+    return f"late by {_minutes(median(lates))}" if lates else "late"
+
+
+def _how_different(those: Sequence[Cell]) -> str:
+    pairs = [(c.served, c.expected) for c in those if c.served is not None]
+    if len(pairs) < len(those) or any(wanted is None for _, wanted in pairs):
+        return "computed otherwise than declared: values where there should be none"
+    factors = [a / b for a, b in pairs if b]
+    if factors and _are_alike(factors):
+        return f"computed otherwise than declared: {median(factors):.3g} times what it should be"
+    steps = [a - b for a, b in pairs if b is not None]
+    if _are_alike(steps):
+        return f"computed otherwise than declared: {median(steps):+.3g} on what it should be"
+    return "computed otherwise than declared, or from other records"
+
+
+def _are_alike(values: Sequence[float]) -> bool:
+    middle = median(values)
+    near = sum(math.isclose(v, middle, rel_tol=ALIKE) for v in values)
+    return near > 0.9 * len(values)
+
+
+def _minutes(late_ms: float) -> str:
+    minutes = late_ms / MINUTE_MS
+    if minutes < 1:
+        return f"{late_ms / 1000:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} days"
+
+
+def _moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,249 @@
+"""End-of-day snapshots: what each decision should have read, made again from records.
+
+A snapshot says in its file which position of the log it was made at, so that what came after it is
+told from what it counted wrongly.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlplatform.learning.features.compile import snapshot_sql
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.learning.features.rows import LABEL_RANK
+from mlplatform.learning.features.snapshots import MadeOf, declaration, made_of
+from mlplatform.learning.skew.cells import Cell, Holds, Note, Outcome, closely
+from mlplatform.learning.skew.raw_records import keys_table
+from mlplatform.learning.skew.served import Key, Served
+from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.request_transforms import DAY_MS
+
+Values = Mapping[str, float | None]
+Rows = Mapping[Key, Values]
+NOTHING: Final[Rows] = {}
+
+
+def view_cells(
+    db: duckdb.DuckDBPyConnection,
+    views: Sequence[FeatureView],
+    served: Sequence[Served],
+    files: Mapping[str, Mapping[int, Path]],
+    late_after_ms: int,
+) -> Iterator[Cell]:
+    """Every view feature of every decision.
+
+    Args:
+        db: with the tables of `raw_records.gather`.
+        files: view → midnight → the snapshot's file.
+        late_after_ms: so long after its midnight, a snapshot should be there.
+    """
+    if not served:
+        return
+    made = _Snapshots(db)
+    for view in views:
+        wanted = sorted(_midnights(view, served, late_after_ms))
+        of = {at_ms: made.of(view, at_ms, files[view.name].get(at_ms)) for at_ms in wanted}
+        newest_ms: int | None = None
+        for one in served:
+            row_ms = one.times.get(view.name)
+            newest_ms = row_ms if newest_ms is None else max(newest_ms, row_ms or newest_ms)
+            yield from _compared(view, one, of, late_after_ms, newest_ms)
+
+
+def _due_ms(one: Served, late_after_ms: int, row_ms: int | None) -> int:
+    """The midnight whose snapshot a decision should have read: it may read a newer one already."""
+    due_ms = (one.event_ms - late_after_ms) // DAY_MS * DAY_MS
+    return max(due_ms, row_ms) if row_ms is not None and row_ms <= one.event_ms else due_ms
+
+
+def _midnights(view: FeatureView, served: Iterable[Served], late_after_ms: int) -> set[int]:
+    """All that decisions may have read, or should have."""
+    found: set[int] = set()
+    for one in served:
+        row_ms = one.times.get(view.name)
+        due_ms = _due_ms(one, late_after_ms, row_ms)
+        oldest_ms = -(-(one.event_ms - view.ttl_ms) // DAY_MS) * DAY_MS
+        found.update(range(oldest_ms, due_ms + DAY_MS, DAY_MS))
+        if row_ms is not None and row_ms % DAY_MS == 0:
+            found.add(row_ms)
+    return found
+
+
+class _Made(NamedTuple):
+    """One snapshot as it should be.
+
+    Args:
+        due: of every record from before its midnight.
+        known: of those that its file says were there; None without a file, or without such a word.
+        kept: what the file holds.
+    """
+
+    due: Rows
+    known: Rows | None
+    kept: Rows | None
+    word: MadeOf | None
+
+
+def _compared(
+    view: FeatureView,
+    one: Served,
+    of: Mapping[int, _Made],
+    late_after_ms: int,
+    newest_ms: int | None,
+) -> Iterator[Cell]:
+    """Of a decision that found no row, the newest snapshot that decisions before it read says
+    whether there was one then."""
+    key = one.keys[view.entity]
+    row_ms = one.times.get(view.name)
+    due_ms = _due_ms(one, late_after_ms, row_ms)
+    right = _newest(of, key, due_ms, one.event_ms - view.ttl_ms)
+    if row_ms is None and newest_ms is not None and newest_ms < due_ms:
+        then = _newest(of, key, newest_ms, one.event_ms - view.ttl_ms)
+        row_ms = newest_ms if not then and one.gap(view.name) != "unavailable" else None
+    source = of.get(row_ms) if row_ms is not None else None
+    for field in view.fields:
+        name = field.name
+        expected = right.get(name)
+        value = one.features.get(name)
+        outcome: Outcome = "different"
+        note: Note | None = None
+        holds: Holds | None = None
+        if one.features and name not in one.features:
+            outcome, note = "missing", "unserved"
+        elif closely(value, expected):
+            outcome = "equal"
+        elif source is not None and row_ms is not None and closely(value, _then(source, key, name)):
+            outcome, holds = "late", _holds(one, source, row_ms, due_ms)
+        elif value is None:
+            outcome, note = "missing", one.gap(view.name)  # type: ignore[assignment]
+        elif source is not None:
+            note = _whose(view, source, key, name, value)
+        position = source.word.position if source is not None and source.word else None
+        yield Cell(
+            name, one.decision_id, one.event_ms, value, expected, outcome, position, holds, note
+        )
+
+
+def _newest(of: Mapping[int, _Made], key: Key, due_ms: int, oldest_ms: int) -> Values:
+    """Of the due snapshot, or of the newest before it that has the entity and is valid still."""
+    days = sorted(of)
+    for at_ms in reversed(days[: bisect_right(days, due_ms)]):
+        if at_ms < oldest_ms:
+            break
+        if key in of[at_ms].due:
+            return of[at_ms].due[key]
+    return {}
+
+
+def _then(source: _Made, key: Key, name: str) -> float | None:
+    rows = source.due if source.known is None else source.known
+    return rows.get(key, {}).get(name)
+
+
+def _holds(one: Served, source: _Made, row_ms: int, due_ms: int) -> Holds:
+    """A snapshot of an earlier day, or one that lacks records which came after it."""
+    if row_ms < due_ms:
+        return Holds(row_ms, row_ms, one.event_ms - row_ms - DAY_MS)
+    return Holds(row_ms, None)
+
+
+def _whose(view: FeatureView, source: _Made, key: Key, name: str, value: float) -> Note | None:
+    """Who holds a value that no record gives."""
+    if source.kept is None:
+        return None
+    if not closely(value, source.kept.get(key, {}).get(name)):
+        return "store"
+    field = next(f for f in view.fields if f.name == name)
+    if source.word is not None and source.word.declared.get(name) != declaration(field):
+        return "redefined"
+    return "snapshot"
+
+
+class _Snapshots:
+    """Makes snapshots again, of the wanted entities."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
+        self._db = db
+        self._words: dict[Path, MadeOf | None] = {}
+
+    def of(self, view: FeatureView, at_ms: int, path: Path | None) -> _Made:
+        word = None if path is None else self._word(path)
+        due = self._rows(view, at_ms, None)
+        kept = None if path is None else self._kept(view, path)
+        if word is None:
+            return _Made(due, None, kept, None)
+        behind = self._differs(at_ms, word.position)
+        known = self._rows(view, at_ms, word.position) if behind else due
+        return _Made(due, known, kept, word)
+
+    def _word(self, path: Path) -> MadeOf | None:
+        if path not in self._words:
+            self._words[path] = made_of(path)
+        return self._words[path]
+
+    def _rows(self, view: FeatureView, at_ms: int, position: Mapping[str, int] | None) -> Rows:
+        voided, inside = f"event_ms <= {at_ms}", "true"
+        if position is not None:
+            self._reach(position)
+            voided = inside = _seen("_writer", "seq")
+        payments = "true" if position is None else _seen("_writer", "_seq")
+        self._db.execute(
+            "CREATE OR REPLACE VIEW requests AS SELECT *, _declined AS declined FROM events"
+            f" WHERE {payments} AND request_id NOT IN"
+            f" (SELECT request_id FROM voids WHERE {voided});"
+            "CREATE OR REPLACE VIEW known_labels AS SELECT request_id,"
+            f" max_by(label, ({LABEL_RANK})) AS label FROM labels"
+            f" WHERE label_time <= epoch_ms({at_ms}) AND {inside} GROUP BY request_id"
+        )
+        return self._by_key(view, snapshot_sql(view, at_ms=at_ms, available_ms=at_ms))
+
+    def _kept(self, view: FeatureView, path: Path) -> Rows:
+        names = ", ".join(f'"{n}"' for n in self._there(view, path))
+        quoted = str(path).replace("'", "''")
+        return self._by_key(view, f"SELECT {names} FROM read_parquet('{quoted}')")
+
+    def _there(self, view: FeatureView, path: Path) -> list[str]:
+        columns = pq.read_schema(path).names
+        return [n for n in (view.join_key, *view.feature_names) if n in columns]
+
+    def _by_key(self, view: FeatureView, sql: str) -> Rows:
+        found = self._db.sql(
+            f"SELECT * FROM ({sql}) WHERE {view.join_key} IN"
+            f" (SELECT key FROM {keys_table(view.join_key)})"
+        ).to_arrow_table()
+        kept = [n for n in found.column_names if n not in (EVENT_TIMESTAMP, CREATED)]
+        rows: list[dict[str, Any]] = found.select(kept).to_pylist()
+        return {row.pop(view.join_key): row for row in rows}
+
+    def _differs(self, at_ms: int, position: Mapping[str, int]) -> bool:
+        """Whether there are records from before a midnight that its snapshot did not know, or
+        voids that it knew too early."""
+        self._reach(position)
+        at = f"epoch_ms({at_ms})"
+        ((count,),) = self._db.execute(
+            f"SELECT (SELECT count(*) FROM events WHERE event_time < {at} AND NOT"
+            f" {_seen('_writer', '_seq')}) + (SELECT count(*) FROM labels WHERE label_time <= {at}"
+            f" AND NOT {_seen('_writer', 'seq')}) + (SELECT count(*) FROM voids"
+            f" WHERE (event_ms <= {at_ms}) <> {_seen('_writer', 'seq')})"
+        ).fetchall()
+        return int(count) > 0
+
+    def _reach(self, position: Mapping[str, int]) -> None:
+        writers = pa.array(list(position), pa.string())
+        ends = pa.array(list(position.values()), pa.int64())
+        self._db.register("reached_", pa.table({"writer": writers, "upto": ends}))
+        self._db.execute("CREATE OR REPLACE TABLE reached AS SELECT * FROM reached_")
+        self._db.unregister("reached_")
+
+
+def _seen(writer: str, seq: str) -> str:
+    """Whether a record is within the position of `reached`; history always is."""
+    upto = f"(SELECT max(r.upto) FROM reached r WHERE r.writer = {writer})"
+    return f"({writer} IS NULL OR coalesce({seq} <= {upto}, false))"

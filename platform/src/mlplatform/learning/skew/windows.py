@@ -1,0 +1,283 @@
+"""Real-time windows: what each decision should have read, by the SQL that training joins.
+
+The record says at which position of the log its windows stand, so they are counted again exactly
+there. Whether that position is behind what had been recorded by then is a question of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from mlplatform.learning.features.windows.arrivals import ranked_sql
+from mlplatform.learning.features.windows.sql import OWN, windows_sql
+from mlplatform.learning.skew.cells import Cell, Holds, Note, exactly
+from mlplatform.learning.skew.raw_records import ARRIVAL
+from mlplatform.learning.skew.served import Key, Served
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.windows.declaration import EntityWindows, by_entity
+from mlplatform.model.windows.tiles import Reader, Shared, fold, new_columns, series_of
+
+MOST_PAYMENTS: Final = 20_000
+"""Of an entity whose earlier states are looked for: all of them are in memory, and added up."""
+ROWS_AT_ONCE: Final = 10_000
+MOST_FOLDED: Final = 1_000_000
+"""Payments that a pass adds up once more for that; values beyond are told as different."""
+MOST_STATES: Final = 100
+"""Earlier states of an entity that a value is held to, the newest ones."""
+Values = Mapping[str, float | None]
+
+
+class _Behind(NamedTuple):
+    """Of one decision and entity: the first payment that it had not seen though it was recorded
+    long enough before, and the last one that it had seen; wall time."""
+
+    unseen_ms: int | None
+    seen_ms: int | None
+
+
+def window_cells(
+    db: duckdb.DuckDBPyConnection,
+    definition: ModelDefinition,
+    served: Sequence[Served],
+    late_after_ms: int,
+) -> Iterator[Cell]:
+    """Every window of every decision.
+
+    Args:
+        db: with the tables of `raw_records.gather`.
+        late_after_ms: what was recorded so long before a decision, it should have read.
+    """
+    if not definition.windows or not served:
+        return
+    shared = series_of(definition.windows, definition.entities)
+    _rank(db, served)
+    at_position = _values(db, shared, "payments")
+    sources = by_entity(definition.windows, definition.entities)
+    behind = {source.name: _behind(db, source, late_after_ms) for source in sources}
+    due = _due(db, shared, served, behind)
+    for source in sources:
+        odd: list[tuple[Served, Values]] = []
+        for one in served:
+            own = at_position[one.decision_id]
+            found = behind[source.name][one.decision_id]
+            is_behind = one.position is None or found.unseen_ms is not None
+            right = due[one.decision_id] if is_behind else own
+            if one.position is None or _has_all(source, one, right):
+                yield from _plain(source, one, right)
+            elif _has_all(source, one, own):
+                yield from _late(source, one, own, right, found)
+            else:
+                odd.append((one, right))
+        states = _states(db, shared, source, [one for one, _ in odd])
+        for one, right in odd:
+            yield from _strange(source, one, right, states.get(one.decision_id))
+
+
+def _has_all(source: EntityWindows, one: Served, values: Values) -> bool:
+    return all(
+        name in one.features and exactly(one.features[name], values[name])
+        for name in source.feature_names
+    )
+
+
+def _plain(source: EntityWindows, one: Served, right: Values) -> Iterator[Cell]:
+    """Equal ones, and those of a decision that read no windows."""
+    for name in source.feature_names:
+        value, wanted = one.features.get(name), right[name]
+        note = _why(source, one, name)
+        if exactly(value, wanted) and note != "unserved":
+            yield _cell(one, name, wanted, "equal")
+        else:
+            outcome = "missing" if value is None else "different"
+            yield _cell(one, name, wanted, outcome, note=note)
+
+
+def _late(
+    source: EntityWindows, one: Served, own: Values, right: Values, behind: _Behind
+) -> Iterator[Cell]:
+    for name in source.feature_names:
+        if exactly(own[name], right[name]):
+            yield _cell(one, name, right[name], "equal")
+        else:
+            unseen_ms = behind.unseen_ms
+            late_ms = None if unseen_ms is None else one.recorded_ms - unseen_ms
+            holds = Holds(behind.seen_ms, unseen_ms, late_ms)
+            yield _cell(one, name, right[name], "late", holds=holds)
+
+
+def _strange(
+    source: EntityWindows, one: Served, right: Values, found: Holds | Note | None
+) -> Iterator[Cell]:
+    """Values that the position does not give: those of an earlier state, of none, or of no state
+    at all."""
+    for name in source.feature_names:
+        value, wanted = one.features.get(name), right[name]
+        if exactly(value, wanted) and name in one.features:
+            yield _cell(one, name, wanted, "equal")
+        elif value is None or found == "empty":
+            note = found if found == "empty" else _why(source, one, name)
+            yield _cell(one, name, wanted, "missing", note=note)
+        elif isinstance(found, Holds):
+            yield _cell(one, name, wanted, "late", holds=found)
+        else:
+            yield _cell(one, name, wanted, "different")
+
+
+def _why(source: EntityWindows, one: Served, name: str) -> Note | None:
+    if one.features and name not in one.features:
+        return "unserved"
+    return one.gap(source.name)  # type: ignore[return-value]
+
+
+def _cell(one: Served, name: str, expected: float | None, outcome: Any, **more: Any) -> Cell:
+    value = one.features.get(name)
+    return Cell(name, one.decision_id, one.event_ms, value, expected, outcome, one.position, **more)
+
+
+def _rank(db: duckdb.DuckDBPyConnection, served: Sequence[Served]) -> None:
+    """Payments in the order in which they became known to readers (`payments`), and in the order
+    in which they were recorded (`recorded`)."""
+    row, event_ms, rank, seen = OWN
+    _draw(db, [one.decision_id for one in served])
+    own = ", ".join(f"_{name}" for name in (*ARRIVAL, "declined") if name != "recorded_ms")
+    arrival = ", ".join(f"_{name} AS {name}" for name in ARRIVAL)
+    db.execute(
+        f"CREATE OR REPLACE VIEW asked AS SELECT * EXCLUDE ({own}) FROM events;"
+        f"CREATE OR REPLACE VIEW arrivals AS SELECT request_id, {arrival}"
+        " FROM events WHERE _writer IS NOT NULL"
+    )
+    db.execute(f"CREATE OR REPLACE TABLE payments AS {ranked_sql('asked', 'arrivals')}")
+    db.execute(
+        "CREATE OR REPLACE TABLE recorded AS WITH ordered AS ("
+        f" SELECT * EXCLUDE ({own}),"
+        f" epoch_ms(event_time) AS {event_ms}, coalesce(_recorded_ms, -1) AS _at_ms,"
+        " row_number() OVER (ORDER BY _recorded_ms NULLS FIRST, _writer, _seq, event_time,"
+        f" request_id) - 1 AS {rank} FROM events),"
+        f" reached AS (SELECT _at_ms, max({rank}) AS last FROM ordered GROUP BY _at_ms)"
+        f" SELECT o.* EXCLUDE (_at_ms), {rank} AS {row}, CASE WHEN o._at_ms < 0 THEN {rank} - 1"
+        f" ELSE coalesce(r.last, -1) END AS {seen}"
+        " FROM ordered o ASOF LEFT JOIN reached r ON o._at_ms > r._at_ms"
+    )
+
+
+def _draw(db: duckdb.DuckDBPyConnection, decision_ids: Sequence[str]) -> None:
+    db.register("drawn_", pa.table({"request_id": decision_ids}))
+    db.execute("CREATE OR REPLACE TABLE drawn AS SELECT * FROM drawn_")
+    db.unregister("drawn_")
+
+
+def _values(db: duckdb.DuckDBPyConnection, shared: Shared, relation: str) -> dict[str, Values]:
+    """Windows of the decisions of `drawn`, by their id."""
+    wanted = "request_id IN (SELECT request_id FROM drawn)"
+    row = OWN[0]
+    found = db.sql(
+        f"SELECT p.request_id, f.* EXCLUDE ({row}) FROM ({windows_sql(shared, relation, wanted)}) f"
+        f" JOIN {relation} p ON p.{row} = f.{row}"
+    ).to_arrow_table()
+    return {one.pop("request_id"): one for one in found.to_pylist()}
+
+
+def _behind(
+    db: duckdb.DuckDBPyConnection, source: EntityWindows, late_after_ms: int
+) -> dict[str, _Behind]:
+    rank, seen = OWN[2:]
+    rows = db.execute(
+        f'WITH p AS (SELECT request_id, "{source.key}" AS _key, {rank}, {seen}, _recorded_ms'
+        " FROM payments),"
+        f" after_ AS (SELECT _key, {rank}, min(_recorded_ms) OVER (PARTITION BY _key ORDER BY"
+        f" {rank} ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS unseen_ms FROM p),"
+        " w AS (SELECT * FROM p WHERE request_id IN (SELECT request_id FROM drawn))"
+        " SELECT w.request_id, CASE WHEN a.unseen_ms <= w._recorded_ms - ? THEN a.unseen_ms END,"
+        " b._recorded_ms FROM w"
+        f" ASOF LEFT JOIN after_ a ON w._key = a._key AND w.{seen} < a.{rank}"
+        f" ASOF LEFT JOIN p b ON w._key = b._key AND w.{seen} >= b.{rank}",
+        [late_after_ms],
+    ).fetchall()
+    return {request_id: _Behind(*found) for request_id, *found in rows}
+
+
+def _due(
+    db: duckdb.DuckDBPyConnection,
+    shared: Shared,
+    served: Sequence[Served],
+    behind: Mapping[str, Mapping[str, _Behind]],
+) -> dict[str, Values]:
+    """What decisions should have read whose position is behind, or who had none."""
+    late = [
+        one.decision_id
+        for one in served
+        if one.position is None
+        or any(found[one.decision_id].unseen_ms is not None for found in behind.values())
+    ]
+    if not late:
+        return {}
+    _draw(db, late)
+    return _values(db, shared, "recorded")
+
+
+def _states(
+    db: duckdb.DuckDBPyConnection, shared: Shared, source: EntityWindows, odd: Sequence[Served]
+) -> dict[str, Holds | Note | None]:
+    """Which earlier state of the entity gives what each was served: what that was made of, `empty`
+    where of nothing, None where no earlier state gives all of its windows."""
+    by_key: dict[Key, list[Served]] = {}
+    for one in odd:
+        if all(name in one.features for name in source.feature_names):
+            by_key.setdefault(one.keys[source.entity], []).append(one)
+    rank, seen = OWN[2:]
+    _draw(db, [one.decision_id for of in by_key.values() for one in of])
+    key = f'"{source.key}"'
+    rows = db.sql(
+        f"SELECT * FROM payments SEMI JOIN (SELECT {key} FROM payments SEMI JOIN drawn"
+        f" USING (request_id)) USING ({key}) QUALIFY count(*) OVER (PARTITION BY {key})"
+        f" <= {MOST_PAYMENTS} ORDER BY {key}, {rank}"
+    ).to_arrow_reader(ROWS_AT_ONCE)
+    found: dict[str, Holds | Note | None] = {}
+    left = MOST_FOLDED
+    every = (row for batch in rows for row in batch.to_pylist())
+    for of, payments in groupby(every, lambda row: row[source.key]):
+        past = list(payments)
+        upto = {row["request_id"]: row[seen] for row in past}
+        for one in by_key[of]:
+            if len(past) > left:
+                return found
+            left -= len(past)
+            known = [row for row in past if row[rank] <= upto[one.decision_id]]
+            found[one.decision_id] = _earlier(shared, source, one, known)
+    return found
+
+
+def _earlier(
+    shared: Shared, source: EntityWindows, one: Served, events: Sequence[dict[str, Any]]
+) -> Holds | Note | None:
+    mine = [(series, windows) for series, windows in shared if series.key == source.key]
+    states = [(new_columns(series), series, Reader(series, windows)) for series, windows in mine]
+    first = max(len(events) - MOST_STATES, 0)
+    alike: list[int] = []
+    for number, event in enumerate(events):
+        if number == 0 or number >= first:
+            values: dict[str, float | None] = {}
+            for columns, _, reader in states:
+                reader.fill(values, columns, one.event_ms)
+            if all(exactly(values[n], one.features[n]) for n in source.feature_names):
+                alike.append(number)
+        for columns, series, _ in states:
+            fold(columns, series, event[OWN[1]], event)
+    if not alike or alike[-1] == 0:
+        return "empty" if alike else None
+    return _between(one, events, alike)
+
+
+def _between(one: Served, events: Sequence[dict[str, Any]], alike: Sequence[int]) -> Holds:
+    """What is certain of a state that equals those of several numbers of payments in a row: it held
+    what the first of them held, and not what the last one lacked."""
+    last = alike[-1]
+    first = next(n for n in range(last, -1, -1) if n == 0 or n - 1 not in set(alike))
+    without_ms = events[last]["_recorded_ms"]
+    until_ms = events[first - 1]["_recorded_ms"] if first else None
+    return Holds(until_ms, without_ms, None if without_ms is None else one.recorded_ms - without_ms)

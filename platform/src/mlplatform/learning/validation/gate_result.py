@@ -1,0 +1,25 @@
+"""What one gate says of a candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["passed", "failed", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What one gate saw, what it allows, and why it decided so.
+
+    Args:
+        reason: a sentence with units, for whoever answers for the version.
+        interval: where the observed value may lie, for a gate that holds an end of it to the limit.
+    """
+
+    name: str
+    verdict: Verdict
+    observed: float | None
+    limit: float | None
+    reason: str
+    interval: tuple[float, float] | None = None

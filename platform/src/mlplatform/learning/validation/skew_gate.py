@@ -1,0 +1,44 @@
+"""Whether served features may be trained from: what the last look at them found."""
+
+from __future__ import annotations
+
+from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.model.definition import GatePolicy
+
+
+def judge_skew(skew: SkewReport | None, gates: GatePolicy, *, is_first: bool) -> GateResult:
+    """No feature was skewed; where model.yaml says `tell`, whatever was found is told, and passes.
+
+    A candidate that is held up leaves the champion, which reads the same features. So skew is told
+    by default, and refuses where the owner has a team that mends a feed before the next retrain.
+
+    Args:
+        is_first: no version has answered yet, so nothing was served.
+    """
+    name, refuses = "skew", gates.skew == "refuse"
+    if skew is None and is_first:
+        reason = "no payment has been answered yet, so no feature was served"
+        return GateResult(name, "passed", None, None, reason)
+    limit = None if skew is None else skew.share
+    if skew is None:
+        reason = "nobody has looked yet at what was served (mlplatform skew)"
+        observed, verdict = None, _of("inconclusive", refuses)
+    elif skew.skewed:
+        reason, observed = skew.words, max(f.low for f in skew.skewed)
+        verdict = _of("failed", refuses)
+    elif not skew.is_known:
+        reason, observed, verdict = skew.words, None, _of("inconclusive", refuses)
+    else:
+        reason = f"{skew.words}, by {skew.sampled:,} of {skew.population:,} decisions"
+        observed, verdict = max((f.high for f in skew.features), default=0.0), "passed"
+    told = "" if refuses or verdict != "passed" or _is_good(skew) else " (told alone: gates.skew)"
+    return GateResult(name, verdict, observed, limit, reason + told)
+
+
+def _is_good(skew: SkewReport | None) -> bool:
+    return skew is not None and skew.is_known and not skew.skewed
+
+
+def _of(verdict: Verdict, refuses: bool) -> Verdict:
+    return verdict if refuses else "passed"

@@ -1,0 +1,127 @@
+"""Whether decisions read what they should have: a pass over what is new, or a look at some days."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from mlplatform.learning.skew import kept
+from mlplatform.learning.skew.kept import Kept
+from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.runtime.errors import Corrupt, NotFound
+from mlplatform.runtime.text import markdown
+
+if TYPE_CHECKING:
+    from mlplatform.operations.wiring import Platform
+
+DAY_MS: Final = 86_400_000
+FIRST_DAYS: Final = 7
+"""Of the log's end, that the first pass looks at."""
+SAMPLE: Final = 2_000
+log = logging.getLogger(__name__)
+
+
+def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
+    """Judge the decisions since the last pass, and keep what was found for gates and the next pass.
+
+    A pass that can't say anything of all features leaves its decisions to the next one.
+
+    Raises:
+        NotFound: the model has no features, or no decision yet.
+    """
+    from mlplatform.learning.skew.look import look
+
+    _check_has_features(platform, model)
+    folder = platform.settings.home.measured
+    before = _last(platform, model)
+    after = None if before is None else before.position
+    looked = look(
+        platform.definition(model),
+        platform.views(model),
+        platform.log,
+        platform.offline(model),
+        after=after,
+        from_ms=_end_ms(platform, model) - FIRST_DAYS * DAY_MS if before is None else None,
+        size=size,
+    )
+    report = looked.report
+    if not report.sampled and before is not None:
+        return report
+    is_over = report.is_known or bool(report.skewed)
+    position = looked.position if is_over else (after or {})
+    if is_over or before is not None:
+        kept.keep(folder, model, Kept(platform.clock.wall_ms(), position, report))
+    return report
+
+
+def look_at(
+    platform: Platform,
+    model: str,
+    *,
+    since_ms: int | None = None,
+    days: int = FIRST_DAYS,
+    size: int = SAMPLE,
+) -> SkewReport:
+    """Judge the decisions since a moment of event time, or of the last days; nothing is kept.
+
+    Raises:
+        NotFound: the model has no features, or no decision yet.
+    """
+    from mlplatform.learning.skew.look import look
+
+    _check_has_features(platform, model)
+    from_ms = since_ms if since_ms is not None else _end_ms(platform, model) - days * DAY_MS
+    return look(
+        platform.definition(model),
+        platform.views(model),
+        platform.log,
+        platform.offline(model),
+        from_ms=from_ms,
+        size=size,
+    ).report
+
+
+def last_skew(platform: Platform, model: str) -> SkewReport | None:
+    """What the last pass found; None before the first one."""
+    found = _last(platform, model)
+    return None if found is None else found.report
+
+
+def page(report: SkewReport) -> str:
+    """The report in Markdown."""
+    lines = [
+        f"## Did decisions of {markdown(report.model)} read what they should have?",
+        "",
+        f"{report.words[0].upper()}{report.words[1:]}.",
+        "",
+        f"{report.sampled:,} of {report.population:,} decisions were counted again from records.",
+        "",
+        "| feature | verdict | equal | late | missing | different | likely cause |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in report.features:
+        counts = f"{one.equal} | {one.late} | {one.missing} | {one.different}"
+        said = markdown(one.cause or "")
+        lines.append(f"| {markdown(one.name)} | {one.verdict} | {counts} | {said} |")
+    return "\n".join(lines)
+
+
+def _last(platform: Platform, model: str) -> Kept | None:
+    try:
+        return kept.last(platform.settings.home.measured, model)
+    except Corrupt:  # the next pass begins anew, and its file takes the place of this one
+        log.exception("what the last look at features of %s found can't be read", model)
+        return None
+
+
+def _check_has_features(platform: Platform, model: str) -> None:
+    if not platform.views(model) and not platform.definition(model).windows:
+        raise NotFound(f"{model} reads no features: its inputs are all of the request")
+
+
+def _end_ms(platform: Platform, model: str) -> int:
+    """Event time that the log has reached."""
+    ends = [mark.event_ms for mark in platform.log.watermarks() if mark.event_ms is not None]
+    if not ends:
+        raise NotFound(f"{model} has answered no payment yet: there is nothing to compare")
+    return max(ends)

@@ -1,0 +1,144 @@
+"""A look at what was served names each feature that was wrong, says why, and names nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
+from mlplatform.model.request_transforms import DAY_MS
+from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, Faults, Served, World
+
+DAYS, A_DAY = 5, 400
+WRONG_DAY = 3
+SINCE_MS = BEGIN_MS + WRONG_DAY * DAY_MS
+
+
+def looked(home: Path, faults: Faults) -> SkewReport:
+    """At the last days, which are those of the fault."""
+    world = World(home, faults).run(DAYS, A_DAY)
+    return world.look(from_ms=SINCE_MS).report
+
+
+def named(report: SkewReport) -> dict[str, FeatureSkew]:
+    return {one.name: one for one in report.skewed}
+
+
+def test_nothing_is_named_in_a_clean_month(tmp_path: Path) -> None:
+    """Three passes of ten days that go on where the one before stopped, and one over all."""
+    world, after, passes = World(tmp_path), None, []
+    for _ in range(3):
+        found = world.run(10, 1_000).look(after=after, size=3_000)
+        after = found.position
+        passes.append(found.report)
+    whole = world.look(size=10_000).report
+
+    assert [one.population for one in (*passes, whole)] == [10_000, 10_000, 10_000, 30_000]
+    assert [named(one) for one in (*passes, whole)] == [{}, {}, {}, {}]
+    assert all(one.is_known for one in (*passes, whole))
+    assert sum(f.different + f.missing for f in whole.features) == 0
+    assert max(f.late for f in whole.features) < 20
+
+
+def doubled(values: Served, at_ms: int) -> None:
+    if at_ms >= SINCE_MS and values["c_sum_1d"]:
+        values["c_sum_1d"] *= 2
+
+
+def one_more(values: Served, at_ms: int) -> None:
+    if at_ms >= SINCE_MS:
+        values["t_n_6h"] = (values["t_n_6h"] or 0) + 1
+
+
+def mistaken(row: Served) -> Served:
+    mean = row.get("customer_mean_7d")
+    return row if mean is None else {**row, "customer_mean_7d": mean * 1.1}
+
+
+@pytest.mark.parametrize(
+    ("faults", "feature", "why"),
+    [
+        (Faults(served=doubled), "c_sum_1d", "2 times what it should be"),
+        (Faults(served=one_more), "t_n_6h", "+1 on what it should be"),
+        (Faults(stored=mistaken), "customer_mean_7d", "online store holds other values"),
+    ],
+    ids=["a window", "a count", "a stored row"],
+)
+def test_a_bug_in_one_online_feature_is_named_and_nothing_else(
+    tmp_path: Path, faults: Faults, feature: str, why: str
+) -> None:
+    found = named(looked(tmp_path, faults))
+    assert set(found) == {feature}
+    assert why in (found[feature].cause or "")
+    assert found[feature].different > 0
+    assert found[feature].late == 0
+    assert 1 <= len(found[feature].examples) <= 3
+
+
+def test_a_frozen_feed_is_named_with_the_moment_since_when(tmp_path: Path) -> None:
+    report = looked(tmp_path, Faults(frozen=("customer_stats", WRONG_DAY)))
+    found = named(report)
+    assert found
+    assert all(name.startswith("customer_") for name in found)
+    assert {"customer_count_1d", "customer_count_7d", "customer_mean_7d"} <= set(found)
+    assert all((f.cause or "").startswith("frozen feed since 2026-02-19") for f in found.values())
+    assert sum(f.different + f.missing for f in report.features) == 0
+
+
+def test_a_state_that_takes_in_nothing_is_named_with_the_moment_since_when(tmp_path: Path) -> None:
+    report = looked(tmp_path, Faults(stopped=("terminal", SINCE_MS)))
+    found = named(report)
+    assert set(found) == {"t_n_6h", "t_large_1d"}
+    assert all("frozen feed since" in (f.cause or "") for f in found.values())
+
+
+def test_a_late_projection_is_named_with_how_late_it_is(tmp_path: Path) -> None:
+    report = looked(tmp_path, Faults(behind_ms=30 * MINUTE_MS))
+    found = named(report)
+    assert "t_n_6h" in found
+    assert set(found) <= {"c_n_1h", "c_sum_1d", "c_mean_7d", "c_since", "t_n_6h", "t_large_1d"}
+    assert all((f.cause or "").startswith("late by") for f in found.values())
+    assert sum(f.different for f in report.features) == 0
+
+
+def test_a_late_partition_is_named_as_late_events(tmp_path: Path) -> None:
+    late = (SINCE_MS + 18 * HOUR_MS, SINCE_MS + DAY_MS)
+    report = looked(tmp_path, Faults(late=late))
+    found = named(report)
+    assert {"terminal_count_1d", "terminal_count_7d"} <= set(found)
+    assert all("late" in (f.cause or "") for f in found.values())
+    assert sum(f.different + f.missing for f in report.features) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda values, _: values.pop("c_since"), "definition changed: records do not hold"),
+        (lambda values, _: values.update(c_since=None), "defaults served"),
+    ],
+    ids=["not there", "none"],
+)
+def test_defaults_and_features_that_are_not_served_are_told(
+    tmp_path: Path, change: Callable[[Served, int], None], why: str
+) -> None:
+    found = named(looked(tmp_path, Faults(served=change)))
+    assert set(found) == {"c_since"}
+    assert why in (found["c_since"].cause or "")
+
+
+def test_a_sample_that_is_too_small_says_nothing_and_never_equal(tmp_path: Path) -> None:
+    report = World(tmp_path).run(2, 100).look().report
+    assert report.sampled == 200
+    assert {f.verdict for f in report.features} == {"not known"}
+    assert "nothing is known" in report.words
+
+
+def test_a_pass_reads_what_is_new_alone(tmp_path: Path) -> None:
+    world = World(tmp_path).run(2, 100)
+    first = world.look()
+    again = world.look(after=first.position)
+    assert first.report.sampled == 200
+    assert again.report.sampled == 0
+    assert again.position == first.position

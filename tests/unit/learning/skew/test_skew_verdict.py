@@ -1,0 +1,122 @@
+"""A feature is named where bounds prove it; its cause is what most of the wrong values share."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from mlplatform.learning.skew.cells import Cell, Holds
+from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport, bounds, cause, judge
+from mlplatform.learning.validation.skew_gate import judge_skew
+from mlplatform.model.folders import load_definition
+
+GATES = load_definition("fraud").gates
+REFUSES = msgspec.structs.replace(GATES, skew="refuse")
+HOUR_MS = 3_600_000
+
+
+def cell(outcome: str, number: int = 0, **more: object) -> Cell:
+    values = {"served": 2.0, "expected": 1.0} | more
+    return Cell("f", f"d{number}", number, outcome=outcome, **values)  # type: ignore[arg-type]
+
+
+def judged(wrong: int, sampled: int) -> FeatureSkew:
+    cells = [cell("different" if n < wrong else "equal", n) for n in range(sampled)]
+    (found,) = judge(cells, ["f"], 0.01)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sampled", "verdict"),
+    [
+        (0, 0, "not known"),
+        (0, 100, "not known"),
+        (1, 100, "not known"),
+        (0, 2_000, "equal"),
+        (5, 2_000, "equal"),
+        (20, 2_000, "not known"),
+        (60, 2_000, "skewed"),
+        (20, 100, "skewed"),
+    ],
+)
+def test_a_verdict_is_what_the_bounds_prove(wrong: int, sampled: int, verdict: str) -> None:
+    assert judged(wrong, sampled).verdict == verdict
+
+
+def test_bounds_hold_what_is_so_nearly_always() -> None:
+    """Of 4 000 draws at the tolerated share, at most the error's share and chance name it."""
+    chance, named = random.Random(5), 0
+    for _ in range(4_000):
+        wrong = sum(chance.random() < 0.01 for _ in range(400))
+        low, high = bounds(wrong, 400, 0.02)
+        named += low > 0.01
+        assert 0 <= low <= wrong / 400 <= high <= 1
+    assert named <= 4_000 * 0.01 + 3 * (4_000 * 0.01) ** 0.5
+
+
+LATE = Holds(5 * HOUR_MS, 6 * HOUR_MS, HOUR_MS)
+EARLIER = Holds(2 * HOUR_MS, 3 * HOUR_MS, 30 * 60_000)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ([cell("late", holds=LATE)] * 3, "frozen feed since 1970-01-01 05:00 UTC"),
+        ([cell("late", holds=LATE), cell("late", holds=EARLIER)], "late by 45 min"),
+        ([cell("late", holds=Holds(9, None))] * 2, "late events"),
+        ([cell("missing", served=None, note="stale")] * 3, "defaults served: the state was"),
+        ([cell("missing", served=None)] * 3, "defaults served, though there was a value"),
+        ([cell("missing", served=None, note="unserved")], "definition changed: records do not"),
+        ([cell("different", note="redefined")] * 2, "definition changed: the snapshot"),
+        ([cell("different", note="store")] * 2, "the online store holds other values"),
+        ([cell("different")] * 2, "2 times what it should be"),
+        (
+            [cell("different", served=4.0, expected=3.0), cell("different")],
+            "+1 on what it should be",
+        ),
+        (
+            [cell("different", served=9.0, expected=3.5), cell("different")],
+            "or from other records",
+        ),
+        ([cell("different", expected=None)] * 2, "values where there should be none"),
+        ([cell("different")] * 3 + [cell("late", holds=LATE)], "(3 of 4)"),
+    ],
+)
+def test_a_cause_is_one_sentence(wrong: list[Cell], said: str) -> None:
+    assert said in cause(wrong)
+
+
+def report(*features: FeatureSkew) -> SkewReport:
+    return SkewReport(
+        model="fraud", from_ms=1, to_ms=2, population=5_000, sampled=2_000, unreadable=0,
+        share=0.01, features=features,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "told", "refused"),
+    [
+        (report(judged(0, 2_000)), "passed", "passed"),
+        (report(judged(500, 2_000)), "passed", "failed"),
+        (report(judged(1, 100)), "passed", "inconclusive"),
+        (None, "passed", "inconclusive"),
+    ],
+    ids=["equal", "skewed", "not known", "never looked"],
+)
+def test_the_gate_tells_and_refuses_where_model_yaml_says_so(
+    found: SkewReport | None, told: str, refused: str
+) -> None:
+    assert judge_skew(found, GATES, is_first=False).verdict == told
+    assert judge_skew(found, REFUSES, is_first=False).verdict == refused
+
+
+def test_what_is_only_told_is_in_the_reason() -> None:
+    found = judge_skew(report(judged(500, 2_000)), GATES, is_first=False)
+    assert "1 of 1 features are skewed: f: computed otherwise" in found.reason
+    assert found.reason.endswith("(told alone: gates.skew)")
+
+
+def test_a_first_version_has_served_nothing_yet() -> None:
+    assert judge_skew(None, REFUSES, is_first=True).verdict == "passed"
