@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ from support.skew_world import Faults, World
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+    caches = (wiring.settings, wiring.platform)
+    for cache in caches:
+        cache.cache_clear()
+    yield tmp_path / "home"
+    for cache in caches:
+        cache.cache_clear()
 
 
 def filled(root: Path, faults: Faults, days: int, a_day: int) -> wiring.Platform:
