@@ -49,8 +49,8 @@ def look(
 ) -> Looked:
     """Compare a sample of decisions with what the log and the imported history say.
 
-    Memory depends on the sample, and on no number of records: the log is read in pieces, twice, and
-    what is gathered of it may lie on disk. Nothing of the online state is read.
+    The log is read in pieces, twice, and what is gathered of it lies on disk beyond a limit.
+    Nothing of the online state is read.
 
     Args:
         after: per writer, the last record that an earlier pass has read.
