@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.http.grpc_door import ARRIVAL_S, MAX_CONNECTIONS, MAX_STRANGERS
+from mlplatform.scoring.api.grpc_server import SERVICES
+from mlplatform.scoring.protos import health_pb2 as health
 from mlplatform.scoring.protos import open_inference_pb2 as oip
 from mlplatform.scoring.protos import scoring_pb2 as pb
 from support.platform_process import wait
@@ -67,6 +69,14 @@ def payment(amount: float, customer: int = 2**60 + 1, key: str = "") -> pb.Score
     }
     now_ms = int(time.time() * 1000)
     return pb.ScoreRequest(model=MODEL, fields=fields, event_time_ms=now_ms, idempotency_key=key)
+
+
+@pytest.mark.parametrize("service", ["", *SERVICES])
+def test_a_probe_needs_no_key(calls: Calls, service: str) -> None:
+    check = calls.channel.unary_unary("/grpc.health.v1.Health/Check")
+    asked = health.HealthCheckRequest(service=service)
+    answer = health.HealthCheckResponse.FromString(check(asked.SerializeToString(), timeout=5.0))
+    assert answer.status == health.HealthCheckResponse.SERVING
 
 
 def test_a_key_used_over_grpc_answers_over_http(calls: Calls) -> None:

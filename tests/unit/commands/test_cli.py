@@ -279,7 +279,7 @@ def test_status_finds_the_platform_from_a_shell_without_variables(
     _runs(fresh_settings)
 
     assert ended(monkeypatch, "status") == 0
-    assert "http://127.0.0.1:9080/openapi.json" in capfd.readouterr().out
+    assert "http://127.0.0.1:9080/openapi.html" in capfd.readouterr().out
     wiring.settings.cache_clear()
     monkeypatch.setenv("MLPLATFORM_GATEWAY_PORT", "8080")
     assert ended(monkeypatch, "status") == exit_codes.USAGE

@@ -233,7 +233,7 @@ def _start(settings: Settings) -> None:
 def _addresses(settings: Settings) -> dict[str, str]:
     """What listens under which address; gRPC only where it is on."""
     found = {
-        "scoring API": f"{settings.gateway_url}/openapi.json",
+        "scoring API": f"{settings.gateway_url}/openapi.html",
         "inference protocol": f"{settings.gateway_url}/v2",
     }
     if settings.gateway_grpc_target is not None:

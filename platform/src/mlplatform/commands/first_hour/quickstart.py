@@ -248,7 +248,7 @@ def _go_on(settings: Settings, rollout: str) -> None:
             "page": f"{settings.page_url}, password in {home.page_token}",
             "Prefect": f"{settings.prefect_url}, as operator with {home.prefect_token}",
             "MLflow": f"{settings.mlflow_url}, password in {home.mlflow_token}",
-            "scoring API": f"{settings.gateway_url}/openapi.json, key in {home.api_key}",
+            "scoring API": f"{settings.gateway_url}/openapi.html, key in {home.api_key}",
             "why it is champion": f"{named} rollouts show {rollout}",
             "your own payments": "docs/history.md, in another home",
             "stop it": f"{named} down",

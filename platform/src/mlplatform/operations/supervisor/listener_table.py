@@ -72,7 +72,8 @@ _CONTROL: Final = (
 )
 _KEY: Final = "an API key, or an issuer's token"
 _OPEN_PATHS: Final = (
-    "`/healthz`, `/readyz`, `/v2/health/live`, `/v2/health/ready`, `/openapi.json`, `/openapi/*`"
+    "`/healthz`, `/readyz`, `/v2/health/live`, `/v2/health/ready`, "
+    "`/openapi.json`, `/openapi.html`, `/openapi/*`"
 )
 _START: Final = "the token of this start"
 
@@ -87,7 +88,7 @@ LISTENERS: Final = (
     ),
     Listener(
         *("gateway, gRPC", "gateway-*", "MLPLATFORM_GATEWAY_GRPC_PORT", "off unless set"),
-        *(f"{_KEY}, in the metadata", "`ServerLive`, `ServerReady`", _GRPC),
+        *(f"{_KEY}, in the metadata", "`ServerLive`, `ServerReady`, `Health/Check`", _GRPC),
     ),
     Listener(
         *("Prefect, UI and API", "prefect", "MLPLATFORM_PREFECT_PORT", "4200"),

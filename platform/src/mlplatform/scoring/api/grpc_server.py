@@ -1,4 +1,4 @@
-"""The gateway's gRPC listener: scoring and the Open Inference Protocol on one port."""
+"""The gateway's gRPC listener: scoring, the Open Inference Protocol and health on one port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.grpc_door import GrpcDoor
 from mlplatform.runtime.http.messages import MAX_BODY_BYTES
 from mlplatform.scoring.admission.gate import Gate
-from mlplatform.scoring.api import grpc_inference, grpc_scoring
+from mlplatform.scoring.api import grpc_health, grpc_inference, grpc_scoring
 from mlplatform.scoring.api.grpc_calls import handlers
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.predictor.grpc_server import options
@@ -21,6 +21,7 @@ from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.spans import Traces
 
 DRAIN_S: Final = 10.0
+SERVICES: Final = (grpc_scoring.SERVICE, grpc_inference.SERVICE)
 
 
 class GrpcListener:
@@ -50,6 +51,7 @@ class GrpcListener:
             for service, answers in (
                 (grpc_scoring.SERVICE, grpc_scoring.answers(models)),
                 (grpc_inference.SERVICE, grpc_inference.answers(models, health)),
+                (grpc_health.SERVICE, grpc_health.answers(health, SERVICES)),
             )
         )
         self._server: grpc.aio.Server | None = None

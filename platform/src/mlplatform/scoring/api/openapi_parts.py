@@ -178,15 +178,17 @@ def post(
     statuses: tuple[int, ...],
     headers: Json | None = None,
     status: str = "200",
+    example: Json | None = None,
 ) -> Json:
-    """A path that takes a JSON body."""
+    """A path that takes a JSON body, shown by an example where there is one that can be sent."""
     answered = success(answer, headers=headers) if headers else success(answer)
+    content = {"schema": body} if example is None else {"schema": body, "example": example}
     return {
         "post": {
             "operationId": operation,
             "summary": summary,
             "parameters": parameters,
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "requestBody": {"required": True, "content": {"application/json": content}},
             "responses": {status: answered, **problems(statuses)},
         }
     }

@@ -1,7 +1,8 @@
-"""What is asked about the gateway itself: alive, ready, metrics, the document of its API."""
+"""What is asked about the gateway itself: alive, ready, metrics, the documents of its API."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from mlplatform.runtime.telemetry.prometheus import (
     wants_openmetrics,
 )
 from mlplatform.scoring.api.http import Endpoint, Request, reading
+from mlplatform.scoring.api.reference.page import Page, pages
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.request.metrics import ArmShown, Metrics
 from mlplatform.scoring.request.scoring import Scoring
@@ -22,6 +24,14 @@ from mlplatform.scoring.request.scoring import Scoring
 _encode = msgspec.json.Encoder().encode
 _TEXT: Final = line(b"content-type", CONTENT_TYPE)
 _OPENMETRICS: Final = line(b"content-type", OPENMETRICS_TYPE)
+_OWN_PAGE: Final = (
+    line(b"cache-control", b"no-store"),
+    line(b"referrer-policy", b"no-referrer"),
+    line(b"x-content-type-options", b"nosniff"),
+    line(b"x-frame-options", b"DENY"),
+    line(b"cross-origin-resource-policy", b"same-origin"),
+    line(b"cross-origin-opener-policy", b"same-origin"),
+)
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,7 +79,7 @@ def endpoints(
     """Path → what is found there.
 
     Args:
-        documents: path → OpenAPI document.
+        documents: path → OpenAPI document; each has a page beside it, with `.html` for `.json`.
     """
 
     def alive() -> bytes:
@@ -93,7 +103,15 @@ def endpoints(
         "/readyz": reading("ready", ready, is_open=True),
         "/metrics": Endpoint("metrics", ("GET", "HEAD"), exposition, scope="metrics"),
         **{path: document(content) for path, content in documents.items()},
+        **{path: _shown(page) for path, page in pages(documents).items()},
     }
+
+
+def _shown(page: Page) -> Endpoint:
+    """A page for people, which a browser keeps to itself."""
+    found = reading("reference", lambda: page.html, b"text/html; charset=utf-8", is_open=True)
+    policy = line(b"content-security-policy", page.policy)
+    return dataclasses.replace(found, headers=(policy, *_OWN_PAGE))
 
 
 def _fresh(models: Mapping[str, Scoring]) -> Mapping[str, Freshness]:

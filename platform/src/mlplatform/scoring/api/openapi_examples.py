@@ -1,0 +1,64 @@
+"""Examples of bodies for the OpenAPI documents, made from a model's definition.
+
+An example is right but for two stand-ins, which no document can know: the present time, and the id
+of a decision. `as_sent` puts them in; the reference page and the tests do the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.scoring.api.openapi_parts import Json
+
+NOW_MS: Final = 1_767_225_600_000
+"""Stands for the present time, in milliseconds: 2026-01-01."""
+DECISION_ID: Final = "0" * 42
+"""Stands for the id of a decision that was given to the caller."""
+TOLD: Final = (
+    f" In examples, `event_time` {NOW_MS} stands for now, in milliseconds, and the `decision_id` of"
+    " zeros for one that a request of yours was answered with."
+)
+_NUMBER: Final = 7
+_AMOUNT: Final = 31.5
+
+
+def score(definition: ModelDefinition) -> Json:
+    """A request that every field of the model allows."""
+    return {**{name: _value(f) for name, f in definition.request.items()}, EVENT_TIME: NOW_MS}
+
+
+def batch(definition: ModelDefinition) -> Json:
+    return {"requests": [score(definition), score(definition)]}
+
+
+def labels() -> Json:
+    return {"labels": [{"decision_id": DECISION_ID, "label": 1}]}
+
+
+def void() -> Json:
+    return {"decision_id": DECISION_ID, "reason": "sent twice"}
+
+
+def as_sent(text: str, *, now_ms: str, decision_id: str) -> str:
+    """An example's text with the present time and a decision in place of their stand-ins."""
+    return text.replace(str(NOW_MS), now_ms).replace(DECISION_ID, decision_id)
+
+
+def _value(field: RequestField) -> Any:
+    match field.type:
+        case "int64":
+            return int(_within(_NUMBER, field))
+        case "float64":
+            return float(_within(_AMOUNT, field))
+        case "string":
+            return field.values[0] if field.values else "text"[: field.max_length]
+        case "bool":
+            return False
+
+
+def _within(value: float, field: RequestField) -> float:
+    low = -math.inf if field.minimum is None else field.minimum
+    high = math.inf if field.maximum is None else field.maximum
+    return min(max(value, low), high)
