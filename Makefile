@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-client drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page bench-windows
+.PHONY: docs test-docs bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-client drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page bench-windows
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,10 +58,24 @@ build/browser/.done: requirements/browser.txt .venv/.dev
 	@$(PIP) --quiet --only-binary :all: --require-hashes -r requirements/browser.txt --target build/browser/python
 	@touch $@
 
-test-page: build/browser/.done ## the page and the demo's report in Chromium (Debian's package), judged by axe-core
+test-page: build/browser/.done ## the page, the API's pages and the demo's report in Chromium (Debian's package), judged by axe-core
 	@command -v chromium >/dev/null || { echo "chromium is not here: apt-get install chromium"; exit 2; }
 	@MLPLATFORM_TEST_AXE=$(CURDIR)/build/browser/python/axe_playwright_python/axe.min.js \
-	  $(BIN)/python -m pytest tests/contract/observing/test_page_in_browser.py $(TEST_FLAGS)
+	  $(BIN)/python -m pytest tests/contract/observing/test_page_in_browser.py tests/contract/scoring/test_reference_in_browser.py $(TEST_FLAGS)
+
+build/docs-tools/.done: requirements/docs.txt .venv/.flows
+	@echo "set-up: installing requirements/docs.txt into build/docs-tools"
+	@rm -rf build/docs-tools && mkdir -p build/docs-tools
+	@$(PIP) --quiet --require-hashes -r requirements/docs.txt --target build/docs-tools/python
+	@touch $@
+
+docs: build/docs-tools/.done ## the documents as a site in build/docs, without a network; a citation that leads nowhere ends it
+	@rm -rf build/docs build/docs-source
+	@$(BIN)/python docs/site/prepare.py build/docs-source
+	@PYTHONPATH=build/docs-tools/python $(BIN)/python -m sphinx -q -W --keep-going -d build/docs-source/read -c docs/site build/docs-source/pages build/docs
+
+test-docs: docs .venv/.dev ## that site: every link and anchor leads somewhere, and nothing is fetched from elsewhere
+	@MLPLATFORM_TEST_SITE=$(CURDIR)/build/docs $(BIN)/python -m pytest -n 0 tests/artifacts/test_site.py $(TEST_FLAGS)
 
 # What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor, and for
 # every patch release of its Python: a base image may have an earlier one, which needs what a later one brings with it.

@@ -18,8 +18,8 @@ COMPILE = [
 
 
 def main() -> None:
-    for role in ("dev", "flows", "serve", "servers", "cluster", "terraform", "browser"):
-        constraint = ["-c", "dev.txt"] if role in ("flows", "serve") else []
+    for role in ("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs"):
+        constraint = ["-c", "dev.txt"] if role in ("flows", "serve", "docs") else []
         alone = ["--no-deps"] if role == "browser" else []  # one file of it is used
         command = [*COMPILE, *constraint, *alone, f"{role}.in", "-o", f"{role}.txt"]
         subprocess.run(command, cwd=FOLDER, check=True)
