@@ -31,6 +31,12 @@ _SPAN: Final = re.compile(r"(?<!`)`([\w./-]+\.(?:md|json))`(?!`)")
 _DECISION: Final = re.compile(r"\b([Dd]ecision) (\d{4})\b")
 _FENCE: Final = re.compile(r"\s*(```|~~~)")
 _INDENTED: Final = ("    ", "\t")
+_TITLES: Final = {
+    "README.md": "The first hour",
+    "docs/openapi/": "The API",
+    "docs/runbooks/": "Runbooks",
+    "docs/decisions/": "Decisions",
+}
 _INTRODUCTION: Final = {
     "decisions/": "# Decisions\n\nWhat was chosen, what was turned down, and what it costs.",
     "runbooks/": "# Runbooks\n\nA page for each alert: what it means, how to look, what to do.",
@@ -102,14 +108,17 @@ def _decision(cited: re.Match[str], page: str, here: Path, known: Mapping[str, s
 
 def menu_pages() -> dict[str, str]:
     """Path below the site → the pages that hold nothing but a menu."""
-    groups, pages = menu(), documents()
+    pages = documents()
     parts = ["# mlplatform", "Documents, by what you want to do."]
-    for group in groups:
-        shown = (
-            f"{path.removeprefix(DOCS)}{_MENU_PAGE}" if path.endswith("/") else pages[path]
-            for path in group.pages
-        )
-        parts += [f"## {group.title}", group.says, _toctree(shown, group.title)]
+    for group in menu():
+        shown = {
+            (f"{p.removeprefix(DOCS)}{_MENU_PAGE}" if p.endswith("/") else pages[p]): _title(p)
+            for p in group.pages
+        }
+        links = "\n".join(f"- [{title}]({page})" for page, title in shown.items())
+        entries = (f"{title} <{page}>" for page, title in shown.items())
+        hidden = f":hidden:\n:caption: {group.title}\n"
+        parts += [f"## {group.title}", group.says, links, _toctree(entries, hidden)]
     folders = {
         f"{folder}{_MENU_PAGE}": f"{text}\n\n{_toctree(_below(folder, pages))}\n"
         for folder, text in _INTRODUCTION.items()
@@ -137,9 +146,16 @@ def _api(names: Sequence[str]) -> str:
     )
 
 
-def _toctree(pages: Iterator[str], caption: str = "") -> str:
-    named = f":caption: {caption}\n" if caption else ""
-    return "```{toctree}\n:maxdepth: 1\n" + named + "\n" + "\n".join(pages) + "\n```"
+def _title(path: str) -> str:
+    """As a menu says it: a document's own, but for those that are named for what they are about."""
+    if path in _TITLES:
+        return _TITLES[path]
+    lines = (ROOT / path).read_text().splitlines()
+    return next(line.removeprefix("# ") for line in lines if line.startswith("# "))
+
+
+def _toctree(pages: Iterator[str], options: str = "") -> str:
+    return "```{toctree}\n:maxdepth: 1\n" + options + "\n" + "\n".join(pages) + "\n```"
 
 
 def _below(folder: str, pages: Mapping[str, str]) -> Iterator[str]:

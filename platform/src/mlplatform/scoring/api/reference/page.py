@@ -119,7 +119,7 @@ def _contents(operations: Sequence[tuple[str, str, Json]]) -> str:
         )
         for path, method, one in operations
     )
-    return "<h2>Operations</h2>" + table("All operations", ("call", "what it does"), rows)
+    return "<h2>Operations</h2>" + table("", ("call", "what it does"), rows)
 
 
 def _operation(path: str, method: str, operation: Json) -> str:
@@ -152,7 +152,7 @@ def _parameters(parameters: Sequence[Json]) -> str:
         for one in parameters
     )
     heads = ("name", "in", "takes", "required", "meaning")
-    return f"<h4>Parameters</h4>{table('Parameters', heads, rows)}" if parameters else ""
+    return f"<h4>Parameters</h4>{table('', heads, rows)}" if parameters else ""
 
 
 def _example(path: str, method: str, body: Json | None, *, asks: bool) -> str:
@@ -188,7 +188,7 @@ def _responses(responses: Json) -> str:
         for status, one in responses.items()
     )
     heads = ("status", "meaning", "headers", "body")
-    return f"<h4>Answers</h4>{table('Answers', heads, rows)}"
+    return f"<h4>Answers</h4>{table('', heads, rows)}"
 
 
 def _headers(response: Json) -> str:

@@ -65,16 +65,18 @@ def properties(schema: Schema, caption: str) -> str:
 
 
 def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already; the first of a row is its head."""
+    """A table of cells that are HTML already; the first of a row is its head.
+
+    Args:
+        caption: empty where a heading above says it.
+    """
+    told = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest) + "</tr>"
         for first, *rest in rows
     )
-    return (
-        f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
-    )
+    return f"<table>{told}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _typed(schema: Schema) -> str:
