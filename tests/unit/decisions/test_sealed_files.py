@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -294,6 +295,28 @@ def test_no_id_that_is_there_is_missed(ids: list[str], many: bool) -> None:
     for one in ids:
         piece, shape = catalogue.place(one[: catalogue.ID_LENGTH], few=size <= 8_192)
         assert shape in found[piece]
+
+
+def test_one_id_costs_the_ids_of_a_file_and_one_row_group(
+    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All other columns of all other records of the file stay as they are on disk."""
+    monkeypatch.setattr(segments, "_GROUP_ROWS", 4)
+    in_segments(log, folder, 10)
+    log.seal()
+    decoded: list[tuple[int, list[str]]] = []
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def counted(file: Any, group: int, columns: list[str], **how: Any) -> pa.Table:
+        decoded.append((group, columns))
+        return read_row_group(file, group, columns, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    wanted = f"{10:032x}0123456789"
+    (row,) = log.read(Span(decision_id=wanted, columns=tuple(COLUMNS))).to_pylist()
+    assert (row["decision_id"], row["seq"]) == (wanted, 10)
+    assert [group for group, columns in decoded if columns == ["decision_id"]] == [0, 1, 2, 3, 4]
+    assert [group for group, columns in decoded if columns != ["decision_id"]] == [2]
 
 
 @pytest.mark.parametrize(

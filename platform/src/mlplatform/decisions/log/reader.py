@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlplatform.decisions.log import catalogue, sealed
+from mlplatform.decisions.log.by_ids import by_ids, has_ids
 from mlplatform.decisions.log.sealed import SealedFile
 from mlplatform.decisions.log.segments import stored_schema
 from mlplatform.decisions.records import tables
@@ -71,8 +72,13 @@ def _check(span: Span) -> None:
 
 
 def _from_files(files: Sequence[Path], writer: str, span: Span, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
+    if has_ids(span):
+        matching = _expression(writer, span)
+        parts = [part for file in files for part in by_ids(file, span, matching)]
+        return pa.concat_tables([schema.empty_table(), *parts]).slice(0, span.limit)
     dataset = ds.dataset([str(f) for f in files], schema=stored_schema(), format="parquet")
     columns, matching = list(span.columns), _expression(writer, span)
     if span.limit is None:
@@ -142,6 +148,7 @@ def _equalities(span: Span) -> list[tuple[str, Any]]:
         "generation": span.generation,
         "rollout_id": span.rollout_id,
         "decision_id": span.decision_id,
+        "unit": span.unit,
     }
     return [(name, value) for name, value in wanted.items() if value is not None]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ from mlplatform.runtime.errors import Corrupt
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SEGMENTS: Final = "segments"
 _BATCH_ROWS = 8_192
+_GROUP_ROWS: Final = 4_096
+"""One record costs the decoding of its row group."""
 _FIELDS: Final = (
     "number, writer, first, last, rows, from_ms, to_ms, chain, sha256, previous, digest"
 )
@@ -128,7 +132,7 @@ def write_table(path: Path, table: pa.Table) -> str:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with open(path, "wb", opener=_private) as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=4 * _BATCH_ROWS)
+            pq.write_table(table, file, compression="zstd", row_group_size=_GROUP_ROWS)
             file.flush()
             os.fsync(file.fileno())
     except OSError:  # what a full disk cut takes room itself
@@ -149,21 +153,27 @@ def read_table(path: Path) -> pa.Table:
         return file.read(list(STORED)).cast(stored_schema())
 
 
-def records(path: Path) -> Iterator[list[tuple[Any, ...]]]:
-    """The stored records of a file, in batches, as SQLite would give them.
+def records(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
+    """The stored records of a file with larger numbers, in batches, as SQLite would give them.
 
     Raises:
         pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(STORED)):
+        groups = [n for n in range(file.num_row_groups) if _last(file.metadata, n) > after]
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(STORED)):
+            if after:
+                batch = batch.filter(pc.greater(batch.column(_SEQ), pa.scalar(after)))
             columns = [column.to_pylist() for column in batch.columns]
-            yield list(zip(*columns, strict=True))
+            if found := list(zip(*columns, strict=True)):
+                yield found
 
 
-def stored(path: Path) -> Iterator[list[tuple[Any, ...]]]:
+def stored(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
     """As `records`, for who cannot go on without the file.
 
     Raises:
@@ -172,7 +182,7 @@ def stored(path: Path) -> Iterator[list[tuple[Any, ...]]]:
     import pyarrow as pa
 
     try:
-        yield from records(path)
+        yield from records(path, after)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Corrupt(f"segment {path} cannot be read; run `mlplatform log verify`") from error
 
@@ -190,6 +200,15 @@ def stored_schema() -> pa.Schema:
     fields = list(arrow_schema(SCALARS))
     fields += [pa.field(name, pa.binary(32)) for name in ("payload_digest", "digest", "chain")]
     return pa.schema([*fields, pa.field("payload", pa.string())])
+
+
+def _last(metadata: pq.FileMetaData, group: int) -> int:
+    """The last number in a row group; beyond all numbers where the file does not say it."""
+    statistics = metadata.row_group(group).column(_SEQ).statistics
+    if statistics is None or not statistics.has_min_max:
+        return sys.maxsize
+    last: int | None = statistics.max
+    return sys.maxsize if last is None else last
 
 
 _SEQ: Final = STORED.index("seq")

@@ -92,6 +92,7 @@ class Span:
     Args:
         to_ms: exclusive; both bounds are of `event_ms`.
         after: per writer, the last number already read; writers not named are read whole.
+        unit: of a customer, as `Record.unit`; every file is opened for it.
         decision_id_starts: the first digits of a decision's id, as the id of its trace holds them.
         decision_ids: of any of these; for one, `decision_id` costs less.
         limit: at most so many records of each writer, the first ones.
@@ -107,6 +108,7 @@ class Span:
     decision_id: str | None = None
     decision_id_starts: str | None = None
     decision_ids: tuple[str, ...] | None = None
+    unit: int | None = None
     after: Mapping[str, int] | None = None
     limit: int | None = None
     columns: tuple[str, ...] = SCALARS
@@ -156,7 +158,8 @@ class ManifestHead:
 class VerifyReport:
     """What a check of the whole log found: one plain sentence per finding.
 
-    `spilled` records are whole, and not in the log yet; they belong to no chain so far.
+    `spilled` records are whole, and not in the log yet; they belong to no chain so far. Payloads
+    of `erased` records are gone by an erasure that is on record, and all else of them is whole.
     """
 
     records: int
@@ -164,6 +167,7 @@ class VerifyReport:
     writers: int
     findings: tuple[str, ...]
     spilled: int = 0
+    erased: int = 0
 
     @property
     def ok(self) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import reduce
-from operator import or_
+from operator import itemgetter, or_
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from mlplatform.decisions.log import sealed, segments
+from mlplatform.decisions.log.sealed import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
@@ -37,6 +39,8 @@ _KINDS: Final[dict[str, Any]] = {
     "bool": Annotated[int, Meta(ge=0, le=1)],
 }
 _DEGRADED: Final = SCALARS.index("degraded") - 2
+_KEPT_WRITERS: Final = 4
+_Row = tuple[Any, ...]
 
 
 class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record"):
@@ -132,6 +136,7 @@ class CopyReader:
         self._path = folder / tables.DATABASE
         self._log = log
         self._translation = Translation(self._path)
+        self._decoded: dict[str, tuple[int, list[_Row]]] = {}
 
     def offsets(self) -> list[ReplicaOffset]:
         """One per writer, by name."""
@@ -156,9 +161,29 @@ class CopyReader:
         ]
 
     def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
-        """The first records of a writer with larger numbers, at most `limit`."""
+        """The first records of a writer with larger numbers: one at least if there are any, and at
+        most `limit`."""
         with sealed.held(self._folder), self._snapshot() as db:
-            return [_copy(row) for row in _rows(db, self._folder, writer, after, limit)]
+            files = sealed.present(db, "writer = ? AND last > ?", writer, after, limit=1)
+            if files:
+                rows = self._from_file(files[0], after)
+                return [_copy(row) for row in rows[:limit]]
+            self._decoded.pop(writer, None)
+            rows = tables.unsealed(db, writer, after=after, limit=limit)
+            return [_copy(row) for row in rows]
+
+    def _from_file(self, file: SealedFile, after: int) -> list[_Row]:
+        """From the rows that were decoded last, where the next one is among them, of few writers.
+
+        Whoever follows a log asks for some records at a time: each row is decoded once.
+        """
+        number, rows = self._decoded.pop(file.writer, (0, []))
+        if number != file.file or not rows or not rows[0][1] - 1 <= after < rows[-1][1]:
+            rows = next(segments.stored(file.path(self._folder), after), [])
+        while len(self._decoded) >= _KEPT_WRITERS:
+            del self._decoded[next(iter(self._decoded))]
+        self._decoded[file.writer] = file.file, rows
+        return rows[bisect_right(rows, after, key=itemgetter(1)) :]
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -168,21 +193,7 @@ class CopyReader:
             db.execute("COMMIT")
 
 
-def _rows(
-    db: sqlite3.Connection, folder: Path, writer: str, after: int, limit: int
-) -> list[tuple[Any, ...]]:
-    """From the file that holds the next record, or from the rows that none holds."""
-    for file in sealed.present(db, "writer = ? AND last > ?", writer, after, limit=1):
-        found: list[tuple[Any, ...]] = []
-        for batch in segments.stored(file.path(folder)):
-            found += [row for row in batch if row[1] > after]
-            if len(found) >= limit:
-                break
-        return found[:limit]
-    return tables.unsealed(db, writer, after=after, limit=limit)
-
-
-def _copy(row: tuple[Any, ...]) -> ReplicatedRecord:
+def _copy(row: _Row) -> ReplicatedRecord:
     writer, seq, *scalars, payload_digest, digest, chain, payload = row
     scalars[_DEGRADED] = int(scalars[_DEGRADED])
     return ReplicatedRecord(writer, seq, scalars, payload_digest, digest, chain, payload)

@@ -1,0 +1,65 @@
+"""Records of a few decisions in a sealed file: ids are read first, and then the groups they are in.
+
+An id says nothing of where in a file its record lies, and all else of a record is far larger than
+its id. So the column of ids is read by itself, and everything else of one row group at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import arrow_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+_ID: Final = "decision_id"
+_FILTERED: Final = ("seq", "kind", "model", "event_ms", "generation", "rollout_id", "unit", _ID)
+"""The columns that a span has conditions on."""
+
+
+def has_ids(span: Span) -> bool:
+    """Whether a span asks for certain decisions alone."""
+    named = (span.decision_id, span.decision_id_starts, span.decision_ids)
+    return any(one is not None for one in named)
+
+
+def by_ids(path: Path, span: Span, matching: pc.Expression) -> Iterator[pa.Table]:
+    """The records of a file that match, in order, with the span's columns.
+
+    Args:
+        span: that `has_ids`.
+        matching: all conditions of the span, over `_FILTERED`.
+
+    Raises:
+        pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    columns = list(dict.fromkeys((*span.columns, *_FILTERED)))
+    schema = arrow_schema(span.columns)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=[_ID], use_threads=False).column(_ID)
+            places = pc.indices_nonzero(_asked(ids, span))
+            if not len(places):
+                continue
+            table = file.read_row_group(group, columns=columns, use_threads=False)
+            found = table.take(places).filter(matching)
+            yield found.select(list(span.columns)).cast(schema)
+
+
+def _asked(ids: pa.ChunkedArray[Any], span: Span) -> pa.BooleanArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if span.decision_id is not None:
+        return pc.equal(ids, pa.scalar(span.decision_id))
+    if span.decision_ids is not None:
+        return pc.is_in(ids, value_set=pa.array(span.decision_ids, pa.string()))
+    return pc.starts_with(ids, span.decision_id_starts or "")
