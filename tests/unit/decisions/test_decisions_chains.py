@@ -47,10 +47,9 @@ def test_untouched_records_have_no_findings() -> None:
         ({"score": 0.9}, "its fields are not"),
         ({"event_ms": 77}, "its fields are not"),
         ({"payload": '{"a":1}'}, "its payload is not"),
-        ({"payload": None}, "lost its payload"),
         ({"digest": b"x" * 32}, "its fields are not"),
     ],
-    ids=["score", "time", "payload", "payload removed", "digest"],
+    ids=["score", "time", "payload", "digest"],
 )
 def test_a_changed_record_is_named_once(values: dict[str, Any], said: str) -> None:
     """Writer, number and decision id are in the sentence; its neighbours are not accused."""
@@ -59,6 +58,17 @@ def test_a_changed_record_is_named_once(values: dict[str, Any], said: str) -> No
     (finding,) = findings(stored)
     assert finding.startswith("record 3 of writer gw (decision d3)")
     assert said in finding
+
+
+def test_a_record_without_its_payload_is_whole_and_told_of() -> None:
+    """Whether an erasure took it, the log says; what else was changed of it is named."""
+    stored = rows(5)
+    stored[1] = change(stored[1], payload=None)
+    stored[3] = change(stored[3], payload=None, score=0.9)
+    chain = Chain("gw", 0, GENESIS)
+    (finding,) = chain.follow(stored)
+    assert finding.startswith("record 4 of writer gw (decision d4)")
+    assert chain.absent == [(2, "d2")]
 
 
 def test_a_record_rewritten_with_a_fitting_digest_breaks_the_chain() -> None:

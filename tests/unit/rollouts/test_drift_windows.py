@@ -128,6 +128,18 @@ def test_only_whole_answers_of_the_champion_give_scores() -> None:
     assert window.scored_units.tolist() == [2**62 + 1, 2**62 + 5]
 
 
+def test_a_decision_whose_payload_was_erased_counts_for_nothing() -> None:
+    """Missing inputs of many erased decisions are no change of what customers do."""
+    log = ListLog([decision(1), decision(2), decision(3)])
+    texts = log.table["payload"].to_pylist()
+    erased = pa.chunked_array([pa.array([texts[0], None, texts[2]], pa.string())])
+    log.table = log.table.set_column(log.table.schema.get_field_index("payload"), "payload", erased)
+    tenure = ChampionTenure(1, 0)
+    (*_, window) = windows.read_windows(log, PLAN, FRAUD, tenure, DAY_MS)  # type: ignore[arg-type]
+    assert window.units.tolist() == [2**62 + 1, 2**62 + 3]
+    assert not np.isnan(window.inputs["amount"]).any()
+
+
 def test_a_decision_without_a_unit_is_a_unit_of_its_own() -> None:
     (window,) = read([decision(1, unit=None), decision(2, unit=None), decision(3)])[-1:]
     assert len(set(window.units.tolist())) == 3

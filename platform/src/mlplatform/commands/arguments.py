@@ -54,6 +54,7 @@ KeyFile = Annotated[
     ),
 ]
 Reason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the journal.")]
+LoggedReason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the log.")]
 OptionalReason = Annotated[
     str | None, typer.Option(callback=_reason, help="Why; it stands in the journal.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from mlplatform.commands.arguments import Actor, LoggedReason
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code
 from mlplatform.commands.terminal.explanations import explain_again, print_explanations
 from mlplatform.commands.terminal.gateway import gateway
@@ -24,13 +26,16 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.commands.terminal.way_out import print_with_way_out
-from mlplatform.decisions.log.lookup import all_records, logged_records
+from mlplatform.decisions.log.erasure_acts import Asked, Erased
+from mlplatform.decisions.log.erasure_acts import erase as erased_act
+from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport, Watermark
 from mlplatform.decisions.records.record import trace_of
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.appending import ReplicaLog
-from mlplatform.decisions.spill.reading import Pending
+from mlplatform.decisions.spill.reading import Pending, damaged
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration import settings
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError
@@ -68,6 +73,7 @@ MISSING = (
 _EXAMPLES = """Examples: mlplatform log status; mlplatform log verify;
 mlplatform log show 0198c2f0a4 --json; mlplatform log explain 0198c2f0a4.
 Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
+_TOPICS_KEPT = "7 days"
 
 
 def no_journal(_: Settings) -> Journal:
@@ -102,6 +108,10 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
     app.command(epilog="Example: mlplatform log void 0198c2f0a4 --reason 'sent twice by the till'")(
         void
     )
+    app.command(
+        epilog="Example: mlplatform log erase --decision 0198c2f0a4 --model fraud"
+        " --reason 'request 4711 of the customer' --actor 'Ann Lee'"
+    )(erase)
     app.command("give-up", epilog="Example: mlplatform log give-up gateway-more-2")(give_up)
     return app
 
@@ -150,6 +160,8 @@ def explain(
     given = _settings()
     with _errors_as_exit_codes(), closing(_open(given)) as log:
         records = logged_records(log, decision_id)
+        if acts := erased_by(records):
+            raise NotFound(f"the payload of decision {decision_id} {acts}")
         explanations = explain_again(records, given.home.bundles)
     equal = all(not e.differences for e in explanations)
     trace_id = _traced(records[0])["trace_id"]
@@ -177,6 +189,40 @@ def void(
         print_json(answer)
     else:
         print_fields(answer)
+
+
+def erase(
+    reason: LoggedReason,
+    actor: Actor,
+    decision: Annotated[str | None, typer.Option(help="Every record of this decision.")] = None,
+    unit: Annotated[
+        int | None,
+        typer.Option(help="Of each decision about a customer: `unit` of `mlplatform log show`."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Erase what the log says of a customer's payments, by law: inputs, features and reasons.
+
+    Who did it and why is a record of its own; name nobody in the reason. Scores, decisions, labels,
+    pseudonyms and digests stay, so that the log can still be verified. Copies that are elsewhere
+    are named. The database is written anew: meanwhile gateways spill what they record.
+    """
+    given = _settings()
+    if (decision is None) == (unit is None):
+        raise typer.BadParameter("wanted: --decision or --unit, one of the two")
+    asked = Asked(secrets.token_hex(8), actor, reason, decision, unit, model)
+    with _errors_as_exit_codes(), closing(_open(given)) as log, progress("erasing payloads"):
+        done = erased_act(log, given.home.decisions, asked, now_ms=SystemClock().wall_ms())
+        if not done.records and not done.spilled and not done.known:
+            what = f"decision {decision}" if unit is None else f"unit {unit}"
+            raise NotFound(f"the decision log has nothing of {what}")
+        remaining = _remaining(given, log, done)
+    if json:
+        print_json({**asdict(done), "remaining": remaining})
+    else:
+        _print_erased(done, remaining)
+    raise typer.Exit(0 if done.is_done and not done.spilled else FAILED)
 
 
 def give_up(
@@ -216,6 +262,40 @@ def _verified(
     return replace(report, findings=(*report.findings, MISSING)) if report.records else report
 
 
+def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[str]:
+    """The copies that the act has not reached, one sentence each."""
+    home, found = given.home, []
+    if not done.is_done:
+        found.append("the log: something reads it, or a file is damaged; the next seal goes on")
+    if done.spilled:
+        found.append(f"spill: {done.spilled} records; once they are in the log, erase again")
+    if damaged(log.spills):
+        found.append(f"damaged spills in {log.spills}: look at them, and remove them")
+    for model in done.models:
+        if home.offline(model).is_dir():
+            found.append(f"{home.offline(model)}: payments that training reads")
+    if home.topics_db.exists() or given.kafka:
+        found.append(f"topics: at most {_TOPICS_KEPT}")
+    if done.is_gathered:
+        found.append("volumes of gateways: until a day after their records came here")
+    found.append("real-time windows: sums of the customer, until a week after they end")
+    found.append("backups, registered bundles and training sets that were made before")
+    return found
+
+
+def _print_erased(done: Erased, remaining: list[str]) -> None:
+    print_fields(
+        {
+            "act": done.act if done.records else None,
+            "payloads erased": f"{done.records} of {done.decisions} decisions",
+            "erased before": done.known or None,
+        }
+    )
+    print_line("Copies that this act did not reach:")
+    for one in remaining:
+        print_line(f"- {one}")
+
+
 def _open(given: Settings) -> SqliteDecisionLog:
     if not (given.home.decisions / DATABASE).is_file():
         where = "set MLPLATFORM_HOME to the platform's home folder"
@@ -244,11 +324,12 @@ def _print_report(report: VerifyReport, *, as_json: bool, new_only: bool) -> Non
         return
     for finding in report.findings:
         print_line(finding)
+    erased = f", {report.erased} payloads erased" if report.erased else ""
     verdict = "whole" if report.ok else "NOT whole"
     what = "What is new in the log" if new_only else "The log"
     OUT.print(
         f"{what} is {verdict}: {report.records} records of {report.writers} writers,"
-        f" {report.segments} segments, {len(report.findings)} findings.",
+        f" {report.segments} segments{erased}, {len(report.findings)} findings.",
         soft_wrap=True,
     )
     if report.spilled:

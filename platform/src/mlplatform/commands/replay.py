@@ -117,6 +117,7 @@ def _print(found: Replay) -> None:
         {
             "payments": f"{seen.payments:,} of {seen.customers:,} customers",
             "left out": f"{found.left_out:,} made without fresh features",
+            **({"erased": f"{found.erased:,} can't be decided again"} if found.erased else {}),
             found.reference: again,
             "decided otherwise": _share(seen.flips),
             "alerts, reference": _share(seen.reference_alerts),

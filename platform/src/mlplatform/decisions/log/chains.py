@@ -22,6 +22,8 @@ class Chain:
 
     Args:
         marks: numbers of records whose chain to keep in `marked` on the way.
+        absent: number and decision of each record that has no payload. Its digests hold without;
+            whether an erasure is on record, the log alone can say.
     """
 
     writer: str
@@ -30,6 +32,7 @@ class Chain:
     records: int = 0
     marks: frozenset[int] = frozenset()
     marked: dict[int, bytes] = field(default_factory=dict)
+    absent: list[tuple[int, str]] = field(default_factory=list)
 
     def follow(self, rows: Sequence[Sequence[Any]]) -> Iterator[str]:
         """Walk on over stored records in order of their numbers; a sentence per finding.
@@ -51,6 +54,8 @@ class Chain:
             if problem is not None:
                 decision = f"(decision {row[_DECISION_ID]})"
                 yield f"record {seq} of writer {self.writer} {decision} {problem}"
+            elif payload is None:
+                self.absent.append((seq, row[_DECISION_ID]))
             self.jump(seq, chain)
             self.records += 1
 
@@ -91,8 +96,6 @@ def _problem(
 ) -> str | None:
     if record_digest(writer, seq, scalars, payload_digest) != digest:
         return "was changed: its fields are not what its digest says"
-    if payload is None:
-        return "has lost its payload, and no erasure is on record"
-    if hashlib.sha256(payload.encode()).digest() != payload_digest:
+    if payload is not None and hashlib.sha256(payload.encode()).digest() != payload_digest:
         return "was changed: its payload is not what its digest says"
     return None

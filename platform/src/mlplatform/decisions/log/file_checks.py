@@ -45,6 +45,7 @@ class FileFound:
     """What was found.
 
     Args:
+        absent: number and decision of records without a payload.
         is_misled: the catalogue says of it what is not so; if it is listed still, that is `misled`.
     """
 
@@ -52,6 +53,7 @@ class FileFound:
     records: int = 0
     marked: Mapping[int, bytes] = field(default_factory=dict)
     is_misled: bool = False
+    absent: Sequence[tuple[int, str]] = ()
 
 
 def checked(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFound]:
@@ -94,6 +96,7 @@ def check(asked: FileCheck) -> FileFound:
         return found
     finally:
         found.records, found.marked = chain.records, dict(chain.marked)
+        found.absent = chain.absent
     found.findings += _ends(asked, chain)
     return found
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.erasures import acts_on
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, SCALARS
 from mlplatform.runtime.errors import NotFound
@@ -25,6 +27,27 @@ def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, A
     for record in records:
         record["payload"] = json.loads(record["payload"] or "null")
     return records
+
+
+def erased_by(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """What became of the payload of a decision, as words after it; None where it is there.
+
+    Args:
+        records: of `logged_records`.
+
+    Raises:
+        Corrupt: an erasure is not what was logged.
+    """
+    own = [r for r in records if r["kind"] in ("decision", "inference", "shadow")]
+    if all(record["payload"] is not None for record in own):
+        return None
+    said = [
+        f"was erased on {datetime.fromtimestamp(wall_ms / 1000, UTC):%Y-%m-%d} by {one.by}"
+        f" (act {one.act}): {one.reason}"
+        for one, wall_ms in acts_on(records)
+    ]
+    gone = "is gone, and no erasure is on record; run `mlplatform log verify`"
+    return " and ".join(said) or gone
 
 
 def askers(

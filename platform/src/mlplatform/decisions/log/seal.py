@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mlplatform.decisions.log import catalogue, merging, sealed, segments
+from mlplatform.decisions.log import catalogue, erasing, merging, sealed, segments
 from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.records import tables
 from mlplatform.runtime.errors import Busy, Corrupt
@@ -67,6 +67,10 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
     Raises:
         Corrupt: a record to be sealed is not what its digest says.
     """
+    try:
+        yield from erasing.steps(db, folder)
+    except (Corrupt, sqlite3.OperationalError) as error:  # sealing goes on all the same
+        _logger.error("payloads of %s are not erased yet: %s", folder, error)
     if not catalogue.exists(folder) or sealed.is_unfinished(folder):
         sealed.begin(folder)
         sealed.sweep(db, folder)

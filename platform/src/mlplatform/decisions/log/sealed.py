@@ -27,8 +27,9 @@ class SealedFile:
     Args:
         file: its number, given once.
         sha256: of the file.
-        apart: it is merged, and lies beside the folders of the writers: the release before, which
-            may go on for a while, removes what it does not know from these.
+        apart: 0 as it was sealed. Else it is merged, or was written again without some payloads,
+            the number says how often; and it lies beside the folders of the writers: the release
+            before, which may go on for a while, removes what it does not know from these.
     """
 
     file: int
@@ -39,12 +40,13 @@ class SealedFile:
     from_ms: int
     to_ms: int
     sha256: str
-    apart: bool = False
+    apart: int = 0
 
     @property
     def name(self) -> str:
         between = "." if self.apart else "/"
-        return f"{self.writer}{between}{self.first:012d}-{self.last:012d}.parquet"
+        again = f".{self.apart}" if self.apart > 1 else ""
+        return f"{self.writer}{between}{self.first:012d}-{self.last:012d}{again}.parquet"
 
     def path(self, folder: Path) -> Path:
         return folder / SEGMENTS / self.name
@@ -71,15 +73,16 @@ def names(db: sqlite3.Connection) -> tuple[str, ...]:
 
 
 def merged(parts: Sequence[SealedFile], sha256: str = "") -> SealedFile:
-    """The file that takes the place of adjacent ones of a writer; it has no number yet."""
+    """The file that takes the place of one or of adjacent ones; it has no number yet."""
     first, last = parts[0], parts[-1]
+    apart = 1 if len(parts) > 1 else first.apart + 1
     rows = sum(part.rows for part in parts)
     times = min(part.from_ms for part in parts), max(part.to_ms for part in parts)
-    return SealedFile(0, first.writer, first.first, last.last, rows, *times, sha256, True)
+    return SealedFile(0, first.writer, first.first, last.last, rows, *times, sha256, apart)
 
 
 def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) -> None:
-    """Put one file in the place of adjacent ones of a writer; call in a transaction."""
+    """Put one file in the place of one or of adjacent ones of a writer; call in a transaction."""
     db.executemany("DELETE FROM files WHERE file = ?", [(part.file,) for part in parts])
     _, *fields = FIELDS.split(", ")
     one = merged(parts, sha256)

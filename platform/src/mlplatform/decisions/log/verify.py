@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.log import catalogue, file_checks, sealed, segments
+from mlplatform.decisions.log import catalogue, erasing, file_checks, sealed, segments
 from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.log.file_checks import FileCheck
 from mlplatform.decisions.log.sealed import SealedFile
@@ -19,6 +19,7 @@ from mlplatform.decisions.log.segments import Segment
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport
 from mlplatform.decisions.records.record import GENESIS
+from mlplatform.runtime.errors import Corrupt
 
 _FINDINGS: Final = 100
 _BATCH_ROWS: Final = 10_000
@@ -78,6 +79,7 @@ def verify(
         segments=len(walk.manifest),
         writers=len(walk.writers),
         findings=tuple(findings),
+        erased=walk.erased,
     )
     return Verified(report, walk.head)
 
@@ -115,6 +117,7 @@ class _Walk:
         self.writers: dict[str, _Writer] = {}
         self.head = NOTHING
         self.records = 0
+        self.erased = 0
         self.misled: list[SealedFile] = []
         self.is_catalogued = False
 
@@ -158,6 +161,7 @@ class _Walk:
                 yield from there.findings
                 self.records += there.records
                 one.chain.marked |= there.marked
+                one.chain.absent += there.absent
                 if there.is_misled and self._is_listed(file):
                     self.misled.append(file)
                     yield file_checks.misled(file)
@@ -165,9 +169,24 @@ class _Walk:
             if end < max(one.ends):
                 yield f"records {end + 1} to {max(one.ends)} of writer {name} are in no file"
             yield from one.rows
+        yield from self._absent()
         yield from _reached(self.since, self)
         if self.anchor is not None:
             yield from _anchored(self.anchor, self)
+
+    def _absent(self) -> Iterator[str]:
+        """Payloads that are gone without an erasure; of the others, the number."""
+        if not any(one.chain.absent for one in self.writers.values()):
+            return
+        # after the rest was looked at: an erasure is on record before a payload goes
+        erased = _erased(self.folder)
+        for name, one in self.writers.items():
+            for seq, decision_id in one.chain.absent:
+                if seq in erased.get(name, ()):
+                    self.erased += 1
+                    continue
+                what = f"record {seq} of writer {name} (decision {decision_id})"
+                yield f"{what} has lost its payload, and no erasure is on record"
 
     def _is_listed(self, file: SealedFile) -> bool:
         """Still: one that was merged while it was checked has left the catalogue after the list."""
@@ -185,7 +204,7 @@ class _Walk:
             yield FileCheck(
                 self.folder,
                 file,
-                named.get((file.first, file.last), file.sha256),
+                file.sha256 if file.apart else named.get((file.first, file.last), file.sha256),
                 self._start(name, file),
                 {seq: one.ends[seq] for seq in within},
                 one.chain.marks,
@@ -222,6 +241,13 @@ class _Walk:
             yield from chain.follow(rows)
             if chain.seq == before:
                 return
+
+
+def _erased(folder: Path) -> Mapping[str, Set[int]]:
+    try:
+        return erasing.erased(folder)
+    except (sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
+        return {}
 
 
 def _database(db: sqlite3.Connection) -> Iterator[str]:

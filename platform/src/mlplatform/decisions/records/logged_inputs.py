@@ -48,10 +48,12 @@ class LoggedInputs:
             ("features", _struct("Features", self._features)),
             ("feature_times", _struct("Times", self._views), None),
         ]
-        self._decode = msgspec.json.Decoder(msgspec.defstruct("Payload", parts)).decode
+        shape = msgspec.defstruct("Payload", parts)
+        self._decode = msgspec.json.Decoder(shape).decode
+        self._erased = msgspec.convert({"request": {}, "features": {}}, shape)
 
     def read(self, rows: pa.Table) -> Logged:
-        """What these decisions were made from.
+        """What these decisions were made from; all of it is missing where a payload was erased.
 
         Args:
             rows: with `event_ms` and `payload`.
@@ -62,7 +64,8 @@ class LoggedInputs:
         import pyarrow as pa
 
         try:
-            payloads = [self._decode(text or "") for text in rows["payload"].to_pylist()]
+            texts = rows["payload"].to_pylist()
+            payloads = [self._erased if text is None else self._decode(text) for text in texts]
         except NOT_JSON as error:
             raise Corrupt(f"the payload of a decision is not what was logged: {error}") from error
         columns: dict[str, Any] = {EVENT_TIME: rows["event_ms"].cast(pa.timestamp("ms"))}

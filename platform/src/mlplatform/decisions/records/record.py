@@ -14,7 +14,7 @@ from mlplatform.runtime.errors import InputInvalid
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["decision", "shadow", "label", "void", "inference", "accepted"]
+Kind = Literal["decision", "shadow", "label", "void", "inference", "accepted", "erasure"]
 
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
@@ -23,6 +23,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     "void",
     "inference",
     "accepted",
+    "erasure",
 )
 GENESIS: Final = bytes(32)
 
@@ -41,7 +42,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     An `inference` is a decision over inputs that its caller made, without a request to train or to
     watch for drift; one without a unit belongs to no rollout. An `accepted` is a request that is to
-    be decided later, under the same id; nothing but its decision is counted anywhere.
+    be decided later, under the same id; nothing but its decision is counted anywhere. An `erasure`
+    says which records of its decision lost their payload, by whom and why (`records.erasures`).
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
     the assigned arm, `answered_by` whoever gave the answer; where they differ, the assigned arm

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.log import sealed, segments
+from mlplatform.decisions.log import erasing, sealed, segments
 from mlplatform.decisions.log.sqlite import LIVE_WITHIN_MS
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.record import GENESIS
@@ -23,7 +23,7 @@ from mlplatform.decisions.replication.continuation import (
     Place,
     judged,
 )
-from mlplatform.decisions.replication.copies import Item, ReplicatedRecord
+from mlplatform.decisions.replication.copies import Item, ReplicaOffset, ReplicatedRecord
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Busy, NotFound, Refused
 from mlplatform.runtime.storage import sqlite
@@ -151,8 +151,8 @@ class ReplicaLog:
         if row is not None and not is_kept and self._lives(row):
             problem = f"writer {writer} writes to this log itself: two gateways have one name"
             return _Looked(writer, row, is_kept, Judged((), head, None, Divergence(problem), 0))
-        known = self._known(writer, head, items)
-        return _Looked(writer, row, is_kept, judged(writer, head, items, known))
+        known, erased = self._known(writer, head, items), self._erased(writer, items)
+        return _Looked(writer, row, is_kept, judged(writer, head, items, known, erased))
 
     def _row(self, writer: str) -> tables.Writer | None:
         return next((w for w in tables.writers(self._db) if w.writer == writer), None)
@@ -189,6 +189,12 @@ class ReplicaLog:
         """Fence a gateway of that name that would write here."""
         (session,) = self._db.execute(_ADOPT, (writer, GENESIS)).fetchone()
         self._db.execute(_KEEP, (writer, session))
+
+    def _erased(self, writer: str, items: Sequence[Item]) -> Set[int]:
+        """The numbers of a writer's records that an erasure here names, if any came without."""
+        if all(isinstance(i, ReplicaOffset) or i.payload is not None for i in items):
+            return frozenset()
+        return erasing.erased(self._folder).get(writer, frozenset())
 
     def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, Place]:
         numbers = [i.seq for i in items if isinstance(i, ReplicatedRecord) and i.seq <= head.seq]
@@ -228,9 +234,9 @@ def _position(looked: _Looked) -> ReplicaPosition:
 
 
 def _places(path: Path, first: int, last: int) -> dict[int, Place]:
-    return {
-        row[_SEQ]: Place(row[_DIGEST], row[_CHAIN])
-        for rows in segments.stored(path)
-        for row in rows
-        if first <= row[_SEQ] <= last
-    }
+    found: dict[int, Place] = {}
+    for rows in segments.stored(path, first - 1):
+        found |= {row[_SEQ]: Place(row[_DIGEST], row[_CHAIN]) for row in rows if row[_SEQ] <= last}
+        if rows[-1][_SEQ] >= last:
+            break
+    return found

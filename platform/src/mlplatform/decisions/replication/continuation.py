@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,7 +67,13 @@ class Judged:
     repeated: int
 
 
-def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, Place]) -> Judged:
+def judged(
+    writer: str,
+    head: Head,
+    items: Iterable[Item],
+    known: Mapping[int, Place],
+    erased: Set[int] = frozenset(),
+) -> Judged:
     """Follow the items of one writer from where its records end here, to the first that is wrong.
 
     An offset counts where it is said of the place that was just reached: one of an earlier place
@@ -76,6 +82,8 @@ def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, P
     Args:
         items: in the order in which they came.
         known: of those among them that this log has, by number.
+        erased: numbers of the writer's records whose erasure is on record here. One that comes
+            without its payload before its erasure came is asked for again.
     """
     places = dict(known)
     rows: list[tuple[Any, ...]] = []
@@ -83,7 +91,7 @@ def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, P
     repeated = 0
     finding: Finding | None = None
     for item in items:
-        finding = _finding(writer, head, item, places)
+        finding = _finding(writer, head, item, places, erased)
         if finding is not None:
             break
         match item:
@@ -98,7 +106,9 @@ def judged(writer: str, head: Head, items: Iterable[Item], known: Mapping[int, P
     return Judged(tuple(rows), head, offset, finding, repeated)
 
 
-def _finding(writer: str, head: Head, item: Item, places: Mapping[int, Place]) -> Finding | None:
+def _finding(
+    writer: str, head: Head, item: Item, places: Mapping[int, Place], erased: Set[int]
+) -> Finding | None:
     if isinstance(item, ReplicaOffset):
         if item.seq > head.seq:
             return Gap(head.seq + 1, item.seq)
@@ -111,5 +121,7 @@ def _finding(writer: str, head: Head, item: Item, places: Mapping[int, Place]) -
         if places.get(item.seq) == Place(item.digest, item.chain):
             return None
         return Divergence(f"record {item.seq} of writer {writer} is another one here")
+    if item.payload is None and item.seq not in erased:
+        return Gap(item.seq, item.seq)
     problem = next(Chain(writer, *head).follow([item.row()]), None)
     return None if problem is None else Divergence(problem)

@@ -54,6 +54,12 @@ def records_of(
                 yield name, fields | {"payload": json.loads(record.form.payload)}
 
 
+def spilled_records(db: sqlite3.Connection, folder: Path) -> Iterator[Prepared]:
+    """Every record that is spilled and not in the log."""
+    for name in _names(folder):
+        yield from _unmoved(db, folder, name)
+
+
 def damaged(folder: Path) -> list[str]:
     """One sentence for each spill that was damaged when it was taken over."""
     names = sorted(name for name in _listed(folder) if name.endswith(files.DAMAGED))

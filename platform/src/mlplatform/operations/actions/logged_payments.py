@@ -44,6 +44,7 @@ class LoggedPayments:
         self._void = self._void_ids()
         self._labels = self._read_labels()
         self.left_out = 0
+        self.erased = 0
 
     def _void_ids(self) -> set[str]:
         span = Span(
@@ -84,7 +85,9 @@ class LoggedPayments:
         ids = rows["decision_id"].to_pylist()
         stale = rows["degraded_reason"].to_numpy(zero_copy_only=False) == FEATURES
         void = np.array([i in self._void for i in ids], dtype=bool)
-        known = rows["unit"].is_valid().to_numpy(zero_copy_only=False)
+        there = rows["payload"].is_valid().to_numpy(zero_copy_only=False)
+        self.erased += int((~there & ~void).sum())
+        known = rows["unit"].is_valid().to_numpy(zero_copy_only=False) & there
         self.left_out += int((stale & ~void & known).sum())
         return rows.filter(~stale & ~void & known)
 

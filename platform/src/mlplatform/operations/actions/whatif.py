@@ -66,6 +66,7 @@ class Replay(msgspec.Struct, frozen=True):
     Args:
         reference, candidate: what was replayed, in words.
         left_out: decisions made without fresh features, which no bundle could be blamed for.
+        erased: decisions whose inputs were erased from the log, which nobody can decide again.
         served: decisions that the reference itself answered when they were made; `alike` of them
             come out the same from the log now.
         added, dropped: reasons of the candidate's own alerts, and of the reference's; None: the
@@ -76,6 +77,7 @@ class Replay(msgspec.Struct, frozen=True):
     reference: str
     candidate: str
     left_out: int
+    erased: int
     served: int
     alike: int
     what_if: WhatIf
@@ -216,6 +218,7 @@ def replay(
         reference=reference.title,
         candidate=candidate.title,
         left_out=logged.left_out,
+        erased=logged.erased,
         served=served[0],
         alike=served[1],
         what_if=found,

@@ -150,6 +150,7 @@ class _Parts:
         self._stale = self._rows = 0
 
     def add(self, rows: pa.Table, decoded: LoggedInputs, champion: ChampionTenure) -> None:
+        rows = rows.filter(rows["payload"].is_valid())  # of erased ones no input is known
         fresh = _numpy(rows, "degraded_reason") != FEATURES
         self._stale += int((~fresh).sum())
         # what is appended to a day of the past while it is read waits for the next check

@@ -152,7 +152,9 @@ class Outbox:
         if rows:
             self._read_to = None
             progress = Progress(of.name, _encode(after))
-            said = [of.message(row) for row in rows if not _is_an_opinion(row)]
+            # of an accepted request whose payload was erased nothing is left to be asked
+            left = (row for row in rows if row.get("payload", "") is not None)
+            said = [of.message(row) for row in left if not _is_an_opinion(row)]
             self._topics.publish(said, progress)
         self._read_to = after
         return len(rows)

@@ -1,0 +1,200 @@
+"""A person's act that erases payloads: what it is about is found, recorded, and carried out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from mlplatform.decisions.log import erasing, seal
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_record
+from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.record import KINDS
+from mlplatform.decisions.records.sqlite_errors import Translation
+from mlplatform.decisions.spill.reading import spilled_records
+from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
+from mlplatform.runtime.storage import sqlite
+
+_KINDS: Final = tuple(kind for kind in KINDS if kind != "erasure")
+_IDS: Final = 5_000
+_ENTRIES: Final = 500
+_TRIES: Final = 60
+_WAIT_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which payloads go, and who says so.
+
+    Args:
+        decision_id: every record of this decision.
+        unit: every record of each decision about this customer, by the pseudonym in `Record.unit`.
+            One of the two is given.
+        model: of this model alone.
+        act: a new id, by which all records of the act are known.
+    """
+
+    act: str
+    by: str
+    reason: str
+    decision_id: str | None = None
+    unit: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an act did.
+
+    Args:
+        records: whose payload it erased; `known` are those of earlier acts.
+        spilled: records that it is about and that are not in the log yet: their payload stays.
+        is_done: no copy is left in the log; else the next seal, or the same act again, goes on.
+        is_gathered: records of this log come from logs elsewhere, which have them for a while.
+    """
+
+    act: str
+    decisions: int
+    records: int
+    models: tuple[str, ...]
+    known: int
+    spilled: int
+    is_done: bool
+    is_gathered: bool
+
+
+class _Waiting(NamedTuple):
+    decision_id: str
+    unit: int | None
+
+
+def erase(log: SqliteDecisionLog, folder: Path, asked: Asked, *, now_ms: int) -> Erased:
+    """Put an erasure on record and carry it out.
+
+    Args:
+        folder: of the log.
+        now_ms: wall time.
+
+    Raises:
+        InputInvalid: neither a decision nor a unit is given, or both.
+        Busy: another process seals for a minute on end. Before the act is on record, nothing is
+            done; after it, that process carries it out.
+        Corrupt: the log is damaged.
+    """
+    if (asked.decision_id is None) == (asked.unit is None):
+        raise InputInvalid("erasure", None, "wanted: a decision, or a unit")
+    path = folder / tables.DATABASE
+    # first: what is moved into the log meanwhile is found there
+    waiting = _spilled(path, log.spills, asked)
+    with _locked(folder):
+        found, known = _found(log, folder, asked)
+        if found:
+            _record(log, folder, asked, found, now_ms)
+    ids = {asked.decision_id, *(row["decision_id"] for row in found)}
+    with _locked(folder), Translation(path), closing(sqlite.connect(path)) as db:
+        for _ in erasing.steps(db, folder):
+            pass
+        left = erasing.pending(db, folder)
+        is_gathered = bool(tables.replicated(db))
+    return Erased(
+        asked.act,
+        len({row["decision_id"] for row in found}),
+        len(found),
+        tuple(sorted({row["model"] for row in found})),
+        known,
+        sum(one.decision_id in ids or one.unit == asked.unit is not None for one in waiting),
+        left is None,
+        is_gathered,
+    )
+
+
+def _found(log: SqliteDecisionLog, folder: Path, asked: Asked) -> tuple[list[dict[str, Any]], int]:
+    """The records that the act is about, and how many more an earlier one has named."""
+    import pyarrow as pa
+
+    before = erasing.erased(folder)
+    columns = ("writer", "seq", "decision_id", "model")
+    try:
+        rows = [r for span in _spans(log, asked, columns) for r in log.read(span).to_pylist()]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Corrupt(f"a sealed file of {folder} cannot be read; {erasing.CHECK}") from error
+    new = [row for row in rows if row["seq"] not in before.get(row["writer"], ())]
+    new.sort(key=lambda row: (row["decision_id"], row["writer"], row["seq"]))
+    return new, len(rows) - len(new)
+
+
+def _spans(log: SqliteDecisionLog, asked: Asked, columns: tuple[str, ...]) -> Iterator[Span]:
+    if asked.unit is None:
+        yield Span(asked.model, _KINDS, decision_id=asked.decision_id, columns=columns)
+        return
+    # labels and voids have no unit: they are found by the decisions that they are about
+    of_unit = log.read(Span(asked.model, _KINDS, unit=asked.unit, columns=("decision_id",)))
+    ids = sorted({str(one) for one in of_unit.column("decision_id").to_pylist()})
+    for start in range(0, len(ids), _IDS):
+        bite = tuple(ids[start : start + _IDS])
+        yield Span(asked.model, _KINDS, decision_ids=bite, columns=columns)
+
+
+def _record(
+    log: SqliteDecisionLog,
+    folder: Path,
+    asked: Asked,
+    found: Sequence[dict[str, Any]],
+    now_ms: int,
+) -> None:
+    by_decision: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for row in found:
+        records = by_decision.setdefault((row["decision_id"], row["model"]), {})
+        records.setdefault(row["writer"], []).append(row["seq"])
+    event_ms = log.latest_event_ms() or now_ms
+    entries: list[Entry] = [
+        erasure_record(
+            decision_id,
+            model,
+            Erasure(asked.act, asked.by, asked.reason, records),
+            event_ms=event_ms,
+            recorded_ms=now_ms,
+        )
+        for (decision_id, model), records in by_decision.items()
+    ]
+    writer = _writer(folder, asked.act)
+    for start in range(0, len(entries), _ENTRIES):
+        log.append(writer, entries[start : start + _ENTRIES])
+    log.close_writer(writer)
+
+
+def _writer(folder: Path, act: str) -> str:
+    path = folder / tables.DATABASE
+    with Translation(path), closing(sqlite.connect(path)) as db:
+        elsewhere = tables.replicated(db)
+        names = (w.writer for w in tables.writers(db) if w.writer.startswith(WRITERS))
+        return next((name for name in names if name not in elsewhere), f"{WRITERS}{act[:16]}")
+
+
+def _spilled(path: Path, spills: Path, asked: Asked) -> list[_Waiting]:
+    with Translation(path), closing(sqlite.connect(path)) as db:
+        return [
+            _Waiting(one.decision_id, one.unit)
+            for one in spilled_records(db, spills)
+            if asked.model in (None, one.model)
+        ]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The lock of seals, as soon as the one under way has ended."""
+    with ExitStack() as held:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                held.enter_context(seal.lock(folder))
+                break
+            except Busy:
+                if not tries_left:
+                    raise
+                time.sleep(_WAIT_S)
+        yield

@@ -1,0 +1,90 @@
+"""Erasures on record: which payloads an act has taken out of the log, by whom and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Record
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt
+
+WRITERS: Final = "erasure-"
+"""What the names of their writers begin with; one log has one such writer of its own."""
+
+
+class Erasure(msgspec.Struct, frozen=True):
+    """The payload of an erasure record; one act has such a record for each decision.
+
+    Args:
+        act: the id that all records of the act share.
+        by: the person who did it, as they said.
+        records: by writer, the numbers of the records whose payload is erased.
+    """
+
+    act: str
+    by: str
+    reason: str
+    records: dict[str, list[Annotated[int, Meta(ge=1)]]]
+
+
+_decode = msgspec.json.Decoder(Erasure).decode
+
+
+def erasure_record(
+    decision_id: str, model: str, erasure: Erasure, *, event_ms: int, recorded_ms: int
+) -> Entry:
+    """The record by which payloads of a decision are erased."""
+    record = Record(
+        kind="erasure",
+        decision_id=decision_id,
+        model=model,
+        event_ms=event_ms,
+        recorded_ms=recorded_ms,
+        payload=msgspec.to_builtins(erasure),
+    )
+    return Entry(record)
+
+
+def erasure_of(payload: str | None) -> Erasure:
+    """What an erasure record says.
+
+    Raises:
+        Corrupt: it is the payload of no erasure.
+    """
+    try:
+        return _decode(payload or "")
+    except NOT_JSON as error:
+        raise Corrupt(f"the payload of an erasure is not what was logged: {error}") from error
+
+
+def numbers_of(erasures: Iterable[Erasure]) -> dict[str, set[int]]:
+    """By writer, the numbers of all records whose payload they erase."""
+    found: dict[str, set[int]] = {}
+    for erasure in erasures:
+        for writer, numbers in erasure.records.items():
+            found.setdefault(writer, set()).update(numbers)
+    return found
+
+
+def acts_on(records: Sequence[Mapping[str, Any]]) -> list[tuple[Erasure, int]]:
+    """The acts among the records of one decision, each with its wall time in milliseconds.
+
+    Args:
+        records: as `lookup.logged_records` gives them, payloads parsed.
+
+    Raises:
+        Corrupt: one of them is no erasure.
+    """
+    try:
+        return [
+            (msgspec.convert(one["payload"], Erasure), one["recorded_ms"])
+            for one in records
+            if one["kind"] == "erasure"
+        ]
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"the payload of an erasure is not what was logged: {error}") from error
