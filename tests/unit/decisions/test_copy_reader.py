@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlplatform.decisions.log import segments
-from mlplatform.decisions.log.erasure_acts import Asked, erase
+from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
@@ -87,7 +87,7 @@ def test_a_file_that_was_written_again_is_decoded_again(
     """What was erased meanwhile is carried nowhere."""
     source = CopyReader(folder, log)
     assert source.copies("gw", after=0, limit=2)[1].payload is not None
-    erase(log, folder, Asked("a1", "Ann", "why", decision_id="d2"), now_ms=1)
+    erase(log, folder, ErasureRequest("a1", "Ann", "why", decision_id="d2"), now_ms=1)
     assert source.copies("gw", after=0, limit=2)[1].payload is None
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mlplatform.commands.log import app
 from mlplatform.decisions.log import erasing, seal, sealed, segments
-from mlplatform.decisions.log.erasure_acts import Asked, erase
+from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.lookup import erased_by, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.erasures import Erasure, erasure_of, erasure_record
@@ -35,7 +35,7 @@ EVERYTHING = Span(columns=tuple(COLUMNS))
 UNIT = 3
 SECRET = "where she lives"
 LIMITS = seal.Limits(minimum_rows=1, maximum_rows=20)
-ASKED = Asked("a1", "Ann Lee", "request 4711", unit=UNIT)
+ASKED = ErasureRequest("a1", "Ann Lee", "request 4711", unit=UNIT)
 
 
 def entry(
@@ -144,7 +144,9 @@ def test_the_payloads_of_a_customer_are_gone_from_every_file_and_nothing_else_is
 def test_an_act_is_on_record_in_the_chain(folder: Path, log: SqliteDecisionLog) -> None:
     """Beside each decision there is who, why and which records; earlier acts stay as they are."""
     one = f"{3:032x}0123456789"
-    erase(log, folder, Asked("a1", "Ann Lee", "request 4711", decision_id=one), now_ms=9_000)
+    erase(
+        log, folder, ErasureRequest("a1", "Ann Lee", "request 4711", decision_id=one), now_ms=9_000
+    )
     found = rows(log, Span(decision_id=one, columns=tuple(COLUMNS)))
     assert [row["kind"] for row in found] == ["erasure", "decision", "label"]
     said = erasure_of(found[0]["payload"])
@@ -153,7 +155,7 @@ def test_an_act_is_on_record_in_the_chain(folder: Path, log: SqliteDecisionLog) 
         "was erased on 1970-01-01 by Ann Lee (act a1): request 4711"
     )
     assert erased_by(logged_records(log, f"{4:032x}0123456789")) is None
-    again = erase(log, folder, Asked("a2", "Bo", "once more", unit=UNIT), now_ms=9_000)
+    again = erase(log, folder, ErasureRequest("a2", "Bo", "once more", unit=UNIT), now_ms=9_000)
     assert (again.known, again.records, again.is_done) == (2, 6, True)
     assert [mark.live for mark in log.watermarks() if mark.writer != "gw"] == [False]
 
@@ -218,7 +220,9 @@ def test_of_one_model_alone(folder: Path) -> None:
     """The same customer may be known to several models."""
     with closing(SqliteDecisionLog(folder)) as log:
         log.append("gw", [entry(3), entry(10, model="credit")])
-        done = erase(log, folder, Asked("a1", "Ann", "why", unit=UNIT, model="credit"), now_ms=1)
+        done = erase(
+            log, folder, ErasureRequest("a1", "Ann", "why", unit=UNIT, model="credit"), now_ms=1
+        )
         assert (done.records, done.models) == (1, ("credit",))
         payloads = [row["payload"] for row in without_erasures(log)]
         assert SECRET in payloads[0]
@@ -254,7 +258,7 @@ def test_a_damaged_file_holds_up_what_is_in_it_alone(folder: Path, log: SqliteDe
         path = next(file.path(folder) for file in sealed.present(db) if file.first <= 3)
     good = path.read_bytes()
     path.write_bytes(good[:-9] + b"x" + good[-8:])
-    one = Asked("a1", "Ann", "why", decision_id=f"{45:032x}0123456789")
+    one = ErasureRequest("a1", "Ann", "why", decision_id=f"{45:032x}0123456789")
     assert erase(log, folder, one, now_ms=9_000).is_done
     with closing(sqlite.connect(folder / DATABASE)) as db:
         reached = erasing.pending(db, folder)
@@ -286,7 +290,10 @@ def test_only_one_erases_or_seals(
 
 
 def test_an_act_is_about_a_decision_or_a_customer(folder: Path, log: SqliteDecisionLog) -> None:
-    for asked in (Asked("a", "Ann", "why"), Asked("a", "Ann", "why", decision_id="d", unit=1)):
+    for asked in (
+        ErasureRequest("a", "Ann", "why"),
+        ErasureRequest("a", "Ann", "why", decision_id="d", unit=1),
+    ):
         with pytest.raises(InputInvalid, match="a decision, or a unit"):
             erase(log, folder, asked, now_ms=1)
 

@@ -41,6 +41,7 @@ Model = Annotated[
     str, typer.Argument(callback=_known, help="A model folder's name, for example: fraud")
 ]
 OnlyModel = Annotated[str | None, typer.Argument(callback=_known, help="Only this model.")]
+OfModel = Annotated[str | None, typer.Option(callback=_known, help="Of this model alone.")]
 RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
 Actor = Annotated[str, typer.Option(callback=_actor, help="Who you are (self-declared).")]
 Approver = Annotated[

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import Actor, LoggedReason
+from mlplatform.commands.arguments import Actor, LoggedReason, OfModel
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code
 from mlplatform.commands.terminal.explanations import explain_again, print_explanations
 from mlplatform.commands.terminal.gateway import gateway
@@ -26,7 +26,7 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.commands.terminal.way_out import print_with_way_out
-from mlplatform.decisions.log.erasure_acts import Asked, Erased
+from mlplatform.decisions.log.erasure_acts import Erased, ErasureRequest
 from mlplatform.decisions.log.erasure_acts import erase as erased_act
 from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -73,7 +73,6 @@ MISSING = (
 _EXAMPLES = """Examples: mlplatform log status; mlplatform log verify;
 mlplatform log show 0198c2f0a4 --json; mlplatform log explain 0198c2f0a4.
 Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
-_TOPICS_KEPT = "7 days"
 
 
 def no_journal(_: Settings) -> Journal:
@@ -199,7 +198,7 @@ def erase(
         int | None,
         typer.Option(help="Of each decision about a customer: `unit` of `mlplatform log show`."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
+    model: OfModel = None,
     json: AsJson = False,
 ) -> None:
     """Erase what the log says of a customer's payments, by law: inputs, features and reasons.
@@ -211,7 +210,7 @@ def erase(
     given = _settings()
     if (decision is None) == (unit is None):
         raise typer.BadParameter("wanted: --decision or --unit, one of the two")
-    asked = Asked(secrets.token_hex(8), actor, reason, decision, unit, model)
+    asked = ErasureRequest(secrets.token_hex(8), actor, reason, decision, unit, model)
     with _errors_as_exit_codes(), closing(_open(given)) as log, progress("erasing payloads"):
         done = erased_act(log, given.home.decisions, asked, now_ms=SystemClock().wall_ms())
         if not done.records and not done.spilled and not done.known:
@@ -274,8 +273,7 @@ def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[st
     for model in done.models:
         if home.offline(model).is_dir():
             found.append(f"{home.offline(model)}: payments that training reads")
-    if home.topics_db.exists() or given.kafka:
-        found.append(f"topics: at most {_TOPICS_KEPT}")
+    found.append("topics of requests, decisions and logs: at most 7 days")
     if done.is_gathered:
         found.append("volumes of gateways: until a day after their records came here")
     found.append("real-time windows: sums of the customer, until a week after they end")

@@ -28,7 +28,7 @@ _WAIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ErasureRequest:
     """Which payloads go, and who says so.
 
     Args:
@@ -73,7 +73,7 @@ class _Waiting(NamedTuple):
     unit: int | None
 
 
-def erase(log: SqliteDecisionLog, folder: Path, asked: Asked, *, now_ms: int) -> Erased:
+def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms: int) -> Erased:
     """Put an erasure on record and carry it out.
 
     Args:
@@ -113,7 +113,9 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: Asked, *, now_ms: int) ->
     )
 
 
-def _found(log: SqliteDecisionLog, folder: Path, asked: Asked) -> tuple[list[dict[str, Any]], int]:
+def _found(
+    log: SqliteDecisionLog, folder: Path, asked: ErasureRequest
+) -> tuple[list[dict[str, Any]], int]:
     """The records that the act is about, and how many more an earlier one has named."""
     import pyarrow as pa
 
@@ -128,7 +130,9 @@ def _found(log: SqliteDecisionLog, folder: Path, asked: Asked) -> tuple[list[dic
     return new, len(rows) - len(new)
 
 
-def _spans(log: SqliteDecisionLog, asked: Asked, columns: tuple[str, ...]) -> Iterator[Span]:
+def _spans(
+    log: SqliteDecisionLog, asked: ErasureRequest, columns: tuple[str, ...]
+) -> Iterator[Span]:
     if asked.unit is None:
         yield Span(asked.model, _KINDS, decision_id=asked.decision_id, columns=columns)
         return
@@ -143,7 +147,7 @@ def _spans(log: SqliteDecisionLog, asked: Asked, columns: tuple[str, ...]) -> It
 def _record(
     log: SqliteDecisionLog,
     folder: Path,
-    asked: Asked,
+    asked: ErasureRequest,
     found: Sequence[dict[str, Any]],
     now_ms: int,
 ) -> None:
@@ -176,7 +180,7 @@ def _writer(folder: Path, act: str) -> str:
         return next((name for name in names if name not in elsewhere), f"{WRITERS}{act[:16]}")
 
 
-def _spilled(path: Path, spills: Path, asked: Asked) -> list[_Waiting]:
+def _spilled(path: Path, spills: Path, asked: ErasureRequest) -> list[_Waiting]:
     with Translation(path), closing(sqlite.connect(path)) as db:
         return [
             _Waiting(one.decision_id, one.unit)
