@@ -35,8 +35,8 @@ from mlplatform.decisions.records.record import SCALARS, Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.passes.kept import count
 from mlplatform.rollouts.passes.observe import step_limits
+from mlplatform.rollouts.passes.saved_counts import count
 from mlplatform.rollouts.verdicts.comparison import Prediction
 from mlplatform.rollouts.verdicts.facts import Role, Subject
 from mlplatform.rollouts.verdicts.judgement import Sources, judge

@@ -97,7 +97,7 @@ def history(world: SmallPlatform, action: Action) -> Iterator[None]:
     folder = world.outside / "payments"
     offline = OfflineTable(world.home.offline(MODEL), load_definition(MODEL))
     process = world.begin("history", "import", MODEL, str(folder))
-    until(lambda: offline.half_taken_in() is not None, SETTLED_S)
+    until(lambda: offline.unfinished_import() is not None, SETTLED_S)
     yield
     action.ended = _ending(process)
     if process.returncode != 0:

@@ -22,7 +22,7 @@ from mlplatform.model.personal import personal_fields
 from mlplatform.runtime.configuration.settings import Settings, load, log_level
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority
-from mlplatform.runtime.processes.told_to_end import end_at_signals
+from mlplatform.runtime.processes.shutdown_signals import end_at_signals
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.signals import Process
 

@@ -27,7 +27,7 @@ from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.operations.actions import fitting
 from mlplatform.operations.compute import fitting as program
 from mlplatform.operations.compute.jobs import JobStatus
-from mlplatform.operations.compute.own import OwnPool
+from mlplatform.operations.compute.private_pool import PrivatePool
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.configuration.settings import load
@@ -63,7 +63,7 @@ class World:
         if self.server is not None:
             return sorted(self.server.workflows)
         folder = self.home / "jobs"
-        if isinstance(self.platform.jobs, OwnPool):
+        if isinstance(self.platform.jobs, PrivatePool):
             folder = self.platform.jobs._folder
         return sorted(f.name for f in folder.iterdir() if f.is_dir())
 
@@ -92,7 +92,7 @@ def world(
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         found = made({**given, "MLPLATFORM_JOB_PROCESSES": "0"}, None, monkeypatch)
         jobs = found.platform.jobs
-        assert isinstance(jobs, OwnPool)
+        assert isinstance(jobs, PrivatePool)
         yield found
         jobs.close()
     else:

@@ -22,7 +22,7 @@ import pytest
 
 from mlplatform.observing.events.delivery import Delivery, DeliveryPorts
 from mlplatform.observing.events.receivers import NAMES, Receiver
-from mlplatform.observing.events.sending import Failed, Gone, HttpSender, Outcome, Taken
+from mlplatform.observing.events.sending import Delivered, Failed, Gone, HttpSender, Outcome
 from mlplatform.rollouts.drift.incidents import Finding
 from mlplatform.rollouts.drift.postgres import PostgresIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
@@ -398,7 +398,7 @@ def sent(receiver: Receiver, send_s: float = 5.0) -> Outcome:
 @pytest.mark.parametrize(
     ("how", "wanted"),
     [
-        pytest.param(204, Taken(), id="any 2xx is taken"),
+        pytest.param(204, Delivered(), id="any 2xx is taken"),
         pytest.param(410, Gone(), id="410 wants nothing any more"),
         pytest.param(400, Failed("answered 400"), id="what it refuses is a failure"),
         pytest.param([429, {"retry-after": "7"}], Failed("answered 429", 7.0), id="it may ask"),
@@ -407,7 +407,7 @@ def sent(receiver: Receiver, send_s: float = 5.0) -> Outcome:
             Failed("answered 307: redirects are not followed"),
             id="a redirect to this machine",
         ),
-        pytest.param("huge", Taken(), id="a body is not read"),
+        pytest.param("huge", Delivered(), id="a body is not read"),
         pytest.param("drip", Failed("no answer within 0.5 s"), id="a head a byte at a time"),
         pytest.param("silent", Failed("no answer within 0.5 s"), id="no answer"),
     ],
@@ -443,7 +443,7 @@ def test_no_proxy_of_the_environment_sees_an_event(
 ) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert sent(desk) == Taken()
+    assert sent(desk) == Delivered()
     assert len(server.ids(f"/{desk.name}")) == 1
 
 
@@ -460,7 +460,7 @@ def test_a_certificate_is_verified(desk: Receiver, tmp_path: Path) -> None:
         unknown = sent(replace(desk, url=url))
         assert isinstance(unknown, Failed)
         assert "CERTIFICATE_VERIFY_FAILED" in unknown.why
-        assert sent(replace(desk, url=url, authority=made.authority)) == Taken()
+        assert sent(replace(desk, url=url, authority=made.authority)) == Delivered()
     (got,) = Receivers(tmp_path, port).received("/hook")
     assert got["headers"]["host"] == f"localhost:{port}"  # and not the address that was looked up
 

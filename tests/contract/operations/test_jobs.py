@@ -19,7 +19,7 @@ from mlplatform.operations.compute.argo import ArgoJobs, workflow
 from mlplatform.operations.compute.artifacts import Artifacts
 from mlplatform.operations.compute.jobs import Jobs, JobStatus
 from mlplatform.operations.compute.local import NO_POOL, LocalJobs
-from mlplatform.operations.compute.own import OwnPool
+from mlplatform.operations.compute.private_pool import PrivatePool
 from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.scoring import SCORES
 from mlplatform.rollouts.kubernetes.api import KubernetesApi
@@ -42,7 +42,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         with pool(tmp_path / "jobs"):
             yield Backend(LocalJobs(tmp_path / "jobs"), tmp_path)
     elif request.param == "own":
-        jobs = OwnPool(tmp_path / "jobs")
+        jobs = PrivatePool(tmp_path / "jobs")
         yield Backend(jobs, tmp_path)
         jobs.close()
     else:

@@ -19,7 +19,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
-from mlplatform.rollouts.passes.kept import count
+from mlplatform.rollouts.passes.saved_counts import count
 from mlplatform.rollouts.verdicts.comparison import ALIKE
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step, judge

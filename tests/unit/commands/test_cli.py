@@ -26,8 +26,8 @@ from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
 from mlplatform.runtime import errors
 from mlplatform.runtime.configuration.settings import Home, load
+from mlplatform.runtime.processes.last_settings import remember
 from mlplatform.runtime.processes.records import ProcessId, SupervisorRecord, write_supervisor
-from mlplatform.runtime.processes.remembered import remember
 from mlplatform.runtime.storage.files import write_atomically
 from support.scoring_world import ScoringWorld
 

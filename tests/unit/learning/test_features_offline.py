@@ -136,9 +136,9 @@ def test_an_import_that_was_killed_before_its_rows_holds_no_other_one_up(
         patch.setattr(os, "rename", die)
         with pytest.raises(KeyboardInterrupt):
             offline.import_history(history([{}]), KEY)
-    assert offline.half_taken_in() is None
+    assert offline.unfinished_import() is None
     assert offline.import_history(history([{"request_id": "h1"}]), KEY) == 1
-    assert offline.half_taken_in() is not None
+    assert offline.unfinished_import() is not None
     assert ids(offline) == ["h1"]
 
 

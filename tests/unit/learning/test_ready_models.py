@@ -15,9 +15,9 @@ from tests.support.foreign_onnx import ready_folder, requests, skl2onnx_classifi
 from mlplatform.learning.features.dataset import DAY_MS, Dataset, dataset
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.training import retrain
-from mlplatform.learning.training.brought import candidate_from_onnx
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import load_runnable
+from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import ModelFolder, load_folder
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.model.folders import is_ready

@@ -18,10 +18,10 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import materialize
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.registry.versions import Rejection, Version
-from mlplatform.learning.training import brought, retrain
-from mlplatform.learning.training.brought import candidate_from_onnx
+from mlplatform.learning.training import external_model, retrain
 from mlplatform.learning.training.candidate import GOLDEN_ROWS, train
 from mlplatform.learning.training.evaluate import load_runnable
+from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
@@ -162,8 +162,8 @@ def test_a_model_made_elsewhere_gets_a_bundle_of_its_own(trained, bundles):
 
 
 def test_a_model_too_slow_for_all_rows_is_measured_on_some_customers(trained, bundles, monkeypatch):
-    monkeypatch.setattr(brought, "SCORING_BUDGET_S", 1e-4)
-    monkeypatch.setattr(brought, "MOST_HALVINGS", 1)
+    monkeypatch.setattr(external_model, "SCORING_BUDGET_S", 1e-4)
+    monkeypatch.setattr(external_model, "MOST_HALVINGS", 1)
     many = payments(3, per_day=6000)
     made = candidate_from_onnx(
         linear_model(), trained.bundle, DEFINITION, many, bundles=bundles, origin="x", seed=SEED
@@ -177,7 +177,7 @@ def test_a_model_too_slow_for_all_rows_is_measured_on_some_customers(trained, bu
 def test_however_slow_a_model_is_the_gates_find_the_frauds_that_they_ask_for(
     trained, bundles, monkeypatch
 ):
-    monkeypatch.setattr(brought, "SCORING_BUDGET_S", 0.0)
+    monkeypatch.setattr(external_model, "SCORING_BUDGET_S", 0.0)
     many = payments(3, per_day=6000)
     made = candidate_from_onnx(
         linear_model(), trained.bundle, DEFINITION, many, bundles=bundles, origin="x", seed=SEED

@@ -21,7 +21,7 @@ from mlplatform.observing.exporter.targets import targets
 from mlplatform.operations.actions.last_results import (
     ArmCounts,
     Check,
-    Moved,
+    InputShift,
     Outcomes,
     Pass,
     for_people,
@@ -149,7 +149,7 @@ def test_only_living_writers_have_a_watermark(tmp_path: Path) -> None:
 
 def test_what_flows_saw_last_is_shown(tmp_path: Path) -> None:
     keep(tmp_path, MODEL, Pass(9_000, {"challenger": ArmCounts(pairs=40, flips=3)}))
-    moved = Moved(0.3, 0.2, 0.1, 0.15, 0.0)
+    moved = InputShift(0.3, 0.2, 0.1, 0.15, 0.0)
     became = Outcomes(matured=100, positives=4, alerts=5, hits=2, late=1, newest_label_ms=3_000)
     keep(tmp_path, MODEL, Check(8_000, "drifted", {"amount": moved}, became))
     registry = shown(tmp_path, canary())

@@ -15,12 +15,12 @@ from mlplatform.operations.cluster.check import check
 from mlplatform.operations.cluster.facts import version_of
 from mlplatform.operations.cluster.finding import (
     Claim,
+    ClusterRequirements,
     Controller,
     Facts,
     Finding,
     Gpu,
     Unread,
-    Wanted,
 )
 from mlplatform.operations.cluster.installation import LET_IN, SECRETS
 from mlplatform.operations.cluster.rights import RIGHTS
@@ -53,7 +53,7 @@ WHOLE = Facts(
     gpu_products=frozenset({"NVIDIA-L4"}),
     rights=dict.fromkeys(RIGHTS, True),
 )
-WANTED = Wanted(
+WANTED = ClusterRequirements(
     models="models",
     platform="platform",
     kserve="kserve",
@@ -67,7 +67,7 @@ WANTED = Wanted(
 )
 
 
-def judged(wanted: Wanted = WANTED, **changes: Any) -> list[Finding]:
+def judged(wanted: ClusterRequirements = WANTED, **changes: Any) -> list[Finding]:
     return check(dataclasses.replace(WHOLE, **changes), wanted)
 
 

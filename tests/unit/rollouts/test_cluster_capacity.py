@@ -11,10 +11,10 @@ from mlplatform.rollouts.kubernetes.capacity import (
     Fits,
     Need,
     Node,
+    PodRequest,
     Quota,
     Scope,
     Short,
-    Taken,
     room_for,
     within_quotas,
 )
@@ -37,7 +37,7 @@ def need(pods: int = 2, *, gpus: int = 1, priority: int = 100, **changes: Any) -
     return Need(**{**defaults, **changes})
 
 
-def node(gpus: int, *taken: Taken, name: str = "n1", cpu: str = "16", **changes: Any) -> Node:
+def node(gpus: int, *taken: PodRequest, name: str = "n1", cpu: str = "16", **changes: Any) -> Node:
     defaults: dict[str, Any] = {
         "name": name,
         "allocatable": amounts({"cpu": cpu, "memory": "64Gi", GPU: gpus}),
@@ -48,8 +48,8 @@ def node(gpus: int, *taken: Taken, name: str = "n1", cpu: str = "16", **changes:
     return Node(**{**defaults, **changes})
 
 
-def pod(gpus: int, priority: int = 100) -> Taken:
-    return Taken(amounts({"cpu": "1", GPU: gpus}), priority)
+def pod(gpus: int, priority: int = 100) -> PodRequest:
+    return PodRequest(amounts({"cpu": "1", GPU: gpus}), priority)
 
 
 def test_pods_fit_where_there_is_room_for_each() -> None:
@@ -100,7 +100,7 @@ def test_pods_of_less_priority_make_room_and_are_counted() -> None:
 
 
 def test_only_pods_that_hold_what_lacks_would_go() -> None:
-    idle = [Taken(amounts({"cpu": "1"}), 0)] * 3
+    idle = [PodRequest(amounts({"cpu": "1"}), 0)] * 3
 
     assert room_for(need(1), [node(1, *idle, pod(1, priority=10))], []) == Fits(preempting=1)
 

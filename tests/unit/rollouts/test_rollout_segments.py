@@ -37,8 +37,8 @@ from mlplatform.model.segments import (
     sources,
 )
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.passes.kept import count
 from mlplatform.rollouts.passes.observe import gate_errors, predicted_segments, step_limits
+from mlplatform.rollouts.passes.saved_counts import count
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources

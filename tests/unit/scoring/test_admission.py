@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.admission.bucket import Level, Take, Taken, block, full, taken
+from mlplatform.scoring.admission.bucket import Level, Take, TokenGrant, block, full, take_tokens
 from mlplatform.scoring.admission.clients import (
     EVERYTHING,
     Client,
@@ -124,7 +124,7 @@ def test_a_bucket_never_gives_more_than_its_burst_and_its_rate(
     level: Level = full(limit, now_ms)
     for passed_ms, tokens in steps:
         now_ms += passed_ms
-        level, given_ = taken(level, Take("b", limit, tokens), now_ms)
+        level, given_ = take_tokens(level, Take("b", limit, tokens), now_ms)
         total += given_.tokens
         assert (given_.retry_after_s > 0) == (given_.tokens < tokens)
         assert total <= burst + rate * now_ms / 1000 + 1e-6
@@ -138,7 +138,7 @@ class Store:
         self.calls = 0
         self.failing = False
 
-    def take(self, takes: Sequence[Take]) -> list[Taken]:
+    def take(self, takes: Sequence[Take]) -> list[TokenGrant]:
         self.calls += 1
         if self.failing:
             raise Unavailable("the store")
@@ -147,7 +147,7 @@ class Store:
             there = self.levels.get(take.bucket, take.limit.burst)
             tokens = min(take.tokens, there)
             self.levels[take.bucket] = there - tokens
-            found.append(Taken(take.bucket, tokens, 0.0 if tokens == take.tokens else 30.0))
+            found.append(TokenGrant(take.bucket, tokens, 0.0 if tokens == take.tokens else 30.0))
         return found
 
 

@@ -22,7 +22,7 @@ from mlplatform.scoring.worker.drain import Limits, Worker, chunks
 from mlplatform.scoring.worker.gateway import GatewayScorer
 from mlplatform.scoring.worker.messages import Answered, Item, Names, Poison, item_of
 from mlplatform.scoring.worker.metrics import Metrics
-from mlplatform.scoring.worker.spans import MAX_LINKS, Drained, Draining, build
+from mlplatform.scoring.worker.spans import MAX_LINKS, BatchSpan, FinishedBatch, build
 from support.local_backlog import backlog
 
 NAMES = Names("fraud")
@@ -39,7 +39,7 @@ class Echo:
         self.began = threading.Event()
 
     def score(
-        self, items: Sequence[Item], stopping: threading.Event, batch: Draining
+        self, items: Sequence[Item], stopping: threading.Event, batch: BatchSpan
     ) -> list[Answered | Poison]:
         batch.is_kept_there = self.is_kept
         self.began.set()
@@ -63,8 +63,8 @@ def topics(tmp_path: Path) -> Iterator[LocalTopics]:
     opened.close()
 
 
-class Kept(list[Drained]):
-    def offer(self, item: Drained) -> None:
+class Kept(list[FinishedBatch]):
+    def offer(self, item: FinishedBatch) -> None:
         self.append(item)
 
 
@@ -81,8 +81,8 @@ def worker_of(
     return Worker(subscription, scorer, NAMES, Metrics("fraud"), Limits(**limits), spans, share)
 
 
-def draining(is_sampled: bool = False) -> Draining:
-    return Draining(NAMES.requests, 1, (), time.monotonic(), is_sampled)
+def draining(is_sampled: bool = False) -> BatchSpan:
+    return BatchSpan(NAMES.requests, 1, (), time.monotonic(), is_sampled)
 
 
 def requests(count: int, **extra: Any) -> list[Message]:

@@ -37,7 +37,7 @@ from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
-from mlplatform.commands.terminal.way_out import print_with_way_out
+from mlplatform.commands.terminal.hints import print_with_hint
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.scoring import backends
@@ -87,5 +87,5 @@ def main() -> None:
     try:
         app()
     except PlatformError as error:
-        print_with_way_out(error)
+        print_with_hint(error)
         sys.exit(exit_code(error))

@@ -21,10 +21,10 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.operations import wiring
 from mlplatform.operations.backup.archive import Progress
-from mlplatform.operations.backup.kept import name_at, superseded
 from mlplatform.operations.backup.manifest import Manifest
 from mlplatform.operations.backup.restore import Restored, check
 from mlplatform.operations.backup.restore import restore as put_back
+from mlplatform.operations.backup.retention import name_at, superseded
 from mlplatform.operations.backup.take import back_up
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Corrupt

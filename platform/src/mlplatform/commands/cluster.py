@@ -12,7 +12,7 @@ from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.operations.cluster.check import check as judge
-from mlplatform.operations.cluster.finding import Gpu, Wanted
+from mlplatform.operations.cluster.finding import ClusterRequirements, Gpu
 from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of, priority_class
 from mlplatform.runtime.configuration import settings
 
@@ -61,12 +61,12 @@ def check(
         raise typer.Exit(FAILED)
 
 
-def _wanted(models: str, platform: str, kserve: str) -> Wanted:
+def _wanted(models: str, platform: str, kserve: str) -> ClusterRequirements:
     given = settings.load(os.environ)
     bundles = given.kserve.bundles if given.kserve else BUNDLES
     definitions = [load_definition(name) for name in model_names()]
     asked = [(model.name, gpu_of(model)) for model in definitions]
-    return Wanted(
+    return ClusterRequirements(
         models=models,
         platform=platform,
         kserve=kserve,

@@ -58,13 +58,13 @@ def send_test(name: Name, json: AsJson = False) -> None:
 
     Example: mlplatform events test risk-desk
     """
-    from mlplatform.observing.events.sending import HttpSender, Taken
+    from mlplatform.observing.events.sending import Delivered, HttpSender
 
     settings = wiring.settings()
     receiver = named(settings, name)
     event = event_of_test(name, declared(settings).page, SystemClock().wall_ms())
     tried = asyncio.run(HttpSender().send(receiver, event))
-    if not isinstance(tried, Taken):
+    if not isinstance(tried, Delivered):
         raise Unavailable(f"{name} did not take {event.id}: {tried.why}")
     if json:
         print_json({"receiver": name, "id": event.id, "taken": True})

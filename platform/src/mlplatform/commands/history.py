@@ -20,7 +20,7 @@ from mlplatform.commands.terminal.output import (
     print_table,
     progress,
 )
-from mlplatform.learning.features.columns import Examined, Wanted
+from mlplatform.learning.features.columns import ExpectedColumn, FileCheck
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
@@ -34,7 +34,7 @@ SHOWN_REFUSALS = 100
 app = typer.Typer(help="What happened before there was a decision log.", no_args_is_help=True)
 
 
-def _reader(model: str) -> tuple[Sequence[Wanted], Callable[..., Examined]]:
+def _reader(model: str) -> tuple[Sequence[ExpectedColumn], Callable[..., FileCheck]]:
     """The columns of a model's history, and what reads them: its own, or the platform's."""
     if (model_folder(model) / "sources.py").is_file():
         sources = load_module(model, "sources")
@@ -178,7 +178,7 @@ def _first(refusals: Sequence[InputInvalid]) -> InputInvalid:
     return InputInvalid(first.source, first.row, f"{first.problem} ({more})")
 
 
-def _show(found: Examined, refusals: Sequence[PlatformError], as_json: bool) -> None:
+def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) -> None:
     names = found.table.column_names
     first = found.table.slice(0, SHOWN_ROWS).to_pylist()
     if as_json:

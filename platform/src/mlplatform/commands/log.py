@@ -16,6 +16,7 @@ from mlplatform.commands.arguments import Actor, LoggedReason, OfModel
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code
 from mlplatform.commands.terminal.explanations import explain_again, print_explanations
 from mlplatform.commands.terminal.gateway import gateway
+from mlplatform.commands.terminal.hints import print_with_hint
 from mlplatform.commands.terminal.output import (
     OUT,
     AsJson,
@@ -25,7 +26,6 @@ from mlplatform.commands.terminal.output import (
     print_line,
     progress,
 )
-from mlplatform.commands.terminal.way_out import print_with_way_out
 from mlplatform.decisions.log.erasure_acts import Erased, ErasureRequest
 from mlplatform.decisions.log.erasure_acts import erase as erased_act
 from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
@@ -39,7 +39,7 @@ from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration import settings
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError
-from mlplatform.runtime.processes import remembered
+from mlplatform.runtime.processes import last_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,12 +351,12 @@ def _errors_as_exit_codes() -> Iterator[None]:
     try:
         yield
     except PlatformError as error:
-        print_with_way_out(error)
+        print_with_hint(error)
         raise typer.Exit(exit_code(error)) from error
 
 
 def _settings() -> Settings:
-    return settings.load(remembered.for_command(os.environ))
+    return settings.load(last_settings.for_command(os.environ))
 
 
 app = commands()

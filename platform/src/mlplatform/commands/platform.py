@@ -36,8 +36,8 @@ from mlplatform.operations.supervisor.supervisor import Change, Supervisor
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.runtime.configuration.settings import Settings, home_of
 from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.processes.last_settings import remember
 from mlplatform.runtime.processes.records import read_supervisor
-from mlplatform.runtime.processes.remembered import remember
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
 from mlplatform.runtime.text import shown

@@ -38,7 +38,7 @@ from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import NotFound, Unavailable
-from mlplatform.runtime.processes import remembered
+from mlplatform.runtime.processes import last_settings
 from mlplatform.runtime.telemetry import logs
 from mlplatform.scoring import backends
 from mlplatform.scoring.admission.store import Keys
@@ -48,7 +48,7 @@ from mlplatform.scoring.admission.store import Keys
 def settings() -> Settings:
     """The settings of this process: its environment's, and those of the platform that runs in its
     home where the environment has none."""
-    return settings_module.load(remembered.for_command(os.environ))
+    return settings_module.load(last_settings.for_command(os.environ))
 
 
 def settings_to_start(profile: Profile | None) -> Settings:
@@ -61,7 +61,7 @@ def settings_to_start(profile: Profile | None) -> Settings:
     if profile is not None:
         os.environ[f"{PREFIX}PROFILE"] = profile
         settings.cache_clear()  # whoever asked before did so without it
-    return settings_module.load(remembered.for_start(os.environ))
+    return settings_module.load(last_settings.for_start(os.environ))
 
 
 @functools.cache
@@ -135,9 +135,9 @@ class Platform:
     def jobs(self) -> Jobs:
         argo = self.settings.argo
         if argo is None and self.settings.job_processes == 0:
-            from mlplatform.operations.compute.own import OwnPool
+            from mlplatform.operations.compute.private_pool import PrivatePool
 
-            return OwnPool(Path(tempfile.mkdtemp(prefix="jobs.")))
+            return PrivatePool(Path(tempfile.mkdtemp(prefix="jobs.")))
         if argo is None:
             return LocalJobs(self.settings.home.jobs)
         from mlplatform.operations.compute.argo import ArgoJobs

@@ -61,7 +61,7 @@ class ReplicaPosition:
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
+class _CheckedBatch:
     """What was found about a writer's items, and what was here then."""
 
     writer: str
@@ -144,15 +144,17 @@ class ReplicaLog:
         with self._lock:
             self._db.close()
 
-    def _looked_at(self, writer: str, items: Sequence[Item]) -> _Looked:
+    def _looked_at(self, writer: str, items: Sequence[Item]) -> _CheckedBatch:
         row = self._row(writer)
         head = Head(0, GENESIS) if row is None else Head(row.seq, row.chain)
         is_kept = writer in tables.replicated(self._db)
         if row is not None and not is_kept and self._lives(row):
             problem = f"writer {writer} writes to this log itself: two gateways have one name"
-            return _Looked(writer, row, is_kept, Judged((), head, None, Divergence(problem), 0))
+            return _CheckedBatch(
+                writer, row, is_kept, Judged((), head, None, Divergence(problem), 0)
+            )
         known, erased = self._known(writer, head, items), self._erased(writer, items)
-        return _Looked(writer, row, is_kept, judged(writer, head, items, known, erased))
+        return _CheckedBatch(writer, row, is_kept, judged(writer, head, items, known, erased))
 
     def _row(self, writer: str) -> tables.Writer | None:
         return next((w for w in tables.writers(self._db) if w.writer == writer), None)
@@ -160,7 +162,7 @@ class ReplicaLog:
     def _lives(self, row: tables.Writer) -> bool:
         return not row.closed and row.heartbeat_at_ms >= self._wall_ms() - LIVE_WITHIN_MS
 
-    def _take(self, looked: _Looked) -> None:
+    def _take(self, looked: _CheckedBatch) -> None:
         found, writer = looked.judged, looked.writer
         if not found.rows and found.offset is None:
             return
@@ -226,7 +228,7 @@ class ReplicaLog:
             yield
 
 
-def _position(looked: _Looked) -> ReplicaPosition:
+def _position(looked: _CheckedBatch) -> ReplicaPosition:
     found = looked.judged
     return ReplicaPosition(
         looked.writer, *found.head, len(found.rows), found.repeated, found.finding

@@ -27,7 +27,7 @@ from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, Sub
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, Unavailable
-from mlplatform.runtime.processes.told_to_end import stopping_at_signals
+from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 
 BATCH: Final = 500
 POLL_S: Final = 0.2

@@ -18,7 +18,7 @@ from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import Message, Received, Subscription
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, StaleFence, Unavailable
-from mlplatform.runtime.processes.told_to_end import stopping_at_signals
+from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 
 BATCH: Final = 250
 """Messages of one transaction: a gateway that writes to the same log waits for it a few ms."""

@@ -18,7 +18,7 @@ _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExpectedColumn:
     """A column that is looked for in a file.
 
     Args:
@@ -43,7 +43,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class FileCheck:
     """What some files hold, and what is refused of it.
 
     Args:
@@ -62,7 +62,10 @@ class Examined:
 
 
 def matched(
-    wanted: Sequence[Wanted], found: Mapping[str, str], given: Mapping[str, str], source: str
+    wanted: Sequence[ExpectedColumn],
+    found: Mapping[str, str],
+    given: Mapping[str, str],
+    source: str,
 ) -> dict[str, str]:
     """Column of the history → column of the file.
 
@@ -98,7 +101,7 @@ def matched(
 
 
 def proposed(
-    missing: Sequence[Wanted], found: Mapping[str, str], taken: Sequence[str] = ()
+    missing: Sequence[ExpectedColumn], found: Mapping[str, str], taken: Sequence[str] = ()
 ) -> dict[str, str]:
     """The likeliest column of the file for each missing one that has a likely one at all."""
     pairs = sorted(
@@ -120,7 +123,9 @@ def proposed(
     return names
 
 
-def _lacking(missing: Sequence[Wanted], found: Mapping[str, str], names: Mapping[str, str]) -> str:
+def _lacking(
+    missing: Sequence[ExpectedColumn], found: Mapping[str, str], names: Mapping[str, str]
+) -> str:
     guess = proposed(missing, found, list(names.values()))
     options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in missing)
     lacks = ", ".join(w.name for w in missing)
@@ -134,7 +139,7 @@ def _named(found: Mapping[str, str]) -> str:
     return ", ".join(named[:MOST_NAMED]) + more
 
 
-def _likeness(one: Wanted, column: str) -> float:
+def _likeness(one: ExpectedColumn, column: str) -> float:
     """0 to 1: the share of the column's words that this one is known by, or how alike the names
     are."""
     words = [word.lower() for word in _WORDS.findall(column)]

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 
-from mlplatform.learning.features.given_files import opened
+from mlplatform.learning.features.input_files import opened
 from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
 

@@ -99,7 +99,7 @@ NOTHING_HIDDEN: Final = HiddenOutcomes(0, 0, 0, 0, 0, None, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Treated:
+class TrainingLabels:
     """Labels as they are taught, and by how much each row counts: 0 teaches nothing."""
 
     y: NDArray[np.int8]
@@ -128,7 +128,7 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
     )
 
 
-def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> Treated:
+def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> TrainingLabels:
     """The labels and weights that a model is taught, as model.yaml declares.
 
     Under `weight` those that chance let through stand for hidden payments by weights of
@@ -169,7 +169,7 @@ def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> T
         precision=precision,
         warning=warning,
     )
-    return Treated(taught, weight, found)
+    return TrainingLabels(taught, weight, found)
 
 
 def _known(y: NDArray[np.int8], done: Interventions) -> tuple[int, int]:
@@ -198,14 +198,12 @@ def _lowest_share(hits: int, trials: int) -> float | None:
 
 
 def _untrusted(precision: float | None, known: int, floor: float) -> str:
-    way_out = "let chance let some through (`exploration`), or have people label declined payments"
+    hint = "let chance let some through (`exploration`), or have people label declined payments"
     if precision is None:
-        return (
-            f"nobody knows what became of any declined payment, so none counts as fraud: {way_out}"
-        )
+        return f"nobody knows what became of any declined payment, so none counts as fraud: {hint}"
     return (
         f"{known:,} declines with a known outcome show that only {percent(precision)} or more are "
-        f"fraud, less than pseudo_label_precision, {percent(floor)}: {way_out}"
+        f"fraud, less than pseudo_label_precision, {percent(floor)}: {hint}"
     )
 
 

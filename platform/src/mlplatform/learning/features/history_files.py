@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.learning.features.columns import Examined, Wanted, matched
+from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, matched
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import history_schema, is_missing, refuse
 from mlplatform.model.definition import ModelDefinition
@@ -36,27 +36,27 @@ _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
 }
 
 
-def columns_of(definition: ModelDefinition) -> tuple[Wanted, ...]:
+def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
     """The columns of a history, which have the model's own names.
 
     Raises:
         InputInvalid: the model has a field of yes and no, which its own `sources.py` must read.
     """
     return tuple(
-        Wanted(
+        ExpectedColumn(
             name,
             tuple(map(str, kinds)),
             (name,),
             frozenset(name.split("_")),
             _MEANING.get(name, ""),
         )
-        for name, kinds in _taken(definition).items()
+        for name, kinds in _accepted_types(definition).items()
     )
 
 
 def examine_history(
     path: Path, *, definition: ModelDefinition, now_ms: int | None, columns: Mapping[str, str]
-) -> Examined:
+) -> FileCheck:
     """All rows of a Parquet file, or of a folder's Parquet files by name, as `history_schema` says.
 
     Args:
@@ -81,10 +81,10 @@ def examine_history(
     if now_ms is not None:
         late = table.column("event_time").cast(pa.int64()).to_numpy() > now_ms * 1000
         refuse(late, str(path), "event_time is in the future", table.column("event_time"))
-    return Examined(table, (), names[0], unread)
+    return FileCheck(table, (), names[0], unread)
 
 
-def _taken(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
+def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
     for name, field in definition.request.items():
         if field.type not in _FIELDS:
             problem = f"a history with field {name} ({field.type}) needs a sources.py"
@@ -101,7 +101,7 @@ def _table(
     names: Mapping[str, str],
 ) -> pa.Table:
     found, wanted = parquet.types(number), {}
-    for name, kinds in _taken(definition).items():
+    for name, kinds in _accepted_types(definition).items():
         column = names[name]
         kind = next((kind for kind in kinds if str(kind) == found[column]), None)
         if kind is None:

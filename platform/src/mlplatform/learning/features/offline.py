@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.learning.features import half_taken_in, rows
-from mlplatform.learning.features.half_taken_in import HalfTakenIn
+from mlplatform.learning.features import rows, unfinished_import
+from mlplatform.learning.features.unfinished_import import UnfinishedImport
 from mlplatform.learning.features.windows import arrivals
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.request_transforms import DAY_MS
@@ -84,7 +84,7 @@ class OfflineTable:
 
         Raises:
             Refused: the log was projected before: what comes now is recorded there; or another
-                import is half taken in.
+                import is unfinished.
             InputInvalid: names the source, the row and what is wrong, or that the first payment is
                 not behind the history that is here; nothing was taken in.
         """
@@ -93,29 +93,29 @@ class OfflineTable:
         with self._lock():
             self.check_follows(table, source)
             number = max(self._numbers(), default=-1) + 1
-            mark = HalfTakenIn(number, rows.history_digest(table, self.definition))
-            half_taken_in.write(self.folder, mark)
+            mark = UnfinishedImport(number, rows.history_digest(table, self.definition))
+            unfinished_import.write(self.folder, mark)
             self._add(number, _Part(requests, labels), {})
         return len(requests)
 
-    def half_taken_in(self) -> HalfTakenIn | None:
+    def unfinished_import(self) -> UnfinishedImport | None:
         """The import whose rows are here, and whose snapshots are not said to be."""
-        mark = half_taken_in.read(self.folder)
+        mark = unfinished_import.read(self.folder)
         is_here = mark is not None and self._parts / _name(mark.part) in self._history()
         return mark if is_here else None
 
     def note_forgotten(self, midnights_ms: Iterable[int]) -> tuple[int, ...]:
         """Note snapshots that are about to be removed, and return all that the import has noted."""
-        mark = self.half_taken_in()
+        mark = self.unfinished_import()
         if mark is None:
-            raise Refused(f"no import of {self.definition.name} is half taken in")
+            raise Refused(f"no import of {self.definition.name} is unfinished")
         every = tuple(sorted({*mark.forgotten_ms, *midnights_ms}))
-        half_taken_in.write(self.folder, msgspec.structs.replace(mark, forgotten_ms=every))
+        unfinished_import.write(self.folder, msgspec.structs.replace(mark, forgotten_ms=every))
         return every
 
     def finish_history(self) -> None:
         """Say that the history and all its snapshots are here."""
-        half_taken_in.remove(self.folder)
+        unfinished_import.remove(self.folder)
 
     def check_follows(self, table: pa.Table, source: str) -> None:
         """Nothing where a history may be added to what is here.
@@ -123,7 +123,7 @@ class OfflineTable:
         Raises:
             Refused, InputInvalid: as `import_history`.
         """
-        if self.half_taken_in() is not None:
+        if self.unfinished_import() is not None:
             raise Refused(
                 f"an import of other payments was stopped halfway: give {self.definition.name} the"
                 " same"

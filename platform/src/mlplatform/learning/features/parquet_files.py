@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.given_files import opened
+from mlplatform.learning.features.input_files import opened
 from mlplatform.learning.features.parquet_work import BATCH_ROWS, MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox.limits import MIB, Limits

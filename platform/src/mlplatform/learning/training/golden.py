@@ -126,7 +126,7 @@ def check_ready(content: bytes, definition: ModelDefinition, golden: GoldenSet) 
             raise InputInvalid(GOLDEN_FILE, None, problem)
         model.scores(np.full((1, len(names)), np.nan, np.float32))
     except ModelRefused as error:
-        way_out = "where a missing value is the reason, signature.inputs.N.missing stands for it"
-        raise ModelRefused(f"{error.problem}; {way_out}") from error
+        hint = "where a missing value is the reason, signature.inputs.N.missing stands for it"
+        raise ModelRefused(f"{error.problem}; {hint}") from error
     finally:
         model.close()

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import Examined, Wanted, matched
+from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, matched
 from mlplatform.learning.features.csv_files import CsvFiles
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import (
@@ -46,49 +46,49 @@ MOST_REFUSALS = 1_000
 TIMES = tuple(f"timestamp[{unit}]" for unit in ("us", "ns", "ms", "s"))
 WHOLE = ("int64", "int32", "int16")
 COLUMNS = (
-    Wanted(
+    ExpectedColumn(
         "request_id",
         (*WHOLE, "string"),
         ("TRANSACTION_ID", "request_id"),
         frozenset({"id", "transaction", "tx", "txn", "trans", "payment", "reference", "ref"}),
         "the payment's own id; no two have one (in Parquet a whole number, in CSV any text)",
     ),
-    Wanted(
+    ExpectedColumn(
         "event_time",
         TIMES,
         ("TX_DATETIME", "event_time"),
         frozenset({"time", "datetime", "timestamp", "date", "at", "ts", "tx", "created"}),
         "when it was asked for; UTC where no offset is given; in order, the oldest first",
     ),
-    Wanted(
+    ExpectedColumn(
         "customer_id",
         WHOLE,
         ("CUSTOMER_ID", "customer_id"),
         frozenset({"customer", "client", "card", "account", "user", "holder", "id"}),
         "who pays; a whole number from 0 on, stored as a pseudonym",
     ),
-    Wanted(
+    ExpectedColumn(
         "terminal_id",
         WHOLE,
         ("TERMINAL_ID", "terminal_id"),
         frozenset({"terminal", "merchant", "shop", "pos", "device", "store", "id"}),
         "where; a whole number from 0 on",
     ),
-    Wanted(
+    ExpectedColumn(
         "amount",
         ("double", "float", *WHOLE),
         ("TX_AMOUNT", "amount"),
         frozenset({"amount", "amt", "value", "sum", "price", "total", "betrag", "eur", "usd"}),
         "how much, 0 to 1 000 000",
     ),
-    Wanted(
+    ExpectedColumn(
         "label",
         ("int8", *WHOLE, "bool"),
         ("TX_FRAUD", "label"),
         frozenset({"fraud", "is", "label", "class", "target", "chargeback", "flag"}),
         "1: it was fraud, 0: it was not",
     ),
-    Wanted(
+    ExpectedColumn(
         "label_time",
         TIMES,
         ("label_time",),
@@ -154,7 +154,7 @@ def examine_transactions(
     now_ms: int | None = None,
     seed: int = 0,
     columns: Mapping[str, str] = NO_COLUMNS,
-) -> Examined:
+) -> FileCheck:
     """The payments of a file or folder, with a refusal for each row that can't be taken in.
 
     Args:
@@ -180,7 +180,7 @@ def examine_transactions(
         refusals += _again(together, found)
     days = load_definition("fraud").label.maturity_days
     table = _canonical(together, days, seed)
-    return Examined(table, tuple(refusals[:MOST_REFUSALS]), found[0].names, found[0].unread)
+    return FileCheck(table, tuple(refusals[:MOST_REFUSALS]), found[0].names, found[0].unread)
 
 
 def with_pattern_change(

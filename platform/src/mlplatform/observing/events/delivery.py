@@ -15,7 +15,7 @@ from pg8000.exceptions import DatabaseError
 
 from mlplatform.observing.events.receivers import Receiver
 from mlplatform.observing.events.retries import delay_s
-from mlplatform.observing.events.sending import Failed, Gone, Outcome, Sender, Taken
+from mlplatform.observing.events.sending import Delivered, Failed, Gone, Outcome, Sender
 from mlplatform.rollouts.outbox.event import CloudEvent, Fact, event_of
 from mlplatform.rollouts.outbox.outbox import Outbox, Step
 from mlplatform.rollouts.outbox.positions import Attempt, Claim, Position
@@ -112,7 +112,7 @@ class Delivery:
         """What follows from an attempt; None: the next event."""
         name = self._receiver.name
         match tried:
-            case Taken():
+            case Delivered():
                 self._failures = 0
                 self._at = step.at
                 await self._record(Attempt())

@@ -20,7 +20,7 @@ from mlplatform.rollouts.outbox.outbox import Outbox
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
-from mlplatform.runtime.processes.told_to_end import act_at_signals
+from mlplatform.runtime.processes.shutdown_signals import act_at_signals
 from mlplatform.scoring import backends
 
 START_S = 60.0

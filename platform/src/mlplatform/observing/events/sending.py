@@ -30,7 +30,7 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Delivered:
     """The receiver answered 2xx."""
 
 
@@ -49,7 +49,7 @@ class Gone:
     why: str = "answered 410: it wants nothing any more"
 
 
-Outcome = Taken | Failed | Gone
+Outcome = Delivered | Failed | Gone
 
 
 class Sender(Protocol):
@@ -133,7 +133,7 @@ class HttpSender:
 def outcome(status: int, retry_after: str, now_s: float) -> Outcome:
     """What an answer means."""
     if 200 <= status < 300:
-        return Taken()
+        return Delivered()
     if status == GONE:
         return Gone()
     if 300 <= status < 400:

@@ -14,7 +14,7 @@ from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.listener import listen, read_token, tell
-from mlplatform.runtime.processes.told_to_end import stopping_at_signals
+from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 from mlplatform.runtime.telemetry.prometheus import Registry
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals

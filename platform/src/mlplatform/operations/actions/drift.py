@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import last_results, rollouts, tenures
-from mlplatform.operations.actions.last_results import Check, Moved
+from mlplatform.operations.actions.last_results import Check, InputShift
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
@@ -66,7 +66,7 @@ def _keep_measured(platform: Platform, model: str, seen: Observation) -> None:
 
     newest = seen.verdicts[-1].shifts if seen.verdicts else ()
     inputs = {
-        s.name: Moved(s.psi, s.psi_limit, s.distance, s.distance_limit, s.missing_share)
+        s.name: InputShift(s.psi, s.psi_limit, s.distance, s.distance_limit, s.missing_share)
         for s in newest
     }
     outcomes = read_outcomes(platform.log, platform.definition(model), seen.now_ms)

@@ -26,7 +26,7 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
     same rows; where payments were answered meanwhile, no snapshot that is there is made again.
 
     Raises:
-        Refused: payments were answered, or another import is half taken in.
+        Refused: payments were answered, or another import is unfinished.
         InputInvalid: names the source, the row and what is wrong; nothing was taken in.
     """
     offline = platform.offline(model)
@@ -70,7 +70,7 @@ def check_addable(platform: Platform, model: str, table: pa.Table, source: str) 
 
 def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bool:
     """Whether it is what an import brought that was killed after its rows were taken in."""
-    half = platform.offline(model).half_taken_in()
+    half = platform.offline(model).unfinished_import()
     if half is None:
         return False
     definition = platform.definition(model)
@@ -127,7 +127,7 @@ def _answered(platform: Platform, model: str) -> bool:
 def history_is_whole(platform: Platform, model: str) -> bool:
     """Whether a history was taken in, with the snapshots of its midnights."""
     offline = platform.offline(model)
-    return offline.history_end_ms() is not None and offline.half_taken_in() is None
+    return offline.history_end_ms() is not None and offline.unfinished_import() is None
 
 
 def _midnights(platform: Platform, model: str) -> range:

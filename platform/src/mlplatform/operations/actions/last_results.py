@@ -42,7 +42,7 @@ class Pass(msgspec.Struct, frozen=True):
     arms: Mapping[str, ArmCounts] = {}
 
 
-class Moved(msgspec.Struct, frozen=True):
+class InputShift(msgspec.Struct, frozen=True):
     """How far one input is from the champion's profile in the newest window."""
 
     psi: float
@@ -95,7 +95,7 @@ class Check(msgspec.Struct, frozen=True):
 
     at_ms: int
     verdict: str
-    inputs: Mapping[str, Moved] = {}
+    inputs: Mapping[str, InputShift] = {}
     outcomes: Outcomes | None = None
     undecided_since_ms: int | None = None
     performance: str | None = None

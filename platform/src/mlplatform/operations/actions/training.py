@@ -131,7 +131,7 @@ def _refusals_kept(platform: Platform, who: str, asked: str) -> Iterator[None]:
 def _candidate(
     platform: Platform, model: str, content: bytes, origin: str, prepared: Prepared
 ) -> Candidate:
-    from mlplatform.learning.training.brought import candidate_from_onnx
+    from mlplatform.learning.training.external_model import candidate_from_onnx
 
     folder = load_folder(model)
     if folder.golden is None and prepared.champion is None:

@@ -26,7 +26,7 @@ from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.decisions.spill import files
 from mlplatform.operations.backup import servers
 from mlplatform.operations.backup.manifest import Journal
-from mlplatform.operations.backup.servers import Held
+from mlplatform.operations.backup.servers import HeldDatabase
 from mlplatform.rollouts.journal.sql import LAST_ANCHOR
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, Unavailable
@@ -74,7 +74,7 @@ class Moment:
     head: ManifestHead | None
     journal: Journal | None
     anchor: ManifestHead | None
-    postgres: Held | None
+    postgres: HeldDatabase | None
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def schemas(db: sqlite3.Connection) -> dict[str, int | str]:
     return _schemas(_Sqlite(db))
 
 
-def postgres_schemas(database: Held) -> dict[str, int | str]:
+def postgres_schemas(database: HeldDatabase) -> dict[str, int | str]:
     """The same of a database on a server."""
     return _schemas(database)
 

@@ -35,7 +35,7 @@ _TABLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldDatabase:
     """A PostgreSQL database in a read transaction, in which `pg_dump` can join.
 
     Args:
@@ -65,7 +65,7 @@ class Held:
 
 
 @contextmanager
-def held(address: Address) -> Iterator[Held]:
+def held(address: Address) -> Iterator[HeldDatabase]:
     """A database as it is now, however long it is read.
 
     Raises:
@@ -80,7 +80,7 @@ def held(address: Address) -> Iterator[Held]:
             connection.close()
             raise
     try:
-        yield Held(address, str(snapshot), connection)
+        yield HeldDatabase(address, str(snapshot), connection)
     finally:
         connection.close()
 

@@ -69,14 +69,14 @@ def back_up(
         raise Refused(f"{target} is within the home folder")
     with writing(target) as writer:
         with moment(home, settings.postgres) as at:
-            taken = _Taking(settings, at, writer, told)
+            taken = _BackupRun(settings, at, writer, told)
             taken.everything()
         manifest = taken.manifest(now_ms)
         writer.add(manifests.NAME, io.BytesIO(manifests.encode(manifest)), told)
     return manifest
 
 
-class _Taking:
+class _BackupRun:
     def __init__(self, settings: Settings, at: Moment, writer: Writer, told: Progress) -> None:
         self._settings = settings
         self._root = settings.home.root
@@ -141,7 +141,7 @@ class _Taking:
                     name = f"{servers.ARTIFACTS}/{key}"
                     self._files.append(self._writer.add(name, source, self._told))
 
-    def _dump(self, name: str, database: servers.Held) -> None:
+    def _dump(self, name: str, database: servers.HeldDatabase) -> None:
         self._schemas[name] = postgres_schemas(database)
         self._files.append(self._writer.made(name, database.dump))
 

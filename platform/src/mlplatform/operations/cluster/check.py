@@ -9,11 +9,11 @@ from typing import Final
 from mlplatform.operations.cluster import installation
 from mlplatform.operations.cluster.finding import (
     APPLY_BASE,
+    ClusterRequirements,
     Facts,
     Finding,
     State,
     Unread,
-    Wanted,
     unread,
 )
 from mlplatform.operations.cluster.rights import Use
@@ -51,7 +51,7 @@ GIVEN_BY: Final[dict[Use, str]] = {
 }
 
 
-def check(facts: Facts, wanted: Wanted) -> list[Finding]:
+def check(facts: Facts, wanted: ClusterRequirements) -> list[Finding]:
     """Everything that was looked at, in the order in which to mend it."""
     return [
         _kubernetes(facts),
@@ -103,7 +103,7 @@ def _kind(facts: Facts, kind: str, version: str, otherwise: State, do: str) -> F
     return Finding(otherwise, kind, seen, f"{do} ({version} is used)")
 
 
-def _controller(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+def _controller(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
     what, of = "KServe's controller", "KServe's version"
     oldest = ".".join(map(str, OLDEST_KSERVE))
     see = f"see by hand that it runs and is {oldest} or newer"
@@ -127,7 +127,7 @@ def _controller(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
             yield _at_least(of, found.version, OLDEST_KSERVE)
 
 
-def _mode(facts: Facts, wanted: Wanted) -> Finding:
+def _mode(facts: Facts, wanted: ClusterRequirements) -> Finding:
     what, mode = "KServe's default mode", facts.default_mode
     if isinstance(mode, Unread):
         return unread(what, mode)
@@ -150,7 +150,7 @@ def _present(kind: str, name: str, found: frozenset[str] | Unread, do: str = APP
     return Finding("lacking", f"{kind} {name}", "not there", do)
 
 
-def _teams(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+def _teams(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
     """A team without a class has pods that are refused, one without a quota has no limit."""
     for name in wanted.team_priorities:
         yield _present("PriorityClass", name, facts.priorities, TEAMS)
@@ -186,7 +186,7 @@ def _storage(facts: Facts) -> Finding:
     return Finding("optional", what, seen, do)
 
 
-def _gpus(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+def _gpus(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
     if isinstance(facts.gpus, Unread):
         yield unread("GPUs", facts.gpus)
         return
@@ -217,7 +217,7 @@ def _offered(gpus: Mapping[str, int], products: frozenset[str]) -> Finding:
     return Finding("ok", "GPUs", f"{seen}: {', '.join(sorted(products))}")
 
 
-def _rights(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+def _rights(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
     """By what they are for: what nobody uses here is no lack."""
     needed: dict[Use, bool] = {
         "services": True,

@@ -8,7 +8,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-from mlplatform.operations.cluster.finding import Claim, Controller, Facts, Unread, Wanted
+from mlplatform.operations.cluster.finding import (
+    Claim,
+    ClusterRequirements,
+    Controller,
+    Facts,
+    Unread,
+)
 from mlplatform.operations.cluster.installation import LET_IN
 from mlplatform.operations.cluster.installation import SECRETS as WANTED_SECRETS
 from mlplatform.operations.cluster.rights import RIGHTS, Right
@@ -30,7 +36,7 @@ CONTROLLER: Final = "kserve-controller-manager"
 VERSION_LABEL: Final = "app.kubernetes.io/version"
 
 
-def read(api: KubernetesApi, wanted: Wanted) -> Facts:
+def read(api: KubernetesApi, wanted: ClusterRequirements) -> Facts:
     """Everything, in some fifty calls; nothing is changed, and no Secret's value is asked for.
 
     Raises:
@@ -230,7 +236,7 @@ def _products(nodes: list[Object]) -> frozenset[str]:
     return frozenset(of[PRODUCT_LABEL] for of in labels if PRODUCT_LABEL in of)
 
 
-def _rights(api: KubernetesApi, wanted: Wanted) -> dict[Right, bool]:
+def _rights(api: KubernetesApi, wanted: ClusterRequirements) -> dict[Right, bool]:
     where = {"models": wanted.models, "jobs": wanted.jobs, "cluster": ""}
     return {
         right: _may(api, namespace, right)

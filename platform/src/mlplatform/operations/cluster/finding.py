@@ -126,7 +126,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ClusterRequirements:
     """What this release of the platform, its models and its settings ask for.
 
     Args:

@@ -9,10 +9,10 @@ from mlplatform.operations.cluster.finding import (
     APPLY_BASE,
     APPLY_WORKLOADS,
     Claim,
+    ClusterRequirements,
     Facts,
     Finding,
     Unread,
-    Wanted,
     unread,
 )
 
@@ -78,7 +78,7 @@ def let_in(facts: Facts) -> Iterator[Finding]:
             yield Finding("optional", what, "none", lacks)
 
 
-def claims(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+def claims(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
     """The bundles' volume, as predictors read it and as passes write it."""
     first = _claim(facts, wanted.models, wanted.bundles, READ_BY_MANY)
     yield first
@@ -86,7 +86,7 @@ def claims(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
     yield _of_workloads(second, facts)
 
 
-def secrets(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
+def secrets(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
     """Each Secret of the platform's own processes, with its keys; no value is read."""
     for name, keys in SECRETS.items():
         what = f"Secret {wanted.platform}/{name}"

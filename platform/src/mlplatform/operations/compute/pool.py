@@ -38,7 +38,7 @@ from mlplatform.runtime.processes import endings
 from mlplatform.runtime.processes.commands import PYTHON, command
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.runtime.processes.records import kill_group
-from mlplatform.runtime.processes.told_to_end import stopping_at_signals
+from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 

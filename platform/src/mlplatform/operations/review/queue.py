@@ -22,7 +22,7 @@ from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.review.opinions import Opinion, opinion
 from mlplatform.operations.traffic.projection import LogReader, reached
-from mlplatform.rollouts.passes.kept import up_to
+from mlplatform.rollouts.passes.saved_counts import up_to
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite

@@ -53,7 +53,7 @@ def _listen(spec: ChildSpec, port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     except OSError as error:
-        raise taken(spec, port, error) from error
+        raise port_in_use(spec, port, error) from error
 
 
 def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
@@ -76,7 +76,7 @@ def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
     return [sock]
 
 
-def taken(spec: ChildSpec, port: int, error: OSError) -> Busy:
+def port_in_use(spec: ChildSpec, port: int, error: OSError) -> Busy:
     """What to say of a port that can't be used."""
     setting = spec.port_setting
     hint = "" if setting is None else f"; set {setting} to another"

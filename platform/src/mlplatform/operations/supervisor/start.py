@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from mlplatform.operations.supervisor.listeners import taken
+from mlplatform.operations.supervisor.listeners import port_in_use
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError
@@ -61,7 +61,7 @@ def check_ports(specs: Sequence[ChildSpec]) -> None:
         try:
             socket.create_server(("127.0.0.1", spec.check.port)).close()
         except OSError as error:
-            raise taken(spec, spec.check.port, error) from error
+            raise port_in_use(spec, spec.check.port, error) from error
 
 
 def new_token(path: Path) -> None:

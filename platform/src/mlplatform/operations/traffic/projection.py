@@ -21,7 +21,7 @@ import numpy as np
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.operations.traffic import buckets
 from mlplatform.operations.traffic.buckets import Counts, Key
-from mlplatform.rollouts.passes.kept import up_to
+from mlplatform.rollouts.passes.saved_counts import up_to
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 

@@ -19,7 +19,7 @@ SLICE_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sliced:
+class RecordSlices:
     """The records of a span, in slices of about `SLICE_ROWS`, by event time.
 
     The slices are bounded by times, so records of one millisecond are in one slice.
@@ -39,7 +39,7 @@ class Sliced:
             yield self.log.read(replace(self.span, from_ms=from_ms, to_ms=to_ms))
 
 
-def slices(log: DecisionLog, span: Span) -> Sliced:
+def slices(log: DecisionLog, span: Span) -> RecordSlices:
     """A span, to be read in slices.
 
     Args:
@@ -51,7 +51,7 @@ def slices(log: DecisionLog, span: Span) -> Sliced:
     count = max(-(-len(event_ms) // SLICE_ROWS), 1)
     inner = np.quantile(event_ms, np.arange(1, count) / count) if count > 1 else np.array([])
     edges = sorted({span.from_ms, *inner.astype(np.int64).tolist(), span.to_ms})
-    return Sliced(log, span, len(event_ms), tuple(edges))
+    return RecordSlices(log, span, len(event_ms), tuple(edges))
 
 
 def void_ids(log: DecisionLog, model: str, from_ms: int) -> list[str]:

@@ -11,7 +11,7 @@ from mlplatform.rollouts.kubernetes.quantities import Amounts
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class PodRequest:
     """What a pod on a node asks for, and how much it matters."""
 
     amounts: Amounts
@@ -32,7 +32,7 @@ class Node:
     allocatable: Amounts
     labels: Mapping[str, str]
     taints: frozenset[str]
-    pods: tuple[Taken, ...]
+    pods: tuple[PodRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
     return None
 
 
-def _holds_what_lacks(pod: Taken, need: Need, left: Amounts, pods: int) -> bool:
+def _holds_what_lacks(pod: PodRequest, need: Need, left: Amounts, pods: int) -> bool:
     """Whether its going brings that many pods of the service nearer."""
     lacking = [n for n, asked in need.amounts.items() if left.get(n, Decimal(0)) < asked * pods]
     return any(pod.amounts.get(name, Decimal(0)) > 0 for name in lacking)

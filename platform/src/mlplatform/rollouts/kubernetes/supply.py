@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from mlplatform.rollouts.kubernetes.api import KubernetesApi, Object
-from mlplatform.rollouts.kubernetes.capacity import Need, Node, Quota, Scope, Taken
+from mlplatform.rollouts.kubernetes.capacity import Need, Node, PodRequest, Quota, Scope
 from mlplatform.rollouts.kubernetes.quantities import amounts
 
 KEEPING_AWAY: Final = frozenset({"NoSchedule", "NoExecute"})
@@ -19,11 +19,11 @@ ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 def nodes(api: KubernetesApi) -> list[Node]:
     """Nodes that are ready and take pods, with what is on them; takes the right to list both."""
-    on_node: dict[str, list[Taken]] = defaultdict(list)
+    on_node: dict[str, list[PodRequest]] = defaultdict(list)
     for pod in api.items("/api/v1/pods"):
         where = pod["spec"].get("nodeName")
         if where and pod["status"].get("phase") not in ENDED:
-            on_node[where].append(Taken(requests(pod["spec"]), pod["spec"].get("priority", 0)))
+            on_node[where].append(PodRequest(requests(pod["spec"]), pod["spec"].get("priority", 0)))
     return [
         _node(n, on_node[n["metadata"]["name"]]) for n in api.items("/api/v1/nodes") if _usable(n)
     ]
@@ -105,7 +105,7 @@ def _usable(node: Object) -> bool:
     return ready and not node["spec"].get("unschedulable", False)
 
 
-def _node(node: Object, taken: list[Taken]) -> Node:
+def _node(node: Object, taken: list[PodRequest]) -> Node:
     keeping = (t["key"] for t in node["spec"].get("taints", ()) if t["effect"] in KEEPING_AWAY)
     return Node(
         node["metadata"]["name"],

@@ -17,7 +17,6 @@ from mlplatform.model.routes import Routes
 from mlplatform.model.segments import sources
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
-from mlplatform.rollouts.passes.kept import PORTION, count, up_to
 from mlplatform.rollouts.passes.plan import (
     DAY_MS,
     Observation,
@@ -28,6 +27,7 @@ from mlplatform.rollouts.passes.plan import (
 )
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import unrouted
+from mlplatform.rollouts.passes.saved_counts import PORTION, count, up_to
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.rollouts.verdicts.basis import Basis, OutcomeBasis, outcome_gates, verdict
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction, SegmentStep

@@ -9,7 +9,7 @@ from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.serving.raw_route import (
     Keep,
-    Seen,
+    RouteObservation,
     Wait,
     Write,
     applied_generation,
@@ -78,7 +78,7 @@ def lists(ports: Ports, model: str, service: str) -> bool:
     return seen is not None and service in seen.services
 
 
-def _seen(ports: Ports, model: str) -> Seen | None:
+def _seen(ports: Ports, model: str) -> RouteObservation | None:
     found = None if ports.raw is None else ports.raw.find(model)
     return None if found is None else read(found)
 

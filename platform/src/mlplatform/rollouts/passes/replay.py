@@ -12,8 +12,8 @@ import msgspec
 from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.definition import RolloutPolicy
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.passes.kept import count
 from mlplatform.rollouts.passes.observe import shadow_outcomes
+from mlplatform.rollouts.passes.saved_counts import count
 from mlplatform.rollouts.verdicts.basis import basis_of, outcome_gates, verdict
 from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.code_version import code_version

@@ -32,7 +32,7 @@ def route_name(model: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RouteObservation:
     """A route as it is in the cluster.
 
     Args:
@@ -97,7 +97,7 @@ def render(routes: Routes, entrance: Entrance) -> Object | None:
     }
 
 
-def read(route: Object) -> Seen:
+def read(route: Object) -> RouteObservation:
     """What a route in the cluster says.
 
     Raises:
@@ -108,7 +108,7 @@ def read(route: Object) -> Seen:
     if not written.isdecimal():
         key = f"HTTPRoute {metadata['name']}: metadata.annotations.{GENERATION}"
         raise ConfigInvalid(key, written, "a route that this platform made; rename the other one")
-    return Seen(
+    return RouteObservation(
         generation=int(written),
         services=frozenset(_services(route["spec"])),
         spec=route["spec"],
@@ -118,7 +118,7 @@ def read(route: Object) -> Seen:
 
 
 def next_write(
-    routes: Routes, seen: Seen | None, entrance: Entrance, ready: Callable[[str], bool]
+    routes: Routes, seen: RouteObservation | None, entrance: Entrance, ready: Callable[[str], bool]
 ) -> Write | Keep | Wait:
     """What to do about the route of raw callers, in the order that loses no request.
 
@@ -145,7 +145,7 @@ def next_write(
     return Write(wanted, None if seen is None else seen.version)
 
 
-def applied_generation(seen: Seen | None) -> int | None:
+def applied_generation(seen: RouteObservation | None) -> int | None:
     """The generation that raw callers are surely routed by; None: nobody can tell."""
     return None if seen is None or seen.problem else seen.generation
 

@@ -89,7 +89,7 @@ class Segment(msgspec.Struct, frozen=True):
     flips: int
 
 
-class Found(msgspec.Struct, frozen=True):
+class FraudsFound(msgspec.Struct, frozen=True):
     """What one bundle's own alerts find among payments of which the outcome is known.
 
     Args:
@@ -118,8 +118,8 @@ class Known(msgspec.Struct, frozen=True):
     immature: int
     hidden: int
     capacity: float
-    reference: Found
-    candidate: Found
+    reference: FraudsFound
+    candidate: FraudsFound
     more: float | None
     low: float | None
     high: float | None
@@ -227,7 +227,7 @@ def _known(payments: Payments, capacity: float) -> Known:
     recall = recall_at_capacity(seen, capacity=capacity, errors=errors)
     alerts = [arm.alert[known] for arm in (payments.reference, payments.candidate)]
     reference, candidate = (
-        Found(int(flags.sum()), int((flags & fraud).sum()), caught)
+        FraudsFound(int(flags.sum()), int((flags & fraud).sum()), caught)
         for flags, caught in zip(
             alerts, (recall.champion.caught, recall.challenger.caught), strict=True
         )

@@ -16,7 +16,7 @@ import uvloop
 
 from mlplatform.runtime.http.connection import Application, Connection, Limits, Shared
 from mlplatform.runtime.http.ended_connections import EndedConnections
-from mlplatform.runtime.processes import told_to_end
+from mlplatform.runtime.processes import shutdown_signals
 
 BACKLOG: Final = 512
 OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
@@ -111,7 +111,11 @@ class Server:
     async def serve(self) -> None:
         """Returns when all is answered and stopped."""
         loop = asyncio.get_running_loop()
-        signs = told_to_end.SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        signs = (
+            shutdown_signals.SIGNALS
+            if threading.current_thread() is threading.main_thread()
+            else ()
+        )
         before = {sign: signal.getsignal(sign) for sign in signs}
         for sign in signs:
             loop.add_signal_handler(sign, self.end)

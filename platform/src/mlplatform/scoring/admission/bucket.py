@@ -29,7 +29,7 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TokenGrant:
     """What was given.
 
     Args:
@@ -53,13 +53,13 @@ def refilled(level: Level, limit: RateLimit, now_ms: int) -> Level:
     return Level(tokens, max(now_ms, level.at_ms))
 
 
-def taken(level: Level, take: Take, now_ms: int) -> tuple[Level, Taken]:
+def take_tokens(level: Level, take: Take, now_ms: int) -> tuple[Level, TokenGrant]:
     """Whole tokens, as many as wanted and there; the level that is left."""
     now = refilled(level, take.limit, now_ms)
     tokens = min(take.tokens, math.floor(now.tokens))
     left = now.tokens - tokens
     wait_s = 0.0 if tokens == take.tokens else (math.floor(left) + 1 - left) / take.limit.rate_per_s
-    return Level(left, now.at_ms), Taken(take.bucket, tokens, wait_s)
+    return Level(left, now.at_ms), TokenGrant(take.bucket, tokens, wait_s)
 
 
 def block(limit: RateLimit) -> int:

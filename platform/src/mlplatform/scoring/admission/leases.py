@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from mlplatform.runtime.errors import PlatformError
-from mlplatform.scoring.admission.bucket import Take, Taken, block
+from mlplatform.scoring.admission.bucket import Take, TokenGrant, block
 from mlplatform.scoring.admission.clients import RateLimit
 
 WAIT_S = 0.025
@@ -73,7 +73,7 @@ class Lease:
     def wanted(self) -> int:
         return math.ceil(self.block - self.tokens + self.unpaid) + self.waiting
 
-    def supply(self, taken: Taken, now_s: float) -> None:
+    def supply(self, taken: TokenGrant, now_s: float) -> None:
         """Tokens from the store; what it gives in a second is followed in windows."""
         self.tokens += taken.tokens - self.unpaid
         self.unpaid = 0.0
@@ -107,7 +107,7 @@ class Leases:
 
     def __init__(
         self,
-        take: Callable[[Sequence[Take]], list[Taken]],
+        take: Callable[[Sequence[Take]], list[TokenGrant]],
         processes: int,
         alone: Callable[[], None],
     ) -> None:
@@ -119,7 +119,7 @@ class Leases:
         self._wake = asyncio.Event()
         self._next: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "admission-leases")
-        self._call: asyncio.Future[list[Taken]] | None = None
+        self._call: asyncio.Future[list[TokenGrant]] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -221,7 +221,7 @@ class Leases:
         await asyncio.wait((call,), timeout=PATIENCE_S)
         return call.done() and not call.cancelled() and call.exception() is None
 
-    def _answered(self, call: asyncio.Future[list[Taken]]) -> None:
+    def _answered(self, call: asyncio.Future[list[TokenGrant]]) -> None:
         self._call = None
         if call.cancelled():
             return

@@ -7,7 +7,7 @@ from typing import Final
 
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated
-from mlplatform.scoring.admission.bucket import Take, Taken
+from mlplatform.scoring.admission.bucket import Take, TokenGrant
 from mlplatform.scoring.admission.clients import MAX_REFILL_S
 
 PREFIX: Final = "{mlplatform:buckets}:"
@@ -59,7 +59,7 @@ class RedisBuckets:
     def close(self) -> None:
         self._redis.close()
 
-    def take(self, takes: Sequence[Take], now_ms: int) -> list[Taken]:
+    def take(self, takes: Sequence[Take], now_ms: int) -> list[TokenGrant]:
         wishes = [w for t in takes for w in (repr(t.limit.rate_per_s), t.limit.burst, t.tokens)]
         with translated(self._address):
             given = self._take(
@@ -67,6 +67,6 @@ class RedisBuckets:
                 args=[now_ms, FORGET_AFTER_MS, *wishes],
             )
         return [
-            Taken(take.bucket, int(tokens), float(wait_s))
+            TokenGrant(take.bucket, int(tokens), float(wait_s))
             for take, (tokens, wait_s) in zip(takes, given, strict=True)
         ]

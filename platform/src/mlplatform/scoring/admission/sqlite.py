@@ -12,7 +12,7 @@ from pathlib import Path
 from mlplatform.runtime.errors import NotFound, Refused, Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import connect, transaction
-from mlplatform.scoring.admission.bucket import Level, Take, Taken, full, taken
+from mlplatform.scoring.admission.bucket import Level, Take, TokenGrant, full, take_tokens
 from mlplatform.scoring.admission.clients import MAX_REFILL_S, Key
 from mlplatform.scoring.admission.key_rows import COLUMNS
 from mlplatform.scoring.admission.key_rows import key as key_of
@@ -93,7 +93,7 @@ class SqliteAdmission:
             (version,) = self._db.execute("SELECT version FROM keys_version").fetchone()
             return int(version)
 
-    def take(self, takes: Sequence[Take], now_ms: int) -> list[Taken]:
+    def take(self, takes: Sequence[Take], now_ms: int) -> list[TokenGrant]:
         with self._translated(), self._lock, transaction(self._db) as db:
             return [_take(db, take, now_ms) for take in takes]
 
@@ -116,12 +116,12 @@ class SqliteAdmission:
             raise Unavailable(f"the admission store {self._path}") from error
 
 
-def _take(db: sqlite3.Connection, take: Take, now_ms: int) -> Taken:
+def _take(db: sqlite3.Connection, take: Take, now_ms: int) -> TokenGrant:
     row = db.execute(
         "SELECT tokens, at_ms FROM buckets WHERE bucket = ?", (take.bucket,)
     ).fetchone()
     level = Level(*row) if row else full(take.limit, now_ms)
-    left, given = taken(level, take, now_ms)
+    left, given = take_tokens(level, take, now_ms)
     stored = (take.bucket, left.tokens, left.at_ms)
     db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?)", stored)
     return given

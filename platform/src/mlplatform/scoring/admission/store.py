@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from mlplatform.scoring.admission.bucket import Take, Taken
+from mlplatform.scoring.admission.bucket import Take, TokenGrant
 from mlplatform.scoring.admission.clients import Key
 
 
@@ -42,7 +42,7 @@ class Keys(Protocol):
 class Buckets(Protocol):
     """The token buckets of an installation, full again where their levels are lost."""
 
-    def take(self, takes: Sequence[Take], now_ms: int) -> list[Taken]:
+    def take(self, takes: Sequence[Take], now_ms: int) -> list[TokenGrant]:
         """Tokens from several buckets in one step, in order; a bucket not seen before is full.
 
         Raises:

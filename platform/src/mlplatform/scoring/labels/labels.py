@@ -90,7 +90,7 @@ class Labels:
         entries = []
         for number, item in enumerate(found, position):
             try:
-                entries.append(await self._taken(model, client, item, own))
+                entries.append(await self._parse_label(model, client, item, own))
             except Problem as problem:
                 raise problem.within(f"labels[{number}]") from problem
         return entries
@@ -102,7 +102,7 @@ class Labels:
             return problem
         return item
 
-    async def _taken(
+    async def _parse_label(
         self, model: str, client: Client, item: LabelItem | Problem, own: Collection[str]
     ) -> Entry:
         if isinstance(item, Problem):

@@ -118,7 +118,7 @@ class Finished(NamedTuple):
     accepted: tuple[str, str] | None = None
 
 
-class Taken(NamedTuple):
+class AcceptedForLater(NamedTuple):
     """A request that is on record, to be decided later."""
 
     decision_id: str
@@ -127,7 +127,7 @@ class Taken(NamedTuple):
     recorded_s: float
 
 
-Done = Finished | Taken
+Done = Finished | AcceptedForLater
 """What a request has come to."""
 
 

@@ -15,7 +15,7 @@ from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request.accepted import AcceptedRequest, sealed
 from mlplatform.scoring.request.answers import PendingAnswer, encode
-from mlplatform.scoring.request.decision import Caller, Taken
+from mlplatform.scoring.request.decision import AcceptedForLater, Caller
 from mlplatform.scoring.request.decision_ids import is_owned, made_ms, owned_decision_id
 from mlplatform.scoring.request.payloads import ScoreRequest
 from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
@@ -76,7 +76,7 @@ class Deferral:
             given = await self._recorded(Entry(record, promise), body, caller.deadline_s)
         if caller.finished is not None and not given.replayed:
             now_s = time.monotonic()
-            caller.finished.append(Taken(decision_id, model, caller.started_s, now_s))
+            caller.finished.append(AcceptedForLater(decision_id, model, caller.started_s, now_s))
         return given
 
     async def stored(

@@ -148,7 +148,7 @@ class _Wait:
         self._answer.set_exception(LogUnavailable("no confirmation in time"))
 
 
-class Found(Protocol):
+class AnswerLookup(Protocol):
     """Answers that were recorded."""
 
     def find(self, client: str, model: str, key: str) -> Stored | None: ...
@@ -161,7 +161,7 @@ class KeptAnswers:
     thousand; more cannot be promised where nothing can be written.
     """
 
-    def __init__(self, recorded: Found) -> None:
+    def __init__(self, recorded: AnswerLookup) -> None:
         self._recorded = recorded
         self._unlogged: dict[tuple[str, str, str], Stored] = {}
 

@@ -57,7 +57,7 @@ from mlplatform.scoring.request.prediction import (
     without_predictor,
 )
 from mlplatform.scoring.request.recording import (
-    Found,
+    AnswerLookup,
     InFlight,
     LogUnavailable,
     Recorder,
@@ -446,7 +446,7 @@ class Scoring:
 
 
 async def looked_up(
-    answers: Found, key: tuple[str, str, str], started_s: float, deadline_s: float
+    answers: AnswerLookup, key: tuple[str, str, str], started_s: float, deadline_s: float
 ) -> Stored | None:
     """What is kept under a client, model and key, looked for while there is time to decide after.
 

@@ -31,7 +31,7 @@ from mlplatform.runtime.telemetry.spans import (
     Trace,
     new_span_id,
 )
-from mlplatform.scoring.request.decision import Done, Finished, Taken
+from mlplatform.scoring.request.decision import AcceptedForLater, Done, Finished
 from mlplatform.scoring.request.prediction import Prediction
 
 KeptFor = Literal["error", "slow", "degraded", "canary", "caller", "share"]
@@ -138,7 +138,7 @@ class Traces:
 
 def spoken_for(done: Done, slo_s: Mapping[str, float]) -> KeptFor | None:
     """Why this alone makes a request worth its spans, if it does."""
-    if isinstance(done, Taken):
+    if isinstance(done, AcceptedForLater):
         return None
     if not done.is_recorded:
         return "error"
@@ -166,7 +166,11 @@ def build(ended: Ended) -> Trace:
         spans += _steps(done[0], span_id)
     else:
         for each in done:
-            spans += _taken(each, span_id) if isinstance(each, Taken) else _decision(each, span_id)
+            spans += (
+                _accepted(each, span_id)
+                if isinstance(each, AcceptedForLater)
+                else _decision(each, span_id)
+            )
     kind, model = signals.REQUEST_SPAN, _model(done[0]) if done else ""
     name = kind.name.format(operation=ended.operation, model=model).strip()
     request = Span(
@@ -189,7 +193,7 @@ def _first_of(done: Sequence[Done]) -> Sequence[Done]:
 
 
 def _is_ordinary(done: Done) -> tuple[bool, float]:
-    if isinstance(done, Taken):
+    if isinstance(done, AcceptedForLater):
         return True, 0.0
     is_wrong = not done.is_recorded or done.decided.degraded_reason is not None
     is_canary = done.decided.case.assignment.arm == "challenger"
@@ -197,14 +201,14 @@ def _is_ordinary(done: Done) -> tuple[bool, float]:
 
 
 def _decision_id(done: Done) -> str:
-    return done.decision_id if isinstance(done, Taken) else done.decided.case.decision_id
+    return done.decision_id if isinstance(done, AcceptedForLater) else done.decided.case.decision_id
 
 
 def _model(done: Done) -> str:
-    return done.model if isinstance(done, Taken) else done.decided.case.live.routes.model
+    return done.model if isinstance(done, AcceptedForLater) else done.decided.case.live.routes.model
 
 
-def _taken(taken: Taken, parent_id: str) -> list[Span]:
+def _accepted(taken: AcceptedForLater, parent_id: str) -> list[Span]:
     kind, topic = signals.ACCEPT_SPAN, requests_topic(taken.model)
     attributes = {
         signals.MODEL_NAME: taken.model,

@@ -23,7 +23,7 @@ from mlplatform.scoring.worker.messages import (
     result,
 )
 from mlplatform.scoring.worker.metrics import Metrics
-from mlplatform.scoring.worker.spans import Drained, Draining, came_from, context_of
+from mlplatform.scoring.worker.spans import BatchSpan, FinishedBatch, came_from, context_of
 
 WAIT_S = 0.5
 KEEP_ALIVE_S = 1.0
@@ -39,14 +39,14 @@ class Scorer(Protocol):
     """What answers the items of a batch."""
 
     def score(
-        self, items: Sequence[Item], stopping: threading.Event, batch: Draining
+        self, items: Sequence[Item], stopping: threading.Event, batch: BatchSpan
     ) -> list[Answered | Poison]: ...
 
 
 class Sink(Protocol):
     """Where batches go whose spans are wanted."""
 
-    def offer(self, item: Drained) -> None: ...
+    def offer(self, item: FinishedBatch) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Worker:
         if not found:
             return 0
         is_sampled = random.random() < self._trace_share  # noqa: S311
-        batch = Draining(
+        batch = BatchSpan(
             self._names.requests, len(found), came_from(found), time.monotonic(), is_sampled
         )
         try:
@@ -134,10 +134,10 @@ class Worker:
         finally:
             kept_for = batch.kept_for
             if kept_for is not None:
-                self._spans.offer(Drained(batch, time.monotonic(), kept_for))
+                self._spans.offer(FinishedBatch(batch, time.monotonic(), kept_for))
 
     def _drained(
-        self, found: Sequence[Received], stopping: threading.Event, batch: Draining
+        self, found: Sequence[Received], stopping: threading.Event, batch: BatchSpan
     ) -> int:
         with self._metrics.in_work(len(found)):
             outcomes = self._scored(found, stopping, batch)
@@ -155,7 +155,7 @@ class Worker:
         return len(found)
 
     def _scored(
-        self, found: Sequence[Received], stopping: threading.Event, batch: Draining
+        self, found: Sequence[Received], stopping: threading.Event, batch: BatchSpan
     ) -> list[Answered | Poison]:
         outcomes: list[Answered | Poison] = []
         items: list[Item] = []
@@ -180,7 +180,7 @@ class Worker:
             outcomes += future.result()
         return outcomes
 
-    def _message(self, outcome: Answered | Poison, batch: Draining) -> Message:
+    def _message(self, outcome: Answered | Poison, batch: BatchSpan) -> Message:
         if isinstance(outcome, Answered):
             return result(self._names, outcome)
         batch.is_error = True

@@ -14,7 +14,7 @@ import msgspec
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.telemetry.spans import new_span_id
 from mlplatform.scoring.worker.messages import Answered, Item, Poison
-from mlplatform.scoring.worker.spans import Draining, outcome
+from mlplatform.scoring.worker.spans import BatchSpan, outcome
 from mlplatform.scoring.worker.spans import Outcome as CallOutcome
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class GatewayScorer:
         self._decoder = msgspec.json.Decoder(_Results)
 
     def score(
-        self, items: Sequence[Item], stopping: threading.Event, batch: Draining
+        self, items: Sequence[Item], stopping: threading.Event, batch: BatchSpan
     ) -> list[Outcome]:
         """One outcome an item, in any order.
 
@@ -88,7 +88,7 @@ class GatewayScorer:
         return outcomes
 
     def _attempt(
-        self, items: list[Item], outcomes: list[Outcome], batch: Draining
+        self, items: list[Item], outcomes: list[Outcome], batch: BatchSpan
     ) -> tuple[list[Item], str, float]:
         """Adds what is settled to the outcomes; the items to ask for again, why, and after how
         many seconds the gateway wants to be asked."""
@@ -118,7 +118,7 @@ class GatewayScorer:
         return again, reason, 0.0
 
     def _by_halves(
-        self, items: list[Item], outcomes: list[Outcome], batch: Draining
+        self, items: list[Item], outcomes: list[Outcome], batch: BatchSpan
     ) -> tuple[list[Item], str, float]:
         if len(items) == 1:
             outcomes.append(Poison(items[0].message, "too-large", "more than a gateway takes"))
@@ -129,7 +129,7 @@ class GatewayScorer:
         return first + second, reason or other, max(first_s, second_s)
 
     def _called(
-        self, items: Sequence[Item], body: bytes, batch: Draining
+        self, items: Sequence[Item], body: bytes, batch: BatchSpan
     ) -> tuple[int, bytes, float]:
         """As `_post`, with a span."""
         began_s, span_id, told = time.monotonic(), new_span_id(), CallOutcome(error="no-answer")

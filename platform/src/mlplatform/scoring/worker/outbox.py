@@ -19,7 +19,7 @@ from mlplatform.decisions.topics.messages import TRACE_HEADER, Message, Progress
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, Unavailable
-from mlplatform.runtime.processes.told_to_end import stopping_at_signals
+from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 from mlplatform.runtime.telemetry.context import ACCEPTED, derived_span_id, parent, trace_id_of
 from mlplatform.scoring.worker.messages import ACCEPTED_HEADER, Names
 

@@ -14,7 +14,7 @@ from mlplatform.model.definition import AsyncPolicy
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.listener import listen, read_token, tell
-from mlplatform.runtime.processes.told_to_end import stopping_at_signals
+from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 from mlplatform.runtime.telemetry.export import SpanExport
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring import backends

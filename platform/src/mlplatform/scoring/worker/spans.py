@@ -20,7 +20,7 @@ KeptFor = Literal["error", "gateway", "share"]
 
 
 @dataclass
-class Draining:
+class BatchSpan:
     """A batch that is worked on, and the calls of the gateway for it, from several threads.
 
     Args:
@@ -109,15 +109,15 @@ def context_of(message: Received) -> TraceContext | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class FinishedBatch:
     """A batch that is over, and why its spans are kept."""
 
-    batch: Draining
+    batch: BatchSpan
     ended_s: float
     kept_for: KeptFor
 
 
-def build(drained: Drained) -> Trace:
+def build(drained: FinishedBatch) -> Trace:
     """The spans of a batch, its own first."""
     batch, kind = drained.batch, signals.DRAIN_SPAN
     about: Attributes = {

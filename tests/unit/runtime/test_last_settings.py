@@ -12,8 +12,8 @@ import pytest
 
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.processes.last_settings import for_command, for_start, remember
 from mlplatform.runtime.processes.records import ProcessId, SupervisorRecord, write_supervisor
-from mlplatform.runtime.processes.remembered import for_command, for_start, remember
 
 PORTS = {
     "MLPLATFORM_GATEWAY_PORT": "9080",

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.model.segments import SegmentSource
-from mlplatform.rollouts.passes import kept
-from mlplatform.rollouts.passes.kept import Counted, count
+from mlplatform.rollouts.passes import saved_counts
+from mlplatform.rollouts.passes.saved_counts import Counted, count
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
 from rollout_world import canary_rows, shadow_rows, table
@@ -78,7 +78,7 @@ class Log:
         ]
 
 
-def advance(folder: Path, log: Log, role: Role, portion: int = kept.PORTION) -> Counted:
+def advance(folder: Path, log: Log, role: Role, portion: int = saved_counts.PORTION) -> Counted:
     subject = subject_of(role)
     return count(folder, log, "fraud", subject, log.watermarks(), portion=portion)  # type: ignore[arg-type]
 
@@ -237,11 +237,11 @@ def test_a_pass_that_is_killed_at_any_statement_leaves_what_was_before_or_after_
 ) -> None:
     portion, log = 25, copies_and_decisions()
     states = list(states_between(tmp_path / "whole", log, portion))
-    connect = kept.sqlite.connect
+    connect = saved_counts.sqlite.connect
     for at in range(0, 10_000, 7):
         folder = tmp_path / str(at)
         monkeypatch.setattr(
-            kept.sqlite, "connect", lambda *a, at=at, **k: Dying(connect(*a, **k), at)
+            saved_counts.sqlite, "connect", lambda *a, at=at, **k: Dying(connect(*a, **k), at)
         )
         try:
             advance(folder, log, "shadow", portion)
@@ -260,7 +260,7 @@ def test_a_pass_that_is_killed_at_any_statement_leaves_what_was_before_or_after_
 def states_between(folder: Path, log: Log, portion: int) -> Iterator[list[list[Any]]]:
     """The file after each of a pass's transactions."""
     found: list[list[list[Any]]] = []
-    save = kept.fold.save
+    save = saved_counts.fold.save
 
     def saved(db: sqlite3.Connection, state: Any) -> None:
         save(db, state)
@@ -270,10 +270,10 @@ def states_between(folder: Path, log: Log, portion: int) -> Iterator[list[list[A
 
     with pytest.MonkeyPatch.context() as patch:
         subject = subject_of("shadow")
-        path = kept._path(folder, "fraud", subject)
-        kept.sqlite.connect(path, tables=kept.fold.TABLES).close()
+        path = saved_counts._path(folder, "fraud", subject)
+        saved_counts.sqlite.connect(path, tables=saved_counts.fold.TABLES).close()
         found.append(dump(folder))
-        patch.setattr(kept.fold, "save", saved)
+        patch.setattr(saved_counts.fold, "save", saved)
         advance(folder, log, "shadow", portion)
     yield from found
 
@@ -294,7 +294,7 @@ def test_only_what_is_new_is_read(tmp_path: Path) -> None:
 def test_a_writer_that_stands_still_does_not_make_passes_count_everything_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "MOST_WAITING", 50)
+    monkeypatch.setattr(saved_counts, "MOST_WAITING", 50)
     log = Log(table(canary_rows(400, 25, generation=1, version=2)), complete_ms=1100)
     log.reached["gateway-1"] = 140
     found = advance(tmp_path, log, "canary")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.operations.backup.kept import name_at, superseded
+from mlplatform.operations.backup.retention import name_at, superseded
 
 TIMES_MS = st.lists(st.integers(0, 4_000_000_000_000), max_size=20)
 

@@ -11,14 +11,14 @@ from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.text import shown
 
 
-def print_with_way_out(error: PlatformError) -> None:
+def print_with_hint(error: PlatformError) -> None:
     """The error, and after one of a connection the command that mends it."""
     print_error(error)
     if isinstance(error, Unavailable):
-        ERR.print(f"  {shown(way_out(home_of(os.environ)))}", soft_wrap=True, markup=False)
+        ERR.print(f"  {shown(hint(home_of(os.environ)))}", soft_wrap=True, markup=False)
 
 
-def way_out(home: Home) -> str:
+def hint(home: Home) -> str:
     """By whether the platform of this home runs."""
     record = read_supervisor(home)
     if record is not None and record.process.alive():

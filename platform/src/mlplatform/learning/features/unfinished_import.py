@@ -11,7 +11,7 @@ from mlplatform.runtime.storage.files import write_atomically
 FILE = "half-taken-in.json"
 
 
-class HalfTakenIn(msgspec.Struct, frozen=True):
+class UnfinishedImport(msgspec.Struct, frozen=True):
     """An import between its first write and its last.
 
     Args:
@@ -25,16 +25,16 @@ class HalfTakenIn(msgspec.Struct, frozen=True):
     forgotten_ms: tuple[int, ...] = ()
 
 
-def read(folder: Path) -> HalfTakenIn | None:
+def read(folder: Path) -> UnfinishedImport | None:
     """The mark in a model's offline folder; None where there is none."""
     try:
         content = (folder / FILE).read_bytes()
     except FileNotFoundError:
         return None
-    return msgspec.json.decode(content, type=HalfTakenIn)
+    return msgspec.json.decode(content, type=UnfinishedImport)
 
 
-def write(folder: Path, mark: HalfTakenIn) -> None:
+def write(folder: Path, mark: UnfinishedImport) -> None:
     write_atomically(folder / FILE, msgspec.json.encode(mark))
 
 

@@ -122,9 +122,9 @@ def test_while_it_works(name: str, sign: str, home: Path) -> None:
 def test_one_that_cannot_end_is_ended_and_says_where_it_was() -> None:
     code = (
         "import threading, time\n"
-        "from mlplatform.runtime.processes import told_to_end\n"
-        "told_to_end.LIMIT_S = 0.5\n"
-        "stopping = told_to_end.stopping_at_signals()\n"
+        "from mlplatform.runtime.processes import shutdown_signals\n"
+        "shutdown_signals.LIMIT_S = 0.5\n"
+        "stopping = shutdown_signals.stopping_at_signals()\n"
         "def endless():\n"
         "    while True: time.sleep(1)\n"
         "threading.Thread(target=endless).start()\n"

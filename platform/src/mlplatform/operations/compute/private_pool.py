@@ -13,7 +13,7 @@ from mlplatform.runtime.processes.commands import command
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 
 
-class OwnPool:
+class PrivatePool:
     """A `Jobs` whose jobs are this process's alone, and go with it, however it ends.
 
     A flow run that is a pod of its own has nobody else who would work for it.
