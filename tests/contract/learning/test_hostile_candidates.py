@@ -13,12 +13,12 @@ import pytest
 
 from mlplatform.learning.onnx import confined
 from mlplatform.learning.onnx.confined import LIMITS, ConfinedModel
-from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.learning.onnx.onnx_file import OnnxFile, session
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.onnx.onnx_work import _small_trees
 from mlplatform.operations.actions import training as job
 from mlplatform.runtime.configuration.settings import Home
-from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.errors import Corrupt, InputInvalid
 from mlplatform.runtime.sandbox.limits import MIB
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.predictor.model import scorer
@@ -125,6 +125,19 @@ def test_onnx_runtime_alone_tells_bytes_of_a_file_beside_a_model(tmp_path):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match=str(int.from_bytes(SECRET[:8], "little"))):
         session.run(None, {"inputs": ROWS})
+
+
+def test_bytes_are_taken_for_onnx_and_no_other_format(tmp_path):
+    """A file can be ONNX to who looks into it, and hold another model in ONNX Runtime's own format,
+    which that takes by a mark at byte 4: of bytes, not of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "small.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(_small_trees(), options)
+    content = (tmp_path / "small.ort").read_bytes()
+    assert content[4:8] == b"ORTM"
+    with pytest.raises(InputInvalid):
+        session(content)
 
 
 def test_a_predictor_does_not_load_a_model_that_reads_another_file(tmp_path):

@@ -43,6 +43,9 @@ CONTRIBUTIONS_NAME = "contributions"
 NO_OTHER_FILE = ("session.model_external_initializers_file_folder_path", "/dev/null")
 """A setting of ONNX Runtime's sessions: what a model looks for in other files is looked for in a
 folder that can't be, so it is not loaded. Without it a model reads files that lie beside it."""
+AS_ONNX = ("session.load_model_format", "ONNX")
+"""Another: bytes are ONNX. Without it a mark at byte 4 has them taken for the runtime's own format,
+and a file that is both is scored by another model than the one that was looked into."""
 MAX_MODEL_BYTES = 256 * 1024 * 1024
 MARGIN_TOLERANCE = 1e-4
 OWN_FOLDER, OWN_FILE = 0o700, 0o600

@@ -9,7 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.model.bundle import INPUT_NAME, MAX_MODEL_BYTES, NO_OTHER_FILE, OUTPUT_NAME
+from mlplatform.model.bundle import (
+    AS_ONNX,
+    INPUT_NAME,
+    MAX_MODEL_BYTES,
+    NO_OTHER_FILE,
+    OUTPUT_NAME,
+)
 from mlplatform.model.tensors.signature import ONNX_TYPES, Signature, Tensors
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
@@ -210,6 +216,7 @@ def session(content: bytes) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry(*NO_OTHER_FILE)
+    options.add_session_config_entry(*AS_ONNX)
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _runtime_errors() as error:

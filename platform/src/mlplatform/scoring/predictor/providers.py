@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import onnxruntime
 
-from mlplatform.model.bundle import NO_OTHER_FILE
+from mlplatform.model.bundle import AS_ONNX, NO_OTHER_FILE
 from mlplatform.runtime.errors import Refused
 
 Accelerator = Literal["cpu", "cuda", "tensorrt"]
@@ -45,6 +45,7 @@ def session(
         raise Refused(reason)
     wanted = _PROVIDERS[accelerator]
     options.add_session_config_entry(*NO_OTHER_FILE)
+    options.add_session_config_entry(*AS_ONNX)
     if accelerator != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     made: Any = onnxruntime.InferenceSession(str(onnx_path), options, providers=list(wanted))
