@@ -100,7 +100,7 @@ def _check(text: str) -> None:
     """What takes more than its characters is refused as it comes: the parser makes events one by
     one and does not call itself."""
     depth = 0
-    for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+    for number, event in enumerate(_events(text)):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise _wrong("references (& and *) are not taken; write it out", event.start_mark)
         if getattr(event, "tag", None) is not None:
@@ -119,6 +119,19 @@ def _check(text: str) -> None:
             depth -= 1
         if depth > MOST_DEPTH:
             raise _wrong(f"nested more than {MOST_DEPTH} deep", event.start_mark)
+
+
+def _events(text: str) -> Iterator[Any]:
+    """What the parser makes of a text, one by one."""
+    loader: Any = yaml.SafeLoader(text)
+    try:
+        while loader.check_event():
+            yield loader.get_event()
+    except (ValueError, OverflowError) as error:
+        problem = "an escape or a version with a number that is none"
+        raise _wrong(problem, loader.get_mark()) from error
+    finally:
+        loader.dispose()
 
 
 def _is_long_number(event: yaml.ScalarEvent) -> bool:
