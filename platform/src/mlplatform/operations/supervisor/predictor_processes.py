@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ class PredictorProcesses:
         self._parent_pipe = parent_pipe
         self._changed = changed
         self._kept: dict[str, tuple[Child, asyncio.Task[None]]] = {}
+        self._ports: dict[str, tuple[socket.socket, ...]] = {}
         self._refused: dict[str, str] = {}
         self._closed = False
 
@@ -61,7 +63,9 @@ class PredictorProcesses:
             for name in self._kept.keys() - desired.keys():
                 self._kept[name][0].stop()
             for name in [n for n, (_, task) in self._kept.items() if task.done()]:
-                self._kept.pop(name)[1].result()
+                child = self._kept.pop(name)
+                self._release(name)
+                child[1].result()
             for name in desired.keys() - self._kept.keys():
                 self._start(desired[name])
             self._clean(desired.keys() | self._kept.keys())
@@ -86,15 +90,21 @@ class PredictorProcesses:
             if service.name != name:
                 raise ConfigInvalid(f"{path.name}: metadata.name", service.name, name)
             _check_bundle(bundle_folder(service.storage_uri, self._home.bundles))
-            spec = predictor_spec(self._home, service)
+            held = kept_port(), kept_port()
+            spec = predictor_spec(self._home, service, *(s.getsockname()[1] for s in held))
         except FileNotFoundError:
             return
         except PlatformError as error:
             self._refused[name] = str(error)
             return
         self._refused.pop(name, None)
+        self._ports[name] = held
         child = Child(spec, self._home, self._parent_pipe, self._publish)
         self._kept[name] = (child, asyncio.create_task(child.keep()))
+
+    def _release(self, name: str) -> None:
+        for held in self._ports.pop(name, ()):
+            held.close()
 
     def _clean(self, known: set[str]) -> None:
         for name in self._told.names() - known:
@@ -123,8 +133,29 @@ class PredictorProcesses:
         )
 
 
-def predictor_spec(home: Home, service: Service) -> ChildSpec:
+def kept_port() -> socket.socket:
+    """A port of 127.0.0.1 that no other user can take while this is open, and that a process of
+    this one can listen on.
+
+    A gateway says the token, and payments, to whoever listens where a predictor did a moment ago:
+    while one is started again nobody else may. Nobody listens on this socket, so that a connection
+    is refused at once then. Source: socket(7), SO_REUSEPORT: sockets of one effective user alone.
+    """
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int = 0) -> ChildSpec:
     """The predictor process of a service.
+
+    Args:
+        port, grpc_port: that are kept for it; 0: any that is free.
 
     Raises:
         ConfigInvalid: its storage URI is not a folder of this machine.
@@ -137,7 +168,8 @@ def predictor_spec(home: Home, service: Service) -> ChildSpec:
             f"--model-dir={bundle_folder(service.storage_uri, home.bundles)}",
             f"--model-name={service.name}",
             *service.args,
-            "--grpc-port=0",
+            f"--port={port}",
+            f"--grpc-port={grpc_port}",
             f"--address-file={address}",
             f"--token-file={home.predictor_token}",
         ),

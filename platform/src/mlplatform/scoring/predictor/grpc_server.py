@@ -209,15 +209,16 @@ def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple
     )
 
 
-def server(predictor: Predictor, door: GrpcDoor) -> grpc.aio.Server:
+def server(predictor: Predictor, door: GrpcDoor, *, shares_port: bool = False) -> grpc.aio.Server:
     """A gRPC server for the predictor, without a port as yet.
 
     Args:
         door: told of who knows the token.
+        shares_port: with the socket by which a supervisor keeps it. Two servers on one port would
+            share its calls without knowing.
     """
     size = predictor.max_body_bytes + MESSAGE_OVERHEAD_BYTES
-    # Two servers on one port would share its calls without knowing.
-    made = grpc.aio.server(options=options(size, shares_port=False))
+    made = grpc.aio.server(options=options(size, shares_port=shares_port))
     made.add_generic_rpc_handlers((InferenceService(predictor, door.let_in).handlers(),))
     return made
 

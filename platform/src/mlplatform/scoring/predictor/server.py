@@ -107,7 +107,14 @@ def listen(arguments: Arguments) -> socket.socket:
     if former is not None:
         with contextlib.suppress(OSError):
             return socket.create_server((arguments.host, former.port))
-    return socket.create_server((arguments.host, arguments.port))
+    is_kept = _is_kept(arguments, arguments.port)
+    return socket.create_server((arguments.host, arguments.port), reuse_port=is_kept)
+
+
+def _is_kept(arguments: Arguments, port: int | None) -> bool:
+    """Whether a supervisor, which reads the address file, holds the port that it names, so that no
+    other user takes it while this process is started again."""
+    return bool(port) and arguments.address_file is not None
 
 
 def _former(arguments: Arguments) -> Address | None:
@@ -147,7 +154,8 @@ class _Serving:
         """The port where gRPC is answered, None where nobody asked for it."""
         if self._arguments.grpc_port is None:
             return None
-        self._grpc = grpc_server.server(self._predictor, self._door)
+        shared = _is_kept(self._arguments, self._arguments.grpc_port)
+        self._grpc = grpc_server.server(self._predictor, self._door, shares_port=shared)
         former = _former(self._arguments) if self._arguments.grpc_port == 0 else None
         port = self._arguments.grpc_port if former is None else former.grpc_port or 0
         host = self._arguments.host
