@@ -11,6 +11,7 @@ from mlplatform.operations.supervisor.listeners import Listeners
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import Busy
 from support.ports import free_ports
 
 FIXED = ("GATEWAY", "PREFECT", "MLFLOW", "PAGE")
@@ -32,6 +33,27 @@ def test_the_supervisor_listens_on_every_fixed_port_before_a_child_starts(tmp_pa
         assert all(listeners.of(spec) is not None for spec in asked)
     finally:
         listeners.close()
+
+
+def test_nobody_else_listens_for_grpc_while_no_gateway_does(tmp_path: Path) -> None:
+    """Callers would send their keys there, and no gateway would start as long as they do."""
+    (port,) = free_ports(1)
+    given = {"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_GATEWAY_GRPC_PORT": str(port)}
+    moved = {
+        f"MLPLATFORM_{name}_PORT": str(p) for name, p in zip(FIXED, free_ports(4), strict=True)
+    }
+    gateways = [s for s in children(load(given | moved)) if s.name.startswith("gateway-")]
+    listeners = Listeners([*gateways, *gateways])
+    try:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        socket.create_server(("127.0.0.1", port), reuse_port=True).close()  # as gRPC does
+    finally:
+        listeners.close()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(Busy, match="GRPC_PORT"):
+        Listeners(gateways)
 
 
 def test_nobody_else_answers_a_browser_that_asks_for_localhost(tmp_path: Path) -> None:

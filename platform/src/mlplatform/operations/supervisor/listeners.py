@@ -35,6 +35,8 @@ class Listeners:
                 if spec.shared_port is not None and spec.shared_port not in self._sockets:
                     self._sockets[spec.shared_port] = _listen(spec, spec.shared_port)
                     self._kept += _keep_from_others(spec, spec.shared_port)
+            for port, spec in {s.kept_port: s for s in specs if s.kept_port is not None}.items():
+                self._kept.append(_keep(spec, port))
         except BaseException:
             self.close()
             raise
@@ -54,6 +56,34 @@ def _listen(spec: ChildSpec, port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     except OSError as error:
         raise port_in_use(spec, port, error) from error
+
+
+def kept(port: int = 0) -> socket.socket:
+    """A port of 127.0.0.1 that no other user can take while this is open, and that processes of
+    this one can listen on, with SO_REUSEPORT; 0: any that is free.
+
+    Whoever listens where a process did a moment ago is told what that was to be told: tokens, keys
+    and payments. Nobody listens on this socket, so connections are refused while no process does.
+    Source: socket(7), SO_REUSEPORT: sockets of one effective user alone.
+
+    Raises:
+        OSError: somebody else has it.
+    """
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def _keep(spec: ChildSpec, port: int) -> socket.socket:
+    try:
+        return kept(port)
+    except OSError as error:
+        raise port_in_use(spec, port, error, setting=spec.kept_port_setting) from error
 
 
 def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
@@ -76,9 +106,9 @@ def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
     return [sock]
 
 
-def port_in_use(spec: ChildSpec, port: int, error: OSError) -> Busy:
+def port_in_use(spec: ChildSpec, port: int, error: OSError, setting: str | None = None) -> Busy:
     """What to say of a port that can't be used."""
-    setting = spec.port_setting
+    setting = setting or spec.port_setting
     hint = "" if setting is None else f"; set {setting} to another"
     who = "`mlplatform doctor` says who holds it, and which is free"
     return Busy(f"port {port} of {spec.name} can't be used ({error.strerror}){hint}; {who}")

@@ -83,6 +83,8 @@ def gateway(settings: Settings, name: str) -> ChildSpec:
         stop_grace_s=GATEWAY_GRACE_S,
         shared_port=settings.gateway_port,
         port_setting="MLPLATFORM_GATEWAY_PORT",
+        kept_port=settings.gateway_grpc_port or None,
+        kept_port_setting="MLPLATFORM_GATEWAY_GRPC_PORT",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.operations.supervisor.child import Child
+from mlplatform.operations.supervisor.listeners import kept
 from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.rollouts.serving.local import (
@@ -90,7 +91,7 @@ class PredictorProcesses:
             if service.name != name:
                 raise ConfigInvalid(f"{path.name}: metadata.name", service.name, name)
             _check_bundle(bundle_folder(service.storage_uri, self._home.bundles))
-            held = kept_port(), kept_port()
+            held = kept(), kept()
             spec = predictor_spec(self._home, service, *(s.getsockname()[1] for s in held))
         except FileNotFoundError:
             return
@@ -131,24 +132,6 @@ class PredictorProcesses:
                 child.spec.name, child.ready, reason, child.restarts, pid, child.port, wall_ms()
             )
         )
-
-
-def kept_port() -> socket.socket:
-    """A port of 127.0.0.1 that no other user can take while this is open, and that a process of
-    this one can listen on.
-
-    A gateway says the token, and payments, to whoever listens where a predictor did a moment ago:
-    while one is started again nobody else may. Nobody listens on this socket, so that a connection
-    is refused at once then. Source: socket(7), SO_REUSEPORT: sockets of one effective user alone.
-    """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(("127.0.0.1", 0))
-    except OSError:
-        held.close()
-        raise
-    return held
 
 
 def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int = 0) -> ChildSpec:

@@ -53,6 +53,9 @@ class ChildSpec:
             port; they inherit the socket (`runtime.processes.inherited_socket.inherited`). So
             nobody else can listen there while the child starts, and be sent its token.
         port_setting: the variable that moves the port, for the message that it is taken.
+        kept_port: where the child listens for itself, by SO_REUSEPORT; the supervisor keeps it from
+            other users while it does not.
+        kept_port_setting: the variable that moves that one.
     """
 
     name: str
@@ -67,6 +70,8 @@ class ChildSpec:
     memory_setting: str | None = None
     shared_port: int | None = None
     port_setting: str | None = None
+    kept_port: int | None = None
+    kept_port_setting: str | None = None
 
 
 def next_failures(failures: int, ran_s: float) -> int:
