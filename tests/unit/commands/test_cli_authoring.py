@@ -127,3 +127,11 @@ def test_a_name_or_template_that_is_none_is_told(tmp_path: Path, words: tuple[st
     done = asked("new-model", *words, "--into", str(tmp_path))
     assert isinstance(done.exception, ConfigInvalid)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_file_holds_steers_no_terminal(folder: Path) -> None:
+    (folder / "model.yaml").write_text('"\\e]0;owned\\a\\e[2J": 1\n')
+    done = asked("check-model", str(folder))
+    assert done.exit_code == 1
+    assert r"\x1b]0;owned\x07\x1b[2J is an unknown key" in done.output
+    assert "\x1b" not in done.output

@@ -29,6 +29,7 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.configuration.model_roots import VARIABLE
 from mlplatform.runtime.errors import ConfigInvalid, PlatformError
 from mlplatform.runtime.storage import plain_files, private_folder
+from mlplatform.runtime.text import shown
 
 TRIAL_S: Final = 180.0
 TRIAL: Final = "import sys; from mlplatform.learning.training.trial import run; run(sys.argv[1])"
@@ -51,7 +52,7 @@ def check_model(
         print(f"{folder}: nothing is wrong; content {folder_digest(folder)[:12]}")
     else:
         for problem in wrong:
-            print(problem)
+            print(shown(problem, lines=True))
     raise typer.Exit(1 if wrong else 0)
 
 
