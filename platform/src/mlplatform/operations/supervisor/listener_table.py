@@ -92,8 +92,7 @@ LISTENERS: Final = (
     ),
     Listener(
         *("Prefect, UI and API", "prefect", "MLPLATFORM_PREFECT_PORT", "4200"),
-        "name and key with scope `run` or `approve`, or `run/prefect.token`; its own processes: "
-        "a secret",
+        "name and key of a person, or `run/prefect.token`; its own processes: a secret",
         *("`/health`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
     Listener(
