@@ -30,7 +30,7 @@ rotating_legs
 LEGS = set(re.findall(r"in_time ([a-z-]+) \d", (ROOT / ".ci/rotation.sh").read_text())) | {
     "test-cluster"
 }
-ALWAYS_OUT = {"drill-scoring", "bench-scoring"}
+ALWAYS_OUT = {"drill-scoring", "bench-scoring", "drill-client"}
 
 
 def told(count: int, *, step_s: int, begun_s: int = 1800, fails: int = 0) -> tuple[int, str]:

@@ -15,8 +15,8 @@ from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.context import TraceContext
 from mlplatform.scoring.request.spans import (
     MAX_DECISIONS,
+    AcceptedForLater,
     Ended,
-    Taken,
     Traces,
     _first_of,
     build,
@@ -56,7 +56,10 @@ def test_a_request_without_a_decision_is_kept(
 
 
 def test_what_is_kept_of_a_large_batch_is_what_a_trace_shows() -> None:
-    kept, batch = Kept(), [Taken(f"{number:032x}", "fraud", 0.0, 0.1) for number in range(1000)]
+    kept, batch = (
+        Kept(),
+        [AcceptedForLater(f"{number:032x}", "fraud", 0.0, 0.1) for number in range(1000)],
+    )
     Traces(kept, {}, 1.0).ended("batch", None, time.monotonic(), 200, batch, lambda: {})
     (ended,) = kept
     assert len(ended.done) == MAX_DECISIONS
