@@ -84,13 +84,24 @@ def test_who_has_not_signed_in_is_led_to_the_form_and_back(visitor: Visits) -> N
         ("eva", {"pause", "abort"}),
         ("bo", {"approve", "reject"}),
         ("ana", {"pause", "abort"}),
-        ("cy", set()),
     ],
 )
 def test_each_role_sees_the_buttons_that_it_may_press(
     visitor: Visits, rollout: str, name: str, sees: set[str]
 ) -> None:
     assert visitor(name).buttons(f"/rollouts/{rollout}") == sees
+
+
+def test_who_has_no_scope_on_a_model_sees_nothing_of_it(visitor: Visits, rollout: str) -> None:
+    stranger, viewer = visitor("cy"), visitor("vera")
+    paths = ("/models/fraud", f"/rollouts/{rollout}", "/models/fraud/versions/1")
+    assert {stranger.get(path).status_code for path in paths} == {404}
+    assert viewer.get(paths[0]).status_code == viewer.get(paths[1]).status_code == 200
+    for path in ("/", "/rollouts", "/incidents", "/decisions"):
+        text = stranger.get(path).text
+        assert rollout not in text
+        assert "/models/fraud" not in text
+    assert rollout in viewer.get("/rollouts").text
 
 
 @pytest.mark.parametrize(

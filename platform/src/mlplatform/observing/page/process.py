@@ -28,6 +28,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     from mlplatform.observing.page.app import application
     from mlplatform.observing.page.people.gate import DOOR, Console, Identities
+    from mlplatform.observing.page.people.reader import sees
     from mlplatform.observing.page.people.sessions import Sessions
     from mlplatform.observing.page.sources import Sources
     from mlplatform.operations import wiring
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         secure=settings.page_url.startswith("https://"),
     )
     shown = application(
-        Sources(wiring.platform()),
+        Sources(wiring.platform(), sees),
         token=read_token(options.token_file or settings.home.page_token),
         hosts=asked_for_as(settings),
         links=_links(settings),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -57,13 +58,27 @@ class ModelShown:
 
 
 class Sources:
-    """What the page reads. Safe for threads; each store is opened when it is first asked for."""
+    """What the page reads. Safe for threads; each store is opened when it is first asked for.
 
-    def __init__(self, platform: Platform) -> None:
+    Args:
+        sees: whether the reader of the moment may look at a model; what is of another one is not
+            there for them.
+    """
+
+    def __init__(
+        self, platform: Platform, sees: Callable[[str], bool] = lambda model: True
+    ) -> None:
         self.platform: Final = platform
+        self._sees = sees
         self._opening = threading.Lock()
         self._explaining = threading.Semaphore(1)
         self._searching = threading.Semaphore(MOST_SEARCHES)
+
+    def unrestricted(self) -> Sources:
+        """The same of every model, for what asks by itself what a reader may do."""
+        every = copy.copy(self)  # with the same locks
+        every._sees = lambda model: True
+        return every
 
     def processes(self) -> PlatformStatus | None:
         """Of this machine's supervisor; None where the page runs elsewhere, and pods do."""
@@ -80,7 +95,7 @@ class Sources:
         Raises:
             Unavailable: the journal does not answer.
         """
-        return [self.model(name) for name in readable_names()]
+        return [self.model(name) for name in readable_names() if self._sees(name)]
 
     def model(self, name: str) -> ModelShown:
         """A model and its routes.
@@ -89,8 +104,7 @@ class Sources:
             NotFound: there is no such model.
             Unavailable: the journal does not answer.
         """
-        if name not in model_names():
-            raise NotFound(f"there is no model {name!r}")
+        self._check_seen(name)
         routes = self._of_journal(lambda journal: journal.routes(name), no_routes(name))
         return ModelShown(load_definition(name), routes)
 
@@ -104,7 +118,10 @@ class Sources:
 
     def rollouts(self, model: str | None = None) -> list[RolloutState]:
         """Every rollout, the newest first."""
-        return self._of_journal(lambda j: j.active(model, finished=True)[::-1], [])
+        found: list[RolloutState] = self._of_journal(
+            lambda j: j.active(model, finished=True)[::-1], []
+        )
+        return [state for state in found if self._sees(state.model)]
 
     def rollout(self, rollout_id: str) -> tuple[Transition, ...]:
         """Everything that happened to a rollout.
@@ -113,7 +130,7 @@ class Sources:
             NotFound: there is none of this name.
         """
         facts: tuple[Transition, ...] = self._of_journal(lambda j: j.read(rollout_id), ())
-        if not facts:
+        if not facts or not self._sees(facts[0].model):
             raise NotFound(f"no rollout {rollout_id!r}")
         return facts
 
@@ -158,8 +175,7 @@ class Sources:
             Unavailable: registry or journal do not answer.
             Corrupt: what is kept of it is damaged.
         """
-        if model not in model_names():
-            raise NotFound(f"there is no model {model!r}")
+        self._check_seen(model)
         with translated(), self._opening:
             _ = self.platform.registry
             if backends.has_rollouts(self.platform.settings):
@@ -174,7 +190,7 @@ class Sources:
         with translated(), self._opening:
             incidents = self.platform.incidents
         with translated():
-            return incidents.list()[::-1]
+            return [found for found in incidents.list()[::-1] if self._sees(found.found.model)]
 
     def incident(self, name: str) -> Incident:
         """One incident.
@@ -199,7 +215,8 @@ class Sources:
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
         with _turn(self._searching, "other searches go on"):
-            return search(log.read, asked, newest_ms, rows, columns)
+            found = search(log.read, asked, newest_ms, rows, columns)
+        return replace(found, rows=tuple(row for row in found.rows if self._sees(row["model"])))
 
     def pseudonym(self, customer: str) -> int:
         """What the log holds in place of a customer's id, which is neither kept nor logged.
@@ -227,6 +244,7 @@ class Sources:
         if log is None:
             raise NotFound(f"the decision log has no decision {decision_id}")
         rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
+        self._check_record_seen(rows, decision_id)
         records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
         with _turn(self._explaining, "another decision is being explained"):
             return explain.explained(
@@ -242,7 +260,9 @@ class Sources:
         log = self._log()
         if log is None:
             raise NotFound(f"the decision log has no decision {decision_id}")
-        return [decisions.record(found, self.tone) for found in all_records(log, decision_id)]
+        rows = all_records(log, decision_id)
+        self._check_record_seen(rows, decision_id)
+        return [decisions.record(found, self.tone) for found in rows]
 
     def tone(self, model: str, decision: str | None) -> str:
         """How a decision of a model is shown; as other text where no folder says what it means."""
@@ -250,6 +270,14 @@ class Sources:
             return decisions.tone(load_definition(model).decision.scale, decision)
         except (NotFound, ConfigInvalid):
             return ""
+
+    def _check_seen(self, model: str) -> None:
+        if model not in model_names() or not self._sees(model):
+            raise NotFound(f"there is no model {model!r}")
+
+    def _check_record_seen(self, rows: Sequence[Mapping[str, Any]], decision_id: str) -> None:
+        if not all(self._sees(row["model"]) for row in rows):
+            raise NotFound(f"the decision log has no decision {decision_id}")
 
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
         """What is read of the journal; before there is one, nothing: looking makes no file."""

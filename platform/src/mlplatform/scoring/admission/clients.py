@@ -174,6 +174,10 @@ class Client:
         """Whether there is any model on which a scope covers it."""
         return any(scope.covers(operation) for scope in self.scopes)
 
+    def has_scope_on(self, model: str) -> bool:
+        """Whether any scope is about the model."""
+        return any(scope.model in (model, ANY) for scope in self.scopes)
+
     def may_stop(self, model: str) -> bool:
         """Whether it may stop what runs of a model, and start it again: who starts flows may."""
         return self.may(model, "operate") or self.may(model, "run")

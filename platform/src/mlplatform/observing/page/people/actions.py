@@ -21,7 +21,7 @@ from mlplatform.observing.page.people import acts, forms
 from mlplatform.observing.page.people.acts import Act, Button
 from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
 from mlplatform.observing.page.people.gate import Console
-from mlplatform.observing.page.people.reader import READER, Reader
+from mlplatform.observing.page.people.reader import READER, Reader, sees
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.people.sign_in import Show
 from mlplatform.observing.page.people.waiting import Waiting, waiting
@@ -85,7 +85,7 @@ class Actions:
 
     def __init__(self, platform: Platform, sources: Sources, console: Console, show: Show) -> None:
         self._platform = platform
-        self._sources = sources
+        self._sources = sources.unrestricted()
         self._console = console
         self._show = show
 
@@ -105,7 +105,11 @@ class Actions:
         Raises:
             Unavailable: journal or keys can't be read.
         """
-        asking = [s for s in self._sources.rollouts() if s.awaits_answer and s.answer is None]
+        asking = [
+            s
+            for s in self._sources.rollouts()
+            if s.awaits_answer and s.answer is None and sees(s.model)
+        ]
         if not asking:
             return []
         keys, now_ms = self._platform.keys.all_keys(), self._platform.clock.wall_ms()

@@ -43,5 +43,11 @@ class Reader:
         return Approver(self.name, key_id(self.session.key))
 
 
+def sees(model: str) -> bool:
+    """Whether who reads may look at a model: with any scope on it, or by the page's token."""
+    reader = READER.get()
+    return reader is None or reader.client is None or reader.client.has_scope_on(model)
+
+
 READER: Final[ContextVar[Reader | None]] = ContextVar("reader", default=None)
 """Of the request that is answered; None: nobody has signed in, or a program has the token."""
