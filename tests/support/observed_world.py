@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from mlplatform.commands.trace import Found, look_up
+from mlplatform.commands.decisions.trace import Found, look_up
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.routes import Arm
 from mlplatform.runtime.configuration.settings import Settings

@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from mlplatform.commands.trace import Found
+from mlplatform.commands.decisions.trace import Found
 from mlplatform.model.routes import Arm
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.span_files import Kept

@@ -1,7 +1,7 @@
 """The `mlplatform` command: one module for each group of commands.
 
-Packages: `terminal`, how they speak; `documents`, what is rendered from code; `authoring`, folders
-of models; `first_hour`, a newcomer's commands.
+Packages: `terminal`, how they speak; `decisions`, commands of decisions; `documents`, what is
+rendered from code; `authoring`, folders of models; `first_hour`, a newcomer's commands.
 
 Imports every area below. `generate` is no command: it renders the files that other files say.
 """
@@ -24,17 +24,16 @@ from mlplatform.commands import (
     models,
     platform,
     refusals,
-    replay,
     review,
     rollouts,
     runs,
     score,
     skew,
-    trace,
     worker,
 )
 from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
+from mlplatform.commands.decisions import replay, trace
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint

@@ -1,0 +1,1 @@
+"""Commands that look a decision up, or make decisions again."""
