@@ -255,6 +255,11 @@ def test_a_text_of_the_gateway_steers_no_terminal() -> None:
     found = error_of("x", None, Reply(422, {"content-type": "application/problem+json"}, said), 0.0)
     assert "\x1b" not in str(found)
     assert len(str(found)) < 800
+    named = json.dumps({**problem(422, "x"), "field": "\x1b[2J" + "a" * 9000}).encode()
+    found = error_of("x", None, Reply(422, {"content-type": "application/problem+json"}, named), 0)
+    assert found.field is not None
+    assert found.field.isprintable()
+    assert len(found.field) < 800
 
 
 def test_an_error_survives_another_process() -> None:

@@ -106,6 +106,26 @@ def test_a_redirect_is_not_followed(score: Scored) -> None:
     assert seen == ["scoring.bank.example"]
 
 
+@both
+@pytest.mark.parametrize("place", ["mailto:x", "http://xn--a/", "http://[::1", "\x01"])
+def test_a_place_that_can_be_none_is_an_error_of_this_library(score: Scored, place: str) -> None:
+    with pytest.raises(CallFailed):
+        score(lambda _: httpx.Response(302, headers={"location": place}), QUICK)
+
+
+@both
+def test_no_cookie_is_kept(score: Scored) -> None:
+    seen: list[httpx.Headers] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers)
+        cookies = [("set-cookie", "a=b"), (b"set-cookie", b"\xff=\xff")]
+        return httpx.Response(503, headers=cookies) if len(seen) == 1 else answered(request)
+
+    assert score(handler, QUICK).decision == "review"
+    assert ["cookie" in headers for headers in seen] == [False, False]
+
+
 class Endless(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A body that does not end."""
 
@@ -166,6 +186,12 @@ def test_the_key_is_in_no_text(score: Scored, caplog: pytest.LogCaptureFixture) 
         ("https://ana:pass-word@x", SECRET),
         ("https://x/?a=b", SECRET),
         ("https://x\r\ny", SECRET),
+        ("https://x..y", SECRET),
+        ("https://.", SECRET),
+        ("https://xn--a", SECRET),
+        ("https://1.2.3.999", SECRET),
+        (f"https://{'x' * 64}.example", SECRET),
+        (f"https://x/{'y' * 70_000}", SECRET),
         (URL, ""),
         (URL, f"{SECRET}\r\nx: y"),
         (URL, f"{SECRET}é"),

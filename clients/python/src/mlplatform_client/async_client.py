@@ -228,5 +228,5 @@ class AsyncClient:
                 return body.reply(response.status_code, response.headers)
         except TimeoutError:
             return sending.late()
-        except httpx.TransportError as error:
+        except sending.FAILED as error:
             return sending.no_reply(error)

@@ -228,5 +228,5 @@ class Client:
                     if time.monotonic() > until_s:
                         return sending.late()
                 return body.reply(response.status_code, response.headers)
-        except httpx.TransportError as error:
+        except sending.FAILED as error:
             return sending.no_reply(error)

@@ -105,14 +105,15 @@ def error_of_problem(
     """What a problem says, of a whole call or of one item of a batch."""
     status = problem.status
     kind = _BY_NAME.get(problem.name) or _by_status(status)
-    of = f"{excerpt(problem.field, MOST_DETAIL)}: " if problem.field else ""
+    field = excerpt(problem.field, MOST_DETAIL) if problem.field else None
+    of = f"{field}: " if field else ""
     facts = Facts(
         call=name,
         said=f"{of}{excerpt(problem.detail, MOST_DETAIL)} ({status} {problem.name})",
         way_out=_way_out(kind, key, asked_s, is_under_way=status == 409),
         status=status,
         problem=problem.name,
-        field=problem.field,
+        field=field,
         retry_after_s=asked_s,
         key=key,
     )

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, TypedDict
 
 import httpx
@@ -22,6 +23,8 @@ from mlplatform_client.version import __version__
 JITTER: Final = random.SystemRandom()
 """Of the system: processes that were forked draw differently."""
 UNREACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+FAILED: Final = (httpx.TransportError, httpx.InvalidURL, UnicodeError)
+"""What an attempt ends with; but for the first, an address in an answer that can be none."""
 
 OnRetry = Callable[[CallFailed, float], None]
 """Is told of each further attempt: why, and after how many seconds."""
@@ -59,6 +62,7 @@ class HttpxArguments(TypedDict):
 
     base_url: str
     headers: dict[str, str]
+    cookies: CookieJar
     verify: ssl.SSLContext | bool
     limits: httpx.Limits
     follow_redirects: bool
@@ -72,7 +76,7 @@ def httpx_arguments(base_url: str, api_key: str, settings: Settings) -> HttpxArg
         InputRefused: the address or the key can't be one.
     """
     return {
-        "base_url": address(base_url),
+        "base_url": _reachable(address(base_url)),
         "headers": {
             "authorization": bearer(api_key),
             "accept": "application/json, application/problem+json",
@@ -80,6 +84,8 @@ def httpx_arguments(base_url: str, api_key: str, settings: Settings) -> HttpxArg
             "accept-encoding": "identity",
             "user-agent": f"mlplatform-client/{__version__}",
         },
+        # an answer leaves nothing behind that the next request would bear
+        "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         "verify": settings.verify,
         "limits": httpx.Limits(max_connections=settings.connections),
         # another address would get the key
@@ -87,6 +93,16 @@ def httpx_arguments(base_url: str, api_key: str, settings: Settings) -> HttpxArg
         # what runs on this machine is behind no proxy
         "trust_env": not is_loopback(base_url),
     }
+
+
+def _reachable(base_url: str) -> str:
+    """The address, if its host has a name that can be looked up."""
+    try:
+        httpx.URL(base_url).host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        wanted = "an address like https://scoring.bank.example"
+        raise refused("client", "base_url", base_url, wanted) from error
+    return base_url
 
 
 def own_key(key: str | None) -> str:
@@ -115,8 +131,8 @@ class Remaining(dict[str, float]):
         return max(self._until_s - time.monotonic(), 0.001)
 
 
-def no_reply(error: httpx.TransportError) -> NoReply:
-    """What an error of the transport says of the attempt."""
+def no_reply(error: Exception) -> NoReply:
+    """What one of `FAILED` says of the attempt."""
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, httpx.PoolTimeout):
         return NoReply("unreached", "no connection was free in time; `connections` allows more")
@@ -124,6 +140,8 @@ def no_reply(error: httpx.TransportError) -> NoReply:
         return NoReply("unreached", f"the gateway is not reached: {said}")
     if isinstance(error, httpx.TimeoutException):
         return late(said)
+    if not isinstance(error, httpx.TransportError):
+        return NoReply("broken", f"the answer can't be read: {said}")
     return NoReply("broken", f"the connection ended before the answer: {said}")
 
 
