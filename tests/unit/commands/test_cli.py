@@ -321,7 +321,8 @@ def test_a_cause_is_told_once(
 def test_a_request_that_is_no_json_is_told_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert ended(monkeypatch, "score", "fraud", "{amount: 1}") == 2
+    for request in ("{amount: 1}", "[" * 100_000, '{"amount": "\udcff"}'):
+        assert ended(monkeypatch, "score", "fraud", request) == 2
     said = capfd.readouterr().err
     assert said.count("double quotes") == 1
 

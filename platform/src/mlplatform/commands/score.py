@@ -35,15 +35,16 @@ def score(
     """
     settings = wiring.settings()
     try:
-        jsonlib.loads(request)  # sent as it is: what the gateway is to refuse must reach it
-    except jsonlib.JSONDecodeError as error:
+        body = request.encode()  # sent as it is: what the gateway is to refuse must reach it
+        jsonlib.loads(request)
+    except (ValueError, RecursionError) as error:
         shown = request if len(request) <= SHOWN else f"{request[:SHOWN]}…"
         wanted = "an object in quotes, as `mlplatform score --help` shows"
         raise InputInvalid(
             "the request", None, f"{shown!r} is no JSON; wanted: {wanted}"
         ) from error
     with gateway(settings) as client:
-        answer = client.score(model, request.encode(), key=key)
+        answer = client.score(model, body, key=key)
     if json:
         print_json(msgspec.to_builtins(answer))
     else:
