@@ -201,6 +201,8 @@ class Player:
                 raise InputInvalid(f"the gateway at {self._url}", None, str(error)) from error
             else:
                 return
+            self.counts.retries += 1
+            await asyncio.sleep(RETRY_PAUSE_S)
 
     def _retried(self, error: CallFailed, pause_s: float) -> None:
         self.counts.retries += 1
