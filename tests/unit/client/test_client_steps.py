@@ -124,6 +124,15 @@ def test_silence_until_the_deadline_is_a_deadline_exceeded() -> None:
     assert isinstance(error(step(NoReply("unreached", ""), left_s=0.0)), Unavailable)
 
 
+@pytest.mark.parametrize(("call", "attempts"), [(SCORE, 1), (UNTIMED, 6)])
+def test_it_is_one_also_where_nothing_is_sent_again(call: Call[Any], attempts: int) -> None:
+    once = Retries(attempts=attempts)
+    assert isinstance(
+        error(step(NoReply("late", ""), call, left_s=0, retries=once)), DeadlineExceeded
+    )
+    assert isinstance(error(step(NoReply("late", ""), call, left_s=1, retries=once)), Unavailable)
+
+
 def test_polls_are_no_attempts_and_end_with_the_deadline() -> None:
     call: Call[Any] = calls.waiting(ID)
     pending = reply({"decision_id": ID, "status": "pending"}, 202, retry_after="1")

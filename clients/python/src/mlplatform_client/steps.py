@@ -84,8 +84,10 @@ def next_step(
         jitter: 0 to 1, drawn anew each time: clients that wait are not met all at once.
         wall_s: seconds since 1970.
     """
+    is_late = False
     match outcome:
         case NoReply():
+            is_late = outcome.kind == "late"
             error = error_without_reply(call.name, call.key, outcome)
             is_repeated = outcome.kind == "unreached" or (
                 outcome.kind in ("broken", "late") and call.is_repeatable
@@ -104,10 +106,11 @@ def next_step(
         case _:
             assert_never(outcome)
     if not is_repeated or attempt >= retries.attempts:
+        if is_late and left_s <= 0:
+            error = _out_of_time(error, left_s, is_late=True)
         return _ended(call, error, attempt)
     pause_s = _pause_s(attempt, jitter, error.retry_after_s, retries)
     if pause_s >= left_s:
-        is_late = isinstance(outcome, NoReply) and outcome.kind == "late"
         return _ended(call, _out_of_time(error, left_s, is_late=is_late), attempt)
     return Retry(call, pause_s, attempt + 1, error.after(attempt))
 
