@@ -29,8 +29,9 @@ T = TypeVar("T")
 class Client:
     """Asks one gateway, or several behind one address.
 
-    Every method returns within its deadline or raises a subclass of `CallFailed`. Requests are sent
-    again where that is safe; scores always are, by an idempotency key that all attempts share.
+    Every method returns within its deadline or raises a subclass of `CallFailed`, as long as the
+    server does not send its headers byte by byte: `AsyncClient` ends that in time too. Requests are
+    sent again where that is safe; scores always are, by an idempotency key that all attempts share.
 
     Args:
         base_url: of the gateway: `https://scoring.bank.example`.
