@@ -18,6 +18,7 @@ from mlplatform_client import (
     Label,
     Overloaded,
     Retries,
+    Terms,
     Unavailable,
     calls,
 )
@@ -131,6 +132,14 @@ def test_it_is_one_also_where_nothing_is_sent_again(call: Call[Any], attempts: i
         error(step(NoReply("late", ""), call, left_s=0, retries=once)), DeadlineExceeded
     )
     assert isinstance(error(step(NoReply("late", ""), call, left_s=1, retries=once)), Unavailable)
+
+
+def test_no_attempt_is_given_up_while_the_gateway_may_take_it() -> None:
+    slow = Terms(within_ms=10_000)
+    batch: Call[Any] = calls.score_batch("fraud", [PAYMENT], [KEY], slow)
+    assert PLAIN.allowed_s(calls.score("fraud", PAYMENT, KEY, slow)) > 10.0
+    assert PLAIN.allowed_s(batch) > 10.0
+    assert PLAIN.allowed_s(SCORE) == PLAIN.attempt_s
 
 
 def test_polls_are_no_attempts_and_end_with_the_deadline() -> None:

@@ -22,6 +22,7 @@ from mlplatform_client import (
     InputRefused,
     Retries,
     Settings,
+    Terms,
     Unavailable,
 )
 
@@ -157,6 +158,38 @@ def test_an_answer_that_drips_is_given_up_in_time(score: Scored) -> None:
     with pytest.raises(DeadlineExceeded):
         score(lambda _: httpx.Response(200, stream=Endless(0.02)), settings)
     assert time.monotonic() - began_s < 0.5
+
+
+class Slow(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """An answer that takes a moment."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        time.sleep(0.05)
+        yield json.dumps(ANSWER).encode()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.05)
+        yield json.dumps(ANSWER).encode()
+
+
+def test_an_attempt_lasts_as_long_as_the_gateway_was_given() -> None:
+    sent: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, headers={"content-type": "application/json"}, stream=Slow())
+
+    brief = Settings(retries=Retries(attempts=1, attempt_s=0.01))
+    slow, transport = Terms(within_ms=100), httpx.MockTransport(handler)
+    with Client(URL, SECRET, brief, transport=transport) as client:
+        assert client.score("fraud", PAYMENT, terms=slow).decision == "review"
+
+    async def score() -> Any:
+        async with AsyncClient(URL, SECRET, brief, transport=transport) as client:
+            return await client.score("fraud", PAYMENT, terms=slow)
+
+    assert asyncio.run(score()).decision == "review"
+    assert len(sent) == 2
 
 
 @both

@@ -183,7 +183,7 @@ class AsyncClient:
         attempt = 1
         while True:
             left_s = until_s - time.monotonic()
-            outcome = await self._sent(call, min(left_s, settings.retries.attempt_s))
+            outcome = await self._sent(call, min(left_s, settings.retries.allowed_s(call)))
             step = next_step(
                 call,
                 outcome,

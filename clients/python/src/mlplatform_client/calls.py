@@ -34,6 +34,8 @@ from mlplatform_client.reading import (
 MAX_ITEMS: Final = 1000
 """Of a batch of requests or labels, as the API takes them."""
 MIN_WITHIN_MS, MAX_WITHIN_MS = 5, 10_000
+LATER_S: Final = 0.5
+"""After its deadline an answer still waits for its record, and then is on its way."""
 PRIORITIES: Final = ("critical", "standard", "background")
 
 Priority = Literal["critical", "standard", "background"]
@@ -105,6 +107,7 @@ def score(model: str, request: Request, key: str, terms: Terms = PLAIN) -> Call[
         headers=(_JSON, _keyed(name, key), *_headers(name, terms)),
         body=_body(name, request),
         key=key,
+        takes_s=_takes_s(terms),
     )
 
 
@@ -260,7 +263,7 @@ def score_batch(
     headers = (_JSON, *_headers(name, terms))
     path = f"/api/v2/models/{model}/score:batch"
     unasked: list[BatchResult | None] = [None] * len(keys)
-    return _Batch(name, path, headers, tuple(keys), tuple(bodies)).call(unasked)
+    return _Batch(name, path, headers, tuple(keys), tuple(bodies), _takes_s(terms)).call(unasked)
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -282,6 +285,7 @@ class _Batch:
     headers: tuple[tuple[str, str], ...]
     keys: tuple[str, ...]
     bodies: tuple[bytes, ...]
+    takes_s: float
 
     def call(self, results: Sequence[BatchResult | None]) -> Call[list[BatchResult]]:
         """Asks for the items that have no result yet, or one that may become another."""
@@ -299,6 +303,7 @@ class _Batch:
             headers=self.headers,
             body=b'{"requests":[%b]}' % b",".join(self.bodies[n] for n in asked),
             partial=known if len(known) == len(results) else None,
+            takes_s=self.takes_s,
         )
 
     def _read(
@@ -379,6 +384,10 @@ def _headers(name: str, terms: Terms) -> tuple[tuple[str, str], ...]:
             raise refused(name, "traceparent", terms.traceparent, "a W3C trace context")
         headers.append(("traceparent", terms.traceparent))
     return tuple(headers)
+
+
+def _takes_s(terms: Terms) -> float:
+    return 0.0 if terms.within_ms is None else terms.within_ms / 1000 + LATER_S
 
 
 def _count(name: str, of: str, count: int) -> None:

@@ -181,7 +181,7 @@ class Client:
         attempt = 1
         while True:
             left_s = until_s - time.monotonic()
-            outcome = self._sent(call, min(left_s, settings.retries.attempt_s))
+            outcome = self._sent(call, min(left_s, settings.retries.allowed_s(call)))
             step = next_step(
                 call,
                 outcome,

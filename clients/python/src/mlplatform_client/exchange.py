@@ -78,6 +78,7 @@ class Call(Generic[T]):
         key: the idempotency key that an application may go on with.
         is_repeatable: whether it may be sent again where an earlier attempt may have been taken.
         partial: what the call returns where it fails later on; None: it raises.
+        takes_s: how long the gateway may take for it, seconds: no attempt is given up before that.
     """
 
     name: str
@@ -89,3 +90,4 @@ class Call(Generic[T]):
     key: str | None = None
     is_repeatable: bool = True
     partial: T | None = None
+    takes_s: float = 0.0

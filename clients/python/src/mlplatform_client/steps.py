@@ -23,7 +23,7 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True):
         attempts: of one request at the most, 1 or more; 1: it is never sent again.
         first_s: the pause after the first attempt, seconds; each later one is twice as long.
         longest_s: the longest pause, seconds, but for what `Retry-After` asks for.
-        attempt_s: what one attempt may take, seconds.
+        attempt_s: what one attempt may take, seconds; longer where the gateway was given longer.
 
     Raises:
         InputRefused: one of them is out of range.
@@ -41,6 +41,10 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise refused("retries", name, value, "seconds, more than 0")
+
+    def allowed_s(self, call: Call[T]) -> float:
+        """What one attempt of a call may take, seconds."""
+        return max(self.attempt_s, call.takes_s)
 
 
 @dataclass(frozen=True, slots=True)
