@@ -262,6 +262,18 @@ def test_the_list_says_nothing_of_whom_a_decision_was_about(page: PageProcess) -
     assert "amount" in page.get("/decisions/d1").text
 
 
+def test_a_search_is_a_file_for_who_may_search(page: PageProcess) -> None:
+    assert page.get("/decisions.csv", auth=None).status_code == 401
+    file = page.get("/decisions.csv?model=fraud")
+    assert (file.status_code, file.headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert file.headers["content-disposition"] == 'attachment; filename="decisions.csv"'
+    assert file.headers["cache-control"] == "no-store"
+    head, *rows = file.text.splitlines()
+    assert "amount" not in head
+    assert any(row.startswith("d1,fraud,") for row in rows)
+    assert page.get("/decisions.csv?customer=7").status_code == 400
+
+
 def test_a_home_folder_where_nothing_ran_yet_is_shown_and_left_as_it_is(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.create()

@@ -27,6 +27,10 @@ OPEN_PATHS: Final = frozenset(
         "/openapi/v1.json",
         "/openapi/v2.json",
         "/openapi/inference.json",
+        "/openapi.html",
+        "/openapi/v1.html",
+        "/openapi/v2.html",
+        "/openapi/inference.html",
     }
 )
 """What docs/security.md says is open."""
@@ -112,6 +116,7 @@ def page(target: Target) -> Got:
     wrong = {"Authorization": "Basic YW55Ondyb25n"}
     for path in ("/", "/rollouts", f"/rollouts/{target.question.rollout_id}", "/incidents",
                  "/decisions", f"/decisions/{target.decision}", "/models/fraud",
+                 "/decisions.csv", "/models/fraud/review",
                  "//decisions", "/health/../decisions", "/%2e/decisions"):  # fmt: skip
         for method, headers in (
             ("GET", {}),
