@@ -218,6 +218,8 @@ def test_the_key_is_in_no_text(score: Scored, caplog: pytest.LogCaptureFixture) 
         ("https://[x", SECRET),
         ("https://ana:pass-word@x", SECRET),
         ("https://x/?a=b", SECRET),
+        ("https://x/?", SECRET),
+        ("https://x/#", SECRET),
         ("https://x\r\ny", SECRET),
         ("https://x..y", SECRET),
         ("https://.", SECRET),
