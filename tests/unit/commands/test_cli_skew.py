@@ -93,6 +93,16 @@ def test_a_file_that_cannot_be_read_is_no_hindrance(home: Path) -> None:
     assert job.check(platform, "fraud").sampled == 50
 
 
+def test_a_log_that_was_put_back_is_looked_at_anew(home: Path) -> None:
+    """What is logged after a restore has numbers that an earlier pass has read already."""
+    platform = filled(home, Faults(), days=1, a_day=50)
+    folder = platform.settings.home.measured
+    ahead = dict.fromkeys(("gateway-a", "gateway-b"), 10**6)
+    kept.keep(folder, "fraud", kept.Kept(1, ahead, job.check(platform, "fraud")))
+
+    assert job.check(platform, "fraud").sampled == 50
+
+
 def test_a_model_without_decisions_is_told_so(home: Path) -> None:
     settings = load({"MLPLATFORM_HOME": str(home)})
     settings.home.create()

@@ -34,6 +34,9 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
     _check_has_features(platform, model)
     folder = platform.settings.home.measured
     before = _last(platform, model)
+    if before is not None and _is_ahead(platform, before):
+        log.warning("the last look at features of %s is ahead of the log: it begins anew", model)
+        before = None
     after = None if before is None else before.position
     looked = look(
         platform.definition(model),
@@ -112,6 +115,12 @@ def _last(platform: Platform, model: str) -> Kept | None:
     except Corrupt:  # the next pass begins anew, and its file takes the place of this one
         log.exception("what the last look at features of %s found can't be read", model)
         return None
+
+
+def _is_ahead(platform: Platform, before: Kept) -> bool:
+    """Whether the log was put back since: its next records have numbers that were read already."""
+    marks = {mark.writer: mark.seq for mark in platform.log.watermarks()}
+    return any(marks.get(writer, 0) < seq for writer, seq in before.position.items())
 
 
 def _check_has_features(platform: Platform, model: str) -> None:
