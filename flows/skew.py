@@ -10,11 +10,15 @@ from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job
 from mlplatform.operations.prefect_client import names
+from mlplatform.runtime.errors import NotFound
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=1200)
-def check(model: str) -> SkewReport:
-    return job.check(wiring.platform(), model)
+def check(model: str) -> SkewReport | str:
+    try:
+        return job.check(wiring.platform(), model)
+    except NotFound as nothing:  # no features, or no payment yet: no failed run each day
+        return str(nothing)
 
 
 @flow(name="skew", flow_run_name=names.RUNS["skew"], persist_result=False)
@@ -25,6 +29,8 @@ def skew(model: str) -> str:
         model: a model folder's name.
     """
     report = check(model)
+    if isinstance(report, str):
+        return report
     create_markdown_artifact(
         job.page(report), key=f"skew-{model}", description="Did decisions read what they should?"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mlplatform.model.folders import load_definition
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job
 from mlplatform.operations.actions.training import last_skew
+from mlplatform.operations.prefect_server.local_flows import FLOWS
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import NotFound
 from support.skew_world import Faults, World
@@ -115,3 +117,10 @@ def test_the_page_has_a_row_for_each_feature(home: Path) -> None:
     page = job.page(job.check(platform, "fraud"))
     assert page.startswith("## Did decisions of fraud read what they should have?")
     assert page.count("| not known |") == 12
+
+
+def test_a_daily_run_without_anything_to_compare_does_not_fail(home: Path) -> None:
+    settings = load({"MLPLATFORM_HOME": str(home)})
+    settings.home.create()
+    flow = runpy.run_path(str(FLOWS / "skew.py"))
+    assert "has answered no payment yet" in flow["check"].fn("fraud")
