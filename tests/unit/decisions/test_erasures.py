@@ -28,6 +28,7 @@ from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.replication.continuation import Gap
 from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.decisions.spill.files import SpillFile, framed, spill_path
+from mlplatform.operations.review.queue import file_of as queue_file
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
 from mlplatform.runtime.storage import sqlite
 
@@ -349,6 +350,9 @@ def test_a_person_is_told_what_was_erased_and_which_copies_remain(
     """Exit code 0 once it is done; explaining such a decision names the act, with exit code 2."""
     monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path))
     (tmp_path / "offline" / "fraud").mkdir(parents=True)
+    queue = queue_file(tmp_path / "counted", "fraud")
+    queue.parent.mkdir(parents=True)
+    queue.touch()
     shutil.copytree(made, tmp_path / "decisions")
     by = ["--reason", "request 4711", "--actor", "Ann Lee"]
     run = CliRunner().invoke
@@ -357,6 +361,7 @@ def test_a_person_is_told_what_was_erased_and_which_copies_remain(
     told = json.loads(result.stdout)
     assert (told["records"], told["is_done"]) == (8, True)
     assert any("offline/fraud: payments that training reads" in one for one in told["remaining"])
+    assert any(f"{queue}: what analysts see" in one for one in told["remaining"])
     assert any("backups" in one for one in told["remaining"])
     result = run(app, ["explain", f"{3:032x}0123456789"], env={"COLUMNS": "300"})
     assert result.exit_code == 2

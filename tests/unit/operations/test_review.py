@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.local import LocalTopics
@@ -211,6 +212,26 @@ def test_a_log_that_was_put_back_and_a_damaged_file_are_read_anew(
         queue.advance(path, written, reviewing())
     assert queue.advance(path, written, reviewing())
     assert ids(path) == ["d0", "d1", "d2"]
+
+
+def test_what_the_log_erases_leaves_the_queue_too(
+    written: SqliteDecisionLog, tmp_path: Path
+) -> None:
+    path, definition = tmp_path / "q.db", reviewing(shows=("amount",))
+    said = {"client": "ana", **opinions.payload(Opinion("ana", 1, "SECRET note"))}
+    append(written, "a", decision("d1", 10, unit=7), decision("d2", 20, unit=8))
+    append(written, "a", label("d1", 30, None, **said))
+    assert queue.advance(path, written, definition)
+    (one, _) = queue.page(path, 9).rows
+    assert (one.shown.fields, [o.note for o in one.said]) == ((("amount", 12.5),), ["SECRET note"])
+
+    asked = ErasureRequest("a1", "Ann Lee", "request 4711", unit=7)
+    assert erase(written, tmp_path / "decisions", asked, now_ms=NOW_MS).is_done
+    assert queue.advance(path, written, definition)
+    (one, other) = queue.page(path, 9).rows
+    assert (one.decision_id, one.shown, one.said) == ("d1", queue.Shown(), ())
+    assert other.shown.fields == (("amount", 12.5),)
+    assert not any(b"SECRET" in file.read_bytes() for file in tmp_path.glob("q.db*"))
 
 
 def test_before_anything_was_read_nothing_waits_and_the_page_says_so(tmp_path: Path) -> None:

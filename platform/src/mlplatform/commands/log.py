@@ -35,6 +35,7 @@ from mlplatform.decisions.records.record import trace_of
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.spill.reading import Pending, damaged
+from mlplatform.operations.review.queue import file_of as queue_file
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration import settings
 from mlplatform.runtime.configuration.settings import Settings
@@ -273,6 +274,8 @@ def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[st
     for model in done.models:
         if home.offline(model).is_dir():
             found.append(f"{home.offline(model)}: payments that training reads")
+        if (waiting := queue_file(home.counted, model)).is_file():
+            found.append(f"{waiting}: what analysts see of it, until the queue's next pass")
     found.append("topics of requests, decisions and logs: at most 7 days")
     if done.is_gathered:
         found.append("volumes of gateways: until a day after their records came here")

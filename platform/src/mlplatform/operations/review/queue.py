@@ -30,7 +30,7 @@ from mlplatform.runtime.storage import sqlite
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS: Final[tuple[Kind, ...]] = ("decision", "label", "void")
+KINDS: Final[tuple[Kind, ...]] = ("decision", "label", "void", "erasure")
 COLUMNS: Final = (
     *("writer", "seq", "kind", "decision_id", "event_ms", "version", "score", "decision", "label"),
 )
@@ -261,6 +261,7 @@ def say(path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now
 def _opened(path: Path, *, renews: bool = False) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite.connect(path, tables=_TABLES)) as db:
+            db.execute("PRAGMA secure_delete=ON")  # what is erased leaves no page that holds it
             yield db
     except sqlite3.OperationalError as error:
         raise Unavailable(f"{path}: {error}") from error
@@ -369,6 +370,17 @@ def _write(
     ends = table.filter((kind == "void") | ((kind == "label") & label.is_valid()))
     _end(db, [(one["decision_id"], one["event_ms"]) for one in ends.select(_ENDS).to_pylist()])
     _say(db, _opinions(_spoken(table).to_pylist(), told))
+    erased = table.filter(kind == "erasure").column("decision_id").to_pylist()
+    _forget(db, [(str(one),) for one in erased])
+
+
+def _forget(db: sqlite3.Connection, ids: Sequence[tuple[str]]) -> None:
+    """What was shown of decisions whose payload the log erases, and what was said of them."""
+    nothing = msgspec.json.encode(Shown()).decode()
+    db.executemany(
+        "UPDATE waiting SET shown = ? WHERE decision_id = ?", [(nothing, *i) for i in ids]
+    )
+    db.executemany("DELETE FROM said WHERE decision_id = ?", ids)
 
 
 def _row(one: Mapping[str, Any], held: Mapping[str, Any], shows: Sequence[str]) -> tuple[Any, ...]:
