@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
 from mlplatform.model.request_transforms import DAY_MS
 from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, Faults, Served, World
@@ -126,6 +129,22 @@ def test_defaults_and_features_that_are_not_served_are_told(
     found = named(looked(tmp_path, Faults(served=change)))
     assert set(found) == {"c_since"}
     assert why in (found["c_since"].cause or "")
+
+
+def test_erased_payments_name_no_feature_that_counted_them(tmp_path: Path) -> None:
+    """Those who were served with them cannot be counted again; a fault beside them is still one."""
+    world = World(tmp_path, Faults(served=doubled)).run(DAYS, A_DAY)
+    some = "SELECT rowid FROM records WHERE kind = 'decision' AND event_ms < ? LIMIT 20"
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
+        db.execute(f"UPDATE records SET payload = NULL WHERE rowid IN ({some})", (SINCE_MS,))
+        db.commit()
+    report = world.look(from_ms=SINCE_MS).report
+
+    assert report.unreadable == 20
+    assert set(named(report)) == {"c_sum_1d"}
+    (count,) = (one for one in report.features if one.name == "terminal_count_7d")
+    assert (count.different > 20, count.verdict) == (True, "not known")
+    assert "whose payload is gone" in (count.cause or "")
 
 
 def test_a_sample_that_is_too_small_says_nothing_and_never_equal(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -14,9 +14,10 @@ from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.learning.features.compile import reach_ms
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot_files
+from mlplatform.learning.skew.cells import Cell
 from mlplatform.learning.skew.raw_records import database, gather
 from mlplatform.learning.skew.served import Key, Served, Taken, take
-from mlplatform.learning.skew.verdict import SkewReport, judge
+from mlplatform.learning.skew.verdict import Lost, SkewReport, judge
 from mlplatform.learning.skew.views import view_cells
 from mlplatform.learning.skew.windows import window_cells
 from mlplatform.model.definition import ModelDefinition
@@ -76,10 +77,10 @@ def _report(
 ) -> SkewReport:
     policy, served = definition.features, taken.served
     features = [*(n for v in views for n in v.feature_names), *(w.name for w in definition.windows)]
-    unreadable = taken.unreadable
+    lost = 0
     with database() as db:
         if served and features:
-            unreadable += gather(
+            lost = gather(
                 db,
                 log,
                 offline,
@@ -94,17 +95,28 @@ def _report(
             view_cells(db, views, served, files, snapshot_late_ms),
             window_cells(db, definition, served, int(policy.window_late_s * 1000)),
         )
-        found = judge(cells, features, policy.skew_share)
+        key_of = _key_of(definition, views, served)
+        found = judge(cells, features, policy.skew_share, Lost(lost, key_of))
     return SkewReport(
         model=definition.name,
         from_ms=served[0].event_ms if served else None,
         to_ms=served[-1].event_ms if served else None,
         population=taken.population,
         sampled=len(served),
-        unreadable=unreadable,
+        unreadable=max(lost, taken.unreadable),  # the sample's are mostly among those read then
         share=policy.skew_share,
         features=found,
     )
+
+
+def _key_of(
+    definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[Served]
+) -> Callable[[Cell], Key]:
+    """Whose payments a cell's feature counts."""
+    keys = {one.decision_id: one.keys for one in served}
+    entities = {name: view.entity for view in views for name in view.feature_names}
+    entities |= {window.name: window.entity for window in definition.windows}
+    return lambda cell: keys[cell.decision_id][entities[cell.feature]]
 
 
 def _there(db: duckdb.DuckDBPyConnection, served: Sequence[Served]) -> tuple[Served, ...]:

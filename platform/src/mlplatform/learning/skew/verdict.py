@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
@@ -51,7 +51,8 @@ class FeatureSkew(msgspec.Struct, frozen=True, kw_only=True):
     """One feature.
 
     Args:
-        low, high: bounds of the share (0-1) that is not equal, among all decisions of the window.
+        low, high: bounds of the share (0-1) that is not equal, among all decisions of the window;
+            the low one leaves out what payments without a payload may explain.
         cause: the likely one, in a sentence; None where nothing is wrong.
     """
 
@@ -114,7 +115,28 @@ class _Counted:
     wrong: list[Cell] = field(default_factory=list)
 
 
-def judge(cells: Iterable[Cell], features: Sequence[str], share: float) -> tuple[FeatureSkew, ...]:
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Payments that were served, and that cannot be counted again: erased, or not as declared.
+
+    Args:
+        payments: how many. Each is of one entity's key, which nobody knows any more.
+        key_of: of a cell, the key whose payments its feature counts.
+    """
+
+    payments: int
+    key_of: Callable[[Cell], Hashable]
+
+    def unexplained(self, wrong: Sequence[Cell]) -> list[Cell]:
+        """Of a feature's wrong cells, those that are left whichever keys the payments were of."""
+        counts = Counter(map(self.key_of, wrong))
+        worst = {key for key, _ in counts.most_common(self.payments)}
+        return [cell for cell in wrong if self.key_of(cell) not in worst]
+
+
+def judge(
+    cells: Iterable[Cell], features: Sequence[str], share: float, lost: Lost | None = None
+) -> tuple[FeatureSkew, ...]:
     """Every feature's verdict, in the order of `features`.
 
     Args:
@@ -128,12 +150,16 @@ def judge(cells: Iterable[Cell], features: Sequence[str], share: float) -> tuple
         if cell.outcome != "equal":
             found.wrong.append(cell)
     error_share = ERROR_SHARE / max(len(features), 1)
-    return tuple(_judged(name, counted[name], share, error_share) for name in features)
+    return tuple(_judged(name, counted[name], share, error_share, lost) for name in features)
 
 
-def _judged(name: str, counted: _Counted, share: float, error_share: float) -> FeatureSkew:
+def _judged(
+    name: str, counted: _Counted, share: float, error_share: float, lost: Lost | None
+) -> FeatureSkew:
     n, wrong = counted.outcomes.total(), counted.wrong
-    low, high = bounds(len(wrong), n, error_share)
+    _, high = bounds(len(wrong), n, error_share)
+    certain = wrong if lost is None else lost.unexplained(wrong)
+    low, _ = bounds(len(certain), n, error_share)
     verdict: Verdict = "skewed" if low > share else "equal" if high <= share else "not known"
     return FeatureSkew(
         name=name,
@@ -145,8 +171,8 @@ def _judged(name: str, counted: _Counted, share: float, error_share: float) -> F
         different=counted.outcomes["different"],
         low=low,
         high=high,
-        cause=cause(wrong) if wrong else None,
-        examples=tuple(_example(cell) for cell in wrong[:SHOWN]),
+        cause=cause(certain) if certain else _GONE if wrong else None,
+        examples=tuple(_example(cell) for cell in (certain or wrong)[:SHOWN]),
     )
 
 
@@ -170,6 +196,7 @@ def _example(cell: Cell) -> Example:
     )
 
 
+_GONE: Final = "payments were counted whose payload is gone: no more than they may explain"
 _NOTES: Final[Mapping[Note, str]] = {
     "unserved": "definition changed: records do not hold the feature",
     "stale": "defaults served: the state was not there, or too far behind",
