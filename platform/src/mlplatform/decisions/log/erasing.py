@@ -202,11 +202,12 @@ def _rows(db: sqlite3.Connection, numbers: Mapping[str, Sequence[int]]) -> Itera
 def _keys(db: sqlite3.Connection, decisions: Set[str]) -> Iterator[str]:
     """Answers that are kept for retries; a retry after that is a request of its own."""
     query = "SELECT rowid, decision_id FROM idempotency"
-    found = [rowid for rowid, decision_id in db.execute(query) if decision_id in decisions]
+    found = [row for row in db.execute(query) if row[1] in decisions]
     for start in range(0, len(found), _BITE_KEYS):
         bite = found[start : start + _BITE_KEYS]
         with sqlite.transaction(db):
-            db.executemany("DELETE FROM idempotency WHERE rowid = ?", [(one,) for one in bite])
+            # another key may have the number of one that went meanwhile
+            db.executemany("DELETE FROM idempotency WHERE rowid = ? AND decision_id = ?", bite)
         yield "kept answers erased"
 
 
