@@ -18,7 +18,7 @@ from mlplatform.runtime.canonical import NOT_JSON
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CHUNK_ROWS: Final = 50_000
+CHUNK_ROWS: Final = 10_000
 """Of the log in memory at a time, of all writers together."""
 FEWEST_ROWS: Final = 1_000
 IDS_AT_ONCE: Final = 10_000
