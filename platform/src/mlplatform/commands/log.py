@@ -280,6 +280,8 @@ def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[st
     if done.is_gathered:
         found.append("volumes of gateways: until a day after their records came here")
     found.append("real-time windows: sums of the customer, until a week after they end")
+    found.append("online store: the customer's features of their last snapshot")
+    found.append("inputs of batches and fits, as long as their jobs' folders or bucket have them")
     found.append("backups, registered bundles and training sets that were made before")
     return found
 
