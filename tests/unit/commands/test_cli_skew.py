@@ -95,6 +95,18 @@ def test_a_file_that_cannot_be_read_is_no_hindrance(home: Path) -> None:
     assert job.check(platform, "fraud").sampled == 50
 
 
+def test_a_whole_sample_that_says_nothing_is_not_read_for_ever(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More decisions make it no larger: each pass would read all of the log since."""
+    platform = filled(home, Faults(), days=1, a_day=150)
+    monkeypatch.setattr(job, "SAMPLE", 100)
+    assert not job.check(platform, "fraud", size=50).is_known
+    assert kept.last(platform.settings.home.measured, "fraud") is None, "of a smaller sample"
+    assert not job.check(platform, "fraud", size=100).is_known
+    assert job.check(platform, "fraud", size=100).population == 0
+
+
 def test_a_log_that_was_put_back_is_looked_at_anew(home: Path) -> None:
     """What is logged after a restore has numbers that an earlier pass has read already."""
     platform = filled(home, Faults(), days=1, a_day=50)

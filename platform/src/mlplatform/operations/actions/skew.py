@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
     """Judge the decisions since the last pass, and keep what was found for gates and the next pass.
 
-    A pass that can't say anything of all features leaves its decisions to the next one.
+    A pass whose sample is too small to say something of all features leaves its decisions to the
+    next one.
 
     Raises:
         NotFound: the model has no features, or no decision yet.
@@ -50,7 +51,8 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
     report = looked.report
     if not report.sampled and before is not None:
         return report
-    is_over = report.is_known or bool(report.skewed)
+    is_full = size >= SAMPLE and report.population >= size  # waiting makes it no larger
+    is_over = report.is_known or bool(report.skewed) or is_full
     position = looked.position if is_over else (after or {})
     if is_over or before is not None:
         kept.keep(folder, model, Kept(platform.clock.wall_ms(), position, report))
