@@ -234,6 +234,33 @@ def test_what_the_log_erases_leaves_the_queue_too(
     assert not any(b"SECRET" in file.read_bytes() for file in tmp_path.glob("q.db*"))
 
 
+def test_what_is_said_after_an_erasure_stays_in_the_queue(
+    written: SqliteDecisionLog, tmp_path: Path
+) -> None:
+    path, shows = tmp_path / "q.db", reviewing(shows=("amount", "note"))
+    names = [f"d{n}" for n in range(9)]
+    told = {"client": "ana", **opinions.payload(Opinion("ana", 1, "she lives in Ulm"))}
+    for number, name in enumerate(names):
+        held = decision(name, number)
+        held.payload["request"]["note"] = f"secret of {name}"
+        append(written, "a", held, label(name, number + 50, None, **told))
+    assert queue.advance(path, written, shows)
+    asked = ErasureRequest("a1", "Ann Lee", "request 4711", decision_id="d3")
+    assert erase(written, tmp_path / "decisions", asked, now_ms=NOW_MS).is_done
+    append(written, "a", label("d3", 99, None, client="bo", **opinions.payload(BO)))
+    assert queue.advance(path, written, shows)
+    rows = {one.decision_id: one for one in queue.page(path, 99).rows}
+    assert list(rows) == names, "it waits still: its score and decision are on record"
+    assert rows["d3"].shown == queue.Shown()
+    assert rows["d3"].said == (BO,), "what was said before is erased too"
+    assert rows["d4"].shown.fields == (("amount", 12.5), ("note", "secret of d4"))
+    assert len(rows["d4"].said) == 1
+    files = [f.read_bytes() for f in tmp_path.glob("q.db*")]
+    assert not any(b"secret of d3" in f for f in files), "no free page holds it"
+    assert queue.advance(tmp_path / "whole.db", written, shows)
+    assert queue.page(path, 99) == queue.page(tmp_path / "whole.db", 99)
+
+
 def test_before_anything_was_read_nothing_waits_and_the_page_says_so(tmp_path: Path) -> None:
     found = queue.page(tmp_path / "none.db", 10)
     assert (found.rows, found.complete) == ((), False)
@@ -312,6 +339,21 @@ def test_what_was_shown_has_to_hold_still(world: World, monkeypatch: pytest.Monk
     with pytest.raises(Refused, match="since it was shown"):
         world.say(name, person("bo"), seen=shown)
     assert world.say(name, person("bo"), seen="opinions 1").is_label
+
+
+def test_an_erased_decision_can_be_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    assert world.waiting() == [name]
+    world.say(name, person("ana"))
+    asked = ErasureRequest("a1", "Ann Lee", "request 4711", decision_id=name)
+    assert erase(world.log, world.home.decisions, asked, now_ms=NOW_MS).is_done
+    assert world.waiting() == [name]
+    found = job.one(world.platform, "fraud", name)
+    assert found is not None
+    assert not world.say(name, person("bo"), seen=job.said_as_shown(found.said)).is_label
+    assert world.say(name, person("ana")).is_label, "her word of before is erased"
+    assert world.waiting() == []
 
 
 def test_who_may_not_and_what_can_not_is_refused_and_kept(world: World) -> None:

@@ -2,7 +2,8 @@
 
 The file holds the position in the log that it stands for, and follows from the log: it may be
 deleted, and is made again. Records come in any order and in any portions: what ends a decision's
-wait may be read before the decision. A portion is one transaction.
+wait may be read before the decision. A portion is one transaction. What the log erases goes here
+too, and no free page keeps it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from mlplatform.decisions.records.erasures import Erasure
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
@@ -327,20 +329,27 @@ def _spoken(table: pa.Table) -> pa.Table:
     return table.filter((pc.field("kind") == "label") & pc.field("label").is_null())
 
 
+def _of_erasures(table: pa.Table) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return table.filter(pc.field("kind") == "erasure")
+
+
 def _told_of(
     log: LogReader, model: str, table: pa.Table, wanted: Wanted
 ) -> Mapping[tuple[str, int], Mapping[str, Any]]:
     """Writer and number → payload, of the records whose payload is needed, and maybe of others."""
     import pyarrow as pa
 
-    needed = pa.concat_tables([_decided(table, wanted), _spoken(table)]).select(_ENDS)
+    read = [_decided(table, wanted), _spoken(table), _of_erasures(table)]
+    needed = pa.concat_tables(read).select(_ENDS)
     rows = sorted(needed.to_pylist(), key=lambda row: row["event_ms"])
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     for start in range(0, len(rows), MOST_IDS):
         part = rows[start : start + MOST_IDS]
         span = Span(
             model=model,
-            kinds=("decision", "label"),
+            kinds=("decision", "label", "erasure"),
             from_ms=part[0]["event_ms"],
             to_ms=part[-1]["event_ms"] + 1,
             decision_ids=tuple({row["decision_id"] for row in part}),
@@ -370,17 +379,8 @@ def _write(
     ends = table.filter((kind == "void") | ((kind == "label") & label.is_valid()))
     _end(db, [(one["decision_id"], one["event_ms"]) for one in ends.select(_ENDS).to_pylist()])
     _say(db, _opinions(_spoken(table).to_pylist(), told))
-    erased = table.filter(kind == "erasure").column("decision_id").to_pylist()
-    _forget(db, [(str(one),) for one in erased])
-
-
-def _forget(db: sqlite3.Connection, ids: Sequence[tuple[str]]) -> None:
-    """What was shown of decisions whose payload the log erases, and what was said of them."""
-    nothing = msgspec.json.encode(Shown()).decode()
-    db.executemany(
-        "UPDATE waiting SET shown = ? WHERE decision_id = ?", [(nothing, *i) for i in ids]
-    )
-    db.executemany("DELETE FROM said WHERE decision_id = ?", ids)
+    for one in _of_erasures(table).to_pylist():
+        _erase(db, one["decision_id"], told.get((one["writer"], one["seq"]), {}))
 
 
 def _row(one: Mapping[str, Any], held: Mapping[str, Any], shows: Sequence[str]) -> tuple[Any, ...]:
@@ -426,6 +426,19 @@ def _end(db: sqlite3.Connection, ended: Sequence[tuple[str, int]]) -> None:
     ids = [(decision_id,) for decision_id, _ in ended]
     db.executemany("DELETE FROM waiting WHERE decision_id = ?", ids)
     db.executemany("DELETE FROM said WHERE decision_id = ?", ids)
+
+
+def _erase(db: sqlite3.Connection, decision_id: str, held: Mapping[str, Any]) -> None:
+    """Keep nothing of the payloads that an erasure names; whose are not named came after it."""
+    text = msgspec.json.encode(Shown()).decode()
+    db.execute("UPDATE waiting SET shown = ? WHERE decision_id = ?", (text, decision_id))
+    try:
+        records = msgspec.convert(held, Erasure).records
+    except msgspec.ValidationError:  # nobody can tell which: an answer reads the log in any case
+        db.execute("DELETE FROM said WHERE decision_id = ?", (decision_id,))
+        return
+    gone = [(writer, seq) for writer, numbers in records.items() for seq in numbers]
+    db.executemany("DELETE FROM said WHERE writer = ? AND seq = ?", gone)
 
 
 def _say(db: sqlite3.Connection, opinions: Sequence[tuple[str, int, str, int, Opinion]]) -> None:
