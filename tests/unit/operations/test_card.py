@@ -163,6 +163,24 @@ def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: Recorded) -> N
         assert said in limits, said
 
 
+def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: Recorded) -> None:
+    def limits_of(**changes: Any) -> str:
+        return "\n".join(card(dataclasses.replace(known, **changes)).limits)
+
+    brought = msgspec.structs.replace(known.version.facts, folder="")
+    of_old = dataclasses.replace(known.version, facts=brought)
+    assert known.bundle is not None
+    bundle = msgspec.structs.replace(known.bundle, origin="a vendor", folder="")
+    assert "It has learned from no payment after" in limits_of()
+    foreign = limits_of(version=of_old, bundle=bundle)
+    assert "it was brought from outside" in foreign
+    assert "It has learned from no payment after" not in foreign
+    assert "Its calibration and thresholds have learned from no payment after" in foreign
+    absent = limits_of(version=of_old, bundle=None)
+    assert "it was brought from outside" not in absent, "a version of an earlier release, perhaps"
+    assert "It has learned from no payment after" not in absent
+
+
 def test_limits_of_a_confirmed_champion(known: Recorded) -> None:
     limits = "\n".join(card(known).limits)
     for said in (

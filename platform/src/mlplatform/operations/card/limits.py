@@ -33,10 +33,14 @@ def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
 
 def _of_the_making(card: Card) -> Iterator[str]:
     identity = card.identity
-    unfitted = identity.folder is None
-    if identity.origin is not None:
-        unfitted = identity.origin != TRAINED_HERE
-    if unfitted:
+    is_fitted = identity.folder is not None or identity.origin == TRAINED_HERE
+    if not is_fitted and identity.origin is None:
+        yield (
+            "What the model itself was fitted to is not recorded here: its bundle says where it is"
+            " from."
+        )
+    elif identity.origin not in (None, TRAINED_HERE):
+        is_fitted = False
         yield (
             "What the model itself was fitted to is not recorded: it was brought from outside. The"
             " data below set its calibration and thresholds. Whether it was fitted to the days that"
@@ -57,7 +61,8 @@ def _of_the_making(card: Card) -> Iterator[str]:
             "The version's bundle is not on this machine, so thresholds, the split of its data,"
             " usual values and the method of its reasons are not read here."
         )
-    yield "It has learned from no payment after the end of its data."
+    what = "It has" if is_fitted else "Its calibration and thresholds have"
+    yield f"{what} learned from no payment after the end of its data."
 
 
 def _of_validation(card: Card) -> Iterator[str]:
