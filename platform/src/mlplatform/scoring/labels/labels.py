@@ -86,7 +86,7 @@ class Labels:
         """What is to be stored of a chunk that begins at this position of the list."""
         found = [self._decoded(bytes(raw)) for raw in chunk]
         named = [i.decision_id for i in found if isinstance(i, LabelItem) and i.decision_id]
-        own = await self._ownership.of(model, client, named)
+        own = await self._ownership.of(model, client, named, reviews=True)
         entries = []
         for number, item in enumerate(found, position):
             try:

@@ -45,14 +45,19 @@ class Ownership:
         self._keep = keep
         self._reading = asyncio.Lock()
 
-    async def of(self, model: str, client: Client, decision_ids: Sequence[str]) -> frozenset[str]:
+    async def of(
+        self, model: str, client: Client, decision_ids: Sequence[str], *, reviews: bool = False
+    ) -> frozenset[str]:
         """Those of the ids that the client may speak for: its own, or all where it has the scope
-        `any-client`, or is a person who reviews decisions of the model.
+        `any-client`.
+
+        Args:
+            reviews: it says how they turned out, as a person who reviews may of all.
 
         Raises:
             Problem: 503, the log does not say.
         """
-        if client.may(model, "any-client") or client.may(model, "review"):
+        if client.may(model, "any-client") or (reviews and client.may(model, "review")):
             return frozenset(i for i in decision_ids if is_known(model, i, self._key))
         found = {i: belonging(model, client.name, i, self._key) for i in decision_ids}
         unsaid = [i for i, whose in found.items() if whose == "unsaid"]
