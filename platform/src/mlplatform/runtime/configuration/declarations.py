@@ -116,7 +116,7 @@ GROUPS: Final = (
                 "`disk`: an answer survives a power cut too"),
         Setting("SPILL_MAX_MIB", number(1, 65_536, "MiB"), "256", ("gateway",),
                 "what a gateway process may keep while the decision log is down"),
-        Setting("PSEUDONYM_KEY_FILE", kinds.SECRET_FILE, "", ("gateway", *_WORK),
+        Setting("PSEUDONYM_KEY_FILE", kinds.SECRET_FILE, "", ("gateway", "page", *_WORK),
                 "the key of pseudonyms that several homes share; empty: the home's own",
                 place="home.shared_pseudonym_key"),
     )),
