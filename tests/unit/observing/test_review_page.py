@@ -237,6 +237,15 @@ async def test_pages_of_a_long_queue_follow_each_other(
     assert found == names
 
 
+async def test_a_later_page_does_not_say_that_nothing_waits(page: Page, world: World) -> None:
+    name = world.decide()
+    world.waiting()
+    async with page.browser("ana") as browser:
+        text = (await browser.get(f"{PATH}?after=1:d")).text
+    assert name in text
+    assert "Nothing waits for your word." not in text
+
+
 def test_a_link_of_the_queue_comes_back() -> None:
     at = Place(12, "d:1")
     assert shown.place(shown.link(at)) == at

@@ -113,6 +113,7 @@ class Reviews:
             rows=[shown.row(one, label.name, words, name) for one in found.rows],
             total=found.total,
             complete=found.complete,
+            after=after,
             newer=None if found.newer is None else shown.link(found.newer),
             about=about,
             gone=wanted if wanted and chosen is None else "",
