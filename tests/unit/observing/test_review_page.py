@@ -246,6 +246,13 @@ async def test_a_later_page_does_not_say_that_nothing_waits(page: Page, world: W
     assert "Nothing waits for your word." not in text
 
 
+async def test_a_version_too_long_to_be_a_number_is_not_found(page: Page) -> None:
+    async with page.browser("vera") as browser:
+        for version in ("9" * 5000, "0", "\N{SUPERSCRIPT TWO}"):
+            found = await browser.get(f"/models/fraud/versions/{version}")
+            assert found.status_code == 404
+
+
 def test_a_link_of_the_queue_comes_back() -> None:
     at = Place(12, "d:1")
     assert shown.place(shown.link(at)) == at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 PAGE_ROWS: Final = 50
 MAX_OFFSET: Final = 1_000_000
 MAX_VERSIONS: Final = 10
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,9}")
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "
@@ -84,7 +86,7 @@ def application(
     shown: dict[str, Show] = {
         "/": pages.overview,
         "/models/{name}": pages.model,
-        "/models/{name}/versions/{version:int}": pages.card,
+        "/models/{name}/versions/{version}": pages.card,
         "/rollouts": pages.rollouts,
         "/rollouts/{name}": pages.rollout,
         "/evidence/{name}": pages.evidence,
@@ -159,7 +161,9 @@ class Pages:
 
     def card(self, request: Request) -> str:
         name, version = request.path_params["name"], request.path_params["version"]
-        found = self._sources.card(name, version)
+        if not _VERSION.fullmatch(version):
+            raise NotFound(f"{name} has no such version")
+        found = self._sources.card(name, int(version))
         return render("card.html", here="overview", card=found, sections=sections(found))
 
     def _traffic(self, model: ModelShown, period: str) -> TrafficShown | str | None:
