@@ -109,6 +109,13 @@ def test_measures_have_their_interval_and_what_they_were_held_against(known: Rec
     )
 
 
+def test_a_champion_of_a_model_that_is_switched_off_is_said_to_answer_nobody(
+    known: Recorded,
+) -> None:
+    off = dataclasses.replace(known, routes=dataclasses.replace(known.routes, killed=True))
+    assert card(off).identity.place == "champion; the model is switched off, and answers nobody"
+
+
 def test_a_rollout_tells_each_step_with_the_headline_of_each_gate(known: Recorded) -> None:
     (rollout,) = card(known).rollouts
     assert [step.what for step in rollout.steps] == [

@@ -21,7 +21,8 @@ class Identity(_Part, frozen=True):
         origin: where the model is from; None where its bundle is not at hand.
         is_folders: whether model.yaml is still that of the folder that fitted it; None where
             nothing says so.
-        place: champion, challenger, predecessor of the champion, or none of these.
+        place: champion, challenger, predecessor of the champion, or none of these; and whether a
+            person has switched the model off.
         author, registered_ms, code: who registered it, when (wall time), with which code.
     """
 

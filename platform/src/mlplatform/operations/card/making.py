@@ -133,7 +133,10 @@ def _place(routes: Routes, bundle: str) -> str:
         ("predecessor of the champion", routes.previous),
     )
     found = (name for name, arm in named if arm is not None and arm.bundle == bundle)
-    return next(found, "answers nobody")
+    place = next(found, None)
+    if place is None:
+        return "answers nobody"
+    return f"{place}; the model is switched off, and answers nobody" if routes.killed else place
 
 
 def _deciding(recorded: Recorded) -> Deciding:
