@@ -14,6 +14,7 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
 from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.observing.page import sources
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.wiring import Platform
@@ -100,4 +101,5 @@ class World:
         return [r.why for r in Refusals(self.home.audit).since(0) if r.who == who]
 
     def ask_two(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wiring, "load_definition", lambda name: reviewing(four_eyes=True))
+        for reader in (wiring, sources):
+            monkeypatch.setattr(reader, "load_definition", lambda name: reviewing(four_eyes=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from mlplatform.scoring.admission.clients import parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from support.page_visitor import hidden
-from support.review_world import World
+from support.review_world import World, person
 
 ORIGIN = "http://127.0.0.1:8090"
 PATH = "/models/fraud/review"
@@ -135,6 +136,20 @@ async def test_two_people_answer_where_two_are_asked(
         history = (await bo.get(f"/decisions/{name}")).text
         assert "says ana, no label yet" in history
         assert "label 1: what the model looks for, says bo" in history
+    assert world.labels() == {name: 1}
+
+
+async def test_a_word_of_when_two_were_asked_holds_nobody_up_where_one_is_enough(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = world.decide()
+    world.waiting()
+    with monkeypatch.context() as two:
+        world.ask_two(two)
+        await asyncio.to_thread(world.say, name, person("ana"))
+    async with page.browser("ana") as ana:
+        assert "another person has to say the same" not in (await ana.get(PATH)).text
+        assert (await send(ana, "fraud")).status_code == 303
     assert world.labels() == {name: 1}
 
 

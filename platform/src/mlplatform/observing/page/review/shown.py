@@ -47,7 +47,7 @@ class Row:
         fields: of its request, those that model.yaml lets be shown.
         reasons: in words where the model's folder has them, else their codes.
         said: by analysts, the oldest first.
-        mine: whether who reads has said something of it, and another person has to.
+        mine: whether who reads has said something of it.
     """
 
     decision_id: str

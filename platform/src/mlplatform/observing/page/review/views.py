@@ -101,7 +101,8 @@ class Reviews:
         elif may_answer and not after:
             chosen = job.first(platform, model, name)
         about = None if chosen is None else shown.row(chosen, label.name, words, name)
-        is_asked = chosen is not None and may_answer and about is not None and not about.mine
+        is_told = about is not None and about.mine and label.review.four_eyes
+        is_asked = chosen is not None and may_answer and not is_told
         return self._show(
             "review/queue.html",
             status,
@@ -116,6 +117,7 @@ class Reviews:
             after=after,
             newer=None if found.newer is None else shown.link(found.newer),
             about=about,
+            is_told=is_told,
             gone=wanted if wanted and chosen is None else "",
             may_answer=may_answer,
             asks=self._offer(reader, chosen) if is_asked else None,
