@@ -33,14 +33,12 @@ def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
 
 def _of_the_making(card: Card) -> Iterator[str]:
     identity = card.identity
-    is_fitted = identity.folder is not None or identity.origin == TRAINED_HERE
-    if not is_fitted and identity.origin is None:
+    if identity.origin is None:
         yield (
             "What the model itself was fitted to is not recorded here: its bundle says where it is"
             " from."
         )
-    elif identity.origin not in (None, TRAINED_HERE):
-        is_fitted = False
+    elif identity.origin != TRAINED_HERE:
         yield (
             "What the model itself was fitted to is not recorded: it was brought from outside. The"
             " data below set its calibration and thresholds. Whether it was fitted to the days that"
@@ -61,7 +59,7 @@ def _of_the_making(card: Card) -> Iterator[str]:
             "The version's bundle is not on this machine, so thresholds, the split of its data,"
             " usual values and the method of its reasons are not read here."
         )
-    what = "It has" if is_fitted else "Its calibration and thresholds have"
+    what = "It has" if identity.origin == TRAINED_HERE else "Its calibration and thresholds have"
     yield f"{what} learned from no payment after the end of its data."
 
 
