@@ -93,6 +93,8 @@ def test_an_outcome_is_named_by_the_label() -> None:
     ]
     with pytest.raises(InputInvalid, match="wanted: fraud, not-fraud, 1, 0"):
         opinions.outcome_of("maybe", "fraud")
+    for name in ("isFraud", "STRASSE", "stra\u00dfe", "charge_back"):
+        assert [opinions.outcome_of(w, name) for w in opinions.words(name)] == [1, 0], name
 
 
 # Which decisions wait.

@@ -111,7 +111,8 @@ def outcome_of(text: str, label: str) -> int:
         InputInvalid: it is neither.
     """
     known = {**words(label), "1": 1, "0": 0}
-    found = known.get(text.strip().casefold())
+    by_word = {word.casefold(): outcome for word, outcome in known.items()}
+    found = by_word.get(text.strip().casefold())
     if found is None:
         wanted = ", ".join(known)
         raise InputInvalid("the outcome", None, f"{text[:40]!a} is none; wanted: {wanted}")
