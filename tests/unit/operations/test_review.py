@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -21,6 +22,7 @@ from mlplatform.operations.review import opinions, queue, recording
 from mlplatform.operations.review.opinions import Open, Opinion, Settled
 from mlplatform.operations.review.queue import DAY_MS, Place
 from mlplatform.runtime.errors import Busy, InputInvalid, NotFound, Refused, Unavailable
+from mlplatform.runtime.storage import sqlite
 from mlplatform.scoring.worker.outbox import Outbox, decisions_of
 from support.review_world import NOW_MS, World, append, decision, label, person, reviewing, void
 
@@ -403,6 +405,21 @@ def test_of_many_at_once_one_labels_and_the_others_are_told(world: World) -> Non
     with ThreadPoolExecutor(8) as people:
         assert sum(people.map(say, range(8))) == 1
     assert len(world.held(name)) == 1
+
+
+def test_a_pass_that_takes_in_much_holds_no_answer_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "ANSWER_WAITS_MS", 10)
+    name = world.decide()
+    assert world.waiting() == [name]
+    with closing(sqlite.connect(queue.file_of(world.home.counted, "fraud"))) as taking_in:
+        taking_in.execute("BEGIN IMMEDIATE")
+        begun_s = time.monotonic()
+        assert world.say(name, person("ana")).is_label
+        assert time.monotonic() - begun_s < recording.WAIT_S
+        taking_in.execute("ROLLBACK")
+    assert world.waiting() == [], "the queue follows the log all the same"
 
 
 def test_a_turn_is_waited_for_within_bounds(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ MOST_IDS: Final = 10_000
 """Decisions whose payloads are read at a time: payloads are by far the largest part of a record."""
 BUDGET_S: Final = 10.0
 """Of one advance: the rest waits for the next one."""
+ANSWER_WAITS_MS: Final = 1_000
+"""For a portion that a pass takes in: others wait for their turn meanwhile."""
 DAY_MS: Final = 86_400_000
 EARLY_MS: Final = DAY_MS
 """For so long it is remembered, in event time, that a decision is labelled which was not read yet:
@@ -241,7 +243,7 @@ def end(path: Path, decision_id: str, event_ms: int) -> None:
         Unavailable: the file can't be written now.
     """
     if path.is_file():
-        with _opened(path) as db, sqlite.transaction(db):
+        with _opened(path, waits_ms=ANSWER_WAITS_MS) as db, sqlite.transaction(db):
             _end(db, [(decision_id, event_ms)])
 
 
@@ -255,14 +257,16 @@ def say(path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now
         Unavailable: the file can't be written now.
     """
     if path.is_file():
-        with _opened(path) as db, sqlite.transaction(db):
+        with _opened(path, waits_ms=ANSWER_WAITS_MS) as db, sqlite.transaction(db):
             _say(db, [(*place, decision_id, event_ms, now)])
 
 
 @contextmanager
-def _opened(path: Path, *, renews: bool = False) -> Iterator[sqlite3.Connection]:
+def _opened(
+    path: Path, *, renews: bool = False, waits_ms: int = sqlite.BUSY_TIMEOUT_MS
+) -> Iterator[sqlite3.Connection]:
     try:
-        with closing(sqlite.connect(path, tables=_TABLES)) as db:
+        with closing(sqlite.connect(path, tables=_TABLES, busy_timeout_ms=waits_ms)) as db:
             db.execute("PRAGMA secure_delete=ON")  # what is erased leaves no page that holds it
             yield db
     except sqlite3.OperationalError as error:
