@@ -14,7 +14,7 @@ import pytest
 
 from mlplatform.runtime.errors import NotFound, Refused, Unavailable
 from mlplatform.runtime.storage.addresses import Address
-from mlplatform.scoring.admission.bucket import Level, Take, full, taken
+from mlplatform.scoring.admission.bucket import Level, Take, full, take_tokens
 from mlplatform.scoring.admission.clients import RateLimit, Scope
 from mlplatform.scoring.admission.keyring import FIRST_CLIENT, Keyring, create_key, ensure_first_key
 from mlplatform.scoring.admission.postgres import PostgresKeys
@@ -148,7 +148,7 @@ def test_any_walk_of_takes_gives_what_the_bucket_says(opener: Opener) -> None:
         limit = draw.choice(limits)
         take = Take(f"b{limit.burst}", limit, draw.choice([1, 2, 5, limit.burst]))
         level = levels.get(take.bucket) or full(limit, now_ms)
-        levels[take.bucket], expected = taken(level, take, now_ms)
+        levels[take.bucket], expected = take_tokens(level, take, now_ms)
         (given,) = store.take([take], now_ms)
         assert given.tokens == expected.tokens
         assert given.retry_after_s == pytest.approx(expected.retry_after_s, abs=1e-9)
