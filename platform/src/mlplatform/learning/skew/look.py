@@ -16,7 +16,7 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot_files
 from mlplatform.learning.skew.cells import Cell
 from mlplatform.learning.skew.raw_records import database, gather
-from mlplatform.learning.skew.served import Key, Served, Taken, take
+from mlplatform.learning.skew.served import Key, SampledReads, Served, take
 from mlplatform.learning.skew.verdict import Lost, SkewReport, judge
 from mlplatform.learning.skew.views import view_cells
 from mlplatform.learning.skew.windows import window_cells
@@ -63,8 +63,8 @@ def look(
     """
     upto = {mark.writer: mark.seq for mark in log.watermarks() if mark.seq}
     size = min(max(size, 1), MOST_SAMPLED)
-    taken = take(log, definition, size=size, upto=upto, after=after, from_ms=from_ms)
-    return Looked(_report(definition, views, log, offline, upto, taken), upto)
+    sampled = take(log, definition, size=size, upto=upto, after=after, from_ms=from_ms)
+    return Looked(_report(definition, views, log, offline, upto, sampled), upto)
 
 
 def _report(
@@ -73,9 +73,9 @@ def _report(
     log: DecisionLog,
     offline: OfflineTable,
     upto: Mapping[str, int],
-    taken: Taken,
+    sampled: SampledReads,
 ) -> SkewReport:
-    policy, served = definition.features, taken.served
+    policy, served = definition.features, sampled.served
     features = [*(n for v in views for n in v.feature_names), *(w.name for w in definition.windows)]
     lost = 0
     with database() as db:
@@ -101,9 +101,9 @@ def _report(
         model=definition.name,
         from_ms=served[0].event_ms if served else None,
         to_ms=served[-1].event_ms if served else None,
-        population=taken.population,
+        population=sampled.population,
         sampled=len(served),
-        unreadable=max(lost, taken.unreadable),  # the sample's are mostly among those read then
+        unreadable=max(lost, sampled.unreadable),  # the sample's are mostly among those read then
         share=policy.skew_share,
         features=found,
     )

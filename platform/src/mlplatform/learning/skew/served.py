@@ -49,7 +49,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
         return self.gaps.get(source, None if self.features else "unavailable")
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
+class SampledReads(msgspec.Struct, frozen=True, kw_only=True):
     """A sample.
 
     Args:
@@ -121,7 +121,7 @@ def take(
     upto: Mapping[str, int],
     after: Mapping[str, int] | None,
     from_ms: int | None,
-) -> Taken:
+) -> SampledReads:
     """`size` of the decisions behind a position, or all where there are fewer, by event time.
 
     A decision is drawn by a hash of its id: a pass that is repeated draws the same ones.
@@ -140,7 +140,7 @@ def take(
             bar = drawn[-1][0]
     served, missing = _read(log, definition, [one for _, one in drawn], from_ms)
     served.sort(key=lambda one: (one.event_ms, one.decision_id))
-    return Taken(served=tuple(served), population=population, unreadable=missing)
+    return SampledReads(served=tuple(served), population=population, unreadable=missing)
 
 
 def _read(
