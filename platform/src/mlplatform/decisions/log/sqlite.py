@@ -377,11 +377,11 @@ class SqliteDecisionLog:
         self._db.execute("SAVEPOINT projection")
         try:
             projection.follow(self._db, writer, before, [committed(row) for row in rows])
-        except Exception as error:  # no record is refused for what is made of it
+        except Exception:  # no record is refused for what is made of it
             if not self._db.in_transaction:  # a full disk, say, has ended all of it
                 raise
             self._db.execute("ROLLBACK TO projection")
-            _logger.error("records of %s are written, and not followed: %s", writer, error)
+            _logger.exception("records of %s are written, and not followed", writer)
         self._db.execute("RELEASE projection")
 
     def _found(self, client: str, model: str, key: str) -> Stored | None:
