@@ -52,6 +52,8 @@ RETIRED: Final = frozenset(
         *("Stand", "Standing", "Lacks", "Differs", "Gatherer", "GatheringLog", "Gathered", "Fleet"),
         *("Followed", "Lifeline", "step_back", "turn_away", "_is_deaf", "_farewell", "patiently"),
         *("chores", "keep_up", "upkeep", "gatherer", "gathering"),
+        *("Taken", "Wanted", "Seen", "Looked", "Treated", "Moved", "Examined", "Sliced", "Drained"),
+        *("half_taken_in", "told_to_end", "way_out", "HalfTakenIn", "OwnPool", "Draining"),
     )
 )
 """Names for which the field has better ones: docs/glossary.md."""

@@ -20,7 +20,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
 from mlplatform.learning.features.snapshots import materialize
-from mlplatform.learning.skew.look import Looked, look
+from mlplatform.learning.skew.look import SkewPass, look
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
@@ -160,7 +160,7 @@ class World:
             self._release(log, 2**62)
         return self
 
-    def look(self, **options: Any) -> Looked:
+    def look(self, **options: Any) -> SkewPass:
         with closing(SqliteDecisionLog(self.home)) as log:
             return look(self.definition, VIEWS, log, self.offline, **options)
 

@@ -31,7 +31,7 @@ MOST_SAMPLED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class SkewPass:
     """What a pass found, and per writer of the log the last record that it has read."""
 
     report: SkewReport
@@ -47,7 +47,7 @@ def look(
     after: Mapping[str, int] | None = None,
     from_ms: int | None = None,
     size: int = SAMPLE,
-) -> Looked:
+) -> SkewPass:
     """Compare a sample of decisions with what the log and the imported history say.
 
     The log is read in pieces, twice, and what is gathered of it lies on disk beyond a limit.
@@ -64,7 +64,7 @@ def look(
     upto = {mark.writer: mark.seq for mark in log.watermarks() if mark.seq}
     size = min(max(size, 1), MOST_SAMPLED)
     sampled = take(log, definition, size=size, upto=upto, after=after, from_ms=from_ms)
-    return Looked(_report(definition, views, log, offline, upto, sampled), upto)
+    return SkewPass(_report(definition, views, log, offline, upto, sampled), upto)
 
 
 def _report(

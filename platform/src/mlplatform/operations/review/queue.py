@@ -80,7 +80,7 @@ _ENDS: Final = ["decision_id", "event_ms"]
 _ROW: Final = "decision_id, event_ms, decision, score, version, shown"
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class QueuePolicy(msgspec.Struct, frozen=True):
     """Which decisions wait, and what is shown of them, as model.yaml has it now."""
 
     outcomes: tuple[str, ...]
@@ -88,7 +88,7 @@ class Wanted(msgspec.Struct, frozen=True):
     days: int
 
     @classmethod
-    def of(cls, definition: ModelDefinition) -> Wanted:
+    def of(cls, definition: ModelDefinition) -> QueuePolicy:
         review = definition.label.review
         return cls(review.reviewed(definition.decision), review.shows, review.days)
 
@@ -164,7 +164,7 @@ def advance(
     Raises:
         Unavailable: the log or the file can't be read or written now.
     """
-    give_up_s, wanted = time.monotonic() + budget_s, Wanted.of(definition)
+    give_up_s, wanted = time.monotonic() + budget_s, QueuePolicy.of(definition)
     reached_ms = (mark.event_ms for mark in log.watermarks())
     newest_ms = max((ms for ms in reached_ms if ms is not None), default=0)
     from_ms = max(0, newest_ms - wanted.days * DAY_MS)
@@ -278,7 +278,7 @@ def _opened(
         raise Unavailable(f"{path}: {error}; the next pass makes it again") from error
 
 
-def _begin(db: sqlite3.Connection, log: LogReader, wanted: Wanted) -> None:
+def _begin(db: sqlite3.Connection, log: LogReader, wanted: QueuePolicy) -> None:
     """From the log's beginning, where it was put back or model.yaml asks for something else."""
     declaration = msgspec.json.encode(wanted).decode()
     with sqlite.transaction(db):
@@ -296,7 +296,7 @@ def _add(
     db: sqlite3.Connection,
     log: LogReader,
     model: str,
-    wanted: Wanted,
+    wanted: QueuePolicy,
     from_ms: int,
     portion: int,
 ) -> bool:
@@ -319,7 +319,7 @@ def _add(
         return is_full
 
 
-def _decided(table: pa.Table, wanted: Wanted) -> pa.Table:
+def _decided(table: pa.Table, wanted: QueuePolicy) -> pa.Table:
     import pyarrow.compute as pc
 
     reviewed = pc.field("decision").isin(list(wanted.outcomes))
@@ -340,7 +340,7 @@ def _of_erasures(table: pa.Table) -> pa.Table:
 
 
 def _told_of(
-    log: LogReader, model: str, table: pa.Table, wanted: Wanted
+    log: LogReader, model: str, table: pa.Table, wanted: QueuePolicy
 ) -> Mapping[tuple[str, int], Mapping[str, Any]]:
     """Writer and number → payload, of the records whose payload is needed, and maybe of others."""
     import pyarrow as pa
@@ -367,7 +367,7 @@ def _told_of(
 def _write(
     db: sqlite3.Connection,
     table: pa.Table,
-    wanted: Wanted,
+    wanted: QueuePolicy,
     told: Mapping[tuple[str, int], Mapping[str, Any]],
 ) -> None:
     import pyarrow.compute as pc

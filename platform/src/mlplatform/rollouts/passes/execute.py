@@ -91,7 +91,7 @@ class JudgedStep:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _PassNotes:
     arms: dict[str, dict[str, int]] = field(default_factory=dict)
     looks: list[JudgedStep] = field(default_factory=list)
 
@@ -121,7 +121,7 @@ def run_pass(
     if fence is None:
         return _report(definition, ports, [], ["another pass holds the lease"], ran=False)
     steps: list[str] = []
-    seen = _Seen()
+    seen = _PassNotes()
     with held(ports.passes, fence, ttl_s):
         try:
             waits = _steps(definition, ports, fence, steps, seen)
@@ -177,7 +177,7 @@ def _steps(
     ports: Ports,
     fence: Fence,
     steps: list[str],
-    seen: _Seen,
+    seen: _PassNotes,
 ) -> list[str]:
     refusals: dict[str, str] = {}
     for _ in range(MAX_STEPS):
@@ -197,7 +197,7 @@ def _steps(
 def _due(
     definition: ModelDefinition,
     ports: Ports,
-    seen: _Seen,
+    seen: _PassNotes,
     refusals: Mapping[str, str],
 ) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
     """The first rollout with a step to take, or why each one waits.
@@ -295,7 +295,7 @@ def _anchor(definition: ModelDefinition, ports: Ports) -> None:
 
 
 def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
-    due, waits = _due(definition, ports, _Seen(), {})
+    due, waits = _due(definition, ports, _PassNotes(), {})
     due_services = service_changes(definition, ports)
     steps = [] if due is None else [f"{due[0].rollout_id}: {words(due[1])}"]
     steps += [words(step) for step in due_services if not isinstance(step, Hold)]
