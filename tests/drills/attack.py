@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "drills" / "attack.json"
 RECORD_LIMIT_S = 3.0
 """From a refusal to the line that tells of it."""
+KILLED_AFTER_S = 1.0
 REPEATED_S = 60.0
 """A refusal that is told already is told again after so long: `refusals.AGAIN_S`."""
 
@@ -52,6 +54,9 @@ def finding(attack: Attack, world: AttackWorld, attacker: Path) -> Finding:
         question = world.question()
         target = dataclasses.replace(world.target(attacker), earlier_code=code)
     counted = world.counted(attack.metric) if attack.metric else 0.0
+    if attack.kills:
+        killed = next(pid for name, pid in target.pids.items() if name.startswith(attack.kills))
+        threading.Timer(KILLED_AFTER_S, os.kill, (killed, signal.SIGKILL)).start()
     since_ms, began_s = int(time.time() * 1000), time.monotonic()
     uid = UID if can_be_another() and not attack.by_operator else None
     got = carried_out(attack.act, target, uid=uid)

@@ -125,6 +125,7 @@ class Attack:
         by_other_user: means nothing where the drill is not root and so can't be another user.
         asks: needs a rollout that waits for an answer.
         asks_anew: and a code for the one before it.
+        kills: the first letters of the process that is killed a second after the attack began.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Attack:
     by_other_user: bool = False
     asks: bool = False
     asks_anew: bool = False
+    kills: str = ""
 
 
 class Finding(msgspec.Struct, kw_only=True):

@@ -54,6 +54,8 @@ ASKED: Final = (
     "/metrics?",
     "/METRICS",
 )
+SQUAT_S: Final = 8.0
+"""Longer than a predictor takes to be started again."""
 SAYS_NOTHING: Final = b""
 SAYS_HALF: Final = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 
@@ -100,6 +102,15 @@ def attacks() -> tuple[Attack, ...]:
             "ModelInfer and ModelMetadata at a predictor's ports, without and with a wrong token",
             "UNAUTHENTICATED",
             grpc_calls,
+        ),
+        Attack(
+            "predictor, its ports while it is killed and started again",
+            "critical",
+            f"bind and listen, with SO_REUSEPORT and without, for {SQUAT_S:g} s while it is killed",
+            "its ports are never free: the gateway would tell who listens there its token",
+            squat,
+            by_other_user=True,
+            kills="fraud-v1",
         ),
         Attack(
             "every port, rubbish",
@@ -179,6 +190,23 @@ def grpc_calls(target: Target) -> Got:
                         held = code in ("UNAUTHENTICATED", "UNAVAILABLE", "PERMISSION_DENIED")
                         results.append(Got(held, f"{code}"))
     return all_of(results)
+
+
+def squat(target: Target) -> Got:
+    ports = {name: port for name, port in target.ports.items() if name.startswith("fraud-v1")}
+    tries, end_s = 0, time.monotonic() + SQUAT_S
+    while time.monotonic() < end_s:
+        for name, port in ports.items():
+            for option in (None, socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                tries += 1
+                with socket.socket() as sock, contextlib.suppress(OSError):
+                    if option is not None:
+                        sock.setsockopt(socket.SOL_SOCKET, option, 1)
+                    sock.bind(("127.0.0.1", port))
+                    sock.listen()
+                    return Got(False, f"listens on port {port} of {name}")
+        time.sleep(0.001)
+    return Got(bool(ports), f"{len(ports)} ports were free at none of {tries} tries")
 
 
 def rubbish(target: Target) -> Got:
