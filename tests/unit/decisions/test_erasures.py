@@ -371,6 +371,13 @@ def test_a_person_is_told_what_was_erased_and_which_copies_remain(
     shutil.copytree(made, tmp_path / "decisions")
     by = ["--reason", "request 4711", "--actor", "Ann Lee"]
     run = CliRunner().invoke
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "decisions").rglob("*.parquet")}
+    told = json.loads(run(app, ["erase", "--unit", str(UNIT), *by, "--dry-run", "--json"]).stdout)
+    assert (told["records"], told["decisions"], told["models"]) == (8, 7, ["fraud"])
+    assert "Nothing was erased" in run(app, ["erase", "--unit", str(UNIT), *by, "--dry-run"]).stdout
+    assert run(app, ["erase", "--unit", "99", *by, "--dry-run"]).exit_code == 2
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "decisions").rglob("*.parquet")}
+    assert "erased" not in run(app, ["verify"], env={"COLUMNS": "300"}).output
     result = run(app, ["erase", "--unit", str(UNIT), *by, "--json"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)

@@ -26,7 +26,7 @@ from mlplatform.commands.terminal.output import (
     print_line,
     progress,
 )
-from mlplatform.decisions.log.erasure_acts import Erased, ErasureRequest
+from mlplatform.decisions.log.erasure_acts import Erased, ErasureRequest, Preview, preview
 from mlplatform.decisions.log.erasure_acts import erase as erased_act
 from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -200,23 +200,28 @@ def erase(
         typer.Option(help="Of each decision about a customer: `unit` of `mlplatform log show`."),
     ] = None,
     model: OfModel = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Say how much it would be, and of which models; erase nothing.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Erase what the log says of a customer's payments, by law: inputs, features and reasons.
 
     Who did it and why is a record of its own; name nobody in the reason. Scores, decisions, labels,
     pseudonyms and digests stay, so that the log can still be verified. Copies that are elsewhere
-    are named. The database is written anew: meanwhile gateways spill what they record.
+    are named. The database is written anew: meanwhile gateways spill what they record. Nothing
+    brings an erased payload back but a backup.
     """
     given = _settings()
     if (decision is None) == (unit is None):
         raise typer.BadParameter("wanted: --decision or --unit, one of the two")
     asked = ErasureRequest(secrets.token_hex(8), actor, reason, decision, unit, model)
+    if dry_run:
+        _print_preview(given, asked, as_json=json)
+        return
     with _errors_as_exit_codes(), closing(_open(given)) as log, progress("erasing payloads"):
         done = erased_act(log, given.home.decisions, asked, now_ms=SystemClock().wall_ms())
-        if not done.records and not done.spilled and not done.known:
-            what = f"decision {decision}" if unit is None else f"unit {unit}"
-            raise NotFound(f"the decision log has nothing of {what}")
+        _check_any(done, asked)
         remaining = _remaining(given, log, done)
     if json:
         print_json({**asdict(done), "remaining": remaining})
@@ -260,6 +265,30 @@ def _verified(
     if journal is not None:
         return replace(report, findings=report.findings + journal.findings)
     return replace(report, findings=(*report.findings, MISSING)) if report.records else report
+
+
+def _check_any(found: Erased | Preview, asked: ErasureRequest) -> None:
+    if not found.records and not found.spilled and not found.known:
+        what = f"unit {asked.unit}" if asked.unit is not None else f"decision {asked.decision_id}"
+        raise NotFound(f"the decision log has nothing of {what}")
+
+
+def _print_preview(given: Settings, asked: ErasureRequest, *, as_json: bool) -> None:
+    with _errors_as_exit_codes(), closing(_open(given)) as log, progress("looking for payloads"):
+        found = preview(log, given.home.decisions, asked)
+        _check_any(found, asked)
+    if as_json:
+        print_json(asdict(found))
+        return
+    print_fields(
+        {
+            "it would erase": f"{found.records} payloads of {found.decisions} decisions",
+            "of": ", ".join(found.models) or None,
+            "erased before": found.known or None,
+            "not in the log yet": found.spilled or None,
+        }
+    )
+    print_line("Nothing was erased.")
 
 
 def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[str]:

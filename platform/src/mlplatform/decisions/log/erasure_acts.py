@@ -86,8 +86,7 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
             done; after it, that process carries it out.
         Corrupt: the log is damaged.
     """
-    if (asked.decision_id is None) == (asked.unit is None):
-        raise InputInvalid("erasure", None, "wanted: a decision, or a unit")
+    _check(asked)
     path = folder / tables.DATABASE
     # first: what is moved into the log meanwhile is found there
     waiting = _spilled(path, log.spills, asked)
@@ -95,7 +94,6 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
         found, known = _found(log, folder, asked)
         if found:
             _record(log, folder, asked, found, now_ms)
-    ids = {asked.decision_id, *(row["decision_id"] for row in found)}
     with _locked(folder), Translation(path), closing(sqlite.connect(path)) as db:
         for _ in erasing.steps(db, folder):
             pass
@@ -107,10 +105,57 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
         len(found),
         tuple(sorted({row["model"] for row in found})),
         known,
-        sum(one.decision_id in ids or one.unit == asked.unit is not None for one in waiting),
+        _about(waiting, found, asked),
         left is None,
         is_gathered,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What an act would be about, now.
+
+    Args:
+        records: whose payload it would erase; `known` are those of earlier acts.
+        spilled: records that it is about and that are not in the log yet.
+    """
+
+    decisions: int
+    records: int
+    models: tuple[str, ...]
+    known: int
+    spilled: int
+
+
+def preview(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest) -> Preview:
+    """What `erase` would find; nothing is written.
+
+    Raises:
+        InputInvalid, Corrupt: as `erase`.
+    """
+    _check(asked)
+    waiting = _spilled(folder / tables.DATABASE, log.spills, asked)
+    found, known = _found(log, folder, asked)
+    return Preview(
+        len({row["decision_id"] for row in found}),
+        len(found),
+        tuple(sorted({row["model"] for row in found})),
+        known,
+        _about(waiting, found, asked),
+    )
+
+
+def _check(asked: ErasureRequest) -> None:
+    if (asked.decision_id is None) == (asked.unit is None):
+        raise InputInvalid("erasure", None, "wanted: a decision, or a unit")
+
+
+def _about(
+    waiting: Sequence[_Waiting], found: Sequence[dict[str, Any]], asked: ErasureRequest
+) -> int:
+    """How many of the records that wait in spills it is about."""
+    ids = {asked.decision_id, *(row["decision_id"] for row in found)}
+    return sum(one.decision_id in ids or one.unit == asked.unit is not None for one in waiting)
 
 
 def _found(
