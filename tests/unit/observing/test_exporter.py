@@ -304,6 +304,8 @@ def test_a_figure_that_cannot_be_kept_fails_no_pass(tmp_path: Path) -> None:
     (tmp_path / "measured").write_text("a file where a folder is to be")
     with for_people():
         keep(tmp_path / "measured", MODEL, Pass(1))
+    with for_people():
+        raise pa.ArrowInvalid("a sealed file is damaged")
 
 
 def test_a_token_that_is_empty_opens_no_listener() -> None:

@@ -118,7 +118,7 @@ def for_people() -> Iterator[None]:
     """What goes wrong inside is told in the log alone: no pass or check may fail for a figure."""
     try:
         yield
-    except (PlatformError, OSError, MemoryError):
+    except (PlatformError, OSError, MemoryError, ValueError):  # of a damaged file: ArrowInvalid
         log.exception("what was seen could not be measured or kept")
 
 
