@@ -214,7 +214,7 @@ def test_registering_again_changes_nothing(server: Server) -> None:
     before = known()
     register(server.environment)
 
-    assert len(before) == 10
+    assert len(before) == 11
     assert known() == before
 
 

@@ -221,7 +221,7 @@ def test_an_application_gets_a_score_that_can_be_explained(commands: Commands) -
     )
     answers = [commands.json(*ask) for _ in range(2)]
     assert answers[0] == answers[1]
-    assert answers[0]["model_version"] == 1
+    assert answers[0]["model"]["version"] == 1
     decision = answers[0]["decision_id"]
     assert commands.json("log", "show", decision)
     assert commands.run("log", "explain", decision).returncode == 0
@@ -457,7 +457,7 @@ def test_a_copied_home_serves_its_own_bundles_while_the_old_one_is_gone(
             "event_time": START_MS + DAYS * 86_400_000 + 60_000,
         }
         answer = copied.json("score", "fraud", json.dumps(body), "--key", "copied")
-        assert (answer["model_version"], answer["answered_by"]) == (1, "champion")
+        assert (answer["model"]["version"], answer["answered_by"]) == (1, "champion")
         bundle = served_bundle(copied)
         assert bundle.parent == copied.home / "bundles"
         fetched = Platform(load(copied.environment)).registry.fetch("fraud", 1, tmp_path / "new")
